@@ -272,6 +272,24 @@ def shifted(by: float) -> onnx.ModelProto:
     )
 
 
+def aborting() -> onnx.ModelProto:
+    """x FP32 [length, batch, 3] -> y: its LSTM gets an empty batch, for which ONNX Runtime aborts the process."""
+    return model(
+        [
+            helper.make_node("Slice", ["x", "from", "from", "axis"], ["none"]),
+            helper.make_node("LSTM", ["none", "w", "r"], ["y"], hidden_size=2),
+        ],
+        {"x": (TensorProto.FLOAT, ["length", "batch", 3])},
+        {"y": (TensorProto.FLOAT, ["length", 1, "none", 2])},
+        {
+            "from": np.array([0], np.int64),
+            "axis": np.array([1], np.int64),
+            "w": np.ones((1, 8, 3), np.float32),
+            "r": np.ones((1, 8, 2), np.float32),
+        },
+    )
+
+
 def publish(models: Path, name: str, model: onnx.ModelProto, version: int = 1) -> Path:
     """Write a model into a repository; returns the file."""
     file = models / name / str(version) / "model.onnx"

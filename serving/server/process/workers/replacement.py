@@ -4,16 +4,20 @@ LONGEST_DELAY = 30.0
 """Seconds before a replacement at most."""
 STABLE_SECONDS = 60.0
 """A worker that ended within so many seconds of its start doubles the delay."""
-MAX_ATTEMPTS = 5
-"""Replacements in a row that end before they listen; after these the supervisor gives up."""
 
 
 class ReplacementPolicy:
     """Exponential backoff for replacements. Not thread-safe."""
 
-    def __init__(self, first_delay: float) -> None:
-        """first_delay: seconds before a replacement, doubled for each worker in a row that lived shortly."""
+    def __init__(self, first_delay: float, max_attempts: int) -> None:
+        """Allow replacements.
+
+        Args:
+            first_delay: Seconds before a replacement, doubled for each worker in a row that lived shortly.
+            max_attempts: Replacements in a row that may end before they listen.
+        """
         self._first_delay = first_delay
+        self._max_attempts = max_attempts
         self._short_lives = 0
         self._attempts = 0
 
@@ -30,6 +34,6 @@ class ReplacementPolicy:
         """
         self._attempts += failed
         self._short_lives = 0 if lifetime >= STABLE_SECONDS else self._short_lives + 1
-        if self._attempts >= MAX_ATTEMPTS:
+        if self._attempts >= self._max_attempts:
             return None
         return min(LONGEST_DELAY, self._first_delay * 2.0 ** max(0, self._short_lives - 1))

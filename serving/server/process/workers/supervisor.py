@@ -13,7 +13,7 @@ from hangtag.serving.server.engine.repository import require_names
 from hangtag.serving.server.errors import ControlError, StartError
 from hangtag.serving.server.process.workers.changes import let_follow, let_one_try
 from hangtag.serving.server.process.workers.messages import GetState, Listening, Load, Loaded, Poll, StartFailed, Unload
-from hangtag.serving.server.process.workers.replacement import MAX_ATTEMPTS, ReplacementPolicy
+from hangtag.serving.server.process.workers.replacement import ReplacementPolicy
 from hangtag.serving.server.process.workers.shared_port import SharedPorts
 from hangtag.serving.server.process.workers.worker_process import WorkerProcess
 from hangtag.serving.server.telemetry.server_state import READY, ServerState, Workers, total
@@ -34,7 +34,7 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._counts_of_ended = ServerState()
         self._restarts = 0
-        self._policy = ReplacementPolicy(config.limits.worker_restart_seconds)
+        self._policy = ReplacementPolicy(config.limits.worker_restart_seconds, config.limits.worker_attempts)
         self._failure = ""
         self._started = False
         self._stopping = threading.Event()
@@ -224,7 +224,7 @@ class Supervisor:
                 break
             log.warning("worker not started", worker=number, reason=reason, tried_again_in_seconds=delay)
         with self._changed:
-            self._give_up(f"a worker could not be replaced, {MAX_ATTEMPTS} times: {reason}")
+            self._give_up(f"a worker could not be replaced, {self._config.limits.worker_attempts} times: {reason}")
 
     def _give_up(self, reason: str) -> None:
         self._failure = reason

@@ -1,15 +1,16 @@
+"""The batcher by examples: delays, threads and the end. test_batcher_properties has all that is true in any order."""
+
 import threading
 from collections.abc import Iterator
 
 import pytest
 
+from hangtag.serving.server.batching.after_batch import after_batch, completing_batch
 from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.batching.request import InferenceResult, QueuedRequest
-from hangtag.serving.server.errors import CancelledError, DeadlineError, QueueFullError, UnavailableError
+from hangtag.serving.server.errors import UnavailableError
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from tests.serving.server.parts import Caller, Clock, batcher, new_request
-
-ANSWER = InferenceResult({}, Timings(0, 0, 0, 0, 1))
 
 
 @pytest.fixture
@@ -23,98 +24,12 @@ def put(queue: Batcher, *requests: QueuedRequest) -> list[QueuedRequest]:
     return list(requests)
 
 
-def test_a_lone_request_is_taken_at_once(clock: Clock) -> None:
-    queue = batcher(clock)
-    assert queue.take(wait=False) == []
-    requests = put(queue, new_request())
-    assert len(queue) == 1
-    assert queue.take() == requests
-    assert len(queue) == 0
-
-
-def test_requests_that_gather_while_all_instances_compute_are_taken_together(clock: Clock) -> None:
+def test_a_batch_has_the_oldest_request_and_those_of_its_key_that_fit_in_their_order(clock: Clock) -> None:
     queue = batcher(clock, size=4)
-    requests = put(queue, *(new_request() for _ in range(6)))
-    assert queue.take() == requests[:4]
-    assert queue.take() == requests[4:]
-
-
-def test_a_batch_counts_samples_and_never_splits_a_request(clock: Clock) -> None:
-    queue = batcher(clock, size=8)
-    requests = put(queue, *(new_request(samples) for samples in (3, 4, 2, 8, 1)))
-    assert [queue.take(wait=False) for _ in range(5)] == [requests[:2], requests[2:3], requests[3:4], requests[4:], []]
-
-
-def test_batch_keys_are_never_mixed_and_keep_their_order(clock: Clock) -> None:
-    queue = batcher(clock, size=3)
-    a1, b1, a2, b2, a3, a4 = put(queue, *(new_request(batch_key=batch_key) for batch_key in "abab" + "aa"))
-    assert queue.take() == [a1, a2, a3]
-    assert queue.take() == [b1, b2]
-    assert queue.take() == [a4]
-
-
-def test_a_request_that_does_not_fit_keeps_its_place_behind_other_batch_keys(clock: Clock) -> None:
-    queue = batcher(clock, size=4)
-    a1, b1, a2, a3 = put(
-        queue,
-        new_request(2, batch_key="a"),
-        new_request(batch_key="b"),
-        new_request(3, batch_key="a"),
-        new_request(1, batch_key="a"),
+    a1, b1, a2, a3, b2 = put(
+        queue, *(new_request(samples, batch_key=key) for samples, key in zip((2, 1, 3, 1, 4), "abaab", strict=True))
     )
-    assert [queue.take(wait=False) for _ in range(3)] == [[a1], [b1], [a2, a3]]
-
-
-def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room(clock: Clock) -> None:
-    queue = batcher(clock, queue=2)
-    first, _ = put(queue, new_request(), new_request())
-    refused = Caller()
-    with pytest.raises(QueueFullError, match="2 requests are waiting, as many as the queue holds"):
-        queue.put(new_request(on_complete=refused))
-    assert refused.outcomes == []
-    queue.cancel(first)
-    put(queue, new_request())
-    assert len(queue) == 2
-
-
-@pytest.mark.parametrize("victim", [0, 1, 2], ids=["first", "middle", "last"])
-def test_a_cancelled_request_costs_nothing_and_its_neighbours_are_taken(clock: Clock, victim: int) -> None:
-    queue = batcher(clock)
-    callers = [Caller() for _ in range(3)]
-    requests = put(queue, *(new_request(on_complete=caller) for caller in callers))
-    queue.cancel(requests[victim])
-    assert isinstance(callers.pop(victim).outcome, CancelledError)
-    del requests[victim]
-    assert len(queue) == 2
-    assert queue.take() == requests
-    assert [caller.outcomes for caller in callers] == [[], []]
-
-
-@pytest.mark.parametrize("victim", [0, 1, 2], ids=["first", "middle", "last"])
-def test_a_late_request_is_dropped_before_it_is_computed(clock: Clock, victim: int) -> None:
-    queue = batcher(clock)
-    callers = [Caller() for _ in range(3)]
-    deadlines = [clock.now + (1 if index == victim else 10) for index in range(3)]
-    requests = put(
-        queue, *(new_request(on_complete=caller, deadline=at) for caller, at in zip(callers, deadlines, strict=True))
-    )
-    clock.now += 1
-    del requests[victim]
-    assert queue.take() == requests
-    assert isinstance(callers.pop(victim).outcome, DeadlineError)
-    assert [caller.outcomes for caller in callers] == [[], []]
-    assert len(queue) == 0
-
-
-def test_late_requests_form_no_batch_and_take_no_room_in_one(clock: Clock) -> None:
-    queue = batcher(clock, size=2)
-    late = [Caller(), Caller()]
-    put(queue, *(new_request(2, caller, deadline=clock.now) for caller in late))
-    in_time = put(queue, new_request(), new_request())
-    assert queue.take() == in_time
-    assert all(isinstance(caller.outcome, DeadlineError) for caller in late)
-    put(queue, new_request(deadline=clock.now))
-    assert queue.take(wait=False) == []
+    assert [queue.take(wait=False) for _ in range(5)] == [[a1], [b1], [a2, a3], [b2], []]
 
 
 def test_a_late_callback_that_raises_loses_no_other_request(clock: Clock) -> None:
@@ -125,20 +40,6 @@ def test_a_late_callback_that_raises_loses_no_other_request(clock: Clock) -> Non
     put(queue, new_request(on_complete=broken, deadline=clock.now))
     others = put(queue, new_request())
     assert queue.take() == others
-
-
-def test_cancelling_a_request_that_was_taken_or_answered_is_harmless(clock: Clock) -> None:
-    queue = batcher(clock)
-    taken, answered = Caller(), Caller()
-    requests = put(queue, new_request(on_complete=taken), new_request(on_complete=answered))
-    assert queue.take() == requests
-    queue.cancel(requests[0])
-    assert not requests[0].complete(ANSWER)
-    assert requests[1].complete(ANSWER)
-    queue.cancel(requests[1])
-    assert isinstance(taken.outcome, CancelledError)
-    assert answered.outcome is ANSWER
-    assert len(queue) == 0
 
 
 def test_a_request_cancelled_before_it_was_queued_is_never_computed(clock: Clock) -> None:
@@ -196,6 +97,23 @@ def test_close_refuses_new_requests_and_drains_the_queue_without_delay(clock: Cl
     with pytest.raises(UnavailableError, match="the server is stopping"):
         queue.put(new_request())
     assert [queue.take(), queue.take(), queue.take(), queue.take()] == [requests[:2], requests[2:], [], []]
+
+
+def test_work_after_a_batch_waits_for_its_last_request_and_not_for_another_threads_batch() -> None:
+    done: list[str] = []
+
+    def call() -> None:
+        after_batch(lambda: done.append("from a call"))
+
+    with completing_batch():
+        for number in range(2):
+            after_batch(call)
+            done.append(f"answer {number}")
+        other = threading.Thread(target=after_batch, args=[lambda: done.append("another thread's")])
+        other.start()
+        other.join()
+    after_batch(lambda: done.append("outside"))
+    assert done == ["answer 0", "answer 1", "another thread's", "from a call", "outside"]
 
 
 def batches_until_closed(queue: Batcher) -> Iterator[list[QueuedRequest]]:

@@ -3,6 +3,8 @@
 Batches of up to 4 samples take a quarter of a second per sample here.
 """
 
+from collections.abc import Callable
+
 import pytest
 
 from hangtag.serving.server.batching.batcher import Batcher
@@ -39,69 +41,64 @@ def admitted(queue: Batcher, clock: Clock, seconds: float, samples: int = 1) -> 
     return True
 
 
-def test_a_lone_request_needs_only_its_own_time(clock: Clock) -> None:
-    queue = measured(clock)
-    assert not admitted(queue, clock, 0.2)
-    assert len(queue) == 0
-    assert admitted(queue, clock, 0.3)
+def wait(*samples: int) -> Callable[[Batcher, Clock], None]:
+    """Requests of so many samples wait."""
+
+    def wait(queue: Batcher, _: Clock) -> None:
+        for each in samples:
+            queue.put(new_request(each))
+
+    return wait
 
 
-def test_the_message_states_the_times_and_what_to_do(clock: Clock) -> None:
-    queue = measured(clock)
-    refused = Caller()
-    with pytest.raises(DeadlineError) as caught:
-        queue.put(new_request(4, refused, deadline=clock.now + 0.5))
-    assert str(caught.value) == (
-        "an answer needs about 1000.0 ms now and the deadline is in 500.0 ms; nothing was started. "
-        "Allow more time, or try again later"
-    )
-    assert refused.outcomes == []
+def begin(samples: int, seconds: float) -> Callable[[Batcher, Clock], None]:
+    """A batch of so many samples began so many seconds ago."""
+
+    def begin(queue: Batcher, clock: Clock) -> None:
+        compute(queue, samples)
+        clock.now += seconds
+
+    return begin
 
 
-def test_a_deadline_that_has_passed_is_called_so(clock: Clock) -> None:
-    queue = measured(clock)
-    with pytest.raises(DeadlineError, match="now and the deadline has passed; nothing was started"):
-        queue.put(new_request(4, Caller(), deadline=clock.now - 0.0001))
+def pause(_: Batcher, clock: Clock) -> None:
+    clock.now += FRESH_SECONDS + 1
 
 
-def test_a_request_waits_for_the_batch_that_is_being_computed(clock: Clock) -> None:
-    queue = measured(clock)
+def pause_and_begin(queue: Batcher, clock: Clock) -> None:
+    pause(queue, clock)
     compute(queue, 4)
-    clock.now += 0.5
-    needed = 0.75 / (1 - RESERVED_SHARE)
-    assert not admitted(queue, clock, needed - 0.01)
+
+
+IN_TIME = 1 - RESERVED_SHARE
+"""Of a request that has to wait, the share of its time that is not reserved for sending its answer."""
+
+
+@pytest.mark.parametrize(
+    ("before", "instances", "needed"),
+    [
+        pytest.param(wait(), 1, 0.25, id="alone"),
+        pytest.param(wait(2), 1, 0.75, id="it joins a batch, which takes longer"),
+        pytest.param(wait(4, 4), 1, 3.0, id="whole batches ahead, and its own will be whole as well"),
+        pytest.param(wait(4, 4), 2, 2.0, id="instances share them"),
+        pytest.param(begin(4, 0.5), 1, 0.75 / IN_TIME, id="a batch is being computed"),
+        pytest.param(begin(1, 0.9), 1, 0.25 / IN_TIME, id="it takes longer than expected, and may end any moment"),
+        pytest.param(begin(4, 0), 2, 0.25, id="an instance is free"),
+        pytest.param(begin(4, FRESH_SECONDS + 1), 1, 0.25 / IN_TIME, id="measurements stay valid meanwhile"),
+        pytest.param(pause, 1, 0, id="measurements are old"),
+        pytest.param(pause_and_begin, 1, 0, id="they were old when a batch began"),
+    ],
+)
+def test_a_request_is_admitted_with_the_time_that_it_needs_and_refused_with_less(
+    clock: Clock, before: Callable[[Batcher, Clock], None], instances: int, needed: float
+) -> None:
+    queue = measured(clock, instances=instances)
+    before(queue, clock)
+    waiting, refused = len(queue), Caller()
+    with pytest.raises(DeadlineError, match=r"needs about \d+\.\d ms now" if needed else "the deadline has passed"):
+        queue.put(new_request(1, refused, deadline=clock.now + needed - 0.01))
+    assert (len(queue), refused.outcomes) == (waiting, [])
     assert admitted(queue, clock, needed + 0.01)
-
-
-def test_a_batch_that_takes_longer_than_expected_is_expected_any_moment(clock: Clock) -> None:
-    queue = measured(clock)
-    compute(queue, 1)
-    clock.now += 0.9
-    needed = 0.25 / (1 - RESERVED_SHARE)
-    assert not admitted(queue, clock, needed - 0.01)
-    assert admitted(queue, clock, needed + 0.01)
-
-
-def test_with_a_free_instance_no_request_waits(clock: Clock) -> None:
-    queue = measured(clock, instances=2)
-    compute(queue, 4)
-    assert admitted(queue, clock, 0.3)
-
-
-def test_whole_batches_ahead_count_and_instances_share_them(clock: Clock) -> None:
-    for instances, needed in ((1, 3.0), (2, 2.0)):  # its own will be whole as well
-        queue = measured(clock, instances=instances)
-        for _ in range(2):
-            queue.put(new_request(4))
-        assert not admitted(queue, clock, needed - 0.05)
-        assert admitted(queue, clock, needed + 0.05)
-
-
-def test_a_request_that_joins_a_batch_needs_the_whole_batchs_time(clock: Clock) -> None:
-    queue = measured(clock)
-    queue.put(new_request(2))
-    assert not admitted(queue, clock, 0.7)
-    assert admitted(queue, clock, 0.8)
 
 
 def test_a_request_that_can_no_longer_be_answered_in_time_is_not_computed(clock: Clock) -> None:
@@ -159,33 +156,12 @@ def test_a_request_that_would_be_computed_only_just_in_time_is_dropped(clock: Cl
     assert soon.outcomes == []
 
 
-def test_old_measurements_refuse_no_request(clock: Clock) -> None:
-    queue = measured(clock)
-    clock.now += FRESH_SECONDS + 1
-    assert admitted(queue, clock, 0.1)
-    assert len(queue.take()) == 1
-
-
-def test_measurements_stay_valid_while_a_batch_is_computed(clock: Clock) -> None:
-    queue = measured(clock)
-    compute(queue, 4)
-    clock.now += FRESH_SECONDS + 1
-    assert not admitted(queue, clock, 0.2)
-
-
 def test_a_failed_batch_does_not_refresh_the_measurements(clock: Clock) -> None:
     queue = measured(clock)
     queue.put(new_request(4))
     computed = queue.take()
     clock.now += FRESH_SECONDS + 1
     queue.finish(computed)
-    assert admitted(queue, clock, 0.2)
-
-
-def test_measurements_that_were_old_when_a_batch_began_stay_invalid(clock: Clock) -> None:
-    queue = measured(clock)
-    clock.now += FRESH_SECONDS + 1
-    compute(queue, 4)
     assert admitted(queue, clock, 0.2)
 
 
@@ -218,10 +194,6 @@ def test_without_time_to_spare_a_request_is_not_held_back(clock: Clock) -> None:
     queue = measured(clock, delay=10)
     queue.put(new_request(1, deadline=clock.now + 0.5))
     assert len(queue.take(wait=False)) == 1
-
-
-def test_a_deadline_that_has_passed_is_refused_before_any_measurement(clock: Clock) -> None:
-    assert not admitted(batcher(clock), clock, -0.1)
 
 
 def test_a_request_without_a_deadline_is_never_refused_for_time(clock: Clock) -> None:

@@ -8,14 +8,14 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from hangtag.serving.model_repository import SETTINGS_FILE
 from hangtag.serving.server.config.click_options import server_options
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.config.setting import declared_settings
-from hangtag.serving.server.engine.model_settings import NAMES, settings_of
+from hangtag.serving.server.engine.model_settings import NAMES, largest_settings, settings_of
 from hangtag.serving.server.errors import StartError
 
 FILE = Path("file")
+SETTINGS_FILE = "serving.toml"
 
 
 def parsed(*arguments: str, env: dict[str, str] | None = None) -> tuple[Result, ServerConfig | None]:
@@ -215,14 +215,17 @@ def test_what_is_dangerous_beyond_loopback(host: str, options: dict[str, Any], d
     assert all(word in message for word, message in zip(dangers, messages, strict=True))
 
 
-@pytest.mark.parametrize(
-    "option",
-    ["--poll-seconds", "--connection-idle-seconds", "--keepalive-seconds", "--min-ping-seconds", "--drain-seconds"],
-)
-def test_seconds_are_a_number_that_grpc_can_count(option: str) -> None:
-    for value in ("nan", "inf", "-1", "1e12", "2000001"):
-        result, config = parsed(option, value)
-        assert result.exit_code == 2
-        assert f"Invalid value for '{option}': " in result.output
-        assert config is None
-    assert parsed(option, "2e6")[1] is not None
+def test_the_largest_value_of_any_model_counts_for_what_models_share(tmp_path: Path) -> None:
+    texts = (
+        "max_batch_size = 40\ninstances = 5",
+        "max_queue_size = 300",
+        "max_batch_size = 1\nmax_queue_size = 1",
+        "x",
+    )
+    for number, text in enumerate(texts):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / SETTINGS_FILE).write_text(text)
+    config = ServerConfig(models=tmp_path, max_batch_size=8, max_queue_size=100, instances=2)
+    largest = largest_settings(config)
+    assert (largest.max_batch_size, largest.max_queue_size, largest.instances) == (40, 300, 5)
+    assert largest_settings(ServerConfig(models=tmp_path / "none")).max_queue_size == 256

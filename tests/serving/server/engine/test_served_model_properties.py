@@ -98,6 +98,8 @@ class ModelMachine(RuleBasedStateMachine):
         (poison,) = batch[-1].inputs["x"][-1:, 0]
 
         def compute(x: Any) -> Outputs:
+            if len(batch) == 1:
+                assert x is batch[0].inputs["x"]  # a lone request is not copied
             match fault:
                 case "raises":
                     raise InferenceError("made up")
@@ -145,3 +147,26 @@ class ModelMachine(RuleBasedStateMachine):
 
 TestModel = ModelMachine.TestCase
 TestModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def raising(_: object) -> None:
+    raise RuntimeError("the caller's own")
+
+
+@pytest.mark.parametrize("error", [None, InferenceError("made up")])
+def test_a_callback_that_raises_does_not_hurt_its_neighbours(error: Exception | None) -> None:
+    runtime = FakeRuntime()
+    model = served(runtime)
+    callers = [Caller(), Caller()]
+    for on_complete in (callers[0], raising, callers[1]):
+        model.submit(rows(1), {"x": "FP32"}, on_complete)
+
+    def compute(x: Any) -> Outputs:
+        if error is not None:
+            raise error
+        return {"y": x}
+
+    runtime.compute = compute
+    model.execute(model.batcher.take())
+    expected = InferenceResult if error is None else InferenceError
+    assert all(isinstance(caller.outcome, expected) for caller in callers)

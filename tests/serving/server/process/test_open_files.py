@@ -5,7 +5,6 @@ import re
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from tests.kit.command import Serving, serving
 from tests.kit.http2 import OPEN
 from tests.kit.live import TIMEOUT, index, outputs, request
 from tests.kit.rest import Rest
+from tests.kit.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -61,9 +61,7 @@ class Starved:
 
     def wait_until_closed(self) -> None:
         """Wait until the server has closed the connections of an attack, which it may do some time after their end."""
-        ends = time.monotonic() + TIMEOUT
-        while len(list(Path(f"/proc/{self.server.process.pid}/fd").iterdir())) > FILES // 2:
-            assert time.monotonic() < ends
+        until(lambda: len(list(Path(f"/proc/{self.server.process.pid}/fd").iterdir())) <= FILES // 2)
 
     def processor_seconds(self) -> float:
         """The processor time that the server has taken."""

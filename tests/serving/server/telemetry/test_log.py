@@ -1,8 +1,16 @@
+"""The log: rarely the same line, printable whatever callers send, and in words at a terminal."""
+
+import contextlib
 import io
 import logging
+import os
+import re
+import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -18,6 +26,9 @@ from hangtag.serving.server.telemetry.log import (
     configure_log,
     redirect_library_log,
 )
+from hangtag.serving.server.telemetry.log_values import LONGEST_TRACEBACK, LONGEST_VALUE
+from hangtag.serving.server.telemetry.terminal_log import TerminalRenderer
+from tests.kit.onnx_models import free_axis
 from tests.serving.server.parts import Caller, Clock, FakeRuntime, rows, served
 
 
@@ -121,3 +132,133 @@ def test_a_log_that_cannot_be_written_fails_no_call(monkeypatch: pytest.MonkeyPa
     assert ended.wait(30)
     model.close()
     assert [str(caller.outcome)[:16] for caller in (first, second)] == ["the batch failed"] * 2
+
+
+HOSTILE = {
+    "a forged line": "x\nevent=ready level=info",
+    "a forged line, by carriage return": "x\rready",
+    "a window's title": "\x1b]0;owned\x07",
+    "a cleared screen": "\x1b[2J\x1b[H",
+    "a C1 control": "\x9b2J",
+    "text from right to left": "\u202egnp.exe",
+    "a line separator": "x\u2028y\x85z",
+    "half of a pair": "\ud800",
+}
+Logged = Callable[[Callable[[structlog.BoundLogger], object]], str]
+
+
+@pytest.fixture(params=[False, True], ids=["key=value", "terminal"])
+def logged(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Logged]:
+    """Returns what a call of the logger writes, as a pipe or a terminal gets it."""
+    before = structlog.get_config()
+
+    class Written(io.StringIO):
+        def isatty(self) -> bool:
+            return bool(request.param)
+
+    def of(call: Callable[[structlog.BoundLogger], object]) -> str:
+        written = Written()
+        monkeypatch.setattr(sys, "stderr", written)
+        monkeypatch.setenv("NO_COLOR", "1")
+        configure_log()
+        call(structlog.get_logger())
+        return written.getvalue()
+
+    yield of
+    structlog.configure(**before)
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_a_value_is_one_printable_line(logged: Logged, text: str) -> None:
+    line = logged(lambda log: log.warning("request failed", request_id=text, names=[text], model=text))
+    assert line.endswith("\n")
+    assert line[:-1].isprintable()
+    assert line.encode()
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_a_traceback_has_no_control_characters_but_its_own_line_breaks(logged: Logged, text: str) -> None:
+    def fail(log: structlog.BoundLogger) -> None:
+        log.error("unexpected error", exc_info=ValueError(text))
+
+    lines = logged(fail).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert "ValueError" in "".join(lines)
+
+
+def test_a_long_value_is_cut_and_its_length_stated(logged: Logged) -> None:
+    line = logged(lambda log: log.warning("request failed", request_id="i" * 1_000_000))
+    assert len(line) < LONGEST_VALUE + 200
+    assert "(1,000,000 characters)" in line
+
+
+def test_a_long_traceback_keeps_its_end(logged: Logged) -> None:
+    def fail(log: structlog.BoundLogger) -> None:
+        log.error("unexpected error", exc_info=ValueError("e" * 1_000_000 + " the end"))
+
+    text = logged(fail)
+    assert len(text) < LONGEST_TRACEBACK + 200
+    assert "the end" in text
+
+
+def test_other_values_stay_as_they_are(logged: Logged) -> None:
+    line = logged(lambda log: log.info("ready", count=3, share=0.5, models=["cnn", "größe"], file="/a b"))
+    assert "größe" in line
+    assert "0.5" in line
+
+
+TIME = "2026-01-02T03:04:05.678901Z"
+
+
+def line(coloured: bool = False, **values: object) -> str:
+    return TerminalRenderer(coloured=coloured)(None, "", {"level": "info", "time": TIME} | values)
+
+
+def test_a_line_has_the_time_the_event_and_its_values_in_words() -> None:
+    assert re.fullmatch(
+        r"\d\d:\d\d:05    model loaded +  model cnn  max batch size 64  names a, b",
+        line(event="model loaded", model="cnn", max_batch_size=64, names=["a", "b"]),
+    )
+
+
+def test_ready_stands_out_and_problems_are_named_and_coloured() -> None:
+    plain, ready = line(True, event="stopping"), line(True, event="ready")
+    assert "\x1b[1;32m● ready" in ready
+    assert "●" not in plain
+    assert "\x1b[33m  warning: full" in line(True, event="full", level="warning")
+    assert "\x1b[1;31m  error: broken" in line(True, event="broken", level="error")
+    assert "\x1b" not in line(event="broken", level="error")
+
+
+def test_a_traceback_follows_its_line() -> None:
+    first, *rest = line(event="broken", level="error", exception="Traceback\n  here").splitlines()
+    assert "error: broken" in first
+    assert rest == ["Traceback", "  here"]
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_a_server_at_a_terminal(tmp_path: Path, no_color: bool) -> None:
+    """A real server in a pseudo-terminal, until it is ready and has stopped."""
+    file = tmp_path / "models/identity/1/model.onnx"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(free_axis().SerializeToString())
+    person, program = os.openpty()
+    command = [sys.executable, "-m", "hangtag", "serve", "--models", str(tmp_path / "models"), "--port", "0"]
+    variables = os.environ | {"TERM": "xterm"} | ({"NO_COLOR": "1"} if no_color else {})
+    with subprocess.Popen(
+        [*command, "--http-port", "-1", "--metrics-port", "-1"], stdout=program, stderr=program, env=variables
+    ) as server:
+        os.close(program)
+        seen = b""
+        while "● ready".encode() not in seen:
+            seen += os.read(person, 4096)
+        server.send_signal(signal.SIGTERM)
+        with contextlib.suppress(OSError):  # The terminal closes with its last program.
+            while more := os.read(person, 4096):
+                seen += more
+        assert server.wait(60) == 0
+    os.close(person)
+    text = seen.decode()
+    assert "models identity" in re.sub("\x1b\\[[0-9;]*m", "", text)
+    assert "=" not in text
+    assert ("\x1b" in text) is not no_color

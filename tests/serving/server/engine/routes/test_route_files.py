@@ -1,0 +1,221 @@
+"""What a route.toml may say: every mistake in one is reported with its reason, and everything else serves."""
+
+from collections.abc import Iterator
+
+import grpc
+import numpy as np
+import onnx
+import pytest
+import structlog.testing
+
+from hangtag import ClientError
+from tests.kit import onnx_models
+from tests.kit.repository import Repository
+from tests.serving.server.engine.running import Running, Start
+
+ACCEPT = 'accept = {output = "y", at_least = 0.9}'
+CASCADE = f'cascade = ["one", "two"]\n{ACCEPT}\n'
+SPLIT = "split = {one = 50, two = 50}"
+SHARES = "split: the share of 'two' must be a number"
+STICKY = "sticky must be the name of a metadata key in lower case"
+
+
+def accepting(model: str, output: str, rule: str = "at_least = 0.9") -> str:
+    """A cascade of two versions of a model."""
+    return f'cascade = ["{model}", "{model}@1"]\naccept = {{output = "{output}", {rule}}}'
+
+
+MISTAKES = {
+    "cascade =": "cannot be read as TOML",
+    "": "a route has one of the keys cascade and split; this one has none",
+    "cascade = []\nsplit = {}": "this one has cascade and split",
+    CASCADE + "acept = 1": "unknown key 'acept'; a cascade may have cascade, accept,",
+    CASCADE.replace("cascade", "cascad"): "unknown key 'cascad'; a route may have cascade, accept,",
+    CASCADE + "expected_sent_on = 16.8": "expected_sent_on must be a share of the samples from 0 to 1, not 16.8",
+    CASCADE + "expected_sent_on = true": "expected_sent_on must be a share of the samples from 0 to 1, not True",
+    CASCADE + 'expected_sent_on = "0.1"': "expected_sent_on must be a share of the samples from 0 to 1, not '0.1'",
+    "split = {two = 100}\non_overload = 1": "unknown key 'on_overload'; a split may have split, sticky, shadow,",
+    f'cascade = ["one"]\n{ACCEPT}': "cascade must be a list of at least two models",
+    f'cascade = "one"\n{ACCEPT}': "cascade must be a list of at least two models",
+    f'cascade = ["one", "one"]\n{ACCEPT}': "cascade names a model twice: one, one",
+    f'cascade = ["one", "../two"]\n{ACCEPT}': "'../two' is not a model",
+    f'cascade = ["one", "two@0"]\n{ACCEPT}': "'two@0' is not a model",
+    f'cascade = ["one", "two@"]\n{ACCEPT}': "'two@' is not a model",
+    f'cascade = ["one", 1]\n{ACCEPT}': "1 is not a model",
+    'cascade = ["one", "two"]': "a cascade needs accept with the name of an output",
+    'cascade = ["one", "two"]\naccept = {at_least = 0.9}': "a cascade needs accept with the name of an output",
+    CASCADE.replace("at_least", "at_lest"): "accept needs one of at_least, margin_at_least, entropy_at_most",
+    CASCADE.replace("= 0.9", "= 0.9, entropy_at_most = 1"): "it has at_least, entropy_at_most",
+    CASCADE.replace("0.9", "1.1"): "at_least must be a number from 0 to 1, not 1.1",
+    CASCADE.replace("0.9", "nan"): "at_least must be a number from 0 to 1, not nan",
+    CASCADE.replace("0.9", "true"): "at_least must be a number from 0 to 1, not True",
+    CASCADE + 'on_overload = "wait"': 'on_overload must be "answer" or "refuse", not \'wait\'',
+    CASCADE + 'shadow = "one"': "shadow must have a model and a share",
+    CASCADE + 'shadow = {model = "one", shre = 1}': "it has model, shre",
+    CASCADE + 'shadow = {model = "one", share = 10}': "share must be a number above 0 and at most 1, not 10",
+    CASCADE + 'shadow = {model = "/", share = 1}': "'/' is not a model",
+    "split = {}": "split must be a table of weights",
+    "split = {two = 90}": "the shares must add up to 100 (percent); these add up to 90",
+    "split = {one = 100, two = 0}": f"{SHARES} above 0 and up to 100, not 0",
+    'split = {two = "all"}': SHARES,
+    "split = {two = 100}\ndescription = 1": "description must be a text, not 1",
+    "split = {two = 100}\nsticky = 1": STICKY,
+    'split = {two = 100}\nsticky = "x user"': STICKY,
+    'split = {two = 100}\nsticky = "x-user-bin"': STICKY,
+    'split = {two = 100}\nsticky = "grpc-user"': STICKY,
+    'split = {two = 100}\nsticky = "X-User"': STICKY,
+    "split = {one = 50, three = 50}": "its member three does not serve: the repository has no model of this name",
+    'split = {one = 50, "two@7" = 50}': "its member two@7 does not serve: the repository has no version 7 of two",
+    'split = {one = 50, "two@1" = 50}': "of two version 2 serves ('hangtag serve --num-versions'",
+    'split = {one = 50, "sound@2" = 50}': "a route has version 1 alone",
+    "split = {one = 50, index = 50}": "one and index differ in their inputs: x: FP32 [any, 2] and index",
+    'split = {one = 100}\nshadow = {model = "tow", share = 1}': "its shadow tow does not serve",
+    'split = {index = 100}\nshadow = {model = "index", share = 1}': "a shadow compares labels",
+    CASCADE.replace('"y"', '"z"'): "the models have no output 'z'; they have y",
+    CASCADE.replace("at_least = 0.9", "entropy_at_most = 1"): "accepts every sample",
+    accepting("index", "value"): "is not probabilities of at least two labels",
+    accepting("sums", "double"): "is not probabilities of at least two labels",
+    accepting("one_label", "total"): "is not probabilities of at least two labels",
+    accepting("fixed", "y"): "the models are not batched",
+    accepting("lengths", "y"): "theirs may differ in size",
+    accepting("pictures", "logits"): "logits are no probabilities; name another output: probabilities",
+    "split = {one = 50, circle_0 = 50}": "routes must not lead to themselves: circle_0 -> circle_0",
+    "split = {one = 50, circle_2 = 50}": "routes must not lead to themselves: circle_1 -> circle_2 -> circle_1",
+}
+CIRCLES = ["circle_0", "circle_1"]
+NAMES = dict(
+    zip(MISTAKES, [f"mistake_{number}" for number in range(len(MISTAKES) - len(CIRCLES))] + CIRCLES, strict=True)
+)
+SOUND = {
+    "sound": SPLIT,
+    "pictures_sound": accepting("pictures", "probabilities"),
+    "halves": accepting("all", "out_FP16"),
+}
+
+
+def fixed() -> onnx.ModelProto:
+    """x FP32 [1, 2] -> y FP32 [1, 2]."""
+    shape: tuple[int, onnx_models.Shape] = (onnx.TensorProto.FLOAT, [1, 2])
+    return onnx_models.model([onnx.helper.make_node("Add", ["x", "x"], ["y"])], {"x": shape}, {"y": shape})
+
+
+def lengths() -> onnx.ModelProto:
+    """x FP32 [batch, length] -> y FP32 [batch, length]."""
+    shape: tuple[int, onnx_models.Shape] = (onnx.TensorProto.FLOAT, ["batch", "length"])
+    return onnx_models.model([onnx.helper.make_node("Add", ["x", "x"], ["y"])], {"x": shape}, {"y": shape})
+
+
+MODELS = {
+    "index": onnx_models.gather,
+    "sums": onnx_models.two_inputs,
+    "one_label": onnx_models.free_axis,
+    "pictures": onnx_models.classifier,
+    "all": onnx_models.every_type,
+    "fixed": fixed,
+    "lengths": lengths,
+}
+
+
+@pytest.fixture(scope="module")
+def mistaken(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A repository with each mistake in a route of its own, and routes without one."""
+    repository = Repository(tmp_path_factory.mktemp("routes") / "models")
+    for name in ("one", "two"):
+        repository.publish(name)
+    repository.publish("two", 2)
+    for name, make in MODELS.items():
+        repository.publish(name, model=make())
+    for text, name in NAMES.items():
+        repository.route(name, text)
+    repository.route("circle_2", "split = {two = 50, circle_1 = 50}")
+    for name, text in SOUND.items():
+        repository.route(name, text)
+    return repository
+
+
+@pytest.fixture(scope="module")
+def polling(mistaken: Repository) -> Iterator[Running]:
+    with Running(mistaken.folder, "poll") as running:
+        yield running
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_a_mistake_is_reported_with_its_reason(polling: Running, mistaken: Repository, text: str) -> None:
+    name, reason = NAMES[text], MISTAKES[text]
+    assert reason in polling.reason(name)
+    with pytest.raises(ClientError, match="out of service") as error:
+        polling.answer(name)
+    assert error.value.code is grpc.StatusCode.NOT_FOUND
+    assert reason in str(error.value)
+    assert polling.loads(name) == (0, 1)
+
+
+def test_everything_else_serves_and_a_mistake_is_not_reported_again(polling: Running, mistaken: Repository) -> None:
+    assert set(polling.served()) == {"one", "two", *MODELS, *SOUND}
+    assert polling.answer("sound") in (1, 2)
+    with structlog.testing.capture_logs() as log:
+        polling.poll()
+    assert log == []
+
+
+@pytest.mark.parametrize("mode", ["none", "explicit"])
+def test_in_every_mode_a_mistake_is_logged_once_and_a_load_by_call_has_the_reason(
+    mistaken: Repository, start: Start, mode: str
+) -> None:
+    members = ("one", "two", *MODELS, *SOUND)
+    with structlog.testing.capture_logs() as log:
+        running = start(mode, models=mistaken.folder, load_model=members if mode == "explicit" else ())
+        if mode == "explicit":
+            for text, name in NAMES.items():
+                with pytest.raises(ClientError) as error:
+                    running.client.load_model(name)
+                assert error.value.code is grpc.StatusCode.FAILED_PRECONDITION
+                assert MISTAKES[text] in str(error.value)
+    assert set(running.served()) == {*members}
+    reported = {line["model"]: line["reason"] for line in log if line["event"] == "route not loaded"}
+    for text, name in NAMES.items():
+        assert MISTAKES[text] in reported[name]
+
+
+def test_a_route_that_is_loaded_before_its_members_says_which_to_load(repository: Repository, start: Start) -> None:
+    repository.route("both", SPLIT)
+    running = start("explicit")
+    with pytest.raises(ClientError, match="load it first: 'hangtag models load one'"):
+        running.client.load_model("both")
+
+
+@pytest.mark.parametrize("mode", ["none", "poll"])
+def test_a_routes_file_beside_a_models_versions_is_reported_once_and_not_followed(
+    repository: Repository, start: Start, mode: str
+) -> None:
+    repository.route("two", "split = {one = 100}")
+    with structlog.testing.capture_logs() as log:
+        running = start(mode)
+        if mode == "poll":
+            running.poll()
+    assert [line["model"] for line in log if line["event"] == "route.toml not followed"] == ["two"]
+    assert (running.served(), running.infer("two").stages) == ({"one": [1], "two": [1]}, ())
+
+
+PROBABILITIES = np.array([[0.9, 0.1], [0.5, 0.5], [0.7, 0.3], [np.nan, 0.5]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("rule", "stages"),
+    [
+        ("at_least = 0.6", [1, 2, 1, 2]),
+        ("at_least = 0.5", [1, 1, 1, 2]),
+        ("margin_at_least = 0.5", [1, 2, 2, 2]),
+        ("entropy_at_most = 0.9", [1, 2, 1, 2]),  # 0.47, 1 and 0.88 bits
+        ("entropy_at_most = 0.5", [1, 2, 2, 2]),
+    ],
+)
+def test_a_rule_decides_for_each_sample_and_never_accepts_a_nan(
+    repository: Repository, start: Start, rule: str, stages: list[int]
+) -> None:
+    repository.publish("same", model=onnx_models.shifted(0))
+    repository.route("both", f'cascade = ["same", "one"]\naccept = {{output = "y", {rule}}}')
+    outputs = start().client.infer("both", {"x": PROBABILITIES})
+    assert outputs.sample_stages == tuple(stages)
+    expected = np.where(np.array(stages)[:, None] == 1, PROBABILITIES, PROBABILITIES + 1)
+    np.testing.assert_array_equal(outputs["y"], expected)

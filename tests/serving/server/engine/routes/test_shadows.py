@@ -1,0 +1,275 @@
+"""A shadow: its copies of calls never change what callers get, and are compared, dropped or counted as failed."""
+
+import math
+import threading
+import time
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hangtag import ClientError
+from hangtag.serving.server.config.limits import Limits
+from hangtag.serving.server.errors import InferenceError
+from hangtag.serving.server.telemetry.route_statistics import RouteCounts, ShadowCounts
+from tests.kit import onnx_models
+from tests.kit.repository import Repository
+from tests.kit.waiting import until
+from tests.serving.server.engine.running import Running, Start, samples
+from tests.serving.server.engine.scripted import Array, Held, echo
+
+SHADOW = 'shadow = {model = "other", share = 1}'
+
+
+def limits(**more: Any) -> Limits:
+    """Copies need no rest, and a timer soon hands over those that wait."""
+    return Limits(**{"linger_seconds": 0, "shadow_share_of_time": math.inf, "shadow_late_seconds": 0.01, **more})
+
+
+@pytest.fixture
+def shadowed(repository: Repository) -> Repository:
+    """A route, ``both``, that sends each call to fast and a copy to other. Both answer with their input."""
+    for name in ("fast", "other"):
+        repository.publish(name, model=onnx_models.shifted(0))
+    repository.route("both", f"split = {{fast = 100}}\n{SHADOW}")
+    return repository
+
+
+def counts(running: Running) -> ShadowCounts:
+    shadow = running.state("both").route.shadow
+    assert shadow is not None
+    return shadow
+
+
+def until_counted(running: Running, *expected: int) -> None:
+    """Wait until so many copies were compared, skipped and failed."""
+    until(lambda: sum(counts(running)[:3]) >= sum(expected))
+    assert counts(running)[:3] == expected
+
+
+def copied(running: Running) -> list[list[float]]:
+    """What each batch of copies was computed from."""
+    return [batch for batch in running.scripts.batches["other"] if batch != [9]]
+
+
+def values_of(batches: list[list[float]]) -> list[float]:
+    return [value for batch in batches for value in batch]
+
+
+def test_a_copy_is_compared_with_the_answer_that_the_caller_got(shadowed: Repository, start: Start) -> None:
+    running = start(limits=limits())
+    running.scripts.play(other=lambda x: np.where(x[:, :1] < 0.5, x[:, ::-1], x))
+    x = np.array([[0.25, 0], [0.9, 0], [0.8, 0]], np.float32)
+    np.testing.assert_array_equal(running.client.infer("both", {"x": x})["y"], x)
+    until_counted(running, 1, 0, 0)
+    assert counts(running) == (1, 0, 0, 3, 2, 0.25)
+
+
+def test_a_share_of_the_calls_is_copied(shadowed: Repository, start: Start) -> None:
+    shadowed.route("both", 'split = {fast = 100}\nshadow = {model = "other", share = 0.25}')
+    running = start(limits=limits(max_shadow_copies=400))
+    for _ in range(400):
+        running.infer("both", [1])
+    assert running.state("both").counters.success.count == 400
+    until(lambda: counts(running).compared > 50)
+    assert counts(running).compared < 150  # fewer or more have a chance of 1 in 1,000,000
+
+
+@pytest.mark.parametrize(
+    ("busy", "instances", "batches", "waits"),
+    [("fast", 2, 1, True), ("fast", 3, 1, False), ("fast", 3, 2, True), ("other", 2, 1, True), ("other", 3, 1, False)],
+)
+def test_copies_wait_while_at_least_half_of_a_members_or_the_shadows_instances_compute(
+    shadowed: Repository, start: Start, busy: str, instances: int, batches: int, waits: bool
+) -> None:
+    shadowed.settings(busy, f"instances = {instances}\nmax_batch_size = 1")
+    running = start(limits=limits())
+    held = Held()
+    running.scripts.play(fast=held, other=held)
+    others = []
+    for _ in range(batches):
+        others.append(running.infer_later(busy, [9]))
+        held.wait()
+    for _ in range(10):
+        assert running.infer("both", [1])["y"][0, 0] == 1
+    if waits:
+        assert copied(running) == []
+    else:
+        until_counted(running, 10, 0, 0)
+    held.release()
+    for other in others:
+        other.result()
+    until_counted(running, 10, 0, 0)
+    assert values_of(copied(running)) == [1] * 10
+
+
+@pytest.mark.parametrize(
+    ("limit", "last", "skipped", "kept"),
+    [
+        ({"max_shadow_copies": 2}, [0.5], 3, [0.4, 0.5]),
+        ({"max_shadow_bytes": 3 * 16}, [0.5], 2, [0.3, 0.4, 0.5]),
+        ({"max_shadow_bytes": 3 * 16}, [0.5] * 4, 5, []),  # larger than all that may wait
+    ],
+)
+def test_of_too_many_copies_that_wait_the_oldest_are_dropped(
+    shadowed: Repository,
+    start: Start,
+    limit: dict[str, int],
+    last: list[float],
+    skipped: int,
+    kept: list[float],
+) -> None:
+    running = start(limits=limits(**limit), instances=1)
+    with running.occupied("other"):
+        for values in ([0.1], [0.2], [0.3], [0.4], last):
+            np.testing.assert_array_equal(running.infer("both", values)["y"], samples(values)["x"])
+        until_counted(running, 0, skipped, 0)
+    until_counted(running, len(kept), skipped, 0)
+    assert values_of(copied(running)) == kept
+    running.infer("both", [0.7])
+    until_counted(running, len(kept) + 1, skipped, 0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sizes"), [(math.inf, [1, 2, 3, 2]), (-1.0, [1] * 8)], ids=["fast enough", "too slow"]
+)
+def test_copies_are_handed_over_together_while_that_is_fast(
+    shadowed: Repository, start: Start, seconds: float, sizes: list[int]
+) -> None:
+    running = start(limits=limits(shadow_batch_seconds=seconds), instances=1)
+    with running.occupied("other"):
+        for number in range(8):
+            running.infer("both", [number])
+    until_counted(running, 8, 0, 0)
+    assert [len(batch) for batch in copied(running)] == sizes
+    assert values_of(copied(running)) == list(range(8))
+
+
+def test_copies_are_computed_in_a_quarter_of_the_time(shadowed: Repository, start: Start) -> None:
+    running = start(limits=limits(shadow_share_of_time=0.25, max_shadow_copies=10_000))
+    computing: list[float] = []
+
+    def timed(x: Array) -> Array:
+        began = time.monotonic()
+        threading.Event().wait(0.005)
+        computing.append(time.monotonic() - began)
+        return x
+
+    running.scripts.play(other=timed)
+    began = time.monotonic()
+    until(lambda: running.infer("both", [1]) and len(computing) >= 20)
+    share = sum(computing[:20]) / (time.monotonic() - began)
+    assert 0.05 < share < 0.3
+
+
+def test_copies_never_use_every_thread_and_their_model_does_again_once_it_is_no_shadow(
+    shadowed: Repository, start: Start
+) -> None:
+    """Each comes while nothing else is computed, as the calls of a lone client do."""
+    shadowed.route("inner", "split = {other = 100}")
+    other = shadowed.route("another", "split = {fast = 100}\n" + SHADOW.replace("other", "inner"))
+    running = start("poll", limits=limits(), instances=1)
+    running.scripts.play(fast=echo, other=echo)
+
+    def lone(name: str) -> bool:
+        for _ in range(20):
+            running.infer(name, [1])
+        until(lambda: not running.state("other").queued)
+        return any(running.scripts.alone["other"])
+
+    assert not lone("both")
+    assert any(running.scripts.alone["fast"])
+    assert not lone("other")
+    shadowed.route("both", "split = {other = 100}")
+    running.poll()
+    assert not lone("other")
+    other.unlink()
+    other.parent.rmdir()
+    running.poll()
+    assert lone("other")
+
+
+def test_a_route_that_is_replaced_drops_the_copies_that_wait_and_those_of_calls_under_way(
+    shadowed: Repository, start: Start
+) -> None:
+    running = start("poll", limits=limits(), instances=2)
+    fast = Held(5)
+    running.scripts.play(fast=fast)
+    with running.occupied("other"):
+        for _ in range(3):
+            running.infer("both", [1])
+        call = running.infer_later("both", [5])
+        fast.wait()
+        shadowed.route("both", f'split = {{fast = 100}}\ndescription = "new"\n{SHADOW}')
+        running.poll()
+        assert counts(running)[:3] == (0, 3, 0)
+        fast.release()
+        assert call.result()["y"][0, 0] == 5
+    until_counted(running, 0, 4, 0)
+    assert copied(running) == []
+
+
+def fail(_: Array) -> Array:
+    raise InferenceError("made up")
+
+
+def test_a_shadow_that_fails_or_is_gone_is_counted_and_every_caller_has_an_answer(
+    shadowed: Repository, start: Start
+) -> None:
+    running = start("poll", limits=limits())
+    running.scripts.play(other=fail)
+    assert running.infer("both", [0.9])["y"][0, 0] == np.float32(0.9)
+    until_counted(running, 0, 0, 1)
+    running.scripts.play(fast=fail, other=fail)
+    with pytest.raises(ClientError, match="made up"):  # such a call is not copied
+        running.infer("both", [0.7])
+    running.scripts.play()
+    shadowed.remove("other")
+    running.poll()
+    assert running.infer("both", [0.8])["y"][0, 0] == np.float32(0.8)
+    until_counted(running, 0, 0, 2)
+
+
+def test_a_shadow_limits_no_call_and_what_it_would_not_take_is_skipped(shadowed: Repository, start: Start) -> None:
+    shadowed.settings("other", "max_batch_size = 2")
+    running = start(limits=limits())
+    running.scripts.play(other=echo)
+    for values in ([0.9, 0.8, 0.7, 0.6], [0.5, 0.4]):
+        assert len(running.infer("both", values)["y"]) == len(values)
+    until_counted(running, 1, 1, 0)
+    assert copied(running) == [[0.5, 0.4]]
+
+
+def test_copies_that_wait_keep_no_whole_batch_in_memory(shadowed: Repository, start: Start) -> None:
+    running = start(limits=limits(max_shadow_copies=3), instances=1)
+    batches: list[weakref.ref[Array]] = []
+    held = Held(7)
+
+    def computed(x: Array) -> Array:
+        y = held(x) + 0
+        batches.append(weakref.ref(y))
+        return y
+
+    running.scripts.play(fast=computed)
+    with running.occupied("other"):
+        calls = [running.infer_later("fast", [7])]
+        held.wait()
+        calls += [running.infer_later("both", [number]) for number in range(8)]
+        until(lambda: running.state("fast").queued == 8)
+        held.release()
+        for call in calls:
+            call.result()
+        until(lambda: counts(running).skipped == 5)
+        until(lambda: [each() for each in batches] == [None, None])
+    until_counted(running, 3, 5, 0)
+    assert counts(running)[3:5] == (3, 3)
+
+
+def test_counters_of_two_processes_are_added() -> None:
+    one = RouteCounts({}, ShadowCounts(1, 2, 3, 4, 5, 0.5))
+    assert one.plus(RouteCounts({}, ShadowCounts(1, 1, 1, 1, 1, 0.7))).shadow == ShadowCounts(2, 3, 4, 5, 6, 0.7)
+    assert one.plus(RouteCounts()).shadow == one.shadow
+    assert one.plus(RouteCounts(unsure=2)).plus(RouteCounts(unsure=3)).unsure == 5
+    assert one.plus(RouteCounts(expected_sent_on=0.0)).expected_sent_on == 0
+    assert one.plus(one).unsure is None

@@ -1,0 +1,211 @@
+"""Models that are loaded and unloaded by call. tests/serving/server/transport proves it over every transport."""
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+import structlog.testing
+
+from hangtag import ClientError
+from hangtag.serving.server.config.limits import Limits
+from hangtag.serving.server.host import memory
+from tests.kit import dependent_rows
+from tests.kit.repository import Repository
+from tests.kit.waiting import until
+from tests.serving.server.engine.running import Running, Start, samples
+from tests.serving.server.engine.scripted import TIMEOUT, Array
+
+
+def refused(call: Callable[[str], object], name: str, code: grpc.StatusCode) -> str:
+    with pytest.raises(ClientError) as error:
+        call(name)
+    assert error.value.code is code
+    return str(error.value)
+
+
+def not_loaded(running: Running, name: str) -> str:
+    return refused(running.client.load_model, name, grpc.StatusCode.FAILED_PRECONDITION)
+
+
+def test_a_load_serves_the_latest_version_and_an_unload_ends_it(repository: Repository, start: Start) -> None:
+    running = start("explicit")
+    client = running.client
+    client.load_model("one")
+    assert (running.served(), client.is_ready("one")) == ({"one": [1]}, True)
+    repository.publish("one", 2)
+    client.load_model("one")
+    assert (running.served(), running.answer("one")) == ({"one": [2]}, 2)
+    repository.promote("one", 1)
+    client.load_model("one")
+    assert (running.served(), running.answer("one")) == ({"one": [1]}, 1)
+    client.unload_model("one")
+    assert (running.served(), client.is_ready("one")) == ({}, False)
+    assert running.loads("one") == (3, 0)
+    assert "served: none" in refused(running.answer, "one", grpc.StatusCode.NOT_FOUND)
+    assert "nothing to unload" in refused(client.unload_model, "one", grpc.StatusCode.NOT_FOUND)
+    for name in ("nobody", "", "../models", "one/1", "."):
+        refused(client.load_model, name, grpc.StatusCode.NOT_FOUND)
+        assert running.loads(name) == (0, 0)
+
+
+def test_a_broken_version_changes_nothing_and_is_reported_until_another_is_loaded_or_unloaded(
+    repository: Repository, start: Start
+) -> None:
+    running = start("explicit", load_model=("one",))
+    repository.spoil("one", 2)
+    problem = not_loaded(running, "one")
+    assert "one/2/model.onnx" in problem
+    assert "the versions that served before still serve" in problem
+    assert running.answer("one") == 1
+    assert running.index() == [("one", 1, "READY"), ("one", 2, "UNAVAILABLE")]
+    assert running.server.state().versions[1].reason in problem
+    assert running.loads("one") == (1, 1)
+    repository.publish("one", 3)
+    running.client.load_model("one")
+    assert running.index() == [("one", 3, "READY")]
+    repository.spoil("one", 4)
+    not_loaded(running, "one")
+    repository.promote("one", 1)
+    running.client.load_model("one")
+    assert running.index() == [("one", 1, "READY")]
+    repository.spoil("one", 1)
+    not_loaded(running, "one")
+    running.client.unload_model("one")
+    assert running.index() == []
+
+
+@pytest.mark.parametrize("call", ["load_model", "unload_model"])
+def test_a_model_that_never_served_is_reported_until_a_call_finds_nothing_of_it(
+    repository: Repository, start: Start, call: str
+) -> None:
+    running = start("explicit")
+    repository.spoil("broken", 1)
+    not_loaded(running, "broken")
+    assert running.index() == [("broken", 1, "UNAVAILABLE")]
+    repository.remove("broken", 1)
+    refused(getattr(running.client, call), "broken", grpc.StatusCode.NOT_FOUND)
+    assert running.index() == []
+
+
+@pytest.mark.parametrize("options", [{"max_batch_size": 8}, {"model_max_batch_size": (("one", 8),)}])
+def test_a_new_version_is_warmed_up_before_it_takes_requests(
+    repository: Repository, start: Start, options: dict[str, Any]
+) -> None:
+    running = start("explicit", load_model=("one",), **options)
+    meanwhile: set[tuple[int, int]] = set()
+
+    def noting(x: Array) -> Array:
+        (served,) = running.served()["one"]
+        meanwhile.add((served, len(x)))
+        return x
+
+    repository.publish("one", 2)
+    running.scripts.play(one=noting)
+    running.client.load_model("one")
+    running.scripts.play()
+    assert {served for served, _ in meanwhile} == {1}
+    assert {1, 8} <= {size for _, size in meanwhile}  # a lone request and the largest batch
+    assert running.answer("one") == 2
+
+
+def test_callers_that_load_a_model_at_once_share_its_next_load_and_its_outcome(
+    repository: Repository, start: Start
+) -> None:
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def hold(_: object) -> None:
+        begun.set()
+        assert may_go_on.wait(TIMEOUT)
+
+    def call() -> None:
+        running.client.load_model("one")
+
+    running = start("explicit", on_load=hold)
+    loads = [running.in_thread(call)]
+    assert begun.wait(TIMEOUT)
+    loads += [running.in_thread(call) for _ in range(20)]
+    running.client.models()
+    may_go_on.set()
+    for each in loads:
+        each.result()
+    assert running.loads("one")[0] < 10
+    repository.spoil("one", 2)
+    for each in [running.in_thread(call) for _ in range(20)]:
+        assert "one/2/model.onnx" in str(each.exception())
+    running.client.load_model("two")
+    assert running.served() == {"one": [1], "two": [1]}
+
+
+def test_an_unloaded_model_leaves_the_memory_and_this_goes_back_to_the_system(
+    repository: Repository, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also without a run of the garbage collector, which could come much later."""
+    loaded: list[weakref.ref[Any]] = []
+    released: list[bool] = []
+    monkeypatch.setattr(memory, "release_freed_memory", lambda: released.append(loaded[0]() is None))
+    repository.route("both", 'cascade = ["one", "two"]\naccept = {output = "y", at_least = 1}')
+    track = lambda runtime: loaded.append(weakref.ref(runtime))  # noqa: E731
+    running = start("explicit", load_model=("one", "two", "both"), on_load=track, limits=Limits())
+    released.clear()
+    gc.disable()
+    try:
+        assert running.infer("both", [-5]).answered_by == ("two",)
+        running.client.unload_model("one")
+        until(lambda: released)
+    finally:
+        gc.enable()
+    assert released == [True]
+
+
+def test_failures_of_a_version_are_forgotten_when_another_takes_its_place(repository: Repository, start: Start) -> None:
+    running = start("explicit", load_model=("one",))
+    for version, code in (("1", grpc.StatusCode.INVALID_ARGUMENT), ("9", grpc.StatusCode.NOT_FOUND)):
+        with pytest.raises(ClientError) as error:
+            running.client.infer("one", {"wrong": samples([0])["x"]}, version=version)
+        assert error.value.code is code
+    assert set(running.server.state().failures) == {("one", "1", "INVALID_ARGUMENT"), ("one", "", "NOT_FOUND")}
+    repository.publish("one", 2)
+    running.client.load_model("one")
+    assert set(running.server.state().failures) == {("one", "", "NOT_FOUND")}
+
+
+def test_an_error_inside_the_server_holds_up_one_model_and_is_logged_once(start: Start) -> None:
+    def fail(runtime: Any) -> None:
+        if "one" in runtime.path.parts:
+            raise RuntimeError("a bug")
+
+    with structlog.testing.capture_logs() as log:
+        running = start("poll", on_load=fail)
+        running.poll()
+    assert running.served() == {"two": [1]}
+    (line,) = [line for line in log if line["log_level"] == "error"]
+    assert (line["model"], line["version"], line["exc_info"]) == ("one", 1, True)
+    assert "one/1/model.onnx" in running.reason("one")
+    assert (running.loads("one"), running.loads("two")) == ((0, 1), (1, 0))
+    explicit = start("explicit", on_load=fail)
+    refused(explicit.client.load_model, "one", grpc.StatusCode.INTERNAL)
+
+
+def test_the_log_says_once_why_requests_are_not_joined_unless_the_operator_has_decided(
+    repository: Repository, start: Start
+) -> None:
+    repository.publish("softmax", model=dependent_rows.softmax())
+    for options, limit in (({}, 0), ({"model_max_batch_size": (("softmax", 8),)}, 8)):
+        with structlog.testing.capture_logs() as log:
+            start(**options)
+        loaded = {line["model"]: line for line in log if line["event"] == "model loaded"}
+        assert {name: line["max_batch_size"] for name, line in loaded.items()} == {
+            "softmax": limit,
+            "one": 64,
+            "two": 64,
+        }
+        warnings = [line for line in log if line["log_level"] == "warning"]
+        assert [line["to_join_them_all_the_same"] for line in warnings] == (
+            [] if limit else ["--model-max-batch-size softmax=64"]
+        )
+        if not limit:
+            assert "'y' of the same input differs" in warnings[0]["reason"] == loaded["softmax"]["unbatched_because"]

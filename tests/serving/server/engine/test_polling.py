@@ -1,0 +1,224 @@
+"""Polling: the server follows its repository, and goes on where that is damaged."""
+
+import grpc
+import pytest
+import structlog.testing
+
+from hangtag import ClientError
+from hangtag.serving.server.errors import ControlError, RepositoryError
+from tests.kit import onnx_models
+from tests.kit.privileges import without_privileges
+from tests.kit.repository import Repository
+from tests.serving.server.engine.running import Start
+
+SPLIT = "split = {one = 50, two = 50}"
+BOTH = [("one", 1, "READY"), ("two", 1, "READY")]
+NOT_LOADED = "model not loaded"
+
+
+def test_new_versions_serve_removed_ones_end_and_others_are_not_loaded_again(
+    repository: Repository, start: Start
+) -> None:
+    running = start("poll")
+    repository.publish("one", 2)
+    repository.publish("three")
+    running.poll()
+    assert running.served() == {"one": [2], "three": [1], "two": [1]}
+    assert (running.answer("one"), running.client.is_ready("three")) == (2, True)
+    repository.remove("one", 2)
+    repository.remove("three")
+    running.poll()
+    running.poll()
+    assert running.served() == {"one": [1], "two": [1]}
+    assert (running.answer("one"), running.client.is_ready("three")) == (1, False)
+    assert (running.loads("one"), running.loads("two")) == ((3, 0), (1, 0))
+
+
+def test_a_models_own_settings_are_followed_once_they_are_valid(repository: Repository, start: Start) -> None:
+    repository.publish("three")
+    settings = repository.settings("three", "no settings")
+    running = start("poll")
+    assert str(settings) in running.reason("three")
+    repository.settings("three", "max_queue_size = 300")
+    running.poll()
+    assert running.state("three").max_queue_size == 300
+    repository.settings("three", "max_queue_size = 1")  # less than max_batch_size
+    running.poll()
+    assert [one.max_queue_size for one in running.server.state().versions if one.name == "three"] == [300]
+    settings.unlink()
+    running.poll()
+    assert running.state("three").max_queue_size == 256
+
+
+def test_a_broken_version_is_tried_once_and_leaves_the_one_that_serves_alone(
+    repository: Repository, start: Start
+) -> None:
+    running = start("poll")
+    repository.spoil("one", 2)
+    with structlog.testing.capture_logs() as log:
+        running.poll()
+        running.poll()
+    assert [line["event"] for line in log] == [NOT_LOADED]
+    assert running.index() == [("one", 1, "READY"), ("one", 2, "UNAVAILABLE"), ("two", 1, "READY")]
+    repository.spoil("one", 1)  # in place, under the version that serves
+    running.poll()
+    assert running.answer("one") == 1
+    repository.remove("one", 1)
+    running.poll()
+    assert (running.answer("one"), running.served()["one"]) == (1, [1])  # it gives way only to one that loads
+    repository.remove("one", 2)
+    repository.publish("one", 2)
+    running.poll()
+    assert running.answer("one") == 2
+    assert running.loads("one") == (2, 2)
+
+
+def test_a_broken_version_is_reported_until_a_newer_one_serves_or_another_is_promoted(
+    repository: Repository, start: Start
+) -> None:
+    running = start("poll")
+    two = ("two", 1, "READY")
+    repository.spoil("one", 7)
+    running.poll()
+    assert running.index() == [("one", 1, "READY"), ("one", 7, "UNAVAILABLE"), two]
+    repository.publish("one", 8)
+    running.poll()
+    assert running.index() == [("one", 8, "READY"), two]
+    repository.spoil("one", 9)
+    running.poll()
+    assert running.index() == [("one", 8, "READY"), ("one", 9, "UNAVAILABLE"), two]
+    repository.promote("one", 1)
+    running.poll()
+    assert running.index() == [("one", 1, "READY"), two]
+
+
+def test_a_broken_model_is_reported_until_it_is_removed_or_a_route_has_its_name(
+    repository: Repository, start: Start
+) -> None:
+    running = start("poll")
+    repository.spoil("removed", 7)
+    repository.spoil("route", 7)
+    running.poll()
+    assert running.index() == [BOTH[0], ("removed", 7, "UNAVAILABLE"), ("route", 7, "UNAVAILABLE"), BOTH[1]]
+    with pytest.raises(ClientError, match=r"out of service: .*removed/7/model\.onnx") as error:
+        running.answer("removed")
+    assert error.value.code is grpc.StatusCode.NOT_FOUND
+    repository.remove("removed")
+    repository.remove("route", 7)
+    repository.route("route", "split = {one = 100}")
+    running.poll()
+    assert running.index() == [BOTH[0], ("route", 1, "READY"), BOTH[1]]
+
+
+def test_a_repository_that_is_away_for_a_moment_changes_nothing(repository: Repository, start: Start) -> None:
+    running = start("poll")
+    away = repository.folder.with_name("away")
+    repository.folder.rename(away)
+    running.poll()
+    assert running.index() == BOTH
+    away.rename(repository.folder)
+    running.poll()
+    assert (running.loads("one"), running.loads("two")) == ((1, 0), (1, 0))
+
+
+def test_folders_that_cannot_be_read_hold_up_no_other_model_and_end_no_service(
+    repository: Repository, start: Start
+) -> None:
+    repository.route("both", SPLIT)
+    with without_privileges():
+        running, explicit = start("poll"), start("explicit")
+        for name in ("one", "both"):
+            (repository.folder / name).chmod(0)
+        repository.publish("two", 2)
+        with structlog.testing.capture_logs() as log:
+            running.poll()
+        with pytest.raises(ControlError, match="one cannot be read: Permission denied"):
+            explicit.server.control.load("one")  # in this thread
+    assert running.served() == {"both": [1], "one": [1], "two": [2]}
+    assert running.loads("one") == (1, 0)
+    assert any("one cannot be read: Permission denied" in line.get("reason", "") for line in log)
+    for name in ("one", "both"):
+        (repository.folder / name).chmod(0o755)
+    repository.remove("both")
+    running.poll()
+    assert running.served() == {"one": [1], "two": [2]}
+
+
+def test_a_promotion_and_a_rollback_are_followed_and_a_damaged_one_changes_nothing(
+    repository: Repository, start: Start
+) -> None:
+    repository.publish("one", 2)
+    running = start("poll")
+    repository.promote("one", 1)
+    repository.publish("one", 3)
+    for promoted, version in ((1, 1), (3, 3), (1, 1), (None, 3)):
+        if promoted is None:
+            repository.promote("one", 1).unlink()
+        else:
+            repository.promote("one", promoted)
+        running.poll()
+        assert running.served()["one"] == [version]
+        assert running.answer("one") == version
+    repository.promote("one", 7)
+    with structlog.testing.capture_logs() as log:
+        running.poll()
+    assert running.answer("one") == 3
+    assert any("promotes version 7, which is not there" in line.get("reason", "") for line in log)
+    with pytest.raises(RepositoryError, match="promotes version 7"):
+        start("none")
+
+
+def test_the_promoted_version_answers_by_default_and_the_latest_stay_reachable(
+    repository: Repository, start: Start
+) -> None:
+    repository.publish("one", 2)
+    repository.publish("one", 3)
+    running = start("poll", num_versions=2)
+    assert (running.answer("one"), running.served()["one"]) == (3, [2, 3])
+    repository.promote("one", 2)
+    running.poll()
+    assert (running.answer("one"), running.answer("one", "3")) == (2, 3)
+    assert running.loads("one") == (2, 0)  # the same versions in another order
+    repository.promote("one", 1)
+    running.poll()
+    assert (running.answer("one"), running.served()["one"]) == (1, [1, 3])
+    assert running.loads("one") == (3, 0)
+
+
+WEIGHTS = {5: bytes.fromhex("0000a0400000a040"), 6: bytes.fromhex("0000c0400000c040")}
+"""What a version with these weights answers -> two numbers in FP32."""
+
+
+@pytest.mark.parametrize("place", ["model.onnx.data", "weights/model.data"])
+def test_a_version_serves_as_soon_as_its_weights_are_whole_and_again_when_they_are_replaced(
+    repository: Repository, start: Start, place: str
+) -> None:
+    """Its weights are in a file of their own, which only a whole model.onnx names."""
+    running = start("poll")
+    model = onnx_models.with_external_weights(place, onnx_models.TYPES["FP32"], 2)
+    weights = repository.publish("one", 2, model).parent / place
+    weights.parent.mkdir(exist_ok=True)
+    weights.write_bytes(WEIGHTS[5][:4])
+    with structlog.testing.capture_logs() as log:
+        running.poll()
+        running.poll()
+    assert [line["event"] for line in log] == [NOT_LOADED]
+    with weights.open("ab") as file:
+        file.write(WEIGHTS[5][4:])
+    running.poll()
+    assert running.answer("one") == 5
+    part = weights.with_name("part")
+    part.write_bytes(WEIGHTS[6])
+    part.replace(weights)
+    running.poll()
+    running.poll()
+    assert (running.answer("one"), running.loads("one")) == (6, (3, 1))
+    weights = repository.publish("one", 3, model).parent / place
+    weights.parent.mkdir(exist_ok=True)
+    part = weights.with_name("part")
+    part.write_bytes(WEIGHTS[5])
+    running.poll()
+    assert running.answer("one") == 6
+    part.rename(weights)
+    running.poll()
+    assert running.answer("one") == 5

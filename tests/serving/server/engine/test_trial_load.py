@@ -1,0 +1,186 @@
+"""--trial-load-seconds: a file that takes all memory or time at loading ends a child process, and not the server."""
+
+import os
+import re
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+import numpy as np
+import onnx
+import pytest
+
+from hangtag import Client, ClientError
+from tests.kit import onnx_models
+from tests.kit.command import serving
+from tests.kit.repository import Repository
+from tests.kit.waiting import until
+from tests.serving.server.engine.running import Running, Start
+
+pytestmark = pytest.mark.slow
+
+MIB = 512
+LARGER = 4096
+"""MiB that the hostile file takes."""
+LONG = 60.0
+
+
+def hostile(made: list[onnx.NodeProto], **constants: object) -> onnx.ModelProto:
+    """x FP32 [batch, 1] -> y: x plus the maximum of a matrix, which ONNX Runtime makes when the model is warmed up."""
+    nodes = [
+        *made,
+        onnx.helper.make_node("ReduceMax", ["matrix"], ["most"], keepdims=0),
+        onnx.helper.make_node("Add", ["x", "most"], ["y"]),
+    ]
+    shape: tuple[int, onnx_models.Shape] = (onnx.TensorProto.FLOAT, ["batch", 1])
+    arrays = {name: np.asarray(value) for name, value in constants.items()}
+    return onnx_models.model(nodes, {"x": shape}, {"y": shape}, arrays)
+
+
+def large(mib: int) -> onnx.ModelProto:
+    """The file is small, and the matrix takes so many MiB."""
+    return hostile([onnx.helper.make_node("ConstantOfShape", ["shape"], ["matrix"])], shape=[mib, 1 << 18])
+
+
+def endless() -> onnx.ModelProto:
+    """The matrix is multiplied by itself without end."""
+    shape = [64, 64]
+    floats, boolean = onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL
+    body = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("MatMul", ["before", "before"], ["after"]),
+            onnx.helper.make_node("Identity", ["going"], ["going_on"]),
+        ],
+        "body",
+        [
+            onnx.helper.make_tensor_value_info("number", onnx.TensorProto.INT64, []),
+            onnx.helper.make_tensor_value_info("going", boolean, []),
+            onnx.helper.make_tensor_value_info("before", floats, shape),
+        ],
+        [
+            onnx.helper.make_tensor_value_info("going_on", boolean, []),
+            onnx.helper.make_tensor_value_info("after", floats, shape),
+        ],
+    )
+    made = [
+        onnx.helper.make_node("ConstantOfShape", ["shape"], ["first"]),
+        onnx.helper.make_node("Loop", ["times", "yes", "first"], ["matrix"], body=body),
+    ]
+    return hostile(made, shape=shape, times=1 << 62, yes=True)
+
+
+def most_memory() -> int:
+    """The most bytes that this process has ever held."""
+    (kib,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kib) << 10
+
+
+def trials(server: int) -> list[int]:
+    """The child processes in which a process tries models."""
+    children = " ".join(file.read_text() for file in Path(f"/proc/{server}/task").glob("*/children")).split()
+    return [int(child) for child in children if b"trial" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def is_running(process: int) -> bool:
+    """Whether a process exists, and has not ended."""
+    status = Path(f"/proc/{process}/status")
+    return status.exists() and not re.search(r"^State:\s+Z", status.read_text(), re.MULTILINE)
+
+
+def refusal(running: Running, code: grpc.StatusCode) -> str:
+    with pytest.raises(ClientError) as error:
+        running.client.load_model("hostile")
+    assert error.value.code is code
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "seconds", "reason"),
+    [
+        pytest.param(large(LARGER), LONG, "Failed to allocate memory", id="large"),
+        pytest.param(endless(), 3.0, "it takes longer", id="slow"),
+        pytest.param(onnx_models.aborting(), LONG, "SIGABRT", id="fatal"),
+    ],
+)
+def test_a_hostile_file_is_refused_with_the_reason_and_costs_the_server_nothing(
+    repository: Repository, start: Start, model: onnx.ModelProto, seconds: float, reason: str
+) -> None:
+    running = start("explicit", trial_load_seconds=seconds, trial_load_mib=MIB)
+    repository.publish("hostile", model=model)
+    before = most_memory()
+    problem = refusal(running, grpc.StatusCode.FAILED_PRECONDITION)
+    assert reason in problem
+    assert f"--trial-load-seconds {seconds:g}, --trial-load-mib {MIB}" in problem
+    assert most_memory() - before < MIB << 20
+    assert running.index() == [("hostile", 1, "UNAVAILABLE")]
+
+
+def test_polling_serves_files_that_pass_and_goes_on_with_those_from_before(
+    repository: Repository, start: Start
+) -> None:
+    repository.remove("two")
+    running = start("poll", trial_load_seconds=LONG)
+    repository.spoil("one", 2)
+    repository.publish("two", 2)
+    running.poll()
+    assert (running.answer("one"), running.answer("two")) == (1, 2)
+    (failed,) = [one for one in running.server.state().versions if one.state == "UNAVAILABLE"]
+    assert (failed.name, failed.version) == ("one", "2")
+
+
+def test_a_version_that_changes_during_its_trial_is_not_loaded(repository: Repository, start: Start) -> None:
+    """Else the file that is loaded could be another than the one that was tried."""
+
+    loaded: list[object] = []
+    file = repository.publish("hostile")
+    running = start("explicit", trial_load_seconds=LONG, on_load=loaded.append)
+    call = running.in_thread(lambda: running.client.load_model("hostile"))
+    until(lambda: trials(os.getpid()))
+    (trial,) = trials(os.getpid())
+    os.kill(trial, signal.SIGSTOP)
+    file.write_bytes(onnx_models.shifted(2).SerializeToString())
+    os.kill(trial, signal.SIGCONT)
+    error = call.exception()
+    assert isinstance(error, ClientError)
+    assert error.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert "changed while it was loaded" in str(error)
+    assert loaded == []
+
+
+def test_a_stop_ends_a_trial(repository: Repository, start: Start) -> None:
+    repository.publish("hostile", model=endless())
+    running = start("explicit", trial_load_seconds=LONG)
+    call = running.in_thread(lambda: running.client.load_model("hostile"))
+    until(lambda: trials(os.getpid()))
+    began = time.monotonic()
+    running.server.stop(grace=LONG)
+    assert time.monotonic() - began < LONG / 2
+    error = call.exception()
+    assert isinstance(error, ClientError)
+    assert error.code is grpc.StatusCode.UNAVAILABLE
+    assert trials(os.getpid()) == []
+
+
+def test_a_trial_ends_by_itself_if_its_server_was_killed(repository: Repository) -> None:
+    """Else it would compute for ever."""
+    repository.publish("hostile", model=endless())
+    options = ("--port", "0", "--model-control", "explicit", "--trial-load-seconds", "1")
+    with (
+        serving("--models", str(repository.folder), *options) as server,
+        Client(server.wait_until_ready()) as client,
+        ThreadPoolExecutor(1) as caller,
+    ):
+        call = caller.submit(client.load_model, "hostile")
+        until(lambda: trials(server.process.pid))
+        (trial,) = trials(server.process.pid)
+        server.signal(signal.SIGKILL)
+        assert isinstance(call.exception(), ClientError)
+        try:
+            assert is_running(trial)
+            until(lambda: not is_running(trial))
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(trial, signal.SIGKILL)

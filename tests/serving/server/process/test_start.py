@@ -1,0 +1,205 @@
+"""How ``hangtag serve`` starts: what it says, what it needs, and the one line of an error for what it cannot do."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.kit import onnx_models
+from tests.kit.command import TIMEOUT, Serving, environment, hangtag, last_line, serving
+
+pytestmark = pytest.mark.slow
+
+WITHOUT_PACKAGE = """
+import sys
+sys.modules[sys.argv.pop(1)] = None
+from hangtag.cli import main
+main()
+"""
+IMPORTED_WITHOUT_HTTP = """
+import sys
+from pathlib import Path
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.server import Server
+with Server(ServerConfig(models=Path(sys.argv[1]), port=0, http_port=-1)): pass
+print(*(name for name in ("uvicorn", "starlette", "torch") if name in sys.modules))
+"""
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A server for tests that leave it as it was; its port comes from a variable."""
+    folder = tmp_path_factory.mktemp("models")
+    onnx_models.publish(folder, "gather", onnx_models.gather())
+    with serving("--models", str(folder), HANGTAG_SERVE_PORT="0") as server:
+        server.wait_until_ready()
+        yield server
+
+
+@contextmanager
+def taken_port() -> Iterator[int]:
+    """A port at which another program listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield taken.getsockname()[1]
+
+
+def failure(*arguments: str) -> str:
+    """The line of ``hangtag serve`` that says why it cannot start; there is no traceback."""
+    result = hangtag("serve", *arguments)
+    assert result.returncode == 1
+    return last_line(result.stderr)
+
+
+def python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment(), check=False)
+
+
+def test_the_port_may_come_from_a_variable_and_the_log_has_all_addresses(started: Serving) -> None:
+    address = started.wait_until_ready()
+    assert address.startswith("127.0.0.1:")
+    assert not address.endswith(":8001")
+    assert 'hangtag_model_ready{model="gather",version="1"} 1.0' in started.metrics()
+
+
+def test_the_error_names_the_file_that_is_missing_or_broken(
+    models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    nowhere, empty = models / "nowhere", tmp_path_factory.mktemp("empty")
+    assert failure("--models", str(nowhere), "--port", "0").startswith(f"Error: {nowhere} is not a folder. ")
+    assert failure("--models", str(empty), "--port", "0").startswith(f"Error: {empty} holds no model")
+    file = onnx_models.publish(models, "broken", onnx_models.gather())
+    file.write_bytes(file.read_bytes()[:50])
+    refused = failure("--models", str(models), "--port", "0")
+    assert refused.startswith(f"Error: {file} cannot be loaded by ONNX Runtime")
+
+
+def test_values_that_do_not_fit_together_are_explained(models: Path) -> None:
+    refused = failure("--models", str(models), "--max-batch-size", "512")
+    assert refused.startswith("Error: --max-queue-size (256) is below --max-batch-size (512)")
+
+
+def test_what_is_dangerous_or_names_nothing_is_a_warning(models: Path) -> None:
+    options = ("--models", str(models), "--port", "0", "--transport", "grpc")
+    limits = [word for each in ("gather=8", "gahter=8", "another=4") for word in ("--model-max-batch-size", each)]
+    trace = {"GRPC_TRACE": "http"}  # gRPC prints headers then, unless its verbosity is lower, as by default
+    with serving(*options, "--host", "0.0.0.0", *limits, **trace, GRPC_VERBOSITY="info") as server:
+        server.wait_until_ready()
+        warnings = [line for line in server.log if "level=warning" in line]
+        (beyond,) = (line for line in warnings if "LISTENING BEYOND LOOPBACK" in line)
+        assert "anybody may call (set --token-file) and all can be read on" in beyond
+        (unknown,) = (line for line in warnings if "--model-max-batch-size names models" in line)
+        assert "gahter" in unknown
+        assert "another" in unknown
+        assert "gather" not in unknown
+        assert any("GRPC_TRACE IS SET" in line for line in warnings)
+    with serving(*options, "--model-max-batch-size", "gather=8", **trace) as server:
+        server.wait_until_ready()
+        assert not any("level=warning" in line for line in server.log)
+
+
+@pytest.mark.parametrize(
+    ("option", "what"), [("--port", ""), ("--http-port", " for HTTP"), ("--metrics-port", " for metrics")]
+)
+def test_a_port_in_use_is_named(models: Path, option: str, what: str) -> None:
+    ports = {"--port": "0", "--http-port": "0", "--metrics-port": "0"}
+    with taken_port() as port:
+        ports[option] = str(port)
+        refused = failure("--models", str(models), *(word for pair in ports.items() for word in pair))
+    assert refused.startswith(f"Error: cannot listen on 127.0.0.1:{port}{what}: another program has the port")
+
+
+def test_http_and_metrics_can_be_turned_off(models: Path) -> None:
+    with serving("--models", str(models), "--port", "0", "--http-port", "-1", "--metrics-port", "-1") as server:
+        assert " http=" not in server.wait_for("ready")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert not any("event=metrics" in line for line in server.log)
+
+
+@pytest.mark.parametrize("module", ["uvicorn", "starlette", "httptools", "python_multipart"])
+def test_a_package_that_is_missing_for_http_is_named(models: Path, module: str) -> None:
+    result = python(WITHOUT_PACKAGE, module, "serve", "--models", str(models), "--port", "0")
+    assert result.returncode == 1
+    refused = last_line(result.stderr)
+    assert f"Python package '{module}'" in refused
+    assert "pip install '.[rest]'" in refused
+
+
+def test_a_server_without_http_imports_neither_what_http_needs_nor_torch(models: Path) -> None:
+    result = python(IMPORTED_WITHOUT_HTTP, str(models))
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "")
+
+
+def test_the_process_has_no_torch(models: Path) -> None:
+    """By its memory, since a library can bring another without Python's knowledge."""
+    command = [sys.executable, "-m", "hangtag", "serve", "--models", str(models), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stderr
+        try:
+            assert any("event=ready " in line for line in process.stderr)
+            mapped = Path(f"/proc/{process.pid}/maps").read_text()
+        finally:
+            process.kill()
+    assert "onnxruntime" in mapped
+    assert "torch" not in mapped
+
+
+def test_the_command_that_shows_which_server_has_the_port_works(started: Serving) -> None:
+    port = started.wait_until_ready().rpartition(":")[2]
+    suggested = re.search(
+        r"see 'hangtag ([^']*)'", failure("--models", str(Path(__file__).parents[4] / "models"), "--port", port)
+    )
+    assert suggested
+    assert hangtag(*suggested[1].split()).stdout == f"the server at 127.0.0.1:{port} is ready\n"
+
+
+@pytest.mark.parametrize("option", ["--port", "--http-port", "--metrics-port"])
+def test_a_privileged_port_names_the_permission_that_is_missing(models: Path, option: str) -> None:
+    """Made to happen: the command runs without the capability that root usually has."""
+    first = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    if first <= 81:
+        pytest.skip(f"this kernel lets everybody bind ports from {first} on")
+    ports = {"--port": "0", "--http-port": "0", "--metrics-port": "0"} | {option: "81"}
+    result = subprocess.run(
+        [
+            *(("setpriv", "--bounding-set", "-net_bind_service") if os.geteuid() == 0 else ()),
+            *(sys.executable, "-m", "hangtag", "serve", "--models", str(models)),
+            *(word for pair in ports.items() for word in pair),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        env=environment(),
+        check=False,
+    )
+    assert result.returncode == 1
+    line = last_line(result.stderr)
+    assert line.startswith("Error: cannot listen on 127.0.0.1:81")
+    assert "permission is missing" in line
+    assert f"Choose another port with {option} (0 picks a free one" in line
+
+
+def test_an_address_of_another_machine_is_named(models: Path) -> None:
+    refused = failure("--models", str(models), "--host", "192.0.2.1", "--metrics-port", "-1")
+    assert "cannot listen on 192.0.2.1:8001: the address is not this machine's" in refused
+
+
+def test_health_returns_as_soon_as_a_later_server_is_ready(models: Path) -> None:
+    with taken_port() as port:
+        pass
+    with serving("--models", str(models), "--port", str(port)) as server:
+        # Its first attempts come while the server still imports.
+        result = hangtag("health", "--server", f"127.0.0.1:{port}", "--wait", "30", "--model", "gather")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout == f"gather at 127.0.0.1:{port} is ready\n"
+        server.wait_until_ready()

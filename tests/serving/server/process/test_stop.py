@@ -1,0 +1,154 @@
+"""Signals to ``hangtag serve``, whatever it is called over: it ends, and finishes first what it has accepted."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2_grpc
+from tests.kit import onnx_models
+from tests.kit.command import TIMEOUT, Serving, serving
+from tests.kit.live import index, outputs, request
+from tests.kit.over_http import HTTP, inference_over_http
+from tests.kit.waiting import until
+from tests.serving.server.process.slow_model import slow
+
+pytestmark = pytest.mark.slow
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+TRANSPORTS = pytest.mark.parametrize("transport", ["native", "grpc", HTTP])
+STOPPING = "the server is stopping and takes no new requests; try another replica"
+CALLERS = 8
+
+
+@pytest.fixture
+def models(models: Path) -> Path:
+    onnx_models.publish(models, "slow", slow())
+    return models
+
+
+@contextmanager
+def started(models: Path, transport: str, *options: str) -> Iterator[Serving]:
+    ports = ("--port", "0", "--transport", "grpc" if transport == HTTP else transport)
+    with serving("--models", str(models), *ports, *options) as server:
+        server.wait_until_ready()
+        yield server
+
+
+@contextmanager
+def calling(server: Serving, transport: str) -> Iterator[Any]:
+    """The service's methods over a connection of its own."""
+    if transport == HTTP:
+        yield inference_over_http(server.wait_for("ready").partition(" http=")[2].split()[0])
+        return
+    with grpc.insecure_channel(server.wait_until_ready(), OWN_CONNECTION) as channel:
+        yield inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+def rounds_of(stub: Any, seconds: float) -> int:
+    """How many rounds of the slow model take about so long."""
+    began = time.monotonic()
+    stub.ModelInfer(request("slow", rounds=np.array([1000])), timeout=TIMEOUT)
+    return round(1000 * seconds / (time.monotonic() - began))
+
+
+def calls_in_flight(stub: Any, server: Serving, rounds: int) -> list[Any]:
+    """Two calls that the server has accepted: it computes one, and one is queued. None where they ended meanwhile."""
+    sent = request("slow", rounds=np.array([rounds]))
+    calls = [stub.ModelInfer.future(sent, timeout=TIMEOUT) for _ in range(2)]
+    queued = 'nv_inference_pending_request_count{model="slow",version="1"} 1.0'
+    while not any(call.done() for call in calls):
+        if queued in server.metrics():
+            return calls
+    assert [outputs(call.result())["done"].tolist() for call in calls] == [[rounds]] * 2
+    return []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_it_logs_that_it_is_ready_answers_and_ends_on_a_signal(models: Path, number: signal.Signals) -> None:
+    with started(models, "native") as server:
+        with calling(server, "native") as stub:
+            assert outputs(stub.ModelInfer(request("gather", index=index(2)), timeout=TIMEOUT))["value"] == [20]
+        server.signal(number)
+        assert server.wait() == 0
+    assert f"signal={number.name}" in server.wait_for("stopping")
+    assert server.wait_for("stopped")
+    assert all("event=" in line for line in server.log), "each line of the log is a record"
+
+
+@TRANSPORTS
+def test_a_call_in_flight_is_finished_first(models: Path, transport: str) -> None:
+    with started(models, transport, "--instances", "1") as server, calling(server, transport) as stub:
+        rounds = rounds_of(stub, 0.5)
+        while not (calls := calls_in_flight(stub, server, rounds)):  # a busy machine takes longer to look
+            rounds *= 2
+        server.signal(signal.SIGTERM)
+        server.wait_for("stopping")
+        assert [outputs(call.result())["done"].tolist() for call in calls] == [[rounds]] * 2
+        assert server.wait() == 0
+
+
+@TRANSPORTS
+def test_a_signal_under_load_loses_no_call_that_was_accepted(models: Path, transport: str) -> None:
+    """Each caller's call in flight is answered, and the next one is refused in words or finds nobody."""
+    answered: list[int] = []
+    ends: list[tuple[grpc.StatusCode, str]] = []
+    with started(models, transport) as server:
+
+        def call(number: int) -> None:
+            with calling(server, transport) as stub:
+                while True:
+                    try:
+                        answer = stub.ModelInfer(request("slow", rounds=np.array([200])), timeout=TIMEOUT)
+                    except grpc.RpcError as error:
+                        ends.append((error.code(), error.details() or ""))
+                        return
+                    assert outputs(answer)["done"].tolist() == [200]
+                    answered.append(number)
+
+        callers = [threading.Thread(target=call, args=(number,)) for number in range(CALLERS)]
+        for caller in callers:
+            caller.start()
+        until(lambda: ends or {*answered} == {*range(CALLERS)}, TIMEOUT)
+        assert not ends
+        server.signal(signal.SIGTERM)
+        for caller in callers:
+            caller.join(TIMEOUT)
+        assert server.wait() == 0
+    assert len(ends) == CALLERS
+    unavailable = grpc.StatusCode.UNAVAILABLE
+    if transport == "native":  # its connections outlive the calls in flight, so no call ends with one
+        assert ends == [(unavailable, STOPPING)] * CALLERS
+    elif transport == HTTP:
+        assert all(end == (unavailable, STOPPING) or "Connection refused" in end[1] for end in ends), ends
+    else:  # a call that is just arriving is CANCELLED, and a later one finds nobody
+        assert {code for code, _ in ends} <= {unavailable, grpc.StatusCode.CANCELLED}
+    assert not any("Traceback" in line for line in server.log)
+
+
+@TRANSPORTS
+def test_a_second_signal_ends_it_at_once(models: Path, transport: str) -> None:
+    with started(models, transport) as server, calling(server, transport) as stub:
+        call = stub.ModelInfer.future(request("slow", rounds=np.array([2**40])), timeout=TIMEOUT)
+        assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
+        server.signal(signal.SIGTERM)
+        server.wait_for("stopping")
+        assert not call.done()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 1
+        assert call.exception(TIMEOUT).code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_signal_right_after_ready_is_not_lost(models: Path) -> None:
+    for _ in range(2):
+        with serving("--models", str(models), "--port", "0") as server:
+            server.wait_for("ready")
+            server.signal(signal.SIGTERM)
+            assert server.wait() == 0

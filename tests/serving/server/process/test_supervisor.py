@@ -1,0 +1,207 @@
+"""A supervisor in this process, with real workers of which one hangs, stops, or has less than the other."""
+
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import structlog.testing
+
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2_grpc
+from hangtag.serving.server.config.limits import Limits
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import NotFoundError, StartError
+from hangtag.serving.server.process.workers.supervisor import Supervisor
+from tests.kit import onnx_models
+from tests.kit.command import TIMEOUT
+from tests.kit.live import outputs, request
+from tests.kit.waiting import until
+from tests.serving.server.process.slow_model import slow
+from tests.serving.server.process.two_workers import OWN_CONNECTION
+
+pytestmark = pytest.mark.slow
+
+HANG_SECONDS = 8.0
+"""Longer than a worker's imports take on a busy machine: until these are done it answers nothing."""
+LIMITS = Limits(
+    worker_check_seconds=0.05,
+    worker_answer_seconds=0.2,
+    worker_restart_seconds=0.001,
+    worker_hang_seconds=HANG_SECONDS,
+)
+
+
+@contextmanager
+def supervising(models: Path, **settings: Any) -> Iterator[Supervisor]:
+    settings = {"model_control": "explicit", "load_model": ("gather",), "limits": LIMITS, **settings}
+    supervised = Supervisor(ServerConfig(models=models, port=0, http_port=-1, workers=2, **settings))
+    supervised.start()
+    try:
+        yield supervised
+    finally:
+        supervised.stop(grace=0)
+
+
+@pytest.fixture(autouse=True)
+def _workers_find_hangtag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[4]))
+
+
+def pid(number: int) -> int:
+    """The process of the worker in this place; 0 while there is none."""
+    pids = [child.pid for child in multiprocessing.active_children() if child.name == f"worker-{number}"]
+    return pids[0] or 0 if pids else 0
+
+
+def wait_until_replaced(supervised: Supervisor, number: int, before: int) -> None:
+    until(lambda: pid(number) not in (0, before) and supervised.workers().running == 2, TIMEOUT)
+
+
+def instances(supervised: Supervisor) -> dict[str, int]:
+    """How many batches of each model are computed at once, in all workers that answer."""
+    return {version.name: version.instances for version in supervised.state().versions}
+
+
+def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_models(models: Path) -> None:
+    onnx_models.publish(models, "text", onnx_models.text())
+    with supervising(models) as supervised:
+        before, hanging = instances(supervised), pid(1)
+        os.kill(hanging, signal.SIGSTOP)
+        began = time.monotonic()
+        assert instances(supervised) == before  # of the worker that hangs, what it had said last
+        assert time.monotonic() - began < HANG_SECONDS / 2
+        with structlog.testing.capture_logs() as logs:
+            supervised.load("text")  # the first worker loads it, and the second one cannot follow
+            wait_until_replaced(supervised, 1, hanging)
+        reasons = [line["reason"] for line in logs if line["event"] == "worker ended"]
+        assert reasons == ["worker 1 ended with signal 9"]
+        assert supervised.ready
+        assert supervised.workers().restarts == 1
+        until(lambda: instances(supervised) == {"gather": before["gather"], "text": before["gather"]}, TIMEOUT)
+
+
+def test_a_worker_that_hangs_before_it_listens_is_replaced_too(models: Path) -> None:
+    with supervising(models) as supervised:
+        first = pid(0)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: pid(0) not in (0, first), TIMEOUT)
+        hanging = pid(0)
+        os.kill(hanging, signal.SIGSTOP)
+        wait_until_replaced(supervised, 0, hanging)
+        assert supervised.workers().restarts == 2
+
+
+def test_a_worker_that_hangs_at_the_first_start_ends_the_server(models: Path) -> None:
+    limits = Limits(worker_check_seconds=0.05, worker_hang_seconds=1)
+    supervised = Supervisor(ServerConfig(models=models, port=0, http_port=-1, workers=1, limits=limits))
+    failures: list[str] = []
+
+    def start() -> None:
+        with pytest.raises(StartError) as failure:
+            supervised.start()
+        failures.append(str(failure.value))
+
+    starting = threading.Thread(target=start)
+    starting.start()
+    until(lambda: pid(0))
+    os.kill(pid(0), signal.SIGSTOP)
+    starting.join(TIMEOUT)
+    assert failures == ["worker 0 ended with signal 9"]
+
+
+def test_a_first_worker_that_the_system_does_not_start_is_an_error_of_the_start(models: Path) -> None:
+    supervised = Supervisor(ServerConfig(models=models, port=0, http_port=-1, workers=2))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        with pytest.raises(StartError, match=r"no process can be started for worker 0: .*Too many open files"):
+            supervised.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_worker_that_stops_leaves_a_change_to_the_other_and_goes_on_with_its_calls(models: Path, number: int) -> None:
+    onnx_models.publish(models, "slow", slow())
+    onnx_models.publish(models, "text", onnx_models.text())
+    settings = {"load_model": ("gather", "slow"), "instances": 1}
+    with ExitStack() as stack:
+        logs = stack.enter_context(structlog.testing.capture_logs())
+        supervised = stack.enter_context(supervising(models, **settings))
+        (address,) = [line["address"] for line in logs if line["event"] == "ready"]
+        channels = [stack.enter_context(grpc.insecure_channel(address, OWN_CONNECTION)) for _ in range(16)]
+        stubs = [inference_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in channels]
+        began = time.monotonic()
+        stubs[0].ModelInfer(request("slow", rounds=np.array([1000])), timeout=TIMEOUT)
+        rounds = round(300 / (time.monotonic() - began))  # about 0.3 seconds of work: each worker has some of it to do
+        calls = [stub.ModelInfer.future(request("slow", rounds=np.array([rounds])), timeout=TIMEOUT) for stub in stubs]
+        assert all(stub.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT).ready for stub in stubs)
+        stopping = pid(number)
+        os.kill(stopping, signal.SIGTERM)
+        until(lambda: not all(stub.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT).ready for stub in stubs))
+        supervised.load("text")
+        assert pid(number) == stopping
+        assert [outputs(call.result())["done"].tolist() for call in calls] == [[rounds]] * 16
+        wait_until_replaced(supervised, number, stopping)
+        reasons = [line["reason"] for line in logs if line["event"] == "worker ended"]
+        assert reasons == [f"worker {number} ended with exit code 0"]
+        until(lambda: instances(supervised) == {"gather": 2, "slow": 2, "text": 2}, TIMEOUT)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_model_that_only_one_worker_serves_can_be_unloaded(models: Path, number: int) -> None:
+    """Its folder is gone, and a worker was replaced by one that starts without it."""
+    onnx_models.publish(models, "text", onnx_models.text())
+    with supervising(models, instances=1) as supervised:
+        supervised.load("text")
+        shutil.rmtree(models / "text")
+        before = pid(number)
+        os.kill(before, signal.SIGKILL)
+        wait_until_replaced(supervised, number, before)
+        assert instances(supervised) == {"gather": 2, "text": 1}
+        supervised.unload("text")
+        assert instances(supervised) == {"gather": 2}
+        with pytest.raises(NotFoundError, match="there is nothing to unload"):
+            supervised.unload("text")
+
+
+def test_a_route_without_its_shadow_is_loaded_in_every_worker(models: Path) -> None:
+    for name in ("one", "two"):
+        onnx_models.publish(models, name, onnx_models.doubled("batch", "batch"))
+    (models / "both").mkdir()
+    (models / "both/route.toml").write_text('split = {one = 100}\nshadow = {model = "two", share = 1}')
+    with supervising(models, instances=1) as supervised:
+        supervised.load("one")
+        supervised.load("both")
+        assert instances(supervised) == {"gather": 2, "one": 2, "both": 2}
+
+
+def test_the_repository_is_not_polled_while_a_worker_is_missing(models: Path) -> None:
+    """A version that ends the worker that loads it leaves the others."""
+
+    def versions() -> list[str]:
+        return [version.version for version in supervised.state().versions]
+
+    poll = {"model_control": "poll", "poll_seconds": 0.1, "load_model": ()}
+    with supervising(models, **poll) as supervised:
+        first = pid(0)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: pid(0) not in (0, first), TIMEOUT)
+        os.kill(pid(0), signal.SIGSTOP)
+        onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
+        ends = time.monotonic() + 1.0  # ten times poll_seconds
+        until(lambda: versions() != ["1"] or time.monotonic() > ends)
+        assert versions() == ["1"]
+        os.kill(pid(0), signal.SIGCONT)
+        until(lambda: versions() == ["2"], TIMEOUT)

@@ -1,0 +1,130 @@
+"""``hangtag serve --workers 2`` in real processes, which share their ports, statistics and models."""
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from hangtag.protos import inference_pb2 as pb
+from tests.kit import onnx_models
+from tests.kit.command import TIMEOUT, Serving, hangtag
+from tests.kit.live import failure, index, request
+from tests.kit.rest import Rest
+from tests.serving.server.process.two_workers import (
+    TRANSPORTS,
+    Stub,
+    ask,
+    connections,
+    metrics,
+    pids,
+    stop,
+    two_workers,
+)
+
+pytestmark = pytest.mark.slow
+
+
+def answered(stub: Stub) -> int:
+    (statistics,) = stub.ModelStatistics(pb.ModelStatisticsRequest(name="gather"), timeout=TIMEOUT).model_stats
+    return int(statistics.inference_stats.success.count)
+
+
+@TRANSPORTS
+def test_both_take_calls_and_each_reports_the_statistics_of_both(models: Path, transport: str) -> None:
+    with two_workers(models, "--transport", transport) as server:
+        assert len(pids(server)) == 2
+        with connections(server, 16) as stubs:
+            assert [ask(stub) for stub in stubs] == [20] * 16
+            assert {answered(stub) for stub in stubs} == {16}
+            assert metrics(server) == {
+                "nv_inference_count": 16,
+                "hangtag_transport": 2,
+                "hangtag_workers": 2,
+                "hangtag_workers_wanted": 2,
+                "hangtag_worker_restarts_total": 0,
+            }
+        stop(server)
+        for pid in pids(server):
+            assert not Path(f"/proc/{pid}").exists()
+
+
+def test_both_share_the_http_port_and_each_has_the_metrics_of_both(models: Path) -> None:
+    with two_workers(models) as server:
+        (address,) = re.findall(r" http=(\S+)", server.wait_for("ready"))
+        with ExitStack() as stack:
+            rests = [stack.enter_context(Rest(address)) for _ in range(16)]
+            answers = [rest.infer(request("gather", index=index(2))) for rest in rests]
+            assert [answer.outputs["value"].item() for answer in answers] == [20] * 16
+            counts = {
+                sample.value
+                for rest in rests
+                for family in text_string_to_metric_families(rest.get("/metrics").body.decode())
+                for sample in family.samples
+                if sample.name == "nv_inference_count"
+            }
+            assert counts == {16}
+            (workers,) = re.findall(r"^hangtag_workers (\S+)$", rests[0].get("/metrics").body.decode(), re.MULTILINE)
+            assert float(workers) == 2
+            of_each = {rest.get("/v2/models/gather/stats").json["model_stats"][0]["inference_count"] for rest in rests}
+            assert of_each == {16}
+        refused = hangtag("serve", "--models", str(models), "--port", "0", "--http-port", address.rpartition(":")[2])
+        assert refused.returncode == 1
+        assert f"cannot listen on {address} for HTTP: another program has the port" in refused.stderr
+        stop(server)
+
+
+def test_load_and_unload_calls_reach_both(models: Path) -> None:
+    with two_workers(models, "--model-control", "explicit") as server, connections(server, 16) as stubs:
+        first = stubs[0]
+        load = pb.RepositoryModelLoadRequest(model_name="gather")
+        first.RepositoryModelLoad(load, timeout=TIMEOUT, wait_for_ready=True)
+        assert [ask(stub) for stub in stubs] == [20] * 16
+        (models / "gather/2").mkdir()
+        (models / "gather/2/model.onnx").write_bytes(b"broken")
+        code, message = failure(lambda: first.RepositoryModelLoad(load, timeout=TIMEOUT))
+        assert (code, "gather/2/model.onnx cannot be loaded" in message) == (grpc.StatusCode.FAILED_PRECONDITION, True)
+        assert [ask(stub) for stub in stubs] == [20] * 16
+        first.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="gather"), timeout=TIMEOUT)
+        for stub in stubs:
+            assert failure(lambda stub=stub: ask(stub))[0] is grpc.StatusCode.NOT_FOUND  # type: ignore[misc]
+        stop(server)
+
+
+@pytest.mark.parametrize("broken", [True, False], ids=["a broken model", "no model"])
+def test_an_error_at_the_start_is_one_line(models: Path, broken: bool) -> None:
+    file = models / "gather/1/model.onnx"
+    file.write_bytes(b"broken") if broken else file.unlink()
+    result = hangtag("serve", "--models", str(models), "--port", "0", "--workers", "2")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert f"{models}/gather" in error
+
+
+@pytest.fixture(scope="module")
+def polled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, Path]]:
+    """Two workers that follow their repository, and the repository."""
+    models = tmp_path_factory.mktemp("models")
+    onnx_models.publish(models, "gather", onnx_models.gather())
+    with two_workers(models, "--model-control", "poll", "--poll-seconds", "0.1") as server:
+        yield server, models
+        stop(server)
+
+
+def test_polling_reaches_both(polled: tuple[Serving, Path]) -> None:
+    server, models = polled
+    onnx_models.publish(models, "text", onnx_models.text())
+    server.wait_for_count('"model loaded"', 4)
+
+
+def test_a_port_that_another_server_shares_is_refused(polled: tuple[Serving, Path]) -> None:
+    server, models = polled
+    port = server.wait_until_ready().rpartition(":")[2]
+    for workers in ("1", "2"):
+        result = hangtag("serve", "--models", str(models), "--port", port, "--workers", workers)
+        assert result.returncode == 1
+        assert f"cannot listen on 127.0.0.1:{port}: another program has the port" in result.stderr

@@ -1,0 +1,222 @@
+"""What a server counts: histograms, the counters of a model, and the sums over processes."""
+
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hangtag.serving.server.telemetry.histogram import SECONDS_BOUNDS, BucketHistogram, HistogramRecorder
+from hangtag.serving.server.telemetry.model_statistics import (
+    BatchCounters,
+    Counters,
+    Duration,
+    ModelStatistics,
+    Timings,
+)
+from hangtag.serving.server.telemetry.server_state import LOADING, READY, UNAVAILABLE, ServerState, VersionState, total
+
+BOUNDS = (1.0, 2.0, 4.0)
+
+
+def test_a_value_counts_at_the_first_bound_that_it_does_not_exceed() -> None:
+    tally = HistogramRecorder(BOUNDS)
+    for value in (0.0, 1.0, 1.5, 2.0, 4.0, 4.1, 100.0):
+        tally.add(value)
+    assert tally.histogram() == BucketHistogram(BOUNDS, (2, 2, 1, 2), 112.6)
+    assert tally.histogram().count == 7
+
+
+def test_many_values_at_once_count_as_each_alone() -> None:
+    values = np.concatenate([np.random.default_rng(0).random(1000) * 5, [0.0, 1.0, 2.0, 4.0, 100.0]])
+    alone, together = HistogramRecorder(BOUNDS), HistogramRecorder(BOUNDS)
+    for value in values:
+        alone.add(float(value))
+    together.add_all(values)
+    assert alone.histogram().counts == together.histogram().counts
+    assert alone.histogram().sum == pytest.approx(together.histogram().sum)
+
+
+def test_histograms_add_up() -> None:
+    one, another = BucketHistogram(BOUNDS, (1, 0, 2, 0), 9.0), BucketHistogram(BOUNDS, (0, 1, 1, 5), 50.0)
+    assert one + another == BucketHistogram(BOUNDS, (1, 1, 3, 5), 59.0)
+    assert one + BucketHistogram.empty(BOUNDS) == one
+
+
+def test_a_histogram_stays_as_it_was() -> None:
+    tally = HistogramRecorder(BOUNDS)
+    before = tally.histogram()
+    tally.add(1)
+    assert before.count == 0
+
+
+def test_a_new_model_has_counted_nothing() -> None:
+    counters = ModelStatistics().snapshot()
+    assert (counters.inference_count, counters.execution_count, counters.last_inference_ms) == (0, 0, 0)
+    assert counters.success == counters.fail == Duration(0, 0)
+    assert counters.batches == {}
+
+
+def test_a_batch_counts_its_requests_and_its_samples() -> None:
+    statistics = ModelStatistics()
+    before = time.time_ns() // 1_000_000
+    statistics.record_batch([Timings(1, 10, 100, 1000, 5), Timings(2, 10, 100, 1000, 5)])
+    counters = statistics.snapshot()
+    assert (counters.inference_count, counters.execution_count) == (5, 1)
+    assert before <= counters.last_inference_ms <= time.time_ns() // 1_000_000
+    assert counters.success == Duration(2, 3 + 2 * 1110)
+    assert counters.queue == Duration(2, 3)
+    assert counters.compute_input == Duration(2, 20)
+    assert counters.compute_infer == Duration(2, 200)
+    assert counters.compute_output == Duration(2, 2000)
+    assert counters.batches == {5: BatchCounters(Duration(1, 10), Duration(1, 100), Duration(1, 1000))}
+
+
+def test_batches_are_kept_by_size_and_failures_apart() -> None:
+    statistics = ModelStatistics()
+    for size in (1, 4, 4):
+        statistics.record_batch([Timings(0, 0, 7, 0, size)])
+    statistics.record_failure(9)
+    statistics.record_failure(1)
+    counters = statistics.snapshot()
+    assert {size: batches.compute_infer for size, batches in counters.batches.items()} == {
+        1: Duration(1, 7),
+        4: Duration(2, 14),
+    }
+    assert counters.fail == Duration(2, 10)
+    assert counters.success.count == 3
+
+
+def test_a_snapshot_stays_as_it_was() -> None:
+    statistics = ModelStatistics()
+    before = statistics.snapshot()
+    statistics.record_batch([Timings(0, 0, 0, 0, 1)])
+    assert before.execution_count == 0
+    assert before.batches == {}
+
+
+def test_threads_lose_no_count() -> None:
+    statistics = ModelStatistics()
+
+    def record() -> None:
+        for _ in range(500):
+            statistics.record_batch([Timings(1, 1, 1, 1, 2)])
+            statistics.record_failure(1)
+
+    threads = [threading.Thread(target=record) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counters = statistics.snapshot()
+    assert (counters.inference_count, counters.execution_count, counters.fail.count) == (4000, 2000, 2000)
+    assert counters.batches[2].compute_infer == Duration(2000, 2000)
+
+
+@pytest.mark.parametrize("requests", [1, 5, 100])
+def test_the_histograms_hold_each_request_and_each_batch(requests: int) -> None:
+    statistics = ModelStatistics()
+    statistics.record_batch([Timings(number * 1_000_000, 10, 100, 1000, 128) for number in range(requests)])
+    counters = statistics.snapshot()
+    seconds = [number / 1000 for number in range(requests)]
+    assert counters.queue_seconds.count == counters.request_seconds.count == counters.compute_seconds.count == requests
+    assert counters.queue_seconds.sum == pytest.approx(sum(seconds))
+    assert counters.request_seconds.sum == pytest.approx(sum(seconds) + requests * 1110e-9)
+    at_most_5_ms = sum(counters.queue_seconds.counts[: SECONDS_BOUNDS.index(5e-3) + 1])
+    assert at_most_5_ms == min(requests, 6)
+    assert (counters.batch_sizes.count, counters.batch_sizes.sum) == (1, 128)
+
+
+def test_the_counters_of_two_processes_add_up() -> None:
+    one, another, both = ModelStatistics(), ModelStatistics(), ModelStatistics()
+    for statistics in (one, both):
+        statistics.record_batch([Timings(1, 10, 100, 1000, 5), Timings(2, 10, 100, 1000, 5)])
+    for statistics in (another, both):
+        statistics.record_batch([Timings(7, 1, 2, 3, 1)])
+        statistics.record_failure(9)
+    total = one.snapshot() + another.snapshot()
+    assert replace(total, last_inference_ms=0) == replace(both.snapshot(), last_inference_ms=0)
+
+
+def counted(calls: int) -> Counters:
+    statistics = ModelStatistics()
+    for _ in range(calls):
+        statistics.record_batch([Timings(1, 1, 1, 1, 2)])
+    return statistics.snapshot()
+
+
+def failed(times: int) -> BucketHistogram:
+    return BucketHistogram(SECONDS_BOUNDS, (times, *[0] * len(SECONDS_BOUNDS)), 0.5 * times)
+
+
+def test_processes_add_up_by_model_and_version() -> None:
+    one = ServerState(
+        (VersionState("a", "1", READY, provider="CPU", instances=1, queued=2, max_queue_size=8, counters=counted(3)),),
+        {("a", "1", "INTERNAL"): failed(1)},
+        {("a", "ok"): 1},
+        {("native", "loopback"): 1},
+        shed={"a": 1, "": 2},
+    )
+    another = ServerState(
+        (
+            VersionState("a", "1", READY, provider="CPU", instances=1, queued=5, max_queue_size=8, counters=counted(4)),
+            VersionState("a", "2", READY, instances=1),
+        ),
+        {("a", "1", "INTERNAL"): failed(2), ("", "", "NOT_FOUND"): failed(9)},
+        {("a", "ok"): 2, ("b", "error"): 1},
+        {("native", "loopback"): 1, ("grpc", "--transport grpc"): 1},
+        shed={"a": 3, "b": 1},
+    )
+    both = total([one, another])
+    assert [(v.name, v.version, v.instances, v.queued) for v in both.versions] == [("a", "1", 2, 7), ("a", "2", 1, 0)]
+    assert both.versions[0].max_queue_size == 16
+    assert both.versions[0].counters.execution_count == 7
+    assert both.failures == {("a", "1", "INTERNAL"): failed(3), ("", "", "NOT_FOUND"): failed(9)}
+    assert both.loads == {("a", "ok"): 3, ("b", "error"): 1}
+    assert both.transports == {("native", "loopback"): 2, ("grpc", "--transport grpc"): 1}
+    assert both.shed == {"a": 4, "b": 1, "": 2}
+    assert total([]) == ServerState()
+
+
+def test_the_provider_comes_from_the_process_that_has_loaded_the_version() -> None:
+    ready = VersionState(
+        "a", "1", READY, provider="CUDA", requested_provider="auto", cuda_graphs=True, io_binding_failures=2
+    )
+    for both in (ready + VersionState("a", "1", LOADING), VersionState("a", "1", LOADING) + ready):
+        assert (both.requested_provider, both.provider, both.cuda_graphs) == ("auto", "CUDA", True)
+        assert both.io_binding_failures == 2
+    assert (ready + ready).io_binding_failures == 4
+
+
+def test_the_worse_state_of_two_processes_counts() -> None:
+    ready, broken = VersionState("a", "1", READY), VersionState("a", "1", UNAVAILABLE, "no model")
+    for both in (ready + broken, broken + ready):
+        assert (both.state, both.reason) == (UNAVAILABLE, "no model")
+    assert (ready + VersionState("a", "1", LOADING)).state == LOADING
+
+
+def test_a_process_that_ended_leaves_only_its_counters() -> None:
+    state = VersionState(
+        "a", "1", UNAVAILABLE, "no model", "CPU", instances=2, queued=7, max_queue_size=8, counters=counted(3)
+    )
+    done = ServerState(
+        (state,), {("a", "1", "INTERNAL"): failed(1)}, transports={("native", "loopback"): 1}
+    ).counts_only()
+    assert done.transports == {}
+    (left,) = done.versions
+    assert (left.instances, left.queued, left.max_queue_size, left.reason) == (0, 0, 0, "")
+    assert left.counters == state.counters
+
+
+def test_counts_of_versions_that_no_longer_serve_are_left_out() -> None:
+    state = ServerState(
+        (VersionState("a", "1", READY), VersionState("a", "2", READY)),
+        {("a", "1", "INTERNAL"): failed(1), ("a", "2", "INTERNAL"): failed(2), ("", "", "NOT_FOUND"): failed(3)},
+        {("a", "ok"): 2},
+    )
+    assert state.restricted_to({("a", "2")}) == ServerState(
+        (VersionState("a", "2", READY),),
+        {("a", "2", "INTERNAL"): failed(2), ("", "", "NOT_FOUND"): failed(3)},
+        {("a", "ok"): 2},
+    )
