@@ -18,7 +18,7 @@ from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
 from tests.kit import onnx_models, shipped
 from tests.kit.live import TIMEOUT, Array, LiveServer, failure, outputs, request
-from tests.kit.over_http import EVERY_TRANSPORT, live_server
+from tests.kit.over_http import EVERY_TRANSPORT, inference_over_http, live_server
 from tests.kit.rest import Rest
 from tests.kit.shipped import latest
 
@@ -245,17 +245,17 @@ def changing(tmp_path: Path, transport: str) -> Iterator[LiveServer]:
 
 
 class Load:
-    """Calls from several threads until ``stop``; each is checked."""
+    """Calls from two threads over gRPC and two over HTTP, inside the block; each is checked."""
 
     def __init__(self, live: LiveServer) -> None:
-        self._live = live
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self.ends: Counter[str] = Counter()
         """Status names -> calls that ended so."""
         self.problems: list[str] = []
-        self._threads = [threading.Thread(target=self._over_grpc, args=[seed]) for seed in range(2)]
-        self._threads += [threading.Thread(target=self._over_http, args=[seed]) for seed in range(2, 4)]
+        over_http = inference_over_http(live.server.http_address)
+        stubs = (live.inference, live.inference, over_http, over_http)
+        self._threads = [threading.Thread(target=self._call, args=each) for each in enumerate(stubs)]
 
     def __enter__(self) -> "Load":
         for thread in self._threads:
@@ -267,42 +267,23 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def _over_grpc(self, seed: int) -> None:
+    def _call(self, seed: int, inference: Any) -> None:
         draw = random.Random(seed)
         while not self._stop.is_set():
             sent = [samples(draw) for _ in range(IN_FLIGHT)]
             metadata = [(("x-user-id", draw.choice("abc")),) if draw.random() < 0.5 else () for _ in sent]
             futures = [
-                self._live.inference.ModelInfer.future(request("route", x=x), timeout=TIMEOUT, metadata=each)
+                inference.ModelInfer.future(request("route", x=x), timeout=TIMEOUT, metadata=each)
                 for x, each in zip(sent, metadata, strict=True)
             ]
-            for future in futures:
-                if draw.random() < 0.1:
-                    future.cancel()
+            cancelled = [future for future in futures if draw.random() < 0.1]
+            for future in cancelled:
+                future.cancel()
             for x, future in zip(sent, futures, strict=True):
-                try:
-                    response = future.result()
-                except grpc.FutureCancelledError:
-                    self._ended("CANCELLED")
-                except grpc.RpcError as error:
-                    self._ended(error.code().name)
-                else:
-                    self._check(x, outputs(response)["y"], dict(future.trailing_metadata()))
-                    self._ended("OK")
-
-    def _over_http(self, seed: int) -> None:
-        draw = random.Random(seed)
-        with Rest(self._live.server.http_address) as rest:
-            while not self._stop.is_set():
-                x = samples(draw)
-                response = rest.infer(request("route", x=x))
-                if response.status == 200:
-                    self._check(x, response.outputs["y"], response.headers)
-                self._ended({200: "OK", 429: "RESOURCE_EXHAUSTED"}.get(response.status, str(response.status)))
-
-    def _ended(self, status: str) -> None:
-        with self._lock:
-            self.ends[status] += 1
+                if future not in cancelled and (error := future.exception()) is None:
+                    self._check(x, outputs(future.result())["y"], dict(future.trailing_metadata()))
+                with self._lock:
+                    self.ends["CANCELLED" if future in cancelled else "OK" if error is None else error.code().name] += 1
 
     def _check(self, x: Array, y: Array, metadata: Mapping[str, str]) -> None:
         """Require that each sample has the answer of the member that the reply names."""
