@@ -15,9 +15,9 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.tracing import Tracing
 from tests.kit import onnx_models
 from tests.kit.certificates import TOKEN, Certificates
+from tests.kit.collector import PARENT, TRACE, TRACEPARENT
 from tests.kit.live import LiveServer, index, request
 from tests.kit.rest import Rest
-from tests.serving.server.transport.test_tracing import PARENT, TRACE, TRACEPARENT
 
 pytestmark = pytest.mark.slow
 
