@@ -14,8 +14,8 @@ import pytest
 from hangtag.serving.client import Classification, Client, ClientError
 from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
+from tests.kit.conversation import readers, wait_until_ended
 from tests.kit.kinds import Kind
-from tests.serving.server.transport.grpc.streams.conversation import readers, wait_until_ended
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 PIXELS = np.random.default_rng(8).integers(0, 256, (5, 28, 28), dtype=np.uint8)
