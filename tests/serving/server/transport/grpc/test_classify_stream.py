@@ -11,11 +11,10 @@ import pytest
 from PIL import Image
 
 from hangtag.protos import classifier_pb2 as pb
-from hangtag.serving.server.classification import image_preprocessing as images
 from hangtag.serving.server.config.server_config import ServerConfig
 from tests.kit import onnx_label_sets, onnx_models
+from tests.kit.conversation import Conversation
 from tests.kit.live import TIMEOUT, LiveServer, failure, index, request
-from tests.serving.server.transport.grpc.streams.conversation import Conversation
 
 pytestmark = pytest.mark.slow
 
@@ -71,26 +70,24 @@ def test_an_image_that_fails_is_answered_in_its_place(live: LiveServer) -> None:
 
 
 def test_images_of_a_stream_share_a_batch(own: LiveServer) -> None:
-    with own.gate("classifier") as gate:
+    with own.gates.closed("classifier") as gate:
         talk = Conversation(own.classifier.ClassifyStream, image(0))
-        gate.wait_until_queued()
         gate.wait_until_computing()
         talk.send(image(1), image(2), image(3))
-        gate.wait_until_queued(3)
+        own.wait_until_queued("classifier", 3)
         gate.open()
         answers = talk.finish()
     assert [answer.answer.timings.batch_size for answer in answers] == [1, 3, 3, 3]
 
 
 def test_images_of_a_cancelled_stream_are_not_computed(own: LiveServer) -> None:
-    with own.gate("classifier") as gate:
+    with own.gates.closed("classifier") as gate:
         call = own.classifier.Classify.future(image(0), timeout=TIMEOUT)
-        gate.wait_until_queued()
         gate.wait_until_computing()
         talk = Conversation(own.classifier.ClassifyStream, image(1), image(2))
-        gate.wait_until_queued(2)
+        own.wait_until_queued("classifier", 2)
         talk.call.cancel()
-        gate.wait_until_cancelled(2)
+        own.wait_until_queued("classifier", 0)
         gate.open()
         assert call.result()
         assert gate.batch_sizes == [1]
@@ -147,21 +144,10 @@ def sizes(tmp_path: Path) -> Any:
         yield server
 
 
-def test_a_file_is_converted_for_each_model_and_once_for_those_alike(
-    sizes: LiveServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_converted_for_each_model(sizes: LiveServer) -> None:
     photo = io.BytesIO()
     Image.fromarray(np.kron(PIXELS[1], np.ones((4, 4), np.uint8))).save(photo, "PNG")
-    decoded: list[int] = []
-    decode = images.preprocess
-
-    def noting(data: bytes, height: int, width: int, *, whole: bool) -> images.Pixels:
-        decoded.append(height)
-        return decode(data, height, width, whole=whole)
-
-    monkeypatch.setattr(images, "preprocess", noting)
     outcomes = compare(sizes, "small", "large", "twin", raw=None, encoded=photo.getvalue()).outcomes
-    assert decoded == [28, 64]
     for name, outcome in zip(("small", "large", "twin"), outcomes, strict=True):
         single = pb.ClassifyRequest(model_name=name, encoded=photo.getvalue(), top_k=5)
         assert_same(outcome.answer, alone(sizes, single))
@@ -202,24 +188,20 @@ def test_a_server_without_classifiers_says_so(tmp_path: Path) -> None:
             NOT_FOUND,
             "no served model classifies pictures; call them for inference instead",
         )
-        server.server._engine.stop_admission()
-        assert failure(lambda: compare(server))[0] is grpc.StatusCode.UNAVAILABLE
 
 
 def test_a_comparison_queries_its_models_at_once_and_is_dropped_when_cancelled(own_whole: LiveServer) -> None:
-    with own_whole.gate("classifier") as one, own_whole.gate("lstm") as other:
+    with own_whole.gates.closed("classifier") as one, own_whole.gates.closed("lstm") as other:
         calls = [own_whole.classifier.Classify.future(image(0, model_name=name)) for name in ("classifier", "lstm")]
         one.wait_until_computing()
         other.wait_until_computing()
-        one.wait_until_queued()
-        other.wait_until_queued()
         sent = pb.CompareRequest(raw=raw(PIXELS[0]))
         comparison = own_whole.classifier.Compare.future(sent, timeout=TIMEOUT)
-        one.wait_until_queued()
-        other.wait_until_queued()  # before the first has answered
+        own_whole.wait_until_queued("classifier", 1)
+        own_whole.wait_until_queued("lstm", 1)  # before the first has answered
         comparison.cancel()
-        one.wait_until_cancelled()
-        other.wait_until_cancelled()
+        own_whole.wait_until_queued("classifier", 0)
+        own_whole.wait_until_queued("lstm", 0)
         one.open()
         other.open()
         assert all(call.result() for call in calls)
@@ -228,12 +210,11 @@ def test_a_comparison_queries_its_models_at_once_and_is_dropped_when_cancelled(o
 
 
 def test_the_deadline_of_a_comparison_holds_for_every_model(own: LiveServer) -> None:
-    with own.gate("classifier") as gate:
+    with own.gates.closed("classifier") as gate:
         call = own.classifier.Classify.future(image(0))
-        gate.wait_until_queued()
         gate.wait_until_computing()
         assert failure(lambda: compare(own, timeout=0.5))[0] is grpc.StatusCode.DEADLINE_EXCEEDED
-        gate.wait_until_cancelled()
+        own.wait_until_queued("classifier", 0)
         gate.open()
         assert call.result()
         assert gate.batch_sizes == [1]

@@ -6,8 +6,8 @@ import grpc
 import numpy as np
 
 from hangtag.protos import inference_pb2 as pb
+from tests.kit.conversation import Conversation, gather, occupied, opened, value_of
 from tests.kit.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
-from tests.serving.server.transport.grpc.streams.conversation import Conversation, gather, occupied, opened, value_of
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -81,12 +81,12 @@ def test_a_failure_is_answered_in_its_place_and_the_stream_goes_on(live: LiveSer
 
 
 def test_requests_of_one_stream_share_batches_with_each_other_and_with_calls(own: LiveServer) -> None:
-    with own.gate("gather") as gate:
+    with own.gates.closed("gather") as gate:
         computing = occupied(own, gate)
         talk = opened(own, gather(1), gather(2), gather(3))
-        gate.wait_until_queued(3)
+        own.wait_until_queued("gather", 3)
         alone = own.inference.ModelInfer.future(request("gather", index=index(2)), timeout=TIMEOUT)
-        gate.wait_until_queued()
+        own.wait_until_queued("gather", 4)
         gate.open()
         assert [value_of(answer) for answer in talk.finish()] == [10, 20, 30]
         assert outputs(alone.result())["value"].item() == 20
@@ -95,8 +95,8 @@ def test_requests_of_one_stream_share_batches_with_each_other_and_with_calls(own
 
 
 def test_a_quick_answer_waits_for_the_slow_one_before_it(own: LiveServer) -> None:
-    with own.gate("gather") as gate, own.gate("free_axis") as open_gate:
-        open_gate.open()
+    with own.gates.closed("gather") as gate:
+        open_gate = own.gates.counted("free_axis")
         talk = opened(own, gather(1, "slow"), request("free_axis", x=number(7)))
         gate.wait_until_computing()
         open_gate.wait_until_computing()

@@ -17,9 +17,9 @@ from hangtag.serving.server.transport.event_loop import run
 from hangtag.serving.server.transport.grpc.streams.ordered_stream import OrderedStream
 from hangtag.serving.server.transport.queries.pending import HandOver, PendingQuery
 from hangtag.serving.server.transport.submission import Answered, Failed, Outcome, Reply
+from tests.kit.conversation import Conversation
 from tests.kit.live import LiveServer
 from tests.serving.server.fuzz.requests import anything
-from tests.serving.server.transport.grpc.streams.conversation import Conversation
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,5 @@
 """The client's side of a bidirectional stream, a message at a time."""
 
-import asyncio
 import queue
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,9 +7,8 @@ from typing import Any
 import grpc
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.process.server import Server
-from hangtag.serving.server.transport.event_loop import run
-from tests.kit.live import TIMEOUT, Gate, LiveServer, index, outputs, request
+from tests.kit.gate import Gate
+from tests.kit.live import TIMEOUT, LiveServer, index, outputs, request
 
 
 class Conversation:
@@ -68,20 +66,5 @@ def opened(live: LiveServer, *sent: pb.ModelInferRequest | None, **options: Any)
 def occupied(own: LiveServer, gate: Gate) -> Any:
     """A call without a stream that the only instance is computing."""
     call = own.inference.ModelInfer.future(request("gather", index=index(0)), timeout=TIMEOUT)
-    gate.wait_until_queued()
     gate.wait_until_computing()
     return call
-
-
-def readers(server: Server) -> set["asyncio.Task[None]"]:
-    """The server's tasks that read streams."""
-    return set(server._grpc._streams._readers)
-
-
-def wait_until_ended(tasks: set["asyncio.Task[None]"]) -> None:
-    async def wait() -> None:
-        _, running = await asyncio.wait(tasks, timeout=TIMEOUT)
-        assert not running
-
-    if tasks:
-        run(wait())
