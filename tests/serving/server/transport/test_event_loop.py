@@ -83,7 +83,7 @@ def texts(count: int = STRINGS) -> pb.ModelInferRequest:
 @EVERY_TRANSPORT
 @pytest.mark.parametrize("kind", ["picture", "comparison", "texts", "answer"])
 def test_others_are_answered_while_a_call_is_decoded_or_encoded(server: LiveServer, kind: str) -> None:
-    picture = striped() if kind in ("picture", "comparison") else b""
+    picture, large = striped(), texts()
     choices = [classifier_pb2.ModelChoice(name="classifier")]
     calls: dict[str, Callable[[], Any]] = {
         "picture": lambda: server.classifier.Classify(
@@ -92,7 +92,7 @@ def test_others_are_answered_while_a_call_is_decoded_or_encoded(server: LiveServ
         "comparison": lambda: server.classifier.Compare(
             classifier_pb2.CompareRequest(models=choices, encoded=picture), timeout=TIMEOUT
         ),
-        "texts": lambda: server.inference.ModelInfer(texts(), timeout=TIMEOUT),
+        "texts": lambda: server.inference.ModelInfer(large, timeout=TIMEOUT),
         "answer": lambda: server.inference.ModelInfer(
             request("many", text=np.array([["x"]], np.object_)), timeout=TIMEOUT
         ),
