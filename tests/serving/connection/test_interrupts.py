@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from hangtag.serving.client import AsyncClient, Client
+from tests.kit.fake_server import FakeServer, running
 from tests.kit.kinds import Kind, every_kind
 from tests.kit.web_server import Answer, web_server
-from tests.serving.loadtest.fake_server import FakeServer, running
 
 INPUTS: dict[str, Any] = {"image": np.zeros((1, 28, 28), np.uint8)}
 
