@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.serving.loadtest.command import loadtest, one_line, refusal
-from tests.serving.loadtest.saved import MACHINE, block, run, steady, write
+from tests.serving.loadtest.runs import MACHINE, save, saved_block, saved_run, steady
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +17,7 @@ Blocks = list[dict[str, Any]]
 
 
 def varying(*seconds: float) -> Blocks:
-    return [block([each] * 100) for each in seconds]
+    return [saved_block([each] * 100) for each in seconds]
 
 
 ONE = steady(0.001)
@@ -71,12 +71,12 @@ CASES: dict[str, tuple[Blocks, Blocks, dict[str, Any], str]] = {
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
     """Each case's runs, and such of which only one file has answers."""
-    silent = block([], failed=3)
-    before = [run(name, 8, *runs) for name, (runs, _, _, _) in CASES.items()]
-    after = [run(name, 8, *runs, **more) for name, (_, runs, more, _) in CASES.items()]
-    before += [run("silent", 8, *ONE), run("gone", 8, *ONE), run("slower", 500.0, *ONE)]
-    after += [run("silent", 8, silent), run("new", 8, *ONE), run("slower", 500.0, *steady(0.004))]
-    return write(tmp_path / "before.json", *before), write(tmp_path / "after.json", *after)
+    silent = saved_block([], failed=3)
+    before = [saved_run(name, 8, *runs) for name, (runs, _, _, _) in CASES.items()]
+    after = [saved_run(name, 8, *runs, **more) for name, (_, runs, more, _) in CASES.items()]
+    before += [saved_run("silent", 8, *ONE), saved_run("gone", 8, *ONE), saved_run("slower", 500.0, *ONE)]
+    after += [saved_run("silent", 8, silent), saved_run("new", 8, *ONE), saved_run("slower", 500.0, *steady(0.004))]
+    return save(tmp_path / "before.json", *before), save(tmp_path / "after.json", *after)
 
 
 def test_each_target_and_load_in_both_files_is_compared(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -131,8 +131,8 @@ def target(version: str, **more: Any) -> dict[str, Any]:
 
 def test_what_was_measured_otherwise_and_where_is_listed(tmp_path: Path) -> None:
     def listed(environment: dict[str, str], **more: Any) -> tuple[str, dict[str, Any], str]:
-        before = write(tmp_path / "before.json", run("cnn", 8, *ONE), targets=[target("1")])
-        after = write(tmp_path / "after.json", run("cnn", 8, *ONE), environment=environment, **more)
+        before = save(tmp_path / "before.json", saved_run("cnn", 8, *ONE), targets=[target("1")])
+        after = save(tmp_path / "after.json", saved_run("cnn", 8, *ONE), environment=environment, **more)
         page, comparison = tmp_path / "page.html", tmp_path / "comparison.json"
         result = loadtest("compare", before, after, "--html", page, "--json", comparison)
         assert result.exit_code == 0, result.output
@@ -166,9 +166,9 @@ def test_what_was_measured_otherwise_and_where_is_listed(tmp_path: Path) -> None
 
 def test_files_of_the_first_version_are_read_as_valid(tmp_path: Path) -> None:
     """They lack the fields that were added later. The helper's files lack all but one of them."""
-    old = run("cnn", 8, *ONE)
+    old = saved_run("cnn", 8, *ONE)
     del old["planned_blocks"]
-    result = loadtest("compare", write(tmp_path / "a.json", old), write(tmp_path / "b.json", old))
+    result = loadtest("compare", save(tmp_path / "a.json", old), save(tmp_path / "b.json", old))
     assert result.exit_code == 0, result.output
     assert "cnn's p99 at 8 in flight shows no difference" in one_line(result.stdout)
 
@@ -179,7 +179,7 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a list": (lambda file: file.write_text("[]"), "hangtag.loadtest/1"),
     "another schema": (lambda file: file.write_text('{"schema": "other/1"}'), "other/1"),
     "no runs": (lambda file: file.write_text('{"schema": "hangtag.loadtest/1"}'), "schema"),
-    "nothing in common": (lambda file: write(file, run("lstm", 8, *ONE)), "no target and load in common"),
+    "nothing in common": (lambda file: save(file, saved_run("lstm", 8, *ONE)), "no target and load in common"),
 }
 
 
@@ -187,6 +187,6 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
 def test_a_file_that_cannot_be_compared_is_refused(tmp_path: Path, case: str) -> None:
     make, fact = SPOILED[case]
     make(tmp_path / "b.json")
-    said = refusal("compare", write(tmp_path / "a.json", run("cnn", 8, *ONE)), tmp_path / "b.json", code=1)
+    said = refusal("compare", save(tmp_path / "a.json", saved_run("cnn", 8, *ONE)), tmp_path / "b.json", code=1)
     assert "b.json" in said
     assert fact in said

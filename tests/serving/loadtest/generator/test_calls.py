@@ -57,13 +57,6 @@ def test_other_internals_of_grpcio_are_answered_by_its_public_interface(
     channel.close()
 
 
-def test_the_completion_queue_is_used_where_it_works(server: FakeServer) -> None:
-    channel = connect.connect(server.address, Credentials())
-    assert channel.name == PRIVATE
-    channel.close()
-    channel.close()  # a second time changes nothing
-
-
 class LosesOneEnd:
     """Answers each call at once on another thread, but never the fourth."""
 

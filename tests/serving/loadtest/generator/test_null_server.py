@@ -51,13 +51,6 @@ def call_once(channel: grpc.Channel) -> bytes:
     return call(b"", timeout=5)
 
 
-def test_it_runs_in_another_process() -> None:
-    with null_server() as address, grpc.insecure_channel(address) as channel:
-        assert call_once(channel) == b""
-    with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError):
-        call_once(channel)
-
-
 def test_bytes_may_arrive_in_any_pieces() -> None:
     request = bytes(PREFACE) + frame(0x4, 0, 0) + frame(0x1, 0x4, 7, b"...") + frame(0x0, 0x1, 7, b"body")
     whole = NullConnection().receive(request)

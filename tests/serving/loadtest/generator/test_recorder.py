@@ -48,32 +48,6 @@ def test_folding_in_between_changes_nothing() -> None:
     assert (once.latency.counts() == often.latency.counts()).all()
 
 
-def test_blocks_are_combined_into_a_run() -> None:
-    first, second = recorder(0.0), recorder(0.0)
-    first.record(0.1, 0.1, 0.2, OK)
-    first.details["ABORTED"] = "first"
-    second.record(0.1, 0.2, 0.4, OK)
-    second.record(0.1, 0.1, 0.4, "ABORTED")
-    second.details["ABORTED"] = "second"
-    merged = BlockResult.from_blocks([first.result("cnn", LOAD, 1.0), second.result("cnn", LOAD, 3.0, stopped=True)])
-    assert merged.window == pytest.approx(4.0)
-    assert merged.throughput == pytest.approx(0.5)
-    assert merged.statuses == {OK: 2, "ABORTED": 1}
-    assert merged.details == {"ABORTED": "first"}
-    assert len(merged.latency) == len(merged.service) == 2
-    assert len(merged.lateness) == 3
-    assert merged.delayed == 1
-    assert not merged.finished
-
-
-def test_a_block_that_never_left_its_warm_up_has_no_throughput() -> None:
-    new = recorder(5.0)
-    new.record(1.0, 1.0, 2.0, OK)
-    result = new.result("cnn", LOAD, 3.0, stopped=True)
-    assert result.window == 0.0
-    assert result.throughput == 0.0
-
-
 def test_slices_hold_the_answers_that_arrived_in_them() -> None:
     new = recorder(1.0)
     new.record(1.0, 1.0, 1.05, OK)
@@ -107,14 +81,6 @@ def test_the_processes_parts_of_a_block_are_combined() -> None:
     assert [one.start for one in joined.timeline] == sorted({one.start for one in joined.timeline})
     assert not BlockResult.from_processes(parts, Limits(1.0, 12, 10.0, 1000)).finished
     assert not BlockResult.from_processes(parts, Limits(1.1, 1, 10.0, 1000)).finished
-
-
-def test_answers_after_the_window_are_no_throughput() -> None:
-    new = recorder(0.0)
-    new.record(0.1, 0.1, 0.2, OK)
-    new.record(0.9, 0.9, 1.1, OK)
-    new.fold(1.0)
-    assert new.result("cnn", LOAD, 1.0).throughput == 1.0
 
 
 RATE, SECONDS, WARM_UP = 200.0, 100.0, 1.0

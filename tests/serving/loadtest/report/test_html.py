@@ -11,8 +11,8 @@ import pytest
 from hangtag.serving.loadtest.report.pictures.overview import ModelPoint, pareto_front
 from tests.kit.browser import chromium, require_good_looks
 from tests.serving.loadtest.command import Measured, loadtest
-from tests.serving.loadtest.conftest import GATES, HOSTILE
-from tests.serving.loadtest.saved import MACHINE, run, steady, write
+from tests.serving.loadtest.reported import GATES, HOSTILE
+from tests.serving.loadtest.runs import MACHINE, save, saved_run, steady
 
 pytestmark = pytest.mark.slow
 
@@ -56,9 +56,10 @@ def pages(complete: Written, spoiled: Written, tmp_path_factory: pytest.TempPath
     """The pages of the two load tests, of saved results compared, and of a test that measured nothing."""
     folder = tmp_path_factory.mktemp("pages")
     loads: tuple[int | float, ...] = (8, 500.0)
-    before = write(folder / "before.json", *(run("a-model", load, *steady(0.001)) for load in loads))
+    slower = [saved_run("a-model", load, *steady(0.01)) for load in loads]
+    before = save(folder / "before.json", *(saved_run("a-model", load, *steady(0.001)) for load in loads))
     other = MACHINE | {"CPU": "a processor with quite a long name, 64 cores", "hangtag": "1.0"}
-    after = write(folder / "after.json", *(run("a-model", load, *steady(0.01)) for load in loads), environment=other)
+    after = save(folder / "after.json", *slower, environment=other)
     assert loadtest("compare", before, after, "--html", folder / "compared.html").exit_code == 0
     files = {
         "complete": complete[0] / "report.html",

@@ -45,12 +45,6 @@ def test_the_interval_of_equal_blocks_is_their_ratio() -> None:
     assert ratio.shows_difference
 
 
-def test_drift_that_affects_both_alike_cancels_out() -> None:
-    drift = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
-    ratio = ratio_of_rates(2 * drift, drift)
-    assert [ratio.low, ratio.high] == pytest.approx([2.0, 2.0])
-
-
 @pytest.mark.parametrize("rates", [np.array([5.0]), np.array([])])
 def test_fewer_than_two_blocks_have_no_interval(rates: np.ndarray) -> None:
     ratio = ratio_of_rates(rates, rates)

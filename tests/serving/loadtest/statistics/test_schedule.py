@@ -22,12 +22,6 @@ def test_constant_arrivals_are_equally_far_apart_and_end_with_both_minima() -> N
     assert times[-1] >= 1.5 > times[-2]
 
 
-def test_the_minimum_count_lengthens_a_slow_schedule() -> None:
-    limits = Limits(min_duration=1.0, min_query_count=50, **AMPLE)  # type: ignore[arg-type]
-    times = planned_send_times(OpenLoop(10.0, "constant"), limits, 0.0, random_generator(0, "schedule"))
-    assert len(times) == 50
-
-
 @pytest.mark.parametrize("rate", [3.0, 250.0])
 def test_poisson_arrivals_are_a_poisson_process(rate: float) -> None:
     limits = Limits(min_duration=1.0, min_query_count=5000, **AMPLE)  # type: ignore[arg-type]
