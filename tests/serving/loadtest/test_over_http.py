@@ -164,14 +164,6 @@ def test_a_connection_that_breaks_fails_its_call_and_the_next_one_gets_another(t
     assert "the connection broke before the answer came" in run["error_messages"]["UNAVAILABLE"]
 
 
-METADATA = {
-    "name": "cnn",
-    "versions": ["1"],
-    "inputs": [{"name": "image", "datatype": "UINT8", "shape": ["-1", "28", "28"]}],
-    "outputs": [{"name": "logits", "datatype": "FP32", "shape": ["-1", "10"]}],
-}
-
-
 @pytest.mark.parametrize("status", [200, 400, 500])
 @pytest.mark.parametrize("body", [DEEP, b'{"error": ' + DEEP, b"9" * 100_000, b"\xff", b""], ids=lambda b: repr(b[:20]))
 def test_a_server_that_describes_itself_in_nonsense_is_refused_in_one_line(status: int, body: bytes) -> None:
@@ -195,13 +187,9 @@ def test_a_server_that_answers_the_first_call_in_nonsense_is_refused_in_one_line
     config = {"name": "cnn", "parameters": {"file_bytes": {"string_value": file_bytes}}}
 
     def respond(path: str) -> Answer:
-        if path.endswith("/infer"):
-            return answer
         if path.endswith("/config"):
             return 200, {}, json.dumps(config).encode()
-        if path.endswith("/ready"):
-            return 200, {}, b'{"ready": true}'
-        return 200, {}, json.dumps(METADATA if path.endswith("cnn") else {"name": "x", "version": "1"}).encode()
+        return answer if path.endswith("/infer") else FakeServer().over_http(path)
 
     with web_server(respond) as address:
         said = refusal("cnn", "--server", f"http://{address}", *LOOP, code=1)

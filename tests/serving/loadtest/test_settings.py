@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from hangtag.serving.loadtest.plan.scenario import Scenario
-from hangtag.serving.loadtest.plan.target import Target
 from tests.kit.fake_server import FakeServer
 from tests.serving.loadtest.command import QUICK, loadtest, measure, one_line, refusal
 
@@ -125,9 +123,3 @@ def test_a_scenario_sets_what_the_command_does_not(
     assert run["judged"] is (scenario != "offline")
     assert (run["total"]["queries"] >= needed) is run["judged"]
     assert ("(99 % confidence)" in measured.text) is (run["judged"] and run["valid"])
-
-
-def test_a_process_sends_for_four_cpus_unless_a_number_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cpus, processes in ((1, 1), (2, 1), (8, 2), (96, 8)):
-        monkeypatch.setattr("os.sched_getaffinity", lambda _, cpus=cpus: set(range(cpus)))
-        assert Scenario((Target("cnn", "cnn"),)).generator_processes == processes

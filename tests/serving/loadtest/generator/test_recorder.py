@@ -32,34 +32,6 @@ def test_the_warm_up_is_discarded_but_its_answers_within_the_window_count_as_thr
     assert result.throughput == pytest.approx(2.0)
 
 
-def test_folding_in_between_changes_nothing() -> None:
-    def record(fold: bool) -> BlockResult:
-        new = recorder(0.1)
-        for number in range(100):
-            new.record(number / 100, number / 100, number / 100 + 0.02, OK if number % 7 else "ABORTED")
-            if fold:
-                new.fold()
-                assert new.queries == max(0, number - 9)
-        return new.result("cnn", LOAD, 0.99)
-
-    once, often = record(fold=False), record(fold=True)
-    assert once.statuses == often.statuses
-    assert once.warm_up_queries == often.warm_up_queries == 10
-    assert (once.latency.counts() == often.latency.counts()).all()
-
-
-def test_slices_hold_the_answers_that_arrived_in_them() -> None:
-    new = recorder(1.0)
-    new.record(1.0, 1.0, 1.05, OK)
-    new.record(1.0, 1.0, 1.25, OK)
-    new.fold()
-    new.record(1.2, 1.2, 1.29, OK)
-    new.record(1.2, 1.2, 1.21, "ABORTED")
-    slices = new.result("cnn", LOAD, 2.0).timeline
-    assert [(round(one.start, 6), len(one.latency), one.failed) for one in slices] == [(0.0, 1, 0), (0.2, 2, 1)]
-    assert slices[1].latency.maximum == pytest.approx(0.25, rel=1e-3)
-
-
 def test_the_processes_parts_of_a_block_are_combined() -> None:
     first, second = recorder(0.0), recorder(0.0)
     for number in range(10):

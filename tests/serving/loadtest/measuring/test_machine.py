@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from hangtag.serving.loadtest.machine import processes
-from hangtag.serving.loadtest.machine.cpu_times import CpuTimes
 from hangtag.serving.loadtest.machine.other_programs import other_programs
 
 BUSY = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
@@ -168,16 +167,3 @@ def test_the_share_is_exact_where_the_counts_are_known_and_else_unknown(tmp_path
         stat.write_text("cpu  60 20 20 200 10 40 50 0 5 5\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
     assert others.share == pytest.approx(0.25, abs=0.05)
     assert (nobody.share, nothing.share) == (None, None)
-
-
-def test_the_cpus_that_this_process_may_use_are_summed(tmp_path: Path) -> None:
-    def now(times: str) -> CpuTimes:
-        (tmp_path / "stat").write_text(
-            f"cpu  9 9 9 9 9 9 9 9 9 9\ncpu{used} {times}\ncpu99999 0 0 0 9 0 0 0 0 0 0\nintr 5"
-        )
-        return CpuTimes.now(tmp_path / "stat")
-
-    used = min(os.sched_getaffinity(0))
-    before = now("100 0 50 800 50 0 0 0 70 0")
-    assert before == CpuTimes(all=1000, busy=150)
-    assert now("150 10 60 820 55 2 3 0 99 0").busy_share(before) == pytest.approx(0.75)

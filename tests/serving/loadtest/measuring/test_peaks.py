@@ -154,15 +154,6 @@ def test_the_gap_is_halved_as_a_ratio_and_the_end_confirmed() -> None:
     assert run_search(1000.0, 1e9)[0] == 1e6
 
 
-def test_after_a_confirmation_that_failed_the_edge_is_just_below() -> None:
-    search = PeakSearch(100.0)
-    for kept in (True, False, True, True, True, True):  # 100, 200, 141, 168, 183, 191
-        search.record(kept)
-    assert search.rate == 191.0  # The confirmation.
-    search.record(False)
-    assert search.rate == 182.0
-
-
 def test_the_search_gives_up_at_the_lowest_rate_that_it_may_try() -> None:
     search = PeakSearch(1.0, lowest=60.0)
     assert search.rate == 60.0

@@ -134,13 +134,3 @@ def test_an_open_loop_is_invalid_where_more_than_5_percent_of_its_queries_are_la
     assert on_time.valid
     (problem,) = late.problems
     assert problem.startswith("the generator could not keep up: 5.2% of the queries left more than 5 ms late")
-
-
-@pytest.mark.parametrize(
-    ("shares", "doubt"),
-    [((0.09, 0.09), ""), ((None, None), ""), ((0.05, 0.25), "15%"), ((None, 0.3), "30%")],
-)
-def test_other_programs_make_a_run_doubtful_but_not_invalid(shares: tuple[float | None, ...], doubt: str) -> None:
-    run = run_of(*(block("a", ClosedLoop(1), 0.001, others=share) for share in shares), planned_blocks=2)
-    assert (doubt in run.doubt, bool(run.doubt)) == (True, bool(doubt))
-    assert run.valid

@@ -1,4 +1,4 @@
-"""The planned send times of an open loop, and when a block ends."""
+"""The planned send times of an open loop, when a block ends, and how many processes send."""
 
 import numpy as np
 import pytest
@@ -96,3 +96,9 @@ def test_a_run_ends_when_both_minima_are_reached_or_one_maximum() -> None:
     assert share.min_duration * 7 == pytest.approx(3.0)
     assert share.min_query_count * 7 >= 500
     assert share.max_query_count * 7 >= 1000
+
+
+def test_a_process_sends_for_four_cpus_unless_a_number_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpus, processes in ((1, 1), (2, 1), (8, 2), (96, 8)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cpus=cpus: set(range(cpus)))
+        assert Scenario((Target("cnn", "cnn"),)).generator_processes == processes
