@@ -14,7 +14,7 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from studies.loadtest.tools import PEERS, TOOLS, Figures
-from tests.serving.loadtest.fake_server import FakeServer, running
+from tests.kit.fake_server import FakeServer, running
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ SECONDS = 12 * ANSWER_SECONDS
 def slow_server() -> Iterator[str]:
     """A server that answers each call after ANSWER_SECONDS and has the ModelConfig that perf_analyzer requests."""
     servicer = FakeServer()
-    servicer.config = pb.ModelConfig(
+    config = pb.ModelConfig(
         name="fast",
         platform="onnxruntime_onnx",
         backend="onnxruntime",
@@ -35,6 +35,7 @@ def slow_server() -> Iterator[str]:
         input=[pb.ModelInput(name="image", data_type=pb.TYPE_UINT8, dims=[28, 28])],
         output=[pb.ModelOutput(name="probabilities", data_type=pb.TYPE_FP32, dims=[10])],
     )
+    servicer.configs = {"fast": config}
 
     def answer_in_time(number: int, context: grpc.ServicerContext) -> None:
         due = time.monotonic() + ANSWER_SECONDS
