@@ -14,10 +14,14 @@ from click.testing import CliRunner, Result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hangtag.cli import main
+from hangtag.training.catalog import build
+from hangtag.training.loop import trainer
 from hangtag.training.observer import Observer, StepProgress
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
+from hangtag.training.runs.run import Run
 from tests.kit.forkserver import Forked
+from tests.kit.garments import Images
 from tests.kit.waiting import until
 
 SOURCES = ("training", "hangtag")
@@ -99,6 +103,11 @@ def config(
     return RunConfig(model, recipe, seed, "of no matter here", limit, precision="fp32", threads=1, device="cpu")
 
 
+def learn(settings: RunConfig, data: Any, folder: Path, observer: Observer | None = None, **more: Any) -> None:
+    """Train such a run, on data that may be no user's either; ``more`` are arguments of the training loop."""
+    trainer.train(settings, data, Run(folder), observer or Observer(), **more)
+
+
 class OnStep(Observer):
     """Calls a function after every step."""
 
@@ -140,6 +149,15 @@ def state(folder: Path, name: str) -> dict[str, Any]:
 def weights(folder: Path, name: str = "best.pt") -> dict[str, torch.Tensor]:
     saved: dict[str, torch.Tensor] = state(folder, name)["model"]
     return saved
+
+
+def logits(folder: Path, images: Images) -> torch.Tensor:
+    """What the best weights of an lstm answer to images [n, 28, 28]: logits [n, 10]."""
+    network = build("lstm").eval()
+    network.load_state_dict(weights(folder))
+    with torch.no_grad():
+        answers: torch.Tensor = network(torch.tensor(images) / 255)
+    return answers
 
 
 def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

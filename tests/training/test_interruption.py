@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hangtag.training.loop import trainer
 from hangtag.training.observer import Observer
-from hangtag.training.runs.run import Run
 from tests.kit import forkserver, garments, shipped
 from tests.training.small_runs import (
     EPOCHS,
@@ -21,6 +19,7 @@ from tests.training.small_runs import (
     contents,
     dying,
     hangtag,
+    learn,
     one_error,
     read,
     same_weights,
@@ -132,17 +131,17 @@ class StopAt(Observer):
 def test_a_stop_requested_anywhere_ends_the_run_which_resumes(tmp_path: Path) -> None:
     """Between steps, between batches of validation, and between those of the last summary."""
     unbroken, data = tmp_path / "unbroken", garments.few()
-    trainer.train(config(), data, Run(unbroken))
+    learn(config(), data, unbroken)
     stops = 0
     for time in range(100):
         folder = tmp_path / str(time)
         try:
-            trainer.train(config(), data, Run(folder), StopAt(time))
+            learn(config(), data, folder, StopAt(time))
         except KeyboardInterrupt:
             stops += 1
             assert not (folder / "metrics.json").exists() or "summary" not in read(folder)
             if time % 3 == 0:
-                trainer.train(config(), data, Run(folder))
+                learn(config(), data, folder)
                 assert_same_outcome(folder, unbroken)
         else:
             break

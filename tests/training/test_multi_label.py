@@ -10,11 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hangtag.training.catalog import MULTI_LABEL_NETWORKS, dataset_for
 from hangtag.training.data import outfits, voc
 from hangtag.training.errors import DivergedError
-from hangtag.training.loop import trainer
-from hangtag.training.runs.run import Run
 from tests.kit import voc_files
 from tests.kit.once import once
 from tests.kit.voc_files import BARS, IMAGES, annotation
@@ -26,12 +23,15 @@ from tests.training.small_runs import (
     contents,
     dying,
     hangtag,
+    learn,
     one_error,
     read,
     train,
 )
 
 pytestmark = pytest.mark.slow
+
+MODELS = ("cnn_rnn", "sigmoids", "softmax_ranking", "cnn_embedding")
 
 
 def on_bars(model: str, folder: Path) -> Path:
@@ -40,7 +40,7 @@ def on_bars(model: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("model", MULTI_LABEL_NETWORKS)
+@pytest.mark.parametrize("model", MODELS)
 def test_a_network_learns_label_sets_and_its_summary_has_their_figures(
     model: str, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
@@ -80,12 +80,12 @@ def test_a_run_that_dies_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert "checkpoint.pt" not in contents(tmp_path / "run")
 
 
-@pytest.mark.parametrize("model", MULTI_LABEL_NETWORKS)
+@pytest.mark.parametrize("model", MODELS)
 def test_outputs_that_are_not_finite_end_the_run(model: str, tmp_path: Path) -> None:
     data = voc.load(voc_files.write_bars(tmp_path / "data", 16))
     diverging = replace(config(model, learning_rate=1e30), dataset="voc2007")
     with pytest.raises(DivergedError):
-        trainer.train(diverging, data, Run(tmp_path / "run"))
+        learn(diverging, data, tmp_path / "run")
     assert contents(tmp_path / "run").keys() == {"config.json"}
 
 
@@ -94,13 +94,11 @@ def test_outputs_that_are_not_finite_end_the_run(model: str, tmp_path: Path) -> 
 
 def test_the_command_trains_on_outfits_and_reports_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cast(dict[str, int], outfits.SIZES), "test", 64)
-    result = train("cnn_embedding", tmp_path, "--data", "outfits-independent")
-    assert "cnn_embedding-outfits-independent-multi-label-seed0: data from" in result.stderr
+    result = train("cnn_embedding", tmp_path)
+    assert "cnn_embedding-outfits-multi-label-seed0: data from" in result.stderr
     assert re.search(r"best epoch 1: validation O-F1 [\d.]+%, validation exact match [\d.]+%, test O-F1", result.stderr)
     settings = read(tmp_path, "config.json")
-    assert (settings["dataset"], settings["recipe"]["name"]) == ("outfits-independent", "multi-label")
-    assert dataset_for(None, "cnn_embedding") == "outfits"
-    assert dataset_for(None, "lstm") == "fashion-mnist"
+    assert (settings["dataset"], settings["recipe"]["name"]) == ("outfits", "multi-label")
 
 
 # VOC 2007.

@@ -14,10 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hangtag.training.catalog import build
 from tests.kit import garments
 from tests.kit.browser import chromium, require_good_looks
-from tests.training.small_runs import Finished, hangtag, one_error, read, weights
+from tests.training.small_runs import Finished, hangtag, logits, one_error, read
 
 pytestmark = pytest.mark.slow
 
@@ -70,13 +69,8 @@ def test_the_matrix_is_that_of_the_validation_split(finished: Finished, page: st
 
 def test_the_images_are_those_with_the_highest_loss(finished: Finished, page: str) -> None:
     validation = garments.whole().validation.first(640)
-    network = build("lstm").eval()
-    network.load_state_dict(weights(finished.folder))
-    with torch.no_grad():
-        logits = network(torch.tensor(validation.images) / 255)
-    losses = torch.nn.functional.cross_entropy(
-        logits, torch.tensor(validation.classes).long(), reduction="none"
-    ).numpy()
+    answers, classes = logits(finished.folder, validation.images), torch.tensor(validation.classes).long()
+    losses = torch.nn.functional.cross_entropy(answers, classes, reduction="none").numpy()
     expected = np.sort(losses)[::-1][:24]
     pictures = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="validation image (\d+)">', page)
     assert losses[[int(index) for _, index in pictures]] == pytest.approx(expected, abs=1e-4)

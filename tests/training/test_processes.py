@@ -16,14 +16,12 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 
 from hangtag.training.errors import DivergedError
-from hangtag.training.loop import trainer
 from hangtag.training.observer import StepProgress
 from hangtag.training.processes.distributed import DistributedGroup, process_group
 from hangtag.training.processes.process_group import ProcessGroup
-from hangtag.training.runs.run import Run
 from tests.kit import forkserver, garments, shipped
 from tests.kit.forkserver import Forked
-from tests.training.small_runs import Finished, OnStep, config, hangtag, read, train, wait_for_file, weights
+from tests.training.small_runs import Finished, OnStep, config, hangtag, learn, read, train, wait_for_file, weights
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +78,7 @@ def train_rank(folder: Path, model: str, fate: str) -> None:
 
         whole = replace(plain, processes=group.world_size)
         try:
-            trainer.train(whole, garments.few(), Run(folder), OnStep(act), group=group)
+            learn(whole, garments.few(), folder, OnStep(act), group=group)
         except DivergedError as error:
             sys.stderr.write(f"{error}\n")
             raise SystemExit(1) from None

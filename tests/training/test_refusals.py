@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from hangtag.training.catalog import build
 from hangtag.training.errors import SettingsError
 from hangtag.training.settings import TrainSettings
 from tests.kit import forkserver
@@ -189,15 +188,15 @@ def test_files_of_an_unknown_run_are_refused(finished: Finished, tmp_path: Path,
 def test_states_of_another_run_are_refused_before_the_training(broken_off: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(broken_off, tmp_path / "run"))
     best, checkpoint = state(folder, "best.pt"), state(folder, "checkpoint.pt")
-    cnn = build("cnn")
+    linear = torch.nn.Linear(2, 2)
     others: dict[str, list[Any]] = {
         "best.pt": [
-            {"epoch": 1}, {"model": best["model"]}, best | {"model": None}, best | {"model": cnn.state_dict()},
+            {"epoch": 1}, {"model": best["model"]}, best | {"model": None}, best | {"model": linear.state_dict()},
             best | {"epoch": None}, torch.zeros(3),
         ],
         "checkpoint.pt": [
-            best, checkpoint | {"model": cnn.state_dict()},
-            checkpoint | {"optimizer": torch.optim.Adam(cnn.parameters()).state_dict()},
+            best, checkpoint | {"model": linear.state_dict()},
+            checkpoint | {"optimizer": torch.optim.Adam(linear.parameters()).state_dict()},
             checkpoint | {"rng": [{"cpu": torch.zeros(3, dtype=torch.uint8)}]}, checkpoint | {"rng": []},
         ],
     }  # fmt: skip

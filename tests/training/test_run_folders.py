@@ -2,11 +2,11 @@
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 
 from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS, build
 from hangtag.training.errors import RunMismatchError
-from hangtag.training.labels.distance import from_embeddings
-from hangtag.training.losses.single_label import DistanceLoss
-from hangtag.training.runs.config import TeacherFile, portable
+from hangtag.training.runs.config import portable
 from hangtag.training.runs.run import Run
 from tests.kit.garments import LABELS
 from tests.kit.voc_files import BARS
@@ -42,6 +40,14 @@ def distances(run: object, runs: Path) -> dict[str, Any]:
     assert result.exit_code == 0, result.output
     document: dict[str, Any] = json.loads(result.stdout)
     return document
+
+
+def scaled_cosines(embeddings: torch.Tensor) -> npt.NDArray[np.float64]:
+    """One minus the cosine of each two rows, of the largest such."""
+    units = torch.nn.functional.normalize(embeddings.double())
+    raw = 1 - units @ units.T
+    scaled: npt.NDArray[np.float64] = (raw / raw.max()).numpy()
+    return scaled
 
 
 # Finding a run.
@@ -85,7 +91,7 @@ def test_a_classifiers_embeddings_are_its_last_layers_rows(tmp_path: Path, model
     (*_, last) = [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
     make(tmp_path / "run", model, summary={}, weights=network.state_dict())
     measured = distances("run", tmp_path)
-    assert np.array_equal(measured["distances"], from_embeddings(LABELS, last.weight.detach().numpy(), {}).matrix)
+    assert np.allclose(measured["distances"], scaled_cosines(last.weight.detach()))
     assert measured["provenance"]["from"] == "weights of the last layer"
     assert (measured["provenance"]["model"], measured["provenance"]["seed"]) == (model, 4)
 
@@ -99,9 +105,9 @@ def test_networks_for_several_labels_have_an_embedding_of_each(
     state = build(model, len(labels)).state_dict()
     make(tmp_path / "run", model, summary={"labels": list(labels)}, weights=state)
     measured = distances("run", tmp_path)
-    rows = state[parameter][: len(labels)].numpy()  # a row for END is left out
+    rows = state[parameter][: len(labels)]  # a row for END is left out
     assert tuple(measured["labels"]) == labels
-    assert np.array_equal(measured["distances"], from_embeddings(labels, rows, {}).matrix)
+    assert np.allclose(measured["distances"], scaled_cosines(rows))
     assert measured["provenance"]["from"] in ("label embeddings", "weights of the last layer")
 
 
@@ -152,10 +158,14 @@ def test_a_truncated_checkpoint_is_noticed(tmp_path: Path, kept: float) -> None:
 
 
 def test_a_published_config_names_no_folders_of_this_machine() -> None:
-    files = (TeacherFile("0a", "/home/me/models/resnet/1/model.onnx"), TeacherFile("1b", "models/cnn/2/model.onnx"))
-    loss = DistanceLoss("soft-labels", 5.0, 0.5, "0f", file="/home/me/all/of/it.json")
     plain = config().as_json()
-    own = replace(config(), data_dir="/home/me/data", tensorboard=True, teachers=files, loss=loss).as_json()
+    paths = "/home/me/models/resnet/1/model.onnx", "models/cnn/2/model.onnx"
+    own = plain | {
+        "data_dir": "/home/me/data",
+        "tensorboard": True,
+        "teachers": [{"digest": "0a", "path": path} for path in paths],
+        "loss": {"name": "soft-labels", "file": "/home/me/all/of/it.json"},
+    }
     published = portable(own)
     assert "/home/me" not in json.dumps(published)
     assert [file["path"] for file in published["teachers"]] == ["resnet/1/model.onnx", "models/cnn/2/model.onnx"]

@@ -4,27 +4,28 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
 
-from hangtag.training.loop import trainer
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.recipes import Augmentation, Distillation
 from hangtag.training.runs.run import Run
-from hangtag.training.tasks.onnx_teacher import Logits, OnnxTeacher
 from hangtag.training.tasks.selection import build_task
 from tests.kit import garments, onnx_models, shipped
 from tests.kit.garments import Images
-from tests.training.small_runs import DiedError, config, contents, dying, hangtag, one_error, read, state, train
+from tests.training.small_runs import DiedError, config, contents, dying, hangtag, learn, one_error, read, state, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_test_images")]
 
+Logits = npt.NDArray[np.float32]
 CNN, LSTM = (shipped.latest(name) for name in ("cnn", "lstm"))
 BEST = ("train", "lstm", "--recipe", "best", "--limit", 64, "--epochs", 1, "--threads", 1, "--device", "cpu")
 
@@ -180,17 +181,14 @@ def test_a_missing_file_and_one_without_labels(tmp_path: Path) -> None:
 
 
 def test_a_student_learns_from_its_teacher_despite_wrong_labels(tmp_path: Path) -> None:
-    data, teacher = garments.few(), OnnxTeacher(LSTM)
+    data = garments.few()
     wrong = replace(data, train=replace(data.train, classes=(data.train.classes + 1) % 10))
     untaught = config(limit=800, epochs=2, learning_rate=2e-3)
     recipe = replace(untaught.recipe, distillation=Distillation("lstm", weight=1.0, temperature=2.0))
-    taught = replace(untaught, recipe=recipe, teachers=(teacher.file,))
-    accuracies = [
-        trainer.train(each, wrong, Run(tmp_path / str(number)), teacher=teacher)["summary"]["test"]["accuracy"]
-        for number, each in enumerate((untaught, taught))
-    ]
-    assert accuracies[0] < 0.2
-    assert accuracies[1] > 0.4
+    learn(untaught, wrong, tmp_path / "untaught")
+    learn(replace(untaught, recipe=recipe), wrong, tmp_path / "taught", teacher=partial(answers, LSTM))
+    assert read(tmp_path / "untaught")["summary"]["test"]["accuracy"] < 0.2
+    assert read(tmp_path / "taught")["summary"]["test"]["accuracy"] > 0.4
 
 
 def test_a_teacher_of_the_same_view_sees_exactly_what_the_student_sees(tmp_path: Path) -> None:

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 
 from hangtag.training.errors import DivergedError
-from hangtag.training.loop import trainer
-from hangtag.training.runs.run import Run
 from tests.kit import garments
 from tests.training.small_runs import (
     assert_same_outcome,
     config,
     contents,
+    learn,
     read,
     same_weights,
     state,
@@ -47,20 +46,20 @@ def test_only_the_first_images_are_trained_on(tmp_path: Path) -> None:
     blackened[96:] = 0
     for name, images in (("whole", whole.train.images), ("blackened", blackened)):
         data = replace(whole, train=replace(whole.train, images=images))
-        trainer.train(config(), data, Run(tmp_path / name))
+        learn(config(), data, tmp_path / name)
     assert_same_outcome(tmp_path / "blackened", tmp_path / "whole")
 
 
 def test_the_best_epoch_is_saved_and_of_equal_ones_the_first(tmp_path: Path) -> None:
     whole = garments.few()
     wrong = replace(whole.train, classes=(whole.train.classes + 1) % 10)  # the more it learns, the worse it gets
-    trainer.train(config(epochs=4, learning_rate=3e-3), replace(whole, train=wrong), Run(tmp_path / "wrong"))
+    learn(config(epochs=4, learning_rate=3e-3), replace(whole, train=wrong), tmp_path / "wrong")
     best = read(tmp_path / "wrong")["summary"]["best_epoch"]
     assert best < 4
     assert state(tmp_path / "wrong", "best.pt")["epoch"] == best
     assert not same_weights(weights(tmp_path / "wrong"), weights(tmp_path / "wrong", "checkpoint.pt"))
 
-    trainer.train(config(limit=32, learning_rate=0.0), whole, Run(tmp_path / "equal"))
+    learn(config(limit=32, learning_rate=0.0), whole, tmp_path / "equal")
     assert read(tmp_path / "equal")["summary"]["best_epoch"] == 1
 
 
@@ -73,5 +72,5 @@ def test_the_best_epoch_is_saved_and_of_equal_ones_the_first(tmp_path: Path) -> 
 )
 def test_a_loss_that_is_not_finite_ends_the_run_and_saves_no_weights(tmp_path: Path, limit: int, message: str) -> None:
     with pytest.raises(DivergedError, match=message):
-        trainer.train(config("cnn", limit=limit, learning_rate=1e30), garments.few(), Run(tmp_path))
+        learn(config("cnn", limit=limit, learning_rate=1e30), garments.few(), tmp_path)
     assert contents(tmp_path).keys() == {"config.json"}

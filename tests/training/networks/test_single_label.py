@@ -22,11 +22,6 @@ def test_parameter_counts_are_the_studys(name: str, count: int) -> None:
     assert parameter_count(build(name)) == count
 
 
-def test_keras_counts_differ_only_by_the_second_bias_vector() -> None:
-    assert parameter_count(build("lstm")) - 4 * 186 == 161_830
-    assert parameter_count(build("lstm2")) - 4 * (784 + 186) == 3_273_862
-
-
 def test_the_networks_are_the_studys_and_their_teachers() -> None:
     assert list(MODELS) == ["lstm", "lstm-56", "lstm-280", "lstm2", "cnn", "resnet", "resnet-28x28"]
     with pytest.raises(KeyError):
