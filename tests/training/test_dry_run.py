@@ -33,26 +33,25 @@ def forecast(*arguments: object) -> dict[str, str]:
 
 @pytest.mark.parametrize("epochs", [1, 20_000, 2_000_000])
 def test_what_repeats_is_multiplied(epochs: int) -> None:
-    shown = forecast("lstm", "--limit", 320, "--epochs", epochs)
-    assert shown["images"] == "train 320, validation 320, test 100, each of 28 by 28 pixels; 10 labels"
+    shown = forecast("lstm", "--limit", 3_200, "--epochs", epochs)
+    assert shown["images"] == "train 3,200, validation 3,200, test 100, each of 28 by 28 pixels; 10 labels"
     assert shown["network"] == "162,574 parameters, 0.7 MB in FP32"
-    assert shown["steps"] == f"{epochs:,} epoch{'s'} of 10: {epochs * 10:,}"
+    assert shown["steps"] == f"{epochs:,} epochs of 100: {epochs * 100:,}"
     assert re.fullmatch(r"about [\d,]+ MB: the peak of this dry run", shown["memory"])
     total, unit, step, steps, epoch, end = re.fullmatch(
         r"about ([\d.]+) (\w+) on this machine: ([\d.]+) ms a step, measured over (\d+); "
         r"([\d.]+) s after each epoch, ([\d.]+) s at the end",
         shown["time"],
     ).groups()  # type: ignore[union-attr]
-    assert steps == "1"
+    assert steps == "30"
     assert unit == "hours" or float(total) <= {"seconds": 60, "minutes": 90}[unit]
     assert epochs < 2_000_000 or unit == "hours"
-    expected = epochs * (10 * float(step) / 1000 + float(epoch)) + float(end)
-    rounding = epochs * (10 * 0.5 / 1000 + 0.05) + 0.6 + 0.05 * UNITS[unit]
-    assert float(total) * UNITS[unit] == pytest.approx(expected, abs=rounding)
+    expected = epochs * (100 * float(step) / 1000 + float(epoch)) + float(end)
+    rounding = epochs * (100 * (0.000005 if "." in step else 0.0005) + 0.05) + 0.05 + 0.05 * UNITS[unit]
+    assert float(total) * UNITS[unit] == pytest.approx(expected, abs=rounding + 0.5)
 
 
 def test_steps_are_measured_over_what_there_is(tmp_path: Path) -> None:
-    assert "measured over 30;" in forecast("lstm", "--limit", 1_600)["time"]
     assert "measured over 1;" in forecast("lstm", "--limit", 32)["time"]
     data = ("--data", "voc2007", "--data-dir", voc_files.write_bars(tmp_path, 16))
     sets = forecast("sigmoids", *data, "--epochs", 3)
