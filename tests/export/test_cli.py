@@ -18,7 +18,7 @@ from tests.export import runs
 from tests.export.exported import Exported
 from tests.export.files import exported_as
 from tests.kit import forkserver
-from tests.training.command import wait_until
+from tests.kit.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +89,7 @@ def test_a_models_name_takes_its_latest_finished_run(runs_dir: Path, tmp_path: P
 
 def test_ctrl_c_while_the_gate_works_ends_with_one_line(runs_dir: Path, tmp_path: Path) -> None:
     with forkserver.hangtag(["export", "older", "--runs", runs_dir]) as process:
-        wait_until(lambda: bool(list(tmp_path.glob("models/.publishing-*"))), process)
+        until(lambda: list(tmp_path.glob("models/.publishing-*")) or process.poll() is not None, 120)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130, stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.hangtag.conftest import hangtag
-from tests.training.data import voc_files
+from tests.kit import voc_files
 
 pytestmark = pytest.mark.slow
 

@@ -1,31 +1,22 @@
-"""The losses by hand and by their definitions, and that a run with them is a run like any other."""
+"""The losses by hand and by their definitions: of single labels, of distances and teachers, and of sets of labels."""
 
 import math
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from hangtag.cli import main
-from hangtag.training.data.fashion_mnist import FashionMnist
-from hangtag.training.errors import LabelDistanceError, RunMismatchError
-from hangtag.training.labels import distance as label_distance
+from hangtag.training.errors import LabelDistanceError
 from hangtag.training.labels.distance import LabelDistances
-from hangtag.training.loop import trainer
 from hangtag.training.losses import single_label as losses
+from hangtag.training.losses.multi_label import LabelPaths, Sigmoids, SoftmaxRanking
 from hangtag.training.losses.single_label import DistanceLoss
-from hangtag.training.runs.config import RunConfig
-from hangtag.training.runs.run import Run
-from tests.training.configs import figures, make_config, same_weights, weights
-
-pytestmark = pytest.mark.slow
+from hangtag.training.networks.cnn_rnn import CnnRnn
 
 CPU = torch.device("cpu")
 MATRIX = np.array([[0, 0.25, 1], [0.25, 0, 0.5], [1, 0.5, 0]])
@@ -113,70 +104,69 @@ def test_distances_that_the_loss_does_not_name_are_refused(given: LabelDistances
         losses.class_loss(kind, 0.0, given, CPU)
 
 
-# Runs.
+# Sets of labels.
 
-SHIPPED = label_distance.default()
-
-
-def config_with(name: str = "embedding-distance", beta: float = 3.0, weight: float = 0.5) -> RunConfig:
-    kind = DistanceLoss(name, beta, weight, SHIPPED.digest)  # type: ignore[arg-type]
-    return replace(make_config(), loss=kind)
+END, NONE = 4, -100
 
 
-def train(config: RunConfig, small: FashionMnist, folder: Path) -> dict[str, Tensor]:
-    trainer.train(config, small, Run(folder), distances=SHIPPED)
-    return weights(folder)
+def label_sets(*sets: Sequence[int], labels: int = 4) -> Tensor:
+    return torch.tensor([[label in chosen for label in range(labels)] for chosen in sets])
 
 
-def test_equal_configs_end_with_equal_weights_and_another_loss_with_others(small: FashionMnist, tmp_path: Path) -> None:
-    one = train(config_with(), small, tmp_path / "one")
-    assert same_weights(one, train(config_with(), small, tmp_path / "again"))
-    for number, other in enumerate(
-        (config_with("soft-labels"), config_with(beta=4.0), config_with(weight=0.6), make_config())
-    ):
-        assert not same_weights(one, train(other, small, tmp_path / str(number)))
-    assert figures(Run(tmp_path / "one").read_metrics()) == figures(Run(tmp_path / "again").read_metrics())
+def test_a_label_set_is_a_path_most_frequent_label_first_then_end_then_no_loss() -> None:
+    paths = LabelPaths(torch.tensor([2, 0, 3, 1])).paths(label_sets([0, 1, 2], [3], [], [0, 1, 2, 3]))
+    assert paths.tolist() == [
+        [2, 0, 1, END, NONE],
+        [3, END, NONE, NONE, NONE],
+        [END, NONE, NONE, NONE, NONE],
+        [2, 0, 3, 1, END],
+    ]
 
 
-@pytest.mark.parametrize("other", [make_config(), config_with(beta=4.0), config_with("soft-labels")])
-def test_a_folder_of_another_loss_is_another_run(tmp_path: Path, other: RunConfig) -> None:
-    tmp_path.mkdir(exist_ok=True)
-    Run(tmp_path).start(config_with())
-    Run(tmp_path).start(config_with())
-    with pytest.raises(RunMismatchError, match=r"another .*loss"):
-        Run(tmp_path).start(other)
+def test_of_a_set_too_large_for_a_path_the_rarest_labels_are_left_out() -> None:
+    paths = LabelPaths(torch.arange(8)).paths(label_sets(range(8), labels=8))
+    assert paths.tolist() == [[0, 1, 2, 3, 4, 8]]
 
 
-def hangtag(folder: Path, raw_dir: Path, *more: object) -> Result:
-    fixed = ("--data-dir", raw_dir, "--limit", 64, "--epochs", 1, "--threads", 1, "--device", "cpu", "--out", folder)
-    return CliRunner().invoke(main, ["train", "lstm", *map(str, fixed), *map(str, more)])
+def test_the_loss_of_paths_is_the_cross_entropy_per_step_by_teacher_forcing() -> None:
+    torch.manual_seed(0)
+    objective = LabelPaths(torch.tensor([2, 0, 3, 1]))
+    network, pixels = CnnRnn(4), torch.rand(2, 64, 64)
+    network.eval()
+    with torch.no_grad():
+        outcome = objective.training_step(network, pixels, label_sets([0, 2], [3]), smoothing=0)
+        first = network(pixels[:1], torch.tensor([[END, 2, 0]])).log_softmax(dim=2)[0]
+        second = network(pixels[1:], torch.tensor([[END, 3]])).log_softmax(dim=2)[0]
+    steps = [first[0, 2], first[1, 0], first[2, END], second[0, 3], second[1, END]]
+    assert float(outcome.loss) == pytest.approx(-float(sum(steps)) / 5, rel=1e-5)
 
 
-def test_the_command_records_the_loss(raw_dir: Path, tmp_path: Path) -> None:
-    own = tmp_path / "own.json"
-    own.write_text(LabelDistances(SHIPPED.labels, SHIPPED.matrix**2, {}).text())
-    folder = tmp_path / "run"
-    result = hangtag(
-        folder, raw_dir, "--loss", "embedding-distance", "--beta", 7, "--loss-weight", 0.25, "--distances", own
+class Fixed(nn.Module):
+    """Says the same logits whatever it sees."""
+
+    def __init__(self, logits: list[list[float]]) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.logits
+
+
+NOTHING = torch.empty(1)  # pixels that Fixed ignores
+
+
+def test_the_loss_of_sigmoids_is_binary_cross_entropy_over_all_labels() -> None:
+    outcome = Sigmoids(torch.arange(2)).training_step(Fixed([[1.0, -2.0]]), NOTHING, label_sets([0], labels=2), 0)
+    wanted = (np.log1p(np.exp(-1)) + np.log1p(np.exp(-2))) / 2
+    assert float(outcome.loss) == pytest.approx(wanted)
+    assert int(outcome.correct) == 1
+
+
+def test_the_loss_of_ranking_is_cross_entropy_against_the_normalised_set() -> None:
+    network = Fixed([[2.0, 1.0, 0.0], [0.0, 2.0, 1.0]])
+    outcome = SoftmaxRanking(torch.arange(3)).training_step(
+        network, torch.empty(2), label_sets([0, 1], [0], labels=3), 0
     )
-    assert result.exit_code == 0, result.output
-    assert "lstm-study-embedding-distance-seed0" in result.output
-    assert Run(folder).read_config()["loss"] == {
-        "name": "embedding-distance", "beta": 7.0, "weight": 0.25, "file": str(own),
-        "distances": label_distance.read(own).digest,
-    }  # fmt: skip
-
-
-def test_the_command_refuses_options_that_do_not_fit_the_loss(raw_dir: Path, tmp_path: Path) -> None:
-    unused = hangtag(tmp_path / "run", raw_dir, "--beta", 3, "--loss-weight", 1)
-    assert unused.exit_code == 2
-    assert "--beta and --loss-weight: the cross-entropy uses no distances" in " ".join(unused.output.split())
-    alien = tmp_path / "alien.json"
-    alien.write_text(DISTANCES.text())
-    other = hangtag(tmp_path / "run", raw_dir, "--loss", "soft-labels", "--distances", alien)
-    assert other.exit_code == 1
-    assert "the distances are of other labels (a, b, c)" in other.output
-    missing = hangtag(tmp_path / "run", raw_dir, "--loss", "soft-labels", "--distances", tmp_path / "gone.json")
-    assert missing.exit_code == 1
-    assert "gone.json cannot be read (No such file or directory)" in missing.output
-    assert not (tmp_path / "run").exists()
+    total = np.log(np.exp([2, 1, 0]).sum())
+    assert float(outcome.loss) == pytest.approx(((total - 1.5) + total) / 2)
+    assert int(outcome.correct) == 1, "the second ranks a label first that is not there"
