@@ -15,7 +15,7 @@ from studies.catalog import EXPERIMENTS
 from studies.label_sets import run as label_sets
 from studies.mistakes import run as mistakes
 from studies.training_runs import TrainingRun
-from tests.export.runs import start, train
+from tests.kit.runs import start, train
 
 pytestmark = pytest.mark.slow
 

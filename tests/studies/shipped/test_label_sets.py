@@ -11,7 +11,7 @@ from hangtag.training.data.fashion_mnist import LABELS, Split
 from studies.shipped import report as model_report
 from studies.shipped.label_sets_part import section
 from studies.shipped.models import ShippedModel, read_all
-from tests.export import label_sets
+from tests.kit import label_sets
 
 pytestmark = pytest.mark.slow
 
@@ -25,9 +25,7 @@ def sigmoids(garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Shipp
     metrics = run.read_metrics()
     metrics["summary"]["test"] |= FIGURES
     run.write_metrics(metrics)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(exporter, "CANVASES", 64)
-        exporter.export(run, folder / "models", garments)
+    exporter.export(run, folder / "models", garments, canvases=64)
     (shipped,) = read_all(folder / "models", "multi_label")
     return shipped
 

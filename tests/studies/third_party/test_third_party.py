@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from studies import results
 from studies.third_party import report, run
 from studies.third_party.models import MODELS, ThirdPartyModel
-from tests.export.quantization import networks
+from tests.kit import networks
 
 pytestmark = pytest.mark.slow
 

@@ -21,8 +21,8 @@ from hangtag.serving.server.engine.repository import versions
 from hangtag.serving.server.engine.trial.child import SPARE_SECONDS
 from hangtag.serving.server.engine.trial.trial_load import TrialLoad
 from hangtag.serving.server.errors import ControlError, ModelLoadError, UnavailableError
-from tests.export.foreign import models as foreign_models
 from tests.kit import onnx_models
+from tests.kit import third_party_models as foreign_models
 from tests.serving.server.engine.control.controlled import Start, add, spoil
 
 pytestmark = pytest.mark.slow
