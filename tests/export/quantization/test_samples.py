@@ -142,7 +142,8 @@ def test_pixels_become_numbers_as_stated(folder: Path) -> None:
 @pytest.mark.parametrize("shape", [(8, 8, 3), (8, 8), (3, 8, 8), (1, 8, 8)])
 def test_raw_pixels_need_no_preprocessing(shape: tuple[int, ...], folder: Path) -> None:
     white = samples.read(folder, bytes_in(*shape), None).feeds[-1]["image"]
-    assert (white.dtype, white.shape) == (np.uint8, (1, *shape))
+    assert white.dtype == np.uint8
+    assert white.shape == (1, *shape)
     assert (white == 255).all()
 
 
