@@ -15,8 +15,8 @@ from hangtag.training.data.fashion_mnist import LABELS, Split
 from hangtag.training.networks.cnn_rnn import CnnRnn, beam_search
 from hangtag.training.networks.inference import normalise
 from tests.e2e.processes import ROOT, hangtag, serving
-from tests.export import label_sets
-from tests.export.exported import label_paths
+from tests.kit import label_sets
+from tests.kit.exported import label_paths
 
 pytestmark = pytest.mark.slow
 

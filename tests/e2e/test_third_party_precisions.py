@@ -13,10 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from hangtag.cli import main
-from hangtag.export import child_process
 from hangtag.serving.server.runtime.session import Runtime
 from studies.third_party.models import MODELS, Array, ThirdPartyModel
-from tests.export.foreign import forked
+from tests.kit import forked_children
 
 SAMPLES = 120
 pytestmark = [
@@ -55,7 +54,7 @@ def labels(file: Path, samples: Mapping[str, Array]) -> Array:
 def test_a_third_party_model_in_int8_answers_as_before(
     model: ThirdPartyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child_process, "run", forked.run)
+    forked_children.use(monkeypatch)
     original = model.file()
     assert original is not None
     name = Runtime(original, provider="cpu").signature.inputs[0].name

@@ -13,9 +13,9 @@ from hangtag.cli import main
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.training.data.fashion_mnist import Split
-from tests.export.exported import Exported, single_label
 from tests.hangtag.proven import proven_on
 from tests.kit import onnx_models
+from tests.kit.exported import Exported, single_label
 from tests.kit.once import once
 from tests.kit.shipped import MODELS, latest
 

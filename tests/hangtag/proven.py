@@ -3,15 +3,12 @@
 from pathlib import Path
 
 import onnx
-import pytest
 from click.testing import CliRunner, Result
 
 from hangtag.cli import main
 from hangtag.export import exporter
-from hangtag.export.file import torch_export
 from hangtag.training.data.fashion_mnist import Split
-from tests.export.exported import Exported
-from tests.export.files import exported_as
+from tests.kit.exported import Exported
 from tests.kit.onnx_models import publish
 
 
@@ -21,9 +18,7 @@ def models(*arguments: str | Path) -> Result:
 
 def proven_on(exported: Exported, test: Split, models_dir: Path) -> Path:
     """Take the exported graph through the gate on these images; return the repository."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch_export, "to_onnx", exported_as(exported.file))
-        exporter.export(exported.run, models_dir, test)
+    exporter.export(exported.run, models_dir, test, graph=exported.graph)
     return models_dir
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import from_embeddings
-from tests.export.exported import Exported
 from tests.hangtag.conftest import classifier_of, hangtag
 from tests.kit import onnx_models
+from tests.kit.exported import Exported
 from tests.kit.shipped import MODELS
 
 pytestmark = pytest.mark.slow

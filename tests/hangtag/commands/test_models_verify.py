@@ -12,9 +12,9 @@ from onnx import numpy_helper
 from hangtag.export import exporter
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.fashion_mnist import Split
-from tests.export import label_sets
-from tests.export.exported import Exported
 from tests.hangtag.proven import models, proven_on, rewritten
+from tests.kit import label_sets
+from tests.kit.exported import Exported
 from tests.kit.onnx_models import classifier, publish
 from tests.kit.shipped import MODELS
 
@@ -217,9 +217,7 @@ def test_references_that_cannot_be_read_do_not_hold(proven: Path, tmp_path: Path
 def test_sets_of_labels_are_verified_too(tmp_path: Path) -> None:
     garments = data.load_test().first(300)
     run = label_sets.finished(tmp_path / "run", "sigmoids", label_sets.decisive_scores("sigmoids", garments))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporter, "CANVASES", 100)
-        exporter.export(run, tmp_path / "models", data.load_test())
+    exporter.export(run, tmp_path / "models", data.load_test(), canvases=100)
     result = models("verify", "--models", tmp_path / "models", "--json")
     assert result.exit_code == 0, result.output
     ((verified),) = json.loads(result.stdout)

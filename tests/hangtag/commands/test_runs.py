@@ -11,8 +11,8 @@ import pytest
 
 from hangtag.export import exporter
 from hangtag.training.data.fashion_mnist import Split
-from tests.export import label_sets, runs
 from tests.hangtag.conftest import hangtag
+from tests.kit import label_sets, runs
 from tests.kit.browser import chromium, require_good_looks
 
 pytestmark = pytest.mark.slow

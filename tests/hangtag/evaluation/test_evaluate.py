@@ -18,8 +18,8 @@ from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import LABELS, Split, load_test
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.metrics.severity import mean_severity
-from tests.export.exported import Exported
 from tests.hangtag.conftest import LSTM, classifier_of, document
+from tests.kit.exported import Exported
 from tests.kit.shipped import MODELS
 
 pytestmark = pytest.mark.slow

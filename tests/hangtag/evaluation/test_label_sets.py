@@ -18,9 +18,9 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from hangtag.training.runs.run import Run
-from tests.export import label_sets
-from tests.export.exported import Exported, label_paths
 from tests.hangtag.conftest import LSTM, hangtag
+from tests.kit import label_sets
+from tests.kit.exported import Exported, label_paths
 
 pytestmark = pytest.mark.slow
 

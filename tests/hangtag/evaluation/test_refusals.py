@@ -9,9 +9,9 @@ import pytest
 
 from hangtag.evaluation import subjects
 from hangtag.serving.server.process.server import Server
-from tests.export import runs
-from tests.export.exported import Exported
 from tests.hangtag.conftest import LSTM, document, hangtag
+from tests.kit import runs
+from tests.kit.exported import Exported
 from tests.kit.shipped import MODELS
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ from hangtag.evaluation.multi_label import MultiLabelResult, SetMistake
 from hangtag.evaluation.single_label import Mistake
 from hangtag.serving.server.process.server import Server
 from hangtag.training.data.fashion_mnist import LABELS
-from tests.export.exported import Exported
 from tests.hangtag.conftest import LSTM, document, hangtag
+from tests.kit.exported import Exported
 
 pytestmark = pytest.mark.slow
 

@@ -1,5 +1,6 @@
 """Runs of networks that answer with label sets, with weights set by hand, and canvases for them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from hangtag.training.networks.cnn_rnn import CnnRnn
 from hangtag.training.networks.inference import normalise
 from hangtag.training.networks.multi_label import CnnEmbedding, CnnLabels
 from hangtag.training.runs.run import Run
-from tests.export import runs
+from tests.kit import runs
 
 THRESHOLD = 0.2
 FIGURES = {"validation": {"o_f1": 0.75, "exact_match": 0.25}, "test": {"o_f1": 0.7, "exact_match": 0.2}}
@@ -58,10 +59,15 @@ def decisive_scores(model: str, garments: Split) -> nn.Module:
 
 def finished(folder: Path, model: str, network: nn.Module) -> Run:
     """A finished run of this model with these weights, as training leaves it."""
+    return finished_with(folder, model, network.state_dict())
+
+
+def finished_with(folder: Path, model: str, state: Mapping[str, torch.Tensor]) -> Run:
+    """As ``finished``, with weights that need not fit the model."""
     run = runs.start(folder, model)
-    run.save("best.pt", {"model": network.state_dict(), "epoch": 1})
+    run.save("best.pt", {"model": state, "epoch": 1})
     summary = {
-        "parameters": sum(weight.numel() for weight in network.parameters()),
+        "parameters": sum(weight.numel() for weight in state.values()),
         "best_epoch": 1,
         "labels": list(LABELS),
         "label_order": list(LABELS),
