@@ -6,14 +6,14 @@ The server waits 200 ms before each answer, so that the overhead of the tools an
 
 import shutil
 import threading
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from studies.loadtest.tools import PEERS, TOOLS, Figures
+from studies.loadtest.tools import PEERS, TOOLS
 from tests.serving.loadtest.fake_server import FakeServer, running
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ IN_FLIGHT = 5
 SECONDS = 12 * ANSWER_SECONDS
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def slow_server() -> Iterator[str]:
     """A server that answers each call after ANSWER_SECONDS and has the ModelConfig that perf_analyzer requests."""
     servicer = FakeServer()
@@ -36,31 +36,24 @@ def slow_server() -> Iterator[str]:
         output=[pb.ModelOutput(name="probabilities", data_type=pb.TYPE_FP32, dims=[10])],
     )
 
-    def answer_in_time(number: int, context: grpc.ServicerContext) -> None:
-        due = time.monotonic() + ANSWER_SECONDS
-        while (remaining := due - time.monotonic()) > 0:
-            threading.Event().wait(remaining)
+    def wait(number: int, context: grpc.ServicerContext) -> None:
+        threading.Event().wait(ANSWER_SECONDS)
 
-    servicer.behaviour = answer_in_time
+    servicer.behaviour = wait
     with running(servicer):
         yield servicer.address
 
 
-@pytest.fixture(scope="module")
-def figures(slow_server: str) -> dict[str, Figures]:
+def test_the_tools_agree_within_ten_percent_with_each_other_and_with_the_server(slow_server: str) -> None:
+    """They measure at the same time: the server waits and does not compute."""
     for program in (PEERS / "perf_analyzer", "h2load"):
-        if shutil.which(program) is None:
-            pytest.fail(f"{program} is missing: run 'make test', which installs it")
-    return {name: tool(slow_server, "fast", IN_FLIGHT, SECONDS) for name, tool in TOOLS.items()}
-
-
-@pytest.mark.parametrize("other", ["perf_analyzer", "h2load"])
-def test_the_tools_agree_within_ten_percent(figures: dict[str, Figures], other: str) -> None:
-    ours, theirs = figures["hangtag"], figures[other]
-    assert ours.throughput == pytest.approx(theirs.throughput, rel=0.1)
-    assert ours.p50 == pytest.approx(theirs.p50, rel=0.1)
-
-
-def test_the_figures_are_those_of_the_server(figures: dict[str, Figures]) -> None:
-    assert figures["hangtag"].p50 == pytest.approx(ANSWER_SECONDS, rel=0.1)
-    assert figures["hangtag"].throughput == pytest.approx(IN_FLIGHT / ANSWER_SECONDS, rel=0.1)
+        assert shutil.which(program) is not None, f"{program} is missing: run 'make test', which installs it"
+    with ThreadPoolExecutor(len(TOOLS)) as threads:
+        measured = {name: threads.submit(tool, slow_server, "fast", IN_FLIGHT, SECONDS) for name, tool in TOOLS.items()}
+        figures = {name: future.result() for name, future in measured.items()}
+    ours = figures["hangtag"]
+    assert ours.p50 == pytest.approx(ANSWER_SECONDS, rel=0.1)
+    assert ours.throughput == pytest.approx(IN_FLIGHT / ANSWER_SECONDS, rel=0.1)
+    for name in ("perf_analyzer", "h2load"):
+        assert ours.p50 == pytest.approx(figures[name].p50, rel=0.1), name
+        assert ours.throughput == pytest.approx(figures[name].throughput, rel=0.1), name
