@@ -22,7 +22,7 @@ from tests.kit.onnx_file import Array, answers
 
 pytestmark = pytest.mark.slow
 
-Change = Callable[[onnx.ModelProto], None]
+Change = Callable[[onnx.ModelProto], object]
 CANVASES = 100
 
 
@@ -109,10 +109,7 @@ def test_a_baseline_is_exported_with_its_threshold(
     assert len(set(sets_of(probabilities).sum(axis=1).tolist())) > 1
 
 
-# Files that differ from the network.
-
-
-def refused(exported: Exported, few: Garments, folder: Path, change: Change, canvases: int = CANVASES) -> str:
+def refused(exported: Exported, few: Garments, folder: Path, change: Change = str, canvases: int = CANVASES) -> str:
     """The reason why the run's graph is refused after a change; nothing is written."""
     graph = exported.graph
     change(graph)
@@ -121,10 +118,6 @@ def refused(exported: Exported, few: Garments, folder: Path, change: Change, can
         publish(exported.run, folder / "models", few, graph=graph, canvases=canvases)
     assert contents(folder) == before
     return str(error.value)
-
-
-def as_it_is(_: onnx.ModelProto) -> None:
-    """No change."""
 
 
 def set_bias(label: int, value: float) -> Change:
@@ -171,7 +164,7 @@ def test_a_network_that_diverged_is_refused(paths: Exported, few: Garments, tmp_
     weights = paths.run.load("best.pt")["model"]
     weights["project_image.bias"].fill_(torch.nan)
     run = label_sets.finished_with(tmp_path / "run", "cnn_rnn", weights)
-    reason = refused(replace(paths, run=run), few, tmp_path, as_it_is)
+    reason = refused(replace(paths, run=run), few, tmp_path)
     assert "own outputs are not finite for 100 of 100 test images, first for image 0" in reason
 
 
@@ -179,7 +172,7 @@ def test_another_signature_is_refused(
     paths: Exported, few: Garments, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     other = label_scores(tmp_path_factory, "sigmoids")
-    reason = refused(replace(other, run=paths.run), few, tmp_path, as_it_is)
+    reason = refused(replace(other, run=paths.run), few, tmp_path)
     assert re.search(r"^contract: the file has image: .*; expected image: .*probabilities: FP32 \[a", reason)
 
 

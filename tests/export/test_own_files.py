@@ -56,25 +56,16 @@ def test_half_precision_too(tmp_path: Path) -> None:
     assert result.stdout.startswith(f"published {tmp_path / 'models/lstm-fp16/1'}\n")
 
 
-def refused(folder: Path, model: onnx.ModelProto) -> str:
-    onnx.save(model, folder / "changed.onnx")
-    return refusal(folder, *arguments(folder, folder / "changed.onnx"))
-
-
-def test_a_changed_graph_is_refused(tmp_path: Path) -> None:
-    model = onnx.load(latest("lstm"))
+def test_a_changed_graph_a_file_of_another_kind_and_labels_are_refused(tmp_path: Path) -> None:
+    model, changed = onnx.load(latest("lstm")), tmp_path / "changed.onnx"
     model.graph.node[0].name = "another name"
-    message = refused(tmp_path, model)
+    onnx.save(model, changed)
+    message = refusal(tmp_path, *arguments(tmp_path, changed))
     assert "its graph or weights are not those that were exported. Give --calibration" in message
-
-
-@pytest.mark.parametrize(("key", "value"), [("precision", "int8"), ("task", "multi_label"), ("data_digest", "0" * 64)])
-def test_a_file_of_another_kind_is_refused(key: str, value: str, tmp_path: Path) -> None:
-    message = refused(tmp_path, onnx_file.with_metadata(latest("lstm"), **{key: value}))
-    assert f"has {key} {value}, and another precision is made of" in message
-
-
-def test_labels_are_for_other_peoples_files(tmp_path: Path) -> None:
+    for key, value in (("precision", "int8"), ("task", "multi_label"), ("data_digest", "0" * 64)):
+        onnx.save(onnx_file.with_metadata(latest("lstm"), **{key: value}), changed)
+        message = refusal(tmp_path, *arguments(tmp_path, changed))
+        assert f"has {key} {value}, and another precision is made of" in message
     result = invoke(*arguments(tmp_path, latest("lstm")), "--labels", "x.txt")
     assert result.exit_code == 2
     assert "--labels: for other people's files" in result.stderr

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import onnxscript
 import pytest
 import torch
@@ -127,6 +128,8 @@ def test_its_metadata_hold_the_figures_that_were_proven(exported: Exported, few:
     assert max(batching["max_difference"].values()) <= 1e-4
     recurrent = "LSTM" in OPERATORS[exported.run.model]
     assert gate["empty batch"]["outcome"] == ("aborted" if recurrent else "answered")
+    has_gpu = any(name.startswith("CUDA") for name in onnxruntime.get_available_providers())
+    assert gate["cuda"]["outcome"] == ("loads" if has_gpu else "not run")
 
 
 def test_it_is_one_file_with_its_weights_as_initializers_and_few_nodes(exported: Exported) -> None:

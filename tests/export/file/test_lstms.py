@@ -108,9 +108,6 @@ def test_a_shape_that_does_not_only_drop_the_direction_is_kept() -> None:
     assert simplified_operators(original)["Reshape"] == 1
 
 
-# In 8 bits.
-
-
 @pytest.fixture(scope="module", params=["lstm", "lstm2"])
 def network(request: pytest.FixtureRequest) -> onnx.ModelProto:
     return onnx.load(latest(request.param))

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -122,10 +121,6 @@ def only(few: Garments, place: int) -> Garments:
     return replace(few, images=images)
 
 
-def as_it_is(few: Garments) -> Garments:
-    return few
-
-
 def refused(exported: Exported, test: Garments, folder: Path, change: Callable[[Model], object]) -> str:
     """The reason, after which the folder is as it was."""
     graph = exported.graph
@@ -143,13 +138,13 @@ def refused(exported: Exported, test: Garments, folder: Path, change: Callable[[
 @pytest.mark.parametrize(
     ("change", "test", "message"),
     [
-        (add_to_bias(np.nan), as_it_is, r"^parity: batch 1: logits differ from PyTorch's by nan, .* test image 0\."),
-        (add_to_bias(np.inf), as_it_is, r"^parity: batch 1: logits differ from PyTorch's by (nan|inf), .* image 0\."),
+        (add_to_bias(np.nan), lambda few: few, r"^parity: batch 1: logits differ .* by nan, .* test image 0\."),
+        (add_to_bias(np.inf), lambda few: few, r"^parity: batch 1: logits differ .* by (nan|inf), .* test image 0\."),
         # Only image 5 is not black, so it alone is answered otherwise; batches of 2 are the first to reach it.
         (turn_input_weights, lambda few: only(few, 5), r"^parity: batch 2: logits differ .* worst at test image 5\."),
-        (take_logarithms, as_it_is, r"^parity: batch 1: probabilities are not those of the file's own logits"),
-        (keep_first_row, as_it_is, r"^parity: batch 2: logits have shape \[1, 10\], expected \[2, 10\]"),
-        (declare_eleven_labels, as_it_is, r"^structure: ONNX's checker refuses the file: .*11"),
+        (take_logarithms, lambda few: few, r"^parity: batch 1: probabilities are not those of the file's own logits"),
+        (keep_first_row, lambda few: few, r"^parity: batch 2: logits have shape \[1, 10\], expected \[2, 10\]"),
+        (declare_eleven_labels, lambda few: few, r"^structure: ONNX's checker refuses the file: .*11"),
         # Beyond the images whose logits are compared.
         (
             on_sign("class"),
@@ -250,8 +245,3 @@ def test_a_short_test_set_is_compared_as_far_as_it_goes(lstm: Exported, few: Gar
     """An empty batch would abort the whole process in ONNX Runtime."""
     published = publish(lstm.run, tmp_path, few.first(10), graph=lstm.graph)
     assert json.loads(published.metadata["gate"])["batching"]["images"] == 10
-
-
-def test_what_this_machine_cannot_check_is_not_said_to_have_passed(lstm: Exported) -> None:
-    has_gpu = any(name.startswith("CUDA") for name in onnxruntime.get_available_providers())
-    assert json.loads(lstm.published.metadata["gate"])["cuda"]["outcome"] == ("loads" if has_gpu else "not run")

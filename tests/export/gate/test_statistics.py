@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from scipy.special import softmax
 
 from hangtag.export.errors import GateError
 from hangtag.export.file.quality import Quality, read
-from hangtag.export.gate.checks import agreement, calibration, predecessor
+from hangtag.export.gate.checks import agreement, batching, calibration, predecessor
 from hangtag.export.gate.tolerances import TOLERANCES
+from hangtag.serving.signature import Signature, TensorSpec
+from tests.kit.onnx_file import Array
 
 ROOT = Path(__file__).parents[3]
 
@@ -51,6 +54,25 @@ def test_in_fp32_labels_and_accuracy_may_differ_where_two_labels_are_tied_alone(
     assert (figures["level"], figures["differing"], figures["accuracy"]) == (3, 0, 0.7)
     assert figures["pytorch_accuracy"] == 1.0
     assert "3, each with two tied labels" in passed.summary
+
+
+class ByTheBatch:
+    """In a runtime's place: answers each image with its mean, to which the largest of the batch is added."""
+
+    signature = Signature((TensorSpec("image", "UINT8", (None, 2, 2)),), (TensorSpec("logits", "FP32", (None, 2)),), {})
+
+    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        means = inputs["image"].mean(axis=(1, 2))
+        return {"logits": np.stack([means + means.max(), means], axis=1)}
+
+
+def test_only_the_answers_of_tied_images_may_depend_on_their_batch() -> None:
+    """As of two paths that are equally likely: which is answered, the batch may decide."""
+    images = np.arange(80, dtype=np.uint8).reshape(20, 2, 2)
+    runtime: Any = ByTheBatch()
+    with pytest.raises(GateError, match=r"^batching: logits of an image differ by .* Worst at test image \d\."):
+        batching.check(runtime, images[:8], images, TOLERANCES["fp32"], 1.0)
+    batching.check(runtime, images[:8], images, TOLERANCES["fp32"], 1.0, ties=range(8))
 
 
 # A temperature's fold, which may have damaged the file.
