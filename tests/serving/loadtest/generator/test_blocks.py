@@ -116,6 +116,8 @@ def test_the_processes_share_a_load(server: FakeServer, tmp_path: Path) -> None:
     measured = measure(tmp_path, *command, "--rate", 300, "--arrivals", "constant")
     (opened,) = measured.runs
     assert opened["total"]["queries"] == 60
+    # Together they rotate through the 256 requests, from a place each.
+    assert len({request.raw_input_contents[0] for request in server.requests[1:]}) == 60
     assert opened["total"]["duration"] == pytest.approx(60 / 300, abs=0.02)  # the schedule of one process
     most = 0
     (closed,) = measure(tmp_path, *command, "--concurrency", 2).runs

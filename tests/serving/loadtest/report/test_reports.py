@@ -251,9 +251,9 @@ def test_a_file_that_cannot_be_written_is_reported_before_the_run(server: FakeSe
 
 
 def test_a_file_that_fails_after_the_run_does_not_cost_the_others(server: FakeServer, tmp_path: Path) -> None:
-    lost, kept = tmp_path / "lost", tmp_path / "new" / "kept.csv"
+    lost, kept = tmp_path / "lost", tmp_path / "new" / "kept.xml"
     server.behaviour = lambda number, context: lost.mkdir() if number == 1 else None  # a folder where a file should be
-    result = loadtest("fast", "--server", server.address, "--concurrency", 1, *QUICK, "--junit", lost, "--csv", kept)
+    result = loadtest("fast", "--server", server.address, "--concurrency", 1, *QUICK, "--csv", lost, "--junit", kept)
     assert result.exit_code == 1
     assert f"cannot write {lost}" in result.stderr
     assert kept.read_text()

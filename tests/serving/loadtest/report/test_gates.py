@@ -135,6 +135,7 @@ def test_a_default_run_derives_a_rate_which_gates_compare_where_both_sides_have_
     assert compared.endswith("is left out, a rate that each test finds for itself")
     for sentence in (plain, between):
         assert (sentence.count("in flight"), sentence.count("calls/s")) == (3, 1)
+        assert "left out" not in sentence
     every = (saved_run("fast", rate, saved_block([0.001])) for rate in every_rate())
     with_all = save(tmp_path / "all.json", *closed, *every)
     measured = measure(
