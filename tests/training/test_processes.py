@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -151,10 +152,11 @@ def test_two_commands_train_one_run_and_report_it_once(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=0.05)  # augmentation differs between the processes
 
 
-def test_an_error_is_reported_once(finished: Finished) -> None:
+def test_an_error_is_reported_once(finished: Finished, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished.folder, tmp_path / "run")
     for arguments, status, message in (
         (["lstm", "--data-dir", "nowhere"], 1, "Error: nowhere lacks train-images-idx3-ubyte"),  # met by each
-        (["cnn", *USUAL, "--out", finished.folder], 1, "holds a run with another "),  # met by rank 0
+        (["cnn", *USUAL, "--out", folder], 1, "holds a run with another "),  # met by rank 0
         (["lstm", "--teacher", "cnn.onnx"], 2, "--teacher cnn.onnx: "),
     ):
         (first, _, error), (second, *silent) = commands_of_two(*arguments)

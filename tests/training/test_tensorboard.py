@@ -10,10 +10,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 
 from hangtag.training.errors import RunMismatchError
-from hangtag.training.observer import StepFigures, StepProgress
+from hangtag.training.observer import Observers, StepFigures, StepProgress
 from hangtag.training.tensorboard import EventLog
-from tests.kit import shipped
-from tests.training.small_runs import EPOCHS, Finished, read, scalars, train
+from tests.kit import garments, shipped
+from tests.training.small_runs import EPOCHS, Finished, OnStep, config, learn, read, scalars, train
 
 pytestmark = pytest.mark.slow
 
@@ -67,6 +67,27 @@ def test_a_log_that_begins_later_has_the_epochs_before_and_a_run_without_is_the_
     assert later["loss/validation"] == whole["loss/validation"]
     assert later["loss/step"] == whole["loss/step"][2:]
     assert "had finished already" in train("lstm", tmp_path / "whole", epochs=2).stderr
+
+
+def test_a_resumed_run_goes_on_in_the_same_log(tmp_path: Path) -> None:
+    """Readers drop what was logged between the last checkpoint and the break."""
+
+    def logged(folder: Path, stop_at: int = 0) -> None:
+        def interrupt(at: StepProgress) -> None:
+            if (at.epoch, at.step) == (2, stop_at):
+                raise KeyboardInterrupt
+
+        with EventLog(folder, {}) as log:
+            learn(config(limit=12 * 32), garments.few(), folder, Observers(log, OnStep(interrupt)))
+
+    logged(tmp_path / "unbroken")
+    with pytest.raises(KeyboardInterrupt):
+        logged(tmp_path / "run", stop_at=11)
+    assert scalars(tmp_path / "run")["loss/step"][-1][0] == 12 + 11
+    logged(tmp_path / "run")
+    assert scalars(tmp_path / "run") == scalars(tmp_path / "unbroken")
+    logged(tmp_path / "run")  # a finished run is not trained, and logs nothing
+    assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 2
 
 
 @contextmanager

@@ -26,6 +26,7 @@ def test_in_a_terminal_each_kind_of_work_has_its_bar(tmp_path: Path, monkeypatch
     shown = train("lstm", tmp_path, *options, limit=600, epochs=2).stderr  # 5 steps an epoch
     for expected in ("teacher's logits", "1200/1200", "epoch 2/2", "10/10", "loss "):
         assert expected in shown
+    assert shown.rindex("teacher's logits") < shown.rindex("epoch 2/2")  # the bar of what began first is above
     assert "epoch 1/2: " not in shown  # a log's line
 
 

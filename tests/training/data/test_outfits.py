@@ -54,13 +54,6 @@ def test_looks_have_the_frequencies_of_the_table_and_no_other_set_occurs() -> No
     assert independent()[nonsense] > 0
 
 
-def test_all_names_in_the_table_are_labels_and_no_look_names_one_in_two_slots() -> None:
-    for look in LOOKS:
-        pieces = [piece for slot in look.slots for piece in slot.split(",") if piece != "-"]
-        assert set(pieces) <= set(LABELS)
-        assert len(pieces) == len(set(pieces)), look.name
-
-
 def test_the_control_has_the_same_frequencies_and_set_sizes_but_hardly_a_dependence() -> None:
     assert frequencies(independent()) == pytest.approx(frequencies(together()), abs=1e-6)
     assert (independent() @ COUNT) == pytest.approx(together() @ COUNT, abs=1e-6)
