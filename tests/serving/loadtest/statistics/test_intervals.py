@@ -33,8 +33,9 @@ def test_the_quantile_is_scipys(freedom: int, confidence: float) -> None:
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="1 degree of freedom or more, not 0"):
         critical_value(0)
-    with pytest.raises(ValueError, match="between 0 and 1, not at 95"):
-        critical_value(3, 95)
+    for confidence in (0, 95):
+        with pytest.raises(ValueError, match=f"between 0 and 1, not at {confidence}"):
+            critical_value(3, confidence)
 
 
 def test_the_interval_of_equal_blocks_is_their_ratio() -> None:
