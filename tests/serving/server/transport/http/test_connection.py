@@ -119,12 +119,12 @@ def test_of_too_many_requests_that_wait_on_a_connection_the_first_are_answered(f
 
 
 def test_a_request_with_a_large_body_whose_client_leaves_is_not_computed(few: Path) -> None:
-    """Though the server pauses reading while a large body comes: who does not read does not see that a client left."""
+    """The server pauses reading while a large body comes, and until it reads again it sees no client leave."""
     with http_server(few) as live, live.gates.closed("gather") as gate, connected(live) as first:
         send(first)
         gate.wait_until_computing()
         with ExitStack() as leaving:
-            for _ in range(8):  # the size of the part that comes last, and that makes it pause, is left to chance
+            for _ in range(8):  # it pauses after a large last part, and how large that is differs
                 send(leaving.enter_context(connected(live)), INFER.ljust(1_000_000))
             live.wait_until_queued("gather", 8)
         live.wait_until_queued("gather", 0)

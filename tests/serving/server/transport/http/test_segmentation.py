@@ -100,7 +100,7 @@ def answers(live: LiveServer, segments_of_each: Sequence[Sequence[bytes]]) -> li
             for connection, segment in zip(connections, segments, strict=True):
                 with suppress(ConnectionError):  # it was refused, and closed
                     connection.sendall(segment)
-            assert probe.get("/v2/health/live").status == 200  # it came last, so all others have been read
+            assert probe.get("/v2/health/live").status == 200  # it came last, so the segments have been read
         return [list(_read(connection)) for connection in connections]
 
 
@@ -156,7 +156,7 @@ def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
 
 
 def each_place(before: bytes, of_interest: bytes) -> list[tuple[int, ...]]:
-    """No cut, and one at each place from the end of what stands before on; the tests of bytes cut everything."""
+    """No cut, and one at each place in the part of interest, its two ends included."""
     return [(), *((place,) for place in range(len(before), len(before) + len(of_interest) + 1))]
 
 
