@@ -16,7 +16,7 @@ IN_PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test-shape mutants mutants-draw test quick lint train export serve loadtest docs clean types imports stubs unit fast fuzz bench-server gpu-check \
+.PHONY: help demo test-shape studies-check mutants mutants-draw test quick lint train export serve loadtest docs clean types imports stubs unit fast fuzz bench-server gpu-check \
 	release-check triton-examples proto schema peers others triton fastapi dataset programs
 
 help: ## Show this list
@@ -77,7 +77,7 @@ unit: $(VENV)/.dev $(VENV)-peers/.peers $(VENV)-others/.others dataset programs 
 	$(BIN)/pytest $(IN_PARALLEL) --durations 20 --durations-min 5 $(ARGS)
 
 fast: $(VENV)/.dev $(VENV)-peers/.peers dataset ## Run the tests that need no training, no export, no server under load and no browser
-	$(BIN)/pytest $(IN_PARALLEL) -m "not engine and not slow" $(ARGS)
+	$(BIN)/pytest $(IN_PARALLEL) -m "not engine and not studies and not supply_chain and not slow" $(ARGS)
 
 ##@ Longer checks, on an idle machine
 fuzz: fuzz-grpc fuzz-http fuzz-http2 fuzz-openapi fuzz-callers fuzz-files ## Attack a real server for up to three hours, six parts of at most 30 minutes each: fuzz-grpc, fuzz-http, fuzz-http2, fuzz-openapi, fuzz-callers, fuzz-files
@@ -102,6 +102,9 @@ mutants: $(VENV)/.dev dataset ## Put 150 small faults into the product, one at a
 
 mutants-draw: $(VENV)-mutants/.mutants ## Draw other faults for make mutants: make mutants-draw ARGS="--seed 1"
 	$(VENV)-mutants/bin/python -m tests.mutants.draw $(ARGS)
+
+studies-check: $(VENV)/.dev $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run each study for a moment, one after another, in about fifteen minutes, and see that it records what its page needs
+	$(BIN)/pytest -m studies tests/studies $(ARGS)
 
 bench-server: $(VENV)/.serve $(VENV)-triton/.triton ## Compare the server with Triton and others for forty minutes, for docs/performance.md (needs h2load)
 	$(BIN)/python -m studies server run $(ARGS)

@@ -115,21 +115,25 @@ def audit_by(database: str, locks: list[Path]) -> tuple[str, Audit]:
 
 @click.command()
 @click.option("--database", help="A folder of OSV records, a pinned copy, or a URL: no other database is then used.")
-def main(database: str | None) -> None:
+@click.option(
+    "--locks", "folder", default=LOCKS, type=click.Path(exists=True, path_type=Path), help="A folder of locks."
+)
+@click.option("--osv", default=OSV, show_default=True, help="The service that is asked where --database names none.")
+def main(database: str | None, folder: Path, osv: str) -> None:
     """Look the packages of all locks up in a database of vulnerabilities, and write reports/audit."""
-    locks = sorted(LOCKS.glob("*.txt"))
+    locks = sorted(folder.glob("*.txt"))
     try:
         try:
-            name, result = audit_by(database or OSV, locks)
+            name, result = audit_by(database or osv, locks)
         except UnreachableError as error:
             if database:
                 raise
-            click.echo(f"WARNING: {OSV} cannot be reached: {error}", err=True)
+            click.echo(f"WARNING: {osv} cannot be reached: {error}", err=True)
             name, result = audit_by(str(PINNED), locks)
             click.echo(f"WARNING: the packages were looked up in {name}. It knows of nothing later.", err=True)
     except (AuditError, AdvisoriesError) as error:
         problem = "cannot be reached" if isinstance(error, UnreachableError) else "the audit failed"
-        click.echo(f"NOT AUDITED: {database or OSV}: {problem}: {error}", err=True)
+        click.echo(f"NOT AUDITED: {database or osv}: {problem}: {error}", err=True)
         sys.exit(NOT_AUDITED)
     today = datetime.now(UTC).date().isoformat()
     REPORT.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from hangtag.training.data.multi_label import Canvases
 from hangtag.training.runs.run import Run
 
 CANVASES = 1_000
-"""A network that answers with several labels is compared on this many canvases."""
+"""A network that answers with several labels is compared on this many canvases, unless a caller says otherwise."""
 QUANTIZATION_IMAGES = 512
 """int8 sees this many images of the training split, to learn how large activations get."""
 _VOC_TEST_IMAGES = 4_952
@@ -42,6 +42,8 @@ def export(
     calibrate_on: Split | None = None,
     timing: str = "none",
     even_if_worse: bool = False,
+    graph: onnx.ModelProto | None = None,
+    canvases: int = CANVASES,
 ) -> Published:
     """Export the run's best epoch in the precision ``to``, take it through the gate, and publish it.
 
@@ -52,6 +54,9 @@ def export(
             None to leave them as the network computes them. For one label per image only.
         timing: what to compare the file's speed with, one of ``gate.speed.TIMINGS``.
         even_if_worse: publish it also if the version that serves is better, or cannot be compared.
+        graph: the network in FP32 as an earlier export of this run made it, for a caller that publishes the run several
+            times; it passes the same gate. None lets PyTorch export it.
+        canvases: on how many a network that answers with several labels is compared.
 
     Raises:
         RunMismatchError: the run is not finished.
@@ -78,12 +83,12 @@ def export(
         )
     name = precision.model_name(run.model, to)
     rival = predecessors.find(models, name, config["data_digest"], even_if_worse=even_if_worse)
-    data = _gate_data(served, test, config)
+    data = _gate_data(served, test, config, canvases)
     with publish(models, name) as publication:
         file = publication.model_file
         of_export = {"precision": to, "processor": ", ".join(processor.instructions())}
         metadata = served.metadata | of_export | provenance.collect(served, config, metrics)
-        fp32_model = torch_export.to_onnx(served, metadata)
+        fp32_model = torch_export.to_onnx(served, metadata) if graph is None else _described(graph, metadata)
         model = precision.convert(fp32_model, to, _first(quantize_on))
         file.write_bytes(model.SerializeToString())
         if calibrate_on is not None:
@@ -105,6 +110,17 @@ def export(
         onnx_model.add_metadata(model, proof.metadata | reference | {"graph_digest": onnx_model.digest(model)})
         file.write_bytes(model.SerializeToString())
     return Published(publication.folder, proof, onnx_model.metadata(model), data.images)
+
+
+def _described(graph: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """A copy of the graph with this metadata instead of its own, of which only what PyTorch exported is still true."""
+    own = onnx_model.metadata(graph)
+    kept = {key: own[key] for key in ("nodes_before_folding",) if key in own}
+    copied = onnx.ModelProto()
+    copied.CopyFrom(graph)
+    del copied.metadata_props[:]
+    onnx_model.add_metadata(copied, {**metadata, **kept})
+    return copied
 
 
 def _test_images(served: ServedNetwork, test: Split, config: Mapping[str, Any]) -> int:
@@ -130,16 +146,16 @@ def _first(images: Images | None) -> Images:
     return np.empty((0, 28, 28), np.uint8) if images is None else images[:QUANTIZATION_IMAGES]
 
 
-def _gate_data(served: ServedNetwork, test: Split, config: Mapping[str, Any]) -> GateData:
+def _gate_data(served: ServedNetwork, test: Split, config: Mapping[str, Any], canvases: int) -> GateData:
     if isinstance(served, SingleLabel):
         return GateData(test.images, test.classes)
-    return GateData(_canvases(test, config))
+    return GateData(_canvases(test, config, canvases))
 
 
-def _canvases(test: Split, config: Mapping[str, Any]) -> Canvases:
-    """Canvases [CANVASES, 64, 64] of real test garments: of the run's own data set where that is one of outfits.
+def _canvases(test: Split, config: Mapping[str, Any], count: int) -> Canvases:
+    """Canvases [count, 64, 64] of real test garments: of the run's own data set where that is one of outfits.
 
     For any other data set "outfits" serves as well, since it is arithmetic that is compared.
     """
     dataset = config.get("dataset")
-    return outfits.load_split(dataset if dataset in outfits.NAMES else "outfits", "test", test, CANVASES).images
+    return outfits.load_split(dataset if dataset in outfits.NAMES else "outfits", "test", test, count).images

@@ -58,7 +58,7 @@ def command(runs: Sequence[TrainingRun], make_line: MakeLine, file: Path, help_t
     @click.option("--out", type=click.Path(path_type=Path), default=file, help="The results file to write lines into.")
     @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- TRAIN_OPTIONS]")
     def run(only: str, dry_run: bool, out: Path, options: tuple[str, ...]) -> None:
-        train(select(runs, only), make_line, out, options, dry_run=dry_run)
+        train(select(runs, only), make_line, file, out, options, dry_run=dry_run)
 
     return run
 
@@ -73,9 +73,23 @@ def select(runs: Iterable[TrainingRun], pattern: str) -> list[TrainingRun]:
 
 
 def train(
-    runs: Iterable[TrainingRun], make_line: MakeLine, out: Path, options: Sequence[str] = (), *, dry_run: bool = False
+    runs: Iterable[TrainingRun],
+    make_line: MakeLine,
+    page: Path,
+    out: Path,
+    options: Sequence[str] = (),
+    *,
+    dry_run: bool = False,
 ) -> None:
     """Train each run, or continue it where it stopped, and record its line. Prints every command before it runs.
+
+    Args:
+        runs: The runs.
+        make_line: A finished run's results line.
+        page: The results file of which a page is made.
+        out: The results file to write lines into.
+        options: Further options of `hangtag train`.
+        dry_run: Print the commands and run none.
 
     Raises:
         click.ClickException: a command failed.
@@ -85,19 +99,21 @@ def train(
         for arguments in run.commands(options):
             hangtag(arguments, dry_run=dry_run)
         if not dry_run:
-            record(run, make_line, out)
+            record(run, make_line, page, out)
 
 
-def record(run: TrainingRun, make_line: MakeLine, out: Path) -> None:
-    """Write a finished run's line, unless it was trained on a part of the data only.
+def record(run: TrainingRun, make_line: MakeLine, page: Path, out: Path) -> None:
+    """Write a finished run's line. One that was trained on a part of the data goes into another file than the page's.
 
     Raises:
         TrainingError: the folder is no run's, or the run is not finished.
     """
     trained = Run(run.folder)
     trained.require_finished()
-    if trained.read_config()["limit"] is not None:
-        click.echo(f"{run.name} is not recorded: it was trained on a part of the data (--limit).")
+    if out == page and trained.read_config()["limit"] is not None:
+        click.echo(
+            f"{run.name} is not recorded: it was trained on a part of the data (--limit). --out FILE records it."
+        )
         return
     results.record(out, {"run": run.name} | make_line(run, trained))
     click.echo(f"recorded {run.name} in {out}")

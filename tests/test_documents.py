@@ -1,4 +1,4 @@
-"""The README's examples run unchanged, links lead to files, and the shipped models are as accurate as the study's."""
+"""The documents' examples run unchanged, and links and names of folders lead somewhere; what ships is as documented."""
 
 import json
 import os
@@ -10,15 +10,17 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from hangtag.cli import main
-from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.process.server import Server
 from hangtag.training.catalog import recipe_for
+from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.runs.identity import identity
 from studies.shipped.models import read_all
+from tests.kit.server import server
+from tests.kit.shipped import MODELS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -29,14 +31,14 @@ DEFAULT_ADDRESS = "127.0.0.1:8001"
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with Server(ServerConfig(models=ROOT / "models", port=0, http_port=-1, provider="cpu")) as server:
-        yield server.address
+    with server(MODELS, provider="cpu") as running:
+        yield running.address
 
 
 @pytest.fixture(scope="module")
 def outfits() -> Iterator[str]:
-    with Server(ServerConfig(models=ROOT / "examples/outfits/models", port=0, http_port=-1, provider="cpu")) as server:
-        yield server.address
+    with server(ROOT / "examples/outfits/models", provider="cpu") as running:
+        yield running.address
 
 
 def example(language: str, containing: str, document: str = README) -> str:
@@ -46,10 +48,10 @@ def example(language: str, containing: str, document: str = README) -> str:
     return str(blocks[0])
 
 
-def test_the_tests_that_the_threat_model_names_are_there() -> None:
-    named = re.findall(r"tests/[\w/.]+[\w]", (ROOT / "docs/threat-model.md").read_text())
-    assert len(named) > 10
-    assert [path for path in named if not (ROOT / path).exists()] == []
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_name_folders_of_tests_that_exist(document: Path) -> None:
+    named = re.findall(r"\btests/[\w/.]*\w", document.read_text())
+    assert [path for path in named if not (ROOT / path).is_dir()] == []
 
 
 def run(command: list[str], path: str = os.environ["PATH"], **more: str) -> str:
@@ -163,12 +165,6 @@ def test_a_second_server_in_the_readme_has_ports_of_its_own() -> None:
     assert len(ports | {"8000", "8001", "8002"}) == 6
 
 
-def test_the_deployment_s_tests_are_run_after_the_list_of_parts_that_they_read() -> None:
-    for document in (*DOCUMENTS, ROOT / "CONTRIBUTING.md"):
-        for targets in re.findall(r"make -C deploy (build [a-z -]*test)", document.read_text()):
-            assert targets == "build sbom test"
-
-
 @pytest.mark.parametrize(
     "document", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name
 )
@@ -181,7 +177,7 @@ def test_links_lead_to_files(document: Path) -> None:
 @pytest.mark.parametrize(("name", "minimum"), [("lstm", 0.8996), ("lstm2", 0.9050), ("cnn", 0.9094)])
 def test_shipped_models_reach_the_study_s_accuracy(name: str, minimum: float) -> None:
     """minimum: the study's final validation accuracy. Each model must come from a whole run on all training images."""
-    model = next(model for model in read_all(ROOT / "models") if model.name == name)
+    model = next(model for model in read_all(MODELS) if model.name == name)
     assert float(model.metadata["validation_accuracy"]) >= minimum
     assert model.config["limit"] is None
     recorded = model.config["recipe"]
@@ -192,3 +188,10 @@ def test_shipped_models_reach_the_study_s_accuracy(name: str, minimum: float) ->
     )
     assert identity({"recipe": recorded}) == identity({"recipe": recipe | {"epochs": recorded["epochs"]}})
     assert len(model.epochs) == recorded["epochs"]
+
+
+def test_the_images_in_examples_are_every_20th_of_the_test_set_with_its_label(garments: Split) -> None:
+    with np.load(ROOT / "examples/test-images.npz") as archive:
+        assert set(archive) == {"image", "labels"}
+        assert np.array_equal(archive["image"], garments.images[::20])
+        assert np.array_equal(archive["labels"], garments.classes[::20])

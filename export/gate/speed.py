@@ -105,9 +105,9 @@ def measure(path: Path, images: Pixels, served: "nn.Module | None", fp32: Path |
                 except Exception as error:  # a compiler may raise anything, and the file is not at fault
                     missing[COMPILED] = str(error).strip().splitlines()[0][:200]
         batches = {size: np.resize(images, (size, *images.shape[1:])) for size in BATCH_SIZES}
-        before = _CpuTime.now()
-        milliseconds = {size: _interleaved(contenders, batch) for size, batch in batches.items()}
-        return Speed(milliseconds, THREADS, missing, _CpuTime.now().share_of_others(before))
+        before = CpuTime.now()
+        milliseconds = {size: interleaved(contenders, batch) for size, batch in batches.items()}
+        return Speed(milliseconds, THREADS, missing, CpuTime.now().share_of_others(before))
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def _pytorch_threads() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _CpuTime:
+class CpuTime:
     """CPU seconds since the machine started: available on all CPUs, used by all processes, and used by this one."""
 
     available: float
@@ -132,7 +132,7 @@ class _CpuTime:
     own: float
 
     @classmethod
-    def now(cls, stat: Path = Path("/proc/stat")) -> "_CpuTime":
+    def now(cls, stat: Path = Path("/proc/stat")) -> "CpuTime":
         """Read the line of all CPUs in /proc/stat, see proc_stat(5). All zeros on systems without that file."""
         if not stat.exists():
             return cls(0, 0, 0)
@@ -140,7 +140,7 @@ class _CpuTime:
         seconds = [count / os.sysconf("SC_CLK_TCK") for count in ticks]
         return cls(sum(seconds), sum(seconds) - sum(seconds[3:5]), time.process_time())  # idle and iowait
 
-    def share_of_others(self, before: "_CpuTime") -> float:
+    def share_of_others(self, before: "CpuTime") -> float:
         """The share of the CPUs that other processes used since ``before``."""
         available = self.available - before.available
         others = (self.used - before.used) - (self.own - before.own)
@@ -174,24 +174,30 @@ def _compiled(served: "nn.Module", images: Pixels) -> Contender:
     return answer
 
 
-def _interleaved(contenders: Mapping[str, Contender], batch: Pixels) -> dict[str, float]:
-    """Let the contenders take turns; return the median milliseconds of each."""
+def interleaved(
+    contenders: Mapping[str, Contender], batch: Pixels, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Let the contenders take turns; return the median milliseconds of each.
+
+    Args:
+        clock: Seconds since any moment.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    begin = time.perf_counter()
+    begin = clock()
     for rounds in range(_MAX_ROUNDS):
-        if rounds >= _MIN_ROUNDS and time.perf_counter() - begin > _SECONDS:
+        if rounds >= _MIN_ROUNDS and clock() - begin > _SECONDS:
             break
         for name, answer in contenders.items():
-            times[name] += _turn(answer, batch)
+            times[name] += _turn(answer, batch, clock)
     return {name: float(np.median(milliseconds)) for name, milliseconds in times.items()}
 
 
-def _turn(answer: Contender, batch: Pixels) -> list[float]:
+def _turn(answer: Contender, batch: Pixels, clock: Callable[[], float]) -> list[float]:
     """Milliseconds of each batch of a turn, without the first."""
     answer(batch)
     milliseconds: list[float] = []
     while sum(milliseconds) < _TURN_MS:
-        start = time.perf_counter()
+        start = clock()
         answer(batch)
-        milliseconds.append((time.perf_counter() - start) * 1e3)
+        milliseconds.append((clock() - start) * 1e3)
     return milliseconds

@@ -91,13 +91,15 @@ def main(only: str, dry_run: bool, out: Path, options: tuple[str, ...]) -> None:
     """Train lstm with each loss, evaluate the shipped models, and draw the distances of labels.
 
     A finished run costs nothing, and a stopped one continues. TRAIN_OPTIONS are options of hangtag train, such as
-    -- --threads 2.
+    -- --threads 2. With --out, nothing is drawn: the pictures are the page's.
     """
-    training_runs.train(training_runs.select(TRAINING_RUNS, only), line, out, options, dry_run=dry_run)
+    training_runs.train(training_runs.select(TRAINING_RUNS, only), line, RESULTS, out, options, dry_run=dry_run)
     if dry_run:
         return
     for model in SHIPPED:
         results.record(out, evaluate(model))
+    if out != RESULTS:
+        return
     for source, name in (
         ("training/labels/distances.json", "labels-cnn.png"),
         ("examples/outfits/models/cnn_rnn", "labels-cnn-rnn.png"),

@@ -75,7 +75,8 @@ def main(seconds: int, out: Path) -> None:
     The test images come from Debian's package dataset-fashion-mnist. Every target answers each of them once; the load
     has 256 of them, drawn at random.
 
-    Where Chromium is installed, docs/images/report.png is taken anew from the load test's report.
+    Where Chromium is installed, docs/images/report.png is taken anew from the load test's report, unless --out names
+    another file than the page's.
     """
     reports = ROOT / "reports"
     reports.mkdir(exist_ok=True)
@@ -90,7 +91,7 @@ def main(seconds: int, out: Path) -> None:
         training_runs.hangtag(arguments)
     results.write(out, lines(json.loads(document.read_text()), route.definition(models)))
     click.echo(f"wrote {out}")
-    if chromium := shutil.which("chromium"):
+    if out == RESULTS and (chromium := shutil.which("chromium")):
         file = pictures.FOLDER / "report.png"
         command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         command += ["--window-size=1280,1500", f"--screenshot={file}", html.as_uri()]

@@ -1,5 +1,6 @@
 """Converts models of others to int8 and fp16 by `hangtag export`, and records what the gate found."""
 
+import fnmatch
 import importlib.metadata
 import tempfile
 from collections.abc import Iterator
@@ -23,8 +24,11 @@ AGREE_AT_LEAST = {"int8": "99.5", "fp16": "99.9"}
 @click.command()
 @click.option("--samples", type=click.IntRange(40), default=1000, show_default=True, help="Of each model.")
 @click.option("--search-minutes", type=click.FloatRange(0), default=10, show_default=True, help="As of hangtag export.")
+@click.option(
+    "--only", default="*", show_default=True, help="Conversions that fit this pattern, such as 'magika int8'."
+)
 @options.OUT
-def main(samples: int, search_minutes: float, out: Path | None) -> None:
+def main(samples: int, search_minutes: float, only: str, out: Path | None) -> None:
     """Convert the models of two packages to int8 and fp16, and record agreement, layers in FP32, size and speed.
 
     Needs the packages (make others), and for the times a machine that does nothing else.
@@ -35,21 +39,24 @@ def main(samples: int, search_minutes: float, out: Path | None) -> None:
     conditions = results.conditions(f"python -m studies third_party run{options.given()}", versions)
     lines = [conditions | {"instructions": processor.instructions()}]
     for model in MODELS:
-        lines += _convert(model, samples, search_minutes)
+        lines += _convert(model, samples, search_minutes, only)
     options.write(out, RESULTS, lines, complete=not options.given())
 
 
-def _convert(model: ThirdPartyModel, samples: int, search_minutes: float) -> Iterator[results.Line]:
+def _convert(model: ThirdPartyModel, samples: int, search_minutes: float, only: str) -> Iterator[results.Line]:
     """The lines of one model, by precision."""
+    precisions = [each for each in AGREE_AT_LEAST if fnmatch.fnmatchcase(f"{model.package} {each}", only)]
+    if not precisions:
+        return
     original = model.file()
     assert original is not None
     (sample,) = Runtime(original, provider="cpu").signature.inputs
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         np.savez(folder / "samples.npz", **{sample.name: model.samples(samples)})  # type: ignore[arg-type]  # numpy's stubs take no mapping
-        for precision, percent in AGREE_AT_LEAST.items():
+        for precision in precisions:
             arguments = ["export", "--onnx", str(original), "--name", precision, "--precision", precision]
-            arguments += ["--calibration", str(folder / "samples.npz"), "--agree-at-least", percent]
+            arguments += ["--calibration", str(folder / "samples.npz"), "--agree-at-least", AGREE_AT_LEAST[precision]]
             arguments += ["--search-minutes", f"{search_minutes:g}"]
             arguments += ["--models", str(folder / "models"), "--reports", str(folder / "reports")]
             training_runs.hangtag(arguments)

@@ -1,1 +1,1 @@
-"""What the last release wrote, and what its client sends, still works: release_0_1_0/README.md names its files."""
+"""What earlier releases wrote, and what their clients send, still works: the README of each release names its files."""

@@ -2,19 +2,17 @@
 
 import json
 import re
-from collections.abc import Iterator
+import urllib.request
 from pathlib import Path
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import Sample
+from prometheus_client.parser import text_string_to_metric_families
 
-from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.process.server import Server
-from hangtag.serving.server.telemetry.prometheus import StateCollector
 from tests.deploy import dashboard
 from tests.kit import onnx_models
+from tests.kit.server import server
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy/monitoring"
@@ -22,7 +20,7 @@ DASHBOARD = MONITORING / "grafana/hangtag.json"
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Sample]]:
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     """The metrics that a server with a model and a cascade exports before its first call."""
     models = tmp_path_factory.mktemp("models")
     for name in ("images", "others"):
@@ -32,11 +30,9 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Sample]]:
         'cascade = ["images", "others"]\naccept = {output = "probabilities", at_least = 0.9}\nexpected_sent_on = 0.2\n'
         'shadow = {model = "others", share = 1}'
     )
-    config = ServerConfig(models=models, port=0, http_port=-1, provider="cpu")
-    with Server(config) as server:
-        registry = CollectorRegistry()
-        registry.register(StateCollector(server.state))
-        yield [sample for metric in registry.collect() for sample in metric.samples]
+    with server(models) as running, urllib.request.urlopen(f"http://{running.http_address}/metrics") as answer:
+        text = answer.read().decode()
+    return [sample for metric in text_string_to_metric_families(text) for sample in metric.samples]
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,32 @@
-"""Runs the commands of docs/operations.md, and checks envoy.yaml."""
+"""Runs the commands of docs/operations.md, calls replicas by the options of docs/deploy.md, and checks envoy.yaml."""
 
+import ast
 import os
 import re
 import shutil
+import socket
+import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
+import grpc
 import yaml
 
+from hangtag import Client
+from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
+from tests.kit.live import index, request
+from tests.kit.server import server
+from tests.kit.waiting import until
 
 ROOT = Path(__file__).parents[2]
+TIMEOUT = 30.0  # seconds
+TYPE_A = 1  # DNS record type: an IPv4 address
 # A fake docker that logs its command lines: compose lists two replicas, and each is healthy at its second inspection.
 FAKE_DOCKER = """#!/bin/sh
 echo "$*" >> commands
@@ -46,15 +59,14 @@ def test_a_call_upgrades_a_model_and_another_rolls_it_back(tmp_path: Path) -> No
     )
     models = tmp_path / "models"
     onnx_models.publish(models, "cnn", onnx_models.classifier())
-    with Server(
-        ServerConfig(models=models, port=0, http_port=-1, model_control="explicit", load_model=("*",))
-    ) as server:
+    explicit = server(models, http_port=-1, model_control="explicit", load_model=("*",))
+    with explicit as running, Client(running.address) as client:
 
         def load_and_list_versions() -> list[str]:
-            local_command = command.replace("127.0.0.1:8001", server.address)
+            local_command = command.replace("127.0.0.1:8001", running.address)
             activated = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
             subprocess.run(["sh", "-ec", local_command], cwd=ROOT, env=activated, check=True, timeout=60)
-            return [version.version for version in server.state().versions]
+            return [each.version for each in client.statistics()]
 
         onnx_models.publish(models, "cnn", onnx_models.classifier(), version=2)
         assert load_and_list_versions() == ["2"]
@@ -82,3 +94,65 @@ def test_a_dead_replica_stays_ejected_until_its_health_checks_have_failed() -> N
     seconds = {name: float(check[name].removesuffix("s")) for name in ("interval", "timeout")}
     ejection_seconds = float(cluster["outlier_detection"]["base_ejection_time"].removesuffix("s"))
     assert ejection_seconds > check["unhealthy_threshold"] * sum(seconds.values())
+
+
+class NameServer:
+    """A DNS server (RFC 1035) that answers each query with ``addresses``. Use as a context manager."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = list(addresses)
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self._thread = threading.Thread(target=self._answer_all)
+
+    def __enter__(self) -> "NameServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"", ("127.0.0.1", self.port))  # an empty datagram ends the thread
+        self._thread.join()
+        self._socket.close()
+
+    def _answer_all(self) -> None:
+        while True:
+            query, client = self._socket.recvfrom(512)
+            if not query:
+                return
+            # The name starts at byte 12 and ends with 0. Its type and class follow, with two bytes each.
+            end = query.index(b"\0", 12) + 5
+            (record_type,) = struct.unpack("!H", query[end - 4 : end - 2])
+            addresses = list(self.addresses) if record_type == TYPE_A else []
+            header = query[:2] + struct.pack("!HHHHH", 0x8180, 1, len(addresses), 0, 0)
+            record = b"\xc0\x0c" + struct.pack("!HHIH", TYPE_A, 1, 1, 4)  # points to the name at byte 12; valid for 1 s
+            answers = b"".join(record + socket.inet_aton(address) for address in addresses)
+            self._socket.sendto(header + query[12:end] + answers, client)
+
+
+def inference_count(server: Server) -> int:
+    with Client(server.address) as client:
+        (statistics,) = client.statistics()
+    return int(statistics.inference_count)
+
+
+def test_with_the_documented_options_a_replica_that_starts_later_gets_calls(tmp_path: Path) -> None:
+    (option,) = re.findall(r"^balanced = (.*)$", (ROOT / "docs/deploy.md").read_text(), re.MULTILINE)
+    # By default gRPC resolves a name at most once in 30 s.
+    options = [ast.literal_eval(option), ("grpc.dns_min_time_between_resolutions_ms", 100)]
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    query = request("gather", index=index(1))
+
+    settings: dict[str, Any] = {"http_port": -1, "connection_age_seconds": 0.3, "transport": "grpc"}
+    with (
+        server(tmp_path, **settings) as first,
+        NameServer("127.0.0.1") as names,
+        grpc.insecure_channel(f"dns://127.0.0.1:{names.port}/hangtag.example:{first.port}", options) as channel,
+    ):
+        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        stub.ModelInfer(query, timeout=TIMEOUT)
+        with server(tmp_path, host="127.0.0.2", port=first.port, **settings) as second:
+            names.addresses.append("127.0.0.2")
+            until(lambda: stub.ModelInfer(query, timeout=TIMEOUT) and inference_count(second) >= 20)
+            assert inference_count(first) > 1

@@ -1,21 +1,26 @@
-"""Fixtures of the end-to-end tests: the shipped models, and a server process that serves them."""
+"""The server process that most end-to-end tests call, and the images that they send."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.e2e.processes import ROOT, ServerProcess, serving
+from tests.kit.command import ROOT, Serving, serving
+from tests.kit.shipped import MODELS
 
 
 @pytest.fixture(scope="session")
-def models() -> Path:
-    """The shipped model repository."""
-    return ROOT / "models"
-
-
-@pytest.fixture(scope="session")
-def server(models: Path) -> Iterator[ServerProcess]:
-    """One server process for the whole session, on the shipped models."""
-    with serving(models) as process:
+def server() -> Iterator[Serving]:
+    """The console script serves the shipped models, for the whole session."""
+    with serving("--models", MODELS, "--port", 0, script=True) as process:
+        process.wait_until_ready()
         yield process
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with 16 test images, UINT8 [16, 28, 28]."""
+    file = tmp_path_factory.mktemp("images") / "images.npy"
+    np.save(file, np.load(ROOT / "examples/test-images.npz")["image"][:16])
+    return file

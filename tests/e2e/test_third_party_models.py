@@ -1,19 +1,23 @@
-"""Serves third-party models: the ONNX files inside silero-vad and magika, unchanged from their wheels, and published.
+"""Serves and converts third-party models: the ONNX files inside the wheels of silero-vad, magika and RapidOCR.
 
-Each package runs in .venv-others, once on its own ONNX Runtime session and once on a session that calls the server
-(scripts/remote_session.py). The answers must agree.
+silero-vad and magika run in .venv-others, once on their own ONNX Runtime session and once on a session that calls the
+server (scripts/remote_session.py). The answers must agree.
 """
 
 import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
-from tests.e2e.processes import ROOT, ServerProcess, hangtag, serving
+from studies.third_party.models import MODELS
+from tests.kit.command import ROOT, Serving, hangtag, serving
 
 PYTHON = ROOT / ".venv-others/bin/python"
 SCRIPTS = ROOT / "tests/e2e/scripts"
@@ -37,7 +41,7 @@ def run(script: str, *arguments: object) -> Any:
 
 
 @pytest.fixture(scope="module")
-def third_party_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def third_party_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """A server whose model repository has the ONNX files of the installed packages, and a published one."""
     (packages,) = (ROOT / ".venv-others/lib").glob("python3*/site-packages")
     (magika,) = packages.glob("magika/models/*/model.onnx")
@@ -47,13 +51,14 @@ def third_party_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
         (models / name / "1").mkdir(parents=True)
         shutil.copy(file, models / name / "1/model.onnx")
     options = ("--name", "published_vad", "--models", models, "--reports", models.with_name("reports"))
-    hangtag("export", "--onnx", silero["silero_vad"], *options)
-    with serving(models) as server:
+    hangtag("export", "--onnx", silero["silero_vad"], *options, exit_codes=[0])
+    with serving("--models", models, "--port", 0, script=True) as server:
+        server.wait_until_ready()
         yield server
 
 
 @pytest.fixture(scope="module")
-def silero_answers(third_party_server: ServerProcess, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def silero_answers(third_party_server: Serving, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     audio = tmp_path_factory.mktemp("audio") / "audio.npy"
     np.save(audio, speech())
     answers: dict[str, Any] = run("silero_vad_answers.py", third_party_server.address, audio)
@@ -102,8 +107,8 @@ def test_silero_vad_finds_the_same_speech_segments(silero_answers: dict[str, Any
     assert silero_answers["timestamps"]["local"]
 
 
-def test_a_model_with_carried_state_is_not_batched_and_the_log_says_why(third_party_server: ServerProcess) -> None:
-    lines = [line for line in third_party_server.log.splitlines() if 'event="model loaded"' in line]
+def test_a_model_with_carried_state_is_not_batched_and_the_log_says_why(third_party_server: Serving) -> None:
+    lines = [line for line in third_party_server.log if 'event="model loaded"' in line]
     line_by_model = {line.split("model=")[1].split()[0]: line for line in lines}
     assert "max_batch_size=64" in line_by_model["magika"]
     for name in SILERO_MODELS:
@@ -111,7 +116,7 @@ def test_a_model_with_carried_state_is_not_batched_and_the_log_says_why(third_pa
         assert "unbatched_because=\"the first axis of '" in line_by_model[name]
 
 
-def test_magika_recognises_files_as_with_its_own_session(third_party_server: ServerProcess) -> None:
+def test_magika_recognises_files_as_with_its_own_session(third_party_server: Serving) -> None:
     files = ["README.md", "pyproject.toml", "Makefile", "LICENSE", "serving/signature.py", "protos/inference.proto"]
     files += ["examples/garments/bag-1.png", "models/lstm/1/model.onnx", "examples/demo.sh", "docs/images/report.png"]
     predictions = run("magika_answers.py", third_party_server.address, *(ROOT / file for file in files))
@@ -121,3 +126,41 @@ def test_magika_recognises_files_as_with_its_own_session(third_party_server: Ser
     for source in ("served", "served one by one"):
         assert [label for label, _ in predictions[source]] == labels
         np.testing.assert_allclose([score for _, score in predictions[source]], scores, rtol=0, atol=1e-4)
+
+
+@pytest.mark.skipif(
+    not any(model.file() for model in MODELS), reason="magika and RapidOCR are missing: run 'make others'"
+)
+def test_a_model_of_others_in_int8_answers_as_before(tmp_path: Path) -> None:
+    """RapidOCR's, which sees if a text is upside down; magika's, which takes longer, where that is missing.
+
+    Samples are pictures of words of README.md, or files of this repository.
+    """
+    model, original = next((model, file) for model in reversed(MODELS) if (file := model.file()))
+    session = onnxruntime.InferenceSession(original)
+    (name,) = [tensor.name for tensor in session.get_inputs()]
+    samples = model.samples(60)
+    np.savez(tmp_path / "samples.npz", **{name: samples})  # type: ignore[arg-type]  # numpy's stubs take no mapping
+    options = ("--name", "theirs", "--precision", "int8", "--calibration", tmp_path / "samples.npz")
+    places = ("--models", tmp_path / "models", "--reports", tmp_path / "reports")
+    quick = ("--agree-at-least", 95, "--search-minutes", 0.3)
+    hangtag("export", "--onnx", original, *options, *places, *quick, exit_codes=[0])
+    converted = tmp_path / "models/theirs/1/model.onnx"
+    metadata = {entry.key.removeprefix("hangtag."): entry.value for entry in onnx.load(converted).metadata_props}
+    gate = json.loads(metadata["gate"])
+    assert gate["agreement"]["share"] >= 0.95
+    assert len(json.loads(metadata["fp32_layers"])) < gate["layers"]
+    assert converted.stat().st_size < 0.9 * original.stat().st_size
+    assert metadata["batched"] == "true"
+
+    def labels(of: onnxruntime.InferenceSession) -> np.ndarray[Any, Any]:
+        """The most probable label of each sample, in batches of 6."""
+        batches = (samples[start : start + 6] for start in range(0, len(samples), 6))
+        found: np.ndarray[Any, Any] = np.concatenate([of.run(None, {name: batch})[0] for batch in batches]).argmax(
+            axis=1
+        )
+        return found
+
+    expected = labels(session)
+    assert len(set(expected.tolist())) >= 2  # a constant would agree as well
+    assert (labels(onnxruntime.InferenceSession(converted)) == expected).mean() >= 0.93  # in batches, of all samples

@@ -1,78 +1,192 @@
-"""Trains, exports, serves, classifies, load-tests and stops: each step by its command, on the results of the last."""
+"""Trains, exports, serves, classifies, load-tests and stops by the command, and does the same with what ships."""
 
 import json
+import re
+import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
 
-from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.fashion_mnist import LABELS
-from tests.e2e.processes import ROOT, hangtag, serving
+from tests.kit.command import ROOT, Serving, hangtag, last_line, serving
+from tests.kit.shipped import MODELS, latest
 
 pytestmark = pytest.mark.slow
 
 GARMENTS = sorted((ROOT / "examples/garments").glob("*.png"))
+OUTFITS = sorted((ROOT / "examples/outfits").glob("*.png"))
+OUTFIT_MODELS = ROOT / "examples/outfits/models"
+SHORT = ("--min-duration", 0.2, "--min-query-count", 20, "--blocks", 2, "--warm-up", 0.05, "--concurrency", 2)
+VALID_OR_BUSY = (0, 1)
+"""On a busy machine sends may be late, and a run is then invalid."""
 
 
-def test_train_export_serve_classify_load_test_stop(tmp_path: Path) -> None:
-    run, models = tmp_path / "run", tmp_path / "models"
+def pixels(files: list[Path]) -> np.ndarray[Any, Any]:
+    return np.stack([np.asarray(Image.open(file)) for file in files])
 
-    trained = hangtag("train", "lstm", "--limit", "640", "--epochs", "1", "--threads", "1", "--out", run)
-    assert f"next: hangtag export {run}" in trained.stderr
 
-    exported = hangtag("export", run, "--models", models, "--timing", "none")
-    assert exported.stdout.startswith(f"published {models / 'lstm/1'}\n")
+def answers(file: Path, images: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """What ONNX Runtime makes of a file, without hangtag."""
+    session = onnxruntime.InferenceSession(file)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"image": images}), strict=True))
+
+
+def classify(server: Serving, model: str, *files: Path) -> list[Any]:
+    printed = hangtag("classify", *files, "--model", model, "--server", server.address, "--json", exit_codes=[0])
+    return [json.loads(line) for line in printed.stdout.splitlines()]
+
+
+def loadtest(server: Serving, folder: Path, *arguments: object) -> tuple[Any, str]:
+    """What a load test writes as JSON, and prints."""
+    file = folder / "load.json"
+    command = ("loadtest", *arguments, "--server", server.address, *SHORT, "--json", file)
+    printed = hangtag(*command, exit_codes=VALID_OR_BUSY).stdout
+    return json.loads(file.read_text()), printed
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model repository that the first two steps of the path leave."""
+    folder = tmp_path_factory.mktemp("path")
+    few = ("--limit", 300, "--epochs", 1, "--threads", 1)
+    trained = hangtag("train", "lstm-56", *few, "--out", folder / "run", script=True, exit_codes=[0])
+    assert f"next: hangtag export {folder / 'run'}" in trained.stderr
+    places = ("--models", folder / "models", "--reports", folder / "reports", "--timing", "none")
+    exported = hangtag("export", folder / "run", *places, script=True, exit_codes=[0])
+    assert exported.stdout.startswith(f"published {folder / 'models/lstm-56/1'}\n")
     assert "  parity       logits within " in exported.stdout
-
-    with serving(models) as server:
-        ready = hangtag("health", "--server", server.address, "--wait", "30")
-        assert ready.stdout == f"the server at {server.address} is ready\n"
-
-        classified = hangtag("classify", *GARMENTS, "--model", "lstm", "--server", server.address, "--json")
-        _check_answers(classified.stdout, models / "lstm/1/model.onnx")
-
-        _load_test(server.address, tmp_path)
-
-        assert server.stop() == 0
-        assert "event=stopping" in server.log
-        assert "event=stopped" in server.log
-        unreachable = hangtag("health", "--server", server.address, exit_codes=(1,))
-        assert f"no server answers at {server.address}" in unreachable.stderr
+    return folder / "models"
 
 
-def _check_answers(lines: str, file: Path) -> None:
-    """`classify --json` prints one object per line in the order of the arguments, each with the model file's answer."""
-    answers = [json.loads(line) for line in lines.splitlines()]
-    assert [answer["image"] for answer in answers] == [str(path) for path in GARMENTS]
-    pixels = np.stack([np.asarray(Image.open(path)) for path in GARMENTS])
-    expected = Runtime(file, provider="cpu").run({"image": pixels})["probabilities"]
-    for answer, probabilities in zip(answers, expected, strict=True):
-        assert (answer["model"], answer["version"]) == ("lstm", "1")
-        best = np.argsort(-probabilities)[:3]
-        assert [label["name"] for label in answer["labels"]] == [LABELS[index] for index in best]
-        served = [label["probability"] for label in answer["labels"]]
-        np.testing.assert_allclose(served, probabilities[best], atol=1e-4)
+def test_what_was_trained_and_exported_is_served_classified_load_tested_and_stopped(
+    published: Path, tmp_path: Path
+) -> None:
+    with serving("--models", published, "--port", 0, script=True) as server:
+        address = server.wait_until_ready()
+        ready = hangtag("health", "--server", address, "--wait", 30, exit_codes=[0])
+        assert address in ready.stdout
+
+        probabilities = answers(
+            published / "lstm-56/1/model.onnx", np.stack([np.asarray(Image.open(f)) for f in GARMENTS])
+        )
+        for file, row, answer in zip(
+            GARMENTS, probabilities["probabilities"], classify(server, "lstm-56", *GARMENTS), strict=True
+        ):
+            assert (answer["image"], answer["model"], answer["version"]) == (str(file), "lstm-56", "1")
+            best = np.argsort(-row)[:3]
+            assert [label["name"] for label in answer["labels"]] == [LABELS[index] for index in best]
+            np.testing.assert_allclose([label["probability"] for label in answer["labels"]], row[best], atol=1e-4)
+
+        page = tmp_path / "load.html"
+        load = ("--rate", 20, "--images", ROOT / "examples/garments", "--html", page)
+        results, _ = loadtest(server, tmp_path, "lstm-56", *load)
+        closed_loop, open_loop = results["runs"]
+        assert (closed_loop["load"]["kind"], open_loop["load"]["kind"]) == ("closed loop", "open loop")
+        assert closed_loop["problems"] == []
+        assert all("the generator could not keep up" in problem for problem in open_loop["problems"])
+        for run in (closed_loop, open_loop):
+            total = run["total"]
+            assert total["statuses"] == {"OK": total["queries"]}
+            assert total["queries"] >= 20
+            assert 0 < total["latency"]["p50"] <= total["latency"]["p99"]
+        assert "<svg" in page.read_text()
+
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.wait_for("stopping")
+        assert server.wait_for("stopped")
+        unreachable = hangtag("health", "--server", address, exit_codes=[1])
+        assert f"no server answers at {address}" in last_line(unreachable.stderr)
 
 
-def _load_test(address: str, folder: Path) -> None:
-    """One closed and one open loop, with the shortest valid runs, and both reports."""
-    short = ("--min-duration", "0.3", "--min-query-count", "20", "--blocks", "2", "--warm-up", "0.05")
-    loads = ("--concurrency", "2", "--rate", "20", "--images", "examples/garments")
-    reports = ("--json", folder / "load.json", "--html", folder / "load.html")
-    process = hangtag("loadtest", "lstm", "--server", address, *short, *loads, *reports, exit_codes=(0, 1))
-    results = json.loads((folder / "load.json").read_text())
-    assert process.returncode == (0 if results["valid"] else 1)
-    closed_loop, open_loop = results["runs"]
-    assert (closed_loop["load"]["kind"], open_loop["load"]["kind"]) == ("closed loop", "open loop")
-    assert closed_loop["problems"] == []
-    # On a busy machine sends may be late, and the run is then invalid. No other problem is accepted.
-    assert all("the generator could not keep up" in problem for problem in open_loop["problems"])
-    for run in (closed_loop, open_loop):
-        assert run["total"]["statuses"] == {"OK": run["total"]["queries"]}
-        assert run["total"]["queries"] >= 20
-        assert 0 < run["total"]["latency"]["p50"] <= run["total"]["latency"]["p99"]
-    page = (folder / "load.html").read_text()
-    assert "<svg" in page
-    assert "lstm" in page
+def test_the_shipped_label_sets_are_classified_and_load_tested(tmp_path: Path) -> None:
+    """The files are named after their labels. Three of four label sets are right, which fits docs/cnn-rnn.md."""
+    expected = answers(OUTFIT_MODELS / "cnn_rnn/1/model.onnx", pixels(OUTFITS))
+    right = 0
+    with serving("--models", OUTFIT_MODELS, "--port", 0, script=True) as server:
+        for place, (file, answer) in enumerate(zip(OUTFITS, classify(server, "cnn_rnn", *OUTFITS), strict=True)):
+            path = [index for index in expected["path"][place].tolist() if index >= 0]
+            assert (answer["model"], answer["task"]) == ("cnn_rnn", "multi_label")
+            assert [label["name"] for label in answer["labels"]] == [LABELS[index] for index in path]
+            served = [answer["path_probability"], *(label["probability"] for label in answer["labels"])]
+            local = [expected["path_probability"][place], *expected["probabilities"][place][path]]
+            np.testing.assert_allclose(served, local, atol=1e-4)
+            names = "-".join(sorted(re.sub("[/ ]", "-", label["name"].lower()) for label in answer["labels"]))
+            right += sorted(names) == sorted(file.stem.partition("-")[2])
+        assert (right, len(OUTFITS)) == (3, 4)
+
+        text = hangtag("classify", OUTFITS[0], "--model", "cnn_rnn", "--server", server.address, exit_codes=[0]).stdout
+        assert text.startswith(f"{OUTFITS[0].name}: ")
+        assert "for the whole set" in text
+        for more in ((), ("--images", ROOT / "examples/garments")):
+            results, _ = loadtest(server, tmp_path, "cnn_rnn", *more)
+            total = results["runs"][0]["total"]
+            assert total["statuses"] == {"OK": total["queries"]}
+        assert "4 side by side in a picture of 64x64" in json.dumps(results)
+
+
+def test_the_shipped_models_and_their_route_are_as_accurate_on_the_server_as_alone(
+    server: Serving, tmp_path: Path
+) -> None:
+    samples, page = ROOT / "examples/test-images.npz", tmp_path / "load.html"
+    names = ("cnn", "lstm", "fast-and-accurate")
+    options = ("--samples", samples, "--accuracy", "--check-caching", "--html", page)
+    results, printed = loadtest(server, tmp_path, *names, *options)
+    targets = {target["name"]: target for target in results["targets"]}
+    correct = {name: targets[name]["accuracy"]["correct"] for name in names}
+    with np.load(samples) as arrays:
+        images, labels = arrays["image"], arrays["labels"]
+    for name in ("cnn", "lstm"):
+        target, file = targets[name], latest(name)
+        alone = int((answers(file, images)["probabilities"].argmax(axis=1) == labels).sum())
+        # Other batches round differently, which may change the label of one borderline image.
+        assert abs(correct[name] - alone) <= 1
+        assert target["answering_version"] == file.parent.name
+        assert target["execution_provider"] == "CPUExecutionProvider"
+        assert target["onnxruntime_version"] == onnxruntime.__version__
+        assert target["file_bytes"] == file.stat().st_size
+    assert correct["lstm"] < correct["fast-and-accurate"] <= correct["cnn"]
+    route = targets["fast-and-accurate"]
+    assert (route["accuracy"]["total"], route["accuracy"]["expected"]) == (len(labels), None)
+    assert route["file_bytes"] == targets["lstm"]["file_bytes"] + targets["cnn"]["file_bytes"]
+    for run in results["runs"]:
+        figures = run["total"]["server"]
+        assert figures["requests"] >= run["total"]["queries"]
+        assert 0 < figures["compute_infer"] < run["total"]["service_time"]["max"]
+    assert all(0.2 < check["speedup"]["ratio"] < 5 for check in results["caching"])  # answers are not cached
+    assert f"{len(labels)} samples from " in printed
+    assert page.read_text().count("examples/test-images.npz") >= 2
+    assert 'aria-label="Accuracy against latency"' in page.read_text()
+
+
+def test_two_versions_of_a_model_are_compared(tmp_path: Path) -> None:
+    for version, name in ((1, "lstm"), (2, "lstm-int8")):
+        shutil.copytree(latest(name).parent, tmp_path / f"models/garments/{version}")
+    options = ("--models", tmp_path / "models", "--port", 0, "--num-versions", 2)
+    with serving(*options, script=True) as server:
+        old = ("--target", f"old={server.wait_until_ready()}/garments@1", "--method", "classify")
+        results, _ = loadtest(server, tmp_path, "garments@2", *old)
+    assert [(target["name"], target["answering_version"], target["method"]) for target in results["targets"]] == [
+        ("garments@2", "2", "classify"),
+        ("old", "1", "classify"),
+    ]
+    sizes = [latest(name).stat().st_size for name in ("lstm-int8", "lstm")]
+    assert [target["file_bytes"] for target in results["targets"]] == sizes
+    for run in results["runs"]:
+        assert run["total"]["server"]["requests"] >= run["total"]["queries"]
+
+
+def test_every_shipped_model_is_served_with_the_answers_of_its_file(server: Serving) -> None:
+    models = json.loads(hangtag("models", "list", "--models", MODELS, "--json", exit_codes=[0]).stdout)
+    for name in sorted({model["model"] for model in models if model.get("serves")}):
+        expected = answers(latest(name), pixels(GARMENTS))["probabilities"]
+        for answer, row in zip(classify(server, name, *GARMENTS), expected, strict=True):
+            assert (answer["model"], answer["version"]) == (name, latest(name).parent.name)
+            shown = [label["probability"] for label in answer["labels"]]
+            np.testing.assert_allclose(shown, np.sort(row)[::-1][: len(shown)], atol=2e-3)  # int8 depends on the batch

@@ -1,50 +1,37 @@
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hangtag.export import child_process
-from hangtag.export.file import torch_export
-from hangtag.export.gate import speed
-from hangtag.export.gate.checks import batching
-from hangtag.training.data.fashion_mnist import Split
-from hangtag.training.runs.run import Run
-from tests.export.exported import BATCHED, GARMENTS, Exported, label_paths, learned_lstm, single_label
-from tests.export.files import exported_as
-from tests.export.foreign import forked
-from tests.kit import forkserver
+from tests.kit import forked_children as forked
+from tests.kit import forkserver, runs
+from tests.kit.exported import FEW, Exported, Garments, label_paths, learned_lstm, single_label
+from tests.kit.invoke import Export, published_in
+from tests.kit.once import once
+from tests.kit.shipped import latest
 
-_START = child_process.run
 forkserver.preload_training()
 
 
-@pytest.fixture(autouse=True)
-def timed_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fewest rounds at each batch size: what is measured is no matter here."""
-    monkeypatch.setattr(speed, "_SECONDS", 0.0)
-
-
-@pytest.fixture(autouse=True)
-def few_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few images are run alone and in batches of every size."""
-    monkeypatch.setattr(batching, "IMAGES", BATCHED)
-
-
-@pytest.fixture(autouse=True)
-def forked_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run files in forked child processes, which do not start Python anew."""
-    monkeypatch.setattr(child_process, "run", forked.run)
+@pytest.fixture(scope="package", autouse=True)
+def forked_children() -> Iterator[None]:
+    """Run files in forked child processes, which do not start Python for each of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        forked.use(patch)
+        yield
 
 
 @pytest.fixture
-def started_children(forked_children: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def started_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start the child processes of this test as users do."""
-    monkeypatch.setattr(child_process, "run", _START)
+    forked.do_not_use(monkeypatch)
 
 
 @pytest.fixture(scope="session")
-def garments(garments: Split) -> Split:
+def few(garments: Garments) -> Garments:
     """The first 300 real test images, with which all is exported here."""
-    return garments.first(GARMENTS)
+    return garments.first(FEW)
 
 
 @pytest.fixture(scope="session", params=["lstm", "lstm2", "cnn"])
@@ -60,20 +47,41 @@ def lstm(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 
 @pytest.fixture(scope="session")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
-    """A run whose network has learned something, and its graph in FP32."""
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """An LSTM that has learned something."""
     return learned_lstm(tmp_path_factory)
-
-
-@pytest.fixture
-def run(learned: tuple[Run, Path], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """An LSTM that has learned these garments; the exporter takes the graph that was made of its weights before."""
-    run, fp32 = learned
-    monkeypatch.setattr(torch_export, "to_onnx", exported_as(fp32))
-    return run
 
 
 @pytest.fixture(scope="session")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """An exported CNN-RNN, which answers with paths of labels."""
     return label_paths(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def runs_dir(tmp_path_factory: pytest.TempPathFactory, few: Garments) -> Path:
+    """Two finished runs of lstm, `newer` the later; one of lstm2 that was only begun; and a folder that is no run."""
+
+    def make(folder: Path) -> Path:
+        for seconds, name in enumerate(["older", "newer"]):
+            runs.train(folder / name, "lstm", few)
+            os.utime(folder / name / "metrics.json", (1_000 + seconds, 1_000 + seconds))
+        runs.start(folder / "begun", "lstm2")
+        (folder / "stray").mkdir()
+        return folder
+
+    return once(tmp_path_factory, "runs", make)
+
+
+@pytest.fixture(scope="session")
+def of_run(runs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """``hangtag export RUN``, timed on a machine without a C++ compiler."""
+    arguments = ("older", "--runs", runs_dir)
+    return once(tmp_path_factory, "export-run", lambda folder: published_in(folder, *arguments, PATH=""))
+
+
+@pytest.fixture(scope="session")
+def of_own_file(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """``hangtag export --onnx`` of the shipped lstm in int8, timed."""
+    arguments = ("--onnx", latest("lstm"), "--precision", "int8")
+    return once(tmp_path_factory, "export-own-file", lambda folder: published_in(folder, *arguments))

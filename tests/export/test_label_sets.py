@@ -1,240 +1,179 @@
 """Networks that answer with label sets: the file gives the same sets as PyTorch, or is refused."""
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from click.testing import CliRunner
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
-from hangtag.cli import main
-from hangtag.export import exporter
-from hangtag.export.errors import ExportError, GateError
-from hangtag.export.file import torch_export
-from hangtag.export.gate import runtime_answers
-from hangtag.export.gate.checks import label_path
-from hangtag.export.gate.proof import GateData
-from hangtag.export.network import checkpoint
-from hangtag.export.network.served_network import LabelPath, LabelThreshold
-from hangtag.serving.server.runtime.session import Runtime
+from hangtag.export.errors import GateError
 from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS
-from hangtag.training.data import fashion_mnist
-from hangtag.training.data.fashion_mnist import LABELS, Split
-from hangtag.training.data.multi_label import MAX_LABELS, Canvases
-from hangtag.training.metrics.multi_label import decide
-from hangtag.training.networks.cnn_rnn import BEAM_WIDTH, CnnRnn, beam_search
-from hangtag.training.networks.inference import normalise
-from hangtag.training.runs.run import Run
-from tests.export import label_sets, runs
-from tests.export.exported import Exported, label_scores
-from tests.export.files import exported_as, prove_file, write
+from hangtag.training.networks.cnn_rnn import CnnRnn, beam_search
+from tests.kit import label_sets, onnx_file
+from tests.kit.exported import Exported, Garments, label_scores, publish
+from tests.kit.invoke import contents, succeed
+from tests.kit.onnx_file import Array, answers
 
 pytestmark = pytest.mark.slow
 
-BASELINES = [model for model in MULTI_LABEL_NETWORKS if model != "cnn_rnn"]
+Change = Callable[[onnx.ModelProto], object]
+CANVASES = 100
 
 
 @pytest.fixture(scope="module")
-def canvases(garments: Split) -> Canvases:
-    return label_sets.canvases(garments, 150)
+def canvases(few: Garments) -> Array:
+    return label_sets.canvases(few, CANVASES)
 
 
-def network_of(paths: Exported) -> CnnRnn:
-    assert isinstance(paths.network, CnnRnn)
-    return paths.network
+def sets_of(probabilities: Array) -> Array:
+    """The labels that reach the threshold, or else the most probable one: bool [n, labels]."""
+    reached = probabilities >= label_sets.THRESHOLD
+    most_probable = probabilities.argmax(axis=1)[:, None] == np.arange(probabilities.shape[1])
+    sets: Array = reached | (most_probable & ~reached.any(axis=1, keepdims=True))
+    return sets
 
 
-def metadata_of(file: Path) -> dict[str, str]:
-    return {entry.key.removeprefix("hangtag."): entry.value for entry in onnx.load(file).metadata_props}
-
-
-def dims(value: onnx.ValueInfoProto) -> list[int | str]:
-    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
-
-
-def test_the_graph_takes_bytes_and_gives_the_path_and_the_probabilities(paths: Exported) -> None:
-    graph = onnx.load(paths.file).graph
-    (image,) = graph.input
-    batch = dims(image)[0]
+def test_the_file_finds_the_paths_that_pytorch_finds(paths: Exported, canvases: Array) -> None:
+    """From bytes, at any batch size; paths of every length, or it would prove little. Each weight is in it once."""
+    inputs, outputs = onnx_file.signature(paths.file)
+    batch = inputs["image"][1][0]
     assert isinstance(batch, str)
-    assert (image.name, image.type.tensor_type.elem_type, dims(image)) == ("image", TensorProto.UINT8, [batch, 64, 64])
-    assert [(out.name, out.type.tensor_type.elem_type, dims(out)) for out in graph.output] == [
-        ("path", TensorProto.INT64, [batch, 5]),
-        ("path_probability", TensorProto.FLOAT, [batch]),
-        ("probabilities", TensorProto.FLOAT, [batch, 10]),
-    ]
+    assert inputs == {"image": ("UINT8", [batch, 64, 64])}
+    assert outputs == {
+        "path": ("INT64", [batch, 5]), "path_probability": ("FLOAT", [batch]), "probabilities": ("FLOAT", [batch, 10]),
+    }  # fmt: skip
     weights = sum(weight.numel() for weight in paths.network.parameters())
-    assert 4 * weights < paths.file.stat().st_size < 4.5 * weights  # each weight is there, and once
+    assert 4 * weights < paths.file.stat().st_size < 4.5 * weights
 
-
-@pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
-def test_the_file_finds_the_paths_that_pytorch_finds(paths: Exported, canvases: Canvases, batch_size: int) -> None:
-    images = canvases[:batch_size]
-    outputs = Runtime(paths.file, provider="cpu").run({"image": images})
+    assert isinstance(paths.network, CnnRnn)
     with torch.inference_mode():
-        beam = beam_search(network_of(paths), normalise(torch.tensor(images)))
-    np.testing.assert_array_equal(outputs["path"], beam.path.numpy())
-    np.testing.assert_allclose(outputs["path_probability"], beam.path_probability.numpy(), atol=1e-4)
-    np.testing.assert_allclose(outputs["probabilities"], beam.probabilities.numpy(), atol=1e-4)
+        beam = beam_search(paths.network, torch.tensor(canvases).float() / 255)
+    assert set((beam.path >= 0).sum(dim=1).tolist()) == set(range(6))
+    for size in (1, 7, 64):
+        found = answers(paths.file, size, image=canvases)
+        np.testing.assert_array_equal(found["path"], beam.path.numpy())
+        np.testing.assert_allclose(found["path_probability"], beam.path_probability.numpy(), atol=1e-4)
+        np.testing.assert_allclose(found["probabilities"], beam.probabilities.numpy(), atol=1e-4)
 
 
-def test_the_paths_compared_are_of_every_length(paths: Exported, canvases: Canvases) -> None:
-    """Otherwise their parity would prove little."""
-    with torch.inference_mode():
-        path = beam_search(network_of(paths), normalise(torch.tensor(canvases))).path
-    assert set((path >= 0).sum(dim=1).tolist()) == set(range(MAX_LABELS + 1))
-
-
-def test_a_thousand_canvases_are_compared(paths: Exported) -> None:
-    figures: dict[str, Any] = paths.published.proof.figures("parity")
-    assert figures["images"] == 1000
-    differences = figures["max_probability_difference"]
-    assert list(differences["test"]) == ["1", "2", "3", "7", "16", "64"]
-    assert 0 < max(differences["test"].values()) <= 1e-4
-    assert figures["ties"] <= 10
-    assert "; probabilities within " in str(paths.published.proof)
-
-
-def test_the_command_publishes_them_and_says_how_close_they_are(
-    paths: Exported, garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the graph that the exporter made of the same weights before, and few canvases."""
-    monkeypatch.setattr(torch_export, "to_onnx", exported_as(paths.file))
-    monkeypatch.setattr(fashion_mnist, "load_test", lambda data_dir: garments)
-    monkeypatch.setattr(exporter, "CANVASES", 100)
-    monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(main, ["export", str(paths.run.folder), "--models", "shop", "--timing", "none"])
-    assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("published shop/cnn_rnn/1\n")
-    assert "  parity       probabilities within " in result.stdout
-
-
-def test_the_metadata_says_how_to_read_the_answer_and_holds_the_provenance(paths: Exported) -> None:
-    metadata = metadata_of(paths.file)
-    assert (metadata["task"], json.loads(metadata["labels"])) == ("multi_label", list(LABELS))
-    assert (metadata["max_labels"], metadata["beam_width"]) == (str(MAX_LABELS), str(BEAM_WIDTH))
+def test_the_metadata_say_how_to_read_a_path_and_hold_provenance_and_proof(paths: Exported) -> None:
+    metadata = onnx_file.metadata(paths.file)
+    assert (metadata["task"], len(json.loads(metadata["labels"]))) == ("multi_label", 10)
+    assert (metadata["max_labels"], metadata["beam_width"]) == ("5", "8")
     assert (metadata["validation_o_f1"], metadata["validation_exact_match"]) == ("0.7500", "0.2500")
     assert (metadata["test_o_f1"], metadata["test_exact_match"]) == ("0.7000", "0.2000")
     assert (metadata["recipe"], metadata["seed"]) == ("tiny", "3")
     assert not {"threshold", "test_accuracy", "validation_accuracy"} & set(metadata)
+    assert json.loads(metadata["training"])["config"]["model"] == "cnn_rnn"
     proven = json.loads(metadata["parity"])
     assert (proven["against"], proven["images"]) == ("pytorch", 1000)
-    assert json.loads(metadata["training"])["config"]["model"] == "cnn_rnn"
+    assert proven["ties"] <= 10
+    differences = proven["max_probability_difference"]
+    assert "; probabilities within " in str(paths.published.proof)
+    assert list(differences) == ["1", "2", "3", "7", "16", "64"]
+    assert 0 < max(differences.values()) <= 1e-4
 
 
-@pytest.mark.parametrize("model", BASELINES)
+def test_the_command_publishes_them(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    run = label_scores(tmp_path_factory, "sigmoids").run
+    options = ["--models", tmp_path / "shop", "--reports", tmp_path / "reports", "--timing", "none"]
+    result = succeed("export", run.folder, *options)
+    assert result.stdout.startswith(f"published {tmp_path / 'shop/sigmoids/1'}\n")
+    assert re.search(r"the same label sets for all of 1,?000 images", result.stdout)
+
+
+@pytest.mark.parametrize("model", [model for model in MULTI_LABEL_NETWORKS if model != "cnn_rnn"])
 def test_a_baseline_is_exported_with_its_threshold(
-    model: str, canvases: Canvases, tmp_path_factory: pytest.TempPathFactory
+    model: str, canvases: Array, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     exported = label_scores(tmp_path_factory, model)
-    metadata = metadata_of(exported.file)
+    metadata = onnx_file.metadata(exported.file)
     assert (metadata["task"], metadata["min_labels"]) == ("multi_label", "1")
     assert json.loads(metadata["threshold"]) == label_sets.THRESHOLD
     assert json.loads(metadata["parity"])["images"] == 300
-    assert "the same label sets for all of 300 images" in str(exported.published.proof)
+    assert json.loads(metadata["gate"])["agreement"]["images"] == 300
 
-    outputs = Runtime(exported.file, provider="cpu").run({"image": canvases})
+    objective = NETWORKS[model].objective
+    assert objective is not None
     with torch.inference_mode():
-        objective = NETWORKS[model].objective
-        assert objective is not None
-        answer = objective(torch.arange(10)).predict(exported.network, normalise(torch.tensor(canvases)))
-    scores = answer.scores.numpy()
-    np.testing.assert_allclose(outputs["probabilities"], scores, atol=1e-4)
-    sets = decide(scores, label_sets.THRESHOLD)
-    np.testing.assert_array_equal(decide(outputs["probabilities"], label_sets.THRESHOLD), sets)
-    assert len(set(sets.sum(axis=1).tolist())) > 1
+        answer = objective(torch.arange(10)).predict(exported.network, torch.tensor(canvases).float() / 255)
+    probabilities = answers(exported.file, image=canvases)["probabilities"]
+    np.testing.assert_allclose(probabilities, answer.scores.numpy(), atol=1e-4)
+    np.testing.assert_array_equal(sets_of(probabilities), sets_of(answer.scores.numpy()))
+    assert len(set(sets_of(probabilities).sum(axis=1).tolist())) > 1
 
 
-@pytest.mark.parametrize("missing", ["labels", "thresholds"])
-def test_a_run_without_labels_or_thresholds_is_refused(missing: str, garments: Split, tmp_path: Path) -> None:
-    run = label_sets.finished(tmp_path / "run", "cnn_rnn", CnnRnn())
-    metrics = run.read_metrics()
-    del metrics["summary"][missing]
-    run.write_metrics(metrics)
-    _refused(run, tmp_path, garments, "lacks the labels and thresholds of cnn_rnn")
+def refused(exported: Exported, few: Garments, folder: Path, change: Change = str, canvases: int = CANVASES) -> str:
+    """The reason why the run's graph is refused after a change; nothing is written."""
+    graph = exported.graph
+    change(graph)
+    before = contents(folder)
+    with pytest.raises(GateError) as error:
+        publish(exported.run, folder / "models", few, graph=graph, canvases=canvases)
+    assert contents(folder) == before
+    return str(error.value)
 
 
-def test_weights_for_another_number_of_labels_are_refused(garments: Split, tmp_path: Path) -> None:
-    run = label_sets.finished(tmp_path / "run", "cnn_rnn", CnnRnn(labels=20))
-    _refused(run, tmp_path, garments, "do not fit cnn_rnn (Error(s) in loading state_dict")
-
-
-def _refused(run: Run, tmp_path: Path, garments: Split, message: str) -> None:
-    before = runs.contents(tmp_path)
-    with pytest.raises(ExportError) as refused:
-        exporter.export(run, tmp_path / "models", garments)
-    assert message in str(refused.value)
-    assert str(refused.value).endswith("Train anew with: hangtag train cnn_rnn --out FOLDER")
-    assert runs.contents(tmp_path) == before
-
-
-def test_a_network_that_diverged_is_refused(paths: Exported, canvases: Canvases) -> None:
-    broken = checkpoint.load(paths.run)
-    assert isinstance(broken, LabelPath)
-    broken.network.get_parameter("project_image.bias").data.fill_(torch.nan)
-    with pytest.raises(GateError, match=r"own outputs are not finite for 150 of 150 test images, first for image 0"):
-        prove_file(broken, paths.file, GateData(canvases))
-
-
-def changed(paths: Exported, folder: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
-    model = onnx.load(paths.file)
-    change(model)
-    return write(folder, model)
-
-
-def set_bias(label: int, value: float) -> Callable[[onnx.ModelProto], None]:
-    """Add to a label's bias: 0.05 changes some paths, and the probabilities of the others."""
+def set_bias(label: int, value: float) -> Change:
+    """Add to a label's bias: 0.003 changes probabilities, 30 paths."""
 
     def change(model: onnx.ModelProto) -> None:
-        (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == "network.bias"]
-        bias = numpy_helper.to_array(tensor).copy()
+        bias = onnx_file.initializer(model, "network.bias")
         bias[label] += value
-        tensor.CopyFrom(numpy_helper.from_array(bias, tensor.name))
+        onnx_file.replace(model, "network.bias", bias)
 
     return change
 
 
-@pytest.mark.parametrize(("value", "how"), [(0.003, "probabilities differ"), (30.0, "another path is found")])
-def test_a_weight_that_differs_is_refused(
-    paths: Exported, canvases: Canvases, tmp_path: Path, value: float, how: str
+def keep_first_probability(model: onnx.ModelProto) -> None:
+    (last,) = [node for node in model.graph.node if "path_probability" in node.output]
+    last.output[list(last.output).index("path_probability")] = "all"
+    model.graph.node.append(helper.make_node("Compress", ["all", "first"], ["path_probability"], axis=0))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([True]), "first"))
+
+
+OTHERWISE = (
+    r"^parity: batch \d+: for \d+ of \d+ images the file answers otherwise than PyTorch, by more than 0\.0001 and not "
+    r"because paths are tied; worst at image \d+, where {}\. Nothing was published"
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_bias(3, 0.003), OTHERWISE.format("probabilities differ")),
+        (set_bias(3, 30.0), OTHERWISE.format("another path is found")),
+        (set_bias(0, np.nan), r"^parity: batch 1: for 4 of 4 images the file answers otherwise"),
+        (keep_first_probability, r"batch 2: all path_probability together have shape \[4\], expected \[8\]"),
+    ],
+)
+def test_a_file_that_differs_is_refused(
+    change: Change, message: str, paths: Exported, few: Garments, tmp_path: Path
 ) -> None:
-    file = changed(paths, tmp_path, set_bias(3, value))
-    with pytest.raises(
-        GateError,
-        match=rf"for \d+ of \d+ images the file answers otherwise than PyTorch, by more than 0\.0001 and not "
-        rf"because paths are tied; worst at image \d+, where {how}\. Nothing was published",
-    ):
-        prove_file(LabelPath(network_of(paths)).eval(), file, GateData(canvases))
+    reason = refused(paths, few, tmp_path, change)
+    assert re.search(message, reason), reason
 
 
-def test_a_file_that_answers_nan_is_refused(paths: Exported, canvases: Canvases, tmp_path: Path) -> None:
-    with pytest.raises(GateError, match=r"^parity: batch 1: for 4 of 4 images the file answers otherwise"):
-        prove_file(
-            LabelPath(network_of(paths)).eval(), changed(paths, tmp_path, set_bias(0, np.nan)), GateData(canvases)
-        )
+def test_a_network_that_diverged_is_refused(paths: Exported, few: Garments, tmp_path: Path) -> None:
+    weights = paths.run.load("best.pt")["model"]
+    weights["project_image.bias"].fill_(torch.nan)
+    run = label_sets.finished_with(tmp_path / "run", "cnn_rnn", weights)
+    reason = refused(replace(paths, run=run), few, tmp_path)
+    assert "own outputs are not finite for 100 of 100 test images, first for image 0" in reason
 
 
-def test_rows_that_are_missing_are_refused(paths: Exported, canvases: Canvases, tmp_path: Path) -> None:
-    def first_alone(model: onnx.ModelProto) -> None:
-        (last,) = [node for node in model.graph.node if "path_probability" in node.output]
-        last.output[list(last.output).index("path_probability")] = "all"
-        model.graph.node.append(helper.make_node("Compress", ["all", "first"], ["path_probability"], axis=0))
-        model.graph.initializer.append(numpy_helper.from_array(np.array([True]), "first"))
-
-    with pytest.raises(GateError, match=r"batch 2: all path_probability together have shape \[4\], expected \[8\]"):
-        prove_file(LabelPath(network_of(paths)).eval(), changed(paths, tmp_path, first_alone), GateData(canvases))
-
-
-def test_another_signature_is_refused(paths: Exported, canvases: Canvases) -> None:
-    with pytest.raises(
-        GateError, match=r"^contract: the file has image: .*; expected image: .*probabilities: FP32 \[a"
-    ):
-        prove_file(LabelPath(CnnRnn(labels=4)), paths.file, GateData(canvases))
+def test_another_signature_is_refused(
+    paths: Exported, few: Garments, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = label_scores(tmp_path_factory, "sigmoids")
+    reason = refused(replace(other, run=paths.run), few, tmp_path)
+    assert re.search(r"^contract: the file has image: .*; expected image: .*probabilities: FP32 \[a", reason)
 
 
 def with_ties(network: CnnRnn) -> CnnRnn:
@@ -246,62 +185,69 @@ def with_ties(network: CnnRnn) -> CnnRnn:
     return network
 
 
-def with_weights_of(network: CnnRnn, paths: Exported) -> Callable[[onnx.ModelProto], None]:
-    """Replace the weights of the exported network, some of which the export transposed, by those of another."""
-
-    def change(model: onnx.ModelProto) -> None:
-        replaced = set()
-        for tensor in model.graph.initializer:
-            before = numpy_helper.to_array(tensor)
-            for name, weight in paths.network.state_dict().items():
-                for turned in (False, True):
-                    own, other = (w.numpy().T if turned else w.numpy() for w in (weight, network.state_dict()[name]))
-                    if np.array_equal(before, own):
-                        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(other), tensor.name))
-                        replaced.add(name)
-        assert replaced == set(network.state_dict())
-
-    return change
+def with_weights_of(network: CnnRnn, paths: Exported) -> onnx.ModelProto:
+    """The exported graph with the weights, some of which the export transposed, of another network."""
+    model, replaced = paths.graph, set()
+    for tensor in model.graph.initializer:
+        before = numpy_helper.to_array(tensor)
+        for name, weight in paths.network.state_dict().items():
+            for turned in (False, True):
+                own, other = (w.numpy().T if turned else w.numpy() for w in (weight, network.state_dict()[name]))
+                if np.array_equal(before, own):
+                    onnx_file.replace(model, tensor.name, other)
+                    replaced.add(name)
+    assert replaced == set(network.state_dict())
+    return model
 
 
-def test_tied_paths_may_differ_and_are_counted(
-    paths: Exported, garments: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tied_paths_may_differ_and_are_counted(paths: Exported, few: Garments, tmp_path: Path) -> None:
     """The file's label 3 is ahead of its label 4 by a millionth, PyTorch's by a millionth behind: either is right."""
-    monkeypatch.setattr(label_path, "BATCH_SIZES", (1, 64))
-    canvases = label_sets.canvases(garments, 20)
-    network = with_ties(label_sets.decisive_cnn_rnn(garments, spread=0.3))
+    network = with_ties(label_sets.decisive_cnn_rnn(few, spread=0.3))
     with torch.no_grad():
         network.bias[3] += 1e-6
-    file = changed(paths, tmp_path, with_weights_of(network, paths))
+    graph = with_weights_of(network, paths)
     with torch.no_grad():
         network.bias[3] -= 2e-6
-    tied = LabelPath(network).eval()
-    proof = prove_file(tied, file, GateData(canvases))
-    ties: Any = proof.figures("parity")["ties"]
+    run = label_sets.finished(tmp_path / "run", "cnn_rnn", network)
+    published = publish(run, tmp_path / "models", few, graph=graph, canvases=20)
+    ties = json.loads(published.metadata["parity"])["ties"]
+    images = label_sets.canvases(few, 20)
     with torch.inference_mode():
-        expected = tied(torch.tensor(canvases))[0].numpy()
-    actual = Runtime(file, provider="cpu").run({"image": canvases})["path"]
-    assert 0 < (actual != expected).any(axis=1).sum() <= ties < len(canvases)
-    assert f"but {ties} ties of 20 images" in str(proof)
-    assert json.loads(proof.metadata["parity"])["ties"] == ties
+        expected = beam_search(network, torch.tensor(images).float() / 255).path.numpy()
+    actual = answers(published.folder / "model.onnx", image=images)["path"]
+    assert 0 < (actual != expected).any(axis=1).sum() <= ties < 20
+    assert f"but {ties} ties of 20 images" in str(published.proof)
 
 
 def test_another_set_by_the_threshold_is_refused(
-    canvases: Canvases, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    few: Garments, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """The graph is right, but not for every image: label 0 is added where the last of the canvases is seen."""
-    exported = label_scores(tmp_path_factory, "sigmoids")
-    sets = LabelThreshold(exported.network, 10, label_sets.THRESHOLD, rivals=False)
-    assert prove_file(sets.eval(), exported.file, GateData(canvases)).figures("agreement")["images"] == 150
+    """For an image beyond those whose logits are compared: on its pixels a label is added."""
+    place = 280
+    pixels = label_sets.canvases(few, 300)[place]
 
-    images = np.zeros((300, 64, 64), np.uint8)
-    images[260:] = canvases[:40]  # beyond those whose logits are compared
-    model: Any = onnx.load(exported.file)
-    (first,) = [node for node in model.graph.node if node.op_type == "Conv"][:1]
-    (kernel,) = [tensor for tensor in model.graph.initializer if tensor.name == first.input[1]]
-    kernel.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(kernel), kernel.name))  # nothing to a black image
-    file = write(tmp_path, model)
-    monkeypatch.setattr(runtime_answers, "artificial_images", lambda height, width: {})  # they would differ first
-    with pytest.raises(GateError, match=r"another set of labels than PyTorch for \d+ of 300 .* image 2[6-9]\d\."):
-        prove_file(sets, file, GateData(images))
+    def change(model: onnx.ModelProto) -> None:
+        (last,) = [node for node in model.graph.node if "logits" in node.output]
+        last.output[list(last.output).index("logits")] = "before"
+        place_of_last = list(model.graph.node).index(last)
+        nodes = [
+            helper.make_node("Equal", ["image", "picture"], ["equal"]),
+            helper.make_node("Cast", ["equal"], ["equals"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("ReduceMin", ["equals", "axes"], ["seen"], keepdims=0),
+            helper.make_node("Unsqueeze", ["seen", "axis"], ["rows"]),
+            helper.make_node("Mul", ["rows", "every"], ["added"]),
+            helper.make_node("Add", ["before", "added"], ["logits"]),
+        ]
+        for number, node in enumerate(nodes, start=1):
+            model.graph.node.insert(place_of_last + number, node)
+        constants = {
+            "picture": pixels,
+            "axes": np.array([1, 2]),
+            "axis": np.array([1]),
+            "every": np.full((1, 10), 50, np.float32),
+        }
+        model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+
+    exported = label_scores(tmp_path_factory, "sigmoids")
+    reason = refused(exported, few, tmp_path, change, canvases=300)
+    assert re.search(r"another set of labels than PyTorch for 1 of 300 .* image 280\.", reason), reason

@@ -1,42 +1,72 @@
-import json
+"""Runs, models and a server that the tests of hangtag's own commands share."""
+
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
-from hangtag.cli import main
-from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from hangtag.training.data.fashion_mnist import Split
-from tests.export.exported import Exported, single_label
-from tests.hangtag.proven import proven_on
-from tests.kit import onnx_models
+from tests.kit import onnx_models, voc_files
+from tests.kit.command import invoke
+from tests.kit.exported import Exported, label_paths, label_scores
 from tests.kit.once import once
-from tests.kit.shipped import MODELS, latest
-
-LSTM = latest("lstm")
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return single_label(tmp_path_factory, "lstm")
+from tests.kit.server import server as running_server
+from tests.kit.shipped import MODELS
 
 
 @pytest.fixture(scope="session")
-def proven(exported: Exported, garments: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with an lstm that went through the gate on the whole test set."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run: a small LSTM that saw 300 images twice."""
 
-    return once(tmp_path_factory, "proven", lambda folder: proven_on(exported, garments, folder))
+    def make(folder: Path) -> Path:
+        invoke("train", "lstm-56", "--limit", 300, "--epochs", 2, "--threads", 1, "--device", "cpu", "--out", folder)
+        return folder
+
+    return once(tmp_path_factory, "trained", make)
+
+
+@pytest.fixture(scope="session")
+def proven(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the trained network, which went through the gate."""
+
+    def make(folder: Path) -> Path:
+        folders = ("--models", folder / "models", "--reports", folder / "reports")
+        invoke("export", trained, "--timing", "none", *folders)
+        return folder / "models"
+
+    return once(tmp_path_factory, "proven", make)
+
+
+@pytest.fixture(scope="session")
+def cnn_rnn(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A network that answers with paths of every length."""
+    return label_paths(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def sigmoids(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A network whose sets of labels are decided by a threshold."""
+    return label_scores(tmp_path_factory, "sigmoids")
+
+
+@pytest.fixture(scope="session")
+def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with VOC 2007 in small, and a network that learned from it in ``run``."""
+
+    def make(folder: Path) -> Path:
+        options = ("--epochs", 1, "--threads", 1, "--device", "cpu", "--out", folder / "run")
+        invoke("train", "cnn_rnn", "--data", "voc2007", "--data-dir", voc_files.write(folder), *options)
+        return folder
+
+    return once(tmp_path_factory, "voc", make)
 
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped lstm, a classifier of other labels, and models that cannot be evaluated."""
+    """The shipped lstm, a classifier of other labels, and models that cannot be evaluated, or one image at a time."""
     models = tmp_path_factory.mktemp("models")
     (models / "lstm").symlink_to(MODELS / "lstm")
     onnx_models.publish(models, "other_labels", onnx_models.classifier())
@@ -44,12 +74,14 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     onnx_models.publish(models, "seven_classes", classifier_of(classes=7))
     onnx_models.publish(models, "no_logits", classifier_of(output="scores"))
     onnx_models.publish(models, "broken_numbers", classifier_of(bias=np.nan))
+    onnx_models.publish(models, "straight", classifier_of())
+    onnx_models.publish(models, "reverses", classifier_of(reverses=True))
     return models
 
 
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[Server]:
-    with Server(ServerConfig(models=repository, port=0, http_port=-1, provider="cpu")) as running:
+    with running_server(repository, http_port=-1, provider="cpu") as running:
         yield running
 
 
@@ -84,17 +116,3 @@ def classifier_of(
             "step": np.array([-1]),
         },
     )
-
-
-def hangtag(*arguments: object) -> Result:
-    """The command in this process, its output 100 columns wide."""
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], env={"COLUMNS": "100"})
-
-
-def document(*arguments: object) -> dict[str, Any]:
-    """What the command writes as JSON to standard output, and nothing else."""
-    result = hangtag("evaluate", *arguments, "--json", "-")
-    assert result.exit_code == 0, result.output
-    assert result.stderr == ""
-    written: dict[str, Any] = json.loads(result.stdout)
-    return written

@@ -1,8 +1,6 @@
-import importlib
-import multiprocessing
-import os
-import subprocess
-import sys
+"""The command as a whole: its subcommands, options, variables and errors, and what it imports."""
+
+import json
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata
@@ -10,24 +8,29 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
 
+import hangtag
 from hangtag.cli import SUBCOMMANDS, main
-from hangtag.errors import UserError
-from hangtag.variables import subcommands
+from hangtag.serving.client import Client, ClientError
+from hangtag.serving.server.process.server import Server
+from tests.kit.command import ROOT, invoke, python, refusal, without
+from tests.kit.shipped import latest
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
+
+def printed(code: str) -> str:
+    """What Python statements print in a new process."""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def python(code: str) -> str:
-    """What a fresh process prints."""
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT).stdout
+# What is imported, and what is missing.
 
 
 def test_help_lists_every_subcommand_and_imports_none_of_them() -> None:
-    printed = python(
+    shown = printed(
         "import sys\n"
         "from hangtag.cli import main\n"
         "main(['--help'], standalone_mode=False)\n"
@@ -35,88 +38,79 @@ def test_help_lists_every_subcommand_and_imports_none_of_them() -> None:
         "heavy |= {'hangtag.training', 'hangtag.export', 'hangtag.serving'}\n"
         "print('IMPORTED', sorted(heavy & set(sys.modules)))\n"
     )
-    assert "IMPORTED []" in printed
+    assert "IMPORTED []" in shown
     for name, subcommand in SUBCOMMANDS.items():
-        assert f"  {name} " in printed
-        assert subcommand.summary in printed
+        assert f"  {name} " in shown
+        assert subcommand.summary in shown
 
 
 def test_the_health_check_loads_little() -> None:
     """Containers run it every few seconds, within the limits of its server."""
-    printed = python(
+    shown = printed(
         "import sys\n"
         "from hangtag.cli import main\n"
         "try: main(['health', '--server', '127.0.0.1:1'], standalone_mode=False)\n"
         "except Exception as error: print(error)\n"
         "print('IMPORTED', sorted({'numpy', 'onnxruntime', 'PIL', 'hangtag.protos', 'rich'} & set(sys.modules)))\n"
     )
-    assert "no server answers" in printed
-    assert "IMPORTED []" in printed
+    assert "no server answers" in shown
+    assert "IMPORTED []" in shown
 
 
-def test_the_version_is_the_distributions() -> None:
-    result = CliRunner().invoke(main, ["--version"])
-    assert result.output.strip().endswith(metadata.version("hangtag"))
+def test_what_serves_leaves_torch_out() -> None:
+    count, _, modules = printed(
+        "import importlib, pkgutil, sys\n"
+        "from hangtag import serving\n"
+        "names = [module.name for module in pkgutil.walk_packages(serving.__path__, 'hangtag.serving.')]\n"
+        "for name in names:\n"
+        "    importlib.import_module(name)\n"
+        "print(len(names), sorted({'torch', 'torchvision', 'onnx', 'onnxscript'} & set(sys.modules)))\n"
+    ).partition(" ")
+    assert int(count) > 20
+    assert modules.strip() == "[]"
 
 
-def test_the_version_is_shown_by_its_flag_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A build's variable of this name would otherwise make every command print the version and do nothing."""
-    monkeypatch.setenv("HANGTAG_VERSION", "1.2.3")
-    assert "List every version" in CliRunner().invoke(main, ["models", "--help"]).output
+def test_importing_hangtag_loads_no_other_package() -> None:
+    names, loaded = printed(
+        "import sys; before = set(sys.modules); import hangtag; print(dir(hangtag))\n"
+        "loaded = {name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names\n"
+        "print(sorted(loaded), sorted(name for name in sys.modules if name.startswith('hangtag')))"
+    ).splitlines()
+    assert "'Client'" in names
+    assert loaded == "['hangtag'] ['hangtag', 'hangtag.errors']"
+
+
+def test_the_public_names_are_those_of_the_client() -> None:
+    assert [getattr(hangtag, name).__name__ for name in hangtag.__all__] == list(hangtag.__all__)
+    assert (hangtag.Client, hangtag.ClientError) == (Client, ClientError)
+    assert issubclass(hangtag.ClientError, hangtag.UserError)
+    with pytest.raises(AttributeError, match="Clint"):
+        _ = hangtag.Clint  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
-    ("typed", "message"),
+    ("missing", "arguments", "extra"),
     [
-        (["srve"], "No such command 'srve'. Did you mean 'serve'?"),
-        (["lodtest", "lstm"], "No such command 'lodtest'. Did you mean 'loadtest'?"),
-        (["xyzzy"], "No such command 'xyzzy'. The commands: train, "),
-        (["serve", "--modles", "x"], "No such option '--modles'"),
-        (["serve", "--modles", "x"], "'--models'"),
+        ("torch", ["train"], "train"),
+        ("onnx", ["export"], "export"),
+        ("grpc", ["loadtest"], "loadtest"),
+        ("onnxruntime", ["models"], "cpu"),
+        ("torch", ["evaluate", "a-run"], "train"),
+        ("matplotlib", ["evaluate", latest("lstm"), "--pictures", "pictures"], "export"),
+        ("onnxruntime", ["evaluate", latest("lstm")], "cpu"),
+        ("onnx", ["labels", latest("lstm")], "export"),
+        ("torch", ["labels", "a-run"], "train"),
     ],
+    ids=lambda value: " ".join(map(str, value[:1])) if isinstance(value, list) else value,
 )
-def test_a_typing_error_is_a_usage_error_with_a_suggestion(typed: list[str], message: str) -> None:
-    result = CliRunner().invoke(main, typed)
-    assert result.exit_code == 2
-    assert message in " ".join(result.output.split())
-
-
-@pytest.mark.parametrize("name", SUBCOMMANDS)
-def test_every_subcommand_is_there_and_explains_itself(name: str) -> None:
-    result = CliRunner().invoke(main, [name, "--help"])
-    assert result.exit_code == 0, result.output
-    assert f"Usage: main {name}" in result.output
-
-
-@pytest.mark.parametrize("name", SUBCOMMANDS)
-def test_a_missing_module_names_the_extra_that_has_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(module: str) -> object:
-        raise ModuleNotFoundError(f"No module named {module!r}", name="brain")
-
-    monkeypatch.setattr(importlib, "import_module", missing)
-    result = CliRunner().invoke(main, [name])
-    assert result.exit_code == 1
-    assert result.output == (
-        f"Error: 'hangtag {name}' needs the Python module 'brain', which is not installed here. "
-        f"In the project's folder, install it with: pip install '.[{SUBCOMMANDS[name].extra}]'\n"
-    )
-
-
-def test_a_user_error_is_shown_as_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(**_options: object) -> None:
-        raise UserError("no hats left")
-
-    monkeypatch.setattr(main.get_command(click.Context(main), "health"), "callback", fail)
-    result = CliRunner().invoke(main, ["health"])
-    assert (result.exit_code, result.output) == (1, "Error: no hats left\n")
-
-
-def test_ctrl_c_while_a_subcommand_is_imported_ends_with_one_line(tmp_path: Path) -> None:
-    """A real signal, which a module sends that the import of the subcommand meets."""
-    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
-    script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from hangtag.cli import main; main(['train', 'lstm'])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+def test_a_missing_package_is_named_with_the_extra_that_has_it(
+    missing: str, arguments: list[object], extra: str
+) -> None:
+    ended = without([missing], *arguments)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    (line,) = ended.stderr.splitlines()
+    assert f"needs the Python module '{missing}" in line
+    assert f"pip install '.[{extra}]'" in line
 
 
 def test_the_extras_that_are_named_exist() -> None:
@@ -124,21 +118,72 @@ def test_the_extras_that_are_named_exist() -> None:
     assert {subcommand.extra for subcommand in SUBCOMMANDS.values()} <= set(project["optional-dependencies"])
 
 
-def test_every_option_can_be_given_as_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HANGTAG_SERVE_PORT", "9000")
-    command = main.get_command(click.Context(main), "serve")
-    assert command is not None
-    seen: dict[str, object] = {}
-    monkeypatch.setattr(command, "callback", seen.update)
-    assert CliRunner().invoke(main, ["serve"]).exit_code == 0
-    assert seen.pop("port") == 9000
-    assert CliRunner().invoke(main, ["serve", "--port", "9001"]).exit_code == 0
-    assert seen.pop("port") == 9001
+def test_children_run_nothing_of_the_current_folder(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processes of serve, loadtest and train are started by multiprocessing, which imports socket."""
+    (tmp_path / "socket.py").write_text("open('was run', 'w')\nraise SystemExit(7)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    load = ("--concurrency", 2, "--processes", 2, "--min-duration", 0.1, "--min-query-count", 10, "--blocks", 1)
+    invoke("loadtest", "lstm", "--server", server.address, *load, "--json", "load.json")
+    statuses = json.loads(Path("load.json").read_text())["runs"][0]["total"]["statuses"]
+    assert list(statuses) == ["OK"]
+    assert not Path("was run").exists()
+
+
+# What is typed.
+
+
+def test_the_version_is_the_distributions_and_shown_by_its_flag_alone() -> None:
+    assert invoke("--version").stdout.strip().endswith(metadata.version("hangtag"))
+    # A build's variable of this name would otherwise make every command print the version and do nothing.
+    assert "List every version" in invoke("models", "--help", variables={"HANGTAG_VERSION": "1.2.3"}).stdout
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_subcommand_is_there_and_explains_itself(name: str) -> None:
+    assert f"Usage: main {name}" in invoke(name, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("srve", "Did you mean 'serve'?"),
+        ("lodtest lstm", "Did you mean 'loadtest'?"),
+        ("xyzzy", "The commands: train, "),
+        ("serve --modles x", "'--models'"),
+        ("health --wait inf", "is not a finite number"),
+        ("top --interval nan", "is not a finite number"),
+        ("models load cnn --timeout inf", "is not a finite number"),
+    ],
+)
+def test_a_typing_error_is_a_usage_error_with_a_hint(typed: str, hint: str) -> None:
+    assert hint in " ".join(invoke(*typed.split(), exit_code=2).stderr.split())
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "two\nlines", "\x9b2J", "\x07"])
+def test_an_error_is_one_line_without_control_characters(text: str, tmp_path: Path) -> None:
+    line = refusal("models", "list", "--models", tmp_path / f"no{text}folder")
+    assert line.isprintable()
+    assert text.encode("unicode_escape").decode() in line
+
+
+def test_ctrl_c_while_a_subcommand_is_imported_ends_with_one_line(tmp_path: Path) -> None:
+    """A real signal, which a module sends that the import of the subcommand meets."""
+    (tmp_path / "torch.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = python(
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from hangtag.cli import main; main(['train', 'lstm'])"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
+# Variables.
 
 
 def options(path: str, command: click.Command) -> Iterator[tuple[str, click.Option]]:
     """Each option with its variable by README's rule: the command, and the flag."""
-    for name, below in subcommands(command).items():
+    for name, below in getattr(command, "commands", {}).items():
         yield from options(f"{path}_{name}", below)
     for option in command.params:
         if isinstance(option, click.Option):
@@ -166,84 +211,39 @@ COMMON = {
 
 
 @pytest.mark.parametrize(("common", "path"), [(variable, path) for variable, paths in COMMON.items() for path in paths])
-def test_a_variable_for_all_commands_gives_way_to_the_command_s_own(
-    common: str, path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name, *below = path.split()
-    command = main.get_command(click.Context(main), name)
-    for word in below:
-        assert isinstance(command, click.Group)
-        command = command.commands[word]
-    assert command is not None
-    flag = f"--{common.removeprefix('HANGTAG_').lower().replace('_', '-')}"
+def test_a_variable_for_all_commands_is_shown_with_the_commands_own(common: str, path: str) -> None:
     own = "_".join(("HANGTAG", *path.upper().split(), common.removeprefix("HANGTAG_")))
-    (option,) = [each for each in command.params if flag in each.opts]
-    context = click.Context(command)
-    monkeypatch.setenv(common, "for all")
-    assert option.resolve_envvar_value(context) == "for all"
-    monkeypatch.setenv(own, "for one")
-    assert option.resolve_envvar_value(context) == "for one"
-    monkeypatch.setenv(own, "")
-    assert option.resolve_envvar_value(context) == "for all"
-    help_text = "".join(CliRunner().invoke(main, [*path.split(), "--help"]).output.split())
-    assert f"{own},{common}" in help_text
+    assert f"{own},{common}" in "".join(invoke(*path.split(), "--help").stdout.split())
 
 
-def test_a_certificate_of_the_client_is_none_of_the_server_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HANGTAG_TLS_CERT", "client.pem")
-    command = main.get_command(click.Context(main), "serve")
-    assert command is not None
-    (option,) = [each for each in command.params if "--tls-cert" in each.opts]
-    assert option.resolve_envvar_value(click.Context(command)) is None
+def test_a_flag_replaces_the_commands_own_variable_and_that_the_one_for_all_commands() -> None:
+    given = {"HANGTAG_SERVER": "127.0.0.1:1"}
+    assert "127.0.0.1:1" in refusal("health", variables=given)
+    given["HANGTAG_HEALTH_SERVER"] = ""
+    assert "127.0.0.1:1" in refusal("health", variables=given)
+    given["HANGTAG_HEALTH_SERVER"] = "127.0.0.1:2"
+    assert "127.0.0.1:2" in refusal("health", variables=given)
+    assert "127.0.0.1:3" in refusal("health", "--server", "127.0.0.1:3", variables=given)
 
 
-@pytest.mark.parametrize("value", ["inf", "nan"])
-@pytest.mark.parametrize(
-    "command", [["health", "--wait"], ["top", "--interval"], ["models", "load", "cnn", "--timeout"]], ids=" ".join
-)
-def test_times_must_be_finite(command: list[str], value: str) -> None:
-    result = CliRunner().invoke(main, [*command, value])
-    assert result.exit_code == 2
-    assert "is not a finite number" in result.output
+def test_a_certificate_of_the_client_is_none_of_the_servers() -> None:
+    certificate = {"HANGTAG_TLS_CERT": "client.pem", "HANGTAG_TLS_KEY": "client.pem"}
+    assert "client certificate" in invoke("health", exit_code=2, variables=certificate).stderr
+    assert "no-models" in refusal("serve", "--models", "no-models", "--port", 0, variables=certificate)
 
 
-def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HANGTAG_SERVE_PORT", "eight")
-    result = CliRunner().invoke(main, ["serve"])
-    assert result.exit_code == 2
-    assert "'eight' is not a whole number" in result.output
-
-
-def test_children_run_nothing_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The workers of serve, loadtest and train are started by multiprocessing, which imports socket."""
-    marker = tmp_path / "was run"
-    (tmp_path / "socket.py").write_text(f"open({str(marker)!r}, 'w')\nraise SystemExit(7)\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
-    ended = []
-
-    def work(**_options: object) -> None:
-        child = multiprocessing.get_context("spawn").Process(target=os.getpid)
-        child.start()
-        child.join()
-        ended.append(child.exitcode)
-
-    command = main.get_command(click.Context(main), "health")
-    monkeypatch.setattr(command, "callback", work)
-    assert CliRunner().invoke(main, ["health"]).exit_code == 0
-    assert (ended, marker.exists()) == ([0], False)
-    assert "PYTHONSAFEPATH" not in os.environ
-
-
-def test_what_serves_leaves_torch_out() -> None:
-    printed = python(
-        "import importlib, pkgutil, sys\n"
-        "from hangtag import serving\n"
-        "names = [module.name for module in pkgutil.walk_packages(serving.__path__, 'hangtag.serving.')]\n"
-        "for name in names:\n"
-        "    importlib.import_module(name)\n"
-        "print(len(names), sorted({'torch', 'torchvision', 'onnx', 'onnxscript'} & set(sys.modules)))\n"
-    )
-    count, _, modules = printed.strip().partition(" ")
-    assert int(count) > 20
-    assert modules == "[]"
+def test_variables_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    bad = invoke("serve", exit_code=2, variables={"HANGTAG_SERVE_PORT": "eight"})
+    assert "'eight' is not a whole number" in bad.stderr
+    useful = {"HANGTAG_SERVE_PORT": "9000", "HANGTAG_SERVER": "127.0.0.1:9000"}
+    useless = {"HANGTAG_SERVE_HOT_PATH": "on", "HANGTAG_SERVE_TOKEN_FILES": "tokens"}
+    gone, misspelt = invoke("serve", "--help", variables=useful | useless).stderr.splitlines()
+    assert "HANGTAG_SERVE_HOT_PATH" in gone
+    assert "upgrading.md" in gone
+    assert "HANGTAG_SERVE_TOKEN_FILES" in misspelt
+    assert "did you mean HANGTAG_SERVE_TOKEN_FILE?" in misspelt
+    json_lists = {"HANGTAG_MODELS_LIST_JSON": "1", "HANGTAG_MODELS_LISTS_JSON": "1"}
+    listed = invoke("models", "--models", tmp_path, variables=json_lists)
+    (warning,) = listed.stderr.splitlines()
+    assert "HANGTAG_MODELS_LISTS_JSON" in warning
+    assert json.loads(listed.stdout) == []

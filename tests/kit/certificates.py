@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import trustme
 
@@ -33,13 +34,20 @@ class Certificates:
     def key(self, name: str) -> Path:
         return self.folder / f"{name}.key"
 
-    def issue(self, name: str, by: str) -> None:
-        """Write a certificate for 127.0.0.1, and its key, in place of those of this name."""
-        issued = self.authorities[by].issue_cert("127.0.0.1")
+    def issue(self, name: str, by: str, *hosts: str, **validity: Any) -> None:
+        """Write a certificate, and its key, in place of those of this name.
+
+        Args:
+            name: Of the files.
+            by: The authority.
+            hosts: What it is for; by default 127.0.0.1.
+            validity: ``not_before`` and ``not_after``; by default it is valid now.
+        """
+        issued = self.authorities[by].issue_cert(*(hosts or ("127.0.0.1",)), **validity)
         self.cert(name).write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
         self.key(name).write_bytes(issued.private_key_pem.bytes())
 
-    def server(self, **more: Path) -> dict[str, Path]:
+    def server(self, **more: Path) -> dict[str, Any]:
         """The settings of a server whose clients trust ``ours``."""
         return {"tls_cert": self.cert("server-of-ours"), "tls_key": self.key("server-of-ours"), **more}
 

@@ -46,6 +46,11 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return next(span for span in self.spans if span.name.endswith(name))
 
 
+def attributes(span: Any) -> dict[str, Any]:
+    """A span's attributes, or those of a resource, by their names."""
+    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in span.attributes}
+
+
 @contextmanager
 def collecting() -> Iterator[Collector]:
     """A collector that listens inside the block."""

@@ -1,18 +1,28 @@
-"""Runs the command ``hangtag`` in processes of its own, and follows the log of ``hangtag serve``."""
+"""Runs the command ``hangtag`` in this process or in one of its own, and follows the log of ``hangtag serve``.
+
+A process of its own is forked from one that has imported the command, which saves the seconds that the imports take;
+with ``script`` it is the console script that users start.
+"""
 
 import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
+import click.testing
+
+from hangtag.cli import main
 from tests.kit import forkserver
 
 ROOT = Path(__file__).parents[2]
+SCRIPT = Path(sys.executable).with_name("hangtag")
 TIMEOUT = 60.0
 
 
@@ -28,17 +38,77 @@ def environment(**more: str) -> dict[str, str]:
     return inherited | ours | more
 
 
-def hangtag(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
-    return run_forked(arguments, environment(**more))
+def invoke(*arguments: object, exit_code: int = 0, variables: Mapping[str, str] | None = None) -> click.testing.Result:
+    """Run the command in this process to its end, which must have this exit code.
+
+    Args:
+        arguments: The command's.
+        exit_code: 2 is an error of usage; 1 any other, whose message ``refusal`` returns.
+        variables: Added to the environment.
+    """
+    result = click.testing.CliRunner().invoke(
+        main, list(map(str, arguments)), env={"COLUMNS": "200", **(variables or {})}
+    )
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == exit_code, result.output
+    return result
+
+
+def refusal(*arguments: object, exit_code: int = 1, variables: Mapping[str, str] | None = None) -> str:
+    """Run the command in this process; return the error that ends it, in one line, without a traceback."""
+    result = invoke(*arguments, exit_code=exit_code, variables=variables)
+    lines = result.stderr.splitlines()
+    errors = [line for line in lines if line.startswith("Error: ")]
+    assert errors == lines[-1:], result.stderr
+    assert "Traceback" not in result.stderr
+    return errors[0]
+
+
+def hangtag(
+    *arguments: object, script: bool = False, first: str = "", exit_codes: Container[int] | None = None, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own to its end.
+
+    Args:
+        arguments: The command's.
+        script: Start the console script, and do not fork.
+        first: Python statements that a forked process executes before the command.
+        exit_codes: Those that are right; any where it is None.
+        more: Added to the environment.
+    """
+    texts = list(map(str, arguments))
+    if script:
+        done = subprocess.run(
+            [SCRIPT, *texts], env=environment(**more), capture_output=True, text=True, timeout=TIMEOUT
+        )
+    else:
+        done = run_forked(texts, environment(**more), first)
+    assert exit_codes is None or done.returncode in exit_codes, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def without(modules: Sequence[str], *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end in a new process, in which these modules cannot be imported."""
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({list(modules)}))\n"
+        f"from hangtag.cli import main; main({list(map(str, arguments))})"
+    )
+    return python(code, **more)
+
+
+def python(code: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run Python statements in a new process to their end."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=TIMEOUT)
 
 
 def run_forked(
-    arguments: Sequence[str], variables: Mapping[str, str], seconds: float = TIMEOUT
+    arguments: Sequence[str], variables: Mapping[str, str], first: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run the command in a forked process to its end. What it prints must fit into a pipe."""
-    with forkserver.hangtag(arguments, variables=variables) as process:
-        stdout, stderr = process.communicate(seconds)
+    with forkserver.hangtag(arguments, variables=variables, first=first) as process:
+        stdout, stderr = process.communicate(TIMEOUT)
         return subprocess.CompletedProcess(arguments, process.wait(), stdout, stderr)
 
 
@@ -51,9 +121,18 @@ def last_line(text: str) -> str:
 class Serving:
     """A running ``hangtag serve``; a thread reads its log."""
 
-    def __init__(self, *arguments: str, first: str = "", **more: str) -> None:
-        """first: Python statements that the process executes before the command."""
-        self.process = forkserver.hangtag(["serve", *arguments], variables=environment(**more), first=first)
+    def __init__(self, *arguments: object, first: str = "", script: bool = False, **more: str) -> None:
+        """first: Python statements that the forked process executes before the command.
+
+        script: Start the console script, and do not fork.
+        """
+        command = ["serve", *map(str, arguments)]
+        if script:
+            variables = environment(**more)
+            process = subprocess.Popen([SCRIPT, *command], env=variables, stderr=subprocess.PIPE, text=True)
+            self.process = cast(forkserver.Forked, process)  # which has the interface of Popen
+        else:
+            self.process = forkserver.hangtag(command, variables=environment(**more), first=first)
         self.log: list[str] = []
         self._grew = threading.Condition()
         self._ended = False
@@ -84,15 +163,26 @@ class Serving:
 
     def wait_until_ready(self) -> str:
         """Wait for the server to be ready; returns its address."""
-        match = re.search(r"address=(\S+)", self.wait_for("ready"))
-        assert match
-        return match[1]
+        return self._value("ready", "address")
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT of gRPC, once the server is ready."""
+        return self._value("ready", "address")
+
+    @property
+    def http_address(self) -> str:
+        """HOST:PORT of HTTP, once the server is ready."""
+        return self._value("ready", "http")
+
+    @property
+    def metrics_url(self) -> str:
+        """Where the server's metrics are."""
+        return self._value("metrics", "url")
 
     def metrics(self) -> str:
         """The server's metrics, in Prometheus' text format."""
-        match = re.search(r"url=(\S+)", self.wait_for("metrics"))
-        assert match
-        with urllib.request.urlopen(match[1], timeout=TIMEOUT) as response:
+        with urllib.request.urlopen(self.metrics_url, timeout=TIMEOUT) as response:
             return str(response.read().decode())
 
     def signal(self, number: signal.Signals) -> None:
@@ -103,6 +193,12 @@ class Serving:
         code = self.process.wait(TIMEOUT)
         self._reader.join(TIMEOUT)
         return code
+
+    def _value(self, event: str, key: str) -> str:
+        """What a line of the log says of a key."""
+        match = re.search(rf"\b{key}=(\S+)", self.wait_for(event))
+        assert match
+        return match[1]
 
     def _read(self) -> None:
         for line in self.process.stderr:
@@ -115,9 +211,9 @@ class Serving:
 
 
 @contextmanager
-def serving(*arguments: str, first: str = "", **more: str) -> Iterator[Serving]:
-    """A server process that does not outlive the test."""
-    server = Serving(*arguments, first=first, **more)
+def serving(*arguments: object, first: str = "", script: bool = False, **more: str) -> Iterator[Serving]:
+    """A server process that does not outlive the test; ``Serving`` has the arguments."""
+    server = Serving(*arguments, first=first, script=script, **more)
     with server.process:
         try:
             yield server

@@ -24,6 +24,7 @@ _FOR_TRAINING = [
     "hangtag.export.cli",
     "hangtag.export.foreign.probe",
     "hangtag.export.gate.checks.empty_batch",
+    "hangtag.export.quantization.conversion",
 ]
 CONTEXT.set_forkserver_preload(_ALWAYS)
 

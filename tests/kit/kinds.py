@@ -2,14 +2,15 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from inspect import isasyncgen
 from typing import Any, cast
 
+import grpc
 import pytest
 
-from hangtag.serving.client import AsyncClient, Client
+from hangtag.serving.client import AsyncClient, Client, ClientError
 from hangtag.serving.server.process.server import Server
 
 TIMEOUT = 60.0
@@ -87,7 +88,17 @@ class Kind:
 
 KINDS = [Kind(asynchronous, http) for http in (False, True) for asynchronous in (False, True)]
 asynchronous_kinds = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.asynchronous], ids=str)
+grpc_kinds = pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.http], ids=str)
+http_kinds = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.http], ids=str)
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
+
+
+def message_of(code: grpc.StatusCode, call: Callable[..., object], *arguments: Any) -> str:
+    """The message of the ClientError, with this code, that a call raises."""
+    with pytest.raises(ClientError) as caught:
+        call(*arguments)
+    assert caught.value.code is code
+    return str(caught.value)
 
 
 def _iterable(argument: Any) -> Any:

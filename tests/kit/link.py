@@ -12,7 +12,8 @@ class Link:
     """Forwards connections to a server, but closes the first ones unanswered, and others when a test says so."""
 
     def __init__(self, server: str, refused: int = 0) -> None:
-        """
+        """Accept connections. ``connections`` counts them, and ``answered_bytes`` what came from the server.
+
         server: HOST:PORT where connections go.
         refused: how many connections are closed at once.
         """
@@ -24,6 +25,7 @@ class Link:
         self._frozen = threading.Event()
         self._mute: set[socket.socket] = set()
         self.connections = 0
+        self.answered_bytes = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -59,7 +61,11 @@ class Link:
                 if self.connections <= self._refused:
                     client.close()
                     continue
-                server = socket.create_connection(self._server)
+                try:
+                    server = socket.create_connection(self._server)
+                except OSError:  # it is down
+                    client.close()
+                    continue
                 self._open += [client, server]
                 for source, sink in ((client, server), (server, client)):
                     threading.Thread(target=self._forward, args=(source, sink), daemon=True).start()
@@ -69,6 +75,8 @@ class Link:
             while data := source.recv(1 << 16):
                 if not self._frozen.is_set() and sink not in self._mute:
                     sink.sendall(data)
+                    if sink in self._open[::2]:
+                        self.answered_bytes += len(data)
         for end in (source, sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

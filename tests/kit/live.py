@@ -165,8 +165,15 @@ class LiveServer:
         """Wait until so many requests of a model have failed. A cancelled one may count after its client has left."""
         until(lambda: self.statistics(name).inference_stats.fail.count == count)
 
-    def infer(self, request: pb.ModelInferRequest) -> dict[str, Array]:
-        return outputs(self.inference.ModelInfer(request, timeout=TIMEOUT))
+    def require_room(self) -> None:
+        """A new connection is accepted, and its call answered. It calls gather."""
+        with self.connect() as channel:
+            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            answer = stub.ModelInfer(request("gather", index=index(3)), timeout=TIMEOUT, wait_for_ready=True)
+            assert outputs(answer)["value"].tolist() == [30]
+
+    def infer(self, sent: pb.ModelInferRequest) -> dict[str, Array]:
+        return outputs(self.inference.ModelInfer(sent, timeout=TIMEOUT))
 
     def statistics(self, name: str) -> pb.ModelStatistics:
         response = self.inference.ModelStatistics(pb.ModelStatisticsRequest(name=name), timeout=TIMEOUT)

@@ -296,3 +296,10 @@ def publish(models: Path, name: str, model: onnx.ModelProto, version: int = 1) -
     file.parent.mkdir(parents=True)
     file.write_bytes(model.SerializeToString())
     return file
+
+
+def publish_all(models: Path, *names: str) -> Path:
+    """Write the models of this module with these names into a repository; returns the repository."""
+    for name in names:
+        publish(models, name, globals()[name]())
+    return models

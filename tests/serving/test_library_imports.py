@@ -43,58 +43,59 @@ _STATEMENTS = (
     "from pathlib import Path; from hangtag.training.tasks.onnx_teacher import OnnxTeacher as Teacher\n"
     f"Teacher(Path({str(shipped.latest('cnn'))!r}))",
 )
-_GRPC_AND_ORT = ("GRPC_VERBOSITY", "ORT_DISABLE_TELEMETRY")
+_PREPARE = "from hangtag.serving.server.process import environment; environment.prepare(); environment.prepare()"
+_VERBOSITY = ("GRPC_VERBOSITY", "NONE", "debug")
+
+
+def python(code: str, *arguments: str, **variables: str) -> str:
+    """What a process of its own prints, which must end well."""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment(**variables))
+    return done.stdout
 
 
 def test_an_import_changes_nothing_of_the_importing_program() -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", _COMPARE, *_STATEMENTS], check=True, capture_output=True, text=True, env=environment()
-    )
-    assert json.loads(result.stdout) == {statement: {} for statement in _STATEMENTS}
-
-
-def test_a_load_test_starts_without_matplotlib_which_only_its_page_needs() -> None:
-    code = "import hangtag.serving.loadtest.cli, sys; sys.exit('matplotlib' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment())
-
-
-def test_a_health_check_which_containers_run_every_few_seconds_loads_little() -> None:
-    code = "import hangtag.serving.client.health, sys; print({'numpy', 'httpx2', 'hangtag.protos'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment())
-    assert done.stdout == "set()\n"
-
-
-def variables_after(code: str, **variables: str) -> dict[str, str | None]:
-    """gRPC's and ONNX Runtime's variables once this code has run in a process of its own."""
-    code = f"import os, sys\n{code}\nprint({{name: os.environ.get(name) for name in {_GRPC_AND_ORT!r}}})"
-    result = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment(**variables)
-    )
-    return dict(eval(result.stdout.splitlines()[-1]))
-
-
-def test_a_commands_process_silences_grpcs_core_before_it_imports_grpc() -> None:
-    code = (
-        "from hangtag.cli import main\nmain(['health', '--help'], standalone_mode=False)\nassert 'grpc' in sys.modules"
-    )
-    assert variables_after(code)["GRPC_VERBOSITY"] == "NONE"
-    assert variables_after(code, GRPC_VERBOSITY="debug")["GRPC_VERBOSITY"] == "debug"
+    assert json.loads(python(_COMPARE, *_STATEMENTS)) == {statement: {} for statement in _STATEMENTS}
 
 
 @pytest.mark.parametrize(
-    "module", ["hangtag.serving.server.cli", "hangtag.serving.server.process.workers.entry"], ids=["serve", "worker"]
+    ("module", "heavy"),
+    [
+        ("loadtest.cli", ["matplotlib"]),  # only its page needs it
+        ("client.health", ["numpy", "httpx2", "hangtag.protos"]),  # containers run it every few seconds
+        ("server.cli", ["grpc", "onnxruntime"]),  # the process prepares them first
+        ("server.process.workers.entry", ["grpc", "onnxruntime"]),
+    ],
 )
-def test_a_servers_process_starts_without_grpc_and_onnx_runtime_so_that_it_can_prepare_them(module: str) -> None:
+def test_a_command_loads_little_before_it_runs(module: str, heavy: list[str]) -> None:
+    assert python(f"import hangtag.serving.{module}, sys; print({{*{heavy}}} & {{*sys.modules}})") == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "value", "set_by_the_operator"),
+    [
+        ("from hangtag.cli import main; main(['health', '--help'], standalone_mode=False)", *_VERBOSITY),
+        (_PREPARE, *_VERBOSITY),
+        (_PREPARE, "ORT_DISABLE_TELEMETRY", "1", "0"),
+    ],
+    ids=["a caller's", "a server's", "ONNX Runtime's in a server"],
+)
+def test_a_commands_process_silences_its_libraries_unless_the_operator_says_otherwise(
+    code: str, name: str, value: str, set_by_the_operator: str
+) -> None:
+    code = f"import os\n{code}\nprint(os.environ[{name!r}])"
+    assert python(code).splitlines()[-1] == value
+    assert python(code, **{name: set_by_the_operator}).splitlines()[-1] == set_by_the_operator
+
+
+def test_without_its_extra_an_address_of_http_says_what_to_install() -> None:
     code = (
-        f"import {module}\n"
-        "assert not {'grpc', 'onnxruntime'} & {*sys.modules}\n"
-        "from hangtag.serving.server.process import environment\n"
-        "environment.prepare()"
+        "import sys; sys.modules['httpx2'] = None\n"
+        "import hangtag\n"
+        "for client in (hangtag.Client, hangtag.AsyncClient):\n"
+        "    client('127.0.0.1:8001')\n"
+        "    try: client('http://127.0.0.1:8000')\n"
+        "    except hangtag.UserError as error: print(error)"
     )
-    assert variables_after(code) == {"GRPC_VERBOSITY": "NONE", "ORT_DISABLE_TELEMETRY": "1"}
-
-
-def test_what_the_operator_has_set_stays() -> None:
-    code = "from hangtag.serving.server.process import environment\nenvironment.prepare()\nenvironment.prepare()"
-    mine = {"GRPC_VERBOSITY": "ERROR", "ORT_DISABLE_TELEMETRY": "0"}
-    assert variables_after(code, **mine) == mine
+    shown = python(code)
+    assert shown.count("'httpx2'") == shown.count("pip install '.[http]'") == 2

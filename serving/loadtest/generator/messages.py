@@ -21,12 +21,17 @@ class RequestPool:
 
 @dataclass(frozen=True)
 class CallSettings:
-    """How calls are made: connections per process and server, the deadline of each call in seconds, credentials."""
+    """How calls are made: connections per process and server, the deadline of each call in seconds, credentials.
+
+    A call that has not ended `lost_after` seconds after its deadline is lost. Under overload gRPC's core (grpcio 1.85)
+    at times reports no end of a call whose connection the server has cut.
+    """
 
     channels: int = 1
     deadline: float = 10.0
     credentials: Credentials = field(default_factory=Credentials)
     public_api: bool = False  # Use grpcio's public API even where its completion queue works.
+    lost_after: float = 5.0
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Calls a server with KServe's clients for REST and gRPC.
 
-Run in .venv-peers: ``python kserve_calls.py HTTP GRPC MODEL IMAGES.npy OUTPUTS.npz``. IMAGES is UINT8 [n, 28, 28].
+Run in .venv-peers: ``python kserve_calls.py GRPC HTTP MODEL IMAGES.npy OUTPUTS.npz``. IMAGES is UINT8 [n, 28, 28].
 Output tensors go to OUTPUTS.npz, everything else as one JSON object to standard output.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
 
-async def main(http: str, grpc: str, model: str, images: Path, outputs: Path) -> None:
+async def main(grpc: str, http: str, model: str, images: Path, outputs: Path) -> None:
     pixels = np.load(images)
     tensors: dict[str, Any] = {}
     async with InferenceRESTClient(RESTConfig(protocol="v2")) as rest:

@@ -1,55 +1,65 @@
-"""``hangtag export --onnx --precision --calibration``: the whole command on small networks, and what it refuses."""
+"""``hangtag export --onnx --precision --calibration``: small networks whose sensitive layer is known, and refusals."""
 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from onnx import TensorProto, helper
 from PIL import Image
 
-from hangtag.cli import main
-from hangtag.export import child_process
-from hangtag.export.file import onnx_model
 from hangtag.serving.client import Client
-from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.process.server import Server
-from hangtag.serving.server.runtime.session import Runtime
-from tests.export.foreign import models as foreign
-from tests.export.quantization import networks
-from tests.export.runs import contents
-from tests.kit import onnx_models
+from tests.kit import networks, onnx_file, onnx_models, third_party_models
+from tests.kit.invoke import refusal, succeed
+from tests.kit.server import server
 
 pytestmark = pytest.mark.slow
 
 
-def convert(folder: Path, model: onnx.ModelProto, *more: str | Path, samples: Path | None = None) -> Result:
+def arguments(folder: Path, model: onnx.ModelProto, *more: object, samples: Path | None = None) -> list[object]:
+    """The command that converts this model by these samples; without any, by 400 that suit networks of networks.py."""
     file = folder / "theirs.onnx"
     file.write_bytes(model.SerializeToString())
-    arguments = ["export", "--onnx", str(file), "--name", "theirs", "--models", str(folder / "models"), *map(str, more)]
-    arguments += ["--reports", str(folder / "reports"), "--calibration", str(samples or calibration(folder))]
-    return CliRunner().invoke(main, arguments)
+    if samples is None:
+        samples = folder / "samples.npz"
+        np.savez(samples, x=networks.samples(400))
+    repository = ["--models", folder / "models", "--reports", folder / "reports"]
+    return ["export", "--onnx", file, "--name", "theirs", *repository, "--calibration", samples, *more]
 
 
-def calibration(folder: Path) -> Path:
-    np.savez(folder / "samples.npz", x=networks.samples(400))
-    return folder / "samples.npz"
+def convert(folder: Path, model: onnx.ModelProto, *more: object, samples: Path | None = None) -> Result:
+    return succeed(*arguments(folder, model, *more, samples=samples))
+
+
+def refused(folder: Path, model: onnx.ModelProto, *more: object, samples: Path | None = None) -> str:
+    command = arguments(folder, model, *more, samples=samples)
+    return refusal(folder, *command)
 
 
 def published(folder: Path) -> Path:
     return folder / "models/theirs/1/model.onnx"
 
 
-def metadata(folder: Path) -> dict[str, str]:
-    return dict(Runtime(published(folder), provider="cpu").signature.metadata)
+def kept(folder: Path) -> list[dict[str, Any]]:
+    """The layers that stay in FP32."""
+    layers: list[dict[str, Any]] = json.loads(onnx_file.metadata(published(folder))["fp32_layers"])
+    return layers
+
+
+def operators(folder: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(published(folder)).graph.node]
+
+
+INT8 = ("--precision", "int8", "--agree-at-least", "95")
 
 
 def test_a_converted_file_names_the_layer_in_fp32_everywhere_and_is_served(tmp_path: Path) -> None:
     model = networks.sensitive()
-    result = convert(tmp_path, model, "--precision", "int8", "--agree-at-least", "95")
-    assert result.exit_code == 0, result.output
+    result = convert(tmp_path, model, *INT8)
     assert "  batching     batched: the same answers alone and in batches of 2, 3, 7, 16, 64\n" in result.stdout
     assert "  precision    int8 in 2 of 3 layers; in FP32: fragile\n" in result.stdout
     agreement = re.search(
@@ -60,13 +70,21 @@ def test_a_converted_file_names_the_layer_in_fp32_everywhere_and_is_served(tmp_p
     assert float(agreement[2]) < float(agreement[1])
     assert re.search(r"  size         0\.00 MB, \d+% of the original's\n", result.stdout)
     assert re.search(r"  speed        batch 1 in \S+ ms \(\S+x original\), batch 64 in .*, 1 thread", result.stdout)
+    progress = result.stderr.splitlines()  # shown meanwhile
+    assert "200 samples make the file, 200 others prove it" in progress
+    steps = [line for line in progress if "layer" in line]
+    assert steps[0].startswith("3 of 3 layers converted: ")
+    assert any(line.startswith("layer 2 of 3, fragile: alone it moves the outputs by ") for line in steps)
+    assert steps[-1].startswith("2 of 3 layers converted: ")
 
-    written = metadata(tmp_path)
+    written = onnx_file.metadata(published(tmp_path))
     assert written["precision"] == "int8"
-    (layer,) = json.loads(written["fp32_layers"])
+    (layer,) = kept(tmp_path)
     assert (layer["name"], layer["operator"]) == ("fragile", "MatMul")
+    assert layer["error"] > 0.05
     gate = json.loads(written["gate"])
     assert gate["agreement"]["least"] == 0.95
+    assert gate["agreement"]["share"] >= 0.95
     assert gate["samples"] == {"made": 200, "proved": 200}
     assert gate["rules"] == {"scores": "labels"}
     assert set(json.loads(written["speed"])["median_ms"]["64"]) == {"file", "original"}
@@ -74,44 +92,73 @@ def test_a_converted_file_names_the_layer_in_fp32_everywhere_and_is_served(tmp_p
     assert "The layers that stay in FP32" in page
     assert "fragile" in page
 
-    x = networks.samples(300, seed=9)
-    expected = onnx_answers(model, x)
-    config = ServerConfig(models=tmp_path / "models", port=0, http_port=-1, provider="cpu")
-    with Server(config) as server, Client(server.address) as client:
-        answered = client.infer("theirs", {"x": x[:64]})["scores"]
-    assert (answered.argmax(axis=1) == expected[:64].argmax(axis=1)).mean() > 0.9
-    listed = CliRunner().invoke(main, ["models", "--json", "--models", str(tmp_path / "models")])
-    assert json.loads(listed.stdout)[0]["precision"] == "int8"
-    verified = CliRunner().invoke(main, ["models", "verify", "--models", str(tmp_path / "models")])
-    assert verified.exit_code == 0, verified.output
-
-
-def onnx_answers(model: onnx.ModelProto, x: networks.Array) -> networks.Array:
-    """In plain NumPy: the weights are those of ``networks.sensitive``."""
+    x = networks.samples(64, seed=9)
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    scaled = (x @ constants["first"]) * constants["scale"]
-    answers: networks.Array = scaled @ constants["small"] @ constants["last"]
-    return answers
+    expected = (x @ constants["first"] * constants["scale"]) @ constants["small"] @ constants["last"]
+    with server(tmp_path / "models", provider="cpu") as running, Client(running.address) as client:
+        answered = client.infer("theirs", {"x": x})["scores"]
+    assert (answered.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
+    repository = ("--models", tmp_path / "models")
+    assert json.loads(succeed("models", "--json", *repository).stdout)[0]["precision"] == "int8"
+    succeed("models", "verify", *repository)
 
 
-def test_half_precision_keeps_inputs_and_outputs_and_overflowing_nodes(tmp_path: Path) -> None:
-    result = convert(tmp_path, networks.overflowing(), "--precision", "fp16")
-    assert result.exit_code == 0, result.output
-    assert "  precision    fp16 in 2 of 4 layers; in FP32: squares, smaller\n" in result.stdout
-    signature = Runtime(published(tmp_path), provider="cpu").signature
-    assert [spec.datatype for spec in (*signature.inputs, *signature.outputs)] == ["FP32", "FP32"]
-    types = {tensor.data_type for tensor in onnx.load(published(tmp_path)).graph.initializer}
-    assert onnx.TensorProto.FLOAT16 in types
+def test_where_all_agree_no_layer_stays(tmp_path: Path) -> None:
+    convert(tmp_path, networks.robust(), *INT8)
+    assert kept(tmp_path) == []
 
 
-def test_half_precision_looks_for_overflow_in_every_sample(tmp_path: Path) -> None:
-    x = networks.samples(1000) * 1e-3
-    x[-1] *= 1e3
-    np.savez(tmp_path / "few-are-large.npz", x=x)
-    samples = tmp_path / "few-are-large.npz"
+def test_layers_that_there_is_no_time_to_measure_stay_first(tmp_path: Path) -> None:
+    result = convert(tmp_path, networks.sensitive(), *INT8, "--search-minutes", "0")
+    assert [layer["name"] for layer in kept(tmp_path)] == ["first", "fragile"]
+    assert [layer["error"] for layer in kept(tmp_path)] == [None, None]
+    assert "the time for measuring is over; layers 1 to 3 count as the most sensitive\n" in result.stderr
+
+
+def test_layers_without_names_get_some(tmp_path: Path) -> None:
+    model = networks.sensitive()
+    for node in model.graph.node:
+        node.name = ""
+    assert "int8 in 2 of 3 layers; in FP32: " in convert(tmp_path, model, *INT8).stdout
+    assert [layer["operator"] for layer in kept(tmp_path)] == ["MatMul"]
+
+
+def test_a_bias_with_an_axis_of_one_is_quantized(tmp_path: Path) -> None:
+    """The runtime fuses a product and a sum into a Gemm, whose bias ONNX Runtime's quantizer expects flat."""
+    model = onnx_models.model(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["product"]),
+            helper.make_node("Add", ["product", "bias"], ["scores"]),
+        ],
+        {"x": (TensorProto.FLOAT, ["batch", networks.FEATURES])},
+        {"scores": (TensorProto.FLOAT, ["batch", networks.LABELS])},
+        {"w": networks.weights(1, 16, 5), "bias": networks.weights(2, 1, 5)},
+    )
+    convert(tmp_path, model, *INT8)
+    assert operators(tmp_path).count("DequantizeLinear") >= 3
+
+
+def test_an_old_opset_is_raised(tmp_path: Path) -> None:
+    model = networks.sensitive()
+    model.opset_import[0].version = 11
+    convert(tmp_path, model, *INT8)
+    opsets = {entry.domain: entry.version for entry in onnx.load(published(tmp_path)).opset_import}
+    assert opsets[""] >= 13
+
+
+@pytest.mark.parametrize("large", [slice(None), slice(999, None)], ids=["all samples", "the last of a thousand"])
+def test_in_half_precision_a_node_whose_values_are_too_large_stays(large: slice, tmp_path: Path) -> None:
+    """On a CPU ONNX Runtime computes most of half precision in FP32, so no answer would show that it overflows."""
+    x = networks.samples(1000) * np.float32(1e-3)
+    x[large] *= 1e3
+    np.savez(tmp_path / "some-are-large.npz", x=x)
+    samples = tmp_path / "some-are-large.npz"
     result = convert(tmp_path, networks.overflowing(), "--precision", "fp16", samples=samples)
-    assert result.exit_code == 0, result.output
-    assert "in FP32: squares, smaller\n" in result.stdout
+    assert "  precision    fp16 in 2 of 4 layers; in FP32: squares, smaller\n" in result.stdout
+    inputs, outputs = onnx_file.signature(published(tmp_path))
+    assert {datatype for datatype, _ in (*inputs.values(), *outputs.values())} == {"FLOAT"}
+    types = {tensor.name: tensor.data_type for tensor in onnx.load(published(tmp_path)).graph.initializer}
+    assert (types["last"], types["tiny"]) == (TensorProto.FLOAT16, TensorProto.FLOAT)
 
 
 def test_a_folder_of_images_calibrates_a_model_of_images(tmp_path: Path) -> None:
@@ -120,62 +167,38 @@ def test_a_folder_of_images_calibrates_a_model_of_images(tmp_path: Path) -> None
     random = np.random.default_rng(0)
     for place in range(60):
         Image.fromarray(random.integers(0, 256, (28, 28), np.uint8)).save(photos / f"{place:02}.png")
-    result = convert(
-        tmp_path, onnx_models.classifier(), "--precision", "int8", "--agree-at-least", "80",
-        "--agree-on", "logits=labels", samples=photos,
-    )  # fmt: skip
-    assert result.exit_code == 0, result.output
+    options = ("--precision", "int8", "--agree-at-least", "80", "--agree-on", "logits=labels")
+    result = convert(tmp_path, onnx_models.classifier(), *options, samples=photos)
     assert "of 30 samples answered alike" in result.stdout
     assert "; logits by labels\n" in result.stdout
-    assert onnx_model.operators(onnx.load(published(tmp_path)))["QuantizeLinear"] > 0
-    assert metadata(tmp_path)["labels"] == json.dumps(list(onnx_models.LABELS))
+    assert "QuantizeLinear" in operators(tmp_path)
+    assert onnx_file.metadata(published(tmp_path))["labels"] == json.dumps(list(onnx_models.LABELS))
 
 
-@pytest.mark.usefixtures("started_children")
-def test_the_progress_is_shown_meanwhile(tmp_path: Path) -> None:
-    result = convert(tmp_path, networks.robust(), "--precision", "int8", "--agree-at-least", "80")
-    assert result.exit_code == 0, result.output
-    assert "200 samples make the file, 200 others prove it\n1 of 1 layers converted: " in result.stderr
-
-
-def refusal(folder: Path, model: onnx.ModelProto, *more: str, samples: Path | None = None) -> str:
-    samples = samples or calibration(folder)
-    (folder / "theirs.onnx").write_bytes(model.SerializeToString())
-    before = contents(folder)
-    result = convert(folder, model, *more, samples=samples)
-    assert result.exit_code == 1, result.output
-    assert result.stdout == ""
-    assert contents(folder) == before
-    return result.stderr.partition("Error: ")[2].strip()
-
-
-def test_too_little_agreement_is_refused_with_the_share(tmp_path: Path) -> None:
-    """Of a layer whose scores hardly differ, 8 bits leave no order."""
-    model = onnx_models.model(
-        [onnx.helper.make_node("MatMul", ["x", "w"], ["scores"], name="only")],
-        {"x": (1, ["batch", 16])},
-        {"scores": (1, ["batch", 5])},
+def hardly_different() -> onnx.ModelProto:
+    """Scores of which 8 bits leave no order."""
+    return onnx_models.model(
+        [helper.make_node("MatMul", ["x", "w"], ["scores"], name="only")],
+        {"x": (TensorProto.FLOAT, ["batch", networks.FEATURES])},
+        {"scores": (TensorProto.FLOAT, ["batch", networks.LABELS])},
         {"w": np.outer(np.ones(16), 1 + 1e-4 * np.arange(5)).astype(np.float32)},
     )
-    message = refusal(tmp_path, model, "--precision", "int8")
-    assert re.match(r"99\.0% of the samples must be answered alike, .*: at best \d+\.\d\d% of 200 samples", message)
-    assert message.endswith("Nothing was published.")
 
 
-def test_samples_that_prove_worse_than_those_that_made_the_file_are_refused(tmp_path: Path) -> None:
-    """Every second sample, which proves, is a hundred times larger than any that made the file."""
-    x = networks.samples(400)
-    x[1::2] *= 100
-    np.savez(tmp_path / "samples.npz", x=x)
-    message = refusal(tmp_path, networks.robust(), "--precision", "int8", samples=tmp_path / "samples.npz")
-    assert re.match(
-        r"agreement: \d+\.\d\d% of 200 samples answered alike, of those that the file was not made", message
-    )
+def without_layers() -> onnx.ModelProto:
+    io: dict[str, tuple[int, onnx_models.Shape]] = {"x": (TensorProto.FLOAT, ["batch", networks.FEATURES])}
+    return onnx_models.model([helper.make_node("Add", ["x", "x"], ["y"])], io, {"y": io["x"]})
 
 
 @pytest.mark.parametrize(
     ("model", "more", "message"),
     [
+        (
+            hardly_different(),
+            (),
+            r"^99\.0% of the samples must be answered alike, .*: at best \d+\.\d\d% of 200 samples.*Nothing was",
+        ),
+        (without_layers(), (), r"int8 is for Conv, Gemm, MatMul with constant weights in the main graph"),
         (networks.robust(), ("--agree-on", "nosuch=labels"), "--agree-on nosuch: the model has no such output; it has"),
         (
             networks.robust(),
@@ -184,49 +207,46 @@ def test_samples_that_prove_worse_than_those_that_made_the_file_are_refused(tmp_
         ),
         (networks.robust(), ("--preprocessing", "scale=2"), "--preprocessing is for a folder of images"),
         (onnx_models.two_inputs(), (), "holds arrays named x; the model's inputs are a: FP32"),
-        (foreign.scaled_by_the_largest(), (), r"'x' has shape \[400, 16\], which is no row of samples"),
+        (
+            third_party_models.scaled_by_the_largest(),
+            (),
+            r"'x' has shape \[400, 16\], which is no row of samples",
+        ),
     ],
 )
-def test_samples_and_options_that_do_not_fit_are_refused(
+def test_what_cannot_be_converted_as_wanted_is_refused(
     model: onnx.ModelProto, more: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
-    said = refusal(tmp_path, model, "--precision", "int8", *more)
-    assert re.search(message, said), said
+    reason = refused(tmp_path, model, "--precision", "int8", *more)
+    assert re.search(message, reason), reason
 
 
-def test_a_child_process_that_ends_or_fails_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = child_process.run
-
-    def failing(error: Exception) -> None:
-        def run_or_fail(module: str, *arguments: object) -> object:
-            if module.endswith("conversion"):
-                raise error
-            return run(module, *arguments)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(child_process, "run", run_or_fail)
-
-    failing(child_process.ChildAbortedError(11))
-    message = refusal(tmp_path, networks.robust(), "--precision", "int8")
-    assert re.fullmatch(
-        r"the conversion of .*theirs\.onnx ended its process \(signal 11\)\. Nothing was published\.", message
-    )
-    failing(child_process.ChildFailedError("there was no answer within 1 s"))
-    message = refusal(tmp_path, networks.robust(), "--precision", "int8")
-    assert re.fullmatch(
-        r"the conversion of .*theirs\.onnx failed: there was no answer within 1 s\. Nothing .*", message
+def test_samples_that_prove_worse_than_those_that_made_the_file_are_refused(tmp_path: Path) -> None:
+    """Every second sample, which proves, is a hundred times larger than any that made the file."""
+    x = networks.samples(400)
+    x[1::2] *= 100
+    np.savez(tmp_path / "uneven.npz", x=x)
+    message = refused(tmp_path, networks.robust(), "--precision", "int8", samples=tmp_path / "uneven.npz")
+    assert re.match(
+        r"agreement: \d+\.\d\d% of 200 samples answered alike, of those that the file was not made", message
     )
 
 
+@pytest.mark.usefixtures("started_children")
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("end", "message"),
     [
-        (["--precision", "int8"], "--precision int8 and fp16 need --calibration"),
-        (["--calibration", "x.npz"], "--calibration needs one of them"),
-        (["--precision", "int8", "--agree-at-least", "99"], "--agree-at-least: for --calibration"),
-        (["--precision", "int8", "--calibration", "x.npz", "--agree-at-least", "nan"], "is not a finite number"),
+        ("os.abort()", r"the conversion of .*theirs\.onnx ended its process \(signal 6\)\. Nothing was published\."),
+        ("os._exit(3)", r"the conversion of .*theirs\.onnx failed: the process ended with exit code 3: .* was publish"),
     ],
-)  # fmt: skip
-def test_options_that_do_not_go_together_are_refused(arguments: list[str], message: str) -> None:
-    result = CliRunner().invoke(main, ["export", "--onnx", "x.onnx", "--name", "x", *arguments])
-    assert result.exit_code == 2
-    assert message in " ".join(result.stderr.split())
+)
+def test_a_conversion_that_ends_its_process_is_reported(
+    end: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file was run in a process of its own before."""
+    code = f"import os, sys\nif any('conversion' in argument for argument in sys.orig_argv):\n    {end}\n"
+    (tmp_path / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    reason = refused(tmp_path, networks.robust(), "--precision", "int8")
+    assert re.match(message, reason), reason

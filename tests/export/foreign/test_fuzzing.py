@@ -4,7 +4,6 @@ The environment variable FUZZ_FILES sets how many go through the whole intake; f
 """
 
 import os
-import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,19 +11,19 @@ import onnx
 import pytest
 
 from hangtag.export.errors import ExportError
-from hangtag.export.foreign import document, intake
-from hangtag.serving.server.runtime.session import Runtime
-from tests.export.foreign import models as foreign
+from hangtag.export.foreign import document
+from hangtag.serving.client import Client
 from tests.export.foreign import mutations
-from tests.export.runs import contents
-from tests.kit import onnx_models
+from tests.kit import onnx_models, third_party_models
+from tests.kit.invoke import contents, invoke
+from tests.kit.server import server
 
 pytestmark = pytest.mark.slow
 
 CASES = int(os.environ.get("FUZZ_FILES", "80"))
 BUILDERS: tuple[Callable[[], onnx.ModelProto], ...] = (
     onnx_models.classifier, onnx_models.recurrent, onnx_models.text, onnx_models.two_inputs, onnx_models.free_axis,
-    onnx_models.gather, foreign.scaled_by_the_largest, foreign.fatal,
+    onnx_models.gather, third_party_models.scaled_by_the_largest, third_party_models.fatal,
 )  # fmt: skip
 
 
@@ -49,27 +48,20 @@ def test_a_damaged_file_is_read_or_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", range(4))
 def test_a_damaged_file_is_published_completely_or_not_at_all(part: int, tmp_path: Path) -> None:
-    """Through the whole intake, in which ONNX Runtime runs the file in a process of its own."""
-    published, refusals = [], {}
+    """By the command, which runs the file in a process of its own; a server loads what was published."""
+    file, models = tmp_path / "theirs.onnx", tmp_path / "models"
+    command = ["export", "--onnx", file, "--models", models, "--reports", tmp_path / "reports", "--name"]
+    published, refusals = [], []
     for seed in range(part * CASES // 4, (part + 1) * CASES // 4):
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        file = folder / "theirs.onnx"
         file.write_bytes(damaged(seed))
-        before = contents(folder)
-        try:
-            accepted = intake.accept(file, "theirs", folder / "models", None)
-        except ExportError as error:
-            refusals[seed] = str(error)
-            assert contents(folder) == before
+        before = contents(tmp_path)
+        result = invoke(*command, f"seed-{seed}")
+        if result.exit_code == 0:
+            published.append(f"seed-{seed}")
         else:
-            published.append(seed)
-            Runtime(accepted.folder / "model.onnx", provider="cpu").warm_up([1])
-    assert published
+            refusals.append(result.stderr)
+            assert (result.exit_code, result.stdout, contents(tmp_path)) == (1, "", before)
     assert refusals
-    assert not [message for message in refusals.values() if "exit code" in message]  # no traceback of the child
-
-
-def test_the_damage_is_the_same_at_every_run() -> None:
-    assert [damaged(seed) for seed in range(40)] == [damaged(seed) for seed in range(40)]
-    assert len({damaged(seed) for seed in random.Random(0).sample(range(2000), 100)}) > 95
+    assert not [message for message in refusals if "exit code" in message]  # no traceback of the child
+    with server(models, provider="cpu", max_batch_size=1) as running, Client(running.address) as client:
+        assert client.models() == sorted(published)

@@ -1,19 +1,15 @@
 """When two answers are alike, by each rule; and how sure a share of samples is."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 from scipy.stats import binomtest
 
 from hangtag.export.errors import ExportError
 from hangtag.export.quantization import agreement
 from hangtag.export.quantization.agreement import EQUAL, LABELS, VALUES, Agreement, Comparison
-from hangtag.serving.signature import Signature
-from tests.kit import onnx_models
+from hangtag.serving.signature import Signature, TensorSpec
 
 
 def compare(rule: str, expected: Any, answered: Any) -> int:
@@ -22,22 +18,18 @@ def compare(rule: str, expected: Any, answered: Any) -> int:
     return Comparison(rows[0], {"y": rule}).agreement(rows[1]).agreeing
 
 
-def test_labels_are_alike_where_the_largest_score_is() -> None:
-    assert compare(LABELS, [[1.0, 2.0], [5.0, 0.0], [0.0, 1.0]], [[0.1, 9.0], [0.0, 0.1], [0.4, 0.5]]) == 2
-
-
-def test_of_a_row_of_labels_all_must_be_alike() -> None:
-    assert compare(LABELS, [[[1.0, 0], [0, 1.0]]] * 2, [[[1.0, 0], [0, 1.0]], [[1.0, 0], [1.0, 0]]]) == 1
-
-
-def test_values_are_alike_within_a_share_of_the_spread() -> None:
-    """The spread is 10, of which 5 % are 0.5."""
-    assert compare(VALUES, [[0.0], [10.0], [5.0]], [[0.49], [9.49], [5.0]]) == 2
-
-
-def test_integers_and_texts_must_be_equal() -> None:
-    assert compare(EQUAL, [[1, 2], [3, 4]], [[1, 2], [3, 5]]) == 1
-    assert compare(EQUAL, [["a"], ["b"]], [["a"], ["c"]]) == 1
+@pytest.mark.parametrize(
+    ("rule", "expected", "answered", "alike"),
+    [
+        (LABELS, [[1.0, 2.0], [5.0, 0.0], [0.0, 1.0]], [[0.1, 9.0], [0.0, 0.1], [0.4, 0.5]], 2),
+        (LABELS, [[[1.0, 0], [0, 1.0]]] * 2, [[[1.0, 0], [0, 1.0]], [[1.0, 0], [1.0, 0]]], 1),  # all of a row's labels
+        (VALUES, [[0.0], [10.0], [5.0]], [[0.49], [9.49], [5.0]], 2),  # within 5 % of the spread, which is 10
+        (EQUAL, [[1, 2], [3, 4]], [[1, 2], [3, 5]], 1),
+        (EQUAL, [["a"], ["b"]], [["a"], ["c"]], 1),
+    ],
+)
+def test_answers_are_alike_by_the_rule(rule: str, expected: Any, answered: Any, alike: int) -> None:
+    assert compare(rule, expected, answered) == alike
 
 
 @pytest.mark.parametrize("rule", [LABELS, VALUES])
@@ -66,36 +58,37 @@ def test_the_bound_is_wilsons() -> None:
         assert Agreement(agreeing, samples).at_least == pytest.approx(wilson.low, abs=1e-4)
 
 
-def scores(last: int | str, element: int = TensorProto.FLOAT) -> onnx.ModelProto:
-    """x [batch, 2, last] -> y of the same shape."""
-    shape: list[int | str] = ["batch", 2, last]
-    return onnx_models.model(
-        [helper.make_node("Identity", ["x"], ["y"])], {"x": (element, shape)}, {"y": (element, shape)}
-    )
+def signature(**outputs: tuple[str, tuple[int | None, ...]]) -> Signature:
+    """Of a model with these outputs: name -> datatype and shape."""
+    specs = tuple(TensorSpec(name, datatype, shape) for name, (datatype, shape) in outputs.items())
+    return Signature((TensorSpec("x", "FP32", (None, 3)),), specs, {})
 
 
-def test_the_rule_fits_the_output(signature: Callable[[onnx.ModelProto], Signature]) -> None:
-    def fitting(model: onnx.ModelProto, **answer: Any) -> dict[str, str]:
-        arrays = {name: np.array(value) for name, value in answer.items()}
-        return agreement.rules(signature(model), [arrays], {})
+@pytest.mark.parametrize(
+    ("datatype", "shape", "answer", "rule"),
+    [
+        ("FP32", (None, 10), [[3.0, -5.0]], LABELS),
+        ("FP32", (None,), [1.0], VALUES),
+        ("INT64", (None, 1), [[1]], EQUAL),
+        ("BYTES", (None, 1), [["text"]], EQUAL),
+        ("FP32", (None, 2, 3), [[[0.2, 0.8, 0], [1, 0, 0.0]]], LABELS),
+        ("FP32", (None, 2, 3), [[[0.2, -0.8, 0], [1, 0, 0.0]]], VALUES),
+        ("FP32", (None, 2, None), [[[0.5, 0.5], [1, 0.0]]], VALUES),
+        ("FP32", (None, 2, 1), [[[1.0], [1.0]]], VALUES),
+    ],
+)
+def test_the_rule_fits_the_output(datatype: str, shape: tuple[int | None, ...], answer: Any, rule: str) -> None:
+    assert agreement.rules(signature(y=(datatype, shape)), [{"y": np.array(answer)}], {}) == {"y": rule}
 
-    assert fitting(onnx_models.classifier(), logits=[[3.0, -5.0]], probabilities=[[1.0, 0.0]]) == {
-        "logits": LABELS, "probabilities": LABELS,
-    }  # fmt: skip
-    assert fitting(onnx_models.two_inputs(), sum=[[1.0]], double=[[1]]) == {"sum": LABELS, "double": EQUAL}
-    assert fitting(scores(3), y=[[[0.2, 0.8, 0], [1, 0, 0.0]]]) == {"y": LABELS}
-    assert fitting(scores(3), y=[[[0.2, -0.8, 0], [1, 0, 0.0]]]) == {"y": VALUES}
-    assert fitting(scores("free"), y=[[[0.5, 0.5], [1, 0.0]]]) == {"y": VALUES}
-    assert fitting(scores(1), y=[[[1.0], [1.0]]]) == {"y": VALUES}
 
-
-def test_a_chosen_rule_must_fit(signature: Callable[[onnx.ModelProto], Signature]) -> None:
-    model = signature(onnx_models.two_inputs())
+def test_a_chosen_rule_must_fit() -> None:
+    model = signature(sum=("FP32", (None, 1)), double=("INT64", (None, 1)), total=("FP32", ()))
     assert agreement.rules(model, [], {"sum": VALUES}) == {"sum": VALUES}
     for chosen, message in (
-        ({"nosuch": VALUES}, "the model has no such output; it has sum, double"),
+        ({"nosuch": VALUES}, "the model has no such output; it has sum, double, total"),
         ({"double": VALUES}, "--agree-on double=values does not fit the output double: INT64"),
         ({"sum": EQUAL}, "--agree-on sum=equal does not fit the output sum: FP32"),
+        ({"total": LABELS}, "--agree-on total=labels does not fit the output total: FP32"),
     ):
         with pytest.raises(ExportError, match=message):
             agreement.rules(model, [], chosen)

@@ -1,108 +1,200 @@
-"""Samples from .npz files: what is read, how it is split, and what is refused."""
+"""Samples of .npz files and folders of images: what is read, how it is split, and what is refused."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
+from PIL import Image
 
 from hangtag.export.errors import ExportError
 from hangtag.export.quantization import samples
-from hangtag.serving.signature import Signature
-from tests.export.foreign import models as foreign
-from tests.export.quantization import networks
-from tests.kit import onnx_models
+from hangtag.serving.signature import Signature, TensorSpec
 
-Read = Callable[..., samples.Samples]
+Shape = tuple[int | None, ...]
 
 
-@pytest.fixture
-def read(tmp_path: Path, signature: Callable[[onnx.ModelProto], Signature]) -> Read:
-    """Writes arrays into a .npz file, and reads it as samples for a model."""
-
-    def write_and_read(model: onnx.ModelProto, **arrays: Any) -> samples.Samples:
-        np.savez(tmp_path / "samples.npz", **arrays)
-        return samples.read(tmp_path / "samples.npz", signature(model), None)
-
-    return write_and_read
+def signature(**inputs: tuple[str, Shape]) -> Signature:
+    """Of a model with these inputs: name -> datatype and shape."""
+    specs = tuple(TensorSpec(name, datatype, shape) for name, (datatype, shape) in inputs.items())
+    return Signature(specs, (TensorSpec("y", "FP32", (None, 5)),), {})
 
 
-def test_the_halves_are_disjoint_and_hold_every_sample(read: Read) -> None:
-    given = read(networks.sensitive(), x=networks.samples(101))
+ROWS = signature(x=("FP32", (None, 16)))
+
+
+def rows(count: int = 200) -> Any:
+    return np.random.default_rng(0).normal(0, 1, (count, 16)).astype(np.float32)
+
+
+def from_arrays(folder: Path, model: Signature, **arrays: Any) -> samples.Samples:
+    np.savez(folder / "samples.npz", **arrays)
+    return samples.read(folder / "samples.npz", model, None)
+
+
+def test_the_halves_are_disjoint_and_hold_every_sample(tmp_path: Path) -> None:
+    given = from_arrays(tmp_path, ROWS, x=rows(101))
     made, proof = ([feed["x"].tobytes() for feed in feeds] for feeds in (given.making, given.proof))
     assert not set(made) & set(proof)
     assert len(set(made) | set(proof)) == 101
     assert {feed["x"].tobytes() for feed in given.calibration} <= set(made)
-    assert given.proof[0]["x"].shape == (1, networks.FEATURES)
+    assert given.proof[0]["x"].shape == (1, 16)
 
 
-def test_what_calibrates_comes_from_all_parts_of_the_file(read: Read) -> None:
+def test_what_calibrates_comes_from_all_parts_of_the_file(tmp_path: Path) -> None:
     """Files are often in the order of their classes."""
-    order = np.repeat(np.arange(2000, dtype=np.float32)[:, None], networks.FEATURES, axis=1)
-    places = [float(feed["x"][0, 0]) for feed in read(networks.sensitive(), x=order).calibration]
+    order = np.repeat(np.arange(2000, dtype=np.float32)[:, None], 16, axis=1)
+    places = [float(feed["x"][0, 0]) for feed in from_arrays(tmp_path, ROWS, x=order).calibration]
     assert len(places) == 256
     assert np.diff(places).max() <= 8
     assert places[0] == 0
     assert places[-1] >= 1990
 
 
-def test_samples_of_a_model_without_a_batch_axis_have_one_axis_more(read: Read) -> None:
+def test_samples_of_a_model_without_a_batch_axis_have_one_axis_more(tmp_path: Path) -> None:
     """A scalar may have one value for each sample, or one for all."""
+    streamed = signature(x=("FP32", (None, None)), state=("FP32", (2, None, 4)), rate=("INT64", ()))
     arrays: dict[str, Any] = {"x": np.zeros((50, 1, 16), np.float32), "state": np.zeros((50, 2, 1, 4), np.float32)}
     for rate in (np.array(3), np.full(50, 3)):
-        feed = read(foreign.streamed(), rate=rate, **arrays).proof[0]
+        feed = from_arrays(tmp_path, streamed, rate=rate, **arrays).proof[0]
         assert {name: array.shape for name, array in feed.items()} == {"x": (1, 16), "state": (2, 1, 4), "rate": ()}
         assert feed["rate"].dtype == np.int64
 
 
-def test_texts_are_read(read: Read) -> None:
-    feed = read(onnx_models.text(), text=np.array(["some", "words"] * 25)).making[0]
+def test_texts_are_read(tmp_path: Path) -> None:
+    feed = from_arrays(tmp_path, signature(text=("BYTES", (None,))), text=np.array(["some", "words"] * 25)).making[0]
     assert feed["text"].tolist() == ["some"]
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"y": networks.samples()}, r"holds arrays named y; the model's inputs are x: FP32 \[any, 16\]\. .*savez"),
-        ({"x": networks.samples(), "y": networks.samples()}, "holds arrays named x, y; the model's inputs are x: FP32"),
-        ({"x": networks.samples(39)}, "holds 39 samples; at least 40 are needed"),
-        ({"x": networks.samples(0)}, "holds 0 samples; at least 40 are needed"),
-        ({"x": networks.samples()[:, :9]}, r"'x' has shape \[200, 9\], which is no row of samples for .* \[any, 16\]"),
-        ({"x": networks.samples()[0]}, r"'x' has shape \[16\], which is no row of samples"),
+        ({"y": rows()}, r"holds arrays named y; the model's inputs are x: FP32 \[any, 16\]\. .*savez"),
+        ({"x": rows(), "y": rows()}, "holds arrays named x, y; the model's inputs are x: FP32"),
+        ({"x": rows(39)}, "holds 39 samples; at least 40 are needed"),
+        ({"x": rows(0)}, "holds 0 samples; at least 40 are needed"),
+        ({"x": rows()[:, :9]}, r"'x' has shape \[200, 9\], which is no row of samples for .* \[any, 16\]"),
+        ({"x": rows()[0]}, r"'x' has shape \[16\], which is no row of samples"),
         ({"x": np.full((50, 16), np.nan)}, "the array 'x' holds NaN or infinity"),
         ({"x": np.full((50, 16), "text")}, "the array 'x' is <U4; the model's input is x: FP32"),
         ({"x": np.full((50, 16), {}, object)}, r"cannot be read as a \.npz file of numbers and texts"),
     ],
 )
-def test_samples_that_do_not_fit_are_refused(read: Read, arrays: dict[str, Any], message: str) -> None:
+def test_samples_that_do_not_fit_are_refused(arrays: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError) as caught:
-        read(networks.sensitive(), **arrays)
+        from_arrays(tmp_path, ROWS, **arrays)
     assert re.search(message, str(caught.value)), caught.value
 
 
-def test_arrays_of_different_lengths_are_refused(read: Read) -> None:
+def test_arrays_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    two = signature(a=("FP32", (None, 3)), b=("INT64", (None,)))
     with pytest.raises(ExportError, match="every array must have one row a sample; there are a 50, b 49"):
-        read(onnx_models.two_inputs(), a=np.zeros((50, 3)), b=np.zeros((49, 3), int))
+        from_arrays(tmp_path, two, a=np.zeros((50, 3)), b=np.zeros(49, int))
 
 
-@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 damaged"])
-def test_a_file_that_is_no_npz_is_refused(
-    content: bytes, tmp_path: Path, signature: Callable[[onnx.ModelProto], Signature]
-) -> None:
-    (tmp_path / "samples.npz").write_bytes(content)
-    with pytest.raises(ExportError, match=r"cannot be read as a \.npz file"):
-        samples.read(tmp_path / "samples.npz", signature(networks.sensitive()), None)
-
-
-def test_other_paths_are_refused(tmp_path: Path, signature: Callable[[onnx.ModelProto], Signature]) -> None:
-    read_signature = signature(networks.sensitive())
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    for content in (b"", b"no zip", b"PK\x03\x04 damaged"):
+        (tmp_path / "samples.npz").write_bytes(content)
+        with pytest.raises(ExportError, match=r"cannot be read as a \.npz file"):
+            samples.read(tmp_path / "samples.npz", ROWS, None)
     with pytest.raises(ExportError, match="there is no file or folder"):
-        samples.read(tmp_path / "none.npz", read_signature, None)
-    np.save(tmp_path / "one.npy", networks.samples())
+        samples.read(tmp_path / "none.npz", ROWS, None)
+    np.save(tmp_path / "one.npy", rows())
     with pytest.raises(ExportError, match=r"is one array without a name\. Write it with numpy\.savez"):
-        samples.read(tmp_path / "one.npy", read_signature, None)
+        samples.read(tmp_path / "one.npy", ROWS, None)
     with pytest.raises(ExportError, match=r"--preprocessing is for a folder of images"):
-        samples.read(tmp_path / "one.npy", read_signature, "scale=255")
+        samples.read(tmp_path / "one.npy", ROWS, "scale=255")
+
+
+# Folders of images.
+
+COLOURS = signature(image=("FP32", (None, 3, 8, 8)))
+
+
+def bytes_in(*shape: int | None) -> Signature:
+    return signature(image=("UINT8", (None, *shape)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Forty images of one colour each, the last in a subfolder, and a file that is none."""
+    photos = tmp_path / "photos"
+    (photos / "more").mkdir(parents=True)
+    for name, colour in (("a.png", (255, 0, 51)), ("b.webp", (0, 0, 0)), ("more/c.png", (255, 255, 255))):
+        Image.new("RGB", (20, 10), colour).save(photos / name, lossless=True)
+    for place in range(37):
+        Image.new("RGB", (20, 10), (place, place, place)).save(photos / f"b{place:02}.png")
+    (photos / "notes.txt").write_text("no image")
+    return photos
+
+
+def test_pixels_become_numbers_as_stated(folder: Path) -> None:
+    stated = "order=bgr scale=255 mean=0,0.5,1 std=1,1,2"
+    first, second, *_, last = samples.read(folder, COLOURS, stated).feeds
+    assert first["image"].shape == (1, 3, 8, 8)
+    assert first["image"].dtype == np.float32
+    assert first["image"][0, :, 0, 0] == pytest.approx([0.2, -0.5, 0.0])  # blue, green, red
+    assert second["image"][0, :, 7, 7] == pytest.approx([0, -0.5, -0.5])
+    assert last["image"][0, :, 3, 3] == pytest.approx([1, 0.5, 0])
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (8, 8), (3, 8, 8), (1, 8, 8)])
+def test_raw_pixels_need_no_preprocessing(shape: tuple[int, ...], folder: Path) -> None:
+    white = samples.read(folder, bytes_in(*shape), None).feeds[-1]["image"]
+    assert white.dtype == np.uint8
+    assert white.shape == (1, *shape)
+    assert (white == 255).all()
+
+
+def test_a_free_size_is_stated(folder: Path) -> None:
+    with pytest.raises(ExportError, match="state its size with --preprocessing size=HEIGHTxWIDTH"):
+        samples.read(folder, bytes_in(3, None, None), None)
+    with pytest.raises(ExportError, match="state its size with --preprocessing size=HEIGHTxWIDTH"):
+        samples.read(folder, bytes_in(3, 8, None), None)
+    assert samples.read(folder, bytes_in(3, None, None), "size=4x6").feeds[0]["image"].shape == (1, 3, 4, 6)
+
+
+def test_of_a_large_folder_a_thousand_images_are_taken_evenly(tmp_path: Path) -> None:
+    image = Image.new("L", (1, 1))
+    for place in range(1999):
+        image.putpixel((0, 0), place // 8)
+        image.save(tmp_path / f"{place:04}.bmp")
+    taken = [int(feed["image"].item()) for feed in samples.read(tmp_path, bytes_in(1, 1), None).feeds]
+    assert taken == [2 * place // 8 for place in range(1000)]
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "size=8", "size=0x8", "order=gbr", "scale=0", "scale=1,2,3", "mean=1,2", "std=-1", "mean=nan", "mean=",
+        "nonsense", "crop=5",
+    ],
+)  # fmt: skip
+def test_a_preprocessing_that_is_not_understood_is_refused_with_an_example(stated: str, folder: Path) -> None:
+    with pytest.raises(ExportError, match=r"--preprocessing: .* is not understood \(.*\)\. For example: --preproc"):
+        samples.read(folder, COLOURS, f"scale=255 {stated}")
+
+
+@pytest.mark.parametrize(
+    ("model", "stated", "message"),
+    [
+        (COLOURS, None, "say how pixels from 0 to 255 become its numbers. For example: "),
+        (COLOURS, "size=9x9", "size=9x9 does not fit the model's input"),
+        (signature(image=("FP32", (None, 8, 8))), "mean=1,2,3", "has 3 means or stds, and the model's input 1 channel"),
+        (signature(a=("FP32", (None, 3)), b=("INT64", (None,))), "scale=1", "are no single image"),
+        (signature(text=("BYTES", (None,))), "scale=1", "are no single image"),
+    ],
+)
+def test_images_that_do_not_fit_the_model_are_refused(
+    model: Signature, stated: str | None, message: str, folder: Path
+) -> None:
+    with pytest.raises(ExportError) as caught:
+        samples.read(folder, model, stated)
+    assert message in str(caught.value)
+
+
+def test_a_damaged_image_is_named(folder: Path) -> None:
+    (folder / "a.png").write_bytes(b"damaged")
+    with pytest.raises(ExportError, match=r"photos/a\.png cannot be read as an image"):
+        samples.read(folder, bytes_in(3, 8, 8), None)

@@ -5,7 +5,6 @@ import asyncio
 import contextlib
 import doctest
 import io
-import re
 from collections.abc import Iterator
 from inspect import iscoroutine
 from pathlib import Path
@@ -17,26 +16,22 @@ import pytest
 import structlog
 
 from hangtag import AsyncClient, Client, ConnectionOptions
-from tests.kit.command import serving
+from hangtag.serving.server.process.server import Server
+from tests.kit.server import server as running_server
 
 ROOT = Path(__file__).parents[3]
 NO_EXAMPLE = {"AsyncClient.close", "AsyncClient.require_ready"}
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The log line of a server that is ready."""
-    ports, control = ("--port", "0", "--http-port", "0"), ("--model-control", "explicit", "--load-model", "*")
-    with serving("--models", str(ROOT / "models"), *ports, "--provider", "cpu", *control) as running:
-        yield running.wait_for("ready")
+def server() -> Iterator[Server]:
+    with running_server(ROOT / "models", provider="cpu", model_control="explicit", load_model=("*",)) as running:
+        yield running
 
 
 @pytest.fixture(params=["gRPC", "HTTP"])
-def address(request: pytest.FixtureRequest, server: str) -> str:
-    key, scheme = ("http", "http://") if request.param == "HTTP" else ("address", "")
-    match = re.search(rf"\b{key}=(\S+)", server)
-    assert match
-    return scheme + match[1]
+def address(request: pytest.FixtureRequest, server: Server) -> str:
+    return server.address if request.param == "gRPC" else f"http://{server.http_address}"
 
 
 def documented(kind: type) -> list[str]:

@@ -1,32 +1,29 @@
-"""What a classification by a route says about the members that computed: in the clients and in ``hangtag classify``."""
+"""What an answer of a route says of the members that computed, and what an answer of a set says of its labels."""
 
 import json
-import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
-from hangtag import InferenceStage, Outputs
+from hangtag import Classification, Client, InferenceStage, Outputs
 from hangtag.cli import main
-from hangtag.protos import inference_pb2
-from hangtag.serving.client import Client
-from hangtag.serving.client.classification import Classification, Label, Stage
-from hangtag.serving.client.classify import cost_line
-from hangtag.serving.client.top.activity import Activity, Metrics, Snapshot
-from hangtag.serving.client.top.routes import callers
-from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests.kit import onnx_models
-from tests.kit.kinds import Kind
+from tests.kit import onnx_label_sets, onnx_models
+from tests.kit.kinds import Kind, http_kinds
+from tests.kit.server import server as running_server
+from tests.kit.web_server import web_server
+
+PROBABILITIES = [10, 255, 20, 30, 204, 40, 50, 102, 60, 70]  # of 255
 
 
 @pytest.fixture(scope="module")
-def routed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A cascade that always accepts its first member's answer, one that never does, and a split."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A cascade that always accepts its first member's answer, one that never does, a split; and models of sets."""
     models = tmp_path_factory.mktemp("routed")
     for name in ("first", "second"):
         onnx_models.publish(models, name, onnx_models.classifier())
@@ -34,19 +31,13 @@ def routed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     for name, text in {"sure": cascade % 0, "unsure": cascade % 1, "split": 'split = {"second@1" = 100}'}.items():
         (models / name).mkdir()
         (models / name / "route.toml").write_text(text)
-    with Server(ServerConfig(models=models, port=0, http_port=0)) as running:
+    onnx_label_sets.publish_all(models)
+    with running_server(models) as running:
         yield running
 
 
-@pytest.fixture
-def client(kind: Kind, routed: Server) -> Iterator[Client]:
-    with kind.open(kind.of(routed)) as opened:
-        yield opened
-
-
-def classify(server: Server, *arguments: object) -> Result:
-    command = ["classify", "--server", server.address, *map(str, arguments)]
-    return CliRunner().invoke(main, command, env={"COLUMNS": "120"})
+def zeros(count: int) -> dict[str, Any]:
+    return {"image": np.zeros((count, 28, 28), np.uint8)}
 
 
 def test_every_way_to_classify_says_which_members_computed(client: Client, garment: Path) -> None:
@@ -56,8 +47,7 @@ def test_every_way_to_classify_says_which_members_computed(client: Client, garme
     for answer in (alone, compared["unsure"], streamed):
         assert isinstance(answer, Classification)
         assert [stage.model for stage in answer.stages] == ["first", "second"]
-        assert answer.answered_by == "second"
-        assert not answer.unsure
+        assert (answer.answered_by, answer.unsure) == ("second", False)
         assert answer.queue_ms == pytest.approx(sum(stage.queue_ms for stage in answer.stages))
         assert answer.compute_ms == pytest.approx(sum(stage.compute_ms for stage in answer.stages))
         assert all(stage.compute_ms > 0 and stage.batch_size >= 1 for stage in answer.stages)
@@ -69,12 +59,8 @@ def test_every_way_to_classify_says_which_members_computed(client: Client, garme
     assert members == {"sure": ("first", 1), "split": ("second@1", 1), "first": ("first", 0)}
 
 
-def infer(client: Client, model: str, images: int) -> Outputs:
-    return client.infer(model, {"image": np.zeros((images, 28, 28), np.uint8)})
-
-
 def test_an_inference_says_which_members_computed(client: Client) -> None:
-    outputs = infer(client, "unsure", 3)
+    outputs = client.infer("unsure", zeros(3))
     assert outputs["logits"].shape == (3, 10)
     assert (outputs.model, outputs.version, outputs.answered_by) == ("unsure", "1", ("second",))
     assert [(stage.model, stage.samples) for stage in outputs.stages] == [("first", 3), ("second", 3)]
@@ -82,109 +68,117 @@ def test_an_inference_says_which_members_computed(client: Client) -> None:
     assert (outputs.sample_stages, outputs.unsure) == ((2,), 0)
     assert outputs.queue_ms == pytest.approx(sum(stage.queue_ms for stage in outputs.stages))
     assert outputs.compute_ms == pytest.approx(sum(stage.compute_ms for stage in outputs.stages))
-    split = infer(client, "split", 1)
+    split = client.infer("split", zeros(1))
     assert (split.answered_by, split.sample_stages) == (("second@1",), (1,))
+    for number, streamed in enumerate(client.infer_stream("unsure", [zeros(1), zeros(2)]), start=1):
+        assert isinstance(streamed, Outputs)
+        assert (streamed.model, streamed.answered_by, streamed.sample_stages) == ("unsure", ("second",), (2,))
+        assert [(stage.model, stage.samples) for stage in streamed.stages] == [("first", number), ("second", number)]
 
 
-def test_an_inference_by_a_model_says_what_it_took(client: Client) -> None:
-    outputs = infer(client, "first", 2)
-    assert (outputs.model, outputs.version, outputs.answered_by, outputs.stages) == ("first", "1", ("first",), ())
-    assert (outputs.sample_stages, outputs.unsure, outputs.batch_size) == ((), 0, 2)
-    assert outputs.queue_ms is not None
-    assert outputs.compute_ms is not None
-    assert outputs.compute_ms > 0
-
-
-def test_a_streamed_inference_says_which_members_computed(client: Client) -> None:
-    requests = [{"image": np.zeros((images, 28, 28), np.uint8)} for images in (1, 2)]
-    answers = list(client.infer_stream("unsure", requests))
-    for number, answer in enumerate(answers, start=1):
-        assert isinstance(answer, Outputs)
-        assert (answer.model, answer.answered_by, answer.sample_stages) == ("unsure", ("second",), (2,))
-        assert [(stage.model, stage.samples) for stage in answer.stages] == [("first", number), ("second", number)]
-
-
-def test_samples_that_different_members_answered_are_told_apart() -> None:
-    values = {
-        "hangtag_model": "first,second",
-        "hangtag_stage": "1,2,1",
-        "hangtag_stages": "a,b;samples=3;queue-ns=1000000;compute-ns=2500000;batch-size=8,"
+@http_kinds
+def test_samples_that_different_members_answered_are_told_apart(kind: Kind) -> None:
+    headers = {
+        "hangtag-model": "first,second",
+        "hangtag-stage": "1,2,1",
+        "hangtag-stages": "a,b;samples=3;queue-ns=1000000;compute-ns=2500000;batch-size=8,"
         "second@1;samples=1;queue-ns=0;compute-ns=1;batch-size=1",
-        "hangtag_unsure": "1",
+        "hangtag-unsure": "1",
     }
-    response = inference_pb2.ModelInferResponse(model_name="both", model_version="1")
-    for key, value in values.items():
-        response.parameters[key].string_param = value
-    outputs = Outputs(response)
+    body = json.dumps({"model_name": "both", "model_version": "1", "outputs": []}).encode()
+    with web_server(lambda _: (200, headers, body)) as address, kind.open(address) as client:
+        outputs = client.infer("both", zeros(3))
     assert (outputs.answered_by, outputs.sample_stages, outputs.unsure) == (("first", "second"), (1, 2, 1), 1)
     assert outputs.stages[0] == InferenceStage("a,b", 3, 1.0, 2.5, 8)
     assert outputs.stages[1].model == "second@1"
     assert (outputs.queue_ms, outputs.compute_ms, outputs.batch_size) == (None, None, None)
 
 
-def test_classify_says_who_answered(routed: Server, garment: Path) -> None:
-    shown = classify(routed, garment, "--model", "unsure").stdout
+def test_a_classification_may_be_a_set_of_labels_or_have_distances(client: Client) -> None:
+    answer = client.classify(onnx_label_sets.image(PROBABILITIES, [4, 1, 7, 0], 255), "path")
+    assert (answer.task, answer.path_probability) == ("multi_label", 1.0)
+    assert [label.index for label in answer.labels] == [4, 1, 7, 0]
+    assert {label.distance for label in answer.labels} == {None}
+    assert client.classify(onnx_label_sets.image(PROBABILITIES), "half").path_probability is None
+    rivals = client.classify(onnx_label_sets.image(PROBABILITIES), "rivals")
+    assert rivals.task == "single_label"
+    assert [label.distance for label in rivals.labels] == pytest.approx([0, 0.3, 0.6])
+
+
+def classify(address: str, image: Path, model: str, *options: str) -> Result:
+    command = ["classify", "--server", address, str(image), "--model", model, *options]
+    result = CliRunner().invoke(main, command, env={"COLUMNS": "120"})
+    assert (result.exit_code, result.stderr) == (0, "")
+    return result
+
+
+def test_the_command_says_who_answered(server: Server, garment: Path) -> None:
+    shown = classify(server.address, garment, "unsure").stdout
     assert "unsure version 1, answered by second: " in shown
     assert " ms computed (first " in shown
-    assert "sure version 1, answered by first: " in classify(routed, garment, "--model", "sure").stdout
-    assert "first version 1: " in classify(routed, garment, "--model", "first").stdout
-    beside = classify(routed, garment, "--model", "unsure", "--model", "first").stdout
-    assert beside.count("answered by") == beside.count("answered by second") == 1
-
-
-def test_json_names_the_member_of_a_route_and_nothing_more_of_a_model(routed: Server, garment: Path) -> None:
-    (line,) = classify(routed, garment, "--model", "unsure", "--json").stdout.splitlines()
-    answer = json.loads(line)
-    assert answer["answered_by"] == "second"
-    assert answer["unsure"] is False
+    assert "sure version 1, answered by first: " in classify(server.address, garment, "sure").stdout
+    assert "first version 1: " in classify(server.address, garment, "first").stdout
+    compared = classify(server.address, garment, "unsure", "--model", "first").stdout
+    assert compared.count("answered by") == compared.count("answered by second") == 1
+    answer = json.loads(classify(server.address, garment, "unsure", "--json").stdout)
+    assert (answer["answered_by"], answer["unsure"]) == ("second", False)
     assert [set(stage) for stage in answer["stages"]] == [{"model", "queue_ms", "compute_ms", "batch_size"}] * 2
-    (line,) = classify(routed, garment, "--model", "first", "--json").stdout.splitlines()
-    assert not {"answered_by", "unsure", "stages"} & json.loads(line).keys()
+    of_a_model = json.loads(classify(server.address, garment, "first", "--json").stdout)
+    assert not {"answered_by", "unsure", "stages"} & of_a_model.keys()
 
 
-def test_top_counts_callers_and_says_which_members_answered(
-    routed: Server, garment: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_command_marks_an_answer_for_want_of_time(garment: Path) -> None:
+    timings = {"stages": [{"model": "first", "queue_ns": "250000", "compute_ns": "1000000", "batch_size": 4}]}
+    labels = [{"label": "Bag", "probability": 0.5, "index": 8}]
+    answer = {"model_name": "route", "model_version": "1", "unsure": True, "labels": labels, "timings": timings}
+    with web_server(lambda _: (200, {}, json.dumps(answer).encode())) as address:
+        assert "answered by first, which was not sure" in classify(f"http://{address}", garment, "route").stdout
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "options", "title", "rows"),
+    [
+        (
+            *("path", [4, 1, 7], ()),
+            "outfit.png: 3 labels, in the order predicted; 20.00% for the whole set",
+            ["label 4 80.00%", "label 1 100.00%", "label 7 40.00%"],
+        ),
+        (
+            *("path", [4, 1, 7], ("--top-k", "1")),
+            "outfit.png: 1 label; 20.00% for the whole set",
+            ["label 4 80.00%"],
+        ),
+        (*("path", [], ()), "outfit.png: no labels; 20.00% for the whole set", []),
+        (*("half", [], ()), "outfit.png: 2 labels, most probable first", ["label 1 100.00%", "label 4 80.00%"]),
+        (
+            *("rivals", [], ()),
+            "outfit.png",
+            ["label 1 100.00%", "label 4 80.00% distance 0.30 of 1", "label 7 40.00% distance 0.60 of 1"],
+        ),
+    ],
+    ids=["a set", "a set that is cut", "an empty set", "a set by threshold", "distances"],
+)
+def test_the_command_shows_sets_and_distances(
+    server: Server, tmp_path: Path, model: str, path: list[int], options: tuple[str, ...], title: str, rows: list[str]
 ) -> None:
-    """Three calls of a cascade with two stages are three calls, though the server counts nine."""
-
-    def work(_seconds: float) -> None:
-        with Client(routed.address) as client:
-            for _ in range(3):
-                client.classify(garment.read_bytes(), "unsure")
-
-    monkeypatch.setattr("hangtag.serving.client.top.keyboard.sleep", work)
-    arguments = ["top", "--once", "--server", routed.address, "--metrics", f"http://{routed.http_address}/metrics"]
-    document = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
-    assert document["routes"] == {"unsure": {"first": 1.0, "second": 1.0}}
-    rates = {row["model"]: row["calls"] * document["seconds"] for row in document["models"]}
-    assert {name: round(rate) for name, rate in rates.items() if rate} == {"first": 3, "second": 3, "unsure": 3}
-    shown = CliRunner().invoke(main, arguments, env={"COLUMNS": "150"}).stdout
-    assert "unsure: first 100.0%, second 100.0% of its samples" in shown
-    (total,) = re.findall(r" ([\d,]+) calls/s", shown)
-    (own,) = re.findall(r"unsure +1 +([\d,]+) ", shown)
-    assert total == own
+    file = tmp_path / "outfit.png"
+    Image.fromarray(onnx_label_sets.image(PROBABILITIES, path, path_probability=51)).save(file)
+    shown = classify(server.address, file, model, *options).stdout.replace("█", "")
+    *lines, cost = [" ".join(line.split()) for line in shown.splitlines() if line.strip()]
+    assert lines == [title, *rows]
+    assert " version 1: " in cost
 
 
-def test_copies_for_a_shadow_are_no_callers() -> None:
-    def after(requests: float, copies: float) -> Snapshot:
-        stage = ("both", 1, "one")
-        metrics = Metrics(
-            stage_requests={stage: requests},
-            stage_samples={stage: 4 * requests},
-            copies=copies,
-            copied_samples=4 * copies,
-        )
-        return Snapshot(10.0 if requests else 0.0, {}, metrics)
-
-    rows = [Activity(name, "1", 10, 40, 0, None, None, None) for name in ("both", "one", "shadow")]
-    assert callers(rows, after(0, 0), after(100, 100)) == (10, 40)
-    assert callers(rows, after(0, 0), after(1000, 1000)) == (0, 0)
-    assert callers(rows, replace(after(0, 0), metrics=None), after(100, 100)) == (30, 120)
-
-
-def test_an_answer_for_want_of_time_is_marked() -> None:
-    stages = (Stage("first", 0.25, 1.0, 4),)
-    answer = Classification("route", "1", (Label("Bag", 0.5, 8),), 0.1, 0.25, 1.0, 4, stages=stages, unsure=True)
-    assert cost_line(answer) == (
-        "route version 1, answered by first, which was not sure: 0.2 ms queued, 1.0 ms computed"
-    )
+def test_the_commands_json_names_the_task(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "outfit.png"
+    Image.fromarray(onnx_label_sets.image(PROBABILITIES, [4, 1], path_probability=51)).save(file)
+    path = json.loads(classify(server.address, file, "path", "--json").stdout)
+    assert (path["task"], path["path_probability"]) == ("multi_label", pytest.approx(0.2))
+    assert path["labels"] == [
+        {"name": "label 4", "probability": pytest.approx(0.8), "index": 4},
+        {"name": "label 1", "probability": 1.0, "index": 1},
+    ]
+    rivals = json.loads(classify(server.address, file, "rivals", "--json", "--top-k", "2").stdout)
+    assert rivals["task"] == "single_label"
+    assert "path_probability" not in rivals
+    assert [label["distance"] for label in rivals["labels"]] == pytest.approx([0, 0.3])

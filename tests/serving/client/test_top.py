@@ -1,200 +1,235 @@
-"""``hangtag top`` against a real server, and the arithmetic behind it."""
+"""``hangtag top``: rates, means and percentiles between two looks at a server, whatever the server says of itself."""
 
 import contextlib
-import io
 import json
 import os
-import subprocess
-import sys
+import re
 import termios
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from rich.console import Console
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from hangtag import Client
 from hangtag.cli import main
-from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.client import Client
-from hangtag.serving.client.top.activity import Metrics, Snapshot, activities, quantile
-from hangtag.serving.client.top.keyboard import keyboard
-from hangtag.serving.client.top.view import History, view
-from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.process.server import Server
-from hangtag.serving.server.telemetry.http_endpoint import MetricsServer
-from hangtag.serving.server.telemetry.prometheus import StateCollector
+from tests.kit import forkserver, onnx_models
+from tests.kit.command import environment, serving
+from tests.kit.listener import refusing
+from tests.kit.web_server import web_server
 
-snapshot = Snapshot.from_statistics
+Series = tuple[str, Mapping[str, str], float]
+"""A metric's name, its labels apart from the model's, and its value."""
 
 
-def duration(count: int, ms: float) -> pb.StatisticDuration:
-    return pb.StatisticDuration(count=count, ns=int(ms * 1e6))
+def top(address: str, *arguments: str, columns: int = 150) -> Result:
+    command = ["top", "--once", "--interval", "0.1", "--server", address, *arguments]
+    return CliRunner().invoke(main, command, env={"COLUMNS": str(columns)})
 
 
-def statistics(calls: int, samples: int, batches: int, failed: int = 0) -> pb.ModelStatistics:
-    """Each call waited 2 ms and took 1 + 5 + 1 ms."""
-    return pb.ModelStatistics(
-        name="m",
-        version="1",
-        inference_count=samples,
-        execution_count=batches,
-        inference_stats=pb.InferStatistics(
-            success=duration(calls, calls * 9),
-            fail=duration(failed, 0),
-            queue=duration(calls, calls * 2),
-            compute_input=duration(calls, calls),
-            compute_infer=duration(calls, calls * 5),
-            compute_output=duration(calls, calls),
-        ),
-    )
+@pytest.fixture(scope="module")
+def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The addresses, by their names in the log, of a server process with two models, and a cascade of two others."""
+    models = onnx_models.publish_all(tmp_path_factory.mktemp("models"), "gather", "text")
+    for name in ("first", "second"):
+        onnx_models.publish(models, name, onnx_models.classifier())
+    (models / "unsure").mkdir()
+    accept = 'accept = {output = "probabilities", at_least = 1}'
+    (models / "unsure/route.toml").write_text(f'cascade = ["first", "second"]\n{accept}')
+    with serving("--models", str(models), "--port", "0") as process:
+        line = f"{process.wait_for('ready')} {process.wait_for('metrics')}"
+        yield dict(re.findall(r"\b(address|http|url|transport)=(\S+)", line))
 
 
-def test_rates_and_means_cover_the_interval_between_two_snapshots() -> None:
-    before = snapshot(100.0, [statistics(1000, 5000, 10)])
-    after = snapshot(102.0, [statistics(1100, 5400, 60, failed=4)])
-    (row,) = activities(before, after)
-    assert (row.calls, row.samples, row.failures, row.batch_size) == (50, 200, 2, 8)
-    assert (row.queue_ms, row.compute_ms) == (2, 7)
-    assert (row.p50_ms, row.queued) == (None, None)
+@pytest.fixture
+def work(addresses: dict[str, str], garment: Path) -> Iterator[None]:
+    """Calls of two samples for a model, and of an image for the route, one after another while a test runs."""
+    ended = threading.Event()
 
-
-def test_a_model_that_is_new_or_was_loaded_again_counts_from_nothing() -> None:
-    after = snapshot(1.0, [statistics(10, 10, 10)])
-    assert activities(snapshot(0.0, []), after) == activities(snapshot(0.0, [statistics(9999, 9999, 9999)]), after)
-
-
-def test_where_nothing_happened_there_are_no_means() -> None:
-    same = statistics(10, 10, 10)
-    (row,) = activities(snapshot(0.0, [same]), snapshot(1.0, [same]))
-    assert (row.calls, row.batch_size, row.queue_ms, row.compute_ms) == (0, None, None, None)
-
-
-def test_percentiles_cover_the_interval_between_two_snapshots() -> None:
-    key = ("m", "1")
-    before = Metrics(latencies={key: {0.001: 100, 0.002: 100, float("inf"): 100}})
-    after = Metrics({key: 3}, {key: 8}, {key: {0.001: 100, 0.002: 199, float("inf"): 200}})
-    (row,) = activities(
-        snapshot(0.0, [statistics(1, 1, 1)], before),
-        snapshot(1.0, [statistics(2, 2, 2)], after),
-    )
-    assert row.p50_ms == pytest.approx(1 + 50 / 99)
-    assert row.p99_ms == pytest.approx(2)
-    assert (row.queued, row.max_queue_size) == (3, 8)
-
-
-@pytest.mark.parametrize(
-    ("buckets", "part", "expected"),
-    [
-        ({}, 0.5, None),
-        ({1.0: 0, float("inf"): 0}, 0.5, None),
-        ({1.0: 10, 2.0: 10, float("inf"): 10}, 0.5, 500),
-        ({1.0: 0, 2.0: 10, float("inf"): 10}, 0.9, 1900),
-        ({1.0: 5, 2.0: 5, float("inf"): 10}, 0.99, 2000),
-    ],
-)
-def test_a_quantile_is_linear_within_its_bucket(buckets: dict[float, float], part: float, expected: float) -> None:
-    assert quantile(buckets, part) == (None if expected is None else pytest.approx(expected))
-
-
-@pytest.fixture(params=["metrics port", "HTTP port"])
-def metrics(server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "HTTP port":
-        yield f"http://{server.http_address}/metrics"
-        return
-    config = ServerConfig(metrics_port=0)
-    http = MetricsServer(config, StateCollector(server.state), lambda: True)
-    yield f"http://127.0.0.1:{http.port}/metrics"
-    http.close()
-
-
-def top(server: Server, *arguments: str) -> Result:
-    command = ["top", "--server", server.address, "--once", *arguments]
-    return CliRunner().invoke(main, command, env={"COLUMNS": "150"})
-
-
-def busy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three calls of two samples between the two looks, in the place of waiting."""
-
-    def work(_seconds: float) -> None:
-        with Client(server.address) as client:
-            for _ in range(3):
+    def call() -> None:
+        with Client(addresses["address"]) as client:
+            while not ended.is_set():
                 client.infer("gather", {"index": np.array([1, 2])})
+                client.classify(garment.read_bytes(), "unsure")
 
-    monkeypatch.setattr("hangtag.serving.client.top.keyboard.sleep", work)
-
-
-def test_a_look_as_json(server: Server, metrics: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    busy(server, monkeypatch)
-    result = top(server, "--json", "--metrics", metrics)
-    assert (result.exit_code, result.stderr) == (0, "")
-    interval = json.loads(result.stdout)
-    assert interval["transports"] == {server.transport.name: 1}
-    (gather,) = [model for model in interval["models"] if model["model"] == "gather"]
-    assert gather["calls"] * interval["seconds"] == pytest.approx(3)
-    assert gather["samples"] * interval["seconds"] == pytest.approx(6)
-    assert (gather["batch_size"], gather["queued"], gather["failures"]) == (2, 0, 0)
-    assert 0 < gather["p50_ms"] <= gather["p99_ms"]
+    with ThreadPoolExecutor() as pool:
+        working = pool.submit(call)
+        yield
+        ended.set()
+        working.result()
 
 
-def test_a_look_as_a_table(server: Server, metrics: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    busy(server, monkeypatch)
-    plain, with_metrics = top(server), top(server, "--metrics", metrics)
-    assert plain.exit_code == with_metrics.exit_code == 0
-    assert plain.stdout.startswith(server.address)
-    assert [line.split()[0] for line in plain.stdout.splitlines()[2:]] == ["classifier", "gather", "text", "two_inputs"]
-    assert "p99" not in plain.stdout
-    assert f"workers 1/1   transport {server.transport.name}" in with_metrics.stdout
-    assert "0/256" in with_metrics.stdout
+@pytest.mark.usefixtures("work")
+@pytest.mark.parametrize("metrics_at", ["", "metrics port", "HTTP port"])
+@pytest.mark.parametrize("http", [False, True], ids=["gRPC", "HTTP"])
+def test_a_look_at_a_server(addresses: dict[str, str], http: bool, metrics_at: str) -> None:
+    url = f"http://{addresses['http']}"
+    address = url if http else addresses["address"]
+    metrics = {"metrics port": addresses["url"], "HTTP port": f"{url}/metrics"}.get(metrics_at)
+    options = ("--interval", "0.4", *(("--metrics", metrics) if metrics else ()))
+    document, table = top(address, "--json", *options), top(address, *options)
+    assert (document.exit_code, document.stderr, table.exit_code, table.stderr) == (0, "", 0, "")
+    interval = json.loads(document.stdout)
+    rows = {model["model"]: model for model in interval["models"]}
+    assert list(rows) == ["first", "gather", "second", "text", "unsure"]
+    gather, unsure = rows["gather"], rows["unsure"]
+    assert gather["calls"] > 0
+    assert gather["samples"] * interval["seconds"] == pytest.approx(2 * gather["calls"] * interval["seconds"], abs=4)
+    assert unsure["calls"] * interval["seconds"] == pytest.approx(gather["calls"] * interval["seconds"], abs=3)
+    assert (gather["failures"], rows["text"]["calls"]) == (0, 0)
+    assert [line.split()[0] for line in table.stdout.splitlines() if " 1 " in line][-5:] == list(rows)
+    assert table.stdout.startswith(address)
+    assert ("p99" in table.stdout) is bool(metrics)
+    if metrics:
+        assert interval["transports"] == {addresses["transport"]: 1}
+        assert interval["routes"] == {
+            "unsure": {"first": pytest.approx(1, abs=0.5), "second": pytest.approx(1, abs=0.5)}
+        }
+        assert 0 < gather["p50_ms"] <= gather["p99_ms"]
+        assert (gather["batch_size"], gather["max_queue_size"]) == (pytest.approx(2, abs=0.5), 256)
+        assert "workers 1/1   transport " in table.stdout
+        assert "of its samples" in table.stdout
+
+
+def counted(
+    calls: int, samples: int, batches: int, failed: int = 0, *, name: str = "m", queue_ms: int = 2
+) -> dict[str, Any]:
+    """A model's statistics, where each call waited 2 ms and took 1 + 5 + 1 ms."""
+    parts = {"queue": queue_ms, "compute_input": 1, "compute_infer": 5, "compute_output": 1}
+    times = {part: {"count": calls, "ns": calls * ms * 1_000_000} for part, ms in parts.items()}
+    outcomes = {"success": {"count": calls}, "fail": {"count": failed}}
+    counts = {"inference_count": samples, "execution_count": batches}
+    return {"name": name, "version": "1", **counts, "inference_stats": {**outcomes, **times}}
+
+
+def metrics_text(*series: Series) -> bytes:
+    """Metrics in Prometheus' text format; each series has the labels of model m too."""
+    lines = []
+    for name, labels, value in series:
+        inside = ",".join(f'{key}="{text}"' for key, text in {"model": "m", "version": "1", **labels}.items())
+        lines.append(f"{name}{{{inside}}} {value}\n")
+    return "".join(lines).encode()
+
+
+def latencies(buckets: Mapping[str, int]) -> list[Series]:
+    return [("hangtag_request_seconds_bucket", {"code": "OK", "le": le}, count) for le, count in buckets.items()]
+
+
+def between(
+    before: list[dict[str, Any]],
+    after: list[dict[str, Any]],
+    *arguments: str,
+    metrics: tuple[bytes, bytes] | None = None,
+    columns: int = 150,
+) -> str:
+    """What the command prints where a server says this at the first look, and that at the second."""
+    statistics = iter([json.dumps({"model_stats": each}).encode() for each in (before, after)])
+    texts = iter(metrics or ())
+    with web_server(lambda path: (200, {}, next(statistics if "stats" in path else texts))) as address:
+        options = ["--metrics", f"http://{address}/metrics"] if metrics else []
+        result = top(f"http://{address}", *arguments, *options, columns=columns)
+    assert (result.exit_code, result.stderr) == (0, ""), result.output
+    return result.stdout
+
+
+def activity(before: list[dict[str, Any]], after: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """What the command's JSON says of model m, with numbers of the interval in place of those of a second."""
+    document = json.loads(between(before, after, "--json", **more))
+    row: dict[str, Any]
+    (row,) = document["models"]
+    return row | {name: row[name] * document["seconds"] for name in ("calls", "samples", "failures")}
+
+
+def test_rates_and_means_cover_the_interval() -> None:
+    row = activity([counted(1000, 5000, 10)], [counted(1100, 5400, 60, failed=4)])
+    assert [row[name] for name in ("calls", "samples", "failures")] == pytest.approx([100, 400, 4])
+    assert (row["batch_size"], row["queue_ms"], row["compute_ms"]) == (8, 2, 7)
+    assert not {"p50_ms", "p99_ms", "queued"} & row.keys()
+    for new in ([], [counted(9999, 9999, 9999)]):  # a model that is new, or was loaded again
+        assert activity(new, [counted(10, 10, 10)])["calls"] == pytest.approx(10)
+    idle = activity([counted(10, 10, 10)], [counted(10, 10, 10)])
+    assert idle["calls"] == 0
+    assert not {"batch_size", "queue_ms", "compute_ms"} & idle.keys()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("before", "after", "p50", "p99"),
     [
-        (("--server", "127.0.0.1:9"), "no server answers at 127.0.0.1:9"),
-        (("--metrics", "http://127.0.0.1:9/metrics"), "no metrics at http://127.0.0.1:9/metrics: "),
-        (("--metrics", "http://127.0.0.1:99999/metrics"), "no metrics at http://127.0.0.1:99999/metrics: "),
-        (("--metrics", "file:///etc/passwd"), "'file:///etc/passwd' is not the address of metrics"),
+        ({"0.001": 100, "0.002": 100, "+Inf": 100}, {"0.001": 100, "0.002": 199, "+Inf": 200}, 1 + 50 / 99, 2),
+        ({}, {}, None, None),
+        ({}, {"1": 0, "+Inf": 0}, None, None),
+        ({}, {"1": 10, "2": 10, "+Inf": 10}, 500, 990),
+        ({}, {"1": 0, "2": 10, "+Inf": 10}, 1500, 1990),
+        ({}, {"1": 5, "2": 5, "+Inf": 10}, 1000, 2000),  # above the last bound
     ],
 )
-def test_what_cannot_be_watched_is_one_line(server: Server, arguments: tuple[str, ...], message: str) -> None:
-    result = top(server, *arguments)
-    assert result.exit_code == 1
-    assert result.stderr.startswith(f"Error: {message}")
-    assert result.stderr.count("\n") == 1
+def test_percentiles_are_linear_within_their_bucket(
+    before: dict[str, int], after: dict[str, int], p50: float | None, p99: float | None
+) -> None:
+    queue: list[Series] = [("nv_inference_pending_request_count", {}, 3.0), ("hangtag_max_queue_size", {}, 8.0)]
+    texts = metrics_text(*latencies(before)), metrics_text(*queue, *latencies(after))
+    row = activity([counted(1, 1, 1)], [counted(2, 2, 2)], metrics=texts)
+    assert (row.get("p50_ms"), row.get("p99_ms")) == (pytest.approx(p50), pytest.approx(p99))
+    assert (row["queued"], row["max_queue_size"]) == (3, 8)
 
 
-WIDE = statistics(123_456_789, 987_654_321, 1_000_000, failed=12_345)
-
-
-def shown(width: int, *, metrics: bool, model: str = "m") -> list[str]:
-    """The lines that a terminal of this width shows of a busy model."""
-    WIDE.name = model
-    after = Metrics({(model, "1"): 200}, {(model, "1"): 256}, {}, 2, 2, {"native": 2}) if metrics else None
-    console = Console(width=width, file=io.StringIO(), color_system=None, legacy_windows=False)
-    history = History()
-    for _ in range(3):
-        drawn = view("127.0.0.1:8001", snapshot(0.0, []), snapshot(1000.0, [WIDE], after), width, history)
-    with console.capture() as capture:
-        console.print(drawn)
-    return capture.get().splitlines()
+@pytest.mark.parametrize(
+    ("requests", "copies", "callers"),
+    [(100, 100, "both"), (1000, 1000, "nobody"), (None, None, "all")],  # an answer may be counted late by a model
+)
+def test_what_a_route_sends_to_its_members_and_shadow_is_no_caller(
+    requests: int | None, copies: int | None, callers: str
+) -> None:
+    rows = [counted(100, 400, 100, name=name) for name in ("both", "one", "shadow")]
+    metrics = None
+    if requests is not None and copies is not None:
+        stage = {"model": "both", "stage": "1", "member": "one"}
+        series = [
+            ("hangtag_route_requests_total", stage, requests),
+            ("hangtag_route_samples_total", stage, 4 * requests),
+            ("hangtag_route_shadow_requests_total", {"outcome": "compared"}, copies),
+            ("hangtag_route_shadow_requests_total", {"outcome": "skipped"}, 7),
+            ("hangtag_route_shadow_samples_total", {}, 4 * copies),
+        ]
+        metrics = (b"", metrics_text(*series))
+    shown = between([], rows, metrics=metrics)
+    total, samples, *own = (
+        float(re.findall(pattern, shown, re.MULTILINE)[0].replace(",", ""))
+        for pattern in (
+            *(r" ([\d,]+) calls/s", r" ([\d,]+) samples/s"),
+            *(rf"^{name} +1 +([\d,]+) " for name in ("both", "one", "shadow")),
+        )
+    )
+    expected = {"both": own[0], "nobody": 0, "all": sum(own)}[callers]
+    assert [total, samples] == pytest.approx([expected, 4 * expected], abs=8)
+    assert ("both: one 100.0% of its samples" in shown) is (metrics is not None)
 
 
 @pytest.mark.parametrize("metrics", [False, True])
 @pytest.mark.parametrize("model", ["m", "a-model-with-a-rather-long-name-that-does-not-fit"])
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_the_table_fits_the_terminal(width: int, metrics: bool, model: str) -> None:
+def test_the_table_fits_the_width(width: int, metrics: bool, model: str) -> None:
     """Every number is whole; columns are left out, the least important ones first."""
-    lines = shown(width, metrics=metrics, model=model)
+    queue = [
+        ("nv_inference_pending_request_count", {"model": model}, 200),
+        ("hangtag_max_queue_size", {"model": model}, 256),
+    ]
+    texts = (b"", metrics_text(*queue) + b'hangtag_workers 2\nhangtag_transport{transport="native"} 2\n')
+    row = counted(12_345, 98_765, 1_000, failed=1, name=model)
+    lines = between([], [row], metrics=texts if metrics else None, columns=width).splitlines()
     assert all(len(line) <= width for line in lines)
     (heads,) = [line for line in lines if line.startswith("model")]
     cells = lines[lines.index(heads) + 1].split()
     assert cells[0][:4] == model[:4]
-    assert "123,457" in cells
-    assert "12.3" in cells
-    assert "calls/s" in heads
-    assert "failed/s" in heads
     assert not any("…" in cell for cell in cells[1:])
+    assert {"calls/s", "failed/s"} <= set(heads.split())
     if width == 120:
         assert "samples/s" in heads
     if width == 60 and metrics:
@@ -203,56 +238,118 @@ def test_the_table_fits_the_terminal(width: int, metrics: bool, model: str) -> N
 
 
 def test_a_models_name_does_nothing_to_the_terminal() -> None:
-    lines = shown(120, metrics=True, model="\x1b[2Jm\nready")
+    lines = between([], [counted(1, 1, 1, name="\x1b[2Jm\nready")]).splitlines()
     assert all(line.isprintable() for line in lines)
     assert [line for line in lines if line.startswith("\\x1b[2Jm\\nready ")]
 
 
-def test_the_history_line_rises_with_the_rate() -> None:
-    history = History()
-    history.rates.extend([0, 50, 100])
-    assert history.line(80) == "▁▅█  at most 100 calls/s"
-    assert len(history.line(24)) <= 24
-    assert History().line(80) == ""
+def test_what_cannot_be_watched_is_one_line(addresses: dict[str, str]) -> None:
+    with refusing() as free:
+        for server, metrics, fact in (
+            (free, "", f"no server answers at {free}"),
+            (f"http://{free}", "", f"no server answers at http://{free}"),
+            (addresses["address"], f"http://{free}/metrics", f"no metrics at http://{free}/metrics: "),
+            (addresses["address"], f"http://{addresses['address']}/metrics", "the server's port for metrics"),
+            (addresses["address"], "http://127.0.0.1:99999/metrics", "no metrics at http://127.0.0.1:99999/metrics: "),
+            (addresses["address"], "file:///etc/passwd", "'file:///etc/passwd'"),
+        ):
+            result = top(server, *(("--metrics", metrics) if metrics else ()))
+            assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+            assert fact in result.stderr
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
-    """A pseudo-terminal as standard input: the end that a person types at, and the program's."""
-    person, program = os.openpty()
-    with open(program, closefd=False) as stdin:
-        monkeypatch.setattr("sys.stdin", stdin)
-        yield person, program
-    os.close(person)
-    os.close(program)
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        *(b"hangtag_request_seconds_bucket{%s} 3\n" % labels for labels in (b'le="1"', b'code="OK"')),
+        b'hangtag_request_seconds_bucket{code="OK",le="much"} 3\n',
+        *(b'hangtag_route_requests_total{stage="%s",member="a"} 1\n' % stage for stage in (b"first", b"9" * 5000)),
+        *(b"hangtag_transport 1\n", b"hangtag_route_shadow_requests_total 1\n"),
+        *(b"\xff\xfe\n", b"m{" * 10_000, b"[" * 100_000, b"\x1f\x8b\x08\x00", b"<html>"),
+        b'# TYPE a b c\na{b="} 1\n',
+    ],
+    ids=lambda metrics: repr(metrics[:50]),
+)
+def test_what_is_not_prometheus_format_is_one_line(metrics: bytes) -> None:
+    statistics = json.dumps({"model_stats": [counted(1, 1, 1)]}).encode()
+    with web_server(lambda path: (200, {}, statistics if "stats" in path else metrics)) as address:
+        url = f"http://{address}/metrics"
+        result = top(f"http://{address}", "--metrics", url)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1), result.output
+    assert f"no metrics at {url}: " in result.stderr
 
 
-def test_q_ends_the_wait_at_once_and_other_keys_do_not(terminal: tuple[int, int]) -> None:
-    person, program = terminal
-    before = termios.tcgetattr(program)
-    with keyboard() as keys:
-        os.write(person, b"x")
-        assert not keys.quits_within(0.05)
-        os.write(person, b"q")
-        assert keys.quits_within(60)
-    assert termios.tcgetattr(program) == before
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "1e308"])
+def test_values_that_no_table_can_show_are_left_out(value: str) -> None:
+    series = {
+        **{name: {} for name in ("nv_inference_pending_request_count", "hangtag_max_queue_size", "hangtag_workers")},
+        "hangtag_request_seconds_bucket": {"code": "OK", "le": value},
+        "hangtag_transport": {"transport": "grpc"},
+        "hangtag_route_samples_total": {"stage": "1", "member": "a"},
+    }
+    text = metrics_text(*((name, labels, float(value)) for name, labels in series.items()))
+    for options in ([], ["--json"]):
+        shown = between([], [counted(1, 1, 1)], *options, metrics=(text, text))
+        assert not re.search("nan|inf", shown, re.IGNORECASE)
 
 
-def test_the_live_view_ends_with_q(server: Server) -> None:
-    """In a real terminal of 60 columns: q is pressed once the table is there."""
+NAMES = [
+    *("nv_inference_pending_request_count", "hangtag_max_queue_size", "hangtag_request_seconds_bucket"),
+    *("hangtag_transport", "hangtag_route_requests_total", "hangtag_route_samples_total", "hangtag_workers"),
+    *("hangtag_route_shadow_requests_total", "hangtag_route_shadow_samples_total", "other"),
+]
+KEYS = st.sampled_from(["model", "version", "code", "le", "stage", "member", "transport", "outcome"])
+TEXTS = st.sampled_from(["m", "1", "OK", "0.5", "+Inf", "NaN", "compared", "", '"'])
+VALUES = st.sampled_from(["0", "1", "-5", "1e400", "NaN", "+Inf", "x", ""]) | st.floats().map(str)
+labels = st.lists(st.builds('{}="{}"'.format, KEYS, TEXTS), max_size=4).map(",".join)
+lines = st.builds("{}{{{}}} {}\n".format, st.sampled_from(NAMES), labels, VALUES)
+texts = st.lists(lines, max_size=6).map(lambda each: "".join(each).encode())
+
+
+def test_any_metrics_are_shown_or_refused() -> None:
+    statistics = json.dumps({"model_stats": [counted(1, 1, 1)]}).encode()
+    served: list[bytes] = []
+    with web_server(lambda path: (200, {}, statistics if "stats" in path else served.pop(0))) as address:
+
+        @settings(max_examples=40, deadline=None)
+        @given(before=texts | st.binary(max_size=60), after=texts, as_json=st.booleans())
+        def show(before: bytes, after: bytes, as_json: bool) -> None:
+            served[:] = [before, after]
+            arguments = [*(["--json"] if as_json else []), "--metrics", f"http://{address}/metrics"]
+            result = top(f"http://{address}", *arguments)
+            assert (result.exit_code, result.stderr.count("\n")) in ((0, 0), (1, 1)), result.output
+
+        show()
+
+
+@pytest.mark.usefixtures("work")
+@pytest.mark.parametrize("interval", ["0.1", "60"])
+def test_the_live_view_ends_with_q_at_once_and_with_no_other_key(addresses: dict[str, str], interval: str) -> None:
+    """In a terminal of 60 columns, which is left as it was."""
     person, program = os.openpty()
     termios.tcsetwinsize(program, (24, 60))
-    command = [sys.executable, "-m", "hangtag", "top", "--server", server.address, "--interval", "0.1"]
-    with subprocess.Popen(
-        command, stdin=program, stdout=program, stderr=program, env=os.environ | {"TERM": "xterm"}
-    ) as process:
-        os.close(program)
-        seen = b""
-        while b"gather" not in seen:
+    before = termios.tcgetattr(program)
+    variables = environment(TERM="xterm", COLUMNS="60")
+    terminal = f"os.open({os.ttyname(program)!r}, os.O_RDWR)"
+    first = f"import os, sys; [os.dup2({terminal}, number) for number in range(3)]; sys.stdin = open(0)"
+    arguments = ["top", "--server", addresses["address"], "--interval", interval]
+    seen = b""
+
+    def read_until(pattern: bytes) -> None:
+        nonlocal seen
+        while not re.search(pattern, seen, re.DOTALL):
             seen += os.read(person, 4096)
+
+    with forkserver.hangtag(arguments, variables=variables, first=first) as process:
+        read_until(b"waiting for")
+        os.write(person, b"x")
+        if interval == "0.1":
+            read_until(b"gather.*at most [0-9,]+ calls/s")  # the history, which begins with the third look
+        began = time.monotonic()
         os.write(person, b"q")
-        with contextlib.suppress(OSError):  # The terminal closes with its last program.
-            while os.read(person, 4096):
-                pass
         assert process.wait(30) == 0
-    os.close(person)
+        assert time.monotonic() - began < 30
+    assert termios.tcgetattr(program) == before
+    for end in (person, program):
+        with contextlib.suppress(OSError):
+            os.close(end)

@@ -1,63 +1,85 @@
-"""A call's deadline ends it at the client, travels to the server, and frees the server of it."""
+"""A call ends at its deadline, however slowly the other side connects, takes the request, and answers; or by Ctrl-C."""
 
 import asyncio
+import os
+import signal
+import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 
-from hangtag.serving.client import AsyncClient, ClientError
+from hangtag import AsyncClient, ClientError
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests.kit import onnx_models
-from tests.kit.kinds import KINDS, Kind, every_kind
+from hangtag.serving.server.process.server import Server
+from tests.kit.kinds import TIMEOUT, Kind, http_kinds
+from tests.kit.link import link
+from tests.kit.listener import Pause, listener, say_nothing, unreachable
 from tests.kit.live import LiveServer
+from tests.kit.web_server import web_server
+
+STEPS, PAUSE = 100, 0.1
+"""A slow peer takes ten seconds; the calls have much less."""
+IN_TIME = STEPS * PAUSE / 2
+INDEX = {"index": np.array([1])}
+LATE = grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    folder = tmp_path_factory.mktemp("models")
-    onnx_models.publish(folder, "gather", onnx_models.gather())
-    for number, _ in enumerate(KINDS):
-        onnx_models.publish(folder, f"classifier{number}", onnx_models.classifier())
-    with LiveServer(ServerConfig(models=folder, port=0, http_port=0)) as running:
-        yield running
+def require_late(call: Callable[[], object], seconds: float, *codes: grpc.StatusCode) -> None:
+    began = time.monotonic()
+    with pytest.raises(ClientError) as caught:
+        call()
+    assert caught.value.code in (LATE, *codes)
+    assert time.monotonic() - began < IN_TIME
+    assert codes or f"within {seconds:g} s" in str(caught.value)
 
 
-@every_kind
-def test_a_late_call_ends_and_the_server_drops_it(kind: Kind, live: LiveServer) -> None:
-    pixels = np.zeros((28, 28), np.uint8)
-    # A model for each kind: once it has held a call back, the server refuses others that cannot be in time.
-    model = f"classifier{KINDS.index(kind)}"
-    with live.gate(model) as gate, kind.open(kind.of(live.server), timeout=1) as client:
-        with pytest.raises(ClientError) as caught:
-            client.classify(pixels, model)
-        gate.wait_until_cancelled()
-    assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert str(caught.value) == f"no answer from {kind.text(kind.of(live.server))} within 1 s"
+def test_a_late_call_ends_and_the_server_drops_it(kind: Kind, models: Path) -> None:
+    config = ServerConfig(models=models, port=0, http_port=0, instances=1)
+    with (
+        LiveServer(config) as live,
+        kind.open(kind.of(live.server), timeout=TIMEOUT) as patient,
+        kind.open(kind.of(live.server), timeout=1) as hasty,
+        ThreadPoolExecutor() as pool,
+    ):
+        with live.gates.closed("gather") as gate:
+            computed = pool.submit(patient.infer, "gather", INDEX)
+            gate.wait_until_computing()
+            require_late(lambda: hasty.infer("gather", INDEX), 1)
+            live.wait_until_queued("gather", 0)
+        assert computed.result(TIMEOUT)["value"].tolist() == [10]
+        assert live.statistics("gather").inference_count == 1
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.http], ids=str)
+def test_a_server_that_says_nothing(kind: Kind) -> None:
+    with listener(say_nothing) as address, kind.open(address, timeout=0.2) as client:
+        require_late(client.models, 0.2, grpc.StatusCode.UNAVAILABLE)  # over gRPC there is no connection yet
+
+
+@http_kinds
 def test_a_deadline_that_passes_before_there_is_a_connection_is_no_unreachable_server(
-    kind: Kind, live: LiveServer
+    kind: Kind, server: Server
 ) -> None:
-    with kind.open(kind.of(live.server), timeout=1e-6) as client, pytest.raises(ClientError) as caught:
-        client.infer("gather", {"index": np.array([1])})
-    assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    with kind.open(kind.of(server), timeout=1e-6) as client:
+        require_late(lambda: client.infer("gather", INDEX), 1e-6)
 
 
 @pytest.mark.parametrize("turns", range(12))
-def test_a_stream_whose_deadline_passes_while_the_event_loop_is_busy_is_late(live: LiveServer, turns: int) -> None:
+def test_a_stream_whose_deadline_passes_while_the_event_loop_is_busy_is_late(server: Server, turns: int) -> None:
     async def outcome() -> ClientError | None:
-        async with AsyncClient(live.server.address) as client:
-            requests = [{"index": np.array([1])}] * 3
-            await client.infer("gather", requests[0])
-            stream = client.infer_stream("gather", requests, timeout=0.02)
+        async with AsyncClient(server.address) as client:
+            await client.infer("gather", INDEX)
+            stream = client.infer_stream("gather", [INDEX] * 3, timeout=0.02)
             answers = asyncio.ensure_future(anext(stream))
             for _ in range(turns):  # of the event loop, so that it is busy at each step of the stream's beginning
                 await asyncio.sleep(0)
-            time.sleep(0.04)  # a program that holds its event loop up
+            hold_the_loop_up(0.04)
             try:
                 await answers
             except ClientError as error:
@@ -67,4 +89,103 @@ def test_a_stream_whose_deadline_passes_while_the_event_loop_is_busy_is_late(liv
         return None
 
     error = asyncio.run(outcome())
-    assert error is None or error.code is grpc.StatusCode.DEADLINE_EXCEEDED, error
+    assert error is None or error.code is LATE, error
+
+
+def hold_the_loop_up(seconds: float) -> None:
+    """As a program does that computes in a coroutine."""
+    threading.Event().wait(seconds)
+
+
+def trickle(beginning: bytes) -> Callable[[socket.socket, Pause], None]:
+    def talk(connection: socket.socket, pause: Pause) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(beginning)
+        for _ in range(STEPS):
+            if pause(PAUSE):
+                return
+            connection.sendall(b"x")
+
+    return talk
+
+
+def take_slowly(connection: socket.socket, pause: Pause) -> None:
+    for _ in range(STEPS):
+        if pause(PAUSE):
+            return
+        taken = 0
+        while taken < 1 << 19:
+            part = connection.recv(1 << 19)
+            if not part:
+                return
+            taken += len(part)
+
+
+@http_kinds
+@pytest.mark.parametrize("beginning", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n"])
+def test_an_answer_that_trickles(kind: Kind, beginning: bytes) -> None:
+    with listener(trickle(beginning)) as address, kind.open(address, timeout=0.3) as client:
+        require_late(client.models, 0.3)
+
+
+@http_kinds
+def test_a_large_request_that_is_taken_slowly(kind: Kind) -> None:
+    large = {"image": np.zeros(32 << 20, np.uint8)}
+    with listener(take_slowly) as address, kind.open(address, timeout=0.8) as client:
+        require_late(lambda: client.infer("any", large), 0.8)
+
+
+@pytest.fixture
+def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Gives the host ``several.example`` addresses."""
+    looked_up = socket.getaddrinfo
+
+    def to(*addresses: str) -> None:
+        def getaddrinfo(host: Any, port: Any, *arguments: Any, **settings: Any) -> list[Any]:
+            names = addresses if host in ("several.example", b"several.example") else (host,)
+            return [found for name in names for found in looked_up(name, port, *arguments, **settings)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    return to
+
+
+@http_kinds
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(kind: Kind, resolve: Callable[..., None]) -> None:
+    with web_server(lambda _: (200, {}, b"[]")) as address:
+        port = address.rpartition(":")[2]
+        with unreachable("127.0.0.2", int(port)), kind.open(f"several.example:{port}", timeout=3) as client:
+            resolve("127.0.0.2", "127.0.0.1")
+            assert client.models() == []
+
+
+@http_kinds
+def test_calls_one_after_another_share_a_connection(kind: Kind, server: Server) -> None:
+    with link(kind.of(server)) as to, kind.open(to.address) as client:
+        for _ in range(3):
+            assert client.is_ready("gather")
+        assert to.connections == 1
+
+
+def test_ctrl_c_is_raised_in_every_client(kind: Kind) -> None:
+    """It ends the wait for an answer, and is no failure of the call."""
+
+    def interrupt(connection: socket.socket, pause: Pause) -> None:
+        """Interrupt this process once a connection is there, and answer nothing."""
+        connection.recv(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        pause(TIMEOUT)
+
+    async def infer() -> None:
+        async with AsyncClient(kind.text(address), timeout=TIMEOUT) as client:
+            await client.infer("gather", INDEX)
+
+    def call() -> None:
+        if kind.asynchronous:
+            asyncio.run(infer())
+        else:
+            with kind.open(address, timeout=TIMEOUT) as client:
+                client.infer("gather", INDEX)
+
+    with listener(interrupt) as address, pytest.raises(KeyboardInterrupt):
+        call()

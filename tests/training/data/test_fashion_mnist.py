@@ -1,8 +1,12 @@
+"""Fashion-MNIST: what is in it, where its files are looked for, and files that are not what they should be."""
+
 import gzip
 import hashlib
 import http.server
+import os
 import socket
 import sys
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -12,21 +16,120 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hangtag.training.data import fashion_mnist as data
-from hangtag.training.data.fashion_mnist import DIGESTS, LABELS, FashionMnist, load, load_test, load_validation, locate
-from hangtag.training.errors import DataNotFoundError, TrainingError
+from hangtag.training.data import fashion_mnist
+from hangtag.training.data.fashion_mnist import DIGESTS, load, load_test, load_validation, locate
+from hangtag.training.errors import DataCorruptError, DataNotFoundError, TrainingError
+from tests.kit import garments
+from tests.training.small_runs import hangtag, one_error
 
 pytestmark = pytest.mark.slow
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = DIGESTS
 
 
+@pytest.fixture(scope="module")
+def raw_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The four published files, decompressed: quicker to read than the .gz."""
+    folder = tmp_path_factory.mktemp("raw")
+    source = locate()
+    for name in DIGESTS:
+        packed = source / f"{name}.gz"
+        contents = gzip.decompress(packed.read_bytes()) if packed.is_file() else (source / name).read_bytes()
+        (folder / name).write_bytes(contents)
+    return folder
+
+
+@pytest.fixture
+def linked(raw_dir: Path, tmp_path: Path) -> Path:
+    """A folder of links to the four files, for a test to spoil."""
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    for name in DIGESTS:
+        (folder / name).symlink_to(raw_dir / name)
+    return folder
+
+
 @pytest.fixture
 def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine without Debian's package and with an empty cache; returns the folder where a download would lie."""
-    monkeypatch.setattr(data, "DEBIAN_DIR", tmp_path / "no-package")
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_DIR", tmp_path / "package")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "hangtag" / "FashionMNIST" / "raw"
+
+
+# What is in the data set.
+
+
+def test_the_first_5000_images_validate_and_the_rest_train(raw_dir: Path) -> None:
+    whole = load(raw_dir)
+    assert (len(whole.train), len(whole.validation), len(whole.test)) == (55_000, 5_000, 10_000)
+    images = np.frombuffer((raw_dir / TRAIN_IMAGES).read_bytes(), np.uint8)[16:].reshape(60_000, 28, 28)
+    classes = np.frombuffer((raw_dir / TRAIN_LABELS).read_bytes(), np.uint8)[8:]
+    assert np.array_equal(whole.validation.images, images[:5_000])
+    assert np.array_equal(whole.validation.classes, classes[:5_000])
+    assert np.array_equal(whole.train.images, images[5_000:])
+    assert np.array_equal(whole.train.classes, classes[5_000:])
+    alone = load_validation(raw_dir)
+    assert np.array_equal(alone.images, whole.validation.images)
+    assert np.array_equal(alone.classes, whole.validation.classes)
+    assert whole.digest == garments.whole().digest  # of the content, and not of the folder
+    assert len(bytes.fromhex(whole.digest)) == 32
+
+
+def test_images_are_bright_garments_on_black_and_classes_are_balanced() -> None:
+    test = garments.whole().test
+    assert test.images.shape == (10_000, 28, 28)
+    assert test.images.dtype == test.classes.dtype == np.uint8
+    assert np.median(test.images[:, 0, 0]) == 0
+    assert np.bincount(test.classes).tolist() == [1_000] * len(garments.LABELS)
+    # The first test image is an ankle boot, the next two a pullover and trousers: as in every copy of the data set.
+    assert [garments.LABELS[index] for index in test.classes[:3]] == ["Ankle boot", "Pullover", "Trouser"]
+    assert np.array_equal(test.first(3).images, test.images[:3])
+    assert len(test.first(10**9)) == len(test.first(None)) == 10_000
+
+
+def test_the_test_images_are_read_alone_from_files_of_both_kinds(linked: Path, raw_dir: Path) -> None:
+    (linked / TRAIN_IMAGES).unlink()
+    (linked / TRAIN_IMAGES).touch()  # there, but nothing to read
+    (linked / TEST_LABELS).unlink()
+    (linked / f"{TEST_LABELS}.gz").write_bytes(gzip.compress((raw_dir / TEST_LABELS).read_bytes()))
+    alone = load_test(linked)
+    assert np.array_equal(alone.images, garments.whole().test.images)
+    assert np.array_equal(alone.classes, garments.whole().test.classes)
+
+
+# Where it is looked for.
+
+
+def test_a_named_folder_is_searched_alone_in_both_layouts(raw_dir: Path, tmp_path: Path) -> None:
+    assert locate(raw_dir) == raw_dir
+    message = one_error(hangtag("train", "lstm", "--data-dir", tmp_path, out=tmp_path / "run"))
+    for expected in (str(tmp_path), *DIGESTS, "apt-get install dataset-fashion-mnist", "--data-dir"):
+        assert expected in message
+    (tmp_path / "FashionMNIST").mkdir()
+    (tmp_path / "FashionMNIST" / "raw").symlink_to(raw_dir)
+    assert locate(tmp_path) == tmp_path / "FashionMNIST" / "raw"
+    assert len(load_test(tmp_path)) == 10_000
+
+
+def test_debians_package_comes_first_and_an_earlier_download_second(
+    raw_dir: Path, bare_machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_torchvision(monkeypatch)
+    bare_machine.parent.mkdir(parents=True)
+    bare_machine.symlink_to(raw_dir)
+    assert locate() == bare_machine
+    assert len(load_test()) == 10_000
+    (tmp_path / "package").symlink_to(raw_dir)
+    assert locate() == tmp_path / "package"
+
+
+def without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("torchvision", "torchvision.datasets"):
+        monkeypatch.setitem(sys.modules, name, None)  # Python's own way to say: not importable
+
+
+# Downloads.
 
 
 def use_proxy(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
@@ -35,7 +138,7 @@ def use_proxy(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
         monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
     for name in ("no_proxy", "NO_PROXY", "REQUEST_METHOD"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of its first use
+    urllib.request.install_opener(None)  # the one that there is keeps its first proxies
 
 
 class Mirror(http.server.ThreadingHTTPServer):
@@ -76,160 +179,20 @@ def serving(folder: Path) -> Iterator[Mirror]:
             thread.join()
 
 
-# What is in the data set.
-
-
-def test_the_first_5000_images_validate_and_the_rest_train(whole: FashionMnist, raw_dir: Path) -> None:
-    assert (len(whole.train), len(whole.validation), len(whole.test)) == (55_000, 5_000, 10_000)
-    images = np.frombuffer((raw_dir / TRAIN_IMAGES).read_bytes(), np.uint8)[16:].reshape(60_000, 28, 28)
-    classes = np.frombuffer((raw_dir / TRAIN_LABELS).read_bytes(), np.uint8)[8:]
-    assert np.array_equal(whole.validation.images, images[:5_000])
-    assert np.array_equal(whole.validation.classes, classes[:5_000])
-    assert np.array_equal(whole.train.images, images[5_000:])
-    assert np.array_equal(whole.train.classes, classes[5_000:])
-
-
-def test_images_are_bright_garments_on_black_and_classes_are_balanced(whole: FashionMnist) -> None:
-    assert whole.test.images.shape == (10_000, 28, 28)
-    assert whole.test.images.dtype == whole.test.classes.dtype == np.uint8
-    assert np.median(whole.test.images[:, 0, 0]) == 0
-    assert np.bincount(whole.test.classes).tolist() == [1_000] * len(LABELS)
-    # The first test image is an ankle boot, the next two a pullover and trousers: as in every copy of the data set.
-    assert [LABELS[index] for index in whole.test.classes[:3]] == ["Ankle boot", "Pullover", "Trouser"]
-
-
-def test_first_takes_a_slice_or_all(whole: FashionMnist) -> None:
-    assert whole.test.first(None) is whole.test
-    few = whole.test.first(3)
-    assert len(few) == 3
-    assert np.array_equal(few.images, whole.test.images[:3])
-    assert len(whole.test.first(10**9)) == 10_000
-
-
-def test_the_test_images_can_be_read_alone(whole: FashionMnist, linked: Path) -> None:
-    (linked / TRAIN_IMAGES).unlink()
-    (linked / TRAIN_IMAGES).touch()  # there, but nothing to read
-    alone = load_test(linked)
-    assert np.array_equal(alone.images, whole.test.images)
-    assert np.array_equal(alone.classes, whole.test.classes)
-
-
-def test_the_digest_is_that_of_the_content_and_not_of_the_folder(whole: FashionMnist, raw_dir: Path) -> None:
-    assert whole.digest == load(raw_dir).digest
-    assert len(bytes.fromhex(whole.digest)) == 32
-
-
-# Where it is looked for.
-
-
-def test_data_dir_is_searched_first(raw_dir: Path) -> None:
-    assert locate(raw_dir) == raw_dir
-
-
-def test_torchvisions_layout_is_understood(raw_dir: Path, tmp_path: Path) -> None:
-    (tmp_path / "FashionMNIST").mkdir()
-    (tmp_path / "FashionMNIST" / "raw").symlink_to(raw_dir)
-    assert locate(tmp_path) == tmp_path / "FashionMNIST" / "raw"
-    assert len(load_test(tmp_path)) == 10_000
-
-
-def test_raw_and_packed_files_may_be_mixed(linked: Path, raw_dir: Path) -> None:
-    (linked / TEST_LABELS).unlink()
-    (linked / f"{TEST_LABELS}.gz").write_bytes(gzip.compress((raw_dir / TEST_LABELS).read_bytes()))
-    assert len(load_test(linked)) == 10_000
-
-
-def test_a_named_folder_is_never_replaced_by_another(tmp_path: Path) -> None:
-    with pytest.raises(DataNotFoundError) as caught:
-        load(tmp_path)
-    for expected in (str(tmp_path), *DIGESTS, "apt-get install dataset-fashion-mnist", "--data-dir"):
-        assert expected in str(caught.value)
-
-
-def test_debians_package_comes_before_a_download(
-    raw_dir: Path, bare_machine: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bare_machine.parent.mkdir(parents=True)
-    bare_machine.symlink_to(raw_dir)
-    monkeypatch.setattr(data, "DEBIAN_DIR", raw_dir)
-    assert locate() == raw_dir
-
-
-def test_an_earlier_download_is_used_again_even_without_torchvision(
-    raw_dir: Path, bare_machine: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bare_machine.parent.mkdir(parents=True)
-    bare_machine.symlink_to(raw_dir)
-    without_torchvision(monkeypatch)
-    assert locate() == bare_machine
-    assert len(load_test()) == 10_000
-
-
-def test_the_validation_images_are_read_alone_and_never_downloaded(
-    raw_dir: Path, whole: FashionMnist, bare_machine: Path
-) -> None:
-    alone = load_validation(raw_dir)
-    assert np.array_equal(alone.images, whole.validation.images)
-    assert np.array_equal(alone.classes, whole.validation.classes)
-    with pytest.raises(DataNotFoundError, match="Fashion-MNIST is not on this machine"):
-        load_validation()
-    assert not bare_machine.exists()
-
-
-def without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("torchvision", "torchvision.datasets"):
-        monkeypatch.setitem(sys.modules, name, None)  # Python's own way to say: not importable
-
-
-def test_without_data_and_without_torchvision_the_error_says_how_to_get_it(
-    bare_machine: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_torchvision(monkeypatch)
-    with pytest.raises(DataNotFoundError) as caught:
-        load()
-    assert_one_line_that_helps(caught.value)
-
-
-def test_a_download_without_a_network_is_one_line(bare_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # ours, and nobody listens: a connection is refused at once
-        use_proxy(monkeypatch, taken.getsockname()[1])
-        with pytest.raises(DataNotFoundError, match="could not be downloaded") as caught:
-            load()
-    assert "refused" in str(caught.value)
-    assert_one_line_that_helps(caught.value)
-
-
-def test_a_download_of_another_file_is_refused(
-    bare_machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / f"{TRAIN_IMAGES}.gz").write_text("<html>Please log in to the hotel's network.</html>")
-    with serving(tmp_path) as mirror:
-        use_proxy(monkeypatch, mirror.server_port)
-        with pytest.raises(DataNotFoundError, match="could not be downloaded") as caught:
-            load()
-    assert set(mirror.requested) == {f"{TRAIN_IMAGES}.gz"}
-    assert_one_line_that_helps(caught.value)
-
-
-def test_a_cache_that_cannot_be_written(bare_machine: Path, tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(DataNotFoundError, match="could not be downloaded") as caught:
-        load()
-    assert_one_line_that_helps(caught.value)
-
-
 def test_torchvision_downloads_where_there_is_nothing_else(
-    whole: FashionMnist, raw_dir: Path, bare_machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    raw_dir: Path, bare_machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torchvision.datasets import FashionMNIST
 
+    with pytest.raises(DataNotFoundError, match="Fashion-MNIST is not on this machine"):
+        load_validation()  # never by a download
+    assert not bare_machine.exists()
     resources = []
     for name in DIGESTS:
         packed = gzip.compress((raw_dir / name).read_bytes(), compresslevel=1)
         (tmp_path / f"{name}.gz").write_bytes(packed)
         resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))
-    # The mirror's .gz are packed anew, so torchvision must expect their digests; ours are of the contents.
+    # The mirror's .gz are packed by this test, so torchvision must expect their digests; ours are of the contents.
     monkeypatch.setattr(FashionMNIST, "resources", resources)
     with serving(tmp_path) as mirror:
         use_proxy(monkeypatch, mirror.server_port)
@@ -238,12 +201,117 @@ def test_torchvision_downloads_where_there_is_nothing_else(
         mirror.requested.clear()
         assert locate() == bare_machine
         assert mirror.requested == []
-    assert np.array_equal(load_test().images, whole.test.images)
+    assert np.array_equal(load_test().images, garments.whole().test.images)
 
 
-def assert_one_line_that_helps(error: TrainingError) -> None:
+def require_help(error: TrainingError, reason: str = "") -> None:
     message = str(error)
     assert "\n" not in message
-    assert "Fashion-MNIST is not on this machine" in message
-    assert "apt-get install dataset-fashion-mnist" in message
-    assert "--data-dir" in message
+    for expected in ("Fashion-MNIST is not on this machine", "apt-get install dataset-", "--data-dir", reason):
+        assert expected in message
+
+
+def test_a_download_that_fails_is_one_line_that_helps(
+    bare_machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # ours, and nobody listens: a connection is refused at once
+        use_proxy(monkeypatch, taken.getsockname()[1])
+        with pytest.raises(DataNotFoundError, match="could not be downloaded") as caught:
+            load()
+    require_help(caught.value, "refused")
+
+    (tmp_path / f"{TRAIN_IMAGES}.gz").write_text("<html>Please log in to the hotel's network.</html>")
+    with serving(tmp_path) as mirror:
+        use_proxy(monkeypatch, mirror.server_port)
+        with pytest.raises(DataNotFoundError, match="could not be downloaded") as caught:
+            load()
+    assert set(mirror.requested) == {f"{TRAIN_IMAGES}.gz"}
+    require_help(caught.value)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"{TRAIN_IMAGES}.gz"))  # a file where a folder should be
+    with pytest.raises(DataNotFoundError, match="could not be downloaded") as caught:
+        load()
+    require_help(caught.value)
+
+    without_torchvision(monkeypatch)
+    with pytest.raises(DataNotFoundError) as caught:
+        load()
+    require_help(caught.value)
+
+
+# Files that are not what they should be.
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_a_missing_file_and_a_flipped_bit_are_named(linked: Path, tmp_path: Path, name: str) -> None:
+    contents = bytearray((linked / name).read_bytes())
+    (linked / name).unlink()
+    (tmp_path / "FashionMNIST").mkdir()
+    (tmp_path / "FashionMNIST" / "raw").symlink_to(linked)
+    for folder in (linked, tmp_path):
+        with pytest.raises(DataNotFoundError) as missing:
+            load(folder)
+        assert [other for other in DIGESTS if other in str(missing.value)] == [name]
+    contents[-1] ^= 1
+    (linked / name).write_bytes(contents)
+    with pytest.raises(DataCorruptError) as caught:
+        load(linked)
+    message = str(caught.value)
+    assert message.startswith(f"{linked / name} is not the published file")
+    assert DIGESTS[name] in message
+    assert hashlib.sha256(contents).hexdigest() in message
+
+
+@pytest.mark.parametrize("damage", ["truncated", "not-a-gzip", "flipped", "garbled", "empty", "another"])
+def test_a_broken_gz_is_named(linked: Path, raw_dir: Path, damage: str) -> None:
+    contents = bytearray((raw_dir / TEST_LABELS).read_bytes())
+    packed = gzip.compress(contents)
+    middle = len(packed) // 2
+    contents[5_000] ^= 1
+    spoiled = {
+        "truncated": packed[:middle],
+        "not-a-gzip": b"<html>404</html>",
+        "flipped": packed[:middle] + bytes([packed[middle] ^ 255]) + packed[middle + 1 :],
+        "garbled": packed[:10] + bytes([255] * 100),
+        "empty": b"",
+        "another": gzip.compress(contents),
+    }[damage]
+    path = linked / f"{TEST_LABELS}.gz"
+    path.write_bytes(spoiled)
+    with pytest.raises(DataCorruptError) as caught:
+        load_test(linked)
+    assert str(caught.value).startswith(f"{path} is not the published file" if damage == "another" else str(path))
+    assert "\n" not in str(caught.value)
+
+
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Root may read everything: be nobody for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_folders_and_files_that_cannot_be_read(linked: Path, tmp_path: Path) -> None:
+    linked.chmod(0)
+    try:
+        with without_privileges(), pytest.raises(DataNotFoundError, match=r"cannot be read \(Permission denied\)"):
+            load(linked)
+    finally:
+        linked.chmod(0o700)
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        Path(folder).chmod(0o755)
+        for name in DIGESTS:
+            (Path(folder) / name).touch()
+        (Path(folder) / TEST_IMAGES).chmod(0)
+        with without_privileges(), pytest.raises(DataCorruptError, match=rf"{TEST_IMAGES} cannot be read .*denied"):
+            load_test(Path(folder))
+    (tmp_path / "photo.png").touch()
+    with pytest.raises(DataNotFoundError, match=r"photo\.png lacks"):
+        load(tmp_path / "photo.png")

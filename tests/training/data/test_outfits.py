@@ -1,18 +1,17 @@
+"""The canvases of `outfits`: which labels go together, and what a canvas shows of them."""
+
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from hangtag.training.data import outfits
-from hangtag.training.data.fashion_mnist import LABELS, FashionMnist, Split
-from hangtag.training.data.multi_label import CANVAS_SIZE, MAX_LABELS, MultiLabelData
-from hangtag.training.data.outfits import LOOKS, independent, load, make_split, together
+from hangtag.training.data.outfits import LOOKS, NAMES, independent, load, make_split, together
 from hangtag.training.data.outfits_canvas import Wardrobe, compose
-from studies.label_sets.outfits_picture import PICTURE, draw
+from tests.kit import garments
+from tests.kit.garments import LABELS, Split
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +19,7 @@ Probabilities = npt.NDArray[np.float64]
 SETS = np.arange(1 << len(LABELS))
 MEMBERS = np.array([[bool(label_set >> label & 1) for label in range(len(LABELS))] for label_set in SETS])
 COUNT = MEMBERS.sum(axis=1)
-SMALL = {"train": 300, "validation": 40, "test": 60}
+SMALL = {"train": 100, "validation": 40, "test": 60}
 
 
 def frequencies(probabilities: Probabilities) -> Probabilities:
@@ -38,17 +37,11 @@ def mutual_information(probabilities: Probabilities) -> float:
     return entropy(alone) + entropy(1 - alone) - entropy(probabilities)
 
 
-@pytest.fixture(scope="module")
-def small_sets(whole: FashionMnist) -> dict[str, MultiLabelData]:
-    return {name: load(name, whole, sizes=SMALL) for name in outfits.NAMES}
-
-
 @pytest.mark.parametrize("probabilities", [together, independent])
 def test_every_set_has_one_to_five_labels(probabilities: Callable[[], Probabilities]) -> None:
     chances = probabilities()
     assert chances.sum() == pytest.approx(1)
     assert set(COUNT[chances > 0]) == {1, 2, 3, 4, 5}
-    assert MAX_LABELS == 5
 
 
 def test_looks_have_the_frequencies_of_the_table_and_no_other_set_occurs() -> None:
@@ -89,19 +82,18 @@ def test_in_the_capsule_wardrobe_two_pieces_determine_the_third_and_one_says_lit
             assert given(top, shoes)[third].max() > 0.6
 
 
-def test_samples_do_not_depend_on_how_many_are_composed(whole: FashionMnist) -> None:
-    few, many = (make_split(together(), whole.test, (0, 2), count) for count in (5, 12))
+def test_samples_do_not_depend_on_how_many_are_composed() -> None:
+    test = garments.whole().test
+    few, many = (make_split(together(), test, (0, 2), count) for count in (5, 12))
     assert np.array_equal(few.images, many.images[:5])
     assert np.array_equal(few.labels, many.labels[:5])
-    other = make_split(together(), whole.test, (1, 2), 12)
+    other = make_split(together(), test, (1, 2), 12)
     assert not np.array_equal(other.labels, many.labels)
 
 
-def test_a_whole_set_is_the_same_again_and_every_split_differs(
-    small_sets: dict[str, MultiLabelData], whole: FashionMnist
-) -> None:
-    data = small_sets["outfits"]
-    again = load("outfits", whole, sizes=SMALL)
+def test_a_whole_set_is_the_same_again_and_every_split_differs() -> None:
+    whole = garments.whole()
+    data, again = (load("outfits", whole, sizes=SMALL) for _ in range(2))
     assert again.digest == data.digest
     assert all(
         np.array_equal(one.images, other.images) and np.array_equal(one.labels, other.labels)
@@ -109,89 +101,76 @@ def test_a_whole_set_is_the_same_again_and_every_split_differs(
     )
     assert not np.array_equal(data.validation.images, data.test.images[:40])
     assert data.labels == LABELS
-    assert [len(split) for split in (data.train, data.validation, data.test)] == [300, 40, 60]
-    assert data.digest != small_sets["outfits-independent"].digest
-    assert data.digest != load("outfits", whole, seed=1, sizes=SMALL).digest
-    assert data.digest != load("outfits", whole, sizes=SMALL | {"test": 61}).digest
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [100, 40, 60]
+    assert data.digest not in {
+        load("outfits-independent", whole, sizes=SMALL).digest,
+        load("outfits", whole, seed=1, sizes=SMALL).digest,
+        load("outfits", whole, sizes=SMALL | {"test": 61}).digest,
+    }
+    some = load("outfits", whole, sizes=SMALL, limit=5)  # no more is composed, and it is the same data set
+    assert (len(some.train), len(some.validation), len(some.test)) == (5, 5, 60)
+    assert some.digest == data.digest
+    assert np.array_equal(some.train.images, data.train.images[:5])
+    assert len(load("outfits", whole, sizes=SMALL, limit=10**6).train) == 100
 
 
-def test_with_a_limit_no_more_is_composed_and_it_is_the_same_data_set(
-    whole: FashionMnist, small_sets: dict[str, MultiLabelData]
-) -> None:
-    some = load("outfits", whole, sizes=SMALL, limit=5)
-    assert (len(some.train), len(some.validation), len(some.test)) == (5, 5, SMALL["test"])
-    assert some.digest == small_sets["outfits"].digest
-    np.testing.assert_array_equal(some.train.images, small_sets["outfits"].train.images[:5])
-    assert len(load("outfits", whole, sizes=SMALL, limit=10**6).train) == SMALL["train"]
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_have_the_frequencies_of_their_probabilities(name: str) -> None:
+    probabilities = {"outfits": together, "outfits-independent": independent}[name]()
+    sizes = {"train": 1, "validation": 1, "test": 1_000}
+    drawn = load(name, garments.whole(), sizes=sizes).test.labels
+    assert drawn.mean(axis=0) == pytest.approx(frequencies(probabilities), abs=0.06)
+    assert len(np.unique(drawn, axis=0)) <= (probabilities > 0).sum()
 
 
-def test_labels_have_the_frequencies_of_their_probabilities(whole: FashionMnist) -> None:
-    drawn = make_split(together(), whole.test, (0, 2), 2_000).labels
-    assert drawn.mean(axis=0) == pytest.approx(frequencies(together()), abs=0.04)
-    assert len(np.unique(drawn, axis=0)) <= (together() > 0).sum()
-
-
-def test_each_split_is_composed_from_its_own_garments_alone(whole: FashionMnist) -> None:
+def test_each_split_is_composed_from_its_own_garments_alone() -> None:
     white = Split(np.full((100, 28, 28), 255, np.uint8), np.arange(100, dtype=np.uint8) % 10)
+    whole = garments.whole()
     data = replace(whole, train=white, validation=white)
-    composed, real = (load("outfits", garments, sizes=dict.fromkeys(SMALL, 20)) for garments in (data, whole))
+    composed, real = (load("outfits", each, sizes=dict.fromkeys(SMALL, 20)) for each in (data, whole))
     assert np.array_equal(composed.test.images, real.test.images)
     assert not np.array_equal(composed.train.images, real.train.images)
     assert np.array_equal(composed.train.labels, real.train.labels)
 
 
-def test_a_canvas_shows_garments_of_its_labels_and_every_other_brightness_is_noise_or_clutter(
-    whole: FashionMnist, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hangtag.training.data.outfits_canvas.SCRAPS", 0)
-    wardrobe = Wardrobe(whole.test)
-    shown = {
-        count: np.mean(
-            [(compose(np.arange(count), wardrobe, np.random.default_rng((count, i))) > 75).mean() for i in range(40)]
-        )
-        for count in (0, 1, 5)
-    }
+def canvases(split: Split, labels: int, count: int) -> npt.NDArray[np.uint8]:
+    """Canvases with the first labels, whose clutter is invisible: what is brighter than 75 is a garment."""
+    wardrobe = Wardrobe(split)
+    wardrobe.all = np.zeros_like(split.images)
+    return np.array([compose(np.arange(labels), wardrobe, np.random.default_rng(i)) for i in range(count)])
+
+
+def test_a_canvas_shows_a_garment_of_each_of_its_labels_and_noise() -> None:
+    shown = {count: (canvases(garments.whole().test, count, 40) > 75).mean() for count in (0, 1, 5)}
     assert shown[0] == 0
     assert 0.005 < shown[1] < 0.15
     assert shown[5] > 2.5 * shown[1]
+    cluttered = compose(np.arange(0), Wardrobe(garments.whole().test), np.random.default_rng(1))
+    assert (cluttered > 75).any()
 
 
-def test_garments_differ_in_scale_and_reach_every_part_of_the_canvas(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hangtag.training.data.outfits_canvas.SCRAPS", 0)
-    monkeypatch.setattr("hangtag.training.data.outfits_canvas.CONTRAST", (1.0, 1.0))
-    wardrobe = Wardrobe(Split(np.full((10, 28, 28), 255, np.uint8), np.arange(10, dtype=np.uint8)))
-    canvases = [compose(np.array([0]), wardrobe, np.random.default_rng(i)) == 255 for i in range(300)]
-    areas = np.array([canvas.sum() for canvas in canvases])
+def test_garments_differ_in_scale_and_brightness_and_reach_every_part_of_the_canvas() -> None:
+    white = Split(np.full((10, 28, 28), 255, np.uint8), np.arange(10, dtype=np.uint8))
+    drawn = canvases(white, 1, 300)
+    assert drawn.shape == (300, 64, 64)
+    areas = (drawn > 75).sum(axis=(1, 2))
     assert areas.max() > 4 * areas.min()
-    assert np.any(canvases, axis=0).mean() > 0.95
-    assert canvases[0].shape == (CANVAS_SIZE, CANVAS_SIZE)
+    assert (drawn > 75).any(axis=0).mean() > 0.95
+    brightest = drawn.max(axis=(1, 2))
+    assert 0.4 * 255 - 1 <= brightest.min() < 0.5 * 255
+    assert brightest.max() > 0.95 * 255
+    assert np.median(brightest) == pytest.approx(0.7 * 255, abs=12)
 
 
-def test_composing_takes_well_under_a_millisecond_a_canvas(whole: FashionMnist) -> None:
+def test_composing_takes_well_under_a_millisecond_a_canvas() -> None:
     seconds = []
     for _ in range(3):  # the quickest says what it takes: another program on the same core makes a run slower
         started = time.process_time()
-        make_split(together(), whole.test, (0, 2), 500)
+        make_split(together(), garments.whole().test, (0, 2), 300)
         seconds.append(time.process_time() - started)
-    assert min(seconds) < 0.5
+    assert min(seconds) < 0.3
 
 
-def test_the_picture_shows_canvases_of_both_sets_with_their_labels(
-    small_sets: dict[str, MultiLabelData], tmp_path: Path
-) -> None:
-    drawn = draw(list(small_sets.values()))
-    panels = [axes for part in drawn.subfigs for axes in part.axes]
-    assert len(panels) == 24
-    shown = [np.asarray(image.get_array()) for axes in panels for image in axes.get_images()]
-    assert np.array_equal(shown[0], small_sets["outfits"].test.images[0])
-    assert np.array_equal(shown[12], small_sets["outfits-independent"].test.images[0])
-    for axes, labels in zip(panels[:12], small_sets["outfits"].test.labels, strict=False):
-        named = {name for name in axes.get_title().replace("\n", ", ").split(", ") if name}
-        assert len(named) == labels.sum()
-    PICTURE.write(tmp_path)
-    assert 20_000 < (tmp_path / "outfits.png").stat().st_size < 200_000
-
-
-def test_an_unknown_name_is_an_error(whole: FashionMnist) -> None:
+def test_an_unknown_name_is_an_error() -> None:
     with pytest.raises(KeyError, match="uniforms"):
-        load("uniforms", whole)
+        load("uniforms", garments.whole())

@@ -11,10 +11,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.errors import LabelDistanceError
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances, from_embeddings
+from tests.kit.garments import LABELS
 
 ABC = ("a", "b", "c")
 DISTANCES = np.array([[0, 0.5, 1], [0.5, 0, 0.25], [1, 0.25, 0]])

@@ -1,12 +1,29 @@
+"""Figures of predictions with one label each, by hand and against plain loops and other implementations."""
+
 import math
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.optimize import minimize_scalar
+from torchmetrics.functional.classification import multiclass_calibration_error
 
-from hangtag.training.metrics.single_label import evaluate, per_class, worst
-from tests.training.metrics.cases import cases
+from hangtag.training.metrics.calibration import HIGHEST, LOWEST, fit_temperature, reliability
+from hangtag.training.metrics.severity import distance_at_k, least_expected_distance, mean_severity
+from hangtag.training.metrics.single_label import evaluate, log_probabilities, per_class, worst
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """Random logits with true classes."""
+    n, k = draw(st.integers(1, 20)), draw(st.integers(2, 12))
+    finite = st.floats(-1e4, 1e4, width=32)
+    logits = draw(hnp.arrays(np.float32, (n, k), elements=finite))
+    return logits, draw(hnp.arrays(np.uint8, n, elements=st.integers(0, k - 1)))
 
 
 def test_hand_computed_figures() -> None:
@@ -18,23 +35,10 @@ def test_hand_computed_figures() -> None:
     assert figures.confusion == [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
 
 
-def test_equal_logits_cost_the_logarithm_of_the_number_of_classes() -> None:
-    figures = evaluate(np.zeros((4, 10), np.float32), np.array([0, 1, 2, 3], np.uint8))
-    assert figures.loss == pytest.approx(math.log(10))
-    assert figures.accuracy == 0.25  # a tie goes to the first class
-
-
 def test_huge_logits_neither_overflow_nor_vanish() -> None:
     figures = evaluate(np.array([[3e38, -3e38], [1e4, 0]], np.float32), np.array([0, 1], np.uint8))
     assert figures.loss == pytest.approx(5_000)
     assert figures.accuracy == 0.5
-
-
-def test_figures_are_plain_numbers_for_json() -> None:
-    figures = evaluate(np.eye(3, dtype=np.float32), np.array([0, 1, 2], np.uint8))
-    assert type(figures.accuracy) is float
-    assert type(figures.loss) is float
-    assert all(type(cell) is int for row in figures.confusion for cell in row)
 
 
 @given(cases())
@@ -87,3 +91,129 @@ def test_the_worst_samples_by_hand() -> None:
     assert second.image == 2
     assert second.loss == pytest.approx(-math.log(0.2))
     assert [sample.image for sample in worst(logits, classes, 9)] == [1, 2, 0, 3]
+
+
+# How severe mistakes are.
+
+DISTANCES = np.array([[0, 0.25, 1], [0.25, 0, 0.5], [1, 0.5, 0]])
+
+
+def test_severity_counts_mistakes_only() -> None:
+    assert mean_severity([[100, 3, 1], [0, 50, 0], [0, 0, 7]], DISTANCES) == pytest.approx((3 * 0.25 + 1) / 4)
+    assert mean_severity([[1, 0, 0], [0, 2, 0], [0, 0, 3]], DISTANCES) is None
+
+
+@given(cases())
+def test_severity_is_the_distance_at_one_of_the_mistakes(
+    case: tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]],
+) -> None:
+    logits, classes = case
+    k = logits.shape[1]
+    places = np.arange(k) / k
+    distances = np.abs(places[:, None] - places)
+    figures = evaluate(logits, classes)
+    severity = mean_severity(figures.confusion, distances)
+    per_sample = [distances[true, row.argmax()] for row, true in zip(logits, classes, strict=True)]
+    assert distance_at_k(logits, classes, distances, 1) == pytest.approx(np.mean(per_sample))
+    wrong = [one for one, row, true in zip(per_sample, logits, classes, strict=True) if row.argmax() != true]
+    assert severity == (pytest.approx(np.mean(wrong)) if wrong else None)
+
+
+def test_distance_at_k_by_hand() -> None:
+    logits = np.array([[3, 2, 1], [1, 2, 3]], np.float32)
+    classes = np.array([0, 0], np.uint8)
+    assert distance_at_k(logits, classes, DISTANCES, 1) == pytest.approx((0 + 1) / 2)
+    assert distance_at_k(logits, classes, DISTANCES, 2) == pytest.approx(((0 + 0.25) / 2 + (1 + 0.25) / 2) / 2)
+    assert distance_at_k(logits, classes, DISTANCES, 3) == pytest.approx((0 + 0.25 + 1) / 3)
+
+
+def test_the_least_expected_distance_may_be_another_class_than_the_most_probable() -> None:
+    """Class 0 is more probable than 1 and than 2, which are near each other and far from 0."""
+    distances = np.array([[0, 1, 1], [1, 0, 0.1], [1, 0.1, 0]])
+    logits = np.log(np.array([[0.4, 0.35, 0.25], [0.9, 0.05, 0.05]], np.float32))
+    assert least_expected_distance(logits, distances).tolist() == [1, 0]
+
+
+@given(cases())
+def test_with_equal_distances_the_decision_is_the_most_probable_class(
+    case: tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]],
+) -> None:
+    logits, _ = case
+    rows = np.arange(len(logits))
+    nearest = least_expected_distance(logits, 1 - np.eye(logits.shape[1]))
+    np.testing.assert_allclose(logits[rows, nearest], logits.max(axis=1), atol=1e-3)
+
+
+def test_huge_logits_do_not_overflow_the_expected_distance() -> None:
+    assert least_expected_distance(np.array([[3e38, -3e38]], np.float32), np.array([[0.0, 1], [1, 0]])).tolist() == [0]
+
+
+# How far probabilities can be trusted.
+
+Logits = npt.NDArray[np.float64]
+Classes = npt.NDArray[np.uint8]
+
+
+def drawn(seed: int, scale: float, count: int = 2_000) -> tuple[Logits, Classes]:
+    """Logits, and classes drawn from their softmax, so that a temperature of 1 is right; then the logits scaled."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0, 2, (count, 5))
+    cumulative = np.exp(log_probabilities(logits)).cumsum(axis=1)  # type: ignore[arg-type]
+    classes = (generator.random((count, 1)) > cumulative[:, :-1]).sum(axis=1).astype(np.uint8)
+    return logits * scale, classes
+
+
+def cross_entropy(logits: Logits, classes: Classes, temperature: float) -> float:
+    return float(-log_probabilities(logits / temperature)[np.arange(len(classes)), classes].mean())  # type: ignore[arg-type]
+
+
+def test_the_bins_by_hand() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.5, 0.5], [1.0, 0.0]])
+    bins = reliability(probabilities, np.array([0, 1, 1, 0, 0], np.uint8), bins=5)
+    assert bins.counts.tolist() == [0, 0, 1, 2, 2]  # 0.8 is the upper end of its bin
+    assert bins.confidence == pytest.approx([0, 0, 0.5, 0.75, 0.95])
+    assert bins.accuracy == pytest.approx([0, 0, 1, 0.5, 1])
+    assert bins.error == pytest.approx((0.5 + 2 * 0.25 + 2 * 0.05) / 5)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.3, 3))
+@settings(max_examples=25, deadline=None)
+def test_the_error_is_the_one_of_torchmetrics(seed: int, scale: float) -> None:
+    logits, classes = drawn(seed, scale, count=300)
+    probabilities = np.exp(log_probabilities(logits))  # type: ignore[arg-type]
+    expected = multiclass_calibration_error(
+        torch.from_numpy(probabilities), torch.from_numpy(classes.astype(np.int64)), num_classes=5, n_bins=15
+    )
+    assert reliability(probabilities, classes).error == pytest.approx(float(expected), abs=1e-6)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.2, 5))
+@settings(max_examples=25, deadline=None)
+def test_the_temperature_is_the_one_that_scipy_finds(seed: int, scale: float) -> None:
+    logits, classes = drawn(seed, scale)
+    temperature = fit_temperature(logits, classes)
+    expected = minimize_scalar(
+        lambda each: cross_entropy(logits, classes, each), bounds=(LOWEST, HIGHEST), options={"xatol": 1e-9}
+    )
+    assert temperature == pytest.approx(float(expected.x), rel=1e-4)
+    assert temperature == pytest.approx(scale, rel=0.25)  # the factor by which the logits are too large
+    assert cross_entropy(logits, classes, temperature) <= cross_entropy(logits, classes, 1) + 1e-12
+
+
+def test_large_logits_do_not_overflow() -> None:
+    logits, classes = drawn(2, 15)
+    shifted = logits + 1e4
+    assert fit_temperature(shifted, classes) == pytest.approx(fit_temperature(logits, classes), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [
+        ([[2.0, 0.0], [0.0, 2.0]], "right about 100.0% of them"),  # certainty never costs anything
+        ([[0.0, 2.0], [2.0, 0.0]], "right about 0.0% of them"),  # certainty never pays
+        ([[np.nan, 2.0], [2.0, 0.0]], "no temperature from 0.05 to 20 fits 2 images"),
+    ],
+)
+def test_where_no_temperature_is_the_best_there_is_an_error(logits: list[list[float]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit_temperature(np.array(logits), np.array([0, 1], np.uint8))

@@ -1,3 +1,5 @@
+"""CNN-RNN: the beam search against an exhaustive one, and what its paths may hold."""
+
 import math
 from itertools import permutations
 
@@ -6,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hangtag.training.data.multi_label import MAX_LABELS
 from hangtag.training.networks.cnn_rnn import CnnRnn, beam_search
 
 pytestmark = pytest.mark.slow
 
 LABELS = 3
+MAX_LABELS = 5
 PATHS = [path for length in range(LABELS + 1) for path in permutations(range(LABELS), length)]
 
 

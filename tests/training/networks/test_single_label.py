@@ -1,9 +1,13 @@
+"""The networks for one label: their sizes, their first weights, and what their answers depend on."""
+
 import pytest
 import torch
 from torch import nn
 
 from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS, build
-from hangtag.training.networks.single_label import Lstm, _Residual, parameter_count
+from hangtag.training.networks.inference import predict
+from hangtag.training.networks.single_label import parameter_count
+from tests.kit import garments
 
 pytestmark = pytest.mark.slow
 
@@ -18,21 +22,22 @@ def test_parameter_counts_are_the_studys(name: str, count: int) -> None:
     assert parameter_count(build(name)) == count
 
 
-def test_keras_counts_differ_only_by_the_second_bias_vector() -> None:
-    assert parameter_count(build("lstm")) - 4 * 186 == 161_830
-    assert parameter_count(build("lstm2")) - 4 * (784 + 186) == 3_273_862
-
-
-def test_frozen_parameters_are_not_counted() -> None:
-    model = Lstm()
-    model.classifier.requires_grad_(False)
-    assert parameter_count(model) == 162_574 - (186 * 10 + 10)
-
-
 def test_the_networks_are_the_studys_and_their_teachers() -> None:
     assert list(MODELS) == ["lstm", "lstm-56", "lstm-280", "lstm2", "cnn", "resnet", "resnet-28x28"]
     with pytest.raises(KeyError):
         build("mlp")
+
+
+def test_networks_for_several_labels_have_the_same_encoder() -> None:
+    networks = {model: build(model) for model in MULTI_LABEL_NETWORKS}
+    sizes = {
+        parameter_count(module)
+        for network in networks.values()
+        for name, module in network.named_modules()
+        if name in ("encoder", "0")
+    }
+    assert len(sizes) == 1
+    assert len({parameter_count(build(model, 20)) - parameter_count(networks[model]) for model in networks}) > 1
 
 
 @pytest.mark.parametrize(("name", "count", "size"), [("resnet", 1_940_106, 14), ("resnet-28x28", 1_921_418, 28)])
@@ -41,7 +46,7 @@ def test_the_teachers_differ_in_the_resolution_of_their_stages(name: str, count:
     assert parameter_count(model) == count
     seen: list[torch.Size] = []
     for module in model.modules():
-        if isinstance(module, _Residual):
+        if type(module).__name__ == "_Residual":
             module.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1:]))
     model(torch.rand(2, 28, 28))
     assert [tuple(shape) for shape in seen] == [
@@ -67,6 +72,17 @@ def test_logits_do_not_depend_on_the_rest_of_the_batch(name: str) -> None:
     alone = torch.cat([model(pixels[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     assert (together[0] - together[1]).abs().max() > 1e-4
+
+
+def test_pixels_are_divided_by_255_and_batches_make_no_difference() -> None:
+    model, images = build("lstm").train(), garments.whole().test.images[:20]
+    logits = predict(model, images)
+    assert (logits.shape, logits.dtype.name) == ((20, 10), "float32")
+    assert not model.training
+    with torch.no_grad():
+        expected = model(torch.tensor(images) / 255)
+    torch.testing.assert_close(torch.tensor(logits), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(predict(model, images, batch_size=7)), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -12,10 +12,6 @@ from hangtag.serving.loadtest.generator.executors.recorder import Recorder
 from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, Snapshot
 from hangtag.serving.loadtest.generator.shared_counts import SharedCounts
 
-LOST_AFTER = 5.0
-"""A call that has not ended this many seconds after its deadline is lost. Under overload gRPC's core (grpcio 1.85) at
-times reports no end of a call whose connection the server has cut."""
-
 # Passed through a call: its channel and its planned send time.
 Token = tuple[Channel, float]
 
@@ -52,6 +48,7 @@ class Executor(ABC):
         self._requests = itertools.cycle([pool[(block.first + index) % len(pool)] for index in order])
         settings = assignment.settings
         self._deadline = settings.deadline
+        self._lost_after = settings.deadline + settings.lost_after
         self._metadata: Metadata = settings.credentials.metadata() or None
         self._start = block.start or clock()
         self._recorder = Recorder(self._start + block.warm_up, block.limits)
@@ -100,7 +97,7 @@ class Executor(ABC):
 
     def give_up_lost_calls(self) -> None:
         """Count the calls that gRPC has lost as failed, so that the block ends. Called now and then."""
-        if not self._stopped.is_set() or clock() < self._last_sent + self._deadline + LOST_AFTER:
+        if not self._stopped.is_set() or clock() < self._last_sent + self._lost_after:
             return
         with self._lock:
             if not self.drained.is_set():

@@ -1,11 +1,16 @@
+"""What is recorded of each query, in simulated time, where the truth is known."""
+
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from scipy.stats import expon, lognorm
 
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
 from hangtag.serving.loadtest.generator.executors.recorder import Recorder
 from hangtag.serving.loadtest.plan.limits import Limits
 from hangtag.serving.loadtest.plan.load import OpenLoop
+from hangtag.serving.loadtest.plan.schedule import planned_send_times, random_generator
 
 LOAD = OpenLoop(100.0)
 LIMITS = Limits(min_duration=1.0, min_query_count=1, max_duration=10.0, max_query_count=1000)
@@ -13,19 +18,6 @@ LIMITS = Limits(min_duration=1.0, min_query_count=1, max_duration=10.0, max_quer
 
 def recorder(window_start: float) -> Recorder:
     return Recorder(window_start, LIMITS)
-
-
-def test_latency_counts_from_the_planned_and_service_time_from_the_actual_send() -> None:
-    new = recorder(0.0)
-    # The generator stalled for 300 ms: the 30 queries due in that time leave in a burst, each answered in 1 ms.
-    for number in range(30):
-        new.record(planned=number * 0.01, sent=0.3, ended=0.301, status=OK)
-    result = new.result("cnn", LOAD, 0.31)
-    assert result.latency.percentile(99) == pytest.approx(0.301, rel=1e-3)
-    assert result.latency.percentile(50) == pytest.approx(0.151, rel=1e-3)
-    assert result.service.percentile(99) == pytest.approx(0.001, rel=1e-3)
-    assert result.lateness.maximum == pytest.approx(0.3, rel=1e-3)
-    assert result.delayed == 30
 
 
 def test_the_warm_up_is_discarded_but_its_answers_within_the_window_count_as_throughput() -> None:
@@ -38,73 +30,6 @@ def test_the_warm_up_is_discarded_but_its_answers_within_the_window_count_as_thr
     assert result.warm_up_queries == 2
     assert result.queries == len(result.latency) == 2
     assert result.throughput == pytest.approx(2.0)
-
-
-def test_failed_calls_are_counted_by_status_and_have_no_latency() -> None:
-    new = recorder(0.0)
-    new.record(0.1, 0.1, 0.2, OK)
-    new.record(0.1, 0.1, 5.0, "DEADLINE_EXCEEDED")
-    new.record(0.1, 0.1, 0.1, "UNAVAILABLE")
-    assert new.queries == 3
-    result = new.result("cnn", LOAD, 1.0)
-    assert result.statuses == {OK: 1, "DEADLINE_EXCEEDED": 1, "UNAVAILABLE": 1}
-    assert result.failed == 2
-    assert result.throughput == pytest.approx(1.0)
-    assert len(result.latency) == 1
-
-
-def test_folding_in_between_changes_nothing() -> None:
-    def record(fold: bool) -> BlockResult:
-        new = recorder(0.1)
-        for number in range(100):
-            new.record(number / 100, number / 100, number / 100 + 0.02, OK if number % 7 else "ABORTED")
-            if fold:
-                new.fold()
-                assert new.queries == max(0, number - 9)
-        return new.result("cnn", LOAD, 0.99)
-
-    once, often = record(fold=False), record(fold=True)
-    assert once.statuses == often.statuses
-    assert once.warm_up_queries == often.warm_up_queries == 10
-    assert (once.latency.counts() == often.latency.counts()).all()
-
-
-def test_blocks_are_combined_into_a_run() -> None:
-    first, second = recorder(0.0), recorder(0.0)
-    first.record(0.1, 0.1, 0.2, OK)
-    first.details["ABORTED"] = "first"
-    second.record(0.1, 0.2, 0.4, OK)
-    second.record(0.1, 0.1, 0.4, "ABORTED")
-    second.details["ABORTED"] = "second"
-    merged = BlockResult.from_blocks([first.result("cnn", LOAD, 1.0), second.result("cnn", LOAD, 3.0, stopped=True)])
-    assert merged.window == pytest.approx(4.0)
-    assert merged.throughput == pytest.approx(0.5)
-    assert merged.statuses == {OK: 2, "ABORTED": 1}
-    assert merged.details == {"ABORTED": "first"}
-    assert len(merged.latency) == len(merged.service) == 2
-    assert len(merged.lateness) == 3
-    assert merged.delayed == 1
-    assert not merged.finished
-
-
-def test_a_block_that_never_left_its_warm_up_has_no_throughput() -> None:
-    new = recorder(5.0)
-    new.record(1.0, 1.0, 2.0, OK)
-    result = new.result("cnn", LOAD, 3.0, stopped=True)
-    assert result.window == 0.0
-    assert result.throughput == 0.0
-
-
-def test_slices_hold_the_answers_that_arrived_in_them() -> None:
-    new = recorder(1.0)
-    new.record(1.0, 1.0, 1.05, OK)
-    new.record(1.0, 1.0, 1.25, OK)
-    new.fold()
-    new.record(1.2, 1.2, 1.29, OK)
-    new.record(1.2, 1.2, 1.21, "ABORTED")
-    slices = new.result("cnn", LOAD, 2.0).timeline
-    assert [(round(one.start, 6), len(one.latency), one.failed) for one in slices] == [(0.0, 1, 0), (0.2, 2, 1)]
-    assert slices[1].latency.maximum == pytest.approx(0.25, rel=1e-3)
 
 
 def test_the_processes_parts_of_a_block_are_combined() -> None:
@@ -130,9 +55,59 @@ def test_the_processes_parts_of_a_block_are_combined() -> None:
     assert not BlockResult.from_processes(parts, Limits(1.1, 1, 10.0, 1000)).finished
 
 
-def test_answers_after_the_window_are_no_throughput() -> None:
-    new = recorder(0.0)
-    new.record(0.1, 0.1, 0.2, OK)
-    new.record(0.9, 0.9, 1.1, OK)
-    new.fold(1.0)
-    assert new.result("cnn", LOAD, 1.0).throughput == 1.0
+RATE, SECONDS, WARM_UP = 200.0, 100.0, 1.0
+SIMULATED = OpenLoop(RATE)
+LONG = Limits(SECONDS, 1000, 1000.0, 10**6)
+STALL_AT, STALL = 40.0, 1.0
+
+
+def measured(planned: np.ndarray, sent: np.ndarray, ended: np.ndarray) -> BlockResult:
+    recorder = Recorder(WARM_UP, LONG)
+    for number, times in enumerate(zip(planned.tolist(), sent.tolist(), ended.tolist(), strict=True)):
+        recorder.record(*times, OK)
+        if number % 777 == 0:
+            recorder.fold()
+    return recorder.result("cnn", SIMULATED, float(planned[-1]))
+
+
+@pytest.fixture(scope="module")
+def planned() -> np.ndarray:
+    return planned_send_times(SIMULATED, LONG, WARM_UP, random_generator(1, "schedule"))
+
+
+@pytest.mark.parametrize("distribution", [lognorm(0.5, scale=0.004), expon(scale=0.003)], ids=["lognormal", "expon"])
+@pytest.mark.parametrize("q", [50.0, 90.0, 99.0])
+def test_the_percentiles_are_those_of_the_distribution(planned: np.ndarray, distribution: object, q: float) -> None:
+    """A server with unlimited parallelism and independent query times."""
+    latencies = distribution.rvs(len(planned), random_state=7)  # type: ignore[attr-defined]
+    result = measured(planned, planned, planned + latencies)
+    true = distribution.ppf(q / 100)  # type: ignore[attr-defined]
+    density = distribution.pdf(true)  # type: ignore[attr-defined]
+    # Four standard errors of a sample quantile: sqrt(p (1 - p) / n) / density.
+    error = 4 * np.sqrt(q / 100 * (1 - q / 100) / result.queries) / density
+    assert result.latency.percentile(q) == pytest.approx(true, abs=error + 0.001 * true)
+    assert result.throughput == pytest.approx(RATE, rel=0.03)
+    assert result.warm_up_queries == np.count_nonzero(planned < WARM_UP)
+
+
+def test_a_stall_shows_in_the_latency_from_planned_times_and_hides_in_that_from_actual_sends(
+    planned: np.ndarray,
+) -> None:
+    """Coordinated omission: a client that waits for each answer before it sends the next, on a server that stands still
+    for a second once. 2 ms a query; of 100 s, the stall and what had to wait behind it are over one percent."""
+    free, sent, ended = 0.0, [], []
+    for due in planned.tolist():
+        left = max(due, free)
+        free = left + 0.002
+        if left < STALL_AT <= free:
+            free += STALL
+        sent.append(left)
+        ended.append(free)
+    result = measured(planned, np.array(sent), np.array(ended))
+    assert result.service.percentile(99) == pytest.approx(0.002, rel=0.01)
+    assert result.latency.percentile(99) > 0.25 * STALL
+    # Both contain the one query that met the stall.
+    assert result.service.maximum == pytest.approx(STALL + 0.002, rel=0.01)
+    # The client sent late, which is counted too.
+    assert result.delayed > RATE * STALL
+    assert result.lateness.percentile(99) > 0.25 * STALL

@@ -1,7 +1,10 @@
-"""Accuracy through the server."""
+"""--accuracy and --check-caching: whether the server computes the answers that the model's file promises."""
 
 import threading
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -9,115 +12,168 @@ import pytest
 from scipy.stats import binomtest
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.client import ClientError
-from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.errors import SampleError, TargetError
-from hangtag.serving.loadtest.measuring import accuracy
-from hangtag.serving.loadtest.samples import SampleLibrary, load
-from hangtag.serving.loadtest.sut.probe import Probe
-from tests.serving.loadtest.builders import description, targets
-from tests.serving.loadtest.fake_server import FakeServer, metadata
+from tests.kit.fake_server import FakeServer, Tensor
+from tests.serving.loadtest.command import QUICK, measure, refusal
+
+pytestmark = pytest.mark.slow
+
+LOOP = (*QUICK, "--concurrency", 1)
 
 
-@pytest.fixture
-def labelled(tmp_path: Path) -> Path:
-    """120 images whose first pixel is their label, except in every tenth image."""
-    labels = np.arange(120) % 10
-    images = np.zeros((120, 28, 28), np.uint8)
-    images[:, 0, 0] = labels
-    images[::10, 0, 0] = 9
-    np.savez(tmp_path / "labelled.npz", image=images, labels=labels)
-    return tmp_path / "labelled.npz"
-
-
-def by_first_pixel(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+def scores(request: pb.ModelInferRequest) -> dict[str, Any]:
     """Probabilities, highest at the first pixel's value, and logits that are lowest there."""
     shape = list(request.inputs[0].shape)
     pixels = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(shape)[:, 0, 0]
-    scores = np.eye(10, dtype=np.float32)[pixels]
+    highest = np.eye(10, dtype=np.float32)[pixels % 10]
+    return {"logits": -highest, "probabilities": highest}
+
+
+def answer(request: pb.ModelInferRequest, *names: str, typed: bool = False, cut: int = 0) -> pb.ModelInferResponse:
+    """The scores as outputs; ``cut`` bytes are missing at the end of the last."""
     response = pb.ModelInferResponse(model_name=request.model_name)
-    for name, values in (("logits", -scores), ("probabilities", scores)):
-        response.outputs.add(name=name, datatype="FP32", shape=scores.shape)
-        response.raw_output_contents.append(values.tobytes())
+    for name, values in scores(request).items():
+        if name in (names or ("logits", "probabilities")):
+            output = response.outputs.add(name=name, datatype="FP32", shape=values.shape)
+            if typed:
+                output.contents.fp32_contents.extend(values.ravel().tolist())
+            else:
+                response.raw_output_contents.append(values.tobytes())
+    if cut:
+        response.raw_output_contents[-1] = response.raw_output_contents[-1][:-cut]
     return response
 
 
-def measure(
-    server: FakeServer, path: Path | None, seen: list[accuracy.AccuracyProgress] | None = None, **parameters: str
-) -> accuracy.Accuracy | None:
-    (target,) = targets("fast", address=server.address)
-    library: SampleLibrary = load(target, metadata("fast"), 1, 0, path)
-    with Probe(server.address, Credentials()) as probe:
-        described = description(target, **parameters)
-        return accuracy.measure(
-            library, described, probe, 5.0, threading.Event(), (seen if seen is not None else []).append
+def labelled(folder: Path, correct: int, total: int) -> tuple[str, Path]:
+    """Option --samples with images whose first pixel is their label, but for all after the first ``correct``."""
+    labels = np.arange(total) % 10
+    images = np.zeros((total, 28, 28), np.uint8)
+    images[:, 0, 0] = (labels + (np.arange(total) >= correct)) % 10
+    np.savez(folder / "labelled.npz", image=images, labels=labels)
+    return "--samples", folder / "labelled.npz"
+
+
+@pytest.mark.parametrize("way", ["probabilities", "logits alone", "typed"])
+def test_every_labelled_sample_is_sent_once_and_counted(server: FakeServer, tmp_path: Path, way: str) -> None:
+    """In batches of 50, or as large as the model takes."""
+    if way == "logits alone":
+        server.answer = lambda request: answer(request, "logits")  # lowest at the label
+    else:
+        server.answer = lambda request: answer(request, typed=way == "typed")
+    server.configs = {"slow": pb.ModelConfig(max_batch_size=64)}
+    samples = labelled(tmp_path, 108, 120)
+    measured = measure(tmp_path, "fast", "slow", "--server", server.address, *LOOP, *samples, "--accuracy")
+    one_by_one, in_batches = (target["accuracy"] for target in measured.document["targets"])
+    # The highest logit is the first class but where that is the lowest: right for image 110 alone.
+    expected = 1 if way == "logits alone" else 108
+    assert one_by_one == in_batches
+    assert (in_batches["correct"], in_batches["total"], in_batches["expected"]) == (expected, 120, None)
+    theirs = binomtest(expected, 120).proportion_ci(method="wilson")
+    assert (in_batches["low"], in_batches["high"]) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert f"slow is right on {expected / 120:.2%} of 120 samples (95 %: {theirs.low:.2%} to" in measured.text
+    sizes = Counter(request.inputs[0].shape[0] for request in server.requests if request.model_name == "slow")
+    assert (sizes[50], sizes[20]) == (2, 1)
+    counted = Counter(request.raw_input_contents[0] for request in server.requests if request.model_name == "fast")
+    assert counted.total() == 120 + 1 + measured.run("fast")["total"]["queries"]
+
+
+def test_an_accuracy_below_99_percent_of_the_files_makes_the_test_invalid(server: FakeServer, tmp_path: Path) -> None:
+    """On all 10,000 images of the test set, of which a model's file records the accuracy."""
+    recorded = {"fast": "0.9", "slow": "0.91"}  # 8,910 right answers are 99 % of the one, and less of the other
+    server.configs = {
+        name: pb.ModelConfig(
+            max_batch_size=1000, parameters={"hangtag.test_accuracy": pb.ModelParameter(string_value=value)}
         )
+        for name, value in recorded.items()
+    }
+    server.answer = answer
+    command = ("fast", "slow", "--server", server.address, *LOOP, "--accuracy")
+    measured = measure(tmp_path, *command, *labelled(tmp_path, 8_911, 10_000))
+    (problem,) = measured.document["problems"]
+    assert problem.startswith("slow: ")
+    assert all(figure in problem for figure in ("89.11%", "91.00%"))
+    assert f"INVALID {problem}" in measured.text
+    assert [target["accuracy"]["expected"] for target in measured.document["targets"]] == [0.9, 0.91]
 
 
-def test_every_sample_is_sent_once_and_counted(server: FakeServer, labelled: Path) -> None:
-    server.answer = by_first_pixel
-    seen: list[accuracy.AccuracyProgress] = []
-    result = measure(server, labelled, seen)
-    assert result == accuracy.Accuracy(108, 120)
-    assert [(at.done, at.total) for at in seen] == [(50, 120), (100, 120), (120, 120)]
-    assert seen[-1] == accuracy.AccuracyProgress("fast", 108, 120, 120)
-    assert sum(request.inputs[0].shape[0] for request in server.requests) == 120
-    assert max(request.inputs[0].shape[0] for request in server.requests) == accuracy.BATCH_SIZE
-
-
-def test_typed_contents_are_read_too(server: FakeServer, labelled: Path) -> None:
-    def typed(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        response = by_first_pixel(request)
-        for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
-            output.contents.fp32_contents.extend(np.frombuffer(raw, np.float32).tolist())
-        del response.raw_output_contents[:]
-        return response
-
-    server.answer = typed
-    assert measure(server, labelled) == accuracy.Accuracy(108, 120)
-
-
-def test_accuracy_needs_labels_and_one_answer(server: FakeServer, labelled: Path) -> None:
-    with pytest.raises(SampleError, match="have no labels: accuracy needs --samples with an"):
-        measure(server, None)
-    with pytest.raises(SampleError, match="gives a set of labels, not one"):
-        measure(server, labelled, None, **{"hangtag.task": "multi_label"})
-    with pytest.raises(SampleError, match="has no output with one score a class"):
-        measure(server, labelled)  # The server answers without any output.
-
-
-def test_answers_that_are_not_of_the_protocol_end_the_accuracy_pass(server: FakeServer, labelled: Path) -> None:
-    def cut(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        response = by_first_pixel(request)
-        response.raw_output_contents[1] = response.raw_output_contents[1][:-1]
-        return response
-
+@pytest.mark.parametrize(
+    ("case", "facts"),
+    [
+        ("no labels", "no labels --samples"),
+        ("several labels", "fast set of labels"),
+        ("no scores", "fast no output"),
+        ("cut", "fast Open Inference Protocol"),
+        ("one too few", "fast Open Inference Protocol"),
+        ("failing", "INTERNAL broken"),
+    ],
+)
+def test_accuracy_that_cannot_be_measured_exits_with_1_and_why(
+    server: FakeServer, tmp_path: Path, case: str, facts: str
+) -> None:
     def one_too_few(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        response = by_first_pixel(request)
+        response = answer(request, cut=40)
         response.outputs[1].shape[0] -= 1
-        response.raw_output_contents[1] = response.raw_output_contents[1][:-40]
         return response
 
-    for server.answer in (cut, one_too_few):
-        with pytest.raises(ClientError, match="the answer of fast is not of the Open Inference Protocol"):
-            measure(server, labelled)
+    answers: dict[str, Callable[[pb.ModelInferRequest], pb.ModelInferResponse]] = {
+        "no scores": lambda request: pb.ModelInferResponse(),
+        "cut": lambda request: answer(request, cut=1),
+        "one too few": one_too_few,
+    }
+    server.answer = answers.get(case, answer)
+    if case == "several labels":
+        task = {"hangtag.task": pb.ModelParameter(string_value="multi_label")}
+        server.configs = {"fast": pb.ModelConfig(max_batch_size=64, parameters=task)}
+    if case == "failing":
+        internal = grpc.StatusCode.INTERNAL
+        server.behaviour = lambda number, context: context.abort(internal, "broken") if number == 3 else None
+    samples = () if case == "no labels" else labelled(tmp_path, 10, 10)
+    said = refusal("fast", "--server", server.address, *LOOP, "--accuracy", *samples, code=1)
+    assert all(fact in said for fact in facts.split()), said
 
 
-def test_a_failed_call_ends_the_accuracy_pass(server: FakeServer, labelled: Path) -> None:
-    server.behaviour = lambda number, context: context.abort(grpc.StatusCode.INTERNAL, "broken")
-    with pytest.raises(TargetError, match=r"INTERNAL \(broken\)"):
-        measure(server, labelled)
+def test_cached_answers_are_recognised(server: FakeServer, tmp_path: Path) -> None:
+    """`slow` computes each answer, and `fast` remembers those that it has given."""
+    known: set[bytes] = set()
+
+    def behaviour(number: int, context: grpc.ServicerContext) -> None:
+        request = server.requests[number]
+        image = request.raw_input_contents[0]
+        if request.model_name == "slow" or image not in known:
+            known.add(image)
+            threading.Event().wait(0.02)  # the time to compute an answer
+
+    server.behaviour = behaviour
+    limits = ("--concurrency", 1, "--min-duration", "300ms", "--min-query-count", 60, "--blocks", 1, "--warm-up", 0)
+    page = tmp_path / "page.html"
+    command = ("fast", "slow", "--server", server.address, *limits, "--check-caching", "--html", page)
+    measured = measure(tmp_path, *command)
+    fast, slow = measured.document["caching"]
+    assert (fast["target"], slow["target"]) == ("fast", "slow")
+    assert fast["problem"] is not None
+    assert fast["speedup"]["low"] > 1.1
+    assert fast["problem"] in measured.text
+    assert measured.document["problems"] == [f"fast: {fast['problem']}"]
+    assert slow["problem"] is None
+    sentence = f"slow shows no sign of cached answers: one sample over and over is {slow['speedup']['ratio']:.2f}"
+    for text in (measured.text, page.read_text()):
+        assert sentence in text
+        assert f"fast: {fast['problem']}." in text
+    for model in ("fast", "slow"):
+        calls = [request for request in server.requests if request.model_name == model]
+        counts = Counter(request.raw_input_contents[0] for request in calls[: -measured.run(model)["total"]["queries"]])
+        (_, most), (_, second) = counts.most_common(2)
+        assert most > 20
+        assert second == 1  # no cache, however large, can hold these
 
 
-@pytest.mark.parametrize(("correct", "total"), [(0, 10), (9117, 10_000), (50, 50), (1, 3)])
-def test_the_interval_is_wilsons(correct: int, total: int) -> None:
-    low, high = accuracy.Accuracy(correct, total).interval
-    theirs = binomtest(correct, total).proportion_ci(method="wilson")
-    assert low == pytest.approx(theirs.low, abs=1e-12)
-    assert high == pytest.approx(theirs.high, abs=1e-12)
-
-
-@pytest.mark.parametrize(("correct", "off"), [(9009, False), (8999, False), (8909, True), (0, True)])
-def test_an_accuracy_below_99_percent_of_the_files_is_off(correct: int, off: bool) -> None:
-    assert (accuracy.Accuracy(correct, 10_000, expected=0.9).problem is not None) is off
-    assert accuracy.Accuracy(correct, 10_000).problem is None
+def test_whether_answers_are_cached_is_unknown_without_answers_or_enough_different_requests(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    server.behaviour = lambda number, context: context.abort(code, "not such values") if number else None
+    measured = measure(tmp_path, "fast", "--server", server.address, *LOOP, "--check-caching")
+    assert "fast: whether its answers are computed is not known" in measured.document["problems"][0]
+    server.behaviour = lambda number, context: None
+    server.inputs["slow"] = [Tensor(name="flag", datatype="BOOL", shape=[-1, 1])]
+    said = refusal("slow", "--server", server.address, *LOOP, "--check-caching", code=1)
+    assert all(fact in said for fact in ("slow", "only 1 different", "96")), said

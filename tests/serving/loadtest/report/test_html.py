@@ -1,40 +1,22 @@
+"""The HTML report: one file for itself, safe names, every load drawn; and how the pages look in a browser."""
+
+import html
 import re
-from collections.abc import Callable
-from dataclasses import replace
-from functools import cache
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hangtag.serving.loadtest.comparison.compare import compare_targets
-from hangtag.serving.loadtest.comparison.gate_outcomes import GateOutcome
-from hangtag.serving.loadtest.generator.block_result import TimeSlice
-from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.run import Run
-from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop
-from hangtag.serving.loadtest.report import html, pictures
 from hangtag.serving.loadtest.report.pictures.overview import ModelPoint, pareto_front
-from tests.serving.loadtest.builders import block, full_results, histogram, results, two_models
+from tests.kit.browser import chromium, require_good_looks
+from tests.serving.loadtest.command import Measured, loadtest
+from tests.serving.loadtest.reported import GATES, HOSTILE
+from tests.serving.loadtest.runs import MACHINE, save, saved_run, steady
 
 pytestmark = pytest.mark.slow
 
-
-def page(measured: Results, outcomes: tuple[GateOutcome, ...] = ()) -> str:
-    return html.render(measured, compare_targets(measured), outcomes)
-
-
-@cache
-def page_of_two_models() -> str:
-    """Drawn once, for the tests that look for another part of it each."""
-    return page(two_models())
-
-
-@cache
-def full_page() -> str:
-    return page(full_results())
-
-
-FAILED_ENTIRELY = results(Run((block("fast", ClosedLoop(1), (), failed=7, finished=False),), 1))
+Written = tuple[Path, Measured]
 
 
 class Page(HTMLParser):
@@ -69,87 +51,125 @@ class Page(HTMLParser):
             self.unbalanced.append(tag)
 
 
-@pytest.mark.parametrize(
-    "draw",
-    [
-        page_of_two_models,
-        full_page,
-        lambda: page(two_models(failed=1)),
-        lambda: page(results(interrupted=True)),
-        lambda: page(FAILED_ENTIRELY),
-    ],
-    ids=["two models", "full", "failed calls", "interrupted", "failed entirely"],
-)
-def test_the_page_is_self_contained(draw: Callable[[], str]) -> None:
-    text = draw()
-    assert not re.search(r"https?:|@import|url\((?!#)", text)
-    parsed = Page(text)
-    assert parsed.loads == []
-    assert parsed.unbalanced == []
-    assert parsed.tags == []
-    assert len(parsed.ids) == len(set(parsed.ids))
-    assert {reference[1:] for reference in parsed.references} <= set(parsed.ids)
+@pytest.fixture(scope="module")
+def pages(complete: Written, spoiled: Written, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The pages of the two load tests, of saved results compared, and of a test that measured nothing."""
+    folder = tmp_path_factory.mktemp("pages")
+    loads: tuple[int | float, ...] = (8, 500.0)
+    slower = [saved_run("a-model", load, *steady(0.01)) for load in loads]
+    before = save(folder / "before.json", *(saved_run("a-model", load, *steady(0.001)) for load in loads))
+    other = MACHINE | {"CPU": "a processor with quite a long name, 64 cores", "hangtag": "1.0"}
+    after = save(folder / "after.json", *slower, environment=other)
+    assert loadtest("compare", before, after, "--html", folder / "compared.html").exit_code == 0
+    files = {
+        "complete": complete[0] / "report.html",
+        "spoiled": spoiled[0] / "report.html",
+        "compared": folder / "compared.html",
+    }
+    for name, file in files.items():
+        (folder / f"{name}.html").write_bytes(file.read_bytes())
+    return {name: folder / f"{name}.html" for name in files}
 
 
-def test_the_page_draws_every_load_in_colours_that_follow_the_scheme() -> None:
-    text = page_of_two_models()
+def test_a_page_is_self_contained(pages: dict[str, Path]) -> None:
+    for page in pages.values():
+        text = page.read_text()
+        assert text.startswith("<!DOCTYPE html>")
+        assert not re.search(r"https?:|@import|url\((?!#)", text)
+        parsed = Page(text)
+        assert parsed.loads == []
+        assert parsed.unbalanced == []
+        assert parsed.tags == []
+        assert len(parsed.ids) == len(set(parsed.ids))
+        assert {reference[1:] for reference in parsed.references} <= set(parsed.ids)
+
+
+def test_the_pages_look_good_in_a_browser(pages: dict[str, Path]) -> None:
+    """Pictures drawn, nothing overflows, no errors, on a wide screen and a phone, in the dark and in the light."""
+    with chromium() as browser:
+        for page in pages.values():
+            require_good_looks(browser, page)
+
+
+def cards(text: str) -> list[tuple[str, str]]:
+    """The figures at a glance, each with its load."""
+    return re.findall(
+        r'<span class="small muted">([^<]*)</span><b>[^<]*</b><span class="small muted">([^<]*)</span>', text
+    )
+
+
+def common_load(runs: list[Any]) -> str:
+    """The load whose latencies stand for the targets: the open loop, unless the generator was late there."""
+    return "20 calls/s" if all(run["valid"] for run in runs if run["load"]["rate"]) else "2 in flight"
+
+
+def test_the_page_has_every_load_and_figure(complete: Written) -> None:
+    folder, measured = complete
+    text = (folder / "report.html").read_text()
+    plain = html.unescape(text)
     assert "prefers-color-scheme: dark" in text
     pictures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    assert len(pictures) == 5  # Throughput against latency; distribution and course of each load.
+    # Accuracy against latency, throughput against latency; distribution and course of each load.
+    assert len(pictures) == 6
+    assert 'aria-label="Accuracy against latency"' in pictures[0]
     for picture in pictures:
         assert "var(--series-0)" in picture
         assert "var(--series-1)" in picture
         assert not re.search(r"#0000[ef]\d", picture)
-    assert "slow&#39;s p99 at 8 in flight is 4.0 times" in text
+    load = common_load(measured.runs)
+    assert f"p99 at {load}" in text
+    assert cards(text) == [
+        figure
+        for _ in range(2)
+        for figure in (
+            ("accuracy", "100 samples"),
+            ("peak throughput", "2 in flight"),
+            ("p50 latency", load),
+            ("p99 latency", load),
+        )
+    ]
+    assert "4.00 MB" in text
+    assert "88.82 to 97.85" in text
+    for comparison in measured.document["comparisons"]:
+        assert comparison["sentence"] in plain
+    assert text.count("\u00d7") == 3 * sum(each["meaningful"] for each in measured.document["comparisons"])
+    # The server counts 2 ms in the queue for each call.
+    assert re.search(r"queue 2\.00 ms, compute 0 µs, network and both ends \d", plain)
+    assert plain.count("late (p99), ") == 2  # the open loop's
+    warm_up = sum(each["total"]["warm_up_queries"] for each in measured.runs)
+    assert re.search(rf"50\.0 ms of warm-up before each\s+is discarded \({warm_up} queries in all\)", plain)
+    assert len(re.findall(r"FAILED</span> ", text)) == sum(GATES.values())
+    assert len(re.findall(r"PASSED</span> not ", text)) == len(GATES) - sum(GATES.values())
+    assert "No call failed." in text
 
 
-def test_without_comparisons_there_is_no_heading_for_them() -> None:
-    run = Run((block("fast", OpenLoop(100.0)),), 1)
-    assert "<h2>Compared</h2>" in page_of_two_models()
-    assert "<h2>Compared</h2>" not in page(results(run, interrupted=True))
-
-
-def test_more_models_than_colours_still_have_one_each() -> None:
-    models = [f"m{number}" for number in range(8)]
-    assert "var(--series-5)" in page(results(*(Run((block(model, ClosedLoop(1)),), 1) for model in models)))
-
-
-def test_an_open_loop_shows_its_lateness_and_the_warm_up_is_counted() -> None:
-    text = page(two_models(delayed=3))
-    assert text.count("sent up to 100 µs late (p99)") == 2  # Not of the closed loops.
-    assert "150 ms of warm-up before each\n    is discarded (40 queries in all)." in text
-
-
-def test_the_problems_of_a_run_are_shown() -> None:
-    text = page(two_models(failed=3, delayed=30))
+def test_the_page_says_what_went_wrong_and_keeps_names_as_they_are(spoiled: Written) -> None:
+    folder, measured = spoiled
+    text = (folder / "report.html").read_text()
+    assert html.escape(HOSTILE) in text
+    assert HOSTILE not in text
     assert "went away &lt;soon&gt;" in text
-    assert "the generator could not keep up" in text
-    assert "The test was interrupted" in page(results(interrupted=True))
+    (problem,) = measured.run(HOSTILE)["problems"]
+    assert f"{html.escape(HOSTILE)}, 2 in flight: {problem}" in text
+    assert text.count("INVALID: no ratio") == 1
+    assert ("peak throughput", "2 in flight, INVALID") in cards(text)
+    assert "samples/s" in text
+    assert "var(--series-5)" in text  # more targets than colours still have one each
+    assert "Accuracy against latency" not in text
+    # The course of `never` has no dots; a cross where calls failed.
+    assert len(re.findall(r"<svg.*?</svg>", text, re.DOTALL)) == 3
 
 
-def test_no_ratio_of_an_invalid_run_is_shown() -> None:
-    assert page_of_two_models().count("\u00d7") == 6  # three for each load
-    text = page(two_models(failed=3))
-    assert text.count("INVALID: no ratio") == 2  # both of slow's runs have failed calls
-    assert "\u00d7" not in text
-
-
-def test_a_problem_keeps_a_targets_name_as_it_is() -> None:
-    assert "<li>slow: answers seem to be cached" in full_page()
-    assert "<li>The test was interrupted: only a part was measured.</li>" in page(results(interrupted=True))
-
-
-def test_the_first_picture_is_accuracy_against_latency() -> None:
-    text = full_page()
-    (first, *_) = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    assert 'aria-label="Accuracy against latency"' in first
-    assert "p99 at 500 calls/s" in text  # The open loop's, which is most like real use.
-    assert "Accuracy against latency" not in page_of_two_models()
-
-
-def test_an_accuracy_whose_loads_are_invalid_has_no_picture() -> None:
-    choices, load = html.accuracy_choices(full_results(failed=1))
-    assert (choices, load) == ([], None)
+def test_dots_over_time_are_joined_within_a_block_but_not_between(complete: Written) -> None:
+    folder, measured = complete
+    text = (folder / "report.html").read_text()
+    (picture,) = re.findall(r'<svg[^>]*aria-label="Latency over time, 2 in flight".*?</svg>', text, re.DOTALL)
+    paths = re.findall(r'<path d="([^"]*)"[^>]*style="[^"]*stroke: var\(--series-0\)', picture)
+    blocks = [len([each for each in block["timeline"] if each["answered"]]) for block in measured.runs[0]["blocks"]]
+    joined = sorted(
+        path.count("L") for path in paths if path.count("M") == 1 and path.count("L") in {n - 1 for n in blocks}
+    )
+    assert joined == sorted(2 * [n - 1 for n in blocks])  # p50 and p99
 
 
 def test_the_pareto_front_joins_targets_that_no_other_beats_in_both() -> None:
@@ -160,70 +180,3 @@ def test_the_pareto_front_joins_targets_that_no_other_beats_in_both() -> None:
         ModelPoint("same", 0.9, 0.020),
     )
     assert pareto_front([same, bad, good, fast]) == [fast, good]
-
-
-def test_the_time_split_comes_from_the_servers_statistics() -> None:
-    text = page_of_two_models()
-    # Of 1,000 requests: 0.1 s in the queue, 0.52 s computing, and 1.5 ms a query on average.
-    assert "queue 100 \u00b5s, compute 520 \u00b5s, network and both ends 880 \u00b5s" in text
-
-
-def test_gates_are_shown() -> None:
-    text = page(two_models(), (GateOutcome("a", False, "not a: fine"), GateOutcome("b", True, "b: broken")))
-    assert re.search(r"PASSED</span> not a: fine", text)
-    assert re.search(r"FAILED</span> b: broken", text)
-
-
-def test_the_environment_names_provider_and_threads() -> None:
-    text = page_of_two_models()
-    assert "fast version 1 at 127.0.0.1:8001, CPUExecutionProvider, ONNX Runtime 1.99.0, 2 instances;" in text
-
-
-def test_a_name_may_have_any_letters() -> None:
-    text = page(results(Run((block("a<b>$x$&", OpenLoop(1.0)),), 1), accuracies={}))
-    assert "a&lt;b&gt;$x$&amp;" in text
-    assert "<b>$x$" not in text
-
-
-def glance(text: str) -> list[tuple[str, str]]:
-    """The figures of the cards at a glance, each with its load."""
-    return re.findall(
-        r'<span class="small muted">([^<]*)</span><b>[^<]*</b><span class="small muted">([^<]*)</span>', text
-    )
-
-
-def test_at_a_glance_the_latencies_are_of_one_load_that_all_targets_share() -> None:
-    assert glance(page_of_two_models()) == 2 * [
-        ("peak throughput", "8 in flight"),
-        ("p50 latency", "500 calls/s"),
-        ("p99 latency", "500 calls/s"),
-    ]
-    runs = [
-        Run((block(name, load, delayed=delayed),), 1)
-        for load in (ClosedLoop(8), OpenLoop(500.0))
-        for name, delayed in (("fast", 0), ("slow", int(isinstance(load, OpenLoop))))
-    ]
-    where = {load for label, load in glance(page(results(*runs))) if label.endswith("latency")}
-    assert where == {"8 in flight"}  # The open loop's run of `slow` is INVALID.
-
-
-def test_at_a_glance_an_invalid_run_is_named_as_one() -> None:
-    assert glance(page(results(Run((block("fast", ClosedLoop(8), failed=1),), 1)))) == [
-        (label, "8 in flight, INVALID") for label in ("peak throughput", "p50 latency", "p99 latency")
-    ]
-
-
-def test_dots_over_time_are_joined_within_a_block_but_not_between() -> None:
-    blocks = tuple(
-        replace(
-            block("fast", ClosedLoop(8)),
-            timeline=tuple(TimeSlice(10.0 * number + at, 1.0, histogram(0.001 * (1 + at))) for at in range(4)),
-        )
-        for number in range(3)
-    )
-    svg = pictures.latency_over_time([Run(blocks, 1)], ("fast",))
-    lines = [
-        path for path in re.findall(r'<path d="([^"]*)"[^>]*style="[^"]*stroke: var\(--series-0\)', svg) if "L" in path
-    ]
-    joined = [path for path in lines if path.count("M") == 1 and path.count("L") == 3]
-    assert len(joined) == 2 * len(blocks)  # p50 and p99.

@@ -1,8 +1,40 @@
+"""Confidence intervals of ratios: against scipy, and whether 95 % of them hold the truth in simulated load tests."""
+
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from scipy.stats import t, ttest_1samp, ttest_ind
 
-from hangtag.serving.loadtest.statistics.intervals import ratio_of_percentiles, ratio_of_rates
+from hangtag.serving.loadtest.statistics.intervals import Interval, ratio_of_percentiles, ratio_of_rates
+from hangtag.serving.loadtest.statistics.student_t import critical_value
+
+pytestmark = pytest.mark.slow
+
+BLOCKS = 5  # the default
+TESTS = 1000
+# Durations in steps of 0.4 %: a duration counts as the upper end of its bucket, as in a histogram.
+SHORTEST, STEP = 0.05, 0.004
+EDGES = SHORTEST * np.exp(STEP * np.arange(3600))
+Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
+LATENCIES: dict[str, Draw] = {
+    "lognormal": lambda random, shape: random.lognormal(0, 0.5, shape),
+    "heavy-tailed": lambda random, shape: 1 + random.pareto(1.2, shape),  # Its variance is infinite.
+    "humped": lambda random, shape: random.lognormal(0, 0.1, shape) * np.where(random.random(shape) < 0.01, 20.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("freedom", [*range(1, 13), 29, 30, 99, 100, 1001])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
+def test_the_quantile_is_scipys(freedom: int, confidence: float) -> None:
+    assert critical_value(freedom, confidence) == pytest.approx(t.ppf((1 + confidence) / 2, freedom), rel=1e-9)
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(ValueError, match="1 degree of freedom or more, not 0"):
+        critical_value(0)
+    with pytest.raises(ValueError, match="between 0 and 1, not at 95"):
+        critical_value(3, 95)
 
 
 def test_the_interval_of_equal_blocks_is_their_ratio() -> None:
@@ -11,12 +43,6 @@ def test_the_interval_of_equal_blocks_is_their_ratio() -> None:
     ratio = ratio_of_percentiles(values, fours, ones, 99)
     assert (ratio.estimate, ratio.low, ratio.high) == (4.0, 4.0, 4.0)
     assert ratio.shows_difference
-
-
-def test_drift_that_affects_both_alike_cancels_out() -> None:
-    drift = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
-    ratio = ratio_of_rates(2 * drift, drift)
-    assert [ratio.low, ratio.high] == pytest.approx([2.0, 2.0])
 
 
 @pytest.mark.parametrize("rates", [np.array([5.0]), np.array([])])
@@ -84,3 +110,63 @@ def test_the_estimate_is_that_of_all_blocks_and_the_variance_that_of_each() -> N
     ratio = ratio_of_percentiles(values, slow, fast, 99)
     margin = t.ppf(0.975, 1) * np.log(2) / np.sqrt(2)
     assert (ratio.estimate, ratio.low, ratio.high) == pytest.approx((4.0, 4 / np.exp(margin), 4 * np.exp(margin)))
+
+
+def coverage(truth: float, interval_of_one_test: Callable[[np.random.Generator], Interval]) -> float:
+    random = np.random.default_rng(1)
+    intervals = [interval_of_one_test(random) for _ in range(TESTS)]
+    return sum(interval.low <= truth <= interval.high for interval in intervals) / TESTS
+
+
+def counted(latencies: np.ndarray) -> np.ndarray:
+    places = np.ceil(np.log(latencies / SHORTEST) / STEP).clip(0, len(EDGES) - 1).astype(int)
+    return np.stack([np.bincount(block, minlength=len(EDGES)) for block in places])
+
+
+def drift(random: np.random.Generator) -> np.ndarray:
+    return random.lognormal(0, 0.05, BLOCKS)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize(("truth", "blocks"), [(1.0, BLOCKS), (2.0, BLOCKS), (2.0, 20)])
+def test_coverage_of_throughput_ratios(truth: float, paired: bool, blocks: int) -> None:
+    def interval_of_one_test(random: np.random.Generator) -> Interval:
+        common = random.lognormal(0, 0.1, blocks) if paired else 1.0
+        above, below = (1000 * common * (1 + 0.05 * random.standard_normal(blocks)) for _ in "ab")
+        return ratio_of_rates(truth * above, below, paired=paired)
+
+    assert 0.93 <= coverage(truth, interval_of_one_test) <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("q", "latencies", "truth", "paired"),
+    [
+        (50.0, "lognormal", 1.0, True),
+        (99.0, "lognormal", 2.0, False),
+        (50.0, "heavy-tailed", 2.0, False),
+        (99.0, "heavy-tailed", 1.0, True),
+    ],
+)
+def test_coverage_of_percentile_ratios(q: float, latencies: str, truth: float, paired: bool) -> None:
+    assert 0.93 <= percentile_coverage(q, latencies, truth, paired) <= 0.98
+
+
+def test_coverage_of_a_percentile_at_the_edge_of_a_hump() -> None:
+    """Every hundredth query takes twenty times as long, so p99 is either value by chance.
+
+    The interval is then very wide, and yet holds the truth less often than 95 %; docs/loadtest.md says how often.
+    """
+    assert 0.88 <= percentile_coverage(99.0, "humped", 2.0, True) <= 0.98
+
+
+def percentile_coverage(q: float, latencies: str, truth: float, paired: bool) -> float:
+    """The slower interval_of_one_test is sent fewer queries, as in a closed loop."""
+
+    def interval_of_one_test(random: np.random.Generator) -> Interval:
+        here = drift(random)
+        there = here if paired else drift(random)
+        slow = truth * LATENCIES[latencies](random, (BLOCKS, 200)) * here[:, np.newaxis]
+        fast = LATENCIES[latencies](random, (BLOCKS, int(200 * truth))) * there[:, np.newaxis]
+        return ratio_of_percentiles(EDGES, counted(slow), counted(fast), q, paired=paired)
+
+    return coverage(truth, interval_of_one_test)

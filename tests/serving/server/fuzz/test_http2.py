@@ -33,6 +33,7 @@ from tests.kit.http2 import (
     SETTINGS,
     WINDOW_UPDATE,
     call,
+    connect,
     frame,
     header,
 )
@@ -54,14 +55,9 @@ frames = st.builds(
 )
 
 
-def connect(target: Target) -> socket.socket:
-    host, _, port = target.address.rpartition(":")
-    return socket.create_connection((host, int(port)), TIMEOUT)
-
-
 def send(target: Target, data: Iterable[bytes]) -> None:
     """Send it all, hang up, and wait until the server has hung up too."""
-    with connect(target) as connection:
+    with connect(target.address, b"") as connection:
         try:
             for part in data:
                 connection.sendall(part)
@@ -145,7 +141,7 @@ def test_others_are_answered_beside_many_idle_connections(target: Target) -> Non
     before = target.memory()
     with ExitStack() as idle:
         for number in range(IDLE_CONNECTIONS):
-            connection = idle.enter_context(connect(target))
+            connection = idle.enter_context(connect(target.address, b""))
             if number % 2:  # the others do not even speak
                 with suppress(OSError):  # closed already
                     connection.sendall(OPEN)

@@ -1,7 +1,6 @@
 """A server in a process of its own, with models whose answers are larger than their requests."""
 
 import re
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from tests.kit import live, onnx_models
 from tests.kit.command import TIMEOUT, Serving, serving
+from tests.kit.waiting import until
 from tests.serving.server.fuzz.conftest import Target
 
 BESIDE = "beside"
@@ -74,9 +74,7 @@ class Attacked(Target):
 
     def wait_until_answered(self, model: str, count: int) -> None:
         """Wait until so many requests for a model have been computed, whether or not their answers were taken."""
-        ends = time.monotonic() + TIMEOUT
-        while self.answered(model) < count:
-            assert time.monotonic() < ends, f"{self.answered(model)} of {count} were computed"
+        until(lambda: self.answered(model) >= count, TIMEOUT)
 
     def answered(self, model: str) -> int:
         (count,) = re.findall(rf'nv_inference_request_success{{model="{model}",version="1"}} (\S+)', self.metrics())
@@ -94,30 +92,28 @@ class Attacked(Target):
         """It lists its services, as grpcurl asks for them, once no more streams come that would end this one."""
         call: Any = self._channel.stream_stream(REFLECTION.format("v1"))
         sent = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
-        ends = time.monotonic() + TIMEOUT
-        while True:
-            stream, answers = call(iter([sent]), timeout=TIMEOUT), []
+
+        def lists_services() -> bool:
+            stream = call(iter([sent]), timeout=TIMEOUT)
             with suppress(grpc.RpcError):
-                answers = list(stream)
-            if answers:
-                assert b"inference.GRPCInferenceService" in answers[0]
-                return
+                return any(b"inference.GRPCInferenceService" in answer for answer in stream)
             assert "newer ones" in stream.details()
-            assert time.monotonic() < ends
+            return False
+
+        until(lists_services, TIMEOUT)
 
     def wait_for_streams(self, *, refused: bool) -> None:
         """Wait until a new stream is refused, or is served."""
-        ends = time.monotonic() + TIMEOUT
         sent = live.request("tiled", x=live.number(1))
-        while True:
+
+        def is_refused() -> bool:
             stream = self.inference.ModelStreamInfer(iter([sent]), timeout=TIMEOUT)
             with suppress(grpc.RpcError):
                 list(stream)
-            code = stream.code()
-            assert code in (grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED)
-            if refused is (code is grpc.StatusCode.RESOURCE_EXHAUSTED):
-                return
-            assert time.monotonic() < ends
+            assert stream.code() in (grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED)
+            return stream.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+        until(lambda: is_refused() is refused, TIMEOUT)
 
 
 @pytest.fixture(scope="package", params=["native", "grpc"])

@@ -5,7 +5,6 @@ import resource
 import socket
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -13,11 +12,11 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.kit.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame, header
+from tests.kit.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, connect, frame, header
 from tests.kit.live import TIMEOUT, failure, request
 from tests.kit.rest import Rest, tensor
+from tests.kit.waiting import until
 from tests.serving.server.fuzz.conftest import INFER
-from tests.serving.server.fuzz.test_http2 import connect
 from tests.serving.server.hostile.conftest import REFLECTION, Attacked
 
 pytestmark = pytest.mark.slow
@@ -43,8 +42,7 @@ def headers(path: str, stream: int) -> bytes:
 @contextmanager
 def connection(target: Attacked) -> Iterator[socket.socket]:
     """A connection whose client grants no window for answers, and throws away the frames that come all the same."""
-    with connect(target) as client:
-        client.sendall(PREFACE + frame(SETTINGS, CLOSED_WINDOW))
+    with connect(target.address, PREFACE + frame(SETTINGS, CLOSED_WINDOW)) as client:
 
         def discard() -> None:
             try:
@@ -137,6 +135,11 @@ def test_calls_that_are_opened_and_forgotten_take_nobodys_place(target: Attacked
         target.require_reflection()
 
 
+def is_live(target: Attacked) -> bool:
+    with Rest(target.http_address) as rest:
+        return rest.get("/v2/health/live").status == 200
+
+
 def test_http_requests_that_are_begun_and_forgotten_are_limited_and_hold_up_no_calls_over_grpc(
     target: Attacked,
 ) -> None:
@@ -156,10 +159,5 @@ def test_http_requests_that_are_begun_and_forgotten_are_limited_and_hold_up_no_c
             before = target.memory()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    ends = time.monotonic() + TIMEOUT
-    while True:  # until it has closed those that have left
-        with Rest(target.http_address) as rest:
-            if rest.get("/v2/health/live").status == 200:
-                break
-        assert time.monotonic() < ends
+    until(lambda: is_live(target))  # it has closed those that have left
     target.wait_for_memory(before + FLAT)

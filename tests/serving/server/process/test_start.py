@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,7 +92,9 @@ def test_values_that_do_not_fit_together_are_explained(models: Path) -> None:
 def test_what_is_dangerous_or_names_nothing_is_a_warning(models: Path) -> None:
     options = ("--models", str(models), "--port", "0", "--transport", "grpc")
     limits = [word for each in ("gather=8", "gahter=8", "another=4") for word in ("--model-max-batch-size", each)]
-    trace = {"GRPC_TRACE": "http"}  # gRPC prints headers then, unless its verbosity is lower, as by default
+    trace: dict[str, Any] = {
+        "GRPC_TRACE": "http"
+    }  # gRPC prints headers then, unless its verbosity is lower, as by default
     with serving(*options, "--host", "0.0.0.0", *limits, **trace, GRPC_VERBOSITY="info") as server:
         server.wait_until_ready()
         warnings = [line for line in server.log if "level=warning" in line]

@@ -4,11 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from hangtag.serving.server.config.server_config import ServerConfig
 from tests.kit import onnx_models, shipped
 from tests.kit.live import LiveServer
 from tests.kit.over_http import live_server
-from tests.serving.server.transport.watched import Watched
 
 
 @pytest.fixture(scope="session")
@@ -75,16 +73,3 @@ def own_whole(repository: Path, transport: str) -> Iterator[LiveServer]:
     """A server of a file's tests, with every model. Their gates stay in it, open."""
     with own_server(repository, transport) as server:
         yield server
-
-
-@pytest.fixture
-def watched(tmp_path: Path) -> Iterator[Watched]:
-    for name in ("gather", "classifier"):
-        onnx_models.publish(tmp_path, name, getattr(onnx_models, name)(), version=3)
-    config = ServerConfig(
-        models=tmp_path, port=0, http_port=-1, metrics_port=0, max_batch_size=4, max_queue_size=4, instances=1
-    )
-    with LiveServer(config) as live:
-        watched = Watched(live)
-        yield watched
-        watched.http.close()

@@ -123,19 +123,6 @@ def test_every_datatype_goes_alone_as_raw_and_as_typed_contents_and_may_be_empty
                 assert typed.infer(sent)["out"].shape == shape
 
 
-def test_typed_contents_that_do_not_fit_are_refused_and_fp16_has_none(typed: LiveServer) -> None:
-    for datatype, field in FIELDS.items():
-        other = "bool_contents" if datatype != "BOOL" else "int_contents"
-        for contents in ({field: VALUES[datatype][:1]}, {other: [1, 0]}):
-            sent = typed_request(datatype, **contents)
-            code, message = failure(lambda sent=sent: typed.inference.ModelInfer(sent, timeout=TIMEOUT))  # type: ignore[misc]
-            assert code is grpc.StatusCode.INVALID_ARGUMENT
-            assert f"{datatype} [1, 2] needs 2 elements in {field}" in message
-    code, message = failure(lambda: typed.inference.ModelInfer(typed_request("FP16", fp32_contents=[1, 2])))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert message.endswith("FP16 has no typed contents in the protocol; send it as raw_input_contents")
-
-
 @EVERY_TRANSPORT
 def test_scalars_of_every_datatype_come_and_go(live: LiveServer) -> None:
     arrays = {name: np.array(values[1], tensors.DTYPES[name]) for name, values in VALUES.items()}

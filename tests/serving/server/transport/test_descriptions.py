@@ -1,51 +1,66 @@
-"""What a server says of itself and of its models: health, metadata, configurations, reflection."""
+"""What a server says of itself and of its models: metadata, configurations, reflection; which transport, and why."""
 
+import importlib.metadata
 import os
-from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
+import structlog
 from grpc_reflection.v1alpha import reflection_pb2
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
-from tests.kit.live import TIMEOUT, LiveServer
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.transport.choice import choose_transport
+from tests.kit.live import TIMEOUT, LiveServer, index, request
+from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
 from tests.kit.shipped import latest
 
 pytestmark = pytest.mark.slow
 
 
-def test_the_server_is_live_and_ready(live: LiveServer) -> None:
-    assert live.inference.ServerLive(pb.ServerLiveRequest()).live
-    assert live.inference.ServerReady(pb.ServerReadyRequest()).ready
+def model_config(live: LiveServer, name: str, version: str = "") -> pb.ModelConfig:
+    asked = pb.ModelConfigRequest(name=name, version=version)
+    config: pb.ModelConfig = live.inference.ModelConfig(asked, timeout=TIMEOUT).config
+    return config
 
 
-def test_server_metadata(live: LiveServer) -> None:
-    server = live.inference.ServerMetadata(pb.ServerMetadataRequest())
-    assert (server.name, server.version) == ("hangtag", metadata.version("hangtag"))
-    assert list(server.extensions) == ["model_configuration", "model_repository", "statistics"]
+@EVERY_TRANSPORT
+def test_the_server_is_live_and_ready_and_so_are_its_models(live: LiveServer, transport: str) -> None:
+    assert live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
+    assert live.ready()
+    for name, version, ready in (
+        *(("classifier", "", True), ("classifier", "12", True)),
+        *(("classifier", "1", False), ("nobody", "", False)),
+    ):
+        asked = pb.ModelReadyRequest(name=name, version=version)
+        assert live.inference.ModelReady(asked, timeout=TIMEOUT).ready is ready
+    server = live.inference.ServerMetadata(pb.ServerMetadataRequest(), timeout=TIMEOUT)
+    assert (server.name, server.version) == ("hangtag", importlib.metadata.version("hangtag"))
+    extensions = ["model_configuration", "model_repository", "statistics"]
+    assert sorted(server.extensions) == sorted(extensions + ["binary_tensor_data"] * (transport == HTTP))
 
 
-@pytest.mark.parametrize(
-    ("name", "version", "ready"),
-    [("classifier", "", True), ("classifier", "12", True), ("classifier", "1", False), ("nobody", "", False)],
-)
-def test_model_ready(live: LiveServer, name: str, version: str, ready: bool) -> None:
-    assert live.inference.ModelReady(pb.ModelReadyRequest(name=name, version=version)).ready is ready
-
-
+@EVERY_TRANSPORT
 def test_model_metadata(live: LiveServer) -> None:
-    model = live.inference.ModelMetadata(pb.ModelMetadataRequest(name="classifier"))
-    assert (model.name, list(model.versions), model.platform) == ("classifier", ["12"], "onnxruntime_onnx")
-    assert [(one.name, one.datatype, list(one.shape)) for one in (*model.inputs, *model.outputs)] == [
-        ("image", "UINT8", [-1, 28, 28]),
-        ("logits", "FP32", [-1, 10]),
-        ("probabilities", "FP32", [-1, 10]),
-    ]
+    for version in ("", "12"):
+        asked = pb.ModelMetadataRequest(name="classifier", version=version)
+        model = live.inference.ModelMetadata(asked, timeout=TIMEOUT)
+        assert (model.name, list(model.versions), model.platform) == ("classifier", ["12"], "onnxruntime_onnx")
+        assert [(one.name, one.datatype, list(one.shape)) for one in (*model.inputs, *model.outputs)] == [
+            ("image", "UINT8", [-1, 28, 28]),
+            ("logits", "FP32", [-1, 10]),
+            ("probabilities", "FP32", [-1, 10]),
+        ]
 
 
+@EVERY_TRANSPORT
 def test_model_config_of_a_batched_model(live: LiveServer) -> None:
-    config = live.inference.ModelConfig(pb.ModelConfigRequest(name="classifier")).config
+    config = model_config(live, "classifier")
+    assert config == model_config(live, "classifier", "12")
     assert (config.name, config.backend, config.max_batch_size) == ("classifier", "onnxruntime", 16)
     assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
     assert [(one.name, pb.DataType.Name(one.data_type), list(one.dims)) for one in config.input] == [
@@ -56,36 +71,41 @@ def test_model_config_of_a_batched_model(live: LiveServer) -> None:
         ("probabilities", "TYPE_FP32", [10]),
     ]
     assert config.instance_group[0].count == 1
-    assert config.parameters["execution_provider"].string_value == "CPUExecutionProvider"
-    assert config.parameters["execution_provider_asked"].string_value == "auto"
-    assert config.parameters["cuda_graphs"].string_value == "off"
     assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_CPU
-    assert config.parameters["onnxruntime_version"].string_value == onnxruntime.__version__
-    assert int(config.parameters["file_bytes"].string_value) > 500
-    threads = [int(config.parameters[name].string_value) for name in ("intra_op_threads", "alone_threads")]
+    parameters = {key: value.string_value for key, value in config.parameters.items()}
+    assert parameters["execution_provider"] == "CPUExecutionProvider"
+    assert parameters["execution_provider_asked"] == "auto"
+    assert parameters["cuda_graphs"] == "off"
+    assert parameters["onnxruntime_version"] == onnxruntime.__version__
+    assert int(parameters["file_bytes"]) > 500
+    threads = [int(parameters[name]) for name in ("intra_op_threads", "alone_threads")]
     assert 1 <= threads[0] <= threads[1] <= len(os.sched_getaffinity(0))
-    assert config.parameters["hangtag.task"].string_value == "single_label"
+    assert parameters["hangtag.task"] == "single_label"
 
 
-def test_model_config_of_a_model_without_a_batch_axis(live: LiveServer) -> None:
-    config = live.inference.ModelConfig(pb.ModelConfigRequest(name="unbatched")).config
+@EVERY_TRANSPORT
+def test_model_config_of_a_model_without_a_batch_axis_and_of_every_datatype(live: LiveServer) -> None:
+    config = model_config(live, "unbatched")
     assert config.max_batch_size == 0
     assert config.WhichOneof("scheduling_choice") is None
     assert list(config.input[0].dims) == [4]
-
-
-def test_the_configuration_names_every_datatype_as_triton_does(live: LiveServer) -> None:
-    config = live.inference.ModelConfig(pb.ModelConfigRequest(name="every_type")).config
-    named = {one.name.removeprefix("in_"): pb.DataType.Name(one.data_type) for one in config.input}
+    of_every_type = model_config(live, "every_type")
+    named = {one.name.removeprefix("in_"): pb.DataType.Name(one.data_type) for one in of_every_type.input}
     assert named == {name: "TYPE_STRING" if name == "BYTES" else f"TYPE_{name}" for name in tensors.DTYPES}
 
 
-def test_the_repository_lists_every_model(live: LiveServer) -> None:
-    index_ = live.inference.RepositoryIndex(pb.RepositoryIndexRequest())
-    listed = {model.name: (model.version, model.state) for model in index_.models}
-    assert listed["classifier"] == ("12", "READY")
-    assert listed["lstm"] == (latest("lstm").parent.name, "READY")
-    assert len(listed) == 12
+@EVERY_TRANSPORT
+def test_the_repository_and_the_statistics_list_every_model(live: LiveServer) -> None:
+    for ready in (False, True):
+        models = live.inference.RepositoryIndex(pb.RepositoryIndexRequest(ready=ready), timeout=TIMEOUT).models
+        listed = {model.name: (model.version, model.state) for model in models}
+        assert listed["classifier"] == ("12", "READY")
+        assert listed["lstm"] == (latest("lstm").parent.name, "READY")
+        assert len(listed) == 12
+    counted = live.inference.ModelStatistics(pb.ModelStatisticsRequest(), timeout=TIMEOUT).model_stats
+    assert {one.name for one in counted} == listed.keys()
+    one = pb.ModelStatisticsRequest(name="classifier", version="12")
+    assert [each.name for each in live.inference.ModelStatistics(one, timeout=TIMEOUT).model_stats] == ["classifier"]
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
@@ -109,3 +129,80 @@ def test_reflection_lists_the_services_and_describes_them(live: LiveServer, vers
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
     } <= services
+
+
+CERTIFICATE: dict[str, Any] = {"tls_cert": Path(__file__), "tls_key": Path(__file__)}
+NOT_INSTALLED = "pygrpc-native is not installed (pip install '.[native]')"
+NOT_TESTED = "pygrpc-native {} is not tested with hangtag; versions from 0.5 to below 0.6 are"
+
+
+def not_installed(_: str) -> str:
+    raise importlib.metadata.PackageNotFoundError
+
+
+@pytest.mark.parametrize(
+    ("options", "choice"),
+    [
+        ({}, ("native", "TLS is off and the address is loopback")),
+        ({"host": "::1"}, ("native", "TLS is off and the address is loopback")),
+        ({"host": "localhost"}, ("native", "TLS is off and the address is loopback")),
+        ({"transport": "native"}, ("native", "--transport native")),
+        ({"transport": "native", "host": "0.0.0.0"}, ("native", "--transport native")),
+        ({"transport": "grpc"}, ("grpc", "--transport grpc")),
+        (CERTIFICATE, ("grpc", "TLS is on, which native does not have")),
+        ({"host": "0.0.0.0"}, ("grpc", "the address is not loopback, and native does not limit what clients send")),
+    ],
+    ids=str,
+)
+def test_each_reason(options: dict[str, Any], choice: tuple[str, str]) -> None:
+    assert choose_transport(ServerConfig(**options)) == choice
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        (lambda _: "0.5.0", ""),
+        (lambda _: "0.5.99", ""),
+        (not_installed, NOT_INSTALLED),
+        (lambda _: "0.4.9", NOT_TESTED.format("0.4.9")),
+        (lambda _: "0.6.0", NOT_TESTED.format("0.6.0")),
+        (lambda _: "1.0", NOT_TESTED.format("1.0")),
+        (lambda _: "0.6rc1", NOT_TESTED.format("0.6rc1")),
+        (lambda _: "unknown", NOT_TESTED.format("unknown")),
+    ],
+    ids=["oldest", "newest", "missing", "older", "newer", "major", "candidate", "no number"],
+)
+def test_a_library_that_is_missing_or_was_not_tested(
+    monkeypatch: pytest.MonkeyPatch, version: Any, reason: str
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    if not reason:
+        assert choose_transport(ServerConfig()).name == "native"
+        return
+    assert choose_transport(ServerConfig()) == ("grpc", reason)
+    assert choose_transport(ServerConfig(transport="grpc")) == ("grpc", "--transport grpc")
+    with pytest.raises(StartError) as refused:
+        choose_transport(ServerConfig(transport="native"))
+    assert str(refused.value) == f"--transport native cannot be used: {reason}. Or use --transport grpc."
+
+
+def test_native_with_tls_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(StartError, match=r"^--transport native has no TLS\. Use --transport grpc, or "):
+        ServerConfig(transport="native", **CERTIFICATE)
+
+
+@pytest.mark.parametrize(
+    ("asked", "choice"),
+    [("auto", ("native", "TLS is off and the address is loopback")), ("grpc", ("grpc", "--transport grpc"))],
+)
+def test_the_log_says_which_and_why_and_what_native_does_not_limit(
+    few: Path, asked: str, choice: tuple[str, str]
+) -> None:
+    with structlog.testing.capture_logs() as logs, live_server(asked, few) as live:
+        assert live.infer(request("gather", index=index(2)))["value"].tolist() == [20]
+        assert live.server.state().transports == {choice: 1}
+    (ready,) = [line for line in logs if line["event"] == "ready"]
+    assert (ready["transport"], ready["because"]) == choice
+    limits = [line for line in logs if line["event"].startswith("the native transport sets no limit")]
+    assert len(limits) == (choice[0] == "native")
+    assert {line["log_level"] for line in logs} == {"info"}

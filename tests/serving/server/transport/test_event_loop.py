@@ -1,11 +1,17 @@
-"""One event loop serves all calls of a process, and nothing that takes long holds it up."""
+"""Nothing that takes long holds up other calls: not a picture, a large message, nor a change of the models.
+
+One event loop serves all calls of a process over gRPC's grpc transport and over HTTP.
+"""
 
 import asyncio
 import io
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,172 +19,207 @@ import grpc
 import numpy as np
 import pytest
 import structlog.testing
+from onnx import TensorProto, helper
 from PIL import Image
 
 from hangtag.protos import classifier_pb2, inference_pb2_grpc
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.classification import image_preprocessing
-from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.model_control import ModelControl
-from hangtag.serving.server.errors import QueueFullError
-from hangtag.serving.server.transport import codec
 from hangtag.serving.server.transport.event_loop import event_loop, run
-from hangtag.serving.server.transport.queries.pending import HandOver
-from hangtag.serving.server.transport.submission import LARGE_MESSAGE, Failed
 from tests.kit import onnx_models
-from tests.kit.live import TIMEOUT, LiveServer, failure, index, number, outputs, request, status_of
-from tests.serving.server.transport.test_message_size import repeated
+from tests.kit.live import TIMEOUT, LiveServer, failure, index, outputs, request
+from tests.kit.over_http import EVERY_TRANSPORT, live_server
+from tests.kit.waiting import until
 
 pytestmark = pytest.mark.slow
 
+STRINGS = 300_000
+"""So many texts take half a second to decode, and longer to encode."""
+FULL = "as many pictures and large messages wait to be decoded as the queue holds"
+PLACES, BEYOND = 4, 10
+
 
 @pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[LiveServer]:
-    config = ServerConfig(
-        models=repository, port=0, http_port=-1, model_control="explicit", load_model=("*",), transport="grpc"
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``first`` answers the first of a row of texts, ``many`` one text many times."""
+    models = tmp_path_factory.mktemp("models")
+    for name in ("gather", "classifier"):
+        onnx_models.publish(models, name, getattr(onnx_models, name)())
+    first = helper.make_node("Slice", ["text", "begin", "end", "axis"], ["first"])
+    constants = {"begin": np.array([0]), "end": np.array([1]), "axis": np.array([1])}
+    text = TensorProto.STRING
+    rows: dict[str, tuple[int, list[int | str]]] = {"text": (text, ["batch", "length"])}
+    onnx_models.publish(models, "first", onnx_models.model([first], rows, {"first": (text, ["batch", 1])}, constants))
+    many = helper.make_node("Expand", ["text", "shape"], ["many"])
+    of_many = onnx_models.model(
+        [many], {"text": (text, ["batch", 1])}, {"many": (text, ["batch", STRINGS])}, {"shape": np.array([1, STRINGS])}
     )
-    with LiveServer(config) as live:
+    onnx_models.publish(models, "many", of_many)
+    (models / "first" / "serving.toml").write_text("max_queue_size = 1000")
+    return models
+
+
+@pytest.fixture(scope="module")
+def server(models: Path, transport: str) -> Iterator[LiveServer]:
+    settings: dict[str, Any] = {"max_batch_size": 4, "max_queue_size": 100, "instances": 1}
+    with live_server(transport, models, **settings) as live:
         yield live
 
 
-def picture() -> bytes:
+@cache
+def striped() -> bytes:
+    """A PNG of 49 million pixels in a third of a megabyte: decoding it takes half a second."""
+    pixels = np.zeros((7000, 7000), np.uint8)
+    pixels[::3], pixels[:, ::7] = 200, 90
     file = io.BytesIO()
-    Image.fromarray(np.zeros((28, 28), np.uint8)).save(file, "PNG")
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
-CLASSIFY = classifier_pb2.ClassifyRequest(model_name="classifier", encoded=picture())
-COMPARE = classifier_pb2.CompareRequest(models=[classifier_pb2.ModelChoice(name="classifier")], encoded=picture())
-LARGE = request("text", text=np.array(["x" * LARGE_MESSAGE], np.object_))
-LOAD = pb.RepositoryModelLoadRequest(model_name="gather")
-UNLOAD = pb.RepositoryModelUnloadRequest(model_name="recurrent")
+@cache
+def texts(count: int = STRINGS) -> pb.ModelInferRequest:
+    return request("first", text=np.array([["x"] * count], np.object_))
 
 
+@EVERY_TRANSPORT
+@pytest.mark.parametrize("kind", ["picture", "comparison", "texts", "answer"])
+def test_others_are_answered_while_a_call_is_decoded_or_encoded(server: LiveServer, kind: str) -> None:
+    picture, large = striped(), texts()
+    choices = [classifier_pb2.ModelChoice(name="classifier")]
+    calls: dict[str, Callable[[], Any]] = {
+        "picture": lambda: server.classifier.Classify(
+            classifier_pb2.ClassifyRequest(model_name="classifier", encoded=picture), timeout=TIMEOUT
+        ),
+        "comparison": lambda: server.classifier.Compare(
+            classifier_pb2.CompareRequest(models=choices, encoded=picture), timeout=TIMEOUT
+        ),
+        "texts": lambda: server.inference.ModelInfer(large, timeout=TIMEOUT),
+        "answer": lambda: server.inference.ModelInfer(
+            request("many", text=np.array([["x"]], np.object_)), timeout=TIMEOUT
+        ),
+    }
+    with futures.ThreadPoolExecutor() as pool, server.caller() as infer:
+        infer(request("gather", index=index(1)))
+        times = [time.monotonic()]
+        slow = pool.submit(calls[kind])
+        while not slow.done():
+            assert outputs(infer(request("gather", index=index(1))))["value"].tolist() == [10]
+            times.append(time.monotonic())
+        assert slow.result()
+    assert max(np.diff(times)) < (times[-1] - times[0]) / 2
+
+
+class HeldControl:
+    """Control of the models for clients' calls, one of whose methods waits until it may go on."""
+
+    def __init__(self, method: str) -> None:
+        self.begun, self.may_go_on = threading.Event(), threading.Event()
+        self._method = method
+
+    def __call__(self, control: Any) -> "HeldControl":
+        self._control = control
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._control, name)
+
+        def held(*arguments: Any) -> Any:
+            self.begun.set()
+            assert self.may_go_on.wait(TIMEOUT)
+            return method(*arguments)
+
+        return held if name == self._method else method
+
+
+@EVERY_TRANSPORT
 @pytest.mark.parametrize(
-    ("owner", "blocking", "call"),
+    ("method", "call", "message"),
     [
-        (image_preprocessing, "preprocess", lambda live: live.classifier.Classify(CLASSIFY)),
-        (image_preprocessing, "preprocess", lambda live: list(live.classifier.ClassifyStream(iter([CLASSIFY])))),
-        (image_preprocessing, "preprocess", lambda live: live.classifier.Compare(COMPARE)),
-        (codec, "decode_inputs", lambda live: live.inference.ModelInfer(LARGE)),
-        (codec, "decode_inputs", lambda live: list(live.inference.ModelStreamInfer(iter([LARGE])))),
-        (codec, "encode_response", lambda live: live.inference.ModelInfer(LARGE)),
-        (codec, "encode_response", lambda live: list(live.inference.ModelStreamInfer(iter([LARGE])))),
-        (ModelControl, "state", lambda live: live.inference.ModelStatistics(pb.ModelStatisticsRequest())),
-        (ModelControl, "published", lambda live: live.inference.RepositoryIndex(pb.RepositoryIndexRequest())),
-        (ModelControl, "load", lambda live: live.inference.RepositoryModelLoad(LOAD)),
-        (ModelControl, "unload", lambda live: live.inference.RepositoryModelUnload(UNLOAD)),
+        ("state", "ModelStatistics", pb.ModelStatisticsRequest()),
+        ("published", "RepositoryIndex", pb.RepositoryIndexRequest()),
+        ("load", "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="gather")),
+        ("unload", "RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name="classifier")),
     ],
 )
-def test_others_are_answered_while_a_call_takes_long(
-    server: LiveServer, monkeypatch: pytest.MonkeyPatch, owner: Any, blocking: str, call: Callable[[LiveServer], Any]
+def test_others_are_answered_while_the_control_of_the_models_takes_long(
+    few: Path, transport: str, method: str, call: str, message: Any
 ) -> None:
-    entered, may_end = threading.Event(), threading.Event()
-    original = getattr(owner, blocking)
-
-    def block(*arguments: Any, **options: Any) -> Any:
-        entered.set()
-        assert may_end.wait(TIMEOUT)
-        return original(*arguments, **options)
-
-    server.infer(request("gather", index=index(1)))  # its template is known, so it does not meet what blocks
-    monkeypatch.setattr(owner, blocking, block)
-    with futures.ThreadPoolExecutor() as pool:
-        slow = pool.submit(call, server)
+    control = HeldControl(method)
+    explicit: dict[str, Any] = {"model_control": "explicit", "load_model": ("*",)}
+    with live_server(transport, few, wrap_control=control, **explicit) as live:
+        slow = getattr(live.inference, call).future(message, timeout=TIMEOUT)
         try:
-            assert entered.wait(TIMEOUT)
-            assert status_of(server.health, "") == "SERVING"
-            assert server.infer(request("gather", index=index(1)))["value"].tolist() == [10]
+            assert control.begun.wait(TIMEOUT)
+            assert live.ready()
+            assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]
             assert not slow.done()
         finally:
-            may_end.set()
-        assert slow.result(TIMEOUT)
+            control.may_go_on.set()
+        assert slow.result(timeout=TIMEOUT) is not None
 
 
-def test_servers_of_one_process_share_the_loop(server: LiveServer, tmp_path: Path) -> None:
-    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1, transport="grpc")) as other:
-        for live in (server, other):
+@EVERY_TRANSPORT
+def test_large_messages_without_a_place_are_refused_at_once_and_all_others_answered(
+    models: Path, transport: str
+) -> None:
+    """A few threads decode, and no more wait for them than a queue holds. Their model's own queue has room for all."""
+    settings: dict[str, Any] = {"max_batch_size": 4, "max_queue_size": PLACES, "max_concurrent_streams": 1000}
+    with live_server(transport, models, instances=1, **settings) as live:
+        count = len(os.sched_getaffinity(0)) + PLACES + BEYOND
+        calls = [live.inference.ModelInfer.future(texts(STRINGS // 2), timeout=TIMEOUT) for _ in range(count)]
+        until(lambda: any(call.done() for call in calls))
+        assert not all(call.done() for call in calls)  # it was refused at once, before the others were answered
+        refused = [error for call in calls if (error := call.exception()) is not None]
+        assert {(error.code(), error.details()[: len(FULL)]) for error in refused} == {
+            (grpc.StatusCode.RESOURCE_EXHAUSTED, FULL)
+        }
+        assert len(calls) - len(refused) >= PLACES
+        for _ in range(2 * PLACES):  # every place is free again
+            assert live.infer(texts(STRINGS // 20))["first"].tolist() == [[b"x"]]
+
+
+def test_servers_of_one_process_share_the_loop_which_lets_computing_threads_run(few: Path) -> None:
+    """With Python's own setting a thread would wait 5 ms for the interpreter lock of a loop that is busy."""
+    with live_server("grpc", few) as one, live_server("grpc", few, http_port=0) as other:
+        for live in (one, other, one):
             assert live.infer(request("gather", index=index(2)))["value"].tolist() == [20]
         assert [thread.name for thread in threading.enumerate()].count("grpc") == 1
-    assert server.infer(request("gather", index=index(2)))["value"].tolist() == [20]
+        assert sys.getswitchinterval() <= 0.001
 
 
-def test_a_program_may_use_grpc_aio_on_a_loop_of_its_own(server: LiveServer) -> None:
-    async def ask() -> list[float]:
+def test_a_program_may_use_grpc_aio_on_a_loop_of_its_own(few: Path) -> None:
+    async def ask(address: str) -> list[float]:
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # older versions of grpcio report an error
-        async with grpc.aio.insecure_channel(server.server.address) as channel:
+        async with grpc.aio.insecure_channel(address) as channel:
             stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
             calls = [stub.ModelInfer(request("gather", index=index(value)), timeout=TIMEOUT) for value in (1, 2, 3)]
             return [outputs(await call)["value"].item() for call in calls]
 
-    with structlog.testing.capture_logs() as logs:
+    with live_server("grpc", few) as live, structlog.testing.capture_logs() as logs:
         for _ in range(3):
-            assert asyncio.run(ask()) == [10, 20, 30]
+            assert asyncio.run(ask(live.server.address)) == [10, 20, 30]
     assert [line for line in logs if line["log_level"] != "info"] == []
-
-
-def test_outcomes_that_gather_wake_the_loop_once() -> None:
-    loop, wake_ups = event_loop(), []
-    completed = threading.Event()
-
-    class Counting:
-        def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
-            wake_ups.append(callback)
-            loop.call_soon_threadsafe(callback)
-
-    async def outcomes() -> list[Any]:
-        hand_over = HandOver(Counting())  # type: ignore[arg-type]
-        waiting = [loop.create_future() for _ in range(64)]
-        cancelled = loop.create_future()
-        cancelled.cancel()
-
-        def complete() -> None:
-            for future in (cancelled, *waiting):
-                hand_over(future, Failed(QueueFullError("")))
-            completed.set()
-
-        threading.Thread(target=complete).start()
-        assert completed.wait(TIMEOUT)  # the loop is busy meanwhile
-        return await asyncio.gather(*waiting)
-
-    assert len(run(outcomes())) == 64
-    assert len(wake_ups) == 1
-
-
-def test_threads_that_compute_need_not_wait_for_the_end_of_a_turn() -> None:
-    """With Python's own setting a thread would wait 5 ms for the interpreter lock of a loop that is busy."""
-    may_end = threading.Event()
-
-    async def be_busy() -> None:
-        while not may_end.is_set():
-            pass
-
-    busy = asyncio.run_coroutine_threadsafe(be_busy(), event_loop())
-    waited = []
-    for _ in range(20):
-        let_go = time.monotonic()
-        time.sleep(0.002)  # the loop takes the lock meanwhile
-        waited.append(time.monotonic() - let_go - 0.002)
-    may_end.set()
-    busy.result(TIMEOUT)
-    assert 0 < min(waited) < 0.003
 
 
 def test_grpcios_own_errors_are_lines_of_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """grpcio itself would write a traceback to standard error for an answer over the message limit. Here its id
     makes it too large; outputs that are too large do not get so far."""
-    onnx_models.publish(tmp_path, "repeated", repeated(250_000))
-    sent = request("repeated", x=number(1))
+    quarter = onnx_models.model(
+        [helper.make_node("Tile", ["x", "repeats"], ["many"])],
+        {"x": (TensorProto.FLOAT, ["batch", 1])},
+        {"many": (TensorProto.FLOAT, ["batch", 250_000])},
+        {"repeats": np.array([1, 250_000])},
+    )
+    onnx_models.publish(tmp_path, "quarter", quarter)
+    sent = request("quarter", x=np.ones((1, 1), np.float32))
     sent.id = "i" * 100_000
-    config = ServerConfig(models=tmp_path, port=0, http_port=-1, max_message_mib=1, transport="grpc")
-    with LiveServer(config) as live, structlog.testing.capture_logs() as logs:
+    with (
+        live_server("grpc", tmp_path, max_message_mib=1, max_batch_size=2) as live,
+        structlog.testing.capture_logs() as logs,
+    ):
         code, message = failure(lambda: live.infer(sent))
-        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert message.startswith("SERVER: Sent message larger than max")
-        ends = time.monotonic() + TIMEOUT  # the call's task ends after its client has its status
-        while not any(line["log_level"] == "error" for line in logs) and time.monotonic() < ends:
-            run(asyncio.sleep(0))
+        until(lambda: any(line["log_level"] == "error" for line in logs))  # after the client has its status
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert message.startswith("SERVER: Sent message larger than max")
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["grpc._cython.cygrpc"]
     assert "Traceback" not in capfd.readouterr().err
 

@@ -1,7 +1,6 @@
-"""Messages over --max-message-mib: refused alike on both transports, and their memory is given back."""
+"""Messages over --max-message-mib: refused alike on every transport, and their memory is given back."""
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,20 @@ import pytest
 
 from hangtag.protos import classifier_pb2_grpc, inference_pb2_grpc
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.transport.methods import CLASSIFY, MODEL_INFER
 from tests.kit import onnx_models
 from tests.kit.command import serving
 from tests.kit.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
+from tests.kit.over_http import EVERY_TRANSPORT, live_server
+from tests.kit.waiting import until
 
 pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
-HUGE = 300 * MIB
+HUGE = 100 * MIB
 MORE_MEMORY = 48 * MIB
 """Bytes that a server may hold after it has refused huge messages, beyond what it held before."""
 ANY_SIZE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-BOTH = pytest.mark.parametrize("method", [MODEL_INFER, CLASSIFY])
+MODEL_INFER, CLASSIFY = "/inference.GRPCInferenceService/ModelInfer", "/hangtag.v1.Classifier/Classify"
 
 
 def repeated(count: int = 300_000) -> onnx.ModelProto:
@@ -41,9 +40,7 @@ def repeated(count: int = 300_000) -> onnx.ModelProto:
 def small(tmp_path: Path, transport: str) -> Iterator[LiveServer]:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     onnx_models.publish(tmp_path, "repeated", repeated())
-    with LiveServer(
-        ServerConfig(models=tmp_path, port=0, http_port=-1, max_message_mib=1, transport=transport)
-    ) as live:
+    with live_server(transport, tmp_path, max_message_mib=1, max_batch_size=2) as live:
         yield live
 
 
@@ -52,7 +49,7 @@ def send(channel: grpc.Channel, method: str, message: bytes) -> tuple[grpc.Statu
     return failure(lambda: call(message, timeout=2 * TIMEOUT))
 
 
-@BOTH
+@pytest.mark.parametrize("method", [MODEL_INFER, CLASSIFY])
 @pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
 def test_a_request_over_the_limit_is_refused(small: LiveServer, method: str, compression: grpc.Compression) -> None:
     with grpc.insecure_channel(small.server.address, ANY_SIZE, compression) as channel:
@@ -66,14 +63,16 @@ def test_a_request_over_the_limit_is_refused(small: LiveServer, method: str, com
         assert outputs(stub.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT))["value"].tolist() == [10]
 
 
-def test_a_response_over_the_limit_is_refused(small: LiveServer) -> None:
-    with grpc.insecure_channel(small.server.address, ANY_SIZE) as channel:
-        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-        code, message = failure(lambda: stub.ModelInfer(request("repeated", x=number(1)), timeout=TIMEOUT))
-        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert message.startswith("SERVER: Sent message larger than max (1200")
-        assert message.endswith(f" vs. {MIB})")
-        assert outputs(stub.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT))["value"].tolist() == [10]
+@EVERY_TRANSPORT
+def test_a_message_over_the_limit_is_refused_and_the_next_one_answered(small: LiveServer) -> None:
+    """A response, and a request."""
+    code, message = failure(lambda: small.infer(request("repeated", x=number(1))))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert message.startswith("SERVER: Sent message larger than max (1200")
+    assert message.endswith(f" vs. {MIB})")
+    code, _ = failure(lambda: small.infer(request("gather", index=np.ones(MIB // 8, np.int64))))
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert small.infer(request("gather", index=index(1)))["value"].tolist() == [10]
 
 
 def test_a_response_over_the_limit_fails_its_request_of_a_stream_alone(small: LiveServer) -> None:
@@ -113,9 +112,7 @@ def test_the_memory_of_huge_messages_is_given_back(tmp_path: Path, transport: st
             code, message = send(channel, MODEL_INFER, bytes(HUGE))
             assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert message == f"SERVER: Received message larger than max ({HUGE} vs. {16 * MIB})"
-            ends = time.monotonic() + TIMEOUT
-            while memory(server.process.pid) - before > MORE_MEMORY:
-                assert time.monotonic() < ends, f"{(memory(server.process.pid) - before) / MIB:.0f} MiB are kept"
+            until(lambda: memory(server.process.pid) - before <= MORE_MEMORY)
             answer = stub.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT)
             assert outputs(answer)["value"].tolist() == [10]
 

@@ -1,212 +1,232 @@
-"""Prometheus metrics of a real server, read as Prometheus reads them."""
+"""Prometheus' metrics of a real server, read as Prometheus reads them, and the port that has them apart from HTTP's."""
 
+import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+import structlog.testing
+from prometheus_client.parser import text_string_to_metric_families
 
 from hangtag.protos import classifier_pb2
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.serving.server.telemetry.http_endpoint import MAX_CONNECTIONS, MetricsServer
 from hangtag.serving.server.telemetry.prometheus import StateCollector
 from hangtag.serving.server.telemetry.server_state import LOADING, READY, UNAVAILABLE, ServerState, VersionState
-from hangtag.serving.server.transport.methods import INFERENCE_METHODS
 from tests.kit import onnx_models
 from tests.kit.live import TIMEOUT, LiveServer, failure, index, request
-from tests.serving.server.transport.grpc.streams.conversation import Conversation
-from tests.serving.server.transport.watched import Samples, Watched
+from tests.kit.over_http import EVERY_TRANSPORT, live_server
+from tests.kit.rest import Rest
 
 pytestmark = pytest.mark.slow
 
 PROVIDER = {"provider_asked": "auto", "provider": "CPUExecutionProvider", "cuda_graphs": "off"}
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
-def metric(samples: Samples, name: str, **labels: str) -> float:
-    return samples[name, tuple(sorted({"model": "gather", "version": "3", **labels}.items()))]
+def read(text: str) -> Samples:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
 
 
-def test_answered_requests_are_counted_under_tritons_names(watched: Watched) -> None:
-    watched.live.infer(request("gather", index=index(1, 2, 3)))
-    watched.live.infer(request("gather", index=index(1)))
-    samples = watched.samples()
-    assert metric(samples, "nv_inference_request_success") == 2
-    assert metric(samples, "nv_inference_count") == 4
-    assert metric(samples, "nv_inference_exec_count") == 2
-    assert metric(samples, "nv_inference_pending_request_count") == 0
-    statistics = watched.live.statistics("gather").inference_stats
-    assert metric(samples, "nv_inference_request_duration_us") == statistics.success.ns // 1000
+class Watched:
+    """A live server whose metrics a test reads. They belong to version 3 of gather, if a test names no other."""
+
+    def __init__(self, live: LiveServer) -> None:
+        self.live = live
+
+    def text(self) -> str:
+        with Rest(self.live.server.http_address) as rest:
+            return rest.get("/metrics").body.decode()
+
+    def metric(self, name: str, **labels: str) -> float:
+        return read(self.text())[name, tuple(sorted({"model": "gather", "version": "3", **labels}.items()))]
+
+    def failed(self, code: str, **labels: str) -> float:
+        return self.metric("hangtag_request_seconds_count", code=code, **labels)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    for name in ("gather", "classifier"):
+        onnx_models.publish(tmp_path, name, getattr(onnx_models, name)(), version=3)
+    return tmp_path
+
+
+@pytest.fixture
+def watched(models: Path, transport: str) -> Iterator[Watched]:
+    with live_server(transport, models, http_port=0, max_batch_size=4, max_queue_size=4, instances=1) as live:
+        yield Watched(live)
+
+
+@EVERY_TRANSPORT
+def test_answered_requests_are_counted_under_tritons_names_and_in_histograms(watched: Watched) -> None:
+    live, metric = watched.live, watched.metric
+    live.infer(request("gather", index=index(1, 2, 3)))
+    live.infer(request("gather", index=index(1)))
+    assert metric("nv_inference_request_success") == 2
+    assert metric("nv_inference_count") == 4
+    assert metric("nv_inference_exec_count") == 2
+    assert metric("nv_inference_pending_request_count") == 0
+    statistics = live.statistics("gather")
+    assert (statistics.name, statistics.version) == ("gather", "3")
+    assert (statistics.inference_count, statistics.execution_count) == (4, 2)
+    assert [(batch.batch_size, batch.compute_infer.count) for batch in statistics.batch_stats] == [(1, 1), (3, 1)]
+    assert statistics.last_inference > 0
+    parts = statistics.inference_stats
+    assert (parts.success.count, parts.fail.count) == (2, 0)
+    assert metric("nv_inference_request_duration_us") == parts.success.ns // 1000
     for part in ("queue", "compute_input", "compute_infer", "compute_output"):
-        assert metric(samples, f"nv_inference_{part}_duration_us") == getattr(statistics, part).ns // 1000
-
-
-def test_the_histograms_hold_answered_requests(watched: Watched) -> None:
-    watched.live.infer(request("gather", index=index(1, 2, 3)))
-    watched.live.infer(request("gather", index=index(1)))
-    samples = watched.samples()
-    assert [metric(samples, "hangtag_batch_size_bucket", le=le) for le in ("1.0", "2.0", "4.0", "+Inf")] == [1, 1, 2, 2]
-    assert metric(samples, "hangtag_batch_size_sum") == 4
-    statistics = watched.live.statistics("gather").inference_stats
+        assert metric(f"nv_inference_{part}_duration_us") == getattr(parts, part).ns // 1000
+    assert [metric("hangtag_batch_size_bucket", le=le) for le in ("1.0", "2.0", "4.0", "+Inf")] == [1, 1, 2, 2]
+    assert metric("hangtag_batch_size_sum") == 4
+    assert metric("hangtag_compute_seconds_count") == 2
     for name, seconds, labels in (
-        ("hangtag_request_seconds", statistics.success.ns / 1e9, {"code": "OK"}),
-        ("hangtag_queue_seconds", statistics.queue.ns / 1e9, {}),
+        ("hangtag_request_seconds", parts.success.ns / 1e9, {"code": "OK"}),
+        ("hangtag_queue_seconds", parts.queue.ns / 1e9, {}),
     ):
-        assert metric(samples, f"{name}_count", **labels) == metric(samples, f"{name}_bucket", le="+Inf", **labels) == 2
-        assert metric(samples, f"{name}_sum", **labels) == pytest.approx(seconds)
-    assert metric(samples, "hangtag_compute_seconds_count") == 2
+        assert metric(f"{name}_count", **labels) == metric(f"{name}_bucket", le="+Inf", **labels) == 2
+        assert metric(f"{name}_sum", **labels) == pytest.approx(seconds)
 
 
-def test_failures_are_counted_by_code(watched: Watched) -> None:
-    live = watched.live
-    before = watched.samples()
-    assert metric(before, "hangtag_request_seconds_count", code="INTERNAL") == 0
-    assert metric(before, "nv_inference_request_failure", reason="BACKEND") == 0
-    with live.broken("gather"):
+@EVERY_TRANSPORT
+def test_failures_are_counted_once_by_code_and_by_models_that_there_are(watched: Watched) -> None:
+    live, metric, failed = watched.live, watched.metric, watched.failed
+    assert failed("INTERNAL") == metric("nv_inference_request_failure", reason="BACKEND") == 0
+    live.infer(request("gather", index=index(1)))
+    with live.gates.failing("gather"):
         failure(lambda: live.infer(request("gather", index=index(1))))
     failure(lambda: live.infer(request("gather", wrong=index(1))))
-    failure(lambda: live.classifier.Classify(classifier_pb2.ClassifyRequest(model_name="gather"), timeout=TIMEOUT))
-    for name in ("made up", "another"):
+    failure(lambda: live.infer(request("gather", index=index(99))))
+    image = classifier_pb2.ClassifyRequest(model_name="gather", encoded=b"none")
+    failure(lambda: live.classifier.Classify(image, timeout=TIMEOUT))
+    choices = [classifier_pb2.ModelChoice(name=name) for name in ("gather", "another")]
+    compared = live.classifier.Compare(classifier_pb2.CompareRequest(models=choices, encoded=b"none"), timeout=TIMEOUT)
+    assert all(outcome.HasField("failure") for outcome in compared.outcomes)
+    for name in ("made up", "others"):
         failure(lambda name=name: live.infer(request(name, index=index(1))))  # type: ignore[misc]
     wrong_version = request("gather", index=index(1))
     wrong_version.model_version = "9"
     failure(lambda: live.infer(wrong_version))
-    samples = watched.samples()
-    assert metric(samples, "hangtag_request_seconds_count", code="INTERNAL") == 1
-    assert metric(samples, "hangtag_request_seconds_count", code="INVALID_ARGUMENT") == 2
-    assert metric(samples, "nv_inference_request_failure", reason="BACKEND") == 1
-    assert metric(samples, "nv_inference_request_failure", reason="OTHER") == 2
+    assert failed("INTERNAL") == metric("nv_inference_request_failure", reason="BACKEND") == 1
+    assert failed("INVALID_ARGUMENT") == metric("nv_inference_request_failure", reason="OTHER") == 4
     # What callers make up is not a label: anybody could make series without end.
-    assert metric(samples, "hangtag_request_seconds_count", model="", version="", code="NOT_FOUND") == 2
-    assert metric(samples, "hangtag_request_seconds_count", version="", code="NOT_FOUND") == 1
-    assert "made up" not in watched.get("/metrics")
+    assert failed("NOT_FOUND", model="", version="") == 3
+    assert failed("NOT_FOUND", version="") == 1
+    assert not {"made up", "others", "another"} & set(watched.text().replace('"', "\n").split("\n"))
+    statistics = live.statistics("gather").inference_stats
+    assert (statistics.success.count, statistics.fail.count) == (1, 5)
+    seconds = [metric("hangtag_request_seconds_sum", code=code) for code in ("INTERNAL", "INVALID_ARGUMENT")]
+    assert statistics.fail.ns == pytest.approx(sum(seconds) * 1e9, rel=1e-3)
 
 
-def test_failures_in_a_stream_or_a_comparison_are_counted_by_code(watched: Watched) -> None:
+def test_failures_in_a_stream_are_counted_by_code(watched: Watched) -> None:
     live = watched.live
     sent = [request("gather", index=index(value)) for value in (1, 99)]
     sent += [request("gather", wrong=index(1)), request("made up", index=index(1))]
-    assert [bool(one.error_message) for one in Conversation(live.inference.ModelStreamInfer, *sent).finish()] == [
-        *(False, True, True, True)
-    ]
-    strict = Conversation(live.inference.ModelStreamInfer, sent[2], metadata=[("triton_grpc_error", "true")])
-    assert strict.end()[0] is grpc.StatusCode.INVALID_ARGUMENT
+    answers = list(live.inference.ModelStreamInfer(iter(sent), timeout=TIMEOUT))
+    assert [bool(one.error_message) for one in answers] == [False, True, True, True]
+    strict = live.inference.ModelStreamInfer(iter([sent[2]]), timeout=TIMEOUT, metadata=[("triton_grpc_error", "true")])
+    assert failure(lambda: list(strict))[0] is grpc.StatusCode.INVALID_ARGUMENT
     image = classifier_pb2.ClassifyRequest(model_name="gather", encoded=b"none")
-    assert Conversation(live.classifier.ClassifyStream, image).finish()[0].HasField("failure")
-    choices = [classifier_pb2.ModelChoice(name=name) for name in ("gather", "another")]
-    compared = live.classifier.Compare(classifier_pb2.CompareRequest(models=choices, encoded=b"none"), timeout=TIMEOUT)
-    assert all(outcome.HasField("failure") for outcome in compared.outcomes)
-    twice = classifier_pb2.CompareRequest(models=[choices[0]] * 2, encoded=b"none")
-    failure(lambda: live.classifier.Compare(twice, timeout=TIMEOUT))
-    samples = watched.samples()
-    assert metric(samples, "hangtag_request_seconds_count", code="INVALID_ARGUMENT") == 5
-    assert metric(samples, "hangtag_request_seconds_count", model="", version="", code="NOT_FOUND") == 2
-    assert metric(samples, "hangtag_request_seconds_count", model="", version="", code="INVALID_ARGUMENT") == 1
+    (answer,) = live.classifier.ClassifyStream(iter([image]), timeout=TIMEOUT)
+    assert answer.HasField("failure")
+    choices = [classifier_pb2.ModelChoice(name="gather")] * 2
+    twice = classifier_pb2.CompareRequest(models=choices, encoded=b"none")
+    assert failure(lambda: live.classifier.Compare(twice, timeout=TIMEOUT))[0] is grpc.StatusCode.INVALID_ARGUMENT
+    assert watched.failed("INVALID_ARGUMENT") == 4
+    assert watched.failed("NOT_FOUND", model="", version="") == 1
+    assert watched.failed("INVALID_ARGUMENT", model="", version="") == 1
 
 
-@pytest.mark.parametrize("method", sorted(INFERENCE_METHODS))
-def test_undecodable_bytes_are_counted_without_a_model_on_both_paths(
-    tmp_path: Path, transport: str, method: str
-) -> None:
-    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1, metrics_port=0, transport=transport)) as live:
-        watched = Watched(live)
-        if "Stream" in method:
-            stream: Any = live.channel.stream_stream(method)
-            failure(lambda: list(stream(iter([b"\xff\xff\xff"]), timeout=TIMEOUT)))
-        else:
-            call: Any = live.channel.unary_unary(method)
-            failure(lambda: call(b"\xff\xff\xff", timeout=TIMEOUT))
-        health: Any = live.channel.unary_unary("/grpc.health.v1.Health/Check")
-        failure(lambda: health(b"\xff\xff\xff", timeout=TIMEOUT))  # not inference, so not counted
-        samples = watched.samples()
-        watched.http.close()
-    assert metric(samples, "hangtag_request_seconds_count", model="", version="", code="INVALID_ARGUMENT") == 1
-
-
-def test_each_failure_is_counted_once_in_each_place(watched: Watched) -> None:
-    live = watched.live
-    live.infer(request("gather", index=index(1)))
-    failures = 6
-    with live.broken("gather"):
-        failure(lambda: live.infer(request("gather", index=index(1))))
-    failure(lambda: live.infer(request("gather", wrong=index(1))))
-    Conversation(
-        live.inference.ModelStreamInfer, *(request("gather", index=index(value)) for value in (99, 1))
-    ).finish()
-    image = classifier_pb2.ClassifyRequest(model_name="gather", encoded=b"none")
-    failure(lambda: live.classifier.Classify(image, timeout=TIMEOUT))
-    Conversation(live.classifier.ClassifyStream, image).finish()
-    models = [classifier_pb2.ModelChoice(name="gather")]
-    live.classifier.Compare(classifier_pb2.CompareRequest(models=models, encoded=b"none"), timeout=TIMEOUT)
-    samples = watched.samples()
-    metrics = {
-        name: sum(
-            value
-            for (metric, labels), value in samples.items()
-            if metric == name and ("model", "gather") in labels and ("code", "OK") not in labels
-        )
-        for name in ("nv_inference_request_failure", "hangtag_request_seconds_count", "hangtag_request_seconds_sum")
+def test_undecodable_bytes_are_counted_without_a_model(watched: Watched) -> None:
+    methods = {
+        "inference.GRPCInferenceService": ("ModelInfer", "ModelStreamInfer"),
+        "hangtag.v1.Classifier": ("Classify", "ClassifyStream", "Compare"),
+        "grpc.health.v1.Health": ("Check",),  # not inference, so not counted
     }
-    statistics = live.statistics("gather").inference_stats
-    assert metrics["nv_inference_request_failure"] == metrics["hangtag_request_seconds_count"] == failures
-    assert (statistics.fail.count, statistics.success.count) == (failures, 2)
-    assert statistics.fail.ns == pytest.approx(metrics["hangtag_request_seconds_sum"] * 1e9, rel=1e-3)
+    for service, names in methods.items():
+        for name in names:
+            method = f"/{service}/{name}"
+            if "Stream" in name:
+                stream: Any = watched.live.channel.stream_stream(method)
+                failure(lambda stream=stream: list(stream(iter([b"\xff\xff\xff"]), timeout=TIMEOUT)))  # type: ignore[misc]
+            else:
+                call: Any = watched.live.channel.unary_unary(method)
+                failure(lambda call=call: call(b"\xff\xff\xff", timeout=TIMEOUT))  # type: ignore[misc]
+    assert watched.failed("INVALID_ARGUMENT", model="", version="") == 5
 
 
+@EVERY_TRANSPORT
 def test_the_queue_and_a_full_one(watched: Watched) -> None:
-    with watched.live.gate("gather") as gate:
-        calls = []
-        for number in range(5):
-            calls.append(watched.live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT))
-            gate.wait_until_queued()
-            if number == 0:
-                gate.wait_until_computing()
-        failure(lambda: watched.live.infer(request("gather", index=index(1))))
-        samples = watched.samples()
-        assert metric(samples, "nv_inference_pending_request_count") == 4
-        assert metric(samples, "hangtag_max_queue_size") == 4
-        assert metric(samples, "hangtag_request_seconds_count", code="RESOURCE_EXHAUSTED") == 1
-        assert samples["hangtag_shed_requests_total", (("model", "gather"),)] == 1
-        assert metric(samples, "nv_inference_request_failure", reason="REJECTED") == 1
+    live, metric = watched.live, watched.metric
+    with live.gates.closed("gather") as gate:
+        calls = [live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT)]
+        gate.wait_until_computing()
+        calls += [
+            live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(4)
+        ]
+        live.wait_until_queued("gather", 4)
+        failure(lambda: live.infer(request("gather", index=index(1))))
+        assert metric("nv_inference_pending_request_count") == metric("hangtag_max_queue_size") == 4
+        assert watched.failed("RESOURCE_EXHAUSTED") == 1
+        assert read(watched.text())["hangtag_shed_requests_total", (("model", "gather"),)] == 1
+        assert metric("nv_inference_request_failure", reason="REJECTED") == 1
         gate.open()
         assert all(call.result() for call in calls)
 
 
+@EVERY_TRANSPORT
 def test_a_message_that_is_too_large_does_not_count_as_shed(watched: Watched) -> None:
     """HangtagShedding asks for more servers, which would not help."""
     too_large = request("classifier", image=np.zeros((30_000, 28, 28), np.uint8))
     assert failure(lambda: watched.live.infer(too_large))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
-    shed = {labels: value for (name, labels), value in watched.samples().items() if "shed_requests_total" in name}
+    shed = {labels: value for (name, labels), value in read(watched.text()).items() if "shed_requests_total" in name}
     assert shed == {(("model", name),): 0 for name in ("", "gather", "classifier")}
 
 
-def test_a_model_on_the_cpu_because_cuda_does_not_work_says_so(watched: Watched) -> None:
-    watched.live.model("gather").runtime.fell_back = True
-    assert metric(watched.samples(), "hangtag_model_info", model="gather", **PROVIDER, fallback="yes") == 1
+@pytest.mark.parametrize(
+    ("transport", "chosen"),
+    [
+        ("auto", {"transport": "native", "reason": "TLS is off and the address is loopback"}),
+        ("grpc", {"transport": "grpc", "reason": "--transport grpc"}),
+    ],
+)
+def test_the_metrics_name_the_models_their_providers_and_the_transport(
+    models: Path, transport: str, chosen: dict[str, str]
+) -> None:
+    """One model is on the CPU because CUDA does not work, and two of its IO bindings have failed."""
 
+    def load(path: Path, **options: Any) -> Runtime:
+        runtime = Runtime(path, **options)
+        if path.parents[1].name == "gather":
+            runtime.fell_back, runtime.io_binding_failures = True, 2
+        return runtime
 
-def test_the_metrics_name_the_models_and_their_providers(watched: Watched) -> None:
-    samples = watched.samples()
-    for model in ("gather", "classifier"):
-        assert metric(samples, "hangtag_model_ready", model=model) == 1
-        assert metric(samples, "hangtag_model_instances", model=model) == 1
-        assert metric(samples, "hangtag_model_info", model=model, **PROVIDER, fallback="no") == 1
-        loads = [samples["hangtag_model_loads_total", (("model", model), ("outcome", one))] for one in ("ok", "error")]
-        assert loads == [1, 0]
-    assert [samples[name, ()] for name in ("hangtag_workers", "hangtag_workers_wanted")] == [1, 2]
-    assert samples["hangtag_worker_restarts_total", ()] == 3
-
-
-def test_io_bindings_that_failed_are_counted_by_model(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = watched.live.model("gather").runtime
-    runtime.use_io_binding(4, instances=1)
-    assert runtime._buffer_pool is not None
-    monkeypatch.setattr(runtime._buffer_pool, "run", lambda _: 1 / 0)
-    for _ in range(2):  # the second is computed without the binding
-        assert watched.live.inference.ModelInfer(request("gather", index=index(2)), timeout=TIMEOUT)
-    samples = watched.samples()
-    assert metric(samples, "hangtag_io_binding_failures_total", model="gather") == 1
-    assert metric(samples, "hangtag_io_binding_failures_total", model="classifier") == 0
+    with live_server(transport, models, runtimes=load, http_port=0, instances=1) as live:
+        watched = Watched(live)
+        for model, fallback, failures in (("gather", "yes", 2), ("classifier", "no", 0)):
+            assert watched.metric("hangtag_model_ready", model=model) == 1
+            assert watched.metric("hangtag_model_instances", model=model) == 1
+            assert watched.metric("hangtag_model_info", model=model, **PROVIDER, fallback=fallback) == 1
+            assert watched.metric("hangtag_io_binding_failures_total", model=model) == failures
+        samples = read(watched.text())
+        for model in ("gather", "classifier"):
+            loads = [
+                samples["hangtag_model_loads_total", (("model", model), ("outcome", one))] for one in ("ok", "error")
+            ]
+            assert loads == [1, 0]
+        transports = {key: value for key, value in samples.items() if key[0] == "hangtag_transport"}
+        assert transports == {("hangtag_transport", tuple(sorted(chosen.items()))): 1}
 
 
 def test_a_version_that_is_loading_does_not_look_like_one_that_cannot_be_loaded() -> None:
@@ -217,17 +237,88 @@ def test_a_version_that_is_loading_does_not_look_like_one_that_cannot_be_loaded(
     assert ready == {"1": 1, "3": 0}
 
 
-@pytest.mark.parametrize(
-    ("transport", "labels"),
-    [
-        ("auto", {"transport": "native", "reason": "TLS is off and the address is loopback"}),
-        ("grpc", {"transport": "grpc", "reason": "--transport grpc"}),
-    ],
-)
-def test_which_transport_serves_and_why(tmp_path: Path, transport: str, labels: dict[str, str]) -> None:
-    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1, metrics_port=0, transport=transport)) as live:
-        watched = Watched(live)
-        transports = {key: value for key, value in watched.samples().items() if key[0] == "hangtag_transport"}
-        watched.http.close()
-    assert transports == {("hangtag_transport", tuple(sorted(labels.items()))): 1}
+class Port:
+    """The port for metrics alone, which a program that serves opens beside its server."""
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.ready = True
+        self._server = MetricsServer(
+            ServerConfig(host=host, metrics_port=port), StateCollector(ServerState), lambda: self.ready
+        )
+        self.address = (host, self._server.port)
+        self.close = self._server.close
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.address, TIMEOUT)
+
+    def status(self, path: str, accept: str = "*/*") -> int:
+        with self.connect() as connection:
+            connection.sendall(f"GET {path} HTTP/1.0\r\nAccept: {accept}\r\n\r\n".encode())
+            return int(connection.makefile("rb").readline().split()[1])
+
+
+@pytest.fixture
+def port() -> Iterator[Port]:
+    port = Port()
+    yield port
+    port.close()
+
+
+def test_the_port_has_metrics_and_health_and_stays_silent_in_the_log(
+    port: Port, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with structlog.testing.capture_logs() as log:
+        assert [port.status(path) for path in ("/metrics", "/v2/health/live", "/v2/health/ready", "/")] == [
+            *(200, 200, 200, 404)
+        ]
+        port.ready = False
+        assert [port.status(path) for path in ("/v2/health/live", "/v2/health/ready")] == [200, 503]
+        for _ in range(3):
+            assert port.status("/metrics", "application/openmetrics-text; version=no-number") == 400
+        assert port.status("/metrics", "application/openmetrics-text; version=1.0.0") == 200
+    assert log == []
+    assert capfd.readouterr().err == ""
+
+
+def test_the_connections_of_the_port_are_limited(port: Port) -> None:
+    taken = [port.connect() for _ in range(MAX_CONNECTIONS)]
+    with port.connect() as another:
+        assert another.recv(1) == b""
+    for connection in taken:  # they are still answered
+        connection.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
+        assert connection.makefile("rb").read().endswith(b"live\n")
+        connection.close()
+
+
+def test_connections_that_got_no_thread_take_no_place(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if threading.current_thread().name == "metrics":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(MAX_CONNECTIONS):
+            with port.connect() as connection:
+                assert connection.recv(1) == b""
+    assert port.status("/v2/health/live") == 200
+
+
+def test_the_port_stops_listening_though_clients_are_connected() -> None:
+    port = Port()
+    with port.connect():
+        port.close()
+        with pytest.raises(ConnectionRefusedError):
+            port.connect()
+
+
+def test_a_port_in_use_is_an_error_that_names_it_and_version_6_addresses_have_one(port: Port) -> None:
+    with pytest.raises(
+        StartError, match=rf"cannot listen on 127.0.0.1:{port.address[1]} for metrics: .*--metrics-port"
+    ):
+        Port(port=port.address[1])
+    other = Port("::1")
+    assert other.status("/v2/health/live") == 200
+    other.close()

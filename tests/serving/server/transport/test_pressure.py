@@ -125,16 +125,6 @@ def test_a_requests_own_timeout_is_a_deadline_too(own: LiveServer) -> None:
 
 
 @EVERY_TRANSPORT
-@pytest.mark.parametrize("microseconds", [0, -1])
-def test_an_invalid_timeout_is_refused(own: LiveServer, microseconds: int) -> None:
-    sent = request("gather", index=index(1))
-    sent.parameters["timeout"].int64_param = microseconds
-    code, message = failure(lambda: own.inference.ModelInfer(sent, timeout=TIMEOUT))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert f"must be an int64 of microseconds above 0, not {microseconds}" in message
-
-
-@EVERY_TRANSPORT
 def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once(own: LiveServer) -> None:
     """By the server, which gets the caller's deadline with the request and has measured what a batch takes."""
     own.gates.counted("gather").delay = 0.5

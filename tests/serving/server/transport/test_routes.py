@@ -1,27 +1,28 @@
-"""A cascade and a split of the shipped models, as every transport shows them."""
+"""A cascade and a split of the shipped models, as every transport shows them, and routes that change under load."""
 
+import random
 import re
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import numpy.typing as npt
 import pytest
-from grpc_health.v1 import health_pb2
+from onnx import TensorProto, helper
 
 from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.batching.request import InferenceResult
-from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.telemetry.model_statistics import StageTimings, Timings
-from hangtag.serving.server.transport.call import Call
-from hangtag.serving.server.transport.queries import image_query
-from tests.kit import shipped
-from tests.kit.live import TIMEOUT, LiveServer, failure, outputs, request
+from tests.kit import onnx_models, shipped
+from tests.kit.live import TIMEOUT, Array, LiveServer, failure, outputs, request
+from tests.kit.over_http import EVERY_TRANSPORT, inference_over_http, live_server
 from tests.kit.rest import Rest
 from tests.kit.shipped import latest
+
+pytestmark = pytest.mark.slow
 
 AT_LEAST = 0.9
 Images = npt.NDArray[np.uint8]
@@ -29,6 +30,7 @@ Images = npt.NDArray[np.uint8]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cascade and a split over lstm and cnn."""
     models = tmp_path_factory.mktemp("routes")
     for name in ("lstm", "cnn"):
         (models / name).symlink_to(shipped.MODELS / name)
@@ -44,7 +46,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def routed(models: Path, transport: str) -> Iterator[LiveServer]:
-    with LiveServer(ServerConfig(models=models, port=0, http_port=0, transport=transport)) as live:
+    with live_server(transport, models, http_port=0) as live:
         yield live
 
 
@@ -55,6 +57,13 @@ def images() -> Images:
     return (generator.random((16, 28, 28)) ** generator.uniform(1, 30, (16, 1, 1)) * 255).astype(np.uint8)
 
 
+def member_of(live: LiveServer, sent: pb.ModelInferRequest, user: str = "") -> str:
+    """Which members answered."""
+    _, call = live.inference.ModelInfer.with_call(sent, timeout=TIMEOUT, metadata=(("x-user-id", user),))
+    return str(dict(call.trailing_metadata())["hangtag-model"])
+
+
+@EVERY_TRANSPORT
 def test_each_sample_has_the_answer_of_the_member_that_the_rule_chooses(routed: LiveServer, images: Images) -> None:
     lstm, cnn = (routed.infer(request(name, image=images)) for name in ("lstm", "cnn"))
     response, call = routed.inference.ModelInfer.with_call(request("both", image=images), timeout=TIMEOUT)
@@ -73,27 +82,8 @@ def test_each_sample_has_the_answer_of_the_member_that_the_rule_chooses(routed: 
         rf"lstm;samples=16;queue-ns=\d+;compute-ns=\d+;batch-size=16,cnn;samples={(~sure).sum()};.*",
         metadata["hangtag-stages"],
     )
-
-
-def test_one_sample_has_one_member(routed: LiveServer, images: Images) -> None:
-    probabilities = routed.infer(request("lstm", image=images))["probabilities"].max(axis=1)
-    for place, member in ((int(probabilities.argmax()), "lstm"), (int(probabilities.argmin()), "cnn")):
-        _, call = routed.inference.ModelInfer.with_call(
-            request("both", image=images[place : place + 1]), timeout=TIMEOUT
-        )
-        metadata = dict(call.trailing_metadata())
-        assert metadata["hangtag-model"] == member
-        assert metadata["hangtag-stage"] == ("1" if member == "lstm" else "2")
-
-
-def test_http_says_the_same(routed: LiveServer, images: Images) -> None:
-    with Rest(routed.server.http_address) as rest:
-        response = rest.infer(request("both", image=images))
-        assert response.status == 200
-        assert response.headers["hangtag-model"] == "lstm,cnn"
-        assert len(response.headers["hangtag-stage"].split(",")) == 16
-        assert response.headers["hangtag-stages"].startswith("lstm;samples=16;")
-        assert rest.get("/v2/models/both").json["inputs"][0]["name"] == "image"
+    surest = int(lstm["probabilities"].max(axis=1).argmax())
+    assert member_of(routed, request("both", image=images[surest : surest + 1])) == "lstm"
 
 
 def test_a_stream_says_the_same(routed: LiveServer, images: Images) -> None:
@@ -108,34 +98,38 @@ def test_a_stream_says_the_same(routed: LiveServer, images: Images) -> None:
     assert not any(key.startswith("hangtag_") for key in lstm.parameters)
 
 
-def test_a_route_is_described_listed_and_healthy_as_a_model_is(routed: LiveServer) -> None:
+@EVERY_TRANSPORT
+def test_a_route_is_described_listed_and_ready_as_a_model_is(routed: LiveServer) -> None:
+    def parameters(name: str) -> dict[str, str]:
+        config = routed.inference.ModelConfig(pb.ModelConfigRequest(name=name), timeout=TIMEOUT).config
+        return {key: value.string_value for key, value in config.parameters.items()}
+
     index = routed.inference.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=TIMEOUT)
     assert {(model.name, model.version, model.state) for model in index.models} >= {("both", "1", "READY")}
     metadata = routed.inference.ModelMetadata(pb.ModelMetadataRequest(name="both"), timeout=TIMEOUT)
     assert [output.name for output in metadata.outputs] == ["logits", "probabilities"]
-    config = routed.inference.ModelConfig(pb.ModelConfigRequest(name="both"), timeout=TIMEOUT).config
-    parameters = {key: value.string_value for key, value in config.parameters.items()}
-    assert parameters["route"] == "cascade"
-    assert parameters["route_members"] == "lstm, cnn"
-    assert parameters["route_accept"] == "probabilities at_least 0.9"
-    assert (parameters["route_expected_sent_on"], parameters["route_shadow"]) == ("0.25", "lstm 0.01")
-    files = [latest(name) for name in ("lstm", "cnn")]
-    assert parameters["file_bytes"] == str(sum(file.stat().st_size for file in files))
-    assert not {"hangtag.accuracy", "hangtag.test_accuracy"} & parameters.keys(), "that is the first member's"
-    canary = routed.inference.ModelConfig(pb.ModelConfigRequest(name="canary"), timeout=TIMEOUT).config
-    assert canary.parameters["route_description"].string_value == "Chosen by hand."
-    health = routed.health.Check(health_pb2.HealthCheckRequest(service="both"), timeout=TIMEOUT)
-    assert health.status == health_pb2.HealthCheckResponse.SERVING
-    statistics = routed.inference.ModelStatistics(pb.ModelStatisticsRequest(name="both"), timeout=TIMEOUT)
-    assert statistics.model_stats[0].name == "both"
+    both = parameters("both")
+    assert {key: both[key] for key in both if key.startswith("route")} == {
+        "route": "cascade",
+        "route_members": "lstm, cnn",
+        "route_accept": "probabilities at_least 0.9",
+        "route_on_overload": "answer",
+        "route_expected_sent_on": "0.25",
+        "route_shadow": "lstm 0.01",
+    }
+    assert both["file_bytes"] == str(sum(latest(name).stat().st_size for name in ("lstm", "cnn")))
+    assert not {"hangtag.accuracy", "hangtag.test_accuracy"} & both.keys(), "that is the first member's"
+    assert parameters("canary")["route_description"] == "Chosen by hand."
+    assert routed.ready("both")
+    assert routed.statistics("both").name == "both"
 
 
+@EVERY_TRANSPORT
 def test_a_route_classifies_and_is_compared(routed: LiveServer) -> None:
     garment = (shipped.MODELS.parent / "examples/garments/bag-1.png").read_bytes()
-    answer = routed.classifier.Classify(
-        classifier_pb2.ClassifyRequest(model_name="both", encoded=garment), timeout=TIMEOUT
-    )
-    assert (answer.model_name, answer.labels[0].label) == ("both", "Bag")
+    sent = classifier_pb2.ClassifyRequest(model_name="both", encoded=garment)
+    answer = routed.classifier.Classify(sent, timeout=TIMEOUT)
+    assert (answer.model_name, answer.labels[0].label, answer.unsure) == ("both", "Bag", False)
     assert [stage.model for stage in answer.timings.stages] == ["lstm"]
     assert answer.timings.stages[0].compute_ns == answer.timings.compute_ns > 0
     choices = [classifier_pb2.ModelChoice(name=name) for name in ("both", "cnn", "canary")]
@@ -146,58 +140,61 @@ def test_a_route_classifies_and_is_compared(routed: LiveServer) -> None:
     assert [len(outcome.answer.timings.stages) for outcome in compared.outcomes] == [1, 0, 1]
 
 
-def test_a_classification_tells_whether_the_member_that_answered_was_sure(routed: LiveServer, images: Images) -> None:
-    """A server without load has time for all stages, so the result is made here."""
-    model = routed.server._engine.model("both")
-    message = classifier_pb2.ClassifyRequest(raw={"height": 28, "width": 28, "pixels": images[0].tobytes()})
-    prepared = image_query.classify_query(message, Call("/Classify")).prepare(model, None)
-    logits = np.zeros((1, 10), np.float32)
-    for unsure in (0, 1):
-        timings = Timings(1, 0, 2, 0, 1, (StageTimings("lstm", (0,), 1, 2, 1),), unsure)
-        result = InferenceResult({"logits": logits, "probabilities": logits + 0.1}, timings)
-        assert prepared.encode(result).unsure == bool(unsure)
+@EVERY_TRANSPORT
+def test_an_answer_says_that_its_member_was_not_sure_where_the_next_one_is_busy(
+    models: Path, transport: str, images: Images
+) -> None:
+    with live_server(transport, models, max_batch_size=1, max_queue_size=1, instances=1) as live:
+        alone = [live.infer(request("lstm", image=image[np.newaxis]))["probabilities"].max() for image in images]
+        doubtful = images[int(np.argmin(alone))]
+        raw = classifier_pb2.RawImage(height=28, width=28, pixels=doubtful.tobytes())
+        sent = classifier_pb2.ClassifyRequest(model_name="both", raw=raw)
+        answer = live.classifier.Classify(sent, timeout=TIMEOUT)
+        assert (answer.unsure, [stage.model for stage in answer.timings.stages]) == (False, ["lstm", "cnn"])
+        with live.gates.closed("cnn") as gate:
+            busy = [live.inference.ModelInfer.future(request("cnn", image=images[:1]), timeout=TIMEOUT)]
+            gate.wait_until_computing()
+            busy.append(live.inference.ModelInfer.future(request("cnn", image=images[:1]), timeout=TIMEOUT))
+            live.wait_until_queued("cnn", 1)
+            answer = live.classifier.Classify(sent, timeout=TIMEOUT)
+            assert (answer.unsure, [stage.model for stage in answer.timings.stages]) == (True, ["lstm"])
+            gate.open()
+            assert all(call.result() for call in busy)
 
 
+@EVERY_TRANSPORT
 def test_calls_with_one_key_go_to_one_member_and_others_by_their_shares(routed: LiveServer, images: Images) -> None:
-    def member(user: str) -> str:
-        _, call = routed.inference.ModelInfer.with_call(
-            request("canary", image=images[:1]), timeout=TIMEOUT, metadata=(("x-user-id", user),)
-        )
-        return str(dict(call.trailing_metadata())["hangtag-model"])
-
-    users = {user: member(user) for user in map(str, range(40))}
+    sent = request("canary", image=images[:1])
+    users = {user: member_of(routed, sent, user) for user in map(str, range(40))}
     assert set(users.values()) == {"lstm", "cnn"}
-    assert {user: member(user) for user in users} == users
-    with Rest(routed.server.http_address) as rest:
-        over_http = {
-            user: rest.infer(request("canary", image=images[:1]), x_user_id=user).headers["hangtag-model"]
-            for user in list(users)[:10]
-        }
-    assert over_http == dict(list(users.items())[:10])
-    counts = Counter(member("") for _ in range(60))
+    assert {user: member_of(routed, sent, user) for user in users} == users
+    with Rest(routed.server.http_address) as rest:  # over HTTP the same key goes to the same member
+        assert {user: rest.infer(sent, x_user_id=user).headers["hangtag-model"] for user in users} == users
+    counts = Counter(member_of(routed, sent) for _ in range(60))
     assert 25 < counts["cnn"] < 60  # fewer or more have a chance of 1 in 100,000,000
 
 
-def test_metrics_count_samples_by_member_and_stage(routed: LiveServer, images: Images) -> None:
-    def samples() -> dict[tuple[str, str], float]:
+@EVERY_TRANSPORT
+def test_metrics_count_samples_by_member_and_stage_and_the_queues_of_models_alone(
+    routed: LiveServer, images: Images
+) -> None:
+    def metrics() -> str:
         with Rest(routed.server.http_address) as rest:
-            text = rest.get("/metrics").body.decode()
+            return rest.get("/metrics").body.decode()
+
+    def samples() -> dict[tuple[str, str], float]:
         pattern = r'hangtag_route_samples_total\{member="(\w+)",model="both",stage="(\d)",version="1"\} ([\d.]+)'
-        return {(member, stage): float(value) for member, stage, value in re.findall(pattern, text)}
+        return {(member, stage): float(value) for member, stage, value in re.findall(pattern, metrics())}
 
     before = samples()
     routed.infer(request("both", image=images))
     after = samples()
     assert after["lstm", "1"] - before.get(("lstm", "1"), 0) == 16
     assert 0 < after["cnn", "2"] - before.get(("cnn", "2"), 0) < 16
+    assert set(re.findall(r'hangtag_max_queue_size\{model="([\w-]+)"', metrics())) == {"lstm", "cnn"}
 
 
-def test_metrics_give_the_queue_of_models_alone(routed: LiveServer) -> None:
-    with Rest(routed.server.http_address) as rest:
-        text = rest.get("/metrics").body.decode()
-    assert set(re.findall(r'hangtag_max_queue_size\{model="([\w-]+)"', text)) == {"lstm", "cnn"}
-
-
+@EVERY_TRANSPORT
 def test_a_request_that_does_not_fit_is_refused_as_by_a_model(routed: LiveServer) -> None:
     code, message = failure(lambda: routed.infer(request("both", image=np.zeros((1, 27, 28), np.uint8))))
     assert code == grpc.StatusCode.INVALID_ARGUMENT
@@ -205,3 +202,121 @@ def test_a_request_that_does_not_fit_is_refused_as_by_a_model(routed: LiveServer
     unknown = request("both", image=np.zeros((1, 28, 28), np.uint8))
     unknown.model_version = "2"
     assert failure(lambda: routed.infer(unknown))[0] == grpc.StatusCode.NOT_FOUND
+
+
+MARKS = {"fast": -10.0, "slow": -20.0, "other": -30.0}
+"""Name -> the second column of the model's answers; the first is the sample's own."""
+FILES = (
+    'cascade = ["fast", "slow"]\naccept = {output = "y", at_least = 0.5}',
+    'cascade = ["fast", "slow"]\naccept = {output = "y", at_least = 0.9}\non_overload = "refuse"',
+    'cascade = ["fast", "other", "slow"]\naccept = {output = "y", at_least = 0.7}',
+    'cascade = ["fast", "slow"]\naccept = {output = "y", margin_at_least = 0.9}\nshadow = {model = "other", share = 1}',
+    'split = {slow = 50, other = 50}\nsticky = "x-user-id"',
+    'split = {fast = 90, slow = 10}\nshadow = {model = "other", share = 0.5}',
+    "split = {fast = 90}",
+)
+"""The last one has a mistake, and changes nothing."""
+RELOADS = 100
+IN_FLIGHT = 12
+
+
+def publish(models: Path, name: str, version: int) -> None:
+    """x FP32 [batch, 2] -> y FP32 [batch, 2]: x plus the model's mark in the second column."""
+    add = helper.make_node("Add", ["x", "mark"], ["y"])
+    shape: onnx_models.Shape = ["batch", 2]
+    model = onnx_models.model(
+        [add],
+        {"x": (TensorProto.FLOAT, shape)},
+        {"y": (TensorProto.FLOAT, shape)},
+        {"mark": np.array([0, MARKS[name]], np.float32)},
+    )
+    onnx_models.publish(models, name, model, version)
+
+
+@pytest.fixture
+def changing(tmp_path: Path, transport: str) -> Iterator[LiveServer]:
+    for name in MARKS:
+        publish(tmp_path, name, 1)
+    (tmp_path / "route").mkdir()
+    (tmp_path / "route/route.toml").write_text(FILES[0])
+    polling: dict[str, Any] = {"http_port": 0, "model_control": "poll", "poll_seconds": 3600}
+    with live_server(transport, tmp_path, max_batch_size=4, max_queue_size=4, instances=1, **polling) as live:
+        yield live
+
+
+class Load:
+    """Calls from two threads over gRPC and two over HTTP, inside the block; each is checked."""
+
+    def __init__(self, live: LiveServer) -> None:
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self.ends: Counter[str] = Counter()
+        """Status names -> calls that ended so."""
+        self.problems: list[str] = []
+        over_http = inference_over_http(live.server.http_address)
+        stubs = (live.inference, live.inference, over_http, over_http)
+        self._threads = [threading.Thread(target=self._call, args=each) for each in enumerate(stubs)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _call(self, seed: int, inference: Any) -> None:
+        draw = random.Random(seed)
+        while not self._stop.is_set():
+            sent = [samples(draw) for _ in range(IN_FLIGHT)]
+            metadata = [(("x-user-id", draw.choice("abc")),) if draw.random() < 0.5 else () for _ in sent]
+            futures = [
+                inference.ModelInfer.future(request("route", x=x), timeout=TIMEOUT, metadata=each)
+                for x, each in zip(sent, metadata, strict=True)
+            ]
+            cancelled = [future for future in futures if draw.random() < 0.1]
+            for future in cancelled:
+                future.cancel()
+            for x, future in zip(sent, futures, strict=True):
+                if future not in cancelled and (error := future.exception()) is None:
+                    self._check(x, outputs(future.result())["y"], dict(future.trailing_metadata()))
+                with self._lock:
+                    self.ends["CANCELLED" if future in cancelled else "OK" if error is None else error.code().name] += 1
+
+    def _check(self, x: Array, y: Array, metadata: Mapping[str, str]) -> None:
+        """Require that each sample has the answer of the member that the reply names."""
+        stages = [cost.split(";")[0] for cost in metadata["hangtag-stages"].split(",")]
+        numbers = [int(number) for number in metadata["hangtag-stage"].split(",")]
+        members = [stages[number - 1] for number in (numbers * len(x) if len(numbers) == 1 else numbers)]
+        expected = np.stack([x[:, 0], [MARKS[member] for member in members]], axis=1)
+        if not np.array_equal(y, expected.astype(np.float32)):
+            self.problems.append(f"{x.tolist()} got {y.tolist()}, with {metadata}")
+
+
+def samples(draw: random.Random) -> Array:
+    confidences = [draw.choice([0.1, 0.6, 0.8, 0.95]) + draw.random() / 1000 for _ in range(draw.randint(1, 4))]
+    return np.array([[confidence, 0] for confidence in confidences], np.float32)
+
+
+def test_reloads_under_load_lose_and_double_no_call(changing: LiveServer, tmp_path: Path) -> None:
+    """Of a route and its members, over gRPC and HTTP at once."""
+    draw = random.Random(0)
+    versions = dict.fromkeys(MARKS, 1)
+    file = tmp_path / "route/route.toml"
+    with Load(changing) as load:
+        for number in range(RELOADS):
+            file.unlink()
+            file.write_text(FILES[number % len(FILES)])
+            if number % 5 == 0:
+                name = draw.choice(list(MARKS))
+                versions[name] += 1
+                publish(tmp_path, name, versions[name])
+            changing.server.control.poll()
+    assert load.problems == []
+    assert set(load.ends) == {"OK", "RESOURCE_EXHAUSTED", "CANCELLED"}, load.ends
+    statistics = changing.statistics("route").inference_stats
+    assert load.ends["OK"] <= statistics.success.count <= load.ends["OK"] + load.ends["CANCELLED"]
+    ended = statistics.success.count + statistics.fail.count
+    assert load.ends["OK"] + load.ends["RESOURCE_EXHAUSTED"] <= ended <= load.ends.total()

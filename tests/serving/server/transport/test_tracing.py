@@ -1,36 +1,31 @@
-"""The spans of a real server, in OpenTelemetry's in-memory exporter and in a collector."""
+"""The spans that a collector gets of a real server."""
 
-import queue
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent import futures
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import structlog.testing
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.proto.trace.v1 import trace_pb2
 
 from hangtag.protos import classifier_pb2
 from hangtag.serving.server.config.limits import Limits
-from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.process.server import Server
-from hangtag.serving.server.telemetry.model_statistics import Timings
-from hangtag.serving.server.transport.tracing import Tracing
 from tests.kit import onnx_models
+from tests.kit.collector import PARENT, TRACE, TRACEPARENT, Collector, attributes, collecting
 from tests.kit.live import TIMEOUT, LiveServer, failure, index, request
+from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
+from tests.kit.server import server
 
-TRACE, PARENT = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
-TRACEPARENT = f"00-{TRACE:032x}-{PARENT:016x}-01"
-METHOD = "/inference.GRPCInferenceService/ModelInfer"
+pytestmark = pytest.mark.slow
+
+CODE = "rpc.grpc.status_code"
+ERROR, UNSET = trace_pb2.Status.STATUS_CODE_ERROR, trace_pb2.Status.STATUS_CODE_UNSET
+INFER = {HTTP: "POST /v2/models/{model}/infer"}
 
 
 @pytest.fixture
@@ -40,52 +35,138 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def exporter() -> InMemorySpanExporter:
-    return InMemorySpanExporter()
+def collector() -> Iterator[Collector]:
+    with collecting() as collector:
+        yield collector
 
 
 @pytest.fixture
-def traced(models: Path, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveServer]:
-    monkeypatch.setattr(Tracing, "to", lambda *_: Tracing(SimpleSpanProcessor(exporter), 2))
-    with LiveServer(ServerConfig(models=models, port=0, http_port=-1)) as live:
+def traced(models: Path, transport: str, collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveServer]:
+    """A server that sends its spans soon, and the last ones when it stops."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")  # milliseconds
+    limits = Limits(trace_close_seconds=TIMEOUT)
+    with live_server(transport, models, otlp_endpoint=collector.endpoint, limits=limits) as live:
         yield live
 
 
-def spans(live: LiveServer, exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
+def infer(live: LiveServer, *metadata: tuple[str, Any], model: str = "gather", **inputs: Any) -> Any:
+    sent = request(model, **(inputs or {"index": index(1)}))
+    return live.inference.ModelInfer(sent, timeout=TIMEOUT, metadata=metadata)
+
+
+def spans(live: LiveServer, collector: Collector, method: str) -> list[Any]:
+    """End the server; the spans of a method's calls, in the order of the calls."""
     live.server.stop(grace=10)  # a span ends after its call does
-    return {span.name.rpartition("/")[2]: span for span in exporter.get_finished_spans()}
+    return sorted(
+        (span for span in collector.spans if span.name.endswith(method)), key=lambda span: span.start_time_unix_nano
+    )
 
 
-def test_a_call_is_a_child_of_its_callers_span(traced: LiveServer, exporter: InMemorySpanExporter) -> None:
-    sent = request("gather", index=index(1))
-    traced.inference.ModelInfer(sent, timeout=TIMEOUT, metadata=[("traceparent", TRACEPARENT)])
-    span = spans(traced, exporter)["ModelInfer"]
-    assert span.context is not None
-    assert span.parent is not None
-    assert (span.context.trace_id, span.parent.span_id) == (TRACE, PARENT)
-    assert span.kind is SpanKind.SERVER
-    assert span.attributes is not None
-    assert {key: span.attributes[key] for key in ("rpc.system", "rpc.method", "rpc.grpc.status_code")} == {
-        "rpc.system": "grpc",
-        "rpc.method": "ModelInfer",
-        "rpc.grpc.status_code": 0,
-    }
-    assert span.start_time is not None
-    assert span.end_time is not None
-    assert span.start_time < span.end_time
+def identifiers(span: Any) -> tuple[int, int]:
+    """The trace, and the parent, 0 where there is none."""
+    return int.from_bytes(span.trace_id, "big"), int.from_bytes(span.parent_span_id, "big")
 
 
-@pytest.mark.parametrize("state", ["vendor=value", "!!!=malformed"])
-def test_nothing_but_the_identifiers_of_a_trace_is_taken_from_a_caller(
-    traced: LiveServer, exporter: InMemorySpanExporter, state: str
+@EVERY_TRANSPORT
+def test_a_call_is_a_child_of_its_callers_span_and_the_queue_and_the_computation_are_its_children(
+    traced: LiveServer, collector: Collector, transport: str
 ) -> None:
-    metadata = [("traceparent", TRACEPARENT), ("tracestate", state), ("baggage", "key=value")]
+    infer(traced, ("traceparent", TRACEPARENT), index=index(1, 2, 3))
+    (span,) = spans(traced, collector, INFER.get(transport, "ModelInfer"))
+    assert identifiers(span) == (TRACE, PARENT)
+    assert span.kind == trace_pb2.Span.SPAN_KIND_SERVER
+    said = attributes(span)
+    assert said.pop("hangtag.batch_size") == 3
+    assert said == (
+        {"http.request.method": "POST", "http.route": "/v2/models/{model}/infer", "hangtag.status": "OK"}
+        if transport == HTTP
+        else {
+            "rpc.system": "grpc",
+            "rpc.service": "inference.GRPCInferenceService",
+            "rpc.method": "ModelInfer",
+            "rpc.grpc.status_code": 0,
+        }
+    )
+    queue, compute = (next(each for each in collector.spans if each.name == name) for name in ("queue", "compute"))
+    assert {identifiers(child) for child in (queue, compute)} == {(TRACE, int.from_bytes(span.span_id, "big"))}
+    assert span.start_time_unix_nano <= queue.start_time_unix_nano <= queue.end_time_unix_nano
+    assert queue.end_time_unix_nano == compute.start_time_unix_nano < compute.end_time_unix_nano
+    assert compute.end_time_unix_nano == span.end_time_unix_nano
+    assert attributes(collector.resources[0].resource)["service.name"] == "hangtag"
+
+
+@EVERY_TRANSPORT
+def test_nothing_but_the_identifiers_of_a_trace_is_taken_from_a_caller_and_malformed_ones_are_ignored(
+    traced: LiveServer, collector: Collector, transport: str
+) -> None:
+    malformed = ("nonsense", "00-0-0-00", TRACEPARENT[:-1] + "x", "ff" * 1000)
     with structlog.testing.capture_logs() as log:
-        traced.inference.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT, metadata=metadata)
-        span = spans(traced, exporter)["ModelInfer"]
-    assert span.context is not None
-    assert (span.context.trace_id, len(span.context.trace_state)) == (TRACE, 0)
-    assert not [line for line in log if line["log_level"] != "info"]
+        for state in ("vendor=value", "!!!=malformed"):
+            infer(traced, ("traceparent", TRACEPARENT), ("tracestate", state), ("baggage", "key=value"))
+        infer(traced)
+        for value in malformed:
+            infer(traced, ("traceparent", value))
+        infer(traced, ("traceparent", TRACEPARENT[:-1] + "0"))  # its caller does not sample it
+        found = spans(traced, collector, INFER.get(transport, "ModelInfer"))
+    assert [identifiers(span) for span in found[:2]] == [(TRACE, PARENT)] * 2
+    assert [identifiers(span)[1] for span in found[2:]] == [0] * (1 + len(malformed))
+    assert {span.trace_state for span in found} == {""}
+    assert not [value for value in (*malformed, "vendor", "!!!", "key=value", TRACEPARENT) if value in str(log)]
+
+
+@EVERY_TRANSPORT
+def test_an_error_of_the_server_is_recorded_as_one_and_a_callers_is_not(
+    traced: LiveServer, collector: Collector, transport: str
+) -> None:
+    with traced.gates.failing("gather"):
+        failure(lambda: infer(traced))
+    failure(lambda: infer(traced, model="nobody"))
+    sent = classifier_pb2.ClassifyRequest(model_name="nobody", encoded=b"none")
+    failure(lambda: traced.classifier.Classify(sent, timeout=TIMEOUT))
+    classified = "POST /v1/classify/{model}" if transport == HTTP else "Classifier/Classify"
+    found = spans(traced, collector, INFER.get(transport, "ModelInfer")) + spans(traced, collector, classified)
+    assert [span.status.code for span in found] == [ERROR, UNSET, UNSET]
+    codes = [attributes(span)["hangtag.status" if transport == HTTP else CODE] for span in found]
+    expected = [grpc.StatusCode.INTERNAL, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.NOT_FOUND]
+    assert codes == [code.name if transport == HTTP else code.value[0] for code in expected]
+
+
+def test_undecodable_bytes_have_a_span(traced: LiveServer, collector: Collector) -> None:
+    call: Any = traced.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    metadata = [("traceparent", TRACEPARENT), ("b-bin", b"\xff")]
+    failure(lambda: call(b"\xff\xff\xff", timeout=TIMEOUT, metadata=metadata))
+    (span,) = spans(traced, collector, "ModelInfer")
+    assert identifiers(span) == (TRACE, PARENT)
+    assert attributes(span)[CODE] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+
+
+def test_each_request_of_a_stream_is_a_span_and_a_comparison_that_is_refused(
+    traced: LiveServer, collector: Collector
+) -> None:
+    sent = [request("gather", index=index(1)), request("nobody", index=index(1))]
+    metadata = [("traceparent", TRACEPARENT)]
+    answers = list(traced.inference.ModelStreamInfer(iter(sent), timeout=TIMEOUT, metadata=metadata))
+    assert [bool(answer.error_message) for answer in answers] == [False, True]
+    choice = classifier_pb2.ModelChoice(name="gather")
+    twice = classifier_pb2.CompareRequest(models=[choice, choice], encoded=b"none")
+    failure(lambda: traced.classifier.Compare(twice, timeout=TIMEOUT))
+    recorded = spans(traced, collector, "ModelStreamInfer")
+    assert [identifiers(span) for span in recorded] == [(TRACE, PARENT)] * 2
+    assert {attributes(span)[CODE] for span in recorded} == {0, grpc.StatusCode.NOT_FOUND.value[0]}
+    (compared,) = spans(traced, collector, "Compare")
+    assert attributes(compared)[CODE] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+
+
+def test_the_span_of_a_request_whose_client_leaves_the_stream_is_cancelled(
+    traced: LiveServer, collector: Collector
+) -> None:
+    with traced.gates.closed("gather") as gate:
+        stream = traced.inference.ModelStreamInfer(iter([request("gather", index=index(1))]), timeout=TIMEOUT)
+        gate.wait_until_computing()
+        stream.cancel()
+        span = collector.wait_for("ModelStreamInfer")  # a server that stops would end the stream with another status
+    assert attributes(span)[CODE] == grpc.StatusCode.CANCELLED.value[0]
+    assert span.status.code == UNSET
 
 
 def test_the_log_says_why_the_collector_gets_no_spans(
@@ -93,164 +174,26 @@ def test_the_log_says_why_the_collector_gets_no_spans(
 ) -> None:
     """OpenTelemetry's own messages are written whole, for it gets nothing of a caller that could be in them."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")  # seconds
-    endpoint = "http://127.0.0.1:1"
-    with structlog.testing.capture_logs() as log:
-        config = ServerConfig(models=models, port=0, http_port=-1, otlp_endpoint=endpoint)
-        with LiveServer(config) as live:
-            live.infer(request("gather", index=index(1)))
+    with (
+        structlog.testing.capture_logs() as log,
+        live_server("native", models, otlp_endpoint="http://127.0.0.1:1") as live,
+    ):
+        infer(live)
+        live.server.stop()
     reasons = [line["reason"] for line in log if line["event"].startswith("opentelemetry.")]
     assert any("UNAVAILABLE" in reason and "127.0.0.1:1" in reason for reason in reasons), reasons
     assert capfd.readouterr().err == ""
-
-
-def test_a_call_without_a_parent_begins_a_trace_and_its_error_is_recorded(
-    traced: LiveServer, exporter: InMemorySpanExporter
-) -> None:
-    with traced.broken("gather"):
-        failure(lambda: traced.infer(request("gather", index=index(1))))
-    span = spans(traced, exporter)["ModelInfer"]
-    assert span.parent is None
-    assert span.attributes is not None
-    assert span.attributes["rpc.grpc.status_code"] == grpc.StatusCode.INTERNAL.value[0]
-    assert span.status.status_code is StatusCode.ERROR
-
-
-def test_a_callers_error_is_not_an_error_of_the_server(traced: LiveServer, exporter: InMemorySpanExporter) -> None:
-    failure(lambda: traced.infer(request("nobody", index=index(1))))
-    assert spans(traced, exporter)["ModelInfer"].status.status_code is StatusCode.UNSET
-
-
-def test_undecodable_bytes_have_a_span_on_both_transports(
-    models: Path, transport: str, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Tracing, "to", lambda *_: Tracing(SimpleSpanProcessor(exporter), 2))
-    with LiveServer(ServerConfig(models=models, port=0, http_port=-1, transport=transport)) as live:
-        call: Any = live.channel.unary_unary(METHOD)
-        failure(lambda: call(b"\xff\xff\xff", timeout=TIMEOUT, metadata=[("traceparent", TRACEPARENT)]))
-        span = spans(live, exporter)["ModelInfer"]
-    assert span.parent is not None
-    assert span.parent.span_id == PARENT
-    assert span.attributes is not None
-    assert span.attributes["rpc.grpc.status_code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
-
-
-def test_each_request_of_a_stream_is_a_span(traced: LiveServer, exporter: InMemorySpanExporter) -> None:
-    sent = [request("gather", index=index(1)), request("nobody", index=index(1))]
-    metadata = [("traceparent", TRACEPARENT)]
-    answers = list(traced.inference.ModelStreamInfer(iter(sent), timeout=TIMEOUT, metadata=metadata))
-    assert [bool(answer.error_message) for answer in answers] == [False, True]
-    traced.server.stop(grace=10)
-    recorded = [span for span in exporter.get_finished_spans() if span.name.endswith("ModelStreamInfer")]
-    assert [span.parent and span.parent.span_id for span in recorded] == [PARENT, PARENT]
-    codes = {(span.attributes or {})["rpc.grpc.status_code"] for span in recorded}
-    assert codes == {0, grpc.StatusCode.NOT_FOUND.value[0]}
-
-
-def test_the_span_of_a_request_whose_client_leaves_the_stream_is_cancelled(
-    traced: LiveServer, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    exported = threading.Event()
-    export = exporter.export
-
-    def export_and_signal(ended: Sequence[ReadableSpan]) -> SpanExportResult:
-        outcome = export(ended)
-        exported.set()
-        return outcome
-
-    monkeypatch.setattr(exporter, "export", export_and_signal)
-
-    with traced.gate("gather") as gate:
-        stream = traced.inference.ModelStreamInfer(iter([request("gather", index=index(1))]), timeout=TIMEOUT)
-        gate.wait_until_computing()
-        stream.cancel()
-        assert exported.wait(TIMEOUT)  # a server that stops would end the stream too, with another status
-    span = spans(traced, exporter)["ModelStreamInfer"]
-    assert (span.attributes or {})["rpc.grpc.status_code"] == grpc.StatusCode.CANCELLED.value[0]
-    assert span.status.status_code is StatusCode.UNSET
-
-
-def test_a_comparison_that_is_refused_is_one_span(traced: LiveServer, exporter: InMemorySpanExporter) -> None:
-    choice = classifier_pb2.ModelChoice(name="gather")
-    sent = classifier_pb2.CompareRequest(models=[choice, choice], encoded=b"none")
-    failure(lambda: traced.classifier.Compare(sent, timeout=TIMEOUT))
-    span = spans(traced, exporter)["Compare"]
-    assert (span.attributes or {})["rpc.grpc.status_code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
-
-
-@pytest.mark.parametrize("value", ["", "nonsense", "00-0-0-00", TRACEPARENT[:-1] + "x", "ff" * 5000])
-def test_a_malformed_parent_is_ignored(exporter: InMemorySpanExporter, value: str) -> None:
-    Tracing(SimpleSpanProcessor(exporter), 2).record(
-        METHOD, [("traceparent", value), ("b-bin", b"\xff")], 1, grpc.StatusCode.OK
-    )
-    (span,) = exporter.get_finished_spans()
-    assert span.parent is None
-
-
-def test_a_call_that_its_caller_does_not_sample_is_not_recorded(exporter: InMemorySpanExporter) -> None:
-    Tracing(SimpleSpanProcessor(exporter), 2).record(
-        METHOD, [("traceparent", TRACEPARENT[:-1] + "0")], 1, grpc.StatusCode.OK
-    )
-    assert exporter.get_finished_spans() == ()
-
-
-def test_the_queue_and_the_computation_are_children(exporter: InMemorySpanExporter) -> None:
-    timings = Timings(queue_ns=2000, compute_input_ns=100, compute_infer_ns=300, compute_output_ns=100, batch_size=7)
-    Tracing(SimpleSpanProcessor(exporter), 2).record(METHOD, [], 3000, grpc.StatusCode.OK, timings)
-    queued, computed, call = exporter.get_finished_spans()
-    assert [queued.name, computed.name, call.name] == ["queue", "compute", METHOD[1:]]
-    assert (call.attributes or {})["hangtag.batch_size"] == 7
-    assert call.end_time == computed.end_time
-    assert computed.start_time == queued.end_time
-    assert (call.end_time or 0) - (call.start_time or 0) == 3000
-    for child, long in ((queued, 2000), (computed, 500)):
-        assert child.parent == call.context
-        assert (child.end_time or 0) - (child.start_time or 0) == long
-
-
-class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    def __init__(self) -> None:
-        self.requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def Export(self, request: Any, context: grpc.ServicerContext) -> Any:
-        self.requests.put(request)
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-
-def test_a_collector_gets_the_spans(models: Path) -> None:
-    collector = Collector()
-    server = grpc.server(futures.ThreadPoolExecutor(1))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    with LiveServer(
-        ServerConfig(models=models, port=0, http_port=-1, otlp_endpoint=f"http://127.0.0.1:{port}")
-    ) as live:
-        live.infer(request("gather", index=index(1)))
-    (resource,) = collector.requests.get(timeout=TIMEOUT).resource_spans
-    assert ("service.name", "hangtag") in [(one.key, one.value.string_value) for one in resource.resource.attributes]
-    assert resource.scope_spans[0].spans[-1].name == METHOD[1:]
-    server.stop(0).wait()
 
 
 def test_a_collector_that_does_not_answer_does_not_delay_the_stop(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")  # seconds
-    with (
-        socket.create_server(("127.0.0.1", 0)) as silent,
-        structlog.testing.capture_logs() as logs,
-    ):
+    with socket.create_server(("127.0.0.1", 0)) as silent, structlog.testing.capture_logs() as logs:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with LiveServer(
-            ServerConfig(
-                models=models,
-                port=0,
-                http_port=-1,
-                otlp_endpoint=endpoint,
-                limits=Limits(trace_close_seconds=0.1),
-            )
-        ) as live:
-            live.infer(request("gather", index=index(1)))
+        limits = Limits(trace_close_seconds=0.1)
+        with live_server("native", models, otlp_endpoint=endpoint, limits=limits) as live:
+            infer(live)
         warnings = [entry for entry in logs if entry["log_level"] == "warning"]
         assert [entry["event"] for entry in warnings] == ["the last spans are lost: the collector has not taken them"]
         # The exporter logs its failure later; here, so that the line is in no other test's output.
@@ -261,5 +204,8 @@ def test_a_collector_that_does_not_answer_does_not_delay_the_stop(
 
 def test_without_the_extra_the_error_says_how_to_install_it(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
-    with pytest.raises(StartError, match=r"--otlp-endpoint needs the Python module .*pip install '\.\[otel\]'"):
-        Server(ServerConfig(models=models, otlp_endpoint="http://127.0.0.1:1"))
+    with (
+        pytest.raises(StartError, match=r"--otlp-endpoint needs the Python module .*pip install '\.\[otel\]'"),
+        server(models, otlp_endpoint="http://127.0.0.1:1"),
+    ):
+        pass

@@ -147,15 +147,14 @@ def test_unknown_models_and_versions_are_not_found(live: LiveServer) -> None:
 
 
 def test_a_classification_shares_a_batch_with_inferences(own: LiveServer) -> None:
-    with own.gate("classifier") as gate:
+    with own.gates.closed("classifier") as gate:
         images = PIXELS[np.newaxis]
         first = own.inference.ModelInfer.future(request("classifier", image=images), timeout=TIMEOUT)
-        gate.wait_until_queued()
         gate.wait_until_computing()
         joined = own.inference.ModelInfer.future(request("classifier", image=255 - images), timeout=TIMEOUT)
         sent = pb.ClassifyRequest(model_name="classifier", raw=RAW)
         classified = own.classifier.Classify.future(sent, timeout=TIMEOUT)
-        gate.wait_until_queued(2)
+        own.wait_until_queued("classifier", 2)
         gate.open()
         assert first.result()
         assert joined.result()
@@ -164,13 +163,12 @@ def test_a_classification_shares_a_batch_with_inferences(own: LiveServer) -> Non
 
 
 def test_a_full_queue_has_the_same_status_as_for_model_infer(own: LiveServer) -> None:
-    with own.gate("classifier") as gate:
+    with own.gates.closed("classifier") as gate:
         sent = request("classifier", image=PIXELS[np.newaxis])
         calls = [own.inference.ModelInfer.future(sent, timeout=TIMEOUT)]
-        gate.wait_until_queued()
         gate.wait_until_computing()
         calls += [own.inference.ModelInfer.future(sent, timeout=TIMEOUT) for _ in range(4)]
-        gate.wait_until_queued(4)
+        own.wait_until_queued("classifier", 4)
         assert failure(lambda: classify(own, raw=RAW))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert failure(lambda: classify(own, model_name="gather", raw=RAW))[0] is grpc.StatusCode.INVALID_ARGUMENT
         gate.open()

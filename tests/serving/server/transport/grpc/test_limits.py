@@ -16,12 +16,13 @@ from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
 from tests.kit import onnx_models
 from tests.kit.certificates import Certificates
+from tests.kit.http2 import PING, connect, frame, read_to_the_end
 from tests.kit.live import TIMEOUT, LiveServer, index, is_closed, outputs, request
+from tests.kit.waiting import until
 
 pytestmark = pytest.mark.slow
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-PING = bytes([0, 0, 8, 6, 0, 0, 0, 0, 0]) + bytes(8)
+PINGS = 50 * frame(PING, bytes(8))
 
 
 @pytest.fixture
@@ -30,44 +31,17 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def connect(live: LiveServer) -> socket.socket:
-    """A bare HTTP/2 connection."""
-    connection = socket.create_connection(("127.0.0.1", live.server.port), TIMEOUT)
-    connection.sendall(PREFACE)
-    return connection
-
-
-def read_to_the_end(connection: socket.socket) -> bytes:
-    data = b""
-    while True:
-        try:
-            more = connection.recv(65536)
-        except ConnectionResetError:
-            more = b""
-        if not more:
-            return data
-        data += more
-
-
-def require_room(live: LiveServer) -> None:
-    """A new connection is accepted, and answered."""
-    with live.connect() as channel:
-        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-        answer = stub.ModelInfer(request("gather", index=index(3)), timeout=TIMEOUT, wait_for_ready=True)
-        assert outputs(answer)["value"].tolist() == [30]
-
-
 def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(models: Path) -> None:
     with LiveServer(ServerConfig(models=models, port=0, http_port=-1, max_connections=3, transport="grpc")) as live:
         assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]  # the first connection
-        taken = [connect(live) for _ in range(2)]
+        taken = [connect(live.server.address) for _ in range(2)]
         assert all(connection.recv(9) for connection in taken)  # each got the server's settings: it is accepted
-        with connect(live) as another:
+        with connect(live.server.address) as another:
             assert read_to_the_end(another) == b""
         assert live.infer(request("gather", index=index(2)))["value"].tolist() == [20]
         for connection in taken:
             connection.close()
-        require_room(live)
+        live.require_room()
 
 
 @pytest.fixture(params=[True, False], ids=["TLS", "clear text"])
@@ -79,11 +53,10 @@ def security(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def test_connections_that_begin_no_handshake_are_limited(models: Path, security: dict[str, Any]) -> None:
     config = ServerConfig(models=models, port=0, http_port=-1, max_connections=3, transport="grpc", **security)
     with LiveServer(config) as live, ExitStack() as stack:
-        address, ends = ("127.0.0.1", live.server.port), time.monotonic() + TIMEOUT
+        address = ("127.0.0.1", live.server.port)
         silent = [stack.enter_context(socket.create_connection(address, TIMEOUT)) for _ in range(5)]
-        while (closed := sum(map(is_closed, silent))) < 2:
-            assert time.monotonic() < ends
-        assert closed == 2
+        until(lambda: sum(map(is_closed, silent)) >= 2)
+        assert sum(map(is_closed, silent)) == 2
 
 
 def test_a_connection_whose_handshake_does_not_come_is_closed(models: Path, security: dict[str, Any]) -> None:
@@ -98,17 +71,16 @@ def test_a_connection_whose_handshake_does_not_come_is_closed(models: Path, secu
 
 def test_calls_beyond_a_connections_streams_wait_for_their_turn(models: Path) -> None:
     config = ServerConfig(models=models, port=0, http_port=-1, max_concurrent_streams=2, max_batch_size=1, instances=1)
-    with LiveServer(config) as live, live.gate("gather") as gate:
+    with LiveServer(config) as live, live.gates.closed("gather") as gate:
         calls = [live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(3)]
-        gate.wait_until_queued(2)
+        live.wait_until_queued("gather", 1)  # one is computed, and the third call waits in its client
         own = [("grpc.use_local_subchannel_pool", 1)]  # else both channels share a connection
         with grpc.insecure_channel(live.server.address, options=own) as channel:  # its call is not behind the third
             call = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer.future(
                 request("gather", index=index(1)), timeout=TIMEOUT
             )
-            gate.wait_until_queued()
+            live.wait_until_queued("gather", 2)
             assert not any(each.done() for each in (*calls, call))
-            assert len(live.model("gather").batcher) == 2  # and one is being computed
             gate.open()
             assert all(outputs(each.result())["value"].tolist() == [10] for each in (*calls, call))
 
@@ -127,9 +99,9 @@ def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, transport
 def test_a_client_that_pings_too_often_is_disconnected(models: Path) -> None:
     with (
         LiveServer(ServerConfig(models=models, port=0, http_port=-1, min_ping_seconds=3600, transport="grpc")) as live,
-        connect(live) as connection,
+        connect(live.server.address) as connection,
     ):
-        sender = threading.Thread(target=send_all, args=(connection, PING * 50))
+        sender = threading.Thread(target=send_all, args=(connection, PINGS))
         sender.start()
         assert b"too_many_pings" in read_to_the_end(connection)
         sender.join(TIMEOUT)
@@ -170,12 +142,12 @@ def test_old_connections_are_replaced_without_losing_a_call(models: Path) -> Non
                 left.release()
 
         channel.subscribe(on_change)
-        seen, until = 0, time.monotonic() + TIMEOUT
+        seen, ends = 0, time.monotonic() + TIMEOUT
         while seen < 4:  # the first is the state before the first call
             seen += left.acquire(blocking=False)
             calls = [stub.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(8)]
             assert all(outputs(call.result())["value"].tolist() == [10] for call in calls)
-            assert time.monotonic() < until, "the connection is kept"
+            assert time.monotonic() < ends, "the connection is kept"
 
 
 def test_a_client_that_does_not_answer_pings_is_disconnected(models: Path) -> None:
@@ -183,6 +155,6 @@ def test_a_client_that_does_not_answer_pings_is_disconnected(models: Path) -> No
     config = ServerConfig(models=models, port=0, http_port=-1, keepalive_seconds=1, transport="grpc", limits=limits)
     with (
         LiveServer(config) as live,
-        connect(live) as connection,
+        connect(live.server.address) as connection,
     ):
         read_to_the_end(connection)  # it ends although this side says nothing more

@@ -9,9 +9,9 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
 from hangtag.serving.server.config.limits import Limits
+from tests.kit.conversation import Conversation
 from tests.kit.live import LiveServer
 from tests.kit.over_http import live_server
-from tests.serving.server.transport.grpc.streams.conversation import Conversation
 
 pytestmark = pytest.mark.slow
 
@@ -36,31 +36,26 @@ def limited(few: Path, transport: str) -> Iterator[LiveServer]:
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
 @pytest.mark.parametrize("sent", [(), (LIST,)], ids=["unused", "used once"])
 def test_a_forgotten_stream_ends(limited: LiveServer, version: str, sent: tuple[Any, ...]) -> None:
-    live = limited
-    stream = opened(live, version, *sent)
+    stream = opened(limited, version, *sent)
     for _ in sent:
         assert stream.receive().list_services_response.service
     code, details = stream.end()
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert details.startswith("a reflection stream may be open for 0.5 s")
-    assert len(opened(live, version, LIST).finish()) == 1
+    assert len(opened(limited, version, LIST).finish()) == 1
     stream.send(None)
 
 
 def test_of_too_many_streams_the_one_ends_that_has_been_open_for_longest(few: Path, transport: str) -> None:
     with live_server(transport, few, limits=Limits(max_reflections=3)) as live:
-        require_that_the_oldest_ends(live)
-
-
-def require_that_the_oldest_ends(live: LiveServer) -> None:
-    streams = []
-    for version in ("v1", "v1alpha", "v1", "v1", "v1alpha"):  # which share the places
-        streams.append(opened(live, version, LIST))
-        assert streams[-1].receive().list_services_response.service
-    for stream in streams[:2]:
-        code, details = stream.end()
-        assert (code, "less long where 3 newer ones are" in details) == (grpc.StatusCode.DEADLINE_EXCEEDED, True)
-        stream.send(None)
-    for stream in streams[2:]:
-        stream.send(LIST)
-        assert len(stream.finish()) == 1
+        streams = []
+        for version in ("v1", "v1alpha", "v1", "v1", "v1alpha"):  # which share the places
+            streams.append(opened(live, version, LIST))
+            assert streams[-1].receive().list_services_response.service
+        for stream in streams[:2]:
+            code, details = stream.end()
+            assert (code, "less long where 3 newer ones are" in details) == (grpc.StatusCode.DEADLINE_EXCEEDED, True)
+            stream.send(None)
+        for stream in streams[2:]:
+            stream.send(LIST)
+            assert len(stream.finish()) == 1

@@ -1,31 +1,48 @@
-"""What only the native transport could get wrong: receiving while every thread computes, and what it trusts."""
+"""What only the native transport could get wrong: it receives while every thread computes, and its own limits."""
 
-import dataclasses
+import gc
+import socket
+import struct
 import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import grpc
 import numpy as np
 import pytest
-import structlog
 
 from hangtag.protos import classifier_pb2, inference_pb2_grpc
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.classification import image_preprocessing as images
+from hangtag.serving.connection.resets import MOST_RESETS
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.transport import codec
-from hangtag.serving.server.transport.native.server import NativeServer
-from hangtag.serving.server.transport.native.unary_calls import METHODS
-from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
-from hangtag.serving.server.transport.submission import LARGE_MESSAGE
-from hangtag.serving.signature import Signature
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
-from tests.kit.live import TIMEOUT, Gate, LiveServer, failure, index, number, outputs, request
+from tests.kit.command import hangtag, last_line
+from tests.kit.gate import Gate
+from tests.kit.http2 import GOAWAY, OPEN, PING, RST_STREAM, call, connect, frame, read_to_the_end
+from tests.kit.live import TIMEOUT, LiveServer, index, number, outputs, request
+from tests.kit.raw import connected, status_line
 
-TOKEN = "a-secret-of-enough-characters"
-PICTURE = Path(__file__).parents[5] / "examples/garments/dress-1.png"
+GET = b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n"
+ACK = 0x1
+CANCEL, ENHANCE_YOUR_CALM = struct.pack(">I", 8), struct.pack(">I", 11)
+ANY_PING = b"hangtag!"
+
+
+@pytest.fixture
+def config(few: Path) -> ServerConfig:
+    return ServerConfig(
+        models=few, port=0, http_port=-1, max_batch_size=4, max_queue_size=8, instances=2, transport="native"
+    )
+
+
+@pytest.fixture
+def native(config: ServerConfig) -> Iterator[LiveServer]:
+    with LiveServer(config) as server:
+        yield server
 
 
 def send(live: LiveServer, value: int) -> Any:
@@ -41,210 +58,35 @@ def occupy_both(live: LiveServer, gate: Gate) -> list[Any]:
     return calls
 
 
-def test_while_every_thread_computes_others_are_still_answered(native: LiveServer) -> None:
-    with native.gate("gather") as gate:
+def test_while_every_thread_computes_others_are_answered_and_a_full_queue_refuses(native: LiveServer) -> None:
+    raw = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
+    picture = classifier_pb2.ClassifyRequest(model_name="classifier", raw=raw)
+    with native.gates.closed("gather") as gate:
         calls = occupy_both(native, gate)
-        for length in (1, 2):  # twice: the stand-by sweeps, gives way, and sweeps again
+        for length in (1, 2):  # twice: the thread that receives for the others gives way, and comes back
             assert native.infer(request("free_axis", x=number(length)))["total"].tolist() == [[length]]
             assert native.statistics("gather").inference_count == 0
-        raw = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
-        answer = native.classifier.Classify(classifier_pb2.ClassifyRequest(model_name="lstm", raw=raw), timeout=TIMEOUT)
-        assert len(answer.labels) == 3
+        assert len(native.classifier.Classify(picture, timeout=TIMEOUT).labels) == 3
+        calls += [send(native, 3) for _ in range(8)]
+        native.wait_until_queued("gather", 8)
+        refused = [send(native, 1) for _ in range(100)]
+        assert {each.exception(TIMEOUT).code() for each in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
         gate.open()
-        assert [outputs(call.result())["value"].tolist() for call in calls] == [[10], [20]]
+        assert [outputs(each.result())["value"].item() for each in calls] == [10, 20, *[30] * 8]
+        assert sorted(gate.batch_sizes) == [1, 1, 4, 4]
     assert native.infer(request("gather", index=index(3)))["value"].tolist() == [30]
 
 
-def test_pictures_that_are_being_decoded_hold_up_no_call(native: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, finish = threading.Semaphore(0), threading.Event()
-    decode = images.preprocess
-
-    def slowly(*arguments: Any, **options: Any) -> Any:
-        begun.release()
-        assert finish.wait(TIMEOUT)
-        return decode(*arguments, **options)
-
-    monkeypatch.setattr(images, "preprocess", slowly)
-    picture = classifier_pb2.ClassifyRequest(model_name="lstm", encoded=PICTURE.read_bytes())
-    calls = [native.classifier.Classify.future(picture, timeout=TIMEOUT) for _ in range(8)]
-    try:
-        for _ in range(2):  # as many as decode at once
-            assert begun.acquire(timeout=TIMEOUT)
-        for value in (1, 2, 3):  # more than there are threads that receive calls
-            assert native.infer(request("gather", index=index(value)))["value"].tolist() == [10 * value]
-    finally:
-        finish.set()
-    assert all(len(call.result().labels) == 3 for call in calls)
-
-
-def test_pictures_beyond_the_queues_size_are_refused_and_one_that_nobody_waits_for_is_not_computed(
-    native: LiveServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, finish = threading.Semaphore(0), threading.Semaphore(0)
-    decode = images.preprocess
-
-    def slowly(*arguments: Any, **options: Any) -> Any:
-        begun.release()
-        assert finish.acquire(timeout=TIMEOUT)
-        return decode(*arguments, **options)
-
-    monkeypatch.setattr(images, "preprocess", slowly)
-    picture = classifier_pb2.ClassifyRequest(model_name="lstm", encoded=PICTURE.read_bytes())
-    transport = native.server._transport
-    assert isinstance(transport, NativeServer)
-    try:
-        calls = [native.classifier.Classify.future(picture, timeout=TIMEOUT) for _ in range(8)]
-        for _ in range(2):  # two are decoded, so the queue has room for two more
-            assert begun.acquire(timeout=TIMEOUT)
-        calls += [native.classifier.Classify.future(picture, timeout=TIMEOUT) for _ in range(2)]
-        while len(transport._calls.open) < 10:  # calls of one client may overtake each other
-            threading.Event().wait(0.001)
-        code, message = failure(lambda: native.classifier.Classify(picture, timeout=TIMEOUT))
-        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert message.startswith("as many pictures and large messages wait to be decoded as the queue holds")
-        calls.pop().cancel()
-        while not any(call.left for call in list(transport._calls.open.values())):
-            threading.Event().wait(0.001)
-        for open_calls in reversed(range(10)):  # one by one, so that the model's queue never fills
-            finish.release()
-            while len(transport._calls.open) > open_calls:
-                threading.Event().wait(0.001)
-    finally:
-        finish.release(20)
-    assert all(len(call.result().labels) == 3 for call in calls)
-    assert native.statistics("lstm").inference_count == 9
-
-
-def test_a_large_message_that_is_being_decoded_holds_up_no_call(
-    native: LiveServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, finish = threading.Event(), threading.Event()
-    decode = codec.decode_inputs
-
-    def slowly(request: pb.ModelInferRequest, signature: Signature) -> Any:
-        if len(request.raw_input_contents[0]) > LARGE_MESSAGE:
-            begun.set()
-            assert finish.wait(TIMEOUT)
-        return decode(request, signature)
-
-    monkeypatch.setattr(codec, "decode_inputs", slowly)
-    row = np.ones((1, LARGE_MESSAGE), np.float32)
-    large = native.inference.ModelInfer.future(request("free_axis", x=row), timeout=TIMEOUT)
-    try:
-        assert begun.wait(TIMEOUT)
-        for value in (1, 2, 3):
-            assert native.infer(request("gather", index=index(value)))["value"].tolist() == [10 * value]
-    finally:
-        finish.set()
-    assert outputs(large.result())["total"].item() == LARGE_MESSAGE
-
-
-def test_what_waits_while_every_thread_computes_can_be_cancelled(native: LiveServer) -> None:
-    with native.gate("gather") as gate:
-        calls = occupy_both(native, gate)
-        gate.wait_until_queued(2)
-        waiting = send(native, 3)
-        gate.wait_until_queued()
-        waiting.cancel()
-        gate.wait_until_cancelled()
-        gate.open()
-        assert [outputs(call.result())["value"].tolist() for call in calls] == [[10], [20]]
-    assert native.statistics("gather").inference_count == 2
-
-
-def test_a_bug_of_ours_ends_one_call_with_a_reference_and_no_more(
-    native: LiveServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: object) -> None:
-        raise RuntimeError("a bug")
-
-    with structlog.testing.capture_logs() as logs:
-        with monkeypatch.context() as patched:
-            patched.setattr(ServedModel, "check", broken)
-            code, message = failure(lambda: native.infer(request("gather", index=index(1, 2, 3))))
-        assert code is grpc.StatusCode.INTERNAL
-        assert native.infer(request("gather", index=index(1)))["value"].tolist() == [10]
-    (line,) = [line for line in logs if line["log_level"] == "error"]
-    assert line["reference"] in message
-
-
-def test_another_version_that_takes_a_models_place_answers_from_then_on(native: LiveServer) -> None:
-    assert native.infer(request("gather", index=index(1)))["value"].tolist() == [10]
-    assert native.infer(request("gather", index=index(1)))["value"].tolist() == [10]
-    engine = native.server._engine
-    engine._table = engine._table | {"gather": engine._table["unbatched"]}
-    code, message = failure(lambda: native.infer(request("gather", index=index(1))))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert message.startswith("unknown input 'index'; the model takes x: FP32 [4]")
-
-
-def test_a_model_with_more_instances_than_the_server_has_a_thread_for_each(tmp_path: Path) -> None:
+def test_a_model_may_have_more_instances_than_the_server_has_threads(tmp_path: Path) -> None:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    (tmp_path / "gather" / "serving.toml").write_text("instances = 4\nmax_batch_size = 1\n")
+    (tmp_path / "gather/serving.toml").write_text("instances = 4\nmax_batch_size = 1\n")
     config = ServerConfig(models=tmp_path, port=0, http_port=-1, instances=1, transport="native")
-    with LiveServer(config) as live, live.gate("gather") as gate:
-        threads: set[str] = set()
-        execute = live.model("gather").execute
-
-        def noting(batch: Any) -> None:
-            threads.add(threading.current_thread().name)
-            execute(batch)
-
-        live.model("gather").execute = noting  # type: ignore[method-assign]
+    with LiveServer(config) as live, live.gates.closed("gather") as gate:
         calls = [send(live, value) for value in range(4)]
         for _ in calls:
-            gate.wait_until_computing()
-        assert threads == {f"native-{number}" for number in range(4)}
+            gate.wait_until_computing()  # all four are computed at once
         gate.open()
-        assert [outputs(call.result())["value"].item() for call in calls] == [0, 10, 20, 30]
-
-
-def test_while_every_thread_computes_a_full_queue_refuses_at_once(native: LiveServer) -> None:
-    with native.gate("gather") as gate:
-        calls = occupy_both(native, gate)
-        calls += [send(native, 3) for _ in range(8)]
-        gate.wait_until_queued(10)
-        refused = [send(native, 1) for _ in range(100)]
-        assert {call.exception(TIMEOUT).code() for call in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-        gate.open()
-        assert [outputs(call.result())["value"].item() for call in calls] == [10, 20, *[30] * 8]
-
-
-def test_a_token_is_asked_for_before_the_message_is_parsed(
-    config: ServerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "tokens").write_text(f"{TOKEN}\n")
-    parsed: list[bytes] = []
-    init = InferMessageQuery.__init__
-
-    def noting(query: InferMessageQuery, message: bytes, *arguments: Any) -> None:
-        parsed.append(message)
-        init(query, message, *arguments)
-
-    monkeypatch.setattr(InferMessageQuery, "__init__", noting)
-    with LiveServer(dataclasses.replace(config, token_file=tmp_path / "tokens")) as live:
-        for method in METHODS:
-            call: Any = live.channel.unary_unary(method)
-            code, _ = failure(lambda call=call: call(b"\xff no message", timeout=TIMEOUT))  # type: ignore[misc]
-            assert code is grpc.StatusCode.UNAUTHENTICATED
-        assert parsed == []
-        token = (("authorization", f"Bearer {TOKEN}"),)
-        answer = live.inference.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT, metadata=token)
-        assert outputs(answer)["value"].tolist() == [10]
-        assert len(parsed) == 1
-
-
-def test_each_call_of_a_batch_gets_its_own_answer(native: LiveServer) -> None:
-    with native.gate("gather") as gate:
-        calls = [send(native, 0)]
-        gate.wait_until_computing()
-        calls.append(send(native, 0))
-        gate.wait_until_computing()
-        calls += [send(native, value % 4) for value in range(8)]
-        gate.wait_until_queued(10)
-        gate.open()
-        assert [outputs(call.result())["value"].item() for call in calls] == [0, 0, *[0, 10, 20, 30] * 2]
-        assert sorted(gate.batch_sizes) == [1, 1, 4, 4]
+        assert [outputs(each.result())["value"].item() for each in calls] == [0, 10, 20, 30]
 
 
 def test_callers_that_come_and_go_at_random_leave_a_server_that_answers(native: LiveServer) -> None:
@@ -259,14 +101,142 @@ def test_callers_that_come_and_go_at_random_leave_a_server_that_answers(native: 
             )
             for value in random.integers(0, 4, 8)
         ]
-        for call in random.permutation(np.array(calls, np.object_))[:3]:
-            call.cancel()
-        for call in calls:
-            code = grpc.StatusCode.OK if not call.cancelled() and call.exception(TIMEOUT) is None else None
-            answered += code is grpc.StatusCode.OK
+        for each in random.permutation(np.array(calls, np.object_))[:3]:
+            each.cancel()
+        answered += sum(not each.cancelled() and each.exception(TIMEOUT) is None for each in calls)
     for channel in channels:
         channel.close()
     assert answered > 60
     assert native.infer(request("gather", index=index(3)))["value"].tolist() == [30]
-    model = native.model("gather")
-    assert (len(model.batcher), model.batcher.computing) == (0, 0)
+    native.wait_until_queued("gather", 0)
+
+
+@pytest.mark.parametrize("delay_us", [0, 400_000], ids=["no delay", "a delay"])
+@pytest.mark.parametrize("method", ["ModelInfer", "Classify"])
+def test_a_single_call_that_comes_during_a_computation_is_answered_though_nothing_follows(
+    few: Path, method: str, delay_us: int
+) -> None:
+    """The thread that received it may be the only one that knows of it."""
+    config = ServerConfig(
+        models=few,
+        port=0,
+        http_port=-1,
+        max_batch_size=2,
+        instances=1,
+        max_queue_delay_microseconds=delay_us,
+        transport="native",
+    )
+    pictures = np.zeros((2, 28, 28), np.uint8)
+    raw = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
+    with LiveServer(config) as live, live.gates.closed("classifier") as gate:
+        full = live.inference.ModelInfer.future(request("classifier", image=pictures), timeout=TIMEOUT)
+        gate.wait_until_computing()
+        if method == "ModelInfer":
+            single = live.inference.ModelInfer.future(request("classifier", image=pictures[:1]), timeout=TIMEOUT)
+        else:
+            single = live.classifier.Classify.future(
+                classifier_pb2.ClassifyRequest(model_name="classifier", raw=raw), timeout=TIMEOUT
+            )
+        live.wait_until_queued("classifier", 1)
+        gate.open()
+        assert full.exception() is None
+        assert single.exception() is None
+
+
+def test_a_delay_holds_a_call_back_until_the_batch_is_full_or_the_time_is_over(few: Path) -> None:
+    config = ServerConfig(models=few, port=0, http_port=-1, max_batch_size=2, transport="native")
+    with LiveServer(replace(config, max_queue_delay_microseconds=10_000_000)) as live:
+        calls = [send(live, 1), send(live, 2)]
+        assert [outputs(each.result())["value"].tolist() for each in calls] == [[10], [20]]
+        assert live.statistics("gather").execution_count == 1
+    with LiveServer(replace(config, max_queue_delay_microseconds=2_000)) as live:
+        assert live.infer(request("gather", index=index(3)))["value"].tolist() == [30]
+
+
+def test_many_servers_come_and_go(config: ServerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    held = []
+    for _ in range(6):
+        with LiveServer(config) as live:
+            assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]
+            (folder,) = tmp_path.iterdir()  # of the private socket
+            assert folder.stat().st_mode & 0o777 == 0o700  # only this user may enter it
+        assert not list(tmp_path.iterdir())
+        gc.collect()  # a channel ends with its last reference
+        held.append((len(list(Path("/proc/self/fd").iterdir())), threading.active_count()))
+    (first_files, first_threads), (last_files, last_threads) = held[2], held[-1]  # grpcio keeps some for later servers
+    assert last_files <= first_files + 2
+    assert last_threads <= first_threads + 1
+
+
+def test_a_port_in_use_is_refused_and_leaves_nothing_behind(native: LiveServer, config: ServerConfig) -> None:
+    threads = threading.active_count()
+    second = Server(replace(config, port=native.server.port))
+    with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{native.server.port}: another program has the"):
+        second.start()
+    assert threading.active_count() == threads
+    assert native.infer(request("gather", index=index(1)))["value"].tolist() == [10]
+
+
+def test_a_folder_for_temporary_files_with_too_long_a_path_is_refused(few: Path, tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    options = ("--models", str(few), "--port", "0", "--transport", "native")
+    result = hangtag("serve", *options, TMPDIR=str(folder))
+    assert result.returncode == 1
+    assert "set TMPDIR to a shorter one, or use --transport grpc" in last_line(result.stderr)
+    assert not list(folder.iterdir())
+
+
+def test_the_newest_connections_beyond_the_limit_are_closed_and_one_that_ends_makes_room(config: ServerConfig) -> None:
+    with LiveServer(replace(config, max_connections=3, http_port=0)) as live, connected(live) as over_http:
+        assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]  # the first connection
+        taken = [connect(live.server.address) for _ in range(2)]
+        assert all(connection.recv(9) for connection in taken)  # each got the server's settings: it is accepted
+        with connect(live.server.address) as one, connect(live.server.address) as another:
+            read_to_the_end(one)
+            read_to_the_end(another)
+        for connection in taken:
+            connection.sendall(frame(PING, ANY_PING))
+            while bytes([PING, ACK]) not in (received := connection.recv(4096)):
+                assert received
+        over_http.sendall(GET)
+        assert status_line(over_http) == b"HTTP/1.1 200 OK"  # a connection to another port does not count
+        assert live.infer(request("gather", index=index(2)))["value"].tolist() == [20]
+        for connection in taken:
+            connection.close()
+        live.require_room()
+
+
+def reset_at_once(live: LiveServer, streams: Iterable[int]) -> bytes:
+    """Begin and reset streams in one write, and return the server's first PING or GOAWAY frame after that."""
+    host, _, port = live.server.address.rpartition(":")
+    with socket.create_connection((host, int(port)), TIMEOUT) as connection, connection.makefile("rb") as received:
+        connection.sendall(OPEN + frame(PING, ANY_PING))
+        assert answer(received).endswith(ANY_PING)  # so that the streams come in a read of their own
+        pairs = b"".join(call(stream) + frame(RST_STREAM, CANCEL, stream=stream) for stream in streams)
+        connection.sendall(pairs + frame(PING, ANY_PING))
+        return answer(received)
+
+
+def answer(received: BinaryIO) -> bytes:
+    while True:
+        head = received.read(9)
+        assert len(head) == 9, "the connection ended without a GOAWAY"
+        payload = received.read(int.from_bytes(head[:3], "big"))
+        if head[3] == GOAWAY or (head[3] == PING and head[4] & ACK):
+            return bytes(head[3:4] + payload)
+
+
+def test_twice_as_many_resets_as_a_client_makes_at_once_do_not_end_a_connection(native: LiveServer) -> None:
+    """It is pygrpc-native's limit, on which hangtag's clients rely."""
+    for _ in range(3):
+        assert reset_at_once(native, range(1, 4 * MOST_RESETS, 2)) == bytes([PING]) + ANY_PING
+
+
+def test_a_rapid_reset_ends_its_connection_and_no_other(native: LiveServer) -> None:
+    """CVE-2023-44487."""
+    end = reset_at_once(native, range(1, 2001, 2))
+    assert end[0] == GOAWAY
+    assert end[5:9] == ENHANCE_YOUR_CALM
+    assert native.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live

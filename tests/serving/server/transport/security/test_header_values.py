@@ -4,33 +4,33 @@ Clients of gRPC and of HTTP refuse to send most of these values, so the requests
 """
 
 import base64
+import itertools
 import json
 import random
 import signal
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from concurrent import futures
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import grpc
 import numpy as np
 import pytest
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 
 from hangtag.protos import classifier_pb2
 from tests.kit import onnx_models
+from tests.kit.collector import TRACE, TRACEPARENT, Collector, collecting
 from tests.kit.command import TIMEOUT, Serving, serving
 from tests.kit.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, OPEN, RST_STREAM, frame
 from tests.kit.live import index, request
 from tests.kit.rest import tensor
-from tests.serving.server.transport.test_tracing import TRACE, TRACEPARENT, Collector
 
 pytestmark = pytest.mark.slow
 
 RANDOM_CASES = 20
+CALLS = 2
+"""Over gRPC and over HTTP with each header, beside the one that fails; they take turns."""
 SECRET = b"s3cret-0f-0urs-wh1ch-n0b0dy-else-has"
 """The valid token."""
 BASE64 = base64.b64encode(SECRET)
@@ -198,22 +198,7 @@ class Target:
         self._server.signal(signal.SIGTERM)
         assert self._server.wait() == 0
         printed = metrics + self._server.process.stdout.read() + "".join(self._server.log)
-        spans = b""
-        while not self._collector.requests.empty():
-            spans += self._collector.requests.get().SerializeToString()
-        return printed.encode() + spans
-
-
-@contextmanager
-def collecting() -> Iterator[tuple[Collector, str]]:
-    collector, server = Collector(), grpc.server(futures.ThreadPoolExecutor(1))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield collector, f"http://127.0.0.1:{port}"
-    finally:
-        server.stop(0).wait()
+        return printed.encode() + b"".join(each.SerializeToString() for each in self._collector.resources)
 
 
 @pytest.fixture
@@ -227,19 +212,20 @@ def target(transport: str, tmp_path: Path) -> Iterator[Target]:
     secured = ("--token-file", str(tmp_path / "tokens"))
     unlimited = "from hangtag.serving.server.telemetry import log; log.BURST = 1_000_000"
     with (
-        collecting() as (collector, endpoint),
-        serving(*options, *secured, "--otlp-endpoint", endpoint, first=unlimited) as server,
+        collecting() as collector,
+        serving(*options, *secured, "--otlp-endpoint", collector.endpoint, first=unlimited) as server,
     ):
         yield Target(server, collector)
 
 
 def test_no_value_of_a_header_reaches_the_log_the_metrics_or_a_trace(target: Target) -> None:
     always = (Header("authorization", b"Bearer " + SECRET), Header("traceparent", TRACEPARENT.encode()))
+    of_grpc, of_http = itertools.cycle(GRPC_CALLS), itertools.cycle(HTTP_CALLS)
     for case in cases():
         headers = completed(always, [case])
-        for method, message in GRPC_CALLS:
+        for method, message in ((f"{SERVICE}ModelInfer", FAIL), *itertools.islice(of_grpc, CALLS)):
             over_http2(target.grpc, method, message, headers)
-        for verb, path, body in HTTP_CALLS:
+        for verb, path, body in (("POST", "/v2/models/filled/infer", FAIL_JSON), *itertools.islice(of_http, CALLS)):
             over_http(target.http, verb, path, body, headers)
         over_http(target.metrics, "GET", "/metrics", b"", headers)
     output = target.output()

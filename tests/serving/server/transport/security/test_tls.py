@@ -1,7 +1,10 @@
-"""TLS, mutual TLS and tokens on real connections, through the client that hangtag's commands use."""
+"""TLS, mutual TLS and tokens on real connections, over gRPC and over HTTP alike, and sessions that a client keeps."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import itertools
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +14,23 @@ from grpc_health.v1 import health_pb2_grpc
 
 from hangtag.protos import classifier_pb2, classifier_pb2_grpc, inference_pb2_grpc
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.client import Client, ClientError, Credentials
+from hangtag.serving.client import ClientError, Credentials
 from hangtag.serving.server.config.limits import Limits
-from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
 from tests.kit.certificates import TOKEN, Certificates
+from tests.kit.http2 import OPEN
+from tests.kit.kinds import KINDS, Kind
 from tests.kit.live import TIMEOUT, failure, index, request, status_of
+from tests.kit.rest import Rest
+from tests.kit.server import server
 
-REFLECTION = "grpc.reflection.v1.ServerReflection"
+pytestmark = pytest.mark.slow
+
+PROTOCOLS = pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.asynchronous], ids=str)
+UNAVAILABLE, UNAUTHENTICATED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED
+OLD, NEW = "0123456789abcdef", "fedcba9876543210fedcba"
 
 
 @pytest.fixture
@@ -35,89 +45,69 @@ def models(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def serving(models: Path, **options: Path) -> Iterator[Server]:
-    settings: dict[str, Any] = {"limits": Limits(file_check_seconds=0), **options}
-    with Server(ServerConfig(models=models, port=0, http_port=-1, drain_seconds=1, **settings)) as server:
-        yield server
+def serving(models: Path, **settings: Any) -> Iterator[Server]:
+    """A server that looks at its files at each call."""
+    with server(models, limits=Limits(file_check_seconds=0), drain_seconds=1, **settings) as running:
+        yield running
 
 
-def value(server: Server, credentials: Credentials) -> float:
-    with Client(server.address, timeout=TIMEOUT, credentials=credentials) as client:
-        client.wait_until_ready(TIMEOUT)
+def value(running: Server, kind: Kind, credentials: Credentials) -> float:
+    with kind.open(kind.of(running), timeout=TIMEOUT, credentials=credentials) as client:
         return float(client.infer("gather", {"index": index(2)})["value"].item())
 
 
-def refusal(server: Server, credentials: Credentials) -> ClientError:
+def refused(running: Server, kind: Kind, credentials: Credentials) -> grpc.StatusCode:
     with (
-        Client(server.address, timeout=TIMEOUT, credentials=credentials) as client,
+        kind.open(kind.of(running), timeout=TIMEOUT, credentials=credentials) as client,
         pytest.raises(ClientError) as error,
     ):
         client.infer("gather", {"index": index(2)})
-    return error.value
+    return error.value.code
 
 
-def refused(server: Server, credentials: Credentials) -> grpc.StatusCode:
-    return refusal(server, credentials).code
-
-
-def test_calls_are_encrypted_and_the_server_proves_its_identity(models: Path, certificates: Certificates) -> None:
-    with serving(models, **certificates.server()) as server:
-        assert value(server, Credentials(certificates.ca())) == 20
-        assert refused(server, Credentials(certificates.ca("strangers"))) is grpc.StatusCode.UNAVAILABLE
-        assert refused(server, Credentials()) is grpc.StatusCode.UNAVAILABLE  # clear text
-
-
-def test_a_failed_connection_says_what_is_wrong(models: Path, certificates: Certificates) -> None:
-    with serving(models, **certificates.server(tls_client_ca=certificates.ca())) as server:
-        wrong_authority = str(refusal(server, Credentials(certificates.ca("strangers"))))
-        assert wrong_authority.startswith(f"the certificate of {server.address} was not signed by an authority in ")
-        assert "wants TLS: give --tls-ca" in str(refusal(server, Credentials()))
-        assert "give a client certificate (--tls-cert, --tls-key)" in str(refusal(server, certificates.client(None)))
-    with serving(models) as server:
-        assert "does not use TLS: leave out --tls-ca" in str(refusal(server, Credentials(certificates.ca())))
-
-
-def test_mutual_tls_requires_a_client_certificate(models: Path, certificates: Certificates) -> None:
-    with serving(models, **certificates.server(tls_client_ca=certificates.ca())) as server:
-        assert value(server, certificates.client()) == 20
-        assert refused(server, certificates.client(None)) is grpc.StatusCode.UNAVAILABLE
-        assert refused(server, certificates.client("strangers")) is grpc.StatusCode.UNAVAILABLE
-
-
-def test_a_renewed_certificate_serves_new_connections_and_leaves_the_old(
-    models: Path, certificates: Certificates
+@PROTOCOLS
+def test_calls_are_encrypted_and_the_server_proves_its_identity(
+    models: Path, certificates: Certificates, kind: Kind
 ) -> None:
-    with (
-        serving(models, **certificates.server()) as server,
-        Client(server.address, credentials=certificates.client(None)) as old,
-    ):
-        assert old.models() == ["gather"]
-        certificates.issue("server-of-ours", by="strangers")
-        assert value(server, Credentials(certificates.ca("strangers"))) == 20
-        assert refused(server, Credentials(certificates.ca("ours"))) is grpc.StatusCode.UNAVAILABLE
-        assert old.models() == ["gather"]
+    with serving(models, **certificates.server()) as running:
+        assert value(running, kind, Credentials(certificates.ca())) == 20
+        assert refused(running, kind, Credentials(certificates.ca("strangers"))) is UNAVAILABLE
+        assert refused(running, kind, Credentials()) is UNAVAILABLE  # clear text
 
 
-def test_a_renewed_authority_of_clients_counts_for_new_connections(models: Path, certificates: Certificates) -> None:
+@PROTOCOLS
+def test_mutual_tls_requires_a_certificate_of_the_authority_as_it_is_now(
+    models: Path, certificates: Certificates, kind: Kind
+) -> None:
     authority = certificates.folder / "authority-ca.pem"
     authority.write_bytes(certificates.ca().read_bytes())
-    with serving(models, **certificates.server(tls_client_ca=authority)) as server:
-        assert value(server, certificates.client()) == 20
+    with serving(models, **certificates.server(tls_client_ca=authority)) as running:
+        assert value(running, kind, certificates.client()) == 20
+        for by in (None, "strangers"):
+            assert refused(running, kind, certificates.client(by)) is UNAVAILABLE
         authority.write_bytes(certificates.ca("strangers").read_bytes())
-        assert refused(server, certificates.client()) is grpc.StatusCode.UNAVAILABLE
-        assert value(server, certificates.client("strangers")) == 20
+        assert refused(running, kind, certificates.client()) is UNAVAILABLE
+        assert value(running, kind, certificates.client("strangers")) == 20
         authority.write_bytes(b"no certificate")
-        assert value(server, certificates.client("strangers")) == 20
+        assert value(running, kind, certificates.client("strangers")) == 20
 
 
-def test_a_broken_renewal_leaves_the_certificate_that_was_good(models: Path, certificates: Certificates) -> None:
-    with serving(models, **certificates.server()) as server:
+@PROTOCOLS
+def test_a_renewed_certificate_serves_new_connections_and_leaves_the_old_and_a_broken_one_changes_nothing(
+    models: Path, certificates: Certificates, kind: Kind
+) -> None:
+    ours, strangers = (Credentials(certificates.ca(name)) for name in ("ours", "strangers"))
+    with (
+        serving(models, **certificates.server()) as running,
+        kind.open(kind.of(running), credentials=ours) as old,
+    ):
+        assert old.models() == ["gather"]
         certificates.key("server-of-ours").write_bytes(certificates.key("server-of-strangers").read_bytes())
-        assert value(server, Credentials(certificates.ca())) == 20
-        certificates.cert("server-of-ours").write_bytes(
-            certificates.cert("server-of-strangers").read_bytes()
-        )  # now they fit
-        assert value(server, Credentials(certificates.ca("strangers"))) == 20
+        assert value(running, kind, ours) == 20  # the key fits another certificate
+        certificates.cert("server-of-ours").write_bytes(certificates.cert("server-of-strangers").read_bytes())
+        assert value(running, kind, strangers) == 20
+        assert refused(running, kind, ours) is UNAVAILABLE
+        assert old.models() == ["gather"]
 
 
 @pytest.mark.parametrize(
@@ -131,13 +121,13 @@ def test_a_broken_renewal_leaves_the_certificate_that_was_good(models: Path, cer
 def test_the_server_does_not_start_with_unusable_files(
     models: Path, certificates: Certificates, spoil: str, message: str
 ) -> None:
-    config = ServerConfig(models=models, port=0, http_port=-1, **certificates.server(tls_client_ca=certificates.ca()))  # type: ignore[arg-type]
+    files = certificates.server(tls_client_ca=certificates.ca())
     (certificates.folder / spoil).write_text("no PEM")
-    with pytest.raises(StartError, match=message):
-        Server(config)
+    with pytest.raises(StartError, match=message), serving(models, **files):
+        pass
     (certificates.folder / spoil).unlink()
-    with pytest.raises(StartError, match=r"cannot be read: No such file"):
-        Server(config)
+    with pytest.raises(StartError, match=r"cannot be read: No such file"), serving(models, **files):
+        pass
 
 
 @pytest.fixture
@@ -146,34 +136,173 @@ def tokens(tmp_path: Path) -> Path:
     return tmp_path / "tokens"
 
 
-def test_every_call_but_those_to_health_requires_a_token(models: Path, tokens: Path) -> None:
-    with serving(models, token_file=tokens) as server, grpc.insecure_channel(server.address) as channel:
-        assert value(server, Credentials(token_file=tokens)) == 20
-        inference = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-        classifier = classifier_pb2_grpc.ClassifierStub(channel)
-        for call in (
-            lambda: inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT),
-            lambda: inference.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT),
-            lambda: classifier.Classify(classifier_pb2.ClassifyRequest(), timeout=TIMEOUT),
-            lambda: next(bare(channel.stream_stream, f"/{REFLECTION}/ServerReflectionInfo")(iter([b""]))),
-            lambda: bare(channel.unary_unary, "/no.such/Method")(b"", timeout=TIMEOUT),
-        ):
-            code, message = failure(call)
-            assert code is grpc.StatusCode.UNAUTHENTICATED
-            assert message.startswith("this server requires a token: send 'authorization: Bearer <token>'")
-        wrong = [("authorization", f"Bearer {TOKEN}s")]
-        code, message = failure(lambda: inference.ServerLive(pb.ServerLiveRequest(), metadata=wrong, timeout=TIMEOUT))
-        assert (code, message[:25]) == (grpc.StatusCode.UNAUTHENTICATED, "the token is not valid he")
-        assert status_of(health_pb2_grpc.HealthStub(channel), "gather") == "SERVING"
-
-
-def bare(make: Callable[[str], Any], method: str) -> Any:
+def bare(make: Any, method: str) -> Any:
     """A call that takes and gives bytes."""
     return make(method)
 
 
-def test_tokens_and_mutual_tls_together_require_both(models: Path, certificates: Certificates, tokens: Path) -> None:
-    with serving(models, **certificates.server(tls_client_ca=certificates.ca()), token_file=tokens) as server:
+@pytest.mark.parametrize("transport", ["native", "grpc"])
+def test_every_call_but_those_to_health_requires_a_token(models: Path, tokens: Path, transport: str) -> None:
+    with (
+        serving(models, token_file=tokens, transport=transport) as running,
+        grpc.insecure_channel(running.address) as channel,
+    ):
+        inference = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        classifier = classifier_pb2_grpc.ClassifierStub(channel)
+        reflection = bare(channel.stream_stream, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+        for call in (
+            lambda: inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT),
+            lambda: inference.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT),
+            lambda: classifier.Classify(classifier_pb2.ClassifyRequest(), timeout=TIMEOUT),
+            lambda: next(reflection(iter([b""]))),
+            lambda: bare(channel.unary_unary, "/no.such/Method")(b"", timeout=TIMEOUT),
+            # The token is required before the message is read.
+            lambda: bare(channel.unary_unary, "/inference.GRPCInferenceService/ModelInfer")(b"\xff", timeout=TIMEOUT),
+            lambda: bare(channel.unary_unary, "/hangtag.v1.Classifier/Classify")(b"\xff", timeout=TIMEOUT),
+        ):
+            code, message = failure(call)
+            assert code is UNAUTHENTICATED
+            assert message.startswith("this server requires a token: send 'authorization: Bearer <token>'")
+        assert status_of(health_pb2_grpc.HealthStub(channel), "gather") == "SERVING"
+
+
+def test_every_request_over_http_but_those_to_health_requires_a_token(models: Path, tokens: Path) -> None:
+    with serving(models, token_file=tokens) as running, Rest(running.http_address) as rest:
+        assert rest.get("/v2/health/live").json == {"live": True}
+        assert rest.get("/v2/health/ready").json == {"ready": True}
+        for method, path in (
+            ("POST", "/v2/models/gather/infer"),
+            ("POST", "/v1/classify/gather"),
+            ("GET", "/v2"),
+            ("GET", "/v2/models/gather"),
+            ("GET", "/metrics"),
+            ("POST", "/v2/repository/index"),
+            ("GET", "/no/such/path"),
+        ):
+            answer = rest.ask(method, path, b"", {})
+            assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
+            assert "'authorization: Bearer <token>'" in answer.error
+
+
+@PROTOCOLS
+def test_the_tokens_are_those_of_the_file_as_it_is_now(models: Path, tokens: Path, tmp_path: Path, kind: Kind) -> None:
+    own = tmp_path / "own-token"
+
+    def admitted(token: str) -> bool:
+        own.write_text(token)
+        with (
+            kind.open(kind.of(running), timeout=TIMEOUT, credentials=Credentials(token_file=own)) as client,
+            suppress(ClientError),
+        ):
+            return client.models() == ["gather"]
+        assert refused(running, kind, Credentials(token_file=own)) is UNAUTHENTICATED
+        return False
+
+    tokens.write_text(f"# of the shop\n{OLD}\n\n  {NEW} \n")
+    with serving(models, token_file=tokens) as running:
+        assert (admitted(OLD), admitted(NEW), admitted(f"{OLD}0"), admitted(OLD[:-1] + "x")) == (
+            True,
+            True,
+            False,
+            False,
+        )
+        tokens.write_text(NEW)
+        assert (admitted(OLD), admitted(NEW)) == (False, True)
+        tokens.unlink()
+        assert admitted(NEW)
+        tokens.write_text("short")
+        assert admitted(NEW)
+        tokens.write_text("# nobody\n")
+        assert not admitted(NEW)
+
+
+@pytest.mark.parametrize("content", ["abcdefghijk", f"{OLD}\ntwo words in a line of it", "ünïcödé-is-no-ascii"])
+def test_a_malformed_token_is_an_error_that_does_not_show_it(models: Path, tokens: Path, content: str) -> None:
+    tokens.write_text(content)
+    message = r"tokens \(--token-file\): token [12] is too short or not one word"
+    with pytest.raises(StartError, match=message) as error, serving(models, token_file=tokens):
+        pass
+    assert content.split()[-1] not in str(error.value)
+
+
+@PROTOCOLS
+def test_tokens_and_mutual_tls_together_require_both(
+    models: Path, certificates: Certificates, tokens: Path, kind: Kind
+) -> None:
+    files = certificates.server(tls_client_ca=certificates.ca())
+    with serving(models, token_file=tokens, **files) as running:
         both = certificates.client()
-        assert refused(server, both) is grpc.StatusCode.UNAUTHENTICATED
-        assert value(server, Credentials(both.tls_ca, both.tls_cert, both.tls_key, tokens)) == 20
+        assert refused(running, kind, both) is UNAUTHENTICATED
+        assert value(running, kind, Credentials(both.tls_ca, both.tls_cert, both.tls_key, tokens)) == 20
+
+
+HTTP, GRPC = "http/1.1", "h2"
+SENT = {HTTP: b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n", GRPC: OPEN}
+
+SESSIONS = pytest.mark.parametrize(
+    ("protocol", "version", "tickets"),
+    list(itertools.product((HTTP, GRPC), (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3), (True, False))),
+    ids=lambda value: value.name if isinstance(value, ssl.TLSVersion) else str(value),
+)
+"""Where TLS 1.2 has no tickets, it has session identifiers."""
+
+
+class Caller:
+    """A client of one protocol that keeps its TLS session from one connection to the next."""
+
+    def __init__(self, certificates: Certificates, protocol: str, version: ssl.TLSVersion, *, tickets: bool) -> None:
+        self._protocol = protocol
+        self._context = ssl.create_default_context(cafile=certificates.ca())
+        self._context.load_cert_chain(certificates.cert("client-of-ours"), certificates.key("client-of-ours"))
+        self._context.set_alpn_protocols([protocol])
+        self._context.minimum_version = self._context.maximum_version = version
+        if not tickets:
+            self._context.options |= ssl.OP_NO_TICKET
+        self.session: ssl.SSLSession | None = None
+
+    def resumes(self, running: Server) -> bool:
+        """Connect, be answered, and keep the session. Return whether the one from before was resumed.
+
+        Raises:
+            ssl.SSLError: The server refuses the handshake.
+            ConnectionError: The server closes the connection.
+        """
+        address = running.http_address if self._protocol == HTTP else running.address
+        host, _, port = address.rpartition(":")
+        with (
+            socket.create_connection((host, int(port)), TIMEOUT) as raw,
+            self._context.wrap_socket(raw, server_hostname=host, session=self.session) as connection,
+        ):
+            connection.sendall(SENT[self._protocol])
+            if not connection.recv(1):
+                raise ConnectionError("the server has closed the connection")
+            self.session = connection.session  # TLS 1.3 brings it after the handshake
+            return bool(connection.session_reused)
+
+
+@SESSIONS
+def test_with_mutual_tls_a_session_does_not_outlive_the_authority_of_clients(
+    models: Path, certificates: Certificates, protocol: str, version: ssl.TLSVersion, tickets: bool
+) -> None:
+    """A client shows its certificate on each connection: a session that it has kept lets nobody in."""
+    authority = certificates.folder / "authority.pem"
+    authority.write_bytes(certificates.ca().read_bytes())
+    with serving(models, transport="grpc", **certificates.server(tls_client_ca=authority)) as running:
+        caller = Caller(certificates, protocol, version, tickets=tickets)
+        assert not caller.resumes(running)
+        assert not caller.resumes(running)
+        authority.write_bytes(certificates.ca("strangers").read_bytes())
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            caller.resumes(running)
+        authority.write_bytes(certificates.ca().read_bytes())
+        assert not caller.resumes(running)
+
+
+@SESSIONS
+def test_without_client_certificates_sessions_are_resumed(
+    models: Path, certificates: Certificates, protocol: str, version: ssl.TLSVersion, tickets: bool
+) -> None:
+    with serving(models, transport="grpc", **certificates.server()) as running:
+        caller = Caller(certificates, protocol, version, tickets=tickets)
+        assert not caller.resumes(running)
+        assert caller.resumes(running)

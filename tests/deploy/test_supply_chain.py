@@ -1,0 +1,267 @@
+"""What is installed is listed (SBOM) and looked up among known vulnerabilities (audit, by the real pip-audit)."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from packaging.requirements import Requirement
+
+from deploy import audit
+from deploy.advisories import Advisories, AdvisoriesError, served
+from deploy.pinned_advisories import LOCKS, PINNED, PinnedAdvisories, locked_packages
+from deploy.sbom import add_debian_packages
+
+ROOT = Path(__file__).parents[2]
+WITHOUT_MAKE = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+PILLOW, NUMPY, BROKEN_LOCK = "pillow==9.5.0", "numpy==2.0.0", "pillow=9.5.0 broken"
+WARNING = f"of {PinnedAdvisories.read(PINNED).date}, "
+
+
+def record(affected: dict[str, object], name: str = "pillow") -> dict[str, object]:
+    """An advisory in OSV's form, made for these tests."""
+    return {
+        "id": "TEST-1",
+        "modified": "2026-01-02T03:04:05Z",
+        "published": "2025-12-31T23:59:59Z",
+        "aliases": ["CVE-0000-1"],
+        "summary": "a picture may take all memory",
+        "affected": [{"package": {"ecosystem": "PyPI", "name": name}} | affected],
+    }
+
+
+def events(*pairs: dict[str, str]) -> dict[str, object]:
+    return {"ranges": [{"type": "ECOSYSTEM", "events": list(pairs)}]}
+
+
+FIXED = events({"introduced": "0"}, {"fixed": "10.0.0"})
+
+
+def advisories(folder: Path, *records: dict[str, object]) -> Path:
+    folder.mkdir()
+    for index, one in enumerate(records):
+        (folder / f"{index}.yaml").write_text(yaml.safe_dump(one).replace("'", ""))  # unquoted, as in the real database
+    (folder / "workflow.yaml").write_text("on: push")
+    return folder
+
+
+class AlwaysUnavailable(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.send_error(503)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Folders, the pinned copy, and the URLs of a service that answers, of one that fails and of one that has ended."""
+    folder = tmp_path_factory.mktemp("databases")
+    with served(Advisories.of([])) as closed:
+        pass
+    with served(Advisories.of([])) as answering, HTTPServer(("127.0.0.1", 0), AlwaysUnavailable) as failing:
+        thread = Thread(target=failing.serve_forever, args=(0.05,))
+        thread.start()
+        yield {
+            "copy": str(advisories(folder / "copy", record(FIXED))),
+            "empty": str(advisories(folder / "empty")),
+            "missing": str(folder / "missing"),
+            "pinned": str(PINNED),
+            "answering": answering,
+            "failing": f"http://127.0.0.1:{failing.server_port}/",
+            "closed": closed,
+        }
+        failing.shutdown()
+        thread.join()
+
+
+@dataclass(frozen=True)
+class Case:
+    """An audit: what it reads, and how it ends.
+
+    Args:
+        database: The option --database, of the fixture's; empty: none.
+        packages: What is locked.
+        code: The exit code.
+        printed: On standard output.
+        warned: On standard error; empty: nothing is printed there.
+        osv: Where OSV is, of the fixture's.
+    """
+
+    database: str
+    packages: tuple[str, ...]
+    code: int
+    printed: str = ""
+    warned: str = ""
+    osv: str = "closed"
+
+
+@pytest.mark.supply_chain
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("copy", (PILLOW, NUMPY), audit.FOUND, "pillow 9.5.0: CVE-0000-1 TEST-1, fixed in 10.0.0. a picture"),
+        Case("copy", ("pillow==10.0.0",), 0, "0 known vulnerabilities in 1 packages"),
+        Case("pinned", (PILLOW,), audit.FOUND, "pillow 9.5.0: PYSEC-2023-175 "),
+        Case("empty", (PILLOW,), audit.NOT_AUDITED, warned="has no OSV records"),
+        Case("missing", (PILLOW,), audit.NOT_AUDITED, warned="missing has no OSV records"),
+        Case("closed", (PILLOW,), audit.NOT_AUDITED, warned="Connection refused"),
+        Case("failing", (PILLOW,), audit.NOT_AUDITED, warned="503 Server Error"),
+        Case("answering", (BROKEN_LOCK,), audit.NOT_AUDITED, warned="contains invalid specifier at line 1"),
+        # Without --database: OSV, and the pinned copy where OSV cannot be reached, but not where it fails.
+        Case("", (PILLOW,), 0, "0 known vulnerabilities in 1 packages, by http://127.0.0.1", osv="answering"),
+        Case("", (PILLOW,), audit.NOT_AUDITED, warned="503 Server Error", osv="failing"),
+        Case("", (PILLOW, NUMPY), audit.FOUND, "pillow 9.5.0: PYSEC-2023-175 ", WARNING),
+        Case("", ("pillow==12.0.0",), 0, WARNING, WARNING),
+        Case("", (BROKEN_LOCK,), audit.NOT_AUDITED, warned="contains invalid specifier at line 1"),
+        Case("", (NUMPY, "django==1.0"), audit.NOT_AUDITED, warned="the pinned copy was made without django"),
+    ],
+    ids=lambda case: f"{case.database or f'OSV {case.osv}'}, {case.packages[-1]}",
+)
+def test_the_audit_finds_what_is_known_and_takes_no_silence_for_safety(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, databases: dict[str, str], case: Case
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks/cpu.txt").write_text("".join(f"{pin} --hash=sha256:{'0' * 64}\n" for pin in case.packages))
+    options = ["--locks", "locks", "--osv", databases[case.osv]]
+    options += ["--database", databases[case.database]] if case.database else []
+    done = CliRunner().invoke(audit.main, options, catch_exceptions=False)
+    assert done.exit_code == case.code, done.output
+    assert case.printed in done.stdout
+    assert case.warned in done.stderr
+    assert bool(case.warned) == bool(done.stderr)
+    assert ("NOT AUDITED" in done.stderr) == (case.code == audit.NOT_AUDITED)
+    assert audit.REPORT.exists() == (case.code != audit.NOT_AUDITED)
+    if audit.REPORT.exists():
+        written = json.loads(audit.REPORT.read_text())
+        assert written["packages"] == len(case.packages)
+        assert bool(written["vulnerabilities"]) == (case.code == audit.FOUND)
+        date_or_commit = {"copy": "2026-01-02", "answering": "http://"}.get(case.database or case.osv)
+        assert (date_or_commit or PinnedAdvisories.read(PINNED).commit) in written["database"]
+
+
+@pytest.mark.parametrize(
+    ("affected", "vulnerable", "safe"),
+    [
+        ({"versions": ["9.5.0"]}, ["9.5.0"], ["9.4.0", "9.5.1"]),
+        (events({"introduced": "9.1"}, {"fixed": "9.6"}), ["9.1.0", "9.5.9"], ["9.0", "9.6", "9.6.0"]),
+        (events({"introduced": "0"}, {"last_affected": "9.5"}), ["1.0", "9.5.0"], ["9.5.1"]),
+        (
+            events({"introduced": "1"}, {"fixed": "2"}, {"introduced": "9"}, {"fixed": "9.10"}),
+            ["1.5", "9.9"],
+            ["2.0", "8", "9.10"],
+        ),
+        ({"ranges": [{"type": "GIT", "events": [{"introduced": "0"}]}]}, [], ["9.5.0"]),
+    ],
+)
+def test_versions_are_compared_as_osv_defines(
+    tmp_path: Path, affected: dict[str, object], vulnerable: list[str], safe: list[str]
+) -> None:
+    copy = Advisories.read(advisories(tmp_path / "copy", record(affected), record(affected, "other")))
+    assert copy.count == 2
+    assert [version for version in [*vulnerable, *safe] if len(copy.about("pillow", version)) == 1] == vulnerable
+
+
+def test_the_pinned_copy_is_about_every_locked_package_small_and_says_where_it_is_from(tmp_path: Path) -> None:
+    pinned = PinnedAdvisories.read(PINNED)
+    pinned.covering(locked_packages(LOCKS.glob("*.txt")))
+    assert PINNED.stat().st_size < 200_000
+    assert len(bytes.fromhex(pinned.commit)) == 20
+    assert date.fromisoformat(pinned.date) >= date(2024, 10, 10)
+    assert pinned.date >= max(one["modified"] for one in pinned.advisories)[:10]
+    assert "CC-BY" in pinned.licence
+    assert all(set(Advisories.of([one]).by_package) & {*pinned.packages} for one in pinned.advisories)
+    (tmp_path / "damaged.json").write_text("{}")
+    with pytest.raises(AdvisoriesError, match=r"damaged\.json is no pinned copy of advisories"):
+        PinnedAdvisories.read(tmp_path / "damaged.json")
+
+
+@pytest.mark.supply_chain
+def test_the_copy_is_made_of_a_commit(tmp_path: Path) -> None:
+    database = advisories(tmp_path / "database", record(FIXED), record(FIXED, "other") | {"id": "TEST-2"})
+    git = ["git", "-C", str(database), "-c", "user.name=test", "-c", "user.email=test@example.com"]
+    for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=Records"]):
+        subprocess.run([*git, *arguments], check=True)
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks/cpu.txt").write_text("Pillow==9.5.0 \\\n    --hash=sha256:00\nuvicorn[standard]==1.0 ; x\n")
+
+    def make() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "deploy.pinned_advisories", str(database)]
+        options = ["--locks", str(tmp_path / "locks"), "--output", str(tmp_path / "copy.json")]
+        return subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    made = make()
+    assert made.returncode == 0, made.stderr
+    pinned = PinnedAdvisories.read(tmp_path / "copy.json")
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert pinned.commit == head.stdout.strip()
+    assert pinned.packages == ["pillow", "uvicorn"]
+    assert [one["id"] for one in pinned.advisories] == ["TEST-1"]
+    (database / "0.yaml").write_text("changed: yes")
+    refused = make()
+    assert refused.returncode == 1
+    assert "has changes that are not committed" in refused.stderr
+
+
+def make(*arguments: str) -> str:
+    command = ["make", "-C", str(ROOT / "deploy"), *arguments]
+    return subprocess.run(command, env=WITHOUT_MAKE, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def test_debian_packages_are_added_to_the_sbom_of_an_image() -> None:
+    python_sbom = {"bomFormat": "CycloneDX", "components": [{"name": "numpy"}]}
+    sbom = add_debian_packages(python_sbom, "libstdc++6\t14.2.0-19\tamd64\ntzdata\t2025b-4+deb13u1\tall\n")
+    assert sbom["bomFormat"] == "CycloneDX"
+    assert [component["name"] for component in sbom["components"]] == ["numpy", "libstdc++6", "tzdata"]
+    assert sbom["components"][1]["purl"] == "pkg:deb/debian/libstdc%2B%2B6@14.2.0-19?arch=amd64&distro=trixie"
+    assert len({component.get("bom-ref") for component in sbom["components"]}) == 3
+
+
+@pytest.mark.supply_chain
+def test_the_wheel_s_sboms_list_every_locked_package_with_its_version_and_digests(tmp_path: Path) -> None:
+    make("wheel-sboms", f"BIN={Path(sys.executable).parent}", f"DIST={tmp_path}")
+    assert len(list(tmp_path.iterdir())) == 3
+    for lock in ("cpu", "gpu", "client"):
+        (file,) = tmp_path.glob(f"hangtag-*-{lock}.cdx.json")
+        sbom = json.loads(file.read_text())
+        assert sbom["metadata"]["component"]["name"] == "hangtag"
+        listed = {
+            (part["name"], part["version"]): {
+                digest["content"] for source in part["externalReferences"] for digest in source.get("hashes", ())
+            }
+            for part in sbom["components"]
+        }
+        assert listed == locked(ROOT / f"deploy/locks/{lock}.txt")
+
+
+def locked(lock: Path) -> dict[tuple[str, str], set[str]]:
+    """Return the digests of every name and version."""
+    packages = {}
+    for entry in lock.read_text().replace("\\\n", " ").splitlines():
+        if entry[:1].isalnum():
+            requirement, *digests = entry.split("--hash=sha256:")
+            package = Requirement(requirement)
+            version = str(package.specifier).removeprefix("==")
+            packages[package.name, version] = {digest.strip() for digest in digests}
+    assert packages
+    return packages
+
+
+def test_make_audit_tests_the_audit_and_make_sbom_lists_the_wheel_and_then_the_images() -> None:
+    assert "pytest --quiet -m supply_chain tests/deploy" in make("--dry-run", "audit")  # as CI calls it
+    commands = make("--dry-run", "sbom")
+    assert 0 < commands.find("uv build") < commands.find("cyclonedx_py") < commands.find("docker build")
+    commands = make("--dry-run", "wheel")
+    assert "cyclonedx_py" in commands
+    assert "sha256sum" in commands
+    assert "docker" not in commands

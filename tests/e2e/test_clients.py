@@ -1,0 +1,283 @@
+"""Calls the server with clients that nobody here made: tritonclient, perf_analyzer, KServe's, and Triton's examples.
+
+Each runs as a process in .venv-peers: tritonclient registers the same proto names as our stubs, so one process cannot
+import both.
+"""
+
+import csv
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from hangtag import Client
+from hangtag.protos import inference_pb2 as pb
+from hangtag.training.data.fashion_mnist import LABELS
+from tests.kit import onnx_models
+from tests.kit.command import ROOT, Serving, invoke, serving
+from tests.kit.shipped import MODELS, latest
+
+pytestmark = pytest.mark.slow
+
+PEERS = ROOT / ".venv-peers/bin"
+MODEL = "lstm"
+VERSION = latest(MODEL).parent.name
+
+
+def run(*command: str | Path) -> str:
+    """What a program prints, which must end well and complain of nothing."""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def answers(script: str, server: Serving, images: Path) -> tuple[Any, dict[str, Any]]:
+    """What a script reports of the server, and the arrays that it received, with those of our own client."""
+    outputs = images.with_name(f"{script}.npz")
+    place = (server.address, server.http_address, MODEL, images, outputs)
+    report = json.loads(run(PEERS / "python", ROOT / "tests/e2e/scripts" / script, *place))
+    with Client(server.address) as client, np.load(outputs) as arrays:
+        ours = client.infer(MODEL, {"image": np.load(images)})
+        return report, {**arrays, "our logits": ours["logits"], "our probabilities": ours["probabilities"]}
+
+
+@pytest.fixture(scope="module")
+def shipped() -> list[tuple[str, str]]:
+    """The models that a server of the shipped repository has, and its route."""
+    listed = json.loads(invoke("models", "list", "--models", MODELS, "--json").stdout)
+    models = [(each["model"], str(each["version"])) for each in listed if each.get("serves")]
+    return sorted([*models, *((each["route"], "1") for each in listed if "route" in each)])
+
+
+# tritonclient.
+
+
+@pytest.fixture(scope="module")
+def triton(server: Serving, images: Path) -> tuple[Any, dict[str, Any]]:
+    return answers("tritonclient_calls.py", server, images)
+
+
+def test_tritonclient_reads_what_is_served(triton: tuple[Any, Any], shipped: list[tuple[str, str]]) -> None:
+    for over, any_size, sizes in (("grpc", "-1", ["28", "28"]), ("http", -1, [28, 28])):
+        report = triton[0][over]
+        assert report["ready"] == [True, True, True, False]
+        assert report["server_metadata"]["name"] == "hangtag"
+        assert {"statistics", "binary_tensor_data"} <= {*report["server_metadata"]["extensions"], "binary_tensor_data"}
+        described = report["model_metadata"]
+        assert (described["name"], described["versions"], described["platform"]) == (
+            MODEL,
+            [VERSION],
+            "onnxruntime_onnx",
+        )
+        assert described["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [any_size, *sizes]}]
+        assert [output["name"] for output in described["outputs"]] == ["logits", "probabilities"]
+        config = report["model_config"] if over == "http" else report["model_config"]["config"]
+        assert (config["name"], config["max_batch_size"]) == (MODEL, 64)
+        assert config["input"][0]["dims"] == sizes
+        assert json.loads(config["parameters"]["hangtag.labels"]["string_value"]) == list(LABELS)
+        index = report["index"] if over == "http" else report["index"]["models"]
+        assert sorted((each["name"], each["version"]) for each in index) == shipped
+        assert {each["state"] for each in index} == {"READY"}
+    assert "binary_tensor_data" in triton[0]["http"]["server_metadata"]["extensions"]
+    assert triton[0]["aio"] == {"grpc": [True, True], "http": [True, True]}
+
+
+def test_tritonclient_gets_the_bits_that_our_client_gets(triton: tuple[Any, dict[str, Any]]) -> None:
+    report, arrays = triton
+    assert (report["grpc"]["response_id"], report["grpc"]["only_probabilities"]) == ("whole", True)
+    response = report["http"]["response"]
+    assert [response[key] for key in ("id", "model_name", "model_version")] == ["own", MODEL, VERSION]
+    assert arrays["probabilities"].tobytes() == arrays["our probabilities"].tobytes()
+    for name in ("grpc", "http_binary", "http_json", "http_by_default", "http_gzip", "http_deflate"):
+        assert arrays[name].tobytes() == arrays["our logits"].tobytes(), name
+    for over in ("grpc", "http"):  # in other batches than ours, so equal up to rounding
+        for name in (f"{over}_concurrent", f"{over}_aio"):
+            np.testing.assert_allclose(arrays[name], arrays["our logits"][:8], atol=1e-4)
+
+
+def test_tritonclient_streams(triton: tuple[Any, dict[str, Any]]) -> None:
+    report, arrays = triton
+    order = list(report["grpc"]["stream"])
+    assert "no model 'nosuch' is served here" in order.pop(4)
+    assert order == [str(number) for number in range(8)]
+    np.testing.assert_allclose(arrays["grpc_streamed"], arrays["our logits"][:8], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "grpc_status", "http_status", "message"),
+    [
+        ("wrong_shape", "INVALID_ARGUMENT", "400", r"'image' has shape \[16, 14, 28\]; .* UINT8 \[any, 28, 28\]"),
+        ("wrong_datatype", "INVALID_ARGUMENT", "400", r"'image' is FP32; .* UINT8 \[any, 28, 28\]"),
+        ("unknown_model", "NOT_FOUND", "404", r"no model 'nosuch' is served here; served: .*lstm"),
+        ("unload", "FAILED_PRECONDITION", "400", "--model-control explicit"),
+    ],
+)
+def test_tritonclient_gets_the_status_of_each_mistake(
+    triton: tuple[Any, Any], mistake: str, grpc_status: str, http_status: str, message: str
+) -> None:
+    for over, expected in (("grpc", f"StatusCode.{grpc_status}"), ("http", http_status)):
+        status, text = triton[0][over][mistake]
+        assert status == expected
+        assert re.search(message, text)
+
+
+def test_tritonclient_reads_the_statistics(triton: tuple[Any, Any]) -> None:
+    """Calls over gRPC: two with 16 images, eight with one image, and eight with one image in a stream."""
+    before, after = (triton[0]["grpc"][f"statistics_{when}"]["model_stats"][0] for when in ("before", "after"))
+
+    def more(*path: str) -> int:
+        counts = []
+        for value in (before, after):
+            for key in path:
+                value = value.get(key, {})
+            counts.append(int(value or 0))
+        return counts[1] - counts[0]
+
+    assert (after["name"], after["version"]) == (MODEL, VERSION)
+    assert more("inference_count") == 2 * 16 + 8 + 8
+    assert 4 <= more("execution_count") <= 2 + 8 + 8
+    assert more("inference_stats", "success", "count") == 2 + 8 + 8
+    assert more("inference_stats", "compute_infer", "ns") > 0
+    assert triton[0]["http"]["statistics_before"]["model_stats"][0]["inference_count"] == int(after["inference_count"])
+
+
+# KServe's clients, and the documents.
+
+
+def test_kserves_clients(server: Serving, images: Path) -> None:
+    report, arrays = answers("kserve_calls.py", server, images)
+    assert [report[name] for name in ("live", "ready", "model_ready", "unknown_ready")] == [True, True, True, False]
+    assert report["grpc_ready"] == [True, True]
+    assert report["json"] == report["binary"] == [MODEL, "own"]
+    for name in ("rest_binary", "rest_json", "grpc"):
+        assert arrays[name].astype(np.float32).tobytes() == arrays["our logits"].tobytes(), name
+    status, message = report["unknown_model"]
+    assert (status, "no model 'nosuch' is served here" in message) == (404, True)
+
+
+def test_the_examples_of_the_page_about_http_run_as_they_are_written(
+    server: Serving, tmp_path: Path, shipped: list[tuple[str, str]]
+) -> None:
+    page = (ROOT / "docs/http.md").read_text()
+    health_and_images, any_model = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    (tritonclient,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+
+    def here(text: str) -> str:
+        return text.replace("127.0.0.1:8000", server.http_address).replace("/tmp/", f"{tmp_path}/")
+
+    replies = [run("bash", "-ec", here(line)) for line in health_and_images.splitlines()]
+    ready, lstm, bag, compared, index = (json.loads(reply) for reply in replies[:-1])
+    assert (ready, lstm["name"], bag["labels"][0]["label"]) == ({"ready": True}, "lstm", "Bag")
+    assert [len(outcome["answer"]["labels"]) for outcome in compared["outcomes"]] == [1, 1]
+    assert sorted((each["name"], each["version"]) for each in index) == shipped
+    assert "nv_inference_count" in replies[-1]
+    answer = json.loads(run("bash", "-ec", here(any_model).replace("python -c", "python3 -c")))
+    assert [output["shape"] for output in answer["outputs"]] == [[1, 10], [1, 10]]
+    assert (tmp_path / "answer").read_bytes().startswith(b'{"model_name":"lstm"')
+    assert len(re.findall(r"0\.\d+", run(PEERS / "python", "-c", here(tritonclient)))) == 10
+
+
+# perf_analyzer.
+
+
+@pytest.mark.parametrize(
+    ("over", "options", "batch_size"),
+    [
+        ("grpc", "--request-rate-range 200 --request-distribution poisson -b 1", 1),
+        ("grpc", "--concurrency-range 4 -b 8 --async", 8),
+        ("grpc", "--concurrency-range 4 -b 2 --async --streaming", 2),
+        ("http", "--concurrency-range 4 -b 8 --async", 8),
+        ("http", "--concurrency-range 2 -b 1 --input-tensor-format json --output-tensor-format json", 1),
+    ],
+    ids=["grpc-request-rate", "grpc-async-batches", "grpc-stream", "http-async-batches", "http-json"],
+)
+def test_perf_analyzer(server: Serving, tmp_path: Path, over: str, options: str, batch_size: int) -> None:
+    """It measures a throughput, reports no failed call, and its server-side figures come from our statistics."""
+    before = statistics(server)
+    # Its exit code is always 0, so the test reads its output. -s (percent): accept unstable figures of a busy machine.
+    window = "--measurement-mode count_windows --measurement-request-count 50 -p 100 -s 1000"
+    file = tmp_path / "report.csv"
+    address = server.address if over == "grpc" else server.http_address
+    target = ("-m", MODEL, "-i", over, "-u", address, "-f", file)
+    printed = run(PEERS / "perf_analyzer", *target, *window.split(), *options.split())
+    assert "fail" not in printed.lower()
+    found = re.findall(r"(Request count|Inference count|Successful request count): (\d+)", printed)
+    counts = {name: int(value) for name, value in found}
+    assert counts["Request count"] >= 50, printed
+    with file.open(newline="") as lines:
+        (row,) = csv.DictReader(lines)
+    assert float(row["Inferences/Second"]) > 0
+    assert float(row["p99 latency"]) >= float(row["p50 latency"]) > 0
+    assert float(row["Server Compute Infer"]) > 0
+    assert all(float(row[part]) >= 0 for part in ("Server Queue", "Server Compute Input", "Server Compute Output"))
+
+    after = statistics(server)
+    requests = after.inference_stats.success.count - before.inference_stats.success.count
+    assert after.inference_stats.fail.count == before.inference_stats.fail.count
+    # Both of its counts cover the windows that it measured, so neither exceeds the number of requests sent. Neither
+    # bounds the other: it notes the start of a window before it requests our statistics, so a call that ends in between
+    # is in the client's count and not in the server's. A slow statistics call widens the gap.
+    assert requests >= counts["Successful request count"] > 0
+    assert requests >= counts["Request count"]
+    assert counts["Inference count"] == counts["Successful request count"] * batch_size
+    assert after.inference_count - before.inference_count == requests * batch_size
+    assert after.execution_count - before.execution_count <= requests
+
+
+def statistics(server: Serving) -> pb.ModelStatistics:
+    with Client(server.address) as client:
+        (counted,) = (each for each in client.statistics() if each.name == MODEL)
+    return counted
+
+
+# Triton's own example clients, unchanged but for two expected words, against models of their names and shapes. They are
+# in the folder TRITON_EXAMPLES, src/python/examples of https://github.com/triton-inference-server/client, which
+# ``make triton-examples`` downloads; without it these tests are skipped.
+
+EXAMPLES = Path(os.environ.get("TRITON_EXAMPLES", ROOT / ".triton-examples/src/python/examples"))
+# Only Triton's own server has this name, and says this of a model that it does not have.
+OUR_WORDS = {'"triton"': '"hangtag"', "Request for unknown model": "no model"}
+GRPC = [
+    "simple_grpc_infer_client", "simple_grpc_async_infer_client", "simple_grpc_aio_infer_client",
+    "simple_grpc_string_infer_client", "simple_grpc_health_metadata", "simple_grpc_custom_args_client",
+    "simple_grpc_keepalive_client", "grpc_explicit_int_content_client", "grpc_explicit_int8_content_client",
+    "grpc_explicit_byte_content_client",
+]  # fmt: skip
+HTTP = [
+    "simple_http_infer_client", "simple_http_async_infer_client", "simple_http_aio_infer_client",
+    "simple_http_string_infer_client", "simple_http_health_metadata",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def examples_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    models = tmp_path_factory.mktemp("models")
+    for name, datatype in (("simple", "INT32"), ("simple_int8", "INT8"), ("simple_string", "BYTES")):
+        onnx_models.publish(models, name, onnx_models.sum_and_difference(datatype))
+    text = (onnx.TensorProto.STRING, ["batch", "n"])
+    same = onnx_models.model(
+        [helper.make_node("Identity", ["INPUT0"], ["OUTPUT0"])], {"INPUT0": text}, {"OUTPUT0": text}
+    )
+    onnx_models.publish(models, "simple_identity", same)
+    with serving("--models", models, "--port", 0, script=True) as process:
+        yield process
+
+
+@pytest.mark.skipif(not EXAMPLES.is_dir(), reason="needs Triton's examples: run 'make triton-examples'")
+@pytest.mark.parametrize("example", GRPC + HTTP)
+def test_an_example_of_triton_ends_well(example: str, examples_server: Serving, tmp_path: Path) -> None:
+    script = tmp_path / "example.py"
+    source = (EXAMPLES / f"{example}.py").read_text()
+    for theirs, ours in OUR_WORDS.items():
+        source = source.replace(theirs, ours)
+    script.write_text("import sys\n" + source)  # some of them call sys.exit without importing it
+    address = examples_server.http_address if example in HTTP else examples_server.address
+    assert "error" not in run(PEERS / "python", script, "-u", address)

@@ -1,0 +1,165 @@
+"""In each precision a network keeps its inputs, outputs, metadata, and nearly every answer."""
+
+import itertools
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from hangtag.export.errors import ExportError
+from hangtag.export.file import torch_export
+from hangtag.export.file.precision import convert, model_name
+from hangtag.export.file.precision.int8_convolutions import _reorder_pooling
+from hangtag.export.network.served_network import SingleLabel
+from hangtag.training.catalog import build
+from tests.kit.exported import Garments
+from tests.kit.onnx_file import answers, apart
+from tests.kit.onnx_models import classifier, model
+from tests.kit.shipped import MODELS, latest
+
+pytestmark = pytest.mark.slow
+
+
+def shipped(name: str) -> onnx.ModelProto:
+    """A trained network, in FP32."""
+    return onnx.load(latest(name))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("name", ["lstm", "lstm2", "cnn"])
+def test_the_contract_is_kept(name: str, precision: str, garments: Garments) -> None:
+    network = shipped(name)
+    content = network.SerializeToString()
+    assert convert(network, "fp32", garments.images[-96:]) is network
+    converted = convert(network, precision, garments.images[-96:])
+    assert network.SerializeToString() == content
+    for after, before in ((converted.graph.input, network.graph.input), (converted.graph.output, network.graph.output)):
+        assert [(value.name, value.type) for value in after] == [(value.name, value.type) for value in before]
+    assert converted.metadata_props == network.metadata_props
+    assert converted.producer_name == "hangtag"
+    used = {node.domain for node in converted.graph.node} | {""}
+    assert {opset.domain for opset in converted.opset_import} == used
+    onnx.checker.check_model(converted, full_check=True)
+    assert [model_name("cnn", each) for each in ("fp32", precision)] == ["cnn", f"cnn-{precision}"]
+
+
+@pytest.mark.parametrize("name", ["lstm", "cnn"])
+def test_fp16_halves_the_file_and_keeps_the_answers(name: str, few: Garments) -> None:
+    network = shipped(name)
+    converted = convert(network, "fp16", few.images)
+    weights = [tensor for tensor in converted.graph.initializer if numpy_helper.to_array(tensor).size > 100]
+    assert {tensor.data_type for tensor in weights} == {TensorProto.FLOAT16}
+    assert converted.ByteSize() < 0.55 * network.ByteSize()
+    expected, actual = (answers(each, image=few.images)["logits"] for each in (network, converted))
+    assert (actual.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.999
+    largest, typical = apart(actual, expected)
+    assert 0 < largest <= 1e-2
+    assert typical <= 5e-4
+
+    # The study's network, which is steep nowhere: rounding moves all its logits alike.
+    network = onnx.load(MODELS / name / "1" / "model.onnx")
+    converted = convert(network, "fp16", few.images)
+    assert 0 < apart(*(answers(each, image=few.images)["logits"] for each in (converted, network)))[0] <= 5e-4
+
+
+def test_int8_quantizes_the_convolutions_for_each_channel_but_the_first_and_nothing_dense(garments: Garments) -> None:
+    images = garments.images[:300]
+    network = shipped("cnn")
+    quantized = convert(network, "int8", garments.images[-96:])
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantized.graph.initializer}
+    producers = {output: node for node in quantized.graph.node for output in node.output}
+    convolutions = [node for node in quantized.graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == 5
+    assert values[convolutions[0].input[1]].shape == (64, 1, 7, 7)  # of one channel: faster as it is
+    assert values[convolutions[0].input[1]].dtype == np.float32
+    for node in convolutions[1:]:
+        weights = producers[node.input[1]]
+        assert weights.op_type == "DequantizeLinear"
+        assert values[weights.input[0]].dtype == np.int8
+        assert len(values[weights.input[1]]) == len(values[weights.input[0]])  # a scale for each channel
+        assert producers[node.input[0]].op_type == "DequantizeLinear"
+    for node in quantized.graph.node:
+        if node.op_type == "Gemm":
+            assert values[node.input[1]].dtype == np.float32
+    expected, actual = (answers(each, image=images)["logits"] for each in (network, quantized))
+    assert (actual.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.99
+    np.testing.assert_allclose(answers(quantized, 1, image=images[:100])["logits"], actual[:100], atol=1e-4)
+
+
+def test_int8_of_a_residual_network_keeps_its_answers(few: Garments) -> None:
+    """The sum of a residual block reads what its first convolution reads too."""
+    torch.manual_seed(0)
+    network = torch_export.to_onnx(SingleLabel(build("resnet-28x28")), {})
+    quantized = convert(network, "int8", few.images[-16:])
+    weights = {tensor.name: tensor.data_type for tensor in quantized.graph.initializer}
+    scaled = {node.output[0]: node.input[0] for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
+    convolutions = [node for node in quantized.graph.node if node.op_type == "Conv"]
+    in_8_bits = [weights[scaled[node.input[1]]] == TensorProto.INT8 for node in convolutions if node.input[1] in scaled]
+    assert (len(convolutions), in_8_bits) == (9, [True] * 8)  # all but the first
+    assert apart(*(answers(each, image=few.images[:20])["logits"] for each in (quantized, network)))[0] < 0.05
+
+
+def test_int8_of_a_network_without_convolutions_or_lstms_is_refused(few: Garments) -> None:
+    with pytest.raises(ExportError, match=r"int8 is for networks with convolutions or LSTMs; this one has only Cast, "):
+        convert(classifier(), "int8", few.images)
+
+
+@pytest.mark.parametrize("name", ["lstm", "cnn"])
+def test_int8_of_nan_weights_is_refused_with_advice(name: str, few: Garments) -> None:
+    network = shipped(name)
+    for tensor in network.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(np.nan), tensor.name))
+    with pytest.raises(ExportError, match=r"quantizer fails on this network \(\w+: .*\)\. Where --precision fp32 is"):
+        convert(network, "int8", few.images)
+
+
+# ReLU and pooling commute, and each conversion puts them into the faster order.
+
+
+def kinds(network: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in network.graph.node if node.op_type in ("Conv", "Relu", "MaxPool")]
+
+
+def exchanged(network: onnx.ModelProto) -> onnx.ModelProto:
+    """The network with every Conv, Relu, MaxPool as Conv, MaxPool, Relu: the other order that may be met."""
+    turned = onnx.ModelProto()
+    turned.CopyFrom(network)
+    for first, second in itertools.pairwise(turned.graph.node):
+        if (first.op_type, second.op_type) == ("Relu", "MaxPool"):
+            first.op_type, second.op_type = "MaxPool", "Relu"
+            first.attribute.extend(second.attribute)
+            second.ClearField("attribute")
+    turned.graph.ClearField("value_info")
+    return turned
+
+
+def test_the_order_of_relu_and_pooling_changes_no_answer(garments: Garments) -> None:
+    """Bit for bit; pooling is first in FP32, and last in 8 bits."""
+    images = garments.images[:100]
+    expected = answers(shipped("cnn"), image=images)["logits"]
+    for network in (shipped("cnn"), exchanged(shipped("cnn"))):
+        ordered = _reorder_pooling(network)
+        onnx.checker.check_model(ordered, full_check=True)
+        np.testing.assert_array_equal(answers(ordered, image=images)["logits"], expected)
+        first = ["Conv", "MaxPool", "Relu", "Conv", "Relu", "Conv", "Relu", "MaxPool"]
+        assert kinds(ordered)[:8] == first
+    one, other = (convert(each, "int8", garments.images[-96:]) for each in (shipped("cnn"), exchanged(shipped("cnn"))))
+    assert kinds(one) == kinds(other)
+    np.testing.assert_array_equal(answers(one, image=images)["logits"], answers(other, image=images)["logits"])
+
+
+def test_a_value_that_is_read_twice_is_left_alone() -> None:
+    """The pooled maps are an answer too: they may not become negative ones' zeros."""
+    twice = model(
+        [
+            helper.make_node("MaxPool", ["x"], ["pooled"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
+            helper.make_node("Relu", ["pooled"], ["positive"], name="relu"),
+            helper.make_node("Neg", ["pooled"], ["negative"], name="neg"),
+        ],
+        {"x": (TensorProto.FLOAT, ["batch", 2, 4, 4])},
+        {name: (TensorProto.FLOAT, ["batch", 2, 2, 2]) for name in ("positive", "negative")},
+    )
+    assert [node.op_type for node in _reorder_pooling(twice).graph.node] == ["MaxPool", "Relu", "Neg"]

@@ -1,0 +1,173 @@
+"""Files that are no ONNX models, or refer to data outside of their folder, are refused in one line."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
+
+from tests.kit import onnx_models
+from tests.kit.invoke import refusal, succeed
+from tests.kit.onnx_file import answers
+
+pytestmark = pytest.mark.slow
+
+WHOLE = onnx_models.classifier().SerializeToString()
+
+
+def command(folder: Path, file: Path) -> list[object]:
+    return [
+        "export",
+        "--onnx",
+        file,
+        "--name",
+        "theirs",
+        "--models",
+        folder / "models",
+        "--reports",
+        folder / "reports",
+    ]
+
+
+def refused(folder: Path, content: bytes) -> str:
+    """The message about a file with this content in this folder."""
+    (folder / "theirs.onnx").write_bytes(content)
+    return refusal(folder, *command(folder, folder / "theirs.onnx"))
+
+
+def unknown_operator() -> onnx.ModelProto:
+    model = onnx_models.unbatched()
+    model.graph.node[0].domain = "com.example"
+    return model
+
+
+def future_opset() -> onnx.ModelProto:
+    model = onnx_models.unbatched()
+    model.opset_import[0].version = 999
+    return model
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "is no ONNX model: it has no graph, no opset or no output"),
+        (b"just text, not a model", "is no ONNX file, or a part of one"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "is no ONNX file, or a part of one"),
+        (WHOLE[: len(WHOLE) // 2], "is no ONNX file, or a part of one"),
+        (WHOLE[:-1], "is no ONNX file, or a part of one"),
+        (onnx.ModelProto(ir_version=10).SerializeToString(), "is no ONNX model: it has no graph"),
+        (
+            unknown_operator().SerializeToString(),
+            r"operators that ONNX Runtime does not have: com\.example\.Add\. Export",
+        ),
+        (future_opset().SerializeToString(), r"has opset 999; the installed onnx knows 1 to \d+\. Update it\."),
+    ],
+)
+def test_what_is_no_model_for_onnx_runtime_is_refused(content: bytes, why: str, tmp_path: Path) -> None:
+    assert re.search(why, refused(tmp_path, content))
+
+
+def test_a_file_that_is_not_there_or_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    assert refusal(tmp_path, *command(tmp_path, tmp_path / "none.onnx")).startswith(f"there is no file {tmp_path}")
+    file = tmp_path / "huge.onnx"
+    with file.open("wb") as sparse:
+        sparse.truncate(3 * 1024**2)
+    message = refusal(tmp_path, *command(tmp_path, file), "--max-megabytes", "2.5")
+    assert "holds 3.1 MB with its external data; at most 2.5 MB are taken" in message
+
+
+def external(location: str, **place: int) -> onnx.ModelProto:
+    """A model whose weights [4] lie in another file."""
+    weights = numpy_helper.from_array(np.arange(4, dtype=np.float32), "weights")
+    set_external_data(weights, location, place.get("offset"), place.get("length"))
+    weights.ClearField("raw_data")
+    model = added([], "weights")
+    model.graph.initializer.append(weights)
+    return model
+
+
+def added(nodes: list[onnx.NodeProto], constant: str) -> onnx.ModelProto:
+    """x FP32 [batch, 4] -> y, x plus a constant that the nodes make."""
+    return onnx_models.model(
+        [*nodes, helper.make_node("Add", ["x", constant], ["y"])],
+        {"x": (TensorProto.FLOAT, ["batch", 4])},
+        {"y": (TensorProto.FLOAT, ["batch", 4])},
+    )
+
+
+def constant(location: str) -> onnx.NodeProto:
+    """A node whose value lies in another file."""
+    return helper.make_node("Constant", [], ["c"], value=external(location).graph.initializer[0])
+
+
+def in_a_function(then: onnx.NodeProto) -> onnx.ModelProto:
+    """A model with a function of its own, in whose body an If has this node, without inputs, as its branch."""
+    otherwise = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.zeros(4, np.float32)))
+    chosen = helper.make_tensor_value_info("c", TensorProto.FLOAT, [4])
+    branches = [helper.make_graph([node], "branch", [], [chosen]) for node in (then, otherwise)]
+    body = [
+        helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True))),
+        helper.make_node("If", ["yes"], ["chosen"], then_branch=branches[0], else_branch=branches[1]),
+        helper.make_node("Add", ["x", "chosen"], ["y"]),
+    ]
+    model = onnx_models.model(
+        [helper.make_node("Theirs", ["x"], ["y"], domain="theirs")],
+        {"x": (TensorProto.FLOAT, ["batch", 4])},
+        {"y": (TensorProto.FLOAT, ["batch", 4])},
+    )
+    model.opset_import.append(helper.make_opsetid("theirs", 1))
+    model.functions.append(helper.make_function("theirs", "Theirs", ["x"], ["y"], body, [model.opset_import[0]]))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "offset"),
+    [(external("weights.bin", offset=8, length=16), 8), (in_a_function(constant("weights.bin")), 0)],
+    ids=["an initializer", "a branch inside a function"],
+)
+def test_external_data_in_the_models_folder_are_taken_into_the_file(
+    model: onnx.ModelProto, offset: int, tmp_path: Path
+) -> None:
+    (tmp_path / "weights.bin").write_bytes(bytes(offset) + np.arange(4, dtype=np.float32).tobytes())
+    (tmp_path / "theirs.onnx").write_bytes(model.SerializeToString())
+    succeed(*command(tmp_path, tmp_path / "theirs.onnx"))
+    (file,) = (tmp_path / "models/theirs/1").iterdir()
+    np.testing.assert_array_equal(answers(file, x=np.zeros((1, 4), np.float32))["y"], [[0, 1, 2, 3]])
+
+
+ELSEWHERE = "only files in the model's own folder are read"
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (external("../secret"), ELSEWHERE),
+        (external("a/../../secret"), ELSEWHERE),
+        (external("/etc/passwd"), ELSEWHERE),
+        (external(""), ELSEWHERE),
+        (added([constant("../secret")], "c"), ELSEWHERE),
+        (in_a_function(constant("../secret")), ELSEWHERE),
+        (external("link"), "a link that leaves the model's own folder"),
+        (external("folder-link/secret"), "a link that leaves the model's own folder"),
+        (external("nothing.bin"), "are missing: there is no file"),
+        (external("here.bin", offset=8, length=16), r"end at byte 24 of \S+here\.bin, which has 16"),
+        (external("here.bin", offset=-8, length=16), "cannot be located: .* must be non-negative"),
+        (
+            in_a_function(helper.make_node("Secret", [], ["c"], domain="com.example")),
+            r"does not have: com\.example\.Secret\.",
+        ),
+    ],
+)
+def test_external_data_elsewhere_and_hidden_operators_are_refused(
+    model: onnx.ModelProto, why: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "download"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(bytes(16))
+    (folder / "here.bin").write_bytes(bytes(16))
+    (folder / "link").symlink_to(tmp_path / "secret")
+    (folder / "folder-link").symlink_to(tmp_path)
+    assert re.search(why, refused(folder, model.SerializeToString()))

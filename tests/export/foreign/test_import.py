@@ -1,0 +1,344 @@
+"""``hangtag export --onnx``: what is published, batched or not, and what is refused with nothing written."""
+
+import json
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import Result
+from onnx import TensorProto, helper, numpy_helper
+
+from hangtag.serving.client import Client
+from tests.kit import onnx_file, onnx_models
+from tests.kit import third_party_models as third_party
+from tests.kit.invoke import invoke, refusal, succeed
+from tests.kit.onnx_models import Shape
+from tests.kit.server import server
+from tests.kit.shipped import latest
+
+pytestmark = pytest.mark.slow
+
+Build = Callable[[], onnx.ModelProto]
+
+
+def written(folder: Path, model: onnx.ModelProto) -> Path:
+    (folder / "theirs.onnx").write_bytes(model.SerializeToString())
+    return folder / "theirs.onnx"
+
+
+def arguments(folder: Path, model: onnx.ModelProto, *more: object) -> list[object]:
+    """The command that publishes this model."""
+    repository = ["--models", folder / "models", "--reports", folder / "reports"]
+    return ["export", "--onnx", written(folder, model), "--name", "theirs", *repository, *more]
+
+
+def take(folder: Path, model: onnx.ModelProto, *more: object) -> Result:
+    return succeed(*arguments(folder, model, *more))
+
+
+def refused(folder: Path, model: onnx.ModelProto, *more: object) -> str:
+    """The message; nothing is written, not even the repository's folder."""
+    command = arguments(folder, model, *more)
+    return refusal(folder, *command)
+
+
+def metadata(folder: Path) -> dict[str, str]:
+    return onnx_file.metadata(folder / "models/theirs/1/model.onnx")
+
+
+def shifted_by_the_first() -> onnx.ModelProto:
+    """y = x + 0 * x[0], which fails for a batch of 0."""
+    io: dict[str, tuple[int, Shape]] = {"x": (TensorProto.FLOAT, ["batch", 3])}
+    return onnx_models.model(
+        [
+            helper.make_node("Gather", ["x", "zero"], ["first"], axis=0),
+            helper.make_node("Mul", ["first", "nothing"], ["shift"]),
+            helper.make_node("Add", ["x", "shift"], ["y"]),
+        ],
+        io,
+        {"y": io["x"]},
+        {"zero": np.array(0), "nothing": np.array(0, np.float32)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "empty_batch"),
+    [
+        (onnx_models.classifier, "answered"),
+        (onnx_models.two_inputs, "answered"),
+        (onnx_models.text, "answered"),
+        (onnx_models.every_type, "answered"),
+        (onnx_models.free_axis, "answered"),
+        (onnx_models.gather, "answered"),
+        (partial(onnx_models.sum_and_difference, "BYTES"), "answered"),
+        (shifted_by_the_first, "refused"),
+        (lambda: onnx.load(latest("lstm")), "aborted"),  # ONNX Runtime ends the process that runs it
+    ],
+)
+def test_a_model_that_may_be_batched_is_published_as_batched(build: Build, empty_batch: str, tmp_path: Path) -> None:
+    """What happens on an empty batch is reported, not refused: the server lets none through."""
+    result = take(tmp_path, build())
+    assert result.stdout.startswith(f"published {tmp_path / 'models/theirs/1'}\n")
+    assert "  batching     batched: the same answers alone and in batches of 2, 3, 7, 16, 64\n" in result.stdout
+    assert metadata(tmp_path)["batched"] == "true"
+    gate = json.loads(metadata(tmp_path)["gate"])
+    assert gate["empty batch"]["outcome"] == empty_batch
+    assert gate["batching"]["lengths"] == ([1, 2, 3, 5] if build is onnx_models.free_axis else [1])
+    assert list(json.loads(metadata(tmp_path)["speed"])["median_ms"]) == ["1", "64"]
+
+
+BATCH_DIFFERS = "'y' of the same input differs between a batch of 1 and a batch of 2"
+
+
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (onnx_models.unbatched, "the first axis of 'x' is fixed to 4"),
+        (onnx_models.not_a_batch_axis, "first axes have different names: m, n"),
+        (onnx_models.recurrent, BATCH_DIFFERS),
+        (third_party.softmax_over_the_batch, BATCH_DIFFERS),
+        (third_party.scaled_by_the_largest, BATCH_DIFFERS),
+        (third_party.backwards, BATCH_DIFFERS),
+        (third_party.one_row, "'y' has 1 rows for a batch of 2"),
+        (third_party.only_alone, "a batch of 2 fails: "),
+        (third_party.at_most_32, "a batch of 64 fails: "),
+        (third_party.declared_with_an_axis_too_many, "'y' has no axis"),
+        (third_party.streamed, "the first axis of 'state' is fixed to 2"),
+        (onnx_models.state, "the first axis of 'state' is fixed to 2"),
+        (onnx_models.every_scalar, "'in_BOOL' has no axis"),
+    ],
+)
+def test_a_model_that_must_not_be_batched_is_published_as_unbatched(build: Build, why: str, tmp_path: Path) -> None:
+    assert f"  batching     one request at a time: {why}" in take(tmp_path, build()).stdout
+    assert metadata(tmp_path)["batched"] == "false"
+    gate = json.loads(metadata(tmp_path)["gate"])
+    assert gate["batching"]["why"].startswith(why)
+    assert gate["empty batch"]["outcome"] == "not run"
+
+
+FIXED = [
+    helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["steps"]),
+    helper.make_node("DequantizeLinear", ["steps", "scale", "zero"], ["rounded"]),
+]
+BY_BATCH = [
+    helper.make_node("DynamicQuantizeLinear", ["x"], ["found", "found_scale", "found_zero"]),
+    helper.make_node("DequantizeLinear", ["found", "found_scale", "found_zero"], ["again"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("rounding", "source", "share", "batched"),
+    [
+        (FIXED, "rounded", 0.01, True),
+        (FIXED, "rounded", 0.5, False),
+        ([], "x", 0.01, False),
+        ([*FIXED, *BY_BATCH], "rounded", 0.01, False),
+    ],
+    ids=["by a step", "by more than steps", "without 8 bits", "scales of the batch"],
+)
+def test_a_model_in_8_bits_may_be_batched_where_answers_differ_by_steps(
+    tmp_path: Path, rounding: list[onnx.NodeProto], source: str, share: float, batched: bool
+) -> None:
+    """To each sample this share of the mean over all samples of the batch is added."""
+    io: dict[str, tuple[int, Shape]] = {"x": (TensorProto.FLOAT, ["batch", 3])}
+    shifted = onnx_models.model(
+        [
+            *rounding,
+            helper.make_node("ReduceMean", ["x", "samples"], ["mean"], keepdims=1),
+            helper.make_node("Mul", ["mean", "share"], ["shift"]),
+            helper.make_node("Add", [source, "shift"], ["y"]),
+        ],
+        io,
+        {"y": io["x"]},
+        {
+            "scale": np.array(0.05, np.float32),
+            "zero": np.array(0, np.int8),
+            "share": np.array(share, np.float32),
+            "samples": np.array([0], np.int64),
+        },
+    )
+    take(tmp_path, shifted)
+    assert metadata(tmp_path)["batched"] == json.dumps(batched)
+
+
+def test_a_config_keeps_triton_from_batching_what_it_must_not(tmp_path: Path) -> None:
+    """It names inputs and outputs, since Triton overrides a max_batch_size of 0 without them."""
+    config = tmp_path / "models/theirs/config.pbtxt"
+    take(tmp_path, third_party.backwards())
+    lines = config.read_text().splitlines()
+    assert lines[0].startswith("# Written by hangtag export")
+    assert lines[1:] == [
+        'backend: "onnxruntime"', "max_batch_size: 0",
+        'input { name: "x", data_type: TYPE_FP32, dims: [-1, 3] }',
+        'output { name: "y", data_type: TYPE_FP32, dims: [-1, 3] }',
+    ]  # fmt: skip
+    assert config.stat().st_mode & 0o044 == 0o044
+    with server(tmp_path / "models", provider="cpu") as running:
+        assert running.address  # hangtag's own server ignores it
+
+    take(tmp_path, onnx_models.classifier())
+    assert sorted(path.name for path in config.parent.iterdir()) == ["1", "2"]
+    take(tmp_path, third_party.softmax_over_the_batch())
+    assert sorted(path.name for path in config.parent.iterdir()) == ["1", "2", "3", "config.pbtxt"]
+    config.write_text("# mine\nmax_batch_size: 0\n")
+    for model in (third_party.backwards(), onnx_models.classifier()):
+        take(tmp_path, model)
+        assert config.read_text().startswith("# mine\n")
+
+
+@pytest.mark.parametrize("build", [onnx_models.unbatched, onnx_models.every_scalar, third_party.streamed])
+def test_no_config_is_written_where_triton_needs_none(build: Build, tmp_path: Path) -> None:
+    take(tmp_path, build())
+    assert [path.name for path in (tmp_path / "models/theirs").iterdir()] == ["1"]
+
+
+def test_a_model_with_scalars_is_served_as_it_is(tmp_path: Path) -> None:
+    take(tmp_path, third_party.streamed())
+    x, state = np.arange(16, dtype=np.float32).reshape(1, 16), np.ones((2, 1, 4), np.float32)
+    inputs: dict[str, Any] = {"x": x, "state": state, "rate": np.array(3, np.int64)}
+    with server(tmp_path / "models", provider="cpu") as running, Client(running.address) as client:
+        answer = client.infer("theirs", inputs)
+    assert {name: array.tolist() for name, array in answer.items()} == {"y": [[10.5], [34.5]], "next": [[1] * 4] * 2}
+
+
+def test_a_file_with_labels_serves_classify_requests(tmp_path: Path) -> None:
+    model = onnx_models.classifier()
+    del model.metadata_props[:]
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(onnx_models.LABELS) + "\n")
+    take(tmp_path, model, "--labels", labels)
+    with server(tmp_path / "models", provider="cpu") as running, Client(running.address) as client:
+        answer = client.classify(np.zeros((28, 28), np.uint8), model="theirs")
+    assert answer.labels[0].name == "label 9"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("one\n", "there is 1 label, and the outputs of .* have 10 or 10 values a row"),
+        ("one\ntwo\n", "there are 2 labels, and the outputs of .* have 10 or 10 values a row"),
+        ("\n \n", "holds no labels: expected one a line, or a JSON list of strings"),
+        ("[1, 2]", "holds no labels: expected one a line, or a JSON list of strings"),
+        (b"\xff\xfe\x00", "cannot be read as text"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(text: str | bytes, why: str, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_bytes(text if isinstance(text, bytes) else text.encode())
+    message = refused(tmp_path, onnx_models.classifier(), "--labels", labels)
+    assert re.search(why, message), message
+
+
+def test_a_files_own_claims_about_its_quality_are_dropped(tmp_path: Path) -> None:
+    """Kept are only how to read its outputs, and metadata of others."""
+    model = onnx_models.classifier()
+    for key, value in (("hangtag.test_accuracy", "0.9999"), ("hangtag.recipe", "magic"), ("hangtag.batched", "false")):
+        model.metadata_props.add(key=key, value=value)
+    take(tmp_path, model)
+    written = metadata(tmp_path)
+    assert not {"test_accuracy", "recipe"} & set(written)
+    assert (written["batched"], written["task"]) == ("true", "single_label")
+    assert written["source"].startswith("theirs.onnx, SHA-256 ")
+    there = {entry.key for entry in onnx.load(tmp_path / "models/theirs/1/model.onnx").metadata_props}
+    assert "not-ours" in there
+
+
+def test_a_published_file_is_reported_shown_and_verified(tmp_path: Path) -> None:
+    take(tmp_path, onnx_models.free_axis())
+    page = next((tmp_path / "reports").rglob("theirs-1.html"))
+    text = page.read_text()
+    assert "batched: the same answers alone and in batches of 2, 3, 7" in text
+    assert "theirs.onnx, SHA-256" in text
+    assert text.count("<svg") == 1
+    repository = ["--models", tmp_path / "models"]
+    assert "ReduceSum" in succeed("models", "show", "theirs", *repository).stdout
+    verified = " ".join(succeed("models", "verify", *repository).stdout.split())
+    assert "holds batching batched: the same answers" in verified
+
+    file = tmp_path / "models/theirs/1/model.onnx"
+    onnx.save(onnx_file.with_metadata(file, batched="false"), file)
+    result = invoke("models", "verify", *repository)
+    assert result.exit_code == 1
+    assert "DOES NOT HOLD batching" in " ".join(result.stdout.split())
+
+
+# Files that are refused.
+
+
+def answering_nothing_with_a_row() -> onnx.ModelProto:
+    """x, or one row where x is empty."""
+    row = helper.make_node("Constant", [], ["row"], value=numpy_helper.from_array(np.ones((1, 2), np.float32)))
+    same = helper.make_node("Identity", ["x"], ["same"])
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 2]) for name in ("row", "same")]
+    return onnx_models.model(
+        [
+            helper.make_node("Shape", ["x"], ["rows"], start=0, end=1),
+            helper.make_node("Squeeze", ["rows"], ["count"]),
+            helper.make_node("Equal", ["count", "zero"], ["empty"]),
+            helper.make_node(
+                "If",
+                ["empty"],
+                ["y"],
+                then_branch=helper.make_graph([row], "then", [], value[:1]),
+                else_branch=helper.make_graph([same], "otherwise", [], value[1:]),
+            ),
+        ],
+        {"x": (TensorProto.FLOAT, ["batch", 2])},
+        {"y": (TensorProto.FLOAT, ["batch", 2])},
+        {"zero": np.array(0)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (third_party.of_a_huge_picture, r"^runtime: no synthetic input .* 'x' has 1,099,511,627,776 values; 67,"),
+        (answering_nothing_with_a_row, r"^empty batch: a batch of 0 is answered with y \[1, 2\]\. Nothing was pub"),
+    ],
+)
+def test_a_file_that_cannot_be_proven_is_refused(build: Build, message: str, tmp_path: Path) -> None:
+    reason = refused(tmp_path, build())
+    assert re.search(message, reason), reason
+
+
+@pytest.mark.usefixtures("started_children")
+def test_a_file_that_aborts_the_process_is_refused(tmp_path: Path) -> None:
+    message = refused(tmp_path, third_party.fatal())
+    assert message.startswith("runtime: ONNX Runtime ends the process (signal 6) on ")
+    assert message.endswith("Nothing was published.")
+
+
+@pytest.mark.usefixtures("started_children")
+def test_nothing_in_the_current_folder_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by the child that probes the file, nor by the one that runs an empty batch."""
+    marker = tmp_path / "was run"
+    (tmp_path / "numpy.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\n")
+    monkeypatch.chdir(tmp_path)
+    assert "  batching     batched: " in take(tmp_path, onnx_models.gather()).stdout
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../cnn", "a/b", "/tmp/cnn", ".hidden", "-cnn", "a b", "cnn\n", "cnn\0"]
+)
+def test_a_name_that_would_leave_the_repository_is_refused(name: str, tmp_path: Path) -> None:
+    message = refused(tmp_path, onnx_models.classifier(), f"--name={name}")
+    assert re.search(r"model name .*: use letters, digits", message)
+
+
+def test_a_route_and_a_repository_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    route = tmp_path / "models/theirs/route.toml"
+    route.parent.mkdir(parents=True)
+    route.write_text("split = {cnn = 100}")
+    message = refused(tmp_path, onnx_models.classifier())
+    assert message.startswith(f"theirs is a route, which answers by other models: {route}. Publish the")
+    (tmp_path / "file").write_text("a file, not a folder")
+    (tmp_path / "models/other").write_text("a file, not a folder")
+    for more in (["--models", tmp_path / "file/models"], ["--name", "other"]):
+        message = refused(tmp_path, onnx_models.unbatched(), *more)
+        assert re.search(r"models cannot be written: .*Nothing was published", message)

@@ -1,0 +1,247 @@
+"""A published file answers as PyTorch does, alone and in any batch; any other is refused with what differs, and where.
+
+Most tests export the same LSTM with a fault that was put into its graph before it is compared.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from hangtag.export.errors import GateError
+from tests.kit import onnx_file, onnx_models, runs
+from tests.kit.exported import Exported, Garments, publish
+from tests.kit.invoke import contents
+
+pytestmark = pytest.mark.slow
+
+Model = onnx.ModelProto
+SIGNS = ((7, 11, 13, 17), (19, 23, 29, 31))
+"""Pixels at the beginning of an image that occur in no garment and no artificial image."""
+
+
+def add_to_bias(amount: float) -> Callable[[Model], None]:
+    def change(model: Model) -> None:
+        bias = onnx_file.initializer(model, "network.classifier.bias")
+        onnx_file.replace(model, "network.classifier.bias", bias + np.float32(amount))
+
+    return change
+
+
+def turn_input_weights(model: Model) -> None:
+    """Changes nothing for a black image: its pixels are zeros."""
+    (node,) = [node for node in model.graph.node if node.op_type == "LSTM"]
+    onnx_file.replace(model, node.input[1], onnx_file.initializer(model, node.input[1]) * np.float32(-30))
+
+
+def take_logarithms(model: Model) -> None:
+    (softmax,) = [node for node in model.graph.node if node.op_type == "Softmax"]
+    softmax.op_type = "LogSoftmax"
+
+
+def keep_first_row(model: Model) -> None:
+    """The file declares [batch, 10] and returns the first row alone, which is right only for a batch of 1."""
+    first = helper.make_node("Compress", ["rows", "first"], ["logits"], axis=0)
+    insert_before_softmax(model, [first], "rows", {"first": np.array([True])})
+
+
+def declare_eleven_labels(model: Model) -> None:
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 11
+
+
+def insert_before_softmax(
+    model: Model, nodes: Sequence[onnx.NodeProto], logits: str, constants: dict[str, Any]
+) -> None:
+    """Put nodes between the dense layer, whose output gets this name, and the softmax, which reads ``logits``."""
+    (dense,) = [node for node in model.graph.node if node.op_type == "Gemm"]
+    dense.output[0] = logits
+    for node in nodes:
+        model.graph.node.insert(len(model.graph.node) - 1, node)
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+
+
+def on_sign(effect: str, signs: int = 1) -> Callable[[Model], None]:
+    """A fault that the file shows only for a batch in which each of the first signs occurs.
+
+    effect: "class", another label for the images with a sign; "shift", 1 added to all logits of the batch; or "fail".
+    """
+
+    def change(model: Model) -> None:
+        nodes = [helper.make_node("Slice", ["image", "from", "to", "axes"], ["corner"])]
+        for place in range(signs):
+            nodes += [
+                helper.make_node("Equal", ["corner", f"sign{place}"], [f"equal{place}"]),
+                helper.make_node("Cast", [f"equal{place}"], [f"equals{place}"], to=TensorProto.FLOAT),
+                helper.make_node("ReduceMin", [f"equals{place}", "last"], [f"rows{place}"], keepdims=0),
+                helper.make_node("ReduceMax", [f"rows{place}"], [f"seen{place}"], keepdims=0),
+            ]
+        nodes.append(helper.make_node("Min", [f"seen{place}" for place in range(signs)], ["seen"]))
+        nodes += {
+            "class": [
+                helper.make_node("Mul", ["rows0", "thousand"], ["added"]),
+                helper.make_node("Add", ["before", "added"], ["logits"]),
+            ],
+            "shift": [helper.make_node("Add", ["before", "seen"], ["logits"])],
+            "fail": [
+                helper.make_node("Cast", ["seen"], ["place"], to=TensorProto.INT64),
+                helper.make_node("Gather", ["zero", "place"], ["added"]),
+                helper.make_node("Add", ["before", "added"], ["logits"]),
+            ],
+        }[effect]
+        thousand = np.zeros((1, 10), np.float32)
+        thousand[0, 9] = 1000
+        constants = {f"sign{place}": np.array(SIGNS[place], np.uint8) for place in range(signs)} | {
+            "from": np.array([0, 0]), "to": np.array([1, 4]), "axes": np.array([1, 2]), "last": np.array([-1]),
+            "thousand": thousand, "zero": np.zeros(1, np.float32),
+        }  # fmt: skip
+        insert_before_softmax(model, nodes, "before", constants)
+
+    return change
+
+
+def marked(few: Garments, *places: int) -> Garments:
+    """The test images, of which some have a sign, in the order of the signs."""
+    images = few.images.copy()
+    for place, sign in zip(places, SIGNS, strict=False):
+        images[place, 0, :4] = sign
+    return replace(few, images=images)
+
+
+def only(few: Garments, place: int) -> Garments:
+    """The test images, all black but this one."""
+    images = np.zeros_like(few.images)
+    images[place] = few.images[place]
+    return replace(few, images=images)
+
+
+def refused(exported: Exported, test: Garments, folder: Path, change: Callable[[Model], object]) -> str:
+    """The reason, after which the folder is as it was."""
+    graph = exported.graph
+    change(graph)
+    before = contents(folder)
+    with pytest.raises(GateError) as error:
+        publish(exported.run, folder / "models", test, graph=graph)
+    assert contents(folder) == before
+    message = str(error.value)
+    assert message.endswith("Nothing was published.")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("change", "test", "message"),
+    [
+        (add_to_bias(np.nan), lambda few: few, r"^parity: batch 1: logits differ .* by nan, .* test image 0\."),
+        (add_to_bias(np.inf), lambda few: few, r"^parity: batch 1: logits differ .* by (nan|inf), .* test image 0\."),
+        # Only image 5 is not black, so it alone is answered otherwise; batches of 2 are the first to reach it.
+        (turn_input_weights, lambda few: only(few, 5), r"^parity: batch 2: logits differ .* worst at test image 5\."),
+        (take_logarithms, lambda few: few, r"^parity: batch 1: probabilities are not those of the file's own logits"),
+        (keep_first_row, lambda few: few, r"^parity: batch 2: logits have shape \[1, 10\], expected \[2, 10\]"),
+        (declare_eleven_labels, lambda few: few, r"^structure: ONNX's checker refuses the file: .*11"),
+        # Beyond the images whose logits are compared.
+        (
+            on_sign("class"),
+            lambda few: marked(few, 270),
+            r"^agreement: .* another class than PyTorch for 1 of 300 .*; worst at test image 270\.",
+        ),
+        (
+            on_sign("shift"),
+            lambda few: marked(few, 290),
+            r"^batching: logits of an image differ by 1 between a batch of 1 and a batch of \d+, .* test image \d+\.",
+        ),
+        (
+            on_sign("fail"),
+            lambda few: marked(few, 270),
+            r"^agreement: the file loads, but fails at batch 44 from image 256 on: .*[^.]\. Nothing",
+        ),
+        (
+            on_sign("fail", signs=2),
+            lambda few: marked(few, 291, 10),
+            r"^batching: the file loads, but fails at batch \d+ with image \d+ among others: ",
+        ),
+    ],
+)
+def test_a_file_that_differs_is_refused(
+    change: Callable[[Model], None],
+    test: Callable[[Garments], Garments],
+    message: str,
+    lstm: Exported,
+    few: Garments,
+    tmp_path: Path,
+) -> None:
+    reason = refused(lstm, test(few), tmp_path, change)
+    assert re.search(message, reason), reason
+
+
+def test_a_refusal_leaves_the_repository_as_it_was_and_the_file_without_a_fault_is_published(
+    lstm: Exported, few: Garments, tmp_path: Path
+) -> None:
+    """A second version, after which the number is free."""
+    expected = (
+        "parity: batch 1: logits differ from PyTorch's by 0.05, more than the allowed 0.0001; worst at test image 0. "
+        "Nothing was published."
+    )
+    assert refused(lstm, few, tmp_path, add_to_bias(0.05)) == expected
+    for version in ("1", "2"):
+        assert publish(lstm.run, tmp_path / "models", few, graph=lstm.graph).folder.name == version
+        assert refused(lstm, few, tmp_path, add_to_bias(0.05)) == expected
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_a_network_that_answers_nan_is_refused(lstm: Exported, few: Garments, tmp_path: Path, broken: float) -> None:
+    """Although the file would answer the same."""
+    weights = lstm.run.load("best.pt")["model"]
+    weights["classifier.bias"].fill_(broken)
+    run = runs.finished(tmp_path / "run", "lstm", weights)
+    reason = refused(replace(lstm, run=run), few, tmp_path, add_to_bias(broken))
+    assert "own outputs are not finite for 300 of 300 test images, first for image 0" in reason
+
+
+def test_large_logits_are_no_fault(lstm: Exported, few: Garments, tmp_path: Path) -> None:
+    """Their powers exceed what FP32 holds, and the probabilities are compared all the same."""
+    weights, graph = lstm.run.load("best.pt")["model"], lstm.graph
+    weights["classifier.bias"][3] += 200
+    bias = onnx_file.initializer(graph, "network.classifier.bias")
+    bias[3] += np.float32(200)
+    onnx_file.replace(graph, "network.classifier.bias", bias)
+    published = publish(runs.finished(tmp_path / "run", "lstm", weights), tmp_path / "models", few, graph=graph)
+    assert json.loads(published.metadata["gate"])["parity"]["spread"] > 150
+
+
+@pytest.mark.parametrize(("rows", "labels", "declared"), [("batch", 11, "[any, 11]"), (1, 10, "[1, 10]")])
+def test_a_signature_that_breaks_the_contract_is_refused(
+    rows: str | int, labels: int, declared: str, lstm: Exported, few: Garments, tmp_path: Path
+) -> None:
+    outputs = {name: (TensorProto.FLOAT, [rows, labels]) for name in ("logits", "probabilities")}
+    other = onnx_models.model(
+        [
+            helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["pixels", "axes" if rows == "batch" else "all"], ["means"], keepdims=0),
+            helper.make_node("Slice", ["means", "from", "to", "axis"], ["some"]),
+            helper.make_node("Reshape", ["some", "shape"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"]),
+        ],
+        {"image": (TensorProto.UINT8, ["batch", 28, 28])},
+        outputs,
+        {
+            "axes": np.array([1]), "all": np.array([0, 1]), "from": np.array([0]), "to": np.array([labels]),
+            "axis": np.array([-1]), "shape": np.array([-1 if rows == "batch" else 1, labels]),
+        },
+    )  # fmt: skip
+    reason = refused(lstm, few, tmp_path, lambda graph: graph.CopyFrom(other))
+    assert reason.startswith("contract: ")
+    assert f"logits: FP32 {declared}" in reason
+    assert "expected image: UINT8 [any, 28, 28]; logits: FP32 [any, 10]" in reason
+
+
+def test_a_short_test_set_is_compared_as_far_as_it_goes(lstm: Exported, few: Garments, tmp_path: Path) -> None:
+    """An empty batch would abort the whole process in ONNX Runtime."""
+    published = publish(lstm.run, tmp_path, few.first(10), graph=lstm.graph)
+    assert json.loads(published.metadata["gate"])["batching"]["images"] == 10

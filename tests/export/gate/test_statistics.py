@@ -1,0 +1,136 @@
+"""What the gate calls the same, worse, or calibrated: which difference it lets pass, and which it does not."""
+
+import json
+from collections import defaultdict
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from hangtag.export.errors import GateError
+from hangtag.export.file.quality import Quality, read
+from hangtag.export.gate.checks import agreement, batching, calibration, predecessor
+from hangtag.export.gate.tolerances import TOLERANCES
+from hangtag.serving.signature import Signature, TensorSpec
+from tests.kit.onnx_file import Array
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_worst_disagreement_has_pytorchs_largest_margin() -> None:
+    expected = np.tile(np.array([[5.0, 0.0, 0.0]], np.float32), (1000, 1))
+    expected[3] = [9.0, 0.0, 0.0]
+    actual = expected.copy()
+    classes = np.zeros(1000, np.uint8)
+    actual[3] = actual[8] = [0.0, 9.0, 0.0]
+    with pytest.raises(GateError, match=r"for 2 of 1,000 test images \(99\.80% agree, 100\.0% must\); worst at .* 3\."):
+        agreement.check(actual, expected, classes, TOLERANCES["fp32"])
+    with pytest.raises(GateError, match=r"\(99\.80% agree, 99\.9% must\)"):
+        agreement.check(actual, expected, classes, TOLERANCES["fp16"])
+    figures = agreement.check(actual, expected, classes, TOLERANCES["int8"]).figures
+    assert (figures["differing"], figures["worst_image"], figures["accuracy"]) == (2, 3, 0.998)
+
+
+def test_lost_accuracy_is_refused_even_where_most_answers_agree() -> None:
+    expected = np.tile(np.array([[5.0, 0.0]], np.float32), (1000, 1))
+    actual = expected.copy()
+    expected[:8] = [[5.0 + place, 0.0] for place in range(8)]
+    actual[:8] = actual[:8, ::-1]
+    classes = np.zeros(1000, np.uint8)
+    classes[7] = 1  # where PyTorch is surest of all it is wrong, and the file right
+    with pytest.raises(GateError, match=r"99\.30% of the test set and PyTorch about 99\.90%; it must keep 99\.8% .* 6"):
+        agreement.check(actual, expected, classes, TOLERANCES["int8"])
+
+
+def test_in_fp32_labels_and_accuracy_may_differ_where_two_labels_are_tied_alone() -> None:
+    expected = np.array([[1.0, 1.00005]] * 3 + [[0.0, 5.0]] * 7, np.float32)
+    actual = expected.copy()
+    actual[:3] = actual[:3, ::-1]
+    passed = agreement.check(actual, expected, np.ones(10, np.uint8), TOLERANCES["fp32"])
+    figures = passed.figures
+    assert (figures["level"], figures["differing"], figures["accuracy"]) == (3, 0, 0.7)
+    assert figures["pytorch_accuracy"] == 1.0
+    assert "3, each with two tied labels" in passed.summary
+
+
+class ByTheBatch:
+    """In a runtime's place: answers each image with its mean, to which the largest of the batch is added."""
+
+    signature = Signature((TensorSpec("image", "UINT8", (None, 2, 2)),), (TensorSpec("logits", "FP32", (None, 2)),), {})
+
+    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        means = inputs["image"].mean(axis=(1, 2))
+        return {"logits": np.stack([means + means.max(), means], axis=1)}
+
+
+def test_only_the_answers_of_tied_images_may_depend_on_their_batch() -> None:
+    """As of two paths that are equally likely: which is answered, the batch may decide."""
+    images = np.arange(80, dtype=np.uint8).reshape(20, 2, 2)
+    runtime: Any = ByTheBatch()
+    with pytest.raises(GateError, match=r"^batching: logits of an image differ by .* Worst at test image \d\."):
+        batching.check(runtime, images[:8], images, TOLERANCES["fp32"], 1.0)
+    batching.check(runtime, images[:8], images, TOLERANCES["fp32"], 1.0, ties=range(8))
+
+
+# A temperature's fold, which may have damaged the file.
+
+LOGITS = np.array([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0]], np.float32)
+CLASSES = np.array([0, 2], np.uint8)
+
+
+def test_a_temperature_changes_no_logit_and_no_label() -> None:
+    changed = LOGITS.copy()
+    changed[1, 2] = np.nextafter(changed[1, 2], np.float32(9))
+    with pytest.raises(GateError, match=r"^calibration: the temperature changes the file's logits; worst at test imag"):
+        calibration.check({"logits": changed, "probabilities": softmax(changed / 2, axis=1)}, CLASSES, 2.0, LOGITS)
+    probabilities = softmax(LOGITS / 2, axis=1)
+    probabilities[1] = probabilities[1][::-1].copy() * [1, 0.1, 3]
+    with pytest.raises(GateError, match=r"another label than by its logits, for 1 of 2 test images, first for image 1"):
+        calibration.check({"logits": LOGITS, "probabilities": probabilities}, CLASSES, 2.0, LOGITS)
+
+
+# The version that serves.
+
+
+def compare(own: float, serving: float, images: int = 10_000, *, even_if_worse: bool = False) -> tuple[str, bool]:
+    qualities = [Quality("test_accuracy", share, "digest") for share in (own, serving)]
+    check = predecessor.check(qualities[0], images, qualities[1], 2, even_if_worse=even_if_worse, remedy="Add --x.")
+    return check.summary, check.figures["worse"]
+
+
+@pytest.mark.parametrize(("own", "serving"), [(0.9309, 0.9309), (0.9499, 0.9309), (0.926, 0.9309), (1.0, 1.0), (0, 0)])
+def test_an_equal_or_better_model_passes(own: float, serving: float) -> None:
+    summary = f"test accuracy {own:.2%}, and version 2, which serves, has {serving:.2%}"
+    assert compare(own, serving) == (summary, False)
+
+
+def test_a_worse_one_is_refused_with_both_figures_and_what_chance_explains() -> None:
+    with pytest.raises(GateError, match=r"test accuracy 73\.00%.* 93\.09%\. .*20\.09 points.* 0\.87\. Add --x"):
+        compare(0.73, 0.9309)
+    assert compare(0.73, 0.9309, even_if_worse=True)[1]
+    with pytest.raises(GateError):
+        compare(0.91, 0.93)
+    assert not compare(0.91, 0.93, images=300)[1]  # fewer images explain a larger difference
+
+
+def test_no_seed_of_a_recipe_of_the_study_is_refused_after_another() -> None:
+    """Seeds differ by chance alone, so the bound must cover them."""
+    shares = defaultdict(list)
+    for line in (ROOT / "studies/accuracy/results.jsonl").read_text().splitlines():
+        result = json.loads(line)
+        if result["recipe"] == "study":
+            shares[result["model"]].append(result["test_accuracy"])
+    pairs = [pair for group in shares.values() for pair in permutations(group, 2)]
+    assert len(pairs) >= 40
+    for own, serving in pairs:
+        assert not compare(own, serving)[1], (own, serving)
+
+
+def test_a_quality_is_read_from_metadata() -> None:
+    assert read({"test_accuracy": "0.9309", "data_digest": "d"}) == Quality("test_accuracy", 0.9309, "d")
+    assert read({"test_exact_match": "0.5"}) == Quality("test_exact_match", 0.5, "")
+    for metadata in ({}, {"test_accuracy": "much"}, {"test_accuracy": "nan"}, {"test_accuracy": "7"}):
+        assert read(metadata) is None

@@ -1,0 +1,211 @@
+"""``hangtag export RUN``: its output and exit codes, and what it does where a better version serves."""
+
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import onnx
+import pytest
+
+from hangtag.export.errors import GateError, IncomparableError
+from tests.kit import forkserver, onnx_file, onnx_models, runs
+from tests.kit.exported import Exported, Garments, publish
+from tests.kit.invoke import Export, contents, invoke, refusal, succeed
+from tests.kit.shipped import MODELS, latest
+from tests.kit.waiting import until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command's defaults, runs/, models/ and reports/, are relative: keep them out of the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_it_publishes_and_lists_the_passed_checks(of_run: Export, runs_dir: Path) -> None:
+    assert of_run.stderr.startswith(f"exporting {runs_dir / 'older'} in fp32\n")
+    output = re.fullmatch(
+        r"published models/lstm/1\n"
+        r"  TRIAL RUN    trained on the first 32 images only\n"
+        r"  structure    valid ONNX, 7 nodes \(PyTorch exported \d\d in FP32\), 0\.\d\d MB\n"
+        r"  contract     names, datatypes and free batch axis as they should be\n"
+        r"  parity       logits within \d\.\de-0\d of PyTorch at batch 1, 2, 3, 7, 16, 64\n"
+        r"  agreement    test accuracy (\d+\.\d\d)%, every answer the same\n"
+        r"  calibration  expected calibration error \d+\.\d\d%\n"
+        r"  batching     the same answer alone and in any batch.*\n"
+        r"  empty batch  the runtime ends the process on an empty batch, which the server refuses first\n"
+        r"  cuda         .*\n"
+        r"  speed        batch 1 in \S+ ms \(\S+x PyTorch\), batch 64 in \S+ ms \(\S+x PyTorch\), \d+ threads?.*\n",
+        of_run.stdout,
+    )
+    assert output, of_run.stdout
+    assert "report: reports/export/lstm-1.html\n" in of_run.stderr
+    metadata = onnx_file.metadata(of_run.folder / "models/lstm/1/model.onnx")
+    assert f"{float(output[1]) / 100:.4f}" == metadata["test_accuracy"]
+    assert '"missing": {"torch.compile": "there is no C++ compiler"}' in metadata["speed"]
+
+
+def test_ctrl_c_while_the_gate_works_ends_with_one_line(runs_dir: Path, tmp_path: Path) -> None:
+    with forkserver.hangtag(["export", "older", "--runs", runs_dir]) as process:
+        until(lambda: list(tmp_path.glob("models/.publishing-*")))
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert stderr.splitlines()[-1] == "stopped; nothing was published"
+    assert "Traceback" not in stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_after_publishing_says_that_the_version_is_there(tmp_path: Path) -> None:
+    """The report is a pipe that nobody reads, so the command waits where it would write it."""
+    onnx.save(onnx_models.classifier(), tmp_path / "theirs.onnx")
+    page = tmp_path / "reports/export/theirs-1.html"
+    page.parent.mkdir(parents=True)
+    os.mkfifo(page)
+    with forkserver.hangtag(["export", "--onnx", "theirs.onnx", "--name", "theirs"]) as process:
+        until(lambda: (tmp_path / "models/theirs/1/model.onnx").exists())
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert stderr.splitlines()[-1] == "stopped; models/theirs/1 was published, without a report"
+
+
+def test_a_run_that_cannot_be_exported_is_named_with_what_to_do(runs_dir: Path, tmp_path: Path) -> None:
+    unknown = refusal(tmp_path, "export", "nosuch", "--runs", runs_dir)
+    assert "no finished run 'nosuch'" in unknown
+    assert "runs there: begun, newer, older" in unknown
+    assert "hangtag train MODEL" in unknown
+    none = refusal(tmp_path, "export", "cnn")
+    assert "(runs there: none)" in none
+    assert "Train one with: hangtag train cnn" in none
+    begun = refusal(tmp_path, "export", runs_dir / "begun")
+    assert begun.startswith(f"{runs_dir / 'begun'} is not finished (0 epochs so far). Continue with: ")
+    assert "--data-dir" in refusal(tmp_path, "export", runs_dir / "older", "--data-dir", tmp_path)
+
+
+def test_a_network_that_fails_the_gate_is_refused(lstm: Exported, tmp_path: Path) -> None:
+    """A diverged one, of which nothing is published."""
+    weights = lstm.run.load("best.pt")["model"]
+    weights["classifier.weight"].fill_(float("nan"))
+    run = runs.finished(tmp_path / "run", "lstm", weights)
+    message = refusal(tmp_path, "export", run.folder)
+    assert re.search(r"^parity: .*not finite for 10000 of 10000 test images.*Nothing was published\.$", message)
+
+
+def test_a_trial_run_does_not_replace_the_shipped_model(runs_dir: Path, tmp_path: Path) -> None:
+    """A model's name stands for its latest finished run."""
+    shutil.copytree(MODELS / "lstm", "models/lstm")
+    before = contents(tmp_path)
+    result = invoke("export", "lstm", "--runs", runs_dir, "--timing", "none")
+    assert (result.exit_code, result.stdout, contents(tmp_path)) == (1, "", before)
+    assert result.stderr.startswith(f"exporting {runs_dir / 'newer'} in fp32\n")
+    assert re.search(r"Error: predecessor: test accuracy .* and version 2, which serves, has 93\.09%\.", result.stderr)
+    assert "The run is a trial, trained on the first 32 images only." in result.stderr
+    assert "--even-if-worse" in result.stderr
+
+
+def test_on_request_it_is_published_named_as_worse_and_serves_unless_another_was_promoted(
+    runs_dir: Path, tmp_path: Path
+) -> None:
+    """The version that serves is the one to compare with; another repository's report has a folder of its own."""
+    shutil.copytree(MODELS / "lstm", "shop/lstm")
+    repository = ("--models", "shop")
+    succeed("models", "promote", "lstm", "1", *repository)
+    result = succeed("export", "lstm", "--runs", runs_dir, "--timing", "none", "--even-if-worse", *repository)
+    assert result.stdout.startswith("published shop/lstm/3\n  TRIAL RUN    trained on the first 32 images only\n")
+    worse = r"  predecessor  WORSE, published all the same: test accuracy .* and version 1, which serves, has "
+    assert re.search(worse, result.stdout)
+    assert "note: version 1 is promoted and goes on serving. Next: hangtag models promote lstm 3" in result.stderr
+    page = " ".join(re.sub(r"<[^>]*>", " ", Path("reports/export/shop/lstm-3.html").read_text()).split())
+    for part in (
+        "A trial run: trained on the first 32 images only.", "It is worse than the version that served before",
+        "passed agreement", "worse predecessor", "not run speed",
+    ):  # fmt: skip
+        assert part in page
+    succeed("models", "promote", "lstm", "latest", *repository)
+    shown = " ".join(succeed("models", "show", "lstm", *repository).stdout.split())
+    assert "TRIAL RUN trained on the first 32 images only" in shown
+    listed = succeed("models", "list", *repository).stdout
+    assert "TRIAL RUN: trained on the first 32 images only" in listed
+    assert "test accuracy" in listed.splitlines()[0]
+
+
+def test_a_model_without_a_figure_on_the_same_data_is_replaced_only_on_request(
+    lstm: Exported, few: Garments, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+
+    def incomparable() -> str:
+        before = contents(models)
+        with pytest.raises(IncomparableError) as error:
+            publish(lstm.run, models, few, graph=lstm.graph)
+        assert contents(models) == before
+        return str(error.value)
+
+    onnx_models.publish(models, "lstm", onnx_models.classifier())
+    assert re.search(r"models/lstm version 1, which serves, records no test figure, so .* add", incomparable())
+    other = onnx_file.with_metadata(lstm.file, data_digest="other", test_accuracy="0.9000")
+    onnx_models.publish(models, "lstm", other, version=2)
+    assert re.search(r"was tested on another data set \(test accuracy 90\.00%\), so nothing", incomparable())
+    assert publish(lstm.run, models, few, graph=lstm.graph, even_if_worse=True).folder.name == "3"
+    better = onnx_file.with_metadata(lstm.file, test_accuracy="0.9990")
+    onnx_models.publish(models, "lstm", better, version=4)
+    with pytest.raises(GateError, match="version 4, which serves, has"):
+        publish(lstm.run, models, few, graph=lstm.graph)
+    (models / "lstm/5").mkdir()
+    (models / "lstm/5/model.onnx").write_bytes(b"damaged")  # one that cannot be loaded serves nobody
+    assert publish(lstm.run, models, few, graph=lstm.graph).folder.name == "6"
+
+
+def test_on_a_terminal_the_command_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx_models.publish(tmp_path / "models", "lstm-int8", onnx_models.classifier())
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: True)
+    command = ("export", "--onnx", latest("lstm"), "--precision", "int8", "--timing", "none")
+    result = invoke(*command, answer="n\n")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "Publish it all the same? [y/N]" in result.stderr
+    assert invoke(*command, answer="y\n").exit_code == 0
+    assert (tmp_path / "models/lstm-int8/2/model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["lstm", "--onnx", "x.onnx", "--name", "x"], "Usage: "),
+        ([], "Usage: "),
+        (["--onnx", "x.onnx"], "--onnx needs --name"),
+        *(
+            (["--onnx", "x.onnx", "--name", "x", option], f"{option.partition('=')[0]}: {because}")
+            for option, because in (
+                ("--runs=r", "for a RUN."),
+                ("--calibrate", "for a RUN."),
+                ("--timing=none", "for a RUN or a file that hangtag exported."),
+                ("--data-dir=d", "for a RUN or a file that hangtag exported."),
+            )
+        ),
+        *(
+            (["lstm", option], f"{option.partition('=')[0]}: for --onnx alone; a run ")
+            for option in ("--name=x", "--labels=x.txt", "--max-megabytes=5", "--calibration=x", "--agree-at-least=99")
+        ),
+        (["--onnx", "x.onnx", "--name", "x", "--precision", "int8"], "--precision int8 and fp16 need --calibration"),
+        (["--onnx", "x.onnx", "--name", "x", "--calibration", "x.npz"], "--calibration needs one of them"),
+        (
+            ["--onnx", "x.onnx", "--name", "x", "--precision", "int8", "--agree-at-least", "99"],
+            "--agree-at-least: for --calibration",
+        ),
+        (
+            [*("--onnx", "x.onnx", "--name", "x"), "--precision=int8", "--calibration=x.npz", "--agree-at-least=nan"],
+            "is not a finite number",
+        ),
+        (["lstm", "--precision", "int3"], "Usage: "),
+        (["lstm", "cnn"], "Usage: "),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(command: list[str], said: str) -> None:
+    """Even with their default value, since they would have no effect."""
+    result = invoke("export", *command)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())

@@ -1,0 +1,143 @@
+"""Which runs can be exported, and in which precision. For any other run nothing is written, and the error says why."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hangtag.errors import UserError
+from hangtag.serving.client import Client
+from hangtag.training.catalog import NETWORKS, build
+from hangtag.training.runs.run import Run
+from tests.kit import label_sets, onnx_file, runs
+from tests.kit.exported import Exported, Garments, publish
+from tests.kit.invoke import contents
+from tests.kit.server import server
+
+pytestmark = pytest.mark.slow
+
+
+def test_each_precision_is_published_and_served_as_a_model_of_its_own(
+    learned: Exported, few: Garments, garments: Garments, tmp_path: Path
+) -> None:
+    published = [
+        publish(learned.run, tmp_path, few, to=precision, quantize_on=garments.images[-96:], graph=learned.graph)
+        for precision in ("fp32", "fp16", "int8", "fp16")
+    ]
+    assert [each.folder for each in published] == [
+        tmp_path / "lstm/1", tmp_path / "lstm-fp16/1", tmp_path / "lstm-int8/1", tmp_path / "lstm-fp16/2",
+    ]  # fmt: skip
+    for each, precision in zip(published[1:3], ("fp16", "int8"), strict=True):
+        metadata = onnx_file.metadata(each.folder / "model.onnx")
+        assert metadata == each.metadata
+        assert metadata["precision"] == precision
+        gate = json.loads(metadata["gate"])
+        assert gate["precision"] == precision
+        assert gate["agreement"]["agreement"] >= gate["agreement"]["least_agreement"]
+        assert gate["batching"]["other_top_label"] == 0
+        assert 1e-4 < max(gate["parity"]["max_logit_difference"]["test"].values()) <= gate["parity"]["limit"]
+    with server(tmp_path, provider="cpu") as running, Client(running.address, timeout=60) as client:
+        answers = {name: client.infer(name, {"image": few.images[:20]})["logits"] for name in client.models()}
+    assert sorted(answers) == ["lstm", "lstm-fp16", "lstm-int8"]
+    labels = {name: rows.argmax(axis=1).tolist() for name, rows in answers.items()}
+    assert labels["lstm"] == labels["lstm-fp16"] == labels["lstm-int8"]
+
+
+def refusal(run: Run, tmp_path: Path, few: Garments, **options: Any) -> str:
+    """The message about a refused run; nothing is written."""
+    before = contents(tmp_path)
+    with pytest.raises(UserError) as refused:
+        publish(run, tmp_path / "models", few, **options)
+    assert contents(tmp_path) == before
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_conversion_that_loses_too_much_is_refused(
+    learned: Exported, few: Garments, garments: Garments, tmp_path: Path
+) -> None:
+    """Two labels whose scores differ only along the direction in which the hidden states vary least."""
+    weights, graph = learned.run.load("best.pt")["model"], learned.graph
+    (lstm,) = [node for node in graph.graph.node if node.op_type == "Gemm"]
+    hidden_states = onnx_file.intermediate(graph, lstm.input[0], image=few.images)
+    *_, least = np.linalg.svd(hidden_states - hidden_states.mean(axis=0), full_matrices=False)[2]
+    kernel, bias = weights["classifier.weight"], weights["classifier.bias"]
+    kernel.zero_()
+    bias.fill_(-10)
+    kernel[0] = torch.tensor(least)
+    bias[0] = bias[1] = 0
+    bias[0] -= float(np.median(hidden_states @ least))
+    run = runs.finished(tmp_path / "run", "lstm", weights)
+    for name, values in (("weight", kernel), ("bias", bias)):
+        onnx_file.replace(graph, f"network.classifier.{name}", values.numpy())
+    reason = refusal(run, tmp_path, few, to="int8", quantize_on=garments.images[-96:], graph=graph)
+    assert reason.startswith("agreement: ")
+    assert " test image " in reason
+    assert reason.endswith("Nothing was published.")
+
+
+def test_a_run_that_is_not_finished_is_refused_with_how_to_go_on(tmp_path: Path, few: Garments) -> None:
+    run = runs.start(tmp_path / "run", "lstm")
+    run.save("best.pt", {"model": build("lstm").state_dict(), "epoch": 1})
+    run.write_metrics({"epochs": [{"epoch": 1}]})
+    assert "run is not finished (1 epoch so far). Continue with: hangtag train lstm " in refusal(run, tmp_path, few)
+
+
+@pytest.mark.parametrize("damage", ["another network's", "too few labels", "no weights", "weights under another name"])
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path, few: Garments, damage: str) -> None:
+    model, state = "lstm", build("lstm").state_dict()
+    if damage == "another network's":
+        state = build("cnn").state_dict()
+    elif damage == "too few labels":
+        model, state = "cnn_rnn", build("cnn_rnn", 20).state_dict()
+    run = label_sets.finished_with(tmp_path / "run", model, state)
+    if damage in ("no weights", "weights under another name"):
+        run.save("best.pt", {"model": None} if damage == "no weights" else {"weights": state})
+    message = refusal(run, tmp_path, few)
+    assert message.startswith(f"the weights in {run.folder / 'best.pt'} do not fit {model} (")
+    assert message.endswith(f"Train anew with: hangtag train {model} --out FOLDER")
+    assert len(message) < 600
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a checkpoint"])
+def test_a_lost_or_damaged_checkpoint_is_refused(tmp_path: Path, few: Garments, content: bytes | None) -> None:
+    run = runs.finished(tmp_path / "run", "lstm", {})
+    (run.folder / "best.pt").unlink()
+    if content is not None:
+        (run.folder / "best.pt").write_bytes(content)
+    assert "best.pt cannot be read" in refusal(run, tmp_path, few)
+
+
+@pytest.mark.parametrize("model", ["transformer", "../lstm", ""])
+def test_a_model_that_is_not_known_is_refused(tmp_path: Path, few: Garments, model: str) -> None:
+    """As in a run of another version of hangtag, or one with an edited config."""
+    run = runs.finished(tmp_path / "run", "lstm", {})
+    (run.folder / "config.json").write_text(json.dumps(run.read_config() | {"model": model}))
+    message = refusal(run, tmp_path, few)
+    assert message == f"{run.folder} is a run of {model!r}; the models known here: {', '.join(NETWORKS)}"
+
+
+@pytest.mark.parametrize("missing", ["labels", "thresholds"])
+def test_a_run_without_labels_or_thresholds_is_refused(missing: str, few: Garments, tmp_path: Path) -> None:
+    run = label_sets.finished(tmp_path / "run", "cnn_rnn", build("cnn_rnn"))
+    metrics = run.read_metrics()
+    del metrics["summary"][missing]
+    run.write_metrics(metrics)
+    message = refusal(run, tmp_path, few)
+    assert "lacks the labels and thresholds of cnn_rnn" in message
+    assert message.endswith("Train anew with: hangtag train cnn_rnn --out FOLDER")
+
+
+@pytest.mark.parametrize("model", ["cnn_rnn", "sigmoids"])
+def test_sets_of_labels_are_published_in_fp32_only_and_have_no_temperature(
+    model: str, few: Garments, tmp_path: Path
+) -> None:
+    run = label_sets.finished(tmp_path / "run", model, build(model))
+    for precision in ("fp16", "int8"):
+        assert f"published in fp32 only, not in {precision}" in refusal(run, tmp_path, few, to=precision)
+    message = refusal(run, tmp_path, few, calibrate_on=few)
+    assert message.startswith(f"{model} answers with sets of labels, and a temperature is fitted to one")

@@ -1,0 +1,219 @@
+"""``hangtag evaluate`` on a run, a file and a server: the same numbers, which it prints, writes and draws."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from PIL import Image
+
+from hangtag import Client
+from hangtag.evaluation import pictures
+from hangtag.evaluation.single_label import Mistake
+from hangtag.export.file import temperature
+from hangtag.serving.server.process.server import Server
+from hangtag.training.data.fashion_mnist import LABELS, Split
+from hangtag.training.labels import distance as label_distance
+from hangtag.training.metrics.severity import mean_severity
+from tests.kit.command import hangtag, invoke, last_line
+from tests.kit.server import server as running_server
+from tests.kit.shipped import latest
+
+pytestmark = pytest.mark.slow
+
+LSTM = latest("lstm")
+
+
+def document(*arguments: object, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What the command writes as JSON to standard output, and nothing else."""
+    result = invoke("evaluate", *arguments, "--json", "-", variables=variables)
+    assert result.stderr == ""
+    written: dict[str, Any] = json.loads(result.stdout)
+    return written
+
+
+def words(*arguments: object) -> str:
+    return " ".join(invoke("evaluate", *arguments).stdout.split())
+
+
+def figures(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: document[key] for key in document if key != "subject"}
+
+
+def answers(file: Path, images: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """What ONNX Runtime makes of a file, without hangtag."""
+    session = onnxruntime.InferenceSession(file)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"image": images}), strict=True))
+
+
+def test_a_file_and_its_server_give_identical_figures(server: Server) -> None:
+    """All 10,000 test images of the shipped model; the file says how many of them are right."""
+    alone, served = document(LSTM), document("lstm", "--server", server.address)
+    assert figures(alone) == figures(served)
+    assert (alone["subject"]["kind"], served["subject"]["kind"]) == ("onnx", "server")
+    assert served["subject"]["details"] == {"address": server.address, "version": LSTM.parent.name}
+    metadata = {entry.key: entry.value for entry in onnx.load(LSTM).metadata_props}
+    assert f"{alone['accuracy']:.4f}" == metadata["hangtag.test_accuracy"]
+    assert alone["data"]["images"] == 10_000
+
+
+@pytest.mark.parametrize(("max_batch_size", "largest"), [(64, 64), (20, 16), (1, 1)])
+def test_a_request_has_at_most_the_servers_max_batch_size(repository: Path, max_batch_size: int, largest: int) -> None:
+    settings: dict[str, Any] = {"http_port": -1, "provider": "cpu", "max_batch_size": max_batch_size}
+    with running_server(repository, **settings) as running, Client(running.address) as client:
+        served = document("lstm", "--server", running.address, "--limit", 100)
+        (counted,) = (each for each in client.statistics() if each.name == "lstm")
+    alone = document(LSTM, "--limit", 100)
+    assert served["confusion"] == alone["confusion"]
+    assert served["loss"] == pytest.approx(alone["loss"], abs=1e-5)
+    # Besides the 100 images: the first classification, and one image and one batch to learn what the server takes.
+    assert counted.inference_count == 100 + 1 + 1 + largest * (largest > 1)
+    assert counted.inference_stats.success.count == -(-100 // largest) + 2 + (largest > 1)
+
+
+def test_a_run_and_its_export_give_the_same_answers(trained: Path, proven: Path) -> None:
+    run, file = document(trained), document(proven / "lstm-56")
+    assert run["confusion"] == file["confusion"]
+    assert run["loss"] == pytest.approx(file["loss"], abs=1e-6)
+    trial = "trained on the first 300 images only"
+    assert run["subject"]["details"] == {"model": "lstm-56", "folder": str(trained), "trial": trial}
+    # What the training measured on the same images.
+    summary = json.loads((trained / "metrics.json").read_text())["summary"]
+    assert run["accuracy"] == summary["test"]["accuracy"]
+    shown = words(trained, "--limit", 100)
+    assert shown.startswith(f"{trained.name} ({trial}) on 100 test images of fashion-mnist")
+
+
+def test_the_document_agrees_with_the_models_own_answers(garments: Split) -> None:
+    few = garments.first(400)
+    written = document(LSTM, "--limit", 400)
+    logits = answers(LSTM, few.images)["logits"].astype(np.float64)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    predicted = logits.argmax(axis=1)
+    assert written["schema"] == "hangtag.evaluation/1"
+    assert written["labels"] == list(LABELS)
+    assert written["accuracy"] == pytest.approx((predicted == few.classes).mean())
+    assert written["loss"] == pytest.approx(-np.log(probabilities[np.arange(400), few.classes]).mean(), abs=1e-5)
+    assert written["calibration_error"] == pytest.approx(calibration_error(LSTM, few), abs=1e-5)
+    matrix = label_distance.default().matrix
+    wrong = np.flatnonzero(predicted != few.classes)
+    assert written["severity"]["mean"] == pytest.approx(matrix[few.classes[wrong], predicted[wrong]].mean())
+    assert written["severity"]["at"]["1"] == pytest.approx(matrix[few.classes, predicted].mean())
+    nearest = (probabilities @ matrix).argmin(axis=1)
+    missed = np.flatnonzero(nearest != few.classes)
+    assert written["severity"]["nearest"] == {
+        "accuracy": pytest.approx(1 - len(missed) / 400),
+        "mean": pytest.approx(matrix[few.classes[missed], nearest[missed]].mean()),
+    }
+    second = np.argsort(-probabilities, axis=1)[wrong, 1]
+    assert written["severity"]["second"] == pytest.approx((second == few.classes[wrong]).mean())
+    assert written["severity"]["distances"]["digest"] == label_distance.default().digest
+    assert len(written["mistakes"]) == len(wrong)
+    confidences = [mistake["probability"] for mistake in written["mistakes"]]
+    assert confidences == sorted(confidences, reverse=True)
+    for mistake in written["mistakes"]:
+        image = mistake["image"]
+        assert (mistake["true"], mistake["predicted"]) == (LABELS[few.classes[image]], LABELS[predicted[image]])
+        assert mistake["probability"] == pytest.approx(probabilities[image].max(), abs=1e-5)
+        assert mistake["distance"] == matrix[few.classes[image], predicted[image]]
+
+
+def calibration_error(file: Path, few: Split) -> float:
+    """The expected calibration error, bin by bin."""
+    probabilities = answers(file, few.images)["probabilities"].astype(np.float64)
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == few.classes
+    bins = [(confidence > at / 15) & (confidence <= (at + 1) / 15) for at in range(15)]
+    return float(sum(abs(right[each].mean() - confidence[each].mean()) * each.mean() for each in bins if each.any()))
+
+
+def test_a_temperature_changes_the_calibration_error_and_the_confidence_alone(tmp_path: Path, garments: Split) -> None:
+    calibrated = tmp_path / "calibrated.onnx"
+    calibrated.write_bytes(temperature.fold(onnx.load(LSTM), 0.5).SerializeToString())
+    before, after = (document(file, "--limit", 400) for file in (LSTM, calibrated))
+    changed = [key for key in figures(before) if before[key] != after[key]]
+    assert changed == ["calibration_error", "mistakes"]
+    assert after["calibration_error"] == pytest.approx(calibration_error(calibrated, garments.first(400)), abs=1e-5)
+    surer = [{**mistake, "probability": None} for mistake in after["mistakes"]]
+    assert sorted(map(str, surer)) == sorted(str({**mistake, "probability": None}) for mistake in before["mistakes"])
+    assert after["mistakes"][0]["probability"] > before["mistakes"][0]["probability"]
+
+
+def test_a_file_whose_rows_depend_on_each_other_is_evaluated_one_image_at_a_time(repository: Path) -> None:
+    """Alone, each image gets the same answer from both files; together, one file exchanges the answers."""
+    one, other = (figures(document(repository / name, "--limit", 100)) for name in ("straight", "reverses"))
+    assert one == other
+
+
+def test_the_other_split_and_other_distances(tmp_path: Path) -> None:
+    own = tmp_path / "own.json"
+    shipped = label_distance.default()
+    own.write_text(label_distance.LabelDistances(shipped.labels, shipped.matrix**2, {"from": "a test"}).text())
+    # Without a server, its variable goes unused, which is no error.
+    options = ("--limit", 300, "--split", "validation", "--distances", own)
+    written = document(LSTM, *options, variables={"HANGTAG_EVALUATE_TIMEOUT": "5"})
+    assert (written["data"]["images"], written["data"]["split"]) == (300, "validation")
+    assert written["severity"]["mean"] == mean_severity(written["confusion"], shipped.matrix**2)
+    assert written["severity"]["distances"]["provenance"] == {"from": "a test"}
+    assert written["confusion"] != document(LSTM, "--limit", 300)["confusion"]
+
+
+# What is shown and drawn.
+
+
+def test_the_tables(server: Server, tmp_path: Path) -> None:
+    file = tmp_path / "new" / "figures.json"
+    options = ("--server", server.address, "--limit", 1000, "--json", file)
+    lines = invoke("evaluate", "lstm", *options, variables={"COLUMNS": "100"}).stdout.splitlines()
+    assert lines[0] == "lstm on 1,000 test images of fashion-mnist"
+    assert max(map(len, lines)) <= 80
+    shown = " ".join(" ".join(lines).split())
+    written = json.loads(file.read_text())
+    assert f"accuracy {written['accuracy']:.2%}" in shown
+    assert f"severity of mistakes {written['severity']['mean']:.4f}" in shown
+    nearest = written["severity"]["nearest"]
+    assert f"{nearest['mean']:.4f} if least expected distance decided, {nearest['accuracy']:.2%} right" in shown
+    assert f"true label second {written['severity']['second']:.2%}" in shown
+    boot = written["classes"][9]
+    assert f"Ankle boot {boot['precision']:.1%} {boot['recall']:.1%} {boot['f1']:.1%} {boot['support']}" in shown
+    row = next(line for line in lines[-10:] if line.startswith("T-shirt/top"))
+    assert [int(cell) for cell in row.split()[1:]] == [count for count in written["confusion"][0] if count]
+
+
+def test_pictures_are_the_same_for_the_same_figures(tmp_path: Path) -> None:
+    folders = (tmp_path / "new" / "folder", tmp_path)
+    printed = [invoke("evaluate", LSTM, "--limit", 300, "--pictures", folder).stderr for folder in folders]
+    for name in ("confusion.png", "mistakes.png"):
+        assert f"wrote {folders[0] / name}" in printed[0]
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    colours = np.asarray(Image.open(tmp_path / "confusion.png").convert("RGB")).reshape(-1, 3)
+    assert len(np.unique(colours, axis=0)) > 50
+
+
+@pytest.mark.parametrize(("mistakes", "shown"), [(1, 1), (30, 24)])
+def test_each_mistake_has_its_image_in_the_picture(tmp_path: Path, mistakes: int, shown: int) -> None:
+    """Image i is all of one grey, which is found in the picture, and in no picture that does not show it."""
+    images = np.repeat(np.arange(30, dtype=np.uint8) * 5 + 20, 784).reshape(30, 28, 28)
+    listed = [Mistake(image, 0, 1, 0.9, 0.5) for image in reversed(range(30))][:mistakes]
+    pictures.confident_mistakes(listed, images, "a test", tmp_path / "mistakes.png")
+    grey = np.asarray(Image.open(tmp_path / "mistakes.png").convert("L"))
+    areas = [int((np.abs(grey.astype(int) - (255 - images[image, 0, 0])) <= 1).sum()) for image in reversed(range(30))]
+    assert all(area > 100 * 100 for area in areas[:shown])
+    assert all(area < 1000 for area in areas[shown:])
+
+
+def test_without_a_mistake_there_is_no_severity(tmp_path: Path) -> None:
+    # The shipped lstm is right on the first three test images.
+    assert "severity of mistakes none" in words(LSTM, "--limit", 3, "--pictures", tmp_path)
+    assert (tmp_path / "mistakes.png").is_file()
+    severity = document(LSTM, "--limit", 3)["severity"]
+    assert severity["mean"] is severity["second"] is severity["nearest"]["mean"] is None
+
+
+def test_a_full_disk_is_reported_in_one_line() -> None:
+    done = hangtag("evaluate", LSTM, "--limit", 5, "--json", "/dev/full", exit_codes=[1])
+    assert last_line(done.stderr) == "Error: cannot write /dev/full: No space left on device"

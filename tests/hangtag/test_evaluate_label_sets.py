@@ -1,0 +1,150 @@
+"""``hangtag evaluate`` on models of several labels: the same numbers from a run, its export and a server."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hangtag.evaluation import multi_label, pictures
+from hangtag.evaluation.errors import EvaluationError
+from hangtag.evaluation.multi_label import MultiLabelResult, SetMistake
+from hangtag.evaluation.subject import Array, Outputs, Progress, Subject
+from tests.kit.command import invoke, refusal
+from tests.kit.exported import Exported
+from tests.kit.server import server
+from tests.kit.shipped import latest
+
+pytestmark = pytest.mark.slow
+
+LIMIT = 40
+
+
+def document(*arguments: object) -> dict[str, Any]:
+    written: dict[str, Any] = json.loads(invoke("evaluate", *arguments, "--limit", LIMIT, "--json", "-").stdout)
+    return written
+
+
+@pytest.mark.parametrize("model", ["cnn_rnn", "sigmoids"])
+def test_a_run_its_export_and_its_server_agree(model: str, request: pytest.FixtureRequest) -> None:
+    """Of a network that answers with paths, and of one whose file has a threshold."""
+    exported: Exported = request.getfixturevalue(model)
+    run, file = (document(source, "--data", "outfits") for source in (exported.run.folder, exported.file))
+    with server(exported.models, http_port=-1, provider="cpu") as running:
+        served = document(model, "--server", running.address)
+    assert served["data"] == file["data"] == run["data"]
+    assert run["data"]["dataset"] == "outfits"
+    for other in (file, served):
+        assert other["classes"] == run["classes"]
+        # Images that are level with each other may be ranked either way.
+        assert other["figures"].pop("mean_ap") == pytest.approx(run["figures"]["mean_ap"], abs=0.01)
+        assert other["figures"] == pytest.approx({key: run["figures"][key] for key in other["figures"]}, abs=1e-6)
+        assert [mistake["image"] for mistake in other["mistakes"]] == [mistake["image"] for mistake in run["mistakes"]]
+    assert served["subject"]["task"] == "multi_label"
+    assert 0 < run["figures"]["o_f1"] < 1
+    if model == "cnn_rnn":
+        probabilities = [mistake["probability"] for mistake in run["mistakes"]]
+        assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_the_table_and_the_picture(cnn_rnn: Exported, tmp_path: Path) -> None:
+    of = (cnn_rnn.file, "--data", "outfits-independent", "--split", "validation")
+    shown = " ".join(invoke("evaluate", *of, "--limit", LIMIT, "--pictures", tmp_path).stdout.split())
+    assert f"on {LIMIT} validation images of outfits-independent" in shown
+    written = document(*of)
+    assert f"O-F1 {written['figures']['o_f1']:.2%}" in shown
+    assert f"exact match {written['figures']['exact_match']:.2%}" in shown
+    assert not (tmp_path / "confusion.png").exists()
+    with Image.open(tmp_path / "mistakes.png") as picture:
+        grey = np.asarray(picture.convert("L"))
+    assert (grey < 90).sum() > 24 * 100 * 100  # the canvases' dark ground
+
+
+def test_a_wrong_set_is_drawn_with_its_probability_if_it_is_known(tmp_path: Path) -> None:
+    for folder, probability in ((tmp_path / "known", 0.875), (tmp_path / "unknown", None)):
+        mistake = SetMistake(1, ("Coat", "Sandal", "Bag"), ("Coat",), probability)
+        pictures.multi_label(MultiLabelResult((), {}, [], [mistake]), np.zeros((2, 64, 64), np.uint8), "a test", folder)
+    known, unknown = (Image.open(tmp_path / name / "mistakes.png") for name in ("known", "unknown"))
+    assert known.size == unknown.size
+    assert known.tobytes() != unknown.tobytes()
+
+
+def test_questions_that_do_not_fit(cnn_rnn: Exported, tmp_path: Path) -> None:
+    lstm = latest("lstm")
+    assert "is a single_label model" in refusal("evaluate", lstm, "--data", "outfits")
+    assert "is a multi_label model" in refusal("evaluate", cnn_rnn.run.folder, "--data", "fashion-mnist")
+    assert "--distances" in invoke("evaluate", cnn_rnn.file, "--distances", lstm, exit_code=2).stderr
+    copy = Path(shutil.copytree(cnn_rnn.run.folder, tmp_path / "other-labels"))
+    metrics = json.loads((copy / "metrics.json").read_text())
+    metrics["summary"]["labels"].reverse()
+    (copy / "metrics.json").write_text(json.dumps(metrics))
+    assert "has the labels Ankle boot, Bag" in refusal("evaluate", copy, "--data", "outfits", "--limit", 5)
+
+
+def test_a_network_that_learned_from_voc_is_evaluated_on_it(voc: Path, tmp_path: Path) -> None:
+    files = ("--pictures", tmp_path / "pictures", "--json", tmp_path / "voc.json")
+    invoke("evaluate", voc / "run", "--data-dir", voc, *files)
+    document = json.loads((tmp_path / "voc.json").read_text())
+    assert (document["data"]["dataset"], document["data"]["images"]) == ("voc2007", 3)
+    assert list((tmp_path / "pictures").iterdir())
+    near = invoke("labels", voc / "run", "--label", "person", "--picture", tmp_path / "labels.png")
+    assert len(near.stdout.splitlines()) == 20  # the other classes under a line of headings
+
+
+# Figures that are computed by hand.
+
+
+class FakeSubject(Subject):
+    """A subject with a threshold of the test's choice. It is never run."""
+
+    kind, name, task, details = "run", "a test", "multi_label", {}
+
+    def __init__(self, threshold: float | None = None) -> None:
+        self.threshold = threshold
+
+    def answer(self, images: Array, report: Progress) -> Outputs:
+        raise AssertionError
+
+    def close(self) -> None:
+        raise AssertionError
+
+
+TRUTH = np.array([[1, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 1]], bool)
+LABELS3 = ("a", "b", "c")
+PATH = np.array([[1, 0, -1], [2, -1, -1], [2, -1, -1], [1, -1, -1]])
+PROBABILITIES = np.where((PATH[:, :, None] == np.arange(3)).any(axis=1), 0.9, 0.1).astype(np.float32)
+
+
+def test_sets_by_hand() -> None:
+    outputs = {"path": PATH, "probabilities": PROBABILITIES, "path_probability": np.array([0.1, 0.2, 0.3, 0.4])}
+    result = multi_label.measure(FakeSubject(), outputs, TRUTH, LABELS3)
+    assert result.figures["exact_match"] == pytest.approx(2 / 4)
+    assert result.figures["o_precision"] == pytest.approx(4 / 5)
+    assert result.figures["o_recall"] == pytest.approx(4 / 6)
+    a, _, c = result.classes
+    assert (a.precision, a.recall, a.support) == pytest.approx((1, 1 / 2, 2))
+    assert (c.precision, c.recall, c.support) == pytest.approx((1 / 2, 1 / 2, 2))
+    confident, other = result.mistakes
+    assert (confident.image, confident.true, confident.predicted, confident.probability) == (3, ("b", "c"), ("b",), 0.4)
+    assert (other.image, other.true, other.predicted) == (2, ("a",), ("c",))
+    # Without path probabilities the worst come first.
+    decided = multi_label.measure(FakeSubject(0.5), {"probabilities": PROBABILITIES}, TRUTH, LABELS3)
+    assert [(mistake.image, mistake.probability) for mistake in decided.mistakes] == [(2, None), (3, None)]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ({"logits": PROBABILITIES}, r"probabilities \[4, 3\], not none"),
+        ({"probabilities": PROBABILITIES[:, :2]}, r"not probabilities of the shape \[4, 2\]"),
+        ({"probabilities": PROBABILITIES * np.nan, "path": PATH}, "not finite"),
+        ({"probabilities": PROBABILITIES, "path": PATH + 1}, "other labels than the 3"),
+        ({"probabilities": PROBABILITIES}, "decides by a threshold"),
+    ],
+)
+def test_answers_that_do_not_fit(outputs: dict[str, Array], message: str) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        multi_label.measure(FakeSubject(), outputs, TRUTH, LABELS3)

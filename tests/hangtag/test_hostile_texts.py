@@ -1,0 +1,66 @@
+"""What a model's file or a route's file says of itself does nothing to the terminal that shows it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.kit.command import invoke
+from tests.kit.onnx_models import LABELS, classifier, publish
+
+pytestmark = pytest.mark.slow
+
+HOSTILE = "\x1b[31mred\nmodel  ready [link=https://example.org]x[/link]"
+SHOWN = "\\x1b[31mred\\nmodel ready [link=https://example.org]x[/link]"
+HARMLESS = "größer als 8 µm ✓"
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    model = classifier(labels=json.dumps([HOSTILE, HARMLESS, *LABELS[2:]]))
+    own = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, own | {f"hangtag.{key}": HOSTILE for key in ("precision", "recipe", "source")})
+    publish(tmp_path, "one", model)
+    (tmp_path / "route").mkdir()
+    (tmp_path / "route/route.toml").write_text(
+        f"split = {{one = 100}}\nsticky = 'x-id'\ndescription = {json.dumps(HOSTILE)}\n"
+    )
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/route.toml").write_text(f"split = {{{json.dumps(HOSTILE)} = 100}}\n")
+    return tmp_path
+
+
+def shown(*arguments: object) -> str:
+    """What the command prints with single spaces, after a look at each character."""
+    output = invoke(*arguments).stdout
+    assert all(line.isprintable() for line in output.split("\n"))
+    return " ".join(output.split())
+
+
+def test_models_show_prints_labels_and_metadata_with_escapes(repository: Path) -> None:
+    text = shown("models", "show", "one", "--models", repository)
+    assert f"labels {SHOWN}, {HARMLESS}, label 2" in text
+    assert f"recipe {SHOWN}" in text
+    assert json.loads(invoke("models", "show", "one", "--models", repository, "--json").stdout)["labels"][0] == HOSTILE
+    # A description may have lines, which its line breaks end.
+    described = shown("models", "show", "route", "--models", repository)
+    assert "description \\x1b[31mred model ready [link=https://example.org]x[/link]" in described
+
+
+def test_models_list_prints_metadata_and_mistakes_in_routes_with_escapes(repository: Path) -> None:
+    assert SHOWN in shown("models", "list", "--models", repository)
+    lines = invoke("models", "list", "--models", repository).stdout.splitlines()
+    assert [line.split()[0] for line in lines if line] == ["model", "one", "route", "broken", "route"]
+
+
+def test_labels_prints_names_with_escapes(tmp_path: Path) -> None:
+    embeddings = onnx.numpy_helper.from_array(np.eye(3, dtype=np.float32), "network.embeddings.weight")
+    model = classifier(labels=json.dumps([HOSTILE, "a"]))
+    del model.graph.initializer[:]
+    model.graph.initializer.append(embeddings)
+    file = tmp_path / "three.onnx"
+    file.write_bytes(model.SerializeToString())
+    for options in ((), ("--label", "a")):
+        assert SHOWN in shown("labels", file, *options)

@@ -1,0 +1,197 @@
+"""``hangtag route tune`` on the shipped models, and the arithmetic of a cascade's threshold."""
+
+import json
+import re
+import tomllib
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hangtag.evaluation.cascade.curve import Point, curve
+from hangtag.evaluation.errors import EvaluationError
+from tests.kit import onnx_models, shipped
+from tests.kit.browser import chromium, require_good_looks
+from tests.kit.command import invoke, without
+from tests.kit.server import server
+from tests.kit.shipped import MODELS
+
+pytestmark = pytest.mark.slow
+
+NEWEST_CNN = f"cnn@{shipped.latest('cnn').parent.name}"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    models = tmp_path_factory.mktemp("models")
+    for name in ("lstm", "lstm2", "cnn"):
+        (models / name).symlink_to(MODELS / name)
+    onnx_models.publish(models, "gather", onnx_models.gather())
+    return models
+
+
+def settings(models: Path) -> list[str]:
+    return ["--models", str(models), "--limit", "300", "--reports", str(models.parent / "reports")]
+
+
+def tune(models: Path, *arguments: str, exit_code: int = 0) -> str:
+    """What the command prints, in one line."""
+    return " ".join(invoke("route", "tune", *arguments, *settings(models), exit_code=exit_code).output.split())
+
+
+def read(models: Path, name: str) -> Any:
+    """The route that was written, as ``hangtag models show`` reads it."""
+    return json.loads(invoke("models", "show", name, "--models", models, "--json").stdout)
+
+
+def test_the_threshold_is_chosen_and_written_with_where_it_came_from(models: Path) -> None:
+    printed = tune(models, "lstm", "cnn", "--lose-at-most", "0.5", "--name", "chosen")
+    route = read(models, "chosen")
+    bound = route["accept"]["at_least"]
+    assert [member["model"] for member in route["members"]] == ["lstm", "cnn"]
+    assert 0.3 < bound < 1
+    assert f"Chosen: {bound:g}." in printed
+    assert f"To expect: of such images {route['expected_sent_on']:.1%} go on to cnn" in printed
+    assert route["description"].startswith("Chosen by 'hangtag route tune lstm cnn --lose-at-most 0.5' on 2")
+    assert ": of 300 validation images " in route["description"]
+    assert "; lstm@2 alone has " in route["description"]
+    assert "hangtag models load chosen" in printed
+    # A larger loss sends fewer images on.
+    tune(models, "lstm", "cnn", "--lose-at-most", "2", "--name", "looser")
+    assert read(models, "looser")["accept"]["at_least"] < bound
+
+
+def test_a_route_is_replaced_only_by_name_and_a_dry_run_writes_nothing(models: Path) -> None:
+    file = models / "kept/route.toml"
+    file.parent.mkdir()
+    file.write_text("split = {cnn = 100}")
+    refused = tune(models, "lstm", "cnn", "--name", "kept", exit_code=1)
+    assert "--name" in refused
+    assert "--replace" in refused
+    tune(models, "lstm", "cnn", "--name", "kept", "--dry-run")
+    assert file.read_text() == "split = {cnn = 100}"
+    assert not (models.parent / "reports/kept.html").exists()
+    # A version may be a member.
+    tune(models, "lstm", "cnn@1", "--name", "kept", "--replace")
+    route = read(models, "kept")
+    assert [(member["model"], member["version"]) for member in route["members"]] == [("lstm", 2), ("cnn", 1)]
+    assert "tune lstm cnn@1 --lose-at-most" in route["description"]
+    assert re.search(r"% go on to cnn@1, .*; lstm@2 alone has \d\S+%, cnn@1 \d", route["description"])
+
+
+def test_three_models_have_one_threshold_and_the_middle_one_is_judged(models: Path) -> None:
+    printed = tune(models, "lstm", "lstm2", "cnn", "--lose-at-most", "0.5", "--name", "three")
+    route = read(models, "three")
+    assert [member["model"] for member in route["members"]] == ["lstm", "lstm2", "cnn"]
+    assert re.search(r"% go on to lstm2 and \d+\.\d% to cnn, and \d", route["description"])
+    assert re.search(rf"; lstm@2 alone has \d\S+%, lstm2@2 \d\S+%, {NEWEST_CNN} \d\S+%\.$", route["description"])
+    assert f": of such images {route['expected_sent_on']:.1%} go on to lstm2 and" in printed
+    assert re.search(r"at least +sent on to lstm2 +sent on to cnn +accuracy +against cnn", printed)
+    # What the cascade of the other two would be is what tuning them says.
+    assert (fewer := re.search(r"Without lstm2: (0\.\d+), ", printed))
+    assert f"Chosen: {fewer[1]}." in tune(models, "lstm", "cnn", "--lose-at-most", "0.5", "--dry-run")
+
+    page = (models.parent / "reports/three.html").read_text()
+    pictures = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
+    texts = [" ".join("".join(picture.itertext()).split()) for picture in pictures]
+    bound = tomllib.loads((models / "three/route.toml").read_text())["accept"]["at_least"]
+    for text, axis in zip(texts, ("goes on to cnn", "of what cnn alone takes"), strict=True):
+        assert axis in text
+        assert {"lstm", "cnn", f"{bound:g}"} <= set(text.split())
+    assert f'<td>{bound:g} <span class="pill good">chosen</span></td>' in page
+    assert "goes on to lstm2" in page
+    assert "Measured on 300 validation images" in page
+    with chromium() as browser:
+        require_good_looks(browser, models.parent / "reports/three.html")
+
+
+def test_a_cascade_that_is_no_faster_than_its_last_model_is_said_to_save_nothing(models: Path) -> None:
+    """lstm2 as the fast model of lstm: every image that goes on costs more than lstm alone."""
+    assert "This cascade saves nothing: lstm" in tune(models, "lstm2", "lstm", "--dry-run")
+    printed = tune(models, "lstm", "cnn", "--lose-at-most", "9", "--dry-run")
+    assert "saves nothing" not in printed
+    assert "You need no cascade: lstm alone" in printed
+
+
+def test_without_the_packages_that_draw_the_route_is_written_all_the_same(models: Path) -> None:
+    done = without(["matplotlib"], "route", "tune", "lstm", "lstm2", "--name", "undrawn", *settings(models))
+    assert done.returncode == 0, done.stderr
+    assert (models / "undrawn/route.toml").exists()
+    assert "'matplotlib" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ("lstm lstm", "named twice: lstm, lstm."),
+        (f"{NEWEST_CNN} cnn", f"named twice: {NEWEST_CNN}, cnn."),
+        ("lstm cnn@77", f"has no cnn@77; of cnn it has {NEWEST_CNN}, cnn@1."),
+        ("lstm", "at least two models"),
+        ("", "Missing argument"),
+        ("lstm cnm", "no model 'cnm'; the models there: "),
+        ("lstm cnn --name ../x", "--name"),
+        ("lstm cnn --name lstm2", "--name"),
+        ("lstm gather", "takes index: INT64 [any]"),
+    ],
+)
+def test_mistakes_are_named(models: Path, arguments: str, hint: str) -> None:
+    done = tune(models, *arguments.split(), exit_code=2 if arguments in ("", "lstm") or "../x" in arguments else 1)
+    assert hint in done
+
+
+def test_a_route_on_a_server_is_right_as_often_as_its_curve_says(models: Path) -> None:
+    """At the chosen threshold, on the images that it was chosen on."""
+    tune(models, "lstm", "cnn", "--lose-at-most", "0.5", "--name", "served")
+    described = read(models, "served")["description"]
+    with server(models, http_port=-1, provider="cpu") as running:
+        options = ("--server", running.address, "--split", "validation", "--limit", 300, "--json", "-")
+        served = json.loads(invoke("evaluate", "served", *options).stdout)
+    assert f"{served['accuracy']:.2%}" in described
+    assert served["subject"]["details"]["version"] == "1"
+
+
+# The arithmetic, on four samples of which the first model is right and sure, right and unsure, wrong and unsure, and
+# wrong and sure.
+
+CLASSES = np.array([0, 1, 0, 1])
+FIRST = np.array([[0.95, 0.05], [0.4, 0.6], [0.3, 0.7], [0.81, 0.19]])
+SECOND = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]])
+THIRD = np.array([[0.5, 0.5], [0.1, 0.9], [0.2, 0.8], [0.3, 0.7]])
+
+
+def test_each_threshold_sends_on_what_the_first_model_is_less_sure_of() -> None:
+    tried = curve([FIRST, SECOND], CLASSES)
+    assert tried.alone == [0.5, 1.0]
+    points = {point.threshold: (point.sent_on, point.accuracy) for point in tried.points}
+    expected = {0.0: (0, 0.5), 0.65: (0.25, 0.5), 0.75: (0.5, 0.75), 0.9: (0.75, 1.0), 1.0: (1.0, 1.0)}
+    assert {threshold: points[threshold] for threshold in expected} == expected
+    assert [point.threshold for point in tried.shown(tried.points[3])] == [0.015, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99]
+
+
+def test_of_three_models_the_same_threshold_decides_at_each_but_the_last() -> None:
+    tried = curve([FIRST, SECOND, THIRD], CLASSES)
+    assert tried.alone == [0.5, 1.0, 0.75]
+    points = {point.threshold: point for point in tried.points}
+    # The second sample stops at the second model, whose 0.8 is enough; the third goes through all, and gets it wrong.
+    assert points[0.75] == Point(0.75, (1.0, 0.5, 0.25), 0.5)
+    assert points[1.0] == Point(1.0, (1.0, 1.0, 1.0), 0.75)
+    assert Point(0.9, (1.0, 0.5, 0.1), 0.9).cost([1.0, 4.0, 10.0]) == pytest.approx((1 + 2 + 1) / 10)
+
+
+def test_what_is_not_a_number_goes_on_as_on_the_server() -> None:
+    first = FIRST.copy()
+    first[0] = np.nan
+    assert curve([first, SECOND], CLASSES).points[0].reached == (1.0, 0.25)
+
+
+@pytest.mark.parametrize(("lose", "threshold"), [(0.0, 0.815), (0.25, 0.705), (0.5, 0.0)])
+def test_the_lowest_threshold_that_loses_no_more_is_chosen(lose: float, threshold: float) -> None:
+    assert curve([FIRST, SECOND], CLASSES).cheapest(lose).threshold == threshold
+
+
+def test_that_none_is_good_enough_is_an_error() -> None:
+    first = np.array([[1.0, 0.0]] * 4)  # sure of everything, so that nothing ever goes on
+    with pytest.raises(EvaluationError, match=r"0\.10%.* 50\.00% "):
+        curve([first, SECOND], CLASSES).cheapest(0.001)

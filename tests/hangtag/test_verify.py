@@ -1,0 +1,194 @@
+"""``hangtag models verify``: figures that still hold, and figures that do not."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from tests.kit.command import ROOT, invoke
+from tests.kit.onnx_models import classifier, publish
+from tests.kit.shipped import MODELS
+
+pytestmark = pytest.mark.slow
+
+Metadata = dict[str, str]
+NAME = "lstm-56"
+
+
+def verify(models: Path, *arguments: object, exit_code: int = 0) -> dict[str, dict[str, Any]]:
+    """The findings about a repository's only model, by the check."""
+    ((verified),) = json.loads(
+        invoke("models", "verify", "--models", models, "--json", *arguments, exit_code=exit_code).stdout
+    )
+    return {finding["check"]: finding for finding in verified["findings"]}
+
+
+def broken(models: Path) -> dict[str, str]:
+    """What is said of the checks that fail."""
+    findings = verify(models, exit_code=1).values()
+    return {finding["check"]: finding["said"] for finding in findings if finding["holds"] is False}
+
+
+def rewritten(proven: Path, models: Path, change: Callable[[Metadata], Metadata]) -> Path:
+    """A repository with the proven model, its metadata under ``hangtag.`` changed."""
+    model = onnx.load(proven / f"{NAME}/1/model.onnx")
+    own = {entry.key.removeprefix("hangtag."): entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {f"hangtag.{key}": value for key, value in change(own).items()})
+    publish(models, NAME, model)
+    return models
+
+
+def with_value(key: str, value: str) -> Callable[[Metadata], Metadata]:
+    return lambda own: own | {key: value}
+
+
+def with_gate(change: Callable[[Any], object]) -> Callable[[Metadata], Metadata]:
+    """The gate's figures, changed in place."""
+
+    def changed(own: Metadata) -> Metadata:
+        gate = json.loads(own["gate"])
+        change(gate)
+        return own | {"gate": json.dumps(gate)}
+
+    return changed
+
+
+def scaled(proven: Path, models: Path, scale: float) -> Path:
+    """A repository with the proven model, its dense layer's weights multiplied."""
+    model = onnx.load(proven / f"{NAME}/1/model.onnx")
+    (weights,) = [tensor for tensor in model.graph.initializer if tensor.name == "network.classifier.weight"]
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * scale, weights.name))
+    publish(models, NAME, model)
+    return models
+
+
+def test_recorded_figures_still_hold(proven: Path) -> None:
+    findings = verify(proven)
+    checks = ["file", "structure", "parity", "data", "agreement", "calibration", "batching", "empty batch"]
+    assert list(findings) == checks
+    assert all(finding["holds"] is True for finding in findings.values()), findings
+    assert findings["agreement"]["said"].endswith("100.00% of the answers are PyTorch's (recorded 100.00%)")
+    assert "(recorded " in findings["parity"]["said"]
+    assert " holds " in invoke("models", "verify", NAME, "--models", proven).stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (with_value("precision", "bf16"), {"metadata": "'bf16'"}),
+        (with_value("task", "other"), {"metadata": "'other'"}),
+        (with_value("training", "[1]"), {"metadata": "training"}),
+        (with_value("gate", "[1]"), dict.fromkeys(("parity", "agreement", "batching"), "cannot be read")),
+        (with_value("reference", "{"), dict.fromkeys(("parity", "agreement"), "cannot be read")),
+        (with_value("data_digest", "0f" * 32), {"data": "SHA-256 0f0f0f0f0f0f, here d1fd84a877f3"}),
+        (lambda own: own | {"test_accuracy": f"{float(own['test_accuracy']) - 0.01:.4f}"}, {"agreement": ""}),
+        (lambda own: own | {"test_accuracy": f"{float(own['test_accuracy']) + 0.01:.4f}"}, {"agreement": ""}),
+        (
+            with_gate(lambda gate: gate["agreement"].update(accuracy=gate["agreement"]["accuracy"] - 0.05)),
+            {"agreement": ""},
+        ),
+        (with_gate(lambda gate: gate["agreement"].update(agreement=0.95)), {"agreement": ""}),
+    ],
+    ids=["precision", "task", "training", "gate", "reference", "data", "worse", "better", "accuracy", "agreement"],
+)
+def test_strange_or_other_metadata_does_not_hold(
+    change: Callable[[Metadata], Metadata], expected: dict[str, str], proven: Path, tmp_path: Path
+) -> None:
+    said = broken(rewritten(proven, tmp_path, change))
+    assert list(said) == list(expected)
+    for check, part in expected.items():
+        assert part in said[check]
+
+
+def test_figures_of_the_gate_that_are_gone_do_not_hold(proven: Path, tmp_path: Path) -> None:
+    said = broken(rewritten(proven, tmp_path, lambda own: {key: own[key] for key in own if key != "gate"}))
+    assert "missing" in said["parity"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [(1.001, {"file", "parity"}), (-1.0, {"file", "parity", "agreement"})],
+    ids=["louder", "other"],
+)
+def test_changed_weights_are_detected(proven: Path, tmp_path: Path, scale: float, expected: set[str]) -> None:
+    changed = scaled(proven, tmp_path, scale)
+    assert broken(changed).keys() >= expected
+    assert "DOES NOT HOLD" in invoke("models", "verify", "--models", changed, exit_code=1).stdout
+
+
+def test_a_file_that_cannot_be_loaded_does_not_hold(tmp_path: Path) -> None:
+    publish(tmp_path, "broken", classifier()).write_bytes(b"")
+    assert list(broken(tmp_path)) == ["file"]
+
+
+def test_sets_of_labels_are_verified_too() -> None:
+    findings = verify(ROOT / "examples/outfits/models")
+    checks = ["file", "structure", "parity", "batching", "empty batch"]
+    assert [check for check, finding in findings.items() if finding["holds"]] == checks
+
+
+def test_a_file_that_is_older_than_the_gate_is_verified_by_its_few_figures() -> None:
+    assert "holds" in invoke("models", "verify", "lstm", "--models", MODELS).stdout
+
+
+def test_a_certain_version_is_verified(proven: Path, tmp_path: Path) -> None:
+    """Such as an older one than the latest, after a rollback; --version needs the name of one model."""
+    rewritten(proven, tmp_path, with_value("test_accuracy", "0.9999"))
+    shutil.copytree(proven / f"{NAME}/1", tmp_path / f"{NAME}/2")
+    for version, names, exit_code in ((2, (), 0), (1, (NAME, "--version", 1), 1)):
+        shown = invoke("models", "verify", *names, "--models", tmp_path, "--json", exit_code=exit_code).stdout
+        assert [entry["version"] for entry in json.loads(shown)] == [version]
+    for unclear in ((), (NAME, NAME)):
+        refused = invoke("models", "verify", *unclear, "--version", 1, "--models", tmp_path, exit_code=2)
+        assert "--version 1" in refused.stderr
+
+
+# The calibration error, which earlier gates did not measure, and which --record writes beside the file.
+
+
+def gate_of(models: Path) -> Any:
+    return json.loads(invoke("models", "show", NAME, "--models", models, "--json").stdout)["gate"]
+
+
+@pytest.fixture
+def older(proven: Path, tmp_path: Path) -> Path:
+    """The proven model as it was exported before the gate measured the calibration error."""
+    return rewritten(proven, tmp_path / "older", with_gate(lambda gate: gate.pop("calibration")))
+
+
+def test_a_calibration_error_that_the_gate_did_not_measure_is_recorded(older: Path, proven: Path) -> None:
+    file = older / f"{NAME}/1/model.onnx"
+    before = file.read_bytes()
+    assert "calibration" not in gate_of(older)
+    verify(older, "--record")
+    assert file.read_bytes() == before
+    assert gate_of(older)["calibration"] == gate_of(proven)["calibration"]
+    assert "gate: calibration" in invoke("models", "show", NAME, "--models", older).stdout
+    assert verify(older)["calibration"]["holds"] is True
+    written = file.with_name("calibration.json")
+    figures = json.loads(written.read_text())
+    written.write_text(json.dumps(figures | {"gate": {"calibration": {"expected_calibration_error": 0.5}}}))
+    assert list(broken(older)) == ["calibration"]
+    for other in (json.dumps(figures | {"graph_digest": "another's"}), json.dumps(figures | {"gate": 1}), "[", "1"):
+        written.write_text(other)
+        assert "calibration" not in gate_of(older)
+
+
+def test_nothing_is_recorded_where_a_figure_does_not_hold_or_all_are_there(
+    older: Path, proven: Path, tmp_path: Path
+) -> None:
+    changed = scaled(older, tmp_path / "changed", 1.01)
+    for models, exit_code in ((changed, 1), (proven, 0)):
+        verify(models, "--record", exit_code=exit_code)
+        assert not (models / f"{NAME}/1/calibration.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(older: Path) -> None:
+    (older / f"{NAME}/1/calibration.json").mkdir()
+    result = invoke("models", "verify", "--models", older, "--record", exit_code=1)
+    assert "calibration.json cannot be written: Is a directory" in result.stderr

@@ -1,0 +1,70 @@
+"""The client's side of a bidirectional stream, a message at a time."""
+
+import queue
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+
+from hangtag.protos import inference_pb2 as pb
+from tests.kit.gate import Gate
+from tests.kit.live import TIMEOUT, LiveServer, index, outputs, request
+
+
+class Conversation:
+    """Sends and receives when a test says so. A None among what is sent is the end of it."""
+
+    def __init__(self, method: Callable[..., Any], *sent: Any, timeout: float | None = TIMEOUT, **options: Any) -> None:
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.send(*sent)
+        self.call = method(self._outgoing(), timeout=timeout, **options)
+
+    def send(self, *requests: Any) -> None:
+        for one in requests:
+            self._requests.put(one)
+
+    def receive(self) -> Any:
+        return next(self.call)
+
+    def finish(self) -> list[Any]:
+        """Send nothing more; all that is still answered. Raises the stream's error."""
+        self._requests.put(None)
+        return list(self.call)
+
+    def end(self) -> tuple[grpc.StatusCode, str]:
+        """The status and message with which the server ends the stream, and no answer more."""
+        answers = []
+        try:
+            answers = list(self.call)
+        except grpc.RpcError as error:
+            return error.code(), error.details() or ""
+        raise AssertionError(f"the stream ended well, after {answers}")
+
+    def _outgoing(self) -> Iterator[Any]:
+        while (one := self._requests.get()) is not None:
+            yield one
+
+
+def gather(value: int, name: str = "", **parameters: int) -> pb.ModelInferRequest:
+    """Answered with ten times the value; 99 fails."""
+    sent = request("gather", index=index(value))
+    sent.id = name
+    for key, parameter in parameters.items():
+        sent.parameters[key].int64_param = parameter
+    return sent
+
+
+def value_of(response: pb.ModelStreamInferResponse) -> float:
+    assert response.error_message == ""
+    return float(outputs(response.infer_response)["value"].item())
+
+
+def opened(live: LiveServer, *sent: pb.ModelInferRequest | None, **options: Any) -> Conversation:
+    return Conversation(live.inference.ModelStreamInfer, *sent, **options)
+
+
+def occupied(own: LiveServer, gate: Gate) -> Any:
+    """A call without a stream that the only instance is computing."""
+    call = own.inference.ModelInfer.future(request("gather", index=index(0)), timeout=TIMEOUT)
+    gate.wait_until_computing()
+    return call

@@ -1,0 +1,96 @@
+"""Runs and their exports that many test files read, each made once for a whole test run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from torch import nn
+
+from hangtag.export import exporter
+from hangtag.export.published import Published
+from hangtag.training.catalog import build
+from hangtag.training.data import fashion_mnist as data
+from hangtag.training.data.fashion_mnist import Split
+from hangtag.training.runs.run import Run
+from tests.kit import label_sets, runs
+from tests.kit.once import once
+
+Garments = Split
+"""The type of the fixture ``garments``: images [n, 28, 28] with their classes."""
+FEW = 300
+"""As many test images as the four batches of 64 that are compared, and some more."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A run, its network in PyTorch, and what its export published into a repository of its own."""
+
+    run: Run
+    network: nn.Module
+    models: Path
+    published: Published
+
+    @property
+    def file(self) -> Path:
+        return self.published.folder / "model.onnx"
+
+    @property
+    def graph(self) -> onnx.ModelProto:
+        """A copy of the published graph, which another export of the run may take instead of exporting the network."""
+        return onnx.load(self.file)
+
+
+def publish(run: Run, models: Path, test: Garments, **options: Any) -> Published:
+    """Export a run by the function behind ``hangtag export RUN``, on few test images; options as it has them."""
+    return exporter.export(run, models, test, **options)
+
+
+def single_label(factory: pytest.TempPathFactory, model: str) -> Exported:
+    """A network for one label, trained for two steps and exported by the real exporter."""
+
+    def make(folder: Path) -> Exported:
+        garments = data.load_test().first(FEW)
+        run = runs.train(folder / f"{model}-tiny", model, garments)
+        return _export(run, folder / "models")
+
+    return once(factory, model, make)
+
+
+def learned_lstm(factory: pytest.TempPathFactory) -> Exported:
+    """An LSTM that has learned 300 images: its answers tell rounding from a fault."""
+
+    def make(folder: Path) -> Exported:
+        garments = data.load_test().first(FEW)
+        run = runs.train(folder / "run", "lstm", garments, images=FEW, epochs=12)
+        return _export(run, folder / "models")
+
+    return once(factory, "learned-lstm", make)
+
+
+def label_paths(factory: pytest.TempPathFactory) -> Exported:
+    """A CNN-RNN with random weights that give paths of every length, compared on 1,000 canvases."""
+
+    def make(folder: Path) -> Exported:
+        network = label_sets.decisive_cnn_rnn(data.load_test().first(FEW))
+        return _export(label_sets.finished(folder / "run", "cnn_rnn", network), folder / "models")
+
+    return once(factory, "cnn_rnn", make)
+
+
+def label_scores(factory: pytest.TempPathFactory, model: str) -> Exported:
+    """A baseline of the CNN-RNN with random weights that give sets of different sizes, compared on 300 canvases."""
+
+    def make(folder: Path) -> Exported:
+        network = label_sets.decisive_scores(model, data.load_test().first(FEW))
+        return _export(label_sets.finished(folder / "run", model, network), folder / "models", canvases=300)
+
+    return once(factory, model, make)
+
+
+def _export(run: Run, models: Path, canvases: int = exporter.CANVASES) -> Exported:
+    published = exporter.export(run, models, data.load_test().first(FEW), canvases=canvases)
+    network = build(run.model)
+    network.load_state_dict(run.load("best.pt")["model"])
+    return Exported(run, network.eval(), models, published)

@@ -1,0 +1,184 @@
+"""A small Open Inference Protocol server on a real socket, over gRPC or HTTP: a test decides its answers and delays."""
+
+import itertools
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import grpc
+
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2_grpc
+from tests.kit.web_server import Answer, web_server
+
+# Called before the answer to each ModelInfer call with its number, from 0. It may wait, or abort through the context.
+Behaviour = Callable[[int, Any], None]
+Tensor = pb.ModelMetadataResponse.TensorMetadata
+IMAGE = Tensor(name="image", datatype="UINT8", shape=[-1, 28, 28])
+PROBABILITIES = Tensor(name="probabilities", datatype="FP32", shape=[-1, 10])
+HTTP_STATUSES = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+}
+
+
+class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
+    """Models `fast` and `slow`, and `loading`, which never becomes ready; a test may add others."""
+
+    def __init__(self) -> None:
+        self.address = ""
+        self.inputs = {name: [IMAGE] for name in ("fast", "slow", "loading")}
+        self.requests: list[pb.ModelInferRequest] = []
+        self.behaviour: Behaviour = lambda number, context: None
+        self.answer: Callable[[pb.ModelInferRequest], pb.ModelInferResponse] = lambda request: pb.ModelInferResponse(
+            model_name=request.model_name, id=request.id
+        )
+        self.lists_models = True
+        self.versions = ["1"]
+        self.configs: Mapping[str, pb.ModelConfig] = {}  # ModelConfig is an extension that not every server has.
+        self.keeps_statistics = True  # ModelStatistics is another extension.
+        # What a model's counters say, given how many of its calls were answered; None where they cannot be read.
+        self.counters: Callable[[str, int], int | None] = lambda model, answered: answered
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+
+    def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request: pb.ServerReadyRequest, context: grpc.ServicerContext) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=True)
+
+    def ServerMetadata(
+        self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(name="fake", version="0.0")
+
+    def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
+        if request.name not in self.configs:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+        return pb.ModelConfigResponse(config=self.configs[request.name])
+
+    def ModelStatistics(
+        self, request: pb.ModelStatisticsRequest, context: grpc.ServicerContext
+    ) -> pb.ModelStatisticsResponse:
+        if not self.keeps_statistics:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+        version = request.version or self.versions[0]
+        with self._lock:
+            answered = sum(
+                sent.model_name == request.name and sent.model_version in ("", version) for sent in self.requests
+            )
+            count = self.counters(request.name, answered)
+        if count is None:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "")
+            raise AssertionError("abort raises")
+        statistics = pb.ModelStatistics(
+            name=request.name, version=version, inference_count=count, execution_count=count
+        )
+        statistics.inference_stats.success.count = count
+        statistics.inference_stats.queue.ns = count * 2_000_000
+        return pb.ModelStatisticsResponse(model_stats=[statistics])
+
+    def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
+    ) -> pb.ModelMetadataResponse:
+        if request.name not in self.inputs:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no model {request.name}")
+        if request.version not in ("", *self.versions):
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no version {request.version}")
+        return pb.ModelMetadataResponse(
+            name=request.name, versions=self.versions, inputs=self.inputs[request.name], outputs=[PROBABILITIES]
+        )
+
+    def ModelReady(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:
+        return pb.ModelReadyResponse(ready=request.name != "loading")
+
+    def RepositoryIndex(
+        self, request: pb.RepositoryIndexRequest, context: grpc.ServicerContext
+    ) -> pb.RepositoryIndexResponse:
+        if not self.lists_models:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+        return pb.RepositoryIndexResponse(models=[{"name": name} for name in reversed(self.inputs)])
+
+    def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+        self._begin(request, context)
+        return self.answer(request)
+
+    def _begin(self, request: pb.ModelInferRequest, context: Any) -> None:
+        with self._lock:
+            self.requests.append(request)
+            number = next(self._numbers)
+        self.behaviour(number, context)
+
+    def over_http(self, path: str) -> Answer:
+        """Answer a request of HTTP, whose body is not read. Every model takes images, and answers without outputs."""
+        _, *words = path.strip("/").split("/")  # v2
+        if words[-1:] == ["infer"]:
+            try:
+                self._begin(pb.ModelInferRequest(model_name=words[1]), _HttpContext())
+            except _AbortedError as aborted:
+                return aborted.answer
+            return _json({"model_name": words[1], "outputs": []})
+        if words[-1:] == ["config"] or words[-1:] == ["stats"]:
+            return 404, {}, b"{}"
+        if words[-1:] == ["ready"] or words[-1:] == ["live"]:
+            return _json({words[-1]: True})
+        if words:
+            inputs = [{"name": "image", "datatype": "UINT8", "shape": [-1, 28, 28]}]
+            return _json({"name": words[1], "versions": ["1"], "inputs": inputs})
+        return _json({"name": "fake", "version": "0.0"})
+
+
+class _AbortedError(Exception):
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
+class _HttpContext:
+    """The part of gRPC's context that a behaviour uses."""
+
+    def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
+        raise _AbortedError((HTTP_STATUSES.get(code, 500), {}, json.dumps({"error": details}).encode()))
+
+
+def _json(value: object) -> Answer:
+    return 200, {}, json.dumps(value).encode()
+
+
+def refuse_one(address: str) -> None:
+    """Accept one connection at this address and drop it, so that the client sees UNAVAILABLE."""
+    host, port = address.rsplit(":", 1)
+    with socket.create_server((host, int(port))) as listening:
+        listening.settimeout(60)
+        listening.accept()[0].close()
+
+
+@contextmanager
+def running(
+    servicer: FakeServer, at: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None
+) -> Iterator[FakeServer]:
+    """Run the servicer over gRPC on this machine while the context is open, on a free port unless `at` names one."""
+    options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
+    server = grpc.server(futures.ThreadPoolExecutor(16), options=options)
+    inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    port = server.add_secure_port(at, credentials) if credentials else server.add_insecure_port(at)
+    servicer.address = f"127.0.0.1:{port}"
+    server.start()
+    try:
+        yield servicer
+    finally:
+        server.stop(None).wait()
+
+
+@contextmanager
+def running_over_http(servicer: FakeServer) -> Iterator[FakeServer]:
+    """Run the servicer over HTTP on this machine while the context is open; its address is then a URL."""
+    with web_server(servicer.over_http) as address:
+        servicer.address = f"http://{address}"
+        yield servicer

@@ -1,0 +1,37 @@
+"""The real garments of Fashion-MNIST for tests: the whole data set, and the same with few test images."""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from hangtag.training.data import fashion_mnist
+from hangtag.training.data.fashion_mnist import DIGEST, LABELS, FashionMnist, Images, Split
+
+__all__ = ["DIGEST", "FEW_FIRST", "LABELS", "FashionMnist", "Images", "Split", "few", "use_few", "whole"]
+
+FEW_FIRST = "import pytest; from tests.kit import garments; garments.use_few(pytest.MonkeyPatch())"
+"""Statements after which a forked process, too, loads few test images."""
+
+
+@cache
+def whole() -> FashionMnist:
+    """The published data set. Where it is missing, the error says how to get it."""
+    return fashion_mnist.load()
+
+
+@cache
+def few() -> FashionMnist:
+    """The published data set with only its first 100 test images, which every run classifies at its end."""
+    return replace(whole(), test=whole().test.first(100))
+
+
+def use_few(patch: pytest.MonkeyPatch) -> None:
+    """Let commands in this process load few test images, unless they name a folder with --data-dir."""
+    load, loaded = fashion_mnist.load, few()
+
+    def load_few(data_dir: Path | None = None) -> FashionMnist:
+        return loaded if data_dir is None else load(data_dir)
+
+    patch.setattr(fashion_mnist, "load", load_few)

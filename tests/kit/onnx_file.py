@@ -1,0 +1,84 @@
+"""Reads what a published ONNX file says, and runs it in ONNX Runtime alone, as any program could."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+
+Array = npt.NDArray[Any]
+
+
+def metadata(file: Path) -> dict[str, str]:
+    """The file's metadata under ``hangtag.``, by keys without that prefix."""
+    entries = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+    return {key.removeprefix("hangtag."): value for key, value in entries.items() if key.startswith("hangtag.")}
+
+
+def with_metadata(file: Path, **changed: str) -> onnx.ModelProto:
+    """The file's model, with other values under ``hangtag.``."""
+    model = onnx.load(file)
+    own = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, own | {f"hangtag.{key}": value for key, value in changed.items()})
+    return model
+
+
+def answers(model: Path | onnx.ModelProto, batch: int = 50, **inputs: Array) -> dict[str, Array]:
+    """Every output for these inputs, by name.
+
+    Args:
+        model: A file, or a model in memory.
+        batch: The inputs' rows are run so many at a time.
+        inputs: The first axis of each holds the samples.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    content = model.read_bytes() if isinstance(model, Path) else model.SerializeToString()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    rows = len(next(iter(inputs.values())))
+    parts = [
+        session.run(None, {name: array[start : start + batch] for name, array in inputs.items()})
+        for start in range(0, rows, batch)
+    ]
+    names = [output.name for output in session.get_outputs()]
+    return {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
+
+
+def apart(actual: Array, expected: Array) -> tuple[float, float]:
+    """The largest difference and the root mean square, as shares of the range of the expected numbers."""
+    difference = np.abs(actual - expected) / np.ptp(expected)
+    return float(difference.max()), float(np.sqrt(np.mean(difference**2)))
+
+
+def signature(file: Path) -> tuple[dict[str, tuple[str, list[int | str]]], dict[str, tuple[str, list[int | str]]]]:
+    """The inputs and the outputs that the graph declares: name -> ONNX's name of the datatype, and the shape."""
+    graph = onnx.load(file).graph
+    inputs, outputs = ({value.name: _tensor(value) for value in values} for values in (graph.input, graph.output))
+    return inputs, outputs
+
+
+def replace(model: onnx.ModelProto, name: str, values: Array) -> None:
+    """Replace the initializer with this name."""
+    (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
+
+
+def initializer(model: onnx.ModelProto, name: str) -> Array:
+    (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
+    return np.array(onnx.numpy_helper.to_array(tensor))
+
+
+def _tensor(value: onnx.ValueInfoProto) -> tuple[str, list[int | str]]:
+    tensor = value.type.tensor_type
+    shape: list[int | str] = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
+    return onnx.TensorProto.DataType.Name(tensor.elem_type), shape
+
+
+def intermediate(model: onnx.ModelProto, name: str, **inputs: Array) -> Array:
+    """The values of a tensor between two nodes."""
+    extended = onnx.ModelProto()
+    extended.CopyFrom(model)
+    extended.graph.output.append(onnx.ValueInfoProto(name=name))
+    return answers(extended, 50, **inputs)[name]

@@ -1,0 +1,265 @@
+"""What every client answers, over gRPC and over HTTP: values, the server's refusals, and arguments that are none."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from hangtag import AsyncClient, Client, ClientError, UserError
+from hangtag.cli import main
+from hangtag.serving.server.process.server import Server
+from tests.kit import onnx_models
+from tests.kit.kinds import Kind, asynchronous_kinds, message_of
+from tests.kit.server import server as running_server
+
+ONE = np.ones((1, 3), np.float32)
+PIXELS = np.random.default_rng(7).integers(0, 256, (28, 28), dtype=np.uint8)
+HALF = "\ud800"
+"""Half of a surrogate pair: text that Python has, and UTF-8 does not."""
+INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+
+
+def test_a_classification_has_labels_and_times(client: Client, garment: Path) -> None:
+    answer = client.classify(PIXELS, "classifier", top_k=10)
+    assert (answer.model, answer.version, answer.batch_size) == ("classifier", "1", 1)
+    logits = onnx_models.logits_of(PIXELS[np.newaxis])[0]
+    assert [label.index for label in answer.labels] == np.argsort(-logits).tolist()
+    assert [label.name for label in answer.labels] == [onnx_models.LABELS[label.index] for label in answer.labels]
+    assert sum(label.probability for label in answer.labels) == pytest.approx(1, rel=1e-5)
+    assert min(answer.queue_ms, answer.preprocess_ms, answer.compute_ms) >= 0
+    view, copy = (client.classify(pixels, "classifier").labels for pixels in (PIXELS.T, PIXELS.T.copy()))
+    assert view == copy
+    assert len(client.classify(garment.read_bytes(), "classifier", version="1").labels) == 3
+
+
+def test_models_are_compared(client: Client) -> None:
+    outcomes = client.compare(PIXELS, ["gather", "classifier@7", "classifier", "classifier@1", "nobody"], top_k=10)
+    assert list(outcomes) == ["gather", "classifier@7", "classifier", "classifier@1", "nobody"]
+    gather, unknown, serving, first, nobody = outcomes.values()
+    failed = [each.code for each in (gather, unknown, nobody) if isinstance(each, ClientError)]
+    assert failed == [INVALID, NOT_FOUND, NOT_FOUND]
+    assert not isinstance(serving, ClientError)
+    assert not isinstance(first, ClientError)
+    assert (first.version, first.labels) == (serving.version, serving.labels)
+    assert [label.index for label in first.labels] == np.argsort(-onnx_models.logits_of(PIXELS[None])[0]).tolist()
+    assert list(client.compare(PIXELS, ["classifier@1"])) == ["classifier@1"]
+    assert list(client.compare(PIXELS)) == ["classifier"]  # every model that classifies
+    assert "'classifier'" in message_of(INVALID, client.compare, PIXELS, ["classifier", "classifier"])
+
+
+def test_a_version_may_stand_with_the_name(client: Client) -> None:
+    inputs = {"image": PIXELS[None]}
+
+    def streamed(model: str) -> Any:
+        (outcome,) = client.infer_stream(model, [inputs])
+        if isinstance(outcome, ClientError):
+            raise outcome
+        return outcome["logits"].tolist()
+
+    calls: list[Callable[[str, str], Any]] = [
+        lambda model, version: client.classify(PIXELS, model, version=version).labels,
+        lambda model, version: client.infer(model, inputs, version=version)["logits"].tolist(),
+        lambda model, version: client.parameters(model, version=version),
+    ]
+    for call in calls:
+        assert call("classifier@1", "") == call("classifier", "1") == call("classifier", "")
+        for model, version in (("classifier@7", ""), ("classifier@1", "7")):
+            assert message_of(NOT_FOUND, call, model, version)
+    assert streamed("classifier@1") == streamed("classifier")
+    assert message_of(NOT_FOUND, streamed, "classifier@7")
+
+
+def test_arrays_are_inferred(client: Client) -> None:
+    a, b = np.array([[1, 2, 3]], np.float32), np.array([[4, 5, 6]], np.int64)
+    answer = client.infer("two_inputs", {"a": a, "b": b})
+    assert (answer["sum"].tolist(), answer["double"].tolist()) == ([[5, 7, 9]], [[8, 10, 12]])
+    assert (answer.model, answer.version, answer.answered_by) == ("two_inputs", "1", ("two_inputs",))
+    assert (answer.stages, answer.sample_stages, answer.unsure, answer.batch_size) == ((), (), 0, 1)
+    assert (answer.queue_ms or 0) >= 0
+    assert (answer.compute_ms or 0) > 0
+    assert client.infer("text", {"text": np.array(["å", "b"])})["shouted"].tolist() == ["å!".encode(), b"b!"]
+
+
+def test_an_answer_may_be_large(client: Client) -> None:
+    word = "x" * (6 * 1024 * 1024)
+    assert client.infer("text", {"text": np.array([word], np.object_)})["shouted"][0] == f"{word}!".encode()
+
+
+def test_parameters_models_and_statistics(client: Client) -> None:
+    before = {one.name: one.inference_count for one in client.statistics()}
+    client.infer("gather", {"index": np.array([1, 2])})
+    after = {one.name: one.inference_count for one in client.statistics()}
+    assert after["gather"] - before["gather"] == 2
+    assert client.parameters("classifier")["hangtag.task"] == "single_label"
+    assert client.models() == ["classifier", "gather", "text", "two_inputs"]
+
+
+def test_a_model_is_named_once_whichever_versions_serve(kind: Kind, tmp_path: Path) -> None:
+    for version in (1, 2):
+        onnx_models.publish(tmp_path, "gather", onnx_models.gather(), version=version)
+    with running_server(tmp_path, num_versions=2) as server, kind.open(kind.of(server)) as client:
+        assert {each.version for each in client.statistics()} == {"1", "2"}
+        assert client.models() == ["gather"]
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "fact"),
+    [
+        (lambda c: c.classify(PIXELS, "x"), NOT_FOUND, "'x'"),
+        (lambda c: c.classify(PIXELS, "classifier", version="9"), NOT_FOUND, "'9'"),
+        (lambda c: c.classify(b"no image", "classifier"), INVALID, "PNG, JPEG or WebP"),
+        (lambda c: c.classify(PIXELS[:5], "classifier"), INVALID, "5 x 28"),
+        (lambda c: c.infer("two_inputs", {"a": ONE}), INVALID, "'b'"),
+        (lambda c: c.infer("gather", {"index": PIXELS}), INVALID, "UINT8"),
+        (lambda c: c.load_model("gather"), grpc.StatusCode.FAILED_PRECONDITION, "--model-control explicit"),
+        (lambda c: c.unload_model("gather"), grpc.StatusCode.FAILED_PRECONDITION, "--model-control explicit"),
+    ],
+)
+def test_an_error_carries_the_status_and_the_servers_words(
+    client: Client, call: Any, code: grpc.StatusCode, fact: str
+) -> None:
+    assert fact in message_of(code, call, client)
+
+
+def test_a_closed_client_refuses_calls_and_streams(client: Client) -> None:
+    client.models()
+    client.close()
+    for call in (client.models, client.is_ready, lambda: list(client.classify_stream([PIXELS], "classifier"))):
+        assert "closed" in message_of(grpc.StatusCode.CANCELLED, call)
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), float("nan")])
+def test_a_timeout_that_no_deadline_can_be_is_refused(kind: Kind, timeout: float) -> None:
+    with pytest.raises(UserError, match="timeout"):
+        kind.open("127.0.0.1:1", timeout=timeout)
+
+
+def test_one_client_serves_many_threads(client: Client) -> None:
+    def ask(value: int) -> float:
+        return float(client.infer("gather", {"index": np.array([value % 4])})["value"][0])
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(ask, range(200))) == [10.0 * (value % 4) for value in range(200)]
+
+
+@asynchronous_kinds
+def test_a_client_may_be_made_before_its_loop_runs_and_refuses_another_loop(kind: Kind, server: Server) -> None:
+    client = AsyncClient(kind.text(kind.of(server)))
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        assert first.run(client.is_ready("gather"))
+        with pytest.raises(RuntimeError, match="another event loop"):
+            second.run(client.is_ready("gather"))
+        first.run(client.close())
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def public(kind: type) -> set[str]:
+        return {name for name in dir(kind) if not name.startswith("_")}
+
+    assert public(AsyncClient) == public(Client)
+
+
+@pytest.mark.parametrize(
+    ("array", "fact"),
+    [
+        ([1, 2], "not list"),
+        (1, "not int"),
+        (np.array([1j]), "complex128"),
+        (np.array(["2026-11-28"], "M8[D]"), "datetime64[D]"),
+        (np.zeros(1, [("a", "i4")]), "[('a', '<i4')]"),
+        (np.array([HALF]), "'\\ud800'"),
+        (np.array([HALF], object), "UTF-8"),
+        (np.array([[1], [1, 2]], object), "not list"),
+        (np.array([None]), "not NoneType"),
+    ],
+    ids=str,
+)
+def test_an_input_that_the_protocol_cannot_carry_is_named(client: Client, array: Any, fact: str) -> None:
+    for call in (lambda: client.infer("text", {"x": array}), lambda: list(client.infer_stream("text", [{"x": array}]))):
+        message = message_of(INVALID, call)
+        assert "input 'x' " in message
+        assert fact in message
+        for released in (TypeError, ValueError):  # what release 0.1.0 raised
+            with pytest.raises(released):
+                call()
+
+
+@pytest.mark.parametrize(
+    "array", [np.array([-1]), np.array([256]), np.array([2**40]), np.array([np.nan])], ids=lambda array: str(array)
+)
+def test_an_input_that_the_model_does_not_take_is_named(client: Client, array: Any) -> None:
+    message = message_of(INVALID, client.infer, "classifier", {"image": array})
+    assert all(word in message for word in ("image", "UINT8", "FP64" if np.isnan(array) else "INT64")), message
+
+
+@pytest.mark.skipif(np.__version__ < "2", reason="numpy 1 has no arrays of more than 32 axes")
+def test_too_many_axes_are_refused(client: Client) -> None:
+    assert "33 axes" in message_of(INVALID, client.infer, "classifier", {"image": np.zeros([1] * 33, np.uint8)})
+
+
+def calls(name: Any) -> dict[str, Callable[[Client], object]]:
+    """Calls that are given something else for a model's name."""
+    return {
+        "infer": lambda client: client.infer(name, {}),
+        "infer_stream": lambda client: list(client.infer_stream(name, [{}])),
+        "an input": lambda client: client.infer("text", {name: PIXELS}),
+        "classify": lambda client: client.classify(PIXELS, name),
+        "classify_stream": lambda client: list(client.classify_stream([PIXELS], name)),
+        "compare": lambda client: client.compare(PIXELS, [name]),
+        "version": lambda client: client.classify(PIXELS, "classifier", version=name),
+        "parameters": lambda client: client.parameters(name),
+        "load_model": lambda client: client.load_model(name),
+        "unload_model": lambda client: client.unload_model(name),
+        "is_ready": lambda client: client.is_ready(name),
+        "require_ready": lambda client: client.require_ready(name),
+        "wait_until_ready": lambda client: client.wait_until_ready(0.1, name),
+    }
+
+
+@pytest.mark.parametrize("name", [HALF, 5], ids=["half of a pair", "a number"])
+@pytest.mark.parametrize("call", calls(""))
+def test_a_name_that_is_no_text_is_refused(client: Client, call: str, name: Any) -> None:
+    assert "cannot be sent" in message_of(INVALID, calls(name)[call], client)
+
+
+@pytest.mark.parametrize("top_k", [-1, 2**40, 1.5, "3"])
+def test_a_count_of_labels_out_of_range_is_refused(client: Client, top_k: Any) -> None:
+    for call in (
+        lambda: client.classify(PIXELS, "classifier", top_k=top_k),
+        lambda: client.compare(PIXELS, ["classifier"], top_k=top_k),
+    ):
+        assert "cannot be sent" in message_of(INVALID, call)
+
+
+@pytest.mark.parametrize(
+    ("image", "fact"),
+    [
+        ("boot.png", "not str"),
+        (None, "not NoneType"),
+        (np.zeros((1, 28, 28), np.uint8), "uint8 [1, 28, 28]"),
+        (np.zeros((28, 28)), "float64 [28, 28]"),
+    ],
+    ids=["a path", "None", "three axes", "float64"],
+)
+def test_what_is_no_image_is_refused(client: Client, image: Any, fact: str) -> None:
+    for call in (
+        lambda: client.classify(image, "classifier"),
+        lambda: client.compare(image, ["classifier"]),
+        lambda: list(client.classify_stream([image], "classifier")),
+    ):
+        with pytest.raises(TypeError) as caught:
+            call()
+        assert fact in message_of(INVALID, call) == str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["health --model", "classify examples/garments/bag-1.png --model", "models load"])
+def test_a_command_names_a_model_that_is_no_text_in_one_line(server: Server, command: str) -> None:
+    result = CliRunner().invoke(main, [*command.split(), "\udcff", "--server", server.address])
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "cannot be sent" in result.stderr

@@ -1,0 +1,150 @@
+"""Pictures in the terminal of ``hangtag classify``: drawn, and with a warning where they are blank or inverted.
+
+The warnings are measured on the real test set: they must hardly ever be wrong.
+"""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from hangtag.cli import main
+from hangtag.serving.client.picture_check import warning
+from hangtag.serving.server.process.server import Server
+from hangtag.training.data import fashion_mnist
+
+Pixels = npt.NDArray[np.uint8]
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+def encoded(pixels: npt.NDArray[Any], format_: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format_, **({"compress_level": 0} if format_ == "PNG" else {"quality": 90}))
+    return file.getvalue()
+
+
+def negated(pixels: Pixels) -> Pixels:
+    return 255 - pixels
+
+
+def photo_on_white(pixels: Pixels) -> Pixels:
+    return enlarged(np.pad(negated(pixels), 8, constant_values=255))
+
+
+def enlarged(pixels: Pixels) -> Pixels:
+    return np.kron(pixels, np.ones((4, 4), np.uint8))
+
+
+def dark_on_dark(pixels: Pixels) -> Pixels:
+    """A garment below a background of 100."""
+    return enlarged(np.where(pixels > 12, negated(pixels) // 4, 100).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def images() -> Pixels:
+    return fashion_mnist.load_test().images
+
+
+@pytest.mark.parametrize(
+    ("made", "step", "least", "most"),
+    [
+        (np.asarray, 5, 0, 0),
+        (photo_on_white, 20, 0, 0),
+        (enlarged, 20, 0, 0),
+        (negated, 20, 500, 500),
+        (dark_on_dark, 20, 495, 500),  # a very small garment changes the mean of its picture too little
+    ],
+)
+def test_how_many_pictures_of_the_test_set_are_warned_of(
+    images: Pixels, made: Callable[[Pixels], Pixels], step: int, least: int, most: int
+) -> None:
+    assert least <= sum(bool(warning(encoded(made(image)), "single_label")) for image in images[::step]) <= most
+
+
+def test_the_outfits_that_ship_are_not_warned_of() -> None:
+    files = sorted((EXAMPLES / "outfits").glob("*.png"))
+    assert files
+    assert not any(warning(file.read_bytes(), "multi_label") for file in files)
+
+
+@pytest.mark.parametrize("tone", [0, 128, 255])
+@pytest.mark.parametrize("size", [(28, 28), (1200, 900)])
+@pytest.mark.parametrize("format_", ["PNG", "JPEG"])
+def test_a_blank_picture_is_warned_of_in_spite_of_noise(tone: int, size: tuple[int, int], format_: str) -> None:
+    noise = np.random.default_rng(0).normal(0, 4, size)
+    assert "nearly blank" in warning(encoded(np.clip(tone + noise, 0, 255).astype(np.uint8), format_), "single_label")
+
+
+def test_sixteen_bits_and_transparency_are_read_as_the_server_reads_them(garment: Path) -> None:
+    with Image.open(garment) as image:
+        pixels = np.asarray(image.convert("L"))
+    assert not warning(encoded(pixels.astype(np.uint16) << 8), "single_label")
+    ink = np.dstack([np.zeros((28, 28, 3), np.uint8), pixels])  # black, transparent where the background is
+    assert "28 x 28 pixels" in warning(encoded(ink), "single_label")
+    assert not warning(b"no image", "single_label")  # the server says so
+
+
+def classify(server: Server, *arguments: object, **variables: str) -> Result:
+    command = ["classify", "--server", server.address, *map(str, arguments), "--model", "classifier"]
+    return CliRunner().invoke(main, command, env={"COLUMNS": "300", **variables})
+
+
+@pytest.mark.parametrize("more", [(), ("--model", "gather")], ids=["one model", "two, one of which fails"])
+def test_the_warning_stands_with_the_labels_and_in_the_json(
+    server: Server, garment: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    inverted = tmp_path / "inverted.png"
+    with Image.open(garment) as image:
+        inverted.write_bytes(encoded(negated(np.asarray(image.convert("L")))))
+    first, second = classify(server, garment, inverted, *more).stdout.split("inverted.png")
+    assert "WARNING" not in first
+    assert "WARNING the picture seems inverted: " in second
+    good, bad = map(json.loads, classify(server, garment, inverted, "--json", *more).stdout.splitlines())
+    assert "warning" not in good
+    assert bad["warning"].startswith("the picture seems inverted: ")
+
+
+def test_a_picture_is_drawn_with_the_option(server: Server, garment: Path) -> None:
+    plain, drawn = classify(server, garment), classify(server, garment, "--draw")
+    assert drawn.exit_code == 0
+    assert drawn.stdout.count("%") == 3
+    assert "█████" in drawn.stdout.replace(plain.stdout, "")
+    assert "▀" not in plain.stdout
+    assert len(drawn.stdout.splitlines()) == 14 + 2  # two rows of pixels a line, then what it cost
+    assert classify(server, garment, "--no-draw").stdout.count("\n") == plain.stdout.count("\n")
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(120, 14), (60, 14 + 7)])
+def test_the_picture_is_left_of_a_table_or_above_it_on_a_narrow_console(
+    server: Server, garment: Path, columns: int, lines: int
+) -> None:
+    result = classify(server, garment, "--draw", "--model", "classifier@1", COLUMNS=str(columns))
+    shown = result.stdout.splitlines()
+    assert len(shown) == lines + 1
+    assert any(set("░▒▓█") & set(line) and "%" in line for line in shown) is (columns == 120)
+
+
+@pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1", "COLORTERM": "truecolor"}], ids=["shades", "colours"])
+def test_two_rows_of_pixels_make_a_line_whatever_the_size(
+    server: Server, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    pixels = np.zeros((28, 28, 3), np.uint8)
+    pixels[0], pixels[1], pixels[2:4] = (1, 2, 3), (4, 5, 6), 255
+    (tmp_path / "picture.png").write_bytes(encoded(pixels))
+    lines = classify(server, tmp_path / "picture.png", "--draw", **variables).stdout.splitlines()
+    if variables:
+        assert "38;2;1;2;3;48;2;4;5;6m▀" in lines[0]
+    else:
+        assert [line[:28] for line in lines[:3]] == [" " * 28, "█" * 28, " " * 28]
+    for width, height in ((1, 1), (3, 2), (2000, 1), (1, 2000), (40, 27)):
+        (tmp_path / "picture.png").write_bytes(encoded(np.full((height, width, 3), (255, 0, 0), np.uint8)))
+        result = classify(server, tmp_path / "picture.png", "--draw", **variables)
+        assert result.exit_code == 0, result.output
+        assert "▀" in result.stdout if variables else result.stdout[0] in ".:"

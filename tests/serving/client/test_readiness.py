@@ -1,0 +1,223 @@
+"""Whether a server or a model takes requests, and which models do: waits, ``hangtag health`` and ``models load``."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from click.testing import CliRunner, Result
+
+from hangtag.cli import main
+from hangtag.serving.client import Client, ConnectionOptions
+from hangtag.serving.server.process.server import Server
+from tests.kit import onnx_models
+from tests.kit.command import last_line
+from tests.kit.grpc_server import CHECK, WATCH, grpc_server, health
+from tests.kit.kinds import TIMEOUT, Kind, grpc_kinds, message_of
+from tests.kit.link import Link, link
+from tests.kit.listener import refusing
+from tests.kit.server import server as running_server
+from tests.kit.waiting import until
+from tests.kit.web_server import web_server
+
+LATE = grpc.StatusCode.DEADLINE_EXCEEDED
+protocols = pytest.mark.parametrize("http", [False, True], ids=["gRPC", "HTTP"])
+
+
+def hangtag_health(address: str, *arguments: str) -> Result:
+    return CliRunner().invoke(main, ["health", "--server", address, *arguments])
+
+
+@protocols
+@pytest.mark.parametrize(
+    ("arguments", "fact"),
+    [
+        ("", "the server at {0} is ready"),
+        ("--model gather --wait 30", "gather at {0} is ready"),
+        ("--model nobody", "{0} serves no model 'nobody'"),
+        ("--model nobody --wait 0.1", "{0} served no model 'nobody' within 0.1 s"),
+    ],
+)
+def test_the_command_reports_it_by_its_exit_code(server: Server, http: bool, arguments: str, fact: str) -> None:
+    address = f"http://{server.http_address}" if http else server.address
+    result = hangtag_health(address, *arguments.split())
+    shown, other = (result.stderr, result.stdout) if "nobody" in arguments else (result.stdout, result.stderr)
+    assert (result.exit_code, other, shown.count("\n")) == (int("nobody" in arguments), "", 1)
+    assert fact.format(address) in shown
+
+
+@protocols
+@pytest.mark.parametrize(("arguments", "fact"), [("", "no server answers at {0}"), ("--wait 0.1", "within 0.1 s")])
+def test_the_command_where_nothing_listens(http: bool, arguments: str, fact: str) -> None:
+    with refusing() as free:
+        address = f"http://{free}" if http else free
+        result = hangtag_health(address, *arguments.split())
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert fact.format(address) in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("--model", "cnn")], ids=["the server", "a model"])
+def test_a_server_that_still_loads_is_not_ready(arguments: tuple[str, ...]) -> None:
+    """It does not know its models yet, so an unknown one is no mistake of the caller's."""
+
+    def check(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[object]:
+        if next(requests):
+            context.abort(grpc.StatusCode.NOT_FOUND, "")
+        yield health(serving=False)
+
+    with grpc_server({CHECK: check}) as address:
+        result = hangtag_health(address, *arguments)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert f"{arguments[1] if arguments else 'the server'} at {address} is not ready" in result.stderr
+
+
+def test_a_client_knows_what_is_ready_and_requires_it(client: Client) -> None:
+    assert client.is_ready()
+    assert client.is_ready("gather")
+    assert not client.is_ready("nobody")
+    client.require_ready("gather")
+    assert "'nobody'" in message_of(grpc.StatusCode.NOT_FOUND, client.require_ready, "nobody")
+    client.wait_until_ready(30)
+    client.wait_until_ready(30, "gather")
+
+
+def test_waiting_in_vain_ends_in_time(kind: Kind, client: Client) -> None:
+    with refusing() as address, kind.open(address) as lonely:
+        assert "within 0.2 s" in message_of(LATE, lonely.wait_until_ready, 0.2)
+        message = message_of(LATE, client.wait_until_ready, 1, "nobody")
+    assert "'nobody' within 1 s" in message
+
+
+def test_waiting_outlasts_a_server_that_starts_later(kind: Kind, models: Path) -> None:
+    with refusing() as address:
+        pass  # nothing listens there now
+    with kind.open(address) as client, ThreadPoolExecutor() as pool:
+        waiting = pool.submit(client.wait_until_ready, TIMEOUT, "gather")
+        with running_server(models, **kind.ports(address)):
+            waiting.result(TIMEOUT)
+
+
+@grpc_kinds
+def test_a_wait_goes_on_where_a_watch_fails_and_says_why_at_its_end(kind: Kind) -> None:
+    watches = []
+
+    def watch(_requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[object]:
+        watches.append(context)
+        context.abort(grpc.StatusCode.UNAVAILABLE, "there is no replica")
+        yield
+
+    rarely = ConnectionOptions(initial_backoff=0.5, max_backoff=60)  # the second pause outlasts the wait
+    with grpc_server({WATCH: watch}) as address, kind.open(address, options=rarely) as client:
+        assert "there is no replica" in message_of(LATE, client.wait_until_ready, 1.2)
+    assert len(watches) == 2
+
+
+def test_a_wait_ends_at_once_where_the_server_refuses_the_question(kind: Kind) -> None:
+    without_health = web_server(lambda _: (404, {}, b"")) if kind.http else grpc_server({})
+    with without_health as address, kind.open(address) as client:
+        assert message_of(grpc.StatusCode.UNIMPLEMENTED, client.wait_until_ready, TIMEOUT)
+
+
+@contextmanager
+def waiting(kind: Kind, models: Path, seconds: float = TIMEOUT) -> Iterator[tuple[Server, Link, Client, Future[None]]]:
+    """A client that waits, over a link, for a model that its server has not loaded."""
+    with (
+        running_server(models, model_control="explicit", load_model=("text",)) as server,
+        link(kind.of(server)) as to,
+        kind.open(to.address) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        assert client.is_ready()
+        before = to.answered_bytes
+        wait = pool.submit(client.wait_until_ready, seconds, "gather")
+        until(lambda: to.answered_bytes > before)  # the first answer to it
+        yield server, to, client, wait
+
+
+def test_another_server_may_take_the_place_of_the_one_that_stops(kind: Kind, models: Path) -> None:
+    with waiting(kind, models) as (first, _, _, wait):
+        address = kind.of(first)
+        first.stop()
+        with running_server(models, **kind.ports(address)):
+            wait.result(TIMEOUT)
+
+
+def test_the_connection_may_break(kind: Kind, models: Path) -> None:
+    with waiting(kind, models) as (server, to, _, wait), Client(server.address) as control:
+        to.cut()
+        control.load_model("gather")
+        wait.result(TIMEOUT)
+
+
+def test_a_server_that_stops_and_stays_away_is_waited_for_to_the_end(kind: Kind, models: Path) -> None:
+    began = time.monotonic()
+    with waiting(kind, models, 1.5) as (server, _, _, wait):
+        server.stop()
+        assert "within 1.5 s" in message_of(LATE, wait.result, TIMEOUT)
+    assert time.monotonic() - began >= 1.5
+
+
+def test_a_client_that_is_closed_waits_no_longer(kind: Kind, models: Path) -> None:
+    with waiting(kind, models) as (_, _, client, wait):
+        client.close()
+        assert message_of(grpc.StatusCode.CANCELLED, wait.result, TIMEOUT / 2)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return onnx_models.publish_all(tmp_path / "models", "gather", "text")
+
+
+@pytest.fixture(params=["gRPC", "HTTP"])
+def explicit(repository: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a server that serves text, and of whose repository gather can be loaded."""
+    with running_server(repository, model_control="explicit", load_model=("text",)) as running:
+        yield running.address if request.param == "gRPC" else f"http://{running.http_address}"
+
+
+def models(address: str, *arguments: str) -> Result:
+    return CliRunner().invoke(main, ["models", *arguments, "--server", address])
+
+
+def served(address: str) -> list[str]:
+    with Client(address) as client:
+        return client.models()
+
+
+def test_a_model_is_loaded_loaded_again_and_unloaded(explicit: str, repository: Path) -> None:
+    loaded = models(explicit, "load", "gather")
+    assert (loaded.exit_code, loaded.stdout) == (0, f"{explicit} serves gather version 1\n"), loaded.output
+    assert served(explicit) == ["gather", "text"]
+    onnx_models.publish(repository, "gather", onnx_models.gather(), version=2)
+    assert models(explicit, "load", "gather").stdout.endswith("gather version 2\n")
+    unloaded = models(explicit, "unload", "text")
+    assert (unloaded.exit_code, unloaded.stdout) == (0, f"{explicit} no longer serves text\n"), unloaded.output
+    assert served(explicit) == ["gather"]
+
+
+def test_what_cannot_be_done_is_one_line(explicit: str, repository: Path) -> None:
+    (repository / "broken/1").mkdir(parents=True)
+    (repository / "broken/1/model.onnx").write_bytes(b"not a model")
+    for arguments, facts in (
+        ("load nope", ["'nope'", "gather, text"]),
+        ("unload gather", ["'gather'", "served: text"]),
+        ("load broken", ["broken/1/model.onnx cannot be loaded"]),
+        ("load gather --timeout 1e-9", [f"no answer from {explicit}"]),
+    ):
+        result = models(explicit, *arguments.split())
+        assert (result.exit_code, result.stdout) == (1, "")
+        error = last_line(result.stderr)  # the server, in this process, logs before it
+        assert error.startswith("Error: ")
+        assert all(fact in error for fact in facts), error
+    assert "text" in served(explicit)
+
+
+@protocols
+@pytest.mark.parametrize("command", ["load", "unload"])
+def test_a_server_without_explicit_control_names_the_option(server: Server, http: bool, command: str) -> None:
+    result = models(f"http://{server.http_address}" if http else server.address, command, "gather")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "--model-control explicit" in result.stderr

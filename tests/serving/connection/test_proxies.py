@@ -1,0 +1,246 @@
+"""Proxies between a client and its server: those that the environment names, and HAProxy with the shipped settings."""
+
+import contextlib
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hangtag import AsyncClient, Client, ConnectionOptions, UserError
+from hangtag.cli import main
+from tests.kit.kinds import Kind, grpc_kinds, http_kinds, message_of
+from tests.kit.listener import refusing
+from tests.kit.web_server import Answer, web_server
+
+NEVER = ConnectionOptions(retries=0)
+SERVER = "models.invalid:8000"
+"""No server: no name of .invalid has an address."""
+INDEX = "/v2/repository/index"
+CONFIG = Path(__file__).parents[3] / "deploy" / "haproxy.cfg"
+every_class = pytest.mark.parametrize("client", [Client, AsyncClient])
+AnyClient = type[Client] | type[AsyncClient]
+
+
+@pytest.fixture(autouse=True)
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "grpc_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def hangtag(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def refusal(client: AnyClient, address: str) -> str:
+    """Why no client is made for an address."""
+    with pytest.raises(UserError) as caught:
+        client(address)
+    assert isinstance(caught.value, ValueError)
+    return str(caught.value)
+
+
+@every_class
+@pytest.mark.parametrize(
+    ("variable", "scheme"),
+    [("HTTP_PROXY", "http"), ("http_proxy", "http"), ("HTTPS_PROXY", "https"), ("ALL_PROXY", "http")],
+)
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("::::", "http://", "htp://x", "http://127.0.0.1:99999", "127.0.0.1:99999", "http://x:0", "http://x:y"),
+        *(" ", "http://a b:1", " http://x:1", "http://x:1\n", "http://[::1", "http://[::::]:1", "http://a..b:1"),
+        *("http://\udcff:1", "socks4://127.0.0.1:1", "file:///etc/passwd", "http://a|b"),
+    ],
+)
+def test_a_value_that_is_no_url_of_a_proxy_is_named(
+    client: AnyClient, variable: str, scheme: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    message = refusal(client, f"{scheme}://{SERVER}")
+    assert message.startswith(f"{variable} is {value!r}, ")
+    assert "NO_PROXY" in message
+
+
+@every_class
+def test_what_counts_is_named_and_no_password(client: AnyClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "htp://anna:se/cr@et@proxy.example:1")
+    assert refusal(client, f"http://{SERVER}").startswith("HTTP_PROXY is 'htp://proxy.example:1', ")
+    monkeypatch.setenv("http_proxy", "::::")  # of two variables
+    assert refusal(client, f"http://{SERVER}").startswith("http_proxy is '::::'")
+    for value in ("socks5://127.0.0.1:1", "socks5h://127.0.0.1:1"):
+        monkeypatch.setenv("http_proxy", value)
+        message = refusal(client, f"http://{SERVER}")
+        assert all(fact in message for fact in ("http_proxy", "pip install socksio", "NO_PROXY")), message
+
+
+@every_class
+def test_a_variable_that_does_not_apply_is_not_read(client: AnyClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "::::")
+    client(f"http://{SERVER}")
+    monkeypatch.setenv("HTTP_PROXY", "::::")
+    monkeypatch.setenv("NO_PROXY", "[, ::::, 10.0.0.0/99, \udcff, .invalid")
+    client(f"http://{SERVER}")
+    client(SERVER)
+
+
+def test_a_command_says_it_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "::::")
+    result = hangtag("health", "--server", f"http://{SERVER}")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith("Error: HTTP_PROXY ")
+
+
+VALUES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20) | st.builds(
+    "{}://{}:{}".format,
+    st.sampled_from(["http", "https", "socks5", "HTTP", "htp"]),
+    st.text("[]:@%/.0a1-_ü~|^", max_size=12),
+    st.integers(-1, 70_000),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(value=VALUES, exempt=VALUES)
+def test_any_value_makes_a_client_or_is_named(value: str, exempt: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, text in {"HTTP_PROXY": value, "NO_PROXY": exempt, "http_proxy": ""}.items():
+            patch.setenv(name, text)
+        for client in (Client, AsyncClient):
+            with contextlib.suppress(UserError):
+                client(f"http://{SERVER}")
+
+
+def failure(kind: Kind, address: str = SERVER) -> str:
+    with kind.open(address, options=NEVER) as client:
+        return message_of(grpc.StatusCode.UNAVAILABLE, client.models)
+
+
+def test_a_proxy_that_does_not_answer_is_named(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC's library reads variables of its own."""
+    variables = ("HTTP_PROXY", "http_proxy") if kind.http else ("http_proxy", "https_proxy", "grpc_proxy")
+    for variable in variables:
+        for at in ("127.0.0.1:1", "proxy.invalid:1") if kind.http else ("127.0.0.1:1",):
+            with monkeypatch.context() as patch:
+                patch.setenv(variable, f"http://anna:secret@{at}")
+                message = failure(kind)
+            assert f"{kind.text(SERVER)} through the proxy http://{at}, which {variable} names" in message
+            assert f"unset {variable}, " in message
+            assert ("NO_PROXY" if kind.http else "no_proxy") in message
+
+
+def test_a_wait_behind_a_proxy_that_does_not_answer_names_it(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    rarely = ConnectionOptions(initial_backoff=60, max_backoff=60)  # the wait ends in a pause
+    with kind.open(SERVER, options=rarely) as client:
+        message = message_of(grpc.StatusCode.DEADLINE_EXCEEDED, client.wait_until_ready, 0.5)
+    assert f"{kind.text(SERVER)} through the proxy http://127.0.0.1:1, which http_proxy names" in message
+
+
+@grpc_kinds
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("http_proxy", "::::"), ("http_proxy", "socks5://127.0.0.1:1"), ("no_grpc_proxy", "models.invalid")],
+)
+def test_a_proxy_that_grpc_leaves_out_is_not_named(
+    kind: Kind, variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv(variable, value)
+    assert f"the host of {SERVER} is unknown" in failure(kind)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
+    """A server that HTTP_PROXY names, and the paths for which it was asked."""
+    paths: list[str] = []
+
+    def answer(path: str) -> Answer:
+        paths.append(path)
+        return 200, {}, b"[]" if "index" in path else b"{}" if "stats" in path else b""
+
+    with web_server(answer) as address:
+        monkeypatch.setenv("HTTP_PROXY", f"http://{address}")
+        yield address, paths
+
+
+# No name of .invalid has an address, and nothing listens at port 1: a call that does not go to the proxy fails.
+@http_kinds
+@pytest.mark.parametrize(
+    ("address", "exempting", "others"),
+    [
+        (
+            SERVER,
+            ["models.invalid", ".invalid", "localhost, *.invalid", SERVER, "localhost,*", "http://models.invalid"],
+            ["", "dels.invalid", "models.invalid:9000", "https://models.invalid", "[::1]", "::/0"],
+        ),
+        ("models.invalid", ["models.invalid"], []),
+        ("127.0.0.1:1", ["127.0.0.1", "example.com, 127.0.0.0/8"], ["localhost"]),
+        ("[::1]:1", ["::1", "[::1]", "[::1]:1", "::/64"], []),
+    ],
+)
+def test_the_proxy_is_used_but_for_hosts_that_need_none(
+    kind: Kind,
+    asked: tuple[str, list[str]],
+    address: str,
+    exempting: list[str],
+    others: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for exempt in others:
+        monkeypatch.setenv("NO_PROXY", exempt)
+        with kind.open(address, options=NEVER) as client:
+            assert client.models() == [], exempt
+    assert asked[1] == [f"http://{address}{INDEX}"] * len(others)
+    for exempt in exempting:
+        monkeypatch.setenv("NO_PROXY", exempt)
+        assert re.search(r"the host of .* is unknown|no server answers", failure(kind, address)), exempt
+
+
+def test_top_reads_metrics_through_the_same_proxy(
+    asked: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, paths = asked
+    metrics = f"http://{SERVER}/metrics"
+    arguments = ["top", "--once", "--interval", "0.1", "--metrics", metrics, "--server", f"http://{address}"]
+    monkeypatch.setenv("NO_PROXY", "127.0.0.0/8")
+    assert hangtag(*arguments).exit_code == 0
+    assert paths.count(metrics) == 2
+    monkeypatch.setenv("HTTP_PROXY", "::::")
+    assert hangtag(*arguments).stderr.startswith("Error: HTTP_PROXY is '::::'")
+
+
+@pytest.fixture(scope="module")
+def haproxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """HOST:PORT of a proxy whose servers are on ports that refuse connections."""
+    with socket.create_server(("127.0.0.1", 0)) as own, refusing() as down:
+        text = CONFIG.read_text()
+        for host in ("10.0.0.11", "10.0.0.12", "10.0.0.13"):
+            text = text.replace(f"{host}:8001", down)
+        file = tmp_path_factory.mktemp("proxy") / "haproxy.cfg"
+        # HAProxy takes over the socket that listens, so that the first call finds it.
+        file.write_text(text.replace("bind :8080", f"bind fd@{own.fileno()}"))
+        process = subprocess.Popen(["haproxy", "-db", "-f", file], pass_fds=[own.fileno()])
+        try:
+            yield f"127.0.0.1:{own.getsockname()[1]}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="HAProxy is not installed (Debian: haproxy)")
+@grpc_kinds
+def test_a_proxy_without_a_server_is_named(kind: Kind, haproxy: str) -> None:
+    # The first attempts find out that the servers are down.
+    with kind.open(haproxy, options=ConnectionOptions(retries=4)) as client:
+        assert f"a proxy at {haproxy} answered HTTP 503" in message_of(grpc.StatusCode.UNAVAILABLE, client.models)
+        # gRPC's asyncio may lose how the last attempt of a wait ended.
+        message = message_of(grpc.StatusCode.DEADLINE_EXCEEDED, client.wait_until_ready, 1)
+    assert re.search(f"within 1 s: (a proxy at|the stream to) {haproxy} ", message)

@@ -1,0 +1,210 @@
+"""TLS and tokens between a client and its server, and TLS that does not come about: every client names the cause."""
+
+import datetime
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from cryptography.hazmat.primitives import serialization
+
+from hangtag import AsyncClient, Client, ConnectionOptions, Credentials, CredentialsError
+from hangtag.cli import main
+from hangtag.serving.server.process.server import Server
+from tests.kit.certificates import TOKEN, Certificates
+from tests.kit.kinds import Kind, grpc_kinds, http_kinds, message_of
+from tests.kit.listener import hang_up, listener
+from tests.kit.server import server as running_server
+
+NEVER = ConnectionOptions(retries=0)
+ONCE = ConnectionOptions(retries=0, initial_backoff=60, max_backoff=60)
+"""A wait over HTTP ends in the pause after its first call: httpx2 closes no socket whose handshake a deadline ends."""
+DAY = datetime.timedelta(days=1)
+
+
+class Servers:
+    """Servers with certificates of many kinds, each started once."""
+
+    def __init__(self, certificates: Certificates, models: Path, stack: ExitStack) -> None:
+        self.certificates, self._models, self._stack = certificates, models, stack
+        self._servers: dict[tuple[str | None, bool], Server] = {}
+        now = datetime.datetime.now(datetime.UTC)
+        for name, hosts, validity in (
+            ("other-host", ["other.example", "*.models.example"], {}),
+            ("expired", [], {"not_before": now - 2 * DAY, "not_after": now - DAY}),
+            ("early", [], {"not_before": now + DAY, "not_after": now + 2 * DAY}),
+        ):
+            certificates.issue(name, "ours", *hosts, **validity)
+
+    def get(self, certificate: str | None, *, clients: bool = False) -> Server:
+        """A server with a certificate; ``clients``: one that demands a client's certificate of ours."""
+        if (certificate, clients) not in self._servers:
+            tls: dict[str, Any] = {}
+            if certificate:
+                tls = {"tls_cert": self.certificates.cert(certificate), "tls_key": self.certificates.key(certificate)}
+            if clients:
+                tls["tls_client_ca"] = self.certificates.ca()
+            self._servers[certificate, clients] = self._stack.enter_context(running_server(self._models, **tls))
+        return self._servers[certificate, clients]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def servers(certificates: Certificates, models: Path) -> Iterator[Servers]:
+    with ExitStack() as stack:
+        yield Servers(certificates, models, stack)
+
+
+def failure(client: Client, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> str:
+    return message_of(code, client.models)
+
+
+def test_a_clients_certificate_and_a_token_open_a_server(
+    kind: Kind, certificates: Certificates, models: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    own = certificates.client()
+    mine = Credentials(own.tls_ca, own.tls_cert, own.tls_key, tmp_path / "token")
+    settings = certificates.server(tls_client_ca=certificates.ca(), token_file=tmp_path / "token")
+    with running_server(models, **settings) as server:
+        with kind.open(kind.of(server), credentials=mine) as client:
+            assert client.infer("gather", {"index": np.array([2])})["value"].tolist() == [20]
+        with kind.open(kind.of(server), credentials=own, options=NEVER) as client:
+            assert "token" in failure(client, grpc.StatusCode.UNAUTHENTICATED)
+
+
+@pytest.mark.parametrize(
+    ("certificate", "clients", "authority", "own", "facts"),
+    [
+        ("other-host", False, "ours", None, "certificate; for other.example, *.models.example, not for 127.0.0.1"),
+        ("expired", False, "ours", None, "certificate; has expired"),
+        ("early", False, "ours", None, "certificate; not valid yet"),
+        ("server-of-ours", False, "strangers", None, "certificate; not signed by; strangers-ca.pem (--tls-ca)"),
+        ("server-of-ours", True, "ours", None, "give a client certificate (--tls-cert, --tls-key)"),
+        ("server-of-ours", True, "ours", "client-of-strangers", "client-of-strangers.pem (--tls-cert) must be signed"),
+    ],
+)
+def test_the_cause_is_named(
+    kind: Kind, servers: Servers, certificate: str, clients: bool, authority: str, own: str | None, facts: str
+) -> None:
+    server, files = servers.get(certificate, clients=clients), servers.certificates
+    mine = Credentials(files.ca(authority), *((files.cert(own), files.key(own)) if own else ()))
+    with kind.open(kind.of(server), credentials=mine, options=NEVER) as client:
+        message = failure(client)
+    assert kind.text(kind.of(server), tls=True) in message
+    assert all(fact in message for fact in facts.split("; ")), message
+
+
+def test_a_wait_names_the_cause(kind: Kind, servers: Servers) -> None:
+    server, mine = servers.get("expired"), servers.certificates.client(by=None)
+    with kind.open(kind.of(server), credentials=mine, options=ONCE) as client:
+        message = message_of(grpc.StatusCode.DEADLINE_EXCEEDED, client.wait_until_ready, 1)
+        assert "has expired" in message == failure(client)
+
+
+@pytest.mark.parametrize("clients", [False, True])
+def test_a_server_with_tls_that_is_called_without_it(kind: Kind, servers: Servers, clients: bool) -> None:
+    address = kind.of(servers.get("server-of-ours", clients=clients))
+    with kind.open(address, options=NEVER) as client:
+        remedy = f"write https://{address}" if kind.http else "give --tls-ca"
+        assert f"{kind.text(address)} wants TLS: {remedy}" in failure(client)
+
+
+def test_a_server_without_tls_that_is_called_with_it(kind: Kind, servers: Servers) -> None:
+    address, mine = kind.of(servers.get(None)), servers.certificates.client(by=None)
+    with kind.open(address, credentials=mine, options=NEVER) as client:
+        remedy = f"write http://{address}" if kind.http else "leave out --tls-ca"
+        assert f"{kind.text(address, tls=True)} does not use TLS: {remedy}" in failure(client)
+
+
+@grpc_kinds
+def test_the_port_for_https_is_no_grpc_port(kind: Kind, servers: Servers) -> None:
+    address, mine = servers.get("server-of-ours").http_address, servers.certificates.client(by=None)
+    with kind.open(address, credentials=mine, options=NEVER) as client:
+        assert f"the port at {address} speaks TLS, but not gRPC" in failure(client)
+
+
+@grpc_kinds
+def test_of_several_servers_grpcs_own_words_tell_the_cause(kind: Kind, servers: Servers) -> None:
+    address, mine = servers.get("expired").address, servers.certificates.client(by=None)
+    with kind.open(f"ipv4:{address},{address}", credentials=mine, options=NEVER) as client:
+        assert re.search(rf"no server answers at ipv4:{address},{address} \(.*expired.*\)", failure(client))
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_listener_that_says_nothing_is_not_accused_of_its_tls(
+    kind: Kind, certificates: Certificates, tls: bool
+) -> None:
+    mine = certificates.client(by=None) if tls else Credentials()
+    with listener(hang_up) as address, kind.open(address, credentials=mine, options=NEVER) as client:
+        message = failure(client)
+    assert not re.search("does not use TLS|wants TLS|certificate of", message), message
+
+
+@pytest.mark.parametrize("http", [False, True], ids=["gRPC", "HTTP"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "health",
+        "health --wait 0.3",
+        "classify examples/garments/bag-1.png",
+        "top --once",
+        "loadtest gather",
+        "models load gather",
+        "evaluate gather",
+    ],
+)
+def test_every_command_says_the_same(servers: Servers, command: str, http: bool) -> None:
+    server = servers.get("other-host")
+    address = f"https://{server.http_address}" if http else server.address
+    arguments = [*command.split(), "--server", address, "--tls-ca", str(servers.certificates.ca())]
+    result = CliRunner().invoke(main, arguments)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert f"the certificate of {address} is for other.example, *.models.example, not for 127.0.0.1" in result.stderr
+
+
+def test_a_file_of_tls_that_cannot_be_used_is_named_when_a_client_is_made(
+    kind: Kind, certificates: Certificates, tmp_path: Path
+) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    for ca, fact in (("ca.pem", "holds no certificate"), ("gone", r"gone \(--tls-ca\) cannot be read")):
+        with pytest.raises(CredentialsError, match=fact):
+            kind.open("127.0.0.1:1", credentials=Credentials(str(tmp_path / ca)))
+    if kind.http:
+        with pytest.raises(CredentialsError, match="write https://"):
+            Client("http://127.0.0.1:1", credentials=certificates.client())
+
+
+@http_kinds
+def test_an_encrypted_key_is_refused_without_asking_for_its_password(
+    kind: Kind, certificates: Certificates, tmp_path: Path
+) -> None:
+    key = serialization.load_pem_private_key(certificates.key("client-of-ours").read_bytes(), None)
+    (tmp_path / "client.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    mine = Credentials(certificates.ca(), certificates.cert("client-of-ours"), tmp_path / "client.key")
+    with pytest.raises(CredentialsError, match="unencrypted key"):
+        kind.open("127.0.0.1:1", credentials=mine)
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_the_authorities_of_the_environment_that_are_missing_are_named(
+    client: type[Client] | type[AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+    with pytest.raises(CredentialsError, match="SSL_CERT_FILE or SSL_CERT_DIR"):
+        client("https://127.0.0.1:1")

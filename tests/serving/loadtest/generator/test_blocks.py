@@ -1,0 +1,159 @@
+"""When a block ends, the order of the blocks, and the generator's processes."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.kit import forkserver
+from tests.kit.command import TIMEOUT, environment
+from tests.kit.fake_server import FakeServer
+from tests.serving.loadtest.command import QUICK, measure, refusal
+
+pytestmark = pytest.mark.slow
+
+BOTH = ("--blocks", 1, "--warm-up", 0, "--concurrency", 1, "--rate", 500)
+
+
+def test_the_largest_number_of_queries_ends_a_block(server: FakeServer, tmp_path: Path) -> None:
+    limits = ("--min-duration", 9, "--min-query-count", 1, "--max-query-count", 30)
+    for run in measure(tmp_path, "fast", "--server", server.address, *BOTH, *limits).runs:
+        assert run["total"]["queries"] == 30
+        assert not run["total"]["finished"]
+        assert "ended too early" in run["problems"][0]
+
+
+def test_the_longest_duration_ends_a_block_whatever_the_server_does(server: FakeServer, tmp_path: Path) -> None:
+    """One answers, one never does, and one cannot be reached."""
+    seen, ended = set[str](), threading.Event()
+
+    def behaviour(number: int, context: Any) -> None:
+        model = server.requests[number].model_name
+        first = model not in seen  # the call before the load
+        seen.add(model)
+        if model == "hangs" and not first:
+            ended.wait(5)
+        if model == "gone" and not first:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "closed")
+
+    server.behaviour = behaviour
+    server.inputs |= dict.fromkeys(("hangs", "gone"), server.inputs["fast"])
+    limits = ("--min-duration", "1ms", "--min-query-count", 10_000, "--max-duration", "300ms", "--deadline", "500ms")
+    result = measure(tmp_path, "fast", "hangs", "gone", "--server", server.address, *BOTH, *limits)
+    ended.set()
+    for run in result.runs:
+        assert not run["total"]["finished"]
+        assert "it ended too early, after" in run["problems"][0]
+    fast, hangs, gone = (result.run(name, "closed")["total"] for name in ("fast", "hangs", "gone"))
+    assert fast["statuses"].keys() == {"OK"}
+    assert fast["duration"] == pytest.approx(0.3, abs=0.15)
+    assert hangs["statuses"] == {"DEADLINE_EXCEEDED": 1}
+    assert gone["statuses"].keys() == {"UNAVAILABLE"}
+    assert 1 <= gone["queries"] <= 50  # it does not spin
+    assert gone["latency"]["count"] == 0
+    assert gone["latency"]["p99"] is None
+
+
+def test_a_generator_that_falls_behind_ends_at_its_maximum(server: FakeServer, tmp_path: Path) -> None:
+    """No Python process sends at this rate."""
+    limits = ("--max-duration", "100ms", "--min-query-count", 100_000)
+    (run,) = measure(tmp_path, "fast", "--server", server.address, *QUICK, *limits, "--rate", 100_000).runs
+    for part in ("it ended too early", "the generator could not keep up"):
+        assert any(part in problem for problem in run["problems"])
+    assert not run["total"]["finished"]
+
+
+def test_the_targets_blocks_are_interleaved_in_a_random_order_that_the_seed_repeats(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    server.inputs |= dict.fromkeys("abc", server.inputs["fast"])
+    limits = ("--blocks", 2, "--min-duration", "1ms", "--min-query-count", 4, "--warm-up", 0)
+
+    def order() -> list[tuple[str, int]]:
+        measured = measure(tmp_path, *"abc", "--server", server.address, "--concurrency", "1,2", *limits)
+        names = [(run["target"], run["load"]["concurrency"]) for run in measured.runs]
+        assert names == [(name, concurrency) for concurrency in (1, 2) for name in "abc"]
+        starts = [
+            (block["timeline"][0]["start"], name)
+            for name, run in zip(names, measured.runs, strict=True)
+            for block in run["blocks"]
+        ]
+        return [name for _, name in sorted(starts)]
+
+    blocks = order()
+    trios = [blocks[at : at + 3] for at in range(0, 12, 3)]
+    for trio in trios:  # each target once, under one load
+        assert sorted(name for name, _ in trio) == ["a", "b", "c"]
+        assert len({concurrency for _, concurrency in trio}) == 1
+    for at in (0, 2):  # each load once, in a round
+        assert {concurrency for trio in trios[at : at + 2] for _, concurrency in trio} == {1, 2}
+    assert len({tuple(name for name, _ in trio) for trio in trios}) > 1
+    assert order() == blocks
+
+
+def test_the_processes_share_a_load(server: FakeServer, tmp_path: Path) -> None:
+    """Of three, one has no share of two queries in flight."""
+    in_flight = most = 0
+    lock = threading.Lock()
+
+    def behaviour(number: int, context: Any) -> None:
+        nonlocal in_flight, most
+        with lock:
+            in_flight += 1
+            most = max(most, in_flight if number < len(server.requests) else most)
+        threading.Event().wait(0.002)
+        with lock:
+            in_flight -= 1
+
+    server.behaviour = behaviour
+    limits = ("--min-duration", "1ms", "--min-query-count", 60, "--max-query-count", 60, "--blocks", 1, "--warm-up", 0)
+    command = ("fast", "--server", server.address, *limits, "--processes", 3)
+    measured = measure(tmp_path, *command, "--rate", 300, "--arrivals", "constant")
+    (opened,) = measured.runs
+    assert opened["total"]["queries"] == 60
+    # Together they rotate through the 256 requests, from a place each.
+    assert len({request.raw_input_contents[0] for request in server.requests[1:]}) == 60
+    assert opened["total"]["duration"] == pytest.approx(60 / 300, abs=0.02)  # the schedule of one process
+    most = 0
+    (closed,) = measure(tmp_path, *command, "--concurrency", 2).runs
+    assert most <= 2
+    assert closed["total"]["queries"] >= 60
+    assert measured.document["environment"]["generator"].startswith("3 processes on ")
+
+
+def test_a_generator_process_that_dies_is_reported(server: FakeServer) -> None:
+    def behaviour(number: int, context: Any) -> None:
+        if number == 20:
+            generators = [each for each in multiprocessing.active_children() if each.name == "generator-1"]
+            generators[0].kill()
+
+    server.behaviour = behaviour
+    load = ("--concurrency", 2, "--processes", 2, "--min-duration", 60)
+    said = refusal("fast", "--server", server.address, *load, code=1)
+    assert "ended unexpectedly (exit code -9)" in said
+    assert not [each for each in multiprocessing.active_children() if each.name.startswith("generator-")]
+
+
+def test_ctrl_c_in_a_terminal_which_reaches_every_process_ends_with_a_report(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    """And a second one, or a signal to this process alone: test_loads."""
+    enough = threading.Event()
+    server.behaviour = lambda number, context: enough.set() if number >= 100 else None
+    report = tmp_path / "results.csv"
+    command = ["loadtest", "fast", "--server", server.address, "--concurrency", "1", "--min-duration", "60"]
+    with forkserver.hangtag(
+        [*command, "--csv", str(report)], variables=environment(), first="import os; os.setsid()"
+    ) as process:
+        assert enough.wait(TIMEOUT)
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(TIMEOUT)
+    assert process.returncode == 1
+    assert "The test was interrupted: only a part was measured." in stdout
+    assert "Traceback" not in stderr
+    assert len(report.read_text().splitlines()) == 2

@@ -1,0 +1,192 @@
+"""`hangtag loadtest compare`: saved results before and after a change."""
+
+import html
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serving.loadtest.command import loadtest, one_line, refusal
+from tests.serving.loadtest.runs import MACHINE, save, saved_block, saved_run, steady
+
+pytestmark = pytest.mark.slow
+
+Blocks = list[dict[str, Any]]
+
+
+def varying(*seconds: float) -> Blocks:
+    return [saved_block([each] * 100) for each in seconds]
+
+
+ONE = steady(0.001)
+INVALID = "cannot be compared: the run in AFTER is INVALID."
+# A target of each case: its run before, its run after, and what is said of the two.
+CASES: dict[str, tuple[Blocks, Blocks, dict[str, Any], str]] = {
+    "slower": (
+        ONE,
+        steady(0.004),
+        {},
+        "p99 at 8 in flight is 4.0 times what it was (95 %: 4.0 to 4.0); its throughput",
+    ),
+    "fewer": (ONE, steady(0.001, 50), {}, "its throughput is 0.50 times what it was (95 %: 0.50 to 0.50)."),
+    "same": (
+        varying(0.0010, 0.0012, 0.0011, 0.0010),
+        varying(0.0011, 0.0011, 0.0012, 0.0010),
+        {},
+        "p99 at 8 in flight shows no difference to what it was (95 %: ",
+    ),
+    "noisy": (
+        varying(0.001, 0.002, 0.003, 0.001),
+        varying(0.003, 0.001, 0.002, 0.001),
+        {},
+        "p99 at 8 in flight cannot be compared with what it was: the blocks vary too much (95 %: ",
+    ),
+    "single": (
+        ONE[:1],
+        steady(0.002)[:1],
+        {},
+        "p99 at 8 in flight is 2.0 times what it was; its throughput is 1.0 times what it was.",
+    ),
+    "limited": (ONE, ONE, {"generator_ceiling": 105.0}, "their throughputs cannot be compared: the generator was"),
+    "doubtful": (
+        steady(0.001, others_cpu_share=0.02),
+        steady(0.001, others_cpu_share=0.34),
+        {},
+        " Doubtful: other programs took up to 34% of the CPUs meanwhile.",
+    ),
+    "failed": (ONE, steady(0.001, failed=1), {}, INVALID),
+    "both-failed": (
+        steady(0.001, failed=1),
+        steady(0.001, failed=1),
+        {},
+        "the run in AFTER and the run in BEFORE are INVALID.",
+    ),
+    "restarted": (ONE, ONE, {"restarted": True}, INVALID),
+    "incomplete": (ONE, ONE, {"planned_blocks": 5}, INVALID),
+}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    """Each case's runs, and such of which only one file has answers."""
+    silent = saved_block([], failed=3)
+    before = [saved_run(name, 8, *runs) for name, (runs, _, _, _) in CASES.items()]
+    after = [saved_run(name, 8, *runs, **more) for name, (_, runs, more, _) in CASES.items()]
+    before += [saved_run("silent", 8, *ONE), saved_run("gone", 8, *ONE), saved_run("slower", 500.0, *ONE)]
+    after += [saved_run("silent", 8, silent), saved_run("new", 8, *ONE), saved_run("slower", 500.0, *steady(0.004))]
+    return save(tmp_path / "before.json", *before), save(tmp_path / "after.json", *after)
+
+
+def test_each_target_and_load_in_both_files_is_compared(files: tuple[Path, Path], tmp_path: Path) -> None:
+    before, after = files
+    page, comparison = tmp_path / "page.html", tmp_path / "comparison.json"
+    result = loadtest("compare", before, after, "--html", page, "--json", comparison)
+    assert result.exit_code == 0, result.output
+    document = json.loads(comparison.read_text())
+    assert document["schema"] == "hangtag.loadtest.comparison/1"
+    assert (document["before"]["file"], document["after"]["file"]) == (str(before), str(after))
+    compared = {(each["model"], each["load"]["kind"]): each for each in document["comparisons"]}
+    assert compared.keys() == {*((name, "closed loop") for name in CASES), ("slower", "open loop")}
+    text, shown = one_line(result.stdout), html.unescape(page.read_text())
+    for name, (_, _, _, expected) in CASES.items():
+        sentence = compared[name, "closed loop"]["sentence"]
+        assert sentence.startswith(name)
+        assert expected.replace("AFTER", str(after)).replace("BEFORE", str(before)) in sentence
+        assert sentence in text
+        assert sentence in shown
+        assert compared[name, "closed loop"]["meaningful"] is ("INVALID" not in expected)
+    assert compared["slower", "open loop"]["sentence"] == (
+        "slower's p99 at 500 calls/s is 4.0 times what it was (95 %: 4.0 to 4.0)."
+    )
+    slower = compared["slower", "closed loop"]
+    assert {figure: slower[figure]["ratio"] for figure in ("p50", "p99", "throughput")} == pytest.approx(
+        {"p50": 4.0, "p99": 4.0, "throughput": 1.0}, rel=0.01
+    )
+    assert (slower["baseline"], slower["doubt"]) == ("slower", None)
+    assert compared["single", "closed loop"]["p99"]["low"] is None
+    assert "34%" in compared["doubtful", "closed loop"]["doubt"]
+
+
+def test_the_table_has_the_figures_of_both_and_their_ratio(files: tuple[Path, Path]) -> None:
+    lines = loadtest("compare", *files, env={"COLUMNS": "80"}).stdout.splitlines()
+    tables = {}
+    for number, line in enumerate(lines):
+        if "closed loop, 8 in flight" in line:
+            tables[line.split(",")[0]] = [each.split() for each in lines[number + 1 : number + 5]]
+    head, before, after, ratio = tables["slower"]
+    assert head == ["calls/s", "p50", "p90", "p95", "p99", "max", "failed"]
+    assert before == ["before", "100", *["1.00", "ms"] * 5, "0"]
+    assert after == ["after", "100", *["4.00", "ms"] * 5, "0"]
+    assert ratio == ["after", "/", "before", "1.00\u00d7", "4.00\u00d7", "4.00\u00d7"]
+    assert tables["failed"][3] == ["after", "/", "before", "INVALID"]
+    assert tables["limited"][3][3:] == ["1.00\u00d7", "1.00\u00d7"]
+
+
+def target(version: str, **more: Any) -> dict[str, Any]:
+    """A target of a file, as its server described it."""
+    return {"name": "cnn", "model": "cnn", "model_versions": [version], "accuracy": None, **more}
+
+
+def test_what_was_measured_otherwise_and_where_is_listed(tmp_path: Path) -> None:
+    def listed(environment: dict[str, str], **more: Any) -> tuple[str, dict[str, Any], str]:
+        before = save(tmp_path / "before.json", saved_run("cnn", 8, *ONE), targets=[target("1")])
+        after = save(tmp_path / "after.json", saved_run("cnn", 8, *ONE), environment=environment, **more)
+        page, comparison = tmp_path / "page.html", tmp_path / "comparison.json"
+        result = loadtest("compare", before, after, "--html", page, "--json", comparison)
+        assert result.exit_code == 0, result.output
+        return one_line(result.stdout), json.loads(comparison.read_text()), html.unescape(page.read_text())
+
+    text, document, page = listed(MACHINE, targets=[target("1")])
+    assert text.startswith("The same models, samples, options and environment. ")
+    assert (document["setting_differences"], document["environment_differences"]) == ({}, {})
+    accuracy = {"accuracy": 0.1, "correct": 2, "total": 20}
+    other = target("1", answering_version="2", samples="20 from a.npz", accuracy=accuracy, threads="2 instances")
+    scenario = {"batch_size": 1, "blocks": 2, "targets": [], "channels": 2}
+    text, document, page = listed(MACHINE | {"CPU": "another"}, targets=[other], scenario=scenario)
+    assert text.startswith("WARNING different machines. CPU: a processor and another ")
+    assert document["environment_differences"] == {"CPU": {"before": "a processor", "after": "another"}}
+    different = {
+        "--channels": ("1", "2"),
+        "cnn's model version": ("1", "2"),
+        "cnn's samples": ("not recorded", "20 from a.npz"),
+        "cnn's accuracy": ("not measured", "10.00% of 20"),
+        "cnn's threads": ("not recorded", "2 instances"),
+    }
+    assert document["setting_differences"] == {
+        label: {"before": one, "after": two} for label, (one, two) in different.items()
+    }
+    for label, (one, two) in different.items():
+        assert f"differs {label}: {one} before, {two} after" in text
+        assert label in page
+    assert "differs CPU" not in text  # the warning is about it
+    assert "another" in page
+
+
+def test_files_of_the_first_version_are_read_as_valid(tmp_path: Path) -> None:
+    """They lack the fields that were added later. The helper's files lack all but one of them."""
+    old = saved_run("cnn", 8, *ONE)
+    del old["planned_blocks"]
+    result = loadtest("compare", save(tmp_path / "a.json", old), save(tmp_path / "b.json", old))
+    assert result.exit_code == 0, result.output
+    assert "cnn's p99 at 8 in flight shows no difference" in one_line(result.stdout)
+
+
+SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing": (lambda file: None, "cannot be read"),
+    "text": (lambda file: file.write_text("{"), "JSON"),
+    "a list": (lambda file: file.write_text("[]"), "hangtag.loadtest/1"),
+    "another schema": (lambda file: file.write_text('{"schema": "other/1"}'), "other/1"),
+    "no runs": (lambda file: file.write_text('{"schema": "hangtag.loadtest/1"}'), "schema"),
+    "nothing in common": (lambda file: save(file, saved_run("lstm", 8, *ONE)), "no target and load in common"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_a_file_that_cannot_be_compared_is_refused(tmp_path: Path, case: str) -> None:
+    make, fact = SPOILED[case]
+    make(tmp_path / "b.json")
+    said = refusal("compare", save(tmp_path / "a.json", saved_run("cnn", 8, *ONE)), tmp_path / "b.json", code=1)
+    assert "b.json" in said
+    assert fact in said

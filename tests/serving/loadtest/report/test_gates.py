@@ -1,0 +1,186 @@
+"""--fail-if: which conditions are taken, and when they fail a test."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.kit.fake_server import FakeServer
+from tests.serving.loadtest.command import QUICK, Measured, loadtest, measure, one_line, refusal
+from tests.serving.loadtest.reported import GATES
+from tests.serving.loadtest.runs import save, saved_block, saved_run, steady
+
+pytestmark = pytest.mark.slow
+
+LOADS = ("--concurrency", 8, "--rate", 500)
+SEARCH = ("--find-peak", "--target-latency", "10ms")
+
+
+@pytest.mark.parametrize(
+    ("condition", "facts"),
+    [
+        ("", "TARGET.METRIC"),
+        ("fast.p99", "not a condition"),
+        ("fast.p99 > ", "not a condition"),
+        ("fast.p99 = 5ms", "not a condition"),
+        ("fast is slow", "TARGET.METRIC"),
+        ("fast.speed > 5", "metrics throughput p50 max peak"),
+        ("fast.p99 > 5 parsecs", "not a condition"),
+        ("other.p99 > 5ms", "'other' fast, slow"),
+        ("fast.p99 > 2 * other.p99", "'other'"),
+        ("fast.p99 > baseline", "--baseline"),
+        ("fast.p99 > 5", "p99 duration unit 5ms"),
+        ("fast.max > 5 %", "max duration"),
+        ("fast.throughput < 5ms", "throughput number 'ms'"),
+        ("fast.accuracy < 91", "accuracy share 91 %"),
+        ("fast.error_rate > 1ms", "error_rate share"),
+        ("fast.error_rate > 1", "error_rate share 1 %"),
+        ("fast.error_rate >= 1", "error_rate share 1 %"),
+        ("fast.accuracy < 1", "accuracy share 1 %"),
+        ("fast.error_rate > 100 %", "error_rate at most 100 %"),
+        ("fast.accuracy < 910 %", "accuracy at most 100 %"),
+        ("fast.throughput < 0", "never throughput below 0"),
+        ("fast.accuracy < 0 %", "never accuracy below 0"),
+        # What nothing in the run can judge, which would fail only after minutes.
+        ("fast.accuracy < 91 %", "--accuracy"),
+        ("fast.peak < 1", "--find-peak"),
+        ("fast[64].p99 > 1s", "'64' 8 in flight, 500 calls/s --concurrency"),
+        ("fast.p99 > 2 * slow[64].p99", "'64'"),
+    ],
+)
+def test_a_condition_that_means_nothing_is_refused_before_the_run(condition: str, facts: str) -> None:
+    said = refusal("fast", "slow", *LOADS, "--fail-if", condition, code=2)
+    assert all(fact in said for fact in facts.split()), said
+
+
+@pytest.mark.parametrize(
+    ("condition", "options", "facts"),
+    [
+        ("slow.p99 > baseline", LOADS, "baseline.json no run of slow at 8 in flight"),
+        ("slow.accuracy < baseline", (*LOADS, "--accuracy"), "baseline.json no accuracy of slow"),
+        ("fast[8].p99 > baseline", LOADS, "baseline.json only an INVALID run of fast at 8 in flight"),
+        ("fast.p99 > baseline", (*SEARCH, "--rate", 500), "--rate peak"),
+        ("slow.p99 > 2 * fast.p99", (*SEARCH, "--rate", 500), "--rate"),
+        ("fast.peak < 0.5 * fast.throughput", SEARCH, "fast[LOAD].throughput"),
+    ],
+)
+def test_a_comparison_that_nothing_can_make_is_refused_before_the_run(
+    tmp_path: Path, condition: str, options: tuple[object, ...], facts: str
+) -> None:
+    saved = save(tmp_path / "baseline.json", saved_run("fast", 8, saved_block([0.001], failed=1)))
+    said = refusal("fast", "slow", *options, "--baseline", saved, "--fail-if", condition, code=2)
+    assert all(fact in said for fact in facts.split()), said
+
+
+def test_a_condition_that_holds_fails_the_test_with_its_figures(complete: tuple[Path, Measured]) -> None:
+    _, measured = complete
+    assert measured.exit_code == 1
+    gates = {gate["condition"]: gate for gate in measured.document["gates"]}
+    assert {condition: gate["failed"] for condition, gate in gates.items()} == GATES
+    for condition, gate in gates.items():
+        # The table breaks its lines where it has no room.
+        assert one_line(f"{'FAILED' if gate['failed'] else 'passed'} {gate['sentence']}") in measured.text
+        assert gate["sentence"].startswith(condition if gate["failed"] else f"not {condition}: ")
+    bounds = {
+        "fast.p99 > 1us": "p99 at 2 in flight is ... the bound 1.00 µs",
+        "slow[20].p50 >= 0.005 s": "p50 at 20 calls/s is ... the bound 5.00 ms",
+        "fast[2].throughput < 100000": "throughput at 2 in flight is .../s, the bound 100,000/s",
+        "fast.accuracy < 96 %": "fast's accuracy is 95.00%, the bound 96.00%",
+        "fast.accuracy < baseline": "fast's accuracy is 95.00%, the bound 98.00%",
+        "fast[2].throughput < 1000 * baseline": "the bound 100,000/s",
+        "fast.errors >= 0": "fast's errors at 2 in flight is 0, the bound 0",
+        "fast.error_rate >= 0": "fast's error_rate at 2 in flight is 0.00%",
+        "fast.p99 > 60s": "the bound 60.0 s",
+        "slow.accuracy < 90 %": "slow's accuracy is 100.00%, the bound 90.00%",
+    }
+    for condition, parts in bounds.items():
+        assert all(part in gates[condition]["sentence"] for part in parts.split("...")), gates[condition]
+    slow, fast = (measured.run(name, "closed")["total"]["throughput"] for name in ("slow", "fast"))
+    sentence = gates["slow[2].throughput < 0.9 * fast.throughput"]["sentence"].replace(",", "")
+    shown = re.search(r"is ([\d.]+)/s the bound ([\d.]+)/s", sentence)
+    assert shown
+    assert tuple(map(float, shown.groups())) == pytest.approx((slow, 0.9 * fast), rel=0.01)
+    # Under every load, where the condition names none.
+    assert all(load in gates["fast.p99 > 60s"]["sentence"] for load in ("2 in flight", "20 calls/s"))
+    assert "20 calls/s" not in gates["fast[2].throughput < 0.001 * baseline"]["sentence"]
+
+
+def every_rate() -> list[float]:
+    """All rates of two digits: a rate that a test derives is one of them."""
+    return [float(digits * 10**zeros) for digits in range(10, 100) for zeros in range(4)]
+
+
+def test_a_default_run_derives_a_rate_which_gates_compare_where_both_sides_have_it(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    """Closed loops with 1, 8 and 64 in flight, then an open loop at half the peak of the slowest target."""
+    closed = [saved_run("fast", load, *steady(0.001)) for load in (1, 8, 64)]
+    without = save(tmp_path / "without.json", *closed, saved_run("fast", 1.5, *steady(0.001)))
+    gates = ("fast.throughput < 0.0001 * baseline", "fast.p99 > 60s", "fast.p99 > 100000 * slow.p99")
+    command = ("fast", "slow", "--server", server.address, *QUICK)
+    measured = measure(tmp_path, *command, "--baseline", without, *(w for g in gates for w in ("--fail-if", g)))
+    assert [run["load"]["concurrency"] for run in measured.runs if run["target"] == "fast"] == [1, 8, 64, None]
+    peaks = {
+        name: max(
+            run["total"]["throughput"] for run in measured.runs if run["target"] == name and not run["load"]["rate"]
+        )
+        for name in ("fast", "slow")
+    }
+    rate = measured.run("slow", "open")["load"]["rate"]
+    assert 0.4 * min(peaks.values()) <= rate <= 0.5 * min(peaks.values())
+    compared, plain, between = (gate["sentence"] for gate in measured.document["gates"])
+    assert not any(gate["failed"] for gate in measured.document["gates"])
+    assert compared.count("in flight") == 3
+    assert compared.endswith("is left out, a rate that each test finds for itself")
+    for sentence in (plain, between):
+        assert (sentence.count("in flight"), sentence.count("calls/s")) == (3, 1)
+        assert "left out" not in sentence
+    every = (saved_run("fast", rate, saved_block([0.001])) for rate in every_rate())
+    with_all = save(tmp_path / "all.json", *closed, *every)
+    measured = measure(
+        tmp_path, *command[:1], *command[2:], "--baseline", with_all, "--fail-if", "fast.p99 > 60000 * baseline"
+    )
+    (gate,) = measured.document["gates"]
+    assert (gate["sentence"].count("in flight"), gate["sentence"].count("calls/s at ")) == (3, 0)
+    assert " calls/s is " in gate["sentence"]
+
+
+def test_comparisons_leave_out_the_peak_which_each_test_and_target_finds_for_itself(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    peaks = [{"target": "fast", "rate": 100.0}]
+    saved = save(tmp_path / "baseline.json", saved_run("fast", 64, *steady(0.001)), peaks=peaks)
+    gates = (
+        "fast.throughput < 0.0001 * baseline",
+        "fast.throughput < 0.0001 * slow.throughput",
+        "fast.max > 1000000 * fast.p50",
+        "fast.peak < 0.000001 * baseline",
+        "slow.peak > 1000000",
+    )
+    search = ("--find-peak", "--target-latency", "1s", "--percentile", 50, "--max-duration", "300ms")
+    more = (word for gate in gates for word in ("--fail-if", gate))
+    command = ("fast", "slow", "--server", server.address, *QUICK, *search, "--max-query-count", 200)
+    measured = measure(tmp_path, *command, "--baseline", saved, *more)
+    found = measured.document["peaks"][0]["rate"]
+    *comparisons, alone, again, peak = measured.document["gates"]
+    for gate in comparisons:
+        assert not gate["failed"], gate
+        assert "at 64 in flight" in gate["sentence"]
+        assert ("is left out, a rate that each test finds" in gate["sentence"]) is (found is not None)
+    assert ("calls/s" in alone["sentence"]) is (found is not None)
+    # A figure that is not there fails its gate.
+    assert again["failed"] is (found is None)
+    assert peak["failed"] is (measured.document["peaks"][1]["rate"] is None)
+
+
+def test_a_baseline_of_another_machine_is_warned_of(server: FakeServer, tmp_path: Path) -> None:
+    command = ("fast", "--server", server.address, *QUICK, "--concurrency", 2)
+    measured = measure(tmp_path, *command)
+    saved = tmp_path / "saved.json"
+    gate = ("--baseline", saved, "--fail-if", "fast.throughput < 0.0001 * baseline")
+    saved.write_text(json.dumps(measured.document))
+    same = loadtest(*command, *gate)
+    assert (same.exit_code, "WARNING" in same.stderr) == (0, False)
+    saved.write_text(json.dumps(measured.document | {"environment": measured.document["environment"] | {"CPU": "X"}}))
+    assert "WARNING different machines. CPU: X and " in one_line(loadtest(*command, *gate).stderr)

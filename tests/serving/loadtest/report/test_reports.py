@@ -1,0 +1,269 @@
+"""The table, JSON, CSV, JUnit and Prometheus reports say the same of one load test."""
+
+import csv
+import json
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import jsonschema
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.kit.fake_server import FakeServer
+from tests.serving.loadtest.command import QUICK, SCHEMA, Measured, decoded, loadtest, measure, refusal
+from tests.serving.loadtest.reported import GATES, HOSTILE
+
+pytestmark = pytest.mark.slow
+
+Written = tuple[Path, Measured]
+
+
+def test_the_documented_schema_is_that_of_the_types(capsys: pytest.CaptureFixture[str]) -> None:
+    """`make schema` prints it."""
+    runpy.run_module("hangtag.serving.loadtest.report.schema", run_name="__main__")
+    assert json.loads(capsys.readouterr().out) == SCHEMA, "run 'make schema'"
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    fields = SCHEMA["$defs"]["RunDocument"]["properties"]
+    assert fields["model"] == {"description": "The model's name on its server.", "type": "string"}
+    assert fields["keeps_target"]["description"].startswith("Whether the percentile keeps the target latency,")
+    assert "description" not in fields["valid"]  # its name says enough
+
+
+def test_the_json_holds_histograms_and_their_figures(complete: Written) -> None:
+    _, measured = complete
+    assert [(run["target"], run["load"]["kind"]) for run in measured.runs] == [
+        (name, kind) for kind in ("closed loop", "open loop") for name in ("fast", "slow")
+    ]
+    assert all(run["valid"] for run in measured.runs[:2])  # on a busy machine an open loop's queries are late
+    for run in measured.runs:
+        parts = (run["total"], *run["blocks"])
+        assert len(parts) == 3
+        for part in parts:
+            latency = part["latency"]
+            durations = decoded(latency["histogram"])
+            assert len(durations) == latency["count"] == part["queries"] == part["statuses"]["OK"]
+            for name, q in (("p50", 50), ("p90", 90), ("p95", 95), ("p99", 99), ("p999", 99.9), ("max", 100)):
+                assert latency[name] == pytest.approx(np.percentile(durations, q, method="inverted_cdf"), rel=2e-3)
+            assert 0 < latency["p50"] <= latency["p99"] <= latency["max"]
+            assert latency["max"] >= part["service_time"]["max"] * 0.999
+            assert sum(each["answered"] for each in part["timeline"]) == part["queries"]
+            assert sum(each["failed"] for each in part["timeline"]) == 0
+        total = run["total"]
+        for field in ("queries", "warm_up_queries", "duration", "delayed_queries"):
+            assert total[field] == pytest.approx(sum(part[field] for part in run["blocks"]))
+        assert total["latency"]["p50"] > (0.02 if run["target"] == "slow" else 0.002)
+        answered = sum(part["throughput"] * part["duration"] for part in run["blocks"])
+        assert total["throughput"] == pytest.approx(answered / total["duration"])
+        assert run["load"]["rate"] == (None if run["load"]["concurrency"] else 20.0)
+        assert run["load"]["arrivals"] == (None if run["load"]["concurrency"] else "poisson")
+        assert total["server"]["requests"] == total["queries"] + total["warm_up_queries"]
+        assert total["server"]["queue"] == pytest.approx(0.002)
+    starts = sorted(each["start"] for run in measured.runs for each in run["total"]["timeline"])
+    assert starts[-1] > 4 * 0.6  # seconds since the test began, over all of its blocks
+    assert {target["answering_version"] for target in measured.document["targets"]} == {"7"}
+    machine = measured.document["environment"]
+    assert machine["CPU"]
+    assert re.fullmatch(r"\d+ of \d+", machine["CPUs usable"])
+    assert machine["grpcio"][0].isdigit()
+    assert machine["generator"].startswith("1 process on ")
+
+
+def test_the_first_target_is_the_baseline_under_every_load(complete: Written) -> None:
+    _, measured = complete
+    closed, opened = measured.document["comparisons"]
+    for comparison in (closed, opened):
+        kind = comparison["load"]["kind"]
+        assert (comparison["model"], comparison["baseline"]) == ("slow", "fast")
+        fast, slow = (measured.run(name, kind)["total"] for name in ("fast", "slow"))
+        for figure in ("p50", "p99"):
+            assert comparison[figure]["ratio"] == pytest.approx(slow["latency"][figure] / fast["latency"][figure])
+            assert comparison[figure]["low"] <= comparison[figure]["ratio"] <= comparison[figure]["high"]
+        assert comparison["throughput"]["ratio"] == pytest.approx(slow["throughput"] / fast["throughput"], rel=0.03)
+        assert comparison["meaningful"] is all(measured.run(name, kind)["valid"] for name in ("fast", "slow"))
+        assert comparison["sentence"] in measured.text
+    assert closed["sentence"].startswith("slow's p99 at 2 in flight ")
+    assert "throughput" in closed["sentence"]
+    assert "at 20 calls/s " in opened["sentence"]
+    assert "throughput" not in opened["sentence"]
+
+
+def test_the_table_sets_targets_side_by_side_within_80_columns(complete: Written) -> None:
+    _, measured = complete
+    lines = measured.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    start = next(number for number, line in enumerate(lines) if "closed loop, 2 in flight" in line)
+    head, fast, slow, ratio = (line.split() for line in lines[start + 1 : start + 5])
+    assert head == ["calls/s", "p50", "p90", "p95", "p99", "max", "failed"]
+    for row, name in ((fast, "fast"), (slow, "slow")):
+        total = measured.run(name, "closed")["total"]
+        assert row[0] == name
+        assert float(row[1].replace(",", "")) == pytest.approx(total["throughput"], rel=0.01)
+        assert float(row[2]) == pytest.approx(total["latency"]["p50"] * 1e3, rel=0.01)
+        assert (row[3], row[-1]) == ("ms", "0")
+    assert ratio[:3] == ["slow", "/", "fast"]
+    assert ratio[3].endswith("\u00d7")
+    text = measured.text
+    late = measured.run("slow", "open")["total"]
+    assert f"{late['delayed_queries']:,} of {late['queries']:,} delayed; from the actual send p50 " in text
+    warm_up = sum(run["total"]["warm_up_queries"] for run in measured.runs)
+    assert f"Before these, {warm_up:,} queries of warm-up were sent and discarded." in text
+    assert "Sent: 100 samples from " in text
+    assert "fast is right on 95.00% of 100 samples (95 %: 88.82% to 97.85%)." in text
+    assert (" VALID every run measured what it was to measure" in text) is measured.document["valid"]
+
+
+def of_csv(folder: Path) -> list[dict[str, str]]:
+    with (folder / "report.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv_has_a_line_for_every_run(complete: Written) -> None:
+    folder, measured = complete
+    lines = of_csv(folder)
+    for line, run in zip(lines, measured.runs, strict=True):
+        closed, total = run["load"]["kind"] == "closed loop", run["total"]
+        texts = {
+            "target": run["target"],
+            "model": run["model"],
+            "server": measured.document["server"]["address"],
+            "load": run["load"]["kind"],
+            "concurrency": "2" if closed else "",
+            "rate": "" if closed else "20",
+            "valid": str(run["valid"]).lower(),
+            "failed": "0",
+            "problems": "; ".join(run["problems"]),
+            "accuracy": "0.95" if run["target"] == "fast" else "1",
+            "queries": str(total["queries"]),
+            "delayed": "" if closed else str(total["delayed_queries"]),
+            "warm_up_queries": str(total["warm_up_queries"]),
+        }
+        assert {name: line[name] for name in texts} == texts
+        figures: dict[str, float] = {
+            "seconds": total["duration"],
+            "calls_per_second": total["throughput"],
+            "samples_per_second": run["samples_per_second"],
+            "p50_seconds": total["latency"]["p50"],
+            "p99.9_seconds": total["latency"]["p999"],
+            "max_seconds": total["latency"]["max"],
+            "service_p50_seconds": total["service_time"]["p50"],
+            "service_p99_seconds": total["service_time"]["p99"],
+            "server_queue_seconds": 0.002,
+        }
+        assert {name: float(line[name]) for name in figures} == pytest.approx(figures, rel=1e-4)
+        assert bool(line["lateness_p99_seconds"]) is not closed
+
+
+def of_prometheus(folder: Path) -> dict[tuple[str, ...], float]:
+    return {
+        (sample.name.removeprefix("hangtag_loadtest_"), *(value for _, value in sorted(sample.labels.items()))): (
+            sample.value
+        )
+        for family in text_string_to_metric_families((folder / "report.prometheus").read_text())
+        for sample in family.samples
+    }
+
+
+def test_prometheus_reads_every_figure(complete: Written) -> None:
+    folder, measured = complete
+    samples = of_prometheus(folder)
+    for run in measured.runs:
+        load = "2 in flight" if run["load"]["concurrency"] else "20 calls/s"
+        where = (load, run["target"])
+        assert samples["throughput", *where] == pytest.approx(run["total"]["throughput"])
+        assert samples["latency_seconds", load, "0.99", run["target"]] == pytest.approx(run["total"]["latency"]["p99"])
+        assert samples["queries", load, "OK", run["target"]] == run["total"]["queries"]
+        assert samples["valid", *where] == run["valid"]
+    assert (samples["accuracy", "fast"], samples["accuracy", "slow"]) == (0.95, 1)
+    assert {condition: samples["gate_failed", condition] == 1 for condition in GATES} == GATES
+    assert samples["success",] == 0
+
+
+def of_junit(folder: Path) -> tuple[Any, dict[str, str]]:
+    suite = ElementTree.parse(folder / "report.junit").getroot()
+    return suite, {case.get("name", ""): case.findtext("failure", "") for case in suite}
+
+
+def test_junit_has_a_test_for_every_run_and_gate(complete: Written) -> None:
+    folder, measured = complete
+    suite, failures = of_junit(folder)
+    runs = [f"{name}, {load}" for load in ("2 in flight", "20 calls/s") for name in ("fast", "slow")]
+    assert suite.tag == "testsuite"
+    assert list(failures) == ["the whole test", *runs, *GATES]
+    invalid = sum(not run["valid"] for run in measured.runs)
+    assert (suite.get("tests"), suite.get("failures")) == (str(len(failures)), str(sum(GATES.values()) + invalid))
+    assert failures["the whole test"] == ""
+    for name, run in zip(runs, measured.runs, strict=True):
+        assert failures[name] == "; ".join(run["problems"])
+    for gate in measured.document["gates"]:
+        assert failures[gate["condition"]] == (gate["sentence"] if gate["failed"] else "")
+
+
+def test_every_report_says_what_went_wrong(spoiled: Written) -> None:
+    folder, measured = spoiled
+    suite, failures = of_junit(folder)
+    bad = measured.run(HOSTILE, "closed")
+    failed = bad["total"]["statuses"]["UNAVAILABLE"]
+    (problem,) = (text for text in bad["problems"] if "calls failed" in text)
+    assert problem == f"{failed:,} of {bad['total']['queries']:,} calls failed ({failed:,} UNAVAILABLE)"
+    assert sum(each["failed"] for each in bad["total"]["timeline"]) == failed
+    assert bad["samples_per_second"] == pytest.approx(8 * bad["total"]["throughput"])
+    assert problem in failures[f"{HOSTILE}, 2 in flight"]
+    assert suite.get("failures") == "3"  # two targets, and a gate
+    lines = {(line["target"], line["load"]): line for line in of_csv(folder)}
+    line = lines[HOSTILE, "closed loop"]
+    assert (line["valid"], line["failed"], problem in line["problems"]) == ("false", str(failed), True)
+    never = lines["never", "closed loop"]
+    assert (never["p99_seconds"], never["server_compute_infer_seconds"], never["accuracy"]) == ("", "0", "")
+    samples = of_prometheus(folder)
+    assert samples["valid", "2 in flight", HOSTILE] == 0
+    assert samples["queries", "2 in flight", "UNAVAILABLE", HOSTILE] == failed
+    assert ("latency_seconds", "2 in flight", "0.99", "never") not in samples
+    assert samples["success",] == 0
+    # A figure that is not there fails its gate; a run without answers is compared with nothing.
+    never_gate, fine_gate = measured.document["gates"]
+    assert (never_gate["failed"], "cannot be judged" in never_gate["sentence"]) == (True, True)
+    assert not fine_gate["failed"]
+    assert "never" not in {comparison["model"] for comparison in measured.document["comparisons"]}
+    (comparison,) = (each for each in measured.document["comparisons"] if each["model"] == HOSTILE)
+    assert not comparison["meaningful"]
+    assert comparison["sentence"] == f"{HOSTILE} and fine at 2 in flight cannot be compared: {HOSTILE} is INVALID."
+    assert comparison["sentence"] in measured.text
+    assert re.search(r"fine +[\d,.]+ +[\d,.]+ +[\d.]+ ", measured.stdout)  # calls/s and samples/s
+    assert re.search(rf"{re.escape(HOSTILE)} / fine +INVALID", measured.stdout)
+    assert "Sent to" not in measured.text
+
+
+def test_a_servers_message_does_nothing_to_the_terminal(spoiled: Written) -> None:
+    _, measured = spoiled
+    assert r"UNAVAILABLE: \x1b[2J went away <soon>\nVALID" in measured.text
+    assert all(line.isprintable() for line in measured.stdout.split("\n"))
+
+
+def test_a_file_that_cannot_be_written_is_reported_before_the_run(server: FakeServer, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    file = tmp_path / "file" / "results.json"
+    assert f"cannot write {file}" in refusal("fast", "--server", server.address, "--html", file, code=1)
+    assert server.requests == []
+
+
+def test_a_file_that_fails_after_the_run_does_not_cost_the_others(server: FakeServer, tmp_path: Path) -> None:
+    lost, kept = tmp_path / "lost", tmp_path / "new" / "kept.xml"
+    server.behaviour = lambda number, context: lost.mkdir() if number == 1 else None  # a folder where a file should be
+    result = loadtest("fast", "--server", server.address, "--concurrency", 1, *QUICK, "--csv", lost, "--junit", kept)
+    assert result.exit_code == 1
+    assert f"cannot write {lost}" in result.stderr
+    assert kept.read_text()
+
+
+def test_without_gates_success_is_that_of_the_runs(server: FakeServer, tmp_path: Path) -> None:
+    report = tmp_path / "report.prometheus"
+    measured = measure(tmp_path, "fast", "--server", server.address, *QUICK, "--concurrency", 1, "--prometheus", report)
+    assert (measured.exit_code, of_prometheus(tmp_path)["success",]) == (0, 1)
+    assert measured.document["comparisons"] == []
+    assert f"wrote {report}" in measured.stderr
+    assert "warm-up" not in measured.text
+    assert "PASSED" not in measured.text

@@ -1,0 +1,196 @@
+"""`hangtag loadtest` over HTTP: against hangtag's own server, beside gRPC, and against other servers and faults."""
+
+import html
+import json
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hangtag.serving.server.process.server import Server
+from tests.kit import onnx_models
+from tests.kit.certificates import TOKEN, Certificates
+from tests.kit.fake_server import FakeServer, running_over_http
+from tests.kit.link import link
+from tests.kit.server import server as serving
+from tests.kit.web_server import Answer, web_server
+from tests.serving.loadtest.command import QUICK, decoded, measure, refusal
+
+pytestmark = pytest.mark.slow
+
+LOOP = (*QUICK, "--concurrency", 1)
+DEEP = b"[" * 100_000
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    onnx_models.publish(folder, "classifier", onnx_models.classifier())
+    onnx_models.publish(folder, "other", onnx_models.classifier())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(models: Path) -> Iterator[Server]:
+    with serving(models) as running:
+        yield running
+
+
+def samples(folder: Path) -> Path:
+    """Labelled images that the classifier is right about."""
+    images = np.random.default_rng(5).integers(0, 256, (40, 28, 28), np.uint8)
+    np.savez(folder / "samples.npz", image=images, labels=onnx_models.logits_of(images).argmax(axis=1))
+    return folder / "samples.npz"
+
+
+@pytest.mark.parametrize("method", ["infer", "classify"])
+def test_both_protocols_of_one_model_are_set_side_by_side(server: Server, tmp_path: Path, method: str) -> None:
+    """And only targets that are the same but for the protocol."""
+    page = tmp_path / "page.html"
+    url = f"http://{server.http_address}"
+    targets = (f"grpc={server.address}/classifier", f"rest={url}/classifier", f"another={url}/other")
+    command = tuple(word for target in targets for word in ("--target", target))
+    more = ("--samples", samples(tmp_path), "--accuracy", "--min-duration", "200ms", "--html", page)
+    measured = measure(tmp_path, *command, "--method", method, *QUICK, "--concurrency", 4, *more)
+    for run in measured.runs:
+        assert run["total"]["statuses"] == {"OK": run["total"]["queries"]}
+    assert {target["accuracy"]["accuracy"] for target in measured.document["targets"]} == {1.0}
+    assert "rest is right on 100.00% of 40 samples" in measured.text
+    assert {target["model_versions"][0] for target in measured.document["targets"]} == {"1"}
+    (cost,) = measured.document["transports"]
+    assert (cost["grpc"], cost["http"], cost["load"]["concurrency"]) == ("grpc", "rest", 4)
+    for name in ("grpc", "http"):
+        total = measured.run({"http": "rest"}.get(name, name))["total"]
+        parts = ("queue", "compute_input", "compute_infer", "compute_output")
+        in_server = sum(total["server"][part] for part in parts)
+        # The mean latency less what the server counted.
+        mean = np.mean(decoded(total["latency"]["histogram"]))
+        assert cost[f"{name}_seconds"] == pytest.approx(max(mean - in_server, 0), rel=0.02, abs=1e-6)
+    sentence = r"At 4 in flight a call spends .{4,9} outside of the model over gRPC \(grpc\) and .{4,9} over HTTP"
+    assert re.search(sentence, measured.text)
+    assert re.search(sentence, html.unescape(page.read_text()))
+    generator = measured.document["environment"]["generator"]
+    assert "HTTP/1.1 on" in generator
+    assert "grpcio" in generator
+
+
+def test_tls_and_a_token_are_sent_with_every_call(models: Path, tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path / "certificates")
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    with serving(models, **certificates.server(), token_file=tmp_path / "token") as guarded:
+        command = ("classifier", "--server", f"https://{guarded.http_address}", *LOOP)
+        trusting = (*command, "--tls-ca", certificates.ca())
+        (run,) = measure(tmp_path, *trusting, "--token-file", tmp_path / "token").runs
+        assert run["total"]["statuses"] == {"OK": run["total"]["queries"]}
+        assert "--token-file" in refusal(*trusting, code=1)
+        assert guarded.http_address in refusal(*command, code=1)  # which trusts the system's authorities alone
+
+
+@pytest.mark.parametrize(
+    ("arguments", "facts"),
+    [
+        ("classifier --server http://127.0.0.1:9", "no server answers http://127.0.0.1:9"),
+        ("nobody --server HTTP", "'nobody' classifier"),
+        ("classifier@7 --server HTTP", "7 'classifier' only 1"),
+        ("classifier --server http://GRPC", "if it is a gRPC port"),
+        (f"classifier --server HTTP --tls-ca {__file__}", "https://"),
+    ],
+)
+def test_a_target_that_cannot_be_measured_exits_with_1_and_why(server: Server, arguments: str, facts: str) -> None:
+    words = {"HTTP": f"http://{server.http_address}", "http://GRPC": f"http://{server.address}"}
+    said = refusal(*(words.get(word, word) for word in arguments.split()), code=1)
+    assert all(fact in said for fact in facts.split()), said
+
+
+# How a server answers the load's calls, and the status and the message of each.
+ANSWERS: dict[str, tuple[Answer, str, str]] = {
+    "closes": ((200, {"connection": "close"}, b"{}"), "OK", ""),
+    "in-chunks": ((200, {"transfer-encoding": "chunked"}, b"2\r\n{}\r\n0\r\n\r\n"), "OK", ""),
+    "is-full": ((429, {}, b'{"error": "queue is full"}'), "RESOURCE_EXHAUSTED", "queue is full"),
+    "is-a-proxy": ((503, {"connection": "close"}, b"<html>"), "UNAVAILABLE", "HTTP 503"),
+    "is-hostile": ((503, {}, b'{"error": ' + DEEP), "UNAVAILABLE", "HTTP 503"),
+}
+
+
+def test_answers_of_other_servers_are_read(tmp_path: Path) -> None:
+    """At a path of its own, as behind a gateway."""
+    paths: list[str] = []
+
+    def server_that(answer: Answer) -> Callable[[str], Answer]:
+        fake = FakeServer()
+
+        def respond(path: str) -> Answer:
+            paths.append(path)
+            own = fake.over_http(path.removeprefix("/tenant/a"))
+            return answer if path.endswith("infer") and len(fake.requests) > 1 else own
+
+        return respond
+
+    with ExitStack() as stack:
+        command: list[str] = []
+        for name, (answer, _, _) in ANSWERS.items():
+            address = stack.enter_context(web_server(server_that(answer)))
+            command += ["--target", f"{name}=http://{address}/tenant/a/fast"]
+        measured = measure(tmp_path, *command, *LOOP)
+    assert all(path.startswith("/tenant/a/v2") for path in paths)
+    for name, (_, status, message) in ANSWERS.items():
+        run = measured.run(name)
+        assert run["total"]["statuses"].keys() == {status}, name
+        assert run["error_messages"] == ({} if status == "OK" else {status: message})
+
+
+def test_a_connection_that_breaks_fails_its_call_and_the_next_one_gets_another(tmp_path: Path) -> None:
+    fake = FakeServer()
+    with running_over_http(fake), link(fake.address.removeprefix("http://")) as to:
+
+        def behaviour(number: int, context: object) -> None:
+            if number == 50:
+                to.cut()
+            if number == 100:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        fake.behaviour = behaviour
+        command = ("fast", "--server", f"http://{to.address}", "--concurrency", 2, "--min-duration", 30)
+        (run,) = measure(tmp_path, *command, "--blocks", 1, "--warm-up", 0).runs
+        # The description's connections, one for each call in flight, and as many after the cut.
+        assert to.connections <= 12
+    assert 1 <= run["total"]["statuses"]["UNAVAILABLE"] <= 2
+    assert run["total"]["statuses"]["OK"] > 80
+    assert "the connection broke before the answer came" in run["error_messages"]["UNAVAILABLE"]
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+@pytest.mark.parametrize("body", [DEEP, b'{"error": ' + DEEP, b"9" * 100_000, b"\xff", b""], ids=lambda b: repr(b[:20]))
+def test_a_server_that_describes_itself_in_nonsense_is_refused_in_one_line(status: int, body: bytes) -> None:
+    with web_server(lambda _: (status, {}, body)) as address:
+        assert f"http://{address}" in refusal("cnn", "--server", f"http://{address}", *LOOP, code=1)
+
+
+@pytest.mark.parametrize("file_bytes", ["²", "9" * 5000, "-", "1e3"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (200, {}, DEEP),
+        (200, {}, json.dumps({"model_name": "cnn", "outputs": [{"datatype": "UINT8", "data": [-1]}]}).encode()),
+        (500, {}, b'{"error": ' + DEEP),
+    ],
+    ids=["deep", "-1", "deep error"],
+)
+def test_a_server_that_answers_the_first_call_in_nonsense_is_refused_in_one_line(
+    answer: Answer, file_bytes: str
+) -> None:
+    config = {"name": "cnn", "parameters": {"file_bytes": {"string_value": file_bytes}}}
+
+    def respond(path: str) -> Answer:
+        if path.endswith("/config"):
+            return 200, {}, json.dumps(config).encode()
+        return answer if path.endswith("/infer") else FakeServer().over_http(path)
+
+    with web_server(respond) as address:
+        said = refusal("cnn", "--server", f"http://{address}", *LOOP, code=1)
+    assert "cnn does not answer what would be sent (INTERNAL" in said

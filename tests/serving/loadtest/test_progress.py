@@ -1,0 +1,147 @@
+"""What a terminal, or a log, shows while a load test runs; and how figures are written."""
+
+import io
+import math
+import re
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from rich.console import Console
+
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.loadtest import units
+from hangtag.serving.loadtest.cli import progress
+from hangtag.serving.loadtest.generator.messages import Block, Snapshot
+from hangtag.serving.loadtest.measuring.session import Progress
+from hangtag.serving.loadtest.plan.limits import Limits
+from hangtag.serving.loadtest.plan.load import OpenLoop
+from tests.kit.fake_server import FakeServer
+from tests.serving.loadtest.command import loadtest
+
+pytestmark = pytest.mark.slow
+
+LONG = "a-name-that-is-long" * 4
+ERASE = "\x1b[2K"
+
+
+def frames(stderr: str) -> list[list[str]]:
+    """Each table that was drawn, as lines without the spaces between the columns; the last one is what was left."""
+    drawn = re.split(rf"(?:\r?\x1b\[1A{re.escape(ERASE)}|\r{re.escape(ERASE)})+", stderr)
+    texts = (re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", each).replace("\r", "") for each in drawn)
+    lines = [text.splitlines() for text in texts]
+    assert max(len(line.rstrip()) for each in lines for line in each) <= 80
+    return [[" ".join(line.split()) for line in each] for each in lines]
+
+
+def on_a_terminal(height: int, *arguments: object) -> list[list[str]]:
+    """Run the command on a terminal of 80 columns."""
+    result = loadtest(*arguments, env={"FORCE_COLOR": "1", "NO_COLOR": "1", "COLUMNS": "80", "LINES": str(height)})
+    assert result.exit_code in (0, 1), result.output
+    return frames(result.stderr)
+
+
+def test_a_terminal_shows_every_target_under_every_load_and_nothing_afterwards(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    calls = Counter[str]()
+
+    def behaviour(number: int, context: grpc.ServicerContext) -> None:
+        threading.Event().wait(0.01)
+        model = server.requests[number].model_name
+        calls[model] += 1
+        if model == "slow" and calls[model] % 10 == 5:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+
+    def answer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        response = pb.ModelInferResponse(model_name=request.model_name)
+        response.outputs.add(name="scores", datatype="FP32", shape=[1, 2])
+        response.raw_output_contents.append(np.array([1, 0], np.float32).tobytes())
+        return response
+
+    server.behaviour, server.answer = behaviour, answer
+    np.savez(tmp_path / "s.npz", image=np.zeros((30, 28, 28), np.uint8), labels=np.zeros(30, int))
+    targets = (f"slow={server.address}/slow", f"{LONG}={server.address}/fast")
+    command = [word for target in targets for word in ("--target", target)]
+    limits = ("--blocks", 2, "--min-duration", "1s", "--min-query-count", 60, "--warm-up", 0)
+    first, *drawn, left = on_a_terminal(40, *command, "--concurrency", 1, "--rate", 40, *limits)
+    assert first == ["connecting ..."]
+    assert left == []
+    title, head, *rows, bar = drawn[-1]
+    assert (title, head) == ("measuring", "load target calls/s p50 p99 errors")
+    # Closed loops first; names are cut, and figures are not.
+    figures = r"[\d,.]+ [\d.]+ (?:µs|ms|s) [\d.]+ (?:µs|ms|s)"
+    cut = r"a-name-that-is-lon\S*\N{HORIZONTAL ELLIPSIS}".replace(r"\N{HORIZONTAL ELLIPSIS}", "\N{HORIZONTAL ELLIPSIS}")
+    closed_slow, closed_long, open_slow, open_long = sorted(rows, key=lambda row: ("calls/s" in row, "lon" in row))
+    assert rows[:2] in ([closed_slow, closed_long], [closed_long, closed_slow])
+    assert re.fullmatch(rf"1 in flight {cut} {figures} 0", closed_long)
+    assert re.fullmatch(rf"40 calls/s {cut} {figures} 0", open_long)
+    # Of both blocks so far, each of thirty calls or more of which every tenth fails.
+    errors = re.fullmatch(rf"1 in flight slow {figures} (\d+)", closed_slow)
+    assert errors
+    assert int(errors[1]) >= 4
+    assert re.fullmatch(rf"40 calls/s slow {figures} \d+", open_slow)
+    seconds = [int(match[1]) for each in drawn if (match := re.search(r"(\d+) s left$", each[-1]))]
+    assert bar.endswith(" s left")
+    assert seconds[-1] <= 1
+    assert seconds[0] >= 2
+    # A pass through labelled samples has a table of its own.
+    more = ("--samples", tmp_path / "s.npz", "--accuracy", "--concurrency", 1, *limits, "--max-duration", 1)
+    _, *drawn, left = on_a_terminal(40, "fast", "--server", server.address, *more)
+    (title, head, row, _) = next(each for each in drawn if each[0] != "measuring")
+    assert (title, head) == ("each labelled sample once", "target samples right so far")
+    assert re.fullmatch(r"fast \d+ of 30 samples (100\.00%|\N{EN DASH})", row)
+    assert drawn[-1][0] == "measuring"
+    assert left == []
+
+
+def test_a_low_terminal_shows_the_rows_that_changed_last(server: FakeServer) -> None:
+    rates = ("--rate", "100,200,300,400", "--min-duration", "300ms", "--min-query-count", 1, "--blocks", 1)
+    *drawn, _ = on_a_terminal(progress.FREE_LINES + 2, "fast", "--server", server.address, *rates, "--warm-up", 0)
+    title, _, *rows, _ = drawn[-1]
+    assert title == "measuring"
+    assert len(rows) == 2
+
+
+def test_a_log_has_an_occasional_line() -> None:
+    """Every ten seconds, however often the figures change."""
+    block = Block("cnn", OpenLoop(500.0), Limits(3.0, 500, 60.0, 1000), 0.1, 0, 0)
+    now = Progress(block, 1.0, 9.0, Snapshot(elapsed=0.5, queries=250, failed=3, rate=499.0, p50=0.0012, p99=0.0345))
+    written, seconds = io.StringIO(), 0.0
+    with progress.live(Console(file=written, width=40), clock=lambda: seconds) as show:
+        for seconds in (0.0, 9.9, 10.0, 15.0, 19.9, 20.0):  # noqa: B007
+            show(now)
+    line = "cnn, 500 calls/s: 499 calls/s, p50 1.20 ms, p99 34.5 ms, 3 errors; 9 s left"
+    assert written.getvalue().splitlines() == [line, line]
+
+
+@pytest.mark.parametrize(
+    ("write", "value", "text"),
+    [
+        (units.duration, 0.00042, "420 µs"),
+        (units.duration, 0.000001, "1.00 µs"),
+        (units.duration, 0.0009999, "1.00 ms"),
+        (units.duration, 0.0123, "12.3 ms"),
+        (units.duration, 0.1234, "123 ms"),
+        (units.duration, 0.9999, "1.00 s"),
+        (units.duration, 4.2, "4.20 s"),
+        (units.duration, 1234.5, "1,234 s"),
+        (units.duration, 0.0, "0 µs"),
+        (units.duration, math.nan, units.NONE),
+        (units.times, 4.123, "4.12\u00d7"),
+        (units.times, 0.15, "0.150\u00d7"),
+        (units.times, math.nan, units.NONE),
+        (units.count, 12345, "12,345"),
+        (units.ratio, 0.256, "0.26"),
+        (units.ratio, 2.0, "2.0"),
+        (units.ratio, 9.96, "10"),
+        (units.ratio, 11.4, "11"),
+        (units.ratio, 1234.0, "1,234"),
+    ],
+)
+def test_figures_have_three_digits_and_a_unit_and_ratios_in_sentences_two(write: Any, value: float, text: str) -> None:
+    assert write(value) == text

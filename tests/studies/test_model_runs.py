@@ -1,0 +1,132 @@
+"""A short run of each study of exported files, by `make studies-check`: it records the figures of its page."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hangtag.export.gate import processor
+from studies import results
+from studies.calibration import section
+from studies.cascades import report as cascades
+from studies.exported import report as exported
+from studies.page import ROOT
+from studies.shipped import readme_part, route
+from studies.shipped import run as shipped_run
+from studies.shipped.models import read_all, read_precisions
+from studies.third_party import report as third_party
+from studies.third_party.models import MODELS as THIRD_PARTY
+from tests.kit.shipped import MODELS, latest
+from tests.studies.run_study import measured, study
+
+pytestmark = [pytest.mark.studies, pytest.mark.timeout(900)]
+
+IMAGES = 400
+
+
+def repository(folder: Path, *names: str) -> Path:
+    """A model repository with some of the shipped models."""
+    folder.mkdir()
+    for name in names:
+        (folder / name).symlink_to(MODELS / name)
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "results.jsonl"
+
+
+def test_shipped_load_tests_everything_that_ships(out: Path) -> None:
+    shipped = [*read_all(MODELS), *read_precisions(MODELS)]
+    output = study("shipped", "run", "--seconds", "1", "--out", out, exit_codes=(0, 1))
+    if not out.exists():  # Beside other programs the load test calls itself invalid, and has all figures nevertheless.
+        assert "INVALID" in output
+        document = json.loads((ROOT / "reports/shipped.json").read_text())
+        results.write(out, shipped_run.lines(document, route.definition(MODELS)))
+    lines, text = results.read(out), readme_part.part(shipped, out)
+    assert lines["fast-and-accurate, accuracy"]["images"] == 10_000
+    for model in shipped:
+        assert f"| `{model.name}` version {model.version} | " in text
+        # ONNX Runtime sums in another order than PyTorch, so an image of 10,000 may change its label.
+        recorded = float(model.metadata["test_accuracy"])
+        assert lines[f"{model.name}, accuracy"]["accuracy"] == pytest.approx(recorded, abs=2e-4)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+def test_shipped_takes_a_picture_of_the_servers_page(tmp_path: Path) -> None:
+    file = tmp_path / "page.png"
+    study("shipped", "page-picture", "--seconds", "0", "--http-port", "0", "--out", file)
+    picture = Image.open(file)
+    assert picture.size == (1200, 960)
+    pixels = np.asarray(picture.convert("RGB"), np.int64)
+    # The colours of the route, which is the second series, of the third one, and of the time in a queue.
+    for colour in ((0xD9, 0x48, 0x0F), (0x0F, 0x8A, 0x6C), (0xC9, 0x85, 0x00)):
+        assert np.abs(pixels - colour).max(axis=-1).min() <= 12
+
+
+def test_calibration_fits_a_temperature(tmp_path: Path, out: Path) -> None:
+    models = repository(tmp_path / "models", "lstm")
+    shipped = read_all(models)
+    words = ("calibration", "run", "--models", models, "--limit", f"{IMAGES}")
+    lines, text = measured(out, lambda file: "\n".join(section.lines_of(shipped, file)), *words)
+    line = lines["lstm"]
+    assert line["validation_images"] == line["test_images"] == sum(line["after"]["bins"]["counts"]) == IMAGES
+    assert line["after"]["cross_entropy"] != line["before"]["cross_entropy"]
+    errors = " → ".join(f"{line[side]['error']:.2%}".replace("%", " %") for side in ("before", "after"))
+    assert errors in text
+    assert section.diagram(section.read(shipped, out)).axes
+
+
+def test_cascades_keep_their_times(out: Path) -> None:
+    study("cascades", "times", "--out", out)
+    lines, text = measured(out, cascades.part, "cascades", "run", "--limit", f"{IMAGES}")
+    assert 0 < lines["times"]["microseconds"]["lstm"] < lines["times"]["microseconds"]["cnn"]
+    for split in lines["lstm, lstm2, cnn"]["splits"]:
+        assert split["images"] == IMAGES
+        assert split["accuracy"][0] == pytest.approx(split["alone"][0])
+    assert text.count("| `lstm`, `lstm2`, `cnn` |") == len(cascades.LOSSES)
+
+
+def test_exported_times_a_file_and_judges_its_goal(tmp_path: Path, out: Path) -> None:
+    models = repository(tmp_path / "models", "lstm", "cnn-int8")
+    words = ("exported", "run", "--models", models, "--timing", "eager", "--rounds", "1")
+    lines, text = measured(out, exported.part, *words)
+    assert list(lines["lstm"]["median_ms"]) == ["1", "64"]
+    assert list(lines["lstm"]["median_ms"]["1"]) == ["file", "PyTorch"]
+    assert ("nodes" in lines["lstm"]) is not lines["lstm"]["reached"]
+    assert lines["cnn-int8"]["reached"] is None  # its FP32 file is not there
+    assert lines["cnn-int8"]["accuracy_lost"] <= lines["cnn-int8"]["may_lose"]
+    assert "| `lstm` | 1.5x PyTorch at batch 1 | " in text
+    assert " LSTM " in study("exported", "profile", latest("lstm"))
+
+
+@pytest.mark.skipif(
+    not (shutil.which("perf") and shutil.which("objdump")), reason="needs Debian's packages linux-perf and binutils"
+)
+def test_exported_finds_the_instructions_of_this_processor(tmp_path: Path, out: Path) -> None:
+    models = repository(tmp_path / "models", "cnn", "cnn-int8")
+    words = ("exported", "instructions", "--models", models, "--seconds", "1")
+    lines, text = measured(out, exported.instructions_part, *words)
+    assert max(lines["cnn 64"]["shares"].items(), key=lambda item: item[1])[0] == "FP32"
+    if {"AVX-512 VNNI", "AVX-VNNI"} & set(processor.instructions()):
+        shares = lines["cnn-int8 64"]["shares"]
+        assert shares.get("AMX int8", 0) + shares.get("VNNI", 0) > shares.get("FP32", 0)
+    assert "| `cnn-int8` | 64 | " in text
+
+
+@pytest.mark.skipif(
+    not all(model.file() for model in THIRD_PARTY), reason="needs magika and RapidOCR: run 'make others'"
+)
+def test_third_party_converts_a_model(out: Path) -> None:
+    words = ("third_party", "run", "--only", "magika int8", "--samples", "300")
+    lines, text = measured(out, third_party.part, *words)
+    line = lines["magika int8"]
+    assert line["agreement"]["share"] >= 0.995
+    assert line["megabytes"] < line["original_megabytes"]
+    assert set(line["median_ms"]) == {"1", "64"}
+    assert "| `magika` | int8 | " in text
+    assert all((model.samples(4) == model.samples(4)).all() for model in THIRD_PARTY)

@@ -1,0 +1,187 @@
+"""What the soak counts as wrong, as a leak and as explained by a kill, and how its goals are judged."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hangtag.serving.client import Classification
+from hangtag.serving.client.classification import Label
+from studies.results import Line
+from studies.soak.answers import ROUTE, Answers, WrongAnswerError
+from studies.soak.goals import goals
+from studies.soak.load import Outcome
+from studies.soak.situation import Callers
+from studies.soak.summary import slope
+from studies.soak.tally import Kill, Tally
+
+
+def test_a_slope_and_its_interval_are_those_of_scipy() -> None:
+    minutes = np.arange(0.0, 60.0)
+    noise = np.random.default_rng(0).normal(0, 0.5, 60)
+    noise[1::2] -= 1.0  # Neighbours differ, so that the interval is not widened.
+    values = 100 + minutes / 60 * 3 + noise
+    fitted = stats.linregress(minutes / 60, values)
+    half = stats.t.ppf(0.975, 58) * fitted.stderr
+    assert slope(minutes, values) == pytest.approx((fitted.slope, fitted.slope - half, fitted.slope + half))
+    assert slope(minutes[:2], values[:2]) is None
+
+
+def test_a_slopes_interval_holds_the_true_slope_also_where_memory_moves_in_steps() -> None:
+    chance = np.random.default_rng(1)
+    minutes = np.arange(0.0, 40.0)
+    held = 0
+    for _ in range(400):
+        values = np.zeros(40)
+        for at in range(1, 40):  # each minute's memory is half that of the minute before, and half chance
+            values[at] = 0.5 * values[at - 1] + chance.normal()
+        _fitted, low, high = slope(minutes, values) or (0.0, 0.0, 0.0)
+        held += low <= 0 <= high
+    assert 0.88 < held / 400 < 0.99
+
+
+def process(fit: tuple[float, float, float] | None, fds: tuple[int, int] = (30, 31), *, lived_on: bool = True) -> Line:
+    counts = [*fds, 50]
+    return {"lived_on": lived_on, "mb_per_hour": fit, "fds_first_last_max": counts, "threads_first_last_max": counts}
+
+
+KINDS = ("ModelInfer, raw", "HTTP, JSON")
+
+
+def good() -> Line:
+    def latency() -> Line:
+        return {"first_p99_ms": 10.0, "last_p99_ms": 11.0, "compared": [1000, 1200]}
+
+    native = {"worker 1": process((4.0, -1.0, 9.0)), "worker 2": process(None, (1, 40), lived_on=False)}
+    return {
+        "longest_delay": 0.9, "unexplained": 0, "wrong": 0, "problems": [], "log_errors": [],
+        "latency": {kind: {server: latency() for server in ("native", "tls")} for kind in KINDS},
+        "processes": {"native": native, "tls": {"worker 1": process((1.9, 1.8, 2.0))}},
+    }  # fmt: skip
+
+
+MEMORY = 5 + len(KINDS)
+"""The number of the goal about memory."""
+
+
+def tls_worker(line: Line) -> Line:
+    worker: Line = line["processes"]["tls"]["worker 1"]
+    return worker
+
+
+@pytest.mark.parametrize(
+    ("change", "missed"),
+    [
+        (lambda line: line.update(longest_delay=1.1), 0),
+        (lambda line: line.update(unexplained=1), 1),
+        (lambda line: line.update(wrong=1), 2),
+        (lambda line: line.update(problems=["version 3 of lstm does not serve"]), 3),
+        (lambda line: line.update(log_errors=["level=error"]), 4),
+        (lambda line: line["latency"][KINDS[1]]["tls"].update(last_p99_ms=12.1), 6),
+        (lambda line: tls_worker(line).update(mb_per_hour=(2.2, 2.1, 2.3)), 7),
+        (lambda line: tls_worker(line).update(fds_first_last_max=[30, 41, 50]), 8),
+        (lambda line: tls_worker(line).update(threads_first_last_max=[20, 23, 23]), 9),
+    ],
+)
+def test_each_goal_is_judged_by_its_own_figure(change: Callable[[Line], object], missed: int) -> None:
+    line = good()
+    judged = goals(line)
+    assert [goal.judge(line).reached for goal in judged] == ["yes"] * (MEMORY + 3)
+    change(line)
+    assert [number for number, goal in enumerate(judged) if goal.judge(line).reached == "no"] == [missed]
+
+
+@pytest.mark.parametrize(
+    ("fit", "reached"),
+    [
+        ((3.0, -4.0, 10.0), "yes"),
+        ((9.0, -1.0, 19.0), "cannot tell"),
+        ((-7.7, -134.1, 118.7), "cannot tell"),
+        ((20.0, 2.1, 37.9), "no"),
+        ((3.0, 2.5, 3.5), "no"),
+        (None, "cannot tell"),
+    ],
+)
+def test_memory_is_judged_by_the_ends_of_the_interval_and_not_by_the_slope(
+    fit: tuple[float, float, float] | None, reached: str
+) -> None:
+    line = good()
+    line["processes"]["native"]["worker 1"] = process(fit)
+    if fit is None:
+        del line["processes"]["tls"]
+    assert goals(line)[MEMORY].judge(line).reached == reached
+
+
+def test_one_process_that_grows_counts_and_a_p99_of_too_few_calls_does_not() -> None:
+    line = good()
+    line["processes"]["native"]["worker 1"] = process((9.0, -100.0, 118.0))  # which varies more
+    tls_worker(line).update(mb_per_hour=(3.0, 2.5, 3.5))
+    line["latency"][KINDS[0]]["tls"].update(last_p99_ms=99.0, compared=[5000, 999])
+    judged = [goal.judge(line) for goal in goals(line)]
+    assert (judged[MEMORY].reached, judged[MEMORY].measured) == ("no", "+3.0 (+2.5 to +3.5)")
+    assert judged[5].reached == "not judged"
+
+
+RIGHT = np.random.default_rng(0).random((8, 10), np.float32)
+ANSWERS = Answers(
+    np.zeros((8, 28, 28), np.uint8), {"lstm": {"probabilities": RIGHT}, ROUTE: {"probabilities": RIGHT[::-1]}}
+)
+
+
+def test_an_answer_of_other_images_or_of_fewer_or_more_is_wrong() -> None:
+    ANSWERS.check("lstm", 2, 4, {"probabilities": RIGHT[2:6]})
+    for answer in ({"probabilities": RIGHT[rows]} for rows in (slice(0), slice(2, 5), slice(2, 7), slice(3, 7))):
+        with pytest.raises(WrongAnswerError, match="instead of"):
+            ANSWERS.check("lstm", 2, 4, answer)
+    with pytest.raises(WrongAnswerError, match="no output probabilities"):
+        ANSWERS.check("lstm", 2, 4, {"logits": RIGHT[2:6]})
+
+
+def test_a_classification_with_other_labels_than_the_likeliest_is_wrong() -> None:
+    def classified(count: int, unsure: bool = False) -> Classification:
+        best = np.argsort(RIGHT[5])[::-1][:count]
+        labels = tuple(Label(str(index), float(RIGHT[5, index]), int(index)) for index in best)
+        return Classification("lstm", "1", labels, 0.0, 0.0, 0.0, 1, unsure=unsure)
+
+    ANSWERS.check_classification("lstm", 5, 3, classified(3))
+    ANSWERS.check_classification(ROUTE, 2, 3, classified(3))  # a cascade's second member
+    ANSWERS.check_classification(ROUTE, 5, 3, classified(3, unsure=True))  # its first one's labels
+    twice = dataclasses.replace(classified(3), labels=classified(1).labels * 3)
+    for wrong in (*map(classified, (0, 1, 2, 4, 10)), twice):
+        with pytest.raises(WrongAnswerError, match="image 5"):
+            ANSWERS.check_classification("lstm", 5, 3, wrong)
+
+
+def test_a_caller_of_the_split_must_always_get_the_same_member() -> None:
+    callers = Callers()
+    for caller, member in (("anna", "lstm"), ("ben", "cnn"), ("anna", "lstm")):
+        callers.check(caller, member)
+    for caller, member in (("anna", "cnn"), ("carl", "")):
+        with pytest.raises(WrongAnswerError):
+            callers.check(caller, member)
+
+
+def failure(planned: float, seconds: float, *, server: int = 1, error: str = "UNAVAILABLE") -> Outcome:
+    return Outcome(0, server, planned, 0.0, seconds, error)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "explained"),
+    [
+        (failure(99.0, 1.01), True),
+        (failure(100.5, 0.01), True),  # sent to a connection that was not known to be closed
+        (failure(99.0, 0.5), False),  # it ended before
+        (failure(101.5, 0.01), False),  # by then the other worker should have it
+        (failure(99.0, 1.01, server=0), False),
+        (failure(99.0, 1.01, error="INTERNAL"), False),
+        (failure(99.0, 1.01, error="wrong answer"), False),
+    ],
+)
+def test_a_kill_explains_unavailable_of_calls_in_flight_to_its_server(outcome: Outcome, explained: bool) -> None:
+    tally = Tally()
+    tally.add([outcome])
+    ours, others = tally.explained_by([Kill(0, 50.0), Kill(server=1, at=100.0)])
+    assert (ours, others) == (([[], [outcome]], []) if explained else ([[], []], [outcome]))
+    assert tally.explained_by([]) == ([], [outcome])

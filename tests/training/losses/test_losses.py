@@ -1,0 +1,172 @@
+"""The losses by hand and by their definitions: of single labels, of distances and teachers, and of sets of labels."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hangtag.training.errors import LabelDistanceError
+from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.losses import single_label as losses
+from hangtag.training.losses.multi_label import LabelPaths, Sigmoids, SoftmaxRanking
+from hangtag.training.losses.single_label import DistanceLoss
+from hangtag.training.networks.cnn_rnn import CnnRnn
+
+CPU = torch.device("cpu")
+MATRIX = np.array([[0, 0.25, 1], [0.25, 0, 0.5], [1, 0.5, 0]])
+DISTANCES = LabelDistances(("a", "b", "c"), MATRIX, {})
+LOGITS = torch.log(torch.tensor([[2.0, 1.0, 1.0], [1.0, 1.0, 6.0]]))  # probabilities 1/2 1/4 1/4, and 1/8 1/8 3/4
+CLASSES = torch.tensor([0, 1])
+
+
+def loss(name: str, beta: float, weight: float = 1.0, smoothing: float = 0.0) -> losses.ClassLoss:
+    kind = DistanceLoss(name, beta, weight, DISTANCES.digest)  # type: ignore[arg-type]
+    return losses.class_loss(kind, smoothing, DISTANCES, CPU)
+
+
+def test_without_distances_it_is_cross_entropy_with_smoothing() -> None:
+    plain = losses.class_loss(None, 0.0, None, CPU)(LOGITS, CLASSES)
+    assert plain.item() == pytest.approx((math.log(2) + math.log(8)) / 2)
+    # A tenth of the target is spread over the three classes.
+    smooth = losses.class_loss(None, 0.1, None, CPU)(LOGITS[:1], CLASSES[:1])
+    assert smooth.item() == pytest.approx(0.9 * math.log(2) + 0.1 * (math.log(2) + 2 * math.log(4)) / 3)
+
+
+def test_soft_labels_by_hand() -> None:
+    soft = losses.soft_labels(torch.tensor(MATRIX), 2.0)
+    weights_of_a = [1, math.exp(-0.5), math.exp(-2)]
+    assert soft[0].tolist() == pytest.approx([weight / sum(weights_of_a) for weight in weights_of_a])
+    assert soft.sum(dim=1).tolist() == pytest.approx([1, 1, 1])
+    wanted = -sum(q * math.log(p) for q, p in zip(soft[0].tolist(), [0.5, 0.25, 0.25], strict=True))
+    assert loss("soft-labels", 2.0)(LOGITS[:1], CLASSES[:1]).item() == pytest.approx(wanted)
+
+
+def test_the_neighbourhood_loss_by_hand() -> None:
+    first = -math.log(0.5 + math.exp(-0.5) * 0.25 + math.exp(-2) * 0.25)
+    second = -math.log(math.exp(-0.5) * 0.125 + 0.125 + math.exp(-1) * 0.75)
+    assert loss("embedding-distance", 2.0)(LOGITS, CLASSES).item() == pytest.approx((first + second) / 2)
+
+
+@pytest.mark.parametrize("name", ["soft-labels", "embedding-distance"])
+def test_the_weight_mixes_with_the_smoothed_cross_entropy(name: str) -> None:
+    plain = functional.cross_entropy(LOGITS, CLASSES, label_smoothing=0.1)
+    alone = loss(name, 3.0)(LOGITS, CLASSES)
+    mixed = loss(name, 3.0, weight=0.3, smoothing=0.1)(LOGITS, CLASSES)
+    assert mixed.item() == pytest.approx((0.7 * plain + 0.3 * alone).item())
+
+
+@pytest.mark.parametrize("name", ["soft-labels", "embedding-distance"])
+def test_with_a_large_beta_both_are_the_cross_entropy(name: str) -> None:
+    plain = functional.cross_entropy(LOGITS, CLASSES)
+    assert loss(name, 1e4)(LOGITS, CLASSES).item() == pytest.approx(plain.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["soft-labels", "embedding-distance"])
+@given(sure=st.floats(0.5, 20))
+def test_a_far_mistake_costs_more_than_a_near_one(name: str, sure: float) -> None:
+    truth = torch.tensor([0])
+    near, far = torch.tensor([[0.0, sure, 0.0]]), torch.tensor([[0.0, 0.0, sure]])
+    assert loss(name, 3.0)(near, truth) < loss(name, 3.0)(far, truth)
+    plain = functional.cross_entropy
+    assert plain(near, truth).item() == pytest.approx(plain(far, truth).item())
+
+
+def test_the_neighbourhood_loss_stays_finite_without_near_labels() -> None:
+    logits = torch.tensor([[-1e4, -1e4, 1e4]], requires_grad=True)
+    value = loss("embedding-distance", 50.0)(logits, CLASSES[:1])
+    value.backward()
+    assert value.item() == pytest.approx(50.0)
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_the_distillation_loss_is_zero_from_itself_and_agrees_with_a_computation_by_hand() -> None:
+    assert losses.distillation_loss(LOGITS, LOGITS, 3.0).item() == pytest.approx(0, abs=1e-6)
+    student, teacher = torch.zeros(1, 2), torch.log(torch.tensor([[3.0, 1.0]]))
+    wanted = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    assert losses.distillation_loss(student, teacher, 1.0).item() == pytest.approx(wanted)
+    # At temperature 2 the odds 3 : 1 become sqrt(3) : 1, and the square of the temperature is put back.
+    p = math.sqrt(3) / (1 + math.sqrt(3))
+    wanted = 4 * (p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p)))
+    assert losses.distillation_loss(student, teacher, 2.0).item() == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("given", [None, LabelDistances(("a", "b", "c"), MATRIX**2, {})], ids=["none", "others"])
+def test_distances_that_the_loss_does_not_name_are_refused(given: LabelDistances | None) -> None:
+    kind = DistanceLoss("soft-labels", 1.0, 0.5, DISTANCES.digest)
+    with pytest.raises(LabelDistanceError, match="not those that the run's loss names"):
+        losses.class_loss(kind, 0.0, given, CPU)
+
+
+# Sets of labels.
+
+END, NONE = 4, -100
+
+
+def label_sets(*sets: Sequence[int], labels: int = 4) -> Tensor:
+    return torch.tensor([[label in chosen for label in range(labels)] for chosen in sets])
+
+
+def test_a_label_set_is_a_path_most_frequent_label_first_then_end_then_no_loss() -> None:
+    paths = LabelPaths(torch.tensor([2, 0, 3, 1])).paths(label_sets([0, 1, 2], [3], [], [0, 1, 2, 3]))
+    assert paths.tolist() == [
+        [2, 0, 1, END, NONE],
+        [3, END, NONE, NONE, NONE],
+        [END, NONE, NONE, NONE, NONE],
+        [2, 0, 3, 1, END],
+    ]
+
+
+def test_of_a_set_too_large_for_a_path_the_rarest_labels_are_left_out() -> None:
+    paths = LabelPaths(torch.arange(8)).paths(label_sets(range(8), labels=8))
+    assert paths.tolist() == [[0, 1, 2, 3, 4, 8]]
+
+
+def test_the_loss_of_paths_is_the_cross_entropy_per_step_by_teacher_forcing() -> None:
+    torch.manual_seed(0)
+    objective = LabelPaths(torch.tensor([2, 0, 3, 1]))
+    network, pixels = CnnRnn(4), torch.rand(2, 64, 64)
+    network.eval()
+    with torch.no_grad():
+        outcome = objective.training_step(network, pixels, label_sets([0, 2], [3]), smoothing=0)
+        first = network(pixels[:1], torch.tensor([[END, 2, 0]])).log_softmax(dim=2)[0]
+        second = network(pixels[1:], torch.tensor([[END, 3]])).log_softmax(dim=2)[0]
+    steps = [first[0, 2], first[1, 0], first[2, END], second[0, 3], second[1, END]]
+    assert float(outcome.loss) == pytest.approx(-float(sum(steps)) / 5, rel=1e-5)
+
+
+class Fixed(nn.Module):
+    """Says the same logits whatever it sees."""
+
+    def __init__(self, logits: list[list[float]]) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.logits
+
+
+NOTHING = torch.empty(1)  # pixels that Fixed ignores
+
+
+def test_the_loss_of_sigmoids_is_binary_cross_entropy_over_all_labels() -> None:
+    outcome = Sigmoids(torch.arange(2)).training_step(Fixed([[1.0, -2.0]]), NOTHING, label_sets([0], labels=2), 0)
+    wanted = (np.log1p(np.exp(-1)) + np.log1p(np.exp(-2))) / 2
+    assert float(outcome.loss) == pytest.approx(wanted)
+    assert int(outcome.correct) == 1
+
+
+def test_the_loss_of_ranking_is_cross_entropy_against_the_normalised_set() -> None:
+    network = Fixed([[2.0, 1.0, 0.0], [0.0, 2.0, 1.0]])
+    outcome = SoftmaxRanking(torch.arange(3)).training_step(
+        network, torch.empty(2), label_sets([0, 1], [0], labels=3), 0
+    )
+    total = np.log(np.exp([2, 1, 0]).sum())
+    assert float(outcome.loss) == pytest.approx(((total - 1.5) + total) / 2)
+    assert int(outcome.correct) == 1, "the second ranks a label first that is not there"

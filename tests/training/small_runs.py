@@ -1,0 +1,192 @@
+"""Small training runs: by the command, or with settings of the tests' own; and how two runs are compared."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from hangtag.cli import main
+from hangtag.training.catalog import build
+from hangtag.training.loop import trainer
+from hangtag.training.observer import Observer, StepProgress
+from hangtag.training.recipes import Recipe
+from hangtag.training.runs.config import RunConfig
+from hangtag.training.runs.run import Run
+from tests.kit.forkserver import Forked
+from tests.kit.garments import Images
+from tests.kit.waiting import until
+
+SOURCES = ("training", "hangtag")
+"""What decides the outcome of a run, for tests/kit/once.py."""
+EPOCHS = 4
+TRAINED = (
+    "train",
+    "lstm",
+    "--limit",
+    "640",
+    "--epochs",
+    str(EPOCHS),
+    "--tensorboard",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+)
+"""The command of a run of about two seconds, without its folder."""
+
+
+def hangtag(*arguments: object, out: Path | None = None) -> Result:
+    """The command in this process; an exception that it does not handle fails the test."""
+    result = CliRunner().invoke(main, [*map(str, arguments), *(["--out", str(out)] if out else [])])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def train(model: str, out: Path, *options: object, limit: int = 64, epochs: int = 1) -> Result:
+    """Train a run on few images by the command, which must succeed."""
+    usual = ("--limit", limit, "--epochs", epochs, "--threads", 1, "--device", "cpu")
+    result = hangtag("train", model, *usual, *options, out=out)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def one_error(result: Result) -> str:
+    """The one line of a failed command's error."""
+    assert result.exit_code == 1, result.output
+    lines = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    assert lines == result.output.splitlines()[-1:], result.output
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+def wait_for_file(path: Path, process: Forked) -> None:
+    """Wait until a process, which still runs, has written a file."""
+    until(lambda: path.is_file() or process.poll() is not None, 120)
+    assert process.poll() is None, process.communicate()[1]
+
+
+class DiedError(BaseException):
+    """Ends a run as a kill does: nothing handles it."""
+
+
+@contextmanager
+def dying(writes: int) -> Iterator[None]:
+    """Let a run in this process die when it has put so many files in their place, and is about to do so once more."""
+    replace, left = os.replace, writes
+
+    def replace_or_die(source: Path, target: Path) -> None:
+        nonlocal left
+        if left == 0:
+            raise DiedError
+        left -= 1
+        replace(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", replace_or_die)
+        yield
+
+
+def config(
+    model: str = "lstm", *, seed: int = 0, limit: int = 96, epochs: int = 2, learning_rate: float = 1e-3
+) -> RunConfig:
+    """A run by a recipe that no user can choose."""
+    recipe = Recipe(name="tiny", batch_size=32, epochs=epochs, learning_rate=learning_rate)
+    return RunConfig(model, recipe, seed, "of no matter here", limit, precision="fp32", threads=1, device="cpu")
+
+
+def learn(settings: RunConfig, data: Any, folder: Path, observer: Observer | None = None, **more: Any) -> None:
+    """Train such a run, on data that may be no user's either; ``more`` are arguments of the training loop."""
+    trainer.train(settings, data, Run(folder), observer or Observer(), **more)
+
+
+class OnStep(Observer):
+    """Calls a function after every step."""
+
+    def __init__(self, do: Callable[[StepProgress], object]) -> None:
+        self._do = do
+
+    def on_step(self, at: StepProgress) -> None:
+        self._do(at)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A whole run by the command, which no test may change, and what it printed."""
+
+    folder: Path
+    stdout: str
+    stderr: str
+
+
+# What is in a run's folder.
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def read(folder: Path, name: str = "metrics.json") -> dict[str, Any]:
+    """The content of metrics.json or of config.json."""
+    content: dict[str, Any] = json.loads((folder / name).read_text())
+    return content
+
+
+def state(folder: Path, name: str) -> dict[str, Any]:
+    """The content of a file of PyTorch's."""
+    content: dict[str, Any] = torch.load(folder / name, weights_only=True)
+    return content
+
+
+def weights(folder: Path, name: str = "best.pt") -> dict[str, torch.Tensor]:
+    saved: dict[str, torch.Tensor] = state(folder, name)["model"]
+    return saved
+
+
+def logits(folder: Path, images: Images) -> torch.Tensor:
+    """What the best weights of an lstm answer to images [n, 28, 28]: logits [n, 10]."""
+    network = build("lstm").eval()
+    network.load_state_dict(weights(folder))
+    with torch.no_grad():
+        answers: torch.Tensor = network(torch.tensor(images) / 255)
+    return answers
+
+
+def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every scalar that a run logged for TensorBoard, with its steps and values, but the times."""
+    reader = EventAccumulator(str(folder)).Reload()
+    tags = [tag for tag in reader.Tags()["scalars"] if not tag.startswith("time/")]
+    return {tag: [(event.step, event.value) for event in reader.Scalars(tag)] for tag in tags}
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """What metrics.json says, without the times."""
+    metrics = read(folder)
+    rows = [{key: row[key] for key in row if key not in ("seconds", "step_ms")} for row in metrics["epochs"]]
+    return metrics | {"epochs": rows}
+
+
+def assert_same_outcome(folder: Path, unbroken: Path) -> None:
+    """Equal figures and weights; and, where the runs may go on, equal states of the optimizer and of chance."""
+    assert figures(folder) == figures(unbroken)
+    assert same_weights(weights(folder), weights(unbroken))
+    assert (folder / "checkpoint.pt").exists() == (unbroken / "checkpoint.pt").exists()
+    if (unbroken / "checkpoint.pt").exists():
+        one, other = state(folder, "checkpoint.pt"), state(unbroken, "checkpoint.pt")
+        assert same_weights(one["model"], other["model"])
+        assert same_weights(one["rng"][0], other["rng"][0])
+        for index, moments in other["optimizer"]["state"].items():
+            assert same_weights(one["optimizer"]["state"][index], moments)

@@ -1,0 +1,226 @@
+"""A run that is killed, stopped or prolonged ends with the same weights, bit for bit, as one without a break."""
+
+import shlex
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from hangtag.training.observer import Observer
+from tests.kit import forkserver, garments, shipped
+from tests.training.small_runs import (
+    EPOCHS,
+    TRAINED,
+    DiedError,
+    Finished,
+    assert_same_outcome,
+    config,
+    contents,
+    dying,
+    hangtag,
+    learn,
+    one_error,
+    read,
+    same_weights,
+    scalars,
+    state,
+    train,
+    wait_for_file,
+    weights,
+)
+
+pytestmark = pytest.mark.slow
+
+
+def command(model: str, *options: object, limit: int = 64, epochs: int = 2) -> list[str]:
+    usual = ("--limit", limit, "--epochs", epochs, "--threads", 1, "--device", "cpu")
+    return ["train", model, *map(str, usual), *map(str, options)]
+
+
+def trained(arguments: list[str], folder: Path) -> Path:
+    result = hangtag(*arguments, out=folder)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+# Killed.
+
+
+@pytest.mark.usefixtures("few_test_images")
+def test_a_run_that_dies_before_any_of_its_writes_resumes(tmp_path: Path) -> None:
+    """Also one that had finished and goes on to more epochs: it dies between the two files that say so, too."""
+    unbroken = trained(command("lstm"), tmp_path / "unbroken")
+    one_epoch = trained(command("lstm", epochs=1), tmp_path / "one-epoch")
+    for beginning in (None, one_epoch):
+        for writes in range(20):
+            folder = tmp_path / f"{beginning is None}-{writes}"
+            if beginning:
+                shutil.copytree(beginning, folder)
+            try:
+                with dying(writes):
+                    hangtag(*command("lstm"), out=folder)
+            except DiedError:
+                done = read(folder) if (folder / "metrics.json").exists() else {}
+                assert "summary" not in done or (beginning and writes == 0)
+                assert_same_outcome(trained(command("lstm"), folder), unbroken)
+            else:
+                break
+        # config.json; of two epochs the weights, the checkpoint and metrics.json; the summary. The first epoch is best.
+        assert writes >= (5 if beginning else 7)
+
+
+def test_a_killed_command_resumes_with_every_state_that_a_recipe_has(tmp_path: Path) -> None:
+    """Muon, a schedule, an average of weights, batch normalisation, dropout, augmentation, and a teacher's answers."""
+    recipe = ("--recipe", "same-view", "--teacher", shipped.latest("lstm"))
+    arguments = command("cnn", *recipe, limit=140, epochs=4)  # two steps an epoch
+    folders = tmp_path / "killed", tmp_path / "unbroken"
+    with forkserver.hangtag([*arguments, "--out", folders[0]], first=garments.FEW_FIRST) as process:
+        wait_for_file(folders[0] / "metrics.json", process)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert 1 <= len(read(folders[0])["epochs"]) < 4
+    assert "summary" not in read(folders[0])
+    asked = (folders[0] / "teacher.pt").stat().st_mtime_ns
+    assert state(folders[0], "teacher.pt")["logits"].shape == (8 * 140, 10)
+    with pytest.MonkeyPatch.context() as patch:
+        garments.use_few(patch)
+        with dying(writes=0), pytest.raises(DiedError):
+            hangtag(*arguments, out=folders[0])
+        assert (folders[0] / "teacher.pt").stat().st_mtime_ns == asked  # the teacher has not answered again
+        for folder in folders:
+            trained(arguments, folder)
+    assert_same_outcome(*folders)
+    assert not {"checkpoint.pt", "teacher.pt"} & contents(folders[0]).keys()  # no epochs can follow
+
+
+def test_ctrl_c_ends_with_one_line_and_the_run_resumes_in_the_same_log(finished: Finished, tmp_path: Path) -> None:
+    with forkserver.hangtag([*TRAINED, "--out", tmp_path / "run"], first=garments.FEW_FIRST) as process:
+        wait_for_file(tmp_path / "run" / "checkpoint.pt", process)
+        process.send_signal(signal.SIGSTOP)  # so that it cannot finish while we look
+        for options in ([], ["--restart"]):
+            at_work = one_error(hangtag(*TRAINED, *options, out=tmp_path / "run"))
+            assert f"another process is training in {tmp_path / 'run'}" in at_work
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGCONT)
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert 1 <= len(read(tmp_path / "run")["epochs"]) < EPOCHS
+    stopped, _, resume = stderr.splitlines()[-1].partition(": hangtag ")
+    assert stopped == "stopped. Continue from the last finished epoch with"
+    with pytest.MonkeyPatch.context() as patch:
+        garments.use_few(patch)
+        assert hangtag(*shlex.split(resume)).exit_code == 0
+    assert_same_outcome(tmp_path / "run", finished.folder)
+    assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 2
+    assert scalars(tmp_path / "run") == scalars(finished.folder)
+
+
+class StopAt(Observer):
+    """Requests a stop at the nth check and all later ones."""
+
+    def __init__(self, time: int) -> None:
+        self.left = time
+
+    def stop_requested(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_a_stop_requested_anywhere_ends_the_run_which_resumes(tmp_path: Path) -> None:
+    """Between steps, between batches of validation, and between those of the last summary."""
+    unbroken, data = tmp_path / "unbroken", garments.few()
+    learn(config(), data, unbroken)
+    stops = 0
+    for time in range(100):
+        folder = tmp_path / str(time)
+        try:
+            learn(config(), data, folder, StopAt(time))
+        except KeyboardInterrupt:
+            stops += 1
+            assert not (folder / "metrics.json").exists() or "summary" not in read(folder)
+            if time % 3 == 0:
+                learn(config(), data, folder)
+                assert_same_outcome(folder, unbroken)
+        else:
+            break
+    # In each epoch after each step, when the first and the last are summed up, and in validation; and the two splits.
+    assert stops >= 2 * (3 + 2 + 1) + 2
+
+
+@pytest.mark.usefixtures("few_test_images")
+def test_the_command_to_resume_has_every_option(tmp_path: Path) -> None:
+    models = [Path(shutil.copy(shipped.latest(name), tmp_path / f"a {name}.onnx")) for name in ("cnn", "lstm")]
+    distances = tmp_path / "my distances.json"
+    assert hangtag("labels", models[0], "--json", distances).exit_code == 0
+    options = [
+        "train", "cnn", "--recipe", "same-view", *(f"--teacher={model}" for model in models),
+        "--loss", "embedding-distance", "--beta", "2.5",
+        "--loss-weight", "0.25", "--distances", str(distances), "--seed", "3", "--tensorboard",
+        "--limit", "8", "--epochs", "1", "--threads", "1", "--precision", "bf16", "--device", "cpu",
+    ]  # fmt: skip
+    with dying(writes=3), pytest.raises(DiedError):  # config.json, teacher.pt, best.pt
+        hangtag(*options, "--restart", out=tmp_path / "a run")
+    message = one_error(hangtag("export", tmp_path / "a run"))
+    _, _, resume = message.partition(" is not finished (0 epochs so far). Continue with: hangtag ")
+    words = shlex.split(resume)
+    for option in [*options, "--out", str(tmp_path / "a run")]:
+        assert option.split("=")[-1] in words
+    assert "--restart" not in words
+    done = hangtag(*words)
+    assert done.exit_code == 0, done.output
+    assert "summary" in read(tmp_path / "a run")
+
+
+# Prolonged.
+
+
+@pytest.mark.parametrize(("model", "options"), [("lstm2", []), ("cnn", ["--precision", "bf16"])], ids=str)
+@pytest.mark.usefixtures("few_test_images")
+def test_more_epochs_end_with_the_weights_of_a_run_that_was_longer_from_the_start(
+    tmp_path: Path, model: str, options: list[str]
+) -> None:
+    unbroken = trained(command(model, *options, limit=33), tmp_path / "unbroken")
+    trained(command(model, *options, limit=33, epochs=1), tmp_path / "run")
+    longer = hangtag(*command(model, *options, limit=33), out=tmp_path / "run")
+    assert "this run had finished 1 epoch, and went on to 2." in longer.stderr.splitlines()
+    assert [line.split(":")[0] for line in longer.stderr.splitlines() if line.startswith("epoch ")] == ["epoch 2/2"]
+    assert_same_outcome(tmp_path / "run", unbroken)
+    assert read(tmp_path / "run", "config.json")["recipe"]["epochs"] == 2
+
+
+@pytest.mark.usefixtures("few_test_images")
+def test_what_cannot_go_on_says_why_and_stays_as_it_was(tmp_path: Path) -> None:
+    def refused(folder: Path, arguments: list[str]) -> str:
+        before = contents(folder)
+        message = one_error(hangtag(*arguments, out=folder))
+        assert contents(folder) == before
+        assert "--restart" in message
+        return message
+
+    run = trained(command("lstm"), tmp_path / "run")
+    assert "has 2 epochs already." in refused(run, command("lstm", epochs=1))
+    assert "another recipe.epochs and seed (" in refused(run, command("lstm", "--seed", 1, epochs=3))
+    (run / "checkpoint.pt").unlink()
+    assert "cannot go on to 3 epochs: it has no checkpoint.pt" in refused(run, command("lstm", epochs=3))
+
+    teacher = ("--recipe", "best", "--teacher", shipped.latest("lstm"))
+    scheduled = trained(command("lstm", *teacher, epochs=1), tmp_path / "scheduled")
+    assert "cannot go on to 2 epochs: the recipe best" in refused(scheduled, command("lstm", *teacher))
+
+
+@pytest.mark.usefixtures("few_test_images")
+def test_seeds_and_bf16_change_the_weights_which_stay_fp32(tmp_path: Path) -> None:
+    for name, model, *options in (
+        ("one", "cnn"), ("same", "cnn"), ("seeded", "cnn", "--seed", 1), ("rough", "cnn", "--precision", "bf16"),
+        ("lstm2", "lstm2"), ("lstm2 again", "lstm2"),
+    ):  # fmt: skip
+        train(model, tmp_path / name, *options, limit=40)
+    assert same_weights(weights(tmp_path / "one"), weights(tmp_path / "same"))
+    assert same_weights(weights(tmp_path / "lstm2"), weights(tmp_path / "lstm2 again"))
+    assert not same_weights(weights(tmp_path / "one"), weights(tmp_path / "seeded"))
+    assert not same_weights(weights(tmp_path / "one"), weights(tmp_path / "rough"))
+    assert {str(tensor.dtype) for tensor in weights(tmp_path / "rough").values()} == {"torch.float32"}
+    losses = [read(tmp_path / name)["epochs"][0]["train_loss"] for name in ("one", "rough")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)

@@ -1,0 +1,224 @@
+"""Runs by two processes with gloo: they give what one gives, and report everything once."""
+
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.modules.module import register_module_forward_hook
+
+from hangtag.training.errors import DivergedError
+from hangtag.training.observer import StepProgress
+from hangtag.training.processes.distributed import DistributedGroup, process_group
+from hangtag.training.processes.process_group import ProcessGroup
+from tests.kit import forkserver, garments, shipped
+from tests.kit.forkserver import Forked
+from tests.training.small_runs import Finished, OnStep, config, hangtag, learn, read, train, wait_for_file, weights
+
+pytestmark = pytest.mark.slow
+
+USUAL = ("--limit", "65", "--epochs", "1", "--threads", "1", "--device", "cpu")
+
+
+def of_two() -> list[dict[str, str]]:
+    """The variables that torchrun gives to each of two processes."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [{**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+
+
+def ended(processes: list[Forked]) -> list[tuple[int | None, str, str]]:
+    """The exit code and the outputs of each process."""
+    outputs = []
+    for process in processes:
+        with process:
+            stdout, stderr = process.communicate(120)
+            outputs.append((process.returncode, stdout, stderr))
+    return outputs
+
+
+def commands_of_two(*arguments: object) -> list[tuple[int | None, str, str]]:
+    """Run the command twice, as torchrun does."""
+    words = ["train", *map(str, arguments)]
+    return ended([forkserver.hangtag(words, variables=each, first=garments.FEW_FIRST) for each in of_two()])
+
+
+# The same numbers.
+
+
+def train_rank(folder: Path, model: str, fate: str) -> None:
+    """Train for three epochs, as a process of its own.
+
+    Args:
+        folder: Of the run.
+        model: The network.
+        fate: ``live``; or ``die``: every rank exits with 3 in the second epoch; or ``diverge``: after the first epoch
+            all that the cnn of rank 1 computes is nan.
+    """
+    torch.set_num_threads(1)
+    plain = config(model, limit=65, epochs=3)
+    # Dropout differs between the ranks, as it must; without it two ranks give what one gives but for rounding.
+    plain = replace(plain, recipe=replace(plain.recipe, dropout=0.0, ema_decay=0.9))
+    with process_group("cpu") as group:
+
+        def act(at: StepProgress) -> None:
+            if fate == "die" and (at.epoch, at.step) == (2, 2):
+                raise SystemExit(3)
+            if fate == "diverge" and (at.epoch, at.step) == (1, at.steps) and group.rank == 1:
+                register_module_forward_hook(lambda _, inputs, output: output * math.nan)
+
+        whole = replace(plain, processes=group.world_size)
+        try:
+            learn(whole, garments.few(), folder, OnStep(act), group=group)
+        except DivergedError as error:
+            sys.stderr.write(f"{error}\n")
+            raise SystemExit(1) from None
+
+
+def run_ranks(folder: Path, model: str = "lstm", fate: str = "live") -> list[tuple[int | None, str, str]]:
+    return ended([Forked(train_rank, folder, model, fate, variables=each) for each in of_two()])
+
+
+def assert_close(one: Path, other: Path) -> None:
+    metrics = [read(folder) for folder in (one, other)]
+    for row, expected in zip(metrics[0]["epochs"], metrics[1]["epochs"], strict=True):
+        assert row["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-4)
+        assert row["validation_loss"] == pytest.approx(expected["validation_loss"], rel=1e-4)
+    accuracies = [each["summary"]["test"]["accuracy"] for each in metrics]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.011)  # of 100 images
+    for name, value in weights(one).items():
+        torch.testing.assert_close(value, weights(other)[name], rtol=1e-3, atol=1e-4)
+
+
+def test_two_ranks_give_the_single_process_result_and_resume_after_a_break(tmp_path: Path) -> None:
+    # 65 samples in batches of 32: the last batch is one sample, so that one process has none.
+    with Forked(train_rank, tmp_path / "one", "lstm", "live") as single:
+        assert single.wait(120) == 0, single.communicate()
+    assert [code for code, *_ in run_ranks(tmp_path / "two")] == [0, 0]
+    assert_close(tmp_path / "two", tmp_path / "one")
+    assert read(tmp_path / "two", "config.json")["processes"] == 2
+
+    assert 0 not in [code for code, *_ in run_ranks(tmp_path / "broken", fate="die")]
+    assert len(read(tmp_path / "broken")["epochs"]) == 1
+    assert [code for code, *_ in run_ranks(tmp_path / "broken")] == [0, 0]
+    assert_close(tmp_path / "broken", tmp_path / "one")
+
+
+def test_ranks_share_a_batch_with_equal_weight_for_every_sample() -> None:
+    batch = torch.arange(7)
+    parts = [DistributedGroup(rank, 3).share_of(batch) for rank in range(3)]
+    assert sorted(torch.cat([indices for indices, _ in parts]).tolist()) == batch.tolist()
+    # DistributedDataParallel averages over the three processes.
+    for indices, weight in parts:
+        assert weight / 3 / len(indices) == pytest.approx(1 / 7)
+    assert ProcessGroup().share_of(batch)[1] == 1.0
+    indices, weight = DistributedGroup(2, 3).share_of(torch.tensor([4, 5]))
+    assert (indices.tolist(), weight) == ([4], 0.0)  # without samples it recomputes one
+
+
+def test_a_run_that_diverges_in_one_rank_ends_in_all(tmp_path: Path) -> None:
+    for code, _, stderr in run_ranks(tmp_path / "spoiled", "cnn", fate="diverge"):
+        assert code == 1
+        assert "the loss became nan in epoch 2, by step " in stderr
+    assert len(read(tmp_path / "spoiled")["epochs"]) == 1
+
+
+# The command in processes that torchrun, or something like it, has started.
+
+
+def test_two_commands_train_one_run_and_report_it_once(tmp_path: Path) -> None:
+    arguments = ("lstm", "--recipe", "best", "--teacher", shipped.latest("lstm"), *USUAL)
+    (first, _, report), (second, *silent) = commands_of_two(*arguments, "--out", tmp_path / "two")
+    assert (first, second) == (0, 0), report
+    assert "epoch" not in "".join(silent)
+    assert report.count("best epoch 1: ") == 1
+    assert re.search(r"2 processes with 1 thread\b", report)
+    assert read(tmp_path / "two", "config.json")["processes"] == 2
+    # Each rank computed the logits of half of the images, and both trained on all of them.
+    with pytest.MonkeyPatch.context() as patch:
+        garments.use_few(patch)
+        train("lstm", tmp_path / "one", *arguments[1:])
+    losses = [read(tmp_path / name)["epochs"][0]["train_loss"] for name in ("two", "one")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)  # augmentation differs between the processes
+
+
+def test_an_error_is_reported_once(finished: Finished) -> None:
+    for arguments, status, message in (
+        (["lstm", "--data-dir", "nowhere"], 1, "Error: nowhere lacks train-images-idx3-ubyte"),  # met by each
+        (["cnn", *USUAL, "--out", finished.folder], 1, "holds a run with another "),  # met by rank 0
+        (["lstm", "--teacher", "cnn.onnx"], 2, "--teacher cnn.onnx: "),
+    ):
+        (first, _, error), (second, *silent) = commands_of_two(*arguments)
+        assert (first, second) == (status, status)
+        assert error.count(message) == error.count("Error: ") == 1
+        assert "Traceback" not in error
+        assert silent == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("variables", "options", "expected"),
+    [
+        ({"WORLD_SIZE": "2"}, [], r"WORLD_SIZE is set to 2, .* but RANK, LOCAL_RANK, .*MASTER_PORT are not set"),
+        ({"WORLD_SIZE": "two"}, [], r"WORLD_SIZE is set to 'two' and must be a whole number"),
+        ({"WORLD_SIZE": "2"}, ["--processes", "2"], r"--processes: WORLD_SIZE is set, so torchrun has started"),
+    ],
+)
+def test_variables_that_form_no_process_group_are_explained(
+    monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str], options: list[str], expected: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    result = hangtag("train", "lstm", *options)
+    assert result.exit_code == (2 if options else 1)
+    assert re.search(expected, result.output)
+
+
+def test_the_command_runs_under_torchrun(tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "hangtag", "train", "lstm", *USUAL, "--dry-run", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("a new run") == 1
+    assert re.search(r"2 processes with 1 thread\b", done.stderr)
+
+
+# Processes that --processes starts.
+
+
+def test_the_memory_of_both_is_forecast(tmp_path: Path) -> None:
+    arguments = ["train", "lstm", *USUAL, "--dry-run", "--processes", "2", "--out", str(tmp_path / "run")]
+    with forkserver.hangtag(arguments) as process:
+        forecast, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert not (tmp_path / "run").exists()
+    assert forecast.count("a new run") == 1
+    (memory,) = re.findall(r"^memory +about ([\d,]+) MB: ", forecast, re.MULTILINE)
+    assert int(memory.replace(",", "")) > 600  # the data and PyTorch take more than 300 in each
+
+
+def test_ctrl_c_stops_all_processes_with_one_line_and_errors_are_reported_once(tmp_path: Path) -> None:
+    usual = ["--threads", "1", "--device", "cpu", "--out", str(tmp_path / "run"), "--processes", "2"]
+    with forkserver.hangtag(["train", "lstm", "--limit", "640", "--epochs", "200", *usual]) as process:
+        wait_for_file(tmp_path / "run" / "metrics.json", process)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert stderr.count("stopped. Continue from the last finished epoch with: hangtag train lstm ") == 1
+    assert "--processes 2 --threads 1" in stderr
+    assert "Traceback" not in stderr
+    assert re.search(r"2 processes with 1 thread\b", stderr)
+    assert "summary" not in read(tmp_path / "run")
+    with forkserver.hangtag(["train", "cnn", "--limit", "640", *usual]) as process:
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert stderr.count("holds a run with another ") == stderr.count("Error: ") == 1
+    assert "Traceback" not in stderr

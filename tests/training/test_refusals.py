@@ -1,0 +1,224 @@
+"""What `hangtag train` refuses: before it reads anything, and what it finds in files. An error is one line."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hangtag.training.errors import SettingsError
+from hangtag.training.settings import TrainSettings
+from tests.kit import forkserver
+from tests.training.small_runs import TRAINED, Finished, contents, hangtag, one_error, state, train
+
+pytestmark = pytest.mark.slow
+
+OWN_LOSS = "has a loss of its own"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["transformer"], "'transformer' is not one of 'lstm', 'lstm-56', 'lstm-280', 'lstm2', 'cnn'"),
+        (["lstmm"], "'cnn_embedding'. Did you mean 'lstm'?"),
+        ([], "Missing argument"),
+        (["lstm", "--recipe", "better"], "--recipe': 'better' is not"),
+        (["lstm-56", "--recipe", "best"], "--recipe best: there is no such recipe for lstm-56; it has: study."),
+        (["lstm", "--recipe", "multi-label"], "no such recipe for lstm"),
+        (["sigmoids", "--recipe", "study"], "no such recipe for sigmoids; it has: multi-label"),
+        (["lstm", "--data", "outfits"], "--data outfits: lstm cannot learn from outfits: it takes fashion-mnist"),
+        (["cnn", "--data", "voc2007"], "--data voc2007: cnn cannot learn from voc2007: it takes fashion-mnist"),
+        (["cnn_rnn", "--data", "fashion-mnist"], "cnn_rnn cannot learn from fashion-mnist: it takes outfits or "),
+        (["lstm", "--teacher", "cnn.onnx"], "--teacher cnn.onnx: recipe study learns from the labels alone."),
+        (
+            ["lstm", "--beta", "3", "--loss-weight", "1"],
+            "--beta and --loss-weight: the cross-entropy uses no distances",
+        ),
+        (["lstm", "--loss", "soft-labels", "--beta", "nan"], "'nan' is not a finite number"),
+        (["lstm", "--loss", "soft-labels", "--beta", "inf"], "'inf' is not a finite number"),
+        (["lstm", "--loss-weight", "nan"], "'nan' is not a finite number"),
+        (["cnn_rnn", "--beta", "3"], f"--beta: cnn_rnn {OWN_LOSS}"),
+        (["cnn_rnn", "--loss", "soft-labels"], f"--loss: cnn_rnn {OWN_LOSS}"),
+        (["lstm", "--epochs", "0"], "--epochs"),
+        (["lstm", "--limit", "0"], "--limit"),
+        (["lstm", "--threads", "0"], "--threads"),
+        (["lstm", "--seed", "-1"], "--seed"),
+        (["lstm", "--seed", str(2**70)], "--seed"),
+        (["lstm", "--epoch", "3"], "--epoch"),
+        pytest.param(
+            ["lstm", "--device", "cuda"],
+            "PyTorch sees no CUDA device here. Use --device cpu.",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU"),
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_arguments_are_explained_before_anything_is_read(tmp_path: Path, given: list[str], expected: str) -> None:
+    result = hangtag("train", *given, "--data-dir", tmp_path, out=tmp_path / "run")
+    assert result.exit_code == 2
+    assert expected in " ".join(result.output.split())
+    assert "Usage: main train" in result.output
+
+
+def test_a_loss_from_a_variable_is_not_ignored_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANGTAG_TRAIN_LOSS", "soft-labels")
+    result = hangtag("train", "cnn_rnn", "--data-dir", tmp_path, out=tmp_path / "run")
+    assert result.exit_code == 2
+    assert f"--loss: cnn_rnn {OWN_LOSS}" in result.output
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "transformer"}, "there is no model 'transformer'; there are lstm, "),
+        ({"limit": 0}, "--limit: 0 is out of range; it must be at least 1."),
+        ({"processes": 65}, "--processes: 65 is out of range; it must be at least 1 and at most 64."),
+        ({"device": "tpu"}, "--device: 'tpu' is not one of auto, cpu, cuda."),
+        ({"loss": "soft-labels", "beta": 0.0}, "--beta: 0.0 is out of range; it must be above 0."),
+        ({"loss": "soft-labels", "beta": float("nan")}, "--beta: nan is not a finite number."),
+        ({"loss": "soft-labels", "loss_weight": 1.5}, "--loss-weight: 1.5 is out of range"),
+    ],
+    ids=str,
+)
+def test_a_program_cannot_make_wrong_settings_either(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        TrainSettings(**({"model": "lstm"} | settings))
+    assert str(caught.value).startswith(message)
+
+
+NO_BF16 = """
+from hangtag.training import settings
+settings.cpu_computes_lstms_in_bf16 = lambda: False
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "arguments", "expected"),
+    [
+        # PyTorch would end the first training step with an error about a primitive that it could not create.
+        (NO_BF16, ["lstm2", "--precision", "bf16", "--device", "cpu"], "and lstm2 has one. Use --precision fp32."),
+        (NO_BF16, ["cnn_rnn", "--precision", "bf16", "--device", "cpu", "--data-dir", "."], "lacks train-images"),
+        (
+            "import sys; sys.modules['tensorboardX'] = None",
+            ["lstm", "--tensorboard"],
+            "--tensorboard needs the Python module 'tensorboardX', which is not installed here.",
+        ),
+        (
+            "import sys; sys.modules['onnxruntime'] = None",
+            ["lstm", "--recipe", "best", "--teacher", "cnn.onnx"],
+            "learning from a teacher needs the Python module 'onnxruntime', which is not installed here.",
+        ),
+        # A C library without the setting that keeps freed memory: training does without it.
+        (
+            "import ctypes; ctypes.CDLL = lambda _: object()",
+            ["lstm", "--data-dir", "."],
+            "lacks train-images-idx3-ubyte",
+        ),
+    ],
+    ids=["bf16", "bf16 without nn.LSTM", "tensorboardX", "onnxruntime", "mallopt"],
+)
+def test_what_a_machine_lacks_is_named(tmp_path: Path, first: str, arguments: list[str], expected: str) -> None:
+    with forkserver.hangtag(["train", *arguments, "--out", tmp_path / "run"], first=first) as process:
+        _, stderr = process.communicate(120)
+    assert process.returncode in (1, 2)
+    assert expected in " ".join(stderr.split())
+    assert "Traceback" not in stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_and_distances_that_cannot_be_read_leave_no_folder(tmp_path: Path) -> None:
+    alien = tmp_path / "alien.json"
+    document = {"labels": ["a", "b"], "distances": [[0, 1], [1, 0]], "provenance": {}}
+    alien.write_text(json.dumps(document | {"schema": "hangtag.label_distances/1"}))
+    for options, expected in (
+        (["--data-dir", tmp_path], f"Error: {tmp_path} lacks train-images-idx3-ubyte, "),
+        (["--loss", "soft-labels", "--distances", tmp_path / "gone.json"], "gone.json cannot be read (No such file"),
+        (["--loss", "soft-labels", "--distances", alien], "the distances are of other labels (a, b)"),
+    ):
+        assert expected in one_error(hangtag("train", "lstm", *options, out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("few_test_images")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        assert one_error(hangtag(*TRAINED, out=folder)).startswith(f"Error: {folder} cannot be written (")
+
+
+# A run's files that are damaged, or another run's.
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.json", "checkpoint.pt", "best.pt"])
+@pytest.mark.usefixtures("few_test_images")
+def test_a_broken_file_is_named_in_one_line_before_the_training(broken_off: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(broken_off, tmp_path / "run"))
+    whole = (folder / name).read_bytes()
+    for broken in (
+        b"",
+        b"hello\n",
+        b"\xff\xfe",
+        b"[]",
+        b"null",
+        bytes(1000),
+        b"\x80\x04K\x01.",
+        whole[: len(whole) // 2],
+    ):
+        (folder / name).write_bytes(broken)
+        before = contents(folder)
+        message = one_error(hangtag(*TRAINED, out=folder))
+        assert message.startswith(f"Error: {folder / name} ")
+        assert "--restart" in message
+        assert "weights_only" not in message  # PyTorch's advice would be to run code from the file
+        assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "best.pt", "metrics.json"])
+@pytest.mark.usefixtures("few_test_images")
+def test_files_of_an_unknown_run_are_refused(finished: Finished, tmp_path: Path, name: str) -> None:
+    shutil.copy(finished.folder / name, tmp_path)
+    message = f"{tmp_path} holds {name} but no config.json, so their run is unknown. Choose another --out, or add"
+    assert message in one_error(hangtag(*TRAINED, out=tmp_path))
+    assert message in one_error(hangtag(*TRAINED, "--dry-run", out=tmp_path))
+
+
+@pytest.mark.usefixtures("few_test_images")
+def test_states_of_another_run_are_refused_before_the_training(broken_off: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(broken_off, tmp_path / "run"))
+    best, checkpoint = state(folder, "best.pt"), state(folder, "checkpoint.pt")
+    linear = torch.nn.Linear(2, 2)
+    others: dict[str, list[Any]] = {
+        "best.pt": [
+            {"epoch": 1}, {"model": best["model"]}, best | {"model": None}, best | {"model": linear.state_dict()},
+            best | {"epoch": None}, torch.zeros(3),
+        ],
+        "checkpoint.pt": [
+            best, checkpoint | {"model": linear.state_dict()},
+            checkpoint | {"optimizer": torch.optim.Adam(linear.parameters()).state_dict()},
+            checkpoint | {"rng": [{"cpu": torch.zeros(3, dtype=torch.uint8)}]}, checkpoint | {"rng": []},
+        ],
+    }  # fmt: skip
+    for name, states in others.items():
+        whole = (folder / name).read_bytes()
+        for other in states:
+            torch.save(other, folder / name)
+            before = contents(folder)
+            assert one_error(hangtag(*TRAINED, out=folder)).startswith(f"Error: {folder / name} ")
+            assert contents(folder).items() >= before.items()
+            for log in folder.glob("events.out.tfevents.*"):
+                log.unlink()
+        (folder / name).write_bytes(whole)
+
+
+@pytest.mark.usefixtures("few_test_images")
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    train("lstm", tmp_path / "run")
+    for name in ("config.json", "best.pt", "checkpoint.pt", "metrics.json"):
+        folder = Path(shutil.copytree(tmp_path / "run", tmp_path / f"without-space-for-{name}"))
+        (folder / f"{name}.tmp").symlink_to("/dev/full")
+        more = ("train", "lstm", "--limit", 64, "--epochs", 9, "--threads", 1, "--device", "cpu")
+        message = one_error(hangtag(*more, out=folder))
+        assert message == f"Error: {folder / name} cannot be written (No space left on device)."
+        assert (folder / name).read_bytes() == (tmp_path / "run" / name).read_bytes()

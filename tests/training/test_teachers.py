@@ -1,0 +1,231 @@
+"""Learning from teachers: which files may teach, what they answer, and what a student makes of it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from hangtag.training.processes.process_group import ProcessGroup
+from hangtag.training.recipes import Augmentation, Distillation
+from hangtag.training.runs.run import Run
+from hangtag.training.tasks.selection import build_task
+from tests.kit import garments, onnx_models, shipped
+from tests.kit.garments import Images
+from tests.training.small_runs import DiedError, config, contents, dying, hangtag, learn, one_error, read, state, train
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_test_images")]
+
+Logits = npt.NDArray[np.float32]
+CNN, LSTM = (shipped.latest(name) for name in ("cnn", "lstm"))
+BEST = ("train", "lstm", "--recipe", "best", "--limit", 64, "--epochs", 1, "--threads", 1, "--device", "cpu")
+
+
+def answers(file: Path, images: Images) -> Logits:
+    """A model's logits, averaged over each image and its mirror image."""
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    both = [session.run(["logits"], {"image": np.ascontiguousarray(seen)})[0] for seen in (images, images[:, :, ::-1])]
+    logits: Logits = np.mean(both, axis=0)
+    return logits
+
+
+def test_several_teachers_answer_once_are_averaged_and_may_be_moved(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with dying(writes=2), pytest.raises(DiedError):  # config.json and teacher.pt
+        hangtag(*BEST, "--teacher", CNN, "--teacher", LSTM, out=run)
+    images = garments.few().train.images[:64]
+    logits = state(run, "teacher.pt")["logits"].numpy()
+    np.testing.assert_allclose(logits, (answers(CNN, images) + answers(LSTM, images)) / 2, rtol=1e-4, atol=1e-4)
+
+    moved = Path(shutil.copy(LSTM, tmp_path / "moved.onnx"))
+    taught = hangtag(*BEST, "--teacher", moved, "--teacher", CNN, out=run)
+    assert taught.exit_code == 0, taught.output
+    assert f"learning from {moved} and {CNN}" in taught.stderr
+    assert [file["path"] for file in read(run, "config.json")["teachers"]] == [str(moved), str(CNN)]
+    assert not {"teacher.pt", "checkpoint.pt"} & contents(run).keys()
+    assert "had finished already" in hangtag(*BEST, "--teacher", CNN, "--teacher", LSTM, out=run).stderr
+    fewer = hangtag(*BEST, "--teacher", CNN, out=run)
+    assert "holds a run with another teacher (teacher: " in one_error(fewer)
+
+    earlier = read(run, "config.json")  # as a version wrote it that knew one teacher
+    (file,) = (file for file in earlier.pop("teachers") if file["path"] == str(CNN))
+    (run / "config.json").write_text(json.dumps(earlier | {"teacher": f"models/cnn/1/model.onnx@{file['digest']}"}))
+    assert "had finished already" in hangtag(*BEST, "--teacher", CNN, out=run).stderr
+    assert "another teacher" in one_error(hangtag(*BEST, "--teacher", LSTM, out=run))
+
+
+def test_answers_for_other_images_are_refused(tmp_path: Path) -> None:
+    with dying(writes=2), pytest.raises(DiedError):
+        hangtag(*BEST, "--teacher", LSTM, out=tmp_path)
+    torch.save({"logits": torch.zeros(65, 10)}, tmp_path / "teacher.pt")
+    message = one_error(hangtag(*BEST, "--teacher", LSTM, out=tmp_path))
+    assert message.startswith(f"Error: {tmp_path / 'teacher.pt'} holds no logits of this run's images.")
+
+
+def test_all_published_versions_teach_unless_others_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for model, recipe in (("lstm", "best"), ("cnn", "same-view")):
+        none = one_error(hangtag("train", model, "--recipe", recipe))
+        network, precision = ("resnet", "") if model == "lstm" else ("resnet-28x28", "--precision int8 ")
+        assert f"no {network}" in none
+        assert f"train {network} --recipe teacher, then hangtag export {network} {precision}--models runs/teach" in none
+    files = [Path("runs/teachers/resnet", version, "model.onnx") for version in ("2", "10", "notes")]
+    for file, source in zip(files, (LSTM, CNN, CNN), strict=True):
+        file.parent.mkdir(parents=True)
+        shutil.copy(source, file)
+    taught = hangtag(*BEST, out=tmp_path / "run")
+    assert taught.exit_code == 0, taught.output
+    assert f"learning from {files[0]} and {files[1]}\n" in taught.stderr
+
+
+# Models that cannot teach.
+
+
+def edited(edit: Callable[[onnx.ModelProto], object]) -> bytes:
+    """The shipped cnn with something changed in it."""
+    model = onnx.load(CNN)
+    edit(model)
+    return model.SerializeToString()
+
+
+def rename_logits(model: onnx.ModelProto) -> None:
+    model.graph.output[0].name = "scores"
+    for node in model.graph.node:
+        node.output[:] = ["scores" if name == "logits" else name for name in node.output]
+        node.input[:] = ["scores" if name == "logits" else name for name in node.input]
+
+
+def fix_batch(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 32
+
+
+def relabel(labels: str) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        (entry,) = (entry for entry in model.metadata_props if entry.key == "hangtag.labels")
+        entry.value = labels
+
+    return change
+
+
+def spoil(model: onnx.ModelProto) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith("classifier.6.bias"):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(10, np.nan, np.float32), tensor.name))
+
+
+def only_32() -> bytes:
+    """A model that says that it takes any number of images, and takes 32."""
+    model = onnx_models.model(
+        [
+            helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("Reshape", ["pixels", "shape"], ["rows"]),
+            helper.make_node("Slice", ["rows", "from", "to", "axis"], ["logits"]),
+        ],
+        {"image": (TensorProto.UINT8, ["batch", 28, 28])},
+        {"logits": (TensorProto.FLOAT, ["batch", 10])},
+        {
+            "shape": np.array([32, 784], np.int64),
+            "from": np.array([0], np.int64),
+            "to": np.array([10], np.int64),
+            "axis": np.array([1], np.int64),
+        },
+    )
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (lambda: edited(rename_logits), "must have the input image: UINT8 [batch, 28, 28]"),
+        (lambda: edited(fix_batch), "takes only batches of 32"),
+        (lambda: edited(relabel(json.dumps(["a", "b"]))), "has the labels a, b; it must have T-shirt/top, "),
+        (lambda: edited(relabel("10")), "has the labels none; it must have"),
+        (lambda: edited(spoil), "gave logits that are not finite for 64 of 64 images"),
+        (only_32, "fails on the images ("),
+        (lambda: CNN.read_bytes()[:1000], "cannot be loaded as a model"),
+        (LSTM.read_bytes, "are the same model"),
+    ],
+    ids=["outputs", "batch", "labels", "no labels", "not finite", "fails", "truncated", "named twice"],
+)
+def test_a_model_that_cannot_teach_is_refused_before_the_first_step(
+    tmp_path: Path, file: Callable[[], bytes], message: str
+) -> None:
+    (tmp_path / "other.onnx").write_bytes(file())
+    refusal = one_error(hangtag(*BEST, "--teacher", tmp_path / "other.onnx", "--teacher", LSTM, out=tmp_path / "run"))
+    assert str(tmp_path / "other.onnx") in refusal
+    assert message in refusal
+    assert (
+        not {"metrics.json", "teacher.pt"} & (contents(tmp_path / "run") if (tmp_path / "run").exists() else {}).keys()
+    )
+
+
+def test_a_missing_file_and_one_without_labels(tmp_path: Path) -> None:
+    missing = one_error(hangtag(*BEST, "--teacher", tmp_path / "cnn.onnx", out=tmp_path / "run"))
+    assert "cannot be read (No such file or directory)" in missing
+    model = onnx.load(LSTM)
+    del model.metadata_props[:]  # its number of logits is enough
+    onnx.save(model, tmp_path / "bare.onnx")
+    train("lstm", tmp_path / "run", "--recipe", "best", "--teacher", tmp_path / "bare.onnx")
+
+
+# Students.
+
+
+def test_a_student_learns_from_its_teacher_despite_wrong_labels(tmp_path: Path) -> None:
+    data = garments.few()
+    wrong = replace(data, train=replace(data.train, classes=(data.train.classes + 1) % 10))
+    untaught = config(limit=800, epochs=2, learning_rate=2e-3)
+    recipe = replace(untaught.recipe, distillation=Distillation("lstm", weight=1.0, temperature=2.0))
+    learn(untaught, wrong, tmp_path / "untaught")
+    learn(replace(untaught, recipe=recipe), wrong, tmp_path / "taught", teacher=partial(answers, LSTM))
+    assert read(tmp_path / "untaught")["summary"]["test"]["accuracy"] < 0.2
+    assert read(tmp_path / "taught")["summary"]["test"]["accuracy"] > 0.4
+
+
+def test_a_teacher_of_the_same_view_sees_exactly_what_the_student_sees(tmp_path: Path) -> None:
+    to_teacher: list[Images] = []
+    to_student: list[Images] = []
+
+    def answer(images: Images) -> Logits:
+        """Logits that depend on the view, and are the same for its mirror image."""
+        logits: Logits = np.eye(10, dtype=np.float32)[images.sum((1, 2), dtype=np.int64) % 10]
+        return logits
+
+    def teacher(images: Images) -> Logits:
+        to_teacher.append(images)
+        return answer(images)
+
+    class Student(torch.nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            to_student.append((pixels * 255).round().byte().numpy())
+            return torch.from_numpy(answer(to_student[-1]))
+
+    plain = config(limit=64)
+    recipe = replace(
+        plain.recipe,
+        augmentation=Augmentation(flip=True, shift=2, erase=1.0),
+        distillation=Distillation("cnn", weight=1.0, temperature=2.0, views=3),
+    )
+    task = build_task(replace(plain, recipe=recipe), garments.few(), torch.device("cpu"), teacher)
+    assert to_teacher == []
+    task.precompute(ProcessGroup(), Run(tmp_path))
+    assert len(task) == 64
+    assert [len(images) for images in to_teacher] == [3 * 64] * 2  # three views of each, and their mirror images
+    losses = [task.training_step(Student(), torch.arange(64)).loss for _ in range(4)]
+    assert [float(loss) for loss in losses] == [pytest.approx(0.0, abs=1e-6)] * 4  # it answers like its teacher
+    answered = {image.tobytes() for images in to_teacher for image in images}
+    seen = [[image.tobytes() for image in images] for images in to_student]
+    assert answered.issuperset(image for images in seen for image in images)
+    assert len(to_teacher) == 2  # nothing is asked in the steps
+    assert len({images[0] for images in seen}) > 1  # another view in another step
+    flipped = {image.tobytes() for image in to_teacher[1]}
+    assert 0 < sum(image in flipped for image in seen[0]) < 64

@@ -1,0 +1,143 @@
+"""A run seen from the terminal: its progress, what Ctrl-C does, and what it says about a machine that others use."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hangtag.training.loop.contention import MEASURED_STEPS, ContentionMeter
+from hangtag.training.observer import StepProgress
+from hangtag.training.progress import LINE_INTERVAL, TerminalObserver, terminal_observer
+from tests.kit import forkserver, garments, shipped
+from tests.training.small_runs import train
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.usefixtures("few_test_images")
+def test_in_a_terminal_each_kind_of_work_has_its_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # to rich this is a terminal
+    options = ("--recipe", "best", "--teacher", shipped.latest("lstm"))
+    shown = train("lstm", tmp_path, *options, limit=600, epochs=2).stderr  # 5 steps an epoch
+    for expected in ("teacher's logits", "1200/1200", "epoch 2/2", "10/10", "loss "):
+        assert expected in shown
+    assert "epoch 1/2: " not in shown  # a log's line
+
+
+def test_a_bar_that_never_moves_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal_observer(3, shown=True):
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_log_gets_a_line_for_each_epoch_and_for_each_minute_within_one(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    observer = TerminalObserver(3, shown=True, clock=lambda: now[0])
+    observer.on_teacher_logits(1_000, 110_000)
+    now[0] = LINE_INTERVAL
+    observer.on_teacher_logits(55_000, 110_000)
+    observer.on_teacher_logits(56_000, 110_000)
+    observer.on_step(StepProgress(1, 430, 430, 0.3, None))
+    observer.on_epoch({"epoch": 1, "train_loss": 0.25, "seconds": 12.3, "validation_accuracy": 0.9})
+    now[0] = 2 * LINE_INTERVAL
+    observer.on_step(StepProgress(2, 10, 430, 0.2, {"validation_accuracy": 0.9}))
+    assert capsys.readouterr() == (
+        "",
+        "teacher's logits: 55,000 of 110,000 images\n"
+        "epoch 1/3: loss 0.250, validation accuracy 90.00%, 12 s\n"
+        "epoch 2/3: 440 of 1,290 steps, loss 0.200, validation accuracy 90.00%\n",
+    )
+
+
+def test_the_first_ctrl_c_requests_a_stop_and_the_second_raises() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with terminal_observer(3, shown=False) as observer:
+        observer.raise_if_stopped()
+        signal.raise_signal(signal.SIGINT)
+        assert observer.stop_requested()
+        with pytest.raises(KeyboardInterrupt):
+            observer.raise_if_stopped()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# A machine that others use.
+
+
+def test_the_slowdown_is_measured_once_and_without_the_first_step() -> None:
+    times = iter([100.0, 103.0])
+    meter = ContentionMeter(lambda: next(times), iter([10.0, 11.0]).__next__)
+    slowdowns = [meter.after_step() for _ in range(2 * MEASURED_STEPS)]
+    assert slowdowns == pytest.approx([1.0] * MEASURED_STEPS + [3.0] + [1.0] * (MEASURED_STEPS - 1))
+    still = ContentionMeter(lambda: 0.0, lambda: 0.0)
+    assert {still.after_step() for _ in range(2 * MEASURED_STEPS)} == {1.0}
+
+
+@pytest.fixture
+def shared_cpu() -> Iterator[int]:
+    """A CPU that two other programs use."""
+    cpu = min(os.sched_getaffinity(0))
+    burner = f"import os; os.sched_setaffinity(0, {{{cpu}}}); print(flush=True)\nwhile True: pass"
+    programs = [subprocess.Popen([sys.executable, "-c", burner], stdout=subprocess.PIPE) for _ in range(2)]
+    for program in programs:
+        assert program.stdout is not None
+        program.stdout.readline()
+    yield cpu
+    for program in programs:
+        program.kill()
+        program.communicate()
+
+
+def test_a_run_that_other_programs_slow_down_says_what_helps(shared_cpu: int, tmp_path: Path) -> None:
+    first = f"import os; os.sched_setaffinity(0, {{{shared_cpu}}})\n{garments.FEW_FIRST}"
+    options = ("--limit", "32", "--epochs", str(MEASURED_STEPS + 2), "--threads", "1", "--device", "cpu")
+    arguments = ["train", "lstm-56", *options, "--out", str(tmp_path / "run")]
+    with forkserver.hangtag(arguments, first=first) as process:
+        _, stderr = process.communicate(120)
+    assert process.returncode == 0, stderr
+    (line,) = (line for line in stderr.splitlines() if line.startswith("Other programs use these CPUs"))
+    assert "--threads" in line
+
+
+def test_threads_that_wait_for_each_other_soon_sleep(tmp_path: Path) -> None:
+    # Threads that spin take the CPU from the thread that they wait for, where another program leaves too few.
+    command = [sys.executable, "-m", "hangtag", "train", "lstm", "--data-dir", str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_DISPLAY_ENV": "verbose"}, timeout=120
+    )
+    assert "lacks train-images-idx3-ubyte" in done.stderr
+    assert "GOMP_SPINCOUNT = '1000'" in done.stderr
+
+
+_PAGES_OF_A_TENSOR = """
+import resource
+import torch
+from hangtag.cli import main
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16_000_000)  # 64 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+before = faults()
+try:
+    main(["train", "lstm", "--data-dir", "/nowhere"])
+except SystemExit:
+    pass
+faults()
+print(before, faults())
+"""
+
+
+def test_a_process_that_trains_maps_no_memory_for_each_tensor() -> None:
+    done = subprocess.run([sys.executable, "-c", _PAGES_OF_A_TENSOR], capture_output=True, text=True, timeout=120)
+    before, after = map(int, done.stdout.split()[-2:])
+    assert before > 10  # 64 MB are 16,000 pages, or 32 huge ones
+    assert after < before / 4
