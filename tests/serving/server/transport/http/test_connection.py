@@ -124,8 +124,8 @@ def test_a_request_with_a_large_body_whose_client_leaves_is_not_computed(few: Pa
         send(first)
         gate.wait_until_computing()
         with ExitStack() as leaving:
-            for _ in range(8):  # it pauses after a large last part, and how large that is differs
-                send(leaving.enter_context(connected(live)), INFER.ljust(1_000_000))
+            for size in range(1_000_000, 1_400_000, 50_000):  # it pauses after a last part that is large
+                send(leaving.enter_context(connected(live)), INFER.ljust(size))
             live.wait_until_queued("gather", 8)
         live.wait_until_queued("gather", 0)
         gate.open()

@@ -298,7 +298,7 @@ def test_a_page_takes_a_token_and_sees_models_come_and_the_server_end(
         (tmp_path / name).write_text(TOKEN)
     certificates = Certificates(tmp_path / "certificates")
     (tmp_path / "CA_FILE").symlink_to(certificates.ca())
-    files: dict[str, Any] = certificates.server(token_file=tmp_path / "tokens")
+    files = certificates.server(token_file=tmp_path / "tokens")
     loaded: dict[str, Any] = {"model_control": "explicit", "load_model": ("lstm",)}
     secured = live_server("grpc", models, http_port=0, instances=1, **loaded, **files)
     with secured as server, browser.new_context(ignore_https_errors=True) as context:

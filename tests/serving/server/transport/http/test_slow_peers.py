@@ -6,7 +6,6 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -78,7 +77,7 @@ Serve = Callable[..., AbstractContextManager[LiveServer]]
 @pytest.fixture
 def https(models: Path, certificates: Certificates) -> Serve:
     """Makes a server with TLS that takes a few connections."""
-    files: dict[str, Any] = certificates.server()
+    files = certificates.server()
 
     def serve(request_seconds: float = 600) -> AbstractContextManager[LiveServer]:
         limits = Limits(request_seconds=request_seconds)
@@ -109,7 +108,7 @@ def reader(
     models: Path, certificates: Certificates, tls: ssl.SSLContext | None, limits: Limits
 ) -> Iterator[tuple[LiveServer, socket.socket]]:
     """A server that takes one connection, and that connection, on which an answer has begun to come."""
-    files: dict[str, Any] = certificates.server() if tls else {}
+    files = certificates.server() if tls else {}
     with (
         live_server("grpc", models, http_port=0, max_connections=1, max_message_mib=64, limits=limits, **files) as live,
         socket.socket() as plain,
