@@ -1,23 +1,27 @@
-"""Requests of HTTP/1.1 as bytes: valid ones, the last ones of a connection, and some that are refused."""
+"""Requests of HTTP/1.1 as bytes: valid ones, the last ones of a connection, and some that are refused.
+
+A POST is answered with its body and an exclamation mark, by the model ``text``; a GET names a model that is not there.
+"""
 
 HOST = b"Host: here\r\n"
 H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAQAAAAIAAAAA\r\n"
 WEBSOCKET = b"Connection: keep-alive, upgrade\r\nupgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-INNER = b"POST /v2/repository/models/lstm/unload HTTP/1.1\r\nHost: inner\r\nContent-Length: 0\r\n\r\n"
+POST = b"POST /v2/models/text/infer HTTP/%b\r\n" + HOST + b"Inference-Header-Content-Length: 0\r\n"
+INNER = b"POST /v2/repository/models/text/unload HTTP/1.1\r\nHost: inner\r\nContent-Length: 0\r\n\r\n"
 
 
 def get(more: bytes = b"", version: bytes = b"1.1") -> bytes:
-    return b"GET /v2?a=b%20c HTTP/" + version + b"\r\n" + HOST + more + b"\r\n"
+    return b"GET /v2/models/no%20one?a=b HTTP/" + version + b"\r\n" + HOST + more + b"\r\n"
 
 
 def post(body: bytes, more: bytes = b"", version: bytes = b"1.1") -> bytes:
     length = b"Content-Length: %d\r\n" % len(body)
-    return b"POST /infer HTTP/" + version + b"\r\n" + HOST + more + length + b"\r\n" + body
+    return POST % version + more + length + b"\r\n" + body
 
 
 def chunked(*chunks: bytes, more: bytes = b"", extension: bytes = b"", trailers: bytes = b"") -> bytes:
     parts = b"".join(b"%x%b\r\n%b\r\n" % (len(chunk), extension, chunk) for chunk in chunks)
-    head = b"POST /infer HTTP/1.1\r\n" + HOST + more + b"Transfer-Encoding: chunked\r\n\r\n"
+    head = POST % b"1.1" + more + b"Transfer-Encoding: chunked\r\n\r\n"
     return head + parts + b"0\r\n" + trailers + b"\r\n"
 
 
@@ -57,10 +61,14 @@ REFUSED = {
     "HTTP/0.9": b"GET /v2\r\n\r\n",
     "HTTP/2.0": get(version=b"2.0"),
     "no host": b"GET /v2 HTTP/1.1\r\n\r\n",
-    "two hosts": get(b"host: there\r\n"),
+    "two hosts": get(b"X: y\r\nhost: there\r\n"),
+    "two hosts in HTTP/1.0": get(HOST, b"1.0"),
+    "a host with a path": b"GET /v2 HTTP/1.1\r\nHost: here/there\r\n\r\n",
+    "a list of hosts": b"GET /v2 HTTP/1.1\r\nHost: here, there\r\n\r\n",
     "connect": b"CONNECT here:443 HTTP/1.1\r\n" + HOST + b"\r\n" + INNER,
     "connect with a body": b"CONNECT here:443 HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(INNER) + INNER,
     "negative length": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: -5\r\n\r\nhello",
+    "a huge length": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 99999999999999999999999\r\n\r\n",
     "two lengths": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
     "length and chunks": post(b"0\r\n\r\n" + INNER, b"Transfer-Encoding: chunked\r\n"),
     "length, chunks and upgrade": post(b"0\r\n\r\n" + INNER, b"Transfer-Encoding: chunked\r\n" + H2C),
@@ -85,3 +93,14 @@ REFUSED = {
     "a malformed head with upgrade": get(H2C + b"X : y\r\n"),
 }
 """Streams that the server refuses at their first request. What follows in them is not answered."""
+
+STATUSES = {
+    "HTTP/0.9": 505,
+    "HTTP/2.0": 505,
+    "connect": 501,
+    "connect with a body": 501,
+    "chunks of HTTP/1.0": 501,
+    "chunks after gzip": 501,
+    "two transfer encodings": 501,
+}
+"""Those of refusals that are not 400."""

@@ -1,22 +1,29 @@
-"""POST /v1/classify: an image in, labels out, by one model or by several."""
+"""POST /v1/classify: an image in, labels out, by one model or by several; and requests that are made to cost much."""
 
 import gzip
+import io
+import json
+import tracemalloc
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from google.protobuf import json_format
+from PIL import Image
 
-from hangtag.protos import classifier_pb2 as pb
-from tests.kit.live import TIMEOUT, LiveServer, failure
+from hangtag.protos import classifier_pb2, inference_pb2
+from tests.kit import shipped
+from tests.kit.live import TIMEOUT, LiveServer, failure, index, request
+from tests.kit.over_http import live_server
 from tests.kit.rest import Answer, Rest
 
 pytestmark = pytest.mark.slow
 
-IMAGE = next((Path(__file__).parents[5] / "examples/garments").glob("*.png")).read_bytes()
+IMAGE = next((shipped.MODELS.parent / "examples/garments").glob("*.png")).read_bytes()
+FILE = ('; filename="a.png"', IMAGE)
 
 
 def form(rest: Rest, path: str, parts: dict[str, tuple[str, bytes]]) -> Answer:
@@ -32,21 +39,16 @@ def without_times(answer: Any) -> Any:
     return {key: value for key, value in answer.items() if key != "timings"}
 
 
-def test_the_answer_is_grpcs(served: LiveServer, rest: Rest) -> None:
-    sent = pb.ClassifyRequest(model_name="lstm", encoded=IMAGE, top_k=4)
-    by_grpc = served.classifier.Classify(sent, timeout=TIMEOUT)
+def test_who_classified_and_what_it_cost_is_in_the_headers(rest: Rest) -> None:
     answer = rest.post("/v1/classify/lstm?top_k=4", IMAGE)
-    received = json_format.ParseDict(without_times(answer.json), pb.ClassifyResponse())
-    by_grpc.ClearField("timings")
-    assert received == by_grpc
+    assert len(answer.json["labels"]) == 4
     assert answer.headers["hangtag-model"] == "lstm"
     assert answer.headers["server-timing"].startswith("preprocess;dur=")
     assert answer.json["timings"]["preprocess_ns"] > 0
 
 
 def test_a_form_s_file_is_the_image_and_its_fields_are_parameters(rest: Rest) -> None:
-    file = ('; filename="a.png"', IMAGE)
-    answer = form(rest, "/v1/classify/lstm", {"image": file, "top_k": ("", b"2")})
+    answer = form(rest, "/v1/classify/lstm", {"image": FILE, "top_k": ("", b"2")})
     assert len(answer.json["labels"]) == 2
     assert without_times(answer.json) == without_times(rest.post("/v1/classify/lstm?top_k=2", IMAGE).json)
 
@@ -80,12 +82,29 @@ def test_one_model_s_failure_leaves_the_others_answers(rest: Rest) -> None:
     assert (third["status"], "is not a classifier of images" in third["error"]) == (400, True)
 
 
-def test_raw_pixels_are_not_converted(served: LiveServer, rest: Rest) -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, (28, 28), dtype=np.uint8).tobytes()
-    answer = rest.post("/v1/classify/classifier?height=28&width=28", pixels)
-    raw = pb.RawImage(height=28, width=28, pixels=pixels)
-    by_grpc = served.classifier.Classify(pb.ClassifyRequest(model_name="classifier", raw=raw), timeout=TIMEOUT)
-    assert [label["index"] for label in answer.json["labels"]] == [label.index for label in by_grpc.labels]
+def test_a_comparison_whose_client_leaves_is_dropped_by_every_model(few: Path) -> None:
+    two = "/v1/classify/classifier,classifier@1"
+    with live_server("grpc", few, http_port=0, num_versions=2, instances=1) as live:
+        address = live.server.http_address
+        with live.gates.closed("classifier") as gate, Rest(address) as stays:
+            stays.connection.request("POST", two, IMAGE)
+            for _ in range(2):
+                gate.wait_until_computing()
+            with Rest(address) as leaving:
+                leaving.connection.request("POST", two, IMAGE)
+                live.wait_until_queued("classifier", 2)
+            live.wait_until_queued("classifier", 0)
+            gate.open()
+            outcomes = json.loads(stays.connection.getresponse().read())["outcomes"]
+            assert all("answer" in outcome for outcome in outcomes)
+            assert gate.batch_sizes == [1, 1]
+
+
+def test_raw_pixels_are_not_converted(rest: Rest) -> None:
+    pixels = np.asarray(Image.open(io.BytesIO(IMAGE)).convert("L"))
+    raw = rest.post("/v1/classify/lstm?height=28&width=28", pixels.tobytes()).json
+    assert without_times(raw) == without_times(rest.post("/v1/classify/lstm", IMAGE).json)
+    assert rest.post("/v1/classify/lstm?height=28&width=28", (255 - pixels).tobytes()).json["labels"] != raw["labels"]
 
 
 @pytest.mark.parametrize(
@@ -106,28 +125,12 @@ def test_raw_pixels_are_not_converted(served: LiveServer, rest: Rest) -> None:
         ("lstm?timeout=0", IMAGE, 400, "the parameter 'timeout' must be an int64 of microseconds above 0"),
         ("lstm?height=28", IMAGE, 400, "raw pixels need both parameters, 'height' and 'width'"),
         ("lstm?height=28&width=28", IMAGE, 400, "raw pixels must be 28 x 28"),
+        ("lstm?topk=1", IMAGE, 400, "unknown parameter 'topk'; there are model, top_k, height, width, timeout"),
     ],
 )
 def test_what_cannot_be_classified(rest: Rest, path: str, body: bytes, status: int, sentence: str) -> None:
     answer = rest.post(f"/v1/classify/{path}", body)
     assert (answer.status, sentence in answer.error) == (status, True), answer.error
-
-
-@pytest.mark.parametrize(
-    ("path", "sent"),
-    [
-        ("lstm", pb.ClassifyRequest(encoded=b"GIF89a")),
-        ("nobody", pb.ClassifyRequest(encoded=IMAGE)),
-        ("gather", pb.ClassifyRequest(encoded=IMAGE)),
-        ("lstm?height=2&width=2", pb.ClassifyRequest(raw=pb.RawImage(height=2, width=2, pixels=b"1234"))),
-    ],
-)
-def test_the_sentence_is_grpcs(served: LiveServer, rest: Rest, path: str, sent: pb.ClassifyRequest) -> None:
-    sent.model_name = path.partition("?")[0]
-    _, sentence = failure(lambda: served.classifier.Classify(sent, timeout=TIMEOUT))
-    assert rest.post(f"/v1/classify/{path}", sent.encoded or sent.raw.pixels).error == sentence
-    assert "ModelInfer" not in sentence
-    assert "`encoded`" not in sentence
 
 
 @pytest.mark.parametrize(
@@ -149,8 +152,7 @@ def test_a_form_that_cannot_be_read(
 
 
 def test_a_form_with_several_files_is_refused(rest: Rest) -> None:
-    file = ('; filename="a.png"', IMAGE)
-    assert form(rest, "/v1/classify/lstm", {"a": file, "b": file}).status == 400
+    assert form(rest, "/v1/classify/lstm", {"a": FILE, "b": FILE}).status == 400
 
 
 @pytest.mark.parametrize(("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
@@ -164,16 +166,94 @@ def test_an_image_or_a_form_may_be_compressed(rest: Rest, encoding: str, compres
     assert (answer.status, answer.json["labels"]) == (200, plain)
 
 
+MANY = 250_000
+MOST_MEMORY = 8 << 20
+"""Bytes that a request of up to a megabyte may take, with what the client takes: it is in the same process."""
+
+
+@contextmanager
+def little_memory_taken() -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < MOST_MEMORY
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_time_to_find_a_key_that_stands_twice_grows_with_the_bytes_alone(rest: Rest) -> None:
+    """Comparing each of these keys with all others would take minutes, on a thread that nothing can end."""
+    keys = ",".join(f'"{number}":0' for number in range(100_000))
+    answer = rest.post("/v2/models/gather/infer", f'{{{keys},"99999":0}}')
+    assert (answer.status, "the key '99999' twice in one object" in answer.error) == (400, True)
+
+
+@pytest.mark.parametrize("separator", [b"a,", b","], ids=["names", "commas"])
+def test_a_list_of_models_that_no_form_needs_is_not_taken_apart(rest: Rest, separator: bytes) -> None:
+    with little_memory_taken():
+        answer = form(rest, "/v1/classify", {"image": FILE, "model": ("", separator * MANY)})
+    assert (answer.status, answer.error[-5:]) == (400, "16KB.")
+
+
+def test_a_form_has_room_for_the_longest_names_of_all_models_that_can_be_compared(rest: Rest) -> None:
+    names = ",".join(f"{number:0255}@{number:020}" for number in range(32))
+    outcomes = form(rest, "/v1/classify", {"image": FILE, "model": ("", names.encode())}).json["outcomes"]
+    assert [outcome["status"] for outcome in outcomes] == [404] * 32
+
+
+@pytest.mark.parametrize("path", ["/v1/classify/%s", "/v1/classify?model=%s", "/v1/classify/lstm?model=classifier,%s"])
+def test_more_models_than_can_be_compared_are_refused(rest: Rest, path: str) -> None:
+    answer = rest.post(path % ",".join(f"m{number}" for number in range(33)), IMAGE)
+    assert (answer.status, answer.error[:19]) == (400, "more than 32 models")
+
+
+def test_more_models_than_can_be_compared_are_not_listed(served: LiveServer) -> None:
+    sent = classifier_pb2.CompareRequest.FromString(b"\n\0" * MANY)
+    with little_memory_taken():
+        _, details = failure(lambda: served.classifier.Compare(sent, timeout=TIMEOUT))
+    assert details == f"{MANY} models; at most 32 can be compared on one image"
+
+
+def with_many_outputs() -> inference_pb2.ModelInferRequest:
+    return inference_pb2.ModelInferRequest.FromString(
+        request("gather", index=index(1)).SerializeToString() + b"2\0" * MANY
+    )
+
+
+def with_many_inputs() -> inference_pb2.ModelInferRequest:
+    sent = inference_pb2.ModelInferRequest(model_name="gather", raw_input_contents=[b""] * 45_000)
+    for number in range(45_000):
+        sent.inputs.add(name=f"{number:05}", datatype="INT8", shape=[0])
+    return sent
+
+
 @pytest.mark.parametrize(
-    ("encoding", "body", "status"),
-    [("br", IMAGE, 415), ("gzip", IMAGE, 400), ("gzip", gzip.compress(bytes(64 << 20)), 413)],
-    ids=["not read", "damaged", "too large"],
+    ("make", "sentence"),
+    [(with_many_outputs, "an output is requested twice"), (with_many_inputs, "unknown input '00000'; the model takes")],
 )
-def test_an_image_that_cannot_be_decompressed(rest: Rest, encoding: str, body: bytes, status: int) -> None:
-    assert rest.post("/v1/classify/lstm", body, content_encoding=encoding).status == status
+def test_more_tensors_than_the_model_has_are_not_listed(
+    served: LiveServer, make: Callable[[], inference_pb2.ModelInferRequest], sentence: str
+) -> None:
+    call: Any = served.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    message = make().SerializeToString()
+    with little_memory_taken():
+        _, details = failure(lambda: call(message, timeout=TIMEOUT))
+    assert details.startswith(sentence)
 
 
-def test_a_parameter_that_does_not_exist_is_named(rest: Rest) -> None:
-    answer = rest.post("/v1/classify/lstm?topk=1", IMAGE)
+def test_a_form_is_read_as_utf_8_whatever_charset_it_names(rest: Rest) -> None:
+    """Decoding punycode takes time that grows with the square of the text."""
+    part = b'--edge\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n%b\r\n'
+    body = part % (b"image", FILE[0].encode(), IMAGE) + part % (b"top_k", b"", b"2") + b"--edge--\r\n"
+    content_type = 'multipart/form-data; charset=punycode; boundary="edge"'
+    answer = rest.post("/v1/classify/lstm", body, content_type=content_type)
+    assert (answer.status, len(answer.json["labels"])) == (200, 2)
+
+
+@pytest.mark.parametrize("boundary", ['x\\"; charset=\\"punycode', "", "x" * 71, "\xe9"])
+def test_a_boundary_that_could_name_a_charset_is_refused(rest: Rest, boundary: str) -> None:
+    """It becomes part of a header that is read again."""
+    body = f'--{boundary}\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--{boundary}--\r\n'.encode("latin-1")
+    answer = rest.post("/v1/classify/lstm", body, content_type=f'multipart/form-data; boundary="{boundary}"')
     assert answer.status == 400
-    assert answer.error == "unknown parameter 'topk'; there are model, top_k, height, width, timeout"
+    assert "no boundary as RFC 2046 describes it" in answer.json["error"]

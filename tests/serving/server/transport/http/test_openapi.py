@@ -1,4 +1,4 @@
-"""The OpenAPI description: complete, with examples that fit, and kept by a real server."""
+"""The OpenAPI description: complete, with examples that fit, and kept by the server that returns it."""
 
 import json
 import os
@@ -20,15 +20,23 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from hangtag.serving.server.transport.http.endpoints.routes import router
-from hangtag.serving.server.transport.http.openapi.document import description
-from hangtag.serving.server.transport.http.status import STATUS
 from tests.kit.live import TIMEOUT, LiveServer
 from tests.kit.rest import HEAD_LENGTH, Answer, Rest
 
 pytestmark = pytest.mark.slow
 
-DESCRIPTION = description()
+OF_A_MODEL = {"": "GET", "/ready": "GET", "/config": "GET", "/stats": "GET", "/infer": "POST"}
+OPERATIONS = [
+    *("GET /v2", "GET /v2/health/live", "GET /v2/health/ready", "GET /metrics", "GET /openapi.json"),
+    *(f"{method} /v2/models/{{model}}{path}" for path, method in OF_A_MODEL.items()),
+    *(f"{method} /v2/models/{{model}}/versions/{{version}}{path}" for path, method in OF_A_MODEL.items()),
+    *("GET /v2/models/stats", "POST /v2/repository/index"),
+    *(f"POST /v2/repository/models/{{model}}/{action}" for action in ("load", "unload")),
+    *("POST /v1/classify", "POST /v1/classify/{models}"),
+]
+"""All that the server offers to programs."""
+STATUSES = {"400", "401", "403", "404", "413", "415", "429", "500", "503", "504"}
+"""Of errors that a caller sees."""
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -38,21 +46,21 @@ CHECKS = [
 ]
 
 
-def test_the_server_returns_it(rest: Rest) -> None:
-    assert rest.get("/openapi.json").json == DESCRIPTION
+@pytest.fixture(scope="session")
+def description(served: LiveServer) -> Any:
+    with Rest(served.server.http_address) as rest:
+        return rest.get("/openapi.json").json
 
 
-def test_every_route_is_described(served: LiveServer) -> None:
-    unused: Any = None
-    routes = router(served.server._engine, unused, unused, unused, unused, None, lambda: False, None).routes
-    paths = {route.path for route in routes}  # type: ignore[attr-defined]
-    paths |= {"/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"}
-    assert set(DESCRIPTION["paths"]) == paths
+@pytest.fixture(scope="session")
+def operations(description: Any) -> dict[str, Any]:
+    found = [each.ok() for each in schemathesis.openapi.from_dict(description).get_all_operations()]  # type: ignore[union-attr]
+    return {each.label: each for each in found}
 
 
-def test_every_status_of_an_error_is_described() -> None:
-    described = {int(status) for status in DESCRIPTION["components"]["responses"]}
-    assert set(STATUS.values()) - {499} <= described  # 499: the caller has left
+def test_it_describes_all_operations_and_every_status_of_an_error(description: Any, operations: dict[str, Any]) -> None:
+    assert operations.keys() == set(OPERATIONS)
+    assert description["components"]["responses"].keys() >= STATUSES
 
 
 def examples(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -67,68 +75,59 @@ def examples(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from examples(each)
 
 
-def test_every_example_fits_its_schema() -> None:
-    found = list(examples(DESCRIPTION))
+def test_every_example_fits_its_schema_and_every_reference_leads_somewhere(description: Any) -> None:
+    found = list(examples(description))
     assert len(found) > 30
     for schema, example in found:
-        jsonschema.Draft202012Validator({**schema, "components": DESCRIPTION["components"]}).validate(example)
+        jsonschema.Draft202012Validator({**schema, "components": description["components"]}).validate(example)
+    for kind, name in set(re.findall(r"'#/components/(\w+)/(\w+)'", str(description))):
+        assert name in description["components"][kind]
 
 
-INFER = DESCRIPTION["paths"]["/v2/models/{model}/infer"]["post"]
-CLASSIFY = DESCRIPTION["paths"]["/v1/classify/{models}"]["post"]
+def length_in(summary: str) -> str:
+    """The length of the JSON that the summary of an example in binary form names."""
+    length = re.search(r"\d+", summary)
+    assert length is not None
+    return length[0]
 
 
-@pytest.mark.parametrize("kind", INFER["requestBody"]["content"])
-def test_the_examples_of_inference_are_answered(rest: Rest, kind: str) -> None:
-    for name, example in INFER["requestBody"]["content"][kind]["examples"].items():
+@pytest.mark.parametrize("kind", ["application/json", "application/octet-stream"])
+def test_the_examples_of_inference_are_answered(description: Any, rest: Rest, kind: str) -> None:
+    infer = description["paths"]["/v2/models/{model}/infer"]["post"]
+    lengths = set()
+    for name, example in infer["requestBody"]["content"][kind]["examples"].items():
         if kind == "application/json":
             answer = rest.post("/v2/models/lstm/infer", json.dumps(example["value"]))
         else:
-            length = re.search(r"\d+", example["summary"])
-            assert length is not None
-            body = example["value"].encode("latin-1")
-            answer = rest.post("/v2/models/lstm/infer", body, **{HEAD_LENGTH: length[0]})
-            assert answer.headers["content-type"] == "application/octet-stream"
+            length = length_in(example["summary"])
+            lengths.add(int(length))
+            answer = rest.post("/v2/models/lstm/infer", example["value"].encode("latin-1"), **{HEAD_LENGTH: length})
+            assert answer.headers["content-type"] == kind
         assert answer.outputs["logits"].shape == (1, 10), name
-    lengths = {each["value"] for each in INFER["parameters"][1]["examples"].values()}
-    assert lengths == {0, len(re.sub(" +$", "", example_of("one image")))}
+    if lengths:
+        assert {each["value"] for each in infer["parameters"][1]["examples"].values()} == lengths
 
 
-def example_of(name: str) -> str:
-    return str(INFER["requestBody"]["content"]["application/octet-stream"]["examples"][name]["value"])
-
-
-def test_the_example_of_a_binary_answer_says_what_the_one_in_json_says() -> None:
-    content = INFER["responses"]["200"]["content"]
+def test_the_example_of_a_binary_answer_says_what_the_one_in_json_says(description: Any) -> None:
+    content = description["paths"]["/v2/models/{model}/infer"]["post"]["responses"]["200"]["content"]
     example = content["application/octet-stream"]["examples"]["logits"]
-    length = re.search(r"\d+", example["summary"])
-    assert length is not None
-    binary = Answer(200, {HEAD_LENGTH: length[0]}, example["value"].encode("latin-1"))
+    binary = Answer(200, {HEAD_LENGTH: length_in(example["summary"])}, example["value"].encode("latin-1"))
     in_json = Answer(200, {}, json.dumps(content["application/json"]["example"]).encode())
     assert binary.outputs["logits"].tolist() == in_json.outputs["logits"].tolist()
 
 
-def test_a_form_has_the_fields_that_the_server_knows(rest: Rest) -> None:
+def test_a_form_has_the_fields_that_the_server_knows(description: Any, rest: Rest) -> None:
+    classify = description["paths"]["/v1/classify/{models}"]["post"]
     known = rest.post("/v1/classify/lstm?nothing=1").error.partition("there are ")[2].split(", ")
-    form = CLASSIFY["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    form = classify["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
     assert sorted(form) == sorted(["image", *known])
-    assert sorted(each["name"] for each in CLASSIFY["parameters"] if each["in"] == "query") == sorted(known)
+    assert sorted(each["name"] for each in classify["parameters"] if each["in"] == "query") == sorted(known)
 
 
-def test_every_reference_leads_somewhere() -> None:
-    for kind, name in set(re.findall(r"'#/components/(\w+)/(\w+)'", str(DESCRIPTION))):
-        assert name in DESCRIPTION["components"][kind]
-
-
-OPERATIONS: list[Any] = [
-    result.ok()  # type: ignore[union-attr]  # it raises for a schema that is not valid
-    for result in schemathesis.openapi.from_dict(DESCRIPTION).get_all_operations()
-]
-
-
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
-def test_the_server_keeps_to_it(served: LiveServer, operation: Any) -> None:
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_the_server_keeps_to_it(served: LiveServer, operations: dict[str, Any], label: str) -> None:
     """Requests that the description allows, and such that it does not, to real models and to others."""
+    operation = operations[label]
     names = {"model": "free_axis", "models": "classifier", "version": "1"}
     fixed = {name: value for name, value in names.items() if f"{{{name}}}" in operation.path}
     to_real_models = [operation.as_strategy(mode, path_parameters=fixed) for mode in GenerationMode if fixed]

@@ -1,129 +1,55 @@
 """However a stream of requests is cut into segments, the answers are the same, and h11 reads the same requests in it.
 
 Where a proxy and a server disagree about the end of a request, a caller can smuggle a second one past the proxy. So
-every stream here is sent whole and cut at each place, and what the application was asked is compared with what h11
-reads in the same bytes.
+every stream here is sent cut at each place, and what is answered is compared with the answers to the requests that h11
+reads in the same bytes, each sent alone and plainly.
 """
 
-import asyncio
-import json
-from dataclasses import dataclass
+import itertools
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import h11
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from uvicorn.server import ServerState
 
-from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.transport.http.connection import Connection, UvicornConfig
-from hangtag.serving.server.transport.http.responses import json_response
-from tests.serving.server.transport.http.streams import INNER, LAST, REFUSED, VALID, get, post
+from tests.kit.live import LiveServer
+from tests.kit.over_http import live_server
+from tests.kit.raw import connected
+from tests.kit.rest import Rest
+from tests.serving.server.transport.http.streams import INNER, LAST, REFUSED, STATUSES, VALID, get, post
 
-Asked = dict[str, Any]
-"""What the application was asked: method, target, version, headers and body."""
+pytestmark = pytest.mark.slow
 
-
-class Peer(asyncio.Transport):
-    """The client's end of a connection: keeps what the server writes, and whether it has closed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.received = bytearray()
-        self.closed = False
-
-    def write(self, data: Any) -> None:
-        assert not self.closed
-        self.received += data
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = close
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def pause_reading(self) -> None:
-        """Every segment has come already."""
-
-    resume_reading = pause_reading
+CLOSE = get(b"Connection: close\r\n")
+OF_CONNECTION = {b"connection", b"upgrade", b"http2-settings", b"expect", b"content-length", b"transfer-encoding"}
+AT_ONCE = 200
+Answer = tuple[int, bytes]
+"""Status and body."""
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What the application was asked on a connection, the statuses that were sent, and whether it is closed."""
+class Asked(NamedTuple):
+    """A request, without what is of its connection alone."""
 
-    asked: list[Asked]
-    statuses: list[int]
-    closed: bool
-
-
-async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Answer with what was asked."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return
-        body, more = body + message["body"], message["more_body"]
-    target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
-    asked = _asked(scope["method"].encode(), target, scope["http_version"].encode(), scope["headers"], body)
-    await json_response(asked)(scope, receive, send)
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
 
 
-def _asked(method: bytes, target: bytes, version: bytes, headers: Any, body: bytes) -> Asked:
-    kept = [(name.decode(), value.decode("latin-1")) for name, value in headers if name != b"upgrade"]
-    return json.loads(json.dumps([method.decode(), target.decode(), version.decode(), kept, body.hex()]))  # type: ignore[no-any-return]
-
-
-async def answers(*segments: bytes, at_once: bool = False) -> Answers:
-    """Send segments on a connection. at_once: all come before the first request is served."""
-    state = ServerState()
-    connection = Connection(_config, server_state=state, app_state={})
-    peer = Peer()
-    connection.connection_made(peer)
-    for segment in segments:
-        if not peer.closed:
-            connection.data_received(segment)
-        if not at_once:
-            await _settle(peer, state)
-    await _settle(peer, state)
-    closed = peer.closed
-    connection.connection_lost(None)
-    await _settle(peer, state)
-    assert not state.tasks
-    return _read(bytes(peer.received), closed)
-
-
-async def _settle(peer: Peer, state: ServerState) -> None:
-    """Let the loop run until nothing more happens."""
-    calm = 0
-    while calm < 5:
-        before = len(peer.received), len(state.tasks)
-        await asyncio.sleep(0)
-        calm = calm + 1 if before == (len(peer.received), len(state.tasks)) else 0
-
-
-def _read(received: bytes, closed: bool) -> Answers:
-    asked, statuses = [], []
-    while received:
-        head, _, received = received.partition(b"\r\n\r\n")
-        status = int(head.split(b" ")[1])
-        if status == 100:
-            continue
-        headers = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
-        length = int(headers[b"content-length"])
-        body, received = json.loads(received[:length]), received[length:]
-        statuses.append(status)
-        if status == 200:
-            asked.append(body)
-    return Answers(asked, statuses, closed)
+@pytest.fixture(scope="module")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """It takes no other Host, so that one in a trailer would change the answer."""
+    models = tmp_path_factory.mktemp("models")
+    (models / "text").symlink_to(repository / "text")
+    with live_server(
+        "grpc", models, allowed_host=("here",), max_connections=2 * AT_ONCE, instances=1, http_port=0
+    ) as live:
+        yield live
 
 
 def read_by_h11(stream: bytes) -> list[Asked]:
@@ -143,7 +69,8 @@ def read_by_h11(stream: bytes) -> list[Asked]:
             body += event.data
         elif isinstance(event, h11.EndOfMessage):
             assert head is not None
-            asked.append(_asked(head.method, head.target, head.http_version, head.headers, body))
+            kept = [(name.decode(), value.decode()) for name, value in head.headers if name not in OF_CONNECTION]
+            asked.append(Asked(head.method.decode(), head.target.decode(), tuple(kept), body))
             connection.send(h11.Response(status_code=400, headers=[("content-length", "0")]))
             connection.send(h11.EndOfMessage())
             if connection.our_state is not h11.DONE:
@@ -153,71 +80,124 @@ def read_by_h11(stream: bytes) -> list[Asked]:
             return asked
 
 
-_config = UvicornConfig(echo, ServerConfig(models=Path()), lifespan="off", access_log=False, log_config=None)
-_config.load()
+def answered_alone(live: LiveServer, asked: Asked) -> Answer:
+    with Rest(live.server.http_address) as rest:
+        answer = rest.ask(asked.method, asked.target, asked.body, dict(asked.headers))
+        return answer.status, answer.body
 
 
-async def _compare(stream: bytes, valid: int, *, refused: bool, closed: bool, cuts: list[tuple[int, ...]]) -> None:
-    """Compare a stream's answers when it comes whole with those when it is cut, and with h11's reading.
+def answers(live: LiveServer, segments_of_each: Sequence[Sequence[bytes]]) -> list[list[Answer]]:
+    """Send segments on a connection for each sequence, and return the answers until the server closes it.
 
-    Args:
-        stream: What is sent.
-        valid: How many requests it begins with that are to be answered.
-        refused: Whether a refusal follows them.
-        closed: Whether the server closes the connection.
-        cuts: Places where the stream is cut, for each sending.
+    All connections' first segments are sent, then, when the server has read them, their second ones, and so on.
     """
-    whole = await answers(stream)
-    assert whole.asked == read_by_h11(stream)[:valid]
-    assert len(whole.asked) == valid
-    assert [status for status in whole.statuses if status != 200] == whole.statuses[valid:]
-    assert len(whole.statuses) == valid + refused
-    assert all(400 <= status < 600 for status in whole.statuses[valid:])
-    assert whole.closed == closed
-    for places in cuts:
-        segments = [stream[start:end] for start, end in zip((0, *places), (*places, len(stream)), strict=True)]
-        assert await answers(*segments) == whole, segments
-        assert await answers(*segments, at_once=True) == whole, segments
+    with ExitStack() as stack:
+        probe = stack.enter_context(Rest(live.server.http_address))
+        connections = [stack.enter_context(connected(live)) for _ in segments_of_each]
+        for connection in connections:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for segments in itertools.zip_longest(*segments_of_each, fillvalue=b""):
+            for connection, segment in zip(connections, segments, strict=True):
+                with suppress(ConnectionError):  # it was refused, and closed
+                    connection.sendall(segment)
+            assert probe.get("/v2/health/live").status == 200  # it came last, so the segments have been read
+        return [list(_read(connection)) for connection in connections]
 
 
-def _everywhere(stream: bytes) -> list[tuple[int, ...]]:
-    return [*[(place,) for place in range(1, len(stream))], tuple(range(1, len(stream)))]
+def _read(connection: socket.socket) -> Iterator[Answer]:
+    received = bytearray()
+    with suppress(ConnectionResetError):
+        while part := connection.recv(65536):
+            received += part
+    rest = bytes(received)
+    while rest:
+        head, _, rest = rest.partition(b"\r\n\r\n")
+        status = int(head.split(b" ")[1])
+        if status != 100:
+            headers = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+            length = int(headers[b"content-length"])
+            yield status, rest[:length]
+            rest = rest[length:]
 
 
-@pytest.mark.parametrize("name", VALID)
-def test_a_valid_request_is_answered_the_same_however_it_is_cut(name: str) -> None:
-    stream = VALID[name] + get()
-    asyncio.run(_compare(stream, 2, refused=False, closed=False, cuts=_everywhere(stream)))
+class Comparison:
+    """Compares the answers to streams with those to the requests that h11 reads in them."""
+
+    def __init__(self, live: LiveServer) -> None:
+        self._live = live
+        self._alone: dict[Asked, Answer] = {}
+
+    def require(self, stream: bytes, valid: int, cuts: Sequence[tuple[int, ...]], refusal: int | None = None) -> None:
+        """Send a stream, which ends its connection, once for each tuple of places at which it is cut.
+
+        Args:
+            stream: What is sent.
+            valid: How many requests it begins with that are to be answered.
+            cuts: The places, for each sending.
+            refusal: The status of the refusal that follows them.
+        """
+        asked = read_by_h11(stream)[:valid]
+        assert len(asked) == valid
+        expected = [self._answer(each) for each in asked]
+        for start in range(0, len(cuts), AT_ONCE):
+            some = cuts[start : start + AT_ONCE]
+            for places, found in zip(some, answers(self._live, [cut(stream, each) for each in some]), strict=True):
+                statuses = [status for status, _ in found[valid:]]
+                assert (places, found[:valid], statuses) == (places, expected, [refusal] if refusal else [])
+
+    def _answer(self, asked: Asked) -> Answer:
+        if asked not in self._alone:
+            self._alone[asked] = answered_alone(self._live, asked)
+        return self._alone[asked]
 
 
-@pytest.mark.parametrize("name", LAST)
-def test_the_last_request_is_answered_the_same_however_it_is_cut(name: str) -> None:
-    stream = get() + LAST[name] + INNER
-    asyncio.run(_compare(stream, 2, refused=False, closed=True, cuts=_everywhere(stream)))
+def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
+    return [stream[start:end] for start, end in zip((0, *places), (*places, len(stream)), strict=True)]
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_request_is_refused_after_the_answers_before_it_however_it_is_cut(name: str) -> None:
-    stream = post(b"hello") + REFUSED[name] + INNER
-    asyncio.run(_compare(stream, 1, refused=True, closed=True, cuts=_everywhere(stream)))
+def each_place(before: bytes, of_interest: bytes) -> list[tuple[int, ...]]:
+    """No cut, and one at each place in the part of interest, its two ends included."""
+    return [(), *((place,) for place in range(len(before), len(before) + len(of_interest) + 1))]
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.fixture(scope="module")
+def comparison(server: LiveServer) -> Comparison:
+    return Comparison(server)
+
+
+STREAMS: dict[str, tuple[bytes, bytes, bytes, int, int | None]] = {
+    **{name: (get(), stream, CLOSE, 3, None) for name, stream in VALID.items()},
+    **{name: (get(), stream, INNER, 2, None) for name, stream in LAST.items()},
+    **{name: (post(b"first"), stream, INNER, 1, STATUSES.get(name, 400)) for name, stream in REFUSED.items()},
+}
+"""Three parts of a stream, of which the middle one is of interest, how many requests are answered, and the refusal."""
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_is_answered_the_same_wherever_it_is_cut(comparison: Comparison, name: str) -> None:
+    before, of_interest, after, valid, refusal = STREAMS[name]
+    comparison.require(before + of_interest + after, valid, each_place(before, of_interest), refusal)
+
+
+def test_a_stream_is_answered_the_same_if_it_comes_byte_by_byte(server: LiveServer, comparison: Comparison) -> None:
+    streams = {name: before + of_interest + after for name, (before, of_interest, after, *_) in STREAMS.items()}
+    whole = answers(server, [[stream] for stream in streams.values()])
+    by_bytes = answers(server, [cut(stream, range(1, len(stream))) for stream in streams.values()])
+    assert dict(zip(streams, by_bytes, strict=True)) == dict(zip(streams, whole, strict=True))
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.sampled_from(sorted(VALID)), max_size=6),
-    st.sampled_from([None, *sorted(LAST), *sorted(REFUSED)]),
+    st.sampled_from(sorted(LAST | REFUSED)),
     st.lists(
         st.lists(st.floats(0, 1, exclude_min=True, exclude_max=True), min_size=1, max_size=8), min_size=1, max_size=8
     ),
 )
-def test_pipelined_requests_are_answered_the_same_however_they_are_cut(
-    names: list[str], end: str | None, shares: list[list[float]]
+def test_pipelined_requests_are_answered_in_their_order_however_they_are_cut(
+    comparison: Comparison, names: list[str], end: str, shares: list[list[float]]
 ) -> None:
-    stream = b"".join(VALID[name] for name in names)
-    valid, refused = len(names), end in REFUSED
-    if end is not None:
-        stream += (LAST | REFUSED)[end] + INNER
-        valid += end in LAST
-    cuts = [tuple(sorted({max(1, int(share * len(stream))) for share in each})) for each in shares if stream]
-    cuts = [places for places in cuts if places[-1] < len(stream)]
-    asyncio.run(_compare(stream, valid, refused=refused, closed=end is not None, cuts=cuts))
+    stream = b"".join(VALID[name] for name in names) + (LAST | REFUSED)[end] + INNER
+    cuts = [tuple(sorted({max(1, int(share * len(stream))) for share in each})) for each in shares]
+    refusal = STATUSES.get(end, 400) if end in REFUSED else None
+    comparison.require(stream, len(names) + (end in LAST), cuts, refusal)

@@ -21,6 +21,26 @@ HOSTILE_METADATA = {
 }
 """What only looks like hangtag's own metadata."""
 
+# Fires what a browser fires when a person drops or pastes a file.
+HAND_OVER = """([event, type, content, name]) => {
+  const data = new DataTransfer();
+  data.items.add(new File([Uint8Array.from(atob(content), c => c.charCodeAt(0))], name, {type: 'image/png'}));
+  const options = {bubbles: true, cancelable: true};
+  document.dispatchEvent(event === 'paste' ? new ClipboardEvent(event, {...options, clipboardData: data})
+    : new DragEvent(event, {...options, dataTransfer: data}));
+}"""
+# What a keyboard has to reach: of radio buttons and tabs one of the group, the rest by arrows.
+REACHABLE = """() => [...document.querySelectorAll('button, input, a[href], summary, [tabindex]')]
+  .filter(e => e.tabIndex >= 0 && e.offsetParent && (e.type !== 'radio' || e.checked)).map(e => e.outerHTML)"""
+# What has the focus, and whether that is shown: by itself, or by what stands for it where it is transparent or clipped.
+FOCUSED = """() => {
+  const e = document.activeElement;
+  if (e === document.body) return null;  // between the page's end and its beginning
+  const unseen = e.matches('.hidden') || getComputedStyle(e).opacity === '0';
+  const shown = unseen ? [e.nextElementSibling, e.closest('.stage')] : [e];
+  return [e.outerHTML, shown.some(each => each && getComputedStyle(each).outlineStyle !== 'none')];
+}"""
+
 _READY = "() => document.querySelector('.answer') && !document.querySelector('.answer[aria-busy]')"
 
 

@@ -1,0 +1,214 @@
+"""Clients that send or read slowly, and connections with TLS, which are limited from when they are accepted on."""
+
+import json
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from pathlib import Path
+
+import pytest
+
+from hangtag.serving.server.config.limits import Limits
+from tests.kit import onnx_models
+from tests.kit.certificates import Certificates
+from tests.kit.live import TIMEOUT, LiveServer, is_closed
+from tests.kit.over_http import live_server
+from tests.kit.raw import INFER, POST, connected, sip, status_line, trickle
+from tests.kit.rest import Rest, tensor
+from tests.kit.waiting import until
+
+pytestmark = pytest.mark.slow
+
+KIB, MIB = 1 << 10, 1 << 20
+MOST = 8
+BEGUN = b"\x16\x03\x01\x02\x00\x01"
+"""The first bytes of a handshake."""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    models = tmp_path_factory.mktemp("models")
+    for name in ("gather", "filled"):
+        onnx_models.publish(models, name, getattr(onnx_models, name)())
+    return models
+
+
+@pytest.fixture(scope="module")
+def impatient(models: Path) -> Iterator[LiveServer]:
+    with live_server("grpc", models, http_port=0, limits=Limits(request_seconds=0.2)) as live:
+        yield live
+
+
+@pytest.mark.parametrize("part", [b"", b"POST", POST, POST + b"Content-Length: 9\r\n\r\nonly"])
+def test_a_request_that_comes_too_slowly_is_ended(impatient: LiveServer, part: bytes) -> None:
+    with Rest(impatient.server.http_address) as other, connected(impatient) as connection:
+        connection.sendall(part)
+        assert other.infer_json("gather", tensor("index", "INT64", [1], [1])).status == 200  # meanwhile
+        assert status_line(connection) == (b"HTTP/1.1 408 Request Timeout" if part else b"")
+
+
+def test_a_large_body_may_take_longer_while_it_comes(models: Path) -> None:
+    body = INFER.ljust(250)
+    limits = Limits(request_seconds=0.5, slowest_request_bytes_per_second=20)
+    with live_server("grpc", models, http_port=0, limits=limits) as live, connected(live) as connection:
+        connection.sendall(POST + b"Content-Length: 250\r\n\r\n")
+        trickle(connection, body, bytes_per_second=200)
+        assert status_line(connection) == b"HTTP/1.1 200 OK"
+        with connected(live) as stops:
+            stops.sendall(POST + b"Content-Length: 250\r\n\r\n")
+            trickle(stops, body[:150], bytes_per_second=200)
+            assert status_line(stops) == b"HTTP/1.1 408 Request Timeout"
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates(tmp_path / "certificates")
+
+
+@pytest.fixture
+def tls(certificates: Certificates) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=certificates.ca())
+
+
+Serve = Callable[..., AbstractContextManager[LiveServer]]
+
+
+@pytest.fixture
+def https(models: Path, certificates: Certificates) -> Serve:
+    """Makes a server with TLS that takes a few connections."""
+    files = certificates.server()
+
+    def serve(request_seconds: float = 600) -> AbstractContextManager[LiveServer]:
+        limits = Limits(request_seconds=request_seconds)
+        return live_server("grpc", models, http_port=0, max_connections=MOST, limits=limits, **files)
+
+    return serve
+
+
+def is_answered(live: LiveServer, tls: ssl.SSLContext | None = None) -> bool:
+    """Whether a further connection is answered, and not refused because there are too many."""
+    with suppress(OSError), Rest(live.server.http_address, tls) as rest:
+        return rest.get("/v2/health/live").status == 200
+    return False
+
+
+SHAPE = (4096, 2048)
+SIZE = 4 * SHAPE[0] * SHAPE[1]
+"""Of the answer's tensor: 32 MiB, many times what the kernel holds for a connection."""
+FILL = json.dumps(
+    {"inputs": [tensor("shape", "INT64", [2], SHAPE)], "parameters": {"binary_data_output": True}}
+).encode()
+FAST = 1 << 40
+SECURE = pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
+
+
+@contextmanager
+def reader(
+    models: Path, certificates: Certificates, tls: ssl.SSLContext | None, limits: Limits
+) -> Iterator[tuple[LiveServer, socket.socket]]:
+    """A server that takes one connection, and that connection, on which an answer has begun to come."""
+    files = certificates.server() if tls else {}
+    with (
+        live_server("grpc", models, http_port=0, max_connections=1, max_message_mib=64, limits=limits, **files) as live,
+        socket.socket() as plain,
+    ):
+        host, _, port = live.server.http_address.rpartition(":")
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * KIB)
+        plain.settimeout(TIMEOUT)
+        plain.connect((host, int(port)))
+        with tls.wrap_socket(plain, server_hostname=host) if tls else nullcontext(plain) as client:
+            head = b"POST /v2/models/filled/infer HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n"
+            client.sendall(head % len(FILL) + FILL)
+            assert client.recv(1) == b"H"
+            yield live, client
+
+
+@SECURE
+@pytest.mark.parametrize(("part", "kib_demanded"), [(0, 64), (64 * KIB, 32 * KIB)], ids=["not at all", "too slowly"])
+def test_an_answer_that_is_not_read_or_too_slowly_is_cut_and_gives_its_connection_back(
+    models: Path, certificates: Certificates, tls: ssl.SSLContext, secure: bool, part: int, kib_demanded: int
+) -> None:
+    """The slow client reads less than 12 MiB a second, and some of it in each period."""
+    limits = Limits(request_seconds=0.5, slowest_answer_bytes_per_second=kib_demanded * KIB)
+    context = tls if secure else None
+    with reader(models, certificates, context, limits) as (live, client):
+        taken: list[int] = []
+
+        def is_given_back() -> bool:
+            taken.append(len(client.recv(part)) if part else 0)
+            return is_answered(live, context)
+
+        until(is_given_back)
+        assert sum(taken) + sip(client, SIZE, FAST) < SIZE
+
+
+@SECURE
+def test_an_answer_that_is_read_fast_enough_comes_whole(
+    models: Path, certificates: Certificates, tls: ssl.SSLContext, secure: bool
+) -> None:
+    limits = Limits(request_seconds=0.5, slowest_answer_bytes_per_second=64 * KIB)
+    context = tls if secure else None
+    with reader(models, certificates, context, limits) as (live, client):
+        assert sip(client, SIZE, 16 * MIB) == SIZE
+        assert not is_answered(live, context)
+        client.close()
+        until(lambda: is_answered(live, context))
+
+
+def require_closed(connections: list[socket.socket], count: int) -> list[socket.socket]:
+    """Wait until the server has closed so many of these connections; return the others."""
+    until(lambda: sum(map(is_closed, connections)) >= count)
+    return [each for each in connections if not is_closed(each)]
+
+
+def test_connections_that_begin_no_handshake_are_limited_and_make_room_when_they_end(
+    https: Serve, tls: ssl.SSLContext
+) -> None:
+    with https() as live:
+        with ExitStack() as stack:
+            opened = [stack.enter_context(connected(live)) for _ in range(50)]
+            kept = require_closed(opened, 50 - MOST)
+            assert len(kept) == MOST
+            assert not is_answered(live, tls)
+            assert not any(map(is_closed, kept))
+        until(lambda: is_answered(live, tls))
+
+
+def test_served_connections_and_handshakes_are_counted_together(https: Serve, tls: ssl.SSLContext) -> None:
+    with https() as live, ExitStack() as stack:
+        for _ in range(MOST - 1):
+            rest = stack.enter_context(Rest(live.server.http_address, tls))
+            assert rest.get("/v2/health/live").status == 200
+        opened = [stack.enter_context(connected(live)) for _ in range(3)]
+        assert len(require_closed(opened, 2)) == 1
+        assert rest.get("/v2/health/live").status == 200
+
+
+@pytest.mark.parametrize("sent", [b"", BEGUN], ids=["not begun", "not finished"])
+def test_a_handshake_has_a_time_limit(https: Serve, tls: ssl.SSLContext, sent: bytes) -> None:
+    with https(request_seconds=0.5) as live:
+        with ExitStack() as stack:
+            rest = stack.enter_context(Rest(live.server.http_address, tls))
+            assert rest.get("/v2/health/live").status == 200
+            opened = [stack.enter_context(connected(live)) for _ in range(MOST - 1)]
+            for connection in opened:
+                connection.sendall(sent)
+            require_closed(opened, len(opened))
+            assert rest.get("/v2/health/live").status == 200  # on its old connection
+        until(lambda: is_answered(live, tls))
+
+
+def test_handshakes_that_fail_make_room_and_one_that_goes_on_does_not_hold_up_the_stop(
+    https: Serve, tls: ssl.SSLContext
+) -> None:
+    with https() as live, ExitStack() as stack:
+        opened = [stack.enter_context(connected(live)) for _ in range(MOST)]
+        for connection in opened:
+            connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: here\r\n\r\n")
+        require_closed(opened, MOST)
+        until(lambda: is_answered(live, tls))
+        begun = stack.enter_context(connected(live))
+        begun.sendall(BEGUN)
+        live.server.stop(grace=TIMEOUT)
+        require_closed([begun], 1)
