@@ -65,6 +65,7 @@ def future_opset() -> onnx.ModelProto:
         ),
         (future_opset().SerializeToString(), r"has opset 999; the installed onnx knows 1 to \d+\. Update it\."),
     ],
+    ids=["empty", "text", "picture", "half", "a byte short", "no graph", "unknown operator", "future opset"],
 )
 def test_what_is_no_model_for_onnx_runtime_is_refused(content: bytes, why: str, tmp_path: Path) -> None:
     assert re.search(why, refused(tmp_path, content))
