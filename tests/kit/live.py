@@ -1,8 +1,8 @@
-"""A real server on a free port, with a real channel to it, and a gate that makes its instances wait."""
+"""A real server on a free port, with real stubs of it, and gates that hold back its batches."""
 
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +14,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hangtag.protos import classifier_pb2_grpc, inference_pb2_grpc, tensors
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.errors import InferenceError
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import RuntimeFactory
 from tests.kit.gate import Gates
@@ -23,49 +21,6 @@ from tests.kit.waiting import until
 
 TIMEOUT = 30.0
 Array = npt.NDArray[Any]
-
-
-class Gate:
-    """Holds back a model's runtime until it is opened, and signals every request that is queued or cancelled."""
-
-    def __init__(self, model: ServedModel) -> None:
-        self._opened = threading.Event()
-        self._entered = threading.Semaphore(0)
-        self._queued = threading.Semaphore(0)
-        self._cancelled = threading.Semaphore(0)
-        self.batch_sizes: list[int] = []
-        run = model.runtime.run
-
-        def held_back(inputs: Mapping[str, Array], **options: bool) -> dict[str, Array]:
-            self.batch_sizes.append(len(next(iter(inputs.values()))))
-            self._entered.release()
-            assert self._opened.wait(TIMEOUT)
-            return run(inputs, **options)
-
-        model.runtime.run = held_back  # type: ignore[method-assign]
-        model.batcher.put = _then(model.batcher.put, self._queued.release)  # type: ignore[method-assign]
-        model.batcher.cancel = _then(model.batcher.cancel, self._cancelled.release)  # type: ignore[method-assign]
-
-    def open(self) -> None:
-        self._opened.set()
-
-    def wait_until_computing(self) -> None:
-        assert self._entered.acquire(timeout=TIMEOUT)
-
-    def wait_until_queued(self, count: int = 1) -> None:
-        assert all(self._queued.acquire(timeout=TIMEOUT) for _ in range(count))
-
-    def wait_until_cancelled(self, count: int = 1) -> None:
-        assert all(self._cancelled.acquire(timeout=TIMEOUT) for _ in range(count))
-
-
-def _then(method: Callable[..., Any], after: Callable[[], None]) -> Callable[..., Any]:
-    def both(*arguments: Any, **options: Any) -> Any:
-        result = method(*arguments, **options)
-        after()
-        return result
-
-    return both
 
 
 class LiveServer:
@@ -119,33 +74,6 @@ class LiveServer:
         with self.connect() as channel:
             stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
             yield lambda request: stub.ModelInfer(request, timeout=TIMEOUT)
-
-    def model(self, name: str) -> ServedModel:
-        model = self.server._engine.model(name)
-        assert isinstance(model, ServedModel)
-        return model
-
-    @contextmanager
-    def gate(self, name: str) -> Iterator[Gate]:
-        gate = Gate(self.model(name))
-        try:
-            yield gate
-        finally:
-            gate.open()
-
-    @contextmanager
-    def broken(self, name: str) -> Iterator[None]:
-        """A model's runtime fails on whatever comes, by no caller's fault."""
-
-        def fail(*_: object, **__: object) -> dict[str, Array]:
-            raise InferenceError("ONNX Runtime failed: on purpose")
-
-        runtime = self.model(name).runtime
-        run, runtime.run = runtime.run, fail  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            runtime.run = run  # type: ignore[method-assign]
 
     def ready(self, name: str = "") -> bool:
         """Whether the server takes requests, or a model of it does."""
