@@ -247,7 +247,7 @@ def test_many_connections_with_large_bodies_take_no_more_memory(few: Path) -> No
 
 def test_requests_that_wait_hold_their_arrays_alone(few: Path) -> None:
     """Not the JSON that they were read from, nor its numbers as Python's objects."""
-    count, callers = 100_000, 8
+    count, callers = 50_000, 5
     body = json.dumps({"inputs": [tensor("x", "FP32", [1, count], [0.5] * count)]}, separators=(",", ":")).encode()
     with (
         live_server("grpc", few, http_port=0, instances=1, max_batch_size=1) as live,
