@@ -194,7 +194,7 @@ def zeros() -> bytes:
 
 
 def inputs() -> bytes:
-    return json.dumps({"inputs": [{"name": str(each)} for each in range(150_000)]}).encode()
+    return json.dumps({"inputs": [{"name": str(each)} for each in range(200_000)]}).encode()
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_others_are_answered_while_a_body_is_read_that_takes_long(
             assert other.get("/v2/health/ready").status == 200
             times.append(time.monotonic())
         assert slow.result().status in (400, 413)
-    assert max(np.diff(times)) < (times[-1] - times[0]) / 2
+    assert max(np.diff(times)) < (times[-1] - times[0]) * 0.7
 
 
 def test_many_connections_with_large_bodies_take_no_more_memory(few: Path) -> None:
@@ -247,7 +247,7 @@ def test_many_connections_with_large_bodies_take_no_more_memory(few: Path) -> No
 
 def test_requests_that_wait_hold_their_arrays_alone(few: Path) -> None:
     """Not the JSON that they were read from, nor its numbers as Python's objects."""
-    count, callers = 100_000, 8
+    count, callers = 50_000, 5
     body = json.dumps({"inputs": [tensor("x", "FP32", [1, count], [0.5] * count)]}, separators=(",", ":")).encode()
     with (
         live_server("grpc", few, http_port=0, instances=1, max_batch_size=1) as live,

@@ -10,13 +10,14 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h11
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hangtag.serving.server.config.limits import Limits
 from tests.kit.live import LiveServer
 from tests.kit.over_http import live_server
 from tests.kit.raw import connected
@@ -46,9 +47,9 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """It takes no other Host, so that one in a trailer would change the answer."""
     models = tmp_path_factory.mktemp("models")
     (models / "text").symlink_to(repository / "text")
-    with live_server(
-        "grpc", models, allowed_host=("here",), max_connections=2 * AT_ONCE, instances=1, http_port=0
-    ) as live:
+    limits = Limits(request_seconds=600)  # a busy machine sends no byte for long
+    settings_: dict[str, Any] = {"allowed_host": ("here",), "max_connections": 2 * AT_ONCE, "limits": limits}
+    with live_server("grpc", models, http_port=0, instances=1, **settings_) as live:
         yield live
 
 
