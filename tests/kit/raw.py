@@ -1,22 +1,37 @@
-"""A connection to a server's HTTP port, and requests as their bytes."""
+"""Connections whose bytes a test sends and reads itself, and requests over HTTP as their bytes."""
 
 import json
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 
-from tests.kit.live import TIMEOUT, LiveServer
+from tests.kit.live import LiveServer
 from tests.kit.rest import tensor
+from tests.kit.waiting import TIMEOUT
 
 INFER = json.dumps({"inputs": [tensor("index", "INT64", [1], [1])]}).encode()
 POST = b"POST /v2/models/gather/infer HTTP/1.1\r\nHost: here\r\n"
 
 
-@contextmanager
-def connected(live: LiveServer) -> Iterator[socket.socket]:
-    host, _, port = live.server.http_address.rpartition(":")
-    with socket.create_connection((host, int(port)), TIMEOUT) as connection:
-        yield connection
+def connect(address: str, sent: bytes = b"") -> socket.socket:
+    """A connection to HOST:PORT, over which these bytes have gone."""
+    host, _, port = address.rpartition(":")
+    connection = socket.create_connection((host, int(port)), TIMEOUT)
+    connection.sendall(sent)
+    return connection
+
+
+def connected(live: LiveServer) -> socket.socket:
+    """A connection to a server's port for HTTP."""
+    return connect(live.server.http_address)
+
+
+def read_to_the_end(connection: socket.socket) -> bytes:
+    """All that comes until the server ends the connection."""
+    data = b""
+    with suppress(ConnectionResetError):
+        while more := connection.recv(65536):
+            data += more
+    return data
 
 
 def status_line(connection: socket.socket) -> bytes:
