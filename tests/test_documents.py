@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from hangtag.cli import main
 from hangtag.training.catalog import recipe_for
 from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.runs.identity import identity
 from studies.shipped.models import read_all
+from tests.kit.command import invoke
 from tests.kit.server import server
 from tests.kit.shipped import MODELS
 
@@ -133,8 +132,7 @@ HANGTAG_EXAMPLES = [
 @pytest.mark.parametrize("example", HANGTAG_EXAMPLES)
 def test_an_example_names_options_that_exist(example: str) -> None:
     """--help is answered only after click has found every option of the command line."""
-    result = CliRunner().invoke(main, [*shlex.split(example)[1:], "--help"])
-    assert result.exit_code == 0, result.output
+    invoke(*shlex.split(example)[1:], "--help")
 
 
 @pytest.mark.parametrize("example", [line for line in shell_examples(README) if line.startswith("hangtag classify")])

@@ -13,13 +13,13 @@ from threading import Thread
 
 import pytest
 import yaml
-from click.testing import CliRunner
 from packaging.requirements import Requirement
 
 from deploy import audit
 from deploy.advisories import Advisories, AdvisoriesError, served
 from deploy.pinned_advisories import LOCKS, PINNED, PinnedAdvisories, locked_packages
 from deploy.sbom import add_debian_packages
+from tests.kit.command import invoke
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_MAKE = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
@@ -135,7 +135,7 @@ def test_the_audit_finds_what_is_known_and_takes_no_silence_for_safety(
     (tmp_path / "locks/cpu.txt").write_text("".join(f"{pin} --hash=sha256:{'0' * 64}\n" for pin in case.packages))
     options = ["--locks", "locks", "--osv", databases[case.osv]]
     options += ["--database", databases[case.database]] if case.database else []
-    done = CliRunner().invoke(audit.main, options, catch_exceptions=False)
+    done = invoke(*options, command=audit.main, exit_code=None)
     assert done.exit_code == case.code, done.output
     assert case.printed in done.stdout
     assert case.warned in done.stderr

@@ -1,31 +1,33 @@
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tests.kit import forked_children as forked
+from hangtag.export import child_process
 from tests.kit import forkserver, runs
-from tests.kit.exported import FEW, Exported, Garments, label_paths, learned_lstm, single_label
-from tests.kit.invoke import Export, published_in
+from tests.kit.exported import FEW, Export, Exported, Garments, label_paths, learned_lstm, published_in, single_label
 from tests.kit.once import once
 from tests.kit.shipped import latest
 
 forkserver.preload_training()
+FORKING = SimpleNamespace(Popen=forkserver.ForkedModule, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
 
 
 @pytest.fixture(scope="package", autouse=True)
 def forked_children() -> Iterator[None]:
     """Run files in forked child processes, which do not start Python for each of them."""
     with pytest.MonkeyPatch.context() as patch:
-        forked.use(patch)
+        patch.setattr(child_process, "subprocess", FORKING)
         yield
 
 
 @pytest.fixture
 def started_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start the child processes of this test as users do."""
-    forked.do_not_use(monkeypatch)
+    monkeypatch.setattr(child_process, "subprocess", subprocess)
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from scipy.special import log_softmax, softmax
 
 from hangtag.export.errors import GateError
 from tests.kit import onnx_file
+from tests.kit.command import contents, invoke
 from tests.kit.exported import Exported, Garments, publish
-from tests.kit.invoke import contents, invoke, succeed
 from tests.kit.onnx_file import Array, answers
 
 pytestmark = pytest.mark.slow
@@ -87,7 +87,7 @@ def by_command(learned: Exported, tmp_path_factory: pytest.TempPathFactory) -> t
     """The folder with models and reports that the command filled, and what it printed. The whole data set is used."""
     folder = tmp_path_factory.mktemp("calibrated")
     options = ["--timing", "none", "--models", folder / "models", "--reports", folder / "reports"]
-    result = succeed("export", learned.run.folder, "--calibrate", *options)
+    result = invoke("export", learned.run.folder, "--calibrate", *options)
     return folder, " ".join(result.stdout.split())
 
 
@@ -99,7 +99,7 @@ def test_the_figures_are_printed_shown_and_reported(by_command: tuple[Path, str]
     page = " ".join(next((folder / "reports").rglob("lstm-1.html")).read_text().split())
     assert summary in page
     assert "5,000 validation images" in page
-    shown = " ".join(succeed("models", "show", "lstm", "--models", folder / "models").stdout.split())
+    shown = " ".join(invoke("models", "show", "lstm", "--models", folder / "models").stdout.split())
     assert "temperature_fitted_on 5,000 validation images" in shown
     assert "gate: calibration images 10000, bins 15, expected calibration error 0." in shown
     assert "before 0." in shown
@@ -116,8 +116,7 @@ def test_the_figures_hold_and_changed_ones_do_not(by_command: tuple[Path, str], 
     for name, metadata in changed.items():
         (tmp_path / name / "1").mkdir(parents=True)
         onnx.save(onnx_file.with_metadata(file, **metadata), tmp_path / name / "1" / "model.onnx")
-    result = invoke("models", "verify", "--models", tmp_path, "--json")
-    assert result.exit_code == 1
+    result = invoke("models", "verify", "--models", tmp_path, "--json", exit_code=1)
     broken = {
         verified["model"]: [finding["check"] for finding in verified["findings"] if finding["holds"] is False]
         for verified in json.loads(result.stdout)

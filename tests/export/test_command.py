@@ -11,8 +11,8 @@ import pytest
 
 from hangtag.export.errors import GateError, IncomparableError
 from tests.kit import forkserver, onnx_file, onnx_models, runs
-from tests.kit.exported import Exported, Garments, publish
-from tests.kit.invoke import Export, contents, invoke, refusal, succeed
+from tests.kit.command import contents, invoke, refusal
+from tests.kit.exported import Export, Exported, Garments, publish
 from tests.kit.shipped import MODELS, latest
 from tests.kit.waiting import until
 
@@ -74,16 +74,16 @@ def test_ctrl_c_after_publishing_says_that_the_version_is_there(tmp_path: Path) 
 
 
 def test_a_run_that_cannot_be_exported_is_named_with_what_to_do(runs_dir: Path, tmp_path: Path) -> None:
-    unknown = refusal(tmp_path, "export", "nosuch", "--runs", runs_dir)
+    unknown = refusal("export", "nosuch", "--runs", runs_dir, unchanged=tmp_path)
     assert "no finished run 'nosuch'" in unknown
     assert "runs there: begun, newer, older" in unknown
     assert "hangtag train MODEL" in unknown
-    none = refusal(tmp_path, "export", "cnn")
+    none = refusal("export", "cnn", unchanged=tmp_path)
     assert "(runs there: none)" in none
     assert "Train one with: hangtag train cnn" in none
-    begun = refusal(tmp_path, "export", runs_dir / "begun")
+    begun = refusal("export", runs_dir / "begun", unchanged=tmp_path)
     assert begun.startswith(f"{runs_dir / 'begun'} is not finished (0 epochs so far). Continue with: ")
-    assert "--data-dir" in refusal(tmp_path, "export", runs_dir / "older", "--data-dir", tmp_path)
+    assert "--data-dir" in refusal("export", runs_dir / "older", "--data-dir", tmp_path, unchanged=tmp_path)
 
 
 def test_a_network_that_fails_the_gate_is_refused(lstm: Exported, tmp_path: Path) -> None:
@@ -91,20 +91,17 @@ def test_a_network_that_fails_the_gate_is_refused(lstm: Exported, tmp_path: Path
     weights = lstm.run.load("best.pt")["model"]
     weights["classifier.weight"].fill_(float("nan"))
     run = runs.finished(tmp_path / "run", "lstm", weights)
-    message = refusal(tmp_path, "export", run.folder)
+    message = refusal("export", run.folder, unchanged=tmp_path)
     assert re.search(r"^parity: .*not finite for 10000 of 10000 test images.*Nothing was published\.$", message)
 
 
 def test_a_trial_run_does_not_replace_the_shipped_model(runs_dir: Path, tmp_path: Path) -> None:
     """A model's name stands for its latest finished run."""
     shutil.copytree(MODELS / "lstm", "models/lstm")
-    before = contents(tmp_path)
-    result = invoke("export", "lstm", "--runs", runs_dir, "--timing", "none")
-    assert (result.exit_code, result.stdout, contents(tmp_path)) == (1, "", before)
-    assert result.stderr.startswith(f"exporting {runs_dir / 'newer'} in fp32\n")
-    assert re.search(r"Error: predecessor: test accuracy .* and version 2, which serves, has 93\.09%\.", result.stderr)
-    assert "The run is a trial, trained on the first 32 images only." in result.stderr
-    assert "--even-if-worse" in result.stderr
+    message = refusal("export", "lstm", "--runs", runs_dir, "--timing", "none", unchanged=tmp_path)
+    assert re.search(r"^predecessor: test accuracy .* and version 2, which serves, has 93\.09%\.", message)
+    assert "The run is a trial, trained on the first 32 images only." in message
+    assert "--even-if-worse" in message
 
 
 def test_on_request_it_is_published_named_as_worse_and_serves_unless_another_was_promoted(
@@ -113,8 +110,8 @@ def test_on_request_it_is_published_named_as_worse_and_serves_unless_another_was
     """The version that serves is the one to compare with; another repository's report has a folder of its own."""
     shutil.copytree(MODELS / "lstm", "shop/lstm")
     repository = ("--models", "shop")
-    succeed("models", "promote", "lstm", "1", *repository)
-    result = succeed("export", "lstm", "--runs", runs_dir, "--timing", "none", "--even-if-worse", *repository)
+    invoke("models", "promote", "lstm", "1", *repository)
+    result = invoke("export", "lstm", "--runs", runs_dir, "--timing", "none", "--even-if-worse", *repository)
     assert result.stdout.startswith("published shop/lstm/3\n  TRIAL RUN    trained on the first 32 images only\n")
     worse = r"  predecessor  WORSE, published all the same: test accuracy .* and version 1, which serves, has "
     assert re.search(worse, result.stdout)
@@ -125,10 +122,10 @@ def test_on_request_it_is_published_named_as_worse_and_serves_unless_another_was
         "passed agreement", "worse predecessor", "not run speed",
     ):  # fmt: skip
         assert part in page
-    succeed("models", "promote", "lstm", "latest", *repository)
-    shown = " ".join(succeed("models", "show", "lstm", *repository).stdout.split())
+    invoke("models", "promote", "lstm", "latest", *repository)
+    shown = " ".join(invoke("models", "show", "lstm", *repository).stdout.split())
     assert "TRIAL RUN trained on the first 32 images only" in shown
-    listed = succeed("models", "list", *repository).stdout
+    listed = invoke("models", "list", *repository).stdout
     assert "TRIAL RUN: trained on the first 32 images only" in listed
     assert "test accuracy" in listed.splitlines()[0]
 
@@ -164,10 +161,10 @@ def test_on_a_terminal_the_command_asks(tmp_path: Path, monkeypatch: pytest.Monk
     onnx_models.publish(tmp_path / "models", "lstm-int8", onnx_models.classifier())
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: True)
     command = ("export", "--onnx", latest("lstm"), "--precision", "int8", "--timing", "none")
-    result = invoke(*command, answer="n\n")
-    assert (result.exit_code, result.stdout) == (1, "")
+    result = invoke(*command, typed="n\n", exit_code=1)
+    assert result.stdout == ""
     assert "Publish it all the same? [y/N]" in result.stderr
-    assert invoke(*command, answer="y\n").exit_code == 0
+    invoke(*command, typed="y\n")
     assert (tmp_path / "models/lstm-int8/2/model.onnx").exists()
 
 
@@ -206,6 +203,4 @@ def test_on_a_terminal_the_command_asks(tmp_path: Path, monkeypatch: pytest.Monk
 )
 def test_options_that_do_not_go_together_are_refused(command: list[str], said: str) -> None:
     """Even with their default value, since they would have no effect."""
-    result = invoke("export", *command)
-    assert result.exit_code == 2
-    assert said in " ".join(result.stderr.split())
+    assert said in " ".join(invoke("export", *command, exit_code=2).stderr.split())

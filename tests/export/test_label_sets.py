@@ -15,9 +15,9 @@ from onnx import helper, numpy_helper
 from hangtag.export.errors import GateError
 from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS
 from hangtag.training.networks.cnn_rnn import CnnRnn, beam_search
-from tests.kit import label_sets, onnx_file
+from tests.kit import onnx_file, runs
+from tests.kit.command import contents, invoke
 from tests.kit.exported import Exported, Garments, label_scores, publish
-from tests.kit.invoke import contents, succeed
 from tests.kit.onnx_file import Array, answers
 
 pytestmark = pytest.mark.slow
@@ -28,12 +28,12 @@ CANVASES = 100
 
 @pytest.fixture(scope="module")
 def canvases(few: Garments) -> Array:
-    return label_sets.canvases(few, CANVASES)
+    return runs.canvases(few, CANVASES)
 
 
 def sets_of(probabilities: Array) -> Array:
     """The labels that reach the threshold, or else the most probable one: bool [n, labels]."""
-    reached = probabilities >= label_sets.THRESHOLD
+    reached = probabilities >= runs.THRESHOLD
     most_probable = probabilities.argmax(axis=1)[:, None] == np.arange(probabilities.shape[1])
     sets: Array = reached | (most_probable & ~reached.any(axis=1, keepdims=True))
     return sets
@@ -83,7 +83,7 @@ def test_the_metadata_say_how_to_read_a_path_and_hold_provenance_and_proof(paths
 def test_the_command_publishes_them(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     run = label_scores(tmp_path_factory, "sigmoids").run
     options = ["--models", tmp_path / "shop", "--reports", tmp_path / "reports", "--timing", "none"]
-    result = succeed("export", run.folder, *options)
+    result = invoke("export", run.folder, *options)
     assert result.stdout.startswith(f"published {tmp_path / 'shop/sigmoids/1'}\n")
     assert re.search(r"the same label sets for all of 1,?000 images", result.stdout)
 
@@ -95,7 +95,7 @@ def test_a_baseline_is_exported_with_its_threshold(
     exported = label_scores(tmp_path_factory, model)
     metadata = onnx_file.metadata(exported.file)
     assert (metadata["task"], metadata["min_labels"]) == ("multi_label", "1")
-    assert json.loads(metadata["threshold"]) == label_sets.THRESHOLD
+    assert json.loads(metadata["threshold"]) == runs.THRESHOLD
     assert json.loads(metadata["parity"])["images"] == 300
     assert json.loads(metadata["gate"])["agreement"]["images"] == 300
 
@@ -163,7 +163,7 @@ def test_a_file_that_differs_is_refused(
 def test_a_network_that_diverged_is_refused(paths: Exported, few: Garments, tmp_path: Path) -> None:
     weights = paths.run.load("best.pt")["model"]
     weights["project_image.bias"].fill_(torch.nan)
-    run = label_sets.finished_with(tmp_path / "run", "cnn_rnn", weights)
+    run = runs.finished_sets(tmp_path / "run", "cnn_rnn", weights)
     reason = refused(replace(paths, run=run), few, tmp_path)
     assert "own outputs are not finite for 100 of 100 test images, first for image 0" in reason
 
@@ -202,16 +202,16 @@ def with_weights_of(network: CnnRnn, paths: Exported) -> onnx.ModelProto:
 
 def test_tied_paths_may_differ_and_are_counted(paths: Exported, few: Garments, tmp_path: Path) -> None:
     """The file's label 3 is ahead of its label 4 by a millionth, PyTorch's by a millionth behind: either is right."""
-    network = with_ties(label_sets.decisive_cnn_rnn(few, spread=0.3))
+    network = with_ties(runs.decisive_cnn_rnn(few, spread=0.3))
     with torch.no_grad():
         network.bias[3] += 1e-6
     graph = with_weights_of(network, paths)
     with torch.no_grad():
         network.bias[3] -= 2e-6
-    run = label_sets.finished(tmp_path / "run", "cnn_rnn", network)
+    run = runs.finished_network(tmp_path / "run", "cnn_rnn", network)
     published = publish(run, tmp_path / "models", few, graph=graph, canvases=20)
     ties = json.loads(published.metadata["parity"])["ties"]
-    images = label_sets.canvases(few, 20)
+    images = runs.canvases(few, 20)
     with torch.inference_mode():
         expected = beam_search(network, torch.tensor(images).float() / 255).path.numpy()
     actual = answers(published.folder / "model.onnx", image=images)["path"]
@@ -224,7 +224,7 @@ def test_another_set_by_the_threshold_is_refused(
 ) -> None:
     """For an image beyond those whose logits are compared: on its pixels a label is added."""
     place = 280
-    pixels = label_sets.canvases(few, 300)[place]
+    pixels = runs.canvases(few, 300)[place]
 
     def change(model: onnx.ModelProto) -> None:
         (last,) = [node for node in model.graph.node if "logits" in node.output]

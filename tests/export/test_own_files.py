@@ -7,15 +7,15 @@ import onnx
 import pytest
 
 from tests.kit import onnx_file
-from tests.kit.invoke import Export, invoke, refusal, succeed
+from tests.kit.command import invoke, refusal
+from tests.kit.exported import Export, repository_in
 from tests.kit.shipped import MODELS, latest
 
 pytestmark = pytest.mark.slow
 
 
 def arguments(folder: Path, file: Path, precision: str = "int8") -> list[object]:
-    repository = ["--models", folder / "models", "--reports", folder / "reports"]
-    return ["export", "--onnx", file, "--precision", precision, "--timing", "none", *repository]
+    return ["export", "--onnx", file, "--precision", precision, "--timing", "none", *repository_in(folder)]
 
 
 def test_the_file_keeps_its_origin_and_has_figures_of_its_own(of_own_file: Export) -> None:
@@ -43,7 +43,7 @@ def test_the_file_keeps_its_origin_and_has_figures_of_its_own(of_own_file: Expor
 
 def test_what_the_file_says_of_itself_holds(of_own_file: Export) -> None:
     """PyTorch's answers are in it still."""
-    result = succeed("models", "verify", "--models", of_own_file.folder / "models", "--json")
+    result = invoke("models", "verify", "--models", of_own_file.folder / "models", "--json")
     (verified,) = json.loads(result.stdout)
     holds = {finding["check"]: finding["holds"] for finding in verified["findings"]}
     assert all(holds.values()), holds
@@ -52,7 +52,7 @@ def test_what_the_file_says_of_itself_holds(of_own_file: Export) -> None:
 
 def test_half_precision_too(tmp_path: Path) -> None:
     """Of the study's network, which is steep nowhere."""
-    result = succeed(*arguments(tmp_path, MODELS / "lstm/1/model.onnx", "fp16"))
+    result = invoke(*arguments(tmp_path, MODELS / "lstm/1/model.onnx", "fp16"))
     assert result.stdout.startswith(f"published {tmp_path / 'models/lstm-fp16/1'}\n")
 
 
@@ -60,12 +60,11 @@ def test_a_changed_graph_a_file_of_another_kind_and_labels_are_refused(tmp_path:
     model, changed = onnx.load(latest("lstm")), tmp_path / "changed.onnx"
     model.graph.node[0].name = "another name"
     onnx.save(model, changed)
-    message = refusal(tmp_path, *arguments(tmp_path, changed))
+    message = refusal(*arguments(tmp_path, changed), unchanged=tmp_path)
     assert "its graph or weights are not those that were exported. Give --calibration" in message
     for key, value in (("precision", "int8"), ("task", "multi_label"), ("data_digest", "0" * 64)):
         onnx.save(onnx_file.with_metadata(latest("lstm"), **{key: value}), changed)
-        message = refusal(tmp_path, *arguments(tmp_path, changed))
+        message = refusal(*arguments(tmp_path, changed), unchanged=tmp_path)
         assert f"has {key} {value}, and another precision is made of" in message
-    result = invoke(*arguments(tmp_path, latest("lstm")), "--labels", "x.txt")
-    assert result.exit_code == 2
-    assert "--labels: for other people's files" in result.stderr
+    message = refusal(*arguments(tmp_path, latest("lstm")), "--labels", "x.txt", exit_code=2)
+    assert "--labels: for other people's files" in message

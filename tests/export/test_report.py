@@ -12,10 +12,10 @@ import onnx
 import pytest
 
 from hangtag.export import report
-from tests.kit import label_sets, onnx_file, onnx_models
+from tests.kit import onnx_file, onnx_models, runs
 from tests.kit.browser import chromium, require_good_looks
-from tests.kit.exported import Exported, Garments, label_scores
-from tests.kit.invoke import Export, invoke, published_in
+from tests.kit.command import invoke
+from tests.kit.exported import Export, Exported, Garments, label_scores, published_in
 from tests.kit.shipped import latest
 
 pytestmark = pytest.mark.slow
@@ -105,9 +105,9 @@ def test_label_sets_are_compared_too(
         answered["path"][place] = -1
         some, instead = sorted(set(expected["path"][place].tolist()) - {-1}), "no label"
     else:
-        place = int((expected["probabilities"] >= label_sets.THRESHOLD).any(axis=1).argmax())
+        place = int((expected["probabilities"] >= runs.THRESHOLD).any(axis=1).argmax())
         answered["probabilities"][place] = 1.0
-        some = np.flatnonzero(expected["probabilities"][place] >= label_sets.THRESHOLD).tolist()
+        some = np.flatnonzero(expected["probabilities"][place] >= runs.THRESHOLD).tolist()
         instead = ", ".join(labels)
     changed = dataclasses.replace(published, proof=dataclasses.replace(published.proof, answered=answered))
     report.write_run_report(changed, changed.images, labels, tmp_path / "page.html")
@@ -128,8 +128,7 @@ def test_the_error_about_an_unwritable_report_says_that_the_model_is_published(t
     onnx.save(onnx_models.classifier(), tmp_path / "theirs.onnx")
     (tmp_path / "file").write_text("a file, not a folder")
     folders = ("--models", tmp_path / "models", "--reports", tmp_path / "file/reports")
-    result = invoke("export", "--onnx", tmp_path / "theirs.onnx", "--name", "theirs", *folders)
-    assert result.exit_code == 1
+    result = invoke("export", "--onnx", tmp_path / "theirs.onnx", "--name", "theirs", *folders, exit_code=1)
     assert re.search(r"theirs/1 is published, but its report \S+ cannot be written: ", result.stderr)
     assert (tmp_path / "models/theirs/1/model.onnx").exists()
 

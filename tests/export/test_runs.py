@@ -12,9 +12,9 @@ from hangtag.errors import UserError
 from hangtag.serving.client import Client
 from hangtag.training.catalog import NETWORKS, build
 from hangtag.training.runs.run import Run
-from tests.kit import label_sets, onnx_file, runs
+from tests.kit import onnx_file, runs
+from tests.kit.command import contents
 from tests.kit.exported import Exported, Garments, publish
-from tests.kit.invoke import contents
 from tests.kit.server import server
 
 pytestmark = pytest.mark.slow
@@ -94,7 +94,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, few: Garments, dama
         state = build("cnn").state_dict()
     elif damage == "too few labels":
         model, state = "cnn_rnn", build("cnn_rnn", 20).state_dict()
-    run = label_sets.finished_with(tmp_path / "run", model, state)
+    run = runs.finished_sets(tmp_path / "run", model, state)
     if damage in ("no weights", "weights under another name"):
         run.save("best.pt", {"model": None} if damage == "no weights" else {"weights": state})
     message = refusal(run, tmp_path, few)
@@ -123,7 +123,7 @@ def test_a_model_that_is_not_known_is_refused(tmp_path: Path, few: Garments, mod
 
 @pytest.mark.parametrize("missing", ["labels", "thresholds"])
 def test_a_run_without_labels_or_thresholds_is_refused(missing: str, few: Garments, tmp_path: Path) -> None:
-    run = label_sets.finished(tmp_path / "run", "cnn_rnn", build("cnn_rnn"))
+    run = runs.finished_network(tmp_path / "run", "cnn_rnn", build("cnn_rnn"))
     metrics = run.read_metrics()
     del metrics["summary"][missing]
     run.write_metrics(metrics)
@@ -136,7 +136,7 @@ def test_a_run_without_labels_or_thresholds_is_refused(missing: str, few: Garmen
 def test_sets_of_labels_are_published_in_fp32_only_and_have_no_temperature(
     model: str, few: Garments, tmp_path: Path
 ) -> None:
-    run = label_sets.finished(tmp_path / "run", model, build(model))
+    run = runs.finished_network(tmp_path / "run", model, build(model))
     for precision in ("fp16", "int8"):
         assert f"published in fp32 only, not in {precision}" in refusal(run, tmp_path, few, to=precision)
     message = refusal(run, tmp_path, few, calibrate_on=few)

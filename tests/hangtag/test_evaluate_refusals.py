@@ -9,8 +9,8 @@ import torch
 
 from hangtag.serving.server.process.server import Server
 from tests.kit.command import invoke, refusal, without
+from tests.kit.other_servers import Answer, web_server
 from tests.kit.shipped import latest
-from tests.kit.web_server import Answer, web_server
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import pytest
 
-from tests.kit import dependent_rows
+from tests.kit import unbatchable_models
 from tests.kit.command import invoke, refusal, without
 from tests.kit.onnx_models import classifier, publish, unbatched
 from tests.kit.shipped import MODELS
@@ -50,7 +50,7 @@ def test_it_lists_every_version_of_every_model(tmp_path: Path) -> None:
 
 def test_it_says_why_requests_are_not_joined(tmp_path: Path) -> None:
     publish(tmp_path, "foreign", classifier())
-    publish(tmp_path, "softmax", dependent_rows.softmax({"hangtag.batched": "true"}))
+    publish(tmp_path, "softmax", unbatchable_models.softmax({"hangtag.batched": "true"}))
     publish(tmp_path, "unbatched", unbatched())
     listed = {row["model"]: (row["batched"], row.get("unbatched_because", "")) for row in read("list", models=tmp_path)}
     assert listed["foreign"] == (True, "")

@@ -4,6 +4,7 @@ A process of its own is forked from one that has imported the command, which sav
 with ``script`` it is the console script that users start.
 """
 
+import hashlib
 import os
 import re
 import signal
@@ -16,14 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-import click.testing
+import click
+from click.testing import CliRunner, Result
 
 from hangtag.cli import main
 from tests.kit import forkserver
+from tests.kit.waiting import TIMEOUT
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(sys.executable).with_name("hangtag")
-TIMEOUT = 60.0
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -38,31 +40,65 @@ def environment(**more: str) -> dict[str, str]:
     return inherited | ours | more
 
 
-def invoke(*arguments: object, exit_code: int = 0, variables: Mapping[str, str] | None = None) -> click.testing.Result:
-    """Run the command in this process to its end, which must have this exit code.
+def invoke(
+    *arguments: object,
+    exit_code: int | None = 0,
+    variables: Mapping[str, str] | None = None,
+    columns: int = 200,
+    typed: str | bytes | None = None,
+    command: click.Command = main,
+) -> Result:
+    """Run the command in this process to its end; an exception that it does not handle is raised.
 
     Args:
         arguments: The command's.
-        exit_code: 2 is an error of usage; 1 any other, whose message ``refusal`` returns.
+        exit_code: The one that it must have: 2 is an error of usage, 1 any other; None: any.
         variables: Added to the environment.
+        columns: The width of the console.
+        typed: What standard input holds.
+        command: Another one than ``hangtag``.
     """
-    result = click.testing.CliRunner().invoke(
-        main, list(map(str, arguments)), env={"COLUMNS": "200", **(variables or {})}
-    )
+    environment = {"COLUMNS": str(columns), **(variables or {})}
+    result = CliRunner().invoke(command, list(map(str, arguments)), input=typed, env=environment)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    assert result.exit_code == exit_code, result.output
+    assert exit_code is None or result.exit_code == exit_code, result.output
     return result
 
 
-def refusal(*arguments: object, exit_code: int = 1, variables: Mapping[str, str] | None = None) -> str:
-    """Run the command in this process; return the error that ends it, in one line, without a traceback."""
-    result = invoke(*arguments, exit_code=exit_code, variables=variables)
-    lines = result.stderr.splitlines()
-    errors = [line for line in lines if line.startswith("Error: ")]
-    assert errors == lines[-1:], result.stderr
-    assert "Traceback" not in result.stderr
-    return errors[0]
+def refusal(
+    *arguments: object,
+    exit_code: int = 1,
+    unchanged: Path | None = None,
+    alone: bool = False,
+    variables: Mapping[str, str] | None = None,
+) -> str:
+    """Run the command in this process, which must print nothing and end with an error; return that, one line of text.
+
+    Args:
+        arguments: The command's.
+        exit_code: As for ``invoke``.
+        unchanged: A folder that must be left as it was.
+        alone: Nothing but the error is on standard error: no progress, no warning.
+        variables: Added to the environment.
+    """
+    before = contents(unchanged) if unchanged else {}
+    result = invoke(*arguments, exit_code=exit_code, variables=variables, columns=500)
+    *others, last = result.stderr.splitlines()
+    assert last.startswith("Error: "), result.output
+    assert not any(line.startswith(("Error: ", "Traceback")) for line in others), result.stderr
+    assert not (alone and others), result.stderr
+    assert result.stdout == ""
+    assert not unchanged or contents(unchanged) == before
+    return last.removeprefix("Error: ")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every path under the folder: a file's digest, or "folder"."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in folder.rglob("*")
+    }
 
 
 def hangtag(
@@ -110,6 +146,11 @@ def run_forked(
     with forkserver.hangtag(arguments, variables=variables, first=first) as process:
         stdout, stderr = process.communicate(TIMEOUT)
         return subprocess.CompletedProcess(arguments, process.wait(), stdout, stderr)
+
+
+def with_limits(**limits: float) -> str:
+    """Python statements that change the defaults of `Limits` in a process, for the ``first`` of `Serving`."""
+    return f"from hangtag.serving.server.config.limits import Limits; Limits.__init__.__kwdefaults__.update({limits!r})"
 
 
 def last_line(text: str) -> str:

@@ -8,7 +8,8 @@ import grpc
 
 from hangtag.protos import inference_pb2 as pb
 from tests.kit.gate import Gate
-from tests.kit.live import TIMEOUT, LiveServer, index, outputs, request
+from tests.kit.live import LiveServer, index, outputs, request
+from tests.kit.waiting import TIMEOUT
 
 
 class Conversation:

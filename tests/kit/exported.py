@@ -14,7 +14,8 @@ from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.runs.run import Run
-from tests.kit import label_sets, runs
+from tests.kit import runs
+from tests.kit.command import invoke
 from tests.kit.once import once
 
 Garments = Split
@@ -73,8 +74,8 @@ def label_paths(factory: pytest.TempPathFactory) -> Exported:
     """A CNN-RNN with random weights that give paths of every length, compared on 1,000 canvases."""
 
     def make(folder: Path) -> Exported:
-        network = label_sets.decisive_cnn_rnn(data.load_test().first(FEW))
-        return _export(label_sets.finished(folder / "run", "cnn_rnn", network), folder / "models")
+        network = runs.decisive_cnn_rnn(data.load_test().first(FEW))
+        return _export(runs.finished_network(folder / "run", "cnn_rnn", network), folder / "models")
 
     return once(factory, "cnn_rnn", make)
 
@@ -83,10 +84,47 @@ def label_scores(factory: pytest.TempPathFactory, model: str) -> Exported:
     """A baseline of the CNN-RNN with random weights that give sets of different sizes, compared on 300 canvases."""
 
     def make(folder: Path) -> Exported:
-        network = label_sets.decisive_scores(model, data.load_test().first(FEW))
-        return _export(label_sets.finished(folder / "run", model, network), folder / "models", canvases=300)
+        network = runs.decisive_scores(model, data.load_test().first(FEW))
+        return _export(runs.finished_network(folder / "run", model, network), folder / "models", canvases=300)
 
     return once(factory, model, make)
+
+
+@dataclass(frozen=True)
+class Export:
+    """What ``hangtag export`` did in a folder of its own: models/, reports/export/, and its output."""
+
+    folder: Path
+    stdout: str
+    stderr: str
+
+    @property
+    def page(self) -> Path:
+        """The report, which is the only one."""
+        (page,) = (self.folder / "reports/export").iterdir()
+        return page
+
+
+def published_in(folder: Path, *arguments: object, **variables: str) -> Export:
+    """Export, with the command's default folders in this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        result = invoke("export", *arguments)
+    return Export(folder, result.stdout, result.stderr)
+
+
+def importing(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> list[object]:
+    """The command that publishes this file, which it writes, as ``theirs`` into the folder's models/."""
+    file = folder / "theirs.onnx"
+    file.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+    return ["export", "--onnx", file, "--name", "theirs", *repository_in(folder), *more]
+
+
+def repository_in(folder: Path) -> list[object]:
+    """Where export publishes and reports."""
+    return ["--models", folder / "models", "--reports", folder / "reports"]
 
 
 def _export(run: Run, models: Path, canvases: int = exporter.CANVASES) -> Exported:

@@ -13,7 +13,7 @@ import grpc
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
-from tests.kit.web_server import Answer, web_server
+from tests.kit.other_servers import Answer, web_server
 
 # Called before the answer to each ModelInfer call with its number, from 0. It may wait, or abort through the context.
 Behaviour = Callable[[int, Any], None]

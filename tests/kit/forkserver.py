@@ -7,8 +7,10 @@ servers of tests/e2e are the console script itself, with both.
 
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -104,6 +106,20 @@ class Forked:
         self.stderr.close()
 
 
+class ForkedModule(Forked):
+    """``python -P -m MODULE ARGUMENT`` with the arguments and the interface of subprocess.Popen that export uses."""
+
+    def __init__(self, command: Sequence[str], *, stdout: IO[str], **_: object) -> None:
+        super().__init__(_run_module, command[command.index("-m") + 1 :])
+        self._output = stdout
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = super().wait(timeout)
+        if not self.stdout.closed:
+            self._output.write(self.stdout.read())
+        return code
+
+
 def hangtag(arguments: Sequence[str | Path], *, variables: Mapping[str, str] | None = None, first: str = "") -> Forked:
     """Start the command with these arguments, as its console script does.
 
@@ -121,6 +137,13 @@ def _command(arguments: list[str], first: str) -> None:
     exec(first, {})
     sys.argv[:] = ["hangtag", *arguments]
     main()
+
+
+def _run_module(arguments: list[str]) -> None:
+    sys.argv[:] = arguments
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # runpy warns that the module was imported before, which is the point
+        runpy.run_module(arguments[0], run_name="__main__")
 
 
 def _text(reader: Connection) -> IO[str]:

@@ -10,8 +10,7 @@ from weakref import WeakSet
 
 from hangtag.serving.server.errors import InferenceError
 from hangtag.serving.server.runtime.session import Runtime
-
-TIMEOUT = 30.0
+from tests.kit.waiting import TIMEOUT
 
 
 class Gate:

@@ -1,13 +1,10 @@
-"""Frames of HTTP/2, for what no gRPC client or server would send, and bare connections to send them on."""
+"""Frames of HTTP/2, for what no gRPC client or server would send."""
 
-import socket
 import struct
-from contextlib import suppress
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM, END_HEADERS = 0x1, 0x4
-TIMEOUT = 30.0
 
 
 def frame(kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0, length: int | None = None) -> bytes:
@@ -45,20 +42,3 @@ OPEN = PREFACE + frame(SETTINGS)
 
 def call(stream: int, *, flags: int = END_HEADERS) -> bytes:
     return frame(HEADERS, CALL, flags=flags, stream=stream)
-
-
-def connect(address: str, sent: bytes = OPEN) -> socket.socket:
-    """A connection to HOST:PORT, over which these bytes have gone."""
-    host, _, port = address.rpartition(":")
-    connection = socket.create_connection((host, int(port)), TIMEOUT)
-    connection.sendall(sent)
-    return connection
-
-
-def read_to_the_end(connection: socket.socket) -> bytes:
-    """All that comes until the server ends the connection."""
-    data = b""
-    with suppress(ConnectionResetError):
-        while more := connection.recv(65536):
-            data += more
-    return data

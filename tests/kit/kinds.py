@@ -12,8 +12,8 @@ import pytest
 
 from hangtag.serving.client import AsyncClient, Client, ClientError
 from hangtag.serving.server.process.server import Server
+from tests.kit.waiting import TIMEOUT
 
-TIMEOUT = 60.0
 _END = object()
 
 
@@ -90,7 +90,6 @@ KINDS = [Kind(asynchronous, http) for http in (False, True) for asynchronous in 
 asynchronous_kinds = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.asynchronous], ids=str)
 grpc_kinds = pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.http], ids=str)
 http_kinds = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.http], ids=str)
-every_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 
 
 def message_of(code: grpc.StatusCode, call: Callable[..., object], *arguments: Any) -> str:

@@ -5,8 +5,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-TIMEOUT = 30.0
-
 
 class Link:
     """Forwards connections to a server, but closes the first ones unanswered, and others when a test says so."""

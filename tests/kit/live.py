@@ -17,9 +17,9 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import RuntimeFactory
 from tests.kit.gate import Gates
+from tests.kit.waiting import TIMEOUT as TIMEOUT
 from tests.kit.waiting import until
 
-TIMEOUT = 30.0
 Array = npt.NDArray[Any]
 
 

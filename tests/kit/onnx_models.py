@@ -118,12 +118,13 @@ def with_external_weights(place: str, datatype: TensorProto.DataType, size: int)
     return built
 
 
-def every_type() -> onnx.ModelProto:
-    """One input [batch, 2] of every datatype, in_<datatype>, that comes back as out_<datatype>."""
+def every_type(shape: Shape = ("batch", 2), *, strings: bool = True) -> onnx.ModelProto:
+    """One input of every datatype, in_<datatype>, that comes back as out_<datatype>."""
+    types = {name: type_ for name, type_ in TYPES.items() if strings or name != "BYTES"}
     return model(
-        [helper.make_node("Identity", [f"in_{name}"], [f"out_{name}"]) for name in TYPES],
-        {f"in_{name}": (type_, ["batch", 2]) for name, type_ in TYPES.items()},
-        {f"out_{name}": (type_, ["batch", 2]) for name, type_ in TYPES.items()},
+        [helper.make_node("Identity", [f"in_{name}"], [f"out_{name}"]) for name in types],
+        {f"in_{name}": (type_, shape) for name, type_ in types.items()},
+        {f"out_{name}": (type_, shape) for name, type_ in types.items()},
     )
 
 
@@ -225,11 +226,7 @@ def state() -> onnx.ModelProto:
 
 def every_scalar() -> onnx.ModelProto:
     """One scalar input of every datatype, in_<datatype>, that comes back as out_<datatype>."""
-    return model(
-        [helper.make_node("Identity", [f"in_{name}"], [f"out_{name}"]) for name in TYPES],
-        {f"in_{name}": (type_, []) for name, type_ in TYPES.items()},
-        {f"out_{name}": (type_, []) for name, type_ in TYPES.items()},
-    )
+    return every_type([])
 
 
 def sum_and_difference(datatype: str = "INT32") -> onnx.ModelProto:
@@ -287,6 +284,47 @@ def aborting() -> onnx.ModelProto:
             "w": np.ones((1, 8, 3), np.float32),
             "r": np.ones((1, 8, 2), np.float32),
         },
+    )
+
+
+def tiled(times: int = 100) -> onnx.ModelProto:
+    """x FP32 [batch, n] -> y FP32 [batch, m]: x so many times over."""
+    return model(
+        [helper.make_node("Tile", ["x", "repeats"], ["y"])],
+        {"x": (TensorProto.FLOAT, ["batch", "n"])},
+        {"y": (TensorProto.FLOAT, ["batch", "m"])},
+        {"repeats": np.array([1, times])},
+    )
+
+
+def slow() -> onnx.ModelProto:
+    """rounds INT64 [1] -> done INT64 [1]: a loop of that many rounds."""
+    make = helper.make_node
+    info = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            make("Identity", ["going"], ["still_going"]),
+            make("MatMul", ["matrix", "matrix"], ["product"]),
+            make("ReduceMax", ["product"], ["largest"], keepdims=0),
+            make("Cast", ["largest"], ["step"], to=TensorProto.INT64),
+            make("Add", ["count", "step"], ["next"]),
+        ],
+        "body",
+        [
+            info("i", TensorProto.INT64, []),
+            info("going", TensorProto.BOOL, []),
+            info("count", TensorProto.INT64, [1]),
+        ],
+        [info("still_going", TensorProto.BOOL, []), info("next", TensorProto.INT64, [1])],
+    )
+    return model(
+        [
+            make("Squeeze", ["rounds"], ["times"]),
+            make("Loop", ["times", "yes", "zero"], ["done"], body=body),
+        ],
+        {"rounds": (TensorProto.INT64, [1])},
+        {"done": (TensorProto.INT64, [1])},
+        {"yes": np.array(True), "zero": np.zeros(1, np.int64), "matrix": np.eye(32, dtype=np.float32)},
     )
 
 

@@ -20,8 +20,9 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.connection.http.codec.status import status_code
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.runtime.session import RuntimeFactory
-from tests.kit.live import TIMEOUT, LiveServer
+from tests.kit.live import LiveServer
 from tests.kit.rest import HEAD_LENGTH, Answer, Rest, as_http, model_path
+from tests.kit.waiting import TIMEOUT
 
 HTTP = "http"
 EVERY_TRANSPORT = pytest.mark.parametrize("transport", ["native", "grpc", HTTP], indirect=True, scope="session")

@@ -1,15 +1,27 @@
-"""Writes picture files that no image library writes: huge ones of few bytes, and ones that are damaged on purpose."""
+"""Writes picture files: plain ones, and such that no image library writes, of few bytes or damaged on purpose."""
 
+import io
 import struct
 import zlib
 from functools import cache
 from itertools import chain
+from typing import Any
+
+import numpy.typing as npt
+from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """How many samples a pixel of a PNG's colour type has."""
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _MIB = 1 << 20
+
+
+def encoded(image: Image.Image | npt.NDArray[Any], format_: str = "PNG", **options: Any) -> bytes:
+    """A picture as Pillow writes it, with options of its format."""
+    file = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, format_, **options)
+    return file.getvalue()
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

@@ -1,25 +1,39 @@
-"""A connection to a server's HTTP port, requests as their bytes, and clients that send or read slowly."""
+"""Connections whose bytes a test sends and reads itself, requests over HTTP as their bytes, and slow clients."""
 
 import json
 import socket
 import ssl
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
-from tests.kit.live import TIMEOUT, LiveServer
+from tests.kit.live import LiveServer
 from tests.kit.rest import tensor
-from tests.kit.waiting import until
+from tests.kit.waiting import TIMEOUT, until
 
 INFER = json.dumps({"inputs": [tensor("index", "INT64", [1], [1])]}).encode()
 POST = b"POST /v2/models/gather/infer HTTP/1.1\r\nHost: here\r\n"
 
 
-@contextmanager
-def connected(live: LiveServer) -> Iterator[socket.socket]:
-    host, _, port = live.server.http_address.rpartition(":")
-    with socket.create_connection((host, int(port)), TIMEOUT) as connection:
-        yield connection
+def connect(address: str, sent: bytes = b"") -> socket.socket:
+    """A connection to HOST:PORT, over which these bytes have gone."""
+    host, _, port = address.rpartition(":")
+    connection = socket.create_connection((host, int(port)), TIMEOUT)
+    connection.sendall(sent)
+    return connection
+
+
+def connected(live: LiveServer) -> socket.socket:
+    """A connection to a server's port for HTTP."""
+    return connect(live.server.http_address)
+
+
+def read_to_the_end(connection: socket.socket) -> bytes:
+    """All that comes until the server ends the connection."""
+    data = b""
+    with suppress(ConnectionResetError):
+        while more := connection.recv(65536):
+            data += more
+    return data
 
 
 def status_line(connection: socket.socket) -> bytes:

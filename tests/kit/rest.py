@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
-from tests.kit.live import TIMEOUT
+from tests.kit.waiting import TIMEOUT
 
 Array = npt.NDArray[Any]
 HEAD_LENGTH = "inference-header-content-length"

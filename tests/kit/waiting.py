@@ -3,10 +3,12 @@
 import time
 from collections.abc import Callable
 
+TIMEOUT = 60.0
+"""Seconds after which a test fails that waits for what must come."""
 _PAUSE_SECONDS = 0.005
 
 
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+def until(condition: Callable[[], object], seconds: float = TIMEOUT) -> None:
     """Return once a condition holds, asked again and again. Raises AssertionError if it does not hold in time."""
     ends = time.monotonic() + seconds
     while not condition():

@@ -14,25 +14,11 @@ from hypothesis.extra import numpy as hnp
 
 from hangtag.protos import tensors
 from hangtag.protos.inference_pb2 import InferTensorContents
+from tests.kit.datatypes import FIELDS
 
 pytestmark = pytest.mark.slow
 
 Array = npt.NDArray[Any]
-FIELDS = {
-    "BOOL": "bool_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-    "BYTES": "bytes_contents",
-}
-OUTSIDE = {"UINT8": [256], "UINT16": [65536], "INT8": [128, -129], "INT16": [32768, -32769]}
 SIZES = {name: 6 * dtype.itemsize for name, dtype in tensors.DTYPES.items() if name != "BYTES"}
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import click
 import grpc
 import pytest
-from click.testing import CliRunner
 
 from hangtag import Client, UserError
 from hangtag.serving import address
 from hangtag.serving.credentials import Credentials, CredentialsError
 from hangtag.serving.options import credentials_options, server_option
+from tests.kit.command import invoke
 
 
 @pytest.mark.parametrize(
@@ -109,14 +109,12 @@ def test_the_options_and_their_shared_variables(tmp_path: Path) -> None:
         "HANGTAG_TOKEN_FILE": str(tmp_path / "token"),
         "HANGTAG_TLS_CA": "ca.pem",
     }
-    assert CliRunner().invoke(command, ["--tls-cert", "c", "--tls-key", "k"], env=variables).exit_code == 0
+    invoke("--tls-cert", "c", "--tls-key", "k", command=command, variables=variables)
     assert given == [("gpu-1:8001", Credentials(Path("ca.pem"), Path("c"), Path("k"), tmp_path / "token"))]
     for arguments, fact in (
         (["--tls-key", "k"], "--tls-cert and --tls-key"),
         (["--token-file", str(tmp_path / "gone")], "cannot be read"),
         (["--server", "8001"], "HOST:PORT"),
     ):
-        result = CliRunner().invoke(command, arguments)
-        assert result.exit_code == 2
-        assert fact in " ".join(result.output.split())
+        assert fact in " ".join(invoke(*arguments, command=command, exit_code=2).output.split())
     assert len(given) == 1

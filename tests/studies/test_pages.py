@@ -1,18 +1,28 @@
-"""The pages of docs/ are what `python -m studies report` makes now, and what pages are made with."""
+"""The pages of docs/ are what `python -m studies report` makes now; what its commands list, and refuse."""
 
 import re
+import sys
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import Result
 from PIL import Image
 
 from studies import catalog, options, pictures, results
+from studies.__main__ import main
 from studies.catalog import EXPERIMENTS
+from studies.http.systems import fastapi
 from studies.page import ROOT, Part, replace_part
 from studies.pictures import Picture
+from studies.routes.repository import repository as routes_repository
+from studies.server.peers import earlier
+from studies.server.peers.triton import triton
+from studies.server.process import Launch, Served, hangtag_serve
+from studies.train_step.worker import worker
+from tests.kit.command import invoke
+from tests.kit.shipped import MODELS
 
 pytestmark = pytest.mark.slow
 
@@ -88,9 +98,74 @@ def test_other_options_than_the_pages_are_recorded_only_in_a_file_that_is_named(
         options.write(out, Path("page.jsonl"), [line], complete=not options.given())
 
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(experiment, arguments)
-    assert result.exit_code == 0
+    invoke(*arguments, command=experiment)
     assert [file.name for file in tmp_path.iterdir()] == ([recorded] if recorded else [])
     if recorded:
         given = " --samples 3" if arguments else ""
         assert results.read(Path(recorded))["conditions"]["command"] == f"experiment{given}"
+
+
+def run(*words: str | Path, exit_code: int = 0) -> Result:
+    return invoke(*words, command=main, exit_code=exit_code)
+
+
+def test_it_lists_every_experiment_with_its_question_cost_and_pages() -> None:
+    output = run().output
+    for name, experiment in EXPERIMENTS.items():
+        assert f"{name}: {experiment.question}" in output
+        assert experiment.cost in output
+        assert all(page in output for page in experiment.pages)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_command_explains_itself(name: str) -> None:
+    for command in (*EXPERIMENTS[name].commands, *(["report"] if EXPERIMENTS[name].report else [])):
+        assert len(run(name, command, "--help").output.split("\n\n")[1].strip()) > 40  # its sentence
+
+
+def test_a_dry_run_prints_the_commands_of_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where no teacher has been exported
+    out = tmp_path / "results.jsonl"
+    commands = run("accuracy", "run", "--dry-run", "--out", out, "--", "--threads", "2").output.splitlines()
+    assert commands[0] == "hangtag train lstm --seed 0 --precision fp32 --out runs/lstm-study-seed0 --threads 2"
+    teacher = "hangtag train resnet-28x28 --seed 0 --precision bf16 --out runs/resnet-28x28-teacher-seed0 --threads 2"
+    assert commands[commands.index(teacher) + 1] == (
+        "hangtag export runs/resnet-28x28-teacher-seed0 --models runs/teachers --precision int8 --timing none"
+    )
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("accuracy", "run", "--only", "gru"), 1, "no run's name fits 'gru'"),
+        (("server", "run", "--only", "native,tritn"), 2, "tritn: expected some of native,grpc,tls,"),
+        (("server", "run", "--only", "bare"), 2, "--only names no server"),
+        (("soak", "run", "--hours", "1", "--minutes", "5", "--models", MODELS), 2, "not both"),
+        (("exported", "instructions", "--models", MODELS), 1, "perf is missing"),
+        (("shipped", "page-picture"), 1, "chromium is missing"),
+        (("hosts", "run"), 1, "no hosts can be made here"),
+        (("train_step", "run", "--keras-python", sys.executable, "--python", sys.executable), 1, "has no keras"),
+        (("gpu", "run", "--models", "none", "--provider", "cpu"), 1, "is not a folder"),
+    ],
+)
+def test_what_is_wrong_or_missing_is_named_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str | Path, ...], code: int, message: str
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert message in " ".join(run(*words, exit_code=code).output.split())
+
+
+def test_a_system_that_is_not_there_is_named_with_what_to_do(tmp_path: Path) -> None:
+    for attempt, message in (
+        (lambda: fastapi(MODELS, tmp_path), "'make fastapi'"),
+        (lambda: triton(MODELS, tmp_path).__enter__(), "'make triton'"),
+        (lambda: earlier.worktree("feed" * 10).__enter__(), "'git fetch --unshallow'"),
+        (lambda: routes_repository(MODELS, "nobody").__enter__(), "has no nobody"),
+        (lambda: worker(["gone"]).__enter__(), "gone cannot be started"),
+        (lambda: Served(Launch(("nothing",), "ready")), "nothing cannot be run"),
+        (lambda: Served(hangtag_serve(tmp_path / "none")), "did not start (exit code 1):"),
+    ):
+        with pytest.raises(click.ClickException) as refused:
+            attempt()
+        assert message in refused.value.message

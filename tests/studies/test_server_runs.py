@@ -186,8 +186,7 @@ def test_hosts_says_what_every_caller_notices_of_a_fault() -> None:
 
 
 def test_gpu_checks_itself_on_the_cpu(tmp_path: Path) -> None:
-    for name in ("classifier", "recurrent"):
-        onnx_models.publish(tmp_path / "models", name, getattr(onnx_models, name)())
+    onnx_models.publish_all(tmp_path / "models", "classifier", "recurrent")
     sizes = ("--provider", "cpu", "--largest", "3", "--runs", "2", "--out", tmp_path / "check.json")
     output = study("gpu", "run", "--models", tmp_path / "models", *sizes)
     rows = {(row["model"], row["way"]): row for row in json.loads((tmp_path / "check.json").read_text())["rows"]}

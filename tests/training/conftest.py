@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from tests.kit import forkserver, garments
+from tests.kit.command import invoke
 from tests.kit.once import once
-from tests.training.small_runs import SOURCES, TRAINED, DiedError, Finished, dying, hangtag
+from tests.training.small_runs import SOURCES, TRAINED, DiedError, Finished, dying
 
 forkserver.preload_training()
 
@@ -18,8 +19,7 @@ def few_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
 def _finish(folder: Path) -> Finished:
     with pytest.MonkeyPatch.context() as patch:
         garments.use_few(patch)
-        result = hangtag(*TRAINED, out=folder / "run")
-    assert result.exit_code == 0, result.output
+        result = invoke(*TRAINED, "--out", folder / "run")
     return Finished(folder / "run", result.stdout, result.stderr)
 
 
@@ -30,7 +30,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 def _break_off(folder: Path) -> Path:
     with dying(writes=5), pytest.raises(DiedError):
-        hangtag(*TRAINED, out=folder / "run")
+        invoke(*TRAINED, "--out", folder / "run")
     return folder / "run"
 
 

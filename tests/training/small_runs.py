@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hangtag.cli import main
 from hangtag.training.catalog import build
 from hangtag.training.loop import trainer
 from hangtag.training.observer import Observer, StepProgress
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
+from tests.kit.command import invoke
 from tests.kit.forkserver import Forked
 from tests.kit.garments import Images
 from tests.kit.waiting import until
@@ -43,29 +43,10 @@ TRAINED = (
 """The command of a run of about two seconds, without its folder."""
 
 
-def hangtag(*arguments: object, out: Path | None = None) -> Result:
-    """The command in this process; an exception that it does not handle fails the test."""
-    result = CliRunner().invoke(main, [*map(str, arguments), *(["--out", str(out)] if out else [])])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
 def train(model: str, out: Path, *options: object, limit: int = 64, epochs: int = 1) -> Result:
     """Train a run on few images by the command, which must succeed."""
     usual = ("--limit", limit, "--epochs", epochs, "--threads", 1, "--device", "cpu")
-    result = hangtag("train", model, *usual, *options, out=out)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def one_error(result: Result) -> str:
-    """The one line of a failed command's error."""
-    assert result.exit_code == 1, result.output
-    lines = [line for line in result.output.splitlines() if line.startswith("Error: ")]
-    assert lines == result.output.splitlines()[-1:], result.output
-    assert "Traceback" not in result.output
-    return lines[0]
+    return invoke("train", model, *usual, *options, "--out", out)
 
 
 def wait_for_file(path: Path, process: Forked) -> None:
@@ -128,10 +109,6 @@ class Finished:
 
 
 # What is in a run's folder.
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def read(folder: Path, name: str = "metrics.json") -> dict[str, Any]:

@@ -13,20 +13,8 @@ import pytest
 import torch
 
 from tests.kit import garments
-from tests.training.small_runs import (
-    EPOCHS,
-    TRAINED,
-    Finished,
-    contents,
-    hangtag,
-    logits,
-    one_error,
-    read,
-    same_weights,
-    state,
-    train,
-    weights,
-)
+from tests.kit.command import contents, invoke, refusal
+from tests.training.small_runs import EPOCHS, TRAINED, Finished, logits, read, same_weights, state, train, weights
 
 pytestmark = pytest.mark.slow
 
@@ -124,19 +112,18 @@ def test_without_a_folder_the_run_is_named_by_its_settings(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished.folder, tmp_path / "runs" / "lstm-study-seed0")
-    assert "run: runs/lstm-study-seed0 " in hangtag(*TRAINED).stderr
+    assert "run: runs/lstm-study-seed0 " in invoke(*TRAINED).stderr
     shutil.copytree(finished.folder, tmp_path / "runs" / "lstm-study-soft-labels-seed7")
     monkeypatch.setenv("HANGTAG_TRAIN_SEED", "7")
-    assert one_error(hangtag(*TRAINED, "--loss", "soft-labels")).startswith(
-        "Error: runs/lstm-study-soft-labels-seed7 holds a run with another seed and loss"
+    assert refusal(*TRAINED, "--loss", "soft-labels").startswith(
+        "runs/lstm-study-soft-labels-seed7 holds a run with another seed and loss"
     )
 
 
 def test_a_finished_run_is_reported_and_not_trained_again(finished: Finished, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
-    again = hangtag(*TRAINED, out=folder)
-    assert again.exit_code == 0
+    again = invoke(*TRAINED, "--out", folder)
     assert "this run had finished already" in again.stderr
     assert "had finished already" not in finished.stderr
     assert "" not in again.stderr.splitlines()
@@ -153,7 +140,7 @@ def test_another_runs_folder_is_refused_and_restart_replaces_it(finished: Finish
         (folder / name).write_text("mine, and what a killed run left")
     before = contents(folder)
     other = ("--seed", 1, "--epochs", 1, "--limit", 64)
-    message = one_error(hangtag(*TRAINED[:2], *other, out=folder))
+    message = refusal(*TRAINED[:2], *other, "--out", folder)
     assert f"{folder} holds a run with another recipe.epochs and seed and limit" in message
     assert "seed: 0 there, 1 requested" in message
     assert "--restart" in message
@@ -180,7 +167,7 @@ def without(*keys: str) -> Callable[[dict[str, Any]], object]:
 
 
 @pytest.mark.parametrize(
-    ("change", "refusal"),
+    ("change", "refused"),
     [
         # What earlier versions of hangtag did not write, and what does not decide the outcome.
         (without("processes", "dataset", "teachers", "loss", "data_dir", "tensorboard", "environment"), ""),
@@ -209,19 +196,17 @@ def without(*keys: str) -> Callable[[dict[str, Any]], object]:
 )
 @pytest.mark.usefixtures("few_test_images")
 def test_a_folder_is_the_runs_own_if_what_decides_the_outcome_is_equal(
-    finished: Finished, tmp_path: Path, change: Callable[[dict[str, Any]], object], refusal: str
+    finished: Finished, tmp_path: Path, change: Callable[[dict[str, Any]], object], refused: str
 ) -> None:
     folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
     config = read(folder, "config.json")
     change(config)
     (folder / "config.json").write_text(json.dumps(config))
-    result = hangtag(*TRAINED, out=folder)
-    if refusal:
-        assert f"{folder} holds a run with {refusal}" in one_error(result)
+    if refused:
+        assert f"{folder} holds a run with {refused}" in refusal(*TRAINED, "--out", folder)
         assert read(folder, "config.json") == config
     else:
-        assert result.exit_code == 0, result.output
-        assert "this run had finished already" in result.stderr
+        assert "this run had finished already" in invoke(*TRAINED, "--out", folder).stderr
         assert read(folder, "config.json")["threads"] == 1
         assert contents(folder)["best.pt"] == contents(finished.folder)["best.pt"]
 
@@ -229,7 +214,7 @@ def test_a_folder_is_the_runs_own_if_what_decides_the_outcome_is_equal(
 @pytest.mark.usefixtures("few_test_images")
 def test_a_loss_with_distances_is_recorded_and_changes_the_weights(tmp_path: Path) -> None:
     own = tmp_path / "own.json"
-    shipped = json.loads(hangtag("labels", "models/cnn", "--json", "-").stdout)
+    shipped = json.loads(invoke("labels", "models/cnn", "--json", "-").stdout)
     own.write_text(json.dumps(shipped | {"distances": [[cell**2 for cell in row] for row in shipped["distances"]]}))
     usual = ("--loss", "embedding-distance", "--beta", 7, "--loss-weight", 0.25, "--distances", own)
     begun = train("lstm", tmp_path / "one", *usual)
@@ -247,7 +232,7 @@ def test_a_loss_with_distances_is_recorded_and_changes_the_weights(tmp_path: Pat
 
 
 def test_help_names_every_model_and_explains_every_option() -> None:
-    text = hangtag("train", "--help").stdout
+    text = invoke("train", "--help").stdout
     words = "".join(text.split())
     for needed in (
         "lstm", "lstm-56", "lstm-280", "lstm2", "cnn", "resnet", "resnet-28x28", "cnn_rnn", "sigmoids",
@@ -263,9 +248,9 @@ def test_help_names_every_model_and_explains_every_option() -> None:
 
 
 def test_the_examples_in_the_help_are_valid(tmp_path: Path) -> None:
-    examples = re.findall(r"^ *.*hangtag train (.+?)(?:   .*)?$", hangtag("train", "--help").stdout, re.MULTILINE)
+    examples = re.findall(r"^ *.*hangtag train (.+?)(?:   .*)?$", invoke("train", "--help").stdout, re.MULTILINE)
     assert len(examples) == 9
     for example in examples:
         alone = shlex.split(example.replace("--processes 2", "--processes 1"))
-        result = hangtag("train", *alone, "--data-dir", tmp_path)
-        assert "lacks train-images-idx3-ubyte" in one_error(result)  # the last thing that can be wrong
+        message = refusal("train", *alone, "--data-dir", tmp_path)
+        assert "lacks train-images-idx3-ubyte" in message  # the last thing that can be wrong

@@ -15,9 +15,10 @@ from hangtag.cli import main
 from hangtag.training.dry_run import measure, peak_memory
 from hangtag.training.recipes import Distillation
 from tests.kit import garments, voc_files
+from tests.kit.command import contents, invoke, refusal
 from tests.kit.forkserver import Forked
 from tests.kit.garments import Images
-from tests.training.small_runs import EPOCHS, TRAINED, Finished, config, contents, hangtag, one_error
+from tests.training.small_runs import EPOCHS, TRAINED, Finished, config
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_test_images")]
 
@@ -26,8 +27,7 @@ UNITS = {"seconds": 1, "minutes": 60, "hours": 3600}
 
 def forecast(*arguments: object) -> dict[str, str]:
     """What a dry run prints, by its headings."""
-    result = hangtag("train", *arguments, "--threads", 1, "--device", "cpu", "--dry-run")
-    assert result.exit_code == 0, result.output
+    result = invoke("train", *arguments, "--threads", 1, "--device", "cpu", "--dry-run")
     return {line[:8].strip(): line[10:] for line in result.stdout.splitlines()}
 
 
@@ -113,8 +113,7 @@ def test_it_says_what_the_run_would_do_with_its_folder_and_changes_nothing(
 ) -> None:
     def state(folder: Path, *more: str) -> str:
         before = contents(folder) if folder.exists() else None
-        result = hangtag(*TRAINED, "--dry-run", *more, out=folder)
-        assert result.exit_code == 0, result.output
+        result = invoke(*TRAINED, "--dry-run", *more, "--out", folder)
         assert (contents(folder) if folder.exists() else None) == before
         head, *rest = result.stdout.splitlines()
         assert [line.split()[0] for line in rest[:6]] == ["data", "images", "network", "steps", "memory", "time"]
@@ -130,6 +129,6 @@ def test_it_says_what_the_run_would_do_with_its_folder_and_changes_nothing(
 def test_it_refuses_what_the_run_would_refuse(finished: Finished, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
     other = (*TRAINED, "--seed", "1")
-    assert one_error(hangtag(*other, "--dry-run", out=folder)) == one_error(hangtag(*other, out=folder))
+    assert refusal(*other, "--dry-run", "--out", folder) == refusal(*other, "--out", folder)
     (tmp_path / "file").touch()
-    assert "Not a directory" in one_error(hangtag(*TRAINED, "--dry-run", out=tmp_path / "file/run"))
+    assert "Not a directory" in refusal(*TRAINED, "--dry-run", "--out", tmp_path / "file/run")

@@ -9,6 +9,7 @@ import pytest
 
 from hangtag.training.observer import Observer
 from tests.kit import forkserver, garments, shipped
+from tests.kit.command import contents, invoke, refusal
 from tests.training.small_runs import (
     EPOCHS,
     TRAINED,
@@ -16,11 +17,8 @@ from tests.training.small_runs import (
     Finished,
     assert_same_outcome,
     config,
-    contents,
     dying,
-    hangtag,
     learn,
-    one_error,
     read,
     same_weights,
     state,
@@ -38,8 +36,7 @@ def command(model: str, *options: object, limit: int = 64, epochs: int = 2) -> l
 
 
 def trained(arguments: list[str], folder: Path) -> Path:
-    result = hangtag(*arguments, out=folder)
-    assert result.exit_code == 0, result.output
+    invoke(*arguments, "--out", folder)
     return folder
 
 
@@ -58,7 +55,7 @@ def test_a_run_that_dies_before_any_of_its_writes_resumes(tmp_path: Path) -> Non
                 shutil.copytree(beginning, folder)
             try:
                 with dying(writes):
-                    hangtag(*command("lstm"), out=folder)
+                    invoke(*command("lstm"), "--out", folder)
             except DiedError:
                 done = read(folder) if (folder / "metrics.json").exists() else {}
                 assert "summary" not in done or (beginning and writes == 0)
@@ -85,7 +82,7 @@ def test_a_killed_command_resumes_with_every_state_that_a_recipe_has(tmp_path: P
     with pytest.MonkeyPatch.context() as patch:
         garments.use_few(patch)
         with dying(writes=1), pytest.raises(DiedError):
-            hangtag(*arguments, out=folders[0])
+            invoke(*arguments, "--out", folders[0])
         assert (folders[0] / "teacher.pt").stat().st_mtime_ns == asked  # the teacher has not answered again
         for folder in folders:
             trained(arguments, folder)
@@ -98,7 +95,7 @@ def test_ctrl_c_ends_with_one_line_and_the_run_resumes(finished: Finished, tmp_p
         wait_for_file(tmp_path / "run" / "checkpoint.pt", process)
         process.send_signal(signal.SIGSTOP)  # so that it cannot finish while we look
         for options in ([], ["--restart"]):
-            at_work = one_error(hangtag(*TRAINED, *options, out=tmp_path / "run"))
+            at_work = refusal(*TRAINED, *options, "--out", tmp_path / "run")
             assert f"another process is training in {tmp_path / 'run'}" in at_work
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGCONT)
@@ -110,7 +107,7 @@ def test_ctrl_c_ends_with_one_line_and_the_run_resumes(finished: Finished, tmp_p
     assert stopped == "stopped. Continue from the last finished epoch with"
     with pytest.MonkeyPatch.context() as patch:
         garments.use_few(patch)
-        assert hangtag(*shlex.split(resume)).exit_code == 0
+        assert invoke(*shlex.split(resume)).exit_code == 0
     assert_same_outcome(tmp_path / "run", finished.folder)
 
 
@@ -150,7 +147,7 @@ def test_a_stop_requested_anywhere_ends_the_run_which_resumes(tmp_path: Path) ->
 def test_the_command_to_resume_has_every_option(tmp_path: Path) -> None:
     models = [Path(shutil.copy(shipped.latest(name), tmp_path / f"a {name}.onnx")) for name in ("cnn", "lstm")]
     distances = tmp_path / "my distances.json"
-    assert hangtag("labels", models[0], "--json", distances).exit_code == 0
+    assert invoke("labels", models[0], "--json", distances).exit_code == 0
     options = [
         "train", "cnn", "--recipe", "same-view", *(f"--teacher={model}" for model in models),
         "--loss", "embedding-distance", "--beta", "2.5",
@@ -158,15 +155,14 @@ def test_the_command_to_resume_has_every_option(tmp_path: Path) -> None:
         "--limit", "8", "--epochs", "1", "--threads", "1", "--precision", "bf16", "--device", "cpu",
     ]  # fmt: skip
     with dying(writes=3), pytest.raises(DiedError):  # config.json, teacher.pt, best.pt
-        hangtag(*options, "--restart", out=tmp_path / "a run")
-    message = one_error(hangtag("export", tmp_path / "a run"))
+        invoke(*options, "--restart", "--out", tmp_path / "a run")
+    message = refusal("export", tmp_path / "a run")
     _, _, resume = message.partition(" is not finished (0 epochs so far). Continue with: hangtag ")
     words = shlex.split(resume)
     for option in [*options, "--out", str(tmp_path / "a run")]:
         assert option.split("=")[-1] in words
     assert "--restart" not in words
-    done = hangtag(*words)
-    assert done.exit_code == 0, done.output
+    invoke(*words)
     assert "summary" in read(tmp_path / "a run")
 
 
@@ -180,7 +176,7 @@ def test_more_epochs_end_with_the_weights_of_a_run_that_was_longer_from_the_star
 ) -> None:
     unbroken = trained(command(model, *options, limit=33), tmp_path / "unbroken")
     trained(command(model, *options, limit=33, epochs=1), tmp_path / "run")
-    longer = hangtag(*command(model, *options, limit=33), out=tmp_path / "run")
+    longer = invoke(*command(model, *options, limit=33), "--out", tmp_path / "run")
     assert "this run had finished 1 epoch, and went on to 2." in longer.stderr.splitlines()
     assert [line.split(":")[0] for line in longer.stderr.splitlines() if line.startswith("epoch ")] == ["epoch 2/2"]
     assert_same_outcome(tmp_path / "run", unbroken)
@@ -190,9 +186,7 @@ def test_more_epochs_end_with_the_weights_of_a_run_that_was_longer_from_the_star
 @pytest.mark.usefixtures("few_test_images")
 def test_what_cannot_go_on_says_why_and_stays_as_it_was(tmp_path: Path) -> None:
     def refused(folder: Path, arguments: list[str]) -> str:
-        before = contents(folder)
-        message = one_error(hangtag(*arguments, out=folder))
-        assert contents(folder) == before
+        message = refusal(*arguments, "--out", folder, unchanged=folder)
         assert "--restart" in message
         return message
 

@@ -13,21 +13,10 @@ from PIL import Image
 from hangtag.training.data import outfits, voc
 from hangtag.training.errors import DivergedError
 from tests.kit import voc_files
+from tests.kit.command import contents, invoke, refusal
 from tests.kit.once import once
 from tests.kit.voc_files import BARS, IMAGES, annotation
-from tests.training.small_runs import (
-    SOURCES,
-    DiedError,
-    assert_same_outcome,
-    config,
-    contents,
-    dying,
-    hangtag,
-    learn,
-    one_error,
-    read,
-    train,
-)
+from tests.training.small_runs import SOURCES, DiedError, assert_same_outcome, config, dying, learn, read, train
 
 pytestmark = pytest.mark.slow
 
@@ -64,8 +53,7 @@ def test_a_network_learns_label_sets_and_its_summary_has_their_figures(
 
     # The saved weights, without batch normalisation, give the same figures.
     written = tmp_path / "evaluation.json"
-    evaluated = hangtag("evaluate", folder / "run", "--data-dir", folder / "data", "--json", written)
-    assert evaluated.exit_code == 0, evaluated.output
+    invoke("evaluate", folder / "run", "--data-dir", folder / "data", "--json", written)
     assert json.loads(written.read_text())["figures"] == pytest.approx(own)
 
 
@@ -113,8 +101,8 @@ def in_voc(folder: Path, *parts: str) -> Path:
     return folder.joinpath("VOCdevkit", "VOC2007", *parts)
 
 
-def refusal(folder: Path) -> str:
-    return one_error(hangtag("train", "sigmoids", "--data", "voc2007", "--data-dir", folder, out=folder / "run"))
+def refused(folder: Path) -> str:
+    return refusal("train", "sigmoids", "--data", "voc2007", "--data-dir", folder, "--out", folder / "run")
 
 
 def test_every_split_has_its_images_in_grey_squares_and_their_classes(folder: Path) -> None:
@@ -144,22 +132,22 @@ def test_other_labels_or_other_pixels_change_the_digest(folder: Path) -> None:
 @pytest.mark.parametrize("part", [("JPEGImages", "000007.jpg"), ("Annotations", "000007.xml")])
 def test_a_missing_or_broken_file_is_named(folder: Path, part: tuple[str, str]) -> None:
     in_voc(folder, *part).write_bytes(b"neither")
-    assert "000007.jpg or its annotation cannot be read" in refusal(folder)
+    assert "000007.jpg or its annotation cannot be read" in refused(folder)
     in_voc(folder, *part).unlink()
-    assert f"{part[1]} is missing" in refusal(folder)
+    assert f"{part[1]} is missing" in refused(folder)
 
 
 def test_an_annotation_that_cannot_be_used_is_named(folder: Path) -> None:
     for objects, complaint in ((["unicorn"], "shows unicorn"), ([], "has no object")):
         in_voc(folder, "Annotations", "000012.xml").write_text(annotation("000012", objects))
-        assert f"000012.jpg {complaint}" in refusal(folder)
+        assert f"000012.jpg {complaint}" in refused(folder)
 
 
 def test_a_data_set_that_is_not_there_is_named_and_nothing_is_downloaded(folder: Path, tmp_path: Path) -> None:
     in_voc(folder, "ImageSets", "Main", "test.txt").unlink()  # one of the two archives is missing
-    assert "lacks VOCdevkit/VOC2007/ImageSets/Main/test.txt" in refusal(folder)
+    assert "lacks VOCdevkit/VOC2007/ImageSets/Main/test.txt" in refused(folder)
     (tmp_path / "empty").mkdir()
-    message = refusal(tmp_path / "empty")
+    message = refused(tmp_path / "empty")
     assert "lacks VOCdevkit/VOC2007/ImageSets/Main/train.txt" in message
     assert "--data-dir" in message
     assert not list((tmp_path / "empty").iterdir())
@@ -169,5 +157,5 @@ def test_a_failed_download_says_why_and_what_to_do(tmp_path: Path, monkeypatch: 
     """The cache's place is taken by a file, so that the download cannot even begin."""
     (tmp_path / "hangtag").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    message = one_error(hangtag("train", "sigmoids", "--data", "voc2007", out=tmp_path / "run"))
+    message = refusal("train", "sigmoids", "--data", "voc2007", "--out", tmp_path / "run")
     assert re.search(r"could not be downloaded \(.*hangtag.*\).*--data-dir", message)

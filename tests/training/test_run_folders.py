@@ -16,9 +16,10 @@ from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS, build
 from hangtag.training.errors import RunMismatchError
 from hangtag.training.runs.config import portable
 from hangtag.training.runs.run import Run
+from tests.kit.command import invoke, refusal
 from tests.kit.garments import LABELS
 from tests.kit.voc_files import BARS
-from tests.training.small_runs import config, hangtag, one_error
+from tests.training.small_runs import config
 
 pytestmark = pytest.mark.slow
 
@@ -36,9 +37,7 @@ def make(folder: Path, model: str = "lstm-56", *, summary: dict[str, Any] | None
 
 def distances(run: object, runs: Path) -> dict[str, Any]:
     """What `hangtag labels` finds in a run's weights."""
-    result = hangtag("labels", run, "--runs", runs, "--json", "-")
-    assert result.exit_code == 0, result.output
-    document: dict[str, Any] = json.loads(result.stdout)
+    document: dict[str, Any] = json.loads(invoke("labels", run, "--runs", runs, "--json", "-").stdout)
     return document
 
 
@@ -70,15 +69,15 @@ def test_a_run_is_found_by_its_folder_a_file_in_it_its_name_or_its_model(tmp_pat
     ):
         assert distances(asked, tmp_path)["distances"] == matrices[found]
     for name in ("best.pt", "lstm"):
-        message = one_error(hangtag("labels", name, "--runs", tmp_path))
+        message = refusal("labels", name, "--runs", tmp_path)
         assert f"no finished run '{name}'" in message
         assert "runs there: new, old, other, unfinished" in message
         assert f"Train one with: hangtag train {'lstm' if name == 'lstm' else 'MODEL'}." in message
-    assert "runs there: none" in one_error(hangtag("labels", "lstm", "--runs", tmp_path / "none"))
-    message = one_error(hangtag("labels", "unfinished", "--runs", tmp_path))
+    assert "runs there: none" in refusal("labels", "lstm", "--runs", tmp_path / "none")
+    message = refusal("labels", "unfinished", "--runs", tmp_path)
     assert "is not finished (2 epochs so far). Continue with: hangtag train lstm-56 " in message
     (tmp_path / "new" / "config.json").write_text('{"seed": 0}')
-    assert "config.json names no model" in one_error(hangtag("labels", "lstm-56", "--runs", tmp_path))
+    assert "config.json names no model" in refusal("labels", "lstm-56", "--runs", tmp_path)
 
 
 # The label distances in its weights.
@@ -121,7 +120,7 @@ def test_weights_without_embeddings_are_refused(tmp_path: Path) -> None:
         )
     ):
         make(tmp_path / str(number), "lstm", summary={}, weights=weights)
-        message = one_error(hangtag("labels", tmp_path / str(number)))
+        message = refusal("labels", tmp_path / str(number))
         assert "best.pt holds no weights with a row for each of the 10 labels" in message
 
 

@@ -20,8 +20,9 @@ from hangtag.training.recipes import Augmentation, Distillation
 from hangtag.training.runs.run import Run
 from hangtag.training.tasks.selection import build_task
 from tests.kit import garments, onnx_models, shipped
+from tests.kit.command import contents, invoke, refusal
 from tests.kit.garments import Images
-from tests.training.small_runs import DiedError, config, contents, dying, hangtag, learn, one_error, read, state, train
+from tests.training.small_runs import DiedError, config, dying, learn, read, state, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_test_images")]
 
@@ -41,40 +42,38 @@ def answers(file: Path, images: Images) -> Logits:
 def test_several_teachers_answer_once_are_averaged_and_may_be_moved(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with dying(writes=2), pytest.raises(DiedError):  # config.json and teacher.pt
-        hangtag(*BEST, "--teacher", CNN, "--teacher", LSTM, out=run)
+        invoke(*BEST, "--teacher", CNN, "--teacher", LSTM, "--out", run)
     images = garments.few().train.images[:64]
     logits = state(run, "teacher.pt")["logits"].numpy()
     np.testing.assert_allclose(logits, (answers(CNN, images) + answers(LSTM, images)) / 2, rtol=1e-4, atol=1e-4)
 
     moved = Path(shutil.copy(LSTM, tmp_path / "moved.onnx"))
-    taught = hangtag(*BEST, "--teacher", moved, "--teacher", CNN, out=run)
-    assert taught.exit_code == 0, taught.output
+    taught = invoke(*BEST, "--teacher", moved, "--teacher", CNN, "--out", run)
     assert f"learning from {moved} and {CNN}" in taught.stderr
     assert [file["path"] for file in read(run, "config.json")["teachers"]] == [str(moved), str(CNN)]
     assert not {"teacher.pt", "checkpoint.pt"} & contents(run).keys()
-    assert "had finished already" in hangtag(*BEST, "--teacher", CNN, "--teacher", LSTM, out=run).stderr
-    fewer = hangtag(*BEST, "--teacher", CNN, out=run)
-    assert "holds a run with another teacher (teacher: " in one_error(fewer)
+    assert "had finished already" in invoke(*BEST, "--teacher", CNN, "--teacher", LSTM, "--out", run).stderr
+    assert "holds a run with another teacher (teacher: " in refusal(*BEST, "--teacher", CNN, "--out", run)
 
     earlier = read(run, "config.json")  # as a version wrote it that knew one teacher
     (file,) = (file for file in earlier.pop("teachers") if file["path"] == str(CNN))
     (run / "config.json").write_text(json.dumps(earlier | {"teacher": f"models/cnn/1/model.onnx@{file['digest']}"}))
-    assert "had finished already" in hangtag(*BEST, "--teacher", CNN, out=run).stderr
-    assert "another teacher" in one_error(hangtag(*BEST, "--teacher", LSTM, out=run))
+    assert "had finished already" in invoke(*BEST, "--teacher", CNN, "--out", run).stderr
+    assert "another teacher" in refusal(*BEST, "--teacher", LSTM, "--out", run)
 
 
 def test_answers_for_other_images_are_refused(tmp_path: Path) -> None:
     with dying(writes=2), pytest.raises(DiedError):
-        hangtag(*BEST, "--teacher", LSTM, out=tmp_path)
+        invoke(*BEST, "--teacher", LSTM, "--out", tmp_path)
     torch.save({"logits": torch.zeros(65, 10)}, tmp_path / "teacher.pt")
-    message = one_error(hangtag(*BEST, "--teacher", LSTM, out=tmp_path))
-    assert message.startswith(f"Error: {tmp_path / 'teacher.pt'} holds no logits of this run's images.")
+    message = refusal(*BEST, "--teacher", LSTM, "--out", tmp_path)
+    assert message.startswith(f"{tmp_path / 'teacher.pt'} holds no logits of this run's images.")
 
 
 def test_all_published_versions_teach_unless_others_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for model, recipe in (("lstm", "best"), ("cnn", "same-view")):
-        none = one_error(hangtag("train", model, "--recipe", recipe))
+        none = refusal("train", model, "--recipe", recipe)
         network, precision = ("resnet", "") if model == "lstm" else ("resnet-28x28", "--precision int8 ")
         assert f"no {network}" in none
         assert f"train {network} --recipe teacher, then hangtag export {network} {precision}--models runs/teach" in none
@@ -82,8 +81,7 @@ def test_all_published_versions_teach_unless_others_are_named(tmp_path: Path, mo
     for file, source in zip(files, (LSTM, CNN, CNN), strict=True):
         file.parent.mkdir(parents=True)
         shutil.copy(source, file)
-    taught = hangtag(*BEST, out=tmp_path / "run")
-    assert taught.exit_code == 0, taught.output
+    taught = invoke(*BEST, "--out", tmp_path / "run")
     assert f"learning from {files[0]} and {files[1]}\n" in taught.stderr
 
 
@@ -160,16 +158,16 @@ def test_a_model_that_cannot_teach_is_refused_before_the_first_step(
     tmp_path: Path, file: Callable[[], bytes], message: str
 ) -> None:
     (tmp_path / "other.onnx").write_bytes(file())
-    refusal = one_error(hangtag(*BEST, "--teacher", tmp_path / "other.onnx", "--teacher", LSTM, out=tmp_path / "run"))
-    assert str(tmp_path / "other.onnx") in refusal
-    assert message in refusal
+    refused = refusal(*BEST, "--teacher", tmp_path / "other.onnx", "--teacher", LSTM, "--out", tmp_path / "run")
+    assert str(tmp_path / "other.onnx") in refused
+    assert message in refused
     assert (
         not {"metrics.json", "teacher.pt"} & (contents(tmp_path / "run") if (tmp_path / "run").exists() else {}).keys()
     )
 
 
 def test_a_missing_file_and_one_without_labels(tmp_path: Path) -> None:
-    missing = one_error(hangtag(*BEST, "--teacher", tmp_path / "cnn.onnx", out=tmp_path / "run"))
+    missing = refusal(*BEST, "--teacher", tmp_path / "cnn.onnx", "--out", tmp_path / "run")
     assert "cannot be read (No such file or directory)" in missing
     model = onnx.load(LSTM)
     del model.metadata_props[:]  # its number of logits is enough

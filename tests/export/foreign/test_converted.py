@@ -13,8 +13,9 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from hangtag.serving.client import Client
-from tests.kit import networks, onnx_file, onnx_models, third_party_models
-from tests.kit.invoke import refusal, succeed
+from tests.kit import networks, onnx_file, onnx_models, unbatchable_models
+from tests.kit.command import invoke, refusal
+from tests.kit.exported import importing
 from tests.kit.server import server
 
 pytestmark = pytest.mark.slow
@@ -22,22 +23,19 @@ pytestmark = pytest.mark.slow
 
 def arguments(folder: Path, model: onnx.ModelProto, *more: object, samples: Path | None = None) -> list[object]:
     """The command that converts this model by these samples; without any, by 400 that suit networks of networks.py."""
-    file = folder / "theirs.onnx"
-    file.write_bytes(model.SerializeToString())
     if samples is None:
         samples = folder / "samples.npz"
         np.savez(samples, x=networks.samples(400))
-    repository = ["--models", folder / "models", "--reports", folder / "reports"]
-    return ["export", "--onnx", file, "--name", "theirs", *repository, "--calibration", samples, *more]
+    return importing(folder, model, "--calibration", samples, *more)
 
 
 def convert(folder: Path, model: onnx.ModelProto, *more: object, samples: Path | None = None) -> Result:
-    return succeed(*arguments(folder, model, *more, samples=samples))
+    return invoke(*arguments(folder, model, *more, samples=samples))
 
 
 def refused(folder: Path, model: onnx.ModelProto, *more: object, samples: Path | None = None) -> str:
     command = arguments(folder, model, *more, samples=samples)
-    return refusal(folder, *command)
+    return refusal(*command, unchanged=folder)
 
 
 def published(folder: Path) -> Path:
@@ -99,8 +97,8 @@ def test_a_converted_file_names_the_layer_in_fp32_everywhere_and_is_served(tmp_p
         answered = client.infer("theirs", {"x": x})["scores"]
     assert (answered.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
     repository = ("--models", tmp_path / "models")
-    assert json.loads(succeed("models", "--json", *repository).stdout)[0]["precision"] == "int8"
-    succeed("models", "verify", *repository)
+    assert json.loads(invoke("models", "--json", *repository).stdout)[0]["precision"] == "int8"
+    invoke("models", "verify", *repository)
 
 
 def test_where_all_agree_no_layer_stays(tmp_path: Path) -> None:
@@ -208,7 +206,7 @@ def without_layers() -> onnx.ModelProto:
         (networks.robust(), ("--preprocessing", "scale=2"), "--preprocessing is for a folder of images"),
         (onnx_models.two_inputs(), (), "holds arrays named x; the model's inputs are a: FP32"),
         (
-            third_party_models.scaled_by_the_largest(),
+            unbatchable_models.scaled_by_the_largest(),
             (),
             r"'x' has shape \[400, 16\], which is no row of samples",
         ),

@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from tests.kit import onnx_models
-from tests.kit.invoke import refusal, succeed
+from tests.kit.command import invoke, refusal
+from tests.kit.exported import importing
 from tests.kit.onnx_file import answers
 
 pytestmark = pytest.mark.slow
@@ -18,24 +19,10 @@ pytestmark = pytest.mark.slow
 WHOLE = onnx_models.classifier().SerializeToString()
 
 
-def command(folder: Path, file: Path) -> list[object]:
-    return [
-        "export",
-        "--onnx",
-        file,
-        "--name",
-        "theirs",
-        "--models",
-        folder / "models",
-        "--reports",
-        folder / "reports",
-    ]
-
-
 def refused(folder: Path, content: bytes) -> str:
     """The message about a file with this content in this folder."""
-    (folder / "theirs.onnx").write_bytes(content)
-    return refusal(folder, *command(folder, folder / "theirs.onnx"))
+    command = importing(folder, content)
+    return refusal(*command, unchanged=folder)
 
 
 def unknown_operator() -> onnx.ModelProto:
@@ -72,11 +59,12 @@ def test_what_is_no_model_for_onnx_runtime_is_refused(content: bytes, why: str, 
 
 
 def test_a_file_that_is_not_there_or_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    assert refusal(tmp_path, *command(tmp_path, tmp_path / "none.onnx")).startswith(f"there is no file {tmp_path}")
-    file = tmp_path / "huge.onnx"
-    with file.open("wb") as sparse:
+    command = importing(tmp_path, b"")
+    (tmp_path / "theirs.onnx").unlink()
+    assert refusal(*command, unchanged=tmp_path).startswith(f"there is no file {tmp_path}")
+    with (tmp_path / "theirs.onnx").open("wb") as sparse:
         sparse.truncate(3 * 1024**2)
-    message = refusal(tmp_path, *command(tmp_path, file), "--max-megabytes", "2.5")
+    message = refusal(*command, "--max-megabytes", "2.5", unchanged=tmp_path)
     assert "holds 3.1 MB with its external data; at most 2.5 MB are taken" in message
 
 
@@ -133,8 +121,7 @@ def test_external_data_in_the_models_folder_are_taken_into_the_file(
     model: onnx.ModelProto, offset: int, tmp_path: Path
 ) -> None:
     (tmp_path / "weights.bin").write_bytes(bytes(offset) + np.arange(4, dtype=np.float32).tobytes())
-    (tmp_path / "theirs.onnx").write_bytes(model.SerializeToString())
-    succeed(*command(tmp_path, tmp_path / "theirs.onnx"))
+    invoke(*importing(tmp_path, model))
     (file,) = (tmp_path / "models/theirs/1").iterdir()
     np.testing.assert_array_equal(answers(file, x=np.zeros((1, 4), np.float32))["y"], [[0, 1, 2, 3]])
 

@@ -14,9 +14,9 @@ from click.testing import Result
 from onnx import TensorProto, helper, numpy_helper
 
 from hangtag.serving.client import Client
-from tests.kit import onnx_file, onnx_models
-from tests.kit import third_party_models as third_party
-from tests.kit.invoke import invoke, refusal, succeed
+from tests.kit import onnx_file, onnx_models, unbatchable_models
+from tests.kit.command import invoke, refusal
+from tests.kit.exported import importing
 from tests.kit.onnx_models import Shape
 from tests.kit.server import server
 from tests.kit.shipped import latest
@@ -26,25 +26,14 @@ pytestmark = pytest.mark.slow
 Build = Callable[[], onnx.ModelProto]
 
 
-def written(folder: Path, model: onnx.ModelProto) -> Path:
-    (folder / "theirs.onnx").write_bytes(model.SerializeToString())
-    return folder / "theirs.onnx"
-
-
-def arguments(folder: Path, model: onnx.ModelProto, *more: object) -> list[object]:
-    """The command that publishes this model."""
-    repository = ["--models", folder / "models", "--reports", folder / "reports"]
-    return ["export", "--onnx", written(folder, model), "--name", "theirs", *repository, *more]
-
-
 def take(folder: Path, model: onnx.ModelProto, *more: object) -> Result:
-    return succeed(*arguments(folder, model, *more))
+    return invoke(*importing(folder, model, *more))
 
 
 def refused(folder: Path, model: onnx.ModelProto, *more: object) -> str:
     """The message; nothing is written, not even the repository's folder."""
-    command = arguments(folder, model, *more)
-    return refusal(folder, *command)
+    command = importing(folder, model, *more)
+    return refusal(*command, unchanged=folder)
 
 
 def metadata(folder: Path) -> dict[str, str]:
@@ -101,14 +90,14 @@ BATCH_DIFFERS = "'y' of the same input differs between a batch of 1 and a batch 
         (onnx_models.unbatched, "the first axis of 'x' is fixed to 4"),
         (onnx_models.not_a_batch_axis, "first axes have different names: m, n"),
         (onnx_models.recurrent, BATCH_DIFFERS),
-        (third_party.softmax_over_the_batch, BATCH_DIFFERS),
-        (third_party.scaled_by_the_largest, BATCH_DIFFERS),
-        (third_party.backwards, BATCH_DIFFERS),
-        (third_party.one_row, "'y' has 1 rows for a batch of 2"),
-        (third_party.only_alone, "a batch of 2 fails: "),
-        (third_party.at_most_32, "a batch of 64 fails: "),
-        (third_party.declared_with_an_axis_too_many, "'y' has no axis"),
-        (third_party.streamed, "the first axis of 'state' is fixed to 2"),
+        (unbatchable_models.softmax, BATCH_DIFFERS),
+        (unbatchable_models.scaled_by_the_largest, BATCH_DIFFERS),
+        (unbatchable_models.reversal, BATCH_DIFFERS),
+        (unbatchable_models.one_row, "'y' has 1 rows for a batch of 2"),
+        (unbatchable_models.only_alone, "a batch of 2 fails: "),
+        (unbatchable_models.at_most_32, "a batch of 64 fails: "),
+        (unbatchable_models.declared_with_an_axis_too_many, "'y' has no axis"),
+        (unbatchable_models.streamed, "the first axis of 'state' is fixed to 2"),
         (onnx_models.state, "the first axis of 'state' is fixed to 2"),
         (onnx_models.every_scalar, "'in_BOOL' has no axis"),
     ],
@@ -169,7 +158,7 @@ def test_a_model_in_8_bits_may_be_batched_where_answers_differ_by_steps(
 def test_a_config_keeps_triton_from_batching_what_it_must_not(tmp_path: Path) -> None:
     """It names inputs and outputs, since Triton overrides a max_batch_size of 0 without them."""
     config = tmp_path / "models/theirs/config.pbtxt"
-    take(tmp_path, third_party.backwards())
+    take(tmp_path, unbatchable_models.reversal())
     lines = config.read_text().splitlines()
     assert lines[0].startswith("# Written by hangtag export")
     assert lines[1:] == [
@@ -183,22 +172,22 @@ def test_a_config_keeps_triton_from_batching_what_it_must_not(tmp_path: Path) ->
 
     take(tmp_path, onnx_models.classifier())
     assert sorted(path.name for path in config.parent.iterdir()) == ["1", "2"]
-    take(tmp_path, third_party.softmax_over_the_batch())
+    take(tmp_path, unbatchable_models.softmax())
     assert sorted(path.name for path in config.parent.iterdir()) == ["1", "2", "3", "config.pbtxt"]
     config.write_text("# mine\nmax_batch_size: 0\n")
-    for model in (third_party.backwards(), onnx_models.classifier()):
+    for model in (unbatchable_models.reversal(), onnx_models.classifier()):
         take(tmp_path, model)
         assert config.read_text().startswith("# mine\n")
 
 
-@pytest.mark.parametrize("build", [onnx_models.unbatched, onnx_models.every_scalar, third_party.streamed])
+@pytest.mark.parametrize("build", [onnx_models.unbatched, onnx_models.every_scalar, unbatchable_models.streamed])
 def test_no_config_is_written_where_triton_needs_none(build: Build, tmp_path: Path) -> None:
     take(tmp_path, build())
     assert [path.name for path in (tmp_path / "models/theirs").iterdir()] == ["1"]
 
 
 def test_a_model_with_scalars_is_served_as_it_is(tmp_path: Path) -> None:
-    take(tmp_path, third_party.streamed())
+    take(tmp_path, unbatchable_models.streamed())
     x, state = np.arange(16, dtype=np.float32).reshape(1, 16), np.ones((2, 1, 4), np.float32)
     inputs: dict[str, Any] = {"x": x, "state": state, "rate": np.array(3, np.int64)}
     with server(tmp_path / "models", provider="cpu") as running, Client(running.address) as client:
@@ -256,15 +245,14 @@ def test_a_published_file_is_reported_shown_and_verified(tmp_path: Path) -> None
     assert "theirs.onnx, SHA-256" in text
     assert text.count("<svg") == 1
     repository = ["--models", tmp_path / "models"]
-    assert "ReduceSum" in succeed("models", "show", "theirs", *repository).stdout
-    verified = " ".join(succeed("models", "verify", *repository).stdout.split())
+    assert "ReduceSum" in invoke("models", "show", "theirs", *repository).stdout
+    verified = " ".join(invoke("models", "verify", *repository).stdout.split())
     assert "holds batching batched: the same answers" in verified
 
     file = tmp_path / "models/theirs/1/model.onnx"
     onnx.save(onnx_file.with_metadata(file, batched="false"), file)
-    result = invoke("models", "verify", *repository)
-    assert result.exit_code == 1
-    assert "DOES NOT HOLD batching" in " ".join(result.stdout.split())
+    verified = " ".join(invoke("models", "verify", *repository, exit_code=1).stdout.split())
+    assert "DOES NOT HOLD batching" in verified
 
 
 # Files that are refused.
@@ -297,7 +285,10 @@ def answering_nothing_with_a_row() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (third_party.of_a_huge_picture, r"^runtime: no synthetic input .* 'x' has 1,099,511,627,776 values; 67,"),
+        (
+            unbatchable_models.of_a_huge_picture,
+            r"^runtime: no synthetic input .* 'x' has 1,099,511,627,776 values; 67,",
+        ),
         (answering_nothing_with_a_row, r"^empty batch: a batch of 0 is answered with y \[1, 2\]\. Nothing was pub"),
     ],
 )
@@ -308,7 +299,7 @@ def test_a_file_that_cannot_be_proven_is_refused(build: Build, message: str, tmp
 
 @pytest.mark.usefixtures("started_children")
 def test_a_file_that_aborts_the_process_is_refused(tmp_path: Path) -> None:
-    message = refused(tmp_path, third_party.fatal())
+    message = refused(tmp_path, onnx_models.aborting())
     assert message.startswith("runtime: ONNX Runtime ends the process (signal 6) on ")
     assert message.endswith("Nothing was published.")
 

@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hangtag.export.errors import GateError
 from tests.kit import onnx_file, onnx_models, runs
+from tests.kit.command import contents
 from tests.kit.exported import Exported, Garments, publish
-from tests.kit.invoke import contents
 
 pytestmark = pytest.mark.slow
 

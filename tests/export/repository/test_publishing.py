@@ -13,7 +13,7 @@ from hangtag.serving.client import Client
 from hangtag.serving.model_repository import serving_versions
 from tests.export.repository.publisher import CONFIG, killed_at, publish_content, waiting
 from tests.kit import onnx_models
-from tests.kit.invoke import contents
+from tests.kit.command import contents
 from tests.kit.server import server
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 
-from hangtag.cli import main
 from tests.kit import onnx_models
+from tests.kit.command import invoke
+from tests.kit.other_servers import web_server
 from tests.kit.server import server as running_server
-from tests.kit.web_server import web_server
 
 HOSTILE = "\x1b[31mred\nclassifier version 2 [/bold]"
 SHOWN = "\\x1b[31mred\\nclassifier version 2 [/bold]"
@@ -30,12 +30,10 @@ def address(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
         yield server.address if request.param == "gRPC" else f"http://{server.http_address}"
 
 
-def classify(
-    address: str, *arguments: object, models: tuple[str, ...] = ("classifier",), columns: int = 120, **more: Any
-) -> Result:
+def classify(address: str, *arguments: object, models: tuple[str, ...] = ("classifier",), **more: Any) -> Result:
+    """The command with these models; ``more`` are arguments of ``invoke``."""
     chosen = [word for model in models for word in ("--model", model)]
-    command = ["classify", "--server", address, *chosen, *map(str, arguments)]
-    return CliRunner().invoke(main, command, env={"COLUMNS": str(columns)}, **more)
+    return invoke("classify", "--server", address, *chosen, *arguments, **{"columns": 120, **more})
 
 
 def answers(result: Result) -> list[Any]:
@@ -44,7 +42,7 @@ def answers(result: Result) -> list[Any]:
 
 def test_labels_are_shown_with_their_probabilities(address: str, garment: Path) -> None:
     result = classify(address, garment)
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stderr == ""
     assert result.stdout.startswith("ankle-boot-1.png")
     assert result.stdout.count("label ") == result.stdout.count("%") == 3
     assert "classifier version 1: " in result.stdout
@@ -53,7 +51,6 @@ def test_labels_are_shown_with_their_probabilities(address: str, garment: Path) 
 @pytest.mark.parametrize("top_k", [1, 5, 99])
 def test_json_is_one_object_a_line(address: str, garment: Path, top_k: int) -> None:
     result = classify(address, garment, garment, "--json", "--top-k", top_k)
-    assert result.exit_code == 0
     assert len(answers(result)) == 2
     for line in answers(result):
         assert (line["image"], line["model"], line["version"]) == (str(garment), "classifier", "1")
@@ -75,8 +72,9 @@ def test_an_image_that_fails_is_reported_and_the_others_are_classified(
     }
     for name, (content, _) in bad.items():
         (tmp_path / name).write_bytes(content)
-    result = classify(address, tmp_path / "gone.png", *(tmp_path / name for name in bad), "-", garment, "--json")
-    assert result.exit_code == 1
+    result = classify(
+        address, tmp_path / "gone.png", *(tmp_path / name for name in bad), "-", garment, "--json", exit_code=1
+    )
     assert [answer["image"] for answer in answers(result)] == [str(garment)]
     gone, *others, standard_input = result.stderr.splitlines()
     assert gone == f"{tmp_path}/gone.png: No such file or directory"
@@ -96,7 +94,6 @@ def test_formats_that_the_server_does_not_read_are_converted(
         image.convert(mode).save(tmp_path / "boot.png")
         image.convert(mode).save(tmp_path / "boot", format_)
     result = classify(address, tmp_path / "boot", tmp_path / "boot.png", "--json")
-    assert result.exit_code == 0, result.stderr
     converted, png = (answer["labels"] for answer in answers(result))
     assert [label["name"] for label in converted] == [label["name"] for label in png]
 
@@ -104,16 +101,15 @@ def test_formats_that_the_server_does_not_read_are_converted(
 def test_a_folder_stands_for_its_images_and_a_dash_for_standard_input(
     address: str, garment: Path, tmp_path: Path
 ) -> None:
-    empty = classify(address, tmp_path)
-    assert (empty.exit_code, empty.stdout, empty.stderr.count("\n")) == (1, "", 1)
+    empty = classify(address, tmp_path, exit_code=1)
+    assert (empty.stdout, empty.stderr.count("\n")) == ("", 1)
     assert f"{tmp_path} holds no image" in empty.stderr
     assert ".png" in empty.stderr
     shutil.copy(garment, tmp_path / "b.PNG")
     with Image.open(garment) as image:
         image.save(tmp_path / "a.gif")
     (tmp_path / "notes.txt").write_text("no image")
-    result = classify(address, tmp_path, "-", "--json", input=garment.read_bytes())
-    assert result.exit_code == 0, result.stderr
+    result = classify(address, tmp_path, "-", "--json", typed=garment.read_bytes())
     assert [Path(answer["image"]).name for answer in answers(result)] == ["a.gif", "b.PNG", "-"]
 
 
@@ -129,8 +125,8 @@ def test_a_folder_stands_for_its_images_and_a_dash_for_standard_input(
 def test_a_call_that_fails_is_one_line_on_standard_error(
     address: str, garment: Path, arguments: tuple[str, ...], models: tuple[str, ...], facts: list[str]
 ) -> None:
-    result = classify(address, garment, *arguments, models=models)
-    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    result = classify(address, garment, *arguments, models=models, exit_code=1)
+    assert (result.stdout, result.stderr.count("\n")) == ("", 1)
     assert result.stderr.startswith(f"{garment}: ")
     assert all(fact in result.stderr for fact in facts)
 
@@ -146,14 +142,13 @@ def test_a_call_that_fails_is_one_line_on_standard_error(
     ],
 )
 def test_usage_errors(address: str, arguments: tuple[str, ...], models: tuple[str, ...], fact: str) -> None:
-    result = classify(address, *arguments, models=models)
-    assert result.exit_code == 2
+    result = classify(address, *arguments, models=models, exit_code=2)
     assert fact in result.stderr
 
 
 def test_models_stand_side_by_side(address: str, garment: Path) -> None:
     result = classify(address, garment, "--top-k", 4, models=("classifier", "other"))
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stderr == ""
     title, header, *rows = [line.split("   ") for line in result.stdout.splitlines() if line.strip()]
     assert title[0].strip() == "ankle-boot-1.png: 2 models agree"
     assert [cell.strip() for cell in header if cell.strip()] == ["classifier version 1", "other version 1"]
@@ -165,8 +160,9 @@ def test_models_stand_side_by_side(address: str, garment: Path) -> None:
 
 
 def test_json_has_every_models_answer_in_one_line(address: str, garment: Path) -> None:
-    result = classify(address, garment, garment, "--json", models=("other@1", "gather", "classifier", "other@7"))
-    assert result.exit_code == 1
+    result = classify(
+        address, garment, garment, "--json", models=("other@1", "gather", "classifier", "other@7"), exit_code=1
+    )
     assert [answer["image"] for answer in answers(result)] == [str(garment)] * 2
     for answer in answers(result):
         other, gather, classifier, missing = answer["models"]
@@ -180,13 +176,12 @@ def test_json_has_every_models_answer_in_one_line(address: str, garment: Path) -
 
 
 def test_a_model_that_fails_hides_no_other(address: str, garment: Path) -> None:
-    result = classify(address, garment, models=("classifier", "nobody"))
-    assert result.exit_code == 1
+    result = classify(address, garment, models=("classifier", "nobody"), exit_code=1)
     assert "ankle-boot-1.png: only classifier answered" in result.stdout
     assert result.stdout.count("%") == 3
     assert result.stderr.startswith(f"{garment}: nobody: ")
-    neither = classify(address, garment, models=("nobody", "gather"))
-    assert (neither.exit_code, neither.stdout, neither.stderr.count("\n")) == (1, "", 2)
+    neither = classify(address, garment, models=("nobody", "gather"), exit_code=1)
+    assert (neither.stdout, neither.stderr.count("\n")) == ("", 2)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +214,6 @@ def test_labels_and_names_do_nothing_to_the_terminal(
     odd = tmp_path / "[b]oot [red].png"
     shutil.copy(garment, odd)
     shown = classify(address, odd, models=models, columns=160)
-    assert shown.exit_code == 0, shown.output
     assert "[b]oot [red].png" in shown.stdout
     assert shown.stdout.count(SHOWN) == 3
     assert all(line.isprintable() for line in shown.stdout.split("\n"))

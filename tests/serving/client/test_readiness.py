@@ -8,27 +8,19 @@ from pathlib import Path
 
 import grpc
 import pytest
-from click.testing import CliRunner, Result
 
-from hangtag.cli import main
 from hangtag.serving.client import Client, ConnectionOptions
 from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
-from tests.kit.command import last_line
-from tests.kit.grpc_server import CHECK, WATCH, grpc_server, health
-from tests.kit.kinds import TIMEOUT, Kind, grpc_kinds, message_of
+from tests.kit.command import invoke, refusal
+from tests.kit.kinds import Kind, grpc_kinds, message_of
 from tests.kit.link import Link, link
-from tests.kit.listener import refusing
+from tests.kit.other_servers import CHECK, WATCH, grpc_server, health, refusing, web_server
 from tests.kit.server import server as running_server
-from tests.kit.waiting import until
-from tests.kit.web_server import web_server
+from tests.kit.waiting import TIMEOUT, until
 
 LATE = grpc.StatusCode.DEADLINE_EXCEEDED
 protocols = pytest.mark.parametrize("http", [False, True], ids=["gRPC", "HTTP"])
-
-
-def hangtag_health(address: str, *arguments: str) -> Result:
-    return CliRunner().invoke(main, ["health", "--server", address, *arguments])
 
 
 @protocols
@@ -43,9 +35,9 @@ def hangtag_health(address: str, *arguments: str) -> Result:
 )
 def test_the_command_reports_it_by_its_exit_code(server: Server, http: bool, arguments: str, fact: str) -> None:
     address = f"http://{server.http_address}" if http else server.address
-    result = hangtag_health(address, *arguments.split())
+    result = invoke("health", "--server", address, *arguments.split(), exit_code=int("nobody" in arguments))
     shown, other = (result.stderr, result.stdout) if "nobody" in arguments else (result.stdout, result.stderr)
-    assert (result.exit_code, other, shown.count("\n")) == (int("nobody" in arguments), "", 1)
+    assert (other, shown.count("\n")) == ("", 1)
     assert fact.format(address) in shown
 
 
@@ -54,9 +46,7 @@ def test_the_command_reports_it_by_its_exit_code(server: Server, http: bool, arg
 def test_the_command_where_nothing_listens(http: bool, arguments: str, fact: str) -> None:
     with refusing() as free:
         address = f"http://{free}" if http else free
-        result = hangtag_health(address, *arguments.split())
-    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
-    assert fact.format(address) in result.stderr
+        assert fact.format(address) in refusal("health", "--server", address, *arguments.split(), alone=True)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--model", "cnn")], ids=["the server", "a model"])
@@ -69,9 +59,8 @@ def test_a_server_that_still_loads_is_not_ready(arguments: tuple[str, ...]) -> N
         yield health(serving=False)
 
     with grpc_server({CHECK: check}) as address:
-        result = hangtag_health(address, *arguments)
-    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert f"{arguments[1] if arguments else 'the server'} at {address} is not ready" in result.stderr
+        message = refusal("health", "--server", address, *arguments, alone=True)
+    assert f"{arguments[1] if arguments else 'the server'} at {address} is not ready" in message
 
 
 def test_a_client_knows_what_is_ready_and_requires_it(client: Client) -> None:
@@ -178,8 +167,9 @@ def explicit(repository: Path, request: pytest.FixtureRequest) -> Iterator[str]:
         yield running.address if request.param == "gRPC" else f"http://{running.http_address}"
 
 
-def models(address: str, *arguments: str) -> Result:
-    return CliRunner().invoke(main, ["models", *arguments, "--server", address])
+def models(address: str, *arguments: str) -> str:
+    """What the command prints."""
+    return invoke("models", *arguments, "--server", address).stdout
 
 
 def served(address: str) -> list[str]:
@@ -188,13 +178,11 @@ def served(address: str) -> list[str]:
 
 
 def test_a_model_is_loaded_loaded_again_and_unloaded(explicit: str, repository: Path) -> None:
-    loaded = models(explicit, "load", "gather")
-    assert (loaded.exit_code, loaded.stdout) == (0, f"{explicit} serves gather version 1\n"), loaded.output
+    assert models(explicit, "load", "gather") == f"{explicit} serves gather version 1\n"
     assert served(explicit) == ["gather", "text"]
     onnx_models.publish(repository, "gather", onnx_models.gather(), version=2)
-    assert models(explicit, "load", "gather").stdout.endswith("gather version 2\n")
-    unloaded = models(explicit, "unload", "text")
-    assert (unloaded.exit_code, unloaded.stdout) == (0, f"{explicit} no longer serves text\n"), unloaded.output
+    assert models(explicit, "load", "gather").endswith("gather version 2\n")
+    assert models(explicit, "unload", "text") == f"{explicit} no longer serves text\n"
     assert served(explicit) == ["gather"]
 
 
@@ -207,10 +195,7 @@ def test_what_cannot_be_done_is_one_line(explicit: str, repository: Path) -> Non
         ("load broken", ["broken/1/model.onnx cannot be loaded"]),
         ("load gather --timeout 1e-9", [f"no answer from {explicit}"]),
     ):
-        result = models(explicit, *arguments.split())
-        assert (result.exit_code, result.stdout) == (1, "")
-        error = last_line(result.stderr)  # the server, in this process, logs before it
-        assert error.startswith("Error: ")
+        error = refusal("models", *arguments.split(), "--server", explicit)
         assert all(fact in error for fact in facts), error
     assert "text" in served(explicit)
 
@@ -218,6 +203,5 @@ def test_what_cannot_be_done_is_one_line(explicit: str, repository: Path) -> Non
 @protocols
 @pytest.mark.parametrize("command", ["load", "unload"])
 def test_a_server_without_explicit_control_names_the_option(server: Server, http: bool, command: str) -> None:
-    result = models(f"http://{server.http_address}" if http else server.address, command, "gather")
-    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert "--model-control explicit" in result.stderr
+    address = f"http://{server.http_address}" if http else server.address
+    assert "--model-control explicit" in refusal("models", command, "gather", "--server", address, alone=True)

@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from hangtag import Classification, Client, InferenceStage, Outputs
-from hangtag.cli import main
 from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_label_sets, onnx_models
+from tests.kit.command import invoke
 from tests.kit.kinds import Kind, http_kinds
+from tests.kit.other_servers import web_server
 from tests.kit.server import server as running_server
-from tests.kit.web_server import web_server
 
 PROBABILITIES = [10, 255, 20, 30, 204, 40, 50, 102, 60, 70]  # of 255
 
@@ -105,25 +104,24 @@ def test_a_classification_may_be_a_set_of_labels_or_have_distances(client: Clien
     assert [label.distance for label in rivals.labels] == pytest.approx([0, 0.3, 0.6])
 
 
-def classify(address: str, image: Path, model: str, *options: str) -> Result:
-    command = ["classify", "--server", address, str(image), "--model", model, *options]
-    result = CliRunner().invoke(main, command, env={"COLUMNS": "120"})
-    assert (result.exit_code, result.stderr) == (0, "")
-    return result
+def classify(address: str, image: Path, model: str, *options: str) -> str:
+    result = invoke("classify", "--server", address, image, "--model", model, *options, columns=120)
+    assert result.stderr == ""
+    return result.stdout
 
 
 def test_the_command_says_who_answered(server: Server, garment: Path) -> None:
-    shown = classify(server.address, garment, "unsure").stdout
+    shown = classify(server.address, garment, "unsure")
     assert "unsure version 1, answered by second: " in shown
     assert " ms computed (first " in shown
-    assert "sure version 1, answered by first: " in classify(server.address, garment, "sure").stdout
-    assert "first version 1: " in classify(server.address, garment, "first").stdout
-    compared = classify(server.address, garment, "unsure", "--model", "first").stdout
+    assert "sure version 1, answered by first: " in classify(server.address, garment, "sure")
+    assert "first version 1: " in classify(server.address, garment, "first")
+    compared = classify(server.address, garment, "unsure", "--model", "first")
     assert compared.count("answered by") == compared.count("answered by second") == 1
-    answer = json.loads(classify(server.address, garment, "unsure", "--json").stdout)
+    answer = json.loads(classify(server.address, garment, "unsure", "--json"))
     assert (answer["answered_by"], answer["unsure"]) == ("second", False)
     assert [set(stage) for stage in answer["stages"]] == [{"model", "queue_ms", "compute_ms", "batch_size"}] * 2
-    of_a_model = json.loads(classify(server.address, garment, "first", "--json").stdout)
+    of_a_model = json.loads(classify(server.address, garment, "first", "--json"))
     assert not {"answered_by", "unsure", "stages"} & of_a_model.keys()
 
 
@@ -132,7 +130,7 @@ def test_the_command_marks_an_answer_for_want_of_time(garment: Path) -> None:
     labels = [{"label": "Bag", "probability": 0.5, "index": 8}]
     answer = {"model_name": "route", "model_version": "1", "unsure": True, "labels": labels, "timings": timings}
     with web_server(lambda _: (200, {}, json.dumps(answer).encode())) as address:
-        assert "answered by first, which was not sure" in classify(f"http://{address}", garment, "route").stdout
+        assert "answered by first, which was not sure" in classify(f"http://{address}", garment, "route")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +161,7 @@ def test_the_command_shows_sets_and_distances(
 ) -> None:
     file = tmp_path / "outfit.png"
     Image.fromarray(onnx_label_sets.image(PROBABILITIES, path, path_probability=51)).save(file)
-    shown = classify(server.address, file, model, *options).stdout.replace("█", "")
+    shown = classify(server.address, file, model, *options).replace("█", "")
     *lines, cost = [" ".join(line.split()) for line in shown.splitlines() if line.strip()]
     assert lines == [title, *rows]
     assert " version 1: " in cost
@@ -172,13 +170,13 @@ def test_the_command_shows_sets_and_distances(
 def test_the_commands_json_names_the_task(server: Server, tmp_path: Path) -> None:
     file = tmp_path / "outfit.png"
     Image.fromarray(onnx_label_sets.image(PROBABILITIES, [4, 1], path_probability=51)).save(file)
-    path = json.loads(classify(server.address, file, "path", "--json").stdout)
+    path = json.loads(classify(server.address, file, "path", "--json"))
     assert (path["task"], path["path_probability"]) == ("multi_label", pytest.approx(0.2))
     assert path["labels"] == [
         {"name": "label 4", "probability": pytest.approx(0.8), "index": 4},
         {"name": "label 1", "probability": 1.0, "index": 1},
     ]
-    rivals = json.loads(classify(server.address, file, "rivals", "--json", "--top-k", "2").stdout)
+    rivals = json.loads(classify(server.address, file, "rivals", "--json", "--top-k", "2"))
     assert rivals["task"] == "single_label"
     assert "path_probability" not in rivals
     assert [label["distance"] for label in rivals["labels"]] == pytest.approx([0, 0.3])

@@ -14,8 +14,9 @@ import pytest
 from hangtag import AsyncClient, Classification, Client, ClientError, Credentials
 from hangtag.serving.server.process.server import Server
 from tests.kit.certificates import TOKEN
-from tests.kit.kinds import TIMEOUT, Kind, asynchronous_kinds, message_of
+from tests.kit.kinds import Kind, asynchronous_kinds, message_of
 from tests.kit.server import server as running_server
+from tests.kit.waiting import TIMEOUT
 
 IMAGES = np.random.default_rng(8).integers(0, 256, (5, 28, 28), dtype=np.uint8)
 INDEX = {"index": np.array([1])}

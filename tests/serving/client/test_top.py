@@ -14,24 +14,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hangtag import Client
-from hangtag.cli import main
 from tests.kit import forkserver, onnx_models
-from tests.kit.command import environment, serving
-from tests.kit.listener import refusing
-from tests.kit.web_server import web_server
+from tests.kit.command import environment, invoke, refusal, serving
+from tests.kit.other_servers import refusing, web_server
 
 Series = tuple[str, Mapping[str, str], float]
 """A metric's name, its labels apart from the model's, and its value."""
 
 
-def top(address: str, *arguments: str, columns: int = 150) -> Result:
-    command = ["top", "--once", "--interval", "0.1", "--server", address, *arguments]
-    return CliRunner().invoke(main, command, env={"COLUMNS": str(columns)})
+ONCE = ("top", "--once", "--interval", "0.1", "--server")
+
+
+def top(address: str, *arguments: str, columns: int = 150) -> str:
+    """What the command prints of a server."""
+    result = invoke(*ONCE, address, *arguments, columns=columns)
+    assert result.stderr == ""
+    return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +77,7 @@ def test_a_look_at_a_server(addresses: dict[str, str], http: bool, metrics_at: s
     metrics = {"metrics port": addresses["url"], "HTTP port": f"{url}/metrics"}.get(metrics_at)
     options = ("--interval", "0.4", *(("--metrics", metrics) if metrics else ()))
     document, table = top(address, "--json", *options), top(address, *options)
-    assert (document.exit_code, document.stderr, table.exit_code, table.stderr) == (0, "", 0, "")
-    interval = json.loads(document.stdout)
+    interval = json.loads(document)
     rows = {model["model"]: model for model in interval["models"]}
     assert list(rows) == ["first", "gather", "second", "text", "unsure"]
     gather, unsure = rows["gather"], rows["unsure"]
@@ -84,9 +85,9 @@ def test_a_look_at_a_server(addresses: dict[str, str], http: bool, metrics_at: s
     assert gather["samples"] * interval["seconds"] == pytest.approx(2 * gather["calls"] * interval["seconds"], abs=4)
     assert unsure["calls"] * interval["seconds"] == pytest.approx(gather["calls"] * interval["seconds"], abs=3)
     assert (gather["failures"], rows["text"]["calls"]) == (0, 0)
-    assert [line.split()[0] for line in table.stdout.splitlines() if " 1 " in line][-5:] == list(rows)
-    assert table.stdout.startswith(address)
-    assert ("p99" in table.stdout) is bool(metrics)
+    assert [line.split()[0] for line in table.splitlines() if " 1 " in line][-5:] == list(rows)
+    assert table.startswith(address)
+    assert ("p99" in table) is bool(metrics)
     if metrics:
         assert interval["transports"] == {addresses["transport"]: 1}
         assert interval["routes"] == {
@@ -94,8 +95,8 @@ def test_a_look_at_a_server(addresses: dict[str, str], http: bool, metrics_at: s
         }
         assert 0 < gather["p50_ms"] <= gather["p99_ms"]
         assert (gather["batch_size"], gather["max_queue_size"]) == (pytest.approx(2, abs=0.5), 256)
-        assert "workers 1/1   transport " in table.stdout
-        assert "of its samples" in table.stdout
+        assert "workers 1/1   transport " in table
+        assert "of its samples" in table
 
 
 def counted(
@@ -134,9 +135,7 @@ def between(
     texts = iter(metrics or ())
     with web_server(lambda path: (200, {}, next(statistics if "stats" in path else texts))) as address:
         options = ["--metrics", f"http://{address}/metrics"] if metrics else []
-        result = top(f"http://{address}", *arguments, *options, columns=columns)
-    assert (result.exit_code, result.stderr) == (0, ""), result.output
-    return result.stdout
+        return top(f"http://{address}", *arguments, *options, columns=columns)
 
 
 def activity(before: list[dict[str, Any]], after: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -253,9 +252,7 @@ def test_what_cannot_be_watched_is_one_line(addresses: dict[str, str]) -> None:
             (addresses["address"], "http://127.0.0.1:99999/metrics", "no metrics at http://127.0.0.1:99999/metrics: "),
             (addresses["address"], "file:///etc/passwd", "'file:///etc/passwd'"),
         ):
-            result = top(server, *(("--metrics", metrics) if metrics else ()))
-            assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-            assert fact in result.stderr
+            assert fact in refusal(*ONCE, server, *(("--metrics", metrics) if metrics else ()), alone=True)
 
 
 @pytest.mark.parametrize(
@@ -274,9 +271,7 @@ def test_what_is_not_prometheus_format_is_one_line(metrics: bytes) -> None:
     statistics = json.dumps({"model_stats": [counted(1, 1, 1)]}).encode()
     with web_server(lambda path: (200, {}, statistics if "stats" in path else metrics)) as address:
         url = f"http://{address}/metrics"
-        result = top(f"http://{address}", "--metrics", url)
-    assert (result.exit_code, result.stderr.count("\n")) == (1, 1), result.output
-    assert f"no metrics at {url}: " in result.stderr
+        assert f"no metrics at {url}: " in refusal(*ONCE, f"http://{address}", "--metrics", url, alone=True)
 
 
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "1e308"])
@@ -316,7 +311,7 @@ def test_any_metrics_are_shown_or_refused() -> None:
         def show(before: bytes, after: bytes, as_json: bool) -> None:
             served[:] = [before, after]
             arguments = [*(["--json"] if as_json else []), "--metrics", f"http://{address}/metrics"]
-            result = top(f"http://{address}", *arguments)
+            result = invoke(*ONCE, f"http://{address}", *arguments, exit_code=None)
             assert (result.exit_code, result.stderr.count("\n")) in ((0, 0), (1, 1)), result.output
 
         show()

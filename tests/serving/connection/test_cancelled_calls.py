@@ -13,10 +13,11 @@ import pytest
 
 from hangtag import AsyncClient, ClientError, ConnectionOptions
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests.kit.grpc_server import CHECK, grpc_server, health
-from tests.kit.kinds import TIMEOUT, Kind, asynchronous_kinds, grpc_kinds, message_of
+from tests.kit.kinds import Kind, asynchronous_kinds, grpc_kinds, message_of
 from tests.kit.link import link
 from tests.kit.live import LiveServer
+from tests.kit.other_servers import CHECK, grpc_server, health
+from tests.kit.waiting import TIMEOUT
 
 NEVER = ConnectionOptions(retries=0)
 INDEX = {"index": np.array([1])}

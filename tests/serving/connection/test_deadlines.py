@@ -18,11 +18,11 @@ import pytest
 from hangtag import AsyncClient, ClientError
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-from tests.kit.kinds import TIMEOUT, Kind, http_kinds
+from tests.kit.kinds import Kind, http_kinds
 from tests.kit.link import link
-from tests.kit.listener import Pause, listener, say_nothing, unreachable
 from tests.kit.live import LiveServer
-from tests.kit.web_server import web_server
+from tests.kit.other_servers import Pause, listener, say_nothing, unreachable, web_server
+from tests.kit.waiting import TIMEOUT
 
 STEPS, PAUSE = 100, 0.1
 """A slow peer takes ten seconds; the calls have much less."""

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from hangtag.protos import tensors
 from hangtag.serving.client import Client, ClientError, ConnectionOptions, Outputs
 from tests.kit.kinds import Kind, http_kinds
-from tests.kit.listener import answering, listener
-from tests.kit.web_server import Answer, web_server
+from tests.kit.other_servers import Answer, answering, listener, web_server
 
 NEVER = ConnectionOptions(retries=0)
 PIXELS = np.zeros((28, 28), np.uint8)

@@ -14,11 +14,11 @@ from hangtag import Client, ConnectionOptions, UserError
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.process.server import Server
 from tests.kit.certificates import Certificates
-from tests.kit.grpc_server import INFERENCE, WATCH, grpc_server, health, output
-from tests.kit.kinds import TIMEOUT, Kind, grpc_kinds, message_of
+from tests.kit.kinds import Kind, grpc_kinds, message_of
 from tests.kit.link import link
+from tests.kit.other_servers import INFERENCE, WATCH, grpc_server, health, output
 from tests.kit.server import server as running_server
-from tests.kit.waiting import until
+from tests.kit.waiting import TIMEOUT, until
 
 ROUND_ROBIN = ConnectionOptions(round_robin=True, retries=0)
 

@@ -9,17 +9,14 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from hangtag import Client, ClientError, ConnectionOptions, Outputs
-from hangtag.cli import main
 from hangtag.protos import inference_pb2 as pb
 from tests.kit.certificates import Certificates
-from tests.kit.command import serving
-from tests.kit.grpc_server import INFERENCE, grpc_server, output
+from tests.kit.command import refusal, serving
 from tests.kit.kinds import Kind, grpc_kinds, http_kinds, message_of
+from tests.kit.other_servers import INFERENCE, Answer, grpc_server, output, web_server
 from tests.kit.server import server as running_server
-from tests.kit.web_server import Answer, web_server
 
 NEVER = ConnectionOptions(retries=0)
 INPUTS = {"index": np.array([1], np.int64)}
@@ -187,10 +184,9 @@ def metrics_address(models: Path) -> Iterator[str]:
 @pytest.mark.parametrize("arguments", ["", "--wait 0.1", "--tls-ca"])
 def test_the_port_for_metrics_is_explained(metrics_address: str, tmp_path: Path, arguments: str) -> None:
     options = [*arguments.split(), *([str(Certificates(tmp_path).ca())] if "ca" in arguments else [])]
-    result = CliRunner().invoke(main, ["health", "--server", metrics_address, *options])
-    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert f"{metrics_address} is a hangtag server's port for metrics, and speaks HTTP" in result.stderr
-    assert f"'hangtag top --metrics http://{metrics_address}/metrics'" in result.stderr
+    message = refusal("health", "--server", metrics_address, *options, alone=True)
+    assert f"{metrics_address} is a hangtag server's port for metrics, and speaks HTTP" in message
+    assert f"'hangtag top --metrics http://{metrics_address}/metrics'" in message
 
 
 @http_kinds

@@ -10,15 +10,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hangtag import AsyncClient, Client, ConnectionOptions, UserError
-from hangtag.cli import main
+from tests.kit.command import invoke, refusal
 from tests.kit.kinds import Kind, grpc_kinds, http_kinds, message_of
-from tests.kit.listener import refusing
-from tests.kit.web_server import Answer, web_server
+from tests.kit.other_servers import Answer, refusing, web_server
 
 NEVER = ConnectionOptions(retries=0)
 SERVER = "models.invalid:8000"
@@ -36,11 +34,7 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-def hangtag(*arguments: str) -> Result:
-    return CliRunner().invoke(main, list(arguments))
-
-
-def refusal(client: AnyClient, address: str) -> str:
+def refused(client: AnyClient, address: str) -> str:
     """Why no client is made for an address."""
     with pytest.raises(UserError) as caught:
         client(address)
@@ -65,7 +59,7 @@ def test_a_value_that_is_no_url_of_a_proxy_is_named(
     client: AnyClient, variable: str, scheme: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
-    message = refusal(client, f"{scheme}://{SERVER}")
+    message = refused(client, f"{scheme}://{SERVER}")
     assert message.startswith(f"{variable} is {value!r}, ")
     assert "NO_PROXY" in message
 
@@ -73,12 +67,12 @@ def test_a_value_that_is_no_url_of_a_proxy_is_named(
 @every_class
 def test_what_counts_is_named_and_no_password(client: AnyClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "htp://anna:se/cr@et@proxy.example:1")
-    assert refusal(client, f"http://{SERVER}").startswith("HTTP_PROXY is 'htp://proxy.example:1', ")
+    assert refused(client, f"http://{SERVER}").startswith("HTTP_PROXY is 'htp://proxy.example:1', ")
     monkeypatch.setenv("http_proxy", "::::")  # of two variables
-    assert refusal(client, f"http://{SERVER}").startswith("http_proxy is '::::'")
+    assert refused(client, f"http://{SERVER}").startswith("http_proxy is '::::'")
     for value in ("socks5://127.0.0.1:1", "socks5h://127.0.0.1:1"):
         monkeypatch.setenv("http_proxy", value)
-        message = refusal(client, f"http://{SERVER}")
+        message = refused(client, f"http://{SERVER}")
         assert all(fact in message for fact in ("http_proxy", "pip install socksio", "NO_PROXY")), message
 
 
@@ -94,9 +88,7 @@ def test_a_variable_that_does_not_apply_is_not_read(client: AnyClient, monkeypat
 
 def test_a_command_says_it_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "::::")
-    result = hangtag("health", "--server", f"http://{SERVER}")
-    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert result.stderr.startswith("Error: HTTP_PROXY ")
+    assert refusal("health", "--server", f"http://{SERVER}", alone=True).startswith("HTTP_PROXY ")
 
 
 VALUES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20) | st.builds(
@@ -211,10 +203,10 @@ def test_top_reads_metrics_through_the_same_proxy(
     metrics = f"http://{SERVER}/metrics"
     arguments = ["top", "--once", "--interval", "0.1", "--metrics", metrics, "--server", f"http://{address}"]
     monkeypatch.setenv("NO_PROXY", "127.0.0.0/8")
-    assert hangtag(*arguments).exit_code == 0
+    invoke(*arguments)
     assert paths.count(metrics) == 2
     monkeypatch.setenv("HTTP_PROXY", "::::")
-    assert hangtag(*arguments).stderr.startswith("Error: HTTP_PROXY is '::::'")
+    assert refusal(*arguments).startswith("HTTP_PROXY is '::::'")
 
 
 @pytest.fixture(scope="module")

@@ -15,15 +15,22 @@ import pytest
 from hangtag import Client, ClientError, ConnectionOptions
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
-from tests.kit.grpc_server import INFERENCE, grpc_server
 from tests.kit.http2 import END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM
-from tests.kit.kinds import TIMEOUT, Kind, grpc_kinds, http_kinds, message_of
+from tests.kit.kinds import Kind, grpc_kinds, http_kinds, message_of
 from tests.kit.link import link
-from tests.kit.listener import Pause, answering_over_http2, listener, refusing
 from tests.kit.live import LiveServer
+from tests.kit.other_servers import (
+    INFERENCE,
+    Answer,
+    Pause,
+    answering_over_http2,
+    grpc_server,
+    listener,
+    refusing,
+    web_server,
+)
 from tests.kit.server import server as running_server
-from tests.kit.waiting import until
-from tests.kit.web_server import Answer, web_server
+from tests.kit.waiting import TIMEOUT, until
 
 QUICK = ConnectionOptions(retries=4, initial_backoff=0.2, max_backoff=2.0)
 NEVER = ConnectionOptions(retries=0)

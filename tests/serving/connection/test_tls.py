@@ -10,15 +10,14 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 
 from hangtag import AsyncClient, Client, ConnectionOptions, Credentials, CredentialsError
-from hangtag.cli import main
 from hangtag.serving.server.process.server import Server
 from tests.kit.certificates import TOKEN, Certificates
+from tests.kit.command import invoke
 from tests.kit.kinds import Kind, grpc_kinds, http_kinds, message_of
-from tests.kit.listener import hang_up, listener
+from tests.kit.other_servers import hang_up, listener
 from tests.kit.server import server as running_server
 
 NEVER = ConnectionOptions(retries=0)
@@ -167,9 +166,9 @@ def test_every_command_says_the_same(servers: Servers, command: str, http: bool)
     server = servers.get("other-host")
     address = f"https://{server.http_address}" if http else server.address
     arguments = [*command.split(), "--server", address, "--tls-ca", str(servers.certificates.ca())]
-    result = CliRunner().invoke(main, arguments)
-    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert f"the certificate of {address} is for other.example, *.models.example, not for 127.0.0.1" in result.stderr
+    message = invoke(*arguments, exit_code=1).stderr
+    assert message.count("\n") == 1
+    assert f"the certificate of {address} is for other.example, *.models.example, not for 127.0.0.1" in message
 
 
 def test_a_file_of_tls_that_cannot_be_used_is_named_when_a_client_is_made(

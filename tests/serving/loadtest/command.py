@@ -1,16 +1,25 @@
-"""Runs `hangtag loadtest` in this process, and reads what it wrote and printed."""
+"""Runs `hangtag loadtest` in this process and reads what it wrote; and saved results, as a load test leaves them."""
 
 import json
-from collections.abc import Mapping
+import threading
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import jsonschema
-from click.testing import CliRunner, Result
+import numpy as np
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
-from hangtag.cli import main
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.loadtest.generator.block_result import BlockResult
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import Load
+from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
+from tests.kit.command import invoke
+from tests.kit.fake_server import FakeServer, running
 
 # One block that is as short as a block can be. A test lengthens what it measures.
 QUICK = ("--min-duration", "50ms", "--min-query-count", "10", "--blocks", "1", "--warm-up", "0")
@@ -28,23 +37,9 @@ def _strict(part: Any) -> Any:
 STRICT_SCHEMA = _strict(SCHEMA)
 
 
-def loadtest(*arguments: object, env: Mapping[str, str] | None = None) -> Result:
-    """Run the command, on a terminal so wide that no sentence is broken unless ``env`` says otherwise."""
-    return CliRunner().invoke(main, ["loadtest", *map(str, arguments)], env={"COLUMNS": "500", **(env or {})})
-
-
 def one_line(text: str) -> str:
     """A text without its line breaks and double spaces."""
     return " ".join(text.split())
-
-
-def refusal(*arguments: object, code: int) -> str:
-    """Run a command that ends with this exit code before anything is measured, without a traceback: what it says."""
-    result = loadtest(*arguments)
-    assert result.exit_code == code, result.output
-    assert isinstance(result.exception, SystemExit)
-    assert result.stdout == ""
-    return one_line(result.stderr)
 
 
 @dataclass(frozen=True)
@@ -71,11 +66,10 @@ class Measured:
         return run
 
 
-def measure(folder: Path, *arguments: object, env: Mapping[str, str] | None = None) -> Measured:
+def measure(folder: Path, *arguments: object, columns: int = 500) -> Measured:
     """Run a load test that writes its results into a folder; they follow the documented schema, field by field."""
     file = folder / "results.json"
-    result = loadtest(*arguments, "--json", file, env=env)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+    result = invoke("loadtest", *arguments, "--json", file, exit_code=None, columns=columns)
     assert file.is_file(), result.output
     document = json.loads(file.read_text())
     jsonschema.validate(document, STRICT_SCHEMA)
@@ -88,3 +82,187 @@ def decoded(histogram: str) -> list[float]:
     """The durations in seconds, as any library of HdrHistogram reads them."""
     recorded = HdrHistogram.decode(histogram.encode()).get_recorded_iterator()
     return [each.value_iterated_to / 1e6 for each in recorded for _ in range(each.count_at_value_iterated_to)]
+
+
+MACHINE = {"CPU": "a processor", "CPUs usable": "8 of 8", "system": "Linux 6"}
+Seconds = Sequence[float]
+
+
+def histogram(*seconds: float) -> DurationHistogram:
+    """A histogram of these durations."""
+    filled = DurationHistogram()
+    filled.record(np.array(seconds))
+    return filled
+
+
+def block(target: str, load: Load, *seconds: float, failed: int = 0, **more: Any) -> BlockResult:
+    """A block of one second whose answered queries took these seconds; all left on time."""
+    return BlockResult(
+        target=target,
+        load=load,
+        window=1.0,
+        answered_in_window=len(seconds),
+        warm_up_queries=0,
+        statuses=Counter({"OK": len(seconds), "UNAVAILABLE": failed}),
+        latency=histogram(*seconds),
+        service=histogram(*seconds),
+        **more,
+    )
+
+
+def run_of(*blocks: BlockResult, **more: Any) -> Run:
+    """A run of single samples."""
+    return Run(blocks, batch_size=1, **more)
+
+
+def _durations(seconds: Seconds) -> dict[str, str]:
+    histogram = HdrHistogram(1, 3_600_000_000, 3)
+    for each in seconds:
+        histogram.record_value(round(each * 1e6))
+    return {"histogram": histogram.encode().decode()}
+
+
+def saved_block(seconds: Seconds, *, failed: int = 0, **more: Any) -> dict[str, Any]:
+    """A block of one second whose answered queries took these seconds, with the fields of the format's first files."""
+    return {
+        "duration": 1.0,
+        "throughput": float(len(seconds)),
+        "warm_up_queries": 0,
+        "statuses": {"OK": len(seconds)} | ({"UNAVAILABLE": failed} if failed else {}),
+        "delayed_queries": 0,
+        **{name: _durations(seconds) for name in ("latency", "service_time")},
+        "lateness": _durations([0.0001] * (len(seconds) + failed)),
+        **more,
+    }
+
+
+def steady(seconds: float, count: int = 100, **more: Any) -> list[dict[str, Any]]:
+    """Two blocks whose queries all took the same."""
+    return [saved_block([seconds] * count, **more) for _ in range(2)]
+
+
+def saved_run(target: str, load: int | float, *blocks: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A run under a closed loop, or under an open one where the load is a float."""
+    closed = {"kind": "closed loop", "concurrency": load, "rate": None, "arrivals": None}
+    opened = {"kind": "open loop", "concurrency": None, "rate": load, "arrivals": "poisson"}
+    return {
+        "model": target,
+        "load": opened if isinstance(load, float) else closed,
+        "error_messages": {},
+        "blocks": list(blocks),
+        "planned_blocks": len(blocks),
+        **more,
+    }
+
+
+def save(file: Path, *runs: dict[str, Any], environment: dict[str, str] | None = None, **more: Any) -> Path:
+    """Write a file of results; ``more`` are fields of the whole document."""
+    document = {
+        "schema": "hangtag.loadtest/1",
+        "scenario": {"batch_size": 1, "blocks": 2, "targets": [], "channels": 1},
+        "environment": MACHINE if environment is None else environment,
+        "started": "2026-01-02T03:04:05+00:00",
+        "runs": list(runs),
+        **more,
+    }
+    file.write_text(json.dumps(document))
+    return file
+
+
+REPORTS = ("csv", "html", "junit", "prometheus")
+HOSTILE = "<b>$&"
+# Conditions of --fail-if, and whether the complete load test fails by them.
+GATES = {
+    "fast.p99 > 1us": True,
+    "slow[20].p50 >= 0.005 s": True,
+    "fast[2 in flight].max > 100us": True,
+    "fast[2].throughput < 100000": True,
+    "slow[2].throughput < 0.9 * fast.throughput": True,
+    "slow.samples_per_second > 1": True,
+    "fast.accuracy < 96 %": True,
+    "fast.accuracy < baseline": True,
+    "fast[2].throughput < 1000 * baseline": True,
+    "fast.errors >= 0": True,
+    "fast.error_rate >= 0": True,
+    "fast.p99.9 <= 60 s": True,
+    "fast.p99 > 60s": False,
+    "fast.p50 > 60000 ms": False,
+    "fast.errors > 0": False,
+    "fast.error_rate > 1 %": False,
+    "fast.error_rate >= 100 %": False,
+    "slow.accuracy < 90 %": False,
+    "fast[2].throughput < 0.001 * baseline": False,
+    "slow[2].p99 > 1000 * fast[2].p99": False,
+}
+
+
+def baseline(folder: Path) -> Path:
+    """Saved results: `fast` answered 100 calls a second, under both loads, and 98 % of its answers were right."""
+    accuracy = {"accuracy": 0.98, "correct": 98, "total": 100}
+    target = {"name": "fast", "model": "fast", "accuracy": accuracy}
+    runs = (saved_run("fast", 2, *steady(0.001)), saved_run("fast", 20.0, *steady(0.001)))
+    return save(folder / "baseline.json", *runs, targets=[target])
+
+
+def _all_reports(folder: Path) -> list[object]:
+    return [word for name in REPORTS for word in (f"--{name}", folder / f"report.{name}")]
+
+
+def complete(folder: Path) -> Measured:
+    """`fast` answers after 2 ms and is right on 95 of 100 samples; `slow` answers after 20 ms and is always right."""
+
+    def behaviour(number: int, context: grpc.ServicerContext) -> None:
+        threading.Event().wait(0.02 if fake.requests[number].model_name == "slow" else 0.002)
+
+    def answer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        count = request.inputs[0].shape[0]
+        pixels = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(count, -1)[:, :2].astype(int)
+        classes = pixels[:, 0] % 10 if request.model_name == "slow" else pixels[:, 1] % 10
+        response = pb.ModelInferResponse(model_name=request.model_name, model_version="7")
+        response.outputs.add(name="scores", datatype="FP32", shape=[count, 10])
+        response.raw_output_contents.append(np.eye(10, dtype=np.float32)[classes].tobytes())
+        return response
+
+    labels = np.arange(100) % 10
+    images = np.zeros((100, 28, 28), np.uint8)
+    images[:, 0, 0], images[:, 0, 1] = labels, (labels + (np.arange(100) >= 95)) % 10
+    np.savez(folder / "samples.npz", image=images, labels=labels)
+    with running(FakeServer()) as fake:
+        fake.behaviour, fake.answer = behaviour, answer
+        fake.configs = {
+            name: pb.ModelConfig(max_batch_size=64, parameters={"file_bytes": pb.ModelParameter(string_value=size)})
+            for name, size in (("fast", "1000000"), ("slow", "4000000"))
+        }
+        return measure(
+            folder,
+            *("fast", "slow", "--server", fake.address, "--concurrency", 2, "--rate", 20, "--warm-up", "50ms"),
+            *("--blocks", 2, "--min-duration", "600ms", "--min-query-count", 10, "--samples", folder / "samples.npz"),
+            *("--accuracy", "--baseline", baseline(folder), *_all_reports(folder)),
+            *(word for condition in GATES for word in ("--fail-if", condition)),
+            columns=80,
+        )
+
+
+def spoiled(folder: Path) -> Measured:
+    """Seven targets with long or hostile names: the first is fine, the second fails at times, the third always."""
+    names = ("fine", HOSTILE, "never", *(f"a-model-with-a-rather-long-name-{number}" for number in range(4)))
+    calls = Counter[str]()
+
+    def behaviour(number: int, context: grpc.ServicerContext) -> None:
+        model = fake.requests[number].model_name
+        calls[model] += 1
+        if calls[model] > 1 and (model == "never" or (model == "at-times" and calls[model] % 4 == 2)):
+            context.abort(grpc.StatusCode.UNAVAILABLE, "\x1b[2J went away <soon>\nVALID")
+
+    models = {HOSTILE: "at-times", "never": "never"}
+    with running(FakeServer()) as fake:
+        fake.behaviour = behaviour
+        fake.inputs |= dict.fromkeys(models.values(), fake.inputs["fast"])
+        targets = [f"{name}={fake.address}/{models.get(name, 'fast')}" for name in names]
+        return measure(
+            folder,
+            *(word for target in targets for word in ("--target", target)),
+            *("--concurrency", 2, "--batch-size", 8, "--blocks", 1, "--warm-up", 0),
+            *("--min-duration", "100ms", "--min-query-count", 10, *_all_reports(folder)),
+            *("--fail-if", "never[2].p99 > 1s", "--fail-if", "fine.p99 > 60s"),
+        )

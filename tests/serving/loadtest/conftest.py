@@ -1,4 +1,4 @@
-"""A fake server, and the load tests of reported.py, each made once."""
+"""A fake server, and the load tests of command.py, each made once."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from hypothesis import settings
 
 from tests.kit.fake_server import FakeServer, running
 from tests.kit.once import once
-from tests.serving.loadtest import reported
+from tests.serving.loadtest import command
 from tests.serving.loadtest.command import Measured
 
 # The duration of an example depends on the machine's load, not on the code.
@@ -25,10 +25,10 @@ def server() -> Iterator[FakeServer]:
 @pytest.fixture(scope="session")
 def complete(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Measured]:
     """The folder and the results of a load test with every kind of measurement and of report."""
-    return once(tmp_path_factory, "loadtest-complete", lambda folder: (folder, reported.complete(folder)))
+    return once(tmp_path_factory, "loadtest-complete", lambda folder: (folder, command.complete(folder)))
 
 
 @pytest.fixture(scope="session")
 def spoiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Measured]:
     """The folder and the results of a load test in which much goes wrong."""
-    return once(tmp_path_factory, "loadtest-spoiled", lambda folder: (folder, reported.spoiled(folder)))
+    return once(tmp_path_factory, "loadtest-spoiled", lambda folder: (folder, command.spoiled(folder)))

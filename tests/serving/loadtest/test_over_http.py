@@ -15,11 +15,12 @@ import pytest
 from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
 from tests.kit.certificates import TOKEN, Certificates
+from tests.kit.command import refusal
 from tests.kit.fake_server import FakeServer, running_over_http
 from tests.kit.link import link
+from tests.kit.other_servers import Answer, web_server
 from tests.kit.server import server as serving
-from tests.kit.web_server import Answer, web_server
-from tests.serving.loadtest.command import QUICK, decoded, measure, refusal
+from tests.serving.loadtest.command import QUICK, decoded, measure
 
 pytestmark = pytest.mark.slow
 
@@ -87,8 +88,8 @@ def test_tls_and_a_token_are_sent_with_every_call(models: Path, tmp_path: Path) 
         trusting = (*command, "--tls-ca", certificates.ca())
         (run,) = measure(tmp_path, *trusting, "--token-file", tmp_path / "token").runs
         assert run["total"]["statuses"] == {"OK": run["total"]["queries"]}
-        assert "--token-file" in refusal(*trusting, code=1)
-        assert guarded.http_address in refusal(*command, code=1)  # which trusts the system's authorities alone
+        assert "--token-file" in refusal("loadtest", *trusting)
+        assert guarded.http_address in refusal("loadtest", *command)  # which trusts the system's authorities alone
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_tls_and_a_token_are_sent_with_every_call(models: Path, tmp_path: Path) 
 )
 def test_a_target_that_cannot_be_measured_exits_with_1_and_why(server: Server, arguments: str, facts: str) -> None:
     words = {"HTTP": f"http://{server.http_address}", "http://GRPC": f"http://{server.address}"}
-    said = refusal(*(words.get(word, word) for word in arguments.split()), code=1)
+    said = refusal("loadtest", *(words.get(word, word) for word in arguments.split()))
     assert all(fact in said for fact in facts.split()), said
 
 
@@ -168,7 +169,7 @@ def test_a_connection_that_breaks_fails_its_call_and_the_next_one_gets_another(t
 @pytest.mark.parametrize("body", [DEEP, b'{"error": ' + DEEP, b"9" * 100_000, b"\xff", b""], ids=lambda b: repr(b[:20]))
 def test_a_server_that_describes_itself_in_nonsense_is_refused_in_one_line(status: int, body: bytes) -> None:
     with web_server(lambda _: (status, {}, body)) as address:
-        assert f"http://{address}" in refusal("cnn", "--server", f"http://{address}", *LOOP, code=1)
+        assert f"http://{address}" in refusal("loadtest", "cnn", "--server", f"http://{address}", *LOOP)
 
 
 @pytest.mark.parametrize("file_bytes", ["²", "9" * 5000, "-", "1e3"])
@@ -192,5 +193,5 @@ def test_a_server_that_answers_the_first_call_in_nonsense_is_refused_in_one_line
         return answer if path.endswith("/infer") else FakeServer().over_http(path)
 
     with web_server(respond) as address:
-        said = refusal("cnn", "--server", f"http://{address}", *LOOP, code=1)
+        said = refusal("loadtest", "cnn", "--server", f"http://{address}", *LOOP)
     assert "cnn does not answer what would be sent (INTERNAL" in said

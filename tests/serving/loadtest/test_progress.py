@@ -20,8 +20,8 @@ from hangtag.serving.loadtest.generator.messages import Block, Snapshot
 from hangtag.serving.loadtest.measuring.session import Progress
 from hangtag.serving.loadtest.plan.limits import Limits
 from hangtag.serving.loadtest.plan.load import OpenLoop
+from tests.kit.command import invoke
 from tests.kit.fake_server import FakeServer
-from tests.serving.loadtest.command import loadtest
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,8 @@ def frames(stderr: str) -> list[list[str]]:
 
 def on_a_terminal(height: int, *arguments: object) -> list[list[str]]:
     """Run the command on a terminal of 80 columns."""
-    result = loadtest(*arguments, env={"FORCE_COLOR": "1", "NO_COLOR": "1", "COLUMNS": "80", "LINES": str(height)})
+    variables = {"FORCE_COLOR": "1", "NO_COLOR": "1", "LINES": str(height)}
+    result = invoke("loadtest", *arguments, exit_code=None, variables=variables, columns=80)
     assert result.exit_code in (0, 1), result.output
     return frames(result.stderr)
 

@@ -11,8 +11,9 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
 from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.samples import load
+from tests.kit.command import refusal
 from tests.kit.fake_server import IMAGE, FakeServer, Tensor
-from tests.serving.loadtest.command import QUICK, Measured, measure, refusal
+from tests.serving.loadtest.command import QUICK, Measured, measure
 
 pytestmark = pytest.mark.slow
 
@@ -188,7 +189,7 @@ def test_an_npz_file_that_does_not_fit_is_refused(
     server: FakeServer, tmp_path: Path, arrays: dict[str, tensors.Array], facts: str
 ) -> None:
     np.savez(tmp_path / "s.npz", **arrays)  # type: ignore[arg-type]
-    said = refusal("fast", "--server", server.address, *LOOP, "--samples", tmp_path / "s.npz", code=1)
+    said = refusal("loadtest", "fast", "--server", server.address, *LOOP, "--samples", tmp_path / "s.npz")
     assert all(fact in said for fact in ("s.npz", *facts.split())), said
 
 
@@ -236,7 +237,7 @@ def test_samples_that_cannot_be_read_or_do_not_fit_are_refused_by_name(
     else:
         Image.fromarray(zeros(*reversed(content))).save(file)
     samples = file if file.parent == tmp_path else file.parent
-    said = refusal(model, "--server", server.address, *LOOP, "--samples", samples, code=1)
+    said = refusal("loadtest", model, "--server", server.address, *LOOP, "--samples", samples)
     assert all(fact in said for fact in facts.split()), said
     assert server.requests == []
 
@@ -258,5 +259,5 @@ def test_values_that_cannot_be_generated_are_refused(server: FakeServer, model: 
         "bf16": [Tensor(name="x", datatype="BF16", shape=[-1])],
         "flat": [Tensor(name="x", datatype="FP32", shape=[-1, 3])],
     }
-    said = refusal(model, "--server", server.address, *LOOP, *more.split(), code=1)
+    said = refusal("loadtest", model, "--server", server.address, *LOOP, *more.split())
     assert all(fact in said for fact in facts.split()), said

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.command import invoke, refusal
 from tests.kit.fake_server import FakeServer
-from tests.serving.loadtest.command import QUICK, loadtest, measure, one_line, refusal
+from tests.serving.loadtest.command import QUICK, measure, one_line
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +66,7 @@ pytestmark = pytest.mark.slow
     ],
 )
 def test_a_wrong_command_exits_with_2_and_names_the_option_and_the_value(arguments: str, facts: str) -> None:
-    said = refusal(*arguments.split(), code=2)
+    said = refusal("loadtest", *arguments.split(), exit_code=2)
     assert all(fact in said for fact in facts.split()), said
     assert "_" not in re.sub(r"'[^']*'", "", said)  # options, and no names of Python's
 
@@ -86,13 +87,13 @@ def test_a_server_that_may_be_on_another_machine_is_loaded_only_with_yes_load_re
     address: str, remote: bool
 ) -> None:
     command = ("cnn", "--server", address, "--fail-if", "nonsense")  # which is refused next
-    assert ("--yes-load-remote" in refusal(*command, code=2)) is remote
-    assert "nonsense" in refusal(*command, "--yes-load-remote", code=2)
-    assert "--yes-load-remote" in refusal("--target", "a=192.0.2.1:8001/cnn", code=2)
+    assert ("--yes-load-remote" in refusal("loadtest", *command, exit_code=2)) is remote
+    assert "nonsense" in refusal("loadtest", *command, "--yes-load-remote", exit_code=2)
+    assert "--yes-load-remote" in refusal("loadtest", "--target", "a=192.0.2.1:8001/cnn", exit_code=2)
 
 
 def test_help_shows_defaults_with_their_units_examples_and_exit_codes() -> None:
-    text = one_line(loadtest("--help").stdout)
+    text = one_line(invoke("loadtest", "--help").stdout)
     assert re.search(r"--min-duration [^[]*\[default: 3 s\]", text)
     assert re.search(r"--blocks [^[]*\[default: 5\]", text)
     for word in ("closed loop", "open loop", "Examples:", "Exit code:", "hangtag loadtest lstm cnn --html"):

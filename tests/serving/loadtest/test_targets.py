@@ -13,9 +13,10 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from tests.kit.certificates import TOKEN, Certificates
+from tests.kit.command import refusal
 from tests.kit.fake_server import FakeServer, running, running_over_http
-from tests.kit.web_server import web_server
-from tests.serving.loadtest.command import QUICK, measure, refusal
+from tests.kit.other_servers import web_server
+from tests.serving.loadtest.command import QUICK, measure
 
 pytestmark = pytest.mark.slow
 
@@ -137,14 +138,14 @@ def test_a_target_that_cannot_be_measured_exits_with_1_and_why(
     places: dict[str, Any], certificates: Certificates, model: str, at: str, more: str, facts: str
 ) -> None:
     files = {"OURS": str(certificates.ca()), "STRANGERS": str(certificates.ca("strangers"))}
-    said = refusal(model, "--server", places[at], *(files.get(word, word) for word in more.split()), code=1)
+    said = refusal("loadtest", model, "--server", places[at], *(files.get(word, word) for word in more.split()))
     assert all(fact in said for fact in facts.split()), said
     servers: dict[str, FakeServer] = places["counted"]
     assert len(servers[at].requests if at in servers else []) <= 1
 
 
 def test_a_name_that_no_resolver_knows_is_reported() -> None:
-    said = refusal("cnn", "--server", "nowhere.invalid:1", "--yes-load-remote", code=1)  # RFC 6761: never resolves
+    said = refusal("loadtest", "cnn", "--server", "nowhere.invalid:1", "--yes-load-remote")  # RFC 6761: never resolves
     assert "nowhere.invalid:1" in said
 
 
@@ -163,7 +164,7 @@ def test_tls_and_a_token_are_sent_with_every_call(certificates: Certificates, tm
     with running(guarded, credentials=of_server(certificates)):
         command = ("fast", "--server", guarded.address, *LOOP, *public, "--tls-ca", certificates.ca())
         measured = measure(tmp_path, *command, "--token-file", tmp_path / "token")
-        assert "UNAUTHENTICATED" in refusal(*command, code=1)
+        assert "UNAUTHENTICATED" in refusal("loadtest", *command)
     (run,) = measured.runs
     assert run["total"]["statuses"] == {"OK": run["total"]["queries"]}
     assert way in measured.document["environment"]["generator"]

@@ -11,7 +11,6 @@ from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.batching.request import InferenceResult, OnComplete, QueuedRequest
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import ServerError
 from hangtag.serving.server.runtime.session import Runtime
@@ -87,14 +86,6 @@ def batcher(
 def served(runtime: Runtime, config: ServerConfig | None = None, *, version: int = 3) -> ServedModel:
     """A model that computes with this runtime; not started."""
     return ServedModel(ModelFile("double", version, Path("unused")), runtime, config or ServerConfig())
-
-
-def engine_of(model: ServedModel) -> Engine:
-    """An engine that serves this model alone."""
-    engine = Engine(ServerConfig(models=Path("unused")))
-    engine.serve(model.name, [model])
-    engine.open()
-    return engine
 
 
 def rows(*values: float) -> dict[str, npt.NDArray[np.float32]]:

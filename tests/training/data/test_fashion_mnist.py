@@ -20,7 +20,7 @@ from hangtag.training.data import fashion_mnist
 from hangtag.training.data.fashion_mnist import DIGESTS, load, load_test, load_validation, locate
 from hangtag.training.errors import DataCorruptError, DataNotFoundError, TrainingError
 from tests.kit import garments
-from tests.training.small_runs import hangtag, one_error
+from tests.kit.command import refusal
 
 pytestmark = pytest.mark.slow
 
@@ -103,7 +103,7 @@ def test_the_test_images_are_read_alone_from_files_of_both_kinds(linked: Path, r
 
 def test_a_named_folder_is_searched_alone_in_both_layouts(raw_dir: Path, tmp_path: Path) -> None:
     assert locate(raw_dir) == raw_dir
-    message = one_error(hangtag("train", "lstm", "--data-dir", tmp_path, out=tmp_path / "run"))
+    message = refusal("train", "lstm", "--data-dir", tmp_path, "--out", tmp_path / "run")
     for expected in (str(tmp_path), *DIGESTS, "apt-get install dataset-fashion-mnist", "--data-dir"):
         assert expected in message
     (tmp_path / "FashionMNIST").mkdir()

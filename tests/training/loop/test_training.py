@@ -1,24 +1,22 @@
-"""What the training loop makes of data, and of losses that are no numbers."""
+"""What the training loop makes of data, and of losses that are no numbers; the optimizers, schedules and averages."""
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+from hangtag.training.catalog import build
 from hangtag.training.errors import DivergedError
+from hangtag.training.loop import optimisation
+from hangtag.training.loop.muon import orthogonalise
+from hangtag.training.recipes import Recipe
 from tests.kit import garments
-from tests.training.small_runs import (
-    assert_same_outcome,
-    config,
-    contents,
-    learn,
-    read,
-    same_weights,
-    state,
-    train,
-    weights,
-)
+from tests.kit.command import contents
+from tests.training.small_runs import assert_same_outcome, config, learn, read, same_weights, state, train, weights
 
 pytestmark = pytest.mark.slow
 
@@ -74,3 +72,137 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_saves_no_weights(tmp_path: P
     with pytest.raises(DivergedError, match=message):
         learn(config("cnn", limit=limit, learning_rate=1e30), garments.few(), tmp_path)
     assert contents(tmp_path).keys() == {"config.json"}
+
+
+PLAIN = Recipe(name="plain", batch_size=4, epochs=5, learning_rate=0.1)
+
+
+def test_matrices_decay_and_vectors_do_not() -> None:
+    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    matrices, vectors = optimisation.optimizer(network, replace(PLAIN, weight_decay=0.5)).param_groups
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.5, 0.0)
+    assert [tuple(p.shape) for p in matrices["params"]] == [(3, 2)]
+    assert [tuple(p.shape) for p in vectors["params"]] == [(3,), (3,), (3,)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
+)
+def test_the_recipe_names_the_optimizer(name: str, kind: type) -> None:
+    optimizer = optimisation.optimizer(nn.Linear(2, 3), replace(PLAIN, optimizer=name))  # type: ignore[arg-type]
+    assert type(optimizer) is kind
+    if name == "sgd":
+        assert (optimizer.param_groups[0]["momentum"], optimizer.param_groups[0]["nesterov"]) == (0.9, True)
+
+
+def test_one_cycle_rises_to_the_rate_and_falls_nearly_to_zero() -> None:
+    recipe = replace(PLAIN, schedule="one_cycle")
+    optimizer = optimisation.optimizer(nn.Linear(2, 3), recipe)
+    scheduler = optimisation.scheduler(optimizer, recipe, steps_per_epoch=20)
+    assert scheduler is not None
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    highest = rates.index(max(rates))
+    assert max(rates) == pytest.approx(0.1, rel=1e-3)
+    assert highest in (14, 15)  # after 15 % of the steps
+    assert rates[0] == pytest.approx(0.1 / 25)
+    assert rates[: highest + 1] == sorted(rates[: highest + 1])
+    assert rates[highest:] == sorted(rates[highest:], reverse=True)
+    assert rates[-1] == pytest.approx(1e-4, rel=0.5)
+
+
+def test_without_a_schedule_and_an_average_there_are_none() -> None:
+    network = nn.Linear(2, 3)
+    assert optimisation.scheduler(optimisation.optimizer(network, PLAIN), PLAIN, 20) is None
+    assert optimisation.average(network, PLAIN) is None
+
+
+def test_the_average_follows_weights_and_statistics_exponentially() -> None:
+    network = nn.BatchNorm1d(1)
+    average = optimisation.average(network, replace(PLAIN, ema_decay=0.9))
+    assert average is not None
+    average.update_parameters(network)  # the first is taken as it is
+    with torch.no_grad():
+        network.weight.fill_(2.0)
+        network.running_mean.fill_(10.0)  # type: ignore[union-attr]
+    average.update_parameters(network)
+    averaged = average.module.state_dict()
+    assert averaged["weight"].item() == pytest.approx(0.9 * 1 + 0.1 * 2)
+    assert averaged["running_mean"].item() == pytest.approx(0.1 * 10)
+
+
+# Muon.
+
+MUON = Recipe(name="muon", batch_size=4, epochs=5, learning_rate=0.02, optimizer="muon", weight_decay=0.1)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (4, 24, 7), (2, 5, 40)])
+def test_singular_values_become_nearly_equal(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    stretched = torch.randn(shape) * torch.logspace(0, -1, shape[2])
+    values = torch.linalg.svdvals(orthogonalise(stretched))
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+
+
+def test_the_result_is_near_the_nearest_orthogonal_matrix() -> None:
+    torch.manual_seed(0)
+    stack = torch.randn(3, 8, 8)
+    left, _, right = torch.linalg.svd(stack)
+    nearest = left @ right
+    assert nn.functional.cosine_similarity(orthogonalise(stack).flatten(1), nearest.flatten(1)).min() > 0.95
+
+
+def test_zeros_stay_zeros() -> None:
+    assert orthogonalise(torch.zeros(1, 3, 4)).equal(torch.zeros(1, 3, 4))
+
+
+LSTM2 = [f"lstm{n}.weight_{side}_l0" for n in (1, 2) for side in ("ih", "hh")]
+CNN = [f"features.{n}.weight" for n in (0, 3, 5, 8, 10)] + ["classifier.0.weight", "classifier.3.weight"]
+
+
+@pytest.mark.parametrize(
+    ("model", "stacked", "single", "classifier"),
+    [("lstm2", LSTM2, [], "classifier.weight"), ("cnn", [], CNN, "classifier.6.weight")],
+)
+def test_muon_updates_the_matrices_that_map_to_hidden_units(
+    model: str, stacked: list[str], single: list[str], classifier: str
+) -> None:
+    network = build(model)
+    names = {id(weights): name for name, weights in network.named_parameters()}
+    parts = optimisation.muon_groups(network, MUON)
+    assert [part["matrices"] for part in parts] == [4, 1, 0, 0]
+    assert [part["weight_decay"] for part in parts] == [0.1, 0.1, 0.1, 0.0]
+    assert [part["lr"] for part in parts] == [0.02, 0.02, 0.005, 0.005]
+    grouped = [[names[id(weights)] for weights in part["params"]] for part in parts]
+    assert grouped == [stacked, single, [classifier], [name for name in names.values() if "bias" in name]]
+
+
+def test_a_gate_whose_gradient_is_small_changes_as_much_as_the_others() -> None:
+    torch.manual_seed(0)
+    network = nn.LSTM(8, 8)
+    weights = network.get_parameter("weight_hh_l0")
+    before = weights.detach().clone()
+    optimizer = optimisation.optimizer(network, replace(MUON, weight_decay=0.0))
+    weights.grad = torch.randn(32, 8) * torch.tensor([1.0, 1e-4, 1.0, 1.0]).repeat_interleave(8)[:, None]
+    optimizer.step()
+    sizes = [gate.pow(2).mean().sqrt().item() for gate in torch.split(weights.detach() - before, 8)]
+    assert sizes == pytest.approx([0.2 * MUON.learning_rate] * 4, rel=0.25)  # an entry changes as with Adam
+
+
+def test_adamw_updates_the_rest_at_its_own_rate() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    twin = copy.deepcopy(network[2])
+    muon = optimisation.optimizer(network, MUON)
+    adamw = optimisation.optimizer(twin, replace(MUON, optimizer="adamw", learning_rate=0.005))
+    for _ in range(3):
+        for one, other in zip(network[2].parameters(), twin.parameters(), strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        muon.step()  # the first layer has no gradients, and stays
+        adamw.step()
+    assert all(one.equal(other) for one, other in zip(network[2].parameters(), twin.parameters(), strict=True))

@@ -11,9 +11,10 @@ import grpc
 import pytest
 
 from tests.kit import forkserver
-from tests.kit.command import TIMEOUT, environment
+from tests.kit.command import environment, refusal
 from tests.kit.fake_server import FakeServer
-from tests.serving.loadtest.command import QUICK, measure, refusal
+from tests.kit.waiting import TIMEOUT
+from tests.serving.loadtest.command import QUICK, measure
 
 pytestmark = pytest.mark.slow
 
@@ -134,7 +135,7 @@ def test_a_generator_process_that_dies_is_reported(server: FakeServer) -> None:
 
     server.behaviour = behaviour
     load = ("--concurrency", 2, "--processes", 2, "--min-duration", 60)
-    said = refusal("fast", "--server", server.address, *load, code=1)
+    said = refusal("loadtest", "fast", "--server", server.address, *load)
     assert "ended unexpectedly (exit code -9)" in said
     assert not [each for each in multiprocessing.active_children() if each.name.startswith("generator-")]
 

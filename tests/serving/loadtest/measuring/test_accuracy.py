@@ -12,8 +12,9 @@ import pytest
 from scipy.stats import binomtest
 
 from hangtag.protos import inference_pb2 as pb
+from tests.kit.command import refusal
 from tests.kit.fake_server import FakeServer, Tensor
-from tests.serving.loadtest.command import QUICK, measure, refusal
+from tests.serving.loadtest.command import QUICK, measure
 
 pytestmark = pytest.mark.slow
 
@@ -127,7 +128,7 @@ def test_accuracy_that_cannot_be_measured_exits_with_1_and_why(
         internal = grpc.StatusCode.INTERNAL
         server.behaviour = lambda number, context: context.abort(internal, "broken") if number == 3 else None
     samples = () if case == "no labels" else labelled(tmp_path, 10, 10)
-    said = refusal("fast", "--server", server.address, *LOOP, "--accuracy", *samples, code=1)
+    said = refusal("loadtest", "fast", "--server", server.address, *LOOP, "--accuracy", *samples)
     assert all(fact in said for fact in facts.split()), said
 
 
@@ -175,5 +176,5 @@ def test_whether_answers_are_cached_is_unknown_without_answers_or_enough_differe
     assert "fast: whether its answers are computed is not known" in measured.document["problems"][0]
     server.behaviour = lambda number, context: None
     server.inputs["slow"] = [Tensor(name="flag", datatype="BOOL", shape=[-1, 1])]
-    said = refusal("slow", "--server", server.address, *LOOP, "--check-caching", code=1)
+    said = refusal("loadtest", "slow", "--server", server.address, *LOOP, "--check-caching")
     assert all(fact in said for fact in ("slow", "only 1 different", "96")), said

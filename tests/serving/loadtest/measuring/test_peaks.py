@@ -16,8 +16,7 @@ from hangtag.serving.loadtest.measuring.peaks import Peak
 from hangtag.serving.loadtest.plan.load import OpenLoop
 from hangtag.serving.loadtest.plan.peak_search import LOWEST_RATE, PRECISION, PeakSearch
 from tests.kit.fake_server import FakeServer
-from tests.serving.loadtest.command import QUICK, measure
-from tests.serving.loadtest.runs import block, run_of
+from tests.serving.loadtest.command import QUICK, block, measure, run_of
 
 pytestmark = pytest.mark.slow
 

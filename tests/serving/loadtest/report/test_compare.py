@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.serving.loadtest.command import loadtest, one_line, refusal
-from tests.serving.loadtest.runs import MACHINE, save, saved_block, saved_run, steady
+from tests.kit.command import invoke, refusal
+from tests.serving.loadtest.command import MACHINE, one_line, save, saved_block, saved_run, steady
 
 pytestmark = pytest.mark.slow
 
@@ -82,8 +82,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 def test_each_target_and_load_in_both_files_is_compared(files: tuple[Path, Path], tmp_path: Path) -> None:
     before, after = files
     page, comparison = tmp_path / "page.html", tmp_path / "comparison.json"
-    result = loadtest("compare", before, after, "--html", page, "--json", comparison)
-    assert result.exit_code == 0, result.output
+    result = invoke("loadtest", "compare", before, after, "--html", page, "--json", comparison)
     document = json.loads(comparison.read_text())
     assert document["schema"] == "hangtag.loadtest.comparison/1"
     assert (document["before"]["file"], document["after"]["file"]) == (str(before), str(after))
@@ -110,7 +109,7 @@ def test_each_target_and_load_in_both_files_is_compared(files: tuple[Path, Path]
 
 
 def test_the_table_has_the_figures_of_both_and_their_ratio(files: tuple[Path, Path]) -> None:
-    lines = loadtest("compare", *files, env={"COLUMNS": "80"}).stdout.splitlines()
+    lines = invoke("loadtest", "compare", *files, columns=80).stdout.splitlines()
     tables = {}
     for number, line in enumerate(lines):
         if "closed loop, 8 in flight" in line:
@@ -134,8 +133,7 @@ def test_what_was_measured_otherwise_and_where_is_listed(tmp_path: Path) -> None
         before = save(tmp_path / "before.json", saved_run("cnn", 8, *ONE), targets=[target("1")])
         after = save(tmp_path / "after.json", saved_run("cnn", 8, *ONE), environment=environment, **more)
         page, comparison = tmp_path / "page.html", tmp_path / "comparison.json"
-        result = loadtest("compare", before, after, "--html", page, "--json", comparison)
-        assert result.exit_code == 0, result.output
+        result = invoke("loadtest", "compare", before, after, "--html", page, "--json", comparison)
         return one_line(result.stdout), json.loads(comparison.read_text()), html.unescape(page.read_text())
 
     text, document, page = listed(MACHINE, targets=[target("1")])
@@ -168,8 +166,7 @@ def test_files_of_the_first_version_are_read_as_valid(tmp_path: Path) -> None:
     """They lack the fields that were added later. The helper's files lack all but one of them."""
     old = saved_run("cnn", 8, *ONE)
     del old["planned_blocks"]
-    result = loadtest("compare", save(tmp_path / "a.json", old), save(tmp_path / "b.json", old))
-    assert result.exit_code == 0, result.output
+    result = invoke("loadtest", "compare", save(tmp_path / "a.json", old), save(tmp_path / "b.json", old))
     assert "cnn's p99 at 8 in flight shows no difference" in one_line(result.stdout)
 
 
@@ -187,6 +184,6 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
 def test_a_file_that_cannot_be_compared_is_refused(tmp_path: Path, case: str) -> None:
     make, fact = SPOILED[case]
     make(tmp_path / "b.json")
-    said = refusal("compare", save(tmp_path / "a.json", saved_run("cnn", 8, *ONE)), tmp_path / "b.json", code=1)
+    said = refusal("loadtest", "compare", save(tmp_path / "a.json", saved_run("cnn", 8, *ONE)), tmp_path / "b.json")
     assert "b.json" in said
     assert fact in said

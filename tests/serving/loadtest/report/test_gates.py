@@ -6,10 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.command import invoke, refusal
 from tests.kit.fake_server import FakeServer
-from tests.serving.loadtest.command import QUICK, Measured, loadtest, measure, one_line, refusal
-from tests.serving.loadtest.reported import GATES
-from tests.serving.loadtest.runs import save, saved_block, saved_run, steady
+from tests.serving.loadtest.command import (
+    GATES,
+    QUICK,
+    Measured,
+    measure,
+    one_line,
+    save,
+    saved_block,
+    saved_run,
+    steady,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +59,7 @@ SEARCH = ("--find-peak", "--target-latency", "10ms")
     ],
 )
 def test_a_condition_that_means_nothing_is_refused_before_the_run(condition: str, facts: str) -> None:
-    said = refusal("fast", "slow", *LOADS, "--fail-if", condition, code=2)
+    said = refusal("loadtest", "fast", "slow", *LOADS, "--fail-if", condition, exit_code=2)
     assert all(fact in said for fact in facts.split()), said
 
 
@@ -69,7 +78,7 @@ def test_a_comparison_that_nothing_can_make_is_refused_before_the_run(
     tmp_path: Path, condition: str, options: tuple[object, ...], facts: str
 ) -> None:
     saved = save(tmp_path / "baseline.json", saved_run("fast", 8, saved_block([0.001], failed=1)))
-    said = refusal("fast", "slow", *options, "--baseline", saved, "--fail-if", condition, code=2)
+    said = refusal("loadtest", "fast", "slow", *options, "--baseline", saved, "--fail-if", condition, exit_code=2)
     assert all(fact in said for fact in facts.split()), said
 
 
@@ -180,7 +189,7 @@ def test_a_baseline_of_another_machine_is_warned_of(server: FakeServer, tmp_path
     saved = tmp_path / "saved.json"
     gate = ("--baseline", saved, "--fail-if", "fast.throughput < 0.0001 * baseline")
     saved.write_text(json.dumps(measured.document))
-    same = loadtest(*command, *gate)
-    assert (same.exit_code, "WARNING" in same.stderr) == (0, False)
+    same = invoke("loadtest", *command, *gate)
+    assert "WARNING" not in same.stderr
     saved.write_text(json.dumps(measured.document | {"environment": measured.document["environment"] | {"CPU": "X"}}))
-    assert "WARNING different machines. CPU: X and " in one_line(loadtest(*command, *gate).stderr)
+    assert "WARNING different machines. CPU: X and " in one_line(invoke("loadtest", *command, *gate).stderr)

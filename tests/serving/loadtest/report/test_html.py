@@ -10,9 +10,8 @@ import pytest
 
 from hangtag.serving.loadtest.report.pictures.overview import ModelPoint, pareto_front
 from tests.kit.browser import chromium, require_good_looks
-from tests.serving.loadtest.command import Measured, loadtest
-from tests.serving.loadtest.reported import GATES, HOSTILE
-from tests.serving.loadtest.runs import MACHINE, save, saved_run, steady
+from tests.kit.command import invoke
+from tests.serving.loadtest.command import GATES, HOSTILE, MACHINE, Measured, save, saved_run, steady
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +59,7 @@ def pages(complete: Written, spoiled: Written, tmp_path_factory: pytest.TempPath
     before = save(folder / "before.json", *(saved_run("a-model", load, *steady(0.001)) for load in loads))
     other = MACHINE | {"CPU": "a processor with quite a long name, 64 cores", "hangtag": "1.0"}
     after = save(folder / "after.json", *slower, environment=other)
-    assert loadtest("compare", before, after, "--html", folder / "compared.html").exit_code == 0
+    invoke("loadtest", "compare", before, after, "--html", folder / "compared.html")
     files = {
         "complete": complete[0] / "report.html",
         "spoiled": spoiled[0] / "report.html",

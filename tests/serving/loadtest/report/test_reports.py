@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.kit.command import invoke, refusal
 from tests.kit.fake_server import FakeServer
-from tests.serving.loadtest.command import QUICK, SCHEMA, Measured, decoded, loadtest, measure, refusal
-from tests.serving.loadtest.reported import GATES, HOSTILE
+from tests.serving.loadtest.command import GATES, HOSTILE, QUICK, SCHEMA, Measured, decoded, measure
 
 pytestmark = pytest.mark.slow
 
@@ -246,15 +246,27 @@ def test_a_servers_message_does_nothing_to_the_terminal(spoiled: Written) -> Non
 def test_a_file_that_cannot_be_written_is_reported_before_the_run(server: FakeServer, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     file = tmp_path / "file" / "results.json"
-    assert f"cannot write {file}" in refusal("fast", "--server", server.address, "--html", file, code=1)
+    assert f"cannot write {file}" in refusal("loadtest", "fast", "--server", server.address, "--html", file)
     assert server.requests == []
 
 
 def test_a_file_that_fails_after_the_run_does_not_cost_the_others(server: FakeServer, tmp_path: Path) -> None:
     lost, kept = tmp_path / "lost", tmp_path / "new" / "kept.xml"
     server.behaviour = lambda number, context: lost.mkdir() if number == 1 else None  # a folder where a file should be
-    result = loadtest("fast", "--server", server.address, "--concurrency", 1, *QUICK, "--csv", lost, "--junit", kept)
-    assert result.exit_code == 1
+    result = invoke(
+        "loadtest",
+        "fast",
+        "--server",
+        server.address,
+        "--concurrency",
+        1,
+        *QUICK,
+        "--csv",
+        lost,
+        "--junit",
+        kept,
+        exit_code=1,
+    )
     assert f"cannot write {lost}" in result.stderr
     assert kept.read_text()
 

@@ -4,7 +4,6 @@
 """
 
 import ctypes
-import io
 import json
 import re
 import sys
@@ -14,6 +13,7 @@ from PIL import Image
 
 from hangtag.serving.server.classification.image_preprocessing import preprocess
 from hangtag.serving.server.errors import InvalidRequestError
+from tests.kit.picture_files import encoded
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -22,9 +22,7 @@ _CLEAR = Path("/proc/self/clear_refs")
 def main() -> None:
     """Write a line of JSON for each file: the bytes that it gained, and the error where it was refused."""
     for format_ in ("PNG", "JPEG", "WEBP"):  # loads what is loaded once
-        file = io.BytesIO()
-        Image.new("RGB", (100, 100)).save(file, format_)
-        preprocess(file.getvalue(), 28, 28)
+        preprocess(encoded(Image.new("RGB", (100, 100)), format_), 28, 28)
     for path in sys.stdin:
         data = Path(path.strip()).read_bytes()
         ctypes.CDLL(None).malloc_trim(0)  # so that memory that the last file left does not hide what this one takes

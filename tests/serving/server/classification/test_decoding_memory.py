@@ -1,6 +1,5 @@
 """What decoding a picture gains in resident memory, whatever its size, mode and format: measured in a child process."""
 
-import io
 import json
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from hangtag.serving.server.errors import InvalidRequestError
 from tests.kit.command import environment
 from tests.kit.picture_files import (
     chunk,
+    encoded,
     png,
     png_header,
     tiny_file_of_50_million_rows,
@@ -46,13 +46,7 @@ Write = Callable[[int, int], bytes]
 
 def saved(mode: str, format_: str, **options: Any) -> Write:
     """Writes a plain picture, which takes as much memory as any other of its size."""
-
-    def write(width: int, height: int) -> bytes:
-        file = io.BytesIO()
-        Image.new(mode, (width, height)).save(file, format_, **options)
-        return file.getvalue()
-
-    return write
+    return lambda width, height: encoded(Image.new(mode, (width, height)), format_, **options)
 
 
 def png_of(bits: int, colours: int, *, interlaced: bool = False, more: bytes = b"") -> Write:
@@ -63,16 +57,12 @@ def transparent_webp(width: int, height: int) -> bytes:
     """A lossy WebP file, whose transparency is lossless."""
     image = Image.new("RGBA", (width, height), (200, 100, 50, 255))
     image.paste((0, 0, 0, 0), (0, 0, width // 2, height // 2))
-    file = io.BytesIO()
-    image.save(file, "WEBP", method=0)
-    return file.getvalue()
+    return encoded(image, "WEBP", method=0)
 
 
 def animated_webp(width: int, height: int) -> bytes:
-    file = io.BytesIO()
-    frames = [Image.new("RGB", (width, height), colour) for colour in ("red", "blue")]
-    frames[0].save(file, "WEBP", method=0, save_all=True, append_images=frames[1:])
-    return file.getvalue()
+    first, second = (Image.new("RGB", (width, height), colour) for colour in ("red", "blue"))
+    return encoded(first, "WEBP", method=0, save_all=True, append_images=[second])
 
 
 KINDS: dict[str, tuple[int, Write]] = {

@@ -14,6 +14,7 @@ from hangtag.serving.server.errors import InvalidRequestError, QueueFullError
 from tests.kit.picture_files import (
     chunk,
     compressed_zeros,
+    encoded,
     png,
     png_header,
     row_lengths,
@@ -26,12 +27,6 @@ ENDS_EARLY = "its data ends before its last row"
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 ANY_PNG = [(bits, colours) for colours, depths in DEPTHS.items() for bits in depths]
 XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="{}"/></x:xmpmeta>'
-
-
-def encoded(image: Image.Image, format_: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format_, **options)
-    return file.getvalue()
 
 
 def decoded(data: bytes) -> Pixels:

@@ -1,5 +1,4 @@
 import gzip
-import io
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,12 @@ from PIL import Image, ImageDraw
 
 from hangtag.serving.server.classification import image_preprocessing as images
 from hangtag.serving.server.errors import InvalidRequestError
-from tests.kit.picture_files import chunk, png_header
+from tests.kit.picture_files import chunk, encoded, png_header
 
 Pixels = npt.NDArray[np.uint8]
 GARMENTS = sorted((Path(__file__).parents[4] / "examples/garments").glob("*.png"))
 DATASET = Path("/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz")
 EXIF_ORIENTATION = 0x0112
-
-
-def encoded(image: Image.Image, format_: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format_, **options)
-    return file.getvalue()
 
 
 def decoded(image: Image.Image, format_: str = "PNG", **options: Any) -> Pixels:

@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from hangtag.serving.server.config.click_options import server_options
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.config.setting import declared_settings
 from hangtag.serving.server.engine.model_settings import NAMES, largest_settings, settings_of
 from hangtag.serving.server.errors import StartError
+from tests.kit.command import invoke
 
 FILE = Path("file")
 SETTINGS_FILE = "serving.toml"
@@ -26,7 +27,7 @@ def parsed(*arguments: str, env: dict[str, str] | None = None) -> tuple[Result, 
     def command(**options: Any) -> None:
         configs.append(ServerConfig(**options))
 
-    result = CliRunner().invoke(command, arguments, env=env)
+    result = invoke(*arguments, command=command, exit_code=None, variables=env)
     return result, configs[0] if configs else None
 
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.kit.repository import Repository
-from tests.serving.server.engine.running import Running, Start
+from tests.serving.server.engine.running import Repository, Running, Start
 
 
 @pytest.fixture

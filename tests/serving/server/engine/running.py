@@ -1,5 +1,8 @@
-"""A server of a test's repository, and short ways to ask it what serves."""
+"""A model repository that a test changes; a server of it, whose batches a test may compute, and what serves there."""
 
+import shutil
+import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -8,6 +11,8 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import onnx
 
 from hangtag import Client, Outputs
 from hangtag.serving.server.config.limits import Limits
@@ -15,8 +20,118 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.server.telemetry.server_state import VersionState
-from tests.kit.waiting import until
-from tests.serving.server.engine.scripted import Held, Scripts
+from tests.kit import onnx_models
+from tests.kit.waiting import TIMEOUT, until
+
+Array = npt.NDArray[np.float32]
+Script = Callable[[Array], Array]
+"""x [batch, 2] -> y [batch, 2]."""
+
+
+class Scripts:
+    """A model computes what its file says, until ``play`` says something else.
+
+    The loading of a version computes too, to see whether requests may be joined; so play once the server is ready.
+    """
+
+    def __init__(self, on_load: Callable[[Runtime], object]) -> None:
+        """on_load: called with each runtime as soon as it has loaded its file, ``runtime.path``."""
+        self.scripts: dict[str, Script] = {}
+        self._on_load = on_load
+        self.batches: defaultdict[str, list[list[float]]] = defaultdict(list)
+        """By model the first column of each batch that a script computed."""
+        self.alone: defaultdict[str, list[bool]] = defaultdict(list)
+        """Whether each of them might use every thread."""
+
+    def play(self, **scripts: Script) -> None:
+        """Compute by these from now on, by the model's name."""
+        self.scripts = scripts
+
+    def __call__(self, path: Path, **options: Any) -> Runtime:
+        """Load a file, with the arguments of Runtime."""
+        runtime = _Scripted(self, path, **options)
+        self._on_load(runtime)
+        return runtime
+
+
+class _Scripted(Runtime):
+    def __init__(self, scripts: Scripts, path: Path, **options: Any) -> None:
+        super().__init__(path, **options)
+        self._scripts = scripts
+
+    def run(self, inputs: Any, *, alone: bool = False) -> Any:
+        name = self.path.parents[1].name
+        if name not in self._scripts.scripts:
+            return super().run(inputs, alone=alone)
+        x = inputs["x"]
+        self._scripts.batches[name].append([round(float(value), 4) for value in x[:, 0]])
+        self._scripts.alone[name].append(alone)
+        return {"y": self._scripts.scripts[name](x)}
+
+
+class Held:
+    """A script that waits at each batch with a certain value until it is released, and answers with its input."""
+
+    def __init__(self, value: float = 9) -> None:
+        self.value = value
+        self._released = threading.Event()
+        self._reached = threading.Semaphore(0)
+
+    def __call__(self, x: Array) -> Array:
+        if self.value in x:
+            self._reached.release()
+            assert self._released.wait(TIMEOUT)
+        return x
+
+    def wait(self) -> None:
+        """Wait until one more batch with the value has come."""
+        assert self._reached.acquire(timeout=TIMEOUT)
+
+    def release(self) -> None:
+        self._released.set()
+
+
+def echo(x: Array) -> Array:
+    """Answers with its input."""
+    return x
+
+
+class Repository:
+    """A folder of models whose answers say which version computed them, and of routes."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+
+    def publish(self, name: str, version: int = 1, model: onnx.ModelProto | None = None) -> Path:
+        """Add a version; by default x FP32 [batch, 2] -> y FP32 [batch, 2], x plus the version's number."""
+        return onnx_models.publish(self.folder, name, model or onnx_models.shifted(version), version)
+
+    def spoil(self, name: str, version: int) -> Path:
+        """Put a file into a version that is no model, in place of the one that it may have."""
+        return _write(self.folder / name / str(version) / "model.onnx", "no model")
+
+    def settings(self, name: str, text: str) -> Path:
+        """Write a model's own settings."""
+        return _write(self.folder / name / "serving.toml", text)
+
+    def promote(self, name: str, version: int) -> Path:
+        """Let a version serve, as ``hangtag models promote`` does."""
+        return _write(self.folder / name / "promoted.toml", f"version = {version}\n")
+
+    def route(self, name: str, text: str) -> Path:
+        """Write a route's file."""
+        return _write(self.folder / name / "route.toml", text)
+
+    def remove(self, name: str, version: int | None = None) -> None:
+        """Remove a version; None: the whole folder, of a model or a route."""
+        shutil.rmtree(self.folder / name if version is None else self.folder / name / str(version))
+
+
+def _write(file: Path, text: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
 
 
 class Running:

@@ -16,8 +16,7 @@ import structlog.testing
 from hangtag import ClientError
 from hangtag.serving.server.errors import ModelLoadError, StartError
 from tests.kit import onnx_models
-from tests.kit.repository import Repository
-from tests.serving.server.engine.running import Start
+from tests.serving.server.engine.running import Repository, Start
 
 SECRET = 'password = "hunter2"'
 OTHERS = {"one": [1], "two": [1]}

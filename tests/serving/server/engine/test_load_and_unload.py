@@ -13,11 +13,9 @@ import structlog.testing
 from hangtag import ClientError
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.host import memory
-from tests.kit import dependent_rows
-from tests.kit.repository import Repository
-from tests.kit.waiting import until
-from tests.serving.server.engine.running import Running, Start, samples
-from tests.serving.server.engine.scripted import TIMEOUT, Array
+from tests.kit import unbatchable_models
+from tests.kit.waiting import TIMEOUT, until
+from tests.serving.server.engine.running import Array, Repository, Running, Start, samples
 
 
 def refused(call: Callable[[str], object], name: str, code: grpc.StatusCode) -> str:
@@ -193,7 +191,7 @@ def test_an_error_inside_the_server_holds_up_one_model_and_is_logged_once(start:
 def test_the_log_says_once_why_requests_are_not_joined_unless_the_operator_has_decided(
     repository: Repository, start: Start
 ) -> None:
-    repository.publish("softmax", model=dependent_rows.softmax())
+    repository.publish("softmax", model=unbatchable_models.softmax())
     for options, limit in (({}, 0), ({"model_max_batch_size": (("softmax", 8),)}, 8)):
         with structlog.testing.capture_logs() as log:
             start(**options)

@@ -1,5 +1,9 @@
 """Polling: the server follows its repository, and goes on where that is damaged."""
 
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import grpc
 import pytest
 import structlog.testing
@@ -7,13 +11,30 @@ import structlog.testing
 from hangtag import ClientError
 from hangtag.serving.server.errors import ControlError, RepositoryError
 from tests.kit import onnx_models
-from tests.kit.privileges import without_privileges
-from tests.kit.repository import Repository
-from tests.serving.server.engine.running import Start
+from tests.serving.server.engine.running import Repository, Start
 
 SPLIT = "split = {one = 50, two = 50}"
 BOTH = [("one", 1, "READY"), ("two", 1, "READY")]
 NOT_LOADED = "model not loaded"
+_VERSION_3 = 0x20080522
+_OVER_FILES = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+
+
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Inside the block a folder's mode holds for root, in this thread and in each that is started, as for anybody."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
+    capabilities = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then the higher bits of each
+    assert libc.capget(header, capabilities) == 0
+    effective = capabilities[0]
+    try:
+        capabilities[0] = effective & ~_OVER_FILES
+        assert libc.capset(header, capabilities) == 0
+        yield
+    finally:
+        capabilities[0] = effective
+        assert libc.capset(header, capabilities) == 0
 
 
 def test_new_versions_serve_removed_ones_end_and_others_are_not_loaded_again(

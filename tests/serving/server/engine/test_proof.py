@@ -11,8 +11,7 @@ import pytest
 from hangtag import ClientError
 from hangtag.serving.server.errors import ModelLoadError
 from tests.kit import shipped
-from tests.kit.repository import Repository
-from tests.serving.server.engine.running import Running, Start
+from tests.serving.server.engine.running import Repository, Running, Start
 
 PROVEN = shipped.MODELS / "lstm/1/model.onnx"
 NO_PROOF, CHANGED = "has not passed the gate", "is not what passed the gate"

@@ -16,9 +16,8 @@ import pytest
 from hangtag import Client, ClientError
 from tests.kit import onnx_models
 from tests.kit.command import serving
-from tests.kit.repository import Repository
 from tests.kit.waiting import until
-from tests.serving.server.engine.running import Running, Start
+from tests.serving.server.engine.running import Repository, Running, Start
 
 pytestmark = pytest.mark.slow
 

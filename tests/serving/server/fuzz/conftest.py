@@ -15,7 +15,8 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from tests.kit import live, onnx_models, shipped
-from tests.kit.command import TIMEOUT, Serving, serving
+from tests.kit.command import Serving, serving
+from tests.kit.waiting import TIMEOUT
 from tests.serving.server.fuzz import requests
 
 MORE_MEMORY = 300 << 20
@@ -47,7 +48,7 @@ class Target:
         self._server = server
         self.transport = transport
         self.address = server.wait_until_ready()
-        (self.http_address,) = re.findall(r" http=(\S+)", server.wait_for("ready"))
+        self.http_address = server.http_address
         self._channel = grpc.insecure_channel(self.address)
         self._memory, self._lines = self.memory(), len(self.log())
 

@@ -1,6 +1,5 @@
 """Requests that are wrong in some way, or nearly right, for hypothesis to make and to shrink."""
 
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from PIL import Image
 from hangtag.protos import classifier_pb2, tensors
 from hangtag.protos import inference_pb2 as pb
 from tests.kit.live import request
+from tests.kit.picture_files import encoded
 
 Request = pb.ModelInferRequest
 Mutation = Callable[[Request], None]
@@ -191,14 +191,8 @@ def nearly_good(draw: st.DrawFn) -> Request:
     return sent
 
 
-def _encoded(format_: str, size: tuple[int, int], mode: str) -> bytes:
-    file = io.BytesIO()
-    Image.new(mode, size).save(file, format_)
-    return file.getvalue()
-
-
 _SEEDS = [
-    _encoded(format_, size, mode)
+    encoded(Image.new(mode, size), format_)
     for format_ in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
     for size in ((28, 28), (1, 90), (300, 40))
     for mode in ("L", "RGB")

@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hangtag.protos import inference_pb2 as pb
-from tests.kit.command import TIMEOUT
+from tests.kit.raw import connect
 from tests.kit.rest import HEAD_LENGTH, as_http
+from tests.kit.waiting import TIMEOUT
 from tests.serving.server.fuzz import requests
 from tests.serving.server.fuzz.conftest import Target, serving_target
 
@@ -173,9 +174,7 @@ def mangled(draw: st.DrawFn) -> bytes:
 @fuzzed
 @given(data=mangled())
 def test_requests_with_bytes_changed(target: Target, data: bytes) -> None:
-    host, _, port = target.http_address.rpartition(":")
-    with socket.create_connection((host, int(port)), TIMEOUT) as connection:
-        connection.sendall(data)
+    with connect(target.http_address, data) as connection:
         connection.shutdown(socket.SHUT_WR)
         answer = connection.makefile("rb").readline()
     if answer:  # none, where the request was not whole

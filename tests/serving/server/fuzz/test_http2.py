@@ -16,7 +16,6 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.kit.command import TIMEOUT
 from tests.kit.http2 import (
     CALL,
     CONTINUATION,
@@ -33,10 +32,11 @@ from tests.kit.http2 import (
     SETTINGS,
     WINDOW_UPDATE,
     call,
-    connect,
     frame,
     header,
 )
+from tests.kit.raw import connect
+from tests.kit.waiting import TIMEOUT
 from tests.serving.server.fuzz.conftest import Target
 
 pytestmark = pytest.mark.slow

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
-import onnx
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from tests.kit import live, onnx_models
-from tests.kit.command import TIMEOUT, Serving, serving
-from tests.kit.waiting import until
+from tests.kit.command import Serving, serving
+from tests.kit.waiting import TIMEOUT, until
 from tests.serving.server.fuzz.conftest import Target
 
 BESIDE = "beside"
@@ -25,16 +23,6 @@ REFLECTION = "/grpc.reflection.{}.ServerReflection/ServerReflectionInfo"
 FAILED = 'event="request failed"'
 TIMES = 100
 """How much larger an answer of ``tiled`` is than its request."""
-
-
-def tiled() -> onnx.ModelProto:
-    """x FP32 [batch, n] -> y FP32 [batch, m]: x, TIMES times over."""
-    return onnx_models.model(
-        [onnx.helper.make_node("Tile", ["x", "repeats"], ["y"])],
-        {"x": (onnx.TensorProto.FLOAT, ["batch", "n"])},
-        {"y": (onnx.TensorProto.FLOAT, ["batch", "m"])},
-        {"repeats": np.array([1, TIMES], np.int64)},
-    )
 
 
 class Attacked(Target):
@@ -119,11 +107,10 @@ class Attacked(Target):
 @pytest.fixture(scope="package", params=["native", "grpc"])
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
     folder = tmp_path_factory.mktemp("server")
-    onnx_models.publish(folder, BESIDE, tiled())
+    onnx_models.publish(folder, BESIDE, onnx_models.tiled(TIMES))
     models = folder / "models"
-    for name in ("two_inputs", "filled"):
-        onnx_models.publish(models, name, getattr(onnx_models, name)())
-    onnx_models.publish(models, "tiled", tiled())
+    onnx_models.publish_all(models, "two_inputs", "filled")
+    onnx_models.publish(models, "tiled", onnx_models.tiled(TIMES))
     control = ("--model-control", "explicit", "--load-model", "*")  # else names of models to load are not looked up
     with serving("--models", str(models), "--port", "0", "--transport", request.param, *control) as server:
         target = Attacked(server, request.param)

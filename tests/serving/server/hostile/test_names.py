@@ -1,6 +1,7 @@
-"""Names, ids and headers that callers make up: however long and whatever they hold, they cost and forge nothing."""
+"""Names, ids and headers that callers make up, and models that they load without end: they cost and forge nothing."""
 
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.telemetry.log import INFO_BURST, PERIOD
 from tests.kit.live import failure, number, outputs, request
 from tests.kit.rest import Rest
+from tests.kit.waiting import TIMEOUT
 from tests.serving.server.fuzz.conftest import INFER
 from tests.serving.server.hostile.conftest import BESIDE, Attacked
 
@@ -117,3 +120,16 @@ def test_the_answer_to_a_request_is_a_hundred_times_as_large(target: Attacked) -
     answer = target.send(INFER, request("tiled", x=np.ones((1, 1000), np.float32)).SerializeToString())
     assert answer is not None
     assert outputs(pb.ModelInferResponse.FromString(answer))["y"].shape == (1, 100_000)
+
+
+PAIRS = 60
+
+
+def test_loading_and_unloading_without_end_does_not_fill_the_log(target: Attacked) -> None:
+    before, began = target.lines_on("filled"), time.monotonic()
+    for _ in range(PAIRS):
+        target.inference.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="filled"), timeout=TIMEOUT)
+        target.inference.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="filled"), timeout=TIMEOUT)
+    periods = 2 + (time.monotonic() - began) // PERIOD
+    lines = target.lines_on("filled") - before
+    assert INFO_BURST <= lines <= 3 * INFO_BURST * periods  # model loaded, unloaded, retired

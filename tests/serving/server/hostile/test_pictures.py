@@ -14,9 +14,10 @@ from hangtag.serving.server.classification.image_decoding import decoded_grey
 from hangtag.serving.server.config.server_config import ServerConfig
 from tests.kit import onnx_models
 from tests.kit.command import serving
-from tests.kit.live import TIMEOUT, LiveServer, failure, request
+from tests.kit.live import LiveServer, failure, request
 from tests.kit.picture_files import png, tiny_file_of_50_million_rows
 from tests.kit.rest import Rest
+from tests.kit.waiting import TIMEOUT
 from tests.serving.server.hostile.conftest import Attacked
 
 pytestmark = pytest.mark.slow
@@ -31,10 +32,7 @@ REFUSAL = "the image has 1 x 50000000 pixels; edges of at most 16,384 pixels are
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    models = tmp_path_factory.mktemp("models")
-    for name in ("classifier", "two_inputs"):
-        onnx_models.publish(models, name, getattr(onnx_models, name)())
-    return models
+    return onnx_models.publish_all(tmp_path_factory.mktemp("models"), "classifier", "two_inputs")
 
 
 @pytest.fixture(params=["native", "grpc"])

@@ -8,5 +8,4 @@ from tests.kit import onnx_models
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """A model repository with one small model."""
-    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    return tmp_path
+    return onnx_models.publish_all(tmp_path, "gather")

@@ -15,12 +15,12 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
-from tests.kit import onnx_models
+from tests.kit import onnx_models, raw
 from tests.kit.command import Serving, serving
 from tests.kit.http2 import OPEN
-from tests.kit.live import TIMEOUT, index, outputs, request
+from tests.kit.live import index, outputs, request
 from tests.kit.rest import Rest
-from tests.kit.waiting import until
+from tests.kit.waiting import TIMEOUT, until
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ class Starved:
     def __init__(self, server: Serving) -> None:
         self.server = server
         self.address = server.wait_until_ready()
-        (self.http,) = re.findall(r" http=(\S+)", server.wait_for("ready"))
+        self.http = server.http_address
         self._channel = grpc.insecure_channel(self.address)
         self._inference = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.require_answers()  # from here on the connections that serve it are open
@@ -74,10 +74,9 @@ class Starved:
 
 def connect(address: str, first: bytes, stack: ExitStack) -> list[socket.socket]:
     """Open as many connections as the server may open files. Those that it cannot accept wait in the kernel."""
-    host, _, port = address.rpartition(":")
     opened = []
     for _ in range(FILES):
-        connection = stack.enter_context(socket.create_connection((host, int(port)), TIMEOUT))
+        connection = stack.enter_context(raw.connect(address))
         with suppress(OSError):  # it has ended the connection
             connection.sendall(first)
         opened.append(connection)
@@ -115,12 +114,12 @@ def test_it_lives_without_a_file_to_open_and_accepts_others_afterwards(tmp_path:
 
 def test_connections_to_the_metrics_that_wait_for_a_file_keep_no_thread_busy(tmp_path: Path) -> None:
     with starved(tmp_path, "native") as target:
-        ((host, port),) = re.findall(r"url=http://(\S+):(\d+)/", target.server.wait_for("metrics"))
+        (metrics,) = re.findall(r"url=http://([^/\s]+)/", target.server.wait_for("metrics"))
         with ExitStack() as stack:
             connect(target.http, b"GET", stack)
             target.server.wait_for(FULL)
             for _ in range(4):
-                stack.enter_context(socket.create_connection((host, int(port)), TIMEOUT))
+                stack.enter_context(raw.connect(metrics))
             before = target.processor_seconds()
             threading.Event().wait(1.0)
             assert target.processor_seconds() - before < 0.3

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.kit import onnx_models
-from tests.kit.command import TIMEOUT, Serving, environment, hangtag, last_line, serving
+from tests.kit.command import Serving, environment, hangtag, last_line, serving
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.slow
 

@@ -15,11 +15,10 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from tests.kit import onnx_models
-from tests.kit.command import TIMEOUT, Serving, serving
+from tests.kit.command import Serving, serving
 from tests.kit.live import index, outputs, request
 from tests.kit.over_http import HTTP, inference_over_http
-from tests.kit.waiting import until
-from tests.serving.server.process.slow_model import slow
+from tests.kit.waiting import TIMEOUT, until
 
 pytestmark = pytest.mark.slow
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
@@ -30,7 +29,7 @@ CALLERS = 8
 
 @pytest.fixture
 def models(models: Path) -> Path:
-    onnx_models.publish(models, "slow", slow())
+    onnx_models.publish(models, "slow", onnx_models.slow())
     return models
 
 

@@ -24,10 +24,8 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import NotFoundError, StartError
 from hangtag.serving.server.process.workers.supervisor import Supervisor
 from tests.kit import onnx_models
-from tests.kit.command import TIMEOUT
 from tests.kit.live import outputs, request
-from tests.kit.waiting import until
-from tests.serving.server.process.slow_model import slow
+from tests.kit.waiting import TIMEOUT, until
 from tests.serving.server.process.two_workers import OWN_CONNECTION
 
 pytestmark = pytest.mark.slow
@@ -133,8 +131,7 @@ def test_a_first_worker_that_the_system_does_not_start_is_an_error_of_the_start(
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_worker_that_stops_leaves_a_change_to_the_other_and_goes_on_with_its_calls(models: Path, number: int) -> None:
-    onnx_models.publish(models, "slow", slow())
-    onnx_models.publish(models, "text", onnx_models.text())
+    onnx_models.publish_all(models, "slow", "text")
     settings = {"load_model": ("gather", "slow"), "instances": 1}
     with ExitStack() as stack:
         logs = stack.enter_context(structlog.testing.capture_logs())

@@ -14,10 +14,9 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from tests.kit import onnx_models
-from tests.kit.command import TIMEOUT
-from tests.kit.limits import with_limits
+from tests.kit.command import with_limits
 from tests.kit.live import index, request
-from tests.kit.waiting import until
+from tests.kit.waiting import TIMEOUT, until
 from tests.serving.server.process.two_workers import (
     OWN_CONNECTION,
     TRANSPORTS,

@@ -11,9 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hangtag.protos import inference_pb2 as pb
 from tests.kit import onnx_models
-from tests.kit.command import TIMEOUT, Serving, hangtag
+from tests.kit.command import Serving, hangtag
 from tests.kit.live import failure, index, request
 from tests.kit.rest import Rest
+from tests.kit.waiting import TIMEOUT
 from tests.serving.server.process.two_workers import (
     TRANSPORTS,
     Stub,

@@ -11,8 +11,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hangtag.protos import inference_pb2_grpc
-from tests.kit.command import TIMEOUT, Serving, serving
+from tests.kit.command import Serving, serving
 from tests.kit.live import index, outputs, request
+from tests.kit.waiting import TIMEOUT
 
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 TRANSPORTS = pytest.mark.parametrize("transport", ["native", "grpc"])

@@ -2,29 +2,17 @@
 
 from pathlib import Path
 
-import onnx
 import pytest
 
 from hangtag.serving.server.runtime import binding_factory
 from hangtag.serving.server.runtime.binding_factory import BindingFactory
 from hangtag.serving.server.runtime.session import Runtime
-from tests.kit import onnx_models
 
 
 def with_binding(file: Path, largest: int = 8, instances: int = 1, cuda_graphs: str = "off") -> Runtime:
     runtime = Runtime(file, provider="cpu")
     runtime.use_io_binding(largest, instances=instances, cuda_graphs=cuda_graphs)
     return runtime
-
-
-def every_number() -> onnx.ModelProto:
-    """As onnx_models.every_type, without strings."""
-    types = {name: type_ for name, type_ in onnx_models.TYPES.items() if name != "BYTES"}
-    return onnx_models.model(
-        [onnx.helper.make_node("Identity", [f"in_{name}"], [f"out_{name}"]) for name in types],
-        {f"in_{name}": (type_, ["batch", 2]) for name, type_ in types.items()},
-        {f"out_{name}": (type_, ["batch", 2]) for name, type_ in types.items()},
-    )
 
 
 def factory_of(runtime: Runtime) -> BindingFactory:

@@ -14,7 +14,7 @@ from hangtag.export.file import onnx_model
 from hangtag.serving.server.runtime.batching_decision import decide_batching
 from hangtag.serving.server.runtime.batching_proof import Extent, prove
 from hangtag.serving.server.runtime.session import Runtime
-from tests.kit import dependent_rows, onnx_models, shipped
+from tests.kit import onnx_models, shipped, unbatchable_models
 
 DIFFERS = "rows were tried alone and together: 'y' of the same input differs between a batch of 1 and a batch of "
 
@@ -73,11 +73,11 @@ def test_a_model_whose_rows_are_independent_is_batched(tmp_path: Path, make: Cal
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        *((make, DIFFERS) for make in dependent_rows.MODELS),
-        (dependent_rows.reversed_texts, DIFFERS),
-        (lambda: dependent_rows.softmax({"hangtag.batched": "true"}), DIFFERS),
-        (dependent_rows.noise, UNSTEADY),
-        (dependent_rows.training_mode, UNSTEADY),
+        *((make, DIFFERS) for make in unbatchable_models.MODELS),
+        (unbatchable_models.reversed_texts, DIFFERS),
+        (lambda: unbatchable_models.softmax({"hangtag.batched": "true"}), DIFFERS),
+        (unbatchable_models.noise, UNSTEADY),
+        (unbatchable_models.training_mode, UNSTEADY),
     ],
 )
 @pytest.mark.parametrize("max_batch_size", [2, 64])
@@ -94,7 +94,7 @@ def test_a_model_whose_rows_depend_on_each_other_is_not(
 def test_a_row_may_depend_on_one_that_only_the_largest_batch_has(
     tmp_path: Path, max_batch_size: int, batched: bool
 ) -> None:
-    runtime = load(tmp_path, dependent_rows.distant_row())
+    runtime = load(tmp_path, unbatchable_models.distant_row())
     assert bool(decide_batching(runtime, max_batch_size).because) is batched
 
 
@@ -156,14 +156,14 @@ def test_a_model_of_which_nothing_is_proven_is_not_batched(
 
 
 def test_the_operator_decides_without_a_trial(tmp_path: Path) -> None:
-    runtime = load(tmp_path, dependent_rows.softmax(), override=True)
+    runtime = load(tmp_path, unbatchable_models.softmax(), override=True)
     assert decide_batching(runtime, 64).because == "the operator says so; not tried"
     assert runtime.signature.batched
     assert runtime.rows == 0
 
 
 def test_nothing_is_tried_where_nothing_can_be_joined(tmp_path: Path) -> None:
-    runtime = load(tmp_path, dependent_rows.softmax())
+    runtime = load(tmp_path, unbatchable_models.softmax())
     assert decide_batching(runtime, 1).because == "at most one sample is computed at once"
     assert runtime.rows == 0
 
@@ -179,7 +179,7 @@ def test_a_shipped_model_is_not_tried_again(file: Path) -> None:
 
 def claims(figures: object, *, digest: str | None = None) -> onnx.ModelProto:
     """Softmax over the rows, in a file that claims to have passed the gate with these figures about batching."""
-    model = dependent_rows.softmax()
+    model = unbatchable_models.softmax()
     metadata = {"gate": json.dumps({"structure": {}, "batching": figures}), "batched": "true"}
     onnx_model.add_metadata(model, metadata | {"graph_digest": onnx_model.digest(model) if digest is None else digest})
     return model
@@ -208,6 +208,6 @@ def test_of_a_model_for_which_the_time_is_over_a_dozen_rows_are_computed(tmp_pat
     independent = load(tmp_path / "independent", onnx_models.free_axis())
     verdict, _ = prove(independent, None, independent.operators, extent)
     assert (verdict.batched, independent.rows) == (True, 3 + 2 + 7)
-    dependent = load(tmp_path / "dependent", dependent_rows.centring())
+    dependent = load(tmp_path / "dependent", unbatchable_models.centring())
     verdict, _ = prove(dependent, None, dependent.operators, extent)
     assert (verdict.batched, dependent.rows) == (False, 3 + 2 + 1)

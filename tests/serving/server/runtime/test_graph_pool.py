@@ -18,7 +18,7 @@ from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.server.runtime.verification import Verification
 from tests.kit import onnx_models
 from tests.kit.shipped import latest
-from tests.serving.server.runtime.bindings import CpuForCuda, every_number, factory_of
+from tests.serving.server.runtime.bindings import CpuForCuda, factory_of
 
 
 def test_a_network_with_lstm_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_graphs_run_in_one_thread_whatever_thread_calls(
 def test_padded_batches_answer_as_the_session_does(
     publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    model = onnx_models.doubled("batch", "batch") if name == "doubled" else every_number()
+    model = onnx_models.doubled("batch", "batch") if name == "doubled" else onnx_models.every_type(strings=False)
     runtime = CpuForCuda(publish(model), monkeypatch).runtime
     runtime.use_io_binding(8, instances=1, cuda_graphs="on")
     assert (runtime.cuda_graphs, runtime.notes) == (True, {})

@@ -18,7 +18,7 @@ from hangtag.serving.server.runtime.providers import CUDA
 from hangtag.serving.server.runtime.session import RUNNING, Runtime
 from tests.kit import onnx_models
 from tests.kit.shipped import latest
-from tests.serving.server.runtime.bindings import CpuForCuda, every_number, with_binding
+from tests.serving.server.runtime.bindings import CpuForCuda, with_binding
 
 
 @pytest.mark.parametrize("name", ["lstm", "cnn"])
@@ -36,7 +36,7 @@ def test_the_shipped_models_answer_the_same_with_and_without_binding(name: str) 
 
 
 def test_every_datatype_but_strings_is_computed_with_the_binding(publish: Callable[[onnx.ModelProto], Path]) -> None:
-    runtime = with_binding(publish(every_number()))
+    runtime = with_binding(publish(onnx_models.every_type(strings=False)))
     assert runtime._buffer_pool is not None, runtime.notes
     inputs = {spec.name: np.array([[0, 1], [1, 1], [1, 0]], dtype_of(spec)) for spec in runtime.signature.inputs}
     for name, array in runtime.run(inputs).items():

@@ -12,12 +12,9 @@ from tests.kit.over_http import live_server
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One model of every kind, and the shipped lstm."""
-    models = tmp_path_factory.mktemp("models")
-    for name in (
-        *("classifier", "two_inputs", "text", "every_type", "unbatched", "free_axis", "gather", "recurrent"),
-        *("not_a_batch_axis", "state", "every_scalar"),
-    ):
-        onnx_models.publish(models, name, getattr(onnx_models, name)())
+    batched = ("classifier", "two_inputs", "text", "every_type", "free_axis", "gather", "recurrent")
+    others = ("unbatched", "not_a_batch_axis", "state", "every_scalar")
+    models = onnx_models.publish_all(tmp_path_factory.mktemp("models"), *batched, *others)
     onnx_models.publish(models, "classifier", onnx_models.classifier(), version=12)
     (models / "lstm").symlink_to(shipped.MODELS / "lstm")
     return models

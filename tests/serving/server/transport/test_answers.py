@@ -17,9 +17,10 @@ from hangtag.protos import classifier_pb2, tensors
 from hangtag.protos import inference_pb2 as pb
 from tests.kit import onnx_label_sets, onnx_models, shipped
 from tests.kit.datatypes import FIELDS, VALUES, raw
-from tests.kit.live import TIMEOUT, LiveServer, failure, outputs, request
+from tests.kit.live import LiveServer, failure, outputs, request
 from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
 from tests.kit.rest import Rest, tensor
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.slow
 

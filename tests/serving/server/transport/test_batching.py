@@ -13,10 +13,11 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.errors import StartError
-from tests.kit import dependent_rows, onnx_models
-from tests.kit.live import TIMEOUT, LiveServer, failure, index, outputs, request
+from tests.kit import onnx_models, unbatchable_models
+from tests.kit.live import LiveServer, failure, index, outputs, request
 from tests.kit.over_http import EVERY_TRANSPORT, inference_over_http, live_server
 from tests.kit.server import server
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.slow
 
@@ -152,7 +153,7 @@ def wrong_answers(live: LiveServer, name: str, file: Path) -> int:
         wrong = 0
         with live.caller() as infer:
             for _ in range(CALLS):
-                x = random.normal(size=(2, dependent_rows.COLUMNS)).astype(np.float32)
+                x = random.normal(size=(2, unbatchable_models.COLUMNS)).astype(np.float32)
                 (expected,) = session.run(None, {"x": x})
                 answer = outputs(infer(request(name, x=x)))["y"]
                 wrong += not np.allclose(answer, expected, rtol=1e-4, atol=1e-9)
@@ -167,8 +168,8 @@ def test_callers_of_models_whose_rows_depend_on_each_other_do_not_change_each_ot
     tmp_path: Path, transport: str
 ) -> None:
     """Their axes would permit to join the calls. A model whose rows are independent stays batched."""
-    kinds = {make.__name__: make() for make in (*dependent_rows.MODELS, dependent_rows.distant_row)}
-    shape: tuple[int, onnx_models.Shape] = (onnx.TensorProto.FLOAT, ["batch", dependent_rows.COLUMNS])
+    kinds = {make.__name__: make() for make in (*unbatchable_models.MODELS, unbatchable_models.distant_row)}
+    shape: tuple[int, onnx_models.Shape] = (onnx.TensorProto.FLOAT, ["batch", unbatchable_models.COLUMNS])
     kinds["independent"] = onnx_models.model([onnx.helper.make_node("Sin", ["x"], ["y"])], {"x": shape}, {"y": shape})
     files = {name: onnx_models.publish(tmp_path, name, model) for name, model in kinds.items()}
     with live_server(transport, tmp_path) as live:

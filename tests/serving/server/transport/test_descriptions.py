@@ -15,9 +15,10 @@ from hangtag.protos import tensors
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.transport.choice import choose_transport
-from tests.kit.live import TIMEOUT, LiveServer, index, request
+from tests.kit.live import LiveServer, index, request
 from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
 from tests.kit.shipped import latest
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,6 @@ One event loop serves all calls of a process over gRPC's grpc transport and over
 """
 
 import asyncio
-import io
 import os
 import sys
 import threading
@@ -20,15 +19,15 @@ import numpy as np
 import pytest
 import structlog.testing
 from onnx import TensorProto, helper
-from PIL import Image
 
 from hangtag.protos import classifier_pb2, inference_pb2_grpc
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.transport.event_loop import event_loop, run
 from tests.kit import onnx_models
-from tests.kit.live import TIMEOUT, LiveServer, failure, index, outputs, request
+from tests.kit.live import LiveServer, failure, index, outputs, request
 from tests.kit.over_http import EVERY_TRANSPORT, live_server
-from tests.kit.waiting import until
+from tests.kit.picture_files import encoded
+from tests.kit.waiting import TIMEOUT, until
 
 pytestmark = pytest.mark.slow
 
@@ -42,8 +41,7 @@ PLACES, BEYOND = 4, 10
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``first`` answers the first of a row of texts, ``many`` one text many times."""
     models = tmp_path_factory.mktemp("models")
-    for name in ("gather", "classifier"):
-        onnx_models.publish(models, name, getattr(onnx_models, name)())
+    onnx_models.publish_all(models, "gather", "classifier")
     first = helper.make_node("Slice", ["text", "begin", "end", "axis"], ["first"])
     constants = {"begin": np.array([0]), "end": np.array([1]), "axis": np.array([1])}
     text = TensorProto.STRING
@@ -70,9 +68,7 @@ def striped() -> bytes:
     """A PNG of 49 million pixels in a third of a megabyte: decoding it takes half a second."""
     pixels = np.zeros((7000, 7000), np.uint8)
     pixels[::3], pixels[:, ::7] = 200, 90
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
-    return file.getvalue()
+    return encoded(pixels, compress_level=1)
 
 
 @cache

@@ -7,16 +7,15 @@ from typing import Any
 
 import grpc
 import numpy as np
-import onnx
 import pytest
 
 from hangtag.protos import classifier_pb2_grpc, inference_pb2_grpc
 from hangtag.protos import inference_pb2 as pb
 from tests.kit import onnx_models
 from tests.kit.command import serving
-from tests.kit.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
+from tests.kit.live import LiveServer, failure, index, number, outputs, request
 from tests.kit.over_http import EVERY_TRANSPORT, live_server
-from tests.kit.waiting import until
+from tests.kit.waiting import TIMEOUT, until
 
 pytestmark = pytest.mark.slow
 
@@ -28,18 +27,10 @@ ANY_SIZE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_len
 MODEL_INFER, CLASSIFY = "/inference.GRPCInferenceService/ModelInfer", "/hangtag.v1.Classifier/Classify"
 
 
-def repeated(count: int = 300_000) -> onnx.ModelProto:
-    """x FP32 [batch, 1] -> many FP32 [batch, count]: an answer of more than a megabyte to a request of 4 bytes."""
-    tile = onnx.helper.make_node("Tile", ["x", "repeats"], ["many"])
-    floats = onnx.TensorProto.FLOAT
-    many: dict[str, tuple[int, list[int | str]]] = {"many": (floats, ["batch", count])}
-    return onnx_models.model([tile], {"x": (floats, ["batch", 1])}, many, {"repeats": np.array([1, count])})
-
-
 @pytest.fixture
 def small(tmp_path: Path, transport: str) -> Iterator[LiveServer]:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    onnx_models.publish(tmp_path, "repeated", repeated())
+    onnx_models.publish(tmp_path, "repeated", onnx_models.tiled(300_000))  # a megabyte and more for 4 bytes
     with live_server(transport, tmp_path, max_message_mib=1, max_batch_size=2) as live:
         yield live
 

@@ -20,9 +20,10 @@ from hangtag.serving.server.telemetry.http_endpoint import MAX_CONNECTIONS, Metr
 from hangtag.serving.server.telemetry.prometheus import StateCollector
 from hangtag.serving.server.telemetry.server_state import LOADING, READY, UNAVAILABLE, ServerState, VersionState
 from tests.kit import onnx_models
-from tests.kit.live import TIMEOUT, LiveServer, failure, index, request
+from tests.kit.live import LiveServer, failure, index, request
 from tests.kit.over_http import EVERY_TRANSPORT, live_server
 from tests.kit.rest import Rest
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.slow
 

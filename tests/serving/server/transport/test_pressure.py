@@ -15,9 +15,9 @@ import pytest
 
 from hangtag.protos import inference_pb2_grpc
 from tests.kit.gate import Gate
-from tests.kit.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
+from tests.kit.live import LiveServer, failure, index, number, outputs, request
 from tests.kit.over_http import EVERY_TRANSPORT, live_server
-from tests.kit.waiting import until
+from tests.kit.waiting import TIMEOUT, until
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,9 @@ import structlog.testing
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server import errors
 from tests.kit.datatypes import FIELDS
-from tests.kit.live import TIMEOUT, LiveServer, failure, index, request
+from tests.kit.live import LiveServer, failure, index, request
 from tests.kit.over_http import EVERY_TRANSPORT, HTTP, HttpError, live_server
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,9 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.limits import Limits
 from tests.kit import onnx_models
-from tests.kit.live import TIMEOUT, LiveServer, failure, index, outputs, request
+from tests.kit.live import LiveServer, failure, index, outputs, request
 from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
-from tests.kit.waiting import until
+from tests.kit.waiting import TIMEOUT, until
 
 pytestmark = pytest.mark.slow
 
@@ -25,9 +25,7 @@ RELOADS = int(os.environ.get("RELOADS", "20"))
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    onnx_models.publish(tmp_path, "classifier", onnx_models.classifier())
-    return tmp_path
+    return onnx_models.publish_all(tmp_path, "gather", "classifier")
 
 
 @pytest.fixture

@@ -17,10 +17,11 @@ from onnx import TensorProto, helper
 from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
 from tests.kit import onnx_models, shipped
-from tests.kit.live import TIMEOUT, Array, LiveServer, failure, outputs, request
+from tests.kit.live import Array, LiveServer, failure, outputs, request
 from tests.kit.over_http import EVERY_TRANSPORT, inference_over_http, live_server
 from tests.kit.rest import Rest
 from tests.kit.shipped import latest
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,9 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.errors import STOPPING
 from tests.kit import onnx_models
-from tests.kit.live import TIMEOUT, LiveServer, failure, index, number, outputs, request
+from tests.kit.live import LiveServer, failure, index, number, outputs, request
 from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
-from tests.kit.waiting import until
+from tests.kit.waiting import TIMEOUT, until
 
 pytestmark = pytest.mark.slow
 
@@ -25,9 +25,7 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    for name in ("added", "free_axis", "gather"):
-        onnx_models.publish(tmp_path, name, getattr(onnx_models, name)())
-    return tmp_path
+    return onnx_models.publish_all(tmp_path, "added", "free_axis", "gather")
 
 
 def send(live: LiveServer, value: int) -> Any:

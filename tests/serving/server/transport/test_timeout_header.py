@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
-from tests.kit.live import TIMEOUT, LiveServer, index, request
+from tests.kit.live import LiveServer, index, request
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.skipif(shutil.which("nghttp") is None, reason="needs nghttp (Debian: nghttp2-client)")
 

@@ -17,9 +17,10 @@ from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import StartError
 from tests.kit import onnx_models
 from tests.kit.collector import PARENT, TRACE, TRACEPARENT, Collector, attributes, collecting
-from tests.kit.live import TIMEOUT, LiveServer, failure, index, request
+from tests.kit.live import LiveServer, failure, index, request
 from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
 from tests.kit.server import server
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.slow
 
@@ -30,8 +31,7 @@ INFER = {HTTP: "POST /v2/models/{model}/infer"}
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    return tmp_path
+    return onnx_models.publish_all(tmp_path, "gather")
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ import structlog.testing
 
 from hangtag import ClientError
 from tests.kit import onnx_models
-from tests.kit.repository import Repository
-from tests.serving.server.engine.running import Running, Start
+from tests.serving.server.engine.running import Repository, Running, Start
 
 SPLIT = "split = {one = 50, two = 50}"
 ONE = "split = {one = 100}"

@@ -10,8 +10,7 @@ import structlog.testing
 
 from hangtag import ClientError
 from tests.kit import onnx_models
-from tests.kit.repository import Repository
-from tests.serving.server.engine.running import Running, Start
+from tests.serving.server.engine.running import Repository, Running, Start
 
 ACCEPT = 'accept = {output = "y", at_least = 0.9}'
 CASCADE = f'cascade = ["one", "two"]\n{ACCEPT}\n'

@@ -14,10 +14,8 @@ from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import InferenceError
 from hangtag.serving.server.telemetry.route_statistics import RouteCounts, ShadowCounts
 from tests.kit import onnx_models
-from tests.kit.repository import Repository
 from tests.kit.waiting import until
-from tests.serving.server.engine.running import Running, Start, samples
-from tests.serving.server.engine.scripted import Array, Held, echo
+from tests.serving.server.engine.running import Array, Held, Repository, Running, Start, echo, samples
 
 SHADOW = 'shadow = {model = "other", share = 1}'
 

@@ -13,9 +13,10 @@ from grpc_health.v1 import health_pb2
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.limits import Limits
-from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.transport.grpc import awaited_messages
-from tests.kit.live import TIMEOUT, LiveServer, index, request
+from tests.kit.live import LiveServer, index, request
+from tests.kit.over_http import live_server
+from tests.kit.waiting import TIMEOUT
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 LIVE = "/inference.GRPCInferenceService/ServerLive"
@@ -25,7 +26,7 @@ IN_TIME = "did not come in time"
 
 @pytest.fixture
 def served(few: Path, limits: Limits) -> Iterator[LiveServer]:
-    with LiveServer(ServerConfig(models=few, port=0, http_port=-1, transport="grpc", limits=limits)) as live:
+    with live_server("grpc", few, limits=limits) as live:
         yield live
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.limits import Limits
-from hangtag.serving.server.config.server_config import ServerConfig
 from tests.kit.conversation import (
     Conversation,
     gather,
@@ -18,9 +17,9 @@ from tests.kit.conversation import (
     opened,
     value_of,
 )
-from tests.kit.live import TIMEOUT, LiveServer, index, number, outputs, request
+from tests.kit.live import LiveServer, index, number, outputs, request
 from tests.kit.over_http import live_server
-from tests.kit.waiting import until
+from tests.kit.waiting import TIMEOUT, until
 
 pytestmark = pytest.mark.slow
 
@@ -36,8 +35,7 @@ def test_a_stream_is_read_only_as_far_as_it_is_answered(own: LiveServer) -> None
 
 def test_large_requests_are_read_one_by_one(repository: Path) -> None:
     """Each is over half of what may be on its way, so they are never joined, although one model could take them all."""
-    config = ServerConfig(models=repository, port=0, http_port=-1, max_message_mib=1)
-    with LiveServer(config) as server:
+    with live_server("auto", repository, max_message_mib=1) as server:
         gate = server.gates.counted("free_axis")
         large = request("free_axis", x=np.ones((1, 150_000), np.float32))
         answers = opened(server, *[large] * 10).finish()

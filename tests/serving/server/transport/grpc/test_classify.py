@@ -1,4 +1,3 @@
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,17 @@ import pytest
 from PIL import Image
 
 from hangtag.protos import classifier_pb2 as pb
-from hangtag.serving.server.config.server_config import ServerConfig
 from tests.kit import onnx_models, shipped
-from tests.kit.live import TIMEOUT, LiveServer, failure, index, request
+from tests.kit.live import LiveServer, failure, index, request
+from tests.kit.over_http import live_server
+from tests.kit.picture_files import encoded
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.slow
 
 GARMENTS = Path(__file__).parents[5] / "examples/garments"
 PIXELS = np.random.default_rng(5).integers(0, 256, (28, 28), dtype=np.uint8)
 RAW = pb.RawImage(height=28, width=28, pixels=PIXELS.tobytes())
-
-
-def png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 def classify(live: LiveServer, **fields: Any) -> pb.ClassifyResponse:
@@ -47,7 +42,7 @@ def assert_is_the_best_of(response: pb.ClassifyResponse, expected: np.ndarray[An
     np.testing.assert_allclose([score.probability for score in response.labels], expected[best], rtol=1e-3)
 
 
-@pytest.mark.parametrize("image", [{"raw": RAW}, {"encoded": png(Image.fromarray(PIXELS))}], ids=["raw", "encoded"])
+@pytest.mark.parametrize("image", [{"raw": RAW}, {"encoded": encoded(PIXELS)}], ids=["raw", "encoded"])
 def test_the_most_probable_labels_come_first(live: LiveServer, image: dict[str, Any]) -> None:
     response = classify(live, **image)
     assert (response.model_name, response.model_version) == ("classifier", "12")
@@ -56,7 +51,7 @@ def test_the_most_probable_labels_come_first(live: LiveServer, image: dict[str, 
 
 
 def test_the_answer_says_what_it_cost(live: LiveServer) -> None:
-    timings = classify(live, encoded=png(Image.fromarray(PIXELS))).timings
+    timings = classify(live, encoded=encoded(PIXELS)).timings
     assert timings.preprocess_ns > 0
     assert timings.compute_ns > 0
     assert timings.batch_size == 1
@@ -85,7 +80,7 @@ def test_a_photo_is_converted(live: LiveServer) -> None:
     photo = Image.new("RGB", (300, 400), "white")
     photo.paste("black", (100, 100, 200, 300))
     shirt = np.zeros((28, 28), np.uint8)
-    response = classify(live, encoded=png(photo))
+    response = classify(live, encoded=encoded(photo))
     assert response.timings.preprocess_ns > 0
     assert [score.index for score in response.labels] != np.argsort(-probabilities(shirt))[:3].tolist()
 
@@ -96,7 +91,7 @@ def test_a_photo_is_converted(live: LiveServer) -> None:
         ({}, "no image in the request; set `encoded` (a PNG, JPEG or WebP file) or `raw`"),
         ({"encoded": b""}, "the image is empty (0 bytes)"),
         ({"encoded": b"GIF89a"}, "the image is not a PNG, JPEG or WebP file"),
-        ({"encoded": png(Image.fromarray(PIXELS))[:200]}, "the image cannot be decoded and seems damaged: "),
+        ({"encoded": encoded(PIXELS)[:200]}, "the image cannot be decoded and seems damaged: "),
         ({"encoded": b"\x89PNG\r\n\x1a\n"}, "the image cannot be decoded and seems damaged: its header is wrong"),
         ({"raw": pb.RawImage()}, "raw pixels must be 28 x 28, 784 bytes; got 0 x 0 and 0 bytes"),
         ({"raw": pb.RawImage(height=28, width=28, pixels=bytes(783))}, "got 28 x 28 and 783 bytes"),
@@ -121,7 +116,7 @@ def test_the_error_for_a_model_that_is_not_a_classifier_says_what_to_call(live: 
 @pytest.mark.parametrize("labels", ["[]", '["too", "few"]'])
 def test_a_model_whose_labels_do_not_match_is_not_a_classifier(tmp_path: Path, labels: str) -> None:
     onnx_models.publish(tmp_path, "m", onnx_models.classifier(labels=labels))
-    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1)) as live:
+    with live_server("auto", tmp_path) as live:
         code, message = failure(lambda: classify(live, model_name="m", raw=RAW))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert "is not a classifier of images" in message
@@ -139,7 +134,7 @@ def test_half_precision_probabilities_are_accepted(tmp_path: Path) -> None:
         {"hangtag.labels": '["no", "yes"]'},
     )
     onnx_models.publish(tmp_path, "m", network)
-    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1)) as live:
+    with live_server("auto", tmp_path) as live:
         response = classify(live, model_name="m", raw=pb.RawImage(height=1, width=2, pixels=b"\1\3"))
         assert [(score.label, score.probability) for score in response.labels] == [("yes", 3), ("no", 1)]
 

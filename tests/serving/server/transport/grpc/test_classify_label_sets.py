@@ -1,6 +1,5 @@
 """Answers of multi-label models, and the distances of the runners-up of single-label models."""
 
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,15 +9,16 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
 
 from hangtag.protos import classifier_pb2 as pb
 from hangtag.protos import inference_pb2
-from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import ModelLoadError
 from tests.kit import onnx_label_sets, onnx_models
-from tests.kit.live import TIMEOUT, LiveServer, failure, request
+from tests.kit.live import LiveServer, failure, request
 from tests.kit.onnx_label_sets import DISTANCES, image
+from tests.kit.over_http import live_server
+from tests.kit.picture_files import encoded
+from tests.kit.waiting import TIMEOUT
 
 Pixels = npt.NDArray[np.uint8]
 PROBABILITIES = [10, 250, 20, 30, 200, 40, 50, 240, 60, 70]  # of 255
@@ -30,7 +30,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     onnx_label_sets.publish_all(models)
     onnx_models.publish(models, "low", onnx_label_sets.label_threshold(threshold="0.15", min_labels="1"))
     onnx_models.publish(models, "path-far", onnx_label_sets.label_path(label_distances=json.dumps(DISTANCES)))
-    with LiveServer(ServerConfig(models=models, port=0, http_port=-1)) as server:
+    with live_server("auto", models) as server:
         yield server
 
 
@@ -116,20 +116,14 @@ def test_without_distances_or_rivals_there_are_none(live: LiveServer, model: str
     assert not any(score.HasField("distance") for score in response.labels)
 
 
-def png(pixels: Pixels) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
 def test_a_file_of_the_models_size_is_not_converted(live: LiveServer) -> None:
-    assert indices(classify(live, "path", encoded=png(image(PROBABILITIES, [4, 1, 7])))) == [4, 1, 7]
+    assert indices(classify(live, "path", encoded=encoded(image(PROBABILITIES, [4, 1, 7])))) == [4, 1, 7]
 
 
 def test_a_file_of_another_size_is_scaled_down_as_a_whole(live: LiveServer) -> None:
     """On a picture twice as large, every pixel twice: trimming it, or scaling another way, would lose the answer."""
     pixels = np.repeat(np.repeat(image(PROBABILITIES, path=[4, 1, 7]), 2, axis=0), 2, axis=1)
-    response = classify(live, "half", encoded=png(pixels))
+    response = classify(live, "half", encoded=encoded(pixels))
     assert {1, 7} <= set(indices(response))
 
 
@@ -158,7 +152,7 @@ def test_inferences_of_such_a_model_are_batched(live: LiveServer) -> None:
 
 def test_distances_that_do_not_fit_the_labels_stop_the_start(tmp_path: Path) -> None:
     file = onnx_models.publish(tmp_path, "m", onnx_label_sets.label_threshold(label_distances="[[0, 1], [1, 0]]"))
-    with pytest.raises(ModelLoadError) as refused, LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1)):
+    with pytest.raises(ModelLoadError) as refused, live_server("auto", tmp_path):
         pass
     assert str(refused.value) == (
         f"{file}: hangtag.label_distances is not a JSON matrix with a row and a column for each of the 10 labels"

@@ -1,6 +1,5 @@
 """ClassifyStream and Compare: a stream of images, and one image for several models."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -8,13 +7,14 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from PIL import Image
 
 from hangtag.protos import classifier_pb2 as pb
-from hangtag.serving.server.config.server_config import ServerConfig
 from tests.kit import onnx_label_sets, onnx_models
 from tests.kit.conversation import Conversation
-from tests.kit.live import TIMEOUT, LiveServer, failure, index, request
+from tests.kit.live import LiveServer, failure, index, request
+from tests.kit.over_http import live_server
+from tests.kit.picture_files import encoded
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.slow
 
@@ -140,16 +140,15 @@ def sizes(tmp_path: Path) -> Any:
     onnx_models.publish(tmp_path, "small", onnx_models.classifier())
     onnx_models.publish(tmp_path, "twin", onnx_models.classifier())
     onnx_models.publish(tmp_path, "large", onnx_label_sets.label_threshold(labels=json.dumps(onnx_models.LABELS)))
-    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1)) as server:
+    with live_server("auto", tmp_path) as server:
         yield server
 
 
 def test_a_file_is_converted_for_each_model(sizes: LiveServer) -> None:
-    photo = io.BytesIO()
-    Image.fromarray(np.kron(PIXELS[1], np.ones((4, 4), np.uint8))).save(photo, "PNG")
-    outcomes = compare(sizes, "small", "large", "twin", raw=None, encoded=photo.getvalue()).outcomes
+    photo = encoded(np.kron(PIXELS[1], np.ones((4, 4), np.uint8)))
+    outcomes = compare(sizes, "small", "large", "twin", raw=None, encoded=photo).outcomes
     for name, outcome in zip(("small", "large", "twin"), outcomes, strict=True):
-        single = pb.ClassifyRequest(model_name=name, encoded=photo.getvalue(), top_k=5)
+        single = pb.ClassifyRequest(model_name=name, encoded=photo, top_k=5)
         assert_same(outcome.answer, alone(sizes, single))
 
 
@@ -183,7 +182,7 @@ def test_a_request_without_an_image_fails_for_every_model(live: LiveServer) -> N
 
 def test_a_server_without_classifiers_says_so(tmp_path: Path) -> None:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    with LiveServer(ServerConfig(models=tmp_path, port=0, http_port=-1)) as server:
+    with live_server("auto", tmp_path) as server:
         assert failure(lambda: compare(server)) == (
             NOT_FOUND,
             "no served model classifies pictures; call them for inference instead",

@@ -13,12 +13,13 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.limits import Limits
-from hangtag.serving.server.config.server_config import ServerConfig
 from tests.kit import onnx_models
 from tests.kit.certificates import Certificates
-from tests.kit.http2 import PING, connect, frame, read_to_the_end
-from tests.kit.live import TIMEOUT, LiveServer, index, is_closed, outputs, request
-from tests.kit.waiting import until
+from tests.kit.http2 import PING, frame
+from tests.kit.live import index, is_closed, outputs, request
+from tests.kit.over_http import live_server
+from tests.kit.raw import connect, read_to_the_end
+from tests.kit.waiting import TIMEOUT, until
 
 pytestmark = pytest.mark.slow
 
@@ -27,12 +28,11 @@ PINGS = 50 * frame(PING, bytes(8))
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    return tmp_path
+    return onnx_models.publish_all(tmp_path, "gather")
 
 
 def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(models: Path) -> None:
-    with LiveServer(ServerConfig(models=models, port=0, http_port=-1, max_connections=3, transport="grpc")) as live:
+    with live_server("grpc", models, max_connections=3) as live:
         assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]  # the first connection
         taken = [connect(live.server.address) for _ in range(2)]
         assert all(connection.recv(9) for connection in taken)  # each got the server's settings: it is accepted
@@ -51,27 +51,23 @@ def security(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_connections_that_begin_no_handshake_are_limited(models: Path, security: dict[str, Any]) -> None:
-    config = ServerConfig(models=models, port=0, http_port=-1, max_connections=3, transport="grpc", **security)
-    with LiveServer(config) as live, ExitStack() as stack:
-        address = ("127.0.0.1", live.server.port)
-        silent = [stack.enter_context(socket.create_connection(address, TIMEOUT)) for _ in range(5)]
+    with live_server("grpc", models, max_connections=3, **security) as live, ExitStack() as stack:
+        silent = [stack.enter_context(connect(live.server.address)) for _ in range(5)]
         until(lambda: sum(map(is_closed, silent)) >= 2)
         assert sum(map(is_closed, silent)) == 2
 
 
 def test_a_connection_whose_handshake_does_not_come_is_closed(models: Path, security: dict[str, Any]) -> None:
     limits = Limits(peer_seconds=1)
-    config = ServerConfig(models=models, port=0, http_port=-1, transport="grpc", limits=limits, **security)
-    with (
-        LiveServer(config) as live,
-        socket.create_connection(("127.0.0.1", live.server.port), TIMEOUT) as silent,
-    ):
+    with live_server("grpc", models, limits=limits, **security) as live, connect(live.server.address) as silent:
         read_to_the_end(silent)
 
 
 def test_calls_beyond_a_connections_streams_wait_for_their_turn(models: Path) -> None:
-    config = ServerConfig(models=models, port=0, http_port=-1, max_concurrent_streams=2, max_batch_size=1, instances=1)
-    with LiveServer(config) as live, live.gates.closed("gather") as gate:
+    with (
+        live_server("auto", models, max_concurrent_streams=2, max_batch_size=1, instances=1) as live,
+        live.gates.closed("gather") as gate,
+    ):
         calls = [live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(3)]
         live.wait_until_queued("gather", 1)  # one is computed, and the third call waits in its client
         own = [("grpc.use_local_subchannel_pool", 1)]  # else both channels share a connection
@@ -87,7 +83,7 @@ def test_calls_beyond_a_connections_streams_wait_for_their_turn(models: Path) ->
 
 def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, transport: str) -> None:
     own = [("grpc.use_local_subchannel_pool", 1)]
-    with LiveServer(ServerConfig(models=models, port=0, http_port=-1, transport=transport)) as live:
+    with live_server(transport, models) as live:
         for _ in range(3):
             with grpc.insecure_channel(live.server.address, options=own) as channel:
                 stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -98,7 +94,7 @@ def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, transport
 
 def test_a_client_that_pings_too_often_is_disconnected(models: Path) -> None:
     with (
-        LiveServer(ServerConfig(models=models, port=0, http_port=-1, min_ping_seconds=3600, transport="grpc")) as live,
+        live_server("grpc", models, min_ping_seconds=3600) as live,
         connect(live.server.address) as connection,
     ):
         sender = threading.Thread(target=send_all, args=(connection, PINGS))
@@ -116,8 +112,7 @@ def send_all(connection: socket.socket, data: bytes) -> None:
 
 
 def test_a_connection_without_calls_is_closed(models: Path) -> None:
-    config = ServerConfig(models=models, port=0, http_port=-1, connection_idle_seconds=1, transport="grpc")
-    with LiveServer(config) as live, live.connect() as channel:
+    with live_server("grpc", models, connection_idle_seconds=1) as live, live.connect() as channel:
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
         idle = threading.Event()
@@ -132,8 +127,7 @@ def test_a_connection_without_calls_is_closed(models: Path) -> None:
 
 
 def test_old_connections_are_replaced_without_losing_a_call(models: Path) -> None:
-    config = ServerConfig(models=models, port=0, http_port=-1, connection_age_seconds=0.2, transport="grpc")
-    with LiveServer(config) as live, live.connect() as channel:
+    with live_server("grpc", models, connection_age_seconds=0.2) as live, live.connect() as channel:
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         left = threading.Semaphore(0)
 
@@ -152,9 +146,8 @@ def test_old_connections_are_replaced_without_losing_a_call(models: Path) -> Non
 
 def test_a_client_that_does_not_answer_pings_is_disconnected(models: Path) -> None:
     limits = Limits(peer_seconds=1)
-    config = ServerConfig(models=models, port=0, http_port=-1, keepalive_seconds=1, transport="grpc", limits=limits)
     with (
-        LiveServer(config) as live,
+        live_server("grpc", models, keepalive_seconds=1, limits=limits) as live,
         connect(live.server.address) as connection,
     ):
         read_to_the_end(connection)  # it ends although this side says nothing more

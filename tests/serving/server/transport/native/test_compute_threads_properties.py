@@ -1,7 +1,9 @@
 """Whatever calls come, in whatever order, the threads of the native transport leave none of them waiting."""
 
+import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,9 +13,9 @@ from hypothesis import strategies as st
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.servable import Cancel
 from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.transport.native.compute_threads import Event
-from tests.serving.server.parts import FakeRuntime, rows, served
-from tests.serving.server.transport.native.events import CANCELLED, Answer, running
+from hangtag.serving.server.transport.native.compute_threads import ComputeThreads, Event
+from tests.kit.waiting import TIMEOUT
+from tests.serving.server.parts import Caller, FakeRuntime, rows, served
 
 _calls = st.tuples(
     st.sampled_from(["native", "native", "native", "stream"]),  # a stream submits from a thread of its own, and wakes
@@ -74,3 +76,109 @@ def test_no_request_is_left_waiting(
         for value, then, answer in answers:
             outcome = answer.wait()
             assert then == "leave" or outcome.outputs["y"].tolist() == [[2 * value, 2 * value]]
+
+
+CANCELLED = -1
+
+
+class Answer(Caller):
+    """A caller that can be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._came = threading.Event()
+
+    def __call__(self, outcome: Any) -> None:
+        super().__call__(outcome)
+        self._came.set()
+
+    def wait(self) -> Any:
+        assert self._came.wait(TIMEOUT), "left waiting"
+        return self.outcome
+
+    @property
+    def value(self) -> float:
+        self.wait()
+        return float(self.answer.outputs["y"][0, 0])
+
+
+class Library:
+    """Stands for pygrpc-native: gives events to the threads, and keeps which thread asked and how long it waits."""
+
+    def __init__(self) -> None:
+        self._events: queue.SimpleQueue[list[Event] | None] = queue.SimpleQueue()
+        self.asked: list[tuple[str, int | None]] = []
+        self.waiting = threading.Semaphore(0)  # released whenever a thread asks without a time limit
+
+    def send(self, model: Any, value: float) -> Answer:
+        (answer,) = self.send_together((model, value))
+        return answer
+
+    def send_together(self, *calls: tuple[Any, float]) -> list[Answer]:
+        """Calls that one sweep receives."""
+        answers = [Answer() for _ in calls]
+        self._events.put([(*call, answer) for call, answer in zip(calls, answers, strict=True)])
+        return answers
+
+    def cancel(self, model: Any, answer: Answer) -> None:
+        self._events.put([(model, CANCELLED, answer)])
+
+    def receive(self, _: int, wait_ms: int | None) -> Sequence[Event] | None:
+        self.asked.append((threading.current_thread().name, wait_ms))
+        if wait_ms is None:
+            self.waiting.release()
+        try:
+            events = self._events.get(timeout=None if wait_ms is None else wait_ms / 1e3)
+        except queue.Empty:
+            return []
+        if events is None:
+            self._events.put(None)  # for the other threads
+        return events
+
+    def close(self) -> None:
+        self._events.put(None)
+
+
+def dispatch(event: Event, wake: bool) -> Sequence[ServedModel]:
+    model, value, answer = event
+    model.submit(rows(value), {"x": "FP32"}, answer, wake=wake)
+    return [model]
+
+
+class Held:
+    """A model whose batches wait until they are let go, one by one."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        runtime = FakeRuntime()
+        self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
+        self.threads: list[str] = []
+        self.model = served(runtime, config)
+
+        def compute(x: Any) -> Any:
+            self.threads.append(threading.current_thread().name)
+            self.begun.release()
+            assert self.go.acquire(timeout=TIMEOUT)
+            return {"y": x * 2}
+
+        runtime.compute = compute
+
+    def wait_until_computing(self) -> None:
+        assert self.begun.acquire(timeout=TIMEOUT)
+
+
+@contextmanager
+def running(
+    count: int, *models: ServedModel, with_dispatch: Any = dispatch
+) -> Iterator[tuple[ComputeThreads, Library]]:
+    """The threads at work; at the end all of them end."""
+    library, threads = Library(), ComputeThreads(with_dispatch, count)
+    for model in models:
+        model.start()
+    threads.start(library.receive)
+    try:
+        yield threads, library
+    finally:
+        for model in models:
+            model.close()
+        library.close()
+        threads.join()

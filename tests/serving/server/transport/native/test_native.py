@@ -1,7 +1,6 @@
 """What only the native transport could get wrong: it receives while every thread computes, and its own limits."""
 
 import gc
-import socket
 import struct
 import threading
 from collections.abc import Iterable, Iterator
@@ -22,9 +21,11 @@ from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
 from tests.kit.command import hangtag, last_line
 from tests.kit.gate import Gate
-from tests.kit.http2 import GOAWAY, OPEN, PING, RST_STREAM, call, connect, frame, read_to_the_end
-from tests.kit.live import TIMEOUT, LiveServer, index, number, outputs, request
-from tests.kit.raw import connected, status_line
+from tests.kit.http2 import GOAWAY, OPEN, PING, RST_STREAM, call, frame
+from tests.kit.live import LiveServer, index, number, outputs, request
+from tests.kit.over_http import live_server
+from tests.kit.raw import connect, connected, read_to_the_end, status_line
+from tests.kit.waiting import TIMEOUT
 
 GET = b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n"
 ACK = 0x1
@@ -80,8 +81,7 @@ def test_while_every_thread_computes_others_are_answered_and_a_full_queue_refuse
 def test_a_model_may_have_more_instances_than_the_server_has_threads(tmp_path: Path) -> None:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     (tmp_path / "gather/serving.toml").write_text("instances = 4\nmax_batch_size = 1\n")
-    config = ServerConfig(models=tmp_path, port=0, http_port=-1, instances=1, transport="native")
-    with LiveServer(config) as live, live.gates.closed("gather") as gate:
+    with live_server("native", tmp_path, instances=1) as live, live.gates.closed("gather") as gate:
         calls = [send(live, value) for value in range(4)]
         for _ in calls:
             gate.wait_until_computing()  # all four are computed at once
@@ -117,18 +117,12 @@ def test_a_single_call_that_comes_during_a_computation_is_answered_though_nothin
     few: Path, method: str, delay_us: int
 ) -> None:
     """The thread that received it may be the only one that knows of it."""
-    config = ServerConfig(
-        models=few,
-        port=0,
-        http_port=-1,
-        max_batch_size=2,
-        instances=1,
-        max_queue_delay_microseconds=delay_us,
-        transport="native",
-    )
     pictures = np.zeros((2, 28, 28), np.uint8)
     raw = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
-    with LiveServer(config) as live, live.gates.closed("classifier") as gate:
+    with (
+        live_server("native", few, max_batch_size=2, instances=1, max_queue_delay_microseconds=delay_us) as live,
+        live.gates.closed("classifier") as gate,
+    ):
         full = live.inference.ModelInfer.future(request("classifier", image=pictures), timeout=TIMEOUT)
         gate.wait_until_computing()
         if method == "ModelInfer":
@@ -210,9 +204,8 @@ def test_the_newest_connections_beyond_the_limit_are_closed_and_one_that_ends_ma
 
 def reset_at_once(live: LiveServer, streams: Iterable[int]) -> bytes:
     """Begin and reset streams in one write, and return the server's first PING or GOAWAY frame after that."""
-    host, _, port = live.server.address.rpartition(":")
-    with socket.create_connection((host, int(port)), TIMEOUT) as connection, connection.makefile("rb") as received:
-        connection.sendall(OPEN + frame(PING, ANY_PING))
+    sent = OPEN + frame(PING, ANY_PING)
+    with connect(live.server.address, sent) as connection, connection.makefile("rb") as received:
         assert answer(received).endswith(ANY_PING)  # so that the streams come in a read of their own
         pairs = b"".join(call(stream) + frame(RST_STREAM, CANCEL, stream=stream) for stream in streams)
         connection.sendall(pairs + frame(PING, ANY_PING))

@@ -21,9 +21,10 @@ import pytest
 from hangtag.protos import classifier_pb2
 from tests.kit import onnx_models
 from tests.kit.collector import TRACE, TRACEPARENT, Collector, collecting
-from tests.kit.command import TIMEOUT, Serving, serving
+from tests.kit.command import Serving, serving
 from tests.kit.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, OPEN, RST_STREAM, frame
 from tests.kit.live import index, request
+from tests.kit.raw import connect
 from tests.kit.rest import tensor
 
 pytestmark = pytest.mark.slow
@@ -128,8 +129,7 @@ def completed(default: Sequence[Header], headers: Sequence[Header]) -> list[Head
 
 @contextmanager
 def connected(address: str) -> Iterator[socket.socket]:
-    host, _, port = address.rpartition(":")
-    with socket.create_connection((host, int(port)), TIMEOUT) as connection, suppress(ConnectionError):
+    with connect(address) as connection, suppress(ConnectionError):
         yield connection
 
 
@@ -203,8 +203,7 @@ class Target:
 
 @pytest.fixture
 def target(transport: str, tmp_path: Path) -> Iterator[Target]:
-    for name in ("gather", "filled"):
-        onnx_models.publish(tmp_path / "models", name, getattr(onnx_models, name)())
+    onnx_models.publish_all(tmp_path / "models", "gather", "filled")
     (tmp_path / "models" / "split").mkdir()
     (tmp_path / "models" / "split" / "route.toml").write_text('split = {gather = 100}\nsticky = "x-user-id"\n')
     (tmp_path / "tokens").write_bytes(SECRET)

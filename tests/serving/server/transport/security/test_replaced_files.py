@@ -15,10 +15,11 @@ from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import StartError
 from tests.kit import onnx_models
 from tests.kit.certificates import TOKEN, Certificates
-from tests.kit.live import TIMEOUT, LiveServer, index
+from tests.kit.live import LiveServer, index
 from tests.kit.over_http import live_server
 from tests.kit.rest import Rest
 from tests.kit.server import server
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.slow
 

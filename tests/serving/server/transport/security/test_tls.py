@@ -22,9 +22,10 @@ from tests.kit import onnx_models
 from tests.kit.certificates import TOKEN, Certificates
 from tests.kit.http2 import OPEN
 from tests.kit.kinds import KINDS, Kind
-from tests.kit.live import TIMEOUT, failure, index, request, status_of
+from tests.kit.live import failure, index, request, status_of
 from tests.kit.rest import Rest
 from tests.kit.server import server
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.slow
 

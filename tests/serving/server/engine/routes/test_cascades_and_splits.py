@@ -1,6 +1,8 @@
-"""Calls to a cascade: which samples go on to the next member, and what comes of a member that is busy or broken."""
+"""Cascades: which samples go on, and what comes of a member that is busy or broken; how a split spreads calls."""
 
+import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -12,13 +14,13 @@ import structlog.testing
 
 from hangtag import ClientError
 from hangtag.protos import inference_pb2_grpc
+from hangtag.serving.server.engine.routes.route_file import Member, SplitSettings
+from hangtag.serving.server.engine.routes.served_route import chosen
 from hangtag.serving.server.errors import InferenceError
 from tests.kit import onnx_models
-from tests.kit.live import TIMEOUT, outputs, request
-from tests.kit.repository import Repository
-from tests.kit.waiting import until
-from tests.serving.server.engine.running import Running, Start, samples
-from tests.serving.server.engine.scripted import Array, Held, Script
+from tests.kit.live import outputs, request
+from tests.kit.waiting import TIMEOUT, until
+from tests.serving.server.engine.running import Array, Held, Repository, Running, Script, Start, samples
 
 CASCADE = 'cascade = ["fast", "slow"]\naccept = {output = "y", at_least = 0.9}\n'
 Infer = Callable[..., Any]
@@ -230,3 +232,37 @@ def test_a_cascade_within_a_cascade_names_the_models_that_answered_and_counts_wh
     running.scripts.play(other=lambda x: x + np.float32(0.3 if inner_first else 0))
     with running.occupied("slow", queued=4):
         assert running.infer("outer", [0.95, 0.6, 0.1, 0.2]).unsure == 2  # 0.6 alone, or 0.1 and 0.2
+
+
+SPLIT = SplitSettings((Member("cnn"), Member("cnn", "1")), (90.0, 10.0), "x-user-id")
+COUNT = 100_000
+DEVIATIONS = 4.5
+"""More of them than a binomial count has once in 100,000 times."""
+
+
+def counts(route: str, keys: list[str]) -> Counter[str]:
+    return Counter(str(chosen(route, SPLIT, key)) for key in keys)
+
+
+def within_bounds(count: int, share: float, total: int) -> bool:
+    return abs(count - share * total) <= DEVIATIONS * math.sqrt(total * share * (1 - share))
+
+
+@pytest.mark.parametrize("pattern", ["", "{}", "user-{}", "{:08x}", "user{}@example.com"])
+def test_shares_are_within_binomial_bounds_for_random_calls_and_for_similar_keys(pattern: str) -> None:
+    keys = [pattern.format(number) for number in range(COUNT)]
+    for total in (1_000, COUNT):
+        assert within_bounds(counts("canary", keys[:total])["cnn@1"], 0.1, total)
+
+
+def test_a_split_within_a_split_gets_keys_of_all_its_shares() -> None:
+    keys = [f"user-{number}" for number in range(COUNT)]
+    inner = [key for key in keys if str(chosen("outer", SPLIT, key)) == "cnn"]
+    assert within_bounds(counts("inner", inner)["cnn@1"], 0.1, len(inner))
+
+
+def test_a_change_of_weights_moves_no_more_keys_than_it_must() -> None:
+    wider = SplitSettings(SPLIT.members, (80.0, 20.0), SPLIT.sticky)
+    for key in map(str, range(1_000)):
+        if str(chosen("canary", SPLIT, key)) == "cnn@1":
+            assert str(chosen("canary", wider, key)) == "cnn@1"

@@ -1,6 +1,7 @@
-"""Health and the other answers of a server from its first listening to its end."""
+"""The health service and server reflection: what they say of the server and its models."""
 
 import threading
+from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
@@ -17,26 +19,17 @@ from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import Runtime
 from tests.kit import onnx_models
-from tests.kit.live import (
-    TIMEOUT,
-    LiveServer,
-    failure,
-    index,
-    outputs,
-    request,
-    status_of,
-    watch,
-)
+from tests.kit.conversation import Conversation
+from tests.kit.live import LiveServer, failure, index, outputs, request, status_of, watch
 from tests.kit.over_http import live_server
-from tests.kit.waiting import until
+from tests.kit.waiting import TIMEOUT, until
 
 SERVICES = ("", "inference.GRPCInferenceService", "hangtag.v1.Classifier")
 
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    return tmp_path
+    return onnx_models.publish_all(tmp_path, "gather")
 
 
 def test_health_while_the_server_serves(live: LiveServer) -> None:
@@ -151,6 +144,54 @@ def test_a_server_that_cannot_load_releases_its_port(models: Path) -> None:
 
 
 def test_it_listens_on_version_6_addresses(models: Path) -> None:
-    with LiveServer(ServerConfig(models=models, host="::1", port=0, http_port=-1)) as live:
+    with live_server("auto", models, host="::1") as live:
         assert live.server.address.startswith("[::1]:")
         assert live.infer(request("gather", index=index(2)))["value"].tolist() == [20]
+
+
+LIST = reflection_pb2.ServerReflectionRequest(list_services="")
+
+
+def opened(live: LiveServer, version: str, *sent: Any) -> Conversation:
+    method = live.channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    return Conversation(method, *sent)
+
+
+@pytest.fixture(scope="module")
+def limited(few: Path, transport: str) -> Iterator[LiveServer]:
+    with live_server(transport, few, limits=Limits(reflection_seconds=0.5)) as live:
+        yield live
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+@pytest.mark.parametrize("sent", [(), (LIST,)], ids=["unused", "used once"])
+def test_a_forgotten_stream_ends(limited: LiveServer, version: str, sent: tuple[Any, ...]) -> None:
+    stream = opened(limited, version, *sent)
+    for _ in sent:
+        assert stream.receive().list_services_response.service
+    code, details = stream.end()
+    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert details.startswith("a reflection stream may be open for 0.5 s")
+    assert len(opened(limited, version, LIST).finish()) == 1
+    stream.send(None)
+
+
+@pytest.mark.slow
+def test_of_too_many_streams_the_one_ends_that_has_been_open_for_longest(few: Path, transport: str) -> None:
+    with live_server(transport, few, limits=Limits(max_reflections=3)) as live:
+        streams = []
+        for version in ("v1", "v1alpha", "v1", "v1", "v1alpha"):  # which share the places
+            streams.append(opened(live, version, LIST))
+            assert streams[-1].receive().list_services_response.service
+        for stream in streams[:2]:
+            code, details = stream.end()
+            assert (code, "less long where 3 newer ones are" in details) == (grpc.StatusCode.DEADLINE_EXCEEDED, True)
+            stream.send(None)
+        for stream in streams[2:]:
+            stream.send(LIST)
+            assert len(stream.finish()) == 1

