@@ -27,8 +27,9 @@ sys.dont_write_bytecode = False
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# A server in the tests' own process logs at any time, also while a command that is tested prints to standard output.
-structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+# A server in the tests' own process logs at any time, also while a command runs in this process whose output and errors
+# a test reads.
+structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.__stderr__))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

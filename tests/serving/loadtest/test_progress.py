@@ -65,7 +65,7 @@ def test_a_terminal_shows_every_target_under_every_load_and_nothing_afterwards(
         return response
 
     server.behaviour, server.answer = behaviour, answer
-    np.savez(tmp_path / "s.npz", image=np.zeros((30, 28, 28), np.uint8), labels=np.zeros(30, int))
+    np.savez(tmp_path / "s.npz", image=np.zeros((100, 28, 28), np.uint8), labels=np.zeros(100, int))
     targets = (f"slow={server.address}/slow", f"{LONG}={server.address}/fast")
     command = [word for target in targets for word in ("--target", target)]
     limits = ("--blocks", 2, "--min-duration", "1s", "--min-query-count", 60, "--warm-up", 0)
@@ -93,7 +93,7 @@ def test_a_terminal_shows_every_target_under_every_load_and_nothing_afterwards(
     _, *drawn, left = on_a_terminal(40, "fast", "--server", server.address, *more)
     (title, head, row, _) = next(each for each in drawn if each[0] != "measuring")
     assert (title, head) == ("each labelled sample once", "target samples right so far")
-    assert re.fullmatch(r"fast \d+ of 30 samples (100\.00%|\N{EN DASH})", row)
+    assert re.fullmatch(r"fast \d+ of 100 samples (100\.00%|\N{EN DASH})", row)
     assert left == []
     # At a hundred calls a second, 150 take a while, which passes.
     seconds = [int(match[1]) for each in drawn if (match := re.search(r"(\d+) s left$", each[-1]))]

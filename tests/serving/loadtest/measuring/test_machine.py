@@ -153,7 +153,7 @@ def test_a_program_that_computes_is_another_but_not_where_it_is_the_server() -> 
 
 
 def test_the_share_is_exact_where_the_counts_are_known_and_else_unknown(tmp_path: Path) -> None:
-    """Of 400 ticks 100 are busy in processes, and this process took hardly any of them."""
+    """Of 40,000 ticks 10,000 are busy in processes, and this process took hardly any of them."""
     stat = tmp_path / "stat"
     stat.write_text("cpu  0 0 0 0 0 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\n")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -164,6 +164,6 @@ def test_the_share_is_exact_where_the_counts_are_known_and_else_unknown(tmp_path
         other_programs(stat=tmp_path / "missing") as nothing,
     ):
         wait(SECONDS)
-        stat.write_text("cpu  60 20 20 200 10 40 50 0 5 5\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
+        stat.write_text("cpu  6000 2000 2000 20000 1000 4000 5000 0 500 500\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
     assert others.share == pytest.approx(0.25, abs=0.05)
     assert (nobody.share, nothing.share) == (None, None)

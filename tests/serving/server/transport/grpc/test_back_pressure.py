@@ -139,8 +139,8 @@ def test_a_stopping_server_answers_the_requests_it_has_read_then_ends_the_stream
         assert not stopping.is_alive()
 
 
-def test_a_stream_that_has_sent_everything_ends_with_ok_at_a_stop(own: LiveServer) -> None:
-    with own.gates.closed("gather") as gate:
+def test_a_stream_that_has_sent_everything_ends_with_ok_at_a_stop(few: Path) -> None:
+    with live_server("grpc", few, instances=1) as own, own.gates.closed("gather") as gate:
         talk = opened(own, gather(1), None)
         gate.wait_until_computing()
         for _ in range(10):  # on the same connection, behind the stream's end, which the server has read then
