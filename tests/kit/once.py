@@ -7,7 +7,6 @@ import pickle
 import shutil
 import sys
 import sysconfig
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,7 +17,8 @@ from filelock import FileLock
 
 T = TypeVar("T")
 _ROOT = Path(__file__).parents[2]
-_CACHE = Path(tempfile.gettempdir(), f"hangtag-tests-{os.getuid()}")
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "hangtag-tests")
+"""A folder of this user's own: what is read from it is unpickled."""
 _KEPT_SECONDS = 7 * 24 * 3600
 """What no test run has used for so long is deleted."""
 

@@ -4,6 +4,7 @@ import copy
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,16 +17,30 @@ from hangtag.training.loop.muon import orthogonalise
 from hangtag.training.recipes import Recipe
 from tests.kit import garments
 from tests.kit.command import contents
-from tests.training.small_runs import assert_same_outcome, config, learn, read, same_weights, state, train, weights
+from tests.kit.once import once
+from tests.training.small_runs import (
+    SOURCES,
+    assert_same_outcome,
+    config,
+    learn,
+    read,
+    same_weights,
+    state,
+    train,
+    weights,
+)
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(("model", "limit", "epochs"), [("lstm", 800, 3), ("lstm2", 160, 2), ("cnn", 480, 2)])
 @pytest.mark.usefixtures("few_test_images")
-def test_the_loss_falls(tmp_path: Path, model: str, limit: int, epochs: int) -> None:
-    train(model, tmp_path, limit=limit, epochs=epochs)
-    metrics = read(tmp_path)
+def test_the_loss_falls(tmp_path_factory: pytest.TempPathFactory, model: str, limit: int, epochs: int) -> None:
+    def make(folder: Path) -> dict[str, Any]:
+        train(model, folder, limit=limit, epochs=epochs)
+        return read(folder)
+
+    metrics = once(tmp_path_factory, f"learned-{model}", make, sources=SOURCES)
     for name in ("train_loss", "validation_loss"):
         losses = [row[name] for row in metrics["epochs"]]
         assert losses == sorted(losses, reverse=True)
