@@ -49,6 +49,16 @@ def model(
     return built
 
 
+def mapped(
+    nodes: Iterable[onnx.NodeProto],
+    shape: Shape,
+    constants: Mapping[str, npt.NDArray[np.generic]] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """Build a model from x FP32 to y FP32, both of this shape."""
+    return model(nodes, {"x": (TensorProto.FLOAT, shape)}, {"y": (TensorProto.FLOAT, shape)}, constants, metadata)
+
+
 def classifier(*, labels: str | None = None) -> onnx.ModelProto:
     """An affine classifier of pictures: image UINT8 [batch, 28, 28] -> logits and probabilities FP32 [batch, 10]."""
     return model(
@@ -130,11 +140,7 @@ def every_type(shape: Shape = ("batch", 2), *, strings: bool = True) -> onnx.Mod
 
 def unbatched() -> onnx.ModelProto:
     """x FP32 [4] -> y FP32 [4], twice x. No axis is free, so it cannot be batched."""
-    return model(
-        [helper.make_node("Add", ["x", "x"], ["y"])],
-        {"x": (TensorProto.FLOAT, [4])},
-        {"y": (TensorProto.FLOAT, [4])},
-    )
+    return mapped([helper.make_node("Add", ["x", "x"], ["y"])], [4])
 
 
 def free_axis() -> onnx.ModelProto:
@@ -261,12 +267,7 @@ def doubled(first: str, last: str, metadata: Mapping[str, str] | None = None) ->
 
 def shifted(by: float) -> onnx.ModelProto:
     """x FP32 [batch, 2] -> y FP32 [batch, 2], x plus a constant. Its file has the same size for each constant."""
-    return model(
-        [helper.make_node("Add", ["x", "by"], ["y"])],
-        {"x": (TensorProto.FLOAT, ["batch", 2])},
-        {"y": (TensorProto.FLOAT, ["batch", 2])},
-        {"by": np.array(by, np.float32)},
-    )
+    return mapped([helper.make_node("Add", ["x", "by"], ["y"])], ["batch", 2], {"by": np.array(by, np.float32)})
 
 
 def aborting() -> onnx.ModelProto:

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from tests.kit import onnx_models
 
 COLUMNS = 3
-_ROWS: tuple[int, onnx_models.Shape] = (TensorProto.FLOAT, ["batch", COLUMNS])
+_ROWS: onnx_models.Shape = ["batch", COLUMNS]
 _FIRST_AXIS = np.array(0, np.int64)
 _END = np.iinfo(np.int64).min
 
@@ -18,7 +18,7 @@ def _rows(
     nodes: list[onnx.NodeProto], metadata: Mapping[str, str] | None = None, **constants: object
 ) -> onnx.ModelProto:
     arrays = {name: np.asarray(value) for name, value in constants.items()}
-    return onnx_models.model(nodes, {"x": _ROWS}, {"y": _ROWS}, arrays, metadata)
+    return onnx_models.mapped(nodes, _ROWS, arrays, metadata)
 
 
 def softmax(metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
@@ -132,28 +132,26 @@ MODELS: tuple[Callable[[], onnx.ModelProto], ...] = (
 
 def scaled_by_the_largest() -> onnx.ModelProto:
     """x divided by the largest value in the batch, as a quantizer does that derives its scale from the batch."""
-    return onnx_models.model(
+    return onnx_models.mapped(
         [
             helper.make_node("Abs", ["x"], ["size"]),
             helper.make_node("ReduceMax", ["size"], ["largest"], keepdims=0),
             helper.make_node("Add", ["largest", "one"], ["scale"]),
             helper.make_node("Div", ["x", "scale"], ["y"]),
         ],
-        {"x": _ROWS},
-        {"y": _ROWS},
+        _ROWS,
         {"one": np.array(1, np.float32)},
     )
 
 
 def one_row() -> onnx.ModelProto:
     """Declares one output row per sample, and returns one for all."""
-    built = onnx_models.model(
+    built = onnx_models.mapped(
         [
             helper.make_node("ReduceSum", ["x", "axis"], ["sum"], keepdims=1),
             helper.make_node("Identity", ["sum"], ["y"]),
         ],
-        {"x": _ROWS},
-        {"y": _ROWS},
+        _ROWS,
         {"axis": np.array([0], np.int64)},
     )
     (out,) = built.graph.output
@@ -165,7 +163,7 @@ def only_alone() -> onnx.ModelProto:
     """Fails on more than one sample: it reshapes to [1, 3]."""
     return onnx_models.model(
         [helper.make_node("Reshape", ["x", "shape"], ["y"])],
-        {"x": _ROWS},
+        {"x": (TensorProto.FLOAT, _ROWS)},
         {"y": (TensorProto.FLOAT, [None, 3])},  # type: ignore[list-item]
         {"shape": np.array([1, 3], np.int64)},
     )
@@ -173,7 +171,7 @@ def only_alone() -> onnx.ModelProto:
 
 def at_most_32() -> onnx.ModelProto:
     """Looks up each sample's index in a table of 32, and fails on a larger batch."""
-    return onnx_models.model(
+    return onnx_models.mapped(
         [
             helper.make_node("Shape", ["x"], ["rows"], start=0, end=1),
             helper.make_node("Squeeze", ["rows"], ["many"]),
@@ -181,15 +179,14 @@ def at_most_32() -> onnx.ModelProto:
             helper.make_node("Gather", ["table", "places"], ["added"]),
             helper.make_node("Add", ["x", "added"], ["y"]),
         ],
-        {"x": _ROWS},
-        {"y": _ROWS},
+        _ROWS,
         {"zero": np.array(0, np.int64), "one": np.array(1, np.int64), "table": np.zeros((32, 3), np.float32)},
     )
 
 
 def declared_with_an_axis_too_many() -> onnx.ModelProto:
     """ONNX Runtime loads it with a warning, and reports no shape."""
-    built = onnx_models.model([helper.make_node("Relu", ["x"], ["y"])], {"x": _ROWS}, {"y": _ROWS})
+    built = onnx_models.mapped([helper.make_node("Relu", ["x"], ["y"])], _ROWS)
     built.graph.output[0].type.tensor_type.shape.dim.add()
     return built
 
@@ -197,9 +194,7 @@ def declared_with_an_axis_too_many() -> onnx.ModelProto:
 def of_a_huge_picture() -> onnx.ModelProto:
     """One sample has 2**40 values, and the file a few bytes."""
     shape: onnx_models.Shape = ["batch", 2**20, 2**20]
-    return onnx_models.model(
-        [helper.make_node("Relu", ["x"], ["y"])], {"x": (TensorProto.FLOAT, shape)}, {"y": (TensorProto.FLOAT, shape)}
-    )
+    return onnx_models.mapped([helper.make_node("Relu", ["x"], ["y"])], shape)
 
 
 def streamed() -> onnx.ModelProto:

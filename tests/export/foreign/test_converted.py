@@ -185,8 +185,7 @@ def hardly_different() -> onnx.ModelProto:
 
 
 def without_layers() -> onnx.ModelProto:
-    io: dict[str, tuple[int, onnx_models.Shape]] = {"x": (TensorProto.FLOAT, ["batch", networks.FEATURES])}
-    return onnx_models.model([helper.make_node("Add", ["x", "x"], ["y"])], io, {"y": io["x"]})
+    return onnx_models.mapped([helper.make_node("Add", ["x", "x"], ["y"])], ["batch", networks.FEATURES])
 
 
 @pytest.mark.parametrize(

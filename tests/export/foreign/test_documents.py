@@ -80,11 +80,7 @@ def external(location: str, **place: int) -> onnx.ModelProto:
 
 def added(nodes: list[onnx.NodeProto], constant: str) -> onnx.ModelProto:
     """x FP32 [batch, 4] -> y, x plus a constant that the nodes make."""
-    return onnx_models.model(
-        [*nodes, helper.make_node("Add", ["x", constant], ["y"])],
-        {"x": (TensorProto.FLOAT, ["batch", 4])},
-        {"y": (TensorProto.FLOAT, ["batch", 4])},
-    )
+    return onnx_models.mapped([*nodes, helper.make_node("Add", ["x", constant], ["y"])], ["batch", 4])
 
 
 def constant(location: str) -> onnx.NodeProto:
@@ -102,11 +98,7 @@ def in_a_function(then: onnx.NodeProto) -> onnx.ModelProto:
         helper.make_node("If", ["yes"], ["chosen"], then_branch=branches[0], else_branch=branches[1]),
         helper.make_node("Add", ["x", "chosen"], ["y"]),
     ]
-    model = onnx_models.model(
-        [helper.make_node("Theirs", ["x"], ["y"], domain="theirs")],
-        {"x": (TensorProto.FLOAT, ["batch", 4])},
-        {"y": (TensorProto.FLOAT, ["batch", 4])},
-    )
+    model = onnx_models.mapped([helper.make_node("Theirs", ["x"], ["y"], domain="theirs")], ["batch", 4])
     model.opset_import.append(helper.make_opsetid("theirs", 1))
     model.functions.append(helper.make_function("theirs", "Theirs", ["x"], ["y"], body, [model.opset_import[0]]))
     return model

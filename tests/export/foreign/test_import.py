@@ -17,7 +17,6 @@ from hangtag.serving.client import Client
 from tests.kit import onnx_file, onnx_models, unbatchable_models
 from tests.kit.command import invoke, refusal
 from tests.kit.exported import importing
-from tests.kit.onnx_models import Shape
 from tests.kit.server import server
 from tests.kit.shipped import latest
 
@@ -42,15 +41,13 @@ def metadata(folder: Path) -> dict[str, str]:
 
 def shifted_by_the_first() -> onnx.ModelProto:
     """y = x + 0 * x[0], which fails for a batch of 0."""
-    io: dict[str, tuple[int, Shape]] = {"x": (TensorProto.FLOAT, ["batch", 3])}
-    return onnx_models.model(
+    return onnx_models.mapped(
         [
             helper.make_node("Gather", ["x", "zero"], ["first"], axis=0),
             helper.make_node("Mul", ["first", "nothing"], ["shift"]),
             helper.make_node("Add", ["x", "shift"], ["y"]),
         ],
-        io,
-        {"y": io["x"]},
+        ["batch", 3],
         {"zero": np.array(0), "nothing": np.array(0, np.float32)},
     )
 
@@ -134,16 +131,14 @@ def test_a_model_in_8_bits_may_be_batched_where_answers_differ_by_steps(
     tmp_path: Path, rounding: list[onnx.NodeProto], source: str, share: float, batched: bool
 ) -> None:
     """To each sample this share of the mean over all samples of the batch is added."""
-    io: dict[str, tuple[int, Shape]] = {"x": (TensorProto.FLOAT, ["batch", 3])}
-    shifted = onnx_models.model(
+    shifted = onnx_models.mapped(
         [
             *rounding,
             helper.make_node("ReduceMean", ["x", "samples"], ["mean"], keepdims=1),
             helper.make_node("Mul", ["mean", "share"], ["shift"]),
             helper.make_node("Add", [source, "shift"], ["y"]),
         ],
-        io,
-        {"y": io["x"]},
+        ["batch", 3],
         {
             "scale": np.array(0.05, np.float32),
             "zero": np.array(0, np.int8),
@@ -263,7 +258,7 @@ def answering_nothing_with_a_row() -> onnx.ModelProto:
     row = helper.make_node("Constant", [], ["row"], value=numpy_helper.from_array(np.ones((1, 2), np.float32)))
     same = helper.make_node("Identity", ["x"], ["same"])
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", 2]) for name in ("row", "same")]
-    return onnx_models.model(
+    return onnx_models.mapped(
         [
             helper.make_node("Shape", ["x"], ["rows"], start=0, end=1),
             helper.make_node("Squeeze", ["rows"], ["count"]),
@@ -276,8 +271,7 @@ def answering_nothing_with_a_row() -> onnx.ModelProto:
                 else_branch=helper.make_graph([same], "otherwise", [], value[1:]),
             ),
         ],
-        {"x": (TensorProto.FLOAT, ["batch", 2])},
-        {"y": (TensorProto.FLOAT, ["batch", 2])},
+        ["batch", 2],
         {"zero": np.array(0)},
     )
 

@@ -34,9 +34,8 @@ def hostile(made: list[onnx.NodeProto], **constants: object) -> onnx.ModelProto:
         onnx.helper.make_node("ReduceMax", ["matrix"], ["most"], keepdims=0),
         onnx.helper.make_node("Add", ["x", "most"], ["y"]),
     ]
-    shape: tuple[int, onnx_models.Shape] = (onnx.TensorProto.FLOAT, ["batch", 1])
     arrays = {name: np.asarray(value) for name, value in constants.items()}
-    return onnx_models.model(nodes, {"x": shape}, {"y": shape}, arrays)
+    return onnx_models.mapped(nodes, ["batch", 1], arrays)
 
 
 def large(mib: int) -> onnx.ModelProto:

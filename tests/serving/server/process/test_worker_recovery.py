@@ -17,7 +17,7 @@ from tests.kit import onnx_models
 from tests.kit.command import with_limits
 from tests.kit.live import index, request
 from tests.kit.waiting import TIMEOUT, until
-from tests.serving.server.process.two_workers import (
+from tests.serving.server.process.conftest import (
     OWN_CONNECTION,
     TRANSPORTS,
     Stub,

@@ -15,7 +15,7 @@ from tests.kit.command import Serving, hangtag
 from tests.kit.live import failure, index, request
 from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT
-from tests.serving.server.process.two_workers import (
+from tests.serving.server.process.conftest import (
     TRANSPORTS,
     Stub,
     ask,

@@ -48,11 +48,8 @@ def half_embedding() -> onnx.ModelProto:
 
 def matrix_product() -> onnx.ModelProto:
     """x FP32 [batch, 512] -> y FP32 [batch, 512]: the same sums in another order for other batch sizes."""
-    shape: tuple[int, onnx_models.Shape] = (TensorProto.FLOAT, ["batch", 512])
     weights = np.random.default_rng(0).normal(size=(512, 512)).astype(np.float32)
-    return onnx_models.model(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": shape}, {"y": shape}, {"w": weights}
-    )
+    return onnx_models.mapped([helper.make_node("MatMul", ["x", "w"], ["y"])], ["batch", 512], {"w": weights})
 
 
 @pytest.mark.parametrize(
@@ -111,13 +108,12 @@ def constant() -> onnx.ModelProto:
 
 def one_row_at_a_time() -> onnx.ModelProto:
     """x FP32 [batch, 3] -> y FP32 [batch, 3], the same; only a batch of one row has an answer."""
-    shape: tuple[int, onnx_models.Shape] = (TensorProto.FLOAT, ["batch", 3])
     nodes = [
         helper.make_node("Shape", ["x"], ["shape"]),
         helper.make_node("Squeeze", ["x", "axes"], ["row"]),
         helper.make_node("Reshape", ["row", "shape"], ["y"]),
     ]
-    return onnx_models.model(nodes, {"x": shape}, {"y": shape}, {"axes": np.array([0])})
+    return onnx_models.mapped(nodes, ["batch", 3], {"axes": np.array([0])})
 
 
 def lookup_of_one_value() -> onnx.ModelProto:
@@ -131,8 +127,7 @@ def lookup_of_one_value() -> onnx.ModelProto:
 
 
 def pictures_of_a_hundred_megabytes() -> onnx.ModelProto:
-    shape: tuple[int, onnx_models.Shape] = (TensorProto.FLOAT, ["batch", 5000, 5000])
-    return onnx_models.model([helper.make_node("Neg", ["x"], ["y"])], {"x": shape}, {"y": shape})
+    return onnx_models.mapped([helper.make_node("Neg", ["x"], ["y"])], ["batch", 5000, 5000])
 
 
 @pytest.mark.parametrize(

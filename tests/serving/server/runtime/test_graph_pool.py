@@ -18,7 +18,7 @@ from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.server.runtime.verification import Verification
 from tests.kit import onnx_models
 from tests.kit.shipped import latest
-from tests.serving.server.runtime.bindings import CpuForCuda, factory_of
+from tests.serving.server.runtime.conftest import CpuForCuda, factory_of
 
 
 def test_a_network_with_lstm_is_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from hangtag.serving.server.runtime.providers import CUDA
 from hangtag.serving.server.runtime.session import RUNNING, Runtime
 from tests.kit import onnx_models
 from tests.kit.shipped import latest
-from tests.serving.server.runtime.bindings import CpuForCuda, with_binding
+from tests.serving.server.runtime.conftest import CpuForCuda, with_binding
 
 
 @pytest.mark.parametrize("name", ["lstm", "cnn"])
@@ -80,10 +80,9 @@ def test_values_that_the_model_refuses_fail_that_batch_only(
 @pytest.mark.parametrize("way", ["session", "binding"])
 def test_while_a_batch_is_computed_other_threads_run(publish: Callable[[onnx.ModelProto], Path], way: str) -> None:
     layers = [onnx.helper.make_node("MatMul", [f"x{i}" if i else "x", "w"], [f"x{i + 1}"]) for i in range(20)]
-    model = onnx_models.model(
+    model = onnx_models.mapped(
         [*layers, onnx.helper.make_node("Identity", ["x20"], ["y"])],
-        {"x": (onnx.TensorProto.FLOAT, ["batch", 1000])},
-        {"y": (onnx.TensorProto.FLOAT, ["batch", 1000])},
+        ["batch", 1000],
         {"w": np.eye(1000, dtype=np.float32)},
     )
     runtime = Runtime(publish(model), provider="cpu")

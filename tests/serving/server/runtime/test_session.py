@@ -170,7 +170,7 @@ def test_every_kind_of_model_warms_up(models: Path, name: str, shapes: list[tupl
 def fails_below(least: int, shape: onnx_models.Shape) -> onnx.ModelProto:
     """A model that looks its own input's last size up in a table that begins at ``least``."""
     make = onnx.helper.make_node
-    return onnx_models.model(
+    return onnx_models.mapped(
         [
             make("Shape", ["x"], ["size"], start=-1),
             make("Sub", ["size", "least"], ["place"]),
@@ -179,8 +179,7 @@ def fails_below(least: int, shape: onnx_models.Shape) -> onnx.ModelProto:
             make("Gather", ["table", "below"], ["zero"]),
             make("Add", ["x", "zero"], ["y"]),
         ],
-        {"x": (onnx.TensorProto.FLOAT, shape)},
-        {"y": (onnx.TensorProto.FLOAT, shape)},
+        shape,
         {"least": np.array([least], np.int64), "table": np.zeros(1, np.float32)},
     )
 

@@ -169,8 +169,8 @@ def test_callers_of_models_whose_rows_depend_on_each_other_do_not_change_each_ot
 ) -> None:
     """Their axes would permit to join the calls. A model whose rows are independent stays batched."""
     kinds = {make.__name__: make() for make in (*unbatchable_models.MODELS, unbatchable_models.distant_row)}
-    shape: tuple[int, onnx_models.Shape] = (onnx.TensorProto.FLOAT, ["batch", unbatchable_models.COLUMNS])
-    kinds["independent"] = onnx_models.model([onnx.helper.make_node("Sin", ["x"], ["y"])], {"x": shape}, {"y": shape})
+    sine = onnx.helper.make_node("Sin", ["x"], ["y"])
+    kinds["independent"] = onnx_models.mapped([sine], ["batch", unbatchable_models.COLUMNS])
     files = {name: onnx_models.publish(tmp_path, name, model) for name, model in kinds.items()}
     with live_server(transport, tmp_path) as live:
         assert {name: wrong_answers(live, name, file) for name, file in files.items()} == dict.fromkeys(files, 0)

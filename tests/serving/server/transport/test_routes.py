@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 
 from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
@@ -224,13 +224,7 @@ IN_FLIGHT = 12
 def publish(models: Path, name: str, version: int) -> None:
     """x FP32 [batch, 2] -> y FP32 [batch, 2]: x plus the model's mark in the second column."""
     add = helper.make_node("Add", ["x", "mark"], ["y"])
-    shape: onnx_models.Shape = ["batch", 2]
-    model = onnx_models.model(
-        [add],
-        {"x": (TensorProto.FLOAT, shape)},
-        {"y": (TensorProto.FLOAT, shape)},
-        {"mark": np.array([0, MARKS[name]], np.float32)},
-    )
+    model = onnx_models.mapped([add], ["batch", 2], {"mark": np.array([0, MARKS[name]], np.float32)})
     onnx_models.publish(models, name, model, version)
 
 

@@ -94,14 +94,12 @@ SOUND = {
 
 def fixed() -> onnx.ModelProto:
     """x FP32 [1, 2] -> y FP32 [1, 2]."""
-    shape: tuple[int, onnx_models.Shape] = (onnx.TensorProto.FLOAT, [1, 2])
-    return onnx_models.model([onnx.helper.make_node("Add", ["x", "x"], ["y"])], {"x": shape}, {"y": shape})
+    return onnx_models.mapped([onnx.helper.make_node("Add", ["x", "x"], ["y"])], [1, 2])
 
 
 def lengths() -> onnx.ModelProto:
     """x FP32 [batch, length] -> y FP32 [batch, length]."""
-    shape: tuple[int, onnx_models.Shape] = (onnx.TensorProto.FLOAT, ["batch", "length"])
-    return onnx_models.model([onnx.helper.make_node("Add", ["x", "x"], ["y"])], {"x": shape}, {"y": shape})
+    return onnx_models.mapped([onnx.helper.make_node("Add", ["x", "x"], ["y"])], ["batch", "length"])
 
 
 MODELS = {
