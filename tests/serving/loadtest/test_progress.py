@@ -49,10 +49,10 @@ def on_a_terminal(height: int, *arguments: object) -> list[list[str]]:
 def test_a_terminal_shows_every_target_under_every_load_and_nothing_afterwards(
     server: FakeServer, tmp_path: Path
 ) -> None:
-    calls, seconds = Counter[str](), 0.01
+    calls, answer_seconds = Counter[str](), 0.01
 
     def behaviour(number: int, context: grpc.ServicerContext) -> None:
-        threading.Event().wait(seconds)
+        threading.Event().wait(answer_seconds)
         model = server.requests[number].model_name
         calls[model] += 1
         if model == "slow" and calls[model] % 10 == 5:
@@ -90,7 +90,7 @@ def test_a_terminal_shows_every_target_under_every_load_and_nothing_afterwards(
     # A pass through labelled samples has a table of its own.
     limits = ("--blocks", 1, "--min-duration", "1ms", "--min-query-count", 150, "--warm-up", 0)
     more = ("--samples", tmp_path / "s.npz", "--accuracy", "--concurrency", 1, *limits)
-    seconds = 0.05  # the pass has many calls in flight, and must take longer than from one drawing to the next
+    answer_seconds = 0.05  # the pass has many calls in flight, and must take longer than from one drawing to the next
     _, *drawn, left = on_a_terminal(40, "fast", "--server", server.address, *more)
     (title, head, row, _) = next(each for each in drawn if each[0] != "measuring")
     assert (title, head) == ("each labelled sample once", "target samples right so far")
