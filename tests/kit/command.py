@@ -73,13 +73,13 @@ def refusal(
     alone: bool = False,
     variables: Mapping[str, str] | None = None,
 ) -> str:
-    """Run the command in this process, which must print nothing and end with an error; return that, one line of text.
+    """Run the command in this process, which must end with an error; return that, one line of text.
 
     Args:
         arguments: The command's.
         exit_code: As for ``invoke``.
-        unchanged: A folder that must be left as it was.
-        alone: Nothing but the error is on standard error: no progress, no warning.
+        unchanged: A folder that must be left as it was, with nothing on standard output.
+        alone: Nothing but the error is printed: no progress, no warning.
         variables: Added to the environment.
     """
     before = contents(unchanged) if unchanged else {}
@@ -88,7 +88,7 @@ def refusal(
     assert last.startswith("Error: "), result.output
     assert not any(line.startswith(("Error: ", "Traceback")) for line in others), result.stderr
     assert not (alone and others), result.stderr
-    assert result.stdout == ""
+    assert result.stdout == "" or not (alone or unchanged), result.stdout
     assert not unchanged or contents(unchanged) == before
     return last.removeprefix("Error: ")
 
