@@ -15,7 +15,7 @@ from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.limits import Limits
 from tests.kit import onnx_models
 from tests.kit.certificates import Certificates
-from tests.kit.http2 import PING, frame
+from tests.kit.http2 import OPEN, PING, frame
 from tests.kit.live import index, is_closed, outputs, request
 from tests.kit.over_http import live_server
 from tests.kit.raw import connect, read_to_the_end
@@ -34,9 +34,9 @@ def models(tmp_path: Path) -> Path:
 def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(models: Path) -> None:
     with live_server("grpc", models, max_connections=3) as live:
         assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]  # the first connection
-        taken = [connect(live.server.address) for _ in range(2)]
+        taken = [connect(live.server.address, OPEN) for _ in range(2)]
         assert all(connection.recv(9) for connection in taken)  # each got the server's settings: it is accepted
-        with connect(live.server.address) as another:
+        with connect(live.server.address, OPEN) as another:
             assert read_to_the_end(another) == b""
         assert live.infer(request("gather", index=index(2)))["value"].tolist() == [20]
         for connection in taken:
@@ -95,7 +95,7 @@ def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, transport
 def test_a_client_that_pings_too_often_is_disconnected(models: Path) -> None:
     with (
         live_server("grpc", models, min_ping_seconds=3600) as live,
-        connect(live.server.address) as connection,
+        connect(live.server.address, OPEN) as connection,
     ):
         sender = threading.Thread(target=send_all, args=(connection, PINGS))
         sender.start()
@@ -148,6 +148,6 @@ def test_a_client_that_does_not_answer_pings_is_disconnected(models: Path) -> No
     limits = Limits(peer_seconds=1)
     with (
         live_server("grpc", models, keepalive_seconds=1, limits=limits) as live,
-        connect(live.server.address) as connection,
+        connect(live.server.address, OPEN) as connection,
     ):
         read_to_the_end(connection)  # it ends although this side says nothing more

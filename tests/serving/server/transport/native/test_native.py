@@ -185,9 +185,9 @@ def test_a_folder_for_temporary_files_with_too_long_a_path_is_refused(few: Path,
 def test_the_newest_connections_beyond_the_limit_are_closed_and_one_that_ends_makes_room(config: ServerConfig) -> None:
     with LiveServer(replace(config, max_connections=3, http_port=0)) as live, connected(live) as over_http:
         assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]  # the first connection
-        taken = [connect(live.server.address) for _ in range(2)]
+        taken = [connect(live.server.address, OPEN) for _ in range(2)]
         assert all(connection.recv(9) for connection in taken)  # each got the server's settings: it is accepted
-        with connect(live.server.address) as one, connect(live.server.address) as another:
+        with connect(live.server.address, OPEN) as one, connect(live.server.address, OPEN) as another:
             read_to_the_end(one)
             read_to_the_end(another)
         for connection in taken:
