@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -11,10 +12,13 @@ from onnx import TensorProto, helper
 from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models, voc_files
 from tests.kit.command import invoke
-from tests.kit.exported import Exported, label_paths, label_scores
+from tests.kit.exported import Exported, label_scores
 from tests.kit.once import once
 from tests.kit.server import server as running_server
 from tests.kit.shipped import MODELS
+
+SOURCES = ("training", "export", "hangtag", "serving/server/runtime")
+"""What decides what is trained and exported here, for tests/kit/once.py."""
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         invoke("train", "lstm-56", "--limit", 300, "--epochs", 2, "--threads", 1, "--device", "cpu", "--out", folder)
         return folder
 
-    return once(tmp_path_factory, "trained", make)
+    return once(tmp_path_factory, "trained", make, sources=SOURCES)
 
 
 @pytest.fixture(scope="session")
@@ -37,13 +41,7 @@ def proven(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         invoke("export", trained, "--timing", "none", *folders)
         return folder / "models"
 
-    return once(tmp_path_factory, "proven", make)
-
-
-@pytest.fixture(scope="session")
-def cnn_rnn(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A network that answers with paths of every length."""
-    return label_paths(tmp_path_factory)
+    return once(tmp_path_factory, "proven", make, sources=SOURCES)
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +59,7 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
         invoke("train", "cnn_rnn", "--data", "voc2007", "--data-dir", voc_files.write(folder), *options)
         return folder
 
-    return once(tmp_path_factory, "voc", make)
+    return once(tmp_path_factory, "voc", make, sources=[*SOURCES, "tests/kit/voc_files.py"])
 
 
 @pytest.fixture(scope="session")
@@ -71,11 +69,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (models / "lstm").symlink_to(MODELS / "lstm")
     onnx_models.publish(models, "other_labels", onnx_models.classifier())
     onnx_models.publish(models, "two_inputs", onnx_models.two_inputs())
-    onnx_models.publish(models, "seven_classes", classifier_of(classes=7))
-    onnx_models.publish(models, "no_logits", classifier_of(output="scores"))
-    onnx_models.publish(models, "broken_numbers", classifier_of(bias=np.nan))
-    onnx_models.publish(models, "straight", classifier_of())
-    onnx_models.publish(models, "reverses", classifier_of(reverses=True))
+    weights = onnx_models.weights()
+    onnx_models.publish(models, "seven_classes", classifier_of(weights[:, :7]))
+    onnx_models.publish(models, "no_logits", classifier_of(weights, output="scores"))
+    onnx_models.publish(models, "broken_numbers", classifier_of(weights * np.float32(np.nan)))
+    onnx_models.publish(models, "straight", classifier_of(weights))
+    onnx_models.publish(models, "reverses", classifier_of(weights, reverses=True))
     return models
 
 
@@ -86,33 +85,26 @@ def server(repository: Path) -> Iterator[Server]:
 
 
 def classifier_of(
-    *, classes: int = 10, output: str = "logits", bias: float = 0.0, reverses: bool = False
+    weights: npt.NDArray[np.float32], *, output: str = "logits", reverses: bool = False
 ) -> onnx.ModelProto:
-    """image UINT8 [batch, 28, 28] -> the means of its first columns, plus a bias, under a name.
+    """image UINT8 [batch, 28, 28] -> its pixels times weights [784, classes], under a name.
 
     reverses: The answer to the first image comes last, and so on.
     """
-    sums = "sums" if reverses else output
-    reversal = [helper.make_node("Slice", [sums, "last", "end", "images", "step"], [output])] if reverses else []
-    return onnx_models.model(
-        [
-            helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
-            helper.make_node("ReduceMean", ["pixels", "rows"], ["means"], keepdims=0),
-            helper.make_node("Slice", ["means", "from", "to", "axis"], ["first"]),
-            helper.make_node("Add", ["first", "bias"], [sums]),
-            *reversal,
-        ],
-        {"image": (TensorProto.UINT8, ["batch", 28, 28])},
-        {output: (TensorProto.FLOAT, ["batch", classes])},
-        {
-            "rows": np.array([1], np.int64),
-            "from": np.array([0], np.int64),
-            "to": np.array([classes], np.int64),
-            "axis": np.array([1], np.int64),
-            "bias": np.array([bias], np.float32),
+    product = "product" if reverses else output
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["pixels", "flat"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "weights"], [product]),
+    ]
+    constants = {"flat": np.array([-1, 784]), "weights": weights}
+    if reverses:
+        nodes.append(helper.make_node("Slice", [product, "last", "end", "images", "step"], [output]))
+        constants |= {
             "last": np.array([-1]),
-            "end": np.array([np.iinfo(np.int64).min]),
+            "end": np.array([-(2**31)]),
             "images": np.array([0]),
             "step": np.array([-1]),
-        },
-    )
+        }
+    answer = {output: (TensorProto.FLOAT, ["batch", weights.shape[1]])}
+    return onnx_models.model(nodes, {"image": (TensorProto.UINT8, ["batch", 28, 28])}, answer, constants)

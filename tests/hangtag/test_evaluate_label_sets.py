@@ -3,7 +3,8 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from PIL import Image
 from hangtag.evaluation import multi_label, pictures
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.multi_label import MultiLabelResult, SetMistake
-from hangtag.evaluation.subject import Array, Outputs, Progress, Subject
-from tests.kit.command import invoke, refusal
+from hangtag.evaluation.subject import Array, Subject
+from tests.kit.command import ROOT, invoke, refusal
 from tests.kit.exported import Exported
 from tests.kit.server import server
 from tests.kit.shipped import latest
@@ -21,6 +22,7 @@ from tests.kit.shipped import latest
 pytestmark = pytest.mark.slow
 
 LIMIT = 40
+OUTFITS = ROOT / "examples/outfits/models"
 
 
 def document(*arguments: object) -> dict[str, Any]:
@@ -29,29 +31,30 @@ def document(*arguments: object) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("model", ["cnn_rnn", "sigmoids"])
-def test_a_run_its_export_and_its_server_agree(model: str, request: pytest.FixtureRequest) -> None:
-    """Of a network that answers with paths, and of one whose file has a threshold."""
-    exported: Exported = request.getfixturevalue(model)
-    run, file = (document(source, "--data", "outfits") for source in (exported.run.folder, exported.file))
-    with server(exported.models, http_port=-1, provider="cpu") as running:
-        served = document(model, "--server", running.address)
-    assert served["data"] == file["data"] == run["data"]
-    assert run["data"]["dataset"] == "outfits"
-    for other in (file, served):
-        assert other["classes"] == run["classes"]
+def test_a_run_its_export_and_its_server_agree(model: str, sigmoids: Exported) -> None:
+    """Of a network whose file has a threshold; and of the shipped one, which answers with paths, and has no run."""
+    models = OUTFITS if model == "cnn_rnn" else sigmoids.models
+    sources = (models / model, *([sigmoids.run.folder] if model == "sigmoids" else []))
+    file, *others = (document(source, "--data", "outfits") for source in sources)
+    with server(models, http_port=-1, provider="cpu") as running:
+        others.append(document(model, "--server", running.address))
+    assert file["data"]["dataset"] == "outfits"
+    assert 0 < file["figures"]["o_f1"] < 1
+    for other in others:
+        assert other["data"] == file["data"]
+        assert other["subject"]["task"] == "multi_label"
+        assert other["classes"] == file["classes"]
         # Images that are level with each other may be ranked either way.
-        assert other["figures"].pop("mean_ap") == pytest.approx(run["figures"]["mean_ap"], abs=0.01)
-        assert other["figures"] == pytest.approx({key: run["figures"][key] for key in other["figures"]}, abs=1e-6)
-        assert [mistake["image"] for mistake in other["mistakes"]] == [mistake["image"] for mistake in run["mistakes"]]
-    assert served["subject"]["task"] == "multi_label"
-    assert 0 < run["figures"]["o_f1"] < 1
+        assert other["figures"].pop("mean_ap") == pytest.approx(file["figures"]["mean_ap"], abs=0.01)
+        assert other["figures"] == pytest.approx({key: file["figures"][key] for key in other["figures"]}, abs=1e-6)
+        assert [mistake["image"] for mistake in other["mistakes"]] == [mistake["image"] for mistake in file["mistakes"]]
     if model == "cnn_rnn":
-        probabilities = [mistake["probability"] for mistake in run["mistakes"]]
+        probabilities = [mistake["probability"] for mistake in file["mistakes"]]
         assert probabilities == sorted(probabilities, reverse=True)
 
 
-def test_the_table_and_the_picture(cnn_rnn: Exported, tmp_path: Path) -> None:
-    of = (cnn_rnn.file, "--data", "outfits-independent", "--split", "validation")
+def test_the_table_and_the_picture(tmp_path: Path) -> None:
+    of = (OUTFITS / "cnn_rnn", "--data", "outfits-independent", "--split", "validation")
     shown = " ".join(invoke("evaluate", *of, "--limit", LIMIT, "--pictures", tmp_path).stdout.split())
     assert f"on {LIMIT} validation images of outfits-independent" in shown
     written = document(*of)
@@ -72,12 +75,12 @@ def test_a_wrong_set_is_drawn_with_its_probability_if_it_is_known(tmp_path: Path
     assert known.tobytes() != unknown.tobytes()
 
 
-def test_questions_that_do_not_fit(cnn_rnn: Exported, tmp_path: Path) -> None:
+def test_questions_that_do_not_fit(sigmoids: Exported, tmp_path: Path) -> None:
     lstm = latest("lstm")
     assert "is a single_label model" in refusal("evaluate", lstm, "--data", "outfits")
-    assert "is a multi_label model" in refusal("evaluate", cnn_rnn.run.folder, "--data", "fashion-mnist")
-    assert "--distances" in invoke("evaluate", cnn_rnn.file, "--distances", lstm, exit_code=2).stderr
-    copy = Path(shutil.copytree(cnn_rnn.run.folder, tmp_path / "other-labels"))
+    assert "is a multi_label model" in refusal("evaluate", sigmoids.run.folder, "--data", "fashion-mnist")
+    assert "--distances" in invoke("evaluate", sigmoids.file, "--distances", lstm, exit_code=2).stderr
+    copy = Path(shutil.copytree(sigmoids.run.folder, tmp_path / "other-labels"))
     metrics = json.loads((copy / "metrics.json").read_text())
     metrics["summary"]["labels"].reverse()
     (copy / "metrics.json").write_text(json.dumps(metrics))
@@ -97,19 +100,9 @@ def test_a_network_that_learned_from_voc_is_evaluated_on_it(voc: Path, tmp_path:
 # Figures that are computed by hand.
 
 
-class FakeSubject(Subject):
-    """A subject with a threshold of the test's choice. It is never run."""
-
-    kind, name, task, details = "run", "a test", "multi_label", {}
-
-    def __init__(self, threshold: float | None = None) -> None:
-        self.threshold = threshold
-
-    def answer(self, images: Array, report: Progress) -> Outputs:
-        raise AssertionError
-
-    def close(self) -> None:
-        raise AssertionError
+def subject(threshold: float | None = None) -> Subject:
+    """What is known of a model that is never run."""
+    return cast(Subject, SimpleNamespace(name="a test", threshold=threshold))
 
 
 TRUTH = np.array([[1, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 1]], bool)
@@ -120,7 +113,7 @@ PROBABILITIES = np.where((PATH[:, :, None] == np.arange(3)).any(axis=1), 0.9, 0.
 
 def test_sets_by_hand() -> None:
     outputs = {"path": PATH, "probabilities": PROBABILITIES, "path_probability": np.array([0.1, 0.2, 0.3, 0.4])}
-    result = multi_label.measure(FakeSubject(), outputs, TRUTH, LABELS3)
+    result = multi_label.measure(subject(), outputs, TRUTH, LABELS3)
     assert result.figures["exact_match"] == pytest.approx(2 / 4)
     assert result.figures["o_precision"] == pytest.approx(4 / 5)
     assert result.figures["o_recall"] == pytest.approx(4 / 6)
@@ -131,7 +124,7 @@ def test_sets_by_hand() -> None:
     assert (confident.image, confident.true, confident.predicted, confident.probability) == (3, ("b", "c"), ("b",), 0.4)
     assert (other.image, other.true, other.predicted) == (2, ("a",), ("c",))
     # Without path probabilities the worst come first.
-    decided = multi_label.measure(FakeSubject(0.5), {"probabilities": PROBABILITIES}, TRUTH, LABELS3)
+    decided = multi_label.measure(subject(0.5), {"probabilities": PROBABILITIES}, TRUTH, LABELS3)
     assert [(mistake.image, mistake.probability) for mistake in decided.mistakes] == [(2, None), (3, None)]
 
 
@@ -147,4 +140,4 @@ def test_sets_by_hand() -> None:
 )
 def test_answers_that_do_not_fit(outputs: dict[str, Array], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
-        multi_label.measure(FakeSubject(), outputs, TRUTH, LABELS3)
+        multi_label.measure(subject(), outputs, TRUTH, LABELS3)
