@@ -120,7 +120,7 @@ triton-examples: $(VENV)/.dev $(VENV)-peers/.peers ## Run Triton's own example c
 	@test -e .triton-examples/src || { git init --quiet .triton-examples \
 		&& git -C .triton-examples fetch --quiet --depth 1 https://github.com/triton-inference-server/client $(TRITON_CLIENT) \
 		&& git -C .triton-examples checkout --quiet FETCH_HEAD; }
-	$(BIN)/pytest tests/e2e/test_triton_examples.py $(ARGS)
+	$(BIN)/pytest tests/e2e/test_clients.py -k example $(ARGS)
 
 ##@ Generated files, and environments of other programs
 proto: $(VENV)/.dev ## Generate the gRPC stubs from the .proto files

@@ -26,6 +26,8 @@ from tests.kit.waiting import TIMEOUT
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(sys.executable).with_name("hangtag")
+COMMAND_SECONDS = 200.0
+"""The most time for a command that ends by itself; one that trains or exports takes long on a busy machine."""
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -116,7 +118,7 @@ def hangtag(
     texts = list(map(str, arguments))
     if script:
         done = subprocess.run(
-            [SCRIPT, *texts], env=environment(**more), capture_output=True, text=True, timeout=TIMEOUT
+            [SCRIPT, *texts], env=environment(**more), capture_output=True, text=True, timeout=COMMAND_SECONDS
         )
     else:
         done = run_forked(texts, environment(**more), first)
@@ -136,7 +138,7 @@ def without(modules: Sequence[str], *arguments: object, **more: str) -> subproce
 def python(code: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run Python statements in a new process to their end."""
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=TIMEOUT)
+    return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=COMMAND_SECONDS)
 
 
 def run_forked(
@@ -144,7 +146,7 @@ def run_forked(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command in a forked process to its end. What it prints must fit into a pipe."""
     with forkserver.hangtag(arguments, variables=variables, first=first) as process:
-        stdout, stderr = process.communicate(TIMEOUT)
+        stdout, stderr = process.communicate(COMMAND_SECONDS)
         return subprocess.CompletedProcess(arguments, process.wait(), stdout, stderr)
 
 
