@@ -141,7 +141,7 @@ def test_a_stopping_server_answers_the_requests_it_has_read_then_ends_the_stream
 
 def test_a_stream_that_has_sent_everything_ends_with_ok_at_a_stop(few: Path) -> None:
     """Nothing tells a client that the server has read its end, so it may come too late, but not each time."""
-    codes = []
+    codes: list[grpc.StatusCode] = []
     while grpc.StatusCode.OK not in codes and len(codes) < 5:
         with live_server("grpc", few, instances=1) as own, own.gates.closed("gather") as gate:
             talk = opened(own, gather(1), None)
