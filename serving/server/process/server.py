@@ -52,9 +52,9 @@ class Server:
         Args:
             config: The settings.
             versions: The versions to serve, by model, instead of the latest.
-            runtimes: Loads a model file, as the constructor of Runtime does.
             wrap_control: Gets this process's control of the models, and returns the control for clients' calls. A
                 worker passes clients' calls to all workers. By default clients control this process.
+            runtimes: Loads a model file, as the constructor of Runtime does.
 
         Raises:
             StartError: The certificates or the tokens are not valid, or the transport cannot be used.
@@ -67,9 +67,9 @@ class Server:
         self.control = ModelControl(self._engine, versions or {}, runtimes)
         self._tracing = Tracing.to(config.otlp_endpoint, config.limits.trace_close_seconds)
         self.transport = choose_transport(config)
-        authorise = (
-            None if config.token_file is None else Tokens(config.token_file, config.limits.file_check_seconds).authorise
-        )
+        authorise = None
+        if config.token_file is not None:
+            authorise = Tokens(config.token_file, config.limits.file_check_seconds).authorise
         control = self.control if wrap_control is None else wrap_control(self.control)
         self._repository = RepositoryCalls(control)
         self._grpc = GrpcServer(
