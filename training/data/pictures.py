@@ -1,0 +1,263 @@
+"""Reads the pictures of a folder or of a CSV file into a data set: opens, divides and prepares them."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from hangtag.serving.image_spec import ImageSpec, Pixels, flattened
+from hangtag.training.data.dataset import Classes, Dataset, Images, Split
+from hangtag.training.data.division import Division, Read, divide
+from hangtag.training.data.listing import Listed, Listing
+from hangtag.training.errors import DataCorruptError
+
+MEMORY_BYTES = 2 << 30
+"""Prepared pictures of up to this size are held in memory; more of them in a file of the cache, which is mapped."""
+MOST_PIXELS = 100_000_000
+"""Of one picture: a small file can hold a huge one."""
+SMALL = 128
+"""Pictures that all have one size are used in it, up to so many pixels of an edge."""
+DEFAULT_EDGE = 64
+"""Otherwise pictures become squares of this size, unless ``--size`` names another."""
+_GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
+
+T = TypeVar("T")
+R = TypeVar("R")
+Progress = Callable[[str, int, int], None]
+"""Gets what is done, how many are, and of how many."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A picture that could be read.
+
+    Attributes:
+        listed: Where it is, and its label.
+        digest: SHA-256 of the file.
+        size: Height and width, upright, in pixels.
+        grey: Whether the file has no colours.
+    """
+
+    listed: Listed
+    digest: str
+    size: tuple[int, int]
+    grey: bool
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that was left out, and why."""
+
+    listed: Listed
+    reason: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The pictures of a source, divided into splits, and what was left out."""
+
+    opened: tuple[Opened, ...]
+    division: Division
+    unreadable: tuple[Unreadable, ...]
+    others: tuple[Path, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the pictures' names, labels, splits and contents."""
+        digest = hashlib.sha256()
+        for split, indices in self.division.splits.items():
+            for index in indices:
+                one = self.opened[index]
+                digest.update(f"{split}\0{one.listed.name}\0{one.listed.label}\0{one.digest}\n".encode())
+        return digest.hexdigest()
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Show nothing."""
+
+
+def collect(
+    listing: Listing,
+    *,
+    validation_share: float = 0.1,
+    test_share: float = 0.1,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Collection:
+    """Open every picture of a listing, and divide those that can be read.
+
+    Args:
+        listing: What the source names.
+        validation_share: See ``divide``.
+        test_share: Likewise.
+        seed: Likewise.
+        progress: Shows how many pictures were opened.
+
+    Raises:
+        DataCorruptError: No picture can be read, or they cannot be divided; see ``divide``.
+    """
+    opened: list[Opened] = []
+    unreadable: list[Unreadable] = []
+    for outcome in _in_threads(_open, listing.pictures, "opened", progress):
+        if isinstance(outcome, Opened):
+            opened.append(outcome)
+        else:
+            unreadable.append(outcome)
+    if not opened:
+        first = unreadable[0]
+        raise DataCorruptError(
+            f"none of {len(unreadable)} pictures can be read; the first is {first.listed.path} ({first.reason})."
+        )
+    read = [Read(one.listed.name, one.listed.label, one.listed.split, one.digest) for one in opened]
+    division = divide(read, validation_share, test_share, seed)
+    return Collection(tuple(opened), division, tuple(unreadable), listing.others)
+
+
+def natural_image(opened: Sequence[Opened]) -> ImageSpec:
+    """The images that fit pictures: in their own size if it is small and all have it, in colour if one has colours."""
+    sizes = {one.size for one in opened}
+    height, width = next(iter(sizes)) if len(sizes) == 1 else (DEFAULT_EDGE, DEFAULT_EDGE)
+    if max(height, width) > SMALL:
+        height, width = DEFAULT_EDGE, DEFAULT_EDGE
+    return ImageSpec(height, width, channels=1 if all(one.grey for one in opened) else 3)
+
+
+def load(
+    name: str,
+    collection: Collection,
+    image: ImageSpec,
+    cache: Path,
+    *,
+    normalise: bool = True,
+    progress: Progress = no_progress,
+) -> Dataset:
+    """Prepare all pictures of a collection.
+
+    Args:
+        name: As ``--data`` names the source.
+        collection: The pictures.
+        image: How each becomes an image.
+        cache: The folder for more images than fit into memory. They are kept there for the next run.
+        normalise: Take mean and standard deviation of the training split's pixels in place of those of ``image``.
+        progress: Shows how many pictures were prepared.
+
+    Raises:
+        DataCorruptError: A picture can no longer be read.
+    """
+    pixels = image.height * image.width * image.channels
+    total = sum(len(indices) for indices in collection.division.splits.values())
+    mapped = pixels * total > MEMORY_BYTES
+    digest = collection.digest
+    splits = {}
+    done = 0
+    for split, indices in collection.division.splits.items():
+        chosen = [collection.opened[index].listed for index in indices]
+        file = cache / f"{digest[:16]}-{_shape_name(image)}-{split}.npy" if mapped else None
+
+        def shown(what: str, count: int, _: int, before: int = done) -> None:
+            progress(what, before + count, total)
+
+        images = _images(chosen, image, file, shown)
+        classes: Classes = np.array([collection.division.labels.index(one.label) for one in chosen], np.int64)
+        splits[split] = Split(images, classes)
+        done += len(chosen)
+    if normalise:
+        image = replace(image, **_statistics(splits["train"].images, image))
+    return Dataset(name, collection.division.labels, image, source=name.partition(":")[2], digest=digest, **splits)
+
+
+def prepared(file: Path, image: ImageSpec) -> Pixels:
+    """A picture's pixels as a model takes them.
+
+    Raises:
+        DataCorruptError: It cannot be read.
+    """
+    try:
+        with Image.open(file) as picture:
+            return image.prepare(flattened(ImageOps.exif_transpose(picture), image.channels))
+    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
+        raise DataCorruptError(f"{file} cannot be read as a picture ({error}).") from error
+
+
+def _open(listed: Listed) -> Opened | Unreadable:
+    try:
+        content = listed.path.read_bytes()
+        if not content:
+            return Unreadable(listed, "it is empty")
+        with Image.open(listed.path) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                return Unreadable(listed, f"it has {picture.width} x {picture.height} pixels; at most {MOST_PIXELS:,}")
+            picture.load()  # a file that is cut off shows only when it is decoded
+            width, height = ImageOps.exif_transpose(picture).size
+            return Opened(listed, hashlib.sha256(content).hexdigest(), (height, width), picture.mode in _GREY_MODES)
+    except Exception as error:  # as above
+        return Unreadable(listed, " ".join(str(error).split()) or type(error).__name__)
+
+
+def _images(chosen: Sequence[Listed], image: ImageSpec, file: Path | None, progress: Progress) -> Images:
+    shape = (len(chosen), *image.shape)
+    if file is None:
+        images: Images = np.empty(shape, np.uint8)
+        _fill(images, chosen, image, progress)
+        return images
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(f".{os.getpid()}.tmp")
+        mapped = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
+        _fill(mapped, chosen, image, progress)
+        mapped.flush()
+        temporary.replace(file)
+    kept: Images = np.load(file, mmap_mode="r")
+    return kept
+
+
+def _fill(images: Images, chosen: Sequence[Listed], image: ImageSpec, progress: Progress) -> None:
+    def prepare(listed: Listed) -> Pixels:
+        return prepared(listed.path, image)
+
+    for index, pixels in enumerate(_in_threads(prepare, chosen, "prepared", progress)):
+        images[index] = pixels
+
+
+def _in_threads(work: Callable[[T], R], items: Sequence[T], what: str, progress: Progress) -> Iterator[R]:
+    with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as executor:
+        for done, result in enumerate(executor.map(work, items), 1):
+            progress(what, done, len(items))
+            yield result
+
+
+def _statistics(images: Images, image: ImageSpec) -> dict[str, Any]:
+    """Mean and standard deviation of each channel, of pixels from 0 to 1, rounded to four digits."""
+    counts = [_histogram(images, channel if image.channels == 3 else None) for channel in range(image.channels)]
+    values = np.arange(256) / 255
+    means = [float((count * values).sum() / count.sum()) for count in counts]
+    deviations = [
+        float(np.sqrt((count * (values - mean) ** 2).sum() / count.sum()))
+        for count, mean in zip(counts, means, strict=True)
+    ]
+    return {
+        "mean": tuple(round(mean, 4) for mean in means),
+        "std": tuple(max(round(deviation, 4), 0.01) for deviation in deviations),
+    }
+
+
+def _histogram(images: Images, channel: int | None) -> npt.NDArray[np.int64]:
+    count = np.zeros(256, np.int64)
+    for part in _parts(images):
+        count += np.bincount((part if channel is None else part[..., channel]).ravel(), minlength=256)
+    return count
+
+
+def _parts(images: Images) -> Iterable[Images]:
+    return (images[start : start + 1_000] for start in range(0, len(images), 1_000))
+
+
+def _shape_name(image: ImageSpec) -> str:
+    return f"{image.height}x{image.width}x{image.channels}-{image.fit}"
