@@ -11,25 +11,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
 
-from hangtag.training.data.fashion_mnist import LABELS, FashionMnist, Images
-from hangtag.training.data.multi_label import MultiLabelData
+from hangtag.training.data.dataset import Dataset, Images
 from hangtag.training.labels.distance import LabelDistances
-from hangtag.training.loop import trainer
 from hangtag.training.loop.contention import WARNED_FACTOR
-from hangtag.training.losses.outcome import BatchOutcome
+from hangtag.training.loop.train import fit
 from hangtag.training.observer import Observer, StepProgress
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
 from hangtag.training.tasks.selection import build_task
-from hangtag.training.tasks.task import Task, Teacher
+from hangtag.training.tasks.task import Teacher
 
 WARM_UP, MEASURED = 11, 30
 """Steps before those that are measured, and measured ones. After both the trainer waits for the GPU to finish."""
@@ -82,14 +78,14 @@ class Forecast:
 
 def measure(
     config: RunConfig,
-    data: FashionMnist | MultiLabelData,
+    data: Dataset,
     teacher: Teacher | None = None,
     group: ProcessGroup = ProcessGroup(),  # noqa: B008  (stateless)
     distances: LabelDistances | None = None,
 ) -> Forecast:
     """Measure what a run will take, on every rank; the times are rank 0's. Nothing is left on disk.
 
-    Args and errors are those of ``trainer.train``.
+    Args and errors are those of ``loop.train.train``.
 
     Example:
         >>> measure(config, fashion_mnist.load()).seconds / 60
@@ -97,7 +93,7 @@ def measure(
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    timed_teacher = _TimedTeacher(teacher) if teacher else None
+    timed_teacher = _TimedTeacher(teacher, len(data.labels)) if teacher else None
     task = build_task(config, data, torch.device(config.device), timed_teacher, distances)
     steps = -(-len(task) // config.recipe.batch_size)
     once = replace(config, recipe=replace(config.recipe, epochs=1))
@@ -105,20 +101,21 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="hangtag-dry-run-") as folder:
         run = Run(Path(folder))
         task.precompute(group, run)
-        excerpt = _Excerpt(task, (WARM_UP + MEASURED) * config.recipe.batch_size)
-        metrics = trainer.train_task(once, excerpt, run, stopwatch, group)
+        samples = (WARM_UP + MEASURED) * config.recipe.batch_size
+        metrics = fit(once, task, len(data.labels), run, stopwatch, group, samples)
         ended = time.perf_counter()
     step_seconds, measured_steps, slowdown = stopwatch.step()
     views = config.recipe.distillation.views if config.recipe.distillation else 0
-    images = 2 * len(task) * max(views, 1) / group.world_size  # a teacher answers for the mirror images too
+    mirrored = 2 if config.recipe.augmentation.flip else 1  # a teacher answers for the mirror images too
+    images = mirrored * len(task) * max(views, 1) / group.world_size
     return Forecast(
         samples={
             "train": len(task),
             "validation": len(data.validation.first(config.limit)),
             "test": len(data.test),
         },
-        image_size=data.test.images.shape[1:],
-        labels=len(LABELS) if isinstance(data, FashionMnist) else len(data.labels),
+        image_size=(data.image.height, data.image.width),
+        labels=len(data.labels),
         parameters=metrics["summary"]["parameters"],
         epochs=config.recipe.epochs,
         steps=steps,
@@ -173,44 +170,15 @@ class _Stopwatch(Observer):
         return elapsed / (steps - first), steps - first, elapsed / computed if computed > 0 else 1.0
 
 
-class _Excerpt(Task):
-    """A task whose epoch ends after its first samples; everything else is the whole task's."""
-
-    def __init__(self, task: Task, samples: int) -> None:
-        self._task, self._samples = task, min(samples, len(task))
-        self.selection_metric = task.selection_metric
-
-    def __len__(self) -> int:
-        return self._samples
-
-    def precompute(self, group: ProcessGroup, run: Run) -> None:
-        self._task.precompute(group, run)
-
-    def network(self) -> nn.Module:
-        return self._task.network()
-
-    def training_step(self, network: nn.Module, indices: Tensor) -> BatchOutcome:
-        return self._task.training_step(network, indices)
-
-    def deployable(self, network: nn.Module) -> nn.Module:
-        return self._task.deployable(network)
-
-    def validate(self, deployable: nn.Module) -> dict[str, float]:
-        return self._task.validate(deployable)
-
-    def summarise(self, deployable: nn.Module) -> dict[str, Any]:
-        return self._task.summarise(deployable)
-
-
 class _TimedTeacher:
     """A teacher that answers a few batches, and is timed; after them its logits are zeros, which cost nothing."""
 
-    def __init__(self, teacher: Teacher) -> None:
-        self._teacher, self._seconds = teacher, list[float]()
+    def __init__(self, teacher: Teacher, labels: int) -> None:
+        self._teacher, self._labels, self._seconds = teacher, labels, list[float]()
 
     def __call__(self, images: Images) -> npt.NDArray[np.float32]:
         if len(self._seconds) == _TEACHER_BATCHES:
-            return np.zeros((len(images), len(LABELS)), np.float32)
+            return np.zeros((len(images), self._labels), np.float32)
         started = time.perf_counter()
         logits = self._teacher(images)
         self._seconds.append((time.perf_counter() - started) / len(images))

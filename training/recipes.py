@@ -1,7 +1,11 @@
 """Recipes: every hyperparameter of a training run. catalog.py says which network has which recipes."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from hangtag.training.errors import SettingsError
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,23 @@ LSTM2_BEST = replace(
     augmentation=Augmentation(flip=True, shift=2),
 )
 
+# For anybody's pictures. They are not mirrored, which would make a wrong picture of a digit or of a traffic sign; where
+# left and right mean the same, --set flip=true is worth trying first.
+PICTURES = Recipe(
+    name="pictures",
+    batch_size=32,
+    epochs=20,
+    learning_rate=2e-3,
+    optimizer="adamw",
+    epsilon=1e-8,
+    weight_decay=0.05,
+    schedule="one_cycle",
+    ema_decay=0.99,
+    batch_norm=True,
+    label_smoothing=0.05,
+    augmentation=Augmentation(shift=2),
+)
+
 # One recipe for CNN-RNN and its baselines, so that only the network and its loss differ between them.
 MULTI_LABEL_RECIPE = Recipe(
     name="multi-label",
@@ -131,3 +152,84 @@ MULTI_LABEL_RECIPE = Recipe(
     batch_norm=True,
     augmentation=Augmentation(flip=True),
 )
+
+
+def changed(recipe: Recipe, changes: Iterable[str]) -> Recipe:
+    """A recipe with some hyperparameters changed.
+
+    Args:
+        recipe: The recipe.
+        changes: Each NAME=VALUE, such as learning_rate=3e-3. The names are those of Recipe's fields, and of
+            Augmentation's and Distillation's.
+
+    Raises:
+        SettingsError: There is no such hyperparameter, or the value is none of its kind.
+
+    Example:
+        >>> changed(STUDY, ["batch_size=64", "flip=true"]).augmentation.flip
+        True
+    """
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {change}: write NAME=VALUE, such as --set learning_rate=3e-3.")
+        part = next((key for key in _PARTS if name in _kinds(_PARTS[key])), None)
+        if part == "distillation" and recipe.distillation is None:
+            raise SettingsError(f"--set {change}: recipe {recipe.name} learns from no teacher.")
+        if part is not None:
+            value = _parsed(change, text, _kinds(_PARTS[part])[name])
+            recipe = replace(recipe, **{part: replace(getattr(recipe, part), **{name: value})})
+        elif name in _kinds(Recipe):
+            recipe = replace(recipe, **{name: _parsed(change, text, _kinds(Recipe)[name])})
+        else:
+            names = ", ".join(key for kind in (Recipe, *_PARTS.values()) for key in _kinds(kind))
+            raise SettingsError(f"--set {change}: there is no such hyperparameter; there are {names}.")
+    return recipe
+
+
+_PARTS: dict[str, type] = {"augmentation": Augmentation, "distillation": Distillation}
+_POSITIVE = ("batch_size", "epochs", "learning_rate", "epsilon", "temperature")
+_FRACTIONS = ("ema_decay", "dropout", "label_smoothing", "erase", "weight")
+
+
+def _kinds(kind: type) -> dict[str, Any]:
+    """The types of a class's fields that ``--set`` reaches, by name."""
+    hints = get_type_hints(kind)
+    return {name: hint for name, hint in hints.items() if name not in ("name", *_PARTS)}
+
+
+def _parsed(change: str, text: str, kind: Any) -> Any:
+    """The value of a change. Raises SettingsError for one that is not of this kind, or out of range."""
+    name = change.partition("=")[0]
+    try:
+        value = _value(text, kind)
+    except ValueError:
+        expected = " or ".join(get_args(kind)) if get_origin(kind) is Literal else _WORDS.get(kind, "a number")
+        raise SettingsError(f"--set {change}: {text!r} is not {expected}.") from None
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, bool | str | None):
+            continue
+        in_range = math.isfinite(number) and number >= 0 and (number > 0 or name not in _POSITIVE)
+        if not in_range or (name in _FRACTIONS and number > 1):
+            raise SettingsError(f"--set {change}: {text} is out of range.")
+    return value
+
+
+_WORDS = {int: "a whole number", bool: "true or false", tuple[float, float]: "two numbers, such as 0.9,0.999"}
+
+
+def _value(text: str, kind: Any) -> Any:
+    if get_origin(kind) is Literal:
+        if text not in get_args(kind):
+            raise ValueError
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError
+        return text.lower() == "true"
+    if get_origin(kind) is tuple:
+        first, second = map(float, text.split(","))
+        return first, second
+    if kind == float | None:
+        return None if text == "none" else float(text)
+    return kind(text)

@@ -1,5 +1,6 @@
 """The session of ``hangtag train`` in one process: reads the data, trains, and reports the result."""
 
+import hashlib
 import importlib
 import os
 import sys
@@ -12,12 +13,11 @@ from typing import Any
 from hangtag.extras import needs
 from hangtag.output import require_writable, writing
 from hangtag.training import dry_run
-from hangtag.training.data import datasets
-from hangtag.training.data.fashion_mnist import LABELS, FashionMnist
-from hangtag.training.data.multi_label import MultiLabelData
+from hangtag.training.data import sources
+from hangtag.training.data.dataset import Dataset
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances
-from hangtag.training.loop import trainer
+from hangtag.training.loop.train import train as train_run
 from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT, DistanceLoss
 from hangtag.training.observer import Observer, Observers
 from hangtag.training.processes.distributed import process_group
@@ -26,7 +26,7 @@ from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.progress import terminal_observer
 from hangtag.training.runs import overview
 from hangtag.training.runs.command import command
-from hangtag.training.runs.config import RunConfig
+from hangtag.training.runs.config import RunConfig, TeacherFile
 from hangtag.training.runs.run import REPORT, Run
 from hangtag.training.settings import TrainSettings
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
@@ -60,7 +60,7 @@ def train(settings: TrainSettings) -> None:
                 _event_log(config, run, group) as log,
             ):
                 observer = Observers(terminal, log)
-                metrics = trainer.train(config, inputs.data, run, observer, inputs.teacher, group, inputs.distances)
+                metrics = train_run(config, inputs.data, run, observer, inputs.teacher, group, inputs.distances)
         except KeyboardInterrupt:
             if group.is_rank_zero:
                 resume = command(config.as_json(), run.folder)
@@ -112,7 +112,7 @@ def _event_log(config: RunConfig, run: Run, group: ProcessGroup) -> Iterator[Obs
 class _Inputs:
     """What a run reads before it trains."""
 
-    data: FashionMnist | MultiLabelData
+    data: Dataset
     teacher: TeacherEnsemble | None
     distances: LabelDistances | None
 
@@ -121,13 +121,16 @@ def _read(settings: TrainSettings) -> _Inputs:
     distances = None
     if settings.distance_loss:
         distances = label_distance.read(settings.distances) if settings.distances else label_distance.default()
-        distances.require(LABELS)
-    data = datasets.load(settings.dataset, settings.data_dir, settings.limit)
+    data = sources.load(
+        settings.dataset, settings.data_dir, settings.limit, settings.own_pictures, progress=_show_progress
+    )
+    if distances is not None:
+        distances.require(data.labels)
     distillation = settings.chosen_recipe.distillation
     teacher = None
     if distillation:
         paths = settings.teachers or published_teachers(distillation.teacher)
-        teacher = TeacherEnsemble(paths, _threads(settings))
+        teacher = TeacherEnsemble(paths, data.labels, data.image, _threads(settings))
     return _Inputs(data, teacher, distances)
 
 
@@ -150,6 +153,10 @@ def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> Ru
         processes=group.world_size,
         teachers=inputs.teacher.files if inputs.teacher else (),
         loss=loss,
+        start_from=_file(settings.start_from) if settings.start_from else None,
+        dataset=_absolute(settings.dataset),
+        image=inputs.data.image if sources.kind_of(settings.dataset) else None,
+        pictures=settings.own_pictures if sources.kind_of(settings.dataset) else None,
         data_dir=str(settings.data_dir) if settings.data_dir else None,
     )
 
@@ -166,14 +173,13 @@ def _resources(config: RunConfig) -> str:
     return f"{config.device}, {processes}{threads}{teachers}"
 
 
-def _write_page(run: Run, data: FashionMnist | MultiLabelData) -> None:
+def _write_page(run: Run, data: Dataset) -> None:
     """Write the run's page into its folder. Raises OutputError if it cannot be written; the run is complete then."""
     from hangtag.training.report.page import run_page  # imports matplotlib, which takes a second
 
-    validation = data.validation.images if isinstance(data, FashionMnist) else None
     path = run.folder / REPORT
     with writing(path):
-        path.write_text(run_page(overview.read(run.folder), validation=validation), encoding="utf-8")
+        path.write_text(run_page(overview.read(run.folder), validation=data.validation.images), encoding="utf-8")
 
 
 def _finished_epochs(run: Run) -> int | None:
@@ -183,7 +189,7 @@ def _finished_epochs(run: Run) -> int | None:
 
 def _report_result(run: Run, metrics: dict[str, Any], epochs_before: int | None) -> None:
     if epochs_before == len(metrics["epochs"]):
-        _report("this run had finished already: nothing was trained. --restart trains it anew.")
+        _report("this run had finished already: nothing was trained. --restart trains it again.")
     elif epochs_before is not None:
         epochs = f"{epochs_before} epoch{'' if epochs_before == 1 else 's'}"
         _report(f"this run had finished {epochs}, and went on to {len(metrics['epochs'])}.")
@@ -197,6 +203,22 @@ def _report_result(run: Run, metrics: dict[str, Any], epochs_before: int | None)
     ]
     _report(f"best epoch {summary['best_epoch']}: {', '.join(figures)}, {summary['parameters']:,} parameters")
     _report(f"run: {run.folder}   next: hangtag export {run.folder}")
+
+
+def _file(path: Path) -> TeacherFile:
+    return TeacherFile(hashlib.sha256(path.read_bytes()).hexdigest()[:12], str(path.absolute()))
+
+
+def _absolute(dataset: str) -> str:
+    """The name of a data set; of own pictures with the whole path, so that the run can be exported from anywhere."""
+    kind = sources.kind_of(dataset)
+    return f"{kind}:{Path(dataset.partition(':')[2]).absolute()}" if kind else dataset
+
+
+def _show_progress(what: str, done: int, total: int) -> None:
+    """Say every few seconds how many of many pictures were read."""
+    if done == total or done % 5_000 == 0:
+        _report(f"{what} {done:,} of {total:,} pictures")
 
 
 def _report(line: str) -> None:

@@ -10,13 +10,13 @@ _ERASED_ASPECT = (0.3, 3.3)  # height over width
 
 
 def augment(images: Tensor, how: Augmentation) -> Tensor:
-    """Change images [batch, height, width], uint8, at random as a recipe says.
+    """Change images [batch, height, width] or [batch, height, width, 3], uint8, at random as a recipe says.
 
     Random numbers come from torch's global random state on the CPU, so a seed gives the same images on every device.
     """
     if how.flip:
         flipped = (torch.rand(len(images)) < 0.5).to(images.device)
-        images = torch.where(flipped[:, None, None], images.flip(-1), images)
+        images = torch.where(_per_image(flipped, images), images.flip(2), images)
     if how.shift:
         images = _shift(images, how.shift)
     if how.erase:
@@ -25,8 +25,9 @@ def augment(images: Tensor, how: Augmentation) -> Tensor:
 
 
 def _shift(images: Tensor, limit: int) -> Tensor:
-    batch, height, width = images.shape
-    padded = torch.nn.functional.pad(images, (limit, limit, limit, limit))
+    batch, height, width = images.shape[:3]
+    around = (limit, limit, limit, limit) if images.ndim == 3 else (0, 0, limit, limit, limit, limit)
+    padded = torch.nn.functional.pad(images, around)
     offsets = torch.randint(0, 2 * limit + 1, (2, batch, 1)).to(images.device)
     rows = offsets[0] + torch.arange(height, device=images.device)  # [batch, height]
     columns = offsets[1] + torch.arange(width, device=images.device)  # [batch, width]
@@ -34,7 +35,7 @@ def _shift(images: Tensor, limit: int) -> Tensor:
 
 
 def _erase(images: Tensor, probability: float) -> Tensor:
-    batch, height, width = images.shape
+    batch, height, width = images.shape[:3]
     chosen, area, aspect, top, left = torch.rand(5, batch)
     area = height * width * (_ERASED_AREA[0] + area * (_ERASED_AREA[1] - _ERASED_AREA[0]))
     low, high = torch.tensor(_ERASED_ASPECT).log()
@@ -46,5 +47,12 @@ def _erase(images: Tensor, probability: float) -> Tensor:
     in_rows = (rows >= top[:, None]) & (rows < (top + tall)[:, None])  # [batch, height]
     in_columns = (columns >= left[:, None]) & (columns < (left + wide)[:, None])  # [batch, width]
     erased = in_rows[:, :, None] & in_columns[:, None, :] & (chosen < probability)[:, None, None]
+    if images.ndim == 4:
+        erased = erased[..., None]  # of all channels
     noise = torch.randint(0, 256, images.shape, dtype=torch.uint8)
     return torch.where(erased.to(images.device), noise.to(images.device), images)
+
+
+def _per_image(values: Tensor, images: Tensor) -> Tensor:
+    """Values [batch], with as many axes as images have."""
+    return values.reshape(-1, *[1] * (images.ndim - 1))

@@ -1,6 +1,7 @@
-"""A data set in memory: pictures of one shape with a label each, in three splits."""
+"""A data set in memory: pictures of one shape, with a label or a set of labels each, in three splits."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,15 +9,16 @@ import numpy.typing as npt
 from hangtag.serving.image_spec import ImageSpec
 
 Images = npt.NDArray[np.uint8]  # [n, height, width], or [n, height, width, 3]
-Classes = npt.NDArray[np.int64]  # [n], indices into the data set's labels
+Classes = npt.NDArray[Any]  # [n], whole numbers: indices into the data set's labels
+LabelSets = npt.NDArray[np.bool_]  # [n, labels]: which labels an image has
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images [n, height, width] or [n, height, width, 3], uint8, and their classes [n]."""
+    """Images [n, height, width] or [n, height, width, 3], uint8, and their Classes [n] or LabelSets [n, labels]."""
 
     images: Images
-    classes: Classes
+    classes: Classes | LabelSets
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -28,7 +30,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures that each have one of several labels.
+    """Pictures with their labels.
 
     Attributes:
         name: As ``--data`` names it, such as fashion-mnist or folder:photos.
@@ -49,3 +51,8 @@ class Dataset:
     test: Split
     source: str
     digest: str
+
+    @property
+    def has_label_sets(self) -> bool:
+        """Whether an image has a set of labels, and not a single one."""
+        return self.train.classes.ndim == 2

@@ -8,12 +8,12 @@ import gzip
 import hashlib
 import os
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.training.data.dataset import Classes, Dataset, Images, Split
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
 
 LABELS = (
@@ -40,42 +40,12 @@ HOW_TO_GET_IT = (
     "IDX files (*-ubyte or *-ubyte.gz) with --data-dir."
 )
 
-Images = npt.NDArray[np.uint8]  # [n, 28, 28], garment bright on black
-Classes = npt.NDArray[np.uint8]  # [n], indices into LABELS
+IMAGE = ImageSpec(28, 28, fit="garment")
+NAME = "fashion-mnist"
 
 
-@dataclass(frozen=True)
-class Split:
-    """Images [n, 28, 28] and their classes [n], both uint8."""
-
-    images: Images
-    classes: Classes
-
-    def __len__(self) -> int:
-        return len(self.classes)
-
-    def first(self, n: int | None) -> "Split":
-        """The first n samples; all of them for None."""
-        return self if n is None else Split(self.images[:n], self.classes[:n])
-
-
-@dataclass(frozen=True)
-class FashionMnist:
-    """The whole data set in memory, 55 MB, split as in the study."""
-
-    train: Split
-    validation: Split
-    test: Split
-    source: str
-
-    @property
-    def digest(self) -> str:
-        """The data set's SHA-256. It is always the same, since load() refuses other files."""
-        return DIGEST
-
-
-def load(data_dir: Path | None = None) -> FashionMnist:
-    """Read, check and split the data set.
+def load(data_dir: Path | None = None) -> Dataset:
+    """Read, check and split the data set, 55 MB in memory.
 
     Args:
         data_dir: The folder with the four IDX files, decompressed or not; None to search the usual places.
@@ -91,11 +61,15 @@ def load(data_dir: Path | None = None) -> FashionMnist:
     folder = locate(data_dir)
     raw = {name: _read_checked(folder, name) for name in DIGESTS}
     images, classes = _images(raw["train-images-idx3-ubyte"]), _classes(raw["train-labels-idx1-ubyte"])
-    return FashionMnist(
+    return Dataset(
+        name=NAME,
+        labels=LABELS,
+        image=IMAGE,
         train=Split(images[VALIDATION_SIZE:], classes[VALIDATION_SIZE:]),
         validation=Split(images[:VALIDATION_SIZE], classes[:VALIDATION_SIZE]),
         test=Split(_images(raw["t10k-images-idx3-ubyte"]), _classes(raw["t10k-labels-idx1-ubyte"])),
         source=str(folder),
+        digest=DIGEST,  # always the same, since other files are refused
     )
 
 

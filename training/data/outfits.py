@@ -15,11 +15,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.training.data.fashion_mnist import LABELS, FashionMnist, Split
-from hangtag.training.data.multi_label import CANVAS_SIZE, MAX_LABELS, LabelSets, MultiLabelData, MultiLabelSplit
-from hangtag.training.data.outfits_canvas import Wardrobe, compose
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.training.data.dataset import Dataset, LabelSets, Split
+from hangtag.training.data.fashion_mnist import LABELS
+from hangtag.training.data.outfits_canvas import CANVAS_SIZE, Wardrobe, compose
 
 NAMES = ("outfits", "outfits-independent")
+IMAGE = ImageSpec(CANVAS_SIZE, CANVAS_SIZE, fit="garment")
+MAX_LABELS = 5
+"""How many garments a canvas has at most."""
 # A canvas is cheaper to compose than to train on: with this many, few epochs suffice and overfitting is no concern.
 SIZES: Mapping[str, int] = {"train": 100_000, "validation": 2_000, "test": 5_000}
 SEED = 0  # of the data set, not of a run: all runs train on the same canvases
@@ -87,8 +91,8 @@ _SETS = dict(zip(NAMES, (together, independent), strict=True))
 
 
 def load(
-    name: str, data: FashionMnist, seed: int = SEED, sizes: Mapping[str, int] = SIZES, limit: int | None = None
-) -> MultiLabelData:
+    name: str, data: Dataset, seed: int = SEED, sizes: Mapping[str, int] = SIZES, limit: int | None = None
+) -> Dataset:
     """Compose a data set; a whole one takes about half a minute.
 
     Args:
@@ -105,17 +109,15 @@ def load(
         count = sizes[split] if split == "test" or limit is None else min(limit, sizes[split])
         composed[split] = make_split(probabilities, garments, (seed, number), count)
     digest = hashlib.sha256(f"{name} {VERSION} {seed} {sizes} {data.digest}".encode()).hexdigest()
-    return MultiLabelData(name=name, labels=LABELS, source=data.source, digest=digest, **composed)
+    return Dataset(name=name, labels=LABELS, image=IMAGE, source=data.source, digest=digest, **composed)
 
 
-def load_split(name: str, split: str, garments: Split, count: int) -> MultiLabelSplit:
+def load_split(name: str, split: str, garments: Split, count: int) -> Split:
     """The first samples of one split of a data set, composed from the garments of Fashion-MNIST's split."""
     return make_split(_SETS[name](), garments, (SEED, list(SIZES).index(split)), count)
 
 
-def make_split(
-    probabilities: npt.NDArray[np.float64], garments: Split, seed: tuple[int, int], count: int
-) -> MultiLabelSplit:
+def make_split(probabilities: npt.NDArray[np.float64], garments: Split, seed: tuple[int, int], count: int) -> Split:
     """The first ``count`` samples of a split, with label sets drawn by their probability [1024]."""
     wardrobe = Wardrobe(garments)
     members, cumulative = _members(), probabilities.cumsum()
@@ -126,7 +128,7 @@ def make_split(
         rng = np.random.default_rng((*seed, index))
         labels[index] = members[np.searchsorted(cumulative, rng.random(), side="right")]
         canvases[index] = compose(np.flatnonzero(labels[index]), wardrobe, rng)
-    return MultiLabelSplit(canvases, labels)
+    return Split(canvases, labels)
 
 
 def _members() -> npt.NDArray[np.bool_]:

@@ -4,9 +4,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hangtag.training.data.fashion_mnist import LABELS, Images, Split
-from hangtag.training.data.multi_label import CANVAS_SIZE
+from hangtag.training.data.dataset import Images, Split
+from hangtag.training.data.fashion_mnist import LABELS
 
+CANVAS_SIZE = 64  # height and width
 GARMENT_SIZES = (12, 28)  # pixels: the smallest and the largest side
 CONTRAST = (0.4, 1.0)  # factor of a garment's brightness
 SCRAPS = 4  # the most pieces of clutter on a canvas

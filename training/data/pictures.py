@@ -169,7 +169,7 @@ def load(
         splits[split] = Split(images, classes)
         done += len(chosen)
     if normalise:
-        image = replace(image, **_statistics(splits["train"].images, image))
+        image = replace(image, **statistics(splits["train"].images, image))
     return Dataset(name, collection.division.labels, image, source=name.partition(":")[2], digest=digest, **splits)
 
 
@@ -214,7 +214,7 @@ def _images(chosen: Sequence[Listed], image: ImageSpec, file: Path | None, progr
         _fill(mapped, chosen, image, progress)
         mapped.flush()
         temporary.replace(file)
-    kept: Images = np.load(file, mmap_mode="r")
+    kept: Images = np.load(file, mmap_mode="c")  # writable, as torch wants it; nothing is written
     return kept
 
 
@@ -233,7 +233,7 @@ def _in_threads(work: Callable[[T], R], items: Sequence[T], what: str, progress:
             yield result
 
 
-def _statistics(images: Images, image: ImageSpec) -> dict[str, Any]:
+def statistics(images: Images, image: ImageSpec) -> dict[str, Any]:
     """Mean and standard deviation of each channel, of pixels from 0 to 1, rounded to four digits."""
     counts = [_histogram(images, channel if image.channels == 3 else None) for channel in range(image.channels)]
     values = np.arange(256) / 255

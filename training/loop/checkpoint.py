@@ -34,16 +34,6 @@ class TrainingState:
         """The rate of the next step; with muon, of its matrices."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def step(self, loss: torch.Tensor) -> None:
-        """Change the weights along the loss's gradient, and advance the schedule and the moving average."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        if self.scheduler is not None:
-            self.scheduler.step()
-        if self.average is not None:
-            self.average.update_parameters(self.network)
-
     def checkpoint(self, random_states: list[RandomState]) -> dict[str, Any]:
         """Everything to save, with the random state of every rank."""
         state: dict[str, Any] = {

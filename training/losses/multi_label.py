@@ -1,6 +1,6 @@
 """How a multi-label network learns, and how its outputs are read: one objective for CNN-RNN, two for its baselines.
 
-Pixels are [batch, 64, 64] in [0, 1]; label sets are [batch, labels], bool.
+Pixels are [batch, 1, 64, 64] in [0, 1]; label sets are [batch, labels], bool.
 """
 
 from abc import ABC, abstractmethod
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hangtag.training.data.multi_label import MAX_LABELS
+from hangtag.training.data.outfits import MAX_LABELS
 from hangtag.training.losses.outcome import BatchOutcome
 from hangtag.training.networks.cnn_rnn import CnnRnn, beam_search
 

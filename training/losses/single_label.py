@@ -40,16 +40,27 @@ class DistanceLoss:
 
 
 def class_loss(
-    loss: DistanceLoss | None, smoothing: float, distances: LabelDistances | None, device: torch.device
+    loss: DistanceLoss | None,
+    smoothing: float,
+    distances: LabelDistances | None,
+    device: torch.device,
+    weights: Tensor | None = None,
 ) -> ClassLoss:
     """The cross-entropy with label smoothing, mixed with the part that uses distances if ``loss`` is not None.
+
+    Args:
+        loss: The loss with distances, or None.
+        smoothing: Of the labels, in the plain part.
+        distances: Those that ``loss`` names.
+        device: Where the network computes.
+        weights: Of each class in the plain part, [labels]; None weighs all alike.
 
     Raises:
         LabelDistanceError: The loss needs distances, and ``distances`` are not those that it names.
     """
 
     def plain(logits: Tensor, classes: Tensor) -> Tensor:
-        return functional.cross_entropy(logits, classes, label_smoothing=smoothing)
+        return functional.cross_entropy(logits, classes, weights, label_smoothing=smoothing)
 
     if loss is None:
         return plain

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.training.data.fashion_mnist import Classes
+from hangtag.training.data.dataset import Classes
 from hangtag.training.metrics.single_label import log_probabilities
 
 Distances = npt.NDArray[np.float64]

@@ -6,14 +6,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.training.data.fashion_mnist import Classes
+from hangtag.training.data.dataset import Classes
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """accuracy in [0, 1]; loss is the mean cross-entropy in nats; confusion[true][predicted] counts samples."""
+    """How right a classifier is.
+
+    Attributes:
+        accuracy: The share of samples that are right, in [0, 1].
+        balanced_accuracy: The mean over the classes of the share of theirs that are right.
+        loss: The mean cross-entropy, in nats.
+        confusion: [true][predicted] counts samples.
+    """
 
     accuracy: float
+    balanced_accuracy: float
     loss: float
     confusion: list[list[int]]
 
@@ -21,10 +29,14 @@ class Evaluation:
 def evaluate(logits: npt.NDArray[np.float32], classes: Classes) -> Evaluation:
     """Accuracy, cross-entropy and confusion matrix of logits [n, k] against classes [n]."""
     predicted = logits.argmax(axis=1)
+    confusion = confusion_matrix(classes, predicted, logits.shape[1])
+    counts = np.array(confusion)
+    present = counts.sum(axis=1) > 0
     return Evaluation(
         accuracy=float((predicted == classes).mean()),
+        balanced_accuracy=float((counts.diagonal()[present] / counts.sum(axis=1)[present]).mean()),
         loss=float(-log_probabilities(logits)[np.arange(len(classes)), classes].mean()),
-        confusion=confusion_matrix(classes, predicted, logits.shape[1]),
+        confusion=confusion,
     )
 
 

@@ -3,7 +3,7 @@
 The CNN computes the image's features once. The RNN predicts labels one after another, as a path that ends with END. The
 same embedding of a label is the RNN's input and scores its output. Equation numbers below are the paper's.
 
-Pixels are in [0, 1], [batch, 64, 64]. Labels are indices 0..labels-1; the index ``labels`` is END, which is also the
+Pixels are in [0, 1], [batch, 1, 64, 64]. Labels are indices 0..labels-1; the index ``labels`` is END, which is also the
 first input of every path.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hangtag.training.data.multi_label import CANVAS_SIZE, MAX_LABELS
+from hangtag.training.data.outfits import MAX_LABELS
 
 FEATURES = 256
 EMBEDDING = 64  # the paper's size
@@ -22,11 +22,11 @@ BEAM_WIDTH = 8
 
 
 class Encoder(nn.Sequential):
-    """The CNN that all multi-label networks share: pixels [batch, 64, 64] to features [batch, 256]."""
+    """The CNN that all multi-label networks share: pixels [batch, 1, 64, 64] to features [batch, 256]."""
 
     def __init__(self) -> None:
         super().__init__(
-            nn.Unflatten(1, (1, CANVAS_SIZE)),  # [batch, 1, 64, 64]
+            nn.Identity(),  # keeps the numbers of the layers, by which the weights of earlier releases are named
             nn.Conv2d(1, 24, 5, stride=2, padding=2), nn.ReLU(),  # [batch, 24, 32, 32]
             nn.Conv2d(24, 48, 3, stride=2, padding=1), nn.ReLU(),  # [batch, 48, 16, 16]
             nn.Conv2d(48, 64, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2),  # [batch, 64, 8, 8]
@@ -93,7 +93,7 @@ def beam_search(network: CnnRnn, pixels: Tensor, width: int = BEAM_WIDTH) -> Bea
 
     Args:
         network: CNN-RNN in evaluation mode.
-        pixels: [batch, 64, 64] in [0, 1].
+        pixels: [batch, 1, 64, 64] in [0, 1].
         width: How many paths the beam holds at every step.
     """
     batch, symbols, end = pixels.shape[0], network.labels + 1, network.labels  # len() would make batch a constant

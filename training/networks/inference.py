@@ -7,22 +7,32 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from hangtag.training.data.fashion_mnist import Images
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.training.data.dataset import Images
 
 
-def normalise(images: Tensor) -> Tensor:
-    """Pixels 0..255 of any dtype and shape to FP32 in [0, 1]."""
-    return images.to(torch.float32) / 255
+def normalise(images: Tensor, image: ImageSpec) -> Tensor:
+    """Images [batch, height, width] or [batch, height, width, 3], 0 to 255, to FP32 [batch, channels, height, width].
+
+    Pixels become (pixel / 255 - mean) / std.
+    """
+    pixels = images.to(torch.float32) / 255
+    pixels = pixels.unsqueeze(1) if image.channels == 1 else pixels.permute(0, 3, 1, 2)
+    if any(image.mean) or any(each != 1 for each in image.std):
+        mean, std = (pixels.new_tensor(values)[:, None, None] for values in (image.mean, image.std))
+        pixels = (pixels - mean) / std
+    return pixels
 
 
 def predict(
-    model: nn.Module, images: Images, batch_size: int = 500, check: Callable[[], None] = lambda: None
+    model: nn.Module, images: Images, image: ImageSpec, batch_size: int = 500, check: Callable[[], None] = lambda: None
 ) -> npt.NDArray[np.float32]:
-    """Logits [n, 10] of images, with the model in evaluation mode.
+    """Logits [n, labels] of images, with the model in evaluation mode.
 
     Args:
-        model: Maps pixels [batch, 28, 28] in [0, 1] to logits [batch, 10].
-        images: uint8, [n, 28, 28].
+        model: Maps what ``normalise`` returns to logits [batch, labels].
+        images: uint8, [n, height, width] or [n, height, width, 3].
+        image: Describes them.
         batch_size: How many images are computed at once.
         check: Called before each batch; an exception of it ends the prediction.
     """
@@ -32,6 +42,7 @@ def predict(
         batches = []
         for start in range(0, len(images), batch_size):
             check()
-            batches.append(model(normalise(torch.tensor(images[start : start + batch_size], device=device))).cpu())
+            batch = torch.tensor(images[start : start + batch_size], device=device)
+            batches.append(model(normalise(batch, image)).cpu())
     logits: npt.NDArray[np.float32] = torch.cat(batches).numpy()
     return logits

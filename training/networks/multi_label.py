@@ -1,6 +1,6 @@
 """The baselines of CNN-RNN: multi-label networks with the same CNN and without recurrence.
 
-Each maps pixels in [0, 1], [batch, 64, 64], to one logit per label, [batch, labels].
+Each maps pixels in [0, 1], [batch, 1, 64, 64], to one logit per label, [batch, labels].
 """
 
 from torch import Tensor, nn

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from hangtag.page.images import png_address
-from hangtag.training.data.fashion_mnist import LABELS, Images, load_validation
+from hangtag.training.data import fashion_mnist, sources
+from hangtag.training.data.dataset import Images
 from hangtag.training.errors import TrainingError
 from hangtag.training.metrics.single_label import per_class
+from hangtag.training.runs import data
 from hangtag.training.runs.overview import RunOverview
 
 
@@ -53,23 +55,23 @@ def confusion(run: RunOverview) -> list[MatrixRow]:
 
     The most frequent mistake has the deepest colour; the diagonal has none, so that the mistakes stand out.
     """
-    counts = _validation(run).get("confusion")
-    if not isinstance(counts, list) or len(counts) != len(LABELS):
+    counts, names = _validation(run).get("confusion"), labels(run)
+    if not isinstance(counts, list) or len(counts) != len(names):
         return []
-    mistakes = np.where(np.eye(len(LABELS), dtype=bool), 0, counts)
+    mistakes = np.where(np.eye(len(names), dtype=bool), 0, counts)
     depths = np.ceil(mistakes * _DEEPEST / max(1, mistakes.max())).astype(int).tolist()
     return [
         MatrixRow(
             label,
             [
                 Cell(count, depth, f"{count:,} of {label} taken for {predicted}")
-                for count, depth, predicted in zip(row, shades, LABELS, strict=True)
+                for count, depth, predicted in zip(row, shades, names, strict=True)
             ],
             figures.precision,
             figures.recall,
             figures.f1,
         )
-        for label, row, shades, figures in zip(LABELS, counts, depths, per_class(counts), strict=True)
+        for label, row, shades, figures in zip(names, counts, depths, per_class(counts), strict=True)
     ]
 
 
@@ -78,27 +80,40 @@ def worst_images(run: RunOverview, validation: Images | None = None) -> tuple[li
 
     Args:
         run: The run, whose metrics.json names the images.
-        validation: The images of the validation split, [n, 28, 28]; None reads them from the data set's files.
+        validation: The images of the validation split; None reads them from the data set's files.
     """
-    worst = _summary(run).get("worst")
+    worst, names = _summary(run).get("worst"), labels(run)
     if not isinstance(worst, list):
         return [], "An earlier hangtag trained this run, and did not record them."
     if validation is None:
-        folder = run.config.get("data_dir")
         try:
-            validation = load_validation(Path(folder) if folder else None).images
+            validation = _validation_images(run)
         except TrainingError as error:
             return [], f"The images cannot be read: {error}"
     return [
         ShownImage(
             png_address(validation[entry["image"]]),
             f"validation image {entry['image']}",
-            f"{LABELS[entry['true']]}, "
-            + (f"taken for {LABELS[entry['predicted']]}" if entry["predicted"] != entry["true"] else "as it is,")
+            f"{names[entry['true']]}, "
+            + (f"taken for {names[entry['predicted']]}" if entry["predicted"] != entry["true"] else "as it is,")
             + f" at {entry['probability']:.1%}; loss {entry['loss']:.2f}",
         )
         for entry in worst
     ], ""
+
+
+def labels(run: RunOverview) -> Sequence[str]:
+    """The names of the run's labels. Runs of earlier releases do not have them: they are of the ten garments."""
+    recorded = _summary(run).get("labels")
+    return list(map(str, recorded)) if isinstance(recorded, list) else fashion_mnist.LABELS
+
+
+def _validation_images(run: RunOverview) -> Images:
+    """Read the run's validation images. Raises TrainingError as the data set's reader does."""
+    folder, name = run.config.get("data_dir"), str(run.config.get("dataset", fashion_mnist.NAME))
+    if sources.kind_of(name) is None:
+        return fashion_mnist.load_validation(Path(folder) if folder else None).images
+    return data.load(run.config).validation.images
 
 
 def _summary(run: RunOverview) -> Mapping[str, object]:

@@ -6,7 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from hangtag.page.environment import environment
-from hangtag.training.data.fashion_mnist import LABELS, Images
+from hangtag.training.data.dataset import Images
 from hangtag.training.report import mistakes, tables
 from hangtag.training.report.pictures import curves, learning_rates
 from hangtag.training.runs.overview import FIGURES, RunOverview
@@ -18,7 +18,7 @@ def run_page(run: RunOverview, exported_as: Sequence[str] = (), validation: Imag
     Args:
         run: The run, finished or not.
         exported_as: The versions that were exported from it.
-        validation: The validation split's images [n, 28, 28], if they are in memory; None reads them where needed.
+        validation: The validation split's images, if they are in memory; None reads them where needed.
     """
     matrix = mistakes.confusion(run)
     images, why_none = mistakes.worst_images(run, validation) if matrix else ([], "")
@@ -30,7 +30,7 @@ def run_page(run: RunOverview, exported_as: Sequence[str] = (), validation: Imag
         parameters=None if parameters is None else f"{parameters:,}",
         best_epoch=run.best_epoch,
         matrix=matrix,
-        labels=LABELS,
+        labels=mistakes.labels(run),
         images=images,
         why_none=why_none,
         recipe=tables.recipe(run),

@@ -2,12 +2,14 @@
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from hangtag.training.catalog import NETWORKS
+from hangtag.training.catalog import recipe_for
+from hangtag.training.errors import SettingsError
 from hangtag.training.runs.identity import teacher_files
-from hangtag.training.settings import OPTIONS
+from hangtag.training.settings import TrainSettings, flag
 
 
 def command(config: Mapping[str, Any], out: Path | None = None) -> str:
@@ -18,12 +20,19 @@ def command(config: Mapping[str, Any], out: Path | None = None) -> str:
         out: The folder of a run to continue on the machine where it began; None for a command for any machine.
     """
     model, recipe, loss = config["model"], config["recipe"], config.get("loss") or {}
+    dataset = config.get("dataset", "fashion-mnist")
+    pictures = config.get("pictures") or {}
+    size, channels = pictures.get("size"), pictures.get("channels")
     values = dict(config) | {
         "recipe": recipe["name"],
-        "epochs": None if recipe["epochs"] == _epochs_in_catalog(model, recipe["name"]) else recipe["epochs"],
-        "data": None if config.get("dataset") == "fashion-mnist" else config.get("dataset"),
+        **_changes(model, recipe, dataset),
+        "data": None if dataset == "fashion-mnist" else dataset,
         "data_dir": config.get("data_dir") if out else None,
-        "teachers": teacher_files(config, "path"),
+        "size": f"{size[0]}x{size[1]}" if size else None,
+        "colour": None if channels is None else channels == 3,
+        **{name: pictures.get(name) for name in ("fit", "validation_share", "test_share", "split_seed")},
+        "start_from": (config.get("start_from") or {}).get("path"),
+        "teachers": tuple(teacher_files(config, "path")),
         "loss": loss.get("name"),
         "beta": f"{loss['beta']:g}" if loss else None,
         "loss_weight": f"{loss['weight']:g}" if loss else None,
@@ -32,14 +41,41 @@ def command(config: Mapping[str, Any], out: Path | None = None) -> str:
         "out": out,
     }
     words = ["hangtag", "train", model]
-    for name, option in OPTIONS.items():
-        value = values.get(name, option.default)
-        if value != option.default or name == "seed":
-            for item in value if option.repeatable else [value]:
-                words += [option.flag] if option.type is bool else [option.flag, str(item)]
+    for field in fields(TrainSettings)[1:]:
+        value = values.get(field.name, field.default)
+        if value == field.default and field.name != "seed":
+            continue
+        if isinstance(value, bool):
+            words.append(flag(field.name) if value else "--grey")
+        else:
+            for item in value if isinstance(value, tuple) else [value]:
+                words += [flag(field.name), str(item)]
     return shlex.join(words)
 
 
-def _epochs_in_catalog(model: str, recipe: str) -> int | None:
-    recipes = NETWORKS[model].recipes if model in NETWORKS else ()
-    return next((known.epochs for known in recipes if known.name == recipe), None)
+def _changes(model: str, recipe: Mapping[str, Any], dataset: str) -> dict[str, Any]:
+    """The settings that change the catalog's recipe of this name: ``epochs``, and ``changes`` for the others."""
+    try:
+        known = recipe_for(recipe["name"], model, dataset)
+    except SettingsError:  # of an earlier hangtag, or of a network that is not there
+        return {"epochs": recipe["epochs"]}
+    before, now = (hyperparameters(each) for each in (asdict(known), recipe))
+    changed = {name: value for name, value in now.items() if value != before.get(name)}
+    epochs = changed.pop("epochs", None)
+    return {"epochs": epochs, "changes": tuple(f"{name}={_text(value)}" for name, value in changed.items())}
+
+
+def hyperparameters(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a recipe in config.json that ``--set`` reaches, by name, its augmentation's among them."""
+    flat: dict[str, Any] = {}
+    for name, value in recipe.items():
+        flat |= value if isinstance(value, dict) else {name: list(value) if isinstance(value, tuple) else value}
+    return {name: value for name, value in flat.items() if name not in ("name", "teacher")}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return str(value)

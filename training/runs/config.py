@@ -6,14 +6,17 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.training.data.sources import OwnPictures, kind_of
 from hangtag.training.losses.single_label import DistanceLoss
+from hangtag.training.networks import own
 from hangtag.training.recipes import Recipe
 from hangtag.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
 class TeacherFile:
-    """The ONNX file of a teacher. Its content identifies it, wherever the file is."""
+    """The ONNX file of a teacher, or weights to start from. Its content identifies it, wherever the file is."""
 
     digest: str  # the first 12 hexadecimal digits of the file's SHA-256
     path: str = field(compare=False)
@@ -38,6 +41,11 @@ class RunConfig:
     dataset: str = "fashion-mnist"
     teachers: tuple[TeacherFile, ...] = ()  # the run learns from the average of their logits
     loss: DistanceLoss | None = None  # None: the cross-entropy
+    balance: bool = False  # whether classes are weighed
+    select: str = "accuracy"  # the validation figure that chooses the best epoch
+    start_from: TeacherFile | None = None  # None: fresh weights
+    image: ImageSpec | None = None  # of the user's own pictures; None: the data set's own
+    pictures: OwnPictures | None = None  # how they were divided and prepared
     data_dir: str | None = field(default=None, compare=False)  # None: the data set's usual place
     tensorboard: bool = field(default=False, compare=False)  # whether the run logs events
 
@@ -56,8 +64,8 @@ class RunConfig:
     def run_name(self) -> str:
         """The name of the run's folder unless --out names one."""
         loss = f"-{self.loss.name}" if self.loss else ""
-        dataset = "" if self.dataset == "fashion-mnist" else f"-{self.dataset}"
-        return f"{self.model}{dataset}-{self.recipe.name}{loss}-seed{self.seed}"
+        dataset = "" if self.dataset == "fashion-mnist" else f"-{_short(self.dataset)}"
+        return f"{own.short_name(self.model)}{dataset}-{self.recipe.name}{loss}-seed{self.seed}"
 
     def as_json(self) -> dict[str, Any]:
         """The content of config.json: dictionaries, lists, strings and numbers."""
@@ -73,6 +81,11 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     published = dict(config) | {"data_dir": None, "tensorboard": False}
     if isinstance(files := config.get("teachers"), list):
         published["teachers"] = [file | {"path": _shortened(file["path"])} for file in files]
+    dataset = config.get("dataset")
+    if isinstance(dataset, str) and kind_of(dataset):
+        published["dataset"] = f"{dataset.partition(':')[0]}:{_short(dataset)}"
+    if isinstance(start := config.get("start_from"), dict):
+        published["start_from"] = start | {"path": _shortened(start["path"])}
     if isinstance(loss := config.get("loss"), dict) and loss.get("file"):
         published["loss"] = loss | {"file": _shortened(loss["file"])}
     return published
@@ -80,3 +93,8 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shortened(path: str) -> str:
     return "/".join(Path(path).parts[-3:]) if Path(path).is_absolute() else path
+
+
+def _short(dataset: str) -> str:
+    """A data set's name without its folder, such as photos for folder:/home/ann/photos."""
+    return Path(dataset.partition(":")[2]).stem if kind_of(dataset) else dataset

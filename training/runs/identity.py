@@ -16,10 +16,12 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     compared = {key: value for key, value in config.items() if key != "environment"}
     digests = " and ".join(sorted(teacher_files(config, "digest"))) or None
     flat = _DEFAULTS | _flattened(compared) | {"teacher": digests}
+    if ":" in str(flat.get("dataset")):  # own pictures count by their digest, wherever their folder is
+        flat["dataset"] = str(flat["dataset"]).partition(":")[0]
     return {key: value for key, value in flat.items() if key not in _NOT_COMPARED}
 
 
-_NOT_COMPARED = ("teachers", "threads", "data_dir", "loss.file", "tensorboard")
+_NOT_COMPARED = ("teachers", "threads", "data_dir", "loss.file", "start_from.path", "tensorboard")
 
 
 def difference(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> str | None:

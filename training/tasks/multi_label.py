@@ -7,19 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hangtag.training.catalog import NETWORKS, build
-from hangtag.training.data.augmentation import augment
-from hangtag.training.data.multi_label import LabelSets, MultiLabelData, MultiLabelSplit
+from hangtag.training.catalog import NETWORKS
+from hangtag.training.data.dataset import Dataset, LabelSets, Split
 from hangtag.training.losses.outcome import BatchOutcome
 from hangtag.training.metrics.multi_label import Scores, choose_thresholds, decide, decide_top, evaluate
-from hangtag.training.networks.batch_norm import fold_batch_norm
 from hangtag.training.networks.inference import normalise
 from hangtag.training.networks.single_label import parameter_count
 from hangtag.training.observer import Observer
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
-from hangtag.training.tasks.preparation import prepare
 
 _PREDICTION_BATCH = 250
 
@@ -34,18 +31,19 @@ class MultiLabelTask:
     # Not the exact match: it counts few of the decisions, so it varies more by chance from epoch to epoch.
     selection_metric = "validation_o_f1"
 
-    def __init__(self, config: RunConfig, data: MultiLabelData, device: torch.device, observer: Observer) -> None:
-        self._model, self._recipe, self._device, self._names = config.model, config.recipe, device, data.labels
+    def __init__(self, config: RunConfig, data: Dataset, device: torch.device, observer: Observer) -> None:
+        self._smoothing, self._device, self._names = config.recipe.label_smoothing, device, data.labels
         self._observer = observer
+        self.image, self.augmentation = data.image, config.recipe.augmentation
         train = data.train.first(config.limit)
         self._validation, self._test = data.validation.first(config.limit), data.test
-        self._label_order = np.argsort(-train.labels.sum(axis=0), kind="stable")  # the most frequent label first
+        self._label_order = np.argsort(-train.classes.sum(axis=0), kind="stable")  # the most frequent label first
         objective = NETWORKS[config.model].objective
         assert objective is not None, f"{config.model} is not a multi-label network"
         self._objective = objective(torch.tensor(self._label_order, device=device))
         # from_numpy shares memory: a second copy of outfits on the CPU would take 410 MB. Normalised batch by batch.
-        self._images = torch.from_numpy(train.images).to(device)  # [n, 64, 64], uint8
-        self._labels = torch.from_numpy(train.labels).to(device)  # [n, labels], bool
+        self.images = torch.from_numpy(train.images).to(device)  # [n, 64, 64], uint8
+        self._labels = torch.from_numpy(train.classes).to(device)  # [n, labels], bool
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -53,21 +51,15 @@ class MultiLabelTask:
     def precompute(self, group: ProcessGroup, run: Run) -> None:
         """Nothing: multi-label networks have no teacher."""
 
-    def network(self) -> nn.Module:
-        return prepare(build(self._model, len(self._names)), self._recipe, self._device)
+    def choose_views(self, samples: Tensor) -> Tensor:
+        return samples
 
-    def training_step(self, network: nn.Module, indices: Tensor) -> BatchOutcome:
-        indices = indices.to(self._device)  # [batch]
-        images = augment(self._images[indices], self._recipe.augmentation)  # [batch, 64, 64], uint8
-        smoothing = self._recipe.label_smoothing
-        return self._objective.training_step(network, normalise(images), self._labels[indices], smoothing)
-
-    def deployable(self, network: nn.Module) -> nn.Module:
-        return fold_batch_norm(network)
+    def loss(self, network: nn.Module, pixels: Tensor, samples: Tensor, views: Tensor) -> BatchOutcome:
+        return self._objective.training_step(network, pixels, self._labels[samples], self._smoothing)
 
     def validate(self, deployable: nn.Module) -> dict[str, float]:
         scores, sets = self._predict(deployable, self._validation)
-        truth = self._validation.labels
+        truth = self._validation.classes
         if not np.isfinite(scores).all():
             return {"validation_o_f1": float("nan"), "validation_exact_match": float("nan")}
         if sets is None:
@@ -84,7 +76,7 @@ class MultiLabelTask:
         """
         splits = {"validation": self._validation, "test": self._test}
         predictions = {name: self._predict(deployable, split) for name, split in splits.items()}
-        best = choose_thresholds(predictions["validation"][0], self._validation.labels)
+        best = choose_thresholds(predictions["validation"][0], self._validation.classes)
         thresholds = asdict(best) | {"one_half": 0.5}
         summary: dict[str, Any] = {
             "parameters": parameter_count(deployable),
@@ -93,7 +85,7 @@ class MultiLabelTask:
             "thresholds": thresholds,
         }
         for name, (scores, sets) in predictions.items():
-            truth = splits[name].labels
+            truth = splits[name].classes
             decided = decide(scores, best.o_f1) if sets is None else sets
             summary[name] = asdict(evaluate(decided, scores, truth)) | {
                 "by_threshold": {
@@ -104,14 +96,14 @@ class MultiLabelTask:
             }
         return summary
 
-    def _predict(self, network: nn.Module, split: MultiLabelSplit) -> tuple[Scores, LabelSets | None]:
+    def _predict(self, network: nn.Module, split: Split) -> tuple[Scores, LabelSets | None]:
         network.eval()
         with torch.inference_mode():
             predictions = []
             for start in range(0, len(split), _PREDICTION_BATCH):
                 self._observer.raise_if_stopped()
                 pixels = torch.tensor(split.images[start : start + _PREDICTION_BATCH], device=self._device)
-                predictions.append(self._objective.predict(network, normalise(pixels)))
+                predictions.append(self._objective.predict(network, normalise(pixels, self.image)))
         scores: Scores = torch.cat([prediction.scores for prediction in predictions]).cpu().numpy()
         sets = [prediction.label_sets.cpu().numpy() for prediction in predictions if prediction.label_sets is not None]
         return scores, np.concatenate(sets) if sets else None

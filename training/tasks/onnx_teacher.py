@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.training.data.fashion_mnist import LABELS, Images
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.training.data.dataset import Images
 from hangtag.training.errors import TeacherError
 from hangtag.training.runs.config import TeacherFile
 
@@ -20,13 +21,15 @@ TEACHERS = Path("runs", "teachers")
 
 
 class OnnxTeacher:
-    """Computes logits [n, 10] of uint8 images [n, 28, 28] with ONNX Runtime on the CPU."""
+    """Computes logits [n, labels] of uint8 images with ONNX Runtime on the CPU."""
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, labels: tuple[str, ...], image: ImageSpec, threads: int = 1) -> None:
         """Load the file.
 
         Args:
             path: The ONNX file.
+            labels: Those that it must have, in their order.
+            image: What it must take.
             threads: How many CPU threads compute.
 
         Raises:
@@ -54,6 +57,7 @@ class OnnxTeacher:
         except Exception as error:  # ONNX Runtime has an exception class for each kind of failure
             raise TeacherError(f"the teacher {path} cannot be loaded as a model ({_reason(error)}).") from error
         self.file = TeacherFile(hashlib.sha256(contents).hexdigest()[:12], str(path))
+        self._labels, self._image = labels, image
         self._require_images_and_logits()
         self._require_labels()
 
@@ -63,10 +67,10 @@ class OnnxTeacher:
             logits: Logits = self._session.run(["logits"], {"image": np.ascontiguousarray(images)})[0]
         except Exception as error:  # as above
             raise TeacherError(f"the teacher {self.file.path} fails on the images ({_reason(error)}).") from error
-        if logits.shape != (len(images), len(LABELS)):
+        if logits.shape != (len(images), len(self._labels)):
             raise TeacherError(
                 f"the teacher {self.file.path} gave logits of the shape {list(logits.shape)} for {len(images)} "
-                f"images; it must be {[len(images), len(LABELS)]}."
+                f"images; it must be {[len(images), len(self._labels)]}."
             )
         if broken := int((~np.isfinite(logits).all(axis=1)).sum()):
             raise TeacherError(
@@ -78,10 +82,12 @@ class OnnxTeacher:
     def _require_images_and_logits(self) -> None:
         inputs = {tensor.name: (tensor.type, list(tensor.shape[1:])) for tensor in self._session.get_inputs()}
         outputs = {tensor.name: list(tensor.shape[1:]) for tensor in self._session.get_outputs()}
-        if inputs != {"image": ("tensor(uint8)", [28, 28])} or outputs.get("logits") != [len(LABELS)]:
+        expected = {"image": ("tensor(uint8)", list(self._image.shape))}
+        if inputs != expected or outputs.get("logits") != [len(self._labels)]:
+            shape = ", ".join(map(str, ("batch", *self._image.shape)))
             raise TeacherError(
-                f"the teacher {self.file.path} must have the input image: UINT8 [batch, 28, 28] and the output "
-                f"logits: FP32 [batch, {len(LABELS)}], but its inputs are {inputs} and its outputs {outputs}."
+                f"the teacher {self.file.path} must have the input image: UINT8 [{shape}] and the output "
+                f"logits: FP32 [batch, {len(self._labels)}], but its inputs are {inputs} and its outputs {outputs}."
             )
         fixed = self._session.get_inputs()[0].shape[0]
         if isinstance(fixed, int):
@@ -93,11 +99,11 @@ class OnnxTeacher:
     def _require_labels(self) -> None:
         """A file without labels in its metadata is accepted: its number of logits was checked."""
         metadata = self._session.get_modelmeta().custom_metadata_map.get("hangtag.labels")
-        labels = LABELS if metadata is None else _tuple(metadata)
-        if labels != LABELS:
+        labels = self._labels if metadata is None else _tuple(metadata)
+        if labels != self._labels:
             raise TeacherError(
                 f"the teacher {self.file.path} has the labels {', '.join(map(str, labels)) or 'none'}; it must have "
-                f"{', '.join(LABELS)}, in this order."
+                f"{', '.join(self._labels)}, in this order."
             )
 
 

@@ -1,10 +1,28 @@
-"""Prepares a fresh network for training as its recipe requires."""
+"""Builds the network of a run, and prepares it for training as its recipe requires."""
+
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.training.catalog import build
+from hangtag.training.errors import SettingsError
 from hangtag.training.networks.batch_norm import add_batch_norm
 from hangtag.training.recipes import Recipe
+from hangtag.training.runs.config import RunConfig
+
+
+def network(config: RunConfig, labels: int, image: ImageSpec) -> nn.Module:
+    """The run's network with fresh weights, or with those that it starts from, on the run's device.
+
+    Raises:
+        SettingsError: It cannot be built for these images, or the weights to start from are of another network.
+    """
+    built = build(config.model, labels, image)
+    if config.start_from is not None:
+        _load(built, config)
+    return prepare(built, config.recipe, torch.device(config.device))
 
 
 def prepare(network: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
@@ -18,3 +36,24 @@ def prepare(network: nn.Module, recipe: Recipe, device: torch.device) -> nn.Modu
     # Convolutions are fastest in channels_last on CPUs and GPUs alike; the results are the same.
     moved: nn.Module = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved
+
+
+def _load(network: nn.Module, config: RunConfig) -> None:
+    """Load the weights of the file that the run starts from, but for those of another shape, as for other labels."""
+    assert config.start_from is not None
+    path = config.start_from.path
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises all kinds of exceptions
+        raise SettingsError(f"--start-from {path} cannot be read as weights ({error}).") from error
+    state: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
+    state = state.get("model") or state.get("state_dict") or state
+    own = network.state_dict()
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor) and key in own}
+    fitting = {key: value for key, value in tensors.items() if own[key].shape == value.shape}
+    if 2 * len(fitting) < len(own):
+        raise SettingsError(
+            f"--start-from {path} holds {len(fitting)} of the {len(own)} weights of {config.model}: it is of another "
+            "network, or of other images."
+        )
+    network.load_state_dict(fitting, strict=False)

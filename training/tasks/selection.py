@@ -2,8 +2,7 @@
 
 import torch
 
-from hangtag.training.data.fashion_mnist import FashionMnist
-from hangtag.training.data.multi_label import MultiLabelData
+from hangtag.training.data.dataset import Dataset
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.observer import Observer
 from hangtag.training.runs.config import RunConfig
@@ -13,7 +12,7 @@ from hangtag.training.tasks.task import Task, Teacher
 
 def build_task(
     config: RunConfig,
-    data: FashionMnist | MultiLabelData,
+    data: Dataset,
     device: torch.device,
     teacher: Teacher | None = None,
     distances: LabelDistances | None = None,
@@ -24,7 +23,7 @@ def build_task(
     Raises:
         LabelDistanceError: The config's loss needs label distances, and ``distances`` are not those that it names.
     """
-    if isinstance(data, MultiLabelData):
+    if data.has_label_sets:
         from hangtag.training.tasks.multi_label import MultiLabelTask  # imports torchmetrics, which is slow
 
         return MultiLabelTask(config, data, device, observer)

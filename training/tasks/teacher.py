@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.model_repository import ModelRepositoryError, versions_in
-from hangtag.training.data.fashion_mnist import LABELS, Images
+from hangtag.training.data.dataset import Images
 from hangtag.training.errors import RunMismatchError, TeacherError
 from hangtag.training.observer import Observer
 from hangtag.training.processes.process_group import ProcessGroup
@@ -27,12 +28,12 @@ class TeacherEnsemble:
     Softmax turns it into the geometric mean of their probabilities, at every temperature.
     """
 
-    def __init__(self, paths: Sequence[Path], threads: int = 1) -> None:
-        """Load the teachers, each of which computes with so many CPU threads.
+    def __init__(self, paths: Sequence[Path], labels: tuple[str, ...], image: ImageSpec, threads: int = 1) -> None:
+        """Load the teachers of these labels and images, each of which computes with so many CPU threads.
 
         Raises TeacherError for a file that cannot teach, and for a model that is named twice.
         """
-        teachers = [OnnxTeacher(path, threads) for path in paths]
+        teachers = [OnnxTeacher(path, labels, image, threads) for path in paths]
         self.files = tuple(teacher.file for teacher in teachers)
         # Sorted by content, since the order of a sum changes its rounding: --teacher options may come in any order.
         self._teachers = sorted(teachers, key=lambda teacher: teacher.file.digest)
@@ -41,13 +42,20 @@ class TeacherEnsemble:
                 raise TeacherError(f"the teachers {one.path} and {other.path} are the same model.")
 
     def __call__(self, images: Images) -> Logits:
-        """The average logits [n, 10] of uint8 images [n, 28, 28]. Raises TeacherError as the teachers do."""
+        """The average logits [n, labels] of uint8 images. Raises TeacherError as the teachers do."""
         logits: Logits = np.mean([teacher(images) for teacher in self._teachers], axis=0)
         return logits
 
 
 def stored_teacher_logits(
-    run: Run, teacher: Teacher, images: Images, group: ProcessGroup, observer: Observer
+    run: Run,
+    teacher: Teacher,
+    images: Images,
+    labels: int,
+    group: ProcessGroup,
+    observer: Observer,
+    *,
+    mirrored: bool = True,
 ) -> Logits:
     """The result of ``teacher_logits``, computed once in a run: a resumed one reads it from its folder.
 
@@ -59,40 +67,55 @@ def stored_teacher_logits(
         if not run.has("teacher.pt"):
             return None
         logits: Tensor | None = run.load("teacher.pt").get("logits")
-        if logits is None or logits.shape != (len(images), len(LABELS)):
+        if logits is None or logits.shape != (len(images), labels):
             raise RunMismatchError(f"{run.folder / 'teacher.pt'} holds no logits of this run's images. {RESTART_HINT}")
         return logits.numpy()
 
     stored = group.on_rank_zero(read)
     if stored is not None:
         return stored
-    logits = teacher_logits(teacher, images, group, observer)
+    logits = teacher_logits(teacher, images, labels, group, observer, mirrored=mirrored)
     group.on_rank_zero(lambda: run.save("teacher.pt", {"logits": torch.from_numpy(logits)}))
     return logits
 
 
-def teacher_logits(teacher: Teacher, images: Images, group: ProcessGroup, observer: Observer) -> Logits:
-    """The teacher's logits [n, classes] of images [n, 28, 28], each averaged over the image and its mirror image.
+def teacher_logits(
+    teacher: Teacher,
+    images: Images,
+    labels: int,
+    group: ProcessGroup,
+    observer: Observer,
+    *,
+    mirrored: bool = True,
+) -> Logits:
+    """The teacher's logits [n, labels] of images [n, ...]. Each rank computes its share, and all ranks get all.
 
-    A mirrored garment has the same label, and the average of two predictions is more accurate than one. Each rank
-    computes the logits of its share of the images, and all ranks get all logits.
+    Args:
+        teacher: What computes them.
+        images: uint8.
+        labels: How many there are.
+        group: The ranks.
+        observer: Receives progress, and may request a stop between two batches.
+        mirrored: Average them over the image and its mirror image, where the recipe mirrors images too: both then have
+            the same label, and the average of two predictions is more accurate than one.
 
     Raises:
-        KeyboardInterrupt: The observer of a rank requests a stop; raised between two batches.
+        KeyboardInterrupt: The observer of a rank requests a stop.
         TeacherError: The teacher fails on the images.
     """
     share = np.arange(group.rank, len(images), group.world_size)
 
     def compute_share() -> Logits:
-        batches = [np.empty((0, len(LABELS)), np.float32)]
+        batches = [np.empty((0, labels), np.float32)]
         for start in range(0, len(share), _BATCH):
             observer.raise_if_stopped()
             batch = images[share[start : start + _BATCH]]
-            batches.append(np.mean([teacher(batch), teacher(batch[:, :, ::-1])], axis=0))
-            observer.on_teacher_logits(2 * (start + len(batch)), 2 * len(share))
+            answers = [teacher(batch), teacher(batch[:, :, ::-1])] if mirrored else [teacher(batch)]
+            batches.append(np.mean(answers, axis=0))
+            observer.on_teacher_logits(len(answers) * (start + len(batch)), len(answers) * len(share))
         return np.concatenate(batches)
 
-    logits = np.empty((len(images), len(LABELS)), np.float32)
+    logits = np.empty((len(images), labels), np.float32)
     for rank, part in enumerate(group.all_gather(group.on_every_rank(compute_share))):
         logits[rank :: group.world_size] = part
     return logits

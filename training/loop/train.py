@@ -1,0 +1,299 @@
+"""Trains a network, from images to weights. Read this file first: the way of a batch is in :func:`fit`.
+
+    images -> augment -> normalise -> forward pass and loss -> backward pass -> optimizer step -> moving average
+
+The pieces are next door: data/ has the images and their augmentation, networks/ the layers, losses/ the losses, tasks/
+what a data set's labels ask for, and recipes.py every hyperparameter. checkpoint.py holds what a killed run needs to go
+on. All tensors have the samples as their first axis.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from hangtag.training.data.augmentation import augment
+from hangtag.training.data.dataset import Dataset
+from hangtag.training.errors import DivergedError, RunMismatchError
+from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.loop.checkpoint import UNFITTING, TrainingState, random_state
+from hangtag.training.loop.contention import WARNED_FACTOR, ContentionMeter
+from hangtag.training.networks.batch_norm import fold_batch_norm
+from hangtag.training.networks.inference import normalise
+from hangtag.training.observer import Observer, StepFigures, StepProgress
+from hangtag.training.processes.process_group import ProcessGroup
+from hangtag.training.runs.config import RunConfig
+from hangtag.training.runs.files import RESTART_HINT
+from hangtag.training.runs.run import Run
+from hangtag.training.tasks import preparation
+from hangtag.training.tasks.selection import build_task
+from hangtag.training.tasks.task import Task, Teacher
+
+T = TypeVar("T")
+SYNC_INTERVAL = 10
+"""Steps between two exchanges of the sums. Reading a loss makes the GPU finish its work, so not every step does."""
+DIVERGENCE_HINT = (
+    "The best weights of earlier epochs are kept; try --precision fp32, another --seed, or a lower rate with --set "
+    "learning_rate=RATE."
+)
+
+
+def train(
+    config: RunConfig,
+    data: Dataset,
+    run: Run,
+    observer: Observer = Observer(),  # noqa: B008  (stateless)
+    teacher: Teacher | None = None,
+    group: ProcessGroup = ProcessGroup(),  # noqa: B008  (stateless)
+    distances: LabelDistances | None = None,
+) -> dict[str, Any]:
+    """Train a run to the end of its recipe and return its metrics, as metrics.json has them.
+
+    A run whose folder has a checkpoint continues from there; on one machine the outcome is the same as without the
+    break, bit for bit. A finished run is not trained again; where the config has more epochs and a constant
+    learning rate, it goes on.
+
+    Args:
+        config: The run's settings.
+        data: The data set that the config names.
+        run: The folder; created if it is missing.
+        observer: Receives progress, and may request a stop.
+        teacher: The model to learn from, if the recipe has a distillation.
+        group: This process's place among the ranks of the run.
+        distances: The label distances that the config's loss names, if it names any.
+
+    Raises:
+        RunMismatchError: The folder holds another run, or files that cannot be used, or another process trains in it.
+        DivergedError: The loss or the network's outputs are not finite.
+        LabelDistanceError: ``distances`` are not those that the config's loss names.
+        TeacherError: The teacher fails on the images.
+        SettingsError: The network cannot be built for these images.
+        KeyboardInterrupt: The observer requested a stop.
+
+    Every rank raises what one of them raises.
+
+    Example:
+        >>> metrics = train(config, fashion_mnist.load(), Run(Path("runs/lstm")))
+        >>> metrics["summary"]["test"]["accuracy"]
+    """
+    with contextlib.ExitStack() as stack:
+
+        def claim_folder() -> dict[str, Any]:
+            stack.enter_context(run.lock())
+            run.start(config)
+            return run.read_metrics()
+
+        metrics = group.on_rank_zero(claim_folder)
+        if "summary" in metrics:
+            return metrics
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        task = build_task(config, data, torch.device(config.device), teacher, distances, observer)
+        task.precompute(group, run)
+        return fit(config, task, len(data.labels), run, observer, group)
+
+
+def fit(
+    config: RunConfig,
+    task: Task,
+    labels: int,
+    run: Run,
+    observer: Observer,
+    group: ProcessGroup,
+    samples: int | None = None,
+) -> dict[str, Any]:
+    """Train the run's network on a task, in a folder that exists and is claimed.
+
+    Args:
+        config: See ``train``; so are the others, the result and the errors.
+        task: What the network learns.
+        labels: How many there are.
+        run: The folder.
+        observer: Receives progress.
+        group: The ranks.
+        samples: End each epoch after so many: for a dry run. None: train on all.
+    """
+    recipe, device = config.recipe, torch.device(config.device)
+    samples = len(task) if samples is None else min(samples, len(task))
+    steps = math.ceil(samples / recipe.batch_size)
+    state = TrainingState(preparation.network(config, labels, task.image), recipe, steps)
+    if not group.is_rank_zero:
+        torch.manual_seed(config.seed + group.rank)  # dropout and augmentation differ between the ranks
+    _resume(state, run, group)
+    group.on_rank_zero(partial(observer.on_start, state.rows, steps))
+    network = group.wrap(state.network)  # averages the gradients over the ranks
+    contention = ContentionMeter()
+    for epoch in range(len(state.rows) + 1, recipe.epochs + 1):
+        network.train()
+        batches = _batches(samples, config, group)
+        sums = _Sums(epoch, len(batches), config, observer, group, last_epoch=state.rows[-1] if state.rows else None)
+        for step, batch in enumerate(batches, 1):
+            learning_rate = state.learning_rate
+            share, weight = group.share_of(batch)  # this rank's part of the batch
+            share = share.to(device)  # [share]: which samples
+            views = task.choose_views(share)  # [share]: which images of them
+            images = augment(task.images[views], task.augmentation)  # [share, height, width] or [..., 3], uint8
+            with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16"):
+                pixels = normalise(images, task.image)  # [share, channels, height, width], FP32
+                loss, correct = task.loss(network, pixels, share, views)  # the forward pass; a scalar, and a count
+            state.optimizer.zero_grad(set_to_none=True)
+            (loss * weight if weight != 1.0 else loss).backward()
+            state.optimizer.step()
+            if state.scheduler is not None:
+                state.scheduler.step()
+            if state.average is not None:
+                state.average.update_parameters(state.network)
+            if weight:  # at weight 0 the sample is another rank's
+                sums.add(loss.detach(), correct, len(share))
+            sums.after_step(step, len(batch), learning_rate)
+            if config.device == "cpu" and (slowdown := contention.after_step()) >= WARNED_FACTOR:
+                observer.on_contention(slowdown)
+            if not group.in_lockstep:
+                observer.raise_if_stopped()
+        row = sums.row(samples, learning_rate)
+        state.rows.append(group.on_rank_zero(partial(_validated, row, task, state, run)))
+        random_states = group.all_gather(random_state(config.device))
+        group.on_rank_zero(partial(_save, state, random_states, run, observer))
+    return group.on_rank_zero(partial(_finish, config, task, state, run))
+
+
+def _batches(samples: int, config: RunConfig, group: ProcessGroup) -> list[Tensor]:
+    """The epoch's sample indices in random order, split into batches; the same in every rank."""
+    order = group.broadcast(torch.randperm(samples))
+    batches = list(torch.split(order, config.recipe.batch_size))
+    # Batch norm needs two samples in every rank, so a smaller last batch joins the one before it.
+    if config.recipe.batch_norm and len(batches) > 1 and len(batches[-1]) < 2 * group.world_size:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
+class _Sums:
+    """Sums an epoch's losses and correct samples on the device, and reads them every SYNC_INTERVAL steps."""
+
+    def __init__(
+        self,
+        epoch: int,
+        steps: int,
+        config: RunConfig,
+        observer: Observer,
+        group: ProcessGroup,
+        last_epoch: dict[str, float] | None,
+    ) -> None:
+        self._epoch, self._steps, self._observer, self._group = epoch, steps, observer, group
+        self._last_epoch, self._started = last_epoch, time.perf_counter()
+        self._sums = torch.zeros(2, dtype=torch.float64, device=config.device)  # of loss and of correct samples
+        self._seen = self._seen_before = 0
+        self._loss, self._totals = math.nan, (0.0, 0.0)
+
+    def add(self, loss: Tensor, correct: Tensor, count: int) -> None:
+        """Add a batch's mean loss and its number of correct samples."""
+        self._sums += torch.stack([loss.double() * count, correct.double()])
+
+    def after_step(self, step: int, count: int, learning_rate: float) -> None:
+        """Report a step over so many samples of all ranks.
+
+        Raises:
+            DivergedError: The loss is no longer finite.
+            KeyboardInterrupt: The observer of a rank requests a stop.
+        """
+        figures = None
+        self._seen += count
+        if step % SYNC_INTERVAL == 1 or step == self._steps:
+            before, self._totals = self._totals, self._sum_over_ranks()
+            recent, self._seen_before = self._seen - self._seen_before, self._seen
+            loss, correct = ((after - earlier) / recent for after, earlier in zip(self._totals, before, strict=True))
+            figures = StepFigures(loss, correct, learning_rate)
+            self._loss = self._totals[0] / self._seen
+            if not math.isfinite(self._loss):
+                raise DivergedError(
+                    f"the loss became {self._loss} in epoch {self._epoch}, by step {step} of {self._steps}. "
+                    f"{DIVERGENCE_HINT}"
+                )
+        self._observer.on_step(StepProgress(self._epoch, step, self._steps, self._loss, self._last_epoch, figures))
+
+    def row(self, samples: int, learning_rate: float) -> dict[str, float]:
+        """The epoch's figures."""
+        seconds = time.perf_counter() - self._started
+        return {
+            "epoch": self._epoch,
+            "train_loss": self._totals[0] / samples,
+            "train_accuracy": self._totals[1] / samples,
+            "learning_rate": learning_rate,
+            "seconds": round(seconds, 3),
+            "step_ms": round(seconds / self._steps * 1000, 4),
+        }
+
+    def _sum_over_ranks(self) -> tuple[float, float]:
+        parts = self._group.all_gather((self._sums.tolist(), self._observer.stop_requested()))
+        if any(stop for _, stop in parts):
+            raise KeyboardInterrupt
+        return sum(part[0] for part, _ in parts), sum(part[1] for part, _ in parts)
+
+
+def _validated(row: dict[str, float], task: Task, state: TrainingState, run: Run) -> dict[str, float]:
+    """Add the validation split's figures to the epoch's, and save the weights if they are the best so far."""
+    deployable = fold_batch_norm(state.evaluated)
+    row |= task.validate(deployable)
+    metric = task.selection_metric
+    if not math.isfinite(row[metric]):  # only the last step went wrong, and no later loss would show it
+        raise DivergedError(f"the network's outputs are not finite after epoch {row['epoch']}. {DIVERGENCE_HINT}")
+    if row[metric] > max((past[metric] for past in state.rows), default=-1.0):
+        run.save("best.pt", {"model": deployable.state_dict(), "epoch": row["epoch"]})
+    return row
+
+
+def _save(state: TrainingState, random_states: list[dict[str, Tensor]], run: Run, observer: Observer) -> None:
+    run.save("checkpoint.pt", state.checkpoint(random_states))
+    run.write_metrics({"epochs": state.rows})
+    observer.on_epoch(state.rows[-1])
+
+
+def _resume(state: TrainingState, run: Run, group: ProcessGroup) -> None:
+    """Restore the last checkpoint, if there is one. Raises RunMismatchError for files of another run."""
+
+    def load() -> dict[str, Any] | None:
+        if not run.has("checkpoint.pt"):
+            return None
+        _load_best(state, run)  # needed at the end: report a broken file now and not hours later
+        return run.load("checkpoint.pt")
+
+    checkpoint = group.on_rank_zero(load)
+    if checkpoint is not None:
+        _fitting(run, "checkpoint.pt", "a checkpoint of this run", lambda: state.restore(checkpoint, group.rank))
+
+
+def _finish(config: RunConfig, task: Task, state: TrainingState, run: Run) -> dict[str, Any]:
+    """Measure the best epoch's network, on the test split too, now that it is selected; write the summary."""
+    epoch, deployable = _load_best(state, run)
+    metric = task.selection_metric
+    figures = [row[metric] for row in state.rows]
+    summary = {"best_epoch": epoch, f"peak_{metric}": max(figures), f"final_{metric}": figures[-1]}
+    metrics = {"epochs": state.rows, "summary": summary | task.summarise(deployable)}
+    run.write_metrics(metrics)
+    if config.recipe.schedule != "constant":  # with a constant rate the run may go on to more epochs
+        run.drop_checkpoint()
+    return metrics
+
+
+def _load_best(state: TrainingState, run: Run) -> tuple[int, nn.Module]:
+    """The best epoch's number and network."""
+    best, deployable = run.load("best.pt"), fold_batch_norm(state.network)
+
+    def load() -> int:
+        deployable.load_state_dict(best["model"])
+        return int(best["epoch"])
+
+    return _fitting(run, "best.pt", "the weights of this run's network", load), deployable
+
+
+def _fitting(run: Run, name: str, expected: str, load: Callable[[], T]) -> T:
+    """What ``load`` returns. Raises RunMismatchError where the file is of another run."""
+    try:
+        return load()
+    except UNFITTING as error:
+        raise RunMismatchError(f"{run.folder / name} does not hold {expected}. {RESTART_HINT}") from error
