@@ -15,7 +15,7 @@ from hangtag.export.gate.check import CALIBRATION, STRUCTURE
 from hangtag.export.gate.runtime_answers import answer
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.training.data.fashion_mnist import Split
+from hangtag.training.data.dataset import Split
 from hangtag.training.metrics.calibration import fit_temperature
 
 

@@ -25,7 +25,8 @@ from hangtag.options import FiniteRange, models_option, refuse, runs_option
 from hangtag.printable import escaped
 from hangtag.serving import model_repository
 from hangtag.serving.model_repository import ModelRepositoryError
-from hangtag.training.data import fashion_mnist as data
+from hangtag.training.data import fashion_mnist, sources
+from hangtag.training.runs import data as runs_data
 
 if TYPE_CHECKING:  # --onnx needs no torch, which a run needs
     from hangtag.training.runs.run import Run
@@ -64,7 +65,11 @@ _CONVERSION = ("preprocessing", "agree_at_least", "agree_on", "search_minutes")
     is_flag=True,
     help="Let the probabilities match how often they are right, by a temperature fitted on the validation images.",
 )
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Where the run's data set is now: Fashion-MNIST's IDX files, or your own pictures, if they were moved.",
+)
 @click.option(
     "--even-if-worse",
     is_flag=True,
@@ -75,7 +80,7 @@ _CONVERSION = ("preprocessing", "agree_at_least", "agree_on", "search_minutes")
 )
 @click.option(
     "--name",
-    help="With --onnx: the model's name in the repository.  [default for hangtag's own files: as with RUN]",
+    help="The model's name in the repository; a RUN's precision is added to it.  [default: the network's name]",
 )
 @click.option(
     "--labels",
@@ -197,14 +202,15 @@ def export(
             _publish_file(file, name, models, labels, int(max_megabytes * 1e6), reports, request)
         return
     assert run is not None
-    refuse("name", "labels", "max_megabytes", because="for --onnx alone; a run has its own.")
+    refuse("labels", "max_megabytes", because="for --onnx alone; a run has its own.")
     refuse("samples", *_CONVERSION, because="for --onnx alone; a run is calibrated on its own data set.")
     with needs("train", "'hangtag export RUN'"):
+        from hangtag.training.networks.own import short_name
         from hangtag.training.runs.run import Run
     exported = Run.find(run, runs)
     click.echo(f"exporting {exported.folder} in {precision}", err=True)
-    with interruption.reported(models, model_name(exported.model, precision)):
-        published = _publish_run(exported, models, precision, timing, calibrate, data_dir, even_if_worse)
+    with interruption.reported(models, model_name(name or short_name(exported.model), precision)):
+        published = _publish_run(exported, models, precision, timing, calibrate, data_dir, even_if_worse, name)
         _report_published(published, reports)
 
 
@@ -221,29 +227,29 @@ def _export_own_file(
     name = name or model_name(file_exporter.network(file_exporter.read(file)), precision)
     click.echo(f"exporting {file} in {precision}", err=True)
     with interruption.reported(models, name):
-        found, timed = data.load(data_dir), timing != "none"
-        publish = partial(
-            file_exporter.export, file, name, models, found.test, found.train.images, to=precision, timed=timed
-        )
+        found = runs_data.load(file_exporter.config(file_exporter.read(file)), data_dir)
+        publish = partial(file_exporter.export, file, name, models, found, to=precision, timed=timing != "none")
         _report_published(_even_if_worse(publish, even_if_worse), reports)
 
 
 def _publish_run(
-    run: "Run", models: Path, precision: str, timing: str, calibrate: bool, data_dir: Path | None, even_if_worse: bool
+    run: "Run",
+    models: Path,
+    precision: str,
+    timing: str,
+    calibrate: bool,
+    data_dir: Path | None,
+    even_if_worse: bool,
+    name: str | None,
 ) -> Published:
     with needs("train", "'hangtag export RUN'"):
         from hangtag.export import exporter
-    whole = data.load(data_dir) if calibrate or precision == "int8" else None
-    publish = partial(
-        exporter.export,
-        run,
-        models,
-        data.load_test(data_dir),
-        to=precision,
-        quantize_on=whole.train.images if whole and precision == "int8" else None,
-        calibrate_on=whole.validation if whole and calibrate else None,
-        timing=timing,
-    )
+    config = run.read_config()
+    if config.get("dataset") in sources.LABEL_SETS:  # canvases for the proof are composed of garments
+        data = fashion_mnist.load(data_dir)
+    else:
+        data = runs_data.load(config, data_dir)
+    publish = partial(exporter.export, run, models, data, to=precision, calibrate=calibrate, timing=timing, name=name)
     return _even_if_worse(publish, even_if_worse)
 
 

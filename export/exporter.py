@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from hangtag.export import calibration, predecessors
@@ -21,42 +20,47 @@ from hangtag.export.network.served_network import ServedNetwork, SingleLabel
 from hangtag.export.published import Published
 from hangtag.export.repository.publishing import publish
 from hangtag.training.data import outfits
-from hangtag.training.data.fashion_mnist import Images, Split
-from hangtag.training.data.multi_label import Canvases
+from hangtag.training.data.dataset import Dataset, Images, Split
+from hangtag.training.networks import own
 from hangtag.training.runs.run import Run
 
 CANVASES = 1_000
 """A network that answers with several labels is compared on this many canvases, unless a caller says otherwise."""
 QUANTIZATION_IMAGES = 512
 """int8 sees this many images of the training split, to learn how large activations get."""
+GATE_IMAGES = 10_000
+"""So many images of the test split are compared, at most."""
 _VOC_TEST_IMAGES = 4_952
 
 
 def export(
     run: Run,
     models: Path,
-    test: Split,
+    data: Dataset,
     *,
     to: str = "fp32",
-    quantize_on: Images | None = None,
-    calibrate_on: Split | None = None,
+    calibrate: bool = False,
     timing: str = "none",
     even_if_worse: bool = False,
     graph: onnx.ModelProto | None = None,
     canvases: int = CANVASES,
+    name: str | None = None,
 ) -> Published:
     """Export the run's best epoch in the precision ``to``, take it through the gate, and publish it.
 
     Args:
         models: the model repository.
-        quantize_on: uint8 images [n, 28, 28] of the training split, which int8 needs.
-        calibrate_on: the validation split, to fit a temperature on, which becomes part of the file's probabilities;
-            None to leave them as the network computes them. For one label per image only.
+        data: what the run learned from. The file is proven on its test split, and int8 takes the range of activations
+            from its training split. For sets of labels: the garments that canvases are composed of.
+        to: one of ``PRECISIONS``.
+        calibrate: fit a temperature on the validation split, which becomes part of the file's probabilities. For one
+            label per image only.
         timing: what to compare the file's speed with, one of ``gate.speed.TIMINGS``.
         even_if_worse: publish it also if the version that serves is better, or cannot be compared.
         graph: the network in FP32 as an earlier export of this run made it, for a caller that publishes the run several
             times; it passes the same gate. None lets PyTorch export it.
         canvases: on how many a network that answers with several labels is compared.
+        name: the model's name in the repository, to which a precision adds its own; None for the network's.
 
     Raises:
         RunMismatchError: the run is not finished.
@@ -67,7 +71,7 @@ def export(
         Nothing is published in any of these cases.
 
     Example:
-        >>> published = export(Run.find("cnn", Path("runs")), Path("models"), load_test())
+        >>> published = export(Run.find("cnn", Path("runs")), Path("models"), fashion_mnist.load())
         >>> published.folder
         PosixPath('models/cnn/3')
     """
@@ -76,40 +80,40 @@ def export(
     served = checkpoint.load(run)
     if to != "fp32" and not isinstance(served, SingleLabel):
         raise ExportError(f"{run.model} answers with sets of labels, which are published in fp32 only, not in {to}.")
-    if calibrate_on is not None and not isinstance(served, SingleLabel):
+    if calibrate and not isinstance(served, SingleLabel):
         raise ExportError(
             f"{run.model} answers with sets of labels, and a temperature is fitted to one label per image. Export it "
             "without --calibrate."
         )
-    name = precision.model_name(run.model, to)
+    name = precision.model_name(name or own.short_name(run.model), to)
     rival = predecessors.find(models, name, config["data_digest"], even_if_worse=even_if_worse)
-    data = _gate_data(served, test, config, canvases)
+    gate = _gate_data(served, data.test, config, canvases)
     with publish(models, name) as publication:
         file = publication.model_file
         of_export = {"precision": to, "processor": ", ".join(processor.instructions())}
         metadata = served.metadata | of_export | provenance.collect(served, config, metrics)
         fp32_model = torch_export.to_onnx(served, metadata) if graph is None else _described(graph, metadata)
-        model = precision.convert(fp32_model, to, _first(quantize_on))
+        model = precision.convert(fp32_model, to, data.train.images[:QUANTIZATION_IMAGES])
         file.write_bytes(model.SerializeToString())
-        if calibrate_on is not None:
-            calibrated = calibration.calibrate(file, model, calibrate_on, data.images)
+        if calibrate:
+            calibrated = calibration.calibrate(file, model, data.validation, gate.images)
             model, served.temperature = calibrated.model, calibrated.temperature
-            data = replace(data, logits_before=calibrated.logits_before)
+            gate = replace(gate, logits_before=calibrated.logits_before)
             file.write_bytes(model.SerializeToString())
-        proof = prove(served, file, model, data, precision=to)
+        proof = prove(served, file, model, gate, precision=to)
         if rival is not None:
             remedy = f"add --even-if-worse (make export MODEL={run.model} ARGS=--even-if-worse)"
-            images = _test_images(served, test, config)
-            own = metadata | proof.metadata
-            compared = predecessors.compare(own, rival, images, remedy, even_if_worse=even_if_worse)
+            images = _test_images(served, data.test, config)
+            described = metadata | proof.metadata
+            compared = predecessors.compare(described, rival, images, remedy, even_if_worse=even_if_worse)
             proof = replace(proof, checks=[*proof.checks, compared])
         with _fp32_file(fp32_model, needed=to != "fp32") as fp32:
-            proof = replace(proof, speed=speed.measure(file, data.images, served, fp32, timing))
+            proof = replace(proof, speed=speed.measure(file, gate.images, served, fp32, timing))
         reference = reference_answers.record(proof.expected, one_label=isinstance(served, SingleLabel))
         # Written again with the proof in its metadata; graph and weights, which were proven, are the same.
         onnx_model.add_metadata(model, proof.metadata | reference | {"graph_digest": onnx_model.digest(model)})
         file.write_bytes(model.SerializeToString())
-    return Published(publication.folder, proof, onnx_model.metadata(model), data.images)
+    return Published(publication.folder, proof, onnx_model.metadata(model), gate.images)
 
 
 def _described(graph: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:
@@ -126,7 +130,7 @@ def _described(graph: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.Mode
 def _test_images(served: ServedNetwork, test: Split, config: Mapping[str, Any]) -> int:
     """How many images the test figure is a share of."""
     if isinstance(served, SingleLabel):
-        return len(test)
+        return min(len(test), GATE_IMAGES)
     return outfits.SIZES["test"] if config.get("dataset") in outfits.NAMES else _VOC_TEST_IMAGES
 
 
@@ -142,17 +146,13 @@ def _fp32_file(model: onnx.ModelProto, *, needed: bool) -> Iterator[Path | None]
         yield file
 
 
-def _first(images: Images | None) -> Images:
-    return np.empty((0, 28, 28), np.uint8) if images is None else images[:QUANTIZATION_IMAGES]
-
-
 def _gate_data(served: ServedNetwork, test: Split, config: Mapping[str, Any], canvases: int) -> GateData:
     if isinstance(served, SingleLabel):
-        return GateData(test.images, test.classes)
+        return GateData(test.images[:GATE_IMAGES], test.classes[:GATE_IMAGES])
     return GateData(_canvases(test, config, canvases))
 
 
-def _canvases(test: Split, config: Mapping[str, Any], count: int) -> Canvases:
+def _canvases(test: Split, config: Mapping[str, Any], count: int) -> Images:
     """Canvases [count, 64, 64] of real test garments: of the run's own data set where that is one of outfits.
 
     For any other data set "outfits" serves as well, since it is arithmetic that is compared.

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -20,7 +21,7 @@ from hangtag.export.gate import file_gate, processor, speed
 from hangtag.export.gate.proof import GateData
 from hangtag.export.published import Published
 from hangtag.export.repository.publishing import publish
-from hangtag.training.data.fashion_mnist import DIGEST, Images, Split
+from hangtag.training.data.dataset import Dataset
 
 QUANTIZATION_IMAGES = 512
 """int8 sees this many images of the training split, to learn how large activations get."""
@@ -37,7 +38,7 @@ def read(file: Path) -> onnx.ModelProto:
     """Read a file that another precision can be made of.
 
     Raises:
-        ExportError: it is no ONNX file, is not as hangtag exported it, or is no classifier in FP32 of this data set.
+        ExportError: it is no ONNX file, is not as hangtag exported it, or is no classifier in FP32.
     """
     model = document.read(file)
     metadata = onnx_model.metadata(model)
@@ -46,7 +47,7 @@ def read(file: Path) -> onnx.ModelProto:
             f"{file} names hangtag's training as its origin, but its graph or weights are not those that were "
             "exported. Give --calibration to convert it as anybody's file. Nothing was published."
         )
-    wanted = {"precision": "fp32", "task": "single_label", "data_digest": DIGEST}
+    wanted = {"precision": "fp32", "task": "single_label"}
     for key, value in wanted.items():
         if metadata.get(key, "fp32" if key == "precision" else None) != value:
             raise ExportError(
@@ -64,12 +65,19 @@ def network(model: onnx.ModelProto) -> str:
         raise ExportError("the file does not name its network: state the new model's name with --name.") from error
 
 
+def config(model: onnx.ModelProto) -> Mapping[str, Any]:
+    """The config.json of the run that the file was exported from. Raises ExportError: the file has none."""
+    try:
+        return dict(json.loads(onnx_model.metadata(model)["training"])["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ExportError("the file does not say how it was trained: give --calibration.") from error
+
+
 def export(
     file: Path,
     name: str,
     models: Path,
-    test: Split,
-    quantize_on: Images,
+    data: Dataset,
     *,
     to: str,
     timed: bool = True,
@@ -79,7 +87,7 @@ def export(
 
     Args:
         name: the new model's name in the repository ``models``.
-        quantize_on: uint8 images [n, 28, 28] of the training split, from which int8 learns how large activations get.
+        data: what the file's network learned from; int8 takes the range of activations from its training split.
         timed: compare its speed with the FP32 file's.
         even_if_worse: publish it also if the version that serves is better, or cannot be compared.
 
@@ -89,16 +97,20 @@ def export(
         GateError: a check fails. Nothing is published in any of these cases.
 
     Example:
-        >>> data = fashion_mnist.load()
         >>> file = Path("models/lstm/2/model.onnx")
-        >>> export(file, "lstm-int8", Path("models"), data.test, data.train.images, to="int8").folder
+        >>> export(file, "lstm-int8", Path("models"), fashion_mnist.load(), to="int8").folder
         PosixPath('models/lstm-int8/1')
     """
-    original = read(file)
-    rival = predecessors.find(models, name, DIGEST, even_if_worse=even_if_worse)
+    original, test = read(file), data.test
+    if onnx_model.metadata(original).get("data_digest") != data.digest:
+        raise ExportError(
+            f"{file} was trained on another data set than {data.name} is now, so nothing can be proven of it. Give "
+            "--calibration to convert it as anybody's file. Nothing was published."
+        )
+    rival = predecessors.find(models, name, data.digest, even_if_worse=even_if_worse)
     metadata = _metadata(original, to)
     with publish(models, name) as publication:
-        model = precision.convert(original, to, quantize_on[:QUANTIZATION_IMAGES])
+        model = precision.convert(original, to, data.train.images[:QUANTIZATION_IMAGES])
         _replace_metadata(model, metadata)
         target = publication.model_file
         target.write_bytes(model.SerializeToString())

@@ -27,6 +27,7 @@ from hangtag.export.repository import calibration_file
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data import fashion_mnist
+from hangtag.training.data.dataset import Split
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ class _Verification:
         return onnx.load(self._entry.path)
 
     @cached_property
-    def _test_answers(self) -> tuple[fashion_mnist.Split, Answers]:
+    def _test_answers(self) -> tuple[Split, Answers]:
         """The test split, and the file's answers to its images."""
         test = fashion_mnist.load_test(self._data_dir)
         return test, answer(self._runtime, test.images)

@@ -1,7 +1,7 @@
 """Store PyTorch's answers in the file, so that `hangtag models verify` can compare with them where there is no run.
 
 The complete answers to the first images of the gate; and, where each image has one label, the most probable label of
-each image of the test set, one byte each, compressed.
+each image of the test set, one byte each or, of more than 256 labels, two, compressed.
 """
 
 import base64
@@ -32,7 +32,8 @@ def record(expected: Answers, *, one_label: bool) -> dict[str, str]:
     first = {name: _round(values[:IMAGES]).tolist() for name, values in expected.items()}
     metadata = {"reference": json.dumps(first, separators=(",", ":"))}
     if one_label:
-        labels = expected["logits"].argmax(axis=1).astype(np.uint8)
+        logits = expected["logits"]
+        labels = logits.argmax(axis=1).astype(_index_type(logits.shape[1]))
         metadata["reference_labels"] = base64.urlsafe_b64encode(zlib.compress(labels.tobytes(), 9)).decode()
     return metadata
 
@@ -52,8 +53,13 @@ def read(metadata: Mapping[str, str]) -> ReferenceAnswers | None:
             content = zlib.decompress(base64.urlsafe_b64decode(metadata["reference_labels"]))
         except zlib.error as error:
             raise ValueError(f"reference_labels cannot be unpacked ({error})") from error
-        labels = np.frombuffer(content, np.uint8)
+        labels = np.frombuffer(content, _index_type(len(json.loads(metadata["labels"]))))
     return ReferenceAnswers(answers, labels)
+
+
+def _index_type(labels: int) -> str:
+    """The type of an index into so many labels, as files hold it."""
+    return "u1" if labels <= 256 else "<u2"
 
 
 def _round(values: Array) -> Array:

@@ -29,7 +29,7 @@ def to_onnx(served: ServedNetwork, metadata: Mapping[str, str]) -> onnx.ModelPro
         ExportError: the weights of an LSTM could not be folded into initializers.
     """
     served.eval()
-    example = torch.zeros(2, served.image_size, served.image_size, dtype=torch.uint8)  # 1 could freeze the batch axis
+    example = torch.zeros(2, *served.image.shape, dtype=torch.uint8)  # 1 could freeze the batch axis
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals, which nobody here can change
         program = torch.onnx.export(

@@ -57,7 +57,7 @@ def prove(
         raise GateError(STRUCTURE, f"{error}.") from error
     checks.append(contract.check(runtime.signature, served))
 
-    artificial = runtime_answers.artificial_images(served.image_size, served.image_size)
+    artificial = runtime_answers.artificial_images(*served.image.shape)
     images = {REAL: data.images} | artificial
     expected = {kind: pytorch_answers.answer(served, pixels) for kind, pixels in images.items()}
     _require_finite(expected[REAL])

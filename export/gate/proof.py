@@ -8,7 +8,7 @@ from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.gate.check import AGREEMENT, PARITY, PassedCheck
 from hangtag.export.gate.runtime_answers import REAL
 from hangtag.export.gate.speed import Speed
-from hangtag.training.data.fashion_mnist import Classes
+from hangtag.training.data.dataset import Classes
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from hangtag.training.errors import DataNotFoundError, SettingsError
 LABEL_SETS = (*outfits.NAMES, "voc2007")
 """Data sets whose images have a set of labels each."""
 KNOWN = (fashion_mnist.NAME, *LABEL_SETS)
+VOC_IMAGE = ImageSpec(64, 64)
+"""What VOC's pictures become. It is stated here since the reader of VOC needs torchvision."""
 OWN = ("folder", "csv", "idx")
 """Kinds of the user's own pictures, as in folder:photos."""
 

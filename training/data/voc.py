@@ -11,9 +11,9 @@ from xml.etree.ElementTree import ParseError
 import numpy as np
 from PIL import UnidentifiedImageError
 
-from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data.dataset import Dataset, Images, LabelSets, Split
 from hangtag.training.data.fashion_mnist import cache_dir
+from hangtag.training.data.sources import VOC_IMAGE as IMAGE
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
 
 LABELS = (
@@ -21,7 +21,6 @@ LABELS = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 _IMAGE_SETS = {"train": "train", "validation": "val", "test": "test"}
-IMAGE = ImageSpec(64, 64)
 _FOLDER = Path("VOCdevkit", "VOC2007")
 _HOW_TO_GET_IT = "Name the folder that holds VOCdevkit/VOC2007, from both archives, with --data-dir."
 

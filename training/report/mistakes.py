@@ -103,9 +103,8 @@ def worst_images(run: RunOverview, validation: Images | None = None) -> tuple[li
 
 
 def labels(run: RunOverview) -> Sequence[str]:
-    """The names of the run's labels. Runs of earlier releases do not have them: they are of the ten garments."""
-    recorded = _summary(run).get("labels")
-    return list(map(str, recorded)) if isinstance(recorded, list) else fashion_mnist.LABELS
+    """The names of the run's labels."""
+    return data.labels(_summary(run))
 
 
 def _validation_images(run: RunOverview) -> Images:

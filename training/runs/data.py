@@ -1,4 +1,4 @@
-"""Reads the data set of a run again, as its config.json describes it."""
+"""What a run learned from: its labels, its images, and the data set itself, read again as config.json describes it."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -6,10 +6,36 @@ from pathlib import Path
 from typing import Any
 
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
-from hangtag.training.data import pictures, sources
+from hangtag.training.data import fashion_mnist, outfits, pictures, sources
 from hangtag.training.data.dataset import Dataset
 from hangtag.training.data.sources import OwnPictures
 from hangtag.training.errors import DataCorruptError, RunMismatchError
+
+
+def labels(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of a run's labels, by the summary in its metrics.json.
+
+    Earlier releases did not record those of networks with a single label, which all learned the ten garments.
+    """
+    recorded = summary.get("labels")
+    return tuple(map(str, recorded)) if isinstance(recorded, list) else fashion_mnist.LABELS
+
+
+def image(config: Mapping[str, Any]) -> ImageSpec:
+    """What a run's network sees, by its config.json.
+
+    Raises:
+        RunMismatchError: The config does not describe it.
+    """
+    name = str(config.get("dataset", fashion_mnist.NAME))
+    if sources.kind_of(name) is None:
+        if name == fashion_mnist.NAME:
+            return fashion_mnist.IMAGE
+        return outfits.IMAGE if name in outfits.NAMES else sources.VOC_IMAGE
+    try:
+        return ImageSpec.of(config.get("image"))
+    except ImageSpecError as error:
+        raise RunMismatchError(f"the run's config.json does not describe its images ({error}).") from error
 
 
 def load(
@@ -29,7 +55,7 @@ def load(
         DataNotFoundError: It is no longer there.
         DataCorruptError: It has changed since, or cannot be read.
     """
-    name = str(config.get("dataset", "fashion-mnist"))
+    name = str(config.get("dataset", fashion_mnist.NAME))
     kind = sources.kind_of(name)
     if kind is None:
         folder = data_dir or (Path(config["data_dir"]) if config.get("data_dir") else None)
@@ -37,15 +63,14 @@ def load(
     if data_dir is not None:
         name = f"{kind}:{data_dir}"
     try:
-        image = ImageSpec.of(config.get("image"))
         stored = config["pictures"]
         own = OwnPictures(
             **{field.name: stored[field.name] for field in fields(OwnPictures) if field.name != "size"},
             size=None if stored["size"] is None else (int(stored["size"][0]), int(stored["size"][1])),
         )
-    except (ImageSpecError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise RunMismatchError(f"the run's config.json does not describe its pictures ({error}).") from error
-    data = sources.load(name, own=own, image=image, progress=progress)
+    data = sources.load(name, own=own, image=image(config), progress=progress)
     if data.digest != config.get("data_digest"):
         raise DataCorruptError(
             f"the pictures of {name} have changed since the run was trained on them: some were added, removed, renamed "

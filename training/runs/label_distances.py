@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.errors import RunMismatchError
 from hangtag.training.labels.distance import LabelDistances, from_embeddings
 from hangtag.training.labels.embeddings import find_embeddings
+from hangtag.training.runs import data
 from hangtag.training.runs.files import RESTART_HINT
 from hangtag.training.runs.run import Run
 
@@ -18,7 +18,7 @@ def run_distances(run: Run) -> LabelDistances:
         LabelDistanceError: The embeddings define no distances: one is zero or not finite, or all are parallel.
     """
     run.require_finished()
-    labels = run.read_metrics()["summary"].get("labels", LABELS)  # only multi-label runs record their labels
+    labels = data.labels(run.read_metrics()["summary"])
     state = run.load("best.pt").get("model")
     parameters = {name: value.numpy() for name, value in state.items()} if isinstance(state, Mapping) else {}
     embeddings = find_embeddings(parameters, len(labels))

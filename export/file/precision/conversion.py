@@ -4,10 +4,11 @@ import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from hangtag.export.errors import ExportError
-from hangtag.export.file.onnx_model import nodes, operators
+from hangtag.export.file.onnx_model import metadata, nodes, operators
 from hangtag.export.file.precision.int8_convolutions import quantize_convolutions
 from hangtag.export.file.precision.int8_lstms import quantize_lstms
-from hangtag.training.data.fashion_mnist import Images
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.training.data.dataset import Images
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -55,7 +56,7 @@ def _to_int8(model: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
     counts = operators(model)
     try:
         if counts["LSTM"]:
-            return quantize_lstms(model)
+            return quantize_lstms(model, _pixel_bounds(model))
         if counts["Conv"]:
             return quantize_convolutions(model, calibration)
     except ExportError:
@@ -69,6 +70,16 @@ def _to_int8(model: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
         f"int8 is for networks with convolutions or LSTMs; this one has only {', '.join(sorted(counts))}. "
         "Export it with --precision fp32 or fp16."
     )
+
+
+def _pixel_bounds(model: onnx.ModelProto) -> tuple[float, float]:
+    """The smallest and the largest value of a normalised pixel, by the file's ``hangtag.image``."""
+    described = metadata(model).get("image")
+    if described is None:  # of an earlier release, which left pixels in [0, 1]
+        return 0.0, 1.0
+    image = ImageSpec.parse(described)
+    channels = [(mean, std) for mean in image.mean for std in image.std]
+    return min(-mean / std for mean, std in channels), max((1 - mean) / std for mean, std in channels)
 
 
 def _drop_unused_opsets(model: onnx.ModelProto) -> None:

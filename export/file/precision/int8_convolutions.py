@@ -21,7 +21,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from hangtag.export.arrays import batches
 from hangtag.export.file.precision.quantizer_output import silenced
-from hangtag.training.data.fashion_mnist import Images
+from hangtag.training.data.dataset import Images
 
 OPERATORS = ("Conv", "MaxPool", "Relu")
 """Computed in 8 bits: convolutions and what lies between them, so that no value is converted to FP32 and back."""

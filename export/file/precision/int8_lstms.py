@@ -6,7 +6,8 @@ its batch: of 2,000 test images 6 got another label from lstm2. Here both ranges
 added to them, with weights of 0, so that they change no result.
 
 - The input gets features that are always at its bounds: 1 for pixels in [0, 1] (their 8-bit scale is then 1/255, and
-  their quantization exact), -1 and 1 for the hidden states of an LSTM below.
+  their quantization exact), the smallest and the largest value of pixels that are normalised otherwise, -1 and 1 for
+  the hidden states of an LSTM below.
 - The hidden state gets two units with saturated gates: their cells count 1, 2, 3, ... and -1, -2, -3, ..., so their
   outputs are tanh(t) and -tanh(t). No other unit can be larger, since a cell changes by less than 1 in each step.
 
@@ -31,19 +32,21 @@ from hangtag.export.file.precision.saturation import prevent_saturation
 
 _SATURATED = 20.0
 """Added to a gate before its sigmoid or tanh: the result is 1 up to 2e-9, below half a step of FP32."""
-_PIXEL_BOUNDS, _HIDDEN_BOUNDS = (1.0,), (-1.0, 1.0)
+_HIDDEN_BOUNDS = (-1.0, 1.0)
 _PINNING_UNITS = 2
 
 
-def quantize_lstms(model: onnx.ModelProto) -> onnx.ModelProto:
+def quantize_lstms(model: onnx.ModelProto, pixels: tuple[float, float] = (0.0, 1.0)) -> onnx.ModelProto:
     """Quantize the weights of every LSTM to 8 bits, with one scale per gate of each unit. Dense layers stay in FP32.
 
-    The first LSTM must read values in [0, 1], every other one the outputs of an LSTM.
+    Args:
+        model: its first LSTM reads pixels, every other one the outputs of an LSTM.
+        pixels: the smallest and the largest value of a pixel.
 
     Raises:
         ExportError: the quantizer left an LSTM as it was.
     """
-    pinned = pin_ranges(model)
+    pinned = pin_ranges(model, pixels)
     with tempfile.TemporaryDirectory() as folder, silenced():
         quantized = Path(folder, "quantized.onnx")
         quantize_dynamic(
@@ -60,13 +63,13 @@ def quantize_lstms(model: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
-def pin_ranges(model: onnx.ModelProto) -> onnx.ModelProto:
+def pin_ranges(model: onnx.ModelProto, pixels: tuple[float, float] = (0.0, 1.0)) -> onnx.ModelProto:
     """Return the same network, still in FP32, with constant ranges of every LSTM's input and hidden state."""
     pinned = onnx.ModelProto()
     pinned.CopyFrom(model)
     graph = pinned.graph
     nodes: list[onnx.NodeProto] = []
-    bounds: tuple[float, ...] = _PIXEL_BOUNDS
+    bounds = tuple(value for value in pixels if value != 0)  # the quantizer always includes 0
     for node in graph.node:
         if node.op_type == "LSTM":
             nodes += _pin(graph, node, bounds)

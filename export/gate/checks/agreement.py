@@ -6,7 +6,7 @@ from hangtag.export.arrays import Array
 from hangtag.export.errors import GateError
 from hangtag.export.gate.check import AGREEMENT, PassedCheck
 from hangtag.export.gate.tolerances import Tolerances
-from hangtag.training.data.fashion_mnist import Classes
+from hangtag.training.data.dataset import Classes
 from hangtag.training.metrics.single_label import evaluate
 
 
