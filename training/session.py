@@ -52,6 +52,8 @@ def train(settings: TrainSettings) -> None:
         if settings.restart:
             group.on_rank_zero(run.erase)
         if group.is_rank_zero:
+            for note in inputs.data.notes:
+                _report(note)
             _report(f"{config.run_name}: data from {inputs.data.source}, {_resources(config)}")
         epochs_before = group.on_rank_zero(lambda: _finished_epochs(run))
         try:

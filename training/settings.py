@@ -1,14 +1,13 @@
 """The settings of a run, checked where they are made. cli.py has an option for each."""
 
 import math
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 
-from hangtag.serving.image_spec import FITS, MAX_EDGE
+from hangtag.serving.image_spec import FITS
 from hangtag.training.catalog import MULTI_LABEL_NETWORKS, build, dataset_for, entry, recipe_for
 from hangtag.training.data import sources
 from hangtag.training.data.sources import OwnPictures
@@ -123,7 +122,7 @@ class TrainSettings:
     def own_pictures(self) -> OwnPictures:
         """How the user's own pictures are divided and prepared."""
         given: dict[str, Any] = {
-            "size": None if self.size is None else _size(self.size),
+            "size": None if self.size is None else sources.parse_size(self.size),
             "channels": None if self.colour is None else 3 if self.colour else 1,
             "fit": self.fit,
             "validation_share": self.validation_share,
@@ -186,10 +185,3 @@ def _require_ranges(settings: TrainSettings) -> None:
         if value is not None and not (math.isfinite(value) and least <= value <= most):
             bounds = f"from {least:g} to {most:g}" if most < math.inf else f"at least {least:g}"
             raise SettingsError(f"{flag(name)}: {value} is out of range; it must be {bounds}.")
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", text)
-    if match is None or not all(1 <= int(edge) <= MAX_EDGE for edge in match.groups()):
-        raise SettingsError(f"--size {text}: write HEIGHTxWIDTH in pixels, such as 64x64, of at most {MAX_EDGE} each.")
-    return int(match[1]), int(match[2])

@@ -19,6 +19,7 @@ from hangtag.export.report import pictures
 from hangtag.export.repository import inventory
 from hangtag.page.environment import environment
 from hangtag.page.images import png_address
+from hangtag.serving.image_spec import ImageSpec
 
 WORST = 8
 """This many images are shown."""
@@ -69,6 +70,7 @@ def write_run_report(published: Published, images: Pixels, labels: Sequence[str]
         )
     if proof.speed is not None:
         drawn["How long a batch takes"] = pictures.speed(proof.speed.milliseconds)
+    negated = _shows_garments(published.metadata)
     worse = bool(proof.figures(PREDECESSOR).get("worse"))
     checks = [
         _worse(check.summary) if worse and check.name == PREDECESSOR else _check(check.name, check.summary, check.ran)
@@ -88,7 +90,7 @@ def write_run_report(published: Published, images: Pixels, labels: Sequence[str]
         checks=checks,
         pictures=drawn,
         sentences=sentences,
-        worst=_worst_images(images, expected, answered, differences, labels),
+        worst=_worst_images(images, expected, answered, differences, labels, negated=negated),
         operators=proof.figures(STRUCTURE)["operators"],
         provenance=_provenance(published.metadata),
         fp32_layers=[],
@@ -147,7 +149,7 @@ def _label_sets(answers: Answers, metadata: Mapping[str, str]) -> Array:
 
 
 def _worst_images(
-    images: Pixels, expected: Array, answered: Array, differences: Array, labels: Sequence[str]
+    images: Pixels, expected: Array, answered: Array, differences: Array, labels: Sequence[str], *, negated: bool
 ) -> list[ShownImage]:
     """First those with another answer than PyTorch's, then those with the largest differences."""
     order = np.lexsort((-differences, (expected == answered).all(axis=1)))[:WORST]
@@ -159,8 +161,13 @@ def _worst_images(
         )
         same = right == actual
         caption = f"{right}, off by {differences[index]:.2g}" if same else f"{right}; the file says {actual}"
-        shown.append(ShownImage(index, png_address(images[index]), caption))
+        shown.append(ShownImage(index, png_address(images[index], negated=negated), caption))
     return shown
+
+
+def _shows_garments(metadata: Mapping[str, str]) -> bool:
+    """Whether the images are bright garments on black, which are easier to see dark on white."""
+    return "image" not in metadata or ImageSpec.parse(metadata["image"]).fit == "garment"
 
 
 def _provenance(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -41,6 +41,7 @@ class Dataset:
         test: What nothing is selected by.
         source: Where it was read, in words.
         digest: Data sets of different content have different digests.
+        notes: Sentences about what was left out.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Dataset:
     test: Split
     source: str
     digest: str
+    notes: tuple[str, ...] = ()
 
     @property
     def has_label_sets(self) -> bool:

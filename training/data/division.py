@@ -90,7 +90,7 @@ def divide(pictures: Sequence[Read], validation_share: float = 0.1, test_share: 
     if too_few:
         raise DataCorruptError(
             f"{len(too_few)} of {len(labels)} classes have too few pictures to have one in each of train, validation "
-            f"and test: {_named(too_few)}. A class needs at least {LEAST} different ones. Add pictures, or leave the "
+            f"and test: {named(too_few)}. A class needs at least {LEAST} different ones. Add pictures, or leave the "
             "class out."
         )
     repeated = sorted(index for indices in by_digest.values() for index in indices[1:])
@@ -115,7 +115,7 @@ def _require_one_label(pictures: Sequence[Read], by_digest: dict[str, list[int]]
         pairs = [" and ".join(pictures[index].name for index in each) for each in several]
         raise DataCorruptError(
             f"{len(several)} pictures are in more than one class, so that one of their labels is wrong: "
-            f"{_named(pairs)}. Delete the wrong ones."
+            f"{named(pairs)}. Delete the wrong ones."
         )
 
 
@@ -125,10 +125,11 @@ def _require_one_split(pictures: Sequence[Read], by_digest: dict[str, list[int]]
         pairs = [" and ".join(pictures[index].name for index in each) for each in several]
         raise DataCorruptError(
             f"{len(several)} pictures are in more than one split, so that the test would be of what was learned: "
-            f"{_named(pairs)}. Delete one of each."
+            f"{named(pairs)}. Delete one of each."
         )
 
 
-def _named(items: Sequence[str]) -> str:
+def named(items: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
     more = len(items) - _NAMED
     return "; ".join(items[:_NAMED]) + (f"; and {more} more" if more > 0 else "")

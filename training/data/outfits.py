@@ -10,7 +10,7 @@ Fashion-MNIST's training split, and so on.
 
 import hashlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -104,7 +104,7 @@ def load(
     """
     probabilities = _SETS[name]()
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    composed = {}
+    composed: dict[str, Any] = {}
     for number, (split, garments) in enumerate(splits.items()):
         count = sizes[split] if split == "test" or limit is None else min(limit, sizes[split])
         composed[split] = make_split(probabilities, garments, (seed, number), count)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from PIL import Image, ImageOps
 
 from hangtag.serving.image_spec import ImageSpec, Pixels, flattened
 from hangtag.training.data.dataset import Classes, Dataset, Images, Split
-from hangtag.training.data.division import Division, Read, divide
+from hangtag.training.data.division import Division, Read, divide, named
 from hangtag.training.data.listing import Listed, Listing
 from hangtag.training.errors import DataCorruptError
 
@@ -22,6 +23,8 @@ MEMORY_BYTES = 2 << 30
 """Prepared pictures of up to this size are held in memory; more of them in a file of the cache, which is mapped."""
 MOST_PIXELS = 100_000_000
 """Of one picture: a small file can hold a huge one."""
+FEW = 20
+"""Pictures of a class below which its figures say little."""
 SMALL = 128
 """Pictures that all have one size are used in it, up to so many pixels of an edge."""
 DEFAULT_EDGE = 64
@@ -77,6 +80,25 @@ class Collection:
                 one = self.opened[index]
                 digest.update(f"{split}\0{one.listed.name}\0{one.listed.label}\0{one.digest}\n".encode())
         return digest.hexdigest()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what was left out, and about classes with few pictures."""
+        notes = []
+        if self.unreadable:
+            names = [f"{one.listed.name} ({one.reason})" for one in self.unreadable]
+            notes.append(f"Left out {len(names)} pictures that cannot be read: {named(names)}.")
+        if self.division.repeated:
+            names = [self.opened[index].listed.name for index in self.division.repeated]
+            notes.append(f"Left out {len(names)} pictures that are there twice: {named(names)}.")
+        if self.others:
+            notes.append(
+                f"Left out {len(self.others)} files that are no pictures: {named(list(map(str, self.others)))}."
+            )
+        counts = Counter(one.listed.label for one in self.opened)
+        if few := [f"{label} ({count})" for label, count in sorted(counts.items()) if count < FEW]:
+            notes.append(f"Fewer than {FEW} pictures, too few to learn or to test by: {named(few)}.")
+        return tuple(notes)
 
 
 def no_progress(what: str, done: int, total: int) -> None:
@@ -170,7 +192,8 @@ def load(
         done += len(chosen)
     if normalise:
         image = replace(image, **statistics(splits["train"].images, image))
-    return Dataset(name, collection.division.labels, image, source=name.partition(":")[2], digest=digest, **splits)
+    source, notes = name.partition(":")[2], collection.notes
+    return Dataset(name, collection.division.labels, image, source=source, digest=digest, notes=notes, **splits)
 
 
 def prepared(file: Path, image: ImageSpec) -> Pixels:

@@ -3,10 +3,11 @@
 Needs no torch, except for ``voc2007``, which torchvision reads.
 """
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hangtag.serving.image_spec import ImageSpec
+from hangtag.serving.image_spec import MAX_EDGE, ImageSpec
 from hangtag.training.data import fashion_mnist, idx, listing, outfits, pictures
 from hangtag.training.data.dataset import Dataset
 from hangtag.training.errors import DataNotFoundError, SettingsError
@@ -56,6 +57,14 @@ def kind_of(name: str) -> str | None:
         f"--data {name}: there is no such data set; there are {', '.join(KNOWN)}, and your own pictures: "
         "folder:PHOTOS with a folder for each class, csv:FILE.csv with the columns path and label, or idx:FOLDER."
     )
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width of HEIGHTxWIDTH. Raises SettingsError for another text."""
+    match = re.fullmatch(r"(\d{1,4})x(\d{1,4})", text)
+    if match is None or not all(1 <= int(edge) <= MAX_EDGE for edge in match.groups()):
+        raise SettingsError(f"--size {text}: write HEIGHTxWIDTH in pixels, such as 64x64, of at most {MAX_EDGE} each.")
+    return int(match[1]), int(match[2])
 
 
 def load(

@@ -36,7 +36,9 @@ def load(data_dir: Path | None = None) -> Dataset:
         DataCorruptError: A file cannot be read, or an object is of an unknown class.
     """
     root = data_dir or cache_dir() / "voc2007"
-    splits = {split: _read(root, image_set, may_download=data_dir is None) for split, image_set in _IMAGE_SETS.items()}
+    splits: dict[str, Any] = {
+        split: _read(root, image_set, may_download=data_dir is None) for split, image_set in _IMAGE_SETS.items()
+    }
     digest = hashlib.sha256()
     for split in splits.values():
         digest.update(split.images.tobytes())

@@ -90,9 +90,10 @@ def worst_images(run: RunOverview, validation: Images | None = None) -> tuple[li
             validation = _validation_images(run)
         except TrainingError as error:
             return [], f"The images cannot be read: {error}"
+    negated = data.image(run.config).fit == "garment"
     return [
         ShownImage(
-            png_address(validation[entry["image"]]),
+            png_address(validation[entry["image"]], negated=negated),
             f"validation image {entry['image']}",
             f"{names[entry['true']]}, "
             + (f"taken for {names[entry['predicted']]}" if entry["predicted"] != entry["true"] else "as it is,")

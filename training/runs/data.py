@@ -9,7 +9,7 @@ from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 from hangtag.training.data import fashion_mnist, outfits, pictures, sources
 from hangtag.training.data.dataset import Dataset
 from hangtag.training.data.sources import OwnPictures
-from hangtag.training.errors import DataCorruptError, RunMismatchError
+from hangtag.training.errors import DataCorruptError, DataNotFoundError, RunMismatchError
 
 
 def labels(summary: Mapping[str, Any]) -> tuple[str, ...]:
@@ -62,6 +62,10 @@ def load(
         return sources.load(name, folder, config.get("limit"))
     if data_dir is not None:
         name = f"{kind}:{data_dir}"
+    elif not Path(name.partition(":")[2]).exists():
+        raise DataNotFoundError(
+            f"the pictures that it was trained on, {name}, are not there. Name where they are now with --data-dir."
+        )
     try:
         stored = config["pictures"]
         own = OwnPictures(

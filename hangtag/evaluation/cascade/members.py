@@ -6,16 +6,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from hangtag.evaluation import samples
 from hangtag.evaluation.cascade.curve import Curve, Floats, curve
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.file_subject import FileSubject
 from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, require_labels
 from hangtag.serving.model_repository import ModelFile, ModelRepositoryError, require_versions
-from hangtag.training.data.fashion_mnist import Split
+from hangtag.training.data.dataset import Classes
 
 OUTPUT = "probabilities"
 _ROUNDS = 7
@@ -35,7 +32,7 @@ class Members:
 
     files: Sequence[ModelFile]
     answers: Sequence[Floats]
-    classes: npt.NDArray[np.uint8]
+    classes: Classes
     microseconds: Sequence[float]
     names: Sequence[str]
 
@@ -57,9 +54,9 @@ class Members:
 
 def measure(
     models: Path, names: Sequence[str], *, split: str = "validation", limit: int | None = None,
-    data_dir: Path | None = None,
+    data_dir: Path | None = None, own: str | None = None,
 ) -> Members:  # fmt: skip
-    """Let models answer a split of Fashion-MNIST.
+    """Let models answer a split of the data set that they were trained on, or samples.
 
     Args:
         models: The model repository.
@@ -67,6 +64,7 @@ def measure(
         split: ``validation`` or ``test``.
         limit: Use only so many images, the first ones.
         data_dir: The data set's folder; None for its usual places.
+        own: Samples in place of a data set; see ``samples.load``.
 
     Raises:
         EvaluationError: A model is missing or named twice, fails, or is no classifier with probabilities of the data
@@ -81,8 +79,7 @@ def measure(
         for name, subject in zip(names, subjects, strict=True):
             if subject.task != "single_label":
                 raise EvaluationError(f"{name} predicts sets of labels; a cascade goes by the most probable label.")
-        data = samples.load(subjects[0], split, limit, data_dir, None)
-        assert isinstance(data.content, Split)
+        data = samples.load(subjects[0], split, limit, data_dir, None, own)
         for subject in subjects:
             require_labels(subject, data.labels)
         answers = [
