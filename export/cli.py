@@ -76,6 +76,11 @@ _CONVERSION = ("preprocessing", "agree_at_least", "agree_on", "search_minutes")
     help="Publish also if the version that serves is better, or has no figure to compare with.",
 )
 @click.option(
+    "--even-if-different",
+    is_flag=True,
+    help="Publish also if the version that serves has other inputs, outputs or labels, which its callers rely on.",
+)
+@click.option(
     "--onnx", "file", type=click.Path(dir_okay=False, path_type=Path), help="Publish this file instead of a run."
 )
 @click.option(
@@ -137,6 +142,7 @@ def export(
     calibrate: bool,
     data_dir: Path | None,
     even_if_worse: bool,
+    even_if_different: bool,
     file: Path | None,
     name: str | None,
     labels: Path | None,
@@ -180,7 +186,7 @@ def export(
             refuse(*_CONVERSION, because="for --calibration, without which no layers are chosen.")
         if samples is None and precision != "fp32" and file_exporter.is_own(file):
             refuse("labels", "max_megabytes", because="for other people's files; this one has its own.")
-            _export_own_file(file, name, models, precision, timing, data_dir, even_if_worse, reports)
+            _export_own_file(file, name, models, precision, timing, data_dir, even_if_worse, even_if_different, reports)
             return
         refuse("timing", "data_dir", "even_if_worse", because="for a RUN or a file that hangtag exported.")
         if name is None:
@@ -199,7 +205,16 @@ def export(
                 search_seconds=60 * search_minutes,
             )
         with interruption.reported(models, name):
-            _publish_file(file, name, models, labels, int(max_megabytes * 1e6), reports, request)
+            _publish_file(
+                file,
+                name,
+                models,
+                labels,
+                int(max_megabytes * 1e6),
+                reports,
+                request,
+                even_if_different=even_if_different,
+            )
         return
     assert run is not None
     refuse("labels", "max_megabytes", because="for --onnx alone; a run has its own.")
@@ -210,7 +225,9 @@ def export(
     exported = Run.find(run, runs)
     click.echo(f"exporting {exported.folder} in {precision}", err=True)
     with interruption.reported(models, model_name(name or short_name(exported.model), precision)):
-        published = _publish_run(exported, models, precision, timing, calibrate, data_dir, even_if_worse, name)
+        published = _publish_run(
+            exported, models, precision, timing, calibrate, data_dir, even_if_worse, even_if_different, name
+        )
         _report_published(published, reports)
 
 
@@ -222,13 +239,23 @@ def _export_own_file(
     timing: str,
     data_dir: Path | None,
     even_if_worse: bool,
+    even_if_different: bool,
     reports: Path,
 ) -> None:
     name = name or model_name(file_exporter.network(file_exporter.read(file)), precision)
     click.echo(f"exporting {file} in {precision}", err=True)
     with interruption.reported(models, name):
         found = runs_data.load(file_exporter.config(file_exporter.read(file)), data_dir)
-        publish = partial(file_exporter.export, file, name, models, found, to=precision, timed=timing != "none")
+        publish = partial(
+            file_exporter.export,
+            file,
+            name,
+            models,
+            found,
+            to=precision,
+            timed=timing != "none",
+            even_if_different=even_if_different,
+        )
         _report_published(_even_if_worse(publish, even_if_worse), reports)
 
 
@@ -240,6 +267,7 @@ def _publish_run(
     calibrate: bool,
     data_dir: Path | None,
     even_if_worse: bool,
+    even_if_different: bool,
     name: str | None,
 ) -> Published:
     with needs("train", "'hangtag export RUN'"):
@@ -249,7 +277,17 @@ def _publish_run(
         data = fashion_mnist.load(data_dir)
     else:
         data = runs_data.load(config, data_dir)
-    publish = partial(exporter.export, run, models, data, to=precision, calibrate=calibrate, timing=timing, name=name)
+    publish = partial(
+        exporter.export,
+        run,
+        models,
+        data,
+        to=precision,
+        calibrate=calibrate,
+        timing=timing,
+        name=name,
+        even_if_different=even_if_different,
+    )
     return _even_if_worse(publish, even_if_worse)
 
 
@@ -276,11 +314,26 @@ def _report_published(published: Published, reports: Path) -> None:
 
 
 def _publish_file(
-    file: Path, name: str, models: Path, labels: Path | None, max_bytes: int, reports: Path, request: Request | None
+    file: Path,
+    name: str,
+    models: Path,
+    labels: Path | None,
+    max_bytes: int,
+    reports: Path,
+    request: Request | None,
+    *,
+    even_if_different: bool,
 ) -> None:
     click.echo(f"checking {file}", err=True)
     accepted = intake.accept(
-        file, name, models, labels, max_bytes, request, lambda line: click.echo(escaped(line), err=True)
+        file,
+        name,
+        models,
+        labels,
+        max_bytes,
+        request,
+        lambda line: click.echo(escaped(line), err=True),
+        even_if_different=even_if_different,
     )
     page = report.report_path(reports, accepted.folder)
     report.write_file_report(accepted, page)

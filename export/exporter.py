@@ -22,6 +22,7 @@ from hangtag.export.repository.publishing import publish
 from hangtag.training.data import outfits
 from hangtag.training.data.dataset import Dataset, Images, Split
 from hangtag.training.networks import own
+from hangtag.training.runs import data as runs_data
 from hangtag.training.runs.run import Run
 
 CANVASES = 1_000
@@ -42,6 +43,7 @@ def export(
     calibrate: bool = False,
     timing: str = "none",
     even_if_worse: bool = False,
+    even_if_different: bool = False,
     graph: onnx.ModelProto | None = None,
     canvases: int = CANVASES,
     name: str | None = None,
@@ -57,6 +59,7 @@ def export(
             label per image only.
         timing: what to compare the file's speed with, one of ``gate.speed.TIMINGS``.
         even_if_worse: publish it also if the version that serves is better, or cannot be compared.
+        even_if_different: publish it also if the version that serves has other inputs, outputs or labels.
         graph: the network in FP32 as an earlier export of this run made it, for a caller that publishes the run several
             times; it passes the same gate. None lets PyTorch export it.
         canvases: on how many a network that answers with several labels is compared.
@@ -67,7 +70,7 @@ def export(
         IncomparableError: the version that serves has no figure on the same test set.
         ExportError: the weights do not fit, the precision or a temperature is not for this network, or nothing can be
             written.
-        GateError: a check fails, or no temperature fits.
+        GateError: a check fails, no temperature fits, or the version that serves has other inputs, outputs or labels.
         Nothing is published in any of these cases.
 
     Example:
@@ -87,6 +90,14 @@ def export(
         )
     name = precision.model_name(name or own.short_name(run.model), to)
     rival = predecessors.find(models, name, config["data_digest"], even_if_worse=even_if_worse)
+    predecessors.require_same_contract(
+        models,
+        name,
+        list(map(str, served.inputs)),
+        list(map(str, served.outputs)),
+        runs_data.labels(metrics["summary"]),
+        even_if_different=even_if_different,
+    )
     gate = _gate_data(served, data.test, config, canvases)
     with publish(models, name) as publication:
         file = publication.model_file

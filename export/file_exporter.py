@@ -21,6 +21,7 @@ from hangtag.export.gate import file_gate, processor, speed
 from hangtag.export.gate.proof import GateData
 from hangtag.export.published import Published
 from hangtag.export.repository.publishing import publish
+from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.dataset import Dataset
 
 QUANTIZATION_IMAGES = 512
@@ -82,6 +83,7 @@ def export(
     to: str,
     timed: bool = True,
     even_if_worse: bool = False,
+    even_if_different: bool = False,
 ) -> Published:
     """Convert the file to the precision ``to``, take it through the gate, and publish it with the file's provenance.
 
@@ -90,6 +92,7 @@ def export(
         data: what the file's network learned from; int8 takes the range of activations from its training split.
         timed: compare its speed with the FP32 file's.
         even_if_worse: publish it also if the version that serves is better, or cannot be compared.
+        even_if_different: publish it also if the version that serves has other inputs, outputs or labels.
 
     Raises:
         IncomparableError: the version that serves has no figure on the same test set.
@@ -108,6 +111,15 @@ def export(
             "--calibration to convert it as anybody's file. Nothing was published."
         )
     rival = predecessors.find(models, name, data.digest, even_if_worse=even_if_worse)
+    signature = Runtime(file, provider="cpu").signature
+    predecessors.require_same_contract(
+        models,
+        name,
+        list(map(str, signature.inputs)),
+        list(map(str, signature.outputs)),
+        signature.labels,
+        even_if_different=even_if_different,
+    )
     metadata = _metadata(original, to)
     with publish(models, name) as publication:
         model = precision.convert(original, to, data.train.images[:QUANTIZATION_IMAGES])

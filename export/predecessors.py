@@ -1,14 +1,18 @@
-"""Find the version that serves under a model's name, and compare a new one with it."""
+"""Find the version that serves under a model's name, and compare a new one with it.
 
-from collections.abc import Mapping
+A new version must take and answer what the old one does, and be right as often.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hangtag.export.errors import IncomparableError
+from hangtag.export.errors import GateError, IncomparableError
 from hangtag.export.file import quality
-from hangtag.export.gate.check import PassedCheck
+from hangtag.export.gate.check import CONTRACT, PassedCheck
 from hangtag.export.gate.checks import predecessor
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
+from hangtag.training.data.division import named
 
 
 def find(models: Path, name: str, data_digest: str, *, even_if_worse: bool) -> Entry | None:
@@ -53,3 +57,54 @@ def compare(
     trial = f"The run is a trial, {text}. " if (text := inventory.trial(metadata)) else ""
     sentence = f"{trial}To publish it all the same, {remedy}, or name another repository with --models."
     return predecessor.check(own, test_images, serving, rival.version, even_if_worse=even_if_worse, remedy=sentence)
+
+
+def require_same_contract(
+    models: Path,
+    name: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    labels: Sequence[str],
+    *,
+    even_if_different: bool,
+) -> None:
+    """Check that a new version can take the place of the one that serves: that its callers need not change.
+
+    Args:
+        models: the model repository.
+        name: the model's name.
+        inputs: of the new version, as ``str`` of their specs.
+        outputs: likewise.
+        labels: of the new version, in their order.
+        even_if_different: let a different contract pass.
+
+    Raises:
+        GateError: inputs, outputs or labels differ, and not ``even_if_different``; the message has both sides.
+    """
+    serving = inventory.serving_version(models, name)
+    if serving is None or serving.signature is None or even_if_different:
+        return
+    old = serving.signature
+    differences = [
+        f"{what} {'; '.join(before) or 'none'}, and the new one {'; '.join(now) or 'none'}"
+        for what, before, now in (
+            ("inputs", list(map(str, old.inputs)), list(inputs)),
+            ("outputs", list(map(str, old.outputs)), list(outputs)),
+        )
+        if before != now
+    ] or _different_labels(old.labels, labels)
+    if differences:
+        raise GateError(
+            CONTRACT,
+            f"version {serving.version} of {name}, which serves, has the {differences[0]}: its callers would get other "
+            "answers, or errors. Publish it under another name with --name, or all the same with --even-if-different.",
+        )
+
+
+def _different_labels(before: Sequence[str], now: Sequence[str]) -> list[str]:
+    if tuple(before) == tuple(now):
+        return []
+    if len(before) != len(now):
+        return [f"{len(before)} labels {named(before)}, and the new one {len(now)}, {named(now)}"]
+    place = next(place for place, pair in enumerate(zip(before, now, strict=True)) if pair[0] != pair[1])
+    return [f"label {before[place]!r} in place {place}, and the new one {now[place]!r}"]

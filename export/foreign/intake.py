@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import onnx
 
+from hangtag.export import predecessors
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import onnx_model, versions
 from hangtag.export.foreign import converted, document
@@ -19,6 +21,7 @@ from hangtag.export.gate.checks import empty_batch
 from hangtag.export.quantization.conversion import Request
 from hangtag.export.repository.publishing import publish
 from hangtag.serving.signature import PREFIX
+from hangtag.training.data.division import named
 
 # How to read the outputs may stay as the file has it. Its claims about its origin and quality are dropped: they are not
 # proven here.
@@ -67,6 +70,8 @@ def accept(
     max_bytes: int = document.MAX_BYTES,
     request: Request | None = None,
     progress: Progress | None = None,
+    *,
+    even_if_different: bool = False,
 ) -> Accepted:
     """Publish a file as the next version of a model.
 
@@ -76,6 +81,7 @@ def accept(
         max_bytes: a file that is larger, external data included, is refused.
         request: convert the file to another precision first; None publishes it as it is.
         progress: gets a line about each step of the conversion.
+        even_if_different: publish it also if the version that serves has other inputs, outputs or labels.
 
     Raises:
         ExportError: the file, the labels or the samples cannot be used, it cannot be converted, or the repository
@@ -97,6 +103,14 @@ def accept(
         target.write_bytes(model.SerializeToString())
         findings = run_probe(target, shown_as=path)
         _require_labels_fit(metadata, findings["last_axes"], path)
+        predecessors.require_same_contract(
+            models,
+            name,
+            findings["inputs"],
+            findings["outputs"],
+            json.loads(metadata.get("labels", "[]")),
+            even_if_different=even_if_different,
+        )
         findings[EMPTY_BATCH] = _check_empty_batch(target, findings[BATCHING]["batched"])
         if conversion is not None:
             _require_batched_as_before(findings[BATCHING], conversion)
@@ -140,6 +154,8 @@ def _read_labels(path: Path) -> list[str]:
         labels = [line.strip() for line in text.splitlines() if line.strip()]
     if not (isinstance(labels, list) and labels and all(isinstance(label, str) and label for label in labels)):
         raise ExportError(f"{path} holds no labels: expected one a line, or a JSON list of strings.")
+    if repeated := [label for label, count in Counter(labels).items() if count > 1]:
+        raise ExportError(f"{path} names {named(repeated)} more than once: answers could not be told apart.")
     return labels
 
 
