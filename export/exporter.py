@@ -11,15 +11,15 @@ import onnx
 
 from hangtag.export import calibration, predecessors
 from hangtag.export.errors import ExportError
-from hangtag.export.file import onnx_model, precision, provenance, reference_answers, torch_export
+from hangtag.export.file import examples, onnx_model, precision, provenance, reference_answers, torch_export
 from hangtag.export.gate import processor, speed
 from hangtag.export.gate.network_gate import prove
-from hangtag.export.gate.proof import GateData
+from hangtag.export.gate.proof import GATE_IMAGES, GateData, Proof
 from hangtag.export.network import checkpoint
 from hangtag.export.network.served_network import ServedNetwork, SingleLabel
 from hangtag.export.published import Published
 from hangtag.export.repository.publishing import publish
-from hangtag.training.data import outfits
+from hangtag.training.data import fashion_mnist, outfits, sources
 from hangtag.training.data.dataset import Dataset, Images, Split
 from hangtag.training.networks import own
 from hangtag.training.runs import data as runs_data
@@ -29,8 +29,6 @@ CANVASES = 1_000
 """A network that answers with several labels is compared on this many canvases, unless a caller says otherwise."""
 QUANTIZATION_IMAGES = 512
 """int8 sees this many images of the training split, to learn how large activations get."""
-GATE_IMAGES = 10_000
-"""So many images of the test split are compared, at most."""
 _VOC_TEST_IMAGES = 4_952
 
 
@@ -120,11 +118,21 @@ def export(
             proof = replace(proof, checks=[*proof.checks, compared])
         with _fp32_file(fp32_model, needed=to != "fp32") as fp32:
             proof = replace(proof, speed=speed.measure(file, gate.images, served, fp32, timing))
-        reference = reference_answers.record(proof.expected, one_label=isinstance(served, SingleLabel))
+        reference = _reference(proof, gate, config)
         # Written again with the proof in its metadata; graph and weights, which were proven, are the same.
         onnx_model.add_metadata(model, proof.metadata | reference | {"graph_digest": onnx_model.digest(model)})
         file.write_bytes(model.SerializeToString())
     return Published(publication.folder, proof, onnx_model.metadata(model), gate.images)
+
+
+def _reference(proof: Proof, gate: GateData, config: Mapping[str, Any]) -> dict[str, str]:
+    """PyTorch's answers, and examples; of own pictures, which may be gone some day, the answers to the examples."""
+    if gate.classes is None:
+        return reference_answers.record(proof.expected, one_label=False)
+    chosen = examples.choose(proof.expected, gate.classes)
+    kept = examples.record(gate.images[chosen], gate.classes[chosen])
+    first = chosen if sources.kind_of(str(config.get("dataset", fashion_mnist.NAME))) else None
+    return kept | reference_answers.record(proof.expected, one_label=True, first=first)
 
 
 def _described(graph: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:

@@ -16,18 +16,25 @@ import numpy as np
 
 from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import ExportError, GateError
-from hangtag.export.file import reference_answers
+from hangtag.export.file import examples, reference_answers
 from hangtag.export.file.reference_answers import ReferenceAnswers
 from hangtag.export.foreign.probe_process import run_probe
 from hangtag.export.gate.check import AGREEMENT, BATCHING, CALIBRATION, EMPTY_BATCH, PARITY, STRUCTURE, PassedCheck
 from hangtag.export.gate.checks import batching, calibration, empty_batch, logits
+from hangtag.export.gate.proof import GATE_IMAGES
 from hangtag.export.gate.runtime_answers import REAL, answer, artificial_images, softmax
 from hangtag.export.gate.tolerances import TOLERANCES, Tolerances
 from hangtag.export.repository import calibration_file
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.training.data import fashion_mnist
+from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.data.dataset import Split
+from hangtag.training.errors import DataCorruptError, DataNotFoundError
+from hangtag.training.runs import data as runs_data
+
+
+class PicturesGoneError(Exception):
+    """The user's own pictures, of which figures were recorded, are not there, or are others now."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,8 @@ def _run(name: str, compute: Callable[[], Finding]) -> Finding:
         return compute()
     except GateError as error:
         return Finding(name, False, error.reason)
+    except PicturesGoneError as error:
+        return Finding(name, None, str(error))
     except (ValueError, TypeError, KeyError, AttributeError, zlib.error) as error:
         return Finding(name, False, f"what is recorded cannot be read: {error}")
 
@@ -137,7 +146,13 @@ class _Verification:
     @cached_property
     def _test_answers(self) -> tuple[Split, Answers]:
         """The test split, and the file's answers to its images."""
-        test = fashion_mnist.load_test(self._data_dir)
+        if self._is_of_own_pictures:
+            try:
+                test = runs_data.load(self._config, self._data_dir).test.first(GATE_IMAGES)
+            except (DataNotFoundError, DataCorruptError) as error:
+                raise PicturesGoneError(str(error)) from error
+        else:
+            test = fashion_mnist.load_test(self._data_dir)
         return test, answer(self._runtime, test.images)
 
     def _file(self) -> Finding:
@@ -161,8 +176,24 @@ class _Verification:
         is_ours = "training" in self._entry.metadata
         return _passed(structure.check(self._model, self._entry.megabytes, strict=is_ours))
 
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        """The config of the run that the file was exported from."""
+        config: dict[str, Any] = self._entry.json("training")["config"]
+        return config
+
+    @property
+    def _is_of_own_pictures(self) -> bool:
+        return sources.kind_of(str(self._config.get("dataset", fashion_mnist.NAME))) is not None
+
     def _images(self) -> Pixels:
-        """The images that the reference answers belong to: the first of the test split, or of the test canvases."""
+        """The images that the reference answers belong to: the examples in a file of the user's own pictures, else the
+        first of the test split, or of the test canvases."""
+        if self._is_of_own_pictures:
+            kept = examples.read(self._entry.metadata)
+            if kept is None:
+                raise ValueError("the file has no examples")
+            return kept[0]
         test = fashion_mnist.load_test(self._data_dir)
         if self._entry.metadata["task"] == "single_label":
             return test.images[: batching.IMAGES]
@@ -173,7 +204,7 @@ class _Verification:
                 f"{self._entry.name} is verified on canvases, which need the Python module {error.name!r}. "
                 "In the project's folder, install it with: pip install '.[train]'"
             ) from error
-        dataset = self._entry.json("training")["config"].get("dataset")
+        dataset = self._config.get("dataset")
         dataset = dataset if dataset in outfits.NAMES else "outfits"
         return outfits.load_split(dataset, "test", test, reference_answers.IMAGES).images
 
@@ -207,6 +238,9 @@ class _Verification:
 
     def _data(self) -> Finding:
         """The data set's files were checked when they were read; this compares them with the training data."""
+        if self._is_of_own_pictures:  # reading them checks their digest
+            _ = self._test_answers
+            return Finding("data", True, "the pictures are those that it was trained on")
         recorded, here = self._entry.metadata["data_digest"], fashion_mnist.DIGEST
         if recorded == here:
             return Finding("data", True, f"the data set is the one that it was trained on ({recorded[:12]})")

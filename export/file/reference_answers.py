@@ -22,15 +22,22 @@ class ReferenceAnswers:
     """PyTorch's answers, as a file holds them."""
 
     answers: Answers
-    """To the first images of the gate."""
+    """To the first images of the gate, or to the examples in the file."""
     labels: Array | None
     """The most probable label of each image of the test set, [n]; None where an image has several labels."""
 
 
-def record(expected: Answers, *, one_label: bool) -> dict[str, str]:
-    """Turn PyTorch's answers to the gate's images into metadata (keys without their prefix)."""
-    first = {name: _round(values[:IMAGES]).tolist() for name, values in expected.items()}
-    metadata = {"reference": json.dumps(first, separators=(",", ":"))}
+def record(expected: Answers, *, one_label: bool, first: Array | None = None) -> dict[str, str]:
+    """Turn PyTorch's answers to the gate's images into metadata (keys without their prefix).
+
+    Args:
+        expected: the answers.
+        one_label: whether each image has one label.
+        first: indices of the images whose answers are kept whole; None for the first IMAGES.
+    """
+    kept = np.arange(IMAGES) if first is None else first
+    whole = {name: _round(values[kept[kept < len(values)]]).tolist() for name, values in expected.items()}
+    metadata = {"reference": json.dumps(whole, separators=(",", ":"))}
     if one_label:
         logits = expected["logits"]
         labels = logits.argmax(axis=1).astype(_index_type(logits.shape[1]))

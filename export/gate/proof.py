@@ -10,6 +10,9 @@ from hangtag.export.gate.runtime_answers import REAL
 from hangtag.export.gate.speed import Speed
 from hangtag.training.data.dataset import Classes
 
+GATE_IMAGES = 10_000
+"""So many images of the test split are compared, at most."""
+
 
 @dataclass(frozen=True)
 class GateData:
