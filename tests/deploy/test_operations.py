@@ -20,11 +20,11 @@ from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
+from tests.kit.command import ROOT
 from tests.kit.live import index, request
 from tests.kit.server import server
 from tests.kit.waiting import TIMEOUT, until
 
-ROOT = Path(__file__).parents[2]
 TYPE_A = 1  # DNS record type: an IPv4 address
 # A fake docker that logs its command lines: compose lists two replicas, and each is healthy at its second inspection.
 FAKE_DOCKER = """#!/bin/sh

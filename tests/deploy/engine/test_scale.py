@@ -20,6 +20,7 @@ from hangtag.protos import inference_pb2, inference_pb2_grpc
 from hangtag.serving.client import Client, ClientError
 from tests.deploy.dashboard import expressions
 from tests.deploy.engine.stack import ROOT, Stack, docker
+from tests.kit.waiting import until
 
 REPLICAS = (1, 2)
 BALANCED_WITHIN = 60.0  # seconds, stated in docs/deploy.md
@@ -236,15 +237,7 @@ def test_a_readiness_call_through_the_proxy(scaled: Stack) -> None:
 
 
 MONITORING = ROOT / "deploy/monitoring"
-SECONDS = 90
-
-
-def wait_until(condition: Callable[[], bool], description: str) -> None:
-    """Polls the condition every 0.5 s, because Prometheus sends no event after a scrape."""
-    pause, deadline = threading.Event(), time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {SECONDS} s: {description}"
-        pause.wait(0.5)
+SCRAPED_WITHIN = 90.0
 
 
 class Prometheus:
@@ -272,7 +265,7 @@ def prometheus(scaled: Stack) -> Prometheus:
 
 
 def test_every_replica_is_scraped(scaled: Stack, prometheus: Prometheus) -> None:
-    wait_until(lambda: prometheus.value('sum(up{job="hangtag"})') == 2, "two replicas up")
+    until(lambda: prometheus.value('sum(up{job="hangtag"})') == 2, SCRAPED_WITHIN)
 
 
 def test_every_query_of_the_dashboard_returns_data(scaled: Stack, prometheus: Prometheus, load: SteadyLoad) -> None:
@@ -280,7 +273,7 @@ def test_every_query_of_the_dashboard_returns_data(scaled: Stack, prometheus: Pr
         with Client(scaled.address("proxy", 8080)) as client, pytest.raises(ClientError):
             client.infer("lstm", {"image": np.zeros((1, 2, 2), np.uint8)})
 
-    for title, expression in expressions(MONITORING / "grafana/hangtag.json", model=".*", rate_interval="30s"):
+    for _, expression in expressions(MONITORING / "grafana/hangtag.json", model=".*", rate_interval="30s"):
         if "_shadow_" in expression:  # no route that is shipped has a shadow
             continue
 
@@ -288,7 +281,7 @@ def test_every_query_of_the_dashboard_returns_data(scaled: Stack, prometheus: Pr
             send_invalid_call()
             return bool(prometheus.query(expression))
 
-        wait_until(has_data, f"{title}: {expression}")
+        until(has_data, SCRAPED_WITHIN)
     assert load.failures == []
 
 
@@ -296,7 +289,7 @@ def test_the_autoscaler_s_metric_has_a_value(prometheus: Prometheus, load: Stead
     """Grouped by replica here, by pod in Kubernetes: each has calls in flight, and not more than the load keeps."""
     (rule,) = yaml.safe_load((ROOT / "deploy/kubernetes/prometheus-adapter.yaml").read_text())["rules"]["custom"]
     query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'job="hangtag"').replace("<<.GroupBy>>", "instance")
-    wait_until(lambda: [float(sample["value"][1]) > 0 for sample in prometheus.query(query)] == [True, True], query)
+    until(lambda: [float(one["value"][1]) > 0 for one in prometheus.query(query)] == [True, True], SCRAPED_WITHIN)
     assert prometheus.value(f"sum({query})") < 2 * IN_FLIGHT
 
 
