@@ -8,7 +8,6 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -24,38 +23,27 @@ from tests.kit.waiting import until
 
 REPLICAS = (1, 2)
 BALANCED_WITHIN = 60.0  # seconds, stated in docs/deploy.md
-
-
 IN_FLIGHT = 4
+IMAGE = {"image": np.zeros((1, 28, 28), np.uint8)}
 
 
 class SteadyLoad:
-    """IN_FLIGHT threads that call a model again and again through one connection. Use as a context manager.
+    """IN_FLIGHT threads that call a model again and again through one connection. Use as a context manager."""
 
-    Attributes:
-        answered: number of calls that succeeded.
-        failures: one error message for each call that failed.
-    """
-
-    def __init__(self, address: str, model: str = "lstm") -> None:
+    def __init__(self, address: str) -> None:
         self._client = Client(address, timeout=10.0)
-        self._model = model
         self._stop = threading.Event()
-        self._changed = threading.Condition()
-        self.answered = 0
-        self.failures: list[str] = []
+        self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._call, daemon=True) for _ in range(IN_FLIGHT)]
+        self.answered = 0
+        """How many calls succeeded."""
+        self.failures: list[str] = []
+        """An error message for each call that failed."""
 
-    def wait_for_answers(self, count: int = 100, seconds: float = 60.0) -> None:
-        """Waits until ``count`` more calls were answered.
-
-        Raises:
-            AssertionError: they were not answered within ``seconds``.
-        """
-        with self._changed:
-            target = self.answered + count
-            enough = self._changed.wait_for(lambda: self.answered >= target, seconds)
-            assert enough, f"too few answers; the latest failures: {self.failures[-3:]}"
+    def wait_for_answers(self, count: int = 100) -> None:
+        """Wait until so many more calls were answered."""
+        target = self.answered + count
+        until(lambda: self.answered >= target)
 
     def __enter__(self) -> "SteadyLoad":
         for thread in self._threads:
@@ -63,26 +51,21 @@ class SteadyLoad:
         self.wait_for_answers()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join(30)
         self._client.close()
 
     def _call(self) -> None:
-        image = np.zeros((1, 28, 28), np.uint8)
         while not self._stop.is_set():
             try:
-                self._client.infer(self._model, {"image": image})
+                self._client.infer("lstm", IMAGE)
             except ClientError as error:
-                with self._changed:
-                    self.failures.append(str(error))
-                continue
-            with self._changed:
-                self.answered += 1
-                self._changed.notify_all()
+                self.failures.append(str(error))
+            else:
+                with self._lock:
+                    self.answered += 1
 
 
 @contextmanager
@@ -112,27 +95,23 @@ def load(scaled: Stack) -> Iterator[SteadyLoad]:
         yield load
 
 
-def inference_count(stub: inference_pb2_grpc.GRPCInferenceServiceStub) -> int:
-    """Returns the number of samples that a replica has computed with lstm since it started."""
-    request = inference_pb2.ModelStatisticsRequest(name="lstm")
-    response = stub.ModelStatistics(request, timeout=10, wait_for_ready=True)
-    return int(response.model_stats[0].inference_count)
-
-
 @contextmanager
 def inference_counter(stack: Stack) -> Iterator[Callable[[], list[int]]]:
-    """Yields a function that returns the number of samples each replica has computed since its previous call."""
+    """Yields a function that returns how many samples each replica has computed with lstm since its previous call."""
     with ExitStack() as exits:
-        addresses = [stack.address("server", 8001, index) for index in REPLICAS]
-        channels = [exits.enter_context(grpc.insecure_channel(address)) for address in addresses]
-        stubs = [inference_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in channels]
-        before = [inference_count(stub) for stub in stubs]
+        clients = [exits.enter_context(Client(stack.address("server", 8001, index))) for index in REPLICAS]
+
+        def counts() -> list[int]:
+            statistics = [{each.name: int(each.inference_count) for each in client.statistics()} for client in clients]
+            return [each["lstm"] for each in statistics]
+
+        before = counts()
 
         def count_since_last() -> list[int]:
             nonlocal before
-            now = [inference_count(stub) for stub in stubs]
-            counts, before = [new - old for new, old in zip(now, before, strict=True)], now
-            return counts
+            now = counts()
+            more, before = [new - old for new, old in zip(now, before, strict=True)], now
+            return more
 
         yield count_since_last
 
@@ -227,7 +206,7 @@ def test_invalid_calls_eject_no_replica(
                     mistake(channel)
                 assert error.value.code() is code
             for _ in range(40):
-                client.infer("lstm", {"image": np.zeros((1, 28, 28), np.uint8)})
+                client.infer("lstm", IMAGE)
             assert balanced(count_since_last())
 
 
