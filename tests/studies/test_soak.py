@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hangtag.serving.client import Classification
-from hangtag.serving.client.classification import Label
+from hangtag.serving.client import Classification, Label
 from hangtag.serving.server.process.server import Server
 from studies.results import Line
 from studies.soak import load
