@@ -73,22 +73,15 @@ def test_a_call_upgrades_a_model_and_another_rolls_it_back(tmp_path: Path) -> No
         assert load_and_list_versions() == ["1"]
 
 
-def test_the_proxy_has_no_admin_interface() -> None:
-    assert "admin" not in yaml.safe_load((ROOT / "deploy/envoy.yaml").read_text())
-
-
-def test_callers_share_no_connection_to_a_server() -> None:
-    """Otherwise a caller who cancels many calls would end those of others: docs/operations.md."""
-    resources = yaml.safe_load((ROOT / "deploy/envoy.yaml").read_text())["static_resources"]
-    (cluster,) = resources["clusters"]
+def test_the_proxy_protects_the_servers_and_their_callers() -> None:
+    proxy = yaml.safe_load((ROOT / "deploy/envoy.yaml").read_text())
+    assert "admin" not in proxy
+    (cluster,) = proxy["static_resources"]["clusters"]
+    # Callers share no connection to a server: one who cancels many calls would end those of others.
     assert cluster["connection_pool_per_downstream_connection"] is True
-    (limit, _) = resources["listeners"][0]["filter_chains"][0]["filters"]
+    (limit, _) = proxy["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
     assert limit["typed_config"]["max_connections"] < ServerConfig().max_connections
-
-
-def test_a_dead_replica_stays_ejected_until_its_health_checks_have_failed() -> None:
-    """Otherwise Envoy would send it calls in between, and each would fail and be retried on another replica."""
-    (cluster,) = yaml.safe_load((ROOT / "deploy/envoy.yaml").read_text())["static_resources"]["clusters"]
+    # A dead replica stays ejected until its health checks have failed, and gets no calls in between.
     (check,) = cluster["health_checks"]
     seconds = {name: float(check[name].removesuffix("s")) for name in ("interval", "timeout")}
     ejection_seconds = float(cluster["outlier_detection"]["base_ejection_time"].removesuffix("s"))

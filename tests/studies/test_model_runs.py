@@ -30,19 +30,11 @@ from studies.train_step import report as train_step
 from studies.train_step.torch_worker import WAYS
 from studies.train_step.worker import worker
 from tests.kit.shipped import MODELS, latest
-from tests.studies.run_study import measured, study
+from tests.studies.run_study import measured, repository, study
 
 pytestmark = [pytest.mark.studies, pytest.mark.timeout(900)]
 
 IMAGES = 400
-
-
-def repository(folder: Path, *names: str) -> Path:
-    """A model repository with some of the shipped models."""
-    folder.mkdir()
-    for name in names:
-        (folder / name).symlink_to(MODELS / name)
-    return folder
 
 
 @pytest.fixture
