@@ -148,7 +148,7 @@ def test_a_certain_version_is_verified(proven: Path, tmp_path: Path) -> None:
         assert "--version 1" in refused.stderr
 
 
-# The calibration error, which earlier gates did not measure, and which --record writes beside the file.
+# The calibration error, which earlier gates did not measure, and which --record writes next to the file.
 
 
 def gate_of(models: Path) -> Any:

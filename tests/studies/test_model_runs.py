@@ -45,7 +45,7 @@ def out(tmp_path: Path) -> Path:
 def test_shipped_load_tests_everything_that_ships(out: Path) -> None:
     shipped = [*read_all(MODELS), *read_precisions(MODELS)]
     output = study("shipped", "run", "--seconds", "1", "--out", out, exit_codes=(0, 1))
-    if not out.exists():  # Beside other programs the load test calls itself invalid, and has all figures nevertheless.
+    if not out.exists():  # On a busy machine the load test calls itself invalid, and has all figures nevertheless.
         assert "INVALID" in output
         document = json.loads((ROOT / "reports/shipped.json").read_text())
         results.write(out, shipped_run.lines(document, route.definition(MODELS)))
