@@ -8,7 +8,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import partial
 
 import grpc
 import numpy as np
@@ -219,57 +219,36 @@ MONITORING = ROOT / "deploy/monitoring"
 SCRAPED_WITHIN = 90.0
 
 
-class Prometheus:
-    """Sends PromQL queries to Prometheus' HTTP API."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """Returns the instant vector's samples."""
-        parameters = urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(f"http://{self._address}/api/v1/query?{parameters}", timeout=10) as response:
-            samples: list[dict[str, Any]] = json.load(response)["data"]["result"]
-        return samples
-
-    def value(self, expression: str) -> float:
-        """Returns the first sample's value, or 0 without a sample."""
-        samples = self.query(expression)
-        return float(samples[0]["value"][1]) if samples else 0.0
+def samples(stack: Stack, expression: str) -> list[float]:
+    """The values of an instant vector, by Prometheus' HTTP API."""
+    address, query = stack.address("prometheus", 9090), urllib.parse.urlencode({"query": expression})
+    with urllib.request.urlopen(f"http://{address}/api/v1/query?{query}", timeout=10) as response:
+        return [float(sample["value"][1]) for sample in json.load(response)["data"]["result"]]
 
 
-@pytest.fixture
-def prometheus(scaled: Stack) -> Prometheus:
-    return Prometheus(scaled.address("prometheus", 9090))
+def test_every_replica_is_scraped(scaled: Stack) -> None:
+    until(lambda: samples(scaled, 'sum(up{job="hangtag"})') == [2.0], SCRAPED_WITHIN)
 
 
-def test_every_replica_is_scraped(scaled: Stack, prometheus: Prometheus) -> None:
-    until(lambda: prometheus.value('sum(up{job="hangtag"})') == 2, SCRAPED_WITHIN)
-
-
-def test_every_query_of_the_dashboard_returns_data(scaled: Stack, prometheus: Prometheus, load: SteadyLoad) -> None:
-    def send_invalid_call() -> None:  # so that the error panel's query returns data
-        with Client(scaled.address("proxy", 8080)) as client, pytest.raises(ClientError):
+def test_every_query_of_the_dashboard_returns_data(scaled: Stack, load: SteadyLoad) -> None:
+    def has_data(expression: str) -> bool:
+        with Client(scaled.address("proxy", 8080)) as client, pytest.raises(ClientError):  # for the error panel
             client.infer("lstm", {"image": np.zeros((1, 2, 2), np.uint8)})
+        return bool(samples(scaled, expression))
 
     for _, expression in expressions(MONITORING / "grafana/hangtag.json", model=".*", rate_interval="30s"):
-        if "_shadow_" in expression:  # no route that is shipped has a shadow
-            continue
-
-        def has_data(expression: str = expression) -> bool:
-            send_invalid_call()
-            return bool(prometheus.query(expression))
-
-        until(has_data, SCRAPED_WITHIN)
+        if "_shadow_" not in expression:  # no route that is shipped has a shadow
+            until(partial(has_data, expression), SCRAPED_WITHIN)
     assert load.failures == []
 
 
-def test_the_autoscaler_s_metric_has_a_value(prometheus: Prometheus, load: SteadyLoad) -> None:
+@pytest.mark.usefixtures("load")
+def test_the_autoscaler_s_metric_has_a_value(scaled: Stack) -> None:
     """Grouped by replica here, by pod in Kubernetes: each has calls in flight, and not more than the load keeps."""
     (rule,) = yaml.safe_load((ROOT / "deploy/kubernetes/prometheus-adapter.yaml").read_text())["rules"]["custom"]
     query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'job="hangtag"').replace("<<.GroupBy>>", "instance")
-    until(lambda: [float(one["value"][1]) > 0 for one in prometheus.query(query)] == [True, True], SCRAPED_WITHIN)
-    assert prometheus.value(f"sum({query})") < 2 * IN_FLIGHT
+    until(lambda: [value > 0 for value in samples(scaled, query)] == [True, True], SCRAPED_WITHIN)
+    assert sum(samples(scaled, query)) < 2 * IN_FLIGHT
 
 
 def test_promtool_accepts_the_rules_and_their_tests() -> None:
