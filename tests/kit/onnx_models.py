@@ -38,13 +38,11 @@ def model(
     metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
     """Build a model. inputs and outputs: name -> element type and shape, with a symbol for a free axis."""
-    graph = helper.make_graph(
-        list(nodes),
-        "test",
-        [helper.make_tensor_value_info(name, type_, shape) for name, (type_, shape) in inputs.items()],
-        [helper.make_tensor_value_info(name, type_, shape) for name, (type_, shape) in outputs.items()],
+    taken, answered = (
+        [helper.make_tensor_value_info(name, type_, shape) for name, (type_, shape) in values.items()]
+        for values in (inputs, outputs)
     )
-    return _of_graph(graph, constants or {}, metadata)
+    return _of_graph(helper.make_graph(list(nodes), "test", taken, answered), constants or {}, metadata)
 
 
 def from_text(
@@ -60,6 +58,8 @@ def from_text(
     graph = onnx.parser.parse_graph(f"test {text}")
     named = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     del graph.initializer[:]
+    for node in graph.node:
+        node.ClearField("domain")  # that of ONNX, which helper.make_node leaves out too
     return _of_graph(graph, named | constants, metadata)
 
 
@@ -264,8 +264,7 @@ def aborting() -> onnx.ModelProto:
 
 def tiled(times: int = 100) -> onnx.ModelProto:
     """x so many times over."""
-    text = "(float[batch, n] x) => (float[batch, m] y) { y = Tile(x, repeats) }"
-    return from_text(text, repeats=np.array([1, times]))
+    return from_text("(float[batch, n] x) => (float[batch, m] y) { y = Tile(x, times) }", times=np.array([1, times]))
 
 
 def slow() -> onnx.ModelProto:
