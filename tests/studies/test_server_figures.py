@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
@@ -10,9 +9,9 @@ import pytest
 from studies import results
 from studies.gpu.run import problem
 from studies.hosts.caller import NO_HOST, OK, Call
-from studies.hosts.faults import FAULTS
 from studies.hosts.figures import Span, figures
-from studies.hosts.promises import BALANCED, CALLERS, PROMISES
+from studies.hosts.promises import BALANCED, PROMISES
+from studies.hosts.report import RESULTS as HOSTS
 from studies.hosts.report import promise_rows
 from studies.results import Line
 from studies.server import h2load, report
@@ -61,12 +60,6 @@ def test_which_figures_of_a_gpu_are_a_problem(row: Line, expected: str) -> None:
     assert bool(found) == bool(expected)
 
 
-WELL: Line = {
-    "calls": 360, "failed": {}, "failed_until_s": 0.0, "slowest_s": 0.2, "overrun_s": 0.0, "refused_s": 0.0,
-    "share": 0.0, "back_s": 0.5,
-}  # fmt: skip
-
-
 def test_the_figures_of_a_fault() -> None:
     span = Span(begun=10, struck=11, healed=20, end=30)
     calls = [
@@ -107,10 +100,8 @@ def test_the_figures_of_a_fault() -> None:
 def test_each_promise_about_hosts_is_judged_by_its_own_figure(
     fault: str, caller: str, spoiled: Line, promise: int
 ) -> None:
-    lines: dict[str, Any] = {
-        name: {"run": name, "seconds": 5, "callers": {caller: dict(WELL) for caller in CALLERS}} for name in FAULTS
-    }
-    lines["full"]["callers"]["Client"]["failed"] = {"RESOURCE_EXHAUSTED": 30}
+    lines = results.read(HOSTS)
+    del lines["conditions"]
     assert [row[-1] for row in promise_rows(lines)[1:]] == ["yes"] * len(PROMISES)
     lines[fault]["callers"][caller] |= spoiled
     verdicts = [row[-1] for row in promise_rows(lines)[1:]]
