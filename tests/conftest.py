@@ -20,7 +20,7 @@ pytest.register_assert_rewrite("tests.kit.browser")
 
 
 # Containers often set PYTHONDONTWRITEBYTECODE. Each worker of pytest-xdist would then rewrite the assertions of all
-# test files anew, and each of the processes that tests start would compile hangtag anew.
+# test files itself, and each of the processes that tests start would compile hangtag.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 

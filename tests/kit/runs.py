@@ -4,16 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
+from hangtag.training.catalog import build
 from hangtag.training.data import outfits
 from hangtag.training.data.fashion_mnist import DIGEST, LABELS, FashionMnist, Split
-from hangtag.training.data.multi_label import Canvases
 from hangtag.training.loop import trainer
 from hangtag.training.networks.cnn_rnn import CnnRnn
 from hangtag.training.networks.inference import normalise
-from hangtag.training.networks.multi_label import CnnEmbedding, CnnLabels
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
@@ -64,7 +65,7 @@ THRESHOLD = 0.2
 FIGURES = {"validation": {"o_f1": 0.75, "exact_match": 0.25}, "test": {"o_f1": 0.7, "exact_match": 0.2}}
 
 
-def canvases(garments: Split, count: int) -> Canvases:
+def canvases(garments: Split, count: int) -> npt.NDArray[np.uint8]:
     """The canvases of the test split that begin with these garments, as the exporter makes them."""
     return outfits.make_split(outfits.together(), garments, (outfits.SEED, 2), count).images
 
@@ -91,9 +92,8 @@ def decisive_cnn_rnn(garments: Split, spread: float = 1.0) -> CnnRnn:
 def decisive_scores(model: str, garments: Split) -> nn.Module:
     """A baseline's random weights, scaled so that labels lie around the threshold: sets of different sizes come up."""
     torch.manual_seed(2)
-    network = CnnEmbedding(len(LABELS)) if model == "cnn_embedding" else CnnLabels(len(LABELS))
-    last = network.score if isinstance(network, CnnEmbedding) else network[-1]
-    assert isinstance(last, nn.Linear)
+    network = build(model)
+    last = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
     logits = network.eval()(normalise(torch.tensor(canvases(garments, 100))))
     # Rivals share one probability: only where they differ more do several reach the threshold.
     scale = (1.0 if model == "softmax_ranking" else 0.25) / logits.std(dim=0).mean()
