@@ -3,7 +3,7 @@
 What only HTTP can get wrong is in http/, and who may call at all in security/.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -248,11 +248,15 @@ def test_a_model_or_version_that_is_not_served_has_no_description(live: LiveServ
 
 @pytest.mark.parametrize(
     "method",
-    ["/inference.GRPCInferenceService/ModelInfer", "/hangtag.v1.Classifier/Classify", "/grpc.health.v1.Health/Check"],
+    [
+        *("/inference.GRPCInferenceService/ModelInfer", "/hangtag.v1.Classifier/Classify"),
+        *("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"),
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    ],
 )
 def test_undecodable_bytes_are_the_callers_error(live: LiveServer, method: str) -> None:
-    call: Callable[..., object] = live.channel.unary_unary(method)
-    code, message = failure(lambda: call(b"\xff\xff\xff", timeout=TIMEOUT))
+    call: Callable[..., Iterator[bytes]] = live.channel.unary_stream(method)
+    code, message = failure(lambda: list(call(b"\xff\xff\xff", timeout=TIMEOUT)))
     assert code is INVALID
     assert message.startswith(f"the bytes are not a message that {method} takes")
 
