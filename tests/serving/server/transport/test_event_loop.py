@@ -22,7 +22,6 @@ from onnx import TensorProto, helper
 
 from hangtag.protos import classifier_pb2, inference_pb2_grpc
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.transport.event_loop import event_loop, run
 from tests.kit import onnx_models
 from tests.kit.live import LiveServer, failure, index, outputs, request
 from tests.kit.over_http import EVERY_TRANSPORT, live_server
@@ -218,14 +217,3 @@ def test_grpcios_own_errors_are_lines_of_the_log(tmp_path: Path, capfd: pytest.C
     assert message.startswith("SERVER: Sent message larger than max")
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["grpc._cython.cygrpc"]
     assert "Traceback" not in capfd.readouterr().err
-
-
-def test_errors_in_the_loop_are_logged_but_those_of_a_second_loop() -> None:
-    def fail(error: Exception) -> None:
-        raise error
-
-    with structlog.testing.capture_logs() as logs:
-        event_loop().call_soon_threadsafe(fail, BlockingIOError())
-        event_loop().call_soon_threadsafe(fail, LookupError("on purpose"))
-        run(asyncio.sleep(0))
-    assert [repr(line["exc_info"]) for line in logs] == ["LookupError('on purpose')"]
