@@ -1,18 +1,19 @@
-"""What a server says of itself and of its models: metadata, configurations; which transport, and why."""
+"""What a server says of itself and of its models: metadata, configurations, the status of an error, its transport."""
 
 import importlib.metadata
 import os
 from pathlib import Path
 from typing import Any
 
+import grpc
 import onnxruntime
 import pytest
-import structlog
+import structlog.testing
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
+from hangtag.serving.server import errors
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.process.server import Server
 from tests.kit.certificates import Certificates
 from tests.kit.live import LiveServer, index, request
@@ -46,30 +47,21 @@ def test_the_server_is_live_and_ready_and_so_are_its_models(live: LiveServer, tr
 
 
 @EVERY_TRANSPORT
-def test_model_metadata(live: LiveServer) -> None:
+def test_the_metadata_and_the_configuration_of_a_batched_model(live: LiveServer) -> None:
     for version in ("", "12"):
         asked = pb.ModelMetadataRequest(name="classifier", version=version)
         model = live.inference.ModelMetadata(asked, timeout=TIMEOUT)
         assert (model.name, list(model.versions), model.platform) == ("classifier", ["12"], "onnxruntime_onnx")
         assert [(one.name, one.datatype, list(one.shape)) for one in (*model.inputs, *model.outputs)] == [
-            ("image", "UINT8", [-1, 28, 28]),
-            ("logits", "FP32", [-1, 10]),
-            ("probabilities", "FP32", [-1, 10]),
+            *(("image", "UINT8", [-1, 28, 28]), ("logits", "FP32", [-1, 10]), ("probabilities", "FP32", [-1, 10]))
         ]
-
-
-@EVERY_TRANSPORT
-def test_model_config_of_a_batched_model(live: LiveServer) -> None:
     config = model_config(live, "classifier")
     assert config == model_config(live, "classifier", "12")
     assert (config.name, config.backend, config.max_batch_size) == ("classifier", "onnxruntime", 16)
     assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
-    assert [(one.name, pb.DataType.Name(one.data_type), list(one.dims)) for one in config.input] == [
-        ("image", "TYPE_UINT8", [28, 28])
-    ]
-    assert [(one.name, pb.DataType.Name(one.data_type), list(one.dims)) for one in config.output] == [
-        ("logits", "TYPE_FP32", [10]),
-        ("probabilities", "TYPE_FP32", [10]),
+    described = [(one.name, one.data_type, list(one.dims)) for one in (*config.input, *config.output)]
+    assert described == [
+        *(("image", pb.TYPE_UINT8, [28, 28]), ("logits", pb.TYPE_FP32, [10]), ("probabilities", pb.TYPE_FP32, [10]))
     ]
     assert config.instance_group[0].count == 1
     assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_CPU
@@ -138,7 +130,7 @@ def test_each_reason(few: Path, options: dict[str, Any], expected: tuple[str, st
 def test_native_has_no_tls_and_the_error_says_what_to_do(few: Path, tmp_path: Path) -> None:
     files = Certificates(tmp_path).server()
     assert choice(few, **files) == ("grpc", "TLS is on, which native does not have")
-    with pytest.raises(StartError, match=r"^--transport native has no TLS\. Use --transport grpc, or "):
+    with pytest.raises(errors.StartError, match=r"^--transport native has no TLS\. Use --transport grpc, or "):
         choice(few, transport="native", **files)
 
 
@@ -156,7 +148,7 @@ def test_a_library_that_is_missing_or_was_not_tested(few: Path, monkeypatch: pyt
     reason = NOT_TESTED.format(version) if version else NOT_INSTALLED
     assert choice(few) == ("grpc", reason)
     assert choice(few, transport="grpc") == ("grpc", "--transport grpc")
-    with pytest.raises(StartError) as refused:
+    with pytest.raises(errors.StartError) as refused:
         choice(few, transport="native")
     assert str(refused.value) == f"--transport native cannot be used: {reason}. Or use --transport grpc."
 
@@ -176,3 +168,63 @@ def test_the_log_says_which_and_why_and_what_native_does_not_limit(
     limits = [line for line in logs if line["event"].startswith("the native transport sets no limit")]
     assert len(limits) == (expected[0] == "native")
     assert {line["log_level"] for line in logs} == {"info"}
+
+
+STATUSES: dict[type[errors.ServerError], tuple[grpc.StatusCode, int]] = {
+    errors.InvalidRequestError: (grpc.StatusCode.INVALID_ARGUMENT, 400),
+    errors.NotFoundError: (grpc.StatusCode.NOT_FOUND, 404),
+    errors.NothingToUnloadError: (grpc.StatusCode.NOT_FOUND, 404),
+    errors.MessageTooLargeError: (grpc.StatusCode.RESOURCE_EXHAUSTED, 413),
+    errors.QueueFullError: (grpc.StatusCode.RESOURCE_EXHAUSTED, 429),
+    errors.DeadlineError: (grpc.StatusCode.DEADLINE_EXCEEDED, 504),
+    errors.CancelledError: (grpc.StatusCode.CANCELLED, 499),
+    errors.UnavailableError: (grpc.StatusCode.UNAVAILABLE, 503),
+    errors.ControlError: (grpc.StatusCode.FAILED_PRECONDITION, 400),
+    errors.UnauthenticatedError: (grpc.StatusCode.UNAUTHENTICATED, 401),
+    errors.InferenceError: (grpc.StatusCode.INTERNAL, 500),
+    errors.InvalidValuesError: (grpc.StatusCode.INVALID_ARGUMENT, 400),
+}
+
+
+class FailingControl:
+    """Control of the models for clients' calls: each load fails as the model's name says."""
+
+    def __init__(self, control: Any) -> None:
+        self._control = control
+
+    def load(self, name: str) -> None:
+        if name == "bug":
+            raise LookupError("a secret of ours")
+        base: Any = getattr(errors, name)
+        raise type("Special", (base,), {})("a special case")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._control, name)
+
+
+@EVERY_TRANSPORT
+def test_every_error_has_a_status_and_so_has_a_subclass_of_it_and_a_bug_has_a_reference(
+    few: Path, transport: str
+) -> None:
+    of_requests = {
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and kind is not errors.ServerError and not issubclass(kind, errors.StartError)
+    }
+    assert of_requests == STATUSES.keys()
+    with live_server(transport, few, wrap_control=FailingControl) as live, structlog.testing.capture_logs() as log:
+
+        def end(name: str) -> Any:
+            message = pb.RepositoryModelLoadRequest(model_name=name)
+            with pytest.raises(grpc.RpcError) as raised:
+                live.inference.RepositoryModelLoad(message, timeout=TIMEOUT)
+            return raised.value
+
+        for kind, (code, status) in STATUSES.items():
+            error = end(kind.__name__)
+            assert (error.status if transport == HTTP else error.code()) == (status if transport == HTTP else code)
+            assert error.details() == "a special case"
+        bug = end("bug")
+    assert (bug.code(), "secret" in bug.details()) == (grpc.StatusCode.INTERNAL, False)
+    (line,) = [line for line in log if line["log_level"] == "error"]
+    assert line["reference"] in bug.details()

@@ -1,5 +1,7 @@
-"""ModelStreamInfer: answers in order, failures in their place, and what a stream shares batches with."""
+"""ModelStreamInfer: answers in order, failures in their place, back-pressure, clients that leave, and a stop."""
 
+import threading
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -10,9 +12,12 @@ from hypothesis import strategies as st
 
 from hangtag.protos import inference_pb2 as pb
 from tests.kit.conversation import Conversation, gather, occupied, opened, value_of
-from tests.kit.live import LiveServer, index, outputs, request
-from tests.kit.waiting import TIMEOUT
+from tests.kit.live import LiveServer, index, number, outputs, request
+from tests.kit.over_http import live_server
+from tests.kit.waiting import TIMEOUT, until
 from tests.serving.server.fuzz.requests import anything
+
+pytestmark = pytest.mark.slow
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -37,16 +42,17 @@ def test_a_failure_is_answered_in_its_place_and_the_stream_goes_on(live: LiveSer
     unknown.model_name, wrong.inputs[0].name, full.id = "nobody", "place", "c"
     talk = opened(live, gather(1), unknown, gather(2), wrong, full)
     answers = [talk.receive() for _ in range(5)]
-    talk.send(gather(99, "d"))
-    answers.append(talk.receive())
+    talk.send(gather(99, "d"), gather(1, "e", timeout=0))
+    answers += [talk.receive(), talk.receive()]
     talk.send(gather(3))
     answers += talk.finish()
-    assert [value_of(answers[place]) for place in (0, 2, 6)] == [10, 20, 30]
+    assert [value_of(answers[place]) for place in (0, 2, 7)] == [10, 20, 30]
     for place, name, status, message in (
         (1, "a", "NOT_FOUND", "no model 'nobody' is served"),
         (3, "b", "INVALID_ARGUMENT", "unknown input 'place'"),
         (4, "c", "INVALID_ARGUMENT", "17 samples in one request"),
         (5, "d", "INVALID_ARGUMENT", "ONNX Runtime refuses the values"),
+        (6, "e", "INVALID_ARGUMENT", "the parameter 'timeout' must be an int64 of microseconds above 0"),
     ):
         failed = answers[place].infer_response
         assert (failed.id, failed.parameters["status"].string_param) == (name, status)
@@ -85,23 +91,115 @@ def test_tritons_clients_can_request_that_the_first_error_ends_the_stream(live: 
     assert talk.end()[0] is grpc.StatusCode.NOT_FOUND
 
 
-ANSWERS = {
-    "slow": (gather(3), 30),
-    "quick": (request("free_axis", x=np.full((1, 3), 2, np.float32)), 6),
-    "failing": (gather(99), None),
-    "unknown": (request("nobody", x=index(1)), None),
+def test_a_stream_is_read_only_as_far_as_it_is_answered(own: LiveServer) -> None:
+    """The queue holds 4: more at once would be refused."""
+    with own.gates.closed("gather") as gate:
+        talk = opened(own, *[gather(place % 4) for place in range(40)])
+        until(lambda: sum(gate.batch_sizes) + own.queued("gather") == 4)
+        gate.open()
+        assert [value_of(answer) for answer in talk.finish()] == [place % 4 * 10 for place in range(40)]
+
+
+def test_large_requests_are_read_one_by_one(repository: Path) -> None:
+    """Each is over half of what may be on its way, so they are never joined, although one model could take them all."""
+    with live_server("auto", repository, max_message_mib=1) as server:
+        gate = server.gates.counted("free_axis")
+        large = request("free_axis", x=np.ones((1, 150_000), np.float32))
+        answers = opened(server, *[large] * 10).finish()
+        assert [outputs(answer.infer_response)["total"].item() for answer in answers] == [150_000] * 10
+        assert gate.batch_sizes == [1] * 10
+
+
+@pytest.mark.parametrize("vanish", [False, True], ids=["cancels", "vanishes"])
+def test_requests_of_a_client_that_leaves_are_dropped_and_others_answered(own: LiveServer, vanish: bool) -> None:
+    with own.gates.closed("gather") as gate:
+        computing = occupied(own, gate)
+        with own.connect() as channel:
+            method = channel.stream_stream(
+                "/inference.GRPCInferenceService/ModelStreamInfer",
+                request_serializer=pb.ModelInferRequest.SerializeToString,
+                response_deserializer=pb.ModelStreamInferResponse.FromString,
+            )
+            talk = Conversation(method, gather(1), gather(2))
+            own.wait_until_queued("gather", 2)
+            stays = own.inference.ModelInfer.future(request("gather", index=index(3)), timeout=TIMEOUT)
+            own.wait_until_queued("gather", 3)
+            if not vanish:
+                talk.call.cancel()
+                own.wait_until_queued("gather", 1)
+        own.wait_until_queued("gather", 1)
+        gate.open()
+        assert [outputs(call.result())["value"].item() for call in (computing, stays)] == [0, 30]
+        assert gate.batch_sizes == [1, 1]
+        assert talk.call.code() is grpc.StatusCode.CANCELLED
+    assert own.statistics("gather").inference_count == 2
+
+
+def test_a_streams_deadline_is_the_deadline_of_its_requests(own: LiveServer) -> None:
+    with own.gates.closed("gather") as gate:
+        computing = occupied(own, gate)
+        talk = opened(own, gather(1), gather(2), timeout=0.5)
+        assert talk.end()[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+        own.wait_until_queued("gather", 0)
+        gate.open()
+        assert computing.result()
+    assert own.statistics("gather").inference_count == 1
+
+
+def test_a_stopping_server_answers_the_requests_it_has_read_then_ends_the_stream(own: LiveServer) -> None:
+    with own.gates.closed("gather") as gate:
+        talk = opened(own, gather(1), gather(2))
+        until(lambda: sum(gate.batch_sizes) + own.queued("gather") == 2)
+        idle = opened(own, request("free_axis", x=number(1)))
+        idle.receive()
+        stopping = threading.Thread(target=own.server.stop, kwargs={"grace": 10 * TIMEOUT})
+        stopping.start()
+        assert idle.end()[0] is grpc.StatusCode.UNAVAILABLE
+        code, message = opened(own, gather(3)).end()
+        assert (code, message.startswith("the server is stopping")) == (grpc.StatusCode.UNAVAILABLE, True)
+        gate.open()
+        assert [value_of(talk.receive()), value_of(talk.receive())] == [10, 20]
+        code, message = talk.end()
+        assert code is grpc.StatusCode.UNAVAILABLE
+        assert message.startswith("the server is stopping; send what it has not answered on a new stream")
+        stopping.join(TIMEOUT)  # it does not wait for clients that only listen
+        assert not stopping.is_alive()
+
+
+def test_a_stream_that_has_sent_everything_ends_with_ok_at_a_stop(few: Path) -> None:
+    """Nothing tells a client that the server has read its end, so it may come too late, but not each time."""
+    codes: list[grpc.StatusCode] = []
+    while grpc.StatusCode.OK not in codes and len(codes) < 5:
+        with live_server("grpc", few, instances=1) as own, own.gates.closed("gather") as gate:
+            talk = opened(own, gather(1), None)
+            gate.wait_until_computing()
+            for _ in range(10):  # on the same connection, and usually behind the stream's end
+                own.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT)
+            stopping = threading.Thread(target=own.server.stop, kwargs={"grace": 10 * TIMEOUT})
+            stopping.start()
+            gate.open()
+            assert value_of(talk.receive()) == 10
+            stopping.join(TIMEOUT)
+            codes.append(talk.call.code())
+    assert grpc.StatusCode.OK in codes
+
+
+FATES: dict[str, tuple[pb.ModelInferRequest, list[float]]] = {
+    "slow": (gather(3), [30]),
+    "quick": (request("free_axis", x=np.full((1, 3), 2, np.float32)), [6]),
+    "failing": (gather(99), []),
+    "unknown": (request("nobody", x=index(1)), []),
 }
-"""Requests by what becomes of them, and what the good ones are answered."""
-GOOD_OR_BAD = st.sampled_from(sorted(ANSWERS)).map(lambda fate: ANSWERS[fate]) | st.tuples(anything, st.just(...))
+"""Requests by what becomes of them, each with the values of its answer."""
+KNOWN = st.sampled_from(sorted(FATES)).map(FATES.__getitem__)
 
 
-@pytest.mark.slow
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(GOOD_OR_BAD, max_size=30))
+@given(st.lists(KNOWN | anything.map(lambda sent: (sent, None)), max_size=30))
 def test_every_request_is_answered_once_in_its_place(
-    own_whole: LiveServer, drawn: list[tuple[pb.ModelInferRequest, Any]]
+    own_whole: LiveServer, drawn: list[tuple[pb.ModelInferRequest, list[float] | None]]
 ) -> None:
-    """Though the model of some takes longer than that of others, and however wrong a request is."""
+    """Although one model takes longer than the other, and however wrong a request is."""
     own_whole.gates.counted("gather").delay = 0.002
     sent = []
     for place, (one, _) in enumerate(drawn):
@@ -114,6 +212,5 @@ def test_every_request_is_answered_once_in_its_place(
         status = answer.infer_response.parameters["status"].string_param
         assert status in ("INVALID_ARGUMENT", "NOT_FOUND") if answer.error_message else status == ""
         assert answer.infer_response.parameters["triton_final_response"].bool_param
-        if expected is not ...:
-            values = [array.item() for array in outputs(answer.infer_response).values()]
-            assert values == ([] if expected is None else [expected])
+        if expected is not None:
+            assert [array.item() for array in outputs(answer.infer_response).values()] == expected
