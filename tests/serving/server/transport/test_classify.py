@@ -8,10 +8,9 @@ import grpc
 import numpy as np
 import onnx
 import pytest
-from PIL import Image
 
 from hangtag.protos import classifier_pb2 as pb
-from tests.kit import onnx_label_sets, onnx_models, shipped
+from tests.kit import onnx_label_sets, onnx_models
 from tests.kit.conversation import Conversation
 from tests.kit.live import Array, LiveServer, failure, index, request
 from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
@@ -20,7 +19,6 @@ from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.slow
 
-GARMENTS = sorted((shipped.MODELS.parent / "examples/garments").glob("*-1.png"))
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 FULL, LATE = grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED
 PIXELS = np.random.default_rng(7).integers(0, 256, (6, 28, 28), dtype=np.uint8)
@@ -81,27 +79,6 @@ def test_the_most_probable_labels_come_first_as_many_as_requested(live: LiveServ
     assert response.timings.preprocess_ns > 0
     assert response.timings.compute_ns > 0
     assert response.timings.batch_size == 1
-
-
-@EVERY_TRANSPORT
-def test_the_shipped_model_on_the_shipped_garments(live: LiveServer) -> None:
-    metadata = {entry.key: entry.value for entry in onnx.load(shipped.latest("lstm")).metadata_props}
-    labels = json.loads(metadata["hangtag.labels"])
-    for path in GARMENTS:
-        response = classify(live, model_name="lstm", encoded=path.read_bytes(), top_k=10)
-        pixels = np.asarray(Image.open(path))[np.newaxis]
-        expected = live.infer(request("lstm", image=pixels))["probabilities"][0]
-        assert {score.label: score.probability for score in response.labels} == pytest.approx(
-            dict(zip(labels, expected.tolist(), strict=True)), rel=1e-4
-        )
-
-
-def test_a_photo_is_converted(live: LiveServer) -> None:
-    photo = Image.new("RGB", (300, 400), "white")
-    photo.paste("black", (100, 100, 200, 300))
-    response = classify(live, encoded=encoded(photo))
-    of_black = np.argsort(-onnx_models.logits_of(np.zeros((1, 28, 28), np.uint8))[0])
-    assert [score.index for score in response.labels] != of_black[:3].tolist()
 
 
 @EVERY_TRANSPORT

@@ -11,11 +11,9 @@ import numpy.typing as npt
 import pytest
 
 from hangtag.protos import classifier_pb2 as pb
-from hangtag.protos import inference_pb2
 from hangtag.serving.server.errors import ModelLoadError
 from tests.kit import onnx_label_sets, onnx_models
 from tests.kit.live import LiveServer, failure
-from tests.kit.live import request as infer_request
 from tests.kit.onnx_label_sets import DISTANCES, image
 from tests.kit.over_http import HTTP, live_server
 from tests.kit.picture_files import encoded
@@ -111,29 +109,6 @@ def test_a_file_of_the_models_size_is_not_converted_and_another_is_scaled_down_a
     assert indices(classify(live, "path", encoded=encoded(pixels))) == [4, 1, 7]
     twice = np.repeat(np.repeat(pixels, 2, axis=0), 2, axis=1)
     assert {1, 7} <= set(indices(classify(live, "half", encoded=encoded(twice))))
-
-
-def test_the_protocol_describes_such_a_model(live: LiveServer) -> None:
-    metadata = live.inference.ModelMetadata(inference_pb2.ModelMetadataRequest(name="path"), timeout=TIMEOUT)
-    assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in (*metadata.inputs, *metadata.outputs)] == [
-        ("image", "UINT8", [-1, 64, 64]),
-        ("path", "INT64", [-1, 5]),
-        ("path_probability", "FP32", [-1]),
-        ("probabilities", "FP32", [-1, 10]),
-    ]
-    config = live.inference.ModelConfig(inference_pb2.ModelConfigRequest(name="path"), timeout=TIMEOUT).config
-    assert config.max_batch_size == 64
-    assert [(tensor.name, list(tensor.dims)) for tensor in (*config.input, *config.output)] == [
-        ("image", [64, 64]), ("path", [5]), ("path_probability", []), ("probabilities", [10]),
-    ]  # fmt: skip
-    assert config.parameters["hangtag.task"].string_value == "multi_label"
-
-
-def test_inferences_of_such_a_model_are_batched(live: LiveServer) -> None:
-    images = np.stack([image(PROBABILITIES, [4]), image(PROBABILITIES, [1, 7], 255)])
-    outputs = live.infer(infer_request("path", image=images))
-    assert outputs["path"].tolist() == [[4, -1, -1, -1, -1], [1, 7, -1, -1, -1]]
-    assert outputs["path_probability"].tolist() == [0, 1]
 
 
 def test_distances_that_do_not_fit_the_labels_stop_the_start(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ REFUSALS = {
             NOT_FOUND,
             404,
         )
-        for version in ("1", "012", "latest", "-1")
+        for version in ("1", "012", "latest")
     },
     "no input": Refusal(changed(lambda sent: sent.inputs.pop()), "raw_input_contents for 0 inputs", status=None),
     "no inputs and contents": Refusal(Request(model_name="two_inputs"), "input 'a' is missing; the", status=None),
@@ -135,6 +135,7 @@ REFUSALS = {
     "short contents": Refusal(contents(bytes(783)), "needs 784 bytes, got 783"),
     "long contents": Refusal(contents(bytes(785)), "needs 784 bytes, got 785"),
     "unknown input": Refusal(field("name", "picture"), "unknown input 'picture'; the model"),
+    "unknown input with a long name": Refusal(field("name", "\U0001f600" * 50_000), "unknown input '\U0001f600"),
     "another input": Refusal(changed(add_input), "unknown input 'more'; the model takes image: UINT8 [any, 28, 28]"),
     "missing input": Refusal(request("two_inputs", a=np.ones((1, 3), np.float32)), "input 'b' is missing; the"),
     "input twice": Refusal(changed(twice), "input 'image' is given twice"),
@@ -158,7 +159,7 @@ REFUSALS = {
     "typed FP16": Refusal(of_every_type("FP16", "fp32_contents", 2), "FP16 has no typed contents in the", status=None),
     "negative size": Refusal(shaped(-1, 28, 28), "shape [-1, 28, 28] has a negative size"),
     "overflowing size": Refusal(shaped(2**32, 2**32, 1), "needs 18446744073709551616 bytes"),
-    "too many axes": Refusal(shaped(1, 28, 28, *[1] * 40), "43 axes; at most 32"),
+    "too many axes": Refusal(shaped(*[1] * 50_000), "50000 axes; at most 32"),
     "wrong rank": Refusal(shaped(784), "has shape [784]; the model takes image: UINT8 [any, 28, 28]"),
     "wrong size": Refusal(shaped(1, 56, 14), "has shape [1, 56, 14]; the model takes"),
     "no samples": Refusal(shaped(0, 28, 28, of=0), "a request has at least 1 sample"),
@@ -259,15 +260,6 @@ def test_undecodable_bytes_are_the_callers_error(live: LiveServer, method: str) 
 def test_an_unknown_method_is_unimplemented(live: LiveServer) -> None:
     call: Callable[..., object] = live.channel.unary_unary("/inference.GRPCInferenceService/Predict")
     assert failure(lambda: call(b"", timeout=TIMEOUT))[0] is grpc.StatusCode.UNIMPLEMENTED
-
-
-@pytest.mark.parametrize("name", ["m" * 100_000, "é" * 100_000, "\U0001f600" * 50_000, "%\n" * 50_000])
-def test_a_message_that_quotes_the_caller_stays_short_enough_to_travel(live: LiveServer, name: str) -> None:
-    code, message = refused(live, Request(model_name=name))
-    assert code is NOT_FOUND
-    assert message.startswith("no model '")
-    assert refused(live, field("name", name))[0] is INVALID
-    assert refused(live, shaped(*[1] * 50_000))[0] is INVALID
 
 
 @EVERY_TRANSPORT

@@ -93,11 +93,11 @@ def test_a_model_may_have_more_instances_than_the_server_has_threads(tmp_path: P
 
 
 MIXED = {
-    "one of each": {"instances": 1, "max_batch_size": 1},
+    "fewer threads than instances": {"instances": 1, "max_batch_size": 1},
     "a delay": {"instances": 2, "max_batch_size": 2, "max_queue_delay_microseconds": 3_000},
     "more threads than instances": {"instances": 3, "max_batch_size": 4},
 }
-"""Settings, with which gather has two instances."""
+"""Settings of servers whose model gather has two instances."""
 
 
 @pytest.fixture(scope="module", params=MIXED)
@@ -117,10 +117,10 @@ def mixed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     ),
     seconds=st.sampled_from([0.0, 0.0, 0.001, 0.008]),
 )
-def test_no_call_is_left_waiting_whichever_come(
+def test_whichever_calls_come_none_is_left_waiting(
     mixed: LiveServer, calls: list[tuple[bool, str]], seconds: float
 ) -> None:
-    """The native threads, a model's own and the stand-by share the queues. seconds: a batch takes."""
+    """The native threads, a model's own and the stand-by share the queues. A batch takes so many seconds."""
     for name in ("gather", "free_axis"):
         mixed.gates.counted(name).delay = seconds
     stream = Conversation(mixed.inference.ModelStreamInfer)
@@ -159,12 +159,11 @@ def test_a_single_call_that_comes_during_a_computation_is_answered_though_nothin
     ):
         full = live.inference.ModelInfer.future(request("classifier", image=pictures), timeout=TIMEOUT)
         gate.wait_until_computing()
+        sent: Any = classifier_pb2.ClassifyRequest(model_name="classifier", raw=raw)
         if method == "ModelInfer":
-            single = live.inference.ModelInfer.future(request("classifier", image=pictures[:1]), timeout=TIMEOUT)
-        else:
-            single = live.classifier.Classify.future(
-                classifier_pb2.ClassifyRequest(model_name="classifier", raw=raw), timeout=TIMEOUT
-            )
+            sent = request("classifier", image=pictures[:1])
+        service = live.inference if method == "ModelInfer" else live.classifier
+        single = getattr(service, method).future(sent, timeout=TIMEOUT)
         live.wait_until_queued("classifier", 1)
         gate.open()
         assert full.exception() is None

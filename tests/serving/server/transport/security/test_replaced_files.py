@@ -1,4 +1,4 @@
-"""A pipe, a device, a folder or a huge file in place of tokens or certificates holds up no call and no stop."""
+"""A pipe, a device, a folder, a huge file or none in place of tokens or certificates holds up no call and no stop."""
 
 import os
 import queue
@@ -28,6 +28,7 @@ REPLACEMENTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "pipe": (os.mkfifo, "it is not a regular file"),
     "device": (lambda path: path.symlink_to("/dev/null"), "it is not a regular file"),
     "folder": (Path.mkdir, "Is a directory"),
+    "missing": (Path.exists, "No such file or directory"),
     "huge file": (lambda path: path.write_bytes(bytes(2 << 20)), "it has more than 1,048,576 bytes"),
 }
 OPTIONS = ("--token-file", "--tls-cert", "--tls-key", "--tls-client-ca")
@@ -35,7 +36,7 @@ OPTIONS = ("--token-file", "--tls-cert", "--tls-key", "--tls-client-ca")
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    """The files of a server by option, and beside them those of its client."""
+    """The files of a server by option; in their folder are those of its client."""
     onnx_models.publish(tmp_path / "models", "gather", onnx_models.gather())
     certificates = Certificates(tmp_path / "certificates")
     authority = certificates.folder / "authority.pem"
@@ -75,7 +76,7 @@ def test_the_server_does_not_start_with_it(files: dict[str, Path], tmp_path: Pat
 
 
 def remove(path: Path) -> None:
-    path.rmdir() if path.is_dir() else path.unlink()
+    path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def require_answers(live: LiveServer, files: dict[str, Path]) -> None:
