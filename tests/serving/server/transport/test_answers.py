@@ -76,9 +76,9 @@ def test_every_datatype_goes_alone_as_raw_and_as_typed_contents_and_may_be_empty
             values = (
                 [IN_JSON.get(value, value) for value in VALUES[datatype]] if transport == HTTP else VALUES[datatype]
             )
-            contents: Any = pb.InferTensorContents(**{FIELDS[datatype]: values})
+            given: Any = {FIELDS[datatype]: values}
             described = pb.ModelInferRequest.InferInputTensor(
-                name="in", datatype=datatype, shape=[1, 2], contents=contents
+                name="in", datatype=datatype, shape=[1, 2], contents=pb.InferTensorContents(**given)
             )
             response = typed.inference.ModelInfer(pb.ModelInferRequest(model_name=datatype, inputs=[described]))
             assert response.outputs[0].datatype == datatype

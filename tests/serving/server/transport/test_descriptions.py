@@ -59,8 +59,8 @@ def test_the_metadata_and_the_configuration_of_a_batched_model(live: LiveServer)
     assert config == model_config(live, "classifier", "12")
     assert (config.name, config.backend, config.max_batch_size) == ("classifier", "onnxruntime", 16)
     assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
-    described = [(one.name, one.data_type, list(one.dims)) for one in (*config.input, *config.output)]
-    assert described == [
+    described: list[Any] = [*config.input, *config.output]
+    assert [(one.name, one.data_type, list(one.dims)) for one in described] == [
         *(("image", pb.TYPE_UINT8, [28, 28]), ("logits", pb.TYPE_FP32, [10]), ("probabilities", pb.TYPE_FP32, [10]))
     ]
     assert config.instance_group[0].count == 1

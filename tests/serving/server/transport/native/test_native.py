@@ -92,7 +92,7 @@ def test_a_model_may_have_more_instances_than_the_server_has_threads(tmp_path: P
         assert [outputs(each.result())["value"].item() for each in calls] == [0, 10, 20, 30]
 
 
-MIXED = {
+MIXED: dict[str, dict[str, Any]] = {
     "fewer threads than instances": {"instances": 1, "max_batch_size": 1},
     "a delay": {"instances": 2, "max_batch_size": 2, "max_queue_delay_microseconds": 3_000},
     "more threads than instances": {"instances": 3, "max_batch_size": 4},
