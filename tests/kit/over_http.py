@@ -255,7 +255,8 @@ def _classify(message: Any, timeout: float | None) -> Sent:
     if message.WhichOneof("image") == "raw":
         query |= {"height": message.raw.height, "width": message.raw.width}
     body = message.raw.pixels or message.encoded
-    return Sent("POST", f"/v1/classify/{urllib.parse.quote(names, safe=',@')}?{urllib.parse.urlencode(query)}", body)
+    path = f"/v1/classify/{urllib.parse.quote(names, safe=',@')}".rstrip("/")
+    return Sent("POST", f"{path}?{urllib.parse.urlencode(query)}", body)
 
 
 def _compared(answer: Answer) -> classifier_pb2.CompareResponse:
