@@ -188,28 +188,17 @@ def test_a_picture_without_pixels_is_refused(size: tuple[int, int]) -> None:
     assert not is_large(data)
 
 
-def large() -> bytes:
-    """A picture of which the memory for large ones holds two, but not three."""
-    return png(6000, 5000, 16, 0)
-
-
-def test_large_pictures_wait_for_their_turn() -> None:
-    data = large()
-    assert is_large(data)
-    with decoded_grey(data), decoded_grey(data):
+def test_large_pictures_wait_for_their_turn_and_give_it_back_though_they_cannot_be_decoded() -> None:
+    large = png(6000, 5000, 16, 0)  # the memory for large pictures holds two of them, but not three
+    assert is_large(large)
+    for _ in range(3):
+        with pytest.raises(InvalidRequestError, match=ENDS_EARLY):
+            decoded(with_data(large, compressed_zeros(12_001)))
+    with decoded_grey(large), decoded_grey(large):
         with (
             pytest.raises(QueueFullError, match=r"too many large images at once: .* try again later"),
-            decoded_grey(data, 0.01),
+            decoded_grey(large, 0.01),
         ):
             pass
         assert decoded(encoded(noise("L", 28, 28))).shape == (28, 28)  # a small one does not wait
-    assert decoded(data).shape == (5000, 6000)
-
-
-def test_a_large_picture_that_cannot_be_decoded_gives_its_turn_back() -> None:
-    data = large()
-    short = with_data(data, compressed_zeros(4999 * 12_001))
-    for _ in range(3):
-        with pytest.raises(InvalidRequestError, match=ENDS_EARLY):
-            decoded(short)
-    assert decoded(data).shape == (5000, 6000)
+    assert decoded(large).shape == (5000, 6000)

@@ -20,7 +20,6 @@ from hangtag.serving.server.host.watched_files import WatchedFiles
 from tests.kit import onnx_models
 from tests.kit.command import serving
 
-
 V1_QUOTA, V1_PERIOD = "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"
 
 
