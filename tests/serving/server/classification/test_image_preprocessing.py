@@ -1,5 +1,4 @@
 import gzip
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from hangtag.serving.server.classification import image_preprocessing as images
-from hangtag.serving.server.errors import InvalidRequestError
-from tests.kit.picture_files import chunk, encoded, png_header
+from tests.kit.picture_files import encoded
 
 Pixels = npt.NDArray[np.uint8]
 GARMENTS = sorted((Path(__file__).parents[4] / "examples/garments").glob("*.png"))
@@ -69,13 +67,6 @@ def test_grey_pixels_are_the_same_in_every_mode() -> None:
     np.testing.assert_array_equal(decoded(image.convert("1", dither=Image.Dither.NONE)), black_and_white)
 
 
-@pytest.mark.parametrize("quality", [75, 95])
-def test_jpeg_of_the_models_size_is_about_the_same(quality: int) -> None:
-    pixels = np.asarray(photo(0, 200, mode="L").resize((28, 28)))
-    result = decoded(Image.fromarray(pixels), "JPEG", quality=quality)
-    assert np.abs(result.astype(int) - pixels).mean() < 6
-
-
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize(("background", "garment"), [(255, 60), (250, 60), (0, 195), (8, 195)])
 def test_a_photo_becomes_a_bright_garment_on_black_from_edge_to_edge(
@@ -124,42 +115,6 @@ def test_another_models_size_is_honoured() -> None:
     assert (pixels[:, 24] > 128).sum() >= 30
 
 
-@pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x04\0\0\0WEBP"])
-def test_a_file_that_is_no_picture_is_refused(data: bytes) -> None:
-    with pytest.raises(InvalidRequestError, match=r"is empty|the image is not a PNG, JPEG or WebP file|seems damaged"):
-        images.preprocess(data, 28, 28)
-
-
-def test_a_truncated_jpeg_file_and_other_formats_are_refused() -> None:
-    data = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 99), dtype=np.uint8)), "JPEG")
-    with pytest.raises(InvalidRequestError, match="cannot be decoded"):
-        images.preprocess(data[: len(data) // 2], 28, 28)
-    for format_ in ("GIF", "BMP", "TIFF", "PPM", "ICO"):
-        with pytest.raises(InvalidRequestError, match="the image is not a PNG, JPEG or WebP file; convert it"):
-            images.preprocess(encoded(photo(255, 0), format_), 28, 28)
-
-
-@pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP"])
-def test_damaged_files_give_pixels_or_a_refusal(format_: str) -> None:
-    data = bytearray(encoded(photo(255, 60), format_))
-    random = np.random.default_rng(0)
-    for _ in range(60):
-        damaged = data.copy()
-        for place in random.integers(0, len(data), 4):
-            damaged[place] = random.integers(256)
-        try:
-            assert images.preprocess(bytes(damaged), 28, 28).shape == (28, 28)
-        except InvalidRequestError as error:
-            assert str(error).startswith("the image")  # noqa: PT017 - either outcome is right
-
-
-@pytest.mark.parametrize("edge", [7100, 10_000, 60_000])
-def test_a_decompression_bomb_is_refused_before_it_is_unpacked(edge: int) -> None:
-    bomb = png_header(edge, edge, 8, 0) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
-    with pytest.raises(InvalidRequestError, match=rf"{edge} x {edge} pixels; at most 50,000,000 are taken"):
-        images.preprocess(bomb, 28, 28)
-
-
 def test_pillows_own_limit_belongs_to_the_program_and_decides_nothing_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     assert decoded(Image.fromarray(random_pixels())).shape == (28, 28)
@@ -169,8 +124,8 @@ def test_pillows_own_limit_belongs_to_the_program_and_decides_nothing_here(monke
 def scene(*garments: tuple[int, int, int, int], size: tuple[int, int] = (128, 128), background: int = 0) -> Image.Image:
     """Plain garments (left, top, right, bottom) in a picture of this width and height."""
     image = Image.new("L", size, background)
-    for box in garments:
-        ImageDraw.Draw(image).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=255 - background)
+    for left, top, right, bottom in garments:
+        image.paste(255 - background, (left, top, right, bottom))
     return image
 
 
@@ -192,12 +147,9 @@ def test_a_whole_picture_is_reduced_with_everything_in_its_place() -> None:
     assert pixels[25, 15] > 250
     assert pixels[15, 45] > 250
     assert pixels[25, 30] < 5
-
-
-@pytest.mark.parametrize(("size", "expected"), [((128, 64), (10, 26, 30, 46)), ((64, 128), (26, 10, 46, 30))])
-def test_the_shape_of_a_whole_picture_is_kept(size: tuple[int, int], expected: tuple[int, int, int, int]) -> None:
-    """The longer side fills the picture; the shorter is centred, and filled up with the background."""
-    assert extent(whole(scene((20, 20, 60, 60), size=size))) == expected
+    # The longer side fills the picture; the shorter is centred, and filled up with the background.
+    assert extent(whole(scene((20, 20, 60, 60), size=(128, 64)))) == (10, 26, 30, 46)
+    assert extent(whole(scene((20, 20, 60, 60), size=(64, 128)))) == (26, 10, 46, 30)
 
 
 def test_a_small_whole_picture_is_not_enlarged() -> None:

@@ -1,15 +1,10 @@
 """The log: rarely the same line, printable whatever callers send, and in words at a terminal."""
 
-import contextlib
 import io
 import logging
-import os
 import re
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import structlog
@@ -23,7 +18,6 @@ from hangtag.serving.server.telemetry.log import (
     configure_log,
     redirect_library_log,
 )
-from tests.kit.onnx_models import free_axis, publish
 from tests.serving.server.parts import Caller, Clock, FakeRuntime, rows, served
 
 
@@ -217,27 +211,3 @@ def test_at_a_terminal_ready_stands_out_and_problems_are_named_and_coloured(as_w
     assert "\x1b[33m  warning: full" in line("warning", "full")
     assert "\x1b[1;31m  error: broken" in line("error", "broken")
     assert "\x1b" not in line("error", "broken", coloured=False)
-
-
-def test_a_server_at_a_terminal(tmp_path: Path) -> None:
-    """A real server in a pseudo-terminal, until it is ready and has stopped."""
-    publish(tmp_path, "identity", free_axis())
-    person, program = os.openpty()
-    ports = [f"--{each}=-1" for each in ("http-port", "metrics-port")]
-    command = [sys.executable, "-m", "hangtag", "serve", "--models", str(tmp_path), "--port", "0", *ports]
-    variables = os.environ | {"TERM": "xterm"}
-    with subprocess.Popen(command, stdout=program, stderr=program, env=variables) as server:
-        os.close(program)
-        seen = b""
-        while "● ready".encode() not in seen:
-            seen += os.read(person, 4096)
-        server.send_signal(signal.SIGTERM)
-        with contextlib.suppress(OSError):  # The terminal closes with its last program.
-            while more := os.read(person, 4096):
-                seen += more
-        assert server.wait(60) == 0
-    os.close(person)
-    text = seen.decode()
-    assert "models identity" in re.sub("\x1b\\[[0-9;]*m", "", text)
-    assert "=" not in text
-    assert "\x1b" in text
