@@ -52,4 +52,4 @@ def pad(target: Array, rows: Array) -> None:
     """
     count = len(rows)
     target[:count] = rows
-    pass
+    target[count:] = rows[-1]
