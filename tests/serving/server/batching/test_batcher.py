@@ -53,13 +53,6 @@ def test_a_full_batch_waits_for_no_delay_and_the_rest_keeps_its_own(clock: Clock
     assert queue.take() == requests[2:]
 
 
-def test_the_delay_ends_without_another_request() -> None:
-    queue = Batcher(max_batch_size=4, max_queue_size=4, instances=9, max_queue_delay=0.02)
-    requests = put(queue, new_request())
-    assert queue.take(wait=False) == []
-    assert queue.take() == requests
-
-
 def test_the_delay_counts_from_the_oldest_request_that_is_not_cancelled(clock: Clock) -> None:
     queue = batcher(clock, delay=5)
     first = new_request()

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hangtag.serving.server.batching.batcher import Batcher
+from hangtag.serving.server.batching.request import QueuedRequest
 from hangtag.serving.server.errors import CancelledError, DeadlineError
 from tests.serving.server.parts import Caller, Clock, batcher, new_request
 
@@ -32,8 +33,13 @@ def measured(clock: Clock, *, instances: int = 1, delay: float = 0.0) -> Batcher
     return queue
 
 
+def put(queue: Batcher, *requests: QueuedRequest) -> None:
+    for one in requests:
+        queue.put(one)
+
+
 def compute(queue: Batcher, samples: int) -> None:
-    queue.put(new_request(samples))
+    put(queue, new_request(samples))
     assert len(queue.take(wait=False)) == 1
 
 
@@ -47,12 +53,7 @@ def admitted(queue: Batcher, clock: Clock, seconds: float, samples: int = 1) -> 
 
 def wait(*samples: int) -> Callable[[Batcher, Clock], None]:
     """Requests of so many samples wait."""
-
-    def wait(queue: Batcher, _: Clock) -> None:
-        for each in samples:
-            queue.put(new_request(each))
-
-    return wait
+    return lambda queue, _: put(queue, *map(new_request, samples))
 
 
 def begin(samples: int, seconds: float) -> Callable[[Batcher, Clock], None]:
@@ -107,28 +108,33 @@ def test_a_request_is_admitted_with_the_time_that_it_needs_and_refused_with_less
 
 def test_a_request_that_can_no_longer_be_answered_in_time_is_not_computed(clock: Clock) -> None:
     queue = measured(clock)
-    late, in_time = Caller(), Caller()
-    queue.put(new_request(1, late, deadline=clock.now + 0.6))
-    queue.put(new_request(1, in_time, deadline=clock.now + 0.9))
+    late, in_time = (new_request(deadline=clock.now + seconds) for seconds in (0.6, 0.9))
+    put(queue, late, in_time)
     clock.now += 0.5
-    (taken,) = queue.take()
-    assert taken.deadline == pytest.approx(clock.now + 0.4)
-    assert isinstance(late.outcome, DeadlineError)
-    assert in_time.outcomes == []
+    assert queue.take() == [in_time]
+    assert (late.completed, in_time.completed) == (True, False)
+
+
+def test_a_request_that_would_be_computed_only_just_in_time_is_dropped(clock: Clock) -> None:
+    """Sending the answer takes time that the batcher does not see, so the answer would be late."""
+    queue = measured(clock)
+    put(queue, new_request(4))
+    computed = queue.take()
+    just, soon = (new_request(deadline=clock.now + seconds) for seconds in (2, 3))
+    put(queue, just, soon)
+    clock.now += 1.7  # it took longer than expected
+    queue.finish(computed)
+    assert queue.take() == [soon]
+    assert (just.completed, soon.completed) == (True, False)
 
 
 def test_a_batch_grows_no_larger_than_its_members_deadlines_allow(clock: Clock) -> None:
     queue = measured(clock)
-    patient, hurried = Caller(), Caller()
-    queue.put(new_request(1, patient))
-    queue.put(new_request(1, hurried, deadline=clock.now + 0.6))
-    others = [new_request(1, deadline=clock.now + 9), new_request(1)]
-    for other in others:
-        queue.put(other)
+    first = [new_request(), new_request(deadline=clock.now + 0.6)]
+    others = [new_request(deadline=clock.now + 9), new_request()]
+    put(queue, *first, *others)
     taken = queue.take()
-    assert [one.samples for one in taken] == [1, 1]
-    assert taken[1].deadline == pytest.approx(clock.now + 0.6)
-    assert hurried.outcomes == []
+    assert taken == first
     queue.finish(taken, 0.5)
     assert queue.take() == others
     assert len(queue) == 0
@@ -138,26 +144,8 @@ def test_a_request_that_does_not_fit_the_batch_is_not_dropped_for_the_time_of_bo
     """With the batch it would be 6 samples, 1.5 s; the next batch has 4 at most and takes a second."""
     queue = measured(clock, instances=2)
     first, second = new_request(3), new_request(3, deadline=clock.now + 1.2)
-    queue.put(first)
-    queue.put(second)
-    assert queue.take(wait=False) == [first]
-    assert queue.take(wait=False) == [second]
-
-
-def test_a_request_that_would_be_computed_only_just_in_time_is_dropped(clock: Clock) -> None:
-    """Sending the answer takes time that the batcher does not see, so the answer would be late."""
-    queue = measured(clock)
-    queue.put(new_request(4))
-    computed = queue.take()
-    just, soon = Caller(), Caller()
-    queue.put(new_request(1, just, deadline=clock.now + 2))
-    queue.put(new_request(1, soon, deadline=clock.now + 3))
-    clock.now += 1.7  # it took longer than expected
-    queue.finish(computed)
-    (taken,) = queue.take()
-    assert taken.deadline == pytest.approx(clock.now + 1.3)
-    assert isinstance(just.outcome, DeadlineError)
-    assert soon.outcomes == []
+    put(queue, first, second)
+    assert [queue.take(wait=False), queue.take(wait=False)] == [[first], [second]]
 
 
 def test_a_failed_batch_does_not_refresh_the_measurements(clock: Clock) -> None:
@@ -184,14 +172,9 @@ def test_a_delay_takes_no_more_than_half_of_what_a_deadline_leaves_to_spare(cloc
 
 def test_the_nearest_deadline_ends_the_delay_of_the_whole_batch(clock: Clock) -> None:
     queue = batcher(clock, size=5, delay=10)
-    waiting = [
-        new_request(),
-        new_request(deadline=clock.now + 8),
-        new_request(deadline=clock.now + 4),
-        new_request(deadline=clock.now + 100),
-    ]
-    for one in waiting:
-        queue.put(one)
+    deadlines = (None, clock.now + 8, clock.now + 4, clock.now + 100)
+    waiting = [new_request(deadline=deadline) for deadline in deadlines]
+    put(queue, *waiting)
     clock.now += 1.9
     assert queue.take(wait=False) == []
     clock.now += 0.1
@@ -200,8 +183,7 @@ def test_the_nearest_deadline_ends_the_delay_of_the_whole_batch(clock: Clock) ->
 
 def test_a_request_without_a_deadline_is_never_refused_for_time(clock: Clock) -> None:
     queue = measured(clock)
-    for _ in range(50):
-        queue.put(new_request(4))
+    put(queue, *(new_request(4) for _ in range(50)))
     assert len(queue) == 50
 
 
