@@ -28,18 +28,6 @@ def test_each_provider_is_followed_by_those_that_compute_what_it_cannot_with_opt
     assert provider_list("tensorrt", ALL, gpu) == [(TENSORRT, tensorrt), (CUDA, limited), (CPU, {})]
 
 
-@pytest.mark.parametrize(
-    ("provider", "available", "name"), [("cuda", (CPU,), "CUDA"), ("tensorrt", (CUDA, CPU), "TensorRT")]
-)
-def test_a_provider_that_this_onnx_runtime_lacks_is_refused(
-    provider: str, available: tuple[str, ...], name: str
-) -> None:
-    with pytest.raises(ModelLoadError) as refused:
-        provider_list(provider, available)
-    assert f"{name} was requested, but this ONNX Runtime has only {', '.join(available)}." in str(refused.value)
-    assert "pip install '.[gpu]'" in str(refused.value)
-
-
 def test_the_message_about_tensorrt_that_was_not_obtained_says_what_to_do() -> None:
     message = not_obtained("tensorrt", CUDA)
     assert f"ONNX Runtime uses {CUDA}" in message
