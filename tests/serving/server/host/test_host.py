@@ -62,14 +62,15 @@ def test_without_a_quota_the_affinity_mask_of_this_process_decides(tmp_path: Pat
         os.sched_setaffinity(0, before)
 
 
-PROGRAM = """
+RSS = """
 import gc, os
 from hangtag.serving.server.host import memory
 from studies.soak.processes import sample
 
 def rss_mib():
     return sample(os.getpid(), 0).rss_mb
-
+"""
+PIECES = f"""{RSS}
 pieces = [bytes(100_000) for _ in range(1000)]  # below glibc's mmap threshold, so glibc keeps them after they are freed
 kept = pieces[-1]
 taken = rss_mib()
@@ -79,9 +80,14 @@ print(taken - rss_mib(), gc.get_freeze_count())
 """
 
 
+def printed(program: str, **variables: str) -> list[float]:
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | variables)
+    return [float(word) for word in done.stdout.split()]
+
+
 def test_memory_that_is_not_needed_goes_back_and_the_rest_is_frozen() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
-    given_back_mib, frozen = map(float, done.stdout.split())
+    given_back_mib, frozen = printed(PIECES)
     assert given_back_mib > 50
     assert frozen > 1000
 
@@ -99,14 +105,7 @@ def test_objects_that_only_refer_to_each_other_are_freed() -> None:
     assert gone() is None
 
 
-HOLES = """
-import os
-from hangtag.serving.server.host import memory
-from studies.soak.processes import sample
-
-def rss_mib():
-    return sample(os.getpid(), 0).rss_mb
-
+HOLES = f"""{RSS}
 memory.give_back_large_blocks()
 bytes(20 << 20)  # by default glibc puts blocks of this size among small ones from now on
 before = rss_mib()
@@ -124,10 +123,7 @@ print(rss_mib() - before)
 def test_large_blocks_among_small_ones_go_back_unless_the_operator_decided_otherwise(
     variables: dict[str, str], mib: int
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", HOLES], capture_output=True, text=True, check=True, env=os.environ | variables
-    )
-    assert float(done.stdout) == pytest.approx(mib, abs=20)
+    assert printed(HOLES, **variables) == [pytest.approx(mib, abs=20)]
 
 
 def test_the_limit_on_open_files_is_raised_as_far_as_the_system_allows_and_too_low_a_one_is_a_warning(

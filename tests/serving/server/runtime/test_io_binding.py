@@ -6,6 +6,7 @@ CUDA graphs are replaced by batches in buffers of fixed sizes, as they need them
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -293,25 +294,35 @@ def test_the_smallest_graph_that_holds_a_batch_computes_it_padded_with_its_last_
 
 
 @pytest.mark.parametrize(
-    ("pinned", "graphs", "faster"),
-    [([10], [9], True), ([10], [9.9], False), ([10, 40], [9, 40], True), ([10, 9], [9], False)],
-    ids=["faster", "hardly faster", "the shortest run counts", "of both"],
+    ("pinned", "graphs", "faster", "runs"),
+    [
+        ([10], [9], True, 4),
+        ([10], [9.9], False, 4),
+        ([10, 40], [9, 40], True, 2),
+        ([10, 9], [9], False, 4),
+        ([5000], [4000], True, 2),
+    ],
+    ids=["faster", "hardly faster", "the shortest run counts", "of both", "slow models run twice"],
 )
 def test_auto_keeps_graphs_where_they_are_faster(
-    publish: Publish, monkeypatch: pytest.MonkeyPatch, pinned: list[float], graphs: list[float], faster: bool
+    publish: Publish,
+    monkeypatch: pytest.MonkeyPatch,
+    pinned: list[float],
+    graphs: list[float],
+    faster: bool,
+    runs: int,
 ) -> None:
     """A batch takes these milliseconds in turn, by a clock that goes on when a session computes."""
-    now = 0.0
+    now, computed = 0.0, []
     cuda = LikeCuda(publish(doubled()))
-    session = cuda.runtime._session
 
     def timed(compute: Callable[..., object], milliseconds: list[float]) -> Callable[..., object]:
-        runs = 0
+        turns = cycle(milliseconds)
 
         def run(*arguments: Any) -> None:
-            nonlocal now, runs
-            now += milliseconds[runs % len(milliseconds)] / 1e3
-            runs += 1
+            nonlocal now
+            now += next(turns) / 1e3
+            computed.append(milliseconds)
             compute(*arguments)
 
         return run
@@ -320,26 +331,11 @@ def test_auto_keeps_graphs_where_they_are_faster(
     cuda.graphs.compute = timed(cuda.graphs.compute, graphs)
     monkeypatch.setattr("time.perf_counter", lambda: now)
     runtime = cuda.bind(1, cuda_graphs="auto")
+    assert computed.count(pinned) == 2 + runs  # two have shown that its answers are right
     assert runtime.cuda_graphs is faster
-    assert (runtime._session is session) is not faster
+    assert (runtime._session is cuda.graphs) is faster
     assert runtime.notes.get("no_cuda_graphs") == (None if faster else "they are not faster here")
     assert runtime.run(rows(1))["y"].tolist() == [[2, 2]]
-
-
-def test_a_slow_model_is_timed_twice(publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
-    now, runs = 0.0, 0
-    cuda = LikeCuda(publish(doubled()))
-    compute = cuda.session.compute
-
-    def slow(*arguments: Any) -> None:
-        nonlocal now, runs
-        now, runs = now + 5, runs + 1
-        compute(*arguments)
-
-    cuda.session.compute = slow
-    monkeypatch.setattr("time.perf_counter", lambda: now)
-    assert cuda.bind(1, cuda_graphs="auto").cuda_graphs
-    assert runs == 2 + 2  # of which two saw that its answers are right
 
 
 def failing(publish: Publish, graphs: str, fail: Callable[..., object]) -> Any:

@@ -146,21 +146,17 @@ def test_processes_add_up_by_model_and_version() -> None:
     assert total([]) == ServerState()
 
 
-def test_the_provider_comes_from_the_process_that_has_loaded_the_version() -> None:
+def test_of_two_processes_the_one_that_has_loaded_a_version_says_how_and_the_worse_state_counts() -> None:
     ready = VersionState(
         "a", "1", READY, provider="CUDA", requested_provider="auto", cuda_graphs=True, io_binding_failures=2
     )
-    for both in (ready + VersionState("a", "1", LOADING), VersionState("a", "1", LOADING) + ready):
-        assert (both.requested_provider, both.provider, both.cuda_graphs) == ("auto", "CUDA", True)
-        assert both.io_binding_failures == 2
+    loading, broken = VersionState("a", "1", LOADING), VersionState("a", "1", UNAVAILABLE, "no model")
+    for other in (loading, broken):
+        for both in (ready + other, other + ready):
+            assert (both.requested_provider, both.provider, both.cuda_graphs) == ("auto", "CUDA", True)
+            assert both.io_binding_failures == 2
+            assert (both.state, both.reason) == (other.state, other.reason)
     assert (ready + ready).io_binding_failures == 4
-
-
-def test_the_worse_state_of_two_processes_counts() -> None:
-    ready, broken = VersionState("a", "1", READY), VersionState("a", "1", UNAVAILABLE, "no model")
-    for both in (ready + broken, broken + ready):
-        assert (both.state, both.reason) == (UNAVAILABLE, "no model")
-    assert (ready + VersionState("a", "1", LOADING)).state == LOADING
 
 
 def test_a_process_that_ended_leaves_only_its_counters() -> None:
