@@ -56,7 +56,8 @@ class Timed:
         self.runtime: Any = Runtime(path, provider="cpu", threads=1)
         self.used: list[object] = []
         self.is_unchanged = True
-        open_session = self.runtime._opener.open
+        opener: Any = self.runtime._opener
+        open_session = opener.open
         self.first: Any = TimedSession(self.runtime._session, clock, first, self.used)
         self.second: Any = None
 
@@ -65,7 +66,7 @@ class Timed:
             return self.second
 
         self.runtime._session = self.first
-        self.runtime._opener.open = open_second
+        opener.open = open_second
         self.runtime.allow_more_threads(2, lambda: self.is_unchanged)
 
     def alone(self, times: int = 1) -> list[Any]:
