@@ -237,6 +237,7 @@ def test_what_fails_on_zeros_too_and_memory_that_is_missing_are_not_the_requests
         monkeypatch.setattr(runtime, "_run_session", broken)
 
 
+@pytest.mark.slow
 def test_when_a_model_is_retired_the_memory_of_others_large_batches_is_given_back(tmp_path: Path) -> None:
     """ONNX Runtime would keep it for later ones. The server is a process of its own, which has no other models."""
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
