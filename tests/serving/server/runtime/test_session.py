@@ -1,5 +1,6 @@
 """A model's session: what it computes, what it is called with, and errors that name the file."""
 
+import ctypes
 import re
 import subprocess
 import sys
@@ -238,6 +239,7 @@ def test_what_fails_on_zeros_too_and_memory_that_is_missing_are_not_the_requests
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc's malloc_trim")
 def test_when_a_model_is_retired_the_memory_of_others_large_batches_is_given_back(tmp_path: Path) -> None:
     """ONNX Runtime would keep it for later ones. The server is a process of its own, which has no other models."""
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
