@@ -76,21 +76,28 @@ def decoded_grey(data: bytes, wait_seconds: float = WAIT_SECONDS) -> Iterator[Im
         InvalidRequestError: The file is empty, has another format, is damaged, or is larger than an image may be.
         QueueFullError: Too many large images are being decoded.
     """
-    format_ = _format_of(data)
-    header = format_.read_header(data)
-    header.require_limits()
+    format_, header = _format_of(data), header_of(data)
     with _reserve(header.memory, wait_seconds):
         yield _decode(data, format_, header)
+
+
+def header_of(data: bytes) -> ImageHeader:
+    """Read what a file says of itself: the size of its image, and the memory that decoding takes.
+
+    Raises:
+        InvalidRequestError: The file is empty, has another format, is damaged, or is larger than an image may be.
+    """
+    header = _format_of(data).read_header(data)
+    header.require_limits()
+    return header
 
 
 def is_large(data: bytes) -> bool:
     """Whether decoding the file may take long, and wait for other large images. A file that is refused is not large."""
     try:
-        header = _format_of(data).read_header(data)
-        header.require_limits()
+        return header_of(data).memory >= LARGE_BYTES
     except InvalidRequestError:
         return False
-    return header.memory >= LARGE_BYTES
 
 
 def _format_of(data: bytes) -> _Format:
