@@ -12,10 +12,8 @@ import pytest
 from hangtag.serving.client import Credentials
 from hangtag.serving.loadtest.generator.channels import connect, grpc_channels
 from hangtag.serving.loadtest.generator.channels.http_channel import HttpChannel
-from hangtag.serving.loadtest.generator.executors import create
-from hangtag.serving.loadtest.generator.executors.executor import Assignment
-from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool
-from hangtag.serving.loadtest.generator.shared_counts import SharedCounts
+from hangtag.serving.loadtest.generator.executors import Assignment, create
+from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, SharedCounts
 from hangtag.serving.loadtest.plan.limits import Limits
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from tests.kit.fake_server import FakeServer, running_over_http

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_1samp, ttest_ind
 
-from hangtag.serving.loadtest.statistics.intervals import Interval, ratio_of_percentiles, ratio_of_rates
-from hangtag.serving.loadtest.statistics.student_t import critical_value
+from hangtag.serving.loadtest.statistics.intervals import Interval, critical_value, ratio_of_percentiles, ratio_of_rates
 
 pytestmark = pytest.mark.slow
 
