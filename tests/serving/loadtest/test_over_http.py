@@ -69,6 +69,9 @@ def test_both_protocols_of_one_model_are_set_side_by_side(server: Server, tmp_pa
     sentence = r"At 4 in flight a call spends .{4,9} outside of the model over gRPC \(grpc\) and .{4,9} over HTTP"
     assert re.search(sentence, measured.text)
     assert re.search(sentence, html.unescape(page.read_text()))
+    # All are right on every sample, so no line joins others to the fastest one.
+    (picture,) = re.findall(r'<svg[^>]*aria-label="Accuracy against latency".*?</svg>', page.read_text(), re.DOTALL)
+    assert not re.search(r'<path d="M [^"L]*L [^"]*"[^>]*stroke-dasharray', picture)
 
 
 def test_tls_and_a_token_are_sent_with_every_call(models: Path, tmp_path: Path) -> None:
