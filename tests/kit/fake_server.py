@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
@@ -141,14 +140,6 @@ class _HttpContext:
 
 def _json(value: object) -> Answer:
     return 200, {}, json.dumps(value).encode()
-
-
-def refuse_one(address: str) -> None:
-    """Accept one connection at this address and drop it, so that the client sees UNAVAILABLE."""
-    host, port = address.rsplit(":", 1)
-    with socket.create_server((host, int(port))) as listening:
-        listening.settimeout(60)
-        listening.accept()[0].close()
 
 
 @contextmanager
