@@ -17,8 +17,6 @@ from tests.kit.command import Serving, serving
 from tests.kit.waiting import TIMEOUT, until
 from tests.serving.server.fuzz.conftest import Target
 
-BESIDE = "beside"
-"""A model beside the repository's folder, which must not be served."""
 REFLECTION = "/grpc.reflection.{}.ServerReflection/ServerReflectionInfo"
 FAILED = 'event="request failed"'
 TIMES = 100
@@ -106,10 +104,7 @@ class Attacked(Target):
 
 @pytest.fixture(scope="package", params=["native", "grpc"])
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
-    folder = tmp_path_factory.mktemp("server")
-    onnx_models.publish(folder, BESIDE, onnx_models.tiled(TIMES))
-    models = folder / "models"
-    onnx_models.publish_all(models, "two_inputs", "filled")
+    models = onnx_models.publish_all(tmp_path_factory.mktemp("models"), "two_inputs", "filled")
     onnx_models.publish(models, "tiled", onnx_models.tiled(TIMES))
     control = ("--model-control", "explicit", "--load-model", "*")  # else names of models to load are not looked up
     with serving("--models", str(models), "--port", "0", "--transport", request.param, *control) as server:

@@ -145,9 +145,8 @@ def test_a_worker_that_gets_sigterm_is_replaced_and_all_end_with_their_superviso
             os.close(worker)
 
 
-@pytest.mark.parametrize("options", [(), ("--model-control", "poll", "--poll-seconds", "3600")], ids=["none", "poll"])
-def test_a_replacement_loads_nothing_that_was_published_since(models: Path, options: tuple[str, ...]) -> None:
-    with two_workers(models, *options) as server:
+def test_a_replacement_loads_nothing_that_was_published_since(models: Path) -> None:
+    with two_workers(models, "--model-control", "poll", "--poll-seconds", "3600") as server:
         (models / "unfinished").mkdir()
         onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
         onnx_models.publish(models, "text", onnx_models.text())
