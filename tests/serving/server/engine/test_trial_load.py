@@ -27,47 +27,22 @@ LARGER = 4096
 LONG = 60.0
 
 
-def hostile(made: list[onnx.NodeProto], **constants: object) -> onnx.ModelProto:
-    """x FP32 [batch, 1] -> y: x plus the maximum of a matrix, which ONNX Runtime makes when the model is warmed up."""
+def large(mib: int) -> onnx.ModelProto:
+    """x FP32 [batch, 1] -> y. The file is small, and takes so many MiB when the model is warmed up."""
     nodes = [
-        *made,
+        onnx.helper.make_node("ConstantOfShape", ["shape"], ["matrix"]),
         onnx.helper.make_node("ReduceMax", ["matrix"], ["most"], keepdims=0),
         onnx.helper.make_node("Add", ["x", "most"], ["y"]),
     ]
-    arrays = {name: np.asarray(value) for name, value in constants.items()}
-    return onnx_models.mapped(nodes, ["batch", 1], arrays)
-
-
-def large(mib: int) -> onnx.ModelProto:
-    """The file is small, and the matrix takes so many MiB."""
-    return hostile([onnx.helper.make_node("ConstantOfShape", ["shape"], ["matrix"])], shape=[mib, 1 << 18])
+    return onnx_models.mapped(nodes, ["batch", 1], {"shape": np.array([mib, 1 << 18])})
 
 
 def endless() -> onnx.ModelProto:
-    """The matrix is multiplied by itself without end."""
-    shape = [64, 64]
-    floats, boolean = onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL
-    body = onnx.helper.make_graph(
-        [
-            onnx.helper.make_node("MatMul", ["before", "before"], ["after"]),
-            onnx.helper.make_node("Identity", ["going"], ["going_on"]),
-        ],
-        "body",
-        [
-            onnx.helper.make_tensor_value_info("number", onnx.TensorProto.INT64, []),
-            onnx.helper.make_tensor_value_info("going", boolean, []),
-            onnx.helper.make_tensor_value_info("before", floats, shape),
-        ],
-        [
-            onnx.helper.make_tensor_value_info("going_on", boolean, []),
-            onnx.helper.make_tensor_value_info("after", floats, shape),
-        ],
-    )
-    made = [
-        onnx.helper.make_node("ConstantOfShape", ["shape"], ["first"]),
-        onnx.helper.make_node("Loop", ["times", "yes", "first"], ["matrix"], body=body),
-    ]
-    return hostile(made, shape=shape, times=1 << 62, yes=True)
+    """The model ``slow``, whose loop does not end, whatever it gets."""
+    model = onnx_models.slow()
+    model.graph.node[0].input[0] = "endless"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1 << 62]), "endless"))
+    return model
 
 
 def most_memory() -> int:

@@ -166,14 +166,3 @@ def test_a_privileged_port_names_the_permission_that_is_missing(models: Path, op
 def test_an_address_of_another_machine_is_named(models: Path) -> None:
     refused = failure("--models", str(models), "--host", "192.0.2.1", "--metrics-port", "-1")
     assert "cannot listen on 192.0.2.1:8001: the address is not this machine's" in refused
-
-
-def test_health_returns_as_soon_as_a_later_server_is_ready(models: Path) -> None:
-    with taken_port() as port:
-        pass
-    with serving("--models", str(models), "--port", str(port)) as server:
-        # Its first attempts come while the server still imports.
-        result = hangtag("health", "--server", f"127.0.0.1:{port}", "--wait", "30", "--model", "gather")
-        assert (result.returncode, result.stderr) == (0, "")
-        assert result.stdout == f"gather at 127.0.0.1:{port} is ready\n"
-        server.wait_until_ready()
