@@ -66,9 +66,6 @@ OTHERS = {"one": (1,), "two": (1,), "both": (1,), "away": (1,)}
 """What the workers serve one of whom is replaced."""
 
 
-def nothing(_: Repository) -> None: ...
-
-
 def publish_more(repository: Repository) -> None:
     repository.publish("one", 2)
     repository.publish("three")
@@ -97,7 +94,6 @@ AS_THE_OTHERS = {"both": [1], "one": [1], "two": [1]}
 @pytest.mark.parametrize(
     ("change", "served"),
     [
-        (nothing, AS_THE_OTHERS),
         (publish_more, AS_THE_OTHERS),
         (remove_one, {"two": [1]}),
         (replace_one, {"both": [1], "one": [3], "two": [1]}),

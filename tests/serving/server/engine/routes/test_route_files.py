@@ -10,6 +10,7 @@ import structlog.testing
 
 from hangtag import ClientError
 from tests.kit import onnx_models
+from tests.kit.kinds import message_of
 from tests.serving.server.engine.running import Repository, Running, Start
 
 ACCEPT = 'accept = {output = "y", at_least = 0.9}'
@@ -134,10 +135,8 @@ def polling(mistaken: Repository) -> Iterator[Running]:
 def test_a_mistake_is_reported_with_its_reason(polling: Running, mistaken: Repository, text: str) -> None:
     name, reason = NAMES[text], MISTAKES[text]
     assert reason in polling.reason(name)
-    with pytest.raises(ClientError, match="out of service") as error:
-        polling.answer(name)
-    assert error.value.code is grpc.StatusCode.NOT_FOUND
-    assert reason in str(error.value)
+    message = message_of(grpc.StatusCode.NOT_FOUND, polling.answer, name)
+    assert ("out of service" in message, reason in message) == (True, True)
     assert polling.loads(name) == (0, 1)
 
 
@@ -159,10 +158,8 @@ def test_in_every_mode_a_mistake_is_logged_once_and_a_load_by_call_has_the_reaso
         running = start(mode, models=mistaken.folder, load_model=members if mode == "explicit" else ())
         if mode == "explicit":
             for text, name in loaded.items():
-                with pytest.raises(ClientError) as error:
-                    running.client.load_model(name)
-                assert error.value.code is grpc.StatusCode.FAILED_PRECONDITION
-                assert MISTAKES[text] in str(error.value)
+                message = message_of(grpc.StatusCode.FAILED_PRECONDITION, running.client.load_model, name)
+                assert MISTAKES[text] in message
     assert set(running.served()) == {*members}
     reported = {line["model"]: line["reason"] for line in log if line["event"] == "route not loaded"}
     for text, name in (NAMES if mode == "none" else loaded).items():
