@@ -99,11 +99,11 @@ def test_metadata_that_cannot_be_read_is_refused_by_its_name(key: str, values: l
 
 def of_axes(inputs: dict[str, Axes], outputs: dict[str, Axes], *more: Any) -> Signature:
     """The signature of a graph with these axes. more: its metadata, and the operator's setting of batching."""
-    specs = [
-        [TensorSpec.from_onnx(name, "tensor(float)", axes) for name, axes in tensors.items()]
-        for tensors in (inputs, outputs)
-    ]
-    return Signature.from_onnx(*specs, *(more or ({},)))
+
+    def specs(tensors: dict[str, Axes]) -> list[TensorSpec]:
+        return [TensorSpec.from_onnx(name, "tensor(float)", axes) for name, axes in tensors.items()]
+
+    return Signature.from_onnx(specs(inputs), specs(outputs), *(more or ({},)))
 
 
 @pytest.mark.parametrize(

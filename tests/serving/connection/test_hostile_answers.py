@@ -132,7 +132,7 @@ def with_binary_size(size: Any) -> Answer:
             ],
             ClientError,
         ),
-        ([with_binary_size(size) for size in (-1, -(2**70), 2**70, 1.5, "4", None, [], True)], ClientError),
+        (list(map(with_binary_size, (-1, -(2**70), 2**70, 1.5, "4", None, [], True))), ClientError),
     ],
     ids=["costs", "lengths of the head", "sizes of binary data"],
 )

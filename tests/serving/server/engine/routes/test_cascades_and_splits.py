@@ -282,7 +282,7 @@ def test_counters_of_two_processes_are_added(cascade: Repository, start: Start) 
     running = start(limits=Limits(linger_seconds=0, shadow_share_of_time=math.inf, shadow_late_seconds=0.01))
     with running.occupied("slow", queued=4):
         running.infer("both", [0.5, 0.95])
-    until(lambda: running.state("both").route.shadow[:3] == (1, 0, 0))
+    until(lambda: (running.state("both").route.shadow or ())[:3] == (1, 0, 0))
     counts, none = running.state("both").route, running.state("one").route
     assert (counts.unsure, counts.expected_sent_on) == (1, 0.2)
     assert none.plus(counts) == counts.plus(none) == counts
