@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,9 @@ from tests.kit.command import Serving, serving
 from tests.kit.live import index, outputs, request
 from tests.kit.over_http import HTTP, inference_over_http
 from tests.kit.waiting import TIMEOUT, until
-from tests.serving.server.process.conftest import OWN_CONNECTION
 
 pytestmark = pytest.mark.slow
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 TRANSPORTS = pytest.mark.parametrize("transport", ["native", "grpc", HTTP])
 STOPPING = "the server is stopping and takes no new requests; try another replica"
 CALLERS = 8
@@ -50,6 +51,25 @@ def calling(server: Serving, transport: str) -> Iterator[Any]:
         yield inference_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
+def rounds_of(stub: Any, seconds: float) -> int:
+    """How many rounds of the slow model take about so long."""
+    began = time.monotonic()
+    stub.ModelInfer(request("slow", rounds=np.array([1000])), timeout=TIMEOUT)
+    return round(1000 * seconds / (time.monotonic() - began))
+
+
+def calls_in_flight(stub: Any, server: Serving, rounds: int) -> list[Any]:
+    """Two calls that the server has accepted: it computes one, and one is queued. None where they ended meanwhile."""
+    sent = request("slow", rounds=np.array([rounds]))
+    calls = [stub.ModelInfer.future(sent, timeout=TIMEOUT) for _ in range(2)]
+    queued = 'nv_inference_pending_request_count{model="slow",version="1"} 1.0'
+    while not any(call.done() for call in calls):
+        if queued in server.metrics():
+            return calls
+    assert [outputs(call.result())["done"].tolist() for call in calls] == [[rounds]] * 2
+    return []
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_it_logs_that_it_is_ready_answers_and_ends_on_a_signal(models: Path, number: signal.Signals) -> None:
     with started(models, "native") as server:
@@ -60,6 +80,18 @@ def test_it_logs_that_it_is_ready_answers_and_ends_on_a_signal(models: Path, num
     assert f"signal={number.name}" in server.wait_for("stopping")
     assert server.wait_for("stopped")
     assert all("event=" in line for line in server.log), "each line of the log is a record"
+
+
+@TRANSPORTS
+def test_a_call_in_flight_is_finished_first(models: Path, transport: str) -> None:
+    with started(models, transport, "--instances", "1") as server, calling(server, transport) as stub:
+        rounds = rounds_of(stub, 0.5)
+        while not (calls := calls_in_flight(stub, server, rounds)):  # a busy machine takes longer to look
+            rounds *= 2
+        server.signal(signal.SIGTERM)
+        server.wait_for("stopping")
+        assert [outputs(call.result())["done"].tolist() for call in calls] == [[rounds]] * 2
+        assert server.wait() == 0
 
 
 @TRANSPORTS
@@ -114,7 +146,8 @@ def test_a_second_signal_ends_it_at_once(models: Path, transport: str) -> None:
 
 
 def test_a_signal_right_after_ready_is_not_lost(models: Path) -> None:
-    with serving("--models", str(models), "--port", "0") as server:
-        server.wait_for("ready")
-        server.signal(signal.SIGTERM)
-        assert server.wait() == 0
+    for _ in range(2):
+        with serving("--models", str(models), "--port", "0") as server:
+            server.wait_for("ready")
+            server.signal(signal.SIGTERM)
+            assert server.wait() == 0
