@@ -132,8 +132,9 @@ def failing(error: Exception, *, of: float = 0) -> Script:
         (failing(InvalidValuesError("made up"), of=2), [1], 0),
         (failing(KeyError("a bug"), of=2), [1], 1),
         (lambda x: x[1:] if len(x) > 2 else x, [], 1),  # too few rows
+        (echo, [], 0),
     ],
-    ids=["together", "a client's values", "a bug", "too few rows"],
+    ids=["together", "a client's values", "a bug", "too few rows", "no failure"],
 )
 def test_a_batch_that_fails_is_computed_one_by_one_and_logged_where_no_client_is_at_fault(
     start: Start, script: Script, failed: list[int], logged: int
@@ -146,6 +147,6 @@ def test_a_batch_that_fails_is_computed_one_by_one_and_logged_where_no_client_is
             running.scripts.play(one=script)
         answers = [None if call.exception() else call.result()["y"][:, 0].tolist() for call in calls]
     assert answers == [None if place in failed else each for place, each in enumerate(requests)]
-    assert running.scripts.batches["one"] == [[9], [1, 2, 4, 3], [1], [2, 4], [3]]
+    assert running.scripts.batches["one"] == [[9], [1, 2, 4, 3], *([] if script is echo else requests)]
     lines = [(line["model"], line["requests"]) for line in log if line["event"] == "batch failed"]
     assert lines == [("one", 3)] * logged
