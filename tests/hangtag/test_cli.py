@@ -48,7 +48,7 @@ def test_the_health_check_loads_little() -> None:
         "except Exception as error: print(error)\n"
     )
     assert "no server answers" in shown
-    assert not {"numpy", "onnxruntime", "PIL", "hangtag.protos", "rich"} & modules
+    assert not {"numpy", "onnxruntime", "PIL", "httpx2", "hangtag.protos", "rich"} & modules
 
 
 def test_what_serves_leaves_torch_out() -> None:
