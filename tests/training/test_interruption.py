@@ -203,13 +203,8 @@ def test_what_cannot_go_on_says_why_and_stays_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few_test_images")
 def test_seeds_and_bf16_change_the_weights_which_stay_fp32(tmp_path: Path) -> None:
-    for name, model, *options in (
-        ("one", "cnn"), ("same", "cnn"), ("seeded", "cnn", "--seed", 1), ("rough", "cnn", "--precision", "bf16"),
-        ("lstm2", "lstm2"), ("lstm2 again", "lstm2"),
-    ):  # fmt: skip
-        train(model, tmp_path / name, *options, limit=40)
-    assert same_weights(weights(tmp_path / "one"), weights(tmp_path / "same"))
-    assert same_weights(weights(tmp_path / "lstm2"), weights(tmp_path / "lstm2 again"))
+    for name, *options in (("one",), ("seeded", "--seed", 1), ("rough", "--precision", "bf16")):
+        train("cnn", tmp_path / name, *options, limit=40)
     assert not same_weights(weights(tmp_path / "one"), weights(tmp_path / "seeded"))
     assert not same_weights(weights(tmp_path / "one"), weights(tmp_path / "rough"))
     assert {str(tensor.dtype) for tensor in weights(tmp_path / "rough").values()} == {"torch.float32"}

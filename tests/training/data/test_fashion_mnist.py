@@ -11,7 +11,9 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,18 +78,6 @@ def test_the_first_5000_images_validate_and_the_rest_train(raw_dir: Path) -> Non
     assert len(bytes.fromhex(whole.digest)) == 32
 
 
-def test_images_are_bright_garments_on_black_and_classes_are_balanced() -> None:
-    test = garments.whole().test
-    assert test.images.shape == (10_000, 28, 28)
-    assert test.images.dtype == test.classes.dtype == np.uint8
-    assert np.median(test.images[:, 0, 0]) == 0
-    assert np.bincount(test.classes).tolist() == [1_000] * len(garments.LABELS)
-    # The first test image is an ankle boot, the next two a pullover and trousers: as in every copy of the data set.
-    assert [garments.LABELS[index] for index in test.classes[:3]] == ["Ankle boot", "Pullover", "Trouser"]
-    assert np.array_equal(test.first(3).images, test.images[:3])
-    assert len(test.first(10**9)) == len(test.first(None)) == 10_000
-
-
 def test_the_test_images_are_read_alone_from_files_of_both_kinds(linked: Path, raw_dir: Path) -> None:
     (linked / TRAIN_IMAGES).unlink()
     (linked / TRAIN_IMAGES).touch()  # there, but nothing to read
@@ -142,26 +132,24 @@ def use_proxy(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
 
 
 class Mirror(http.server.ThreadingHTTPServer):
-    """Stands where the internet would be: answers every request from a folder."""
+    """Stands where the internet would be: answers every request with the file of its name in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), MirrorHandler)
-        self.folder = folder
+        super().__init__(("127.0.0.1", 0), partial(MirrorHandler, directory=str(folder)))
         self.requested: list[str] = []
 
 
-class MirrorHandler(http.server.BaseHTTPRequestHandler):
+class MirrorHandler(http.server.SimpleHTTPRequestHandler):
     server: Mirror
 
-    def do_GET(self) -> None:
-        name = self.path.rpartition("/")[2]
+    def translate_path(self, path: str) -> str:
+        name = path.rpartition("/")[2]
         self.server.requested.append(name)
-        contents = (self.server.folder / name).read_bytes()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(contents)))
-        self.end_headers()
+        return str(Path(self.directory, name))
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
         with suppress(ConnectionError):  # torchvision asks once just to see whether it is redirected, and hangs up
-            self.wfile.write(contents)
+            super().copyfile(source, outputfile)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -263,18 +251,15 @@ def test_a_missing_file_and_a_flipped_bit_are_named(linked: Path, tmp_path: Path
     assert hashlib.sha256(contents).hexdigest() in message
 
 
-@pytest.mark.parametrize("damage", ["truncated", "not-a-gzip", "flipped", "garbled", "empty", "another"])
+@pytest.mark.parametrize("damage", ["truncated", "not-a-gzip", "garbled", "another"])
 def test_a_broken_gz_is_named(linked: Path, raw_dir: Path, damage: str) -> None:
     contents = bytearray((raw_dir / TEST_LABELS).read_bytes())
     packed = gzip.compress(contents)
-    middle = len(packed) // 2
     contents[5_000] ^= 1
     spoiled = {
-        "truncated": packed[:middle],
+        "truncated": packed[: len(packed) // 2],
         "not-a-gzip": b"<html>404</html>",
-        "flipped": packed[:middle] + bytes([packed[middle] ^ 255]) + packed[middle + 1 :],
         "garbled": packed[:10] + bytes([255] * 100),
-        "empty": b"",
         "another": gzip.compress(contents),
     }[damage]
     path = linked / f"{TEST_LABELS}.gz"
@@ -312,6 +297,3 @@ def test_folders_and_files_that_cannot_be_read(linked: Path, tmp_path: Path) -> 
         (Path(folder) / TEST_IMAGES).chmod(0)
         with without_privileges(), pytest.raises(DataCorruptError, match=rf"{TEST_IMAGES} cannot be read .*denied"):
             load_test(Path(folder))
-    (tmp_path / "photo.png").touch()
-    with pytest.raises(DataNotFoundError, match=r"photo\.png lacks"):
-        load(tmp_path / "photo.png")
