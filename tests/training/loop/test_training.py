@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from hangtag.training.catalog import build
+from hangtag.training.catalog import NETWORKS, build
 from hangtag.training.errors import DivergedError
 from hangtag.training.loop import optimisation
 from hangtag.training.recipes import Augmentation, Recipe
@@ -137,6 +137,13 @@ def test_a_rectangle_of_noise_covers_two_to_twenty_percent_of_some_images(tmp_pa
 
 
 # Optimizers, schedules and averages.
+
+
+def test_shares_and_probabilities_of_every_recipe_are_from_0_to_1() -> None:
+    for recipe in {recipe for network in NETWORKS.values() for recipe in network.recipes}:
+        for share in (recipe.augmentation.erase, recipe.dropout or 0.0, recipe.label_smoothing, recipe.ema_decay):
+            assert 0 <= share < 1, recipe
+
 
 PLAIN = Recipe(name="plain", batch_size=4, epochs=5, learning_rate=0.1)
 
