@@ -60,20 +60,6 @@ def test_the_control_has_the_same_frequencies_and_set_sizes_but_hardly_a_depende
     assert mutual_information(independent()) < 0.5
 
 
-def test_in_the_capsule_wardrobe_two_pieces_determine_the_third_and_one_says_little() -> None:
-    chances = together()
-
-    def given(*worn: str) -> Probabilities:
-        having = MEMBERS[:, [LABELS.index(piece) for piece in worn]].all(axis=1)
-        return frequencies(chances * having / (chances * having).sum())
-
-    third = [LABELS.index(piece) for piece in ("Trouser", "Dress", "Coat")]
-    for top in ("T-shirt/top", "Shirt", "Pullover"):
-        assert given(top)[third].max() < 0.65
-        for shoes in ("Sandal", "Sneaker", "Ankle boot"):
-            assert given(top, shoes)[third].max() > 0.6
-
-
 def test_a_whole_set_is_the_same_again_and_every_split_differs() -> None:
     whole = garments.whole()
     data, again = (load("outfits", whole, sizes=SMALL) for _ in range(2))
