@@ -29,26 +29,19 @@ from tests.kit.waiting import until
 SOURCES = ("training", "hangtag")
 """What decides the outcome of a run, for tests/kit/once.py."""
 EPOCHS = 4
-TRAINED = (
-    "train",
-    "lstm",
-    "--limit",
-    "640",
-    "--epochs",
-    str(EPOCHS),
-    "--tensorboard",
-    "--threads",
-    "1",
-    "--device",
-    "cpu",
-)
+TRAINED = ("train", "lstm", *f"--limit 640 --epochs {EPOCHS} --tensorboard --threads 1 --device cpu".split())
 """The command of a run of about two seconds, without its folder."""
+
+
+def command(model: str, *options: object, limit: int = 64, epochs: int = 1) -> list[str]:
+    """The command that trains on few images, without its folder."""
+    usual = ("--limit", limit, "--epochs", epochs, "--threads", 1, "--device", "cpu")
+    return ["train", model, *map(str, usual), *map(str, options)]
 
 
 def train(model: str, out: Path, *options: object, limit: int = 64, epochs: int = 1) -> Result:
     """Train a run on few images by the command, which must succeed."""
-    usual = ("--limit", limit, "--epochs", epochs, "--threads", 1, "--device", "cpu")
-    return invoke("train", model, *usual, *options, "--out", out)
+    return invoke(*command(model, *options, limit=limit, epochs=epochs), "--out", out)
 
 
 def wait_for_file(path: Path, process: Forked) -> None:

@@ -18,13 +18,13 @@ from hangtag.training.recipes import Augmentation, Distillation
 from tests.kit import garments, onnx_models, shipped
 from tests.kit.command import contents, invoke, refusal
 from tests.kit.garments import Images
-from tests.training.small_runs import DiedError, config, dying, learn, read, state, train, watching
+from tests.training.small_runs import DiedError, command, config, dying, learn, read, state, train, watching
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_test_images")]
 
 Logits = npt.NDArray[np.float32]
 CNN, LSTM = (shipped.latest(name) for name in ("cnn", "lstm"))
-BEST = ("train", "lstm", "--recipe", "best", "--limit", 64, "--epochs", 1, "--threads", 1, "--device", "cpu")
+BEST = command("lstm", "--recipe", "best")
 
 
 def answers(file: Path, images: Images) -> Logits:
