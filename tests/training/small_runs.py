@@ -103,7 +103,7 @@ def watching(answer: Callable[[Images], Any] | None = None) -> Iterator[list[Ima
         seen.append((inputs[0] * 255).round().byte().numpy())
         return None if answer is None else logits * 0 + torch.from_numpy(answer(seen[-1]))
 
-    hook = register_module_forward_hook(watch)
+    hook = register_module_forward_hook(watch)  # type: ignore[arg-type]  # it may return other logits
     try:
         yield seen
     finally:

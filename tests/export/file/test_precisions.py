@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -151,7 +152,7 @@ def test_the_order_of_relu_and_pooling_changes_no_answer(garments: Garments) -> 
 
 def test_a_value_that_is_read_twice_keeps_its_order() -> None:
     """The pooled maps are an answer too: the ReLU before them would take the negative ones away."""
-    x = np.random.default_rng(0).normal(size=(32, 2, 4, 4)).astype(np.float32)
+    x: Any = np.random.default_rng(0).normal(size=(32, 2, 4, 4)).astype(np.float32)
     twice = model(
         [
             helper.make_node("Conv", ["x", "w"], ["maps"], name="conv"),
