@@ -3,8 +3,10 @@
 import os
 import signal
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ pytest.register_assert_rewrite("tests.kit.browser")
 
 
 # Containers often set PYTHONDONTWRITEBYTECODE. Each worker of pytest-xdist would then rewrite the assertions of all
-# test files anew, and each of the processes that tests start would compile hangtag anew.
+# test files itself, and each of the processes that tests start would compile hangtag.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
@@ -35,6 +37,20 @@ structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.__stderr
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the slow files, so that the quick ones fill what time the workers of pytest-xdist have at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how long the workers of pytest-xdist were busy with each folder, where all of them took over a minute."""
+    seconds: dict[str, float] = defaultdict(float)
+    for report in chain.from_iterable(terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            folders = report.nodeid.partition("::")[0].split("/")[1:-1]
+            depth = 3 if "server" in folders else 2 if "serving" in folders else 1
+            seconds["/".join(["tests", *folders[:depth]])] += report.duration
+    if (total := sum(seconds.values())) > 60:
+        terminalreporter.section("seconds of all workers, by folder")
+        for folder, taken in [*sorted(seconds.items(), key=lambda each: -each[1]), ("all", total)]:
+            terminalreporter.write_line(f"{taken:7.0f} {folder}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,7 +24,9 @@ from tests.kit.shipped import MODELS
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PEERS = ROOT / ".venv-peers" / "bin"
+WITH_OUR_PROGRAMS = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+OURS = [sys.executable, "-W", "error"]
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 
 
@@ -54,48 +56,32 @@ def test_documents_name_folders_of_tests_that_exist(document: Path) -> None:
 
 
 def run(command: list[str], path: str = os.environ["PATH"], **more: str) -> str:
-    process = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "PATH": path, **more},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    variables = {**os.environ, "PATH": path, **more}
+    process = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False, timeout=120)
     assert process.returncode == 0, process.stderr
     return process.stdout
 
 
-def require_peers() -> None:
-    assert PEERS.is_dir(), f"{PEERS.parent} is missing: 'make test' sets it up (tritonclient, perf_analyzer, grpcurl)"
-
-
-def test_the_python_example(address: str) -> None:
-    code = example("python", "from hangtag import Client").replace(DEFAULT_ADDRESS, address)
-    label, shape, *streamed = run([sys.executable, "-W", "error", "-c", code]).splitlines()
-    assert re.fullmatch(r"Ankle boot (9\d|100)\.\d%", label)
-    assert shape == "(2, 10)"
-    assert len(streamed) == 2
-    assert len(set(streamed)) == 1  # the same image twice
-
-
 @pytest.mark.parametrize(
-    ("opening", "printed"), [("with Client", "Bag\n"), ("async with AsyncClient", "['Bag', 'Bag']\n")]
+    ("document", "containing", "program", "printed"),
+    [
+        # It streams the same image twice.
+        ("README.md", "from hangtag import Client", OURS, r"Ankle boot (?:9\d|100)\.\d%\n\(2, 10\)\n(.+\n)\1"),
+        ("docs/client.md", "with Client", OURS, r"Bag\n"),
+        ("docs/client.md", "async with AsyncClient", OURS, r"\['Bag', 'Bag'\]\n"),
+        ("README.md", "tritonclient", [str(PEERS / "python")], r"\(1, 10\)\n"),
+    ],
 )
-def test_the_client_pages_examples(address: str, opening: str, printed: str) -> None:
-    code = example("python", opening, (ROOT / "docs/client.md").read_text()).replace(DEFAULT_ADDRESS, address)
-    assert run([sys.executable, "-W", "error", "-c", code]) == printed
-
-
-def test_the_tritonclient_example(address: str) -> None:
-    require_peers()
-    code = example("python", "tritonclient").replace(DEFAULT_ADDRESS, address)
-    assert run([str(PEERS / "python"), "-c", code]) == "(1, 10)\n"
+def test_an_example_in_python_runs(
+    address: str, document: str, containing: str, program: list[str], printed: str
+) -> None:
+    assert Path(program[0]).exists(), f"{program[0]} is missing: 'make test' sets it up"
+    code = example("python", containing, (ROOT / document).read_text()).replace(DEFAULT_ADDRESS, address)
+    assert re.fullmatch(printed, run([*program, "-c", code]))
 
 
 def test_the_grpcurl_example(address: str) -> None:
-    require_peers()
+    assert (PEERS / "grpcurl").exists(), f"{PEERS.parent} has no grpcurl: 'make test' sets it up"
     command = example("sh", "grpcurl").replace(DEFAULT_ADDRESS, address)
     response = json.loads(run(["bash", "-ec", command]))
     assert response["labels"][0]["label"] == "Bag"
@@ -139,9 +125,7 @@ def test_an_example_names_options_that_exist(example: str) -> None:
 def test_a_classify_example_runs_as_it_is_written(example: str, address: str, outfits: str) -> None:
     """But for the servers' ports: the first server is the default one, the second is that on port 8003."""
     command = example.replace("127.0.0.1:8003", outfits)
-    shown = run(
-        ["bash", "-ec", command], path=f"{Path(sys.executable).parent}:{os.environ['PATH']}", HANGTAG_SERVER=address
-    )
+    shown = run(["bash", "-ec", command], WITH_OUR_PROGRAMS, HANGTAG_SERVER=address)
     (images,) = [word for word in shlex.split(command) if word.startswith("examples/")]
     files = list(ROOT.glob(images))
     assert files
@@ -152,8 +136,7 @@ def test_the_answer_that_the_page_about_the_server_shows_is_the_answer(outfits: 
     page = (ROOT / "docs/serving.md").read_text()
     (block,) = re.findall(r"```console\n\$ (.*?)```", page, re.DOTALL)
     command, *shown = block.splitlines()
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    answer = run(["bash", "-ec", command.replace("127.0.0.1:8003", outfits)], path=path, COLUMNS="120")
+    answer = run(["bash", "-ec", command.replace("127.0.0.1:8003", outfits)], WITH_OUR_PROGRAMS, COLUMNS="120")
     assert [line.rstrip() for line in answer.splitlines()][: len(shown) - 1] == shown[:-1]  # but for the timings
 
 

@@ -2,8 +2,7 @@
 
 The models learned bright garments on black. Both rules were measured on Fashion-MNIST's test set: they warn of none of
 its 10,000 images, neither as they are nor as larger pictures on white or black, which the server converts; of its
-10,000 images negated they warn of all. tests/serving/client repeats that, mostly with every tenth
-image.
+10,000 images negated they warn of all. tests/serving/client repeats that with every hundredth image.
 """
 
 import io

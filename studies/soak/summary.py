@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.serving.loadtest.statistics.student_t import critical_value
+from hangtag.serving.loadtest.statistics.intervals import critical_value
 from studies.results import Line
 from studies.soak.calls import KINDS
 from studies.soak.load import Outcome

@@ -40,8 +40,9 @@ def test_no_variable_is_an_option_of_a_command() -> None:
     assert listed.stdout.startswith("model ")
 
 
-def test_every_service_has_limits_of_cpu_memory_and_processes() -> None:
+def test_every_service_has_limits_of_cpu_memory_and_processes_and_no_rights() -> None:
     for name, service in SERVICES.items():
+        assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name
         assert service["cpu_period"] == 100_000, name
         assert int(with_defaults(str(service["cpu_quota"]))) > 0, name
         assert {"memory", "pids"} <= service["deploy"]["resources"]["limits"].keys(), name
@@ -82,12 +83,7 @@ def test_the_tested_proxy_has_the_version_of_the_shipped_one() -> None:
 def test_buildx_builds_every_image_for_both_architectures() -> None:
     """As buildx reads the file; nothing is built."""
     command = ["docker", "buildx", "bake", "--file", "deploy/docker-bake.hcl", "--print"]
-    variables = {
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "HOME": "/nonexistent",
-        "REGISTRY": "example/hangtag",
-        "VERSION": "9",
-    }
+    variables = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "REGISTRY": "example/hangtag", "VERSION": "9"}
     try:
         done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -109,36 +105,44 @@ KUBERNETES = ROOT / "deploy/kubernetes"
 BASE = KUBERNETES / "base"
 
 
-@pytest.mark.parametrize("name", ["base/deployment.yaml", "kserve/serving-runtime.yaml"])
-def test_every_variable_is_an_option_of_the_server(name: str) -> None:
+every_pod = pytest.mark.parametrize(
+    "pod",
+    [
+        yaml.safe_load((BASE / "deployment.yaml").read_text())["spec"]["template"]["spec"],
+        yaml.safe_load((KUBERNETES / "kserve/serving-runtime.yaml").read_text())["spec"],
+    ],
+    ids=["base", "kserve"],
+)
+
+
+@every_pod
+def test_every_variable_is_an_option_of_the_server(pod: dict[str, Any]) -> None:
     """The server ignores misspelt variables. That it refuses an invalid value shows that it reads the variable."""
-    spec = yaml.safe_load((KUBERNETES / name).read_text())["spec"]
-    (container,) = spec.get("containers") or spec["template"]["spec"]["containers"]
+    (container,) = pod["containers"]
     assert "HANGTAG_SERVE_CONNECTION_AGE_SECONDS" in {variable["name"] for variable in container["env"]}
     for variable in container["env"]:
         option = variable["name"].removeprefix("HANGTAG_SERVE_").lower().replace("_", "-")
         assert f"--{option}" in refusal("serve", exit_code=2, variables={variable["name"]: "-1"})
 
 
-@pytest.mark.parametrize("name", ["base/deployment.yaml", "kserve/serving-runtime.yaml"])
-def test_the_server_can_write_temporary_files(name: str) -> None:
+@every_pod
+def test_the_server_can_write_temporary_files(pod: dict[str, Any]) -> None:
     """The native transport makes a folder for its socket; the rest of the container is read-only."""
-    spec = yaml.safe_load((KUBERNETES / name).read_text())["spec"]
-    pod = spec if "containers" in spec else spec["template"]["spec"]
     (container,) = pod["containers"]
     assert container["securityContext"]["readOnlyRootFilesystem"]
     (volume,) = [mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == "/tmp"]
     assert [each["name"] for each in pod["volumes"] if "emptyDir" in each] == [volume]
 
 
-def test_the_network_policy_selects_callers_by_expressions() -> None:
+def test_the_network_policy_admits_clients_by_expressions_and_prometheus() -> None:
     """`includeSelectors` adds labels to every podSelector.matchLabels, a policy's peers included, but no expression."""
     (labels,) = yaml.safe_load((BASE / "kustomization.yaml").read_text())["labels"]
-    policy = yaml.safe_load((BASE / "network-policy.yaml").read_text())["spec"]
-    peers = [peer["podSelector"] for rule in policy["ingress"] for peer in rule["from"] if "podSelector" in peer]
-    assert len(peers) == 2
     assert labels["includeSelectors"]
-    assert all(set(peer) == {"matchExpressions"} for peer in peers)
+    calls, scrapes = yaml.safe_load((BASE / "network-policy.yaml").read_text())["spec"]["ingress"]
+    client = {"matchExpressions": [{"key": "hangtag-client", "operator": "In", "values": ["true"]}]}
+    namespace = {"matchLabels": {"hangtag-client": "true"}}
+    assert calls["from"] == [{"podSelector": client}, {"namespaceSelector": namespace, "podSelector": client}]
+    assert scrapes["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
 
 
 def test_the_documented_command_gives_the_operator_the_alerts_unchanged(tmp_path: Path) -> None:
@@ -153,7 +157,6 @@ def test_the_documented_command_gives_the_operator_the_alerts_unchanged(tmp_path
     assert manifest["spec"] == yaml.safe_load((ROOT / "deploy/monitoring/rules.yml").read_text())
 
 
-ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy/monitoring"
 DASHBOARD = MONITORING / "grafana/hangtag.json"
 
@@ -174,23 +177,15 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     return [sample for metric in text_string_to_metric_families(text) for sample in metric.samples]
 
 
-@pytest.fixture(scope="module")
-def exported_names(samples: list[Sample]) -> set[str]:
-    return {sample.name for sample in samples}
-
-
-def test_the_dashboard_queries_only_exported_metrics(exported_names: set[str]) -> None:
+def test_the_dashboard_and_the_rules_use_only_exported_metrics(samples: list[Sample]) -> None:
+    exported = {sample.name for sample in samples}
     for title, expression in dashboard.expressions(DASHBOARD):
         named = dashboard.metrics(expression)
-        assert named <= exported_names, f"{title}: {named - exported_names}"
+        assert named <= exported, title
         assert named or "up{" in expression, title
-
-
-def test_the_rules_use_only_exported_metrics(exported_names: set[str]) -> None:
     # Recorded series carry colons: level:metric:operations.
-    text = re.sub(r"\w+:\w+:\w+", "", (MONITORING / "rules.yml").read_text())
-    named = dashboard.metrics(text)
-    assert named <= exported_names, named - exported_names
+    named = dashboard.metrics(re.sub(r"\w+:\w+:\w+", "", (MONITORING / "rules.yml").read_text()))
+    assert named <= exported
     assert len(named) > 5
 
 

@@ -5,10 +5,13 @@ import os
 import re
 import shutil
 import socket
+import socketserver
 import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,11 @@ from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
+from tests.kit.command import ROOT
 from tests.kit.live import index, request
 from tests.kit.server import server
 from tests.kit.waiting import TIMEOUT, until
 
-ROOT = Path(__file__).parents[2]
 TYPE_A = 1  # DNS record type: an IPv4 address
 # A fake docker that logs its command lines: compose lists two replicas, and each is healthy at its second inspection.
 FAKE_DOCKER = """#!/bin/sh
@@ -73,61 +76,45 @@ def test_a_call_upgrades_a_model_and_another_rolls_it_back(tmp_path: Path) -> No
         assert load_and_list_versions() == ["1"]
 
 
-def test_the_proxy_has_no_admin_interface() -> None:
-    assert "admin" not in yaml.safe_load((ROOT / "deploy/envoy.yaml").read_text())
-
-
-def test_callers_share_no_connection_to_a_server() -> None:
-    """Otherwise a caller who cancels many calls would end those of others: docs/operations.md."""
-    resources = yaml.safe_load((ROOT / "deploy/envoy.yaml").read_text())["static_resources"]
-    (cluster,) = resources["clusters"]
+def test_the_proxy_protects_the_servers_and_their_callers() -> None:
+    proxy = yaml.safe_load((ROOT / "deploy/envoy.yaml").read_text())
+    assert "admin" not in proxy
+    (cluster,) = proxy["static_resources"]["clusters"]
+    # Callers share no connection to a server: one who cancels many calls would end those of others.
     assert cluster["connection_pool_per_downstream_connection"] is True
-    (limit, _) = resources["listeners"][0]["filter_chains"][0]["filters"]
+    (limit, _) = proxy["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
     assert limit["typed_config"]["max_connections"] < ServerConfig().max_connections
-
-
-def test_a_dead_replica_stays_ejected_until_its_health_checks_have_failed() -> None:
-    """Otherwise Envoy would send it calls in between, and each would fail and be retried on another replica."""
-    (cluster,) = yaml.safe_load((ROOT / "deploy/envoy.yaml").read_text())["static_resources"]["clusters"]
+    # A dead replica stays ejected until its health checks have failed, and gets no calls in between.
     (check,) = cluster["health_checks"]
     seconds = {name: float(check[name].removesuffix("s")) for name in ("interval", "timeout")}
     ejection_seconds = float(cluster["outlier_detection"]["base_ejection_time"].removesuffix("s"))
     assert ejection_seconds > check["unhealthy_threshold"] * sum(seconds.values())
 
 
-class NameServer:
-    """A DNS server (RFC 1035) that answers each query with ``addresses``. Use as a context manager."""
+@contextmanager
+def name_server(addresses: list[str]) -> Iterator[int]:
+    """The port of a DNS server (RFC 1035) that answers each query with the addresses that are in the list then."""
 
-    def __init__(self, *addresses: str) -> None:
-        self.addresses = list(addresses)
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
-        self.port: int = self._socket.getsockname()[1]
-        self._thread = threading.Thread(target=self._answer_all)
-
-    def __enter__(self) -> "NameServer":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            sender.sendto(b"", ("127.0.0.1", self.port))  # an empty datagram ends the thread
-        self._thread.join()
-        self._socket.close()
-
-    def _answer_all(self) -> None:
-        while True:
-            query, client = self._socket.recvfrom(512)
-            if not query:
-                return
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            query, connection = self.request
             # The name starts at byte 12 and ends with 0. Its type and class follow, with two bytes each.
             end = query.index(b"\0", 12) + 5
             (record_type,) = struct.unpack("!H", query[end - 4 : end - 2])
-            addresses = list(self.addresses) if record_type == TYPE_A else []
-            header = query[:2] + struct.pack("!HHHHH", 0x8180, 1, len(addresses), 0, 0)
+            found = list(addresses) if record_type == TYPE_A else []
+            header = query[:2] + struct.pack("!HHHHH", 0x8180, 1, len(found), 0, 0)
             record = b"\xc0\x0c" + struct.pack("!HHIH", TYPE_A, 1, 1, 4)  # points to the name at byte 12; valid for 1 s
-            answers = b"".join(record + socket.inet_aton(address) for address in addresses)
-            self._socket.sendto(header + query[12:end] + answers, client)
+            answers = b"".join(record + socket.inet_aton(address) for address in found)
+            connection.sendto(header + query[12:end] + answers, self.client_address)
+
+    with socketserver.UDPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def inference_count(server: Server) -> int:
@@ -143,15 +130,16 @@ def test_with_the_documented_options_a_replica_that_starts_later_gets_calls(tmp_
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     query = request("gather", index=index(1))
 
+    addresses = ["127.0.0.1"]
     settings: dict[str, Any] = {"http_port": -1, "connection_age_seconds": 0.3, "transport": "grpc"}
     with (
         server(tmp_path, **settings) as first,
-        NameServer("127.0.0.1") as names,
-        grpc.insecure_channel(f"dns://127.0.0.1:{names.port}/hangtag.example:{first.port}", options) as channel,
+        name_server(addresses) as port,
+        grpc.insecure_channel(f"dns://127.0.0.1:{port}/hangtag.example:{first.port}", options) as channel,
     ):
         stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         stub.ModelInfer(query, timeout=TIMEOUT)
         with server(tmp_path, host="127.0.0.2", port=first.port, **settings) as second:
-            names.addresses.append("127.0.0.2")
+            addresses.append("127.0.0.2")
             until(lambda: stub.ModelInfer(query, timeout=TIMEOUT) and inference_count(second) >= 20)
             assert inference_count(first) > 1

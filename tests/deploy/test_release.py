@@ -13,26 +13,18 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-ROOT = Path(__file__).parents[2]
+from tests.kit.command import ROOT
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {"cpu": ("cpu", "otel"), "gpu": ("gpu", "otel"), "client": ("loadtest",)}
 
 
 def test_the_version_is_stated_in_pyproject_alone() -> None:
     assert version("hangtag") == PROJECT["version"]
-    copies = [
-        path
-        for pattern in (
-            "hangtag/*.py",
-            "serving/**/*.py",
-            "deploy/**/*.y*ml",
-            "deploy/Dockerfile",
-            "docker-compose.yml",
-        )
-        for path in ROOT.glob(pattern)
-        if re.search(rf"\b(hangtag|version)\W+{re.escape(PROJECT['version'])}\b", path.read_text())
-    ]
-    assert copies == []
+    copy = re.compile(rf"\b(hangtag|version)\W+{re.escape(PROJECT['version'])}\b")
+    patterns = ("hangtag/*.py", "serving/**/*.py", "deploy/**/*.y*ml", "deploy/Dockerfile", "docker-compose.yml")
+    files = [path for pattern in patterns for path in ROOT.glob(pattern)]
+    assert [path for path in files if copy.search(path.read_text())] == []
 
 
 def test_the_changelog_has_an_entry_for_this_version() -> None:
@@ -168,6 +160,8 @@ def test_without_an_engine_it_says_so_and_runs_no_unrelated_program(repository: 
     *commands, message = run_ci(repository)
     assert commands == ALWAYS
     assert message.startswith("The deployment was not tested: no Docker engine runs here, and ")
+    write_program(repository.parent / "shared/tools/docker-here").chmod(0o644)
+    assert run_ci(repository) == [*ALWAYS, message]
 
 
 def test_with_a_running_engine(repository: Path) -> None:
@@ -175,14 +169,10 @@ def test_with_a_running_engine(repository: Path) -> None:
     assert run_ci(repository) == [*ALWAYS, "make -C deploy build sbom test"]
 
 
-def test_with_a_helper_that_starts_an_engine(repository: Path) -> None:
-    default_helper = write_program(repository.parent / "shared/tools/docker-here")
-    assert run_ci(repository)[2:] == [
-        "docker-here build -- make -C deploy build sbom", "docker-here run -- make -C deploy test",
-    ]  # fmt: skip
-    named_helper = write_program(repository.parent / "elsewhere/mine")
-    assert run_ci(repository, DOCKER_HELPER=str(named_helper))[2:] == [
-        "mine build -- make -C deploy build sbom", "mine run -- make -C deploy test",
-    ]  # fmt: skip
-    default_helper.chmod(0o644)
-    assert run_ci(repository)[2].startswith("The deployment was not tested")
+@pytest.mark.parametrize("helper", ["shared/tools/docker-here", "elsewhere/mine"])
+def test_with_a_helper_that_starts_an_engine(repository: Path, helper: str) -> None:
+    write_program(repository.parent / "shared/tools/docker-here")
+    program = write_program(repository.parent / helper)  # one that is named is taken before it
+    variables = {} if helper.startswith("shared") else {"DOCKER_HELPER": str(program)}
+    calls = [f"{program.name} build -- make -C deploy build sbom", f"{program.name} run -- make -C deploy test"]
+    assert run_ci(repository, **variables) == [*ALWAYS, *calls]

@@ -7,9 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import yaml
@@ -19,9 +17,9 @@ from deploy import audit
 from deploy.advisories import Advisories, AdvisoriesError, served
 from deploy.pinned_advisories import LOCKS, PINNED, PinnedAdvisories, locked_packages
 from deploy.sbom import add_debian_packages
-from tests.kit.command import invoke
+from tests.kit.command import ROOT, invoke
+from tests.kit.other_servers import web_server
 
-ROOT = Path(__file__).parents[2]
 WITHOUT_MAKE = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
 PILLOW, NUMPY, BROKEN_LOCK = "pillow==9.5.0", "numpy==2.0.0", "pillow=9.5.0 broken"
 WARNING = f"of {PinnedAdvisories.read(PINNED).date}, "
@@ -54,34 +52,22 @@ def advisories(folder: Path, *records: dict[str, object]) -> Path:
     return folder
 
 
-class AlwaysUnavailable(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        self.send_error(503)
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Folders, the pinned copy, and the URLs of a service that answers, of one that fails and of one that has ended."""
     folder = tmp_path_factory.mktemp("databases")
     with served(Advisories.of([])) as closed:
         pass
-    with served(Advisories.of([])) as answering, HTTPServer(("127.0.0.1", 0), AlwaysUnavailable) as failing:
-        thread = Thread(target=failing.serve_forever, args=(0.05,))
-        thread.start()
+    with served(Advisories.of([])) as answering, web_server(lambda _path: (503, {}, b"")) as failing:
         yield {
             "copy": str(advisories(folder / "copy", record(FIXED))),
             "empty": str(advisories(folder / "empty")),
             "missing": str(folder / "missing"),
             "pinned": str(PINNED),
             "answering": answering,
-            "failing": f"http://127.0.0.1:{failing.server_port}/",
+            "failing": f"http://{failing}/",
             "closed": closed,
         }
-        failing.shutdown()
-        thread.join()
 
 
 @dataclass(frozen=True)

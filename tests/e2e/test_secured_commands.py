@@ -79,14 +79,12 @@ def test_the_load_test_reaches_the_server(secured: Secured, tmp_path: Path) -> N
 
 
 def test_streams_reach_the_server(secured: Secured) -> None:
+    """That a stream without the right token is refused is a promise of tests/serving/client."""
     with Client(secured.server.address, credentials=secured.credentials) as client:
         (answer,) = client.classify_stream([GARMENT.read_bytes()], "lstm")
-        assert not isinstance(answer, ClientError)
         (outputs,) = client.infer_stream("lstm", [{"image": np.zeros((1, 28, 28), np.uint8)}])
-        assert not isinstance(outputs, ClientError)
-    without_token = replace(secured.credentials, token_file=None)
-    with Client(secured.server.address, credentials=without_token) as client, pytest.raises(ClientError, match="token"):
-        next(client.classify_stream([GARMENT.read_bytes()], "lstm"))
+    assert not isinstance(answer, ClientError)
+    assert not isinstance(outputs, ClientError)
 
 
 @pytest.mark.parametrize("command", [f"classify {GARMENT}", "top --once", "loadtest lstm", "models load cnn"])

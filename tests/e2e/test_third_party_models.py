@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 
 from studies.third_party.models import MODELS
 from tests.kit.command import ROOT, Serving, hangtag, serving
+from tests.kit.onnx_file import answers, metadata
 
 PYTHON = ROOT / ".venv-others/bin/python"
 SCRIPTS = ROOT / "tests/e2e/scripts"
@@ -137,8 +137,7 @@ def test_a_model_of_others_in_int8_answers_as_before(tmp_path: Path) -> None:
     Samples are pictures of words of README.md, or files of this repository.
     """
     model, original = next((model, file) for model in reversed(MODELS) if (file := model.file()))
-    session = onnxruntime.InferenceSession(original)
-    (name,) = [tensor.name for tensor in session.get_inputs()]
+    (name,) = [tensor.name for tensor in onnxruntime.InferenceSession(original).get_inputs()]
     samples = model.samples(60)
     np.savez(tmp_path / "samples.npz", **{name: samples})  # type: ignore[arg-type]  # numpy's stubs take no mapping
     options = ("--name", "theirs", "--precision", "int8", "--calibration", tmp_path / "samples.npz")
@@ -146,21 +145,14 @@ def test_a_model_of_others_in_int8_answers_as_before(tmp_path: Path) -> None:
     quick = ("--agree-at-least", 95, "--search-minutes", 0.1)
     hangtag("export", "--onnx", original, *options, *places, *quick, exit_codes=[0])
     converted = tmp_path / "models/theirs/1/model.onnx"
-    metadata = {entry.key.removeprefix("hangtag."): entry.value for entry in onnx.load(converted).metadata_props}
-    gate = json.loads(metadata["gate"])
+    own = metadata(converted)
+    gate = json.loads(own["gate"])
     assert gate["agreement"]["share"] >= 0.95
-    assert len(json.loads(metadata["fp32_layers"])) < gate["layers"]
+    assert len(json.loads(own["fp32_layers"])) < gate["layers"]
     assert converted.stat().st_size < original.stat().st_size
-    assert metadata["batched"] == "true"
-
-    def labels(of: onnxruntime.InferenceSession) -> np.ndarray[Any, Any]:
-        """The most probable label of each sample, in batches of 6."""
-        batches = (samples[start : start + 6] for start in range(0, len(samples), 6))
-        found: np.ndarray[Any, Any] = np.concatenate([of.run(None, {name: batch})[0] for batch in batches]).argmax(
-            axis=1
-        )
-        return found
-
-    expected = labels(session)
-    assert len(set(expected.tolist())) >= 2  # a constant would agree as well
-    assert (labels(onnxruntime.InferenceSession(converted)) == expected).mean() >= 0.93  # in batches, of all samples
+    assert own["batched"] == "true"
+    before, after = (
+        next(iter(answers(file, 6, **{name: samples}).values())).argmax(axis=1) for file in (original, converted)
+    )
+    assert len(set(before.tolist())) >= 2  # a constant would agree as well
+    assert (after == before).mean() >= 0.93  # in batches, of all samples

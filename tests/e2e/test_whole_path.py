@@ -14,6 +14,7 @@ from PIL import Image
 
 from hangtag.training.data.fashion_mnist import LABELS
 from tests.kit.command import ROOT, Serving, hangtag, last_line, serving
+from tests.kit.onnx_file import answers
 from tests.kit.shipped import MODELS, latest
 
 pytestmark = pytest.mark.slow
@@ -28,13 +29,6 @@ VALID_OR_BUSY = (0, 1)
 
 def pixels(files: list[Path]) -> np.ndarray[Any, Any]:
     return np.stack([np.asarray(Image.open(file)) for file in files])
-
-
-def answers(file: Path, images: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
-    """What ONNX Runtime makes of a file, without hangtag."""
-    session = onnxruntime.InferenceSession(file)
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {"image": images}), strict=True))
 
 
 def classify(server: Serving, model: str, *files: Path) -> list[Any]:
@@ -72,12 +66,8 @@ def test_what_was_trained_and_exported_is_served_classified_load_tested_and_stop
         ready = hangtag("health", "--server", address, "--wait", 30, exit_codes=[0])
         assert address in ready.stdout
 
-        probabilities = answers(
-            published / "lstm-56/1/model.onnx", np.stack([np.asarray(Image.open(f)) for f in GARMENTS])
-        )
-        for file, row, answer in zip(
-            GARMENTS, probabilities["probabilities"], classify(server, "lstm-56", *GARMENTS), strict=True
-        ):
+        rows = answers(published / "lstm-56/1/model.onnx", image=pixels(GARMENTS))["probabilities"]
+        for file, row, answer in zip(GARMENTS, rows, classify(server, "lstm-56", *GARMENTS), strict=True):
             assert (answer["image"], answer["model"], answer["version"]) == (str(file), "lstm-56", "1")
             best = np.argsort(-row)[:3]
             assert [label["name"] for label in answer["labels"]] == [LABELS[index] for index in best]
@@ -107,7 +97,7 @@ def test_what_was_trained_and_exported_is_served_classified_load_tested_and_stop
 
 def test_the_shipped_label_sets_are_classified_and_load_tested(tmp_path: Path) -> None:
     """The files are named after their labels. Three of four label sets are right, which fits docs/cnn-rnn.md."""
-    expected = answers(OUTFIT_MODELS / "cnn_rnn/1/model.onnx", pixels(OUTFITS))
+    expected = answers(OUTFIT_MODELS / "cnn_rnn/1/model.onnx", image=pixels(OUTFITS))
     right = 0
     with serving("--models", OUTFIT_MODELS, "--port", 0, script=True) as server:
         for place, (file, answer) in enumerate(zip(OUTFITS, classify(server, "cnn_rnn", *OUTFITS), strict=True)):
@@ -144,7 +134,7 @@ def test_the_shipped_models_and_their_route_are_as_accurate_on_the_server_as_alo
         images, labels = arrays["image"], arrays["labels"]
     for name in ("cnn", "lstm"):
         target, file = targets[name], latest(name)
-        alone = int((answers(file, images)["probabilities"].argmax(axis=1) == labels).sum())
+        alone = int((answers(file, image=images)["probabilities"].argmax(axis=1) == labels).sum())
         # Other batches round differently, which may change the label of one borderline image.
         assert abs(correct[name] - alone) <= 1
         assert target["answering_version"] == file.parent.name
@@ -185,7 +175,7 @@ def test_two_versions_of_a_model_are_compared(tmp_path: Path) -> None:
 def test_every_shipped_model_is_served_with_the_answers_of_its_file(server: Serving) -> None:
     models = json.loads(hangtag("models", "list", "--models", MODELS, "--json", exit_codes=[0]).stdout)
     for name in sorted({model["model"] for model in models if model.get("serves")}):
-        expected = answers(latest(name), pixels(GARMENTS))["probabilities"]
+        expected = answers(latest(name), image=pixels(GARMENTS))["probabilities"]
         for answer, row in zip(classify(server, name, *GARMENTS), expected, strict=True):
             assert (answer["model"], answer["version"]) == (name, latest(name).parent.name)
             shown = [label["probability"] for label in answer["labels"]]

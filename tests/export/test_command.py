@@ -1,5 +1,7 @@
 """``hangtag export RUN``: its output and exit codes, and what it does where a better version serves."""
 
+import json
+import math
 import os
 import re
 import shutil
@@ -10,7 +12,7 @@ import onnx
 import pytest
 
 from hangtag.export.errors import GateError, IncomparableError
-from tests.kit import forkserver, onnx_file, onnx_models, runs
+from tests.kit import forkserver, onnx_file, onnx_models
 from tests.kit.command import contents, invoke, refusal
 from tests.kit.exported import Export, Exported, Garments, publish
 from tests.kit.shipped import MODELS, latest
@@ -86,15 +88,6 @@ def test_a_run_that_cannot_be_exported_is_named_with_what_to_do(runs_dir: Path, 
     assert "--data-dir" in refusal("export", runs_dir / "older", "--data-dir", tmp_path, unchanged=tmp_path)
 
 
-def test_a_network_that_fails_the_gate_is_refused(lstm: Exported, tmp_path: Path) -> None:
-    """A diverged one, of which nothing is published."""
-    weights = lstm.run.load("best.pt")["model"]
-    weights["classifier.weight"].fill_(float("nan"))
-    run = runs.finished(tmp_path / "run", "lstm", weights)
-    message = refusal("export", run.folder, unchanged=tmp_path)
-    assert re.search(r"^parity: .*not finite for 10000 of 10000 test images.*Nothing was published\.$", message)
-
-
 def test_a_trial_run_does_not_replace_the_shipped_model(runs_dir: Path, tmp_path: Path) -> None:
     """A model's name stands for its latest finished run."""
     shutil.copytree(MODELS / "lstm", "models/lstm")
@@ -144,17 +137,41 @@ def test_a_model_without_a_figure_on_the_same_data_is_replaced_only_on_request(
 
     onnx_models.publish(models, "lstm", onnx_models.classifier())
     assert re.search(r"models/lstm version 1, which serves, records no test figure, so .* add", incomparable())
+    for version, figure in enumerate(("much", "nan", "7"), start=2):
+        no_share = onnx_file.with_metadata(lstm.file, test_accuracy=figure)
+        onnx_models.publish(models, "lstm", no_share, version=version)
+        assert "records no test figure" in incomparable()
     other = onnx_file.with_metadata(lstm.file, data_digest="other", test_accuracy="0.9000")
-    onnx_models.publish(models, "lstm", other, version=2)
+    onnx_models.publish(models, "lstm", other, version=5)
     assert re.search(r"was tested on another data set \(test accuracy 90\.00%\), so nothing", incomparable())
-    assert publish(lstm.run, models, few, graph=lstm.graph, even_if_worse=True).folder.name == "3"
+    assert publish(lstm.run, models, few, graph=lstm.graph, even_if_worse=True).folder.name == "6"
     better = onnx_file.with_metadata(lstm.file, test_accuracy="0.9990")
-    onnx_models.publish(models, "lstm", better, version=4)
-    with pytest.raises(GateError, match="version 4, which serves, has"):
+    onnx_models.publish(models, "lstm", better, version=7)
+    with pytest.raises(GateError, match="version 7, which serves, has"):
         publish(lstm.run, models, few, graph=lstm.graph)
-    (models / "lstm/5").mkdir()
-    (models / "lstm/5/model.onnx").write_bytes(b"damaged")  # one that cannot be loaded serves nobody
-    assert publish(lstm.run, models, few, graph=lstm.graph).folder.name == "6"
+    (models / "lstm/8").mkdir()
+    (models / "lstm/8/model.onnx").write_bytes(b"damaged")  # one that cannot be loaded serves nobody
+    assert publish(lstm.run, models, few, graph=lstm.graph).folder.name == "9"
+
+
+@pytest.mark.parametrize(("standard_errors", "worse"), [(-1, False), (1.5, False), (1.8, True)])
+def test_a_file_is_worse_where_chance_does_not_explain_what_it_lacks(
+    standard_errors: float, worse: bool, lstm: Exported, few: Garments, tmp_path: Path
+) -> None:
+    """By the test for two shares of 300 images each, at 1.645 standard errors."""
+    own = float(lstm.published.metadata["test_accuracy"])
+    serving = own + standard_errors * math.sqrt(2 * own * (1 - own) / len(few))
+    served = onnx_file.with_metadata(lstm.file, test_accuracy=f"{serving:.4f}")
+    onnx_models.publish(tmp_path / "models", "lstm", served)
+    figures = re.escape(f"test accuracy {own:.2%}, and version 1, which serves, has {serving:.2%}")
+    if worse:
+        lost = re.escape(f"{100 * (serving - own):.2f}")
+        with pytest.raises(GateError, match=rf"{figures}\. It is {lost} points worse, and chance explains \d\.\d\d"):
+            publish(lstm.run, tmp_path / "models", few, graph=lstm.graph)
+    else:
+        published = publish(lstm.run, tmp_path / "models", few, graph=lstm.graph)
+        assert re.search(figures, str(published.proof))
+        assert json.loads(published.metadata["gate"])["predecessor"]["worse"] is False
 
 
 def test_on_a_terminal_the_command_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

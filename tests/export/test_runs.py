@@ -4,9 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from hangtag.errors import UserError
 from hangtag.serving.client import Client
@@ -55,29 +53,6 @@ def refusal(run: Run, tmp_path: Path, few: Garments, **options: Any) -> str:
     message = str(refused.value)
     assert "\n" not in message
     return message
-
-
-def test_a_conversion_that_loses_too_much_is_refused(
-    learned: Exported, few: Garments, garments: Garments, tmp_path: Path
-) -> None:
-    """Two labels whose scores differ only along the direction in which the hidden states vary least."""
-    weights, graph = learned.run.load("best.pt")["model"], learned.graph
-    (lstm,) = [node for node in graph.graph.node if node.op_type == "Gemm"]
-    hidden_states = onnx_file.intermediate(graph, lstm.input[0], image=few.images)
-    *_, least = np.linalg.svd(hidden_states - hidden_states.mean(axis=0), full_matrices=False)[2]
-    kernel, bias = weights["classifier.weight"], weights["classifier.bias"]
-    kernel.zero_()
-    bias.fill_(-10)
-    kernel[0] = torch.tensor(least)
-    bias[0] = bias[1] = 0
-    bias[0] -= float(np.median(hidden_states @ least))
-    run = runs.finished(tmp_path / "run", "lstm", weights)
-    for name, values in (("weight", kernel), ("bias", bias)):
-        onnx_file.replace(graph, f"network.classifier.{name}", values.numpy())
-    reason = refusal(run, tmp_path, few, to="int8", quantize_on=garments.images[-96:], graph=graph)
-    assert reason.startswith("agreement: ")
-    assert " test image " in reason
-    assert reason.endswith("Nothing was published.")
 
 
 def test_a_run_that_is_not_finished_is_refused_with_how_to_go_on(tmp_path: Path, few: Garments) -> None:

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models, voc_files
@@ -91,20 +90,14 @@ def classifier_of(
 
     reverses: The answer to the first image comes last, and so on.
     """
-    product = "product" if reverses else output
-    nodes = [
-        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("Reshape", ["pixels", "flat"], ["rows"]),
-        helper.make_node("MatMul", ["rows", "weights"], [product]),
-    ]
-    constants = {"flat": np.array([-1, 784]), "weights": weights}
-    if reverses:
-        nodes.append(helper.make_node("Slice", [product, "last", "end", "images", "step"], [output]))
-        constants |= {
-            "last": np.array([-1]),
-            "end": np.array([-(2**31)]),
-            "images": np.array([0]),
-            "step": np.array([-1]),
-        }
-    answer = {output: (TensorProto.FLOAT, ["batch", weights.shape[1]])}
-    return onnx_models.model(nodes, {"image": (TensorProto.UINT8, ["batch", 28, 28])}, answer, constants)
+    last = "Slice(product, minus_one, end, axis, minus_one)" if reverses else "Identity(product)"
+    return onnx_models.from_text(
+        f"""(uint8[batch, 28, 28] image) => (float[batch, {weights.shape[1]}] {output})
+        <int64[2] flat = {{-1, 784}}, int64[1] minus_one = {{-1}}, int64[1] end = {{-10000}}, int64[1] axis = {{0}}> {{
+            pixels = Cast <to = 1> (image)
+            rows = Reshape(pixels, flat)
+            product = MatMul(rows, weights)
+            {output} = {last}
+        }}""",
+        weights=weights,
+    )

@@ -7,19 +7,18 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from PIL import Image
 
 from hangtag import Client
 from hangtag.evaluation import pictures
 from hangtag.evaluation.single_label import Mistake
-from hangtag.export.file import temperature
 from hangtag.serving.server.process.server import Server
 from hangtag.training.data.fashion_mnist import LABELS, Split
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.metrics.severity import mean_severity
 from tests.kit.command import hangtag, invoke, last_line
+from tests.kit.onnx_file import answers, metadata
 from tests.kit.server import server as running_server
 from tests.kit.shipped import latest
 
@@ -44,21 +43,13 @@ def figures(document: Mapping[str, Any]) -> dict[str, Any]:
     return {key: document[key] for key in document if key != "subject"}
 
 
-def answers(file: Path, images: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
-    """What ONNX Runtime makes of a file, without hangtag."""
-    session = onnxruntime.InferenceSession(file)
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {"image": images}), strict=True))
-
-
 def test_a_file_and_its_server_give_identical_figures(server: Server) -> None:
     """All 10,000 test images of the shipped model; the file says how many of them are right."""
     alone, served = document(LSTM), document("lstm", "--server", server.address)
     assert figures(alone) == figures(served)
     assert (alone["subject"]["kind"], served["subject"]["kind"]) == ("onnx", "server")
     assert served["subject"]["details"] == {"address": server.address, "version": LSTM.parent.name}
-    metadata = {entry.key: entry.value for entry in onnx.load(LSTM).metadata_props}
-    assert f"{alone['accuracy']:.4f}" == metadata["hangtag.test_accuracy"]
+    assert f"{alone['accuracy']:.4f}" == metadata(LSTM)["test_accuracy"]
     assert alone["data"]["images"] == 10_000
 
 
@@ -92,7 +83,7 @@ def test_a_run_and_its_export_give_the_same_answers(trained: Path, proven: Path)
 def test_the_document_agrees_with_the_models_own_answers(garments: Split) -> None:
     few = garments.first(400)
     written = document(LSTM, "--limit", 400)
-    logits = answers(LSTM, few.images)["logits"].astype(np.float64)
+    logits = answers(LSTM, image=few.images)["logits"].astype(np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     predicted = logits.argmax(axis=1)
     assert written["schema"] == "hangtag.evaluation/1"
@@ -125,15 +116,19 @@ def test_the_document_agrees_with_the_models_own_answers(garments: Split) -> Non
 
 def calibration_error(file: Path, few: Split) -> float:
     """The expected calibration error, bin by bin."""
-    probabilities = answers(file, few.images)["probabilities"].astype(np.float64)
+    probabilities = answers(file, image=few.images)["probabilities"].astype(np.float64)
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == few.classes
     bins = [(confidence > at / 15) & (confidence <= (at + 1) / 15) for at in range(15)]
     return float(sum(abs(right[each].mean() - confidence[each].mean()) * each.mean() for each in bins if each.any()))
 
 
 def test_a_temperature_changes_the_calibration_error_and_the_confidence_alone(tmp_path: Path, garments: Split) -> None:
-    calibrated = tmp_path / "calibrated.onnx"
-    calibrated.write_bytes(temperature.fold(onnx.load(LSTM), 0.5).SerializeToString())
+    model, calibrated = onnx.load(LSTM), tmp_path / "calibrated.onnx"
+    (softmax,) = [node for node in model.graph.node if node.op_type == "Softmax"]
+    place = list(model.graph.node).index(softmax)
+    model.graph.node.insert(place, onnx.helper.make_node("Add", [softmax.input[0]] * 2, ["surer"]))  # temperature 0.5
+    model.graph.node[place + 1].input[0] = "surer"
+    onnx.save(model, calibrated)
     before, after = (document(file, "--limit", 400) for file in (LSTM, calibrated))
     changed = [key for key in figures(before) if before[key] != after[key]]
     assert changed == ["calibration_error", "mistakes"]

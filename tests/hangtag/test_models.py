@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 
 from tests.kit import unbatchable_models
 from tests.kit.command import invoke, refusal, without
+from tests.kit.onnx_file import with_metadata
 from tests.kit.onnx_models import classifier, publish, unbatched
 from tests.kit.shipped import MODELS
 
@@ -117,10 +117,7 @@ def test_without_a_subcommand_it_lists(proven: Path) -> None:
 def test_one_file_with_strange_metadata_hides_no_other(
     key: str, value: str, shown: str, proven: Path, tmp_path: Path
 ) -> None:
-    model = onnx.load(proven / "lstm-56/1/model.onnx")
-    own = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, own | {f"hangtag.{key}": value})
-    publish(tmp_path, "lstm", model)
+    publish(tmp_path, "lstm", with_metadata(proven / "lstm-56/1/model.onnx", **{key: value}))
     publish(tmp_path, "another", classifier())
     assert len(lines("list", models=tmp_path)) == 3
     assert shown in text("show", "lstm", models=tmp_path)

@@ -46,18 +46,23 @@ def read(models: Path, name: str) -> Any:
     return json.loads(invoke("models", "show", name, "--models", models, "--json").stdout)
 
 
-def test_the_threshold_is_chosen_and_written_with_where_it_came_from(models: Path) -> None:
-    printed = tune(models, "lstm", "cnn", "--lose-at-most", "0.5", "--name", "chosen")
+@pytest.fixture(scope="module")
+def chosen(models: Path) -> str:
+    """What is printed while the route ``chosen`` is written."""
+    return tune(models, "lstm", "cnn", "--lose-at-most", "0.5", "--name", "chosen")
+
+
+def test_the_threshold_is_chosen_and_written_with_where_it_came_from(models: Path, chosen: str) -> None:
     route = read(models, "chosen")
     bound = route["accept"]["at_least"]
     assert [member["model"] for member in route["members"]] == ["lstm", "cnn"]
     assert 0.3 < bound < 1
-    assert f"Chosen: {bound:g}." in printed
-    assert f"To expect: of such images {route['expected_sent_on']:.1%} go on to cnn" in printed
+    assert f"Chosen: {bound:g}." in chosen
+    assert f"To expect: of such images {route['expected_sent_on']:.1%} go on to cnn" in chosen
     assert route["description"].startswith("Chosen by 'hangtag route tune lstm cnn --lose-at-most 0.5' on 2")
     assert ": of 300 validation images " in route["description"]
     assert "; lstm@2 alone has " in route["description"]
-    assert "hangtag models load chosen" in printed
+    assert "hangtag models load chosen" in chosen
     # A larger loss sends fewer images on.
     tune(models, "lstm", "cnn", "--lose-at-most", "2", "--name", "looser")
     assert read(models, "looser")["accept"]["at_least"] < bound
@@ -81,7 +86,7 @@ def test_a_route_is_replaced_only_by_name_and_a_dry_run_writes_nothing(models: P
     assert re.search(r"% go on to cnn@1, .*; lstm@2 alone has \d\S+%, cnn@1 \d", route["description"])
 
 
-def test_three_models_have_one_threshold_and_the_middle_one_is_judged(models: Path) -> None:
+def test_three_models_have_one_threshold_and_the_middle_one_is_judged(models: Path, chosen: str) -> None:
     printed = tune(models, "lstm", "lstm2", "cnn", "--lose-at-most", "0.5", "--name", "three")
     route = read(models, "three")
     assert [member["model"] for member in route["members"]] == ["lstm", "lstm2", "cnn"]
@@ -91,7 +96,7 @@ def test_three_models_have_one_threshold_and_the_middle_one_is_judged(models: Pa
     assert re.search(r"at least +sent on to lstm2 +sent on to cnn +accuracy +against cnn", printed)
     # What the cascade of the other two would be is what tuning them says.
     assert (fewer := re.search(r"Without lstm2: (0\.\d+), ", printed))
-    assert f"Chosen: {fewer[1]}." in tune(models, "lstm", "cnn", "--lose-at-most", "0.5", "--dry-run")
+    assert f"Chosen: {fewer[1]}." in chosen
 
     page = (models.parent / "reports/three.html").read_text()
     pictures = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
@@ -141,13 +146,13 @@ def test_mistakes_are_named(models: Path, arguments: str, hint: str) -> None:
     assert hint in done
 
 
+@pytest.mark.usefixtures("chosen")
 def test_a_route_on_a_server_is_right_as_often_as_its_curve_says(models: Path) -> None:
     """At the chosen threshold, on the images that it was chosen on."""
-    tune(models, "lstm", "cnn", "--lose-at-most", "0.5", "--name", "served")
-    described = read(models, "served")["description"]
+    described = read(models, "chosen")["description"]
     with server(models, http_port=-1, provider="cpu") as running:
         options = ("--server", running.address, "--split", "validation", "--limit", 300, "--json", "-")
-        served = json.loads(invoke("evaluate", "served", *options).stdout)
+        served = json.loads(invoke("evaluate", "chosen", *options).stdout)
     assert f"{served['accuracy']:.2%}" in described
     assert served["subject"]["details"]["version"] == "1"
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 
+from tests.kit import onnx_file
 from tests.kit.command import ROOT, invoke
 from tests.kit.onnx_models import classifier, publish
 from tests.kit.shipped import MODELS
@@ -17,7 +18,7 @@ from tests.kit.shipped import MODELS
 pytestmark = pytest.mark.slow
 
 Metadata = dict[str, str]
-NAME = "lstm-56"
+NAME, WEIGHTS = "lstm-56", "network.classifier.weight"
 
 
 def verify(models: Path, *arguments: object, exit_code: int = 0) -> dict[str, dict[str, Any]]:
@@ -36,9 +37,9 @@ def broken(models: Path) -> dict[str, str]:
 
 def rewritten(proven: Path, models: Path, change: Callable[[Metadata], Metadata]) -> Path:
     """A repository with the proven model, its metadata under ``hangtag.`` changed."""
-    model = onnx.load(proven / f"{NAME}/1/model.onnx")
-    own = {entry.key.removeprefix("hangtag."): entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, {f"hangtag.{key}": value for key, value in change(own).items()})
+    file = proven / f"{NAME}/1/model.onnx"
+    model, changed = onnx.load(file), change(onnx_file.metadata(file))
+    onnx.helper.set_model_props(model, {f"hangtag.{key}": value for key, value in changed.items()})
     publish(models, NAME, model)
     return models
 
@@ -61,8 +62,7 @@ def with_gate(change: Callable[[Any], object]) -> Callable[[Metadata], Metadata]
 def scaled(proven: Path, models: Path, scale: float) -> Path:
     """A repository with the proven model, its dense layer's weights multiplied."""
     model = onnx.load(proven / f"{NAME}/1/model.onnx")
-    (weights,) = [tensor for tensor in model.graph.initializer if tensor.name == "network.classifier.weight"]
-    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * scale, weights.name))
+    onnx_file.replace(model, WEIGHTS, onnx_file.initializer(model, WEIGHTS) * np.float32(scale))
     publish(models, NAME, model)
     return models
 
@@ -148,7 +148,7 @@ def test_a_certain_version_is_verified(proven: Path, tmp_path: Path) -> None:
         assert "--version 1" in refused.stderr
 
 
-# The calibration error, which earlier gates did not measure, and which --record writes beside the file.
+# The calibration error, which earlier gates did not measure, and which --record writes next to the file.
 
 
 def gate_of(models: Path) -> Any:

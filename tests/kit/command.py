@@ -106,7 +106,7 @@ def contents(folder: Path) -> dict[str, str]:
 def hangtag(
     *arguments: object, script: bool = False, first: str = "", exit_codes: Container[int] | None = None, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own to its end.
+    """Run the command in a process of its own to its end. What a forked one prints must fit into a pipe.
 
     Args:
         arguments: The command's.
@@ -121,7 +121,9 @@ def hangtag(
             [SCRIPT, *texts], env=environment(**more), capture_output=True, text=True, timeout=COMMAND_SECONDS
         )
     else:
-        done = run_forked(texts, environment(**more), first)
+        with forkserver.hangtag(texts, variables=environment(**more), first=first) as process:
+            stdout, stderr = process.communicate(COMMAND_SECONDS)
+            done = subprocess.CompletedProcess(texts, process.wait(), stdout, stderr)
     assert exit_codes is None or done.returncode in exit_codes, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -139,15 +141,6 @@ def python(code: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run Python statements in a new process to their end."""
     command = [sys.executable, "-c", code]
     return subprocess.run(command, env=environment(**more), capture_output=True, text=True, timeout=COMMAND_SECONDS)
-
-
-def run_forked(
-    arguments: Sequence[str], variables: Mapping[str, str], first: str = ""
-) -> subprocess.CompletedProcess[str]:
-    """Run the command in a forked process to its end. What it prints must fit into a pipe."""
-    with forkserver.hangtag(arguments, variables=variables, first=first) as process:
-        stdout, stderr = process.communicate(COMMAND_SECONDS)
-        return subprocess.CompletedProcess(arguments, process.wait(), stdout, stderr)
 
 
 def with_limits(**limits: float) -> str:
@@ -184,25 +177,18 @@ class Serving:
 
     def wait_for(self, event: str) -> str:
         """Wait for the log's line of this event. Raises AssertionError if the process ends without it."""
+        return self.wait_for_count(event, 1)[0]
 
-        def matching_line() -> str | None:
-            return next((line for line in self.log if f"event={event} " in f"{line.strip()} "), None)
+    def wait_for_count(self, event: str, count: int) -> list[str]:
+        """Wait until the log has so many lines of this event; returns all that it has."""
 
-        with self._grew:
-            assert self._grew.wait_for(lambda: matching_line() or self._ended, TIMEOUT), self.log
-            line = matching_line()
-        assert line, "".join(self.log)
-        return line
-
-    def wait_for_count(self, event: str, count: int) -> None:
-        """Wait until the log has so many lines of this event."""
-
-        def matching_lines() -> int:
-            return sum(f"event={event} " in f"{line.strip()} " for line in self.log)
+        def lines() -> list[str]:
+            return [line for line in self.log if f"event={event} " in f"{line.strip()} "]
 
         with self._grew:
-            assert self._grew.wait_for(lambda: matching_lines() >= count or self._ended, TIMEOUT), self.log
-            assert matching_lines() >= count, "".join(self.log)
+            assert self._grew.wait_for(lambda: len(lines()) >= count or self._ended, TIMEOUT), self.log
+            assert len(lines()) >= count, "".join(self.log)
+            return lines()
 
     def wait_until_ready(self) -> str:
         """Wait for the server to be ready; returns its address."""

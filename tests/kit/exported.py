@@ -21,7 +21,9 @@ from tests.kit.once import once
 Garments = Split
 """The type of the fixture ``garments``: images [n, 28, 28] with their classes."""
 FEW = 300
-"""As many test images as the four batches of 64 that are compared, and some more."""
+"""As many test images as the four batches of 64 that are compared, and some more; and as many canvases."""
+_SOURCES = ("training", "export", "hangtag", "serving/server/runtime", "tests/kit/runs.py")
+"""What decides what is trained and exported, for tests/kit/once.py."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def single_label(factory: pytest.TempPathFactory, model: str) -> Exported:
         run = runs.train(folder / f"{model}-tiny", model, garments)
         return _export(run, folder / "models")
 
-    return once(factory, model, make)
+    return once(factory, f"exported-{model}", make, sources=_SOURCES)
 
 
 def learned_lstm(factory: pytest.TempPathFactory) -> Exported:
@@ -67,27 +69,27 @@ def learned_lstm(factory: pytest.TempPathFactory) -> Exported:
         run = runs.train(folder / "run", "lstm", garments, images=FEW, epochs=12)
         return _export(run, folder / "models")
 
-    return once(factory, "learned-lstm", make)
+    return once(factory, "exported-learned-lstm", make, sources=_SOURCES)
 
 
 def label_paths(factory: pytest.TempPathFactory) -> Exported:
-    """A CNN-RNN with random weights that give paths of every length, compared on 1,000 canvases."""
+    """A CNN-RNN with random weights that give paths of every length."""
 
     def make(folder: Path) -> Exported:
         network = runs.decisive_cnn_rnn(data.load_test().first(FEW))
         return _export(runs.finished_network(folder / "run", "cnn_rnn", network), folder / "models")
 
-    return once(factory, "cnn_rnn", make)
+    return once(factory, "exported-cnn_rnn", make, sources=_SOURCES)
 
 
 def label_scores(factory: pytest.TempPathFactory, model: str) -> Exported:
-    """A baseline of the CNN-RNN with random weights that give sets of different sizes, compared on 300 canvases."""
+    """A baseline of the CNN-RNN with random weights that give sets of different sizes."""
 
     def make(folder: Path) -> Exported:
         network = runs.decisive_scores(model, data.load_test().first(FEW))
-        return _export(runs.finished_network(folder / "run", model, network), folder / "models", canvases=300)
+        return _export(runs.finished_network(folder / "run", model, network), folder / "models")
 
-    return once(factory, model, make)
+    return once(factory, f"exported-{model}", make, sources=_SOURCES)
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,8 @@ def repository_in(folder: Path) -> list[object]:
     return ["--models", folder / "models", "--reports", folder / "reports"]
 
 
-def _export(run: Run, models: Path, canvases: int = exporter.CANVASES) -> Exported:
-    published = exporter.export(run, models, data.load_test().first(FEW), canvases=canvases)
+def _export(run: Run, models: Path) -> Exported:
+    published = exporter.export(run, models, data.load_test().first(FEW), canvases=FEW)
     network = build(run.model)
     network.load_state_dict(run.load("best.pt")["model"])
     return Exported(run, network.eval(), models, published)

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
@@ -47,25 +46,21 @@ class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self._numbers = itertools.count()
         self._lock = threading.Lock()
 
-    def ServerLive(self, request: pb.ServerLiveRequest, context: grpc.ServicerContext) -> pb.ServerLiveResponse:
+    def ServerLive(self, request: Any, context: Any) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
 
-    def ServerReady(self, request: pb.ServerReadyRequest, context: grpc.ServicerContext) -> pb.ServerReadyResponse:
+    def ServerReady(self, request: Any, context: Any) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=True)
 
-    def ServerMetadata(
-        self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
-    ) -> pb.ServerMetadataResponse:
+    def ServerMetadata(self, request: Any, context: Any) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name="fake", version="0.0")
 
-    def ModelConfig(self, request: pb.ModelConfigRequest, context: grpc.ServicerContext) -> pb.ModelConfigResponse:
+    def ModelConfig(self, request: pb.ModelConfigRequest, context: Any) -> pb.ModelConfigResponse:
         if request.name not in self.configs:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
         return pb.ModelConfigResponse(config=self.configs[request.name])
 
-    def ModelStatistics(
-        self, request: pb.ModelStatisticsRequest, context: grpc.ServicerContext
-    ) -> pb.ModelStatisticsResponse:
+    def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Any) -> pb.ModelStatisticsResponse:
         if not self.keeps_statistics:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
         version = request.version or self.versions[0]
@@ -84,9 +79,7 @@ class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         statistics.inference_stats.queue.ns = count * 2_000_000
         return pb.ModelStatisticsResponse(model_stats=[statistics])
 
-    def ModelMetadata(
-        self, request: pb.ModelMetadataRequest, context: grpc.ServicerContext
-    ) -> pb.ModelMetadataResponse:
+    def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Any) -> pb.ModelMetadataResponse:
         if request.name not in self.inputs:
             context.abort(grpc.StatusCode.NOT_FOUND, f"no model {request.name}")
         if request.version not in ("", *self.versions):
@@ -95,17 +88,15 @@ class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
             name=request.name, versions=self.versions, inputs=self.inputs[request.name], outputs=[PROBABILITIES]
         )
 
-    def ModelReady(self, request: pb.ModelReadyRequest, context: grpc.ServicerContext) -> pb.ModelReadyResponse:
+    def ModelReady(self, request: pb.ModelReadyRequest, context: Any) -> pb.ModelReadyResponse:
         return pb.ModelReadyResponse(ready=request.name != "loading")
 
-    def RepositoryIndex(
-        self, request: pb.RepositoryIndexRequest, context: grpc.ServicerContext
-    ) -> pb.RepositoryIndexResponse:
+    def RepositoryIndex(self, request: Any, context: Any) -> pb.RepositoryIndexResponse:
         if not self.lists_models:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
         return pb.RepositoryIndexResponse(models=[{"name": name} for name in reversed(self.inputs)])
 
-    def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
+    def ModelInfer(self, request: pb.ModelInferRequest, context: Any) -> pb.ModelInferResponse:
         self._begin(request, context)
         return self.answer(request)
 
@@ -124,9 +115,9 @@ class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
             except _AbortedError as aborted:
                 return aborted.answer
             return _json({"model_name": words[1], "outputs": []})
-        if words[-1:] == ["config"] or words[-1:] == ["stats"]:
+        if words[-1:] in (["config"], ["stats"]):
             return 404, {}, b"{}"
-        if words[-1:] == ["ready"] or words[-1:] == ["live"]:
+        if words[-1:] in (["ready"], ["live"]):
             return _json({words[-1]: True})
         if words:
             inputs = [{"name": "image", "datatype": "UINT8", "shape": [-1, 28, 28]}]
@@ -149,14 +140,6 @@ class _HttpContext:
 
 def _json(value: object) -> Answer:
     return 200, {}, json.dumps(value).encode()
-
-
-def refuse_one(address: str) -> None:
-    """Accept one connection at this address and drop it, so that the client sees UNAVAILABLE."""
-    host, port = address.rsplit(":", 1)
-    with socket.create_server((host, int(port))) as listening:
-        listening.settimeout(60)
-        listening.accept()[0].close()
 
 
 @contextmanager

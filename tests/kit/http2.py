@@ -19,8 +19,12 @@ def frame(kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0, l
 
 
 def text(value: str | bytes) -> bytes:
-    """HPACK's plain string, up to 126 bytes."""
-    return bytes([len(value)]) + (value if isinstance(value, bytes) else value.encode())
+    """HPACK's plain string (RFC 7541, 5.2), up to 16,510 bytes."""
+    plain = value if isinstance(value, bytes) else value.encode()
+    beyond = len(plain) - 127
+    if beyond < 0:
+        return bytes([len(plain)]) + plain
+    return bytes([127, beyond] if beyond < 128 else [127, beyond % 128 + 128, beyond // 128]) + plain
 
 
 def header(name: str, value: str | bytes) -> bytes:

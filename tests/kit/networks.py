@@ -3,9 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper
 
-from tests.kit.onnx_models import model
+from tests.kit.onnx_models import from_text
 
 FEATURES, LABELS = 16, 5
 Array = npt.NDArray[np.float32]
@@ -16,70 +15,46 @@ def weights(seed: int, *shape: int) -> Array:
 
 
 def sensitive() -> onnx.ModelProto:
-    """x FP32 [batch, 16] -> scores FP32 [batch, 5] by three matrix products, of which 8 bits destroy `fragile`.
+    """Three matrix products, of which 8 bits destroy `fragile`.
 
     Its inputs differ by a factor of 10,000 in size, and the small ones alone are passed on.
     """
     scale = np.ones(FEATURES, np.float32)
     scale[FEATURES // 2 :] = 1e4
-    only_small = np.diag((scale == 1).astype(np.float32))
-    return model(
-        [
-            helper.make_node("MatMul", ["x", "first"], ["a"], name="first"),
-            helper.make_node("Mul", ["a", "scale"], ["b"], name="scaling"),
-            helper.make_node("MatMul", ["b", "small"], ["c"], name="fragile"),
-            helper.make_node("MatMul", ["c", "last"], ["scores"], name="last"),
-        ],
-        {"x": (TensorProto.FLOAT, ["batch", FEATURES])},
-        {"scores": (TensorProto.FLOAT, ["batch", LABELS])},
-        {
-            "first": weights(1, FEATURES, FEATURES),
-            "scale": scale,
-            "small": only_small,
-            "last": weights(2, FEATURES, LABELS),
-        },
+    return _scoring(
+        """{
+            [first] a = MatMul(x, first)
+            [scaling] b = Mul(a, scale)
+            [fragile] c = MatMul(b, small)
+            [last] scores = MatMul(c, last)
+        }""",
+        first=weights(1, FEATURES, FEATURES),
+        scale=scale,
+        small=np.diag((scale == 1).astype(np.float32)),
     )
 
 
 def robust() -> onnx.ModelProto:
-    """x FP32 [batch, 16] -> scores FP32 [batch, 5] by one matrix product, in which 8 bits change little."""
-    return model(
-        [helper.make_node("MatMul", ["x", "last"], ["scores"], name="last")],
-        {"x": (TensorProto.FLOAT, ["batch", FEATURES])},
-        {"scores": (TensorProto.FLOAT, ["batch", LABELS])},
-        {"last": weights(2, FEATURES, LABELS)},
-    )
+    """One matrix product, in which 8 bits change little."""
+    return _scoring("{ [last] scores = MatMul(x, last) }")
 
 
 def overflowing() -> onnx.ModelProto:
-    """x FP32 [batch, 16] -> scores FP32 [batch, 5]; a sum of squares in between exceeds what 16 bits hold."""
-    return model(
-        [
-            helper.make_node("Mul", ["x", "large"], ["a"], name="larger"),
-            helper.make_node("Mul", ["a", "a"], ["b"], name="squares"),
-            helper.make_node("Mul", ["b", "tiny"], ["c"], name="smaller"),
-            helper.make_node("MatMul", ["c", "last"], ["scores"], name="last"),
-        ],
-        {"x": (TensorProto.FLOAT, ["batch", FEATURES])},
-        {"scores": (TensorProto.FLOAT, ["batch", LABELS])},
-        {
-            "large": np.array(1000, np.float32),
-            "tiny": np.array(1e-6, np.float32),
-            "last": weights(2, FEATURES, LABELS),
-        },
+    """A sum of squares in between exceeds what 16 bits hold."""
+    return _scoring(
+        """<float large = {1000}, float tiny = {0.000001}> {
+            [larger] a = Mul(x, large)
+            [squares] b = Mul(a, a)
+            [smaller] c = Mul(b, tiny)
+            [last] scores = MatMul(c, last)
+        }"""
     )
 
 
-def colours(layout: str, datatype: int = TensorProto.FLOAT, size: int | str = 8) -> onnx.ModelProto:
-    """image [batch, 3, 8, 8] (NCHW), [batch, 8, 8, 3] (NHWC) or [batch, 8, 8] (NHW) -> the same, as FP32."""
-    axes: dict[str, list[int | str]] = {
-        "NCHW": ["batch", 3, size, size], "NHWC": ["batch", size, size, 3], "NHW": ["batch", size, size],
-    }  # fmt: skip
-    return model(
-        [helper.make_node("Cast", ["image"], ["same"], to=TensorProto.FLOAT)],
-        {"image": (datatype, axes[layout])},
-        {"same": (TensorProto.FLOAT, axes[layout])},
-    )
+def _scoring(text: str, **constants: Array) -> onnx.ModelProto:
+    """x FP32 [batch, 16] -> scores FP32 [batch, 5], by these constants, nodes, and weights ``last``."""
+    signature = f"(float[batch, {FEATURES}] x) => (float[batch, {LABELS}] scores)"
+    return from_text(f"{signature} {text}", None, last=weights(2, FEATURES, LABELS), **constants)
 
 
 def samples(count: int = 200, seed: int = 0) -> Array:

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper
 
-from tests.kit.onnx_models import LABELS, model, publish
+from tests.kit.onnx_models import LABELS, from_text, publish
 
 SIZE = 64
 DISTANCES = [[abs(i - j) / 10 for j in range(10)] for i in range(10)]
@@ -30,57 +29,37 @@ def image(probabilities: Sequence[int], path: Sequence[int] = (), path_probabili
 
 def label_path(**metadata: str) -> onnx.ModelProto:
     """path INT64 [batch, 5], path_probability FP32 [batch], probabilities FP32 [batch, 10]: as CNN-RNN's."""
-    nodes, constants = _probabilities()
-    nodes += [
-        *_pixels("path_pixels", "path_begin", "path_end"),
-        helper.make_node("Cast", ["path_pixels"], ["path_numbers"], to=TensorProto.INT64),
-        helper.make_node("Sub", ["path_numbers", "one"], ["path"]),
-        *_pixels("certain_pixels", "certain_begin", "certain_end"),
-        helper.make_node("Cast", ["certain_pixels"], ["certain"], to=TensorProto.FLOAT),
-        helper.make_node("Div", ["certain", "most"], ["certain_rows"]),
-        helper.make_node("Squeeze", ["certain_rows", "rows"], ["path_probability"]),
-    ]
-    constants |= {
-        "path_begin": np.array([1, 0]), "path_end": np.array([2, 5]), "one": np.array(1),
-        "certain_begin": np.array([2, 0]), "certain_end": np.array([3, 1]),
-    }  # fmt: skip
-    outputs: dict[str, tuple[int, Sequence[int | str]]] = {
-        "path": (TensorProto.INT64, ["batch", 5]),
-        "path_probability": (TensorProto.FLOAT, ["batch"]),
-        "probabilities": (TensorProto.FLOAT, ["batch", 10]),
-    }
-    return model(nodes, _IMAGE, outputs, constants, _metadata(metadata))
+    return from_text(
+        f"""({_IMAGE}) => (int64[batch, 5] path, float[batch] path_probability, {_PROBABILITIES})
+        <{_CONSTANTS}, int64[2] path_begin = {{1, 0}}, int64[2] path_end = {{2, 5}}, int64 one = {{1}},
+        int64[2] certain_begin = {{2, 0}}, int64[2] certain_end = {{3, 1}}> {{
+            {_NODES}
+            path_row = Slice(image, path_begin, path_end, axes)
+            path_pixels = Squeeze(path_row, rows)
+            path_numbers = Cast <to = 7> (path_pixels)
+            path = Sub(path_numbers, one)
+            certain_row = Slice(image, certain_begin, certain_end, axes)
+            certain_pixels = Squeeze(certain_row, rows)
+            certain = Cast <to = 1> (certain_pixels)
+            certain_rows = Div(certain, most)
+            path_probability = Squeeze(certain_rows, rows)
+        }}""",
+        _metadata(metadata),
+    )
 
 
 def label_threshold(**metadata: str) -> onnx.ModelProto:
     """probabilities FP32 [batch, 10]: the threshold in the metadata selects the set."""
-    nodes, constants = _probabilities()
-    outputs: dict[str, tuple[int, Sequence[int | str]]] = {"probabilities": (TensorProto.FLOAT, ["batch", 10])}
-    return model(nodes, _IMAGE, outputs, constants, _metadata(metadata))
+    return from_text(f"({_IMAGE}) => ({_PROBABILITIES}) <{_CONSTANTS}> {{ {_NODES} }}", _metadata(metadata))
 
 
-_IMAGE: dict[str, tuple[int, Sequence[int | str]]] = {"image": (TensorProto.UINT8, ["batch", SIZE, SIZE])}
-
-
-def _probabilities() -> tuple[list[onnx.NodeProto], dict[str, npt.NDArray[np.generic]]]:
-    nodes = [
-        *_pixels("pixels", "begin", "end"),
-        helper.make_node("Cast", ["pixels"], ["numbers"], to=TensorProto.FLOAT),
-        helper.make_node("Div", ["numbers", "most"], ["probabilities"]),
-    ]
-    constants: dict[str, npt.NDArray[np.generic]] = {
-        "begin": np.array([0, 0]), "end": np.array([1, 10]), "axes": np.array([1, 2]), "rows": np.array([1]),
-        "most": np.array(255, np.float32),
-    }  # fmt: skip
-    return nodes, constants
-
-
-def _pixels(name: str, begin: str, end: str) -> list[onnx.NodeProto]:
-    """Some pixels [batch, n] of one row."""
-    return [
-        helper.make_node("Slice", ["image", begin, end, "axes"], [f"{name}_row"]),
-        helper.make_node("Squeeze", [f"{name}_row", "rows"], [name]),
-    ]
+_IMAGE, _PROBABILITIES = f"uint8[batch, {SIZE}, {SIZE}] image", "float[batch, 10] probabilities"
+_CONSTANTS = """int64[2] begin = {0, 0}, int64[2] end = {1, 10}, int64[2] axes = {1, 2}, int64[1] rows = {1},
+        float most = {255}"""
+_NODES = """row = Slice(image, begin, end, axes)
+            pixels = Squeeze(row, rows)
+            numbers = Cast <to = 1> (pixels)
+            probabilities = Div(numbers, most)"""
 
 
 def _metadata(changed: dict[str, str]) -> dict[str, str]:

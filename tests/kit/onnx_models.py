@@ -1,4 +1,4 @@
-"""Build small real ONNX models node by node, and put them into a model repository."""
+"""Build small real ONNX models, node by node or from ONNX's text, and put them into a model repository."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx.parser
 from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 20
@@ -37,13 +38,35 @@ def model(
     metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
     """Build a model. inputs and outputs: name -> element type and shape, with a symbol for a free axis."""
-    graph = helper.make_graph(
-        list(nodes),
-        "test",
-        [helper.make_tensor_value_info(name, type_, shape) for name, (type_, shape) in inputs.items()],
-        [helper.make_tensor_value_info(name, type_, shape) for name, (type_, shape) in outputs.items()],
-        [numpy_helper.from_array(value, name) for name, value in (constants or {}).items()],
+    taken, answered = (
+        [helper.make_tensor_value_info(name, type_, shape) for name, (type_, shape) in values.items()]
+        for values in (inputs, outputs)
     )
+    return _of_graph(helper.make_graph(list(nodes), "test", taken, answered), constants or {}, metadata)
+
+
+def from_text(
+    text: str, metadata: Mapping[str, str] | None = None, **constants: npt.NDArray[np.generic]
+) -> onnx.ModelProto:
+    """Build a model from ONNX's text: ``(inputs) => (outputs) <constants> { nodes }``, with a name for a free axis.
+
+    Args:
+        text: The graph without its name. ``Cast`` has the number of a type: 1 is FP32, 6 INT32, 7 INT64, 8 a string.
+        metadata: The model's.
+        constants: Those that are too large for the text.
+    """
+    graph = onnx.parser.parse_graph(f"test {text}")
+    named = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    del graph.initializer[:]
+    for node in graph.node:
+        node.ClearField("domain")  # that of ONNX, which helper.make_node leaves out too
+    return _of_graph(graph, named | constants, metadata)
+
+
+def _of_graph(
+    graph: onnx.GraphProto, constants: Mapping[str, npt.NDArray[np.generic]], metadata: Mapping[str, str] | None
+) -> onnx.ModelProto:
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     helper.set_model_props(built, dict(metadata or {}))
     return built
@@ -60,22 +83,22 @@ def mapped(
 
 
 def classifier(*, labels: str | None = None) -> onnx.ModelProto:
-    """An affine classifier of pictures: image UINT8 [batch, 28, 28] -> logits and probabilities FP32 [batch, 10]."""
-    return model(
-        [
-            helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
-            helper.make_node("Reshape", ["pixels", "flat"], ["rows"]),
-            helper.make_node("Gemm", ["rows", "weights", "bias"], ["logits"]),
-            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
-        ],
-        {"image": (TensorProto.UINT8, ["batch", 28, 28])},
-        {"logits": (TensorProto.FLOAT, ["batch", 10]), "probabilities": (TensorProto.FLOAT, ["batch", 10])},
-        {"flat": np.array([-1, 784], np.int64), "weights": weights(), "bias": np.arange(10, dtype=np.float32) / 10},
+    """An affine classifier of pictures."""
+    return from_text(
+        """(uint8[batch, 28, 28] image) => (float[batch, 10] logits, float[batch, 10] probabilities)
+        <int64[2] flat = {-1, 784}> {
+            pixels = Cast <to = 1> (image)
+            rows = Reshape(pixels, flat)
+            logits = Gemm(rows, weights, bias)
+            probabilities = Softmax <axis = 1> (logits)
+        }""",
         {
             "hangtag.task": "single_label",
             "hangtag.labels": json.dumps(LABELS) if labels is None else labels,
             "not-ours": "stays out",
         },
+        weights=weights(),
+        bias=np.arange(10, dtype=np.float32) / 10,
     )
 
 
@@ -91,35 +114,29 @@ def logits_of(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 def two_inputs() -> onnx.ModelProto:
-    """a FP32 [batch, 3] and b INT64 [batch, 3] -> sum FP32 and double INT64, both [batch, 3]."""
-    return model(
-        [
-            helper.make_node("Cast", ["b"], ["b_float"], to=TensorProto.FLOAT),
-            helper.make_node("Add", ["a", "b_float"], ["sum"]),
-            helper.make_node("Add", ["b", "b"], ["double"]),
-        ],
-        {"a": (TensorProto.FLOAT, ["batch", 3]), "b": (TensorProto.INT64, ["batch", 3])},
-        {"sum": (TensorProto.FLOAT, ["batch", 3]), "double": (TensorProto.INT64, ["batch", 3])},
+    """The sum of both inputs, and twice the second."""
+    return from_text(
+        """(float[batch, 3] a, int64[batch, 3] b) => (float[batch, 3] sum, int64[batch, 3] double) {
+            b_float = Cast <to = 1> (b)
+            sum = Add(a, b_float)
+            double = Add(b, b)
+        }"""
     )
 
 
 def text() -> onnx.ModelProto:
-    """text BYTES [batch] -> shouted BYTES [batch]: the same with an exclamation mark."""
-    return model(
-        [helper.make_node("StringConcat", ["text", "mark"], ["shouted"])],
-        {"text": (TensorProto.STRING, ["batch"])},
-        {"shouted": (TensorProto.STRING, ["batch"])},
-        {"mark": np.array(["!"], dtype=np.object_)},
+    """Texts, each with an exclamation mark more."""
+    return from_text(
+        """(string[batch] text) => (string[batch] shouted) <string[1] mark = {"!"}> {
+            shouted = StringConcat(text, mark)
+        }"""
     )
 
 
 def with_external_weights(place: str, datatype: TensorProto.DataType, size: int) -> onnx.ModelProto:
     """x [batch, size] -> y: x plus weights of the same datatype, the first bytes of the file at ``place``."""
-    built = model(
-        [helper.make_node("Add", ["x", "w"], ["y"])],
-        {"x": (datatype, ["batch", size])},
-        {"y": (datatype, ["batch", size])},
-    )
+    shape: Shape = ["batch", size]
+    built = model([helper.make_node("Add", ["x", "w"], ["y"])], {"x": (datatype, shape)}, {"y": (datatype, shape)})
     weights = built.graph.initializer.add(name="w", data_type=datatype, dims=[size])
     weights.data_location = TensorProto.EXTERNAL
     length = size * helper.tensor_dtype_to_np_dtype(datatype).itemsize
@@ -139,94 +156,66 @@ def every_type(shape: Shape = ("batch", 2), *, strings: bool = True) -> onnx.Mod
 
 
 def unbatched() -> onnx.ModelProto:
-    """x FP32 [4] -> y FP32 [4], twice x. No axis is free, so it cannot be batched."""
-    return mapped([helper.make_node("Add", ["x", "x"], ["y"])], [4])
+    """Twice x. No axis is free, so it cannot be batched."""
+    return from_text("(float[4] x) => (float[4] y) { y = Add(x, x) }")
 
 
 def free_axis() -> onnx.ModelProto:
-    """x FP32 [batch, length] -> total FP32 [batch, 1]: requests of different lengths may not share a batch."""
-    return model(
-        [helper.make_node("ReduceSum", ["x", "axes"], ["total"])],
-        {"x": (TensorProto.FLOAT, ["batch", "length"])},
-        {"total": (TensorProto.FLOAT, ["batch", 1])},
-        {"axes": np.array([1], np.int64)},
+    """The sum of each row: requests of different lengths may not share a batch."""
+    return from_text(
+        "(float[batch, length] x) => (float[batch, 1] total) <int64[1] axes = {1}> { total = ReduceSum(x, axes) }"
     )
 
 
 def gather() -> onnx.ModelProto:
-    """index INT64 [batch] -> value FP32 [batch] of [0, 10, 20, 30]. An index out of range fails the whole batch."""
-    return model(
-        [helper.make_node("Gather", ["values", "index"], ["value"])],
-        {"index": (TensorProto.INT64, ["batch"])},
-        {"value": (TensorProto.FLOAT, ["batch"])},
-        {"values": np.array([0, 10, 20, 30], np.float32)},
+    """Ten times each index from 0 to 3. One that is out of range fails the whole batch."""
+    return from_text(
+        """(int64[batch] index) => (float[batch] value) <float[4] values = {0, 10, 20, 30}> {
+            value = Gather(values, index)
+        }"""
     )
 
 
 def added() -> onnx.ModelProto:
-    """x FP32 [batch, n] and y FP32 [batch, m] -> sum FP32 [batch, k]. Sizes that differ, and are not 1, have no sum."""
-    return model(
-        [helper.make_node("Add", ["x", "y"], ["sum"])],
-        {"x": (TensorProto.FLOAT, ["batch", "n"]), "y": (TensorProto.FLOAT, ["batch", "m"])},
-        {"sum": (TensorProto.FLOAT, ["batch", "k"])},
-    )
+    """The sum of x and y. Sizes that differ, and are not 1, have none."""
+    return from_text("(float[batch, n] x, float[batch, m] y) => (float[batch, k] sum) { sum = Add(x, y) }")
 
 
 def reshaped() -> onnx.ModelProto:
-    """x FP32 [n, m] and shape INT64 [2] -> y FP32 [a, b]: x in this shape, if it fits."""
-    return model(
-        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
-        {"x": (TensorProto.FLOAT, ["n", "m"]), "shape": (TensorProto.INT64, [2])},
-        {"y": (TensorProto.FLOAT, ["a", "b"])},
-    )
+    """x in another shape, if it fits."""
+    return from_text("(float[n, m] x, int64[2] shape) => (float[a, b] y) { y = Reshape(x, shape) }")
 
 
 def filled() -> onnx.ModelProto:
-    """shape INT64 [2] -> y FP32 [a, b]: zeros, in this shape."""
-    return model(
-        [helper.make_node("ConstantOfShape", ["shape"], ["y"])],
-        {"shape": (TensorProto.INT64, [2])},
-        {"y": (TensorProto.FLOAT, ["a", "b"])},
-    )
+    """Zeros, in this shape."""
+    return from_text("(int64[2] shape) => (float[a, b] y) { y = ConstantOfShape(shape) }")
 
 
 def recurrent() -> onnx.ModelProto:
-    """x FP32 [length, batch, 3] -> y FP32 [length, 1, batch, 2]: an LSTM, which aborts the process on a batch of 0."""
-    return model(
-        [helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=2)],
-        {"x": (TensorProto.FLOAT, ["length", "batch", 3])},
-        {"y": (TensorProto.FLOAT, ["length", 1, "batch", 2])},
-        {"w": np.ones((1, 8, 3), np.float32), "r": np.ones((1, 8, 2), np.float32)},
+    """An LSTM, which aborts the process on a batch of 0."""
+    return from_text(
+        "(float[length, batch, 3] x) => (float[length, 1, batch, 2] y) { y = LSTM <hidden_size = 2> (x, w, r) }",
+        w=np.ones((1, 8, 3), np.float32),
+        r=np.ones((1, 8, 2), np.float32),
     )
 
 
 def not_a_batch_axis() -> onnx.ModelProto:
-    """x FP32 [n] -> y FP32 [m], m = 2 n: both first axes are free, but neither is a batch."""
-    return model(
-        [helper.make_node("Concat", ["x", "x"], ["y"], axis=0)],
-        {"x": (TensorProto.FLOAT, ["n"])},
-        {"y": (TensorProto.FLOAT, ["m"])},
-    )
+    """x twice, so that m = 2 n: both first axes are free, but neither is a batch."""
+    return from_text("(float[n] x) => (float[m] y) { y = Concat <axis = 0> (x, x) }")
 
 
 def state() -> onnx.ModelProto:
-    """x FP32 [batch, 3], state FP32 [2, batch, 3] and a scalar scale INT64 -> y FP32 [batch, 3] = x · scale + state[0],
-    and next_state FP32 [2, batch, 3] = state + x: as in a recurrent network that is called step by step."""
-    return model(
-        [
-            helper.make_node("Cast", ["scale"], ["factor"], to=TensorProto.FLOAT),
-            helper.make_node("Mul", ["x", "factor"], ["scaled"]),
-            helper.make_node("Gather", ["state", "first"], ["layer"]),
-            helper.make_node("Add", ["scaled", "layer"], ["y"]),
-            helper.make_node("Add", ["state", "x"], ["next_state"]),
-        ],
-        {
-            "x": (TensorProto.FLOAT, ["batch", 3]),
-            "state": (TensorProto.FLOAT, [2, "batch", 3]),
-            "scale": (TensorProto.INT64, []),
-        },
-        {"y": (TensorProto.FLOAT, ["batch", 3]), "next_state": (TensorProto.FLOAT, [2, "batch", 3])},
-        {"first": np.array(0, np.int64)},
+    """y = x · scale + state[0], and next_state = state + x: as in a recurrent network that is called step by step."""
+    return from_text(
+        """(float[batch, 3] x, float[2, batch, 3] state, int64 scale)
+        => (float[batch, 3] y, float[2, batch, 3] next_state) <int64 first = {0}> {
+            factor = Cast <to = 1> (scale)
+            scaled = Mul(x, factor)
+            layer = Gather(state, first)
+            y = Add(scaled, layer)
+            next_state = Add(state, x)
+        }"""
     )
 
 
@@ -236,96 +225,62 @@ def every_scalar() -> onnx.ModelProto:
 
 
 def sum_and_difference(datatype: str = "INT32") -> onnx.ModelProto:
-    """INPUT0 and INPUT1 [batch, 16] -> OUTPUT0, their sum, and OUTPUT1, their difference.
-
-    The model ``simple`` of Triton's examples; with BYTES ``simple_string``, which reads numbers from strings.
-    """
-    type_ = TYPES[datatype]
-    shape: Shape = ["batch", 16]
-    before, after, operands, results = [], [], ["INPUT0", "INPUT1"], ["OUTPUT0", "OUTPUT1"]
+    """The model ``simple`` of Triton's examples; with BYTES ``simple_string``, which reads numbers from strings."""
+    kind, nodes = datatype.lower(), "OUTPUT0 = Add(INPUT0, INPUT1) OUTPUT1 = Sub(INPUT0, INPUT1)"
     if datatype == "BYTES":
-        before = [helper.make_node("Cast", [name], [f"{name}_number"], to=TensorProto.INT32) for name in operands]
-        after = [helper.make_node("Cast", [f"{name}_number"], [name], to=TensorProto.STRING) for name in results]
-        operands, results = ([f"{name}_number" for name in names] for names in (operands, results))
-    nodes = [helper.make_node(name, operands, [result]) for name, result in zip(("Add", "Sub"), results, strict=True)]
-    return model(
-        [*before, *nodes, *after],
-        {"INPUT0": (type_, shape), "INPUT1": (type_, shape)},
-        {"OUTPUT0": (type_, shape), "OUTPUT1": (type_, shape)},
-    )
+        kind = "string"
+        nodes = """
+            first = Cast <to = 6> (INPUT0)
+            second = Cast <to = 6> (INPUT1)
+            sum = Add(first, second)
+            difference = Sub(first, second)
+            OUTPUT0 = Cast <to = 8> (sum)
+            OUTPUT1 = Cast <to = 8> (difference)"""
+    inputs, outputs = (", ".join(f"{kind}[batch, 16] {name}{n}" for n in (0, 1)) for name in ("INPUT", "OUTPUT"))
+    return from_text(f"({inputs}) => ({outputs}) {{ {nodes} }}")
 
 
 def doubled(first: str, last: str, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
-    """x FP32 [first, 2] -> y FP32 [last, 2], twice x; first and last are the names of the first axes."""
-    return model(
-        [helper.make_node("Add", ["x", "x"], ["y"])],
-        {"x": (TensorProto.FLOAT, [first, 2])},
-        {"y": (TensorProto.FLOAT, [last, 2])},
-        metadata=metadata,
-    )
+    """Twice x; first and last are the names of the first axes of x and of y."""
+    return from_text(f"(float[{first}, 2] x) => (float[{last}, 2] y) {{ y = Add(x, x) }}", metadata)
 
 
 def shifted(by: float) -> onnx.ModelProto:
-    """x FP32 [batch, 2] -> y FP32 [batch, 2], x plus a constant. Its file has the same size for each constant."""
-    return mapped([helper.make_node("Add", ["x", "by"], ["y"])], ["batch", 2], {"by": np.array(by, np.float32)})
+    """x plus a constant. Its file has the same size for each constant."""
+    return from_text("(float[batch, 2] x) => (float[batch, 2] y) { y = Add(x, by) }", by=np.array(by, np.float32))
 
 
 def aborting() -> onnx.ModelProto:
-    """x FP32 [length, batch, 3] -> y: its LSTM gets an empty batch, for which ONNX Runtime aborts the process."""
-    return model(
-        [
-            helper.make_node("Slice", ["x", "from", "from", "axis"], ["none"]),
-            helper.make_node("LSTM", ["none", "w", "r"], ["y"], hidden_size=2),
-        ],
-        {"x": (TensorProto.FLOAT, ["length", "batch", 3])},
-        {"y": (TensorProto.FLOAT, ["length", 1, "none", 2])},
-        {
-            "from": np.array([0], np.int64),
-            "axis": np.array([1], np.int64),
-            "w": np.ones((1, 8, 3), np.float32),
-            "r": np.ones((1, 8, 2), np.float32),
-        },
+    """Its LSTM gets an empty batch, for which ONNX Runtime aborts the process."""
+    return from_text(
+        """(float[length, batch, 3] x) => (float[length, 1, none, 2] y) <int64[1] from = {0}, int64[1] axis = {1}> {
+            none = Slice(x, from, from, axis)
+            y = LSTM <hidden_size = 2> (none, w, r)
+        }""",
+        w=np.ones((1, 8, 3), np.float32),
+        r=np.ones((1, 8, 2), np.float32),
     )
 
 
 def tiled(times: int = 100) -> onnx.ModelProto:
-    """x FP32 [batch, n] -> y FP32 [batch, m]: x so many times over."""
-    return model(
-        [helper.make_node("Tile", ["x", "repeats"], ["y"])],
-        {"x": (TensorProto.FLOAT, ["batch", "n"])},
-        {"y": (TensorProto.FLOAT, ["batch", "m"])},
-        {"repeats": np.array([1, times])},
-    )
+    """x so many times over."""
+    return from_text("(float[batch, n] x) => (float[batch, m] y) { y = Tile(x, times) }", times=np.array([1, times]))
 
 
 def slow() -> onnx.ModelProto:
-    """rounds INT64 [1] -> done INT64 [1]: a loop of that many rounds."""
-    make = helper.make_node
-    info = helper.make_tensor_value_info
-    body = helper.make_graph(
-        [
-            make("Identity", ["going"], ["still_going"]),
-            make("MatMul", ["matrix", "matrix"], ["product"]),
-            make("ReduceMax", ["product"], ["largest"], keepdims=0),
-            make("Cast", ["largest"], ["step"], to=TensorProto.INT64),
-            make("Add", ["count", "step"], ["next"]),
-        ],
-        "body",
-        [
-            info("i", TensorProto.INT64, []),
-            info("going", TensorProto.BOOL, []),
-            info("count", TensorProto.INT64, [1]),
-        ],
-        [info("still_going", TensorProto.BOOL, []), info("next", TensorProto.INT64, [1])],
-    )
-    return model(
-        [
-            make("Squeeze", ["rounds"], ["times"]),
-            make("Loop", ["times", "yes", "zero"], ["done"], body=body),
-        ],
-        {"rounds": (TensorProto.INT64, [1])},
-        {"done": (TensorProto.INT64, [1])},
-        {"yes": np.array(True), "zero": np.zeros(1, np.int64), "matrix": np.eye(32, dtype=np.float32)},
+    """A loop of so many rounds."""
+    return from_text(
+        """(int64[1] rounds) => (int64[1] done) <bool yes = {1}, int64[1] zero = {0}> {
+            times = Squeeze(rounds)
+            done = Loop <body = body (int64 i, bool going, int64[1] count) => (bool still_going, int64[1] next) {
+                still_going = Identity(going)
+                product = MatMul(matrix, matrix)
+                largest = ReduceMax <keepdims = 0> (product)
+                step = Cast <to = 7> (largest)
+                next = Add(count, step)
+            }> (times, yes, zero)
+        }""",
+        matrix=np.eye(32, dtype=np.float32),
     )
 
 

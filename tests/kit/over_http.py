@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
@@ -17,19 +18,16 @@ from google.protobuf.message import Message
 
 from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.connection.http.codec.status import status_code
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.runtime.session import RuntimeFactory
 from tests.kit.live import LiveServer
-from tests.kit.rest import HEAD_LENGTH, Answer, Rest, as_http, model_path
+from tests.kit.rest import CODES, HEAD_LENGTH, Answer, Rest, as_http, model_path
 from tests.kit.waiting import TIMEOUT
 
 HTTP = "http"
 EVERY_TRANSPORT = pytest.mark.parametrize("transport", ["native", "grpc", HTTP], indirect=True, scope="session")
 """For a test whose fixtures, or itself, make their servers with `live_server`."""
 
-R = TypeVar("R")
-M = TypeVar("M", bound=Message)
 Metadata = Sequence[tuple[str, str]]
 
 
@@ -40,18 +38,6 @@ class Sent(NamedTuple):
     path: str
     body: bytes = b""
     headers: dict[str, str] = {}  # noqa: RUF012  nothing changes it
-
-
-@dataclass(frozen=True)
-class Form(Generic[R]):
-    """How a method of the service looks over HTTP."""
-
-    sent: Callable[[Any, float | None], Sent]
-    """Gets the message and the seconds until the call's deadline."""
-    received: Callable[[Answer], R]
-    """Gets an answer that is no refusal."""
-    no_refusals: tuple[int, ...] = ()
-    """Statuses that are no refusals here, beside 200."""
 
 
 class HttpError(grpc.RpcError):
@@ -69,12 +55,30 @@ class HttpError(grpc.RpcError):
         return self._details
 
 
-class HttpCall(Generic[R]):
+@dataclass(frozen=True)
+class Form:
+    """How a method of the service looks over HTTP."""
+
+    sent: Callable[[Any, float | None], Sent]
+    """Gets the message and the seconds until the call's deadline."""
+    received: Callable[[Answer], Any]
+    """Gets an answer that is no refusal."""
+    no_refusals: tuple[int, ...] = ()
+    """Statuses other than 200 that are no refusals here."""
+
+    def read(self, answer: Answer) -> Any:
+        """Return what gRPC would have brought. Raises HttpError for a refusal."""
+        if answer.status == 200 or answer.status in self.no_refusals:
+            return self.received(answer)
+        raise HttpError(answer.code, answer.error, answer.status)
+
+
+class HttpCall:
     """A request that was sent on a connection of its own. As gRPC's client, it gives up at its deadline."""
 
-    def __init__(self, address: str, form: Form[R], message: Message, timeout: float | None, metadata: Metadata):
+    def __init__(self, address: str, form: Form, message: Message, timeout: float | None, metadata: Metadata):
         self._form = form
-        self._outcome: R | HttpError | None = None
+        self._outcome: Any = None
         self._headers: dict[str, str] = {}
         self._connection = http.client.HTTPConnection(address, timeout=timeout or TIMEOUT)
         sent = form.sent(message, timeout)
@@ -83,12 +87,10 @@ class HttpCall(Generic[R]):
         except ConnectionError as error:
             self._outcome = HttpError(grpc.StatusCode.UNAVAILABLE, str(error))
 
-    def result(self, timeout: float | None = None) -> R:
+    def result(self, timeout: float | None = None) -> Any:
         error = self.exception(timeout)
         if error is not None:
             raise error
-        assert self._outcome is not None
-        assert not isinstance(self._outcome, HttpError)
         return self._outcome
 
     def exception(self, timeout: float | None = None) -> HttpError | None:
@@ -99,7 +101,9 @@ class HttpCall(Generic[R]):
             try:
                 received = self._connection.getresponse()
                 self._headers = {name.lower(): value for name, value in received.getheaders()}
-                self._outcome = outcome(Answer(received.status, self._headers, received.read()), self._form)
+                self._outcome = self._form.read(Answer(received.status, self._headers, received.read()))
+            except HttpError as error:
+                self._outcome = error
             except TimeoutError:
                 self._outcome = HttpError(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer came in time")
             except (ConnectionError, http.client.HTTPException) as error:
@@ -123,39 +127,31 @@ class HttpCall(Generic[R]):
         return self._outcome is not None or bool(select.select([self._connection.sock], [], [], 0)[0])
 
 
-class HttpMethod(Generic[R]):
+class HttpMethod:
     """A method of the service, called as gRPC's stub calls it."""
 
-    def __init__(self, address: str, form: Form[R]) -> None:
+    def __init__(self, address: str, form: Form) -> None:
         self._address, self._form = address, form
 
-    def future(self, request: Message, timeout: float | None = None, metadata: Metadata = ()) -> HttpCall[R]:
+    def future(self, request: Message, timeout: float | None = None, metadata: Metadata = ()) -> HttpCall:
         return HttpCall(self._address, self._form, request, timeout, metadata)
 
-    def with_call(
-        self, request: Message, timeout: float | None = None, metadata: Metadata = ()
-    ) -> tuple[R, HttpCall[R]]:
-        call = self.future(request, timeout, metadata)
+    def with_call(self, *arguments: Any, **options: Any) -> tuple[Any, HttpCall]:
+        call = self.future(*arguments, **options)
         return call.result(), call
 
-    def __call__(self, request: Message, timeout: float | None = None, metadata: Metadata = ()) -> R:
-        return self.future(request, timeout, metadata).result()
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self.future(*arguments, **options).result()
 
 
-class HttpStub:
+def stub(address: str, forms: dict[str, Form]) -> Any:
     """The methods of a service that HTTP has too; for the others, streams, there is no attribute."""
-
-    def __init__(self, address: str, forms: dict[str, Form[Any]]) -> None:
-        for name, form in forms.items():
-            setattr(self, name, HttpMethod(address, form))
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"there is no {name} over HTTP")
+    return SimpleNamespace(**{name: HttpMethod(address, form) for name, form in forms.items()})
 
 
 def inference_over_http(address: str) -> Any:
     """GRPCInferenceService's methods over HTTP, at HOST:PORT."""
-    return HttpStub(address, INFERENCE)
+    return stub(address, INFERENCE)
 
 
 class LiveHttpServer(LiveServer):
@@ -163,21 +159,14 @@ class LiveHttpServer(LiveServer):
 
     def open_stubs(self) -> None:
         super().open_stubs()
-        self.inference: Any = inference_over_http(self.server.http_address)
-        self.classifier: Any = HttpStub(self.server.http_address, CLASSIFIER)
-        self.health: Any = HttpStub(self.server.http_address, {})
+        self.inference = inference_over_http(self.server.http_address)
+        self.classifier = stub(self.server.http_address, CLASSIFIER)
+        self.health = stub(self.server.http_address, {})
 
     @contextmanager
     def caller(self) -> Iterator[Callable[[pb.ModelInferRequest], pb.ModelInferResponse]]:
         with Rest(self.server.http_address) as rest:
-
-            def infer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-                received: pb.ModelInferResponse | HttpError = outcome(rest.infer(request), INFERENCE["ModelInfer"])
-                if isinstance(received, HttpError):
-                    raise received
-                return received
-
-            yield infer
+            yield lambda request: INFERENCE["ModelInfer"].read(rest.infer(request))
 
 
 def live_server(
@@ -201,13 +190,6 @@ def live_server(
     ports = {"port": 0, "http_port": 0 if http else -1}
     config = ServerConfig(models=models, **{"transport": "grpc" if http else transport, **ports, **settings})
     return (LiveHttpServer if http else LiveServer)(config, runtimes, wrap_control=wrap_control)
-
-
-def outcome(answer: Answer, form: Form[R]) -> R | HttpError:
-    """Return what gRPC would have brought."""
-    if answer.status == 200 or answer.status in form.no_refusals:
-        return form.received(answer)
-    return HttpError(status_code(answer.status), answer.error, answer.status)
 
 
 def _infer_sent(request: pb.ModelInferRequest, timeout: float | None) -> Sent:
@@ -273,7 +255,8 @@ def _classify(message: Any, timeout: float | None) -> Sent:
     if message.WhichOneof("image") == "raw":
         query |= {"height": message.raw.height, "width": message.raw.width}
     body = message.raw.pixels or message.encoded
-    return Sent("POST", f"/v1/classify/{urllib.parse.quote(names, safe=',@')}?{urllib.parse.urlencode(query)}", body)
+    path = f"/v1/classify/{urllib.parse.quote(names, safe=',@')}".rstrip("/")
+    return Sent("POST", f"{path}?{urllib.parse.urlencode(query)}", body)
 
 
 def _compared(answer: Answer) -> classifier_pb2.CompareResponse:
@@ -283,15 +266,15 @@ def _compared(answer: Answer) -> classifier_pb2.CompareResponse:
         if "answer" in each:
             json_format.ParseDict(each["answer"], added.answer)
         else:
-            added.failure.code, added.failure.message = status_code(each["status"]).value[0], each["error"]
+            added.failure.code, added.failure.message = CODES[each["status"]].value[0], each["error"]
     return response
 
 
-def _message(kind: Callable[[], M]) -> Callable[[Answer], M]:
+def _message(kind: Callable[[], Message]) -> Callable[[Answer], Any]:
     return lambda answer: json_format.ParseDict(answer.json, kind())
 
 
-INFERENCE: dict[str, Form[Any]] = {
+INFERENCE: dict[str, Form] = {
     "ServerLive": Form(_get("/v2/health/live"), _message(pb.ServerLiveResponse)),
     "ServerReady": Form(_get("/v2/health/ready"), _message(pb.ServerReadyResponse), no_refusals=(503,)),
     "ModelReady": Form(
@@ -312,7 +295,7 @@ INFERENCE: dict[str, Form[Any]] = {
     "RepositoryModelLoad": Form(_control("load"), _message(pb.RepositoryModelLoadResponse)),
     "RepositoryModelUnload": Form(_control("unload"), _message(pb.RepositoryModelUnloadResponse)),
 }
-CLASSIFIER: dict[str, Form[Any]] = {
+CLASSIFIER: dict[str, Form] = {
     "Classify": Form(_classify, _message(classifier_pb2.ClassifyResponse)),
     "Compare": Form(_classify, _compared),
 }

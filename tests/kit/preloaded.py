@@ -3,14 +3,15 @@
 import gc
 import importlib
 
-from hangtag.serving.server.process import environment
+import click
 
-environment.prepare()
+from hangtag.cli import main
+
+# The command sets what ONNX Runtime reads at its import, before it imports a subcommand.
+main.get_command(click.Context(main, resilient_parsing=True), "health")
 for module in (
     "tests.kit.sleeping_threads",
-    "hangtag.cli",
     "hangtag.serving.client.classify",
-    "hangtag.serving.client.health",
     "hangtag.serving.client.top",
     "hangtag.serving.loadtest.cli.command",
     "hangtag.serving.server.cli",

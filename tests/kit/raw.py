@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 
 from tests.kit.live import LiveServer
-from tests.kit.rest import tensor
+from tests.kit.rest import Rest, tensor
 from tests.kit.waiting import TIMEOUT, until
 
 INFER = json.dumps({"inputs": [tensor("index", "INT64", [1], [1])]}).encode()
@@ -39,6 +39,13 @@ def read_to_the_end(connection: socket.socket) -> bytes:
 def status_line(connection: socket.socket) -> bytes:
     with connection.makefile("rb") as answer:
         return answer.readline().strip()
+
+
+def is_answered(live: LiveServer, tls: ssl.SSLContext | None = None) -> bool:
+    """Whether a further connection over HTTP is answered, and not refused because there are too many."""
+    with suppress(OSError), Rest(live.server.http_address, tls) as rest:
+        return rest.get("/v2/health/live").status == 200
+    return False
 
 
 def send(connection: socket.socket, request_: bytes = INFER) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+import grpc
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +19,18 @@ from tests.kit.waiting import TIMEOUT
 
 Array = npt.NDArray[Any]
 HEAD_LENGTH = "inference-header-content-length"
+CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    499: grpc.StatusCode.CANCELLED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""What gRPC has for a status of HTTP with which the server refuses a call."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,11 @@ class Answer:
     @property
     def error(self) -> str:
         return str(self.json["error"])
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        """That of a refusal."""
+        return CODES[self.status]
 
     @property
     def outputs(self) -> dict[str, Array]:

@@ -7,13 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from hangtag.training.catalog import build
 from hangtag.training.data import outfits
-from hangtag.training.data.fashion_mnist import DIGEST, LABELS, FashionMnist, Split
-from hangtag.training.data.multi_label import Canvases
+from hangtag.training.data.fashion_mnist import DIGEST, LABELS, FashionMnist, Images, Split
 from hangtag.training.loop import trainer
 from hangtag.training.networks.cnn_rnn import CnnRnn
-from hangtag.training.networks.inference import normalise
-from hangtag.training.networks.multi_label import CnnEmbedding, CnnLabels
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
@@ -64,8 +62,8 @@ THRESHOLD = 0.2
 FIGURES = {"validation": {"o_f1": 0.75, "exact_match": 0.25}, "test": {"o_f1": 0.7, "exact_match": 0.2}}
 
 
-def canvases(garments: Split, count: int) -> Canvases:
-    """The canvases of the test split that begin with these garments, as the exporter makes them."""
+def canvases(garments: Split, count: int) -> Images:
+    """The canvases [count, 64, 64] of the test split that begin with these garments, as the exporter makes them."""
     return outfits.make_split(outfits.together(), garments, (outfits.SEED, 2), count).images
 
 
@@ -80,7 +78,7 @@ def decisive_cnn_rnn(garments: Split, spread: float = 1.0) -> CnnRnn:
     nn.init.normal_(network.embeddings.weight)
     nn.init.normal_(network.project_output.weight, std=0.3)
     projection = nn.init.normal_(network.project_image.weight)
-    features = network.encoder(normalise(torch.tensor(canvases(garments, 100))))
+    features = network.encoder(torch.tensor(canvases(garments, 100)) / 255)
     common = features.mean(dim=0)  # what all images share says nothing
     projection.mul_(spread / ((features - common) @ projection.T).std())
     network.project_image.bias.copy_(-projection @ common)
@@ -91,10 +89,9 @@ def decisive_cnn_rnn(garments: Split, spread: float = 1.0) -> CnnRnn:
 def decisive_scores(model: str, garments: Split) -> nn.Module:
     """A baseline's random weights, scaled so that labels lie around the threshold: sets of different sizes come up."""
     torch.manual_seed(2)
-    network = CnnEmbedding(len(LABELS)) if model == "cnn_embedding" else CnnLabels(len(LABELS))
-    last = network.score if isinstance(network, CnnEmbedding) else network[-1]
-    assert isinstance(last, nn.Linear)
-    logits = network.eval()(normalise(torch.tensor(canvases(garments, 100))))
+    network = build(model)
+    *_, last = (layer for layer in network.modules() if isinstance(layer, nn.Linear))
+    logits = network.eval()(torch.tensor(canvases(garments, 100)) / 255)
     # Rivals share one probability: only where they differ more do several reach the threshold.
     scale = (1.0 if model == "softmax_ranking" else 0.25) / logits.std(dim=0).mean()
     last.bias.copy_(torch.logit(torch.tensor(THRESHOLD)) - scale * (logits.mean(dim=0) - last.bias))

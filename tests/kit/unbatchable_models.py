@@ -3,50 +3,48 @@
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
 from tests.kit import onnx_models
+from tests.kit.onnx_models import from_text
 
 COLUMNS = 3
-_ROWS: onnx_models.Shape = ["batch", COLUMNS]
-_FIRST_AXIS = np.array(0, np.int64)
 _END = np.iinfo(np.int64).min
 
 
 def _rows(
-    nodes: list[onnx.NodeProto], metadata: Mapping[str, str] | None = None, **constants: object
+    text: str, metadata: Mapping[str, str] | None = None, **constants: npt.NDArray[np.generic]
 ) -> onnx.ModelProto:
-    arrays = {name: np.asarray(value) for name, value in constants.items()}
-    return onnx_models.mapped(nodes, _ROWS, arrays, metadata)
+    """x FP32 [batch, 3] -> y FP32 [batch, 3], by these constants and nodes."""
+    return from_text(f"(float[batch, {COLUMNS}] x) => (float[batch, {COLUMNS}] y) {text}", metadata, **constants)
 
 
 def softmax(metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
     """Softmax over the rows."""
-    return _rows([helper.make_node("Softmax", ["x"], ["y"], axis=0)], metadata)
+    return _rows("{ y = Softmax <axis = 0> (x) }", metadata)
 
 
 def faint_softmax() -> onnx.ModelProto:
     """Softmax over the rows, in values of at most 0.0001."""
-    nodes = [helper.make_node("Softmax", ["x"], ["p"], axis=0), helper.make_node("Mul", ["p", "small"], ["y"])]
-    return _rows(nodes, small=np.float32(1e-4))
+    return _rows("<float small = {0.0001}> { p = Softmax <axis = 0> (x) y = Mul(p, small) }")
 
 
 def cumulative_sum() -> onnx.ModelProto:
     """The sum of each row and those before it."""
-    return _rows([helper.make_node("CumSum", ["x", "axis"], ["y"])], axis=_FIRST_AXIS)
+    return _rows("<int64 axis = {0}> { y = CumSum(x, axis) }")
 
 
 def reversal() -> onnx.ModelProto:
     """The rows, the last one first."""
-    nodes = [helper.make_node("Slice", ["x", "last", "end", "axes", "step"], ["y"])]
-    return _rows(nodes, last=np.array([-1]), end=np.array([_END]), axes=_FIRST_AXIS[np.newaxis], step=np.array([-1]))
+    constants = "<int64[1] last = {-1}, int64[1] axes = {0}, int64[1] step = {-1}>"
+    return _rows(f"{constants} {{ y = Slice(x, last, end, axes, step) }}", end=np.array([_END]))
 
 
 def centring() -> onnx.ModelProto:
     """The rows without their mean."""
-    nodes = [helper.make_node("ReduceMean", ["x", "axes"], ["mean"]), helper.make_node("Sub", ["x", "mean"], ["y"])]
-    return _rows(nodes, axes=_FIRST_AXIS[np.newaxis])
+    return _rows("<int64[1] axes = {0}> { mean = ReduceMean(x, axes) y = Sub(x, mean) }")
 
 
 def training_mode() -> onnx.ModelProto:
@@ -55,65 +53,57 @@ def training_mode() -> onnx.ModelProto:
     ONNX Runtime carries the mean and the variance from run to run, so that no two runs give the same answer.
     """
     ones, zeros = np.ones(COLUMNS, np.float32), np.zeros(COLUMNS, np.float32)
-    node = helper.make_node(
-        "BatchNormalization", ["x", "scale", "bias", "mean", "var"], ["y", "next_mean", "next_var"], training_mode=1
-    )
-    return _rows([node], scale=ones, bias=zeros, mean=zeros, var=ones)
+    return _rows(
+        "{ y, next_mean, next_var = BatchNormalization <training_mode = 1> (x, scale, bias, mean, var) }",
+        scale=ones, bias=zeros, mean=zeros, var=ones,
+    )  # fmt: skip
 
 
 def noise() -> onnx.ModelProto:
     """The rows, with random numbers added."""
-    nodes = [helper.make_node("RandomNormalLike", ["x"], ["noise"]), helper.make_node("Add", ["x", "noise"], ["y"])]
-    return _rows(nodes)
+    return _rows("{ noise = RandomNormalLike(x) y = Add(x, noise) }")
 
 
 def ranking() -> onnx.ModelProto:
     """The columns, each sorted."""
-    nodes = [
-        helper.make_node("Shape", ["x"], ["rows"], start=0, end=1),
-        helper.make_node("TopK", ["x", "rows"], ["y", "places"], axis=0),
-    ]
-    return _rows(nodes)
+    return _rows("{ rows = Shape <start = 0, end = 1> (x) y, places = TopK <axis = 0> (x, rows) }")
 
 
 def large_neighbour() -> onnx.ModelProto:
     """Softmax over the rows in two columns, next to one of values in the thousands that depend on their row alone."""
-    nodes = [
-        helper.make_node("Softmax", ["x"], ["p"], axis=0),
-        helper.make_node("Mul", ["p", "others"], ["scores"]),
-        helper.make_node("Sigmoid", ["x"], ["share"]),
-        helper.make_node("Mul", ["share", "first"], ["pixels"]),
-        helper.make_node("Add", ["pixels", "scores"], ["y"]),
-    ]
-    return _rows(nodes, first=np.array([1920, 0, 0], np.float32), others=np.array([0, 1, 1], np.float32))
+    return _rows(
+        """<float[3] first = {1920, 0, 0}, float[3] others = {0, 1, 1}> {
+            p = Softmax <axis = 0> (x)
+            scores = Mul(p, others)
+            share = Sigmoid(x)
+            pixels = Mul(share, first)
+            y = Add(pixels, scores)
+        }"""
+    )
 
 
 def distant_row() -> onnx.ModelProto:
     """The rows, with the eighth added to each where a batch has one."""
-    nodes = [
-        helper.make_node("Slice", ["x", "eighth", "ninth", "axes"], ["row"]),
-        helper.make_node("ReduceSum", ["row", "axes"], ["added"]),
-        helper.make_node("Add", ["x", "added"], ["y"]),
-    ]
-    return _rows(nodes, eighth=np.array([7]), ninth=np.array([8]), axes=_FIRST_AXIS[np.newaxis])
+    return _rows(
+        """<int64[1] eighth = {7}, int64[1] ninth = {8}, int64[1] axes = {0}> {
+            row = Slice(x, eighth, ninth, axes)
+            added = ReduceSum(row, axes)
+            y = Add(x, added)
+        }"""
+    )
 
 
 def dynamic_quantization() -> onnx.ModelProto:
     """The rows in steps of which the range of the whole batch decides."""
-    nodes = [
-        helper.make_node("DynamicQuantizeLinear", ["x"], ["steps", "scale", "zero"]),
-        helper.make_node("DequantizeLinear", ["steps", "scale", "zero"], ["y"]),
-    ]
-    return _rows(nodes)
+    return _rows("{ steps, scale, zero = DynamicQuantizeLinear(x) y = DequantizeLinear(steps, scale, zero) }")
 
 
 def reversed_texts() -> onnx.ModelProto:
-    """Texts [batch], the last one first."""
-    return onnx_models.model(
-        [helper.make_node("Slice", ["x", "last", "end", "axes", "step"], ["y"])],
-        {"x": (TensorProto.STRING, ["batch"])},
-        {"y": (TensorProto.STRING, ["batch"])},
-        {"last": np.array([-1]), "end": np.array([_END]), "axes": _FIRST_AXIS[np.newaxis], "step": np.array([-1])},
+    """Texts, the last one first."""
+    return from_text(
+        """(string[batch] x) => (string[batch] y)
+        <int64[1] last = {-1}, int64[1] axes = {0}, int64[1] step = {-1}> { y = Slice(x, last, end, axes, step) }""",
+        end=np.array([_END]),
     )
 
 
@@ -132,69 +122,53 @@ MODELS: tuple[Callable[[], onnx.ModelProto], ...] = (
 
 def scaled_by_the_largest() -> onnx.ModelProto:
     """x divided by the largest value in the batch, as a quantizer does that derives its scale from the batch."""
-    return onnx_models.mapped(
-        [
-            helper.make_node("Abs", ["x"], ["size"]),
-            helper.make_node("ReduceMax", ["size"], ["largest"], keepdims=0),
-            helper.make_node("Add", ["largest", "one"], ["scale"]),
-            helper.make_node("Div", ["x", "scale"], ["y"]),
-        ],
-        _ROWS,
-        {"one": np.array(1, np.float32)},
+    return _rows(
+        """<float one = {1}> {
+            size = Abs(x)
+            largest = ReduceMax <keepdims = 0> (size)
+            scale = Add(largest, one)
+            y = Div(x, scale)
+        }"""
     )
 
 
 def one_row() -> onnx.ModelProto:
     """Declares one output row per sample, and returns one for all."""
-    built = onnx_models.mapped(
-        [
-            helper.make_node("ReduceSum", ["x", "axis"], ["sum"], keepdims=1),
-            helper.make_node("Identity", ["sum"], ["y"]),
-        ],
-        _ROWS,
-        {"axis": np.array([0], np.int64)},
-    )
-    (out,) = built.graph.output
-    out.type.tensor_type.shape.dim[0].ClearField("dim_param")
+    built = _rows("<int64[1] axis = {0}> { sum = ReduceSum <keepdims = 1> (x, axis) y = Identity(sum) }")
+    built.graph.output[0].type.tensor_type.shape.dim[0].ClearField("dim_param")
     return built
 
 
 def only_alone() -> onnx.ModelProto:
     """Fails on more than one sample: it reshapes to [1, 3]."""
-    return onnx_models.model(
-        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
-        {"x": (TensorProto.FLOAT, _ROWS)},
-        {"y": (TensorProto.FLOAT, [None, 3])},  # type: ignore[list-item]
-        {"shape": np.array([1, 3], np.int64)},
-    )
+    return from_text("(float[batch, 3] x) => (float[?, 3] y) <int64[2] shape = {1, 3}> { y = Reshape(x, shape) }")
 
 
 def at_most_32() -> onnx.ModelProto:
     """Looks up each sample's index in a table of 32, and fails on a larger batch."""
-    return onnx_models.mapped(
-        [
-            helper.make_node("Shape", ["x"], ["rows"], start=0, end=1),
-            helper.make_node("Squeeze", ["rows"], ["many"]),
-            helper.make_node("Range", ["zero", "many", "one"], ["places"]),
-            helper.make_node("Gather", ["table", "places"], ["added"]),
-            helper.make_node("Add", ["x", "added"], ["y"]),
-        ],
-        _ROWS,
-        {"zero": np.array(0, np.int64), "one": np.array(1, np.int64), "table": np.zeros((32, 3), np.float32)},
+    return _rows(
+        """<int64 zero = {0}, int64 one = {1}> {
+            rows = Shape <start = 0, end = 1> (x)
+            many = Squeeze(rows)
+            places = Range(zero, many, one)
+            added = Gather(table, places)
+            y = Add(x, added)
+        }""",
+        table=np.zeros((32, COLUMNS), np.float32),
     )
 
 
 def declared_with_an_axis_too_many() -> onnx.ModelProto:
     """ONNX Runtime loads it with a warning, and reports no shape."""
-    built = onnx_models.mapped([helper.make_node("Relu", ["x"], ["y"])], _ROWS)
+    built = _rows("{ y = Relu(x) }")
     built.graph.output[0].type.tensor_type.shape.dim.add()
     return built
 
 
 def of_a_huge_picture() -> onnx.ModelProto:
     """One sample has 2**40 values, and the file a few bytes."""
-    shape: onnx_models.Shape = ["batch", 2**20, 2**20]
-    return onnx_models.mapped([helper.make_node("Relu", ["x"], ["y"])], shape)
+    shape = f"float[batch, {2**20}, {2**20}]"
+    return from_text(f"({shape} x) => ({shape} y) {{ y = Relu(x) }}")
 
 
 def streamed() -> onnx.ModelProto:

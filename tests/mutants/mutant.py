@@ -44,8 +44,8 @@ class Mutant:
         """The area that the mutant was drawn of."""
         return next(area for area in AREAS if self.file.startswith(f"{area}/"))
 
-    def apply(self, root: Path) -> Path:
-        """Put the fault into a checkout, and return the file that has it.
+    def place(self, root: Path) -> tuple[Path, int]:
+        """Return the file of a checkout that has the lines which the mutant changes, and the number of the first.
 
         Raises:
             MovedError: The lines are not in the file that had them, nor in exactly one other file of the area.
@@ -57,9 +57,19 @@ class Mutant:
             raise MovedError(
                 f"mutant {self.number}: the lines of {self.definition} are in {len(files)} files of {self.area}"
             )
-        text = files[0].read_text()
-        files[0].write_text(text.replace(self.context + self.before, self.context + self.after))
-        return files[0]
+        before = files[0].read_text().partition(self.context + self.before)[0] + self.context
+        return files[0], before.count("\n") + 1
+
+    def apply(self, root: Path) -> Path:
+        """Put the fault into a checkout, and return the file that has it.
+
+        Raises:
+            MovedError: The lines are no longer there.
+        """
+        file, _ = self.place(root)
+        text = file.read_text()
+        file.write_text(text.replace(self.context + self.before, self.context + self.after))
+        return file
 
 
 def _count(file: Path, mutant: Mutant) -> int:

@@ -3,40 +3,36 @@
     python -m tests.mutants.run tests/mutants/after.jsonl            # goes on where it was stopped
     python -m tests.mutants.run tests/mutants/after.jsonl --number 7
 
-Each mutant is put into a copy of the files that git tracks, in a temporary folder, never into the checkout. The tests
-of its folder run first, then the public ones of its area, each for a minute at most and until the first failure.
+All tests run once before, to see which of them run the function that a mutant changes. Each mutant is then put into a
+copy of the files that git tracks, in a temporary folder, never into the checkout. The chosen tests of its folder run
+first, then the others, each for a minute at most and until the first failure.
 """
 
+import contextlib
 import json
-import os
 import re
-import shutil
+import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 
+from tests.mutants import plugin, reach
 from tests.mutants.mutant import AREAS, MovedError, Mutant, read
 
 LIMIT_SECONDS = 60
 """Of each of the two runs of tests."""
 TEST_SECONDS = 30
 """A test that takes longer has failed: a fault may make it wait for ever."""
-PUBLIC = {
-    "serving/server": ("tests/serving/server/transport", "tests/serving/client"),
-    "serving/connection": ("tests/serving/client", "tests/compatibility"),
-    "serving/loadtest": ("tests/serving/loadtest",),
-    "export": ("tests/export", "tests/e2e"),
-    "training": ("tests/training", "tests/e2e"),
-}
-"""The tests of what a user sees of an area."""
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
-_NO_TESTS = 5  # pytest's exit code
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", re.MULTILINE)
+_NOTHING_FOUND = (0, 5, -signal.SIGKILL)
+"""How pytest ends when all tests pass, when there are none, and when the limit is reached."""
 
 
 @dataclass(frozen=True)
@@ -56,65 +52,52 @@ class Result:
     seconds: float
 
 
-def run(mutant: Mutant, checkout: Path) -> Result:
+def run(mutant: Mutant, checkout: Path, tests: Sequence[str]) -> Result:
     """Put a mutant into a copy of a checkout, and run the tests that may find it."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         copy = Path(name)
-        _copy(checkout, copy)
+        reach.copy(checkout, copy)
         try:
             file = mutant.apply(copy)
         except MovedError as error:
             return Result(mutant.number, None, str(error), 0.0)
-        for tests in (_own_tests(file, copy), [each for each in PUBLIC[mutant.area] if (copy / each).exists()]):
-            failed = _first_failure(tests, copy)
+        folder = _own_folder(file, copy)
+        own = [each for each in tests if each.startswith(f"{folder}/")]
+        # No test is known to use a file without a function, which holds constants: then all of the folder's may.
+        for chosen in (own, [each for each in tests if each not in own]) if tests else ([str(folder)],):
+            failed = _first_failure(chosen, copy) if chosen else ""
             if failed:
                 return Result(mutant.number, True, failed, round(time.monotonic() - started, 1))
     return Result(mutant.number, False, "", round(time.monotonic() - started, 1))
 
 
-def _copy(checkout: Path, copy: Path) -> None:
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=checkout, check=True, capture_output=True, text=True)
-    for path in filter(None, tracked.stdout.split("\0")):
-        (copy / path).parent.mkdir(parents=True, exist_ok=True)
-        if (checkout / path).exists():
-            shutil.copy2(checkout / path, copy / path, follow_symlinks=False)
-    for environment in checkout.glob(".venv*"):
-        (copy / environment.name).symlink_to(environment.resolve())
-
-
-def _own_tests(file: Path, copy: Path) -> list[str]:
+def _own_folder(file: Path, copy: Path) -> Path:
     """The nearest folder of tests that mirrors a file's folder."""
     folder = Path("tests") / file.relative_to(copy).parent
     while not (copy / folder).is_dir():
         folder = folder.parent
-    return [str(folder)]
+    return folder
 
 
-def _first_failure(tests: list[str], copy: Path) -> str:
+def _first_failure(tests: Sequence[str], copy: Path) -> str:
     """The first test that fails within the limit; empty if none does."""
-    options = ["-x", "-q", "-n2", "--dist", "loadfile", "-p", "no:cacheprovider", f"--timeout={TEST_SECONDS}"]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", *options, *tests],
-        cwd=copy,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=LIMIT_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        output, _ = process.communicate()
-        found = _FAILED.search(output)
-        return found[1] if found else ""
-    if process.returncode in (0, _NO_TESTS):
-        return ""
-    found = _FAILED.search(output)
-    return found[1] if found else f"pytest ended with {process.returncode}"
+    chosen = copy / "chosen.json"
+    chosen.write_text(json.dumps(tests))
+    files = dict.fromkeys(each.partition("::")[0] for each in tests)
+    variables = {plugin.CHOSEN: str(chosen)} if any("::" in each for each in tests) else {}
+    with (copy / "output").open("w+") as output:
+        options = ("-x", f"--timeout={TEST_SECONDS}", *files)
+        process = reach.pytest(copy, *options, variables=variables, output=output)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=LIMIT_SECONDS)
+        reach.kill(copy)
+        process.wait()
+        output.seek(0)
+        found = _FAILED.search(output.read())
+    if found:
+        return found[1]
+    return f"pytest ended with {process.returncode}" if process.returncode not in _NOTHING_FOUND else ""
 
 
 def summary(mutants: list[Mutant], results: dict[int, Result]) -> str:
@@ -131,26 +114,43 @@ def summary(mutants: list[Mutant], results: dict[int, Result]) -> str:
 
 @click.command()
 @click.argument("recorded", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--checkout", default=".", type=click.Path(exists=True, path_type=Path), help="Whose tests to run.")
 @click.option("--number", type=int, help="Run this mutant alone, and record nothing.")
 @click.option("--minutes", type=float, default=600.0, show_default=True, help="Start no mutant after so long.")
-def main(recorded: Path, number: int | None, minutes: float) -> None:
-    """Run the tests against every mutant that has no line in RECORDED yet, and print how many were killed."""
-    mutants, checkout = read(), Path.cwd()
+@click.option("--processes", default=2, show_default=True, help="Mutants that run at the same time.")
+def main(recorded: Path, checkout: Path, number: int | None, minutes: float, processes: int) -> None:
+    """Run the tests against every mutant that has no line in RECORDED yet, and print how many were killed.
+
+    Which tests reach which mutant is kept in a file next to RECORDED.
+    """
+    checkout = checkout.resolve()
+    mutants = read(checkout / "tests/mutants/mutants.jsonl")
+    kept = recorded.with_suffix(".reaches.json")
+    if not kept.exists():
+        recorded.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(reach.reaches(mutants, checkout)))
+    tests = {int(key): names for key, names in json.loads(kept.read_text()).items()}
     if number is not None:
-        click.echo(run(mutants[number], checkout))
+        click.echo(run(mutants[number], checkout, tests.get(number, [])))
         return
     lines = recorded.read_text().splitlines() if recorded.exists() else []
     results = {result.number: result for result in (Result(**json.loads(line)) for line in lines)}
     ends = time.monotonic() + 60 * minutes
+
+    def judge(mutant: Mutant) -> Result | None:
+        return run(mutant, checkout, tests.get(mutant.number, [])) if time.monotonic() < ends else None
+
     # The areas in turn, so that what is there says something of each when it is stopped.
-    for mutant in sorted(mutants, key=lambda each: each.number % (len(mutants) // len(AREAS))):
-        if mutant.number in results or time.monotonic() > ends:
-            continue
-        result = results[mutant.number] = run(mutant, checkout)
-        with recorded.open("a") as file:
-            file.write(json.dumps(asdict(result)) + "\n")
-        verdict = {True: f"killed by {result.by}", False: "ALIVE", None: result.by}[result.killed]
-        click.echo(f"{len(results):3}/{len(mutants)}  mutant {mutant.number:3}  {mutant.file}: {verdict}")
+    ordered = sorted(mutants, key=lambda each: each.number % (len(mutants) // len(AREAS)))
+    left = [each for each in ordered if each.number not in results]
+    with ThreadPoolExecutor(processes) as executor:
+        for result in filter(None, executor.map(judge, left)):
+            results[result.number] = result
+            with recorded.open("a") as file:
+                file.write(json.dumps(asdict(result)) + "\n")
+            verdict = {True: f"killed by {result.by}", False: "ALIVE", None: result.by}[result.killed]
+            name = mutants[result.number].file
+            click.echo(f"{len(results):3}/{len(mutants)}  mutant {result.number:3}  {name}: {verdict}")
     click.echo(summary(mutants, results))
 
 

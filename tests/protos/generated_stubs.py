@@ -1,4 +1,4 @@
-"""Checks that the committed gRPC stubs are what the .proto files generate, and names the command that writes them anew.
+"""Checks that the committed gRPC stubs are what the .proto files generate, and names the command that writes them.
 
 Run in the root of the repository: ``python -m tests.protos.generated_stubs hangtag/protos/NAME.proto ...``.
 Exit code 1: a stub differs or is missing.

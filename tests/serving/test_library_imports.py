@@ -1,18 +1,16 @@
 """A program that imports hangtag keeps its environment, its limits and its log levels."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from tests.kit import shipped
-from tests.kit.command import environment
+from tests.kit.command import python
 
 pytestmark = pytest.mark.slow
 
 _COMPARE = """
-import json, logging, os, sys
+import json, logging, os
 import PIL.Image
 
 def settings():
@@ -24,7 +22,7 @@ def settings():
 
 changes = {}
 before = settings()
-for statement in sys.argv[1:]:
+for statement in STATEMENTS:
     exec(statement)
     after = settings()
     changes[statement] = {name: [before[name], after[name]] for name in before if before[name] != after[name]}
@@ -47,28 +45,29 @@ _PREPARE = "from hangtag.serving.server.process import environment; environment.
 _VERBOSITY = ("GRPC_VERBOSITY", "NONE", "debug")
 
 
-def python(code: str, *arguments: str, **variables: str) -> str:
+def printed(code: str, **variables: str) -> str:
     """What a process of its own prints, which must end well."""
-    command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment(**variables))
+    done = python(code, **variables)
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_an_import_changes_nothing_of_the_importing_program() -> None:
-    assert json.loads(python(_COMPARE, *_STATEMENTS)) == {statement: {} for statement in _STATEMENTS}
+    assert json.loads(printed(f"STATEMENTS = {_STATEMENTS!r}\n{_COMPARE}")) == {
+        statement: {} for statement in _STATEMENTS
+    }
 
 
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
         ("loadtest.cli", ["matplotlib"]),  # only its page needs it
-        ("client.health", ["numpy", "httpx2", "hangtag.protos"]),  # containers run it every few seconds
         ("server.cli", ["grpc", "onnxruntime"]),  # the process prepares them first
         ("server.process.workers.entry", ["grpc", "onnxruntime"]),
     ],
 )
 def test_a_command_loads_little_before_it_runs(module: str, heavy: list[str]) -> None:
-    assert python(f"import hangtag.serving.{module}, sys; print({{*{heavy}}} & {{*sys.modules}})") == "set()\n"
+    assert printed(f"import hangtag.serving.{module}, sys; print({{*{heavy}}} & {{*sys.modules}})") == "set()\n"
 
 
 @pytest.mark.parametrize(
@@ -84,8 +83,8 @@ def test_a_commands_process_silences_its_libraries_unless_the_operator_says_othe
     code: str, name: str, value: str, set_by_the_operator: str
 ) -> None:
     code = f"import os\n{code}\nprint(os.environ[{name!r}])"
-    assert python(code).splitlines()[-1] == value
-    assert python(code, **{name: set_by_the_operator}).splitlines()[-1] == set_by_the_operator
+    assert printed(code).splitlines()[-1] == value
+    assert printed(code, **{name: set_by_the_operator}).splitlines()[-1] == set_by_the_operator
 
 
 def test_without_its_extra_an_address_of_http_says_what_to_install() -> None:
@@ -97,5 +96,5 @@ def test_without_its_extra_an_address_of_http_says_what_to_install() -> None:
         "    try: client('http://127.0.0.1:8000')\n"
         "    except hangtag.UserError as error: print(error)"
     )
-    shown = python(code)
+    shown = printed(code)
     assert shown.count("'httpx2'") == shown.count("pip install '.[http]'") == 2

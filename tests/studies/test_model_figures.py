@@ -1,4 +1,7 @@
-"""What the pages about exported files say follows from recorded figures, and is said only of the files that ship."""
+"""What the pages about models say is said only of the files that ship and of runs that can be compared.
+
+That the pages follow from the recorded figures is shown by test_pages.py: a fault in the arithmetic changes a page.
+"""
 
 from pathlib import Path
 
@@ -7,11 +10,15 @@ import pytest
 
 from hangtag.export.gate import speed
 from studies import results
+from studies.accuracy import report as accuracy
+from studies.accuracy.run import RESULTS as ACCURACY_RUNS
 from studies.calibration import section
 from studies.calibration.run import RESULTS as CALIBRATION
 from studies.cascades import report as cascades
 from studies.cascades.run import RESULTS as CASCADES
 from studies.exported.run import middle
+from studies.label_sets import report as label_sets
+from studies.label_sets.run import RESULTS as LABEL_SET_RUNS
 from studies.mistakes.run import RESULTS as MISTAKES
 from studies.shipped import measured, readme_part, route
 from studies.shipped.models import ShippedModel, read_all
@@ -88,6 +95,29 @@ def test_the_recorded_load_test_is_valid_and_the_recorded_evaluations_are_of_wha
         assert evaluation["file"] == f"models/{model.name}/{model.version}/model.onnx", command
         # ONNX Runtime sums in another order than PyTorch, so one image of 10,000 may change its label.
         assert evaluation["accuracy"] == pytest.approx(float(model.metadata["test_accuracy"]), abs=2e-4)
+
+
+def test_training_runs_that_cannot_be_compared_are_refused(file: Path) -> None:
+    lines = results.read(ACCURACY_RUNS)
+    lstm = lines["lstm-study-seed0"]
+    for other, message in (
+        (lstm | {"run": "twin"}, "twin is a second run of lstm with seed 0"),
+        (lstm | {"run": "shorter", "seed": 99, "epochs": 2}, "shorter has 2 epochs"),
+    ):
+        results.write(file, [*lines.values(), other])
+        with pytest.raises(click.ClickException, match=message):
+            accuracy.read(file)
+
+
+def test_three_labels_for_each_image_are_shown_and_are_no_rival_of_cnn_rnn(file: Path) -> None:
+    """They are the convention of the paper, whose measures would be the best of all here."""
+    lines = results.read(LABEL_SET_RUNS)
+    for line in lines.values():
+        line["rules"]["top 3"] |= {"o_f1": 0.99, "exact_match": 0.99}
+    results.write(file, lines.values())
+    spoiled, recorded = (label_sets.rows(label_sets.read(each)["outfits"]) for each in (file, LABEL_SET_RUNS))
+    for measure in label_sets.GOALS:
+        assert label_sets.lead(spoiled, measure) == label_sets.lead(recorded, measure)
 
 
 def calibrated(line: results.Line, *, confidence: float = 0.95, after: float = 0.6) -> results.Line:

@@ -32,7 +32,7 @@ from studies.soak import report as soak_report
 from studies.workers.report import PROCESSES, SHARING, part, process_rows, sharing_rows
 from tests.kit import onnx_models
 from tests.kit.shipped import MODELS, latest
-from tests.studies.run_study import measured, study
+from tests.studies.run_study import measured, repository, study
 
 pytestmark = [pytest.mark.studies, pytest.mark.timeout(900)]
 
@@ -47,11 +47,8 @@ def plausible(figures: results.Line) -> bool:
 
 @pytest.fixture(scope="module")
 def lstm_and_cnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model repository with what the studies of servers call, which starts faster than one with all models."""
-    folder = tmp_path_factory.mktemp("models")
-    for name in ("lstm", "cnn"):
-        (folder / name).symlink_to(MODELS / name)
-    return folder
+    """What the studies of servers call."""
+    return repository(tmp_path_factory.mktemp("studies") / "models", "lstm", "cnn")
 
 
 @pytest.fixture

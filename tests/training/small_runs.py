@@ -4,14 +4,16 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import Result
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn.modules.module import register_module_forward_hook
 
 from hangtag.training.catalog import build
 from hangtag.training.loop import trainer
@@ -21,32 +23,25 @@ from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
 from tests.kit.command import invoke
 from tests.kit.forkserver import Forked
-from tests.kit.garments import Images
+from tests.kit.garments import FashionMnist, Images, Split, few
 from tests.kit.waiting import until
 
 SOURCES = ("training", "hangtag")
 """What decides the outcome of a run, for tests/kit/once.py."""
 EPOCHS = 4
-TRAINED = (
-    "train",
-    "lstm",
-    "--limit",
-    "640",
-    "--epochs",
-    str(EPOCHS),
-    "--tensorboard",
-    "--threads",
-    "1",
-    "--device",
-    "cpu",
-)
+TRAINED = ("train", "lstm", *f"--limit 640 --epochs {EPOCHS} --tensorboard --threads 1 --device cpu".split())
 """The command of a run of about two seconds, without its folder."""
+
+
+def command(model: str, *options: object, limit: int = 64, epochs: int = 1) -> list[str]:
+    """The command that trains on few images, without its folder."""
+    usual = ("--limit", limit, "--epochs", epochs, "--threads", 1, "--device", "cpu")
+    return ["train", model, *map(str, usual), *map(str, options)]
 
 
 def train(model: str, out: Path, *options: object, limit: int = 64, epochs: int = 1) -> Result:
     """Train a run on few images by the command, which must succeed."""
-    usual = ("--limit", limit, "--epochs", epochs, "--threads", 1, "--device", "cpu")
-    return invoke("train", model, *usual, *options, "--out", out)
+    return invoke(*command(model, *options, limit=limit, epochs=epochs), "--out", out)
 
 
 def wait_for_file(path: Path, process: Forked) -> None:
@@ -62,14 +57,14 @@ class DiedError(BaseException):
 @contextmanager
 def dying(writes: int) -> Iterator[None]:
     """Let a run in this process die when it has put so many files in their place, and is about to do so once more."""
-    replace, left = os.replace, writes
+    os_replace, left = os.replace, writes
 
     def replace_or_die(source: Path, target: Path) -> None:
         nonlocal left
         if left == 0:
             raise DiedError
         left -= 1
-        replace(source, target)
+        os_replace(source, target)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", replace_or_die)
@@ -87,6 +82,32 @@ def config(
 def learn(settings: RunConfig, data: Any, folder: Path, observer: Observer | None = None, **more: Any) -> None:
     """Train such a run, on data that may be no user's either; ``more`` are arguments of the training loop."""
     trainer.train(settings, data, Run(folder), observer or Observer(), **more)
+
+
+def training_on(images: Images) -> FashionMnist:
+    """The garments with these images [n, 28, 28] in place of those to train on, all of one class."""
+    return replace(few(), train=Split(images, np.zeros(len(images), np.uint8)))
+
+
+@contextmanager
+def watching(answer: Callable[[Images], Any] | None = None) -> Iterator[list[Images]]:
+    """The batches [n, 28, 28] that networks are shown in training inside the block.
+
+    answer: gives the logits that they answer in training, whatever their weights are; None for their own.
+    """
+    seen: list[Images] = []
+
+    def watch(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], logits: torch.Tensor) -> torch.Tensor | None:
+        if not module.training or not type(module).__module__.startswith("hangtag."):
+            return None
+        seen.append((inputs[0] * 255).round().byte().numpy())
+        return None if answer is None else logits * 0 + torch.from_numpy(answer(seen[-1]))
+
+    hook = register_module_forward_hook(watch)  # type: ignore[arg-type]  # it may return other logits
+    try:
+        yield seen
+    finally:
+        hook.remove()
 
 
 class OnStep(Observer):
@@ -128,9 +149,9 @@ def weights(folder: Path, name: str = "best.pt") -> dict[str, torch.Tensor]:
     return saved
 
 
-def logits(folder: Path, images: Images) -> torch.Tensor:
-    """What the best weights of an lstm answer to images [n, 28, 28]: logits [n, 10]."""
-    network = build("lstm").eval()
+def logits(folder: Path, images: Images, model: str = "lstm") -> torch.Tensor:
+    """What a network with the run's best weights answers to images [n, 28, 28]: logits [n, 10]."""
+    network = build(model).eval()
     network.load_state_dict(weights(folder))
     with torch.no_grad():
         answers: torch.Tensor = network(torch.tensor(images) / 255)

@@ -16,6 +16,7 @@ from tests.training.small_runs import (
     DiedError,
     Finished,
     assert_same_outcome,
+    command,
     config,
     dying,
     learn,
@@ -30,11 +31,6 @@ from tests.training.small_runs import (
 pytestmark = pytest.mark.slow
 
 
-def command(model: str, *options: object, limit: int = 64, epochs: int = 2) -> list[str]:
-    usual = ("--limit", limit, "--epochs", epochs, "--threads", 1, "--device", "cpu")
-    return ["train", model, *map(str, usual), *map(str, options)]
-
-
 def trained(arguments: list[str], folder: Path) -> Path:
     invoke(*arguments, "--out", folder)
     return folder
@@ -46,8 +42,8 @@ def trained(arguments: list[str], folder: Path) -> Path:
 @pytest.mark.usefixtures("few_test_images")
 def test_a_run_that_dies_before_any_of_its_writes_resumes(tmp_path: Path) -> None:
     """Also one that had finished and goes on to more epochs: it dies between the two files that say so, too."""
-    unbroken = trained(command("lstm"), tmp_path / "unbroken")
-    one_epoch = trained(command("lstm", epochs=1), tmp_path / "one-epoch")
+    unbroken = trained(command("lstm", epochs=2), tmp_path / "unbroken")
+    one_epoch = trained(command("lstm"), tmp_path / "one-epoch")
     for beginning in (None, one_epoch):
         for writes in range(20):
             folder = tmp_path / f"{beginning is None}-{writes}"
@@ -55,11 +51,11 @@ def test_a_run_that_dies_before_any_of_its_writes_resumes(tmp_path: Path) -> Non
                 shutil.copytree(beginning, folder)
             try:
                 with dying(writes):
-                    invoke(*command("lstm"), "--out", folder)
+                    invoke(*command("lstm", epochs=2), "--out", folder)
             except DiedError:
                 done = read(folder) if (folder / "metrics.json").exists() else {}
                 assert "summary" not in done or (beginning and writes == 0)
-                assert_same_outcome(trained(command("lstm"), folder), unbroken)
+                assert_same_outcome(trained(command("lstm", epochs=2), folder), unbroken)
             else:
                 break
         # config.json; of two epochs the weights, the checkpoint and metrics.json; the summary. The first epoch is best.
@@ -174,9 +170,9 @@ def test_the_command_to_resume_has_every_option(tmp_path: Path) -> None:
 def test_more_epochs_end_with_the_weights_of_a_run_that_was_longer_from_the_start(
     tmp_path: Path, model: str, options: list[str]
 ) -> None:
-    unbroken = trained(command(model, *options, limit=33), tmp_path / "unbroken")
-    trained(command(model, *options, limit=33, epochs=1), tmp_path / "run")
-    longer = invoke(*command(model, *options, limit=33), "--out", tmp_path / "run")
+    unbroken = trained(command(model, *options, limit=33, epochs=2), tmp_path / "unbroken")
+    trained(command(model, *options, limit=33), tmp_path / "run")
+    longer = invoke(*command(model, *options, limit=33, epochs=2), "--out", tmp_path / "run")
     assert "this run had finished 1 epoch, and went on to 2." in longer.stderr.splitlines()
     assert [line.split(":")[0] for line in longer.stderr.splitlines() if line.startswith("epoch ")] == ["epoch 2/2"]
     assert_same_outcome(tmp_path / "run", unbroken)
@@ -190,26 +186,21 @@ def test_what_cannot_go_on_says_why_and_stays_as_it_was(tmp_path: Path) -> None:
         assert "--restart" in message
         return message
 
-    run = trained(command("lstm"), tmp_path / "run")
-    assert "has 2 epochs already." in refused(run, command("lstm", epochs=1))
+    run = trained(command("lstm", epochs=2), tmp_path / "run")
+    assert "has 2 epochs already." in refused(run, command("lstm"))
     assert "another recipe.epochs and seed (" in refused(run, command("lstm", "--seed", 1, epochs=3))
     (run / "checkpoint.pt").unlink()
     assert "cannot go on to 3 epochs: it has no checkpoint.pt" in refused(run, command("lstm", epochs=3))
 
     teacher = ("--recipe", "best", "--teacher", shipped.latest("lstm"))
-    scheduled = trained(command("lstm", *teacher, epochs=1), tmp_path / "scheduled")
-    assert "cannot go on to 2 epochs: the recipe best" in refused(scheduled, command("lstm", *teacher))
+    scheduled = trained(command("lstm", *teacher), tmp_path / "scheduled")
+    assert "cannot go on to 2 epochs: the recipe best" in refused(scheduled, command("lstm", *teacher, epochs=2))
 
 
 @pytest.mark.usefixtures("few_test_images")
 def test_seeds_and_bf16_change_the_weights_which_stay_fp32(tmp_path: Path) -> None:
-    for name, model, *options in (
-        ("one", "cnn"), ("same", "cnn"), ("seeded", "cnn", "--seed", 1), ("rough", "cnn", "--precision", "bf16"),
-        ("lstm2", "lstm2"), ("lstm2 again", "lstm2"),
-    ):  # fmt: skip
-        train(model, tmp_path / name, *options, limit=40)
-    assert same_weights(weights(tmp_path / "one"), weights(tmp_path / "same"))
-    assert same_weights(weights(tmp_path / "lstm2"), weights(tmp_path / "lstm2 again"))
+    for name, *options in (("one",), ("seeded", "--seed", 1), ("rough", "--precision", "bf16")):
+        train("cnn", tmp_path / name, *options, limit=40)
     assert not same_weights(weights(tmp_path / "one"), weights(tmp_path / "seeded"))
     assert not same_weights(weights(tmp_path / "one"), weights(tmp_path / "rough"))
     assert {str(tensor.dtype) for tensor in weights(tmp_path / "rough").values()} == {"torch.float32"}

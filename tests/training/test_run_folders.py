@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS, build
+from hangtag.training.catalog import build
 from hangtag.training.errors import RunMismatchError
 from hangtag.training.runs.config import portable
 from hangtag.training.runs.run import Run
@@ -83,31 +83,30 @@ def test_a_run_is_found_by_its_folder_a_file_in_it_its_name_or_its_model(tmp_pat
 # The label distances in its weights.
 
 
-@pytest.mark.parametrize("model", [name for name in NETWORKS if name not in MULTI_LABEL_NETWORKS])
-def test_a_classifiers_embeddings_are_its_last_layers_rows(tmp_path: Path, model: str) -> None:
-    torch.manual_seed(0)
-    network = build(model)
-    (*_, last) = [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
-    make(tmp_path / "run", model, summary={}, weights=network.state_dict())
-    measured = distances("run", tmp_path)
-    assert np.allclose(measured["distances"], scaled_cosines(last.weight.detach()))
-    assert measured["provenance"]["from"] == "weights of the last layer"
-    assert (measured["provenance"]["model"], measured["provenance"]["seed"]) == (model, 4)
-
-
-@pytest.mark.parametrize(("model", "parameter"), [("cnn_rnn", "embeddings.weight"), ("cnn_embedding", "score.weight")])
-@pytest.mark.parametrize("labels", [LABELS, BARS])
-def test_networks_for_several_labels_have_an_embedding_of_each(
+@pytest.mark.parametrize(
+    ("model", "parameter", "labels"),
+    [
+        *((model, "classifier.weight", LABELS) for model in ("lstm", "lstm2", "resnet")),
+        ("cnn", "classifier.6.weight", LABELS),
+        *(
+            (model, parameter, labels)
+            for model, parameter in (("cnn_rnn", "embeddings.weight"), ("cnn_embedding", "score.weight"))
+            for labels in (LABELS, BARS)
+        ),
+    ],
+)
+def test_a_networks_embeddings_are_the_rows_of_one_of_its_weights(
     tmp_path: Path, model: str, parameter: str, labels: tuple[str, ...]
 ) -> None:
     torch.manual_seed(0)
     state = build(model, len(labels)).state_dict()
     make(tmp_path / "run", model, summary={"labels": list(labels)}, weights=state)
     measured = distances("run", tmp_path)
-    rows = state[parameter][: len(labels)]  # a row for END is left out
     assert tuple(measured["labels"]) == labels
-    assert np.allclose(measured["distances"], scaled_cosines(rows))
-    assert measured["provenance"]["from"] in ("label embeddings", "weights of the last layer")
+    assert np.allclose(measured["distances"], scaled_cosines(state[parameter][: len(labels)]))  # not a row for END
+    kind = "label embeddings" if model == "cnn_rnn" else "weights of the last layer"
+    assert measured["provenance"]["from"] == kind
+    assert (measured["provenance"]["model"], measured["provenance"]["seed"]) == (model, 4)
 
 
 def test_weights_without_embeddings_are_refused(tmp_path: Path) -> None:
@@ -127,30 +126,27 @@ def test_weights_without_embeddings_are_refused(tmp_path: Path) -> None:
 # Files that are damaged.
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
-def test_a_damaged_byte_is_noticed_or_harmless(tmp_path: Path, where: float, flip: int) -> None:
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.floats(0, 1, exclude_max=True), flip=st.integers(0, 255))
+def test_a_damaged_byte_is_noticed_or_harmless_and_a_missing_end_is_noticed(
+    tmp_path: Path, where: float, flip: int
+) -> None:
+    """Where no bit is flipped the rest of the file is cut off."""
     run, weight = Run(tmp_path), torch.arange(500.0)
     run.save("best.pt", {"model": weight})
     contents = bytearray((tmp_path / "best.pt").read_bytes())
-    contents[int(where * len(contents))] ^= flip
+    place = int(where * len(contents))
+    if flip:
+        contents[place] ^= flip
+    else:
+        del contents[place:]
     (tmp_path / "best.pt").write_bytes(contents)
     try:
         state = run.load("best.pt")
     except RunMismatchError:
         return
+    assert flip
     assert torch.equal(state["model"], weight)
-
-
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(kept=st.floats(0, 1, exclude_max=True))
-def test_a_truncated_checkpoint_is_noticed(tmp_path: Path, kept: float) -> None:
-    run = Run(tmp_path)
-    run.save("best.pt", {"model": torch.arange(500.0)})
-    contents = (tmp_path / "best.pt").read_bytes()
-    (tmp_path / "best.pt").write_bytes(contents[: int(kept * len(contents))])
-    with pytest.raises(RunMismatchError):
-        run.load("best.pt")
 
 
 # What is published of its config.

@@ -13,6 +13,7 @@ from hangtag.training.loop.contention import MEASURED_STEPS, ContentionMeter
 from hangtag.training.observer import StepProgress
 from hangtag.training.progress import LINE_INTERVAL, TerminalObserver, terminal_observer
 from tests.kit import forkserver, garments, shipped
+from tests.kit.command import hangtag, python
 from tests.training.small_runs import train
 
 pytestmark = pytest.mark.slow
@@ -106,12 +107,9 @@ def test_a_run_that_other_programs_slow_down_says_what_helps(shared_cpu: int, tm
     assert "--threads" in line
 
 
-def test_threads_that_wait_for_each_other_soon_sleep(tmp_path: Path) -> None:
+def test_threads_that_wait_for_each_other_soon_sleep() -> None:
     # Threads that spin take the CPU from the thread that they wait for, where another program leaves too few.
-    command = [sys.executable, "-m", "hangtag", "train", "lstm", "--data-dir", str(tmp_path)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"OMP_DISPLAY_ENV": "verbose"}, timeout=120
-    )
+    done = hangtag("train", "lstm", "--data-dir", "/nowhere", script=True, OMP_DISPLAY_ENV="verbose")
     assert "lacks train-images-idx3-ubyte" in done.stderr
     assert "GOMP_SPINCOUNT = '1000'" in done.stderr
 
@@ -138,7 +136,6 @@ print(before, faults())
 
 
 def test_a_process_that_trains_maps_no_memory_for_each_tensor() -> None:
-    done = subprocess.run([sys.executable, "-c", _PAGES_OF_A_TENSOR], capture_output=True, text=True, timeout=120)
-    before, after = map(int, done.stdout.split()[-2:])
+    before, after = map(int, python(_PAGES_OF_A_TENSOR).stdout.split()[-2:])
     assert before > 10  # 64 MB are 16,000 pages, or 32 huge ones
     assert after < before / 4

@@ -11,8 +11,7 @@ from hangtag.serving.loadtest.generator.block_result import BlockResult
 from hangtag.serving.loadtest.generator.channels.channel import Channel, clock
 from hangtag.serving.loadtest.generator.channels.connect import connect
 from hangtag.serving.loadtest.generator.executors.executor import Assignment
-from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, Snapshot
-from hangtag.serving.loadtest.generator.shared_counts import SharedCounts
+from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, SharedCounts, Snapshot
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 
 SNAPSHOT_INTERVAL = 0.2  # Seconds.

@@ -1,6 +1,9 @@
-"""The messages between the reporting process and the generator's processes, which travel pickled through pipes."""
+"""What the reporting process and the generator's processes exchange: messages in pipes, and counts in shared memory."""
 
+import ctypes
 from dataclasses import dataclass, field
+from multiprocessing.context import BaseContext
+from typing import Any
 
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.plan.limits import Limits
@@ -69,3 +72,36 @@ class Snapshot:
     rate: float
     p50: float
     p99: float
+
+
+class SharedCounts:
+    """Lets each process see how many queries all processes have completed.
+
+    Nothing is locked: each process writes only its own count, and the first to see the end of the block writes that.
+    """
+
+    def __init__(self, context: BaseContext, processes: int) -> None:
+        """Allocate zeroed memory. Pass this object to the processes when they start."""
+        # ctypes' own array types, which mypy sees as Any.
+        self._counts: Any = context.RawArray(ctypes.c_int64, processes)
+        self._end: Any = context.RawValue(ctypes.c_double, 0.0)
+
+    def reset(self) -> None:
+        """Start a new block. Call it while no process is running one."""
+        self._counts[:] = [0] * len(self._counts)
+        self._end.value = 0.0
+
+    def update(self, process: int, queries: int) -> int:
+        """Set the number of queries that process number `process` has completed, and return the sum over all."""
+        self._counts[process] = queries
+        return sum(self._counts)
+
+    @property
+    def end(self) -> float:
+        """When the block's measuring ended, on the monotonic clock; 0 while it goes on."""
+        return float(self._end.value)
+
+    def finish(self, at: float) -> None:
+        """End the block for all processes, unless it has ended already."""
+        if not self._end.value:
+            self._end.value = at

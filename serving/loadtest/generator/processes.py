@@ -14,8 +14,7 @@ from hangtag.serving.loadtest.generator import worker
 from hangtag.serving.loadtest.generator.block_result import BlockResult
 from hangtag.serving.loadtest.generator.channels.channel import clock
 from hangtag.serving.loadtest.generator.channels.connect import CHECK_TIMEOUT
-from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, Snapshot
-from hangtag.serving.loadtest.generator.shared_counts import SharedCounts
+from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, SharedCounts, Snapshot
 
 # Seconds after which a stop requested in this process is passed on.
 POLL_INTERVAL = 0.1

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection
 
 from hangtag.serving.loadtest.generator.generator import Generator
-from hangtag.serving.loadtest.generator.messages import CallSettings, RequestPool, Snapshot
-from hangtag.serving.loadtest.generator.shared_counts import SharedCounts
+from hangtag.serving.loadtest.generator.messages import CallSettings, RequestPool, SharedCounts, Snapshot
 
 # A thread that waits for the interpreter lock gets it after this many seconds. Python's default of 5 ms would delay
 # sends.

@@ -1,4 +1,4 @@
-"""Confidence intervals of ratios: Student's t over blocks, on a logarithmic scale.
+"""Confidence intervals of ratios: Student's t over blocks, on a logarithmic scale, without scipy.
 
 The blocks of a run vary independently; the many queries of a block do not, since they share the machine's state. There
 are too few blocks for a bootstrap: with five blocks its 95 % intervals held the truth in 83 % of simulations.
@@ -12,15 +12,16 @@ for Quantiles Using Sectioning When Applying Variance-Reduction Techniques.
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.serving.loadtest.statistics import student_t
 from hangtag.serving.loadtest.statistics.percentiles import Counts, Values, percentile, percentiles
 
 # An interval around 1 that spans this factor does not even exclude that one figure is twice the other.
 TOO_WIDE = 4
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -106,4 +107,32 @@ def _margin(sections: list[npt.NDArray[np.float64]]) -> float:
     # Shares of the variance do not underflow. Degrees of freedom are rounded down, which is conservative; the 1e-9
     # keeps float error from turning 4 into 3.
     shares = sum((part / variance) ** 2 / (size - 1) for part, size in zip(variances, sizes, strict=True))
-    return student_t.critical_value(math.floor(1 / shares + 1e-9)) * math.sqrt(variance)
+    return critical_value(math.floor(1 / shares + 1e-9)) * math.sqrt(variance)
+
+
+@cache
+def critical_value(freedom: int, confidence: float = CONFIDENCE) -> float:
+    """The t with P[|T| <= t] = confidence, for a T with this many degrees of freedom. Raises ValueError."""
+    if freedom < 1:
+        raise ValueError(f"t has 1 degree of freedom or more, not {freedom}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"a confidence lies between 0 and 1, not at {confidence:g}")
+    low, high = 0.0, math.pi / 2
+    while low < (middle := (low + high) / 2) < high:
+        if _probability(middle, freedom) < confidence:
+            low = middle
+        else:
+            high = middle
+    return math.tan(high) * math.sqrt(freedom)
+
+
+def _probability(angle: float, freedom: int) -> float:
+    """P[|T| <= tan(angle) * sqrt(freedom)]: Abramowitz and Stegun 1964, 26.7.3 (odd) and 26.7.4 (even)."""
+    odd = freedom % 2
+    total = term = 1.0
+    for factor in range(3 if odd else 2, freedom, 2):
+        term *= (factor - 1) / factor * math.cos(angle) ** 2
+        total += term
+    if not odd:
+        return math.sin(angle) * total
+    return 2 / math.pi * (angle + (math.sin(angle) * math.cos(angle) * total if freedom > 1 else 0.0))

@@ -77,11 +77,24 @@ def decoded(data: bytes, channels: int, wait_seconds: float = WAIT_SECONDS) -> I
         InvalidRequestError: The file is empty, has another format, is damaged, or is larger than an image may be.
         QueueFullError: Too many large images are being decoded.
     """
-    format_ = _format_of(data)
-    header = format_.read_header(data)
-    header.require_limits(channels)
+    format_, header = _format_of(data), header_of(data, channels)
     with _reserve(header.memory(channels), wait_seconds):
         yield _decode(data, format_, header, channels)
+
+
+def header_of(data: bytes, channels: int) -> ImageHeader:
+    """Read what a file says of itself: the size of its image, and the memory that decoding takes.
+
+    Args:
+        data: The file's content.
+        channels: 1 for grey, 3 for colour.
+
+    Raises:
+        InvalidRequestError: The file is empty, has another format, is damaged, or is larger than an image may be.
+    """
+    header = _format_of(data).read_header(data)
+    header.require_limits(channels)
+    return header
 
 
 def is_large(data: bytes) -> bool:
@@ -90,11 +103,9 @@ def is_large(data: bytes) -> bool:
     A file that is refused is not large.
     """
     try:
-        header = _format_of(data).read_header(data)
-        header.require_limits(1)
+        return header_of(data, 1).memory(3) >= LARGE_BYTES
     except InvalidRequestError:
         return False
-    return header.memory(3) >= LARGE_BYTES
 
 
 def _format_of(data: bytes) -> _Format:

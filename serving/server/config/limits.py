@@ -21,6 +21,8 @@ class Limits:
     """How long the supervisor waits for the answer of a worker that may hang, before it does without."""
     worker_restart_seconds: float = 0.1
     """Before a worker is replaced; doubled for each worker in a row that ended soon after its start."""
+    worker_stable_seconds: float = 60.0
+    """A worker that ended within so many seconds of its start ended soon."""
     worker_attempts: int = 5
     """Replacements in a row that end before they listen; after these the supervisor gives up."""
 

@@ -176,16 +176,6 @@ def test_selectors_and_ports_match_the_deployment(name: str) -> None:
     assert target["name"] == deployment["metadata"]["name"]
 
 
-@pytest.mark.parametrize("name", ["base", "gpu"])
-def test_the_network_policy_admits_clients_and_prometheus(name: str) -> None:
-    """Kustomize adds common labels to podSelectors. In a caller's selector they would admit calls from servers only."""
-    calls, scrapes = of_kind(build(name), "NetworkPolicy")["spec"]["ingress"]
-    client = {"matchExpressions": [{"key": "hangtag-client", "operator": "In", "values": ["true"]}]}
-    namespace = {"matchLabels": {"hangtag-client": "true"}}
-    assert calls["from"] == [{"podSelector": client}, {"namespaceSelector": namespace, "podSelector": client}]
-    assert scrapes["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
-
-
 def test_the_grace_period_covers_prestop_and_drain() -> None:
     pod = of_kind(build("base"), "Deployment")["spec"]["template"]["spec"]
     pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
@@ -206,12 +196,8 @@ def test_kserve_s_sdk_has_every_field() -> None:
         assert problems(of_kind(documents, kind), model) == []
     runtime = of_kind(documents, "ServingRuntime")
     # A ServingRuntime's containers have Kubernetes' own type, so its schema for a Pod checks them.
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "x"},
-        "spec": {"containers": runtime["spec"]["containers"]},
-    }
+    spec = {"containers": runtime["spec"]["containers"]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}
     for version in VERSIONS:
         kubernetes_validate.validate(pod, version, strict=True)
     model = of_kind(documents, "InferenceService")["spec"]["predictor"]["model"]

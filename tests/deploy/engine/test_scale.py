@@ -8,8 +8,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
-from typing import Any
+from functools import partial
 
 import grpc
 import numpy as np
@@ -20,41 +19,31 @@ from hangtag.protos import inference_pb2, inference_pb2_grpc
 from hangtag.serving.client import Client, ClientError
 from tests.deploy.dashboard import expressions
 from tests.deploy.engine.stack import ROOT, Stack, docker
+from tests.kit.waiting import until
 
 REPLICAS = (1, 2)
 BALANCED_WITHIN = 60.0  # seconds, stated in docs/deploy.md
-
-
 IN_FLIGHT = 4
+IMAGE = {"image": np.zeros((1, 28, 28), np.uint8)}
 
 
 class SteadyLoad:
-    """IN_FLIGHT threads that call a model again and again through one connection. Use as a context manager.
+    """IN_FLIGHT threads that call a model again and again through one connection. Use as a context manager."""
 
-    Attributes:
-        answered: number of calls that succeeded.
-        failures: one error message for each call that failed.
-    """
-
-    def __init__(self, address: str, model: str = "lstm") -> None:
+    def __init__(self, address: str) -> None:
         self._client = Client(address, timeout=10.0)
-        self._model = model
         self._stop = threading.Event()
-        self._changed = threading.Condition()
-        self.answered = 0
-        self.failures: list[str] = []
+        self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._call, daemon=True) for _ in range(IN_FLIGHT)]
+        self.answered = 0
+        """How many calls succeeded."""
+        self.failures: list[str] = []
+        """An error message for each call that failed."""
 
-    def wait_for_answers(self, count: int = 100, seconds: float = 60.0) -> None:
-        """Waits until ``count`` more calls were answered.
-
-        Raises:
-            AssertionError: they were not answered within ``seconds``.
-        """
-        with self._changed:
-            target = self.answered + count
-            enough = self._changed.wait_for(lambda: self.answered >= target, seconds)
-            assert enough, f"too few answers; the latest failures: {self.failures[-3:]}"
+    def wait_for_answers(self, count: int = 100) -> None:
+        """Wait until so many more calls were answered."""
+        target = self.answered + count
+        until(lambda: self.answered >= target)
 
     def __enter__(self) -> "SteadyLoad":
         for thread in self._threads:
@@ -62,26 +51,21 @@ class SteadyLoad:
         self.wait_for_answers()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join(30)
         self._client.close()
 
     def _call(self) -> None:
-        image = np.zeros((1, 28, 28), np.uint8)
         while not self._stop.is_set():
             try:
-                self._client.infer(self._model, {"image": image})
+                self._client.infer("lstm", IMAGE)
             except ClientError as error:
-                with self._changed:
-                    self.failures.append(str(error))
-                continue
-            with self._changed:
-                self.answered += 1
-                self._changed.notify_all()
+                self.failures.append(str(error))
+            else:
+                with self._lock:
+                    self.answered += 1
 
 
 @contextmanager
@@ -111,27 +95,23 @@ def load(scaled: Stack) -> Iterator[SteadyLoad]:
         yield load
 
 
-def inference_count(stub: inference_pb2_grpc.GRPCInferenceServiceStub) -> int:
-    """Returns the number of samples that a replica has computed with lstm since it started."""
-    request = inference_pb2.ModelStatisticsRequest(name="lstm")
-    response = stub.ModelStatistics(request, timeout=10, wait_for_ready=True)
-    return int(response.model_stats[0].inference_count)
-
-
 @contextmanager
 def inference_counter(stack: Stack) -> Iterator[Callable[[], list[int]]]:
-    """Yields a function that returns the number of samples each replica has computed since its previous call."""
+    """Yields a function that returns how many samples each replica has computed with lstm since its previous call."""
     with ExitStack() as exits:
-        addresses = [stack.address("server", 8001, index) for index in REPLICAS]
-        channels = [exits.enter_context(grpc.insecure_channel(address)) for address in addresses]
-        stubs = [inference_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in channels]
-        before = [inference_count(stub) for stub in stubs]
+        clients = [exits.enter_context(Client(stack.address("server", 8001, index))) for index in REPLICAS]
+
+        def counts() -> list[int]:
+            statistics = [{each.name: int(each.inference_count) for each in client.statistics()} for client in clients]
+            return [each["lstm"] for each in statistics]
+
+        before = counts()
 
         def count_since_last() -> list[int]:
             nonlocal before
-            now = [inference_count(stub) for stub in stubs]
-            counts, before = [new - old for new, old in zip(now, before, strict=True)], now
-            return counts
+            now = counts()
+            more, before = [new - old for new, old in zip(now, before, strict=True)], now
+            return more
 
         yield count_since_last
 
@@ -226,7 +206,7 @@ def test_invalid_calls_eject_no_replica(
                     mistake(channel)
                 assert error.value.code() is code
             for _ in range(40):
-                client.infer("lstm", {"image": np.zeros((1, 28, 28), np.uint8)})
+                client.infer("lstm", IMAGE)
             assert balanced(count_since_last())
 
 
@@ -236,68 +216,39 @@ def test_a_readiness_call_through_the_proxy(scaled: Stack) -> None:
 
 
 MONITORING = ROOT / "deploy/monitoring"
-SECONDS = 90
+SCRAPED_WITHIN = 90.0
 
 
-def wait_until(condition: Callable[[], bool], description: str) -> None:
-    """Polls the condition every 0.5 s, because Prometheus sends no event after a scrape."""
-    pause, deadline = threading.Event(), time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {SECONDS} s: {description}"
-        pause.wait(0.5)
+def samples(stack: Stack, expression: str) -> list[float]:
+    """The values of an instant vector, by Prometheus' HTTP API."""
+    address, query = stack.address("prometheus", 9090), urllib.parse.urlencode({"query": expression})
+    with urllib.request.urlopen(f"http://{address}/api/v1/query?{query}", timeout=10) as response:
+        return [float(sample["value"][1]) for sample in json.load(response)["data"]["result"]]
 
 
-class Prometheus:
-    """Sends PromQL queries to Prometheus' HTTP API."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """Returns the instant vector's samples."""
-        parameters = urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(f"http://{self._address}/api/v1/query?{parameters}", timeout=10) as response:
-            samples: list[dict[str, Any]] = json.load(response)["data"]["result"]
-        return samples
-
-    def value(self, expression: str) -> float:
-        """Returns the first sample's value, or 0 without a sample."""
-        samples = self.query(expression)
-        return float(samples[0]["value"][1]) if samples else 0.0
+def test_every_replica_is_scraped(scaled: Stack) -> None:
+    until(lambda: samples(scaled, 'sum(up{job="hangtag"})') == [2.0], SCRAPED_WITHIN)
 
 
-@pytest.fixture
-def prometheus(scaled: Stack) -> Prometheus:
-    return Prometheus(scaled.address("prometheus", 9090))
-
-
-def test_every_replica_is_scraped(scaled: Stack, prometheus: Prometheus) -> None:
-    wait_until(lambda: prometheus.value('sum(up{job="hangtag"})') == 2, "two replicas up")
-
-
-def test_every_query_of_the_dashboard_returns_data(scaled: Stack, prometheus: Prometheus, load: SteadyLoad) -> None:
-    def send_invalid_call() -> None:  # so that the error panel's query returns data
-        with Client(scaled.address("proxy", 8080)) as client, pytest.raises(ClientError):
+def test_every_query_of_the_dashboard_returns_data(scaled: Stack, load: SteadyLoad) -> None:
+    def has_data(expression: str) -> bool:
+        with Client(scaled.address("proxy", 8080)) as client, pytest.raises(ClientError):  # for the error panel
             client.infer("lstm", {"image": np.zeros((1, 2, 2), np.uint8)})
+        return bool(samples(scaled, expression))
 
-    for title, expression in expressions(MONITORING / "grafana/hangtag.json", model=".*", rate_interval="30s"):
-        if "_shadow_" in expression:  # no route that is shipped has a shadow
-            continue
-
-        def has_data(expression: str = expression) -> bool:
-            send_invalid_call()
-            return bool(prometheus.query(expression))
-
-        wait_until(has_data, f"{title}: {expression}")
+    for _, expression in expressions(MONITORING / "grafana/hangtag.json", model=".*", rate_interval="30s"):
+        if "_shadow_" not in expression:  # no route that is shipped has a shadow
+            until(partial(has_data, expression), SCRAPED_WITHIN)
     assert load.failures == []
 
 
-def test_the_autoscaler_s_metric_has_a_value(prometheus: Prometheus, load: SteadyLoad) -> None:
+@pytest.mark.usefixtures("load")
+def test_the_autoscaler_s_metric_has_a_value(scaled: Stack) -> None:
     """Grouped by replica here, by pod in Kubernetes: each has calls in flight, and not more than the load keeps."""
     (rule,) = yaml.safe_load((ROOT / "deploy/kubernetes/prometheus-adapter.yaml").read_text())["rules"]["custom"]
     query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'job="hangtag"').replace("<<.GroupBy>>", "instance")
-    wait_until(lambda: [float(sample["value"][1]) > 0 for sample in prometheus.query(query)] == [True, True], query)
-    assert prometheus.value(f"sum({query})") < 2 * IN_FLIGHT
+    until(lambda: [value > 0 for value in samples(scaled, query)] == [True, True], SCRAPED_WITHIN)
+    assert sum(samples(scaled, query)) < 2 * IN_FLIGHT
 
 
 def test_promtool_accepts_the_rules_and_their_tests() -> None:

@@ -8,6 +8,7 @@ import asyncio
 import json
 import queue
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,7 @@ def over_grpc(address: str, model: str, pixels: Any, tensors: dict[str, Any]) ->
         tensors["grpc_concurrent"] = infer_concurrently(client, model, pixels)
         report["stream"], tensors["grpc_streamed"] = infer_in_stream(client, model, pixels)
         report["statistics_after"] = client.get_inference_statistics(model, as_json=True)
-        report["wrong_shape"] = refusal(client, model, grpc_tensor(pixels[:, :14]))
-        report["wrong_datatype"] = refusal(client, model, grpc_tensor(pixels.astype(np.float32)))
-        report["unknown_model"] = refusal(client, "nosuch", grpc_tensor(pixels))
-        report["unload"] = refused_unload(client, model)
-    return report
+        return report | mistakes(client, model, pixels, grpc_tensor)
 
 
 def over_http(address: str, model: str, pixels: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -89,11 +86,7 @@ def over_http(address: str, model: str, pixels: Any, tensors: dict[str, Any]) ->
             tensors[f"http_{encoding}"] = compressed.as_numpy("logits")
         pending = [client.async_infer(model, [http_tensor(pixels[number : number + 1])]) for number in range(IN_FLIGHT)]
         tensors["http_concurrent"] = np.concatenate([each.get_result().as_numpy("logits") for each in pending])
-        report["wrong_shape"] = refusal(client, model, http_tensor(pixels[:, :14]))
-        report["wrong_datatype"] = refusal(client, model, http_tensor(pixels.astype(np.float32)))
-        report["unknown_model"] = refusal(client, "nosuch", image)
-        report["unload"] = refused_unload(client, model)
-    return report
+        return report | mistakes(client, model, pixels, http_tensor)
 
 
 async def with_asyncio(grpc: str, http: str, model: str, pixels: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -172,21 +165,21 @@ def infer_in_stream(client: Any, model: str, pixels: Any) -> tuple[list[str], An
     return order, np.concatenate(logits)
 
 
-def refusal(client: Any, model: str, image: Any) -> list[str]:
-    """Returns the status and message of the error that this call must get."""
-    try:
-        client.infer(model, [image])
-    except InferenceServerException as error:
-        return [error.status(), error.message()]
-    return ["OK", "the server accepted the call"]
-
-
-def refused_unload(client: Any, model: str) -> list[str]:
-    try:
-        client.unload_model(model)
-    except InferenceServerException as error:
-        return [error.status(), error.message()]
-    return ["OK", "the server unloaded the model"]
+def mistakes(client: Any, model: str, pixels: Any, tensor: Callable[[Any], Any]) -> dict[str, list[str]]:
+    """Returns the status and the message of the error that each of these calls must get."""
+    calls: dict[str, Callable[[], object]] = {
+        "wrong_shape": lambda: client.infer(model, [tensor(pixels[:, :14])]),
+        "wrong_datatype": lambda: client.infer(model, [tensor(pixels.astype(np.float32))]),
+        "unknown_model": lambda: client.infer("nosuch", [tensor(pixels)]),
+        "unload": lambda: client.unload_model(model),
+    }
+    refusals = {name: ["OK", "the server accepted the call"] for name in calls}
+    for name, call in calls.items():
+        try:
+            call()
+        except InferenceServerException as error:
+            refusals[name] = [error.status(), error.message()]
+    return refusals
 
 
 if __name__ == "__main__":

@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-import onnxscript
 import pytest
 import torch
 from onnx import TensorProto
 
-from hangtag.export.errors import ExportError
 from hangtag.serving.client import Client
-from tests.kit.exported import Exported, Garments, publish
-from tests.kit.onnx_file import answers, metadata, signature
+from tests.kit.exported import Exported, Garments
+from tests.kit.onnx_file import answers, metadata
 from tests.kit.rest import Rest
 from tests.kit.runs import EPOCHS
 from tests.kit.server import server
@@ -44,14 +42,6 @@ OPERATORS = {
         "Cast": 1, "Div": 1, "Unsqueeze": 1, "Conv": 5, "MaxPool": 3, "Relu": 7, "Reshape": 1, "Gemm": 3, "Softmax": 1,
     },
 }  # fmt: skip
-
-
-def test_it_takes_bytes_and_gives_logits_and_probabilities(exported: Exported) -> None:
-    inputs, outputs = signature(exported.file)
-    batch = inputs["image"][1][0]
-    assert isinstance(batch, str)
-    assert inputs == {"image": ("UINT8", [batch, 28, 28])}
-    assert outputs == {"logits": ("FLOAT", [batch, 10]), "probabilities": ("FLOAT", [batch, 10])}
 
 
 def test_a_server_needs_the_file_alone_and_answers_as_pytorch_does(
@@ -155,13 +145,3 @@ def test_nothing_of_the_exporting_machine_is_in_it(exported: Exported) -> None:
     for tensor in model.graph.initializer:
         tensor.raw_data = b""
     assert not re.findall(rb"(?:/[A-Za-z_][\w.-]+){2,}", model.SerializeToString())
-
-
-def test_weights_that_are_computed_in_the_graph_are_refused(
-    lstm: Exported, few: Garments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As another version of onnxscript may leave them."""
-    monkeypatch.setattr(onnxscript.optimizer, "optimize", lambda *arguments, **options: None)
-    with pytest.raises(ExportError, match=r"the weights of \S+ are computed in the graph"):
-        publish(lstm.run, tmp_path / "models", few)
-    assert not (tmp_path / "models").exists()

@@ -68,12 +68,9 @@ def test_a_converted_file_names_the_layer_in_fp32_everywhere_and_is_served(tmp_p
     assert float(agreement[2]) < float(agreement[1])
     assert re.search(r"  size         0\.00 MB, \d+% of the original's\n", result.stdout)
     assert re.search(r"  speed        batch 1 in \S+ ms \(\S+x original\), batch 64 in .*, 1 thread", result.stdout)
-    progress = result.stderr.splitlines()  # shown meanwhile
-    assert "200 samples make the file, 200 others prove it" in progress
-    steps = [line for line in progress if "layer" in line]
-    assert steps[0].startswith("3 of 3 layers converted: ")
-    assert any(line.startswith("layer 2 of 3, fragile: alone it moves the outputs by ") for line in steps)
-    assert steps[-1].startswith("2 of 3 layers converted: ")
+    progress = [line for line in result.stderr.splitlines() if "layer" in line]  # shown meanwhile
+    assert progress[0].startswith("3 of 3 layers converted: ")
+    assert progress[-1].startswith("2 of 3 layers converted: ")
 
     written = onnx_file.metadata(published(tmp_path))
     assert written["precision"] == "int8"
@@ -86,9 +83,7 @@ def test_a_converted_file_names_the_layer_in_fp32_everywhere_and_is_served(tmp_p
     assert gate["samples"] == {"made": 200, "proved": 200}
     assert gate["rules"] == {"scores": "labels"}
     assert set(json.loads(written["speed"])["median_ms"]["64"]) == {"file", "original"}
-    page = next((tmp_path / "reports").rglob("theirs-1.html")).read_text()
-    assert "The layers that stay in FP32" in page
-    assert "fragile" in page
+    assert "fragile" in next((tmp_path / "reports").rglob("theirs-1.html")).read_text()
 
     x = networks.samples(64, seed=9)
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -96,14 +91,7 @@ def test_a_converted_file_names_the_layer_in_fp32_everywhere_and_is_served(tmp_p
     with server(tmp_path / "models", provider="cpu") as running, Client(running.address) as client:
         answered = client.infer("theirs", {"x": x})["scores"]
     assert (answered.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
-    repository = ("--models", tmp_path / "models")
-    assert json.loads(invoke("models", "--json", *repository).stdout)[0]["precision"] == "int8"
-    invoke("models", "verify", *repository)
-
-
-def test_where_all_agree_no_layer_stays(tmp_path: Path) -> None:
-    convert(tmp_path, networks.robust(), *INT8)
-    assert kept(tmp_path) == []
+    invoke("models", "verify", "--models", tmp_path / "models")
 
 
 def test_layers_that_there_is_no_time_to_measure_stay_first(tmp_path: Path) -> None:
@@ -122,7 +110,7 @@ def test_layers_without_names_get_some(tmp_path: Path) -> None:
     assert [layer["name"] for layer in kept(tmp_path)] == ["Mul_1", "Mul_2"]
 
 
-def test_a_bias_with_an_axis_of_one_is_quantized(tmp_path: Path) -> None:
+def test_a_bias_with_an_axis_of_one_is_quantized_and_an_old_opset_is_raised(tmp_path: Path) -> None:
     """The runtime fuses a product and a sum into a Gemm, whose bias ONNX Runtime's quantizer expects flat."""
     model = onnx_models.model(
         [
@@ -133,14 +121,10 @@ def test_a_bias_with_an_axis_of_one_is_quantized(tmp_path: Path) -> None:
         {"scores": (TensorProto.FLOAT, ["batch", networks.LABELS])},
         {"w": networks.weights(1, 16, 5), "bias": networks.weights(2, 1, 5)},
     )
-    convert(tmp_path, model, *INT8)
-    assert operators(tmp_path).count("DequantizeLinear") >= 3
-
-
-def test_an_old_opset_is_raised(tmp_path: Path) -> None:
-    model = networks.sensitive()
     model.opset_import[0].version = 11
     convert(tmp_path, model, *INT8)
+    assert kept(tmp_path) == []
+    assert operators(tmp_path).count("DequantizeLinear") >= 3
     opsets = {entry.domain: entry.version for entry in onnx.load(published(tmp_path)).opset_import}
     assert opsets[""] >= 13
 
@@ -203,7 +187,6 @@ def without_layers() -> onnx.ModelProto:
             ("--agree-on", "scores=nearly"),
             r"--agree-on scores=nearly: give OUTPUT=labels\|values\|eq",
         ),
-        (networks.robust(), ("--preprocessing", "scale=2"), "--preprocessing is for a folder of images"),
         (onnx_models.two_inputs(), (), "holds arrays named x; the model's inputs are a: FP32"),
         (
             unbatchable_models.scaled_by_the_largest(),

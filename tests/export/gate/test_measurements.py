@@ -1,9 +1,6 @@
 """What the gate measures: differences between answers, and times of files and networks that take turns."""
 
 import itertools
-import json
-from collections import defaultdict
-from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +10,12 @@ import torch
 from scipy.special import softmax
 
 from hangtag.export.errors import GateError
-from hangtag.export.file.quality import Quality, read
 from hangtag.export.gate import speed
-from hangtag.export.gate.checks import agreement, batching, calibration, predecessor
+from hangtag.export.gate.checks import agreement, batching, calibration
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.serving.signature import Signature, TensorSpec
 from tests.kit.exported import Exported
 from tests.kit.onnx_file import Array
-
-ROOT = Path(__file__).parents[3]
 
 
 def test_the_worst_disagreement_has_pytorchs_largest_margin() -> None:
@@ -94,50 +88,6 @@ def test_a_temperature_changes_no_logit_and_no_label() -> None:
     probabilities[1] = probabilities[1][::-1].copy() * [1, 0.1, 3]
     with pytest.raises(GateError, match=r"another label than by its logits, for 1 of 2 test images, first for image 1"):
         calibration.check({"logits": LOGITS, "probabilities": probabilities}, CLASSES, 2.0, LOGITS)
-
-
-# The version that serves.
-
-
-def compare(own: float, serving: float, images: int = 10_000, *, even_if_worse: bool = False) -> tuple[str, bool]:
-    qualities = [Quality("test_accuracy", share, "digest") for share in (own, serving)]
-    check = predecessor.check(qualities[0], images, qualities[1], 2, even_if_worse=even_if_worse, remedy="Add --x.")
-    return check.summary, check.figures["worse"]
-
-
-@pytest.mark.parametrize(("own", "serving"), [(0.9309, 0.9309), (0.9499, 0.9309), (0.926, 0.9309), (1.0, 1.0), (0, 0)])
-def test_an_equal_or_better_model_passes(own: float, serving: float) -> None:
-    summary = f"test accuracy {own:.2%}, and version 2, which serves, has {serving:.2%}"
-    assert compare(own, serving) == (summary, False)
-
-
-def test_a_worse_one_is_refused_with_both_figures_and_what_chance_explains() -> None:
-    with pytest.raises(GateError, match=r"test accuracy 73\.00%.* 93\.09%\. .*20\.09 points.* 0\.87\. Add --x"):
-        compare(0.73, 0.9309)
-    assert compare(0.73, 0.9309, even_if_worse=True)[1]
-    with pytest.raises(GateError):
-        compare(0.91, 0.93)
-    assert not compare(0.91, 0.93, images=300)[1]  # fewer images explain a larger difference
-
-
-def test_no_seed_of_a_recipe_of_the_study_is_refused_after_another() -> None:
-    """Seeds differ by chance alone, so the bound must cover them."""
-    shares = defaultdict(list)
-    for line in (ROOT / "studies/accuracy/results.jsonl").read_text().splitlines():
-        result = json.loads(line)
-        if result["recipe"] == "study":
-            shares[result["model"]].append(result["test_accuracy"])
-    pairs = [pair for group in shares.values() for pair in permutations(group, 2)]
-    assert len(pairs) >= 40
-    for own, serving in pairs:
-        assert not compare(own, serving)[1], (own, serving)
-
-
-def test_a_quality_is_read_from_metadata() -> None:
-    assert read({"test_accuracy": "0.9309", "data_digest": "d"}) == Quality("test_accuracy", 0.9309, "d")
-    assert read({"test_exact_match": "0.5"}) == Quality("test_exact_match", 0.5, "")
-    for metadata in ({}, {"test_accuracy": "much"}, {"test_accuracy": "nan"}, {"test_accuracy": "7"}):
-        assert read(metadata) is None
 
 
 @pytest.mark.slow

@@ -1,16 +1,15 @@
-"""Publishes in processes of their own, which wait or are killed in the middle."""
+"""Publishes in processes of their own, which wait for each other or are killed in the middle."""
 
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import click
 
 from hangtag.export.repository.publishing import publish
-from tests.kit.forkserver import Forked
+from tests.kit.forkserver import CONTEXT, Forked
 
 CONFIG = "# Written by hangtag export: a request must not be answered together with another one.\n"
 """A config.pbtxt that the next export may replace."""
@@ -18,63 +17,38 @@ _SYSTEM = ("os", "shutil", "tempfile", "fcntl", "open", "pathlib")
 """What the audit events of the operating system's calls begin with."""
 
 
-def publish_content(models: Path, name: str, content: str | bytes, config: str = "") -> Path:
+def publish_content(models: Path, name: str, content: str, config: str = "") -> Path:
     """Publish a file with this content as the next version; return the version's folder."""
     with publish(models, name) as publication:
-        publication.model_file.write_bytes(content.encode() if isinstance(content, str) else content)
+        publication.model_file.write_text(content)
         if config:
             publication.config_file.write_text(config)
     return publication.folder
 
 
-class Waiting:
-    """A process that publishes a file, and waits until it is released."""
-
-    def __init__(self, process: Forked, release: Path) -> None:
-        self.process = process
-        self._release = release
-
-    def finish(self) -> Path:
-        """Let it go on, and return the folder that it published."""
-        self._release.write_text("go")
-        assert self.process.wait(60) == 0
-        return Path(self.process.stdout.readline().strip())
-
-
-@contextmanager
-def waiting(models: Path, name: str, source: Path, stop: str) -> Iterator[Waiting]:
-    """Another process that publishes a file, once it waits: "half written", or "written" and about to be moved."""
-    reached = source.with_suffix(".reached")
-    release = source.with_suffix(".release")
-    for fifo in (reached, release):
-        os.mkfifo(fifo)
-    with Forked(_wait, models, name, source, stop, reached, release) as process:
-        with reached.open() as stream:
-            assert stream.read() == stop
-        yield Waiting(process, release)
+def published_at_once(models: Path, name: str, contents: list[str]) -> list[Path]:
+    """Publish each content in a process, which waits until all are about to move their file into its place."""
+    barrier = CONTEXT.Barrier(len(contents))
+    processes = [Forked(_publish_with_others, models, name, content, barrier) for content in contents]
+    folders = []
+    for process in processes:
+        with process:
+            output, errors = process.communicate(60)
+        assert process.returncode == 0, errors
+        folders.append(Path(output.strip()))
+    return folders
 
 
-def _wait(models: Path, name: str, source: Path, stop: str, reached: Path, release: Path) -> None:
-    def wait(here: str) -> None:
-        if here == stop:
-            reached.write_text(here)
-            release.read_text()  # a FIFO: until somebody writes
-
+def _publish_with_others(models: Path, name: str, content: str, barrier: Barrier) -> None:
     moves: list[str] = []
 
-    def on_event(event: str, _: object) -> None:
+    def wait_before_the_first_move(event: str, _: object) -> None:
         if event == "os.rename" and not moves:
             moves.append(event)
-            wait("written")
+            barrier.wait(60)
 
-    sys.addaudithook(on_event)
-    content = source.read_bytes()
-    with publish(models, name) as publication, publication.model_file.open("wb") as file:
-        file.write(content[: len(content) // 2])
-        file.flush()
-        wait("half written")
-        file.write(content[len(content) // 2 :])
-    click.echo(publication.folder)
+    sys.addaudithook(wait_before_the_first_move)
+    click.echo(publish_content(models, name, content))
 
 
 def killed_at(moment: int, models: Path, config: str) -> bool:

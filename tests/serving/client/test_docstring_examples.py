@@ -63,7 +63,7 @@ def run(name: str, code: str, variables: dict[str, Any], runner: asyncio.Runner)
 
 @pytest.fixture
 def variables(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """What the examples use, beside their client; each of the models cnn and lstm has answered a call."""
+    """What the examples use apart from their client; each of the models cnn and lstm has answered a call."""
     monkeypatch.chdir(ROOT)
     image = (ROOT / "examples/garments/bag-1.png").read_bytes()
     with Client(address) as client:

@@ -198,10 +198,3 @@ def test_what_cannot_be_done_is_one_line(explicit: str, repository: Path) -> Non
         error = refusal("models", *arguments.split(), "--server", explicit)
         assert all(fact in error for fact in facts), error
     assert "text" in served(explicit)
-
-
-@protocols
-@pytest.mark.parametrize("command", ["load", "unload"])
-def test_a_server_without_explicit_control_names_the_option(server: Server, http: bool, command: str) -> None:
-    address = f"http://{server.http_address}" if http else server.address
-    assert "--model-control explicit" in refusal("models", command, "gather", "--server", address, alone=True)

@@ -106,32 +106,41 @@ def test_values_that_a_datatype_does_not_have_are_named(kind: Kind, body: bytes,
             assert problem in str(result)
 
 
-@http_kinds
-@pytest.mark.parametrize("name", ["queue-ns", "compute-ns", "batch-size", "unsure", "stage", "stages"])
-def test_costs_that_cannot_be_read_are_a_client_error(kind: Kind, name: str) -> None:
-    body = infer_answer("INT64", [1])
-    for value in ("9" * 4000, "-", "1.5", f"a;samples=9;queue-ns={'9' * 4000};compute-ns=1;batch-size=1"):
-        answer: Answer = (200, {f"hangtag-{name}": value}, body)
-        with web_server(lambda _, answer=answer: answer) as address, kind.open(address, options=NEVER) as client:  # type: ignore[misc]
-            assert isinstance(outcome(client, "infer"), ClientError | Outputs)
-
-
-@http_kinds
-@pytest.mark.parametrize("length", ["-1", "1", "999999", "x", "1.5", "9" * 5000, ""])
-def test_a_length_of_the_head_that_lies_is_a_client_error(kind: Kind, length: str) -> None:
-    answer: Answer = (200, {HEAD_LENGTH: length}, infer_answer("INT64", [1]))
-    with web_server(lambda _: answer) as address, kind.open(address, options=NEVER) as client:
-        assert isinstance(outcome(client, "infer"), ClientError)
-
-
-@http_kinds
-@pytest.mark.parametrize("size", [-1, -(2**70), 2**70, 1.5, "4", None, [], True])
-def test_a_size_of_binary_data_that_lies_is_a_client_error(kind: Kind, size: Any) -> None:
+def with_binary_size(size: Any) -> Answer:
+    """An answer of four bytes of binary data, whose head says that they are so many."""
     output = {"name": "value", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": size}}
     head = json.dumps({"model_name": "gather", "outputs": [output]}).encode()
-    answer: Answer = (200, {HEAD_LENGTH: str(len(head))}, head + bytes(4))
-    with web_server(lambda _: answer) as address, kind.open(address, options=NEVER) as client:
-        assert isinstance(outcome(client, "infer"), ClientError)
+    return 200, {HEAD_LENGTH: str(len(head))}, head + bytes(4)
+
+
+@http_kinds
+@pytest.mark.parametrize(
+    ("answers", "errors"),
+    [
+        (
+            [
+                (200, {f"hangtag-{name}": value}, infer_answer("INT64", [1]))
+                for name in ("queue-ns", "compute-ns", "batch-size", "unsure", "stage", "stages")
+                for value in ("9" * 4000, "-", "1.5", f"a;samples=9;queue-ns={'9' * 4000};compute-ns=1;batch-size=1")
+            ],
+            ClientError | Outputs,
+        ),
+        (
+            [
+                (200, {HEAD_LENGTH: length}, infer_answer("INT64", [1]))
+                for length in ("-1", "1", "999999", "x", "1.5", "9" * 5000, "")
+            ],
+            ClientError,
+        ),
+        (list(map(with_binary_size, (-1, -(2**70), 2**70, 1.5, "4", None, [], True))), ClientError),
+    ],
+    ids=["costs", "lengths of the head", "sizes of binary data"],
+)
+def test_headers_and_sizes_that_lie_are_a_client_error(kind: Kind, answers: list[Answer], errors: Any) -> None:
+    left = iter(answers)
+    with web_server(lambda _: next(left)) as address, kind.open(address, options=NEVER) as client:
+        for answer in answers:
+            assert isinstance(outcome(client, "infer"), errors), answer
 
 
 json_values = st.recursive(

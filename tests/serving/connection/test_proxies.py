@@ -1,12 +1,8 @@
-"""Proxies between a client and its server: those that the environment names, and HAProxy with the shipped settings."""
+"""Proxies between a client and its server that the environment names. test_retries.py has what any proxy answers."""
 
 import contextlib
 import re
-import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 import pytest
@@ -16,13 +12,12 @@ from hypothesis import strategies as st
 from hangtag import AsyncClient, Client, ConnectionOptions, UserError
 from tests.kit.command import invoke, refusal
 from tests.kit.kinds import Kind, grpc_kinds, http_kinds, message_of
-from tests.kit.other_servers import Answer, refusing, web_server
+from tests.kit.other_servers import Answer, web_server
 
 NEVER = ConnectionOptions(retries=0)
 SERVER = "models.invalid:8000"
 """No server: no name of .invalid has an address."""
 INDEX = "/v2/repository/index"
-CONFIG = Path(__file__).parents[3] / "deploy" / "haproxy.cfg"
 every_class = pytest.mark.parametrize("client", [Client, AsyncClient])
 AnyClient = type[Client] | type[AsyncClient]
 
@@ -207,32 +202,3 @@ def test_top_reads_metrics_through_the_same_proxy(
     assert paths.count(metrics) == 2
     monkeypatch.setenv("HTTP_PROXY", "::::")
     assert refusal(*arguments).startswith("HTTP_PROXY is '::::'")
-
-
-@pytest.fixture(scope="module")
-def haproxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """HOST:PORT of a proxy whose servers are on ports that refuse connections."""
-    with socket.create_server(("127.0.0.1", 0)) as own, refusing() as down:
-        text = CONFIG.read_text()
-        for host in ("10.0.0.11", "10.0.0.12", "10.0.0.13"):
-            text = text.replace(f"{host}:8001", down)
-        file = tmp_path_factory.mktemp("proxy") / "haproxy.cfg"
-        # HAProxy takes over the socket that listens, so that the first call finds it.
-        file.write_text(text.replace("bind :8080", f"bind fd@{own.fileno()}"))
-        process = subprocess.Popen(["haproxy", "-db", "-f", file], pass_fds=[own.fileno()])
-        try:
-            yield f"127.0.0.1:{own.getsockname()[1]}"
-        finally:
-            process.terminate()
-            process.wait()
-
-
-@pytest.mark.skipif(shutil.which("haproxy") is None, reason="HAProxy is not installed (Debian: haproxy)")
-@grpc_kinds
-def test_a_proxy_without_a_server_is_named(kind: Kind, haproxy: str) -> None:
-    # The first attempts find out that the servers are down.
-    with kind.open(haproxy, options=ConnectionOptions(retries=4)) as client:
-        assert f"a proxy at {haproxy} answered HTTP 503" in message_of(grpc.StatusCode.UNAVAILABLE, client.models)
-        # gRPC's asyncio may lose how the last attempt of a wait ended.
-        message = message_of(grpc.StatusCode.DEADLINE_EXCEEDED, client.wait_until_ready, 1)
-    assert re.search(f"within 1 s: (a proxy at|the stream to) {haproxy} ", message)

@@ -9,7 +9,7 @@ from hypothesis import settings
 from tests.kit.fake_server import FakeServer, running
 from tests.kit.once import once
 from tests.serving.loadtest import command
-from tests.serving.loadtest.command import Measured
+from tests.serving.loadtest.command import Loadtest, Measured
 
 # The duration of an example depends on the machine's load, not on the code.
 settings.register_profile("no deadline", deadline=None)
@@ -20,6 +20,11 @@ settings.load_profile("no deadline")
 def server() -> Iterator[FakeServer]:
     with running(FakeServer()) as servicer:
         yield servicer
+
+
+@pytest.fixture
+def loadtest(server: FakeServer, tmp_path: Path) -> Loadtest:
+    return Loadtest(server, tmp_path)
 
 
 @pytest.fixture(scope="session")

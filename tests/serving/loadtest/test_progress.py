@@ -1,12 +1,10 @@
-"""What a terminal, or a log, shows while a load test runs; and how figures are written."""
+"""What a terminal, or a log, shows while a load test runs."""
 
 import io
-import math
 import re
 import threading
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
@@ -14,7 +12,6 @@ import pytest
 from rich.console import Console
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.cli import progress
 from hangtag.serving.loadtest.generator.messages import Block, Snapshot
 from hangtag.serving.loadtest.measuring.session import Progress
@@ -76,7 +73,7 @@ def test_a_terminal_shows_every_target_under_every_load_and_nothing_afterwards(
     assert (title, head) == ("measuring", "load target calls/s p50 p99 errors")
     # Closed loops first; names are cut, and figures are not.
     figures = r"[\d,.]+ [\d.]+ (?:µs|ms|s) [\d.]+ (?:µs|ms|s)"
-    cut = r"a-name-that-is-lon\S*\N{HORIZONTAL ELLIPSIS}".replace(r"\N{HORIZONTAL ELLIPSIS}", "\N{HORIZONTAL ELLIPSIS}")
+    cut = "a-name-that-is-lon\\S*\N{HORIZONTAL ELLIPSIS}"
     closed_slow, closed_long, open_slow, open_long = sorted(rows, key=lambda row: ("calls/s" in row, "lon" in row))
     assert rows[:2] in ([closed_slow, closed_long], [closed_long, closed_slow])
     assert re.fullmatch(rf"1 in flight {cut} {figures} 0", closed_long)
@@ -88,7 +85,7 @@ def test_a_terminal_shows_every_target_under_every_load_and_nothing_afterwards(
     assert re.fullmatch(rf"40 calls/s slow {figures} \d+", open_slow)
     assert bar.endswith(" s left")
     # A pass through labelled samples has a table of its own.
-    limits = ("--blocks", 1, "--min-duration", "1ms", "--min-query-count", 150, "--warm-up", 0)
+    limits = ("--blocks", 1, "--min-duration", "1ms", "--min-query-count", 80, "--warm-up", 0)
     more = ("--samples", tmp_path / "s.npz", "--accuracy", "--concurrency", 1, *limits)
     answer_seconds = 0.05  # the pass has many calls in flight, and must take longer than from one drawing to the next
     _, *drawn, left = on_a_terminal(40, "fast", "--server", server.address, *more)
@@ -96,7 +93,7 @@ def test_a_terminal_shows_every_target_under_every_load_and_nothing_afterwards(
     assert (title, head) == ("each labelled sample once", "target samples right so far")
     assert re.fullmatch(r"fast \d+ of 100 samples (100\.00%|\N{EN DASH})", row)
     assert left == []
-    # At twenty calls a second, 150 take a while, which passes.
+    # At twenty calls a second, 80 take a while, which passes.
     seconds = [int(match[1]) for each in drawn if (match := re.search(r"(\d+) s left$", each[-1]))]
     assert seconds[0] >= 1
     assert seconds[-1] <= 1
@@ -120,31 +117,3 @@ def test_a_log_has_an_occasional_line() -> None:
             show(now)
     line = "cnn, 500 calls/s: 499 calls/s, p50 1.20 ms, p99 34.5 ms, 3 errors; 9 s left"
     assert written.getvalue().splitlines() == [line, line]
-
-
-@pytest.mark.parametrize(
-    ("write", "value", "text"),
-    [
-        (units.duration, 0.00042, "420 µs"),
-        (units.duration, 0.000001, "1.00 µs"),
-        (units.duration, 0.0009999, "1.00 ms"),
-        (units.duration, 0.0123, "12.3 ms"),
-        (units.duration, 0.1234, "123 ms"),
-        (units.duration, 0.9999, "1.00 s"),
-        (units.duration, 4.2, "4.20 s"),
-        (units.duration, 1234.5, "1,234 s"),
-        (units.duration, 0.0, "0 µs"),
-        (units.duration, math.nan, units.NONE),
-        (units.times, 4.123, "4.12\u00d7"),
-        (units.times, 0.15, "0.150\u00d7"),
-        (units.times, math.nan, units.NONE),
-        (units.count, 12345, "12,345"),
-        (units.ratio, 0.256, "0.26"),
-        (units.ratio, 2.0, "2.0"),
-        (units.ratio, 9.96, "10"),
-        (units.ratio, 11.4, "11"),
-        (units.ratio, 1234.0, "1,234"),
-    ],
-)
-def test_figures_have_three_digits_and_a_unit_and_ratios_in_sentences_two(write: Any, value: float, text: str) -> None:
-    assert write(value) == text

@@ -7,18 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
-from hangtag.serving.loadtest.plan.target import Target
-from hangtag.serving.loadtest.samples import load
-from tests.kit.command import refusal
 from tests.kit.fake_server import IMAGE, FakeServer, Tensor
-from tests.serving.loadtest.command import QUICK, Measured, measure
+from tests.serving.loadtest.command import LOOP, QUICK, Loadtest, Measured
 
 pytestmark = pytest.mark.slow
 
 CANVAS = Tensor(name="image", datatype="UINT8", shape=[-1, 64, 64])
-LOOP = (*QUICK, "--concurrency", 1)
 
 
 def sent(server: FakeServer, model: str = "fast") -> list[dict[str, tensors.Array]]:
@@ -39,71 +34,57 @@ def source(measured: Measured, model: str = "fast") -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three grey images in files."""
+    """Grey images in files of every usual format, 40 steps apart: JPEG and WebP are lossy."""
     (tmp_path / "images").mkdir()
-    for number in range(3):
-        Image.fromarray(np.full((28, 28), number * 40, np.uint8)).save(tmp_path / f"images/{number}.png")
+    for place, name in enumerate(("0.PNG", "1.jpg", "2.jpeg", "3.webp", "4.bmp", "5.gif")):
+        Image.fromarray(np.full((28, 28), 40 * place, np.uint8)).save(tmp_path / "images" / name)
     return tmp_path / "images"
 
 
-def test_images_are_sent_equally_often_in_a_seeded_order(server: FakeServer, folder: Path, tmp_path: Path) -> None:
+def test_images_are_sent_equally_often_in_a_seeded_order(server: FakeServer, loadtest: Loadtest, folder: Path) -> None:
     def order(seed: int) -> list[int]:
         before = len(server.requests) + 1  # the call before the load
-        more = ("--min-query-count", 30, "--seed", seed, "--images", folder)
-        measured = measure(tmp_path, "fast", "--server", server.address, *LOOP, *more)
-        assert source(measured) == f"3 images from {folder}"
-        return [request.raw_input_contents[0][0] for request in server.requests[before:]][:30]
+        measured = loadtest("fast", *LOOP, "--min-query-count", 30, "--seed", seed, "--images", folder)
+        assert source(measured) == f"6 images from {folder}"
+        return [round(request.raw_input_contents[0][0] / 40) for request in server.requests[before:]][:30]
 
     first, again, other = order(0), order(0), order(1)
-    rounds = [tuple(first[at : at + 3]) for at in range(0, 30, 3)]
-    assert all(sorted(each) == [0, 40, 80] for each in rounds)
+    rounds = [tuple(first[at : at + 6]) for at in range(0, 30, 6)]
+    assert all(sorted(each) == [0, 1, 2, 3, 4, 5] for each in rounds)
     assert len(set(rounds)) > 1
     assert first == again
     assert first != other
 
 
 def test_images_fit_inputs_with_other_axes_and_are_tiled_on_larger_ones(
-    server: FakeServer, folder: Path, tmp_path: Path
+    server: FakeServer, loadtest: Loadtest, folder: Path
 ) -> None:
     """As for a model of several labels: 2 by 2 images of 28 pixels on 64, with a black border of 4."""
     server.inputs["channels-last"] = [Tensor(name="image", datatype="UINT8", shape=[-1, 28, 28, 1])]
     server.inputs["canvas"] = [CANVAS]
     models = ("fast", "channels-last", "canvas")
-    measured = measure(tmp_path, *models, "--server", server.address, *LOOP, "--samples", folder)
+    measured = loadtest(*models, *LOOP, "--samples", folder)
     assert {each["image"].shape for each in sent(server)} == {(1, 28, 28)}
     assert {each["image"].shape for each in sent(server, "channels-last")} == {(1, 28, 28, 1)}
-    assert source(measured, "canvas") == f"3 images from {folder}, 4 side by side in a picture of 64x64"
-    assert "Sent to canvas: 3 images from" in measured.text
+    assert source(measured, "canvas") == f"6 images from {folder}, 4 side by side in a picture of 64x64"
+    assert "Sent to canvas: 6 images from" in measured.text
     seen = set()
     for each in sent(server, "canvas"):
         (pixels,) = each["image"]
         tiles = [pixels[top : top + 28, left : left + 28] for top in (4, 32) for left in (4, 32)]
-        seen.add(tuple(int(tile[0, 0]) for tile in tiles))
+        seen.add(tuple(round(tile[0, 0] / 40) for tile in tiles))
         assert all((tile == tile[0, 0]).all() for tile in tiles)
         assert pixels.sum(dtype=int) == sum(tile.sum(dtype=int) for tile in tiles)
-    assert seen == {(0, 40, 80, 0), (40, 80, 0, 40), (80, 0, 40, 80)}
+    assert seen == {tuple((first + place) % 6 for place in range(4)) for first in range(6)}
 
 
-def test_images_of_every_usual_format_are_read_and_a_batch_holds_several(server: FakeServer, tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    for place, name in enumerate(("a.PNG", "b.jpg", "c.jpeg", "d.webp", "e.bmp", "f.gif")):
-        Image.fromarray(np.full((28, 28), 40 * place, np.uint8)).save(tmp_path / "images" / name)
-    samples = ("--samples", tmp_path / "images", "--batch-size", 6)
-    measured = measure(tmp_path, "fast", "--server", server.address, *LOOP, *samples)
-    assert source(measured) == f"6 images from {tmp_path / 'images'}"
-    for each in sent(server):
-        assert each["image"].shape == (6, 28, 28)
-        pixels = np.sort(each["image"][:, 0, 0].astype(int))
-        assert np.abs(pixels - np.arange(6) * 40).max() <= 4  # JPEG and WebP are lossy
-    assert "samples/s" in measured.text
-
-
-def test_a_multi_stream_query_holds_neighbours_from_a_random_sample(server: FakeServer, tmp_path: Path) -> None:
+def test_a_multi_stream_query_holds_neighbours_from_a_random_sample(
+    server: FakeServer, loadtest: Loadtest, tmp_path: Path
+) -> None:
     """As in LoadGen; the last sample is followed by the first."""
     image = np.arange(50, dtype=np.uint8)[:, None, None].repeat(28, 1).repeat(28, 2)
     np.savez(tmp_path / "a.npz", image=image)
-    command = ("fast", "--server", server.address, *QUICK, "--scenario", "multi-stream")
-    measured = measure(tmp_path, *command, "--samples", tmp_path / "a.npz")
+    measured = loadtest("fast", *QUICK, "--scenario", "multi-stream", "--samples", tmp_path / "a.npz")
     assert source(measured) == f"50 samples from {tmp_path / 'a.npz'}"
     places = [each["image"][:, 0, 0].astype(int) for each in sent(server)]
     assert all((np.diff(each) % 50 == 1).all() for each in places)
@@ -112,29 +93,30 @@ def test_a_multi_stream_query_holds_neighbours_from_a_random_sample(server: Fake
     assert first != sorted(first)
 
 
-def test_random_values_fit_every_datatype_and_fixed_shape(server: FakeServer, tmp_path: Path) -> None:
+def test_random_values_fit_every_datatype_and_fixed_shape(server: FakeServer, loadtest: Loadtest) -> None:
     shapes: tuple[list[int], ...] = ([], [3], [2, 1], [1, 2, 3])
     server.inputs["every"] = [
         Tensor(name=datatype.lower(), datatype=datatype, shape=[-1, *shapes[place % len(shapes)]])
         for place, datatype in enumerate(tensors.DTYPES)
     ]
     server.inputs["fixed"] = [Tensor(name="x", datatype="FP32", shape=[2, 3])]
-    every = measure(tmp_path, "every", "--server", server.address, *LOOP, "--batch-size", 2)
+    every = loadtest("every", *LOOP, "--batch-size", 2)
     for each in sent(server, "every"):
         for tensor in server.inputs["every"]:
             assert each[tensor.name].shape == (2, *tensor.shape[1:])
     different = {bytes(request.raw_input_contents[-1]) for request in server.requests}
     assert len(different) > 1
     assert source(every, "every").startswith("random values for ")
-    measure(tmp_path, "fixed", "--server", server.address, *LOOP)
+    loadtest("fixed", *LOOP)
     assert {each["x"].shape for each in sent(server, "fixed")} == {(2, 3)}
 
 
-def test_the_requests_in_memory_are_bounded_in_bytes() -> None:
+def test_the_requests_in_memory_are_bounded_in_bytes(server: FakeServer, loadtest: Loadtest) -> None:
     """64 MiB; a request of this model has 32."""
-    inputs = [Tensor(name="x", datatype="FP64", shape=[-1, 4 << 20])]
-    library = load(Target("big", "big"), pb.ModelMetadataResponse(name="big", inputs=inputs), batch_size=1, seed=0)
-    assert len(library.requests) == 2
+    server.inputs["big"] = [Tensor(name="x", datatype="FP64", shape=[-1, 4 << 20])]
+    loadtest("big", *LOOP, "--min-query-count", 3, "--max-query-count", 3, "--min-duration", "1ms")
+    assert len(server.requests) == 4
+    assert len({request.raw_input_contents[0] for request in server.requests}) == 2
 
 
 @pytest.fixture
@@ -149,20 +131,20 @@ def data_set(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_data_sets_test_images_are_read(server: FakeServer, data_set: Path, tmp_path: Path) -> None:
+def test_a_data_sets_test_images_are_read(server: FakeServer, loadtest: Loadtest, data_set: Path) -> None:
     """Their labels: test_accuracy."""
-    measured = measure(tmp_path, "fast", "--server", server.address, *LOOP, "--samples", data_set)
+    measured = loadtest("fast", *LOOP, "--samples", data_set)
     assert source(measured) == f"3 test images from {data_set}"
     seen = {each["image"].tobytes() for each in sent(server)}
     assert seen == {bytes((784 * at + pixel) % 256 for pixel in range(784)) for at in range(3)}
 
 
-def test_an_npz_file_has_an_array_for_each_input(server: FakeServer, tmp_path: Path) -> None:
+def test_an_npz_file_has_an_array_for_each_input(server: FakeServer, loadtest: Loadtest, tmp_path: Path) -> None:
     server.inputs["two"] = [IMAGE, Tensor(name="more", datatype="FP32", shape=[-1])]
     more = np.arange(4.0, dtype=np.float32)
     np.savez(tmp_path / "s.npz", image=np.full((4, 28, 28), 7, np.uint8), more=more, labels=np.arange(4))
-    command = ("two", "--server", server.address, *LOOP, "--samples", tmp_path / "s.npz", "--batch-size", 2)
-    assert source(measure(tmp_path, *command), "two") == f"4 samples from {tmp_path / 's.npz'}"
+    measured = loadtest("two", *LOOP, "--samples", tmp_path / "s.npz", "--batch-size", 2)
+    assert source(measured, "two") == f"4 samples from {tmp_path / 's.npz'}"
     for each in sent(server, "two"):
         assert (each["image"] == 7).all()
         assert each["image"].shape == (2, 28, 28)
@@ -173,26 +155,6 @@ def zeros(*shape: int, dtype: type = np.uint8) -> tensors.Array:
     return np.zeros(shape, dtype)
 
 
-@pytest.mark.parametrize(
-    ("arrays", "facts"),
-    [
-        ({"picture": zeros(1)}, "picture 'fast' 'image'"),
-        ({"image": zeros(2, 28, 28, dtype=float)}, "float64 [2, 28, 28] UINT8 [samples, 28, 28]"),
-        ({"image": zeros(2, 14, 14)}, "uint8 [2, 14, 14]"),
-        ({"image": zeros(0, 28, 28)}, "one"),
-        ({"image": zeros(2, 28, 28), "labels": zeros(3, dtype=int)}, "equally"),
-        ({"image": zeros(2, 28, 28), "labels": zeros(2, dtype=float)}, "labels whole"),
-        ({"image": np.array([{}], object)}, "numpy.savez"),
-    ],
-)
-def test_an_npz_file_that_does_not_fit_is_refused(
-    server: FakeServer, tmp_path: Path, arrays: dict[str, tensors.Array], facts: str
-) -> None:
-    np.savez(tmp_path / "s.npz", **arrays)  # type: ignore[arg-type]
-    said = refusal("loadtest", "fast", "--server", server.address, *LOOP, "--samples", tmp_path / "s.npz")
-    assert all(fact in said for fact in ("s.npz", *facts.split())), said
-
-
 SIZES = ((40, 40), (28, 65), (65, 28), (100, 100))
 LABELS = "t10k-labels-idx1-ubyte"
 
@@ -200,6 +162,13 @@ LABELS = "t10k-labels-idx1-ubyte"
 @pytest.mark.parametrize(
     ("name", "content", "model", "facts"),
     [
+        ("s.npz", {"picture": zeros(1)}, "fast", "s.npz picture 'fast' 'image'"),
+        ("s.npz", {"image": zeros(2, 28, 28, dtype=float)}, "fast", "float64 [2, 28, 28] UINT8 [samples, 28, 28]"),
+        ("s.npz", {"image": zeros(2, 14, 14)}, "fast", "s.npz uint8 [2, 14, 14]"),
+        ("s.npz", {"image": zeros(0, 28, 28)}, "fast", "s.npz one"),
+        ("s.npz", {"image": zeros(2, 28, 28), "labels": zeros(3, dtype=int)}, "fast", "s.npz equally"),
+        ("s.npz", {"image": zeros(2, 28, 28), "labels": zeros(2, dtype=float)}, "fast", "s.npz labels whole"),
+        ("s.npz", {"image": np.array([{}], object)}, "fast", "s.npz numpy.savez"),
         ("text", b"no zip", "fast", "numpy.savez"),
         ("empty", b"", "fast", "numpy.savez"),
         ("images/text.png", b"no image", "fast", "text.png"),
@@ -215,11 +184,12 @@ LABELS = "t10k-labels-idx1-ubyte"
 )
 def test_samples_that_cannot_be_read_or_do_not_fit_are_refused_by_name(
     server: FakeServer,
+    loadtest: Loadtest,
     folder: Path,
     data_set: Path,
     tmp_path: Path,
     name: str,
-    content: bytes | tuple[int, int],
+    content: bytes | tuple[int, int] | dict[str, tensors.Array],
     model: str,
     facts: str,
 ) -> None:
@@ -234,11 +204,12 @@ def test_samples_that_cannot_be_read_or_do_not_fit_are_refused_by_name(
     file.parent.mkdir(exist_ok=True)
     if isinstance(content, bytes):
         file.write_bytes(content)
+    elif isinstance(content, dict):
+        np.savez(file, **content)  # type: ignore[arg-type]
     else:
         Image.fromarray(zeros(*reversed(content))).save(file)
     samples = file if file.parent == tmp_path else file.parent
-    said = refusal("loadtest", model, "--server", server.address, *LOOP, "--samples", samples)
-    assert all(fact in said for fact in facts.split()), said
+    loadtest.refused(facts, model, *LOOP, "--samples", samples)
     assert server.requests == []
 
 
@@ -252,12 +223,13 @@ def test_samples_that_cannot_be_read_or_do_not_fit_are_refused_by_name(
         ("flat", "--method classify", "'flat' grey"),
     ],
 )
-def test_values_that_cannot_be_generated_are_refused(server: FakeServer, model: str, more: str, facts: str) -> None:
+def test_values_that_cannot_be_generated_are_refused(
+    server: FakeServer, loadtest: Loadtest, model: str, more: str, facts: str
+) -> None:
     server.inputs |= {
         "free": [Tensor(name="x", datatype="FP32", shape=[-1, -1])],
         "fixed": [Tensor(name="x", datatype="FP32", shape=[1, 3])],
         "bf16": [Tensor(name="x", datatype="BF16", shape=[-1])],
         "flat": [Tensor(name="x", datatype="FP32", shape=[-1, 3])],
     }
-    said = refusal("loadtest", model, "--server", server.address, *LOOP, *more.split())
-    assert all(fact in said for fact in facts.split()), said
+    loadtest.refused(facts, model, *LOOP, *more.split())

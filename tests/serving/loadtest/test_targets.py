@@ -1,9 +1,7 @@
 """What a server says of itself and its models, and why a target cannot be measured."""
 
 import html
-import socket
 from collections.abc import Iterator
-from concurrent import futures
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,15 +10,12 @@ import grpc
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from tests.kit.certificates import TOKEN, Certificates
-from tests.kit.command import refusal
+from tests.kit.certificates import Certificates
 from tests.kit.fake_server import FakeServer, running, running_over_http
-from tests.kit.other_servers import web_server
-from tests.serving.loadtest.command import QUICK, measure
+from tests.kit.other_servers import grpc_server, refusing, web_server
+from tests.serving.loadtest.command import LOOP, Loadtest, measure, refused
 
 pytestmark = pytest.mark.slow
-
-LOOP = (*QUICK, "--concurrency", 1)
 
 
 def model_config(instances: int, **parameters: str) -> pb.ModelConfig:
@@ -31,17 +26,20 @@ def model_config(instances: int, **parameters: str) -> pb.ModelConfig:
     )
 
 
-def test_a_server_describes_itself_and_its_models_as_far_as_it_can(server: FakeServer, tmp_path: Path) -> None:
+def test_a_server_describes_itself_and_its_models_as_far_as_it_can(
+    server: FakeServer, loadtest: Loadtest, tmp_path: Path
+) -> None:
     known = {"execution_provider": "CPUExecutionProvider", "onnxruntime_version": "1.2.3", "file_bytes": "1234"}
     server.configs = {
         "slow": model_config(2, **known, intra_op_threads="1", alone_threads="4"),
         "alike": model_config(1, intra_op_threads="4", alone_threads="4"),
         "malformed": model_config(1, file_bytes="much", **{"hangtag.test_accuracy": "good"}),
+        **{f"malformed-{size[:3]}": model_config(1, file_bytes=size) for size in ("²", "9" * 5000, "-", "1e3")},
     }
     server.inputs |= dict.fromkeys(server.configs, server.inputs["fast"])
     server.versions = ["4", "2"]
     models = ("fast", *server.configs, "fast@2")
-    measured = measure(tmp_path, *models, "--server", server.address, *LOOP, "--html", tmp_path / "page.html")
+    measured = loadtest(*models, *LOOP, "--html", tmp_path / "page.html")
     targets = {target["name"]: target for target in measured.document["targets"]}
     assert list(targets) == list(models)
     for target in targets.values():
@@ -53,7 +51,7 @@ def test_a_server_describes_itself_and_its_models_as_far_as_it_can(server: FakeS
         "fast": ("", "", "", None, None),
         "slow": ("CPUExecutionProvider", "1.2.3", "2 instances of 1 thread (4 for a batch alone)", 16, 1234),
         "alike": ("", "", "1 instance of 4 threads", 16, None),
-        "malformed": ("", "", "1 instance", 16, None),
+        **{name: ("", "", "1 instance", 16, None) for name in models if "malformed" in name},
         "fast@2": ("", "", "", None, None),
     }
     page = (tmp_path / "page.html").read_text()
@@ -66,12 +64,9 @@ def test_a_server_describes_itself_and_its_models_as_far_as_it_can(server: FakeS
     assert measured.run("fast@2")["total"]["server"]["requests"] == of_2 - 1
 
 
-def test_the_servers_own_times_are_read_where_it_keeps_them(server: FakeServer, tmp_path: Path) -> None:
-    (run,) = measure(tmp_path, "fast", "--server", server.address, *LOOP).runs
-    assert run["total"]["server"]["requests"] == run["total"]["server"]["batches"] == run["total"]["queries"]
-    assert run["total"]["server"]["queue"] == pytest.approx(0.002)
+def test_a_server_that_keeps_no_statistics_is_measured_too(server: FakeServer, loadtest: Loadtest) -> None:
     server.keeps_statistics = False
-    (run,) = measure(tmp_path, "fast", "--server", server.address, *LOOP).runs
+    (run,) = loadtest("fast", *LOOP).runs
     assert (run["valid"], run["total"]["server"]) == (True, None)
 
 
@@ -80,38 +75,24 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
-def of_server(certificates: Certificates) -> grpc.ServerCredentials:
-    pair = (certificates.key("server-of-ours").read_bytes(), certificates.cert("server-of-ours").read_bytes())
-    return grpc.ssl_server_credentials([pair])
-
-
 @pytest.fixture(scope="module")
 def places(certificates: Certificates) -> Iterator[dict[str, Any]]:
     """Servers of several kinds, by the words that stand for their addresses."""
-    other = grpc.server(futures.ThreadPoolExecutor(1))  # of another protocol
-    port = other.add_insecure_port("127.0.0.1:0")
-    other.start()
-    silent = FakeServer()
-    silent.lists_models = False
-    names = ("plain", "loading", "ignores", "refuses")
+    pair = (certificates.key("server-of-ours").read_bytes(), certificates.cert("server-of-ours").read_bytes())
     with ExitStack() as stack:
+        nowhere, other = stack.enter_context(refusing()), stack.enter_context(grpc_server({}))
+        web = stack.enter_context(web_server(lambda _: (404, {}, b"")))
+        names = ("plain", "loading", "ignores", "refuses", "without-list")
         servers = {name: stack.enter_context(running(FakeServer())) for name in names}
+        servers["without-list"].lists_models = False
         servers["plain"].versions = servers["ignores"].versions = ["4", "2"]
         servers["ignores"].answer = lambda request: pb.ModelInferResponse(model_version="4")
         code = grpc.StatusCode.INVALID_ARGUMENT
         servers["refuses"].behaviour = lambda number, context: context.abort(code, "no such shape")
-        servers["without-list"] = stack.enter_context(running(silent))
-        servers["encrypted"] = stack.enter_context(running(FakeServer(), credentials=of_server(certificates)))
-        unused = stack.enter_context(socket.socket())  # bound but not listening: connections are refused
-        unused.bind(("127.0.0.1", 0))
-        web = stack.enter_context(web_server(lambda _: (404, {}, b"")))
-        yield {name: each.address for name, each in servers.items()} | {
-            "nowhere": f"127.0.0.1:{unused.getsockname()[1]}",
-            "web": web,
-            "other": f"127.0.0.1:{port}",
-            "counted": servers,
-        }
-    other.stop(None).wait()
+        tls = grpc.ssl_server_credentials([pair])
+        servers["encrypted"] = stack.enter_context(running(FakeServer(), credentials=tls))
+        addresses = {name: each.address for name, each in servers.items()}
+        yield {**addresses, "nowhere": nowhere, "web": web, "other": other, "counted": servers}
 
 
 @pytest.mark.parametrize(
@@ -138,45 +119,26 @@ def test_a_target_that_cannot_be_measured_exits_with_1_and_why(
     places: dict[str, Any], certificates: Certificates, model: str, at: str, more: str, facts: str
 ) -> None:
     files = {"OURS": str(certificates.ca()), "STRANGERS": str(certificates.ca("strangers"))}
-    said = refusal("loadtest", model, "--server", places[at], *(files.get(word, word) for word in more.split()))
-    assert all(fact in said for fact in facts.split()), said
+    refused(facts, model, "--server", places[at], *(files.get(word, word) for word in more.split()))
     servers: dict[str, FakeServer] = places["counted"]
     assert len(servers[at].requests if at in servers else []) <= 1
 
 
 def test_a_name_that_no_resolver_knows_is_reported() -> None:
-    said = refusal("loadtest", "cnn", "--server", "nowhere.invalid:1", "--yes-load-remote")  # RFC 6761: never resolves
-    assert "nowhere.invalid:1" in said
+    """RFC 6761: it never resolves."""
+    refused("nowhere.invalid:1", "cnn", "--server", "nowhere.invalid:1", "--yes-load-remote")
 
 
-@pytest.mark.parametrize("way", ["queue", "futures"])
-def test_tls_and_a_token_are_sent_with_every_call(certificates: Certificates, tmp_path: Path, way: str) -> None:
-    """Over HTTP: test_over_http."""
-
-    def guard(number: int, context: grpc.ServicerContext) -> None:
-        if ("authorization", f"Bearer {TOKEN}") not in [(key, value) for key, value in context.invocation_metadata()]:
-            context.abort(grpc.StatusCode.UNAUTHENTICATED, "who are you?")
-
-    guarded = FakeServer()
-    guarded.behaviour = guard
-    (tmp_path / "token").write_text(f"{TOKEN}\n")
-    public = ("--public-api",) if way == "futures" else ()
-    with running(guarded, credentials=of_server(certificates)):
-        command = ("fast", "--server", guarded.address, *LOOP, *public, "--tls-ca", certificates.ca())
-        measured = measure(tmp_path, *command, "--token-file", tmp_path / "token")
-        assert "UNAUTHENTICATED" in refusal("loadtest", *command)
-    (run,) = measured.runs
-    assert run["total"]["statuses"] == {"OK": run["total"]["queries"]}
-    assert way in measured.document["environment"]["generator"]
-
-
-def test_one_command_measures_models_on_several_servers(server: FakeServer, tmp_path: Path) -> None:
-    """Over both protocols; the generator's own ceiling is that of each."""
+def test_one_command_measures_models_on_several_servers(
+    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over both protocols; the generator's own ceiling is that of each. A process sends for every four CPUs."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     with running_over_http(FakeServer()) as other:
         targets = (f"a={server.address}/fast@1", f"b={other.address}/slow")
         options = (word for target in targets for word in ("--target", target))
         page = tmp_path / "page.html"
-        measured = measure(tmp_path, *options, *LOOP, "--calibrate", "--processes", 2, "--html", page)
+        measured = measure(tmp_path, *options, *LOOP, "--calibrate", "--html", page)
         assert {request.model_name for request in other.requests} == {"slow"}
     assert [target["server"]["address"] for target in measured.document["targets"]] == [server.address, other.address]
     assert [(run["target"], run["model"]) for run in measured.runs] == [("a", "fast"), ("b", "slow")]

@@ -3,22 +3,22 @@
 import gzip
 import hashlib
 import http.server
-import os
 import socket
 import sys
-import tempfile
 import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from hangtag.training.data import fashion_mnist
 from hangtag.training.data.fashion_mnist import DIGESTS, load, load_test, load_validation, locate
-from hangtag.training.errors import DataCorruptError, DataNotFoundError, TrainingError
+from hangtag.training.errors import DataCorruptError, DataNotFoundError
 from tests.kit import garments
 from tests.kit.command import refusal
 
@@ -76,18 +76,6 @@ def test_the_first_5000_images_validate_and_the_rest_train(raw_dir: Path) -> Non
     assert len(bytes.fromhex(whole.digest)) == 32
 
 
-def test_images_are_bright_garments_on_black_and_classes_are_balanced() -> None:
-    test = garments.whole().test
-    assert test.images.shape == (10_000, 28, 28)
-    assert test.images.dtype == test.classes.dtype == np.uint8
-    assert np.median(test.images[:, 0, 0]) == 0
-    assert np.bincount(test.classes).tolist() == [1_000] * len(garments.LABELS)
-    # The first test image is an ankle boot, the next two a pullover and trousers: as in every copy of the data set.
-    assert [garments.LABELS[index] for index in test.classes[:3]] == ["Ankle boot", "Pullover", "Trouser"]
-    assert np.array_equal(test.first(3).images, test.images[:3])
-    assert len(test.first(10**9)) == len(test.first(None)) == 10_000
-
-
 def test_the_test_images_are_read_alone_from_files_of_both_kinds(linked: Path, raw_dir: Path) -> None:
     (linked / TRAIN_IMAGES).unlink()
     (linked / TRAIN_IMAGES).touch()  # there, but nothing to read
@@ -142,26 +130,24 @@ def use_proxy(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
 
 
 class Mirror(http.server.ThreadingHTTPServer):
-    """Stands where the internet would be: answers every request from a folder."""
+    """Stands where the internet would be: answers every request with the file of its name in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), MirrorHandler)
-        self.folder = folder
+        super().__init__(("127.0.0.1", 0), partial(MirrorHandler, directory=str(folder)))
         self.requested: list[str] = []
 
 
-class MirrorHandler(http.server.BaseHTTPRequestHandler):
+class MirrorHandler(http.server.SimpleHTTPRequestHandler):
     server: Mirror
 
-    def do_GET(self) -> None:
-        name = self.path.rpartition("/")[2]
+    def translate_path(self, path: str) -> str:
+        name = path.rpartition("/")[2]
         self.server.requested.append(name)
-        contents = (self.server.folder / name).read_bytes()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(contents)))
-        self.end_headers()
+        return str(Path(self.directory, name))
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
         with suppress(ConnectionError):  # torchvision asks once just to see whether it is redirected, and hangs up
-            self.wfile.write(contents)
+            super().copyfile(source, outputfile)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -204,11 +190,12 @@ def test_torchvision_downloads_where_there_is_nothing_else(
     assert np.array_equal(load_test().images, garments.whole().test.images)
 
 
-def require_help(error: TrainingError, reason: str = "") -> None:
-    message = str(error)
-    assert "\n" not in message
+def refused_download(reason: str = "could not be downloaded") -> None:
+    with pytest.raises(DataNotFoundError) as caught:
+        load()
+    assert "\n" not in str(caught.value)
     for expected in ("Fashion-MNIST is not on this machine", "apt-get install dataset-", "--data-dir", reason):
-        assert expected in message
+        assert expected in str(caught.value)
 
 
 def test_a_download_that_fails_is_one_line_that_helps(
@@ -217,27 +204,19 @@ def test_a_download_that_fails_is_one_line_that_helps(
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # ours, and nobody listens: a connection is refused at once
         use_proxy(monkeypatch, taken.getsockname()[1])
-        with pytest.raises(DataNotFoundError, match="could not be downloaded") as caught:
-            load()
-    require_help(caught.value, "refused")
+        refused_download("refused")
 
     (tmp_path / f"{TRAIN_IMAGES}.gz").write_text("<html>Please log in to the hotel's network.</html>")
     with serving(tmp_path) as mirror:
         use_proxy(monkeypatch, mirror.server_port)
-        with pytest.raises(DataNotFoundError, match="could not be downloaded") as caught:
-            load()
+        refused_download()
     assert set(mirror.requested) == {f"{TRAIN_IMAGES}.gz"}
-    require_help(caught.value)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"{TRAIN_IMAGES}.gz"))  # a file where a folder should be
-    with pytest.raises(DataNotFoundError, match="could not be downloaded") as caught:
-        load()
-    require_help(caught.value)
+    refused_download()
 
     without_torchvision(monkeypatch)
-    with pytest.raises(DataNotFoundError) as caught:
-        load()
-    require_help(caught.value)
+    refused_download("")
 
 
 # Files that are not what they should be.
@@ -263,18 +242,15 @@ def test_a_missing_file_and_a_flipped_bit_are_named(linked: Path, tmp_path: Path
     assert hashlib.sha256(contents).hexdigest() in message
 
 
-@pytest.mark.parametrize("damage", ["truncated", "not-a-gzip", "flipped", "garbled", "empty", "another"])
+@pytest.mark.parametrize("damage", ["truncated", "not-a-gzip", "garbled", "another"])
 def test_a_broken_gz_is_named(linked: Path, raw_dir: Path, damage: str) -> None:
     contents = bytearray((raw_dir / TEST_LABELS).read_bytes())
     packed = gzip.compress(contents)
-    middle = len(packed) // 2
     contents[5_000] ^= 1
     spoiled = {
-        "truncated": packed[:middle],
+        "truncated": packed[: len(packed) // 2],
         "not-a-gzip": b"<html>404</html>",
-        "flipped": packed[:middle] + bytes([packed[middle] ^ 255]) + packed[middle + 1 :],
         "garbled": packed[:10] + bytes([255] * 100),
-        "empty": b"",
         "another": gzip.compress(contents),
     }[damage]
     path = linked / f"{TEST_LABELS}.gz"
@@ -285,33 +261,10 @@ def test_a_broken_gz_is_named(linked: Path, raw_dir: Path, damage: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@contextmanager
-def without_privileges() -> Iterator[None]:
-    """Root may read everything: be nobody for a while."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-def test_folders_and_files_that_cannot_be_read(linked: Path, tmp_path: Path) -> None:
-    linked.chmod(0)
-    try:
-        with without_privileges(), pytest.raises(DataNotFoundError, match=r"cannot be read \(Permission denied\)"):
-            load(linked)
-    finally:
-        linked.chmod(0o700)
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
-        Path(folder).chmod(0o755)
-        for name in DIGESTS:
-            (Path(folder) / name).touch()
-        (Path(folder) / TEST_IMAGES).chmod(0)
-        with without_privileges(), pytest.raises(DataCorruptError, match=rf"{TEST_IMAGES} cannot be read .*denied"):
-            load_test(Path(folder))
-    (tmp_path / "photo.png").touch()
-    with pytest.raises(DataNotFoundError, match=r"photo\.png lacks"):
-        load(tmp_path / "photo.png")
+def test_folders_and_files_that_cannot_be_read(linked: Path) -> None:
+    with pytest.raises(DataNotFoundError, match=r"cannot be read \(File name too long\)"):
+        load(linked / ("x" * 300))
+    (linked / TEST_IMAGES).unlink()
+    (linked / TEST_IMAGES).symlink_to("/proc/self/mem")  # the kernel refuses to read its beginning
+    with pytest.raises(DataCorruptError, match=rf"{TEST_IMAGES} cannot be read .*Input/output error"):
+        load_test(linked)

@@ -9,7 +9,6 @@ import numpy.typing as npt
 import pytest
 
 from hangtag.training.data.outfits import LOOKS, NAMES, independent, load, make_split, together
-from hangtag.training.data.outfits_canvas import Wardrobe, compose
 from tests.kit import garments
 from tests.kit.garments import LABELS, Split
 
@@ -61,29 +60,6 @@ def test_the_control_has_the_same_frequencies_and_set_sizes_but_hardly_a_depende
     assert mutual_information(independent()) < 0.5
 
 
-def test_in_the_capsule_wardrobe_two_pieces_determine_the_third_and_one_says_little() -> None:
-    chances = together()
-
-    def given(*worn: str) -> Probabilities:
-        having = MEMBERS[:, [LABELS.index(piece) for piece in worn]].all(axis=1)
-        return frequencies(chances * having / (chances * having).sum())
-
-    third = [LABELS.index(piece) for piece in ("Trouser", "Dress", "Coat")]
-    for top in ("T-shirt/top", "Shirt", "Pullover"):
-        assert given(top)[third].max() < 0.65
-        for shoes in ("Sandal", "Sneaker", "Ankle boot"):
-            assert given(top, shoes)[third].max() > 0.6
-
-
-def test_samples_do_not_depend_on_how_many_are_composed() -> None:
-    test = garments.whole().test
-    few, many = (make_split(together(), test, (0, 2), count) for count in (5, 12))
-    assert np.array_equal(few.images, many.images[:5])
-    assert np.array_equal(few.labels, many.labels[:5])
-    other = make_split(together(), test, (1, 2), 12)
-    assert not np.array_equal(other.labels, many.labels)
-
-
 def test_a_whole_set_is_the_same_again_and_every_split_differs() -> None:
     whole = garments.whole()
     data, again = (load("outfits", whole, sizes=SMALL) for _ in range(2))
@@ -126,20 +102,24 @@ def test_each_split_is_composed_from_its_own_garments_alone() -> None:
     assert np.array_equal(composed.train.labels, real.train.labels)
 
 
-def canvases(split: Split, labels: int, count: int) -> npt.NDArray[np.uint8]:
-    """Canvases with the first labels, whose clutter is invisible: what is brighter than 75 is a garment."""
-    wardrobe = Wardrobe(split)
-    wardrobe.all = np.zeros_like(split.images)
-    return np.array([compose(np.arange(labels), wardrobe, np.random.default_rng(i)) for i in range(count)])
+def canvases(garments: Split, labels: int, count: int) -> npt.NDArray[np.uint8]:
+    """Canvases with garments of the first labels, among black clutter: what is brighter than 75 is a garment."""
+    shown = garments.classes < labels
+    images = np.concatenate([garments.images[shown], np.zeros((100 * len(garments), 28, 28), np.uint8)])
+    classes = np.concatenate([garments.classes[shown], np.full(100 * len(garments), 9, np.uint8)])
+    chances = np.zeros(len(SETS))
+    chances[(1 << labels) - 1] = 1
+    return make_split(chances, Split(images, classes), (0, 0), count).images
 
 
-def test_a_canvas_shows_a_garment_of_each_of_its_labels_and_noise() -> None:
-    shown = {count: (canvases(garments.whole().test, count, 40) > 75).mean() for count in (0, 1, 5)}
+def test_a_canvas_shows_a_garment_of_each_of_its_labels_and_noise_and_clutter() -> None:
+    few = garments.few().test
+    shown = {count: (canvases(few, count, 40) > 75).mean() for count in (0, 1, 5)}
     assert shown[0] == 0
     assert 0.005 < shown[1] < 0.15
     assert shown[5] > 2.5 * shown[1]
-    cluttered = compose(np.arange(0), Wardrobe(garments.whole().test), np.random.default_rng(1))
-    assert (cluttered > 75).any()
+    nothing = (np.arange(len(SETS)) == 0).astype(np.float64)
+    assert (make_split(nothing, few, (0, 0), 10).images > 75).any()  # clutter of real garments
 
 
 def test_garments_differ_in_scale_and_brightness_and_reach_every_part_of_the_canvas() -> None:
@@ -162,8 +142,3 @@ def test_composing_takes_well_under_a_millisecond_a_canvas() -> None:
         make_split(together(), garments.whole().test, (0, 2), 300)
         seconds.append(time.process_time() - started)
     assert min(seconds) < 0.3
-
-
-def test_an_unknown_name_is_an_error() -> None:
-    with pytest.raises(KeyError, match="uniforms"):
-        load("uniforms", garments.whole())

@@ -62,12 +62,6 @@ def test_the_weight_mixes_with_the_smoothed_cross_entropy(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["soft-labels", "embedding-distance"])
-def test_with_a_large_beta_both_are_the_cross_entropy(name: str) -> None:
-    plain = functional.cross_entropy(LOGITS, CLASSES)
-    assert loss(name, 1e4)(LOGITS, CLASSES).item() == pytest.approx(plain.item(), rel=1e-6)
-
-
-@pytest.mark.parametrize("name", ["soft-labels", "embedding-distance"])
 @given(sure=st.floats(0.5, 20))
 def test_a_far_mistake_costs_more_than_a_near_one(name: str, sure: float) -> None:
     truth = torch.tensor([0])
@@ -142,9 +136,9 @@ def test_the_loss_of_paths_is_the_cross_entropy_per_step_by_teacher_forcing() ->
 
 
 class Fixed(nn.Module):
-    """Says the same logits whatever it sees."""
+    """Answers the same logits whatever it sees."""
 
-    def __init__(self, logits: list[list[float]]) -> None:
+    def __init__(self, *logits: list[float]) -> None:
         super().__init__()
         self.logits = torch.tensor(logits)
 
@@ -152,21 +146,17 @@ class Fixed(nn.Module):
         return self.logits
 
 
-NOTHING = torch.empty(1)  # pixels that Fixed ignores
-
-
 def test_the_loss_of_sigmoids_is_binary_cross_entropy_over_all_labels() -> None:
-    outcome = Sigmoids(torch.arange(2)).training_step(Fixed([[1.0, -2.0]]), NOTHING, label_sets([0], labels=2), 0)
-    wanted = (np.log1p(np.exp(-1)) + np.log1p(np.exp(-2))) / 2
-    assert float(outcome.loss) == pytest.approx(wanted)
+    network = Fixed([1.0, -2.0])
+    outcome = Sigmoids(torch.arange(2)).training_step(network, torch.empty(1), label_sets([0], labels=2), 0)
+    assert float(outcome.loss) == pytest.approx((np.log1p(np.exp(-1)) + np.log1p(np.exp(-2))) / 2)
     assert int(outcome.correct) == 1
 
 
 def test_the_loss_of_ranking_is_cross_entropy_against_the_normalised_set() -> None:
-    network = Fixed([[2.0, 1.0, 0.0], [0.0, 2.0, 1.0]])
-    outcome = SoftmaxRanking(torch.arange(3)).training_step(
-        network, torch.empty(2), label_sets([0, 1], [0], labels=3), 0
-    )
+    network = Fixed([2.0, 1.0, 0.0], [0.0, 2.0, 1.0])
+    sets = label_sets([0, 1], [0], labels=3)
+    outcome = SoftmaxRanking(torch.arange(3)).training_step(network, torch.empty(2), sets, 0)
     total = np.log(np.exp([2, 1, 0]).sum())
     assert float(outcome.loss) == pytest.approx(((total - 1.5) + total) / 2)
     assert int(outcome.correct) == 1, "the second ranks a label first that is not there"

@@ -110,35 +110,3 @@ def test_a_full_path_ends(pixels: Tensor) -> None:
     beam = beam_search(Talkative(10).eval(), pixels)
     assert beam.path.tolist() == [list(range(MAX_LABELS))] * len(pixels)
     assert float(beam.path_probability[0]) == pytest.approx(1 / (10 + math.exp(4)), rel=1e-3)
-
-
-@torch.no_grad()
-def test_a_path_that_ends_at_once_has_no_labels(pixels: Tensor) -> None:
-    network = CnnRnn(10).eval()
-    network.bias[network.labels] = 50.0
-    beam = beam_search(network, pixels)
-    assert (beam.path == -1).all()
-    assert beam.path_probability.tolist() == pytest.approx([1.0] * len(pixels))
-    assert beam.probabilities.max() < 1e-6
-
-
-@torch.no_grad()
-def test_predictions_do_not_depend_on_the_batch(network: CnnRnn, pixels: Tensor) -> None:
-    together = beam_search(network, pixels)
-    for index in range(len(pixels)):
-        alone = beam_search(network, pixels[index : index + 1])
-        assert torch.equal(alone.path[0], together.path[index])
-        assert torch.allclose(alone.probabilities[0], together.probabilities[index], atol=1e-5)
-    assert len({tuple(path) for path in together.probabilities.tolist()}) > 1
-
-
-@torch.no_grad()
-def test_inputs_and_scores_share_one_embedding(network: CnnRnn, pixels: Tensor) -> None:
-    before = network(pixels, torch.tensor([[LABELS, 0]]).expand(len(pixels), 2))
-    row = network.embeddings.weight[0].clone()
-    network.embeddings.weight[0] += 1
-    after = network(pixels, torch.tensor([[LABELS, 0]]).expand(len(pixels), 2))
-    network.embeddings.weight[0] = row
-    assert not torch.allclose(before[:, 0, 0], after[:, 0, 0])  # its score
-    assert torch.allclose(before[:, 0, 1:], after[:, 0, 1:])  # no other's
-    assert not torch.allclose(before[:, 1, 1], after[:, 1, 1])  # but others' once it was read

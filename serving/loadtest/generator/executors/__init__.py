@@ -5,6 +5,8 @@ from hangtag.serving.loadtest.generator.executors.executor import Assignment, Ex
 from hangtag.serving.loadtest.generator.executors.open_loop import OpenLoopExecutor
 from hangtag.serving.loadtest.plan.load import ClosedLoop
 
+__all__ = ["Assignment", "Executor", "create"]
+
 
 def create(assignment: Assignment) -> Executor:
     """The executor for the block's kind of load."""

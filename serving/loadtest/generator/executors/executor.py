@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from hangtag.serving.loadtest.generator.block_result import OK, BlockResult
 from hangtag.serving.loadtest.generator.channels.channel import STATUS_NAMES, Channel, Metadata, clock
 from hangtag.serving.loadtest.generator.executors.recorder import Recorder
-from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, Snapshot
-from hangtag.serving.loadtest.generator.shared_counts import SharedCounts
+from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, SharedCounts, Snapshot
 
 # Passed through a call: its channel and its planned send time.
 Token = tuple[Channel, float]

@@ -2,22 +2,22 @@
 
 LONGEST_DELAY = 30.0
 """Seconds before a replacement at most."""
-STABLE_SECONDS = 60.0
-"""A worker that ended within so many seconds of its start doubles the delay."""
 
 
 class ReplacementPolicy:
     """Exponential backoff for replacements. Not thread-safe."""
 
-    def __init__(self, first_delay: float, max_attempts: int) -> None:
+    def __init__(self, first_delay: float, max_attempts: int, stable_seconds: float) -> None:
         """Allow replacements.
 
         Args:
             first_delay: Seconds before a replacement, doubled for each worker in a row that lived shortly.
             max_attempts: Replacements in a row that may end before they listen.
+            stable_seconds: A worker that lived as long as this did not live shortly.
         """
         self._first_delay = first_delay
         self._max_attempts = max_attempts
+        self._stable_seconds = stable_seconds
         self._short_lives = 0
         self._attempts = 0
 
@@ -33,7 +33,7 @@ class ReplacementPolicy:
             failed: Whether it counts as a replacement that failed: it never listened.
         """
         self._attempts += failed
-        self._short_lives = 0 if lifetime >= STABLE_SECONDS else self._short_lives + 1
+        self._short_lives = 0 if lifetime >= self._stable_seconds else self._short_lives + 1
         if self._attempts >= self._max_attempts:
             return None
         return min(LONGEST_DELAY, self._first_delay * 2.0 ** max(0, self._short_lives - 1))

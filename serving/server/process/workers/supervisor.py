@@ -34,7 +34,10 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._counts_of_ended = ServerState()
         self._restarts = 0
-        self._policy = ReplacementPolicy(config.limits.worker_restart_seconds, config.limits.worker_attempts)
+        limits = config.limits
+        self._policy = ReplacementPolicy(
+            limits.worker_restart_seconds, limits.worker_attempts, limits.worker_stable_seconds
+        )
         self._failure = ""
         self._started = False
         self._stopping = threading.Event()

@@ -11,25 +11,25 @@ import grpc
 import pytest
 
 from tests.kit import forkserver
-from tests.kit.command import environment, refusal
+from tests.kit.command import environment
 from tests.kit.fake_server import FakeServer
 from tests.kit.waiting import TIMEOUT
-from tests.serving.loadtest.command import QUICK, measure
+from tests.serving.loadtest.command import QUICK, Loadtest
 
 pytestmark = pytest.mark.slow
 
 BOTH = ("--blocks", 1, "--warm-up", 0, "--concurrency", 1, "--rate", 500)
 
 
-def test_the_largest_number_of_queries_ends_a_block(server: FakeServer, tmp_path: Path) -> None:
+def test_the_largest_number_of_queries_ends_a_block(loadtest: Loadtest) -> None:
     limits = ("--min-duration", 9, "--min-query-count", 1, "--max-query-count", 30)
-    for run in measure(tmp_path, "fast", "--server", server.address, *BOTH, *limits).runs:
+    for run in loadtest("fast", *BOTH, *limits).runs:
         assert run["total"]["queries"] == 30
         assert not run["total"]["finished"]
         assert "ended too early" in run["problems"][0]
 
 
-def test_the_longest_duration_ends_a_block_whatever_the_server_does(server: FakeServer, tmp_path: Path) -> None:
+def test_the_longest_duration_ends_a_block_whatever_the_server_does(server: FakeServer, loadtest: Loadtest) -> None:
     """One answers, one never does, and one cannot be reached."""
     seen, ended = set[str](), threading.Event()
 
@@ -45,7 +45,7 @@ def test_the_longest_duration_ends_a_block_whatever_the_server_does(server: Fake
     server.behaviour = behaviour
     server.inputs |= dict.fromkeys(("hangs", "gone"), server.inputs["fast"])
     limits = ("--min-duration", "1ms", "--min-query-count", 10_000, "--max-duration", "300ms", "--deadline", "500ms")
-    result = measure(tmp_path, "fast", "hangs", "gone", "--server", server.address, *BOTH, *limits)
+    result = loadtest("fast", "hangs", "gone", *BOTH, *limits)
     ended.set()
     for run in result.runs:
         assert not run["total"]["finished"]
@@ -60,23 +60,23 @@ def test_the_longest_duration_ends_a_block_whatever_the_server_does(server: Fake
     assert gone["latency"]["p99"] is None
 
 
-def test_a_generator_that_falls_behind_ends_at_its_maximum(server: FakeServer, tmp_path: Path) -> None:
+def test_a_generator_that_falls_behind_ends_at_its_maximum(loadtest: Loadtest) -> None:
     """No Python process sends at this rate."""
     limits = ("--max-duration", "100ms", "--min-query-count", 100_000)
-    (run,) = measure(tmp_path, "fast", "--server", server.address, *QUICK, *limits, "--rate", 100_000).runs
+    (run,) = loadtest("fast", *QUICK, *limits, "--rate", 100_000).runs
     for part in ("it ended too early", "the generator could not keep up"):
         assert any(part in problem for problem in run["problems"])
     assert not run["total"]["finished"]
 
 
 def test_the_targets_blocks_are_interleaved_in_a_random_order_that_the_seed_repeats(
-    server: FakeServer, tmp_path: Path
+    server: FakeServer, loadtest: Loadtest
 ) -> None:
     server.inputs |= dict.fromkeys("abc", server.inputs["fast"])
     limits = ("--blocks", 2, "--min-duration", "1ms", "--min-query-count", 4, "--warm-up", 0)
 
     def order() -> list[tuple[str, int]]:
-        measured = measure(tmp_path, *"abc", "--server", server.address, "--concurrency", "1,2", *limits)
+        measured = loadtest(*"abc", "--concurrency", "1,2", *limits)
         names = [(run["target"], run["load"]["concurrency"]) for run in measured.runs]
         assert names == [(name, concurrency) for concurrency in (1, 2) for name in "abc"]
         starts = [
@@ -97,7 +97,7 @@ def test_the_targets_blocks_are_interleaved_in_a_random_order_that_the_seed_repe
     assert order() == blocks
 
 
-def test_the_processes_share_a_load(server: FakeServer, tmp_path: Path) -> None:
+def test_the_processes_share_a_load(server: FakeServer, loadtest: Loadtest) -> None:
     """Of three, one has no share of two queries in flight."""
     in_flight = most = 0
     lock = threading.Lock()
@@ -113,21 +113,27 @@ def test_the_processes_share_a_load(server: FakeServer, tmp_path: Path) -> None:
 
     server.behaviour = behaviour
     limits = ("--min-duration", "1ms", "--min-query-count", 60, "--max-query-count", 60, "--blocks", 1, "--warm-up", 0)
-    command = ("fast", "--server", server.address, *limits, "--processes", 3)
-    measured = measure(tmp_path, *command, "--rate", 300, "--arrivals", "constant")
+    measured = loadtest("fast", *limits, "--processes", 3, "--rate", 300, "--arrivals", "constant")
     (opened,) = measured.runs
     assert opened["total"]["queries"] == 60
     # Together they rotate through the 256 requests, from a place each.
     assert len({request.raw_input_contents[0] for request in server.requests[1:]}) == 60
     assert opened["total"]["duration"] == pytest.approx(60 / 300, abs=0.02)  # the schedule of one process
+    assert opened["total"]["finished"]
+    slices = opened["total"]["timeline"]
+    assert sum(each["answered"] for each in slices) == 60
+    assert [each["start"] for each in slices] == sorted({each["start"] for each in slices})
+    # Of the CPUs they took what all of them used, which is more than the busiest one did.
+    used = opened["total"]["generator_cpu_share"] * len(os.sched_getaffinity(0))
+    assert used > 1.2 * opened["total"]["generator_cpu"] > 0
     most = 0
-    (closed,) = measure(tmp_path, *command, "--concurrency", 2).runs
+    (closed,) = loadtest("fast", *limits, "--processes", 3, "--concurrency", 2).runs
     assert most <= 2
     assert closed["total"]["queries"] >= 60
     assert measured.document["environment"]["generator"].startswith("3 processes on ")
 
 
-def test_a_generator_process_that_dies_is_reported(server: FakeServer) -> None:
+def test_a_generator_process_that_dies_is_reported(server: FakeServer, loadtest: Loadtest) -> None:
     def behaviour(number: int, context: Any) -> None:
         if number == 20:
             generators = [each for each in multiprocessing.active_children() if each.name == "generator-1"]
@@ -135,8 +141,7 @@ def test_a_generator_process_that_dies_is_reported(server: FakeServer) -> None:
 
     server.behaviour = behaviour
     load = ("--concurrency", 2, "--processes", 2, "--min-duration", 60)
-    said = refusal("loadtest", "fast", "--server", server.address, *load)
-    assert "ended unexpectedly (exit code -9)" in said
+    loadtest.refused("ended unexpectedly (exit code -9)", "fast", *load)
     assert not [each for each in multiprocessing.active_children() if each.name.startswith("generator-")]
 
 

@@ -46,12 +46,6 @@ def measured(server: FakeServer, way: str, tmp_path: Path) -> Measure:
     return run
 
 
-def problem(run: Any, part: str) -> str:
-    """The one problem of a run that has this part."""
-    (found,) = (text for text in run["problems"] if part in text)
-    return str(found)
-
-
 def test_a_closed_loop_keeps_its_queries_in_flight_and_an_open_loop_sends_its_schedule(
     server: FakeServer, measured: Measure
 ) -> None:
@@ -112,9 +106,7 @@ def test_failures_are_counted_by_status_with_their_first_message(server: FakeSer
     assert fast["problems"] == ["4 of 20 calls failed (4 RESOURCE_EXHAUSTED)"]
     assert slow["total"]["statuses"] == {"OK": 19, "DEADLINE_EXCEEDED": 1}
     assert "INVALID fast, 1 in flight: 4 of 20 calls failed (4 RESOURCE_EXHAUSTED)" in result.text
-    assert "RESOURCE_EXHAUSTED: queue is full \u2014 2" in result.text
     assert "VALID every run" not in result.text
-    assert result.exit_code == 1
 
 
 def test_a_stall_of_the_server_shows_in_the_open_loop_and_hides_in_the_closed_one(
@@ -139,17 +131,13 @@ def test_a_stall_of_the_server_shows_in_the_open_loop_and_hides_in_the_closed_on
     assert opened["p90"] > STALL / 2
 
 
-def generators() -> list[Any]:
-    """The generator's processes."""
-    return [each for each in multiprocessing.active_children() if each.name.startswith("generator-")]
-
-
 def test_a_stall_of_the_generator_counts_from_the_planned_time_and_makes_the_run_invalid(
     server: FakeServer, measured: Measure
 ) -> None:
     def behaviour(number: int, context: Any) -> None:
         if number == 50:
-            (generator,) = generators()
+            (generator,) = (each for each in multiprocessing.active_children() if each.name.startswith("generator-"))
+            assert generator.pid
             os.kill(generator.pid, signal.SIGSTOP)
             threading.Timer(STALL, os.kill, (generator.pid, signal.SIGCONT)).start()
 
@@ -161,7 +149,8 @@ def test_a_stall_of_the_generator_counts_from_the_planned_time_and_makes_the_run
     assert total["service_time"]["p90"] < STALL / 2
     assert total["lateness"]["p95"] > 0.7 * STALL
     assert total["delayed_queries"] > 100 * STALL / 2
-    assert f"{total['delayed_queries'] / total['queries']:.1%} of the queries" in problem(run, "could not keep up")
+    late = f"the generator could not keep up: {total['delayed_queries'] / total['queries']:.1%} of the queries"
+    assert any(problem.startswith(late) for problem in run["problems"])
 
 
 def test_ctrl_c_ends_a_block_without_waiting_for_calls_that_hang(server: FakeServer, measured: Measure) -> None:
@@ -183,7 +172,6 @@ def test_ctrl_c_ends_a_block_without_waiting_for_calls_that_hang(server: FakeSer
     assert run["total"]["statuses"] == {"OK": 9}
     assert not run["total"]["finished"]
     assert run["planned_blocks"] == 5
-    assert problem(run, "ended too early")
+    assert "ended too early" in run["problems"][0]
     assert result.document["interrupted"]
     assert result.document["problems"] == ["The test was interrupted: only a part was measured"]
-    assert "The test was interrupted: only a part was measured." in result.text

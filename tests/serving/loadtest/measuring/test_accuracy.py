@@ -4,7 +4,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
@@ -12,33 +11,29 @@ import pytest
 from scipy.stats import binomtest
 
 from hangtag.protos import inference_pb2 as pb
-from tests.kit.command import refusal
 from tests.kit.fake_server import FakeServer, Tensor
-from tests.serving.loadtest.command import QUICK, measure
+from tests.serving.loadtest.command import LOOP, Loadtest
 
 pytestmark = pytest.mark.slow
 
-LOOP = (*QUICK, "--concurrency", 1)
 
+def answer(
+    request: pb.ModelInferRequest, *, logits_alone: bool = False, typed: bool = False, cut: int = 0
+) -> pb.ModelInferResponse:
+    """Probabilities, highest at the first pixel's value, and logits that are lowest there.
 
-def scores(request: pb.ModelInferRequest) -> dict[str, Any]:
-    """Probabilities, highest at the first pixel's value, and logits that are lowest there."""
-    shape = list(request.inputs[0].shape)
-    pixels = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(shape)[:, 0, 0]
+    ``cut`` bytes are missing at the end of the last.
+    """
+    pixels = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(list(request.inputs[0].shape))[:, 0, 0]
     highest = np.eye(10, dtype=np.float32)[pixels % 10]
-    return {"logits": -highest, "probabilities": highest}
-
-
-def answer(request: pb.ModelInferRequest, *names: str, typed: bool = False, cut: int = 0) -> pb.ModelInferResponse:
-    """The scores as outputs; ``cut`` bytes are missing at the end of the last."""
     response = pb.ModelInferResponse(model_name=request.model_name)
-    for name, values in scores(request).items():
-        if name in (names or ("logits", "probabilities")):
-            output = response.outputs.add(name=name, datatype="FP32", shape=values.shape)
-            if typed:
-                output.contents.fp32_contents.extend(values.ravel().tolist())
-            else:
-                response.raw_output_contents.append(values.tobytes())
+    outputs = {"logits": -highest} | ({} if logits_alone else {"probabilities": highest})
+    for name, values in outputs.items():
+        output = response.outputs.add(name=name, datatype="FP32", shape=values.shape)
+        if typed:
+            output.contents.fp32_contents.extend(values.ravel().tolist())
+        else:
+            response.raw_output_contents.append(values.tobytes())
     if cut:
         response.raw_output_contents[-1] = response.raw_output_contents[-1][:-cut]
     return response
@@ -54,15 +49,14 @@ def labelled(folder: Path, correct: int, total: int) -> tuple[str, Path]:
 
 
 @pytest.mark.parametrize("way", ["probabilities", "logits alone", "typed"])
-def test_every_labelled_sample_is_sent_once_and_counted(server: FakeServer, tmp_path: Path, way: str) -> None:
+def test_every_labelled_sample_is_sent_once_and_counted(
+    server: FakeServer, loadtest: Loadtest, tmp_path: Path, way: str
+) -> None:
     """In batches of 50, or as large as the model takes."""
-    if way == "logits alone":
-        server.answer = lambda request: answer(request, "logits")  # lowest at the label
-    else:
-        server.answer = lambda request: answer(request, typed=way == "typed")
+    server.answer = lambda request: answer(request, logits_alone=way == "logits alone", typed=way == "typed")
     server.configs = {"slow": pb.ModelConfig(max_batch_size=64)}
     samples = labelled(tmp_path, 108, 120)
-    measured = measure(tmp_path, "fast", "slow", "--server", server.address, *LOOP, *samples, "--accuracy")
+    measured = loadtest("fast", "slow", *LOOP, *samples, "--accuracy")
     one_by_one, in_batches = (target["accuracy"] for target in measured.document["targets"])
     # The highest logit is the first class but where that is the lowest: right for image 110 alone.
     expected = 1 if way == "logits alone" else 108
@@ -77,7 +71,9 @@ def test_every_labelled_sample_is_sent_once_and_counted(server: FakeServer, tmp_
     assert counted.total() == 120 + 1 + measured.run("fast")["total"]["queries"]
 
 
-def test_an_accuracy_below_99_percent_of_the_files_makes_the_test_invalid(server: FakeServer, tmp_path: Path) -> None:
+def test_an_accuracy_below_99_percent_of_the_files_makes_the_test_invalid(
+    server: FakeServer, loadtest: Loadtest, tmp_path: Path
+) -> None:
     """On all 10,000 images of the test set, of which a model's file records the accuracy."""
     recorded = {"fast": "0.9", "slow": "0.91"}  # 8,910 right answers are 99 % of the one, and less of the other
     server.configs = {
@@ -87,8 +83,7 @@ def test_an_accuracy_below_99_percent_of_the_files_makes_the_test_invalid(server
         for name, value in recorded.items()
     }
     server.answer = answer
-    command = ("fast", "slow", "--server", server.address, *LOOP, "--accuracy")
-    measured = measure(tmp_path, *command, *labelled(tmp_path, 8_911, 10_000))
+    measured = loadtest("fast", "slow", *LOOP, "--accuracy", *labelled(tmp_path, 8_911, 10_000))
     (problem,) = measured.document["problems"]
     assert problem.startswith("slow: ")
     assert all(figure in problem for figure in ("89.11%", "91.00%"))
@@ -108,7 +103,7 @@ def test_an_accuracy_below_99_percent_of_the_files_makes_the_test_invalid(server
     ],
 )
 def test_accuracy_that_cannot_be_measured_exits_with_1_and_why(
-    server: FakeServer, tmp_path: Path, case: str, facts: str
+    server: FakeServer, loadtest: Loadtest, tmp_path: Path, case: str, facts: str
 ) -> None:
     def one_too_few(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         response = answer(request, cut=40)
@@ -128,11 +123,10 @@ def test_accuracy_that_cannot_be_measured_exits_with_1_and_why(
         internal = grpc.StatusCode.INTERNAL
         server.behaviour = lambda number, context: context.abort(internal, "broken") if number == 3 else None
     samples = () if case == "no labels" else labelled(tmp_path, 10, 10)
-    said = refusal("loadtest", "fast", "--server", server.address, *LOOP, "--accuracy", *samples)
-    assert all(fact in said for fact in facts.split()), said
+    loadtest.refused(facts, "fast", *LOOP, "--accuracy", *samples)
 
 
-def test_cached_answers_are_recognised(server: FakeServer, tmp_path: Path) -> None:
+def test_cached_answers_are_recognised(server: FakeServer, loadtest: Loadtest, tmp_path: Path) -> None:
     """`slow` computes each answer, and `fast` remembers those that it has given."""
     known: set[bytes] = set()
 
@@ -146,8 +140,7 @@ def test_cached_answers_are_recognised(server: FakeServer, tmp_path: Path) -> No
     server.behaviour = behaviour
     limits = ("--concurrency", 1, "--min-duration", "300ms", "--min-query-count", 60, "--blocks", 1, "--warm-up", 0)
     page = tmp_path / "page.html"
-    command = ("fast", "slow", "--server", server.address, *limits, "--check-caching", "--html", page)
-    measured = measure(tmp_path, *command)
+    measured = loadtest("fast", "slow", *limits, "--check-caching", "--html", page)
     fast, slow = measured.document["caching"]
     assert (fast["target"], slow["target"]) == ("fast", "slow")
     assert fast["problem"] is not None
@@ -168,13 +161,12 @@ def test_cached_answers_are_recognised(server: FakeServer, tmp_path: Path) -> No
 
 
 def test_whether_answers_are_cached_is_unknown_without_answers_or_enough_different_requests(
-    server: FakeServer, tmp_path: Path
+    server: FakeServer, loadtest: Loadtest
 ) -> None:
     code = grpc.StatusCode.INVALID_ARGUMENT
     server.behaviour = lambda number, context: context.abort(code, "not such values") if number else None
-    measured = measure(tmp_path, "fast", "--server", server.address, *LOOP, "--check-caching")
+    measured = loadtest("fast", *LOOP, "--check-caching")
     assert "fast: whether its answers are computed is not known" in measured.document["problems"][0]
     server.behaviour = lambda number, context: None
     server.inputs["slow"] = [Tensor(name="flag", datatype="BOOL", shape=[-1, 1])]
-    said = refusal("loadtest", "slow", "--server", server.address, *LOOP, "--check-caching")
-    assert all(fact in said for fact in ("slow", "only 1 different", "96")), said
+    assert "only 1 different" in loadtest.refused("slow 96", "slow", *LOOP, "--check-caching")

@@ -8,14 +8,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import pytest
 
-from tests.kit.fake_server import FakeServer, refuse_one, running
-from tests.serving.loadtest.command import QUICK, measure
+from tests.kit.fake_server import FakeServer, running
+from tests.serving.loadtest.command import LOOP, QUICK, Loadtest
 
 pytestmark = pytest.mark.slow
 
@@ -36,19 +36,7 @@ def strangers() -> Iterator[None]:
             os.kill(int(pid), signal.SIGKILL)
 
 
-def test_a_run_that_is_judged_has_to_be_long_enough_for_its_percentile(server: FakeServer, tmp_path: Path) -> None:
-    judged = ("--concurrency", 1, "--target-latency", "1s", "--percentile", 99.99, "--max-duration", "100ms")
-    measured = measure(tmp_path, "fast", "--server", server.address, *QUICK, *judged)
-    (run,) = measured.runs
-    early, short = run["problems"]
-    assert "it ended too early" in early
-    assert "queries are too few to tell a p99.99 with 99 % confidence" in short
-    assert "46,050" in short
-    assert (run["keeps_target"], run["percentile_bound"]) == (None, None)
-    assert f"INVALID fast, 1 in flight: {short}" in measured.text
-
-
-def test_a_run_keeps_a_target_latency_or_misses_it(server: FakeServer, tmp_path: Path) -> None:
+def test_a_run_keeps_a_target_latency_or_misses_it(server: FakeServer, loadtest: Loadtest, tmp_path: Path) -> None:
     """Of two models on one server, one answers after 300 ms."""
 
     def behaviour(number: int, context: object) -> None:
@@ -58,7 +46,7 @@ def test_a_run_keeps_a_target_latency_or_misses_it(server: FakeServer, tmp_path:
     server.behaviour = behaviour
     judged = ("--concurrency", 8, "--target-latency", "200ms", "--percentile", 50)
     page = tmp_path / "page.html"
-    measured = measure(tmp_path, "fast", "slow", "--server", server.address, *QUICK, *judged, "--html", page)
+    measured = loadtest("fast", "slow", *QUICK, *judged, "--html", page)
     fast, slow = measured.runs
     assert (fast["keeps_target"], slow["keeps_target"]) == (True, False)
     assert fast["percentile_bound"] < 0.2 < slow["percentile_bound"]
@@ -74,8 +62,7 @@ def test_a_generator_that_takes_the_servers_cpu_time_says_so(tmp_path: Path) -> 
     try:
         os.sched_setaffinity(0, {min(usable)})  # processes that start from now on inherit it
         with running(FakeServer()) as server:
-            more = ("--concurrency", 4, "--min-duration", "800ms")
-            measured = measure(tmp_path, "fast", "--server", server.address, *QUICK, *more)
+            measured = Loadtest(server, tmp_path)("fast", *QUICK, "--concurrency", 4, "--min-duration", "800ms")
     finally:
         os.sched_setaffinity(0, usable)
     (run,) = measured.runs
@@ -87,11 +74,11 @@ def test_a_generator_that_takes_the_servers_cpu_time_says_so(tmp_path: Path) -> 
     assert "note fast, 4 in flight: the generator was " in measured.text
 
 
-def test_a_program_that_computes_meanwhile_makes_the_run_doubtful(server: FakeServer, tmp_path: Path) -> None:
+def test_a_program_that_computes_meanwhile_makes_the_run_doubtful(loadtest: Loadtest, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     more = ("--concurrency", 1, "--min-duration", "1s", "--html", page)
     with strangers():
-        measured = measure(tmp_path, "fast", "--server", server.address, *QUICK, *more)
+        measured = loadtest("fast", *QUICK, *more)
     (run,) = measured.runs
     share = run["total"]["others_cpu_share"]
     assert share > 0.1
@@ -103,25 +90,23 @@ def test_a_program_that_computes_meanwhile_makes_the_run_doubtful(server: FakeSe
     assert run["doubt"] in html.unescape(page.read_text())
 
 
-def test_blocks_too_short_to_measure_other_programs_are_named_as_the_reason(server: FakeServer, tmp_path: Path) -> None:
-    command = ("fast", "--server", server.address, *QUICK, "--concurrency", 1, "--min-query-count", 1)
-    short = measure(tmp_path, *command)
+def test_blocks_too_short_to_measure_other_programs_are_named_as_the_reason(loadtest: Loadtest) -> None:
+    command = ("fast", *LOOP, "--min-query-count", 1)
+    short = loadtest(*command)
     total = short.run("fast")["total"]
     unknown = total["others_cpu_share"] is None
     assert unknown or total["duration"] > 0.2  # a busy machine lengthens even a short block
     assert ("is not known, since each block took less than 250 ms: raise --min-duration" in short.text) is unknown
-    enough = measure(tmp_path, *command, "--min-duration", "600ms")
+    enough = loadtest(*command, "--min-duration", "600ms")
     assert enough.run("fast")["total"]["others_cpu_share"] is not None
     assert "of this machine's CPUs during a run." in enough.text
     # The generator is on this machine too.
     assert "The generator shared this machine's CPUs with the server; its busiest process took up to " in enough.text
 
 
-def test_too_few_queries_for_a_p99_are_noted_and_remarks_on_several_runs_are_one(
-    server: FakeServer, tmp_path: Path
-) -> None:
+def test_too_few_queries_for_a_p99_are_noted_and_remarks_on_several_runs_are_one(loadtest: Loadtest) -> None:
     limits = ("--min-query-count", 40, "--max-query-count", 40, "--min-duration", "1ms", "--concurrency", "1,8")
-    measured = measure(tmp_path, "fast", "slow", "--server", server.address, *QUICK, *limits)
+    measured = loadtest("fast", "slow", *QUICK, *limits)
     assert all(run["valid"] for run in measured.runs)
     first, *_ = (line for line in measured.stdout.splitlines() if line.startswith("note"))
     where = "fast, 1 in flight; slow, 1 in flight; fast, 8 in flight; slow, 8 in flight"
@@ -183,7 +168,7 @@ CASES: dict[str, tuple[Reading, bool, bool, Iterable[int | None]]] = {
 
 
 def test_a_restart_makes_a_run_invalid_and_counters_of_several_servers_are_left_out(
-    server: FakeServer, tmp_path: Path
+    server: FakeServer, loadtest: Loadtest
 ) -> None:
     """Each model has its own counters: one command measures them all."""
     server.inputs |= dict.fromkeys(CASES, server.inputs["fast"])
@@ -198,7 +183,7 @@ def test_a_restart_makes_a_run_invalid_and_counters_of_several_servers_are_left_
 
     server.behaviour = behaviour
     limits = ("--blocks", 3, "--min-duration", "1ms", "--min-query-count", 3 * BLOCK, "--warm-up", 0)
-    result = measure(tmp_path, *CASES, "--server", server.address, "--concurrency", 1, *limits)
+    result = loadtest(*CASES, "--concurrency", 1, *limits)
     for model, (_, restarted, in_part, counted) in CASES.items():
         run = result.run(model)
         total = run["total"]
@@ -211,36 +196,3 @@ def test_a_restart_makes_a_run_invalid_and_counters_of_several_servers_are_left_
         if in_part:
             assert [block["server"] for block in run["blocks"]] == [None] * 3
     assert "several servers may be behind its address" in result.text
-
-
-def test_a_server_that_dies_and_comes_back_is_counted_and_reached_again(tmp_path: Path) -> None:
-    """One closed loop sees answers, failures while the server is down, and answers again. The run is INVALID."""
-    first, second = FakeServer(), FakeServer()
-    enough, again = threading.Event(), threading.Event()
-    first.behaviour = lambda number, context: enough.set() if number == 50 else None
-    second.behaviour = lambda number, context: again.set() if number == 50 else None
-
-    def die_and_come_back() -> None:
-        assert enough.wait(60)
-        stack.close()
-        refuse_one(first.address)
-        with running(second, first.address):
-            assert again.wait(60)
-            os.kill(os.getpid(), signal.SIGINT)
-            ended.wait(60)
-
-    ended, stack = threading.Event(), ExitStack()
-    stack.enter_context(running(first))
-    thread = threading.Thread(target=die_and_come_back)
-    thread.start()
-    limits = ("--min-duration", 30, "--min-query-count", 1_000_000, "--blocks", 1, "--warm-up", 0)
-    try:
-        result = measure(tmp_path, "fast", "--server", first.address, "--concurrency", 2, *limits)
-    finally:
-        ended.set()
-        thread.join()
-    (run,) = result.runs
-    assert run["total"]["statuses"]["OK"] >= 95
-    assert set(run["total"]["statuses"]) > {"OK"}
-    assert run["restarted"]
-    assert RESTARTED in result.text

@@ -3,6 +3,7 @@
 import html
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,55 +17,46 @@ pytestmark = pytest.mark.slow
 Blocks = list[dict[str, Any]]
 
 
+@dataclass
+class Case:
+    """What is said of a target after a change: its run, and what the load test noted of it."""
+
+    expected: str
+    after: Blocks
+    before: Blocks = field(default_factory=lambda: steady(0.001))
+    more: dict[str, Any] = field(default_factory=dict)
+
+
 def varying(*seconds: float) -> Blocks:
     return [saved_block([each] * 100) for each in seconds]
 
 
-ONE = steady(0.001)
+ONE, FAILED = steady(0.001), steady(0.001, failed=1)
+P99 = "p99 at 8 in flight"
 INVALID = "cannot be compared: the run in AFTER is INVALID."
-# A target of each case: its run before, its run after, and what is said of the two.
-CASES: dict[str, tuple[Blocks, Blocks, dict[str, Any], str]] = {
-    "slower": (
-        ONE,
-        steady(0.004),
-        {},
-        "p99 at 8 in flight is 4.0 times what it was (95 %: 4.0 to 4.0); its throughput",
+CASES = {
+    "slower": Case(f"{P99} is 4.0 times what it was (95 %: 4.0 to 4.0); its throughput", steady(0.004)),
+    "at-the-edge": Case(f"{P99} is 10 times what it was (95 %: 10 to 10)", steady(0.00996)),
+    "much-slower": Case(f"{P99} is 1,23", steady(1.234)),
+    "faster": Case(f"{P99} is 0.26 times what it was", steady(0.000256)),
+    "fewer": Case("its throughput is 0.50 times what it was (95 %: 0.50 to 0.50).", steady(0.001, 50)),
+    "same": Case(f"{P99} shows no difference to what it was (95 %: ", varying(11, 11, 12, 10), varying(10, 12, 11, 10)),
+    "noisy": Case(
+        f"{P99} cannot be compared with what it was: the blocks vary too much (95 %: ",
+        varying(3, 1, 2, 1),
+        varying(1, 2, 3, 1),
     ),
-    "fewer": (ONE, steady(0.001, 50), {}, "its throughput is 0.50 times what it was (95 %: 0.50 to 0.50)."),
-    "same": (
-        varying(0.0010, 0.0012, 0.0011, 0.0010),
-        varying(0.0011, 0.0011, 0.0012, 0.0010),
-        {},
-        "p99 at 8 in flight shows no difference to what it was (95 %: ",
-    ),
-    "noisy": (
-        varying(0.001, 0.002, 0.003, 0.001),
-        varying(0.003, 0.001, 0.002, 0.001),
-        {},
-        "p99 at 8 in flight cannot be compared with what it was: the blocks vary too much (95 %: ",
-    ),
-    "single": (
-        ONE[:1],
-        steady(0.002)[:1],
-        {},
-        "p99 at 8 in flight is 2.0 times what it was; its throughput is 1.0 times what it was.",
-    ),
-    "limited": (ONE, ONE, {"generator_ceiling": 105.0}, "their throughputs cannot be compared: the generator was"),
-    "doubtful": (
-        steady(0.001, others_cpu_share=0.02),
-        steady(0.001, others_cpu_share=0.34),
-        {},
+    "single": Case(f"{P99} is 2.0 times what it was; its throughput is 1.0 times what it was.", varying(2), varying(1)),
+    "limited": Case("their throughputs cannot be compared: the generator was", ONE, more={"generator_ceiling": 105.0}),
+    "doubtful": Case(
         " Doubtful: other programs took up to 34% of the CPUs meanwhile.",
+        steady(0.001, others_cpu_share=0.34),
+        steady(0.001, others_cpu_share=0.02),
     ),
-    "failed": (ONE, steady(0.001, failed=1), {}, INVALID),
-    "both-failed": (
-        steady(0.001, failed=1),
-        steady(0.001, failed=1),
-        {},
-        "the run in AFTER and the run in BEFORE are INVALID.",
-    ),
-    "restarted": (ONE, ONE, {"restarted": True}, INVALID),
-    "incomplete": (ONE, ONE, {"planned_blocks": 5}, INVALID),
+    "failed": Case(INVALID, FAILED),
+    "both-failed": Case("the run in AFTER and the run in BEFORE are INVALID.", FAILED, FAILED),
+    "restarted": Case(INVALID, ONE, more={"restarted": True}),
+    "incomplete": Case(INVALID, ONE, more={"planned_blocks": 5}),
 }
 
 
@@ -72,8 +64,8 @@ CASES: dict[str, tuple[Blocks, Blocks, dict[str, Any], str]] = {
 def files(tmp_path: Path) -> tuple[Path, Path]:
     """Each case's runs, and such of which only one file has answers."""
     silent = saved_block([], failed=3)
-    before = [saved_run(name, 8, *runs) for name, (runs, _, _, _) in CASES.items()]
-    after = [saved_run(name, 8, *runs, **more) for name, (_, runs, more, _) in CASES.items()]
+    before = [saved_run(name, 8, *case.before) for name, case in CASES.items()]
+    after = [saved_run(name, 8, *case.after, **case.more) for name, case in CASES.items()]
     before += [saved_run("silent", 8, *ONE), saved_run("gone", 8, *ONE), saved_run("slower", 500.0, *ONE)]
     after += [saved_run("silent", 8, silent), saved_run("new", 8, *ONE), saved_run("slower", 500.0, *steady(0.004))]
     return save(tmp_path / "before.json", *before), save(tmp_path / "after.json", *after)
@@ -89,13 +81,13 @@ def test_each_target_and_load_in_both_files_is_compared(files: tuple[Path, Path]
     compared = {(each["model"], each["load"]["kind"]): each for each in document["comparisons"]}
     assert compared.keys() == {*((name, "closed loop") for name in CASES), ("slower", "open loop")}
     text, shown = one_line(result.stdout), html.unescape(page.read_text())
-    for name, (_, _, _, expected) in CASES.items():
+    for name, case in CASES.items():
         sentence = compared[name, "closed loop"]["sentence"]
         assert sentence.startswith(name)
-        assert expected.replace("AFTER", str(after)).replace("BEFORE", str(before)) in sentence
+        assert case.expected.replace("AFTER", str(after)).replace("BEFORE", str(before)) in sentence
         assert sentence in text
         assert sentence in shown
-        assert compared[name, "closed loop"]["meaningful"] is ("INVALID" not in expected)
+        assert compared[name, "closed loop"]["meaningful"] is ("INVALID" not in case.expected)
     assert compared["slower", "open loop"]["sentence"] == (
         "slower's p99 at 500 calls/s is 4.0 times what it was (95 %: 4.0 to 4.0)."
     )
@@ -119,6 +111,7 @@ def test_the_table_has_the_figures_of_both_and_their_ratio(files: tuple[Path, Pa
     assert before == ["before", "100", *["1.00", "ms"] * 5, "0"]
     assert after == ["after", "100", *["4.00", "ms"] * 5, "0"]
     assert ratio == ["after", "/", "before", "1.00\u00d7", "4.00\u00d7", "4.00\u00d7"]
+    assert tables["faster"][3][3:] == ["1.00\u00d7", "0.256\u00d7", "0.256\u00d7"]
     assert tables["failed"][3] == ["after", "/", "before", "INVALID"]
     assert tables["limited"][3][3:] == ["1.00\u00d7", "1.00\u00d7"]
 

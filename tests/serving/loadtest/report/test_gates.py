@@ -1,19 +1,18 @@
 """--fail-if: which conditions are taken, and when they fail a test."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.kit.command import invoke, refusal
-from tests.kit.fake_server import FakeServer
 from tests.serving.loadtest.command import (
     GATES,
     QUICK,
+    Loadtest,
     Measured,
-    measure,
+    fail_if,
     one_line,
+    refused,
     save,
     saved_block,
     saved_run,
@@ -59,8 +58,7 @@ SEARCH = ("--find-peak", "--target-latency", "10ms")
     ],
 )
 def test_a_condition_that_means_nothing_is_refused_before_the_run(condition: str, facts: str) -> None:
-    said = refusal("loadtest", "fast", "slow", *LOADS, "--fail-if", condition, exit_code=2)
-    assert all(fact in said for fact in facts.split()), said
+    refused(facts, "fast", "slow", *LOADS, "--fail-if", condition, exit_code=2)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +76,7 @@ def test_a_comparison_that_nothing_can_make_is_refused_before_the_run(
     tmp_path: Path, condition: str, options: tuple[object, ...], facts: str
 ) -> None:
     saved = save(tmp_path / "baseline.json", saved_run("fast", 8, saved_block([0.001], failed=1)))
-    said = refusal("loadtest", "fast", "slow", *options, "--baseline", saved, "--fail-if", condition, exit_code=2)
-    assert all(fact in said for fact in facts.split()), said
+    refused(facts, "fast", "slow", *options, "--baseline", saved, "--fail-if", condition, exit_code=2)
 
 
 def test_a_condition_that_holds_fails_the_test_with_its_figures(complete: tuple[Path, Measured]) -> None:
@@ -93,6 +90,9 @@ def test_a_condition_that_holds_fails_the_test_with_its_figures(complete: tuple[
         assert gate["sentence"].startswith(condition if gate["failed"] else f"not {condition}: ")
     bounds = {
         "fast.p99 > 1us": "p99 at 2 in flight is ... the bound 1.00 µs",
+        "fast[2].p50 > 0.00042 s": "the bound 420 µs",
+        "fast[2 in flight].max > 999.9us": "the bound 1.00 ms",
+        "fast.max > 1234.5 s": "the bound 1,234 s",
         "slow[20].p50 >= 0.005 s": "p50 at 20 calls/s is ... the bound 5.00 ms",
         "fast[2].throughput < 100000": "throughput at 2 in flight is .../s, the bound 100,000/s",
         "fast.accuracy < 96 %": "fast's accuracy is 95.00%, the bound 96.00%",
@@ -115,29 +115,20 @@ def test_a_condition_that_holds_fails_the_test_with_its_figures(complete: tuple[
     assert "20 calls/s" not in gates["fast[2].throughput < 0.001 * baseline"]["sentence"]
 
 
-def every_rate() -> list[float]:
-    """All rates of two digits: a rate that a test derives is one of them."""
-    return [float(digits * 10**zeros) for digits in range(10, 100) for zeros in range(4)]
-
-
 def test_a_default_run_derives_a_rate_which_gates_compare_where_both_sides_have_it(
-    server: FakeServer, tmp_path: Path
+    loadtest: Loadtest, tmp_path: Path
 ) -> None:
     """Closed loops with 1, 8 and 64 in flight, then an open loop at half the peak of the slowest target."""
     closed = [saved_run("fast", load, *steady(0.001)) for load in (1, 8, 64)]
     without = save(tmp_path / "without.json", *closed, saved_run("fast", 1.5, *steady(0.001)))
     gates = ("fast.throughput < 0.0001 * baseline", "fast.p99 > 60s", "fast.p99 > 100000 * slow.p99")
-    command = ("fast", "slow", "--server", server.address, *QUICK)
-    measured = measure(tmp_path, *command, "--baseline", without, *(w for g in gates for w in ("--fail-if", g)))
+    measured = loadtest("fast", "slow", *QUICK, "--baseline", without, *fail_if(*gates))
     assert [run["load"]["concurrency"] for run in measured.runs if run["target"] == "fast"] == [1, 8, 64, None]
-    peaks = {
-        name: max(
-            run["total"]["throughput"] for run in measured.runs if run["target"] == name and not run["load"]["rate"]
-        )
-        for name in ("fast", "slow")
-    }
-    rate = measured.run("slow", "open")["load"]["rate"]
-    assert 0.4 * min(peaks.values()) <= rate <= 0.5 * min(peaks.values())
+    closed_loops = [run for run in measured.runs if not run["load"]["rate"]]
+    slowest = min(
+        max(run["total"]["throughput"] for run in closed_loops if run["target"] == name) for name in ("fast", "slow")
+    )
+    assert 0.4 * slowest <= measured.run("slow", "open")["load"]["rate"] <= 0.5 * slowest
     compared, plain, between = (gate["sentence"] for gate in measured.document["gates"])
     assert not any(gate["failed"] for gate in measured.document["gates"])
     assert compared.count("in flight") == 3
@@ -145,18 +136,18 @@ def test_a_default_run_derives_a_rate_which_gates_compare_where_both_sides_have_
     for sentence in (plain, between):
         assert (sentence.count("in flight"), sentence.count("calls/s")) == (3, 1)
         assert "left out" not in sentence
-    every = (saved_run("fast", rate, saved_block([0.001])) for rate in every_rate())
+    # All rates of two digits: a rate that a test derives is one of them.
+    rates = [float(digits * 10**zeros) for digits in range(10, 100) for zeros in range(4)]
+    every = (saved_run("fast", rate, saved_block([0.001])) for rate in rates)
     with_all = save(tmp_path / "all.json", *closed, *every)
-    measured = measure(
-        tmp_path, *command[:1], *command[2:], "--baseline", with_all, "--fail-if", "fast.p99 > 60000 * baseline"
-    )
+    measured = loadtest("fast", *QUICK, "--baseline", with_all, "--fail-if", "fast.p99 > 60000 * baseline")
     (gate,) = measured.document["gates"]
     assert (gate["sentence"].count("in flight"), gate["sentence"].count("calls/s at ")) == (3, 0)
     assert " calls/s is " in gate["sentence"]
 
 
 def test_comparisons_leave_out_the_peak_which_each_test_and_target_finds_for_itself(
-    server: FakeServer, tmp_path: Path
+    loadtest: Loadtest, tmp_path: Path
 ) -> None:
     peaks = [{"target": "fast", "rate": 100.0}]
     saved = save(tmp_path / "baseline.json", saved_run("fast", 64, *steady(0.001)), peaks=peaks)
@@ -168,9 +159,8 @@ def test_comparisons_leave_out_the_peak_which_each_test_and_target_finds_for_its
         "slow.peak > 1000000",
     )
     search = ("--find-peak", "--target-latency", "1s", "--percentile", 50, "--max-duration", "300ms")
-    more = (word for gate in gates for word in ("--fail-if", gate))
-    command = ("fast", "slow", "--server", server.address, *QUICK, *search, "--max-query-count", 200)
-    measured = measure(tmp_path, *command, "--baseline", saved, *more)
+    more = ("--max-query-count", 200, "--baseline", saved, *fail_if(*gates))
+    measured = loadtest("fast", "slow", *QUICK, *search, *more)
     found = measured.document["peaks"][0]["rate"]
     *comparisons, alone, again, peak = measured.document["gates"]
     for gate in comparisons:
@@ -183,13 +173,10 @@ def test_comparisons_leave_out_the_peak_which_each_test_and_target_finds_for_its
     assert peak["failed"] is (measured.document["peaks"][1]["rate"] is None)
 
 
-def test_a_baseline_of_another_machine_is_warned_of(server: FakeServer, tmp_path: Path) -> None:
-    command = ("fast", "--server", server.address, *QUICK, "--concurrency", 2)
-    measured = measure(tmp_path, *command)
-    saved = tmp_path / "saved.json"
-    gate = ("--baseline", saved, "--fail-if", "fast.throughput < 0.0001 * baseline")
-    saved.write_text(json.dumps(measured.document))
-    same = invoke("loadtest", *command, *gate)
+def test_a_baseline_of_another_machine_is_warned_of(complete: tuple[Path, Measured], loadtest: Loadtest) -> None:
+    folder, measured = complete
+    assert "WARNING different machines. CPU: a processor and " in one_line(measured.stderr)
+    same = loadtest(
+        "fast", *QUICK, "--concurrency", 2, "--baseline", folder / "results.json", *fail_if("fast.p99 > 60s")
+    )
     assert "WARNING" not in same.stderr
-    saved.write_text(json.dumps(measured.document | {"environment": measured.document["environment"] | {"CPU": "X"}}))
-    assert "WARNING different machines. CPU: X and " in one_line(invoke("loadtest", *command, *gate).stderr)

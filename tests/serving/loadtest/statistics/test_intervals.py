@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_1samp, ttest_ind
 
-from hangtag.serving.loadtest.statistics.intervals import Interval, ratio_of_percentiles, ratio_of_rates
-from hangtag.serving.loadtest.statistics.student_t import critical_value
+from hangtag.serving.loadtest.statistics.intervals import Interval, critical_value, ratio_of_percentiles, ratio_of_rates
 
 pytestmark = pytest.mark.slow
 
@@ -36,33 +35,23 @@ def test_bad_input_is_named() -> None:
     for confidence in (0, 95):
         with pytest.raises(ValueError, match=f"between 0 and 1, not at {confidence}"):
             critical_value(3, confidence)
+    with pytest.raises(ValueError, match="come in pairs, not 3 beside 2"):
+        ratio_of_rates(np.ones(3), np.ones(2))
 
 
-def test_the_interval_of_equal_blocks_is_their_ratio() -> None:
-    values = np.array([1.0, 2.0, 4.0])
-    ones, fours = np.tile([10, 0, 0], (5, 1)), np.tile([0, 0, 10], (5, 1))
-    ratio = ratio_of_percentiles(values, fours, ones, 99)
-    assert (ratio.estimate, ratio.low, ratio.high) == (4.0, 4.0, 4.0)
-    assert ratio.shows_difference
-
-
-@pytest.mark.parametrize("rates", [np.array([5.0]), np.array([])])
-def test_fewer_than_two_blocks_have_no_interval(rates: np.ndarray) -> None:
-    ratio = ratio_of_rates(rates, rates)
-    assert not ratio.known
-    assert not ratio.shows_difference
-
-
-@pytest.mark.parametrize("rates", [np.zeros(3), np.array([0.0, 1.0, 1.0])])
-def test_a_rate_of_zero_has_no_interval(rates: np.ndarray) -> None:
-    assert not ratio_of_rates(np.ones(3), rates).known
-    assert not ratio_of_rates(rates, np.ones(3)).known
+@pytest.mark.parametrize("rates", [np.array([5.0]), np.array([]), np.zeros(3), np.array([0.0, 1.0, 1.0])])
+def test_rates_of_less_than_two_blocks_and_rates_of_zero_have_no_interval(rates: np.ndarray) -> None:
+    for ratio in (ratio_of_rates(np.ones(len(rates)), rates), ratio_of_rates(rates, np.ones(len(rates)))):
+        assert not ratio.known
+        assert not ratio.shows_difference
 
 
 def test_a_block_without_an_answer_leaves_no_interval_of_percentiles() -> None:
-    ratio = ratio_of_percentiles(np.array([1.0, 2.0]), np.array([[9, 0], [0, 0]]), np.array([[9, 0], [0, 9]]), 50)
+    values, some = np.array([1.0, 2.0]), np.array([[9, 0], [0, 9]])
+    ratio = ratio_of_percentiles(values, np.array([[9, 0], [0, 0]]), some, 50)
     assert ratio.estimate == 1.0
     assert not ratio.known
+    assert np.isnan(ratio_of_percentiles(values, 0 * some, 0 * some, 50).estimate)
 
 
 def test_the_interval_of_pairs_is_scipys_t_of_their_log_ratios() -> None:
@@ -98,11 +87,6 @@ def test_drift_does_not_cancel_out_of_unpaired_blocks() -> None:
     assert more.estimate == pytest.approx(2.0)
 
 
-def test_pairs_need_partners() -> None:
-    with pytest.raises(ValueError, match="come in pairs, not 3 beside 2"):
-        ratio_of_rates(np.ones(3), np.ones(2))
-
-
 def test_the_estimate_is_that_of_all_blocks_and_the_variance_that_of_each() -> None:
     """p99 of both blocks is 4 against 1, of each alone 2 and 4 against 1: log ratios ln 2 and 0 below the whole."""
     values = np.array([1.0, 2.0, 4.0])
@@ -111,6 +95,9 @@ def test_the_estimate_is_that_of_all_blocks_and_the_variance_that_of_each() -> N
     ratio = ratio_of_percentiles(values, slow, fast, 99)
     margin = t.ppf(0.975, 1) * np.log(2) / np.sqrt(2)
     assert (ratio.estimate, ratio.low, ratio.high) == pytest.approx((4.0, 4 / np.exp(margin), 4 * np.exp(margin)))
+    equal = ratio_of_percentiles(values, np.tile(slow[1], (5, 1)), np.tile(fast[0], (5, 1)), 99)
+    assert (equal.estimate, equal.low, equal.high) == (4.0, 4.0, 4.0)
+    assert equal.shows_difference
 
 
 def coverage(truth: float, interval_of_one_test: Callable[[np.random.Generator], Interval]) -> float:
@@ -124,12 +111,8 @@ def counted(latencies: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(block, minlength=len(EDGES)) for block in places])
 
 
-def drift(random: np.random.Generator) -> np.ndarray:
-    return random.lognormal(0, 0.05, BLOCKS)
-
-
 @pytest.mark.parametrize("paired", [True, False])
-@pytest.mark.parametrize(("truth", "blocks"), [(1.0, BLOCKS), (2.0, BLOCKS), (2.0, 20)])
+@pytest.mark.parametrize(("truth", "blocks"), [(2.0, BLOCKS), (1.0, 20)])
 def test_coverage_of_throughput_ratios(truth: float, paired: bool, blocks: int) -> None:
     def interval_of_one_test(random: np.random.Generator) -> Interval:
         common = random.lognormal(0, 0.1, blocks) if paired else 1.0
@@ -140,34 +123,23 @@ def test_coverage_of_throughput_ratios(truth: float, paired: bool, blocks: int) 
 
 
 @pytest.mark.parametrize(
-    ("q", "latencies", "truth", "paired"),
+    ("q", "latencies", "truth", "paired", "least"),
     [
-        (50.0, "lognormal", 1.0, True),
-        (99.0, "lognormal", 2.0, False),
-        (50.0, "heavy-tailed", 2.0, False),
-        (99.0, "heavy-tailed", 1.0, True),
+        (99.0, "lognormal", 2.0, False, 0.93),
+        (50.0, "heavy-tailed", 1.0, True, 0.93),
+        # Every hundredth query takes twenty times as long, so p99 is either value by chance. The interval is then very
+        # wide, and yet holds the truth less often than 95 %; docs/loadtest.md says how often.
+        (99.0, "humped", 2.0, True, 0.88),
     ],
 )
-def test_coverage_of_percentile_ratios(q: float, latencies: str, truth: float, paired: bool) -> None:
-    assert 0.93 <= percentile_coverage(q, latencies, truth, paired) <= 0.98
-
-
-def test_coverage_of_a_percentile_at_the_edge_of_a_hump() -> None:
-    """Every hundredth query takes twenty times as long, so p99 is either value by chance.
-
-    The interval is then very wide, and yet holds the truth less often than 95 %; docs/loadtest.md says how often.
-    """
-    assert 0.88 <= percentile_coverage(99.0, "humped", 2.0, True) <= 0.98
-
-
-def percentile_coverage(q: float, latencies: str, truth: float, paired: bool) -> float:
-    """The slower interval_of_one_test is sent fewer queries, as in a closed loop."""
+def test_coverage_of_percentile_ratios(q: float, latencies: str, truth: float, paired: bool, least: float) -> None:
+    """The slower target is sent fewer queries, as in a closed loop."""
 
     def interval_of_one_test(random: np.random.Generator) -> Interval:
-        here = drift(random)
-        there = here if paired else drift(random)
+        here, other = random.lognormal(0, 0.05, (2, BLOCKS))
+        there = here if paired else other
         slow = truth * LATENCIES[latencies](random, (BLOCKS, 200)) * here[:, np.newaxis]
         fast = LATENCIES[latencies](random, (BLOCKS, int(200 * truth))) * there[:, np.newaxis]
         return ratio_of_percentiles(EDGES, counted(slow), counted(fast), q, paired=paired)
 
-    return coverage(truth, interval_of_one_test)
+    assert least <= coverage(truth, interval_of_one_test) <= 0.98

@@ -10,6 +10,7 @@ from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.batching.request import InferenceResult, QueuedRequest
 from hangtag.serving.server.errors import UnavailableError
 from hangtag.serving.server.telemetry.model_statistics import Timings
+from tests.kit.waiting import until
 from tests.serving.server.parts import Caller, Clock, batcher, new_request
 
 
@@ -22,14 +23,6 @@ def put(queue: Batcher, *requests: QueuedRequest) -> list[QueuedRequest]:
     for one in requests:
         queue.put(one)
     return list(requests)
-
-
-def test_a_batch_has_the_oldest_request_and_those_of_its_key_that_fit_in_their_order(clock: Clock) -> None:
-    queue = batcher(clock, size=4)
-    a1, b1, a2, a3, b2 = put(
-        queue, *(new_request(samples, batch_key=key) for samples, key in zip((2, 1, 3, 1, 4), "abaab", strict=True))
-    )
-    assert [queue.take(wait=False) for _ in range(5)] == [[a1], [b1], [a2, a3], [b2], []]
 
 
 def test_a_late_callback_that_raises_loses_no_other_request(clock: Clock) -> None:
@@ -51,16 +44,6 @@ def test_a_request_cancelled_before_it_was_queued_is_never_computed(clock: Clock
     assert len(queue) == 0
 
 
-def test_the_delay_counts_from_the_oldest_request(clock: Clock) -> None:
-    queue = batcher(clock, delay=5)
-    first = put(queue, new_request())
-    clock.now += 4
-    second = put(queue, new_request())
-    assert queue.take(wait=False) == []
-    clock.now += 1
-    assert queue.take() == first + second
-
-
 def test_a_full_batch_waits_for_no_delay_and_the_rest_keeps_its_own(clock: Clock) -> None:
     queue = batcher(clock, size=4, delay=5)
     requests = put(queue, new_request(2), new_request(2), new_request(1))
@@ -70,24 +53,19 @@ def test_a_full_batch_waits_for_no_delay_and_the_rest_keeps_its_own(clock: Clock
     assert queue.take() == requests[2:]
 
 
-def test_the_delay_ends_without_another_request() -> None:
-    queue = Batcher(max_batch_size=4, max_queue_size=4, instances=9, max_queue_delay=0.02)
-    requests = put(queue, new_request())
-    assert queue.take(wait=False) == []
-    assert queue.take() == requests
-
-
-def test_when_the_oldest_is_cancelled_the_delay_counts_from_the_next(clock: Clock) -> None:
+def test_the_delay_counts_from_the_oldest_request_that_is_not_cancelled(clock: Clock) -> None:
     queue = batcher(clock, delay=5)
     first = new_request()
     put(queue, first)
-    clock.now += 4
-    second = put(queue, new_request())
+    clock.now += 2
+    others = put(queue, new_request())
+    clock.now += 2
+    others += put(queue, new_request())
     queue.cancel(first)
-    clock.now += 1
+    clock.now += 2
     assert queue.take(wait=False) == []
-    clock.now += 4
-    assert queue.take() == second
+    clock.now += 1
+    assert queue.take() == others
 
 
 def test_close_refuses_new_requests_and_drains_the_queue_without_delay(clock: Clock) -> None:
@@ -119,17 +97,6 @@ def test_work_after_a_batch_waits_for_its_last_request_and_not_for_another_threa
 def batches_until_closed(queue: Batcher) -> Iterator[list[QueuedRequest]]:
     while batch := queue.take():
         yield batch
-
-
-def test_close_wakes_every_thread_that_waits(clock: Clock) -> None:
-    queue = batcher(clock)
-    takers = [threading.Thread(target=lambda: list(batches_until_closed(queue))) for _ in range(4)]
-    for taker in takers:
-        taker.start()
-    queue.close()
-    for taker in takers:
-        taker.join(30)
-        assert not taker.is_alive()
 
 
 def test_several_takers_share_the_work_and_each_request_is_answered_once() -> None:
@@ -166,13 +133,18 @@ def test_several_takers_share_the_work_and_each_request_is_answered_once() -> No
             assert len(caller.outcomes) == 1
 
 
-def test_a_taker_that_waits_is_woken_by_a_request(clock: Clock) -> None:
+def test_a_request_wakes_a_thread_that_waits_and_close_wakes_them_all(clock: Clock) -> None:
     queue = batcher(clock)
     taken: list[list[QueuedRequest]] = []
-    taker = threading.Thread(target=lambda: taken.append(queue.take()))
-    taker.start()
+    takers = [threading.Thread(target=lambda: taken.extend(batches_until_closed(queue))) for _ in range(4)]
+    for taker in takers:
+        taker.start()
     requests = put(queue, new_request())
-    taker.join(30)
+    until(lambda: taken)
+    queue.close()
+    for taker in takers:
+        taker.join(30)
+        assert not taker.is_alive()
     assert taken == [requests]
 
 
@@ -199,8 +171,7 @@ def test_a_request_that_came_while_all_instances_computed_is_taken_when_its_dela
     taken: list[list[QueuedRequest]] = []
     taker = threading.Thread(target=lambda: taken.append(queue.take()), daemon=True)
     taker.start()
-    while not queue._changed._waiters:  # type: ignore[attr-defined]
-        threading.Event().wait(0.001)
+    until(lambda: queue._changed._waiters)  # type: ignore[attr-defined]
     requests = put(queue, new_request())
     queue.finish(computed)
     taker.join(30)

@@ -5,7 +5,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hangtag.serving.server.batching.deadlines import RESERVED_SHARE
 from hangtag.serving.server.batching.request import InferenceResult, QueuedRequest
 from hangtag.serving.server.errors import (
     CancelledError,
@@ -16,6 +15,9 @@ from hangtag.serving.server.errors import (
 )
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from tests.serving.server.parts import Caller, Clock, batcher
+
+RESERVED_SHARE = 0.2
+"""Of the time to a deadline, for what the batcher does not see; reserved while every instance computes."""
 
 
 class BatcherMachine(RuleBasedStateMachine):

@@ -1,4 +1,4 @@
-"""Decodes the files that standard input names, and writes what each gained in resident memory: a process of its own.
+"""Decodes the files that standard input names, and writes the memory that each gained: a process of its own.
 
 ``python -m tests.serving.server.classification.decoding_child`` runs it.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from hangtag.serving.server.classification.image_decoding import header_of
 from hangtag.serving.server.classification.image_preprocessing import preprocess
 from hangtag.serving.server.errors import InvalidRequestError
 from tests.kit.picture_files import encoded
@@ -20,19 +21,20 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 def main() -> None:
-    """Write a line of JSON for each file: the bytes that it gained, and the error where it was refused."""
+    """Write a line of JSON for each file: the bytes that it gained and that it counts, or the error that refused it."""
     for format_ in ("PNG", "JPEG", "WEBP"):  # loads what is loaded once
         preprocess(encoded(Image.new("RGB", (100, 100)), format_), 28, 28)
     for path in sys.stdin:
         data = Path(path.strip()).read_bytes()
         ctypes.CDLL(None).malloc_trim(0)  # so that memory that the last file left does not hide what this one takes
         _CLEAR.write_text("5")  # the peak begins again
-        before, error = _resident("VmRSS"), ""
+        before, counted, error = _resident("VmRSS"), 0, ""
         try:
             preprocess(data, 28, 28)
+            counted = header_of(data).memory
         except InvalidRequestError as refusal:
             error = str(refusal)
-        sys.stdout.write(json.dumps([_resident("VmHWM") - before, error]) + "\n")
+        sys.stdout.write(json.dumps([_resident("VmHWM") - before, counted, error]) + "\n")
         sys.stdout.flush()
 
 

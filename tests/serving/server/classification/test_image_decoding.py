@@ -117,11 +117,14 @@ def test_a_text_of_a_png_file_says_how_it_is_turned(text: bytes, after: bool) ->
     np.testing.assert_array_equal(decoded(data), converted_whole(data))
 
 
-def test_other_chunks_of_a_png_file_change_nothing() -> None:
-    picture = encoded(noise("RGB", 30, 20))
+def test_other_chunks_of_a_png_file_and_many_of_its_data_change_nothing() -> None:
+    picture = encoded(noise("L", 30, 20))
     profile = chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(200)))
     more = profile + chunk(b"gAMA", bytes(4)) + chunk(b"tEXt", b"Title\0a dress") + chunk(b"prVt", b"ours")
-    np.testing.assert_array_equal(decoded(picture[:33] + more + picture[33:]), decoded(picture))
+    start, end = picture.index(b"IDAT") + 4, len(picture) - 16
+    pieces = [chunk(b"IDAT", picture[at : min(at + 7, end)]) for at in range(start, end, 7)]
+    data = picture[: start - 8] + more + b"".join(pieces) + chunk(b"IDAT", b"") + picture[end + 4 :]
+    np.testing.assert_array_equal(decoded(data), decoded(picture))
 
 
 @pytest.mark.parametrize("interlaced", [False, True])
@@ -162,54 +165,59 @@ def test_a_file_that_is_cut_anywhere_is_refused(format_: str) -> None:
             decoded(data[:length])
 
 
-@pytest.mark.parametrize("at", [23, 30, 50])
-def test_a_png_file_whose_header_or_palette_is_damaged_is_refused(at: int) -> None:
-    """Their checksums show it: the palette's starts at byte 41."""
+def empty_png(width: int, height: int, rows: bytes = b"") -> bytes:
+    return png_header(width, height, 8, 0) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def with_wrong_byte(at: int) -> bytes:
+    """A PNG file whose palette starts at byte 41, and whose checksums show a damage of it and of the header."""
     data = bytearray(encoded(noise("P", 30, 20)))
     assert data[37:41] == b"PLTE"
     data[at] ^= 1
-    with pytest.raises(InvalidRequestError, match="seems damaged"):
-        decoded(bytes(data))
+    return bytes(data)
 
 
-def test_a_png_picture_of_many_chunks_of_data_is_taken() -> None:
-    picture = encoded(noise("L", 30, 20))
-    start, end = picture.index(b"IDAT") + 4, len(picture) - 16
-    pieces = [chunk(b"IDAT", picture[at : min(at + 7, end)]) for at in range(start, end, 7)]
-    data = picture[: start - 8] + b"".join(pieces) + chunk(b"IDAT", b"") + picture[end + 4 :]
-    np.testing.assert_array_equal(decoded(data), decoded(picture))
+DAMAGED, OTHER = "seems damaged", "the image is not a PNG, JPEG or WebP file; convert it"
+JPEG = encoded(noise("L", 99, 99), "JPEG")
 
 
-@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
-def test_a_picture_without_pixels_is_refused(size: tuple[int, int]) -> None:
-    data = png_header(*size, 8, 0) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    with pytest.raises(InvalidRequestError, match="seems damaged"):
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is empty"),
+        (b"no image", OTHER),
+        *((encoded(noise("L", 30, 20), format_), OTHER) for format_ in ("GIF", "BMP", "TIFF", "PPM", "ICO")),
+        (b"\x89PNG\r\n\x1a\n", DAMAGED),
+        (b"\xff\xd8\xff", DAMAGED),
+        (b"RIFF\x04\0\0\0WEBP", DAMAGED),
+        (JPEG[: len(JPEG) // 2], DAMAGED),
+        *((with_wrong_byte(at), DAMAGED) for at in (23, 30, 50)),
+        *((empty_png(*size), DAMAGED) for size in ((0, 5), (5, 0), (0, 0))),
+        *(
+            (empty_png(edge, edge, bytes(100)), f"{edge} x {edge} pixels; at most 50,000,000 are taken")
+            for edge in (7100, 10_000, 60_000)
+        ),
+    ],
+)
+def test_what_is_no_whole_picture_or_too_large_is_refused_and_does_not_count_as_large(
+    data: bytes, message: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
         decoded(data)
     assert not is_large(data)
 
 
-def large() -> bytes:
-    """A picture of which the memory for large ones holds two, but not three."""
-    return png(6000, 5000, 16, 0)
-
-
-def test_large_pictures_wait_for_their_turn() -> None:
-    data = large()
-    assert is_large(data)
-    with decoded_grey(data), decoded_grey(data):
+def test_large_pictures_wait_for_their_turn_and_give_it_back_though_they_cannot_be_decoded() -> None:
+    large = png(6000, 5000, 16, 0)  # the memory for large pictures holds two of them, but not three
+    assert is_large(large)
+    for _ in range(3):
+        with pytest.raises(InvalidRequestError, match=ENDS_EARLY):
+            decoded(with_data(large, compressed_zeros(12_001)))
+    with decoded_grey(large), decoded_grey(large):
         with (
             pytest.raises(QueueFullError, match=r"too many large images at once: .* try again later"),
-            decoded_grey(data, 0.01),
+            decoded_grey(large, 0.01),
         ):
             pass
         assert decoded(encoded(noise("L", 28, 28))).shape == (28, 28)  # a small one does not wait
-    assert decoded(data).shape == (5000, 6000)
-
-
-def test_a_large_picture_that_cannot_be_decoded_gives_its_turn_back() -> None:
-    data = large()
-    short = with_data(data, compressed_zeros(4999 * 12_001))
-    for _ in range(3):
-        with pytest.raises(InvalidRequestError, match=ENDS_EARLY):
-            decoded(short)
-    assert decoded(data).shape == (5000, 6000)
+    assert decoded(large).shape == (5000, 6000)

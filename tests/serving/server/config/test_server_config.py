@@ -1,56 +1,56 @@
 import math
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from click.testing import Result
 
-from hangtag.serving.server.config.click_options import server_options
+from hangtag.cli import main
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.config.setting import declared_settings
-from hangtag.serving.server.engine.model_settings import NAMES, largest_settings, settings_of
+from hangtag.serving.server.engine.model_settings import largest_settings
 from hangtag.serving.server.errors import StartError
 from tests.kit.command import invoke
 
 FILE = Path("file")
-SETTINGS_FILE = "serving.toml"
+TLS = {"tls_cert": FILE, "tls_key": FILE}
+SETTINGS = [declared.name for declared in fields(ServerConfig) if declared.name != "limits"]
 
 
-def parsed(*arguments: str, env: dict[str, str] | None = None) -> tuple[Result, ServerConfig | None]:
-    configs: list[ServerConfig] = []
-
-    @click.command(context_settings={"auto_envvar_prefix": "TEST"})
-    @server_options
-    def command(**options: Any) -> None:
-        configs.append(ServerConfig(**options))
-
-    result = invoke(*arguments, command=command, exit_code=None, variables=env)
-    return result, configs[0] if configs else None
+def serve() -> click.Command:
+    command = main.get_command(click.Context(main), "serve")
+    assert command is not None
+    return command
 
 
-def test_the_options_have_the_defaults_of_the_dataclass() -> None:
-    assert parsed()[1] == ServerConfig()
+def parsed(*arguments: str) -> ServerConfig:
+    """The settings of `hangtag serve` with these arguments, which starts no server here."""
+    return ServerConfig(**serve().make_context("serve", list(arguments)).params)
 
 
-def test_every_setting_has_an_option_and_a_help_text() -> None:
-    text = parsed("--help")[0].output
-    for declared in declared_settings(ServerConfig):
-        assert f"--{declared.name.replace('_', '-')} " in text
-        assert declared.metadata["help"].split()[0] in text
+def refused(*arguments: str, variables: dict[str, str] | None = None) -> str:
+    return invoke("serve", *arguments, exit_code=2, variables=variables).stderr
 
 
-def test_the_defaults_are_safe_and_tritons() -> None:
-    config = ServerConfig()
-    assert (config.host, config.port, config.models) == ("127.0.0.1", 8001, Path("models"))
+def test_every_setting_has_an_option_with_its_default_and_a_help_text() -> None:
+    options = {one.name: one for one in serve().params}
+    assert [*options] == SETTINGS
+    assert all(isinstance(one, click.Option) and one.help for one in options.values())
+    config = parsed()
+    assert config == ServerConfig()
+    assert (config.host, config.port, config.models) == ("127.0.0.1", 8001, Path("models"))  # safe, and Triton's
     assert config.max_queue_delay_microseconds == 0
 
 
-def test_options_and_variables_arrive_with_their_types() -> None:
-    _, config = parsed("--models", "m", "--max-batch-size", "8", "--drain-seconds", "0.5", env={"TEST_PORT": "0"})
-    assert config == ServerConfig(models=Path("m"), max_batch_size=8, drain_seconds=0.5, port=0)
+def test_options_and_variables_arrive_with_their_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANGTAG_SERVE_PORT", "0")
+    monkeypatch.setenv("HANGTAG_SERVE_NO_PAGE", "1")
+    config = parsed("--models", "m", "--max-batch-size", "8", "--drain-seconds", "0.5", "--require-proof")
+    assert config == ServerConfig(
+        models=Path("m"), max_batch_size=8, drain_seconds=0.5, require_proof=True, port=0, no_page=True
+    )
 
 
 # For each setting a value that it refuses: as its text on the command line, as a Python value, and the sentence.
@@ -103,28 +103,20 @@ REFUSED: dict[str, tuple[str, object, str]] = {
 
 
 def test_every_setting_has_a_value_that_it_refuses() -> None:
-    assert [*REFUSED] == [declared.name for declared in declared_settings(ServerConfig)]
+    assert [*REFUSED] == SETTINGS
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_the_constructor_the_command_and_a_models_file_refuse_a_value_with_the_same_sentence(
-    name: str, tmp_path: Path
-) -> None:
+def test_the_constructor_and_the_command_refuse_a_value_with_the_same_sentence(name: str) -> None:
     text, value, sentence = REFUSED[name]
-    with pytest.raises(StartError) as refused:
+    with pytest.raises(StartError) as error:
         ServerConfig(**{name: value})  # type: ignore[arg-type]
-    assert str(refused.value) == f"{name}: {sentence}"
+    assert str(error.value) == f"{name}: {sentence}"
     if text:
-        option = f"--{name.replace('_', '-')}"
-        result, config = parsed(option, text)
-        assert (result.exit_code, config) == (2, None)
-        assert f"Error: Invalid value for '{option}': {sentence}\n" in result.output
-        assert parsed(env={f"TEST_{name.upper()}": text})[0].exit_code == 2
-    if name in NAMES:
-        (tmp_path / SETTINGS_FILE).write_text(f"{name} = {value!r}\n")
-        with pytest.raises(StartError) as in_file:
-            settings_of(tmp_path, ServerConfig())
-        assert str(in_file.value) == f"{tmp_path / SETTINGS_FILE}: {name}: {sentence}"
+        variable, option = f"HANGTAG_SERVE_{name.upper()}", f"--{name.replace('_', '-')}"
+        expected = f"Error: Invalid value for '{option}' (env var: '{variable}'): {sentence}\n"
+        assert expected in refused(option, text)
+        assert expected in refused(variables={variable: text})
 
 
 @pytest.mark.parametrize("value", [True, 8001.0, "8001", None])
@@ -135,20 +127,17 @@ def test_a_number_of_another_type_is_refused(value: object) -> None:
 
 @pytest.mark.parametrize("text", ["cnn", "=8", "cnn=", "cnn=-1", "cnn=²"])
 def test_a_models_limit_is_written_as_name_and_number(text: str) -> None:
-    result, config = parsed("--model-max-batch-size", text)
-    assert (result.exit_code, config) == (2, None)
-    assert f"{text!r} is not a model's name, '=' and a number from 0 to 4096" in result.output
+    error = refused("--model-max-batch-size", text)
+    assert f"{text!r} is not a model's name, '=' and a number from 0 to 4096" in error
 
 
-def test_a_switch_has_no_value_on_the_command_line() -> None:
-    assert [parsed()[1], parsed("--no-page")[1], parsed(env={"TEST_NO_PAGE": "1"})[1]] == [
-        ServerConfig(no_page=no_page) for no_page in (False, True, True)
-    ]
-
-
-def test_a_repeatable_setting_is_a_tuple() -> None:
-    with pytest.raises(StartError, match=r"load_model: \['cnn'\] is not a tuple"):
-        ServerConfig(model_control="explicit", load_model=["cnn"])  # type: ignore[arg-type]
+def test_a_models_own_limit_is_given_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parsed("--model-max-batch-size", "vad=0", "--model-max-batch-size", "a=b=128")
+    assert config.model_max_batch_size == (("vad", 0), ("a=b", 128))
+    assert [config.max_batch_size_of(name) for name in ("a=b", "cnn")] == [128, 64]
+    assert [config.batching_override(name) for name in ("vad", "a=b", "cnn")] == [False, True, None]
+    monkeypatch.setenv("HANGTAG_SERVE_MODEL_MAX_BATCH_SIZE", "vad=0 cnn=8")
+    assert parsed().model_max_batch_size == (("vad", 0), ("cnn", 8))
 
 
 def test_the_declarations_do_not_need_click() -> None:
@@ -156,45 +145,32 @@ def test_the_declarations_do_not_need_click() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_queue_that_never_fills_a_batch_is_refused() -> None:
-    with pytest.raises(StartError, match=r"--max-queue-size \(8\) is below --max-batch-size \(64\)"):
-        ServerConfig(max_queue_size=8)
-    with pytest.raises(StartError, match=r"--max-queue-size \(64\) is below --max-batch-size \(128\)"):
-        ServerConfig(max_queue_size=64, model_max_batch_size=(("lstm", 128),))
-
-
-def test_memory_for_http_bodies_follows_the_largest_message_unless_it_is_set() -> None:
-    assert ServerConfig(max_message_mib=2).http_bodies_bytes == 32 << 20
-    assert ServerConfig(max_message_mib=2, max_http_bodies_mib=2).http_bodies_bytes == 2 << 20
-    with pytest.raises(StartError, match=r"--max-http-bodies-mib \(2\) is below --max-message-mib \(3\)"):
-        ServerConfig(max_message_mib=3, max_http_bodies_mib=2)
-
-
-def test_a_models_own_limit_is_given_by_its_name() -> None:
-    _, config = parsed("--model-max-batch-size", "vad=0", "--model-max-batch-size", "a=b=128")
-    assert config is not None
-    assert config.model_max_batch_size == (("vad", 0), ("a=b", 128))
-    assert [config.max_batch_size_of(name) for name in ("a=b", "cnn")] == [128, 64]
-    assert [config.batching_override(name) for name in ("vad", "a=b", "cnn")] == [False, True, None]
-    _, config = parsed(env={"TEST_MODEL_MAX_BATCH_SIZE": "vad=0 cnn=8"})
-    assert config is not None
-    assert config.model_max_batch_size == (("vad", 0), ("cnn", 8))
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"load_model": ["cnn"], "model_control": "explicit"}, r"load_model: \['cnn'\] is not a tuple"),
+        ({"max_queue_size": 8}, r"--max-queue-size \(8\) is below --max-batch-size \(64\)"),
+        (
+            {"max_queue_size": 64, "model_max_batch_size": (("lstm", 128),)},
+            r"--max-queue-size \(64\) is below --max-batch-size \(128\)",
+        ),
+        (
+            {"max_message_mib": 3, "max_http_bodies_mib": 2},
+            r"--max-http-bodies-mib \(2\) is below --max-message-mib \(3\)",
+        ),
         ({"tls_cert": FILE}, "give --tls-cert and --tls-key together"),
         ({"tls_key": FILE}, "give --tls-cert and --tls-key together"),
         ({"tls_client_ca": FILE}, "--tls-client-ca needs TLS"),
     ],
 )
-def test_half_of_tls_is_refused(options: dict[str, Any], message: str) -> None:
+def test_values_that_do_not_fit_together_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(StartError, match=message):
         ServerConfig(**options)
 
 
-TLS = {"tls_cert": FILE, "tls_key": FILE}
+def test_memory_for_http_bodies_follows_the_largest_message_unless_it_is_set() -> None:
+    assert ServerConfig(max_message_mib=2).http_bodies_bytes == 32 << 20
+    assert ServerConfig(max_message_mib=2, max_http_bodies_mib=2).http_bodies_bytes == 2 << 20
 
 
 @pytest.mark.parametrize(
@@ -225,7 +201,7 @@ def test_the_largest_value_of_any_model_counts_for_what_models_share(tmp_path: P
     )
     for number, text in enumerate(texts):
         (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / SETTINGS_FILE).write_text(text)
+        (tmp_path / str(number) / "serving.toml").write_text(text)
     config = ServerConfig(models=tmp_path, max_batch_size=8, max_queue_size=100, instances=2)
     largest = largest_settings(config)
     assert (largest.max_batch_size, largest.max_queue_size, largest.instances) == (40, 300, 5)

@@ -157,7 +157,7 @@ def test_a_version_that_changes_while_it_is_loaded_serves_once_it_is_whole(
     assert running.answer("one") == 2
 
 
-@pytest.mark.parametrize("shape", [["batch", 2**60], [1, 2**60], [1, 2**62]])
+@pytest.mark.parametrize("shape", [["batch", 2**60], [1, 2**62]])
 def test_an_enormous_input_is_reported_and_holds_up_no_other_model_and_no_route(
     repository: Repository, start: Start, shape: onnx_models.Shape
 ) -> None:

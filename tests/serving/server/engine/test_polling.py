@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import grpc
 import pytest
@@ -94,23 +94,30 @@ def test_a_broken_version_is_tried_once_and_leaves_the_one_that_serves_alone(
     assert running.loads("one") == (2, 2)
 
 
+@pytest.mark.parametrize("mode", ["poll", "explicit"])
 def test_a_broken_version_is_reported_until_a_newer_one_serves_or_another_is_promoted(
-    repository: Repository, start: Start
+    repository: Repository, start: Start, mode: str
 ) -> None:
-    running = start("poll")
-    two = ("two", 1, "READY")
+    repository.remove("two")
+    running = start(mode, load_model=("one",) if mode == "explicit" else ())
+
+    def index() -> list[tuple[str, int, str]]:
+        """What is reported after the next poll, or the next load by call."""
+        if mode == "poll":
+            running.poll()
+        else:
+            with suppress(ClientError):
+                running.client.load_model("one")
+        return running.index()
+
     repository.spoil("one", 7)
-    running.poll()
-    assert running.index() == [("one", 1, "READY"), ("one", 7, "UNAVAILABLE"), two]
+    assert index() == [BOTH[0], ("one", 7, "UNAVAILABLE")]
     repository.publish("one", 8)
-    running.poll()
-    assert running.index() == [("one", 8, "READY"), two]
+    assert index() == [("one", 8, "READY")]
     repository.spoil("one", 9)
-    running.poll()
-    assert running.index() == [("one", 8, "READY"), ("one", 9, "UNAVAILABLE"), two]
+    assert index() == [("one", 8, "READY"), ("one", 9, "UNAVAILABLE")]
     repository.promote("one", 1)
-    running.poll()
-    assert running.index() == [("one", 1, "READY"), two]
+    assert index() == [BOTH[0]]
 
 
 def test_a_broken_model_is_reported_until_it_is_removed_or_a_route_has_its_name(
@@ -168,18 +175,19 @@ def test_folders_that_cannot_be_read_hold_up_no_other_model_and_end_no_service(
 def test_a_promotion_and_a_rollback_are_followed_and_a_damaged_one_changes_nothing(
     repository: Repository, start: Start
 ) -> None:
+    """The promoted version answers by default, and the latest stay reachable."""
     repository.publish("one", 2)
-    running = start("poll")
-    repository.promote("one", 1)
     repository.publish("one", 3)
-    for promoted, version in ((1, 1), (3, 3), (1, 1), (None, 3)):
-        if promoted is None:
-            repository.promote("one", 1).unlink()
-        else:
-            repository.promote("one", promoted)
+    running = start("poll", num_versions=2)
+    assert running.answer("one") == 3
+    for promoted, served, loads in ((3, [2, 3], 2), (2, [2, 3], 2), (1, [1, 3], 3), (3, [2, 3], 4), (1, [1, 3], 5)):
+        repository.promote("one", promoted)
         running.poll()
-        assert running.served()["one"] == [version]
-        assert running.answer("one") == version
+        assert (running.answer("one"), running.answer("one", "3"), running.served()["one"]) == (promoted, 3, served)
+        assert running.loads("one") == (loads, 0)  # the same versions in another order are not loaded again
+    repository.promote("one", 1).unlink()
+    running.poll()
+    assert running.answer("one") == 3
     repository.promote("one", 7)
     with structlog.testing.capture_logs() as log:
         running.poll()
@@ -187,23 +195,6 @@ def test_a_promotion_and_a_rollback_are_followed_and_a_damaged_one_changes_nothi
     assert any("promotes version 7, which is not there" in line.get("reason", "") for line in log)
     with pytest.raises(RepositoryError, match="promotes version 7"):
         start("none")
-
-
-def test_the_promoted_version_answers_by_default_and_the_latest_stay_reachable(
-    repository: Repository, start: Start
-) -> None:
-    repository.publish("one", 2)
-    repository.publish("one", 3)
-    running = start("poll", num_versions=2)
-    assert (running.answer("one"), running.served()["one"]) == (3, [2, 3])
-    repository.promote("one", 2)
-    running.poll()
-    assert (running.answer("one"), running.answer("one", "3")) == (2, 3)
-    assert running.loads("one") == (2, 0)  # the same versions in another order
-    repository.promote("one", 1)
-    running.poll()
-    assert (running.answer("one"), running.served()["one"]) == (1, [1, 3])
-    assert running.loads("one") == (3, 0)
 
 
 WEIGHTS = {5: bytes.fromhex("0000a0400000a040"), 6: bytes.fromhex("0000c0400000c040")}

@@ -8,9 +8,9 @@ import grpc
 import onnx
 import pytest
 
-from hangtag import ClientError
 from hangtag.serving.server.errors import ModelLoadError
 from tests.kit import shipped
+from tests.kit.kinds import message_of
 from tests.serving.server.engine.running import Repository, Running, Start
 
 PROVEN = shipped.MODELS / "lstm/1/model.onnx"
@@ -31,10 +31,7 @@ def file(repository: Repository) -> Path:
 
 
 def refused(running: Running, name: str = "lstm") -> str:
-    with pytest.raises(ClientError) as error:
-        running.client.load_model(name)
-    assert error.value.code is grpc.StatusCode.FAILED_PRECONDITION
-    return str(error.value)
+    return message_of(grpc.StatusCode.FAILED_PRECONDITION, running.client.load_model, name)
 
 
 Change = Callable[[onnx.ModelProto], None]

@@ -16,8 +16,9 @@ import pytest
 from hangtag import Client, ClientError
 from tests.kit import onnx_models
 from tests.kit.command import serving
+from tests.kit.kinds import message_of
 from tests.kit.waiting import until
-from tests.serving.server.engine.running import Repository, Running, Start
+from tests.serving.server.engine.running import Repository, Start
 
 pytestmark = pytest.mark.slow
 
@@ -27,47 +28,22 @@ LARGER = 4096
 LONG = 60.0
 
 
-def hostile(made: list[onnx.NodeProto], **constants: object) -> onnx.ModelProto:
-    """x FP32 [batch, 1] -> y: x plus the maximum of a matrix, which ONNX Runtime makes when the model is warmed up."""
+def large(mib: int) -> onnx.ModelProto:
+    """x FP32 [batch, 1] -> y. The file is small, and takes so many MiB when the model is warmed up."""
     nodes = [
-        *made,
+        onnx.helper.make_node("ConstantOfShape", ["shape"], ["matrix"]),
         onnx.helper.make_node("ReduceMax", ["matrix"], ["most"], keepdims=0),
         onnx.helper.make_node("Add", ["x", "most"], ["y"]),
     ]
-    arrays = {name: np.asarray(value) for name, value in constants.items()}
-    return onnx_models.mapped(nodes, ["batch", 1], arrays)
-
-
-def large(mib: int) -> onnx.ModelProto:
-    """The file is small, and the matrix takes so many MiB."""
-    return hostile([onnx.helper.make_node("ConstantOfShape", ["shape"], ["matrix"])], shape=[mib, 1 << 18])
+    return onnx_models.mapped(nodes, ["batch", 1], {"shape": np.array([mib, 1 << 18])})
 
 
 def endless() -> onnx.ModelProto:
-    """The matrix is multiplied by itself without end."""
-    shape = [64, 64]
-    floats, boolean = onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL
-    body = onnx.helper.make_graph(
-        [
-            onnx.helper.make_node("MatMul", ["before", "before"], ["after"]),
-            onnx.helper.make_node("Identity", ["going"], ["going_on"]),
-        ],
-        "body",
-        [
-            onnx.helper.make_tensor_value_info("number", onnx.TensorProto.INT64, []),
-            onnx.helper.make_tensor_value_info("going", boolean, []),
-            onnx.helper.make_tensor_value_info("before", floats, shape),
-        ],
-        [
-            onnx.helper.make_tensor_value_info("going_on", boolean, []),
-            onnx.helper.make_tensor_value_info("after", floats, shape),
-        ],
-    )
-    made = [
-        onnx.helper.make_node("ConstantOfShape", ["shape"], ["first"]),
-        onnx.helper.make_node("Loop", ["times", "yes", "first"], ["matrix"], body=body),
-    ]
-    return hostile(made, shape=shape, times=1 << 62, yes=True)
+    """The model ``slow``, whose loop does not end, whatever it gets."""
+    model = onnx_models.slow()
+    model.graph.node[0].input[0] = "endless"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1 << 62]), "endless"))
+    return model
 
 
 def most_memory() -> int:
@@ -88,13 +64,6 @@ def is_running(process: int) -> bool:
     return status.exists() and not re.search(r"^State:\s+Z", status.read_text(), re.MULTILINE)
 
 
-def refusal(running: Running, code: grpc.StatusCode) -> str:
-    with pytest.raises(ClientError) as error:
-        running.client.load_model("hostile")
-    assert error.value.code is code
-    return str(error.value)
-
-
 @pytest.mark.parametrize(
     ("model", "seconds", "reason"),
     [
@@ -109,7 +78,7 @@ def test_a_hostile_file_is_refused_with_the_reason_and_costs_the_server_nothing(
     running = start("explicit", trial_load_seconds=seconds, trial_load_mib=MIB)
     repository.publish("hostile", model=model)
     before = most_memory()
-    problem = refusal(running, grpc.StatusCode.FAILED_PRECONDITION)
+    problem = message_of(grpc.StatusCode.FAILED_PRECONDITION, running.client.load_model, "hostile")
     assert reason in problem
     assert f"--trial-load-seconds {seconds:g}, --trial-load-mib {MIB}" in problem
     assert most_memory() - before < MIB << 20
@@ -141,10 +110,7 @@ def test_a_version_that_changes_during_its_trial_is_not_loaded(repository: Repos
     os.kill(trial, signal.SIGSTOP)
     file.write_bytes(onnx_models.shifted(2).SerializeToString())
     os.kill(trial, signal.SIGCONT)
-    error = call.exception()
-    assert isinstance(error, ClientError)
-    assert error.code is grpc.StatusCode.FAILED_PRECONDITION
-    assert "changed while it was loaded" in str(error)
+    assert "changed while it was loaded" in message_of(grpc.StatusCode.FAILED_PRECONDITION, call.result)
     assert loaded == []
 
 
@@ -156,9 +122,7 @@ def test_a_stop_ends_a_trial(repository: Repository, start: Start) -> None:
     began = time.monotonic()
     running.server.stop(grace=LONG)
     assert time.monotonic() - began < LONG / 2
-    error = call.exception()
-    assert isinstance(error, ClientError)
-    assert error.code is grpc.StatusCode.UNAVAILABLE
+    assert message_of(grpc.StatusCode.UNAVAILABLE, call.result)
     assert trials(os.getpid()) == []
 
 

@@ -1,3 +1,8 @@
+"""Which inputs a model takes, and which requests share a batch, are computed alone, or one by one after a failure.
+
+What a refusal says of the other mistakes is in tests/serving/server/transport/test_refusals.py.
+"""
+
 from typing import Any
 
 import numpy as np
@@ -15,8 +20,6 @@ PICTURES = Signature((TensorSpec("image", "UINT8", (None, 4, 4)),), (TensorSpec(
 PAIRS = Signature(
     (TensorSpec("a", "FP32", (None, None)), TensorSpec("b", "INT64", (None, 3))), (TensorSpec("y", "FP32", (None,)),)
 )
-FIXED = Signature((TensorSpec("x", "FP32", (4,)),), (TensorSpec("y", "FP32", (4,)),))
-SCALAR = Signature((TensorSpec("x", "FP32", ()),), (TensorSpec("y", "FP32", (None,)),))
 ROWS = Signature((TensorSpec("x", "FP32", (None, None), ("n", "m")),), (TensorSpec("y", "FP32", (None,), ("n",)),))
 STATE = Signature(
     (TensorSpec("x", "FP32", (None, 8)), TensorSpec("state", "FP32", (2, None, 8))),
@@ -32,63 +35,18 @@ def count(signature: Signature, limit: int = 8, no_empty_because: str = "", **in
     return count_samples(signature, arrays, datatypes, limit, no_empty_because=no_empty_because)
 
 
-def test_samples_are_the_common_first_size() -> None:
-    assert count(PICTURES, image=(np.uint8, (1, 4, 4))) == 1
-    assert count(PICTURES, image=(np.uint8, (8, 4, 4))) == 8
-    assert count(PAIRS, a=(np.float32, (3, 9)), b=(np.int64, (3, 3))) == 3
-
-
-def test_a_model_without_a_batch_axis_takes_one_sample() -> None:
-    assert not FIXED.batched
-    assert not SCALAR.batched
-    assert not STATE.batched
-    assert count(FIXED, x=(np.float32, (4,))) == 1
-    assert count(SCALAR, x=(np.float32, ())) == 1
-    assert count(STATE, x=(np.float32, (5, 8)), state=(np.float32, (2, 5, 8))) == 1
-
-
-@pytest.mark.parametrize(
-    ("inputs", "message"),
-    [
-        ({}, r"input 'image' is missing; the model takes image: UINT8 \[any, 4, 4\]"),
-        ({"picture": (np.uint8, (1, 4, 4))}, r"unknown input 'picture'; the model takes image: UINT8 \[any, 4, 4\]"),
-        ({"image": (np.uint8, (1, 4, 4)), "b": (np.uint8, (1,))}, "unknown input 'b'"),
-        ({"image": (np.float32, (1, 4, 4))}, "input 'image' is FP32; the model takes image: UINT8"),
-        ({"image": (np.uint8, (4, 4))}, r"input 'image' has shape \[4, 4\]; the model takes"),
-        ({"image": (np.uint8, (1, 1, 4, 4))}, r"has shape \[1, 1, 4, 4\]"),
-        ({"image": (np.uint8, (1, 4, 5))}, r"has shape \[1, 4, 5\]"),
-        ({"image": (np.uint8, (1, 4, 0))}, r"has shape \[1, 4, 0\]"),
-        ({"image": (np.uint8, ())}, r"has shape \[\]"),
-        ({"image": (np.uint8, (0, 4, 4))}, r"has shape \[0, 4, 4\]; the first axis is the batch"),
-        ({"image": (np.uint8, (9, 4, 4))}, "9 samples in one request; the model takes at most 8"),
-    ],
-)
-def test_a_request_that_does_not_fit_is_refused_with_what_would_fit(inputs: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidRequestError, match=message):
-        count(PICTURES, **inputs)
-
-
-def test_batch_sizes_must_agree() -> None:
-    with pytest.raises(InvalidRequestError, match="the inputs' batch sizes differ: a 2, b 3"):
-        count(PAIRS, a=(np.float32, (2, 9)), b=(np.int64, (3, 3)))
-
-
-def test_a_free_axis_may_be_empty_where_the_model_allows_it() -> None:
+def test_a_free_axis_may_be_empty_where_the_model_allows_it_but_no_batch() -> None:
     assert count(PAIRS, a=(np.float32, (2, 0)), b=(np.int64, (2, 3))) == 2
     assert count(STATE, x=(np.float32, (0, 8)), state=(np.float32, (2, 0, 8))) == 1
     with pytest.raises(InvalidRequestError, match=r"\[2, 0\]; every size must be at least 1: it has LSTM"):
         count(PAIRS, no_empty_because="it has LSTM", a=(np.float32, (2, 0)), b=(np.int64, (2, 3)))
-
-
-@pytest.mark.parametrize(("a", "b"), [((0, 9), (0, 3)), ((0, 0), (0, 3)), ((0, 2), (1, 3)), ((1, 2), (0, 3))])
-def test_a_batch_of_0_is_refused(a: tuple[int, ...], b: tuple[int, ...]) -> None:
-    with pytest.raises(InvalidRequestError, match="the first axis is the batch, and a request has at least 1 sample"):
-        count(PAIRS, a=(np.float32, a), b=(np.int64, b))
+    for a, b in (((0, 0), (0, 3)), ((0, 2), (1, 3)), ((1, 2), (0, 3))):
+        with pytest.raises(InvalidRequestError, match="the first axis is the batch, and a request has at least 1"):
+            count(PAIRS, a=(np.float32, a), b=(np.int64, b))
 
 
 def test_an_empty_tensor_cannot_claim_sizes_that_no_message_has() -> None:
     """Twenty bytes could otherwise ask for an answer of any size, such as the sum over the empty axis."""
-    assert count(STATE, x=(np.float32, (0, 8)), state=(np.float32, (2, 0, 8))) == 1
     with pytest.raises(InvalidRequestError, match="with 1 in place of 0 it would have 40,000,000,000 bytes"):
         count(ROWS, x=(np.float32, (0, 10**10)))
 
@@ -156,31 +114,39 @@ def test_with_another_batch_being_computed_no_batch_is_alone(start: Start) -> No
     assert running.scripts.alone["one"][-4:] == [True, True, False, False]
 
 
-def refuse_several(x: Array) -> Array:
-    if len(x) > 1:
-        raise InvalidValuesError("made up")
-    return x
+def failing(error: Exception, *, of: float = 0) -> Script:
+    """A script that raises for each batch with this sample, or for each of several samples where there is none."""
 
+    def compute(x: Array) -> Array:
+        if of in x if of else len(x) > 2:
+            raise error
+        return x
 
-def refuse_two(x: Array) -> Array:
-    if 2 in x:
-        raise InvalidValuesError("made up")
-    return x
+    return compute
 
 
 @pytest.mark.parametrize(
-    ("script", "answers", "logged"),
-    [(refuse_several, [1, 2, 3], [("batch failed", "one", 3)]), (refuse_two, [1, None, 3], [])],
+    ("script", "failed", "logged"),
+    [
+        (failing(InvalidValuesError("made up")), [], 1),
+        (failing(InvalidValuesError("made up"), of=2), [1], 0),
+        (failing(KeyError("a bug"), of=2), [1], 1),
+        (lambda x: x[1:] if len(x) > 2 else x, [], 1),  # too few rows
+        (echo, [], 0),
+    ],
+    ids=["together", "a client's values", "a bug", "too few rows", "no failure"],
 )
 def test_a_batch_that_fails_is_computed_one_by_one_and_logged_where_no_client_is_at_fault(
-    start: Start, script: Script, answers: list[float | None], logged: list[tuple[str, str, int]]
+    start: Start, script: Script, failed: list[int], logged: int
 ) -> None:
+    requests: list[list[float]] = [[1], [2, 4], [3]]
     running = start(instances=1)
     with structlog.testing.capture_logs() as log:
         with running.occupied("one"):
-            calls = [running.infer_waiting("one", [value], "one", value) for value in (1, 2, 3)]
+            calls = [running.infer_waiting("one", each, "one", place) for place, each in enumerate(requests, start=1)]
             running.scripts.play(one=script)
-        outcomes = [None if call.exception() else call.result()["y"][0, 0] for call in calls]
-    assert outcomes == answers
-    assert running.scripts.batches["one"] == [[9], [1, 2, 3], [1], [2], [3]]
-    assert [(line["event"], line["model"], line["requests"]) for line in log] == logged
+        answers = [None if call.exception() else call.result()["y"][:, 0].tolist() for call in calls]
+    assert answers == [None if place in failed else each for place, each in enumerate(requests)]
+    assert running.scripts.batches["one"] == [[9], [1, 2, 4, 3], *([] if script is echo else requests)]
+    lines = [(line["model"], line["requests"]) for line in log if line["event"] == "batch failed"]
+    assert lines == [("one", 3)] * logged

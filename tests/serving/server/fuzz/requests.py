@@ -1,6 +1,5 @@
 """Requests that are wrong in some way, or nearly right, for hypothesis to make and to shrink."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from tests.kit.live import request
 from tests.kit.picture_files import encoded
 
 Request = pb.ModelInferRequest
-Mutation = Callable[[Request], None]
 
 MODELS = (
     *("classifier", "two_inputs", "text", "every_type", "unbatched", "free_axis", "recurrent", "lstm"),
@@ -87,107 +85,69 @@ def good(name: str) -> Request:
     return request(name, **arrays[name])
 
 
-def _at(index: int, repeated: Any) -> Any:
-    return repeated[index % len(repeated)]
+_bytes = st.binary(max_size=40)
+_changes = st.sampled_from(
+    [
+        *("shape", "size", "size that fits", "datatype", "name", "bytes", "shorter", "longer", "other contents"),
+        *("typed contents", "twice", "outputs", "parameter", "version", "model", "id"),
+    ]
+)
 
 
-def _set_shape(index: int, shape: list[int]) -> Mutation:
-    def change(sent: Request) -> None:
-        _at(index, sent.inputs).shape[:] = shape
-
-    return change
-
-
-def _set_size(index: int, axis: int, size: int) -> Mutation:
-    def change(sent: Request) -> None:
-        shape = _at(index, sent.inputs).shape
-        if shape:
-            shape[axis % len(shape)] = size
-
-    return change
-
-
-def _set(index: int, field: str, value: str) -> Mutation:
-    return lambda sent: setattr(_at(index, sent.inputs), field, value)
-
-
-def _raw(index: int, change_bytes: Callable[[bytes], bytes]) -> Mutation:
-    def change(sent: Request) -> None:
-        if sent.raw_input_contents:
-            place = index % len(sent.raw_input_contents)
-            sent.raw_input_contents[place] = change_bytes(sent.raw_input_contents[place])
-
-    return change
-
-
-def _resize(index: int, number: int, size: int) -> Mutation:
-    """Another size with contents that fit it: whether the model can compute it, the model alone knows."""
-
-    def change(sent: Request) -> None:
-        tensor = _at(index, sent.inputs)
-        if tensor.shape and sent.raw_input_contents and tensor.datatype != "BYTES":
-            axis, place = number % len(tensor.shape), index % len(sent.raw_input_contents)
-            raw = sent.raw_input_contents[place]
+def _change(draw: st.DrawFn, sent: Request) -> None:
+    """Change one thing about a request."""
+    number, places = draw(st.integers(0, 20)), len(sent.raw_input_contents)
+    tensor, place = sent.inputs[number % len(sent.inputs)], number % max(1, places)
+    raw = sent.raw_input_contents[place] if places else b""
+    match draw(_changes):
+        case "shape":
+            tensor.shape[:] = draw(_shapes)
+        case "size" if tensor.shape:
+            tensor.shape[draw(st.integers(0, len(tensor.shape) - 1))] = draw(_sizes)
+        case "size that fits" if tensor.shape and raw and tensor.datatype != "BYTES":
+            # Whether the model can compute it, the model alone knows.
+            axis, size = draw(st.integers(0, len(tensor.shape) - 1)), draw(st.integers(0, 7))
             sent.raw_input_contents[place] = raw[: len(raw) // max(1, tensor.shape[axis])] * size
             tensor.shape[axis] = size
-
-    return change
-
-
-def _typed(index: int, contents: pb.InferTensorContents, keep_raw: bool) -> Mutation:
-    def change(sent: Request) -> None:
-        _at(index, sent.inputs).contents.CopyFrom(contents)
-        if not keep_raw:
-            del sent.raw_input_contents[:]
-
-    return change
-
-
-def _twice(index: int, with_raw: bool) -> Mutation:
-    def change(sent: Request) -> None:
-        sent.inputs.append(_at(index, sent.inputs))
-        if with_raw and sent.raw_input_contents:
-            sent.raw_input_contents.append(_at(index, sent.raw_input_contents))
-
-    return change
-
-
-def _ask_for(names: list[str]) -> Mutation:
-    return lambda sent: sent.outputs.extend(Request.InferRequestedOutputTensor(name=name) for name in names)
-
-
-def _parameter(name: str, value: str) -> Mutation:
-    return lambda sent: sent.parameters[name].__setattr__("string_param", value)
-
-
-_places = st.integers(0, 20)
-_bytes = st.binary(max_size=40)
-_mutations = st.one_of(
-    st.builds(_set_shape, _places, _shapes),
-    st.builds(_set_size, _places, _places, _sizes),
-    st.builds(_resize, _places, _places, st.integers(0, 7)),
-    st.builds(_raw, _places, st.builds(lambda new: lambda raw: (new * len(raw))[: len(raw)], st.binary(min_size=1))),
-    st.builds(_set, _places, st.just("datatype"), _datatypes),
-    st.builds(_set, _places, st.just("name"), _names),
-    st.builds(_raw, _places, st.builds(lambda cut: lambda raw: raw[:cut], st.integers(0, 2000))),
-    st.builds(_raw, _places, st.builds(lambda more: lambda raw: raw + more, _bytes)),
-    st.builds(_raw, _places, st.builds(lambda new: lambda _raw: new, _bytes)),
-    st.builds(_typed, _places, _contents, st.booleans()),
-    st.builds(_twice, _places, st.booleans()),
-    st.builds(_ask_for, st.lists(_names | st.sampled_from(["probabilities", "y", "sum"]), max_size=3)),
-    st.builds(_parameter, st.text(max_size=9), st.text(max_size=9)),
-    st.builds(lambda version: lambda sent: setattr(sent, "model_version", version), _versions),
-    st.builds(lambda name: lambda sent: setattr(sent, "model_name", name), _model_names),
-    st.builds(lambda identity: lambda sent: setattr(sent, "id", identity), st.text(max_size=300)),
-)
+        case "datatype":
+            tensor.datatype = draw(_datatypes)
+        case "name":
+            tensor.name = draw(_names)
+        case "bytes" if places:
+            sent.raw_input_contents[place] = (draw(st.binary(min_size=1)) * len(raw))[: len(raw)]
+        case "shorter" if places:
+            sent.raw_input_contents[place] = raw[: draw(st.integers(0, 2000))]
+        case "longer" if places:
+            sent.raw_input_contents[place] = raw + draw(_bytes)
+        case "other contents" if places:
+            sent.raw_input_contents[place] = draw(_bytes)
+        case "typed contents":
+            tensor.contents.CopyFrom(draw(_contents))
+            if draw(st.booleans()):
+                del sent.raw_input_contents[:]
+        case "twice":
+            sent.inputs.append(tensor)
+            if places and draw(st.booleans()):
+                sent.raw_input_contents.append(raw)
+        case "outputs":
+            names = draw(st.lists(_names | st.sampled_from(["probabilities", "y", "sum"]), max_size=3))
+            sent.outputs.extend(Request.InferRequestedOutputTensor(name=name) for name in names)
+        case "parameter":
+            sent.parameters[draw(st.text(max_size=9))].string_param = draw(st.text(max_size=9))
+        case "version":
+            sent.model_version = draw(_versions)
+        case "model":
+            sent.model_name = draw(_model_names)
+        case "id":
+            sent.id = draw(st.text(max_size=300))
 
 
 @st.composite
 def nearly_good(draw: st.DrawFn) -> Request:
     """A good request with up to three things changed."""
     sent = good(draw(st.sampled_from(MODELS)))
-    for change in draw(st.lists(_mutations, min_size=1, max_size=3)):
-        change(sent)
+    for _ in range(draw(st.integers(1, 3))):
+        _change(draw, sent)
     return sent
 
 

@@ -17,8 +17,6 @@ from tests.kit.command import Serving, serving
 from tests.kit.waiting import TIMEOUT, until
 from tests.serving.server.fuzz.conftest import Target
 
-BESIDE = "beside"
-"""A model beside the repository's folder, which must not be served."""
 REFLECTION = "/grpc.reflection.{}.ServerReflection/ServerReflectionInfo"
 FAILED = 'event="request failed"'
 TIMES = 100
@@ -42,15 +40,6 @@ class Attacked(Target):
         """The log's lines on calls that failed by no fault of their callers."""
         return [line for line in self._server.log if FAILED in line]
 
-    def lines_on(self, model: str) -> int:
-        """How many lines of the log name a model."""
-        return sum(line.startswith(f"model={model} ") for line in self._server.log)
-
-    def next_failure(self, before: int) -> str:
-        """The log's line on a failed call, where it had so many lines before."""
-        self._server.wait_for_count(FAILED.removeprefix("event="), before + 1)
-        return self.failures()[before]
-
     def most_memory(self) -> int:
         """The most bytes that the process has ever held."""
         status = Path(f"/proc/{self._server.process.pid}/status").read_text()
@@ -60,11 +49,8 @@ class Attacked(Target):
     def metrics(self) -> str:
         return self._server.metrics()
 
-    def wait_until_answered(self, model: str, count: int) -> None:
-        """Wait until so many requests for a model have been computed, whether or not their answers were taken."""
-        until(lambda: self.answered(model) >= count, TIMEOUT)
-
     def answered(self, model: str) -> int:
+        """How many requests for a model have been computed, whether or not their answers were taken."""
         (count,) = re.findall(rf'nv_inference_request_success{{model="{model}",version="1"}} (\S+)', self.metrics())
         return round(float(count))
 
@@ -106,10 +92,7 @@ class Attacked(Target):
 
 @pytest.fixture(scope="package", params=["native", "grpc"])
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
-    folder = tmp_path_factory.mktemp("server")
-    onnx_models.publish(folder, BESIDE, onnx_models.tiled(TIMES))
-    models = folder / "models"
-    onnx_models.publish_all(models, "two_inputs", "filled")
+    models = onnx_models.publish_all(tmp_path_factory.mktemp("models"), "two_inputs", "filled")
     onnx_models.publish(models, "tiled", onnx_models.tiled(TIMES))
     control = ("--model-control", "explicit", "--load-model", "*")  # else names of models to load are not looked up
     with serving("--models", str(models), "--port", "0", "--transport", request.param, *control) as server:

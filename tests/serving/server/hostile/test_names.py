@@ -12,11 +12,11 @@ from grpc_health.v1 import health_pb2
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.telemetry.log import INFO_BURST, PERIOD
-from tests.kit.live import failure, number, outputs, request
+from tests.kit.live import failure, number, request
 from tests.kit.rest import Rest
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, until
 from tests.serving.server.fuzz.conftest import INFER
-from tests.serving.server.hostile.conftest import BESIDE, Attacked
+from tests.serving.server.hostile.conftest import Attacked
 
 pytestmark = pytest.mark.slow
 
@@ -47,14 +47,6 @@ def test_a_name_is_refused_with_a_short_message(target: Attacked, where: str, na
     assert len(details) < LONGEST_ERROR
 
 
-def test_a_path_is_no_name_of_a_model_to_load(target: Attacked) -> None:
-    """The server runs with --model-control explicit, so it looks names up in its repository."""
-    method, message = NAMED["a model to load"]
-    for name in (f"../{BESIDE}", f"tiled/../../{BESIDE}", ".", "..", f"{BESIDE}\0"):
-        code, details = refused(target, method, message(name).SerializeToString())
-        assert (code, "cannot be a model's name" in details) == (grpc.StatusCode.NOT_FOUND, True), details
-
-
 def test_an_id_of_a_megabyte_comes_back_with_the_answer(target: Attacked) -> None:
     sent = request("tiled", x=number(1))
     sent.id = "i" * MEGABYTE
@@ -70,7 +62,8 @@ def test_what_a_failed_call_says_of_itself_stays_one_printable_line_of_the_log(t
     sent.id = ESCAPES * 10_000
     code, _ = refused(target, INFER, sent.SerializeToString())
     assert code is grpc.StatusCode.INTERNAL
-    line = target.next_failure(before)
+    until(lambda: len(target.failures()) > before)
+    line = target.failures()[before]
     assert line[:-1].isprintable()
     assert len(line) < 5000
     assert len(re.findall(r"(?<!\S)event=", re.sub(r'"(\\.|[^"\\])*"', '""', line))) == 1
@@ -116,20 +109,16 @@ def test_over_http_long_names_and_headers_are_refused(target: Attacked) -> None:
         assert (wrong.status, len(wrong.error) < LONGEST_ERROR) == (400, True)
 
 
-def test_the_answer_to_a_request_is_a_hundred_times_as_large(target: Attacked) -> None:
-    answer = target.send(INFER, request("tiled", x=np.ones((1, 1000), np.float32)).SerializeToString())
-    assert answer is not None
-    assert outputs(pb.ModelInferResponse.FromString(answer))["y"].shape == (1, 100_000)
-
-
 PAIRS = 60
 
 
 def test_loading_and_unloading_without_end_does_not_fill_the_log(target: Attacked) -> None:
-    before, began = target.lines_on("filled"), time.monotonic()
+    def lines() -> int:
+        return sum(line.startswith("model=filled ") for line in target.log())
+
+    before, began = lines(), time.monotonic()
     for _ in range(PAIRS):
         target.inference.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="filled"), timeout=TIMEOUT)
         target.inference.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="filled"), timeout=TIMEOUT)
     periods = 2 + (time.monotonic() - began) // PERIOD
-    lines = target.lines_on("filled") - before
-    assert INFO_BURST <= lines <= 3 * INFO_BURST * periods  # model loaded, unloaded, retired
+    assert INFO_BURST <= lines() - before <= 3 * INFO_BURST * periods  # model loaded, unloaded, retired

@@ -93,35 +93,25 @@ def in_threads(works: list[Callable[[], Any]], meanwhile: Callable[[], None]) ->
 
 
 @pytest.mark.parametrize("transport", ["native", "grpc"])
-def test_small_pictures_are_answered_while_large_ones_wait_for_memory(models: Path, transport: str) -> None:
+def test_small_pictures_are_answered_while_large_ones_wait_for_memory_and_those_of_callers_who_leave_are_not_decoded(
+    models: Path, transport: str
+) -> None:
     large = png(6000, 5000, 16, 0)
-    with server(transport, models) as live:
+    with LiveServer(ServerConfig(models=models, port=0, http_port=0, transport=transport)) as live:
+
+        def send(picture: bytes) -> Any:
+            message = pb.ClassifyRequest(model_name="classifier", encoded=picture)
+            return live.classifier.Classify.future(message, timeout=TIMEOUT)
+
         with decoded_grey(large), decoded_grey(large):  # in this process, which is the server's too: no memory is left
-            waiting = [sent(live, large) for _ in range(6)]  # more than there are threads
+            waiting = [send(large) for _ in range(6)]  # more than there are threads
             for _ in range(3):
-                assert len(sent(live, SMALL).result().labels) == 3
+                assert len(send(SMALL).result().labels) == 3
                 with Rest(live.server.http_address) as rest:
                     assert rest.post("/v1/classify/classifier", SMALL).status == 200
             assert not any(call.done() for call in waiting)
-        assert all(len(call.result().labels) == 3 for call in waiting)
-
-
-@pytest.mark.parametrize("transport", ["native", "grpc"])
-def test_a_large_picture_whose_caller_leaves_while_it_waits_is_not_decoded(models: Path, transport: str) -> None:
-    large = png(6000, 5000, 16, 0)
-    with server(transport, models) as live:
-        with decoded_grey(large), decoded_grey(large):
-            for call in [sent(live, large) for _ in range(6)]:
+            for call in waiting[:3]:
                 call.cancel()
-            assert len(sent(live, SMALL).result().labels) == 3
-        assert len(sent(live, large).result().labels) == 3
-        assert live.statistics("classifier").inference_count == 2
-
-
-def server(transport: str, models: Path) -> LiveServer:
-    return LiveServer(ServerConfig(models=models, port=0, http_port=0, transport=transport))
-
-
-def sent(live: LiveServer, picture: bytes) -> Any:
-    message = pb.ClassifyRequest(model_name="classifier", encoded=picture)
-    return live.classifier.Classify.future(message, timeout=TIMEOUT)
+            assert len(send(SMALL).result().labels) == 3
+        assert all(len(call.result().labels) == 3 for call in waiting[3:])
+        assert live.statistics("classifier").inference_count == 3 + 3 + 1 + 3

@@ -14,24 +14,19 @@ from typing import Any
 import pytest
 
 from tests.kit import onnx_models
-from tests.kit.command import Serving, environment, hangtag, last_line, serving
+from tests.kit.command import Serving, environment, hangtag, last_line, python, serving, without
 from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.slow
 
-WITHOUT_PACKAGE = """
-import sys
-sys.modules[sys.argv.pop(1)] = None
-from hangtag.cli import main
-main()
-"""
 IMPORTED_WITHOUT_HTTP = """
 import sys
 from pathlib import Path
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
-with Server(ServerConfig(models=Path(sys.argv[1]), port=0, http_port=-1)): pass
-print(*(name for name in ("uvicorn", "starlette", "torch") if name in sys.modules))
+with Server(ServerConfig(models=Path({!r}), port=0, http_port=-1)):
+    mapped = Path("/proc/self/maps").read_text()
+print([name for name in ("uvicorn", "starlette") if name in sys.modules], "onnxruntime" in mapped, "torch" in mapped)
 """
 
 
@@ -61,11 +56,6 @@ def failure(*arguments: str) -> str:
     return last_line(result.stderr)
 
 
-def python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", program, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment(), check=False)
-
-
 def test_the_port_may_come_from_a_variable_and_the_log_has_all_addresses(started: Serving) -> None:
     address = started.wait_until_ready()
     assert address.startswith("127.0.0.1:")
@@ -73,29 +63,22 @@ def test_the_port_may_come_from_a_variable_and_the_log_has_all_addresses(started
     assert 'hangtag_model_ready{model="gather",version="1"} 1.0' in started.metrics()
 
 
-def test_the_error_names_the_file_that_is_missing_or_broken(
-    models: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    nowhere, empty = models / "nowhere", tmp_path_factory.mktemp("empty")
+def test_the_error_names_the_options_that_do_not_fit_or_the_file_that_is_missing_or_broken(models: Path) -> None:
+    refused = failure("--models", str(models), "--max-batch-size", "512")
+    assert refused.startswith("Error: --max-queue-size (256) is below --max-batch-size (512)")
+    nowhere = models / "nowhere"
     assert failure("--models", str(nowhere), "--port", "0").startswith(f"Error: {nowhere} is not a folder. ")
-    assert failure("--models", str(empty), "--port", "0").startswith(f"Error: {empty} holds no model")
     file = onnx_models.publish(models, "broken", onnx_models.gather())
     file.write_bytes(file.read_bytes()[:50])
     refused = failure("--models", str(models), "--port", "0")
     assert refused.startswith(f"Error: {file} cannot be loaded by ONNX Runtime")
 
 
-def test_values_that_do_not_fit_together_are_explained(models: Path) -> None:
-    refused = failure("--models", str(models), "--max-batch-size", "512")
-    assert refused.startswith("Error: --max-queue-size (256) is below --max-batch-size (512)")
-
-
 def test_what_is_dangerous_or_names_nothing_is_a_warning(models: Path) -> None:
     options = ("--models", str(models), "--port", "0", "--transport", "grpc")
     limits = [word for each in ("gather=8", "gahter=8", "another=4") for word in ("--model-max-batch-size", each)]
-    trace: dict[str, Any] = {
-        "GRPC_TRACE": "http"
-    }  # gRPC prints headers then, unless its verbosity is lower, as by default
+    # gRPC prints headers then, unless its verbosity is lower, as by default.
+    trace: dict[str, Any] = {"GRPC_TRACE": "http"}
     with serving(*options, "--host", "0.0.0.0", *limits, **trace, GRPC_VERBOSITY="info") as server:
         server.wait_until_ready()
         warnings = [line for line in server.log if "level=warning" in line]
@@ -132,30 +115,17 @@ def test_http_and_metrics_can_be_turned_off(models: Path) -> None:
 
 @pytest.mark.parametrize("module", ["uvicorn", "starlette", "httptools", "python_multipart"])
 def test_a_package_that_is_missing_for_http_is_named(models: Path, module: str) -> None:
-    result = python(WITHOUT_PACKAGE, module, "serve", "--models", str(models), "--port", "0")
+    result = without([module], "serve", "--models", models, "--port", 0)
     assert result.returncode == 1
     refused = last_line(result.stderr)
     assert f"Python package '{module}'" in refused
     assert "pip install '.[rest]'" in refused
 
 
-def test_a_server_without_http_imports_neither_what_http_needs_nor_torch(models: Path) -> None:
-    result = python(IMPORTED_WITHOUT_HTTP, str(models))
-    assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "")
-
-
-def test_the_process_has_no_torch(models: Path) -> None:
-    """By its memory, since a library can bring another without Python's knowledge."""
-    command = [sys.executable, "-m", "hangtag", "serve", "--models", str(models), "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as process:
-        assert process.stderr
-        try:
-            assert any("event=ready " in line for line in process.stderr)
-            mapped = Path(f"/proc/{process.pid}/maps").read_text()
-        finally:
-            process.kill()
-    assert "onnxruntime" in mapped
-    assert "torch" not in mapped
+def test_a_server_without_http_imports_nothing_that_http_needs_and_no_server_has_torch(models: Path) -> None:
+    """Torch is looked for in the process's memory, since a library can bring another without Python's knowledge."""
+    result = python(IMPORTED_WITHOUT_HTTP.format(str(models)))
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "[] True False")
 
 
 def test_the_command_that_shows_which_server_has_the_port_works(started: Serving) -> None:
@@ -196,14 +166,3 @@ def test_a_privileged_port_names_the_permission_that_is_missing(models: Path, op
 def test_an_address_of_another_machine_is_named(models: Path) -> None:
     refused = failure("--models", str(models), "--host", "192.0.2.1", "--metrics-port", "-1")
     assert "cannot listen on 192.0.2.1:8001: the address is not this machine's" in refused
-
-
-def test_health_returns_as_soon_as_a_later_server_is_ready(models: Path) -> None:
-    with taken_port() as port:
-        pass
-    with serving("--models", str(models), "--port", str(port)) as server:
-        # Its first attempts come while the server still imports.
-        result = hangtag("health", "--server", f"127.0.0.1:{port}", "--wait", "30", "--model", "gather")
-        assert (result.returncode, result.stderr) == (0, "")
-        assert result.stdout == f"gather at 127.0.0.1:{port} is ready\n"
-        server.wait_until_ready()

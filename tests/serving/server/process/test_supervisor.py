@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +19,21 @@ import pytest
 import structlog.testing
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.errors import NotFoundError, StartError
+from hangtag.serving.server.errors import ControlError, NotFoundError, StartError
 from hangtag.serving.server.process.workers.supervisor import Supervisor
 from tests.kit import onnx_models
-from tests.kit.live import outputs, request
+from tests.kit.live import failure, outputs, request
 from tests.kit.waiting import TIMEOUT, until
-from tests.serving.server.process.conftest import OWN_CONNECTION
+from tests.serving.server.process.conftest import OWN_CONNECTION, Stub
 
 pytestmark = pytest.mark.slow
 
 HANG_SECONDS = 8.0
 """Longer than a worker's imports take on a busy machine: until these are done it answers nothing."""
-LIMITS = Limits(
-    worker_check_seconds=0.05,
-    worker_answer_seconds=0.2,
-    worker_restart_seconds=0.001,
-    worker_hang_seconds=HANG_SECONDS,
-)
+LIMITS = Limits(worker_check_seconds=0.05, worker_answer_seconds=0.2, worker_restart_seconds=0.001)
+HANGING = replace(LIMITS, worker_hang_seconds=HANG_SECONDS)
 
 
 @contextmanager
@@ -49,6 +45,17 @@ def supervising(models: Path, **settings: Any) -> Iterator[Supervisor]:
         yield supervised
     finally:
         supervised.stop(grace=0)
+
+
+@contextmanager
+def supervising_and_stubs(models: Path, count: int, **settings: Any) -> Iterator[tuple[Supervisor, list[Stub]]]:
+    """A supervisor, and so many stubs with a connection each."""
+    with ExitStack() as stack:
+        with structlog.testing.capture_logs() as log:
+            supervised = stack.enter_context(supervising(models, **settings))
+        (address,) = [line["address"] for line in log if line["event"] == "ready"]
+        channels = [stack.enter_context(grpc.insecure_channel(address, OWN_CONNECTION)) for _ in range(count)]
+        yield supervised, [Stub(channel) for channel in channels]
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +80,7 @@ def instances(supervised: Supervisor) -> dict[str, int]:
 
 def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_models(models: Path) -> None:
     onnx_models.publish(models, "text", onnx_models.text())
-    with supervising(models) as supervised:
+    with supervising(models, limits=HANGING) as supervised:
         before, hanging = instances(supervised), pid(1)
         os.kill(hanging, signal.SIGSTOP)
         began = time.monotonic()
@@ -90,7 +97,7 @@ def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_mod
 
 
 def test_a_worker_that_hangs_before_it_listens_is_replaced_too(models: Path) -> None:
-    with supervising(models) as supervised:
+    with supervising(models, limits=HANGING) as supervised:
         first = pid(0)
         os.kill(first, signal.SIGKILL)
         until(lambda: pid(0) not in (0, first), TIMEOUT)
@@ -118,6 +125,33 @@ def test_a_worker_that_hangs_at_the_first_start_ends_the_server(models: Path) ->
     assert failures == ["worker 0 ended with signal 9"]
 
 
+def test_a_model_that_ends_the_worker_that_tries_it_first_reaches_no_other(models: Path) -> None:
+    onnx_models.publish(models, "fatal", onnx_models.aborting())
+    with supervising(models) as supervised:
+        first = pid(0)
+        with pytest.raises(ControlError, match="the worker that tried it first has ended"):
+            supervised.load("fatal")
+        wait_until_replaced(supervised, 0, first)
+        assert ([*instances(supervised)], supervised.workers().restarts) == (["gather"], 1)
+
+
+def test_a_workers_call_fails_where_no_thread_can_be_started_for_it_and_the_next_is_answered(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx_models.publish(models, "text", onnx_models.text())
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with supervising_and_stubs(models, 1) as (supervised, (stub,)):
+        load = pb.RepositoryModelLoadRequest(model_name="text")
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            assert failure(lambda: stub.RepositoryModelLoad(load, timeout=TIMEOUT))[0] is grpc.StatusCode.INTERNAL
+        stub.RepositoryModelLoad(load, timeout=TIMEOUT)
+        assert instances(supervised).keys() == {"gather", "text"}
+
+
 def test_a_first_worker_that_the_system_does_not_start_is_an_error_of_the_start(models: Path) -> None:
     supervised = Supervisor(ServerConfig(models=models, port=0, http_port=-1, workers=2))
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -132,13 +166,11 @@ def test_a_first_worker_that_the_system_does_not_start_is_an_error_of_the_start(
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_worker_that_stops_leaves_a_change_to_the_other_and_goes_on_with_its_calls(models: Path, number: int) -> None:
     onnx_models.publish_all(models, "slow", "text")
-    settings = {"load_model": ("gather", "slow"), "instances": 1}
-    with ExitStack() as stack:
-        logs = stack.enter_context(structlog.testing.capture_logs())
-        supervised = stack.enter_context(supervising(models, **settings))
-        (address,) = [line["address"] for line in logs if line["event"] == "ready"]
-        channels = [stack.enter_context(grpc.insecure_channel(address, OWN_CONNECTION)) for _ in range(16)]
-        stubs = [inference_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in channels]
+    settings: dict[str, Any] = {"load_model": ("gather", "slow"), "instances": 1}
+    with (
+        supervising_and_stubs(models, 16, **settings) as (supervised, stubs),
+        structlog.testing.capture_logs() as logs,
+    ):
         began = time.monotonic()
         stubs[0].ModelInfer(request("slow", rounds=np.array([1000])), timeout=TIMEOUT)
         rounds = round(300 / (time.monotonic() - began))  # about 0.3 seconds of work: each worker has some of it to do

@@ -14,7 +14,7 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from tests.kit import onnx_models
-from tests.kit.command import with_limits
+from tests.kit.command import Serving, with_limits
 from tests.kit.live import index, request
 from tests.kit.waiting import TIMEOUT, until
 from tests.serving.server.process.conftest import (
@@ -145,9 +145,8 @@ def test_a_worker_that_gets_sigterm_is_replaced_and_all_end_with_their_superviso
             os.close(worker)
 
 
-@pytest.mark.parametrize("options", [(), ("--model-control", "poll", "--poll-seconds", "3600")], ids=["none", "poll"])
-def test_a_replacement_loads_nothing_that_was_published_since(models: Path, options: tuple[str, ...]) -> None:
-    with two_workers(models, *options) as server:
+def test_a_replacement_loads_nothing_that_was_published_since(models: Path) -> None:
+    with two_workers(models, "--model-control", "poll", "--poll-seconds", "3600") as server:
         (models / "unfinished").mkdir()
         onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
         onnx_models.publish(models, "text", onnx_models.text())
@@ -161,11 +160,29 @@ def test_a_replacement_loads_nothing_that_was_published_since(models: Path, opti
         stop(server)
 
 
-def test_workers_that_listened_and_end_at_once_are_all_replaced(models: Path) -> None:
-    with two_workers(models, first=with_limits(worker_attempts=1)) as server:
+def delays(server: Serving) -> list[str]:
+    """For each worker that ended, after how many seconds it was to be replaced."""
+    return [re.findall(r"replaced_in_seconds=(\S+)", line)[0] for line in server.log if '"worker ended"' in line]
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds"),
+    [
+        ({"worker_attempts": 1}, ["0.1", "0.2"]),  # any number may end: this counts only those that never listen
+        ({"worker_stable_seconds": 0.0}, ["0.1", "0.1"]),  # those that lived long
+        ({"worker_restart_seconds": 31.0}, ["30.0", "30.0"]),  # the longest delay
+    ],
+)
+def test_workers_that_listened_and_end_at_once_are_all_replaced(
+    models: Path, limits: dict[str, float], seconds: list[str]
+) -> None:
+    with two_workers(models, first=with_limits(**limits)) as server:
         for pid in pids(server):
             os.kill(pid, signal.SIGKILL)
-        server.wait_for_count('"worker listens"', 4)
+        server.wait_for_count('"worker ended"', 2)
+        assert delays(server) == seconds
+        if "30.0" not in seconds:
+            server.wait_for_count('"worker listens"', 4)
         stop(server)
 
 
@@ -189,8 +206,7 @@ def test_when_a_worker_cannot_be_replaced_the_server_fails(models: Path) -> None
         (models / "gather/1/model.onnx").write_bytes(b"broken")
         os.kill(pids(server)[0], signal.SIGKILL)
         assert server.wait() == 1
-        waited = [re.findall(r"replaced_in_seconds=(\S+)", line) for line in server.log if '"worker ended"' in line]
-        assert waited == [["0.1"], ["0.2"]]
+        assert delays(server) == ["0.1", "0.2"]
         assert server.log[-1].startswith("Error: a worker could not be replaced, 2 times: ")
         assert "gather/1/model.onnx cannot be loaded" in server.log[-1]
         for pid in pids(server):

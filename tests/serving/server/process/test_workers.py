@@ -1,7 +1,6 @@
 """``hangtag serve --workers 2`` in real processes, which share their ports, statistics and models."""
 
 import re
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hangtag.protos import inference_pb2 as pb
 from tests.kit import onnx_models
-from tests.kit.command import Serving, hangtag
+from tests.kit.command import hangtag
 from tests.kit.live import failure, index, request
 from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT
@@ -72,8 +71,8 @@ def test_both_share_the_http_port_and_each_has_the_metrics_of_both(models: Path)
             assert float(workers) == 2
             of_each = {rest.get("/v2/models/gather/stats").json["model_stats"][0]["inference_count"] for rest in rests}
             assert of_each == {16}
-        refused = hangtag("serve", "--models", str(models), "--port", "0", "--http-port", address.rpartition(":")[2])
-        assert refused.returncode == 1
+        http_port = address.rpartition(":")[2]
+        refused = hangtag("serve", "--models", models, "--port", 0, "--http-port", http_port, exit_codes=[1])
         assert f"cannot listen on {address} for HTTP: another program has the port" in refused.stderr
         stop(server)
 
@@ -95,37 +94,20 @@ def test_load_and_unload_calls_reach_both(models: Path) -> None:
         stop(server)
 
 
-@pytest.mark.parametrize("broken", [True, False], ids=["a broken model", "no model"])
-def test_an_error_at_the_start_is_one_line(models: Path, broken: bool) -> None:
-    file = models / "gather/1/model.onnx"
-    file.write_bytes(b"broken") if broken else file.unlink()
-    result = hangtag("serve", "--models", str(models), "--port", "0", "--workers", "2")
-    assert result.returncode == 1
+def test_an_error_at_the_start_is_one_line(models: Path) -> None:
+    (models / "gather/1/model.onnx").write_bytes(b"broken")
+    result = hangtag("serve", "--models", models, "--port", 0, "--workers", 2, exit_codes=[1])
     assert "Traceback" not in result.stderr
     (error,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
     assert f"{models}/gather" in error
 
 
-@pytest.fixture(scope="module")
-def polled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, Path]]:
-    """Two workers that follow their repository, and the repository."""
-    models = tmp_path_factory.mktemp("models")
-    onnx_models.publish(models, "gather", onnx_models.gather())
+def test_polling_reaches_both_whose_port_is_no_other_servers(models: Path) -> None:
     with two_workers(models, "--model-control", "poll", "--poll-seconds", "0.1") as server:
-        yield server, models
+        onnx_models.publish(models, "text", onnx_models.text())
+        server.wait_for_count('"model loaded"', 4)
+        port = server.wait_until_ready().rpartition(":")[2]
+        for workers in (1, 2):
+            refused = hangtag("serve", "--models", models, "--port", port, "--workers", workers, exit_codes=[1])
+            assert f"cannot listen on 127.0.0.1:{port}: another program has the port" in refused.stderr
         stop(server)
-
-
-def test_polling_reaches_both(polled: tuple[Serving, Path]) -> None:
-    server, models = polled
-    onnx_models.publish(models, "text", onnx_models.text())
-    server.wait_for_count('"model loaded"', 4)
-
-
-def test_a_port_that_another_server_shares_is_refused(polled: tuple[Serving, Path]) -> None:
-    server, models = polled
-    port = server.wait_until_ready().rpartition(":")[2]
-    for workers in ("1", "2"):
-        result = hangtag("serve", "--models", str(models), "--port", port, "--workers", workers)
-        assert result.returncode == 1
-        assert f"cannot listen on 127.0.0.1:{port}: another program has the port" in result.stderr

@@ -2,13 +2,11 @@
 
 ``python -m tests.serving.server.runtime.empty_variants FOLDER`` writes the models to the folder and runs each request
 that the server admits. Its standard output is JSON: for each model, how many requests were admitted, and how many
-answered. With "fatal" as second argument it runs all requests of each model in FATAL, admitted or not, in a process of
-its own, and its output is these processes' exit codes.
+answered.
 """
 
 import json
 import mmap
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +114,7 @@ OPERATORS: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     f"{MS}-QuantizeLinear": [([f(2, 3), *_Q], {})],
     f"{MS}-DequantizeLinear": [([u(2, 3), *_Q], {})],
 }
+# ONNX Runtime 1.32 ends the process on at least one of their empty tensors, so the server admits none.
 FATAL: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     "LSTM": [([f(4, 2, 3), (f(1, 8, 3),), (f(1, 8, 2),)], {"hidden_size": 2})],
     "GRU": [([f(4, 2, 3), (f(1, 6, 3),), (f(1, 6, 2),)], {"hidden_size": 2})],
@@ -173,12 +172,10 @@ def empty_variants(arrays: Arrays) -> Iterator[Arrays]:
         yield variant
 
 
-def run_all(folder: Path, only: str = "") -> dict[str, tuple[int, int]]:
-    """Run the admitted requests of every model, or all requests of one; returns how many, and how many answered."""
+def run_all(folder: Path) -> dict[str, tuple[int, int]]:
+    """Run the admitted requests of every model; returns how many, and how many answered."""
     counts = {}
     for name, cases in (OPERATORS | FATAL).items():
-        if only not in ("", name):
-            continue
         admitted = answered = 0
         for number, (inputs, attributes) in enumerate(cases):
             file = folder / name / str(number + 1) / "model.onnx"
@@ -190,9 +187,8 @@ def run_all(folder: Path, only: str = "") -> dict[str, tuple[int, int]]:
             datatypes = {key: tensors.datatype_of(array) for key, array in arrays.items()}
             for variant in empty_variants(arrays):
                 try:
-                    if not only:
-                        why = runtime.no_empty_because
-                        count_samples(runtime.signature, variant, datatypes, 64, no_empty_because=why)
+                    why = runtime.no_empty_because
+                    count_samples(runtime.signature, variant, datatypes, 64, no_empty_because=why)
                     admitted += 1
                     runtime.run(variant)
                     answered += 1
@@ -202,18 +198,5 @@ def run_all(folder: Path, only: str = "") -> dict[str, tuple[int, int]]:
     return counts
 
 
-def exit_codes(folder: Path) -> dict[str, int]:
-    """Run all requests of each model in FATAL in a forked process; returns each one's exit code, or minus a signal."""
-    codes = {}
-    for name in FATAL:
-        pid = os.fork()
-        if pid == 0:
-            run_all(folder, name)
-            os._exit(0)
-        codes[name] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return codes
-
-
 if __name__ == "__main__":
-    run = exit_codes if sys.argv[2:] == ["fatal"] else run_all
-    sys.stdout.write(json.dumps(run(Path(sys.argv[1]))))
+    sys.stdout.write(json.dumps(run_all(Path(sys.argv[1]))))

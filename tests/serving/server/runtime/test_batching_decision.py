@@ -10,7 +10,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from hangtag.export.file import onnx_model
 from hangtag.serving.server.runtime.batching_decision import decide_batching
 from hangtag.serving.server.runtime.batching_proof import Extent, prove
 from hangtag.serving.server.runtime.session import Runtime
@@ -96,24 +95,9 @@ def test_a_row_may_depend_on_one_that_only_the_largest_batch_has(
 
 
 def constant() -> onnx.ModelProto:
-    """x FP32 [batch, 3] -> y INT64 [batch, 3]: whether each value is above 1,000."""
-    nodes = [
-        helper.make_node("Greater", ["x", "limit"], ["above"]),
-        helper.make_node("Cast", ["above"], ["y"], to=TensorProto.INT64),
-    ]
-    inputs: dict[str, tuple[int, onnx_models.Shape]] = {"x": (TensorProto.FLOAT, ["batch", 3])}
-    outputs: dict[str, tuple[int, onnx_models.Shape]] = {"y": (TensorProto.INT64, ["batch", 3])}
-    return onnx_models.model(nodes, inputs, outputs, {"limit": np.array(1000, np.float32)})
-
-
-def one_row_at_a_time() -> onnx.ModelProto:
-    """x FP32 [batch, 3] -> y FP32 [batch, 3], the same; only a batch of one row has an answer."""
-    nodes = [
-        helper.make_node("Shape", ["x"], ["shape"]),
-        helper.make_node("Squeeze", ["x", "axes"], ["row"]),
-        helper.make_node("Reshape", ["row", "shape"], ["y"]),
-    ]
-    return onnx_models.mapped(nodes, ["batch", 3], {"axes": np.array([0])})
+    """x FP32 [batch, 3] -> y FP32 [batch, 3]: zeros."""
+    multiply = helper.make_node("Mul", ["x", "zero"], ["y"])
+    return onnx_models.mapped([multiply], ["batch", 3], {"zero": np.array(0, np.float32)})
 
 
 def lookup_of_one_value() -> onnx.ModelProto:
@@ -126,18 +110,14 @@ def lookup_of_one_value() -> onnx.ModelProto:
     )
 
 
-def pictures_of_a_hundred_megabytes() -> onnx.ModelProto:
-    return onnx_models.mapped([helper.make_node("Neg", ["x"], ["y"])], ["batch", 5000, 5000])
-
-
 @pytest.mark.parametrize(
     ("make", "why"),
     [
         (constant, "rows were tried alone and together: each synthetic input gets the same answer"),
-        (one_row_at_a_time, "rows were tried alone and together: a batch of 2 fails: "),
+        (unbatchable_models.at_most_32, "rows were tried alone and together: a batch of 64 fails: "),
         (lookup_of_one_value, "it cannot be tried: no synthetic input gets an answer; the last: "),
         (
-            pictures_of_a_hundred_megabytes,
+            unbatchable_models.of_a_huge_picture,
             "it cannot be tried: no synthetic input gets an answer; the last: one sample",
         ),
     ],
@@ -150,17 +130,15 @@ def test_a_model_of_which_nothing_is_proven_is_not_batched(
     assert (runtime.signature.why_unbatched or "").startswith(why)
 
 
-def test_the_operator_decides_without_a_trial(tmp_path: Path) -> None:
-    runtime = load(tmp_path, unbatchable_models.softmax(), override=True)
-    assert decide_batching(runtime, 64).because == "the operator says so; not tried"
-    assert runtime.signature.batched
-    assert runtime.rows == 0
-
-
-def test_nothing_is_tried_where_nothing_can_be_joined(tmp_path: Path) -> None:
-    runtime = load(tmp_path, unbatchable_models.softmax())
-    assert decide_batching(runtime, 1).because == "at most one sample is computed at once"
-    assert runtime.rows == 0
+def test_nothing_is_tried_where_the_operator_decides_or_nothing_can_be_joined(tmp_path: Path) -> None:
+    for override, max_batch_size, why in (
+        (True, 64, "the operator says so; not tried"),
+        (None, 1, "at most one sample is computed at once"),
+    ):
+        runtime = load(tmp_path / str(override), unbatchable_models.softmax(), override=override)
+        assert decide_batching(runtime, max_batch_size).because == why
+        assert runtime.signature.batched
+        assert runtime.rows == 0
 
 
 @pytest.mark.parametrize(
@@ -172,30 +150,38 @@ def test_a_shipped_model_is_not_tried_again(file: Path) -> None:
     assert runtime.rows == 0
 
 
-def claims(figures: object, *, digest: str | None = None) -> onnx.ModelProto:
-    """Softmax over the rows, in a file that claims to have passed the gate with these figures about batching."""
-    model = unbatchable_models.softmax()
-    metadata = {"gate": json.dumps({"structure": {}, "batching": figures}), "batched": "true"}
-    onnx_model.add_metadata(model, metadata | {"graph_digest": onnx_model.digest(model) if digest is None else digest})
-    return model
-
-
 @pytest.mark.parametrize(
-    ("model", "proven"),
+    ("figures", "digest", "proven"),
     [
-        (claims({"max_difference": {}}), True),
-        (claims({"batched": True}), True),
-        (claims({"batched": False}), False),
-        (claims(None), False),
-        (claims({"batched": True}, digest="0" * 64), False),
-        (claims({"batched": True}, digest=""), False),
+        ({"max_difference": {}}, None, True),
+        ({"batched": True}, None, True),
+        ({"batched": False}, None, False),
+        (None, None, False),
+        ({"batched": True}, "0" * 64, False),
+        ({"batched": True}, "", False),
     ],
     ids=["own", "of others", "disproved", "other figures", "changed since", "no digest"],
 )
-def test_a_proof_holds_for_what_passed_the_gate(tmp_path: Path, model: onnx.ModelProto, proven: bool) -> None:
+def test_a_proof_holds_for_what_passed_the_gate(
+    tmp_path: Path, figures: object, digest: str | None, proven: bool
+) -> None:
+    """A shipped model with other figures of the gate about batching, and another digest."""
+    model = onnx.load(shipped.latest("cnn"))
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    gate = json.loads(metadata["hangtag.gate"]) | {"batching": figures}
+    metadata |= {"hangtag.gate": json.dumps(gate)} | ({} if digest is None else {"hangtag.graph_digest": digest})
+    helper.set_model_props(model, metadata)
     runtime = load(tmp_path, model)
-    assert decide_batching(runtime, 64).because == ("its file has the proof" if proven else "")
+    why = decide_batching(runtime, 2).because
+    assert why == ("its file has the proof" if proven else "the same answers alone and in batches of 2")
     assert (runtime.rows == 0) is proven
+
+
+def test_a_model_whose_graph_must_not_be_batched_is_run_on_single_samples_alone(tmp_path: Path) -> None:
+    runtime = load(tmp_path, onnx_models.free_axis())
+    verdict, sizes = prove(runtime, "a state has the batch", runtime.operators)
+    assert (verdict.batched, verdict.why, verdict.lengths) == (False, "a state has the batch", (sizes.length,))
+    assert runtime.rows == 7
 
 
 def test_of_a_model_for_which_the_time_is_over_a_dozen_rows_are_computed(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
-"""IO binding with real sessions on the CPU, where ONNX Runtime binds buffers as on a GPU; and how it fails."""
+"""IO binding with real sessions on the CPU, where ONNX Runtime binds buffers as on a GPU; and how it fails.
+
+CUDA graphs are replaced by batches in buffers of fixed sizes, as they need them, without the capture itself.
+"""
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +14,46 @@ import numpy as np
 import onnx
 import pytest
 import structlog.testing
+from onnx import TensorProto, helper
 
+from hangtag.protos import tensors
 from hangtag.serving.server.errors import InvalidValuesError
-from hangtag.serving.server.runtime.arrays import dtype_of
-from hangtag.serving.server.runtime.io_binding import FixedBuffers, PinnedInputs
-from hangtag.serving.server.runtime.providers import CUDA
 from hangtag.serving.server.runtime.session import RUNNING, Runtime
 from tests.kit import onnx_models
 from tests.kit.shipped import latest
-from tests.serving.server.runtime.conftest import CpuForCuda, with_binding
+from tests.serving.server.runtime.sessions import LikeCuda, OnCpu
+
+Publish = Callable[[onnx.ModelProto], Path]
+WAYS = {"pinned inputs": "off", "graphs": "on"}
+both_ways = pytest.mark.parametrize("graphs", WAYS.values(), ids=WAYS)
+
+
+@pytest.fixture
+def publish(tmp_path: Path) -> Publish:
+    return lambda model: onnx_models.publish(tmp_path / "models", "m", model)
+
+
+def doubled() -> onnx.ModelProto:
+    return onnx_models.doubled("batch", "batch")
+
+
+def rows(*values: float) -> dict[str, Any]:
+    return {"x": np.array([[value, value] for value in values], np.float32)}
+
+
+def bound(file: Path, largest: int = 8, *, instances: int = 1) -> Any:
+    """A runtime that computes with pinned inputs."""
+    runtime: Any = Runtime(file, provider="cpu")
+    runtime.use_io_binding(largest, instances=instances)
+    assert runtime._buffer_pool is not None, runtime.notes
+    return runtime
 
 
 @pytest.mark.parametrize("name", ["lstm", "cnn"])
 def test_the_shipped_models_answer_the_same_with_and_without_binding(name: str) -> None:
     file = latest(name)
-    plain, fixed = Runtime(file, provider="cpu"), with_binding(file)
+    plain, fixed = Runtime(file, provider="cpu"), bound(file)
     assert fixed.notes == {}
-    assert fixed._buffer_pool is not None
     for samples in (1, 2, 3, 5, 8, 1, 9):  # 9: more than there are buffers for
         images = np.random.default_rng(samples).integers(0, 256, (samples, 28, 28), dtype=np.uint8)
         outputs, expected = fixed.run({"image": images}), plain.run({"image": images})
@@ -35,138 +62,308 @@ def test_the_shipped_models_answer_the_same_with_and_without_binding(name: str) 
             np.testing.assert_allclose(outputs[output], array, rtol=1e-4, atol=1e-5)
 
 
-def test_every_datatype_but_strings_is_computed_with_the_binding(publish: Callable[[onnx.ModelProto], Path]) -> None:
-    runtime = with_binding(publish(onnx_models.every_type(strings=False)))
-    assert runtime._buffer_pool is not None, runtime.notes
-    inputs = {spec.name: np.array([[0, 1], [1, 1], [1, 0]], dtype_of(spec)) for spec in runtime.signature.inputs}
-    for name, array in runtime.run(inputs).items():
-        right = inputs[name.replace("out_", "in_")]
-        assert array.dtype == right.dtype
-        assert array.tolist() == right.tolist()
+@both_ways
+def test_every_datatype_but_strings_is_computed_with_the_binding_and_kept(publish: Publish, graphs: str) -> None:
+    runtime = LikeCuda(publish(onnx_models.every_type(strings=False))).bind(8, cuda_graphs=graphs)
+    assert runtime.cuda_graphs is (graphs == "on")
+    answers = []
+    for samples in (8, 3, 1, 5):
+        random = np.random.default_rng(samples).integers(0, 2, (samples, 2))
+        inputs = {spec.name: random.astype(tensors.DTYPES[spec.datatype]) for spec in runtime.signature.inputs}
+        answers.append((inputs, runtime.run(inputs)))
+    for inputs, outputs in answers:  # the next batch has not overwritten an answer
+        for name, array in outputs.items():
+            right = inputs[name.replace("out_", "in_")]
+            assert array.dtype == right.dtype
+            assert array.tolist() == right.tolist()
 
 
-def test_the_next_batch_does_not_overwrite_an_answer(
-    publish: Callable[[onnx.ModelProto], Path],
-) -> None:
-    runtime = with_binding(publish(onnx_models.doubled("batch", "batch")))
-    first = runtime.run({"x": np.ones((3, 2), np.float32)})["y"]
-    runtime.run({"x": np.full((4, 2), 7, np.float32)})
-    assert first.tolist() == [[2, 2]] * 3
-
-
-def test_concurrent_callers_get_their_own_answers(publish: Callable[[onnx.ModelProto], Path]) -> None:
-    runtime = with_binding(publish(onnx_models.doubled("batch", "batch")), instances=2)
+@both_ways
+def test_concurrent_callers_get_their_own_answers(publish: Publish, graphs: str) -> None:
+    runtime = LikeCuda(publish(doubled())).bind(8, cuda_graphs=graphs, instances=2)
 
     def ask(number: int) -> bool:
-        rows = np.full((1 + number % 8, 2), number, np.float32)
-        return bool((runtime.run({"x": rows})["y"] == 2 * rows).all())
+        sent = np.full((1 + number % 9, 2), number, np.float32)
+        return bool((runtime.run({"x": sent})["y"] == 2 * sent).all())
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(ask, range(400)))
+    assert runtime.io_binding_failures == 0
 
 
-def test_values_that_the_model_refuses_fail_that_batch_only(
-    publish: Callable[[onnx.ModelProto], Path],
-) -> None:
-    runtime = with_binding(publish(onnx_models.gather()))
-    assert runtime._buffer_pool is not None, runtime.notes
-    for _ in range(3):
-        with pytest.raises(InvalidValuesError, match="idx=99"):
-            runtime.run({"index": np.array([1, 99])})
-        assert runtime.run({"index": np.array([3, 2, 1])})["value"].tolist() == [30, 20, 10]
-    assert RUNNING.count == 0
+@both_ways
+def test_values_that_the_model_refuses_fail_that_batch_only_and_keep_the_binding(publish: Publish, graphs: str) -> None:
+    runtime = LikeCuda(publish(onnx_models.gather())).bind(4, cuda_graphs=graphs)
+    pool = runtime._buffer_pool
+    with structlog.testing.capture_logs() as log:
+        for _ in range(3):
+            with pytest.raises(InvalidValuesError, match="idx=99"):
+                runtime.run({"index": np.array([1, 99])})
+            assert runtime.run({"index": np.array([3, 2, 1])})["value"].tolist() == [30, 20, 10]
+    assert runtime._buffer_pool is pool is not None
+    assert (runtime.io_binding_failures, log, RUNNING.count) == (0, [], 0)
 
 
-@pytest.mark.parametrize("way", ["session", "binding"])
-def test_while_a_batch_is_computed_other_threads_run(publish: Callable[[onnx.ModelProto], Path], way: str) -> None:
-    layers = [onnx.helper.make_node("MatMul", [f"x{i}" if i else "x", "w"], [f"x{i + 1}"]) for i in range(20)]
-    model = onnx_models.mapped(
-        [*layers, onnx.helper.make_node("Identity", ["x20"], ["y"])],
-        ["batch", 1000],
-        {"w": np.eye(1000, dtype=np.float32)},
-    )
-    runtime = Runtime(publish(model), provider="cpu")
-    if way == "binding":
-        runtime.use_io_binding(64, instances=1)
-        assert runtime._buffer_pool is not None, runtime.notes
-    rows, steps = np.ones((64, 1000), np.float32), 0
+@pytest.mark.parametrize("binding", [False, True], ids=["session", "binding"])
+def test_while_a_batch_is_computed_other_threads_run(publish: Publish, binding: bool) -> None:
+    layers = [helper.make_node("MatMul", [f"x{i}" if i else "x", "w"], [f"x{i + 1}"]) for i in range(20)]
+    last = helper.make_node("Identity", ["x20"], ["y"])
+    file = publish(onnx_models.mapped([*layers, last], ["batch", 1000], {"w": np.eye(1000, dtype=np.float32)}))
+    runtime = bound(file, 64) if binding else Runtime(file, provider="cpu")
+    sent, steps = np.ones((64, 1000), np.float32), 0
     with ThreadPoolExecutor(1) as pool:
-        computing = pool.submit(lambda: [runtime.run({"x": rows}) for _ in range(5)])
+        computing = pool.submit(lambda: [runtime.run({"x": sent}) for _ in range(5)])
         while not computing.done():
             steps += 1
         computing.result()
     assert steps > 1000  # had computing held the GIL, this loop would have run a few times only
 
 
+def ones() -> onnx.ModelProto:
+    """x FP32 [batch] -> y FP32 [batch, n]: two ones for each sample."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["rows"]),
+        helper.make_node("Concat", ["rows", "two"], ["shape"], axis=0),
+        helper.make_node("Expand", ["one", "shape"], ["y"]),
+    ]
+    constants = {"one": np.array(1, np.float32), "two": np.array([2])}
+    inputs: dict[str, tuple[int, onnx_models.Shape]] = {"x": (TensorProto.FLOAT, ["batch"])}
+    return onnx_models.model(nodes, inputs, {"y": (TensorProto.FLOAT, ["batch", "n"])}, constants)
+
+
 @pytest.mark.parametrize(
-    ("name", "reason"),
-    [("free_axis", "input 'x' has free axes"), ("text", "input 'text' has strings"), ("unbatched", "not joined")],
+    ("make", "reason"),
+    [
+        (onnx_models.free_axis, "input 'x' has free axes besides the batch"),
+        (ones, "output 'y' has free axes besides the batch"),
+        (onnx_models.text, "input 'text' has strings"),
+        (onnx_models.unbatched, "its requests are not joined"),
+    ],
 )
 def test_a_model_without_fixed_shapes_is_computed_by_its_session(
-    publish: Callable[[onnx.ModelProto], Path], name: str, reason: str
+    publish: Publish, make: Callable[[], onnx.ModelProto], reason: str
 ) -> None:
-    runtime = with_binding(publish(getattr(onnx_models, name)()), cuda_graphs="on")
-    assert reason in runtime.notes["no_io_binding"]
+    runtime = LikeCuda(publish(make())).bind(8)
+    assert runtime.notes["no_io_binding"].startswith(reason)
     assert runtime._buffer_pool is None
     runtime.warm_up([1])
 
 
+def not_a_number(array: Any) -> Any:
+    return np.full_like(array, np.nan)
+
+
+def roots() -> onnx.ModelProto:
+    """x FP32 [batch, 2] -> y FP32 [batch, 2]: NaN for positive values."""
+    return onnx_models.mapped(
+        [helper.make_node("Neg", ["x"], ["negative"]), helper.make_node("Sqrt", ["negative"], ["y"])], ["batch", 2]
+    )
+
+
+def thousandths() -> onnx.ModelProto:
+    """x FP32 [batch, 2] -> y INT64 [batch, 2]: how many thousandths each value has."""
+    nodes = [
+        helper.make_node("Mul", ["x", "thousand"], ["product"]),
+        helper.make_node("Cast", ["product"], ["y"], to=TensorProto.INT64),
+    ]
+    inputs: dict[str, tuple[int, onnx_models.Shape]] = {"x": (TensorProto.FLOAT, ["batch", 2])}
+    outputs: dict[str, tuple[int, onnx_models.Shape]] = {"y": (TensorProto.INT64, ["batch", 2])}
+    return onnx_models.model(nodes, inputs, outputs, {"thousand": np.array(1000, np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "problem"),
+    [
+        (doubled, lambda array: array * np.float32(1 + 1e-4), ""),
+        (roots, lambda array: array, ""),
+        (doubled, lambda array: array * np.float32(1.05), "output 'y' differs from the session's with 4 samples"),
+        (doubled, lambda array: array[::-1], "output 'y' differs from the session's with 4 samples"),
+        (doubled, lambda array: array[:1], "output 'y' differs from the session's with 4 samples"),
+        (doubled, not_a_number, "output 'y' differs from the session's with 4 samples"),
+        (thousandths, lambda array: array, ""),
+        (thousandths, lambda array: array + np.float32(0.0008), "output 'y' differs from the session's with 4 samples"),
+    ],
+    ids=["rounding", "nan in both", "values", "other rows", "too few rows", "nan", "the same whole numbers", "others"],
+)
 def test_buffers_that_give_other_answers_are_not_used(
-    publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch
+    publish: Publish, make: Callable[[], onnx.ModelProto], change: Callable[[Any], Any], problem: str
 ) -> None:
-    run = PinnedInputs.run
-    monkeypatch.setattr(PinnedInputs, "run", lambda self, inputs: run(self, {"x": inputs["x"][::-1]}))
-    runtime = with_binding(publish(onnx_models.doubled("batch", "batch")))
-    assert runtime.notes["no_io_binding"] == "output 'y' differs from the session's with 8 samples"
-    assert runtime.run({"x": np.array([[1, 1], [2, 2]], np.float32)})["y"].tolist() == [[2, 2], [4, 4]]
+    on_cpu = OnCpu(publish(make()))
+    on_cpu.session.change = change
+    on_cpu.runtime.use_io_binding(4, instances=1)
+    assert on_cpu.runtime.notes.get("no_io_binding", "") == problem
+    assert (on_cpu.runtime._buffer_pool is None) is bool(problem)
 
 
-def test_buffers_that_cannot_be_allocated_are_not_used(
-    publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_memory(*arguments: Any) -> Any:
+def test_buffers_that_cannot_be_allocated_are_not_used(publish: Publish) -> None:
+    def no_memory() -> Any:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("onnxruntime.InferenceSession.io_binding", no_memory)
-    runtime = with_binding(publish(onnx_models.doubled("batch", "batch")))
-    assert runtime.notes["no_io_binding"] == "out of memory"
-    assert runtime.run({"x": np.ones((3, 2), np.float32)})["y"].tolist() == [[2, 2]] * 3
+    on_cpu = OnCpu(publish(doubled()))
+    on_cpu.session.io_binding = no_memory  # type: ignore[method-assign]
+    on_cpu.runtime.use_io_binding(8, instances=1)
+    assert on_cpu.runtime.notes["no_io_binding"] == "out of memory"
+    assert on_cpu.runtime.run(rows(1))["y"].tolist() == [[2, 2]]
 
 
-def test_the_cpu_has_no_graphs() -> None:
-    runtime = with_binding(latest("cnn"), cuda_graphs="on")
-    assert runtime.notes == {"no_cuda_graphs": f"only {CUDA} has CUDA graphs, not CPUExecutionProvider"}
-    assert runtime._buffer_pool is not None
+@pytest.mark.parametrize(
+    ("version", "reason"), [("", "this ONNX Runtime is built without CUDA"), ("7.5", "libcudart.so.7")]
+)
+def test_inputs_that_are_not_page_locked_are_in_plain_memory_and_say_why(
+    publish: Publish, monkeypatch: pytest.MonkeyPatch, version: str, reason: str
+) -> None:
+    monkeypatch.setattr("onnxruntime.cuda_version", version)
+    runtime = LikeCuda(publish(doubled())).bind(4)
+    assert runtime.cuda_graphs
+    assert reason in runtime.notes["not_page_locked"]
+
+
+@pytest.mark.parametrize(
+    ("name", "provider", "reason"),
+    [
+        ("cnn", "CPUExecutionProvider", "only CUDAExecutionProvider has CUDA graphs, not CPUExecutionProvider"),
+        ("lstm", "CUDAExecutionProvider", "the model has LSTM, which reads the host's memory in every run"),
+    ],
+)
+def test_without_graphs_pinned_inputs_are_used(name: str, provider: str, reason: str) -> None:
+    on_cpu = OnCpu(latest(name), providers=[provider])
+    on_cpu.runtime.use_io_binding(8, instances=1, cuda_graphs="on")
+    assert on_cpu.runtime.notes["no_cuda_graphs"] == reason
+    assert on_cpu.runtime._buffer_pool is not None
+    assert not on_cpu.runtime.cuda_graphs
+
+
+def test_after_a_capture_that_fails_pinned_inputs_are_used(publish: Publish) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    cuda = LikeCuda(publish(doubled()))
+    cuda.graphs.compute = fail
+    runtime = cuda.bind(4)
+    assert runtime.notes["no_cuda_graphs"] == "operation not permitted when stream is capturing"
     assert not runtime.cuda_graphs
-
-
-def failing_bindings(
-    publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch, way: str
-) -> tuple[Runtime, list[int]]:
-    """A runtime whose binding worked when it was loaded and has failed since; and how often it was tried."""
-    runtime = CpuForCuda(publish(onnx_models.gather()), monkeypatch).runtime
-    runtime.use_io_binding(4, instances=1, cuda_graphs="on" if way == "graphs" else "off")
     assert runtime._buffer_pool is not None
-    assert runtime.cuda_graphs is (way == "graphs")
-    runs: list[int] = []
+    assert runtime.run(rows(1, 2, 3))["y"].tolist() == [[2, 2], [4, 4], [6, 6]]
 
-    def fail(_self: Any, inputs: Any) -> Any:
-        runs.append(len(inputs["index"]))
+
+def test_a_graph_that_reads_the_inputs_of_its_capture_is_refused(publish: Publish) -> None:
+    cuda = LikeCuda(publish(doubled()))
+    captured: list[Any] = []
+    compute = cuda.graphs.compute
+
+    def capture(binding: Any, *options: Any) -> None:
+        if binding not in captured:
+            captured.append(binding)
+            compute(binding, *options)
+
+    cuda.graphs.compute = capture
+    assert cuda.bind(4).notes["no_cuda_graphs"] == "output 'y' differs from the session's with 1 samples"
+
+
+@pytest.mark.parametrize(
+    ("largest", "groups"),
+    [
+        (1, [[1]]),
+        (2, [[1], [2]]),
+        (3, [[1], [2], [3]]),
+        (8, [[1], [2], [3, 4], [5, 6, 7, 8]]),
+        (9, [[1], [2], [3, 4], [5, 6, 7, 8], [9]]),
+    ],
+)
+def test_the_smallest_graph_that_holds_a_batch_computes_it_padded_with_its_last_row_in_one_thread(
+    publish: Publish, largest: int, groups: list[list[int]]
+) -> None:
+    cuda = LikeCuda(publish(doubled()))
+    runtime = cuda.bind(largest)
+    assert runtime.cuda_graphs, runtime.notes
+    used: dict[int, list[int]] = {}
+    threads: set[int] = set()
+    compute = cuda.graphs.compute
+
+    def noting(binding: Any, *options: Any) -> None:
+        padded = binding.fixed["x"].numpy()[:, 0].tolist()
+        samples = int(max(padded))
+        used.setdefault(len(padded), []).append(samples)
+        assert padded == [*range(1, samples + 1), *[samples] * (len(padded) - samples)]
+        threads.add(threading.get_ident())
+        compute(binding, *options)
+
+    cuda.graphs.compute = noting
+    for samples in range(1, largest + 2):  # the last is larger than each graph
+        assert len(runtime.run(rows(*range(1, samples + 1)))["y"]) == samples
+    assert used == {group[-1]: group for group in groups}
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize(
+    ("pinned", "graphs", "faster", "runs"),
+    [
+        ([10], [9], True, 4),
+        ([10], [9.9], False, 4),
+        ([10, 40], [9, 40], True, 2),
+        ([10, 9], [9], False, 4),
+        ([5000], [4000], True, 2),
+    ],
+    ids=["faster", "hardly faster", "the shortest run counts", "of both", "slow models run twice"],
+)
+def test_auto_keeps_graphs_where_they_are_faster(
+    publish: Publish,
+    monkeypatch: pytest.MonkeyPatch,
+    pinned: list[float],
+    graphs: list[float],
+    faster: bool,
+    runs: int,
+) -> None:
+    """A batch takes these milliseconds in turn, by a clock that goes on when a session computes."""
+    now, computed = 0.0, []
+    cuda = LikeCuda(publish(doubled()))
+
+    def timed(compute: Callable[..., object], milliseconds: list[float]) -> Callable[..., object]:
+        turns = cycle(milliseconds)
+
+        def run(*arguments: Any) -> None:
+            nonlocal now
+            now += next(turns) / 1e3
+            computed.append(milliseconds)
+            compute(*arguments)
+
+        return run
+
+    cuda.session.compute = timed(cuda.session.compute, pinned)
+    cuda.graphs.compute = timed(cuda.graphs.compute, graphs)
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    runtime = cuda.bind(1, cuda_graphs="auto")
+    assert computed.count(pinned) == 2 + runs  # two have shown that its answers are right
+    assert runtime.cuda_graphs is faster
+    assert (runtime._session is cuda.graphs) is faster
+    assert runtime.notes.get("no_cuda_graphs") == (None if faster else "they are not faster here")
+    assert runtime.run(rows(1))["y"].tolist() == [[2, 2]]
+
+
+def failing(publish: Publish, graphs: str, fail: Callable[..., object]) -> Any:
+    """A runtime whose binding worked when it was loaded and has failed since."""
+    cuda = LikeCuda(publish(onnx_models.gather()))
+    runtime = cuda.bind(4, cuda_graphs=graphs, instances=2)
+    assert runtime._buffer_pool is not None
+    assert runtime.cuda_graphs is (graphs == "on")
+    cuda.session.compute = cuda.graphs.compute = fail
+    return runtime
+
+
+@both_ways
+def test_a_binding_that_fails_is_logged_counted_and_not_tried_again(publish: Publish, graphs: str) -> None:
+    runs: list[object] = []
+
+    def fail(*arguments: object) -> None:
+        runs.append(arguments)
         raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
 
-    monkeypatch.setattr(FixedBuffers if way == "graphs" else PinnedInputs, "run", fail)
-    return runtime, runs
-
-
-@pytest.mark.parametrize("way", ["pinned inputs", "graphs"])
-def test_a_binding_that_fails_is_logged_counted_and_not_tried_again(
-    publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch, way: str
-) -> None:
-    runtime, runs = failing_bindings(publish, monkeypatch, way)
+    runtime = failing(publish, graphs, fail)
     with structlog.testing.capture_logs() as log:
         for _ in range(3):
             assert runtime.run({"index": np.array([3, 1])})["value"].tolist() == [30, 10]
-    assert runs == [2]
+    assert len(runs) == 1
     assert runtime.io_binding_failures == 1
     assert not runtime.cuda_graphs
     (line,) = log
@@ -176,30 +373,16 @@ def test_a_binding_that_fails_is_logged_counted_and_not_tried_again(
     assert RUNNING.count == 0
 
 
-def test_batches_that_fail_with_the_binding_at_once_are_all_counted_and_logged_once(
-    publish: Callable[[onnx.ModelProto], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runtime = with_binding(publish(onnx_models.gather()), instances=2)
+def test_batches_that_fail_with_the_binding_at_once_are_all_counted_and_logged_once(publish: Publish) -> None:
     together = threading.Barrier(2, timeout=60)
 
-    def fail(_self: Any, _inputs: Any) -> Any:
+    def fail(*_: object) -> None:
         together.wait()
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(PinnedInputs, "run", fail)
+    runtime = failing(publish, "off", fail)
     with structlog.testing.capture_logs() as log, ThreadPoolExecutor(2) as pool:
         answers = [*pool.map(lambda index: runtime.run({"index": np.array([index])})["value"].item(), [1, 2])]
     assert answers == [10, 20]
     assert runtime.io_binding_failures == 2
     assert len(log) == 1
-
-
-def test_inputs_that_fail_with_and_without_the_binding_keep_it(
-    publish: Callable[[onnx.ModelProto], Path],
-) -> None:
-    runtime = with_binding(publish(onnx_models.gather()))
-    pool = runtime._buffer_pool
-    with structlog.testing.capture_logs() as log, pytest.raises(InvalidValuesError, match="idx=99"):
-        runtime.run({"index": np.array([99])})
-    assert runtime._buffer_pool is pool is not None
-    assert (runtime.io_binding_failures, log) == (0, [])

@@ -1,26 +1,19 @@
 """Which session computes a batch while nothing else is computed, and what it takes for a second one to be opened."""
 
+import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hangtag.serving.model_repository import versions
-from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine import loading
 from hangtag.serving.server.errors import InferenceError
-from hangtag.serving.server.runtime import lone_batches
-from hangtag.serving.server.runtime.lone_batches import LoneBatches
 from hangtag.serving.server.runtime.session import RUNNING, Runtime
 from tests.kit import onnx_models, shipped
-
-CNN = shipped.latest("cnn")
+from tests.kit.server import server
 
 IMAGE = {"image": np.random.default_rng(1).integers(0, 256, (1, 28, 28), dtype=np.uint8)}
 
@@ -37,7 +30,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(lone_batches, "time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr("time.perf_counter", clock)
     return clock
 
 
@@ -60,10 +53,11 @@ class Timed:
     """A runtime whose first session has one thread, and the second one two."""
 
     def __init__(self, path: Path, clock: Clock, first: float, second: float) -> None:
-        self.runtime = Runtime(path, provider="cpu", threads=1)
+        self.runtime: Any = Runtime(path, provider="cpu", threads=1)
         self.used: list[object] = []
         self.is_unchanged = True
-        open_session = self.runtime._opener.open
+        opener: Any = self.runtime._opener
+        open_session = opener.open
         self.first: Any = TimedSession(self.runtime._session, clock, first, self.used)
         self.second: Any = None
 
@@ -72,21 +66,14 @@ class Timed:
             return self.second
 
         self.runtime._session = self.first
-        self.runtime._opener.open = open_second  # type: ignore[method-assign, assignment]
+        opener.open = open_second
         self.runtime.allow_more_threads(2, lambda: self.is_unchanged)
 
     def alone(self, times: int = 1) -> list[Any]:
         return [self.runtime.run(IMAGE, alone=True) for _ in range(times)]
 
     def wait_until_open(self) -> None:
-        opening = self.lone_batches._opening
-        assert opening is not None
-        opening.join(30)
-
-    @property
-    def lone_batches(self) -> LoneBatches:
-        assert self.runtime._lone_batches is not None
-        return self.runtime._lone_batches
+        self.runtime._lone_batches._opening.join(30)
 
 
 @pytest.fixture
@@ -117,7 +104,7 @@ def test_a_second_session_that_is_not_faster_is_dropped(path: Path, clock: Clock
     timed.alone(3)
     assert timed.used == 3 * [timed.first]
     assert timed.runtime.alone_threads == 1
-    assert timed.lone_batches._second is None
+    assert timed.runtime._lone_batches._second is None
 
 
 def test_no_second_session_is_opened_for_short_batches_or_before_a_batch_comes_alone(path: Path, clock: Clock) -> None:
@@ -159,24 +146,20 @@ def test_while_another_batch_is_computed_the_second_session_is_not_used(path: Pa
     assert RUNNING.count == 0
 
 
-def test_a_file_that_changed_after_its_model_was_loaded_is_not_opened_a_second_time(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loading, "usable_cpus", lambda: 4)
-    monkeypatch.setattr(lone_batches, "_WORTH_THREADS_SECONDS", 0.0)
-    kept = []
-    for change in (False, True):
-        runtime = loading.load_model(versions(tmp_path, "c")[0], ServerConfig(models=tmp_path)).runtime
-        assert isinstance(runtime, Runtime)
-        lone = runtime._lone_batches
-        assert lone is not None
-        if change:
-            path.write_bytes(path.read_bytes() + b"\0")
-        runtime.run(IMAGE, alone=True)
-        assert isinstance(lone._opening, threading.Thread)
-        lone._opening.join(30)
-        kept.append(lone._second is not None)
-    assert kept == [True, False]
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="one processor has no more threads")
+def test_a_file_that_changed_after_its_model_was_loaded_is_not_opened_a_second_time(path: Path, tmp_path: Path) -> None:
+    offers: list[Callable[[], bool]] = []
+
+    class Offered(Runtime):
+        def allow_more_threads(self, threads: int, is_unchanged: Callable[[], bool]) -> None:
+            assert threads > self.threads
+            offers.append(is_unchanged)
+
+    with server(tmp_path, runtimes=Offered, http_port=-1):
+        (is_unchanged,) = offers
+        assert is_unchanged()
+        path.write_bytes(path.read_bytes() + b"\0")
+        assert not is_unchanged()
 
 
 def test_the_threads_of_a_second_session_leave_the_processors_to_others_between_batches() -> None:
@@ -185,9 +168,8 @@ def test_the_threads_of_a_second_session_leave_the_processors_to_others_between_
 import time
 from pathlib import Path
 import numpy as np
-from hangtag.serving.server.runtime.inference_session import SessionOpener
-from hangtag.serving.server.runtime.providers import Gpu
-session = SessionOpener(Path({str(CNN)!r}), threads=1, gpu=Gpu()).open("cpu", threads=2)
+from hangtag.serving.server.runtime.session import Runtime
+session = Runtime(Path({str(shipped.latest("cnn"))!r}), provider="cpu")._opener.open("cpu", threads=2)
 for _ in range(3):
     session.run(None, {{"image": np.zeros((64, 28, 28), np.uint8)}})
 before = time.process_time()

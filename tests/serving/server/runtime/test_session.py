@@ -1,5 +1,7 @@
 """A model's session: what it computes, what it is called with, and errors that name the file."""
 
+import ctypes
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +12,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from hangtag import Client
 from hangtag.serving.server.errors import InferenceError, InvalidValuesError, ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
-from tests.kit import onnx_models
+from tests.kit import onnx_models, shipped
+from tests.kit.command import serving, with_limits
+from tests.kit.waiting import TIMEOUT, until
 
-LSTM = Path(__file__).parents[4] / "models/lstm/1/model.onnx"
+LSTM = shipped.MODELS / "lstm/1/model.onnx"
 HAS_CUDA = "CUDAExecutionProvider" in __import__("onnxruntime").get_available_providers()
 
 
@@ -23,7 +28,7 @@ def models(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def test_a_model_computes_what_its_graph_says(models: Path) -> None:
+def test_a_model_computes_what_its_graph_says_and_its_signature_is_read_from_the_file(models: Path) -> None:
     runtime = Runtime(onnx_models.publish(models, "c", onnx_models.classifier()), provider="cpu", threads=2)
     images = np.random.default_rng(1).integers(0, 256, (5, 28, 28), dtype=np.uint8)
     outputs = runtime.run({"image": images})
@@ -31,10 +36,7 @@ def test_a_model_computes_what_its_graph_says(models: Path) -> None:
     np.testing.assert_allclose(outputs["logits"], onnx_models.logits_of(images), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(outputs["probabilities"].sum(axis=1), 1, rtol=1e-5)
     assert runtime.provider == "CPUExecutionProvider"
-
-
-def test_the_signature_is_read_from_the_file(models: Path) -> None:
-    signature = Runtime(onnx_models.publish(models, "c", onnx_models.classifier())).signature
+    signature = runtime.signature
     assert [str(spec) for spec in signature.inputs] == ["image: UINT8 [any, 28, 28]"]
     assert [str(spec) for spec in signature.outputs] == ["logits: FP32 [any, 10]", "probabilities: FP32 [any, 10]"]
     assert signature.labels == onnx_models.LABELS
@@ -42,57 +44,31 @@ def test_the_signature_is_read_from_the_file(models: Path) -> None:
     assert set(signature.metadata) == {"labels", "task"}
 
 
-def test_the_shipped_model_has_ten_labels_and_is_batched() -> None:
-    signature = Runtime(LSTM).signature
-    assert len(signature.labels) == 10
-    assert signature.batched
-
-
 @pytest.mark.parametrize(
-    "contents", [b"", b"not a model", LSTM.read_bytes()[:5000]], ids=["empty", "text", "truncated"]
+    "contents", [b"", b"not a model", LSTM.read_bytes()[:5000], None], ids=["empty", "text", "truncated", "missing"]
 )
-def test_the_error_names_a_broken_file(tmp_path: Path, contents: bytes) -> None:
+def test_the_error_names_a_broken_file(tmp_path: Path, contents: bytes | None) -> None:
     file = tmp_path / "model.onnx"
-    file.write_bytes(contents)
+    if contents is not None:
+        file.write_bytes(contents)
     with pytest.raises(ModelLoadError, match=r"model\.onnx cannot be loaded by ONNX Runtime \d"):
         Runtime(file)
 
 
-def test_the_error_names_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadError, match=r"gone\.onnx cannot be loaded"):
-        Runtime(tmp_path / "gone.onnx")
-
-
 def test_the_error_names_an_input_that_the_protocol_cannot_carry(models: Path) -> None:
-    model = onnx_models.model(
-        [onnx.helper.make_node("Identity", ["x"], ["y"])],
-        {"x": (onnx.TensorProto.BFLOAT16, ["batch", 2])},
-        {"y": (onnx.TensorProto.BFLOAT16, ["batch", 2])},
-    )
+    bfloat16: dict[str, tuple[int, onnx_models.Shape]] = {"x": (TensorProto.BFLOAT16, ["batch", 2])}
+    model = onnx_models.model([helper.make_node("Identity", ["x"], ["y"])], bfloat16, {"y": bfloat16["x"]})
     with pytest.raises(ModelLoadError, match=r"model\.onnx: 'x' is a tensor\(bfloat16\), which the Open Inference"):
         Runtime(onnx_models.publish(models, "m", model))
 
 
-@pytest.mark.parametrize("labels", ["[", '"abc"', "5"])
-def test_the_error_names_bad_labels(models: Path, labels: str) -> None:
-    file = onnx_models.publish(models, "m", onnx_models.classifier(labels=labels))
-    with pytest.raises(ModelLoadError, match=r"model\.onnx: hangtag\.labels is not"):
-        Runtime(file)
-
-
 @pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime has CUDA")
-def test_cuda_with_a_cpu_build_is_an_error_that_says_how_to_install_it() -> None:
-    with pytest.raises(
-        ModelLoadError, match=r"CUDA was requested, but this ONNX Runtime has only .*pip install '\.\[gpu\]'"
-    ):
-        Runtime(LSTM, provider="cuda")
+@pytest.mark.parametrize(("provider", "name"), [("cuda", "CUDA"), ("tensorrt", "TensorRT")])
+def test_a_gpu_with_a_cpu_build_is_an_error_that_says_how_to_install_it(provider: str, name: str) -> None:
+    message = rf"{name} was requested, but this ONNX Runtime has only .*pip install '\.\[gpu\]'"
+    with pytest.raises(ModelLoadError, match=message):
+        Runtime(LSTM, provider=provider)
     assert Runtime(LSTM, provider="auto").provider == "CPUExecutionProvider"
-
-
-@pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime has CUDA")
-def test_tensorrt_with_a_cpu_build_is_an_error() -> None:
-    with pytest.raises(ModelLoadError, match="TensorRT was requested, but this ONNX Runtime has only"):
-        Runtime(LSTM, provider="tensorrt")
 
 
 @pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime has CUDA")
@@ -128,15 +104,6 @@ def test_texts_that_are_not_utf8_are_an_error_that_names_the_file(models: Path, 
         Runtime(file)
 
 
-def test_a_failed_batch_reports_onnx_runtimes_message(models: Path) -> None:
-    runtime = Runtime(onnx_models.publish(models, "m", onnx_models.gather()))
-    with pytest.raises(
-        InvalidValuesError, match=r"ONNX Runtime refuses the values in the request: .*idx=99 must be within"
-    ):
-        runtime.run({"index": np.array([1, 99])})
-    assert runtime.run({"index": np.array([3])})["value"].tolist() == [30]
-
-
 @pytest.mark.parametrize(
     ("name", "shapes"),
     [
@@ -167,21 +134,31 @@ def test_every_kind_of_model_warms_up(models: Path, name: str, shapes: list[tupl
     assert seen == shapes
 
 
+def refuses_below(least: int, number: onnx.NodeProto, shape: onnx_models.Shape, type_: int) -> onnx.ModelProto:
+    """x [shape] -> y [shape]: x as numbers, which fails where ``number``, made of x, is below ``least``."""
+    make, int64 = helper.make_node, TensorProto.INT64
+    nodes = [
+        number,
+        make("Sub", ["number", "least"], ["place"]),
+        make("Abs", ["place"], ["distance"]),
+        make("Sub", ["distance", "place"], ["below"]),  # 0 from ``least`` on
+        make("Gather", ["table", "below"], ["zero"]),  # which has one row
+        make("Cast", ["x"], ["x_as_number"], to=int64),
+        make("Add", ["x_as_number", "zero"], ["y"]),
+    ]
+    constants = {"least": np.array(least, np.int64), "table": np.zeros(1, np.int64)}
+    return onnx_models.model(nodes, {"x": (type_, shape)}, {"y": (int64, shape)}, constants)
+
+
 def fails_below(least: int, shape: onnx_models.Shape) -> onnx.ModelProto:
-    """A model that looks its own input's last size up in a table that begins at ``least``."""
-    make = onnx.helper.make_node
-    return onnx_models.mapped(
-        [
-            make("Shape", ["x"], ["size"], start=-1),
-            make("Sub", ["size", "least"], ["place"]),
-            make("Abs", ["place"], ["distance"]),
-            make("Sub", ["distance", "place"], ["below"]),  # 0 from ``least`` on
-            make("Gather", ["table", "below"], ["zero"]),
-            make("Add", ["x", "zero"], ["y"]),
-        ],
-        shape,
-        {"least": np.array([least], np.int64), "table": np.zeros(1, np.float32)},
-    )
+    """Refuses an input whose last axis is shorter."""
+    return refuses_below(least, helper.make_node("Shape", ["x"], ["number"], start=-1), shape, TensorProto.FLOAT)
+
+
+def numbers_in_strings(least: int) -> onnx.ModelProto:
+    """Reads whole numbers from strings, and refuses smaller ones."""
+    number = helper.make_node("Cast", ["x"], ["number"], to=TensorProto.INT64)
+    return refuses_below(least, number, ["batch"], TensorProto.STRING)
 
 
 def test_the_error_names_a_model_that_loads_but_cannot_compute(models: Path) -> None:
@@ -190,61 +167,23 @@ def test_the_error_names_a_model_that_loads_but_cannot_compute(models: Path) -> 
         runtime.warm_up([8])
 
 
-@pytest.mark.parametrize("shape", [["n"], [4]])
-def test_a_model_without_a_batch_axis_may_fail_on_zeros(models: Path, shape: onnx_models.Shape) -> None:
+@pytest.mark.parametrize(("shape", "batched"), [(["n"], False), ([4], False), (["batch", "length"], True)])
+def test_a_model_without_a_batch_axis_or_with_other_free_ones_may_fail_on_zeros(
+    models: Path, shape: onnx_models.Shape, batched: bool
+) -> None:
     runtime = Runtime(onnx_models.publish(models, "m", fails_below(5, shape)))
-    assert not runtime.signature.batched
+    assert runtime.signature.batched is batched
     runtime.warm_up([8])
-
-
-def test_the_batching_override_takes_precedence_over_the_file(models: Path) -> None:
-    file = onnx_models.publish(models, "m", onnx_models.doubled("batch", "batch", {"hangtag.batched": "true"}))
-    assert Runtime(file).signature.batched
-    assert not Runtime(file, batching_override=False).signature.batched
-
-
-def test_an_impossible_batching_override_is_an_error(models: Path) -> None:
-    file = onnx_models.publish(models, "m", onnx_models.unbatched())
-    with pytest.raises(ModelLoadError, match=r"model\.onnx: the operator says .* cannot be: the first axis of 'x'"):
-        Runtime(file, batching_override=True)
-
-
-def test_a_model_with_free_axes_may_fail_on_zeros_of_size_1(models: Path) -> None:
-    runtime = Runtime(onnx_models.publish(models, "m", fails_below(4, ["batch", "length"])))
-    with pytest.raises(InferenceError):
-        runtime.run({"x": np.ones((1, 1), np.float32)})
-    runtime.warm_up([1])
-    assert runtime.run({"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[1] * 4]
-
-
-def numbers_in_strings(least: int) -> onnx.ModelProto:
-    """Reads whole numbers from strings, text BYTES [batch] -> number INT32 [batch], and fails on those below least."""
-    make, int32 = onnx.helper.make_node, onnx.TensorProto.INT32
-    return onnx_models.model(
-        [
-            make("Cast", ["text"], ["number"], to=int32),
-            make("Sub", ["number", "least"], ["place"]),
-            make("Abs", ["place"], ["distance"]),
-            make("Sub", ["distance", "place"], ["below"]),
-            make("Gather", ["table", "below"], ["zero"]),
-            make("Add", ["number", "zero"], ["checked"]),
-        ],
-        {"text": (onnx.TensorProto.STRING, ["batch"])},
-        {"checked": (int32, ["batch"])},
-        {"least": np.array(least, np.int32), "table": np.zeros(1, np.int32)},
-    )
 
 
 @pytest.mark.parametrize("least", [0, 5])
 def test_a_model_that_reads_numbers_from_strings_warms_up_and_refuses_other_words(models: Path, least: int) -> None:
     runtime = Runtime(onnx_models.publish(models, "m", numbers_in_strings(least)))
     runtime.warm_up([1, 8])
-    assert runtime.run({"text": np.array(["5", "12"], object)})["checked"].tolist() == [5, 12]
-    expected = (
-        InvalidValuesError if least == 0 else InferenceError
-    )  # whether it computes zeros tells one from the other
-    with pytest.raises(expected):
-        runtime.run({"text": np.array(["five"], object)})
+    assert runtime.run({"x": np.array(["5", "12"], object)})["y"].tolist() == [5, 12]
+    # Whether it computes zeros decides whose fault it is.
+    with pytest.raises(InvalidValuesError if least == 0 else InferenceError):
+        runtime.run({"x": np.array(["five"], object)})
 
 
 def test_telemetry_is_off_before_onnx_runtime_is_imported() -> None:
@@ -278,29 +217,43 @@ def sized(*sizes: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     ],
 )
 def test_inputs_that_do_not_fit_together_are_the_requests_fault_if_zeros_are_computed(
-    tmp_path: Path, name: str, inputs: dict[str, Any], words: str
+    models: Path, name: str, inputs: dict[str, Any], words: str
 ) -> None:
-    runtime = Runtime(onnx_models.publish(tmp_path, "m", getattr(onnx_models, name)()))
+    runtime = Runtime(onnx_models.publish(models, "m", getattr(onnx_models, name)()))
     with pytest.raises(InvalidValuesError, match=f"cannot compute what is in the request: .*{words}"):
         runtime.run(inputs)
 
 
-def test_a_model_that_fails_on_zeros_too_is_not_the_requests_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_fails_on_zeros_too_and_memory_that_is_missing_are_not_the_requests_fault(
+    models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime = Runtime(onnx_models.publish(tmp_path, "m", onnx_models.added()))
-
     def broken(*_: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(runtime, "_run_session", broken)
-    with pytest.raises(InferenceError, match="ONNX Runtime failed: broken") as caught:
-        runtime.run({"x": sized(1, 2), "y": sized(1, 2)})
-    assert type(caught.value) is InferenceError
+    runtime = Runtime(onnx_models.publish(models, "m", onnx_models.filled()))
+    for size, message in ((2**20, "Failed to allocate memory"), (1, "ONNX Runtime failed: broken")):
+        with pytest.raises(InferenceError, match=message) as caught:
+            runtime.run({"shape": np.array([size, size])})
+        assert type(caught.value) is InferenceError
+        monkeypatch.setattr(runtime, "_run_session", broken)
 
 
-def test_running_out_of_memory_is_not_the_requests_fault(tmp_path: Path) -> None:
-    runtime = Runtime(onnx_models.publish(tmp_path, "m", onnx_models.filled()))
-    with pytest.raises(InferenceError, match="Failed to allocate memory") as caught:
-        runtime.run({"shape": np.array([2**20, 2**20])})
-    assert type(caught.value) is InferenceError
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc's malloc_trim")
+def test_when_a_model_is_retired_the_memory_of_others_large_batches_is_given_back(tmp_path: Path) -> None:
+    """ONNX Runtime would keep it for later ones. The server is a process of its own, which has no other models."""
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    (tmp_path / "cnn").symlink_to(shipped.MODELS / "cnn")
+    options = ("--model-control", "explicit", "--load-model", "*", "--max-batch-size", "256")
+    at_once = with_limits(linger_seconds=0)
+    with serving("--models", str(tmp_path), "--port", "0", *options, first=at_once) as running:
+
+        def mib() -> int:
+            status = Path(f"/proc/{running.process.pid}/status").read_text()
+            return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) >> 10
+
+        with Client(running.wait_until_ready(), timeout=TIMEOUT) as client:
+            client.infer("cnn", {"image": np.zeros((256, 28, 28), np.uint8)})
+            before = mib()
+            client.unload_model("gather")
+            until(lambda: mib() < before - 50)

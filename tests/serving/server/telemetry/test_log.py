@@ -1,23 +1,15 @@
 """The log: rarely the same line, printable whatever callers send, and in words at a terminal."""
 
-import contextlib
 import io
 import logging
-import os
 import re
-import signal
-import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import structlog
 import structlog.testing
 
-from hangtag.serving.server.batching.request import InferenceResult
-from hangtag.serving.server.errors import ServerError
 from hangtag.serving.server.telemetry.log import (
     BURST,
     INFO_BURST,
@@ -26,9 +18,6 @@ from hangtag.serving.server.telemetry.log import (
     configure_log,
     redirect_library_log,
 )
-from hangtag.serving.server.telemetry.log_values import LONGEST_TRACEBACK, LONGEST_VALUE
-from hangtag.serving.server.telemetry.terminal_log import TerminalRenderer
-from tests.kit.onnx_models import free_axis
 from tests.serving.server.parts import Caller, Clock, FakeRuntime, rows, served
 
 
@@ -90,18 +79,18 @@ def test_of_a_library_that_gets_what_callers_send_no_value_is_logged() -> None:
     ]
 
 
-class Unwritable(io.StringIO):
-    """A standard error whose reader has ended."""
-
-    def write(self, _text: str) -> int:
-        raise BrokenPipeError(32, "Broken pipe")
-
-
 @pytest.fixture
 def _log_as_before() -> Iterator[None]:
     before = structlog.get_config()
     yield
     structlog.configure(**before)
+
+
+class Unwritable(io.StringIO):
+    """A standard error whose reader has ended."""
+
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
 
 
 def closed() -> io.StringIO:
@@ -110,28 +99,23 @@ def closed() -> io.StringIO:
     return file
 
 
+def raising(_: object) -> None:
+    raise RuntimeError("the caller's own")
+
+
 @pytest.mark.usefixtures("_log_as_before")
 @pytest.mark.parametrize("there", [Unwritable(), closed(), None], ids=["nobody reads", "closed", "none"])
 def test_a_log_that_cannot_be_written_fails_no_call(monkeypatch: pytest.MonkeyPatch, there: io.StringIO | None) -> None:
     monkeypatch.setattr(sys, "stderr", there)
     configure_log()
+    structlog.get_logger().info("nobody hears this")
     runtime = FakeRuntime()
     runtime.compute = lambda x: {"y": x[7:][0]}
-    model, ended = served(runtime), threading.Event()
-    structlog.get_logger().info("nobody hears this")
-    first, second = Caller(), Caller()
-
-    def broken(outcome: InferenceResult | ServerError) -> None:
-        second(outcome)
-        ended.set()
-        raise RuntimeError("the caller's own")
-
-    model.start()
-    model.submit(rows(1), {"x": "FP32"}, first)
-    model.submit(rows(2), {"x": "FP32"}, broken)
-    assert ended.wait(30)
-    model.close()
-    assert [str(caller.outcome)[:16] for caller in (first, second)] == ["the batch failed"] * 2
+    model, callers = served(runtime), [Caller(), Caller()]
+    for on_complete in (callers[0], raising, callers[1]):
+        model.submit(rows(1), {"x": "FP32"}, on_complete)
+    model.execute(model.batcher.take())  # both the failure and the callback that raises are logged
+    assert [str(caller.outcome)[:16] for caller in callers] == ["the batch failed"] * 2
 
 
 HOSTILE = {
@@ -144,60 +128,62 @@ HOSTILE = {
     "a line separator": "x\u2028y\x85z",
     "half of a pair": "\ud800",
 }
-Logged = Callable[[Callable[[structlog.BoundLogger], object]], str]
+Call = Callable[[structlog.BoundLogger], object]
+Logged = Callable[[Call], str]
 
 
-@pytest.fixture(params=[False, True], ids=["key=value", "terminal"])
-def logged(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Logged]:
+class Written(io.StringIO):
+    """A standard error that may be a terminal."""
+
+    def __init__(self, *, terminal: bool) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+@pytest.fixture
+def as_written(monkeypatch: pytest.MonkeyPatch, _log_as_before: None) -> Callable[..., str]:
     """Returns what a call of the logger writes, as a pipe or a terminal gets it."""
-    before = structlog.get_config()
 
-    class Written(io.StringIO):
-        def isatty(self) -> bool:
-            return bool(request.param)
-
-    def of(call: Callable[[structlog.BoundLogger], object]) -> str:
-        written = Written()
+    def of(call: Call, *, terminal: bool = True, coloured: bool = False) -> str:
+        written = Written(terminal=terminal)
         monkeypatch.setattr(sys, "stderr", written)
-        monkeypatch.setenv("NO_COLOR", "1")
+        monkeypatch.setenv("NO_COLOR", "" if coloured else "1")
         configure_log()
         call(structlog.get_logger())
         return written.getvalue()
 
-    yield of
-    structlog.configure(**before)
+    return of
+
+
+@pytest.fixture(params=[False, True], ids=["key=value", "terminal"])
+def logged(request: pytest.FixtureRequest, as_written: Callable[..., str]) -> Logged:
+    return lambda call: as_written(call, terminal=request.param)
+
+
+def failing(text: str) -> Call:
+    return lambda log: log.error("unexpected error", exc_info=ValueError(text))
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_a_value_is_one_printable_line(logged: Logged, text: str) -> None:
+def test_a_value_is_one_printable_line_and_a_traceback_has_no_control_characters(logged: Logged, text: str) -> None:
     line = logged(lambda log: log.warning("request failed", request_id=text, names=[text], model=text))
     assert line.endswith("\n")
     assert line[:-1].isprintable()
     assert line.encode()
-
-
-@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_a_traceback_has_no_control_characters_but_its_own_line_breaks(logged: Logged, text: str) -> None:
-    def fail(log: structlog.BoundLogger) -> None:
-        log.error("unexpected error", exc_info=ValueError(text))
-
-    lines = logged(fail).split("\n")
+    lines = logged(failing(text)).split("\n")
     assert all(line.isprintable() for line in lines)
     assert "ValueError" in "".join(lines)
 
 
-def test_a_long_value_is_cut_and_its_length_stated(logged: Logged) -> None:
+def test_a_long_value_is_cut_and_its_length_stated_and_a_long_traceback_keeps_its_end(logged: Logged) -> None:
     line = logged(lambda log: log.warning("request failed", request_id="i" * 1_000_000))
-    assert len(line) < LONGEST_VALUE + 200
+    assert len(line) < 2200
     assert "(1,000,000 characters)" in line
-
-
-def test_a_long_traceback_keeps_its_end(logged: Logged) -> None:
-    def fail(log: structlog.BoundLogger) -> None:
-        log.error("unexpected error", exc_info=ValueError("e" * 1_000_000 + " the end"))
-
-    text = logged(fail)
-    assert len(text) < LONGEST_TRACEBACK + 200
+    text = logged(failing("e" * 1_000_000 + " the end"))
+    assert len(text) < 20_200
     assert "the end" in text
 
 
@@ -207,58 +193,21 @@ def test_other_values_stay_as_they_are(logged: Logged) -> None:
     assert "0.5" in line
 
 
-TIME = "2026-01-02T03:04:05.678901Z"
+def test_at_a_terminal_a_line_has_the_time_the_event_and_its_values_in_words(as_written: Callable[..., str]) -> None:
+    line = as_written(lambda log: log.info("model loaded", model="cnn", max_batch_size=64, names=["a", "b"]))
+    expected = r"\d\d:\d\d:\d\d    model loaded +  model cnn  max batch size 64  names a, b\n"
+    assert re.fullmatch(expected, line)
+    first, *rest = as_written(failing("here")).splitlines()
+    assert "error: unexpected error" in first
+    assert rest == ["ValueError: here"]
 
 
-def line(coloured: bool = False, **values: object) -> str:
-    return TerminalRenderer(coloured=coloured)(None, "", {"level": "info", "time": TIME} | values)
+def test_at_a_terminal_ready_stands_out_and_problems_are_named_and_coloured(as_written: Callable[..., str]) -> None:
+    def line(method: str, event: str, *, coloured: bool = True) -> str:
+        return as_written(lambda log: getattr(log, method)(event), coloured=coloured)
 
-
-def test_a_line_has_the_time_the_event_and_its_values_in_words() -> None:
-    assert re.fullmatch(
-        r"\d\d:\d\d:05    model loaded +  model cnn  max batch size 64  names a, b",
-        line(event="model loaded", model="cnn", max_batch_size=64, names=["a", "b"]),
-    )
-
-
-def test_ready_stands_out_and_problems_are_named_and_coloured() -> None:
-    plain, ready = line(True, event="stopping"), line(True, event="ready")
-    assert "\x1b[1;32m● ready" in ready
-    assert "●" not in plain
-    assert "\x1b[33m  warning: full" in line(True, event="full", level="warning")
-    assert "\x1b[1;31m  error: broken" in line(True, event="broken", level="error")
-    assert "\x1b" not in line(event="broken", level="error")
-
-
-def test_a_traceback_follows_its_line() -> None:
-    first, *rest = line(event="broken", level="error", exception="Traceback\n  here").splitlines()
-    assert "error: broken" in first
-    assert rest == ["Traceback", "  here"]
-
-
-@pytest.mark.parametrize("no_color", [False, True])
-def test_a_server_at_a_terminal(tmp_path: Path, no_color: bool) -> None:
-    """A real server in a pseudo-terminal, until it is ready and has stopped."""
-    file = tmp_path / "models/identity/1/model.onnx"
-    file.parent.mkdir(parents=True)
-    file.write_bytes(free_axis().SerializeToString())
-    person, program = os.openpty()
-    command = [sys.executable, "-m", "hangtag", "serve", "--models", str(tmp_path / "models"), "--port", "0"]
-    variables = os.environ | {"TERM": "xterm"} | ({"NO_COLOR": "1"} if no_color else {})
-    with subprocess.Popen(
-        [*command, "--http-port", "-1", "--metrics-port", "-1"], stdout=program, stderr=program, env=variables
-    ) as server:
-        os.close(program)
-        seen = b""
-        while "● ready".encode() not in seen:
-            seen += os.read(person, 4096)
-        server.send_signal(signal.SIGTERM)
-        with contextlib.suppress(OSError):  # The terminal closes with its last program.
-            while more := os.read(person, 4096):
-                seen += more
-        assert server.wait(60) == 0
-    os.close(person)
-    text = seen.decode()
-    assert "models identity" in re.sub("\x1b\\[[0-9;]*m", "", text)
-    assert "=" not in text
-    assert ("\x1b" in text) is not no_color
+    assert "\x1b[1;32m● ready" in line("info", "ready")
+    assert "●" not in line("info", "stopping")
+    assert "\x1b[33m  warning: full" in line("warning", "full")
+    assert "\x1b[1;31m  error: broken" in line("error", "broken")
+    assert "\x1b" not in line("error", "broken", coloured=False)

@@ -1,22 +1,22 @@
 """ModelInfer on a real server: what is sent, and what is answered, over every transport to the bit."""
 
-import threading
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from google.protobuf import json_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from hangtag.protos import classifier_pb2, tensors
 from hangtag.protos import inference_pb2 as pb
-from tests.kit import onnx_label_sets, onnx_models, shipped
-from tests.kit.datatypes import FIELDS, VALUES, raw
+from hangtag.protos import tensors
+from tests.kit import onnx_models, shipped
+from tests.kit.datatypes import FIELDS, VALUES
 from tests.kit.live import LiveServer, failure, outputs, request
 from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
 from tests.kit.rest import Rest, tensor
@@ -24,51 +24,21 @@ from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.slow
 
-GARMENT = (shipped.MODELS.parent / "examples/garments/coat-1.png").read_bytes()
-MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+CALLERS, CALLS = 16, 15
 
 
 @EVERY_TRANSPORT
-def test_a_classifiers_outputs(live: LiveServer) -> None:
-    images = np.random.default_rng(3).integers(0, 256, (7, 28, 28), dtype=np.uint8)
-    sent = request("classifier", image=images)
-    sent.id = "my own"
-    response = live.inference.ModelInfer(sent, timeout=TIMEOUT)
-    assert (response.model_name, response.model_version, response.id) == ("classifier", "12", "my own")
-    answer = outputs(response)
-    assert list(answer) == ["logits", "probabilities"]
-    np.testing.assert_allclose(answer["logits"], onnx_models.logits_of(images), rtol=1e-4, atol=1e-4)
-
-
-@EVERY_TRANSPORT
-def test_only_the_requested_outputs_are_returned_in_their_order(live: LiveServer) -> None:
-    sent = request("two_inputs", a=np.ones((1, 3), np.float32), b=np.ones((1, 3), np.int64))
-    for names in (["double"], ["double", "sum"], ["sum", "double"]):
-        del sent.outputs[:]
-        sent.outputs.extend(pb.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in names)
-        assert list(live.infer(sent)) == names
-
-
-@EVERY_TRANSPORT
-def test_several_inputs_go_by_name(live: LiveServer) -> None:
+def test_inputs_go_by_name_and_only_the_requested_outputs_come_in_their_order(live: LiveServer) -> None:
     a, b = np.array([[1, 2, 3]], np.float32), np.array([[10, 20, 30]], np.int64)
     for sent in (request("two_inputs", a=a, b=b), request("two_inputs", b=b, a=a)):
         answer = live.infer(sent)
         assert answer["sum"].tolist() == [[11, 22, 33]]
         assert answer["double"].tolist() == [[20, 40, 60]]
         assert answer["double"].dtype == np.int64
-
-
-@EVERY_TRANSPORT
-def test_every_datatype_goes_and_comes_as_raw_contents(live: LiveServer) -> None:
-    pairs = [raw(datatype, values) for datatype, values in VALUES.items()]
-    sent = pb.ModelInferRequest(
-        model_name="every_type",
-        inputs=[described for described, _ in pairs],
-        raw_input_contents=[contents for _, contents in pairs],
-    )
-    answer = live.infer(sent)
-    assert {name.removeprefix("out_"): array.ravel().tolist() for name, array in answer.items()} == VALUES
+    for names in (["double"], ["double", "sum"], ["sum", "double"]):
+        del sent.outputs[:]
+        sent.outputs.extend(pb.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in names)
+        assert list(live.infer(sent)) == names
 
 
 def identity(datatype: str, shape: list[int | str]) -> Any:
@@ -94,13 +64,6 @@ IN_JSON: dict[object, object] = {np.inf: 2.5, -np.inf: -2.5}
 """What takes the place of values that JSON does not have."""
 
 
-def typed_request(datatype: str, **contents: Any) -> pb.ModelInferRequest:
-    described = pb.ModelInferRequest.InferInputTensor(
-        name="in", datatype=datatype, shape=[1, 2], contents=pb.InferTensorContents(**contents)
-    )
-    return pb.ModelInferRequest(model_name=datatype, inputs=[described])
-
-
 @EVERY_TRANSPORT
 def test_every_datatype_goes_alone_as_raw_and_as_typed_contents_and_may_be_empty(
     typed: LiveServer, transport: str
@@ -113,7 +76,11 @@ def test_every_datatype_goes_alone_as_raw_and_as_typed_contents_and_may_be_empty
             values = (
                 [IN_JSON.get(value, value) for value in VALUES[datatype]] if transport == HTTP else VALUES[datatype]
             )
-            response = typed.inference.ModelInfer(typed_request(datatype, **{FIELDS[datatype]: values}))
+            given: Any = {FIELDS[datatype]: values}
+            described = pb.ModelInferRequest.InferInputTensor(
+                name="in", datatype=datatype, shape=[1, 2], contents=pb.InferTensorContents(**given)
+            )
+            response = typed.inference.ModelInfer(pb.ModelInferRequest(model_name=datatype, inputs=[described]))
             assert response.outputs[0].datatype == datatype
             assert outputs(response)["out"].ravel().tolist() == values
         for model, shape in ((f"{datatype}_rows", (0, 2)), (f"{datatype}_lengths", (3, 0))):
@@ -146,28 +113,6 @@ def test_text_is_utf8_both_ways(live: LiveServer) -> None:
 
 
 @EVERY_TRANSPORT
-def test_a_model_without_a_batch_axis_and_one_with_another_free_axis(live: LiveServer) -> None:
-    answer = live.infer(request("unbatched", x=np.array([1, 2, 3, 4], np.float32)))
-    assert answer["y"].tolist() == [2, 4, 6, 8]
-    for length in (1, 5, 1000):
-        answer = live.infer(request("free_axis", x=np.ones((3, length), np.float32)))
-        assert answer["total"].tolist() == [[length]] * 3
-
-
-@EVERY_TRANSPORT
-def test_carried_state_goes_round(live: LiveServer) -> None:
-    """Calls of one and of two streams; each call gets back its own state."""
-    for streams in (1, 2):
-        state = np.zeros((2, streams, 3), np.float32)
-        for step in range(1, 4):
-            x = np.full((streams, 3), step, np.float32) * np.arange(1, streams + 1, dtype=np.float32)[:, np.newaxis]
-            answer = live.infer(request("state", x=x, state=state, scale=np.array(10, np.int64)))
-            np.testing.assert_array_equal(answer["y"], x * 10 + state[0])
-            state = answer["next_state"]
-        np.testing.assert_array_equal(state[0, 0], [6, 6, 6])
-
-
-@EVERY_TRANSPORT
 def test_models_without_inputs_with_an_empty_answer_and_one_that_refuses_emptiness(
     tmp_path: Path, transport: str
 ) -> None:
@@ -196,42 +141,27 @@ def test_models_without_inputs_with_an_empty_answer_and_one_that_refuses_emptine
 
 
 @EVERY_TRANSPORT
-def test_every_answer_has_its_cost(live: LiveServer) -> None:
-    images = np.zeros((3, 28, 28), np.uint8)
-    _, call = live.inference.ModelInfer.with_call(request("classifier", image=images), timeout=TIMEOUT)
+def test_every_answer_says_who_gave_it_and_what_it_cost(live: LiveServer) -> None:
+    images = np.random.default_rng(3).integers(0, 256, (7, 28, 28), dtype=np.uint8)
+    sent = request("classifier", image=images)
+    sent.id = "my own"
+    response, call = live.inference.ModelInfer.with_call(sent, timeout=TIMEOUT)
+    assert (response.model_name, response.model_version, response.id) == ("classifier", "12", "my own")
+    answer = outputs(response)
+    assert list(answer) == ["logits", "probabilities"]
+    np.testing.assert_allclose(answer["logits"], onnx_models.logits_of(images), rtol=1e-4, atol=1e-4)
     cost = {key: value for key, value in call.trailing_metadata() if not key.startswith("hangtag-model")}
     assert set(cost) == {"hangtag-queue-ns", "hangtag-compute-ns", "hangtag-batch-size"}
-    assert cost["hangtag-batch-size"] == "3"
+    assert cost["hangtag-batch-size"] == "7"
     assert int(cost["hangtag-compute-ns"]) > 0
     assert int(cost["hangtag-queue-ns"]) >= 0
-
-
-def together(calls: list[Callable[[], None]]) -> None:
-    """Run all calls at once; the first failure is raised."""
-    failures: list[BaseException] = []
-    barrier = threading.Barrier(len(calls))
-
-    def run(call: Callable[[], None]) -> None:
-        try:
-            barrier.wait(TIMEOUT)
-            call()
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    if failures:
-        raise failures[0]
 
 
 @EVERY_TRANSPORT
 def test_many_callers_at_once_get_each_their_own_answers(live: LiveServer) -> None:
     def ask(seed: int) -> None:
         random = np.random.default_rng(seed)
-        for _ in range(15):
+        for _ in range(CALLS):
             images = random.integers(0, 256, (random.integers(1, 5), 28, 28), dtype=np.uint8)
             answer = live.infer(request("classifier", image=images))
             np.testing.assert_allclose(answer["logits"], onnx_models.logits_of(images), rtol=1e-4, atol=1e-4)
@@ -240,63 +170,32 @@ def test_many_callers_at_once_get_each_their_own_answers(live: LiveServer) -> No
             assert total.tolist() == [[length * value]]
 
     before = live.statistics("classifier").execution_count
-    together([lambda seed=seed: ask(seed) for seed in range(24)])  # type: ignore[misc]
-    assert live.statistics("classifier").execution_count - before < 24 * 15  # some shared a batch
+    with ThreadPoolExecutor(CALLERS) as pool:
+        assert list(pool.map(ask, range(CALLERS))) == [None] * CALLERS
+    assert live.statistics("classifier").execution_count - before < CALLERS * CALLS  # some shared a batch
 
 
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[LiveServer]]:
-    """One server for each of gRPC's transports, both with HTTP beside it."""
-    models = tmp_path_factory.mktemp("models")
-    onnx_label_sets.publish_all(models)
-    for name in ("lstm", "cnn"):
-        (models / name).symlink_to(shipped.MODELS / name)
+def test_the_transports_infer_the_same_bits(tmp_path: Path) -> None:
+    for model in ("lstm", "cnn"):
+        (tmp_path / model).symlink_to(shipped.MODELS / model)
     settings_: dict[str, Any] = {"http_port": 0, "instances": 1, "intra_op_threads": 1}
-    with live_server("native", models, **settings_) as native, live_server("grpc", models, **settings_) as other:
-        yield [native, other]
-
-
-@pytest.mark.parametrize("model", ["lstm", "cnn"])
-@pytest.mark.parametrize("count", [1, 5])
-def test_the_transports_infer_the_same_bits(servers: list[LiveServer], model: str, count: int) -> None:
-    images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
-    sent = request(model, image=images)
-    answers: set[tuple[bytes, ...]] = set()
-    for live in servers:
-        answers.add(tuple(live.inference.ModelInfer(sent, timeout=TIMEOUT).raw_output_contents))
-        with Rest(live.server.http_address) as rest:
-            as_binary = rest.infer(sent).outputs
-            as_json = rest.infer_json(model, tensor("image", "UINT8", [count, 28, 28], images.tolist())).outputs
-            answers.add(tuple(array.tobytes() for array in as_binary.values()))
-            answers.add(tuple(array.tobytes() for array in as_json.values()))
-    assert len(answers) == 1
-
-
-@pytest.mark.parametrize("model", ["lstm", "path", "half"])
-def test_the_transports_classify_alike(servers: list[LiveServer], model: str) -> None:
-    """Also with models that predict sets of labels, whose answers have their own fields."""
-    answers = []
-    for live in servers:
-        sent = classifier_pb2.ClassifyRequest(model_name=model, encoded=GARMENT)
-        answers.append(live.classifier.Classify(sent, timeout=TIMEOUT))
-        with Rest(live.server.http_address) as rest:
-            answer = rest.post(f"/v1/classify/{model}", GARMENT)
-            assert answer.status == 200, answer.body
-            answers.append(json_format.ParseDict(answer.json, classifier_pb2.ClassifyResponse()))
-    for each in answers:
-        each.ClearField("timings")
-    assert all(each == answers[0] for each in answers)
-    assert (answers[0].task == classifier_pb2.TASK_MULTI_LABEL) == (model != "lstm")
+    answers: dict[tuple[str, int], set[tuple[bytes, ...]]] = {}
+    for transport in ("native", "grpc"):
+        with live_server(transport, tmp_path, **settings_) as live, Rest(live.server.http_address) as rest:
+            for model, count in itertools.product(("lstm", "cnn"), (1, 5)):
+                images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+                sent = request(model, image=images)
+                given = answers.setdefault((model, count), set())
+                given.add(tuple(live.inference.ModelInfer(sent, timeout=TIMEOUT).raw_output_contents))
+                in_json = tensor("image", "UINT8", [count, 28, 28], images.tolist())
+                for answer in (rest.infer(sent), rest.infer_json(model, in_json)):
+                    given.add(tuple(array.tobytes() for array in answer.outputs.values()))
+    assert [len(given) for given in answers.values()] == [1] * 4
 
 
 def infer_bytes(live: LiveServer, message: bytes) -> pb.ModelInferResponse:
-    call: Any = live.channel.unary_unary(MODEL_INFER)
+    call: Any = live.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
     return pb.ModelInferResponse.FromString(call(message, timeout=TIMEOUT))
-
-
-def without_id(response: pb.ModelInferResponse) -> pb.ModelInferResponse:
-    response.id = ""
-    return response
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -315,7 +214,8 @@ def test_a_request_that_begins_as_one_before_it_is_answered_as_a_new_one(
     sent.outputs.extend(pb.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in names)
     new = pb.ModelInferRequest(id="new")
     new.MergeFrom(sent)
-    expected = without_id(live.inference.ModelInfer(new, timeout=TIMEOUT))
+    expected = live.inference.ModelInfer(new, timeout=TIMEOUT)
+    expected.id = ""
     for _ in range(2):
         assert infer_bytes(live, sent.SerializeToString()) == expected
 

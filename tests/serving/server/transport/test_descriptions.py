@@ -1,20 +1,21 @@
-"""What a server says of itself and of its models: metadata, configurations, reflection; which transport, and why."""
+"""What a server says of itself and of its models: metadata, configurations, the status of an error, its transport."""
 
 import importlib.metadata
 import os
 from pathlib import Path
 from typing import Any
 
+import grpc
 import onnxruntime
 import pytest
-import structlog
-from grpc_reflection.v1alpha import reflection_pb2
+import structlog.testing
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
+from hangtag.serving.server import errors
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.transport.choice import choose_transport
+from hangtag.serving.server.process.server import Server
+from tests.kit.certificates import Certificates
 from tests.kit.live import LiveServer, index, request
 from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
 from tests.kit.shipped import latest
@@ -46,30 +47,21 @@ def test_the_server_is_live_and_ready_and_so_are_its_models(live: LiveServer, tr
 
 
 @EVERY_TRANSPORT
-def test_model_metadata(live: LiveServer) -> None:
+def test_the_metadata_and_the_configuration_of_a_batched_model(live: LiveServer) -> None:
     for version in ("", "12"):
         asked = pb.ModelMetadataRequest(name="classifier", version=version)
         model = live.inference.ModelMetadata(asked, timeout=TIMEOUT)
         assert (model.name, list(model.versions), model.platform) == ("classifier", ["12"], "onnxruntime_onnx")
         assert [(one.name, one.datatype, list(one.shape)) for one in (*model.inputs, *model.outputs)] == [
-            ("image", "UINT8", [-1, 28, 28]),
-            ("logits", "FP32", [-1, 10]),
-            ("probabilities", "FP32", [-1, 10]),
+            *(("image", "UINT8", [-1, 28, 28]), ("logits", "FP32", [-1, 10]), ("probabilities", "FP32", [-1, 10]))
         ]
-
-
-@EVERY_TRANSPORT
-def test_model_config_of_a_batched_model(live: LiveServer) -> None:
     config = model_config(live, "classifier")
     assert config == model_config(live, "classifier", "12")
     assert (config.name, config.backend, config.max_batch_size) == ("classifier", "onnxruntime", 16)
     assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
-    assert [(one.name, pb.DataType.Name(one.data_type), list(one.dims)) for one in config.input] == [
-        ("image", "TYPE_UINT8", [28, 28])
-    ]
-    assert [(one.name, pb.DataType.Name(one.data_type), list(one.dims)) for one in config.output] == [
-        ("logits", "TYPE_FP32", [10]),
-        ("probabilities", "TYPE_FP32", [10]),
+    described: list[Any] = [*config.input, *config.output]
+    assert [(one.name, one.data_type, list(one.dims)) for one in described] == [
+        *(("image", pb.TYPE_UINT8, [28, 28]), ("logits", pb.TYPE_FP32, [10]), ("probabilities", pb.TYPE_FP32, [10]))
     ]
     assert config.instance_group[0].count == 1
     assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_CPU
@@ -109,40 +101,17 @@ def test_the_repository_and_the_statistics_list_every_model(live: LiveServer) ->
     assert [each.name for each in live.inference.ModelStatistics(one, timeout=TIMEOUT).model_stats] == ["classifier"]
 
 
-@pytest.mark.parametrize("version", ["v1", "v1alpha"])
-def test_reflection_lists_the_services_and_describes_them(live: LiveServer, version: str) -> None:
-    call = live.channel.stream_stream(
-        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
-        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
-        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
-    )
-    sent = [
-        reflection_pb2.ServerReflectionRequest(list_services=""),
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol="hangtag.v1.Classifier"),
-    ]
-    answer, described = call(iter(sent), timeout=TIMEOUT)
-    assert len(described.file_descriptor_response.file_descriptor_proto) >= 1
-    services = {service.name for service in answer.list_services_response.service}
-    assert {
-        "inference.GRPCInferenceService",
-        "hangtag.v1.Classifier",
-        "grpc.health.v1.Health",
-        "grpc.reflection.v1.ServerReflection",
-        "grpc.reflection.v1alpha.ServerReflection",
-    } <= services
-
-
-CERTIFICATE: dict[str, Any] = {"tls_cert": Path(__file__), "tls_key": Path(__file__)}
 NOT_INSTALLED = "pygrpc-native is not installed (pip install '.[native]')"
 NOT_TESTED = "pygrpc-native {} is not tested with hangtag; versions from 0.5 to below 0.6 are"
 
 
-def not_installed(_: str) -> str:
-    raise importlib.metadata.PackageNotFoundError
+def choice(models: Path, **options: Any) -> tuple[str, str]:
+    """The transport that a server has, and why."""
+    return Server(ServerConfig(models=models, port=0, http_port=-1, **options)).transport
 
 
 @pytest.mark.parametrize(
-    ("options", "choice"),
+    ("options", "expected"),
     [
         ({}, ("native", "TLS is off and the address is loopback")),
         ({"host": "::1"}, ("native", "TLS is off and the address is loopback")),
@@ -150,60 +119,112 @@ def not_installed(_: str) -> str:
         ({"transport": "native"}, ("native", "--transport native")),
         ({"transport": "native", "host": "0.0.0.0"}, ("native", "--transport native")),
         ({"transport": "grpc"}, ("grpc", "--transport grpc")),
-        (CERTIFICATE, ("grpc", "TLS is on, which native does not have")),
         ({"host": "0.0.0.0"}, ("grpc", "the address is not loopback, and native does not limit what clients send")),
     ],
     ids=str,
 )
-def test_each_reason(options: dict[str, Any], choice: tuple[str, str]) -> None:
-    assert choose_transport(ServerConfig(**options)) == choice
+def test_each_reason(few: Path, options: dict[str, Any], expected: tuple[str, str]) -> None:
+    assert choice(few, **options) == expected
 
 
-@pytest.mark.parametrize(
-    ("version", "reason"),
-    [
-        (lambda _: "0.5.0", ""),
-        (lambda _: "0.5.99", ""),
-        (not_installed, NOT_INSTALLED),
-        (lambda _: "0.4.9", NOT_TESTED.format("0.4.9")),
-        (lambda _: "0.6.0", NOT_TESTED.format("0.6.0")),
-        (lambda _: "1.0", NOT_TESTED.format("1.0")),
-        (lambda _: "0.6rc1", NOT_TESTED.format("0.6rc1")),
-        (lambda _: "unknown", NOT_TESTED.format("unknown")),
-    ],
-    ids=["oldest", "newest", "missing", "older", "newer", "major", "candidate", "no number"],
-)
-def test_a_library_that_is_missing_or_was_not_tested(
-    monkeypatch: pytest.MonkeyPatch, version: Any, reason: str
-) -> None:
-    monkeypatch.setattr(importlib.metadata, "version", version)
-    if not reason:
-        assert choose_transport(ServerConfig()).name == "native"
+def test_native_has_no_tls_and_the_error_says_what_to_do(few: Path, tmp_path: Path) -> None:
+    files = Certificates(tmp_path).server()
+    assert choice(few, **files) == ("grpc", "TLS is on, which native does not have")
+    with pytest.raises(errors.StartError, match=r"^--transport native has no TLS\. Use --transport grpc, or "):
+        choice(few, transport="native", **files)
+
+
+@pytest.mark.parametrize("version", ["0.5.0", "0.5.99", "", "0.4.9", "0.6.0", "1.0", "0.6rc1", "unknown"])
+def test_a_library_that_is_missing_or_was_not_tested(few: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    def installed(_: str) -> str:
+        if not version:
+            raise importlib.metadata.PackageNotFoundError
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    if version.startswith("0.5"):
+        assert choice(few)[0] == "native"
         return
-    assert choose_transport(ServerConfig()) == ("grpc", reason)
-    assert choose_transport(ServerConfig(transport="grpc")) == ("grpc", "--transport grpc")
-    with pytest.raises(StartError) as refused:
-        choose_transport(ServerConfig(transport="native"))
+    reason = NOT_TESTED.format(version) if version else NOT_INSTALLED
+    assert choice(few) == ("grpc", reason)
+    assert choice(few, transport="grpc") == ("grpc", "--transport grpc")
+    with pytest.raises(errors.StartError) as refused:
+        choice(few, transport="native")
     assert str(refused.value) == f"--transport native cannot be used: {reason}. Or use --transport grpc."
 
 
-def test_native_with_tls_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(StartError, match=r"^--transport native has no TLS\. Use --transport grpc, or "):
-        ServerConfig(transport="native", **CERTIFICATE)
-
-
 @pytest.mark.parametrize(
-    ("asked", "choice"),
+    ("asked", "expected"),
     [("auto", ("native", "TLS is off and the address is loopback")), ("grpc", ("grpc", "--transport grpc"))],
 )
 def test_the_log_says_which_and_why_and_what_native_does_not_limit(
-    few: Path, asked: str, choice: tuple[str, str]
+    few: Path, asked: str, expected: tuple[str, str]
 ) -> None:
     with structlog.testing.capture_logs() as logs, live_server(asked, few) as live:
         assert live.infer(request("gather", index=index(2)))["value"].tolist() == [20]
-        assert live.server.state().transports == {choice: 1}
+        assert live.server.state().transports == {expected: 1}
     (ready,) = [line for line in logs if line["event"] == "ready"]
-    assert (ready["transport"], ready["because"]) == choice
+    assert (ready["transport"], ready["because"]) == expected
     limits = [line for line in logs if line["event"].startswith("the native transport sets no limit")]
-    assert len(limits) == (choice[0] == "native")
+    assert len(limits) == (expected[0] == "native")
     assert {line["log_level"] for line in logs} == {"info"}
+
+
+STATUSES: dict[type[errors.ServerError], tuple[grpc.StatusCode, int]] = {
+    errors.InvalidRequestError: (grpc.StatusCode.INVALID_ARGUMENT, 400),
+    errors.NotFoundError: (grpc.StatusCode.NOT_FOUND, 404),
+    errors.NothingToUnloadError: (grpc.StatusCode.NOT_FOUND, 404),
+    errors.MessageTooLargeError: (grpc.StatusCode.RESOURCE_EXHAUSTED, 413),
+    errors.QueueFullError: (grpc.StatusCode.RESOURCE_EXHAUSTED, 429),
+    errors.DeadlineError: (grpc.StatusCode.DEADLINE_EXCEEDED, 504),
+    errors.CancelledError: (grpc.StatusCode.CANCELLED, 499),
+    errors.UnavailableError: (grpc.StatusCode.UNAVAILABLE, 503),
+    errors.ControlError: (grpc.StatusCode.FAILED_PRECONDITION, 400),
+    errors.UnauthenticatedError: (grpc.StatusCode.UNAUTHENTICATED, 401),
+    errors.InferenceError: (grpc.StatusCode.INTERNAL, 500),
+    errors.InvalidValuesError: (grpc.StatusCode.INVALID_ARGUMENT, 400),
+}
+
+
+class FailingControl:
+    """Control of the models for clients' calls: each load fails as the model's name says."""
+
+    def __init__(self, control: Any) -> None:
+        self._control = control
+
+    def load(self, name: str) -> None:
+        if name == "bug":
+            raise LookupError("a secret of ours")
+        base: Any = getattr(errors, name)
+        raise type("Special", (base,), {})("a special case")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._control, name)
+
+
+@EVERY_TRANSPORT
+def test_every_error_has_a_status_and_so_has_a_subclass_of_it_and_a_bug_has_a_reference(
+    few: Path, transport: str
+) -> None:
+    of_requests = {
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and kind is not errors.ServerError and not issubclass(kind, errors.StartError)
+    }
+    assert of_requests == STATUSES.keys()
+    with live_server(transport, few, wrap_control=FailingControl) as live, structlog.testing.capture_logs() as log:
+
+        def end(name: str) -> Any:
+            message = pb.RepositoryModelLoadRequest(model_name=name)
+            with pytest.raises(grpc.RpcError) as raised:
+                live.inference.RepositoryModelLoad(message, timeout=TIMEOUT)
+            return raised.value
+
+        for kind, (code, status) in STATUSES.items():
+            error = end(kind.__name__)
+            assert (error.status if transport == HTTP else error.code()) == (status if transport == HTTP else code)
+            assert error.details() == "a special case"
+        bug = end("bug")
+    assert (bug.code(), "secret" in bug.details()) == (grpc.StatusCode.INTERNAL, False)
+    (line,) = [line for line in log if line["log_level"] == "error"]
+    assert line["reference"] in bug.details()

@@ -1,7 +1,9 @@
 """Prometheus' metrics of a real server, read as Prometheus reads them, and the port that has them apart from HTTP's."""
 
+import signal
 import socket
 import threading
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,19 +11,15 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-import structlog.testing
 from prometheus_client.parser import text_string_to_metric_families
 
-from hangtag.protos import classifier_pb2
-from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.errors import StartError
+from hangtag.protos import classifier_pb2, inference_pb2, inference_pb2_grpc
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.serving.server.telemetry.http_endpoint import MAX_CONNECTIONS, MetricsServer
-from hangtag.serving.server.telemetry.prometheus import StateCollector
-from hangtag.serving.server.telemetry.server_state import LOADING, READY, UNAVAILABLE, ServerState, VersionState
 from tests.kit import onnx_models
+from tests.kit.command import serving
 from tests.kit.live import LiveServer, failure, index, request
 from tests.kit.over_http import EVERY_TRANSPORT, live_server
+from tests.kit.raw import status_line
 from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT
 
@@ -130,7 +128,7 @@ def test_failures_are_counted_once_by_code_and_by_models_that_there_are(watched:
     assert statistics.fail.ns == pytest.approx(sum(seconds) * 1e9, rel=1e-3)
 
 
-def test_failures_in_a_stream_are_counted_by_code(watched: Watched) -> None:
+def test_failures_in_a_stream_and_undecodable_bytes_are_counted_by_code(watched: Watched) -> None:
     live = watched.live
     sent = [request("gather", index=index(value)) for value in (1, 99)]
     sent += [request("gather", wrong=index(1)), request("made up", index=index(1))]
@@ -141,30 +139,18 @@ def test_failures_in_a_stream_are_counted_by_code(watched: Watched) -> None:
     image = classifier_pb2.ClassifyRequest(model_name="gather", encoded=b"none")
     (answer,) = live.classifier.ClassifyStream(iter([image]), timeout=TIMEOUT)
     assert answer.HasField("failure")
-    choices = [classifier_pb2.ModelChoice(name="gather")] * 2
-    twice = classifier_pb2.CompareRequest(models=choices, encoded=b"none")
+    twice = classifier_pb2.CompareRequest(models=[classifier_pb2.ModelChoice(name="gather")] * 2, encoded=b"none")
     assert failure(lambda: live.classifier.Compare(twice, timeout=TIMEOUT))[0] is grpc.StatusCode.INVALID_ARGUMENT
+    for method in (
+        *("inference.GRPCInferenceService/ModelInfer", "inference.GRPCInferenceService/ModelStreamInfer"),
+        *("hangtag.v1.Classifier/Classify", "hangtag.v1.Classifier/ClassifyStream", "hangtag.v1.Classifier/Compare"),
+        "grpc.health.v1.Health/Check",  # not inference, so not counted
+    ):
+        call: Any = live.channel.stream_stream(f"/{method}")
+        failure(lambda call=call: list(call(iter([b"\xff\xff\xff"]), timeout=TIMEOUT)))  # type: ignore[misc]
     assert watched.failed("INVALID_ARGUMENT") == 4
     assert watched.failed("NOT_FOUND", model="", version="") == 1
-    assert watched.failed("INVALID_ARGUMENT", model="", version="") == 1
-
-
-def test_undecodable_bytes_are_counted_without_a_model(watched: Watched) -> None:
-    methods = {
-        "inference.GRPCInferenceService": ("ModelInfer", "ModelStreamInfer"),
-        "hangtag.v1.Classifier": ("Classify", "ClassifyStream", "Compare"),
-        "grpc.health.v1.Health": ("Check",),  # not inference, so not counted
-    }
-    for service, names in methods.items():
-        for name in names:
-            method = f"/{service}/{name}"
-            if "Stream" in name:
-                stream: Any = watched.live.channel.stream_stream(method)
-                failure(lambda stream=stream: list(stream(iter([b"\xff\xff\xff"]), timeout=TIMEOUT)))  # type: ignore[misc]
-            else:
-                call: Any = watched.live.channel.unary_unary(method)
-                failure(lambda call=call: call(b"\xff\xff\xff", timeout=TIMEOUT))  # type: ignore[misc]
-    assert watched.failed("INVALID_ARGUMENT", model="", version="") == 5
+    assert watched.failed("INVALID_ARGUMENT", model="", version="") == 1 + 5
 
 
 @EVERY_TRANSPORT
@@ -195,16 +181,7 @@ def test_a_message_that_is_too_large_does_not_count_as_shed(watched: Watched) ->
     assert shed == {(("model", name),): 0 for name in ("", "gather", "classifier")}
 
 
-@pytest.mark.parametrize(
-    ("transport", "chosen"),
-    [
-        ("auto", {"transport": "native", "reason": "TLS is off and the address is loopback"}),
-        ("grpc", {"transport": "grpc", "reason": "--transport grpc"}),
-    ],
-)
-def test_the_metrics_name_the_models_their_providers_and_the_transport(
-    models: Path, transport: str, chosen: dict[str, str]
-) -> None:
+def test_the_metrics_name_the_models_their_providers_and_the_transport(models: Path) -> None:
     """One model is on the CPU because CUDA does not work, and two of its IO bindings have failed."""
 
     def load(path: Path, **options: Any) -> Runtime:
@@ -213,7 +190,7 @@ def test_the_metrics_name_the_models_their_providers_and_the_transport(
             runtime.fell_back, runtime.io_binding_failures = True, 2
         return runtime
 
-    with live_server(transport, models, runtimes=load, http_port=0, instances=1) as live:
+    with live_server("auto", models, runtimes=load, http_port=0, instances=1) as live:
         watched = Watched(live)
         for model, fallback, failures in (("gather", "yes", 2), ("classifier", "no", 0)):
             assert watched.metric("hangtag_model_ready", model=model) == 1
@@ -221,105 +198,98 @@ def test_the_metrics_name_the_models_their_providers_and_the_transport(
             assert watched.metric("hangtag_model_info", model=model, **PROVIDER, fallback=fallback) == 1
             assert watched.metric("hangtag_io_binding_failures_total", model=model) == failures
         samples = read(watched.text())
-        for model in ("gather", "classifier"):
-            loads = [
-                samples["hangtag_model_loads_total", (("model", model), ("outcome", one))] for one in ("ok", "error")
-            ]
-            assert loads == [1, 0]
-        transports = {key: value for key, value in samples.items() if key[0] == "hangtag_transport"}
-        assert transports == {("hangtag_transport", tuple(sorted(chosen.items()))): 1}
+    for model in ("gather", "classifier"):
+        for outcome, count in (("ok", 1), ("error", 0)):
+            assert samples["hangtag_model_loads_total", (("model", model), ("outcome", outcome))] == count
+    chosen = ("reason", "TLS is off and the address is loopback"), ("transport", "native")
+    assert {key: value for key, value in samples.items() if key[0] == "hangtag_transport"} == {
+        ("hangtag_transport", chosen): 1
+    }
 
 
-def test_a_version_that_is_loading_does_not_look_like_one_that_cannot_be_loaded() -> None:
-    states = {"1": READY, "2": LOADING, "3": UNAVAILABLE}
-    versions = tuple(VersionState("cnn", version, state) for version, state in states.items())
-    metrics = {one.name: one for one in StateCollector(lambda: ServerState(versions)).collect()}
-    ready = {sample.labels["version"]: sample.value for sample in metrics["hangtag_model_ready"].samples}
-    assert ready == {"1": 1, "3": 0}
+def test_a_version_that_is_loading_does_not_look_like_one_that_cannot_be_loaded(models: Path) -> None:
+    live = live_server("native", models, http_port=0, model_control="explicit", load_model=("*",))
+    watched = Watched(live)
+
+    def ready() -> dict[str, float]:
+        samples = read(watched.text())
+        return {
+            dict(labels)["model"]: value for (name, labels), value in samples.items() if name == "hangtag_model_ready"
+        }
+
+    with live.gates.held_load("gather") as load:
+        starting = threading.Thread(target=live.server.start)
+        starting.start()
+        load.wait_until_begun()
+        assert ready() == {}
+        load.go_on()
+        starting.join(TIMEOUT)
+    live.open_stubs()
+    onnx_models.publish(models, "broken", onnx_models.gather()).write_bytes(b"broken")
+    message = inference_pb2.RepositoryModelLoadRequest(model_name="broken")
+    assert "cannot be loaded" in failure(lambda: live.inference.RepositoryModelLoad(message, timeout=TIMEOUT))[1]
+    assert ready() == {"classifier": 1, "gather": 1, "broken": 0}
+    live.__exit__()
 
 
-class Port:
-    """The port for metrics alone, which a program that serves opens beside its server."""
-
-    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        self.ready = True
-        self._server = MetricsServer(
-            ServerConfig(host=host, metrics_port=port), StateCollector(ServerState), lambda: self.ready
-        )
-        self.address = (host, self._server.port)
-        self.close = self._server.close
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(self.address, TIMEOUT)
-
-    def status(self, path: str, accept: str = "*/*") -> int:
-        with self.connect() as connection:
-            connection.sendall(f"GET {path} HTTP/1.0\r\nAccept: {accept}\r\n\r\n".encode())
-            return int(connection.makefile("rb").readline().split()[1])
+MOST = 32
+"""Connections at the same time to the port that has metrics alone."""
+WITHOUT_THREADS = f"""
+import threading
+start, refusals = threading.Thread.start, [RuntimeError("can't start new thread")] * {MOST}
+def start_or_refuse(thread):
+    if threading.current_thread().name == "metrics" and refusals:
+        raise refusals.pop()
+    start(thread)
+threading.Thread.start = start_or_refuse
+"""
 
 
-@pytest.fixture
-def port() -> Iterator[Port]:
-    port = Port()
-    yield port
-    port.close()
+def test_the_port_for_metrics_has_health_too_limits_its_connections_and_stays_silent_in_the_log(few: Path) -> None:
+    """Its first connections get no thread, and take no place."""
+    options = ("--models", few, "--port", "0", "--transport", "grpc", "--host", "::1")
+    with serving(*options, first=WITHOUT_THREADS) as server:
+        url = urllib.parse.urlsplit(server.metrics_url)
 
+        def connect() -> socket.socket:
+            return socket.create_connection((url.hostname, url.port), TIMEOUT)
 
-def test_the_port_has_metrics_and_health_and_stays_silent_in_the_log(
-    port: Port, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with structlog.testing.capture_logs() as log:
-        assert [port.status(path) for path in ("/metrics", "/v2/health/live", "/v2/health/ready", "/")] == [
-            *(200, 200, 200, 404)
-        ]
-        port.ready = False
-        assert [port.status(path) for path in ("/v2/health/live", "/v2/health/ready")] == [200, 503]
-        for _ in range(3):
-            assert port.status("/metrics", "application/openmetrics-text; version=no-number") == 400
-        assert port.status("/metrics", "application/openmetrics-text; version=1.0.0") == 200
-    assert log == []
-    assert capfd.readouterr().err == ""
+        def status(path: str, accept: str = "*/*") -> int:
+            with connect() as connection:
+                connection.sendall(f"GET {path} HTTP/1.0\r\nAccept: {accept}\r\n\r\n".encode())
+                return int(status_line(connection).split()[1])
 
-
-def test_the_connections_of_the_port_are_limited(port: Port) -> None:
-    taken = [port.connect() for _ in range(MAX_CONNECTIONS)]
-    with port.connect() as another:
-        assert another.recv(1) == b""
-    for connection in taken:  # they are still answered
-        connection.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
-        assert connection.makefile("rb").read().endswith(b"live\n")
-        connection.close()
-
-
-def test_connections_that_got_no_thread_take_no_place(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = threading.Thread.start
-
-    def refuse(thread: threading.Thread) -> None:
-        if threading.current_thread().name == "metrics":
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", refuse)
-        for _ in range(MAX_CONNECTIONS):
-            with port.connect() as connection:
+        for _ in range(MOST):
+            with connect() as connection:
                 assert connection.recv(1) == b""
-    assert port.status("/v2/health/live") == 200
-
-
-def test_the_port_stops_listening_though_clients_are_connected() -> None:
-    port = Port()
-    with port.connect():
-        port.close()
-        with pytest.raises(ConnectionRefusedError):
-            port.connect()
-
-
-def test_a_port_in_use_is_an_error_that_names_it_and_version_6_addresses_have_one(port: Port) -> None:
-    with pytest.raises(
-        StartError, match=rf"cannot listen on 127.0.0.1:{port.address[1]} for metrics: .*--metrics-port"
-    ):
-        Port(port=port.address[1])
-    other = Port("::1")
-    assert other.status("/v2/health/live") == 200
-    other.close()
+        assert [status(path) for path in ("/metrics", "/v2/health/live", "/v2/health/ready", "/")] == [
+            200,
+            200,
+            200,
+            404,
+        ]
+        assert status("/metrics", "application/openmetrics-text; version=no-number") == 400
+        assert status("/metrics", "application/openmetrics-text; version=1.0.0") == 200
+        taken = [connect() for _ in range(MOST)]
+        with connect() as another:
+            assert another.recv(1) == b""
+        for connection in taken:  # they are still answered
+            connection.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
+            assert connection.makefile("rb").read().endswith(b"live\n")
+            connection.close()
+        with grpc.insecure_channel(server.address) as channel, connect():
+            may_send = threading.Event()
+            begun: Any = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+            begun = begun.future(
+                iter(may_send.wait, True), timeout=TIMEOUT
+            )  # in flight, since its message does not come
+            live = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ServerLive
+            assert live(inference_pb2.ServerLiveRequest(), timeout=TIMEOUT).live
+            server.signal(signal.SIGTERM)
+            server.wait_for("stopping")
+            assert [status(path) for path in ("/v2/health/live", "/v2/health/ready")] == [200, 503]
+            begun.cancel()
+            may_send.set()
+            assert server.wait() == 0  # though a client is connected to this port
+    assert len([line for line in server.log if "metrics" in line]) == 1
+    assert all("level=info" in line for line in server.log)

@@ -7,12 +7,13 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2_grpc
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.errors import STOPPING
 from tests.kit import onnx_models
-from tests.kit.live import LiveServer, failure, index, number, outputs, request
+from tests.kit.live import LiveServer, failure, index, number, outputs, request, status_of, watch
 from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
 from tests.kit.waiting import TIMEOUT, until
 
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.slow
 NEVER = 3600
 STOPS, CALLS = 10, 8
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+SERVICES = ("", "inference.GRPCInferenceService", "hangtag.v1.Classifier")
 
 
 @pytest.fixture
@@ -59,6 +61,11 @@ def test_what_a_server_says_while_it_loads_serves_and_when_it_has_ended(models: 
         starting.start()
         load.wait_until_begun()
         live.open_stubs()
+        health = health_pb2_grpc.HealthStub(live.channel)
+        watched = {service: watch(health, service) for service in (*SERVICES, "gather")}
+        for service in SERVICES:
+            assert status_of(health, service) == next(watched[service]) == "NOT_SERVING"
+        assert next(watched["gather"]) == "SERVICE_UNKNOWN"
         assert live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
         assert not live.ready()
         assert not live.ready("gather")
@@ -68,12 +75,13 @@ def test_what_a_server_says_while_it_loads_serves_and_when_it_has_ended(models: 
         assert code is UNAVAILABLE
         assert message.startswith("the models are being loaded; wait until the server is ready")
         load.go_on()
+        assert [next(statuses) for statuses in watched.values()] == ["SERVING"] * 4
         starting.join(TIMEOUT)
     assert live.ready()
     assert live.ready("gather")
     assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]
-    with live.stopping():
-        pass
+    with live.stopping():  # no Watch delays it, and each sends the state before it ends
+        assert [list(statuses) for statuses in watched.values()] == [["NOT_SERVING"]] * 4
     assert failure(lambda: live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT))[0] is UNAVAILABLE
     live.channel.close()
 

@@ -20,7 +20,7 @@ from tests.kit.collector import PARENT, TRACE, TRACEPARENT, Collector, attribute
 from tests.kit.live import LiveServer, failure, index, request
 from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
 from tests.kit.server import server
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, until
 
 pytestmark = pytest.mark.slow
 
@@ -131,42 +131,33 @@ def test_an_error_of_the_server_is_recorded_as_one_and_a_callers_is_not(
     assert codes == [code.name if transport == HTTP else code.value[0] for code in expected]
 
 
-def test_undecodable_bytes_have_a_span(traced: LiveServer, collector: Collector) -> None:
-    call: Any = traced.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-    metadata = [("traceparent", TRACEPARENT), ("b-bin", b"\xff")]
-    failure(lambda: call(b"\xff\xff\xff", timeout=TIMEOUT, metadata=metadata))
-    (span,) = spans(traced, collector, "ModelInfer")
-    assert identifiers(span) == (TRACE, PARENT)
-    assert attributes(span)[CODE] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
-
-
-def test_each_request_of_a_stream_is_a_span_and_a_comparison_that_is_refused(
+def test_undecodable_bytes_refused_comparisons_and_each_request_of_a_stream_have_spans(
     traced: LiveServer, collector: Collector
 ) -> None:
+    metadata: list[tuple[str, Any]] = [("traceparent", TRACEPARENT), ("b-bin", b"\xff")]
+    call: Any = traced.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    failure(lambda: call(b"\xff\xff\xff", timeout=TIMEOUT, metadata=metadata))
+    twice = classifier_pb2.CompareRequest(models=[classifier_pb2.ModelChoice(name="gather")] * 2, encoded=b"none")
+    failure(lambda: traced.classifier.Compare(twice, timeout=TIMEOUT, metadata=metadata))
     sent = [request("gather", index=index(1)), request("nobody", index=index(1))]
-    metadata = [("traceparent", TRACEPARENT)]
     answers = list(traced.inference.ModelStreamInfer(iter(sent), timeout=TIMEOUT, metadata=metadata))
     assert [bool(answer.error_message) for answer in answers] == [False, True]
-    choice = classifier_pb2.ModelChoice(name="gather")
-    twice = classifier_pb2.CompareRequest(models=[choice, choice], encoded=b"none")
-    failure(lambda: traced.classifier.Compare(twice, timeout=TIMEOUT))
-    recorded = spans(traced, collector, "ModelStreamInfer")
-    assert [identifiers(span) for span in recorded] == [(TRACE, PARENT)] * 2
-    assert {attributes(span)[CODE] for span in recorded} == {0, grpc.StatusCode.NOT_FOUND.value[0]}
-    (compared,) = spans(traced, collector, "Compare")
-    assert attributes(compared)[CODE] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
-
-
-def test_the_span_of_a_request_whose_client_leaves_the_stream_is_cancelled(
-    traced: LiveServer, collector: Collector
-) -> None:
     with traced.gates.closed("gather") as gate:
-        stream = traced.inference.ModelStreamInfer(iter([request("gather", index=index(1))]), timeout=TIMEOUT)
+        stream = traced.inference.ModelStreamInfer(iter(sent[:1]), timeout=TIMEOUT, metadata=metadata)
         gate.wait_until_computing()
         stream.cancel()
-        span = collector.wait_for("ModelStreamInfer")  # a server that stops would end the stream with another status
-    assert attributes(span)[CODE] == grpc.StatusCode.CANCELLED.value[0]
-    assert span.status.code == UNSET
+        # A server that stops would end the stream with another status.
+        until(lambda: sum(span.name.endswith("ModelStreamInfer") for span in collector.spans) == 3)
+    invalid, not_found = grpc.StatusCode.INVALID_ARGUMENT.value[0], grpc.StatusCode.NOT_FOUND.value[0]
+    for method, codes in {
+        "ModelInfer": [invalid],
+        "Compare": [invalid],
+        "ModelStreamInfer": [0, not_found, grpc.StatusCode.CANCELLED.value[0]],
+    }.items():
+        recorded = spans(traced, collector, f"/{method}")
+        assert [identifiers(span) for span in recorded] == [(TRACE, PARENT)] * len(codes)
+        assert sorted(attributes(span)[CODE] for span in recorded) == sorted(codes)
+        assert {span.status.code for span in recorded} == {UNSET}
 
 
 def test_the_log_says_why_the_collector_gets_no_spans(

@@ -14,8 +14,7 @@ import structlog.testing
 
 from hangtag import ClientError
 from hangtag.protos import inference_pb2_grpc
-from hangtag.serving.server.engine.routes.route_file import Member, SplitSettings
-from hangtag.serving.server.engine.routes.served_route import chosen
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import InferenceError
 from tests.kit import onnx_models
 from tests.kit.live import outputs, request
@@ -234,35 +233,60 @@ def test_a_cascade_within_a_cascade_names_the_models_that_answered_and_counts_wh
         assert running.infer("outer", [0.95, 0.6, 0.1, 0.2]).unsure == 2  # 0.6 alone, or 0.1 and 0.2
 
 
-SPLIT = SplitSettings((Member("cnn"), Member("cnn", "1")), (90.0, 10.0), "x-user-id")
-COUNT = 100_000
+COUNT = 500
 DEVIATIONS = 4.5
 """More of them than a binomial count has once in 100,000 times."""
+STICKY = '\nsticky = "x-user-id"'
 
 
-def counts(route: str, keys: list[str]) -> Counter[str]:
-    return Counter(str(chosen(route, SPLIT, key)) for key in keys)
+def chosen(running: Running, route: str, users: list[str]) -> Counter[tuple[str, str]]:
+    """Call a route for each user at once; return how often each user, "" for nobody, got each member's answer."""
+    with grpc.insecure_channel(running.server.address) as channel:
+        infer = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer.future
+        sent = request(route, **samples([0]))
+        calls = [infer(sent, timeout=TIMEOUT, metadata=(("x-user-id", user),) if user else ()) for user in users]
+        members = [str(dict(call.trailing_metadata())["hangtag-model"]) for call in calls]
+    return Counter(zip(users, members, strict=True))
 
 
-def within_bounds(count: int, share: float, total: int) -> bool:
-    return abs(count - share * total) <= DEVIATIONS * math.sqrt(total * share * (1 - share))
+def require_share(counts: Counter[tuple[str, str]], member: str, share: float) -> None:
+    """Of so many calls each member has its share, within binomial bounds."""
+    total, count = counts.total(), sum(number for (_, each), number in counts.items() if each == member)
+    assert abs(count - share * total) <= DEVIATIONS * math.sqrt(total * share * (1 - share))
 
 
-@pytest.mark.parametrize("pattern", ["", "{}", "user-{}", "{:08x}", "user{}@example.com"])
-def test_shares_are_within_binomial_bounds_for_random_calls_and_for_similar_keys(pattern: str) -> None:
-    keys = [pattern.format(number) for number in range(COUNT)]
-    for total in (1_000, COUNT):
-        assert within_bounds(counts("canary", keys[:total])["cnn@1"], 0.1, total)
+def test_random_calls_and_similar_keys_are_spread_by_their_shares(repository: Repository, start: Start) -> None:
+    repository.publish("three")
+    repository.route("inner", "split = {one = 90, two = 10}" + STICKY)
+    repository.route("outer", "split = {three = 50, inner = 50}" + STICKY)
+    running = start("poll", transport="native", max_queue_size=COUNT)
+    before: Counter[tuple[str, str]] = Counter()
+    for pattern in ("", "{:08x}", "user{}@example.com"):
+        before = chosen(running, "inner", [pattern.format(number) for number in range(COUNT)])
+        require_share(before, "two", 0.1)
+    # A split within a split gets keys of all its shares.
+    outer = chosen(running, "outer", [f"user-{number}" for number in range(2 * COUNT)])
+    require_share(outer, "three", 0.5)
+    require_share(Counter({key: count for key, count in outer.items() if key[1] != "three"}), "two", 0.1)
+    # A change of the weights moves no more keys than it must.
+    repository.route("inner", "split = {one = 80, two = 20}" + STICKY)
+    running.poll()
+    after = chosen(running, "inner", [user for user, _ in before])
+    assert {key for key in before if key[1] == "two"} < {key for key in after if key[1] == "two"}
+    require_share(after, "two", 0.2)
 
 
-def test_a_split_within_a_split_gets_keys_of_all_its_shares() -> None:
-    keys = [f"user-{number}" for number in range(COUNT)]
-    inner = [key for key in keys if str(chosen("outer", SPLIT, key)) == "cnn"]
-    assert within_bounds(counts("inner", inner)["cnn@1"], 0.1, len(inner))
-
-
-def test_a_change_of_weights_moves_no_more_keys_than_it_must() -> None:
-    wider = SplitSettings(SPLIT.members, (80.0, 20.0), SPLIT.sticky)
-    for key in map(str, range(1_000)):
-        if str(chosen("canary", SPLIT, key)) == "cnn@1":
-            assert str(chosen("canary", wider, key)) == "cnn@1"
+def test_counters_of_two_processes_are_added(cascade: Repository, start: Start) -> None:
+    """One of them may have none of the route, as a process that has not loaded it yet."""
+    cascade.route("both", f'{CASCADE}expected_sent_on = 0.2\nshadow = {{model = "one", share = 1}}')
+    running = start(limits=Limits(linger_seconds=0, shadow_share_of_time=math.inf, shadow_late_seconds=0.01))
+    with running.occupied("slow", queued=4):
+        running.infer("both", [0.5, 0.95])
+    until(lambda: (running.state("both").route.shadow or ())[:3] == (1, 0, 0))
+    counts, none = running.state("both").route, running.state("one").route
+    assert (counts.unsure, counts.expected_sent_on) == (1, 0.2)
+    assert none.plus(counts) == counts.plus(none) == counts
+    both = counts.plus(counts)
+    assert {key: tuple(each) for key, each in both.stages.items()} == {(1, "fast"): (2, 4), (2, "slow"): (0, 0)}
+    assert (both.shadow, both.unsure, both.expected_sent_on) == ((2, 0, 0, 4, 4, 1.0), 2, 0.2)
+    assert none.plus(none) == none

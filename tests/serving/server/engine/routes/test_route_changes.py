@@ -6,6 +6,7 @@ import structlog.testing
 
 from hangtag import ClientError
 from tests.kit import onnx_models
+from tests.kit.kinds import message_of
 from tests.serving.server.engine.running import Repository, Running, Start
 
 SPLIT = "split = {one = 50, two = 50}"
@@ -21,10 +22,9 @@ def weights(running: Running) -> str:
 
 def refused(running: Running, name: str = "both", *, unload: bool = False) -> str:
     """Why a route cannot be loaded."""
-    with pytest.raises(ClientError) as error:
-        (running.client.unload_model if unload else running.client.load_model)(name)
-    assert error.value.code is (grpc.StatusCode.NOT_FOUND if unload else grpc.StatusCode.FAILED_PRECONDITION)
-    return str(error.value)
+    if unload:
+        return message_of(grpc.StatusCode.NOT_FOUND, running.client.unload_model, name)
+    return message_of(grpc.StatusCode.FAILED_PRECONDITION, running.client.load_model, name)
 
 
 @pytest.mark.parametrize("mode", ["none", "poll"])
@@ -117,19 +117,6 @@ def test_a_member_may_be_renamed_together_with_the_routes_file(repository: Repos
     assert (running.answer("both"), running.served()) == (2, {"both": [1], "three": [2], "two": [1]})
 
 
-def test_a_name_may_become_a_routes_and_a_models_again(repository: Repository, start: Start) -> None:
-    repository.publish("both", 5)
-    running = start("poll")
-    assert running.answer("both") == 5
-    repository.route("both", ONE)
-    repository.remove("both", 5)
-    running.poll()
-    assert (running.answer("both"), running.infer("both").answered_by) == (1, ("one",))
-    repository.publish("both", 6)
-    running.poll()
-    assert (running.answer("both"), running.served()) == (6, {"both": [6], **MODELS})
-
-
 @pytest.mark.parametrize("inner", ["inner", "0"])  # it comes after, or before, the route that needs it
 @pytest.mark.parametrize("text", ["split = {around = 100}", f'{ONE}\nshadow = {{model = "around", share = 1}}'])
 def test_a_file_that_closes_a_circle_takes_no_other_route_out(
@@ -174,7 +161,9 @@ def test_a_route_goes_on_without_a_shadow_that_goes_does_not_fit_or_cannot_be_lo
     assert (again.served(), again.loads("both")) == ({"both": [1], "one": [1], "two": [4]}, (2, 1))
 
 
-def test_routes_are_loaded_and_unloaded_by_call(repository: Repository, start: Start) -> None:
+def test_routes_are_loaded_and_unloaded_by_call_and_follow_their_files_only_then(
+    repository: Repository, start: Start
+) -> None:
     repository.route("both", SPLIT)
     running = start("explicit", load_model=("one",))
     load, unload = running.client.load_model, running.client.unload_model
@@ -184,26 +173,19 @@ def test_routes_are_loaded_and_unloaded_by_call(repository: Repository, start: S
     assert running.served() == BOTH
     unload("two")
     assert running.served() == {"one": [1]}
+    repository.route("both", "split = {one = 10, two = 90}")
     load("two")
-    assert running.served() == BOTH
+    assert (running.served(), weights(running)) == (BOTH, "50, 50")
+    load("both")
+    assert weights(running) == "10, 90"
+    repository.route("both", "split = {one = 10}")
+    assert "these add up to 10" in refused(running)
+    assert weights(running) == "10, 90"
     unload("both")
     assert (running.served(), ("both", "1") in running.server.control.published()) == (MODELS, True)
     assert "nothing to unload" in refused(running, unload=True)
     with pytest.raises(ClientError, match="it has: both, one, two"):
         load("three")
-
-
-def test_by_call_a_route_follows_its_file_only_when_it_is_loaded(repository: Repository, start: Start) -> None:
-    repository.route("both", SPLIT)
-    running = start("explicit", load_model=("*",))
-    repository.route("both", "split = {one = 10, two = 90}")
-    running.client.load_model("one")
-    assert weights(running) == "50, 50"
-    running.client.load_model("both")
-    assert weights(running) == "10, 90"
-    repository.route("both", "split = {one = 10}")
-    assert "these add up to 10" in refused(running)
-    assert weights(running) == "10, 90"
 
 
 def test_a_route_is_loaded_by_call_though_its_shadow_does_not_serve(repository: Repository, start: Start) -> None:
@@ -223,22 +205,33 @@ def test_a_route_is_loaded_by_call_though_its_shadow_does_not_serve(repository: 
     assert running.client.parameters("both")["route_shadow"] == "two 1"
 
 
-def test_a_route_whose_folder_is_gone_can_be_unloaded_by_call_and_become_a_model(
-    repository: Repository, start: Start
+@pytest.mark.parametrize("mode", ["poll", "explicit"])
+def test_a_name_may_become_a_models_and_a_routes_again_and_a_route_whose_folder_is_gone_goes(
+    repository: Repository, start: Start, mode: str
 ) -> None:
     file = repository.route("both", SPLIT)
-    running = start("explicit", load_model=("*",))
+    running = start(mode, load_model=("*",) if mode == "explicit" else ())
+
+    def update() -> None:
+        if mode == "poll":
+            running.poll()
+        else:
+            running.client.load_model("both")
+
     file.unlink()
     repository.publish("both", 5)
-    running.client.load_model("both")
-    assert running.answer("both") == 5
+    update()
+    assert (running.answer("both"), running.served()) == (5, {"both": [5], **MODELS})
     repository.route("both", ONE)
     repository.remove("both", 5)
-    running.client.load_model("both")
-    assert running.answer("both") == 1
+    update()
+    assert (running.answer("both"), running.infer("both").answered_by) == (1, ("one",))
     repository.remove("both")
-    running.client.unload_model("both")
-    running.client.load_model("one")
+    if mode == "poll":
+        running.poll()
+    else:
+        running.client.unload_model("both")
+        running.client.load_model("one")
     assert running.served() == MODELS
 
 

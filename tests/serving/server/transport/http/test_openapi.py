@@ -64,7 +64,7 @@ def test_it_describes_all_operations_and_every_status_of_an_error(description: A
 
 
 def examples(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Each schema that has an example beside it, and the example."""
+    """Each schema that has an example, and the example."""
     if isinstance(value, dict):
         if "schema" in value:
             if "example" in value:

@@ -1,82 +1,25 @@
-"""The page in Chromium, with a real server: clicks, keys, drawings, real answers, and the files that it is made of."""
+"""One page in Chromium, with a real server: what a person does on it, one thing after another, and what it answers."""
 
 import base64
-import io
 import json
-import os
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 from playwright.sync_api import Browser, expect
 
-from hangtag import Client, Credentials
-from tests.kit import onnx_models, shipped
-from tests.kit.browser import chromium
-from tests.kit.certificates import TOKEN, Certificates
+from hangtag import Client
 from tests.kit.live import LiveServer
-from tests.kit.over_http import live_server
-from tests.kit.rest import Rest
 from tests.serving.server.transport.http.shown_page import (
-    FOCUSED,
     HAND_OVER,
     HOSTILE,
-    HOSTILE_METADATA,
-    REACHABLE,
     Shown,
+    labels_by_code,
+    picture,
     shown_page,
 )
 
 pytestmark = pytest.mark.slow
-
-ROOT = shipped.MODELS.parent
-EXAMPLES = ROOT / "examples"
-STATIC = ROOT / "serving/server/transport/http/page/static"
-COLOUR = re.compile(r"(--[\w-]+): (#\w+);")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as launched:
-        yield launched
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier in two versions, one of sets, one with HTML as labels, one that takes no pictures, and routes."""
-    models = tmp_path_factory.mktemp("models")
-    (models / "lstm").symlink_to(shipped.MODELS / "lstm")
-    (models / "cnn_rnn").symlink_to(EXAMPLES / "outfits/models/cnn_rnn")
-    hostile = onnx_models.classifier(labels=HOSTILE)
-    for name, value in HOSTILE_METADATA.items():
-        hostile.metadata_props.add(key=f"hangtag.{name}", value=value)
-    onnx_models.publish(models, "hostile", hostile)
-    onnx_models.publish(models, "two_inputs", onnx_models.two_inputs())
-    for name, at_least in (("sure", 0), ("unsure", 1)):
-        (models / name).mkdir()
-        (models / name / "route.toml").write_text(
-            'cascade = ["lstm@1", "lstm@2"]\n'
-            f'accept = {{output = "probabilities", at_least = {at_least}}}\n'
-            'description = "<b>Chosen</b> by hand."'
-        )
-    (models / "canary").mkdir()
-    (models / "canary/route.toml").write_text(
-        'split = {"lstm@2" = 100}\nsticky = "x-user-id"\nshadow = {model = "lstm", share = 0.25}'
-    )
-    return models
-
-
-@pytest.fixture(scope="module")
-def shown(models: Path) -> Iterator[LiveServer]:
-    """A server that the tests leave as it is."""
-    with live_server("native", models, http_port=0, num_versions=2, instances=1) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -91,35 +34,6 @@ def page(browser: Browser, shown: LiveServer) -> Iterator[Shown]:
 def client(shown: LiveServer) -> Iterator[Client]:
     with Client(shown.server.address) as client:
         yield client
-
-
-def labels_by_code(page: Shown, folder: Path) -> dict[str, list[list[str]]]:
-    """Run the code that the page offers, as it is copied, and return the labels of each model by the language."""
-    found = {}
-    for language in ("curl", "Python", "grpcurl"):
-        code = page.code(language)
-        command = [sys.executable, "-c", code] if language == "Python" else ["bash", "-c", code]
-        path = f"{ROOT / '.venv-peers/bin'}:{os.environ['PATH']}"
-        run = subprocess.run(command, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr
-        found[language] = _printed(run.stdout) if language == "Python" else _answered(run.stdout)
-    return found
-
-
-def _answered(output: str) -> list[list[str]]:
-    answer = json.loads(output)
-    outcomes = answer.get("outcomes", [{"answer": answer}])
-    return [[label["label"] for label in outcome["answer"]["labels"]] for outcome in outcomes]
-
-
-def _printed(output: str) -> list[list[str]]:
-    """One label a line, or, of several models, one model a line: NAME, LABEL SHARE%, ..."""
-    lines = [re.sub(r" [\d.]+%", "", line).split(", ") for line in output.splitlines()]
-    return [line[1:] for line in lines] if "," in output else [[line[0] for line in lines]]
-
-
-def picture(name: str) -> bytes:
-    return (EXAMPLES / name).read_bytes()
 
 
 def test_the_first_example_is_answered_at_once_and_nothing_is_broken(page: Shown, client: Client) -> None:
@@ -162,11 +76,7 @@ def test_a_drawing_is_sent_as_a_small_picture_white_on_black(page: Shown, client
     mouse.down()
     mouse.move(box["x"] + 150, box["y"] + 230)
     page.ask(mouse.up)
-    with page.page.expect_download() as download:
-        page.page.get_by_role("link", name="drawing.png").click()
-    drawing = Path(download.value.path()).read_bytes()
-    grey = np.asarray(Image.open(io.BytesIO(drawing)).convert("L"))
-    assert grey.shape == (28, 28)
+    drawing, grey = page.drawing()
     assert grey[:, :5].max() == 0
     assert grey[8:18, 13:15].min() > 200
     assert page.labels("lstm") == [label.name for label in client.classify(drawing, "lstm").labels]
@@ -283,128 +193,3 @@ def test_a_refusal_is_shown_in_the_servers_words(page: Shown) -> None:
     assert "not a PNG, JPEG or WebP file" in refusal
     assert ["status of 400" in complaint for complaint in page.seen.complaints] == [True]
     page.seen.complaints.clear()
-
-
-def look_again(page: Shown) -> None:
-    """Let the page read the metrics now, as if the person had come back from another tab."""
-    page.page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
-
-
-def test_a_page_takes_a_token_and_sees_models_come_and_the_server_end(
-    browser: Browser, models: Path, tmp_path: Path
-) -> None:
-    # The files that the code names in capitals, in the folder that it runs in.
-    for name in ("tokens", "TOKEN_FILE"):
-        (tmp_path / name).write_text(TOKEN)
-    certificates = Certificates(tmp_path / "certificates")
-    (tmp_path / "CA_FILE").symlink_to(certificates.ca())
-    files = certificates.server(token_file=tmp_path / "tokens")
-    loaded: dict[str, Any] = {"model_control": "explicit", "load_model": ("lstm",)}
-    secured = live_server("grpc", models, http_port=0, instances=1, **loaded, **files)
-    with secured as server, browser.new_context(ignore_https_errors=True) as context:
-        page = Shown(context.new_page(), f"https://{server.server.http_address}/")
-        token = page.page.get_by_label("This server wants a token.")
-        token.fill("wrong")
-        page.page.keyboard.press("Enter")
-        expect(page.page.locator("#refusal")).to_contain_text("token")
-        token.fill(TOKEN)
-        page.page.keyboard.press("Enter")
-        page.wait_for_answers()
-        expect(token).to_be_hidden()
-        assert TOKEN not in page.code("curl")
-        assert "$(cat TOKEN_FILE)" in page.code("grpcurl")
-        assert page.page.evaluate("() => Object.keys({...localStorage, ...sessionStorage}).length") == 0
-        (tmp_path / "t-shirt-top-2.png").write_bytes(picture("garments/t-shirt-top-2.png"))
-        page.choose("lstm")
-        assert set(map(str, labels_by_code(page, tmp_path).values())) == {str([page.labels("lstm")])}
-        credentials = Credentials(tls_ca=tmp_path / "CA_FILE", token_file=tmp_path / "TOKEN_FILE")
-        with Client(server.server.address, credentials=credentials) as client:
-            client.load_model("hostile")
-        look_again(page)
-        expect(page.page.locator("#chooser input")).to_have_count(2)
-        server.server.stop(grace=0)
-        look_again(page)
-        expect(page.page.locator("#health")).to_have_text("unreachable")
-
-
-def test_keys_draw(browser: Browser, shown: LiveServer) -> None:
-    with shown_page(browser, shown.server.http_address) as page:
-        page.choose("lstm")
-        keyboard = page.page.keyboard
-        page.page.get_by_label("Choose", exact=True).focus()
-        keyboard.press("ArrowRight")
-        keyboard.press("Tab")
-        expect(page.page.locator("#pad")).to_be_focused()
-        pen = page.page.locator("#pen")
-        expect(pen).to_be_visible()
-        for key, times in (("ArrowUp", 9), (" ", 1), ("ArrowDown", 18)):
-            for _ in range(times):
-                keyboard.press(key)
-        expect(pen).to_have_class("down")
-        page.ask(lambda: keyboard.press(" "))
-        expect(pen).not_to_have_class("down")
-        with page.page.expect_download() as download:
-            page.page.get_by_role("link", name="drawing.png").click()
-        grey = np.asarray(Image.open(Path(download.value.path())).convert("L"))
-        assert max(grey[:, :10].max(), grey[:3].max()) < 5
-        assert grey[6:22, 13:15].min() > 200
-        drawing = Path(download.value.path()).read_bytes()
-        with Client(shown.server.address) as client:
-            assert page.labels("lstm") == [label.name for label in client.classify(drawing, "lstm").labels]
-
-
-@pytest.mark.parametrize("source", ["Choose", "Draw"])
-def test_a_keyboard_reaches_everything_and_shows_where_it_is(browser: Browser, shown: LiveServer, source: str) -> None:
-    with shown_page(browser, shown.server.http_address) as page:
-        page.page.get_by_text(source, exact=True).click()
-        page.page.evaluate("() => document.activeElement.blur()")
-        expected = page.page.evaluate(REACHABLE)
-        assert len(expected) > 12
-        reached = {}
-        for _ in range(len(expected) + 3):
-            page.page.keyboard.press("Tab")
-            if focused := page.page.evaluate(FOCUSED):
-                reached[focused[0]] = focused[1]
-        assert [element for element in expected if element not in reached] == []
-        assert [element for element, is_shown in reached.items() if not is_shown] == []
-
-
-def test_every_file_is_sent_with_its_type_and_the_policy(shown: LiveServer) -> None:
-    types = {".css": "text/css", ".js": "text/javascript", ".png": "image/png", ".svg": "image/svg+xml"}
-    with Rest(shown.server.http_address) as rest:
-        for file in STATIC.rglob("*.*"):
-            if file.suffix in types:
-                answer = rest.get(f"/page/{file.relative_to(STATIC)}")
-                assert answer.body == file.read_bytes()
-                assert answer.headers["content-type"].split(";")[0] == types[file.suffix]
-                assert answer.headers["x-content-type-options"] == "nosniff"
-        page = rest.get("/")
-        assert f'data-grpc-port="{shown.server.port}"' in page.body.decode()
-        assert "script-src 'self'; style-src 'self'" in page.headers["content-security-policy"]
-        assert b"<script>" not in page.body
-        assert b" style=" not in page.body
-        for missing in ("/page/", "/page/index.html", "/page/../endpoint.py", "/page/%2e%2e/endpoint.py", "/page/x.js"):
-            assert rest.get(missing).status == 404
-
-
-def test_a_server_can_do_without_the_page(models: Path) -> None:
-    explicit = live_server("grpc", models, http_port=0, model_control="explicit", no_page=True)
-    with explicit as server, Rest(server.server.http_address) as rest:
-        assert [rest.get(path).status for path in ("/", "/page/main.js", "/v2")] == [404, 404, 200]
-
-
-def test_the_page_has_the_colours_of_the_reports() -> None:
-    reports = (ROOT / "hangtag/page/templates/style.css").read_text()
-    page = (STATIC / "style.css").read_text()
-    assert len(COLOUR.findall(reports)) >= 2 * 20
-    # Light and dark in the order of the file: a colour that has another value there, or is missing, ends the sequence.
-    own = iter(COLOUR.findall(page))
-    assert [colour for colour in COLOUR.findall(reports) if colour not in own] == []
-
-
-def test_the_example_pictures_are_those_of_the_repository() -> None:
-    pictures = list((STATIC / "examples").iterdir())
-    assert len(pictures) == 12
-    for picture in pictures:
-        (original,) = (ROOT / "examples").glob(f"*/{picture.name}")
-        assert picture.read_bytes() == original.read_bytes()

@@ -1,6 +1,7 @@
-"""A pipe, a device, a folder or a huge file in place of tokens or certificates holds up no call and no stop."""
+"""A pipe, a device, a folder, a huge file or none in place of tokens or certificates holds up no call and no stop."""
 
 import os
+import queue
 import ssl
 import threading
 from collections.abc import Callable
@@ -27,6 +28,7 @@ REPLACEMENTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "pipe": (os.mkfifo, "it is not a regular file"),
     "device": (lambda path: path.symlink_to("/dev/null"), "it is not a regular file"),
     "folder": (Path.mkdir, "Is a directory"),
+    "missing": (Path.exists, "No such file or directory"),
     "huge file": (lambda path: path.write_bytes(bytes(2 << 20)), "it has more than 1,048,576 bytes"),
 }
 OPTIONS = ("--token-file", "--tls-cert", "--tls-key", "--tls-client-ca")
@@ -34,20 +36,15 @@ OPTIONS = ("--token-file", "--tls-cert", "--tls-key", "--tls-client-ca")
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    """The files of a server by option, and beside them those of its client."""
+    """The files of a server by option; in their folder are those of its client."""
     onnx_models.publish(tmp_path / "models", "gather", onnx_models.gather())
     certificates = Certificates(tmp_path / "certificates")
     authority = certificates.folder / "authority.pem"
     authority.write_bytes(certificates.ca().read_bytes())
     for name in ("tokens", "token-of-client"):
         (certificates.folder / name).write_text(TOKEN)
-    of_server = (
-        certificates.folder / "tokens",
-        certificates.cert("server-of-ours"),
-        certificates.key("server-of-ours"),
-        authority,
-    )
-    return dict(zip(OPTIONS, of_server, strict=True))
+    cert, key = certificates.cert("server-of-ours"), certificates.key("server-of-ours")
+    return dict(zip(OPTIONS, (certificates.folder / "tokens", cert, key, authority), strict=True))
 
 
 def settings(files: dict[str, Path]) -> dict[str, Any]:
@@ -57,29 +54,29 @@ def settings(files: dict[str, Path]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("replacement", REPLACEMENTS)
-def test_the_server_does_not_start_with_it(
-    files: dict[str, Path], tmp_path: Path, option: str, replacement: str
-) -> None:
-    replace, reason = REPLACEMENTS[replacement]
-    files[option].unlink()
-    replace(files[option])
-    refusals: list[str] = []
+def test_the_server_does_not_start_with_it(files: dict[str, Path], tmp_path: Path, option: str) -> None:
+    path, refusals = files[option], queue.SimpleQueue[str]()
 
     def start() -> None:
-        try:
-            with server(tmp_path / "models", **settings(files)):
-                pass
-        except StartError as error:
-            refusals.append(str(error))
+        with pytest.raises(StartError) as refused, server(tmp_path / "models", **settings(files)):
+            pass
+        refusals.put(str(refused.value))
 
-    starting = threading.Thread(target=start, daemon=True)
-    starting.start()
-    starting.join(10)
-    (refusal,) = refusals
-    assert refusal.endswith(f"{files[option]} ({option}) cannot be read: {reason}") or (
-        replacement == "folder" and refusal.endswith(f"{files[option]} is not the path of a file")
-    )
+    for kind, (replace, reason) in REPLACEMENTS.items():
+        path.unlink()
+        replace(path)
+        threading.Thread(target=start, daemon=True).start()
+        refusal = refusals.get(timeout=10)
+        if kind == "folder":
+            assert refusal.endswith(f"{path} is not the path of a file")
+        else:
+            assert refusal.endswith(f"{path} ({option}) cannot be read: {reason}")
+        remove(path)
+        path.touch()
+
+
+def remove(path: Path) -> None:
+    path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def require_answers(live: LiveServer, files: dict[str, Path]) -> None:
@@ -111,7 +108,7 @@ def test_a_server_goes_on_with_the_files_from_before_and_stops(files: dict[str, 
                     f"{each} not reloaded; the ones from before stay in use" for each in what
                 }
                 assert all(line["reason"].endswith(f"{path} ({option}) cannot be read: {reason}") for line in log)
-                path.rmdir() if path.is_dir() else path.unlink()
+                remove(path)
                 path.write_bytes(content)
                 require_answers(live, files)
         for path in files.values():

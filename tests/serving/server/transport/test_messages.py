@@ -1,16 +1,29 @@
-"""Messages over --max-message-mib: refused alike on every transport, and their memory is given back."""
+"""Messages over --max-message-mib, calls whose message does not come, and deadlines that are none.
 
+That calls without a message take no places of others is in hostile/test_memory.py.
+"""
+
+import asyncio
 import os
+import re
+import shutil
+import struct
+import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import numpy as np
 import pytest
 
-from hangtag.protos import classifier_pb2_grpc, inference_pb2_grpc
+from hangtag.protos import classifier_pb2, classifier_pb2_grpc, inference_pb2_grpc
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.config.limits import Limits
+from hangtag.serving.server.transport.grpc import awaited_messages
 from tests.kit import onnx_models
 from tests.kit.command import serving
 from tests.kit.live import LiveServer, failure, index, number, outputs, request
@@ -25,6 +38,7 @@ MORE_MEMORY = 48 * MIB
 """Bytes that a server may hold after it has refused huge messages, beyond what it held before."""
 ANY_SIZE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 MODEL_INFER, CLASSIFY = "/inference.GRPCInferenceService/ModelInfer", "/hangtag.v1.Classifier/Classify"
+LIVE = "/inference.GRPCInferenceService/ServerLive"
 
 
 @pytest.fixture
@@ -111,3 +125,104 @@ def test_the_memory_of_huge_messages_is_given_back(tmp_path: Path, transport: st
 def memory(pid: int) -> int:
     """A process's resident bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture
+def impatient(few: Path) -> Iterator[LiveServer]:
+    with live_server("grpc", few, limits=Limits(message_seconds=0.1)) as live:
+        yield live
+
+
+@pytest.mark.parametrize("method", [MODEL_INFER, LIVE, "/grpc.health.v1.Health/Watch"])
+def test_a_call_ends_whose_message_does_not_come(impatient: LiveServer, method: str) -> None:
+    released = threading.Event()
+    call: Any = impatient.channel.stream_stream(method)
+    code, details = failure(lambda: list(call(iter(released.wait, True), timeout=TIMEOUT)))
+    assert (code, "did not come in time" in details) == (grpc.StatusCode.DEADLINE_EXCEEDED, True)
+    released.set()
+    assert impatient.infer(request("gather", index=index(1)))["value"].tolist() == [10]
+
+
+def test_a_call_without_a_message_is_the_callers_error(few: Path) -> None:
+    with live_server("grpc", few) as live:
+        for method in (MODEL_INFER, LIVE):
+            call: Any = live.channel.stream_unary(method)
+            code, details = failure(lambda call=call: call(iter(()), timeout=TIMEOUT))  # type: ignore[misc]
+            assert (code, "no message" in details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+
+
+def test_a_call_takes_the_place_of_one_whose_time_is_over_already() -> None:
+    """Its time can no longer be set then: asyncio raises RuntimeError."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        places: dict[asyncio.Timeout, None] = {}
+
+        async def wait_for_long() -> None:
+            async with asyncio.timeout(0.01) as time_limit:
+                awaited_messages.take_place(places, 1, time_limit)
+                await loop.create_future()
+
+        waiting = loop.create_task(wait_for_long())
+        await asyncio.sleep(0)
+        (longest,) = places
+        newer = asyncio.timeout(None)
+        loop.call_at((longest.when() or 0) + 1e-6, awaited_messages.take_place, places, 1, newer)
+        time.sleep(0.05)  # so that the loop meets both times at once, before the first call can end
+        with pytest.raises(TimeoutError):
+            await waiting
+        assert list(places) == [newer]
+
+    asyncio.run(scenario())
+
+
+RAW = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
+MESSAGES = {
+    MODEL_INFER: request("gather", index=index(1)).SerializeToString(),
+    CLASSIFY: classifier_pb2.ClassifyRequest(model_name="classifier", raw=RAW).SerializeToString(),
+    LIVE: pb.ServerLiveRequest().SerializeToString(),
+}
+BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+
+
+@pytest.fixture(scope="session")
+def bodies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A file with each method's request, as it goes over the wire."""
+    folder = tmp_path_factory.mktemp("bodies")
+    bodies = {}
+    for method, message in MESSAGES.items():
+        bodies[method] = folder / method.rpartition("/")[2]
+        bodies[method].write_bytes(b"\x00" + struct.pack(">I", len(message)) + message)
+    return bodies
+
+
+def ask(live: LiveServer, bodies: dict[str, Path], method: str, timeout: str) -> tuple[grpc.StatusCode, str]:
+    """The status and the message of a call with this header."""
+    headers = {":method": "POST", "content-type": "application/grpc", "te": "trailers", "grpc-timeout": timeout}
+    named = [f"--header={name}: {value}" for name, value in headers.items()]
+    url = f"http://{live.server.address}{method}"
+    command = ["nghttp", "-v", "--no-dep", *named, f"--data={bodies[method]}", url]
+    output = subprocess.run(command, capture_output=True, encoding="latin-1", check=True, timeout=TIMEOUT).stdout
+    received = dict(re.findall(r"recv \(stream_id=\d+\) (grpc-\S+): (.*)", output))
+    return BY_NUMBER[int(received["grpc-status"])], unquote(received.get("grpc-message", ""))
+
+
+@pytest.mark.skipif(shutil.which("nghttp") is None, reason="needs nghttp (Debian: nghttp2-client)")
+@pytest.mark.parametrize("method", MESSAGES)
+def test_a_deadline_in_a_header_is_taken_and_what_is_none_is_refused(
+    live: LiveServer, bodies: dict[str, Path], method: str
+) -> None:
+    by_native = live.server.config.transport == "native" and method != LIVE  # else gRPC's core answers
+    for timeout in ("10S", "00000001M", "99999999H"):
+        assert ask(live, bodies, method, timeout)[0] is grpc.StatusCode.OK
+    before = live.statistics("gather").inference_count
+    too_long = ["000000010S"] * by_native  # gRPC's core takes more digits than the specification allows
+    for timeout in ("soon", "1", "S", "-1S", "1.5S", "1s", "1Sm", "1 000m x", "1S.", *too_long):
+        code, message = ask(live, bodies, method, timeout)
+        assert code is (grpc.StatusCode.INVALID_ARGUMENT if by_native else grpc.StatusCode.INTERNAL)
+        assert "grpc-timeout" in message
+        if by_native:
+            assert (
+                f"must be 1 to 8 digits and a unit, which is one of H, M, S, m, u and n, not '{timeout[0]}" in message
+            )
+    assert live.statistics("gather").inference_count == before

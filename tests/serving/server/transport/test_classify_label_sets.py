@@ -11,12 +11,11 @@ import numpy.typing as npt
 import pytest
 
 from hangtag.protos import classifier_pb2 as pb
-from hangtag.protos import inference_pb2
 from hangtag.serving.server.errors import ModelLoadError
 from tests.kit import onnx_label_sets, onnx_models
-from tests.kit.live import LiveServer, failure, request
+from tests.kit.live import LiveServer, failure
 from tests.kit.onnx_label_sets import DISTANCES, image
-from tests.kit.over_http import live_server
+from tests.kit.over_http import HTTP, live_server
 from tests.kit.picture_files import encoded
 from tests.kit.waiting import TIMEOUT
 
@@ -24,13 +23,13 @@ Pixels = npt.NDArray[np.uint8]
 PROBABILITIES = [10, 250, 20, 30, 200, 40, 50, 240, 60, 70]  # of 255
 
 
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+@pytest.fixture(scope="module", params=["native", "grpc", HTTP])
+def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     models = tmp_path_factory.mktemp("sets")
     onnx_label_sets.publish_all(models)
     onnx_models.publish(models, "low", onnx_label_sets.label_threshold(threshold="0.15", min_labels="1"))
     onnx_models.publish(models, "path-far", onnx_label_sets.label_path(label_distances=json.dumps(DISTANCES)))
-    with live_server("auto", models) as server:
+    with live_server(request.param, models) as server:
         yield server
 
 
@@ -48,28 +47,16 @@ def indices(response: pb.ClassifyResponse) -> list[int]:
     return [score.index for score in response.labels]
 
 
-@pytest.mark.parametrize("path", [[4, 1, 7], [1, 4, 7], [9], [0, 2, 4, 6, 8]])
-def test_a_path_is_answered_in_the_order_predicted(live: LiveServer, path: list[int]) -> None:
-    response = classify(live, "path", image(PROBABILITIES, path, path_probability=51))
-    assert indices(response) == path
-    probabilities = [score.probability for score in response.labels]
-    assert probabilities == pytest.approx([PROBABILITIES[index] / 255 for index in path])
-    assert response.task == pb.TASK_MULTI_LABEL
-    assert response.path_probability == pytest.approx(0.2)
-
-
-def test_an_empty_path_is_an_empty_set(live: LiveServer) -> None:
-    response = classify(live, "path", image(PROBABILITIES, path_probability=255))
-    assert (len(response.labels), response.task, response.path_probability) == (0, pb.TASK_MULTI_LABEL, 1)
-
-
-@pytest.mark.parametrize(
-    ("top_k", "expected"), [(0, [0, 2, 4, 6, 8]), (2, [0, 2]), (5, [0, 2, 4, 6, 8]), (99, [0, 2, 4, 6, 8])]
-)
-def test_top_k_alone_cuts_a_set(live: LiveServer, top_k: int, expected: list[int]) -> None:
-    response = classify(live, "path", image(PROBABILITIES, [0, 2, 4, 6, 8], 51), top_k=top_k)
-    assert indices(response) == expected
-    assert response.path_probability == pytest.approx(0.2)  # of the whole set
+@pytest.mark.parametrize("path", [[4, 1, 7], [1, 4, 7], [9], [0, 2, 4, 6, 8], []])
+def test_a_path_is_answered_in_the_order_predicted_and_top_k_alone_cuts_it(live: LiveServer, path: list[int]) -> None:
+    for top_k in (0, 2, 5, 99):
+        response = classify(live, "path", image(PROBABILITIES, path, path_probability=51), top_k=top_k)
+        shown = path[:top_k] if top_k else path
+        assert indices(response) == shown
+        probabilities = [score.probability for score in response.labels]
+        assert probabilities == pytest.approx([PROBABILITIES[index] / 255 for index in shown])
+        assert response.task == pb.TASK_MULTI_LABEL
+        assert response.path_probability == pytest.approx(0.2)  # of the whole set
 
 
 @pytest.mark.parametrize(
@@ -116,38 +103,12 @@ def test_without_distances_or_rivals_there_are_none(live: LiveServer, model: str
     assert not any(score.HasField("distance") for score in response.labels)
 
 
-def test_a_file_of_the_models_size_is_not_converted(live: LiveServer) -> None:
-    assert indices(classify(live, "path", encoded=encoded(image(PROBABILITIES, [4, 1, 7])))) == [4, 1, 7]
-
-
-def test_a_file_of_another_size_is_scaled_down_as_a_whole(live: LiveServer) -> None:
+def test_a_file_of_the_models_size_is_not_converted_and_another_is_scaled_down_as_a_whole(live: LiveServer) -> None:
     """On a picture twice as large, every pixel twice: trimming it, or scaling another way, would lose the answer."""
-    pixels = np.repeat(np.repeat(image(PROBABILITIES, path=[4, 1, 7]), 2, axis=0), 2, axis=1)
-    response = classify(live, "half", encoded=encoded(pixels))
-    assert {1, 7} <= set(indices(response))
-
-
-def test_the_protocol_describes_such_a_model(live: LiveServer) -> None:
-    metadata = live.inference.ModelMetadata(inference_pb2.ModelMetadataRequest(name="path"), timeout=TIMEOUT)
-    assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in (*metadata.inputs, *metadata.outputs)] == [
-        ("image", "UINT8", [-1, 64, 64]),
-        ("path", "INT64", [-1, 5]),
-        ("path_probability", "FP32", [-1]),
-        ("probabilities", "FP32", [-1, 10]),
-    ]
-    config = live.inference.ModelConfig(inference_pb2.ModelConfigRequest(name="path"), timeout=TIMEOUT).config
-    assert config.max_batch_size == 64
-    assert [(tensor.name, list(tensor.dims)) for tensor in (*config.input, *config.output)] == [
-        ("image", [64, 64]), ("path", [5]), ("path_probability", []), ("probabilities", [10]),
-    ]  # fmt: skip
-    assert config.parameters["hangtag.task"].string_value == "multi_label"
-
-
-def test_inferences_of_such_a_model_are_batched(live: LiveServer) -> None:
-    images = np.stack([image(PROBABILITIES, [4]), image(PROBABILITIES, [1, 7], 255)])
-    outputs = live.infer(request("path", image=images))
-    assert outputs["path"].tolist() == [[4, -1, -1, -1, -1], [1, 7, -1, -1, -1]]
-    assert outputs["path_probability"].tolist() == [0, 1]
+    pixels = image(PROBABILITIES, path=[4, 1, 7])
+    assert indices(classify(live, "path", encoded=encoded(pixels))) == [4, 1, 7]
+    twice = np.repeat(np.repeat(pixels, 2, axis=0), 2, axis=1)
+    assert {1, 7} <= set(indices(classify(live, "half", encoded=encoded(twice))))
 
 
 def test_distances_that_do_not_fit_the_labels_stop_the_start(tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+"""A plugin of pytest that finds which tests run a function, and later runs only these.
+
+:mod:`tests.mutants.reach` copies this file to the root of a checkout, which may be an older one, and puts calls of
+:func:`reached` into the product there. It therefore imports nothing of the tests.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REACHES = "MUTANT_REACHES"
+"""Names the folder in which a run records which tests reach which mutant."""
+CHOSEN = "MUTANT_TESTS"
+"""Names a JSON file with the tests that a run is to keep, in their order."""
+_seen: set[tuple[int, str]] = set()
+
+
+def reached(number: int) -> None:
+    """Record that the function of a mutant runs, and in which test. The product's processes call this."""
+    folder = os.environ.get(REACHES)
+    if folder is None:
+        return
+    # The process may have been started in an earlier test, so its environment does not name the test that runs now.
+    # A test may have forbidden the process to open a file.
+    with contextlib.suppress(OSError):
+        for running in Path(folder).glob(f"running.{os.environ.get('PYTEST_XDIST_WORKER', '*')}"):
+            test = running.read_text()
+            if (number, test) not in _seen:
+                _seen.add((number, test))
+                with (Path(folder) / "reached").open("a") as file:
+                    file.write(f"{number}\t{test}\n")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Note which test runs now, its fixtures included."""
+    folder = os.environ.get(REACHES)
+    if folder is None:
+        return (yield)
+    running = Path(folder) / f"running.{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+    written = running.with_name(f"{running.name.replace('running', 'written')}")
+    written.write_text(item.nodeid)
+    written.rename(running)  # so that nobody reads half of a name
+    return (yield)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the chosen tests, in their order, which the tests' own conftest may have changed."""
+    if CHOSEN in os.environ:
+        places = {test: place for place, test in enumerate(json.loads(Path(os.environ[CHOSEN]).read_text()))}
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in places])
+        items[:] = sorted((item for item in items if item.nodeid in places), key=lambda item: places[item.nodeid])

@@ -1,0 +1,121 @@
+"""Finds the tests that run the function which a mutant changes, so that no other test is asked about it."""
+
+import ast
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+from tests.mutants import plugin
+from tests.mutants.mutant import MovedError, Mutant
+
+PLUGIN = "mutant_plugin"
+"""The name under which the plugin stands in a copy of a checkout."""
+TESTS = tuple(
+    f"tests/{each}" for each in ("serving", "export", "training", "protos", "compatibility", "e2e", "hangtag")
+)
+"""The tests that may find a mutant. Those of deployment and of studies are about other code."""
+
+
+def copy(checkout: Path, folder: Path) -> None:
+    """Copy the files that git tracks, and the plugin, into an empty folder that uses the checkout's environments."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=checkout, check=True, capture_output=True, text=True)
+    for path in filter(None, tracked.stdout.split("\0")):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        if (checkout / path).exists():
+            shutil.copy2(checkout / path, folder / path, follow_symlinks=False)
+    for environment in checkout.glob(".venv*"):
+        (folder / environment.name).symlink_to(environment.resolve())
+    shutil.copy2(plugin.__file__, folder / f"{PLUGIN}.py")
+
+
+def pytest(
+    folder: Path, *options: str, variables: Mapping[str, str], output: IO[str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start pytest with the plugin in a copy of a checkout, in a process group of its own.
+
+    ``output`` is a file and never a pipe, which a process that pytest leaves behind would keep open.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", "-p", PLUGIN, "-p", "no:cacheprovider", *options]
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder), **variables},
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
+        start_new_session=True,
+    )
+
+
+def kill(folder: Path) -> None:
+    """Kill what pytest has left running in a copy of a checkout: a fault may let a server compute for ever."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"PYTHONPATH={folder}\0".encode() in (process / "environ").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def reaches(mutants: Iterable[Mutant], checkout: Path) -> dict[int, list[str]]:
+    """Run all tests once, and return which of them run the function of each mutant.
+
+    Returns:
+        Tests by the mutants' numbers. Those come first that run the functions of few mutants, since they are about
+        little else. A mutant whose code is no longer there has none.
+    """
+    with tempfile.TemporaryDirectory(prefix="mutants-") as name, tempfile.TemporaryDirectory() as folder:
+        copied = Path(name)
+        copy(checkout, copied)
+        _probe(mutants, copied)
+        tests = [each for each in TESTS if (copied / each).exists()]
+        pytest(copied, "-n2", "--dist", "loadfile", *tests, variables={plugin.REACHES: folder}).wait()
+        kill(copied)
+        recorded = {tuple(line.split("\t")) for line in (Path(folder) / "reached").read_text().splitlines()}
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for number, test in recorded:
+        numbers[test].add(int(number))
+    found: dict[int, list[str]] = defaultdict(list)
+    for test in sorted(numbers, key=lambda each: (len(numbers[each]), each)):
+        for reached in numbers[test]:
+            found[reached].append(test)
+    return found
+
+
+def _probe(mutants: Iterable[Mutant], root: Path) -> None:
+    """Let the function of each mutant report that it runs; every function of the file for lines outside of one."""
+    probes: dict[Path, set[tuple[int, int]]] = defaultdict(set)
+    for mutant in mutants:
+        try:
+            file, line = mutant.place(root)
+        except MovedError:
+            continue
+        functions = list(_functions(ast.parse(file.read_text())))
+        within = [each for each in functions if each.lineno <= line <= (each.end_lineno or 0)]
+        for function in within[-1:] or functions:  # an inner function comes after the one that has it
+            probes[file].update((start, mutant.number) for start in _start(function))
+    for file, places in probes.items():
+        lines = file.read_text().splitlines(keepends=True)
+        for start, number in sorted(places, reverse=True):
+            indented = lines[start - 1][: -len(lines[start - 1].lstrip())]
+            lines.insert(start - 1, f'{indented}__import__("{PLUGIN}").reached({number})\n')
+        file.write_text("".join(lines))
+
+
+def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def _start(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[int]:
+    """The line of a function's first statement after its documentation; none where it has no line of its own."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    if not body or body[0].lineno == function.lineno:
+        return []
+    first = body[0]
+    decorators = getattr(first, "decorator_list", [])
+    return [min([first.lineno, *(each.lineno for each in decorators)])]

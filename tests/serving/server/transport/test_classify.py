@@ -1,0 +1,272 @@
+"""Classify, ClassifyStream and Compare: pictures in, labels out, by one model or by several."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+import pytest
+
+from hangtag.protos import classifier_pb2 as pb
+from tests.kit import onnx_label_sets, onnx_models
+from tests.kit.conversation import Conversation
+from tests.kit.live import Array, LiveServer, failure, index, request
+from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
+from tests.kit.picture_files import encoded
+from tests.kit.waiting import TIMEOUT
+
+pytestmark = pytest.mark.slow
+
+INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+FULL, LATE = grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED
+PIXELS = np.random.default_rng(7).integers(0, 256, (6, 28, 28), dtype=np.uint8)
+
+
+def raw(pixels: Array) -> pb.RawImage:
+    height, width = pixels.shape
+    return pb.RawImage(height=height, width=width, pixels=pixels.tobytes())
+
+
+RAW = raw(PIXELS[0])
+
+
+def image(place: int, **fields: Any) -> pb.ClassifyRequest:
+    return pb.ClassifyRequest(**{"model_name": "classifier", "raw": raw(PIXELS[place]), "id": f"{place}", **fields})
+
+
+def classify(live: LiveServer, **fields: Any) -> pb.ClassifyResponse:
+    sent = pb.ClassifyRequest(**{"model_name": "classifier", **fields})
+    response: pb.ClassifyResponse = live.classifier.Classify(sent, timeout=TIMEOUT)
+    return response
+
+
+def compare(live: LiveServer, *models: str, timeout: float = TIMEOUT, **fields: Any) -> Any:
+    """The outcomes for models, NAME or NAME@VERSION."""
+    choices = [
+        pb.ModelChoice(name=name, version=version) for name, _, version in (one.partition("@") for one in models)
+    ]
+    sent = pb.CompareRequest(models=choices, **{"raw": RAW, "top_k": 5, **fields})
+    return live.classifier.Compare(sent, timeout=timeout).outcomes
+
+
+def assert_same(one: pb.ClassifyResponse, other: pb.ClassifyResponse) -> None:
+    """But for the time that it took, and for rounding."""
+    assert (one.model_name, one.model_version, one.task) == (other.model_name, other.model_version, other.task)
+    assert [score.label for score in one.labels] == [score.label for score in other.labels]
+    np.testing.assert_allclose([s.probability for s in one.labels], [s.probability for s in other.labels], rtol=1e-4)
+
+
+def assert_is_the_best_of(response: pb.ClassifyResponse, pixels: Array) -> None:
+    logits = onnx_models.logits_of(pixels[np.newaxis])[0]
+    exponents = np.exp(logits - logits.max())
+    best = np.argsort(-logits)[: len(response.labels)]
+    assert [score.index for score in response.labels] == best.tolist()
+    assert [score.label for score in response.labels] == [onnx_models.LABELS[place] for place in best]
+    expected = (exponents / exponents.sum())[best]
+    np.testing.assert_allclose([score.probability for score in response.labels], expected, rtol=1e-3)
+
+
+@EVERY_TRANSPORT
+def test_the_most_probable_labels_come_first_as_many_as_requested(live: LiveServer) -> None:
+    for picture in ({"raw": RAW}, {"encoded": encoded(PIXELS[0])}):
+        for top_k, count in ((0, 3), (1, 1), (10, 10), (11, 10), (2**32 - 1, 10)):
+            response = classify(live, top_k=top_k, **picture)
+            assert (response.model_name, response.model_version) == ("classifier", "12")
+            assert len(response.labels) == count
+            assert_is_the_best_of(response, PIXELS[0])
+    assert response.timings.preprocess_ns > 0
+    assert response.timings.compute_ns > 0
+    assert response.timings.batch_size == 1
+
+
+@EVERY_TRANSPORT
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"encoded": b""}, "the image is empty (0 bytes)"),
+        ({"encoded": b"GIF89a"}, "the image is not a PNG, JPEG or WebP file"),
+        ({"encoded": encoded(PIXELS[0])[:200]}, "the image cannot be decoded and seems damaged: "),
+        ({"encoded": b"\x89PNG\r\n\x1a\n"}, "the image cannot be decoded and seems damaged: its header is wrong"),
+        ({"raw": pb.RawImage()}, "raw pixels must be 28 x 28, 784 bytes; got 0 x 0 and 0 bytes"),
+        ({"raw": pb.RawImage(height=28, width=28, pixels=bytes(783))}, "got 28 x 28 and 783 bytes"),
+        ({"raw": pb.RawImage(height=14, width=56, pixels=bytes(784))}, "got 14 x 56 and 784 bytes"),
+        ({"raw": pb.RawImage(height=2**32 - 1, width=2**32 - 1)}, "got 4294967295 x 4294967295 and 0 bytes"),
+    ],
+)
+def test_an_unusable_image_is_refused(live: LiveServer, fields: dict[str, Any], message: str) -> None:
+    code, details = failure(lambda: classify(live, **fields))
+    assert (code, message in details) == (INVALID, True), details
+
+
+@EVERY_TRANSPORT
+def test_a_model_that_is_unknown_or_not_a_classifier_is_refused(live: LiveServer) -> None:
+    for fields in ({"model_name": "nobody"}, {"model_version": "1"}):
+        assert failure(lambda f=fields: classify(live, raw=RAW, **f))[0] is NOT_FOUND  # type: ignore[misc]
+    for model in ("two_inputs", "text", "unbatched", "gather"):
+        code, message = failure(lambda name=model: classify(live, model_name=name, raw=RAW))  # type: ignore[misc]
+        assert code is INVALID
+        assert message.startswith(f"'{model}' is not a classifier of images")
+        assert message.endswith("call it for inference instead")
+
+
+def test_a_classifier_has_labels_that_match_and_probabilities_of_any_precision(tmp_path: Path) -> None:
+    halves = onnx_models.model(
+        [
+            onnx.helper.make_node("Cast", ["image"], ["halves"], to=onnx.TensorProto.FLOAT16),
+            onnx.helper.make_node("Reshape", ["halves", "shape"], ["probabilities"]),
+        ],
+        {"image": (onnx.TensorProto.UINT8, ["batch", 1, 2])},
+        {"probabilities": (onnx.TensorProto.FLOAT16, ["batch", 2])},
+        {"shape": np.array([-1, 2], np.int64)},
+        {"hangtag.labels": '["no", "yes"]'},
+    )
+    onnx_models.publish(tmp_path, "halves", halves)
+    for name, labels in {"none": "[]", "few": '["too", "few"]'}.items():
+        onnx_models.publish(tmp_path, name, onnx_models.classifier(labels=labels))
+    with live_server("auto", tmp_path) as live:
+        response = classify(live, model_name="halves", raw=pb.RawImage(height=1, width=2, pixels=b"\1\3"))
+        assert [(score.label, score.probability) for score in response.labels] == [("yes", 3), ("no", 1)]
+        for name in ("none", "few"):
+            code, message = failure(lambda name=name: classify(live, model_name=name, raw=RAW))  # type: ignore[misc]
+            assert (code, "is not a classifier of images" in message) == (INVALID, True)
+
+
+@EVERY_TRANSPORT
+def test_a_classification_shares_a_batch_with_inferences_and_is_refused_by_a_full_queue(own: LiveServer) -> None:
+    def infer(pixels: Array) -> Any:
+        return own.inference.ModelInfer.future(request("classifier", image=pixels[np.newaxis]), timeout=TIMEOUT)
+
+    with own.gates.closed("classifier") as gate:
+        calls = [infer(PIXELS[0])]
+        gate.wait_until_computing()
+        classified = own.classifier.Classify.future(image(0), timeout=TIMEOUT)
+        own.wait_until_queued("classifier", 1)
+        calls += [infer(PIXELS[1]) for _ in range(3)]
+        own.wait_until_queued("classifier", 4)
+        assert failure(lambda: classify(own, raw=RAW))[0] is FULL
+        assert failure(lambda: classify(own, model_name="gather", raw=RAW))[0] is INVALID
+        gate.open()
+        assert all(call.result() for call in calls)
+        assert classified.result().timings.batch_size == 4
+        assert_is_the_best_of(classified.result(), PIXELS[0])
+
+
+def test_a_stream_of_images_is_answered_in_order_as_each_alone(live: LiveServer) -> None:
+    sent = [image(place, top_k=place + 1) for place in range(6)]
+    answers = Conversation(live.classifier.ClassifyStream, *sent).finish()
+    assert [answer.id for answer in answers] == ["0", "1", "2", "3", "4", "5"]
+    for answer, one in zip(answers, sent, strict=True):
+        assert_same(answer.answer, live.classifier.Classify(one, timeout=TIMEOUT))
+        assert answer.answer.timings.batch_size >= 1
+        assert answer.answer.timings.compute_ns > 0
+
+
+def test_an_image_that_fails_is_answered_in_its_place(live: LiveServer) -> None:
+    failing = {
+        "broken": (pb.ClassifyRequest(model_name="classifier", encoded=b"GIF89a"), INVALID, "the image is not a PNG"),
+        "unknown": (image(1, model_name="nobody"), NOT_FOUND, "no model 'nobody' is served here"),
+        "gather": (image(1, model_name="gather"), INVALID, "'gather' is not a classifier of images"),
+    }
+    for name, (one, _, _) in failing.items():
+        one.id = name
+    sent = [image(0), *(one for one, _, _ in failing.values()), image(2)]
+    answers = Conversation(live.classifier.ClassifyStream, *sent).finish()
+    assert [answer.WhichOneof("outcome") for answer in answers] == ["answer", *["failure"] * 3, "answer"]
+    for answer, (name, (_, code, message)) in zip(answers[1:4], failing.items(), strict=True):
+        assert (answer.id, answer.failure.code) == (name, code.value[0])
+        assert answer.failure.message.startswith(message)
+
+
+def test_images_of_a_stream_share_a_batch_and_those_of_a_cancelled_one_are_not_computed(own: LiveServer) -> None:
+    with own.gates.closed("classifier") as gate:
+        talk = Conversation(own.classifier.ClassifyStream, image(0))
+        gate.wait_until_computing()
+        cancelled = Conversation(own.classifier.ClassifyStream, image(4))
+        own.wait_until_queued("classifier", 1)
+        talk.send(image(1), image(2), image(3))
+        own.wait_until_queued("classifier", 4)
+        cancelled.call.cancel()
+        own.wait_until_queued("classifier", 3)
+        gate.open()
+        assert [answer.answer.timings.batch_size for answer in talk.finish()] == [1, 3, 3, 3]
+        assert gate.batch_sizes == [1, 3]
+
+
+@EVERY_TRANSPORT
+def test_a_comparison_answers_in_the_order_of_its_models_as_each_alone(live: LiveServer) -> None:
+    """And without names by every classifier."""
+    for names in (("lstm", "classifier"), ("classifier", "lstm"), ()):
+        outcomes = compare(live, *names)
+        assert [outcome.model_name for outcome in outcomes] == list(names or ("classifier", "lstm"))
+        for outcome in outcomes:
+            assert_same(outcome.answer, classify(live, raw=RAW, model_name=outcome.model_name, top_k=5))
+            assert len(outcome.answer.labels) == 5
+
+
+@EVERY_TRANSPORT
+def test_a_model_that_fails_does_not_hide_the_others(live: LiveServer) -> None:
+    outcomes = compare(live, "nobody", "classifier@12", "gather", "classifier@7")
+    assert [outcome.model_name for outcome in outcomes] == ["nobody", "classifier", "gather", "classifier"]
+    assert [outcome.answer.model_version for outcome in outcomes] == ["", "12", "", ""]
+    for place, code, message in (
+        (0, NOT_FOUND, "no model 'nobody' is served here"),
+        (2, INVALID, "'gather' is not a classifier of images"),
+        (3, NOT_FOUND, "version '7' of 'classifier' is not served here"),
+    ):
+        assert outcomes[place].failure.code == code.value[0]
+        assert outcomes[place].failure.message.startswith(message)
+
+
+def test_a_file_is_converted_for_each_model_and_pixels_fit_those_of_their_size_only(tmp_path: Path) -> None:
+    onnx_models.publish(tmp_path, "small", onnx_models.classifier())
+    onnx_models.publish(tmp_path, "twin", onnx_models.classifier())
+    onnx_models.publish(tmp_path, "large", onnx_label_sets.label_threshold(labels=json.dumps(onnx_models.LABELS)))
+    photo = encoded(np.kron(PIXELS[1], np.ones((4, 4), np.uint8)))
+    with live_server("auto", tmp_path) as live:
+        for name, outcome in zip(("large", "small", "twin"), compare(live, raw=None, encoded=photo), strict=True):
+            assert_same(outcome.answer, classify(live, model_name=name, encoded=photo, top_k=5))
+        large, small, twin = compare(live)
+        assert small.answer.labels
+        assert twin.answer.labels
+        assert large.failure.message.startswith("raw pixels must be 64 x 64")
+
+
+@EVERY_TRANSPORT
+def test_what_cannot_be_compared(live: LiveServer, transport: str) -> None:
+    repeated = failure(lambda: compare(live, "classifier", "lstm", "classifier"))
+    assert repeated == (INVALID, "model 'classifier' is given twice; name each one once")
+    if transport != HTTP:  # whose body is the image
+        outcomes = compare(live, "classifier", "lstm", raw=None)
+        assert [outcome.failure.message.split(";")[0] for outcome in outcomes] == ["no image in the request"] * 2
+
+
+@EVERY_TRANSPORT
+def test_a_server_without_classifiers_says_so(tmp_path: Path, transport: str) -> None:
+    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
+    with live_server(transport, tmp_path) as live:
+        message = "no served model classifies pictures; call them for inference instead"
+        assert failure(lambda: compare(live)) == (NOT_FOUND, message)
+
+
+@EVERY_TRANSPORT
+def test_a_comparison_queries_its_models_at_once_and_is_dropped_when_cancelled_or_late(own_whole: LiveServer) -> None:
+    with own_whole.gates.closed("classifier") as one, own_whole.gates.closed("lstm") as other:
+        calls = [own_whole.classifier.Classify.future(image(0, model_name=name)) for name in ("classifier", "lstm")]
+        one.wait_until_computing()
+        other.wait_until_computing()
+        comparison = own_whole.classifier.Compare.future(pb.CompareRequest(raw=RAW), timeout=TIMEOUT)
+        own_whole.wait_until_queued("classifier", 1)
+        own_whole.wait_until_queued("lstm", 1)  # before the first has answered
+        comparison.cancel()
+        own_whole.wait_until_queued("classifier", 0)
+        own_whole.wait_until_queued("lstm", 0)
+        assert failure(lambda: compare(own_whole, timeout=0.5))[0] is LATE
+        own_whole.wait_until_queued("classifier", 0)
+        own_whole.wait_until_queued("lstm", 0)
+        one.open()
+        other.open()
+        assert all(call.result() for call in calls)
+        assert (one.batch_sizes, other.batch_sizes) == ([1], [1])
+    assert own_whole.infer(request("gather", index=index(1)))["value"].tolist() == [10]
