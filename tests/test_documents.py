@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hangtag.training.catalog import recipe_for
-from hangtag.training.data.fashion_mnist import Split
+from hangtag.training.data.dataset import Split
 from hangtag.training.runs.identity import identity
 from studies.shipped.models import read_all
 from tests.kit.command import invoke

@@ -108,7 +108,7 @@ def build(network: str, labels: int = 10, image: ImageSpec = fashion_mnist.IMAGE
     return entry(network).build(labels, image)
 
 
-def recipe_for(name: str | None, network: str, data: str) -> Recipe:
+def recipe_for(name: str | None, network: str, data: str = fashion_mnist.NAME) -> Recipe:
     """A network's recipe by name; for None, the default for the data set.
 
     The recipe for anybody's pictures is there for every network of a single label.

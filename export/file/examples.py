@@ -1,4 +1,4 @@
-"""Keep some of a classifier's test pictures in its file, as it takes them: for the page that tries it, and for verify."""
+"""Keep some of a classifier's test pictures in its file, for the page that tries it and for `hangtag models verify`."""
 
 import base64
 import io

@@ -12,9 +12,9 @@ from hangtag.export import exporter
 from hangtag.export.published import Published
 from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist as data
-from hangtag.training.data.fashion_mnist import Split
+from hangtag.training.data.dataset import Split
 from hangtag.training.runs.run import Run
-from tests.kit import runs
+from tests.kit import garments, runs
 from tests.kit.command import invoke
 from tests.kit.once import once
 
@@ -47,15 +47,14 @@ class Exported:
 
 def publish(run: Run, models: Path, test: Garments, **options: Any) -> Published:
     """Export a run by the function behind ``hangtag export RUN``, on few test images; options as it has them."""
-    return exporter.export(run, models, test, **options)
+    return exporter.export(run, models, garments.of(test, test, test), **options)
 
 
 def single_label(factory: pytest.TempPathFactory, model: str) -> Exported:
     """A network for one label, trained for two steps and exported by the real exporter."""
 
     def make(folder: Path) -> Exported:
-        garments = data.load_test().first(FEW)
-        run = runs.train(folder / f"{model}-tiny", model, garments)
+        run = runs.train(folder / f"{model}-tiny", model, data.load_test().first(FEW))
         return _export(run, folder / "models")
 
     return once(factory, f"exported-{model}", make, sources=_SOURCES)
@@ -65,8 +64,7 @@ def learned_lstm(factory: pytest.TempPathFactory) -> Exported:
     """An LSTM that has learned 300 images: its answers tell rounding from a fault."""
 
     def make(folder: Path) -> Exported:
-        garments = data.load_test().first(FEW)
-        run = runs.train(folder / "run", "lstm", garments, images=FEW, epochs=12)
+        run = runs.train(folder / "run", "lstm", data.load_test().first(FEW), images=FEW, epochs=12)
         return _export(run, folder / "models")
 
     return once(factory, "exported-learned-lstm", make, sources=_SOURCES)
@@ -130,7 +128,7 @@ def repository_in(folder: Path) -> list[object]:
 
 
 def _export(run: Run, models: Path) -> Exported:
-    published = exporter.export(run, models, data.load_test().first(FEW), canvases=FEW)
+    published = publish(run, models, data.load_test().first(FEW), canvases=FEW)
     network = build(run.model)
     network.load_state_dict(run.load("best.pt")["model"])
     return Exported(run, network.eval(), models, published)

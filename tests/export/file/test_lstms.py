@@ -14,6 +14,7 @@ from hangtag.export.file import torch_export
 from hangtag.export.file.precision import convert
 from hangtag.export.network.served_network import ServedNetwork
 from hangtag.serving.signature import TensorSpec
+from hangtag.training.data import fashion_mnist
 from tests.kit.exported import Garments
 from tests.kit.onnx_file import Array, answers, apart
 from tests.kit.shipped import MODELS, latest
@@ -28,14 +29,14 @@ class Lstms(ServedNetwork):
     """Five LSTMs, of which an answer takes the last state, another one, every one, the last after a beginning that is
     not zero, or the last in both directions."""
 
-    image_size = 28
     outputs = tuple(TensorSpec(kind, "FP32", (None, HIDDEN)) for kind in KINDS)
 
     def __init__(self) -> None:
         super().__init__(
             nn.ModuleDict(
                 {kind: nn.LSTM(28, HIDDEN, batch_first=True, bidirectional=kind == "backward") for kind in KINDS}
-            )
+            ),
+            fashion_mnist.IMAGE,
         )
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:

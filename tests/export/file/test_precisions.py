@@ -16,6 +16,7 @@ from hangtag.export.file import torch_export
 from hangtag.export.file.precision import convert, model_name
 from hangtag.export.network.served_network import SingleLabel
 from hangtag.training.catalog import build
+from hangtag.training.data import fashion_mnist
 from tests.kit import onnx_file
 from tests.kit.command import invoke, refusal
 from tests.kit.exported import Export, Garments, repository_in
@@ -95,7 +96,7 @@ def test_int8_quantizes_the_convolutions_for_each_channel_but_the_first_and_noth
 def test_int8_of_a_residual_network_keeps_its_answers(few: Garments) -> None:
     """The sum of a residual block reads what its first convolution reads too."""
     torch.manual_seed(0)
-    network = torch_export.to_onnx(SingleLabel(build("resnet-28x28")), {})
+    network = torch_export.to_onnx(SingleLabel(build("resnet-28x28"), fashion_mnist.IMAGE, 10), {})
     quantized = convert(network, "int8", few.images[-16:])
     weights = {tensor.name: tensor.data_type for tensor in quantized.graph.initializer}
     scaled = {node.output[0]: node.input[0] for node in quantized.graph.node if node.op_type == "DequantizeLinear"}

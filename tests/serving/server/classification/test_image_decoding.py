@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageOps
 
-from hangtag.serving.server.classification.image_decoding import decoded_grey, is_large
+from hangtag.serving.server.classification.image_decoding import decoded as decoded_image
+from hangtag.serving.server.classification.image_decoding import is_large
 from hangtag.serving.server.errors import InvalidRequestError, QueueFullError
 from tests.kit.picture_files import (
     chunk,
@@ -30,7 +31,7 @@ XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="{}
 
 
 def decoded(data: bytes) -> Pixels:
-    with decoded_grey(data) as grey:
+    with decoded_image(data, 1) as grey:
         return np.asarray(grey)
 
 
@@ -213,10 +214,10 @@ def test_large_pictures_wait_for_their_turn_and_give_it_back_though_they_cannot_
     for _ in range(3):
         with pytest.raises(InvalidRequestError, match=ENDS_EARLY):
             decoded(with_data(large, compressed_zeros(12_001)))
-    with decoded_grey(large), decoded_grey(large):
+    with decoded_image(large, 1), decoded_image(large, 1):
         with (
             pytest.raises(QueueFullError, match=r"too many large images at once: .* try again later"),
-            decoded_grey(large, 0.01),
+            decoded_image(large, 1, 0.01),
         ):
             pass
         assert decoded(encoded(noise("L", 28, 28))).shape == (28, 28)  # a small one does not wait

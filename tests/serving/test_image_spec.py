@@ -7,16 +7,23 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw
 
-from hangtag.serving.server.classification import image_preprocessing as images
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.serving.server.classification.image_decoding import decoded as decoded_image
 from tests.kit.picture_files import encoded
 
 Pixels = npt.NDArray[np.uint8]
-GARMENTS = sorted((Path(__file__).parents[4] / "examples/garments").glob("*.png"))
+GARMENTS = sorted((Path(__file__).parents[2] / "examples/garments").glob("*.png"))
 DATASET = Path("/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz")
 
 
+def prepared(data: bytes, height: int, width: int, *, whole: bool = False) -> Pixels:
+    """A picture as a model of garments sees it."""
+    with decoded_image(data, 1) as picture:
+        return ImageSpec(height, width, fit="garment").prepare(picture, whole=whole)
+
+
 def decoded(image: Image.Image, format_: str = "PNG", **options: Any) -> Pixels:
-    return images.preprocess(encoded(image, format_, **options), 28, 28)
+    return prepared(encoded(image, format_, **options), 28, 28)
 
 
 def photo(background: int, garment: int, *, mode: str = "RGB") -> Image.Image:
@@ -37,7 +44,7 @@ def test_the_shipped_garments_are_the_data_sets_pixels() -> None:
     known = {contents[start : start + 784] for start in range(16, len(contents), 784)}
     assert len(GARMENTS) >= 10
     for garment in GARMENTS:
-        assert images.preprocess(garment.read_bytes(), 28, 28).tobytes() in known
+        assert prepared(garment.read_bytes(), 28, 28).tobytes() in known
 
 
 @pytest.mark.parametrize(
@@ -93,7 +100,7 @@ def test_a_cut_out_lies_on_white() -> None:
 @pytest.mark.parametrize("colour", ["white", "black", "#808080"])
 @pytest.mark.parametrize("keep_whole", [False, True])
 def test_blank_pictures_of_any_size_are_black(size: tuple[int, int], colour: str, keep_whole: bool) -> None:
-    pixels = images.preprocess(encoded(Image.new("RGB", size, colour)), 28, 28, whole=keep_whole)
+    pixels = prepared(encoded(Image.new("RGB", size, colour)), 28, 28, whole=keep_whole)
     assert pixels.shape == (28, 28)
     if colour != "#808080":
         assert not pixels.any()
@@ -110,7 +117,7 @@ def test_the_longest_edge_fills_the_picture(size: tuple[int, int]) -> None:
 
 
 def test_another_models_size_is_honoured() -> None:
-    pixels = images.preprocess(encoded(photo(255, 0)), 32, 48)
+    pixels = prepared(encoded(photo(255, 0)), 32, 48)
     assert pixels.shape == (32, 48)
     assert (pixels[:, 24] > 128).sum() >= 30
 
@@ -130,7 +137,7 @@ def scene(*garments: tuple[int, int, int, int], size: tuple[int, int] = (128, 12
 
 
 def whole(image: Image.Image, height: int = 64, width: int = 64) -> Pixels:
-    return images.preprocess(encoded(image), height, width, whole=True)
+    return prepared(encoded(image), height, width, whole=True)
 
 
 def extent(pixels: Pixels) -> tuple[int, int, int, int]:
