@@ -95,6 +95,7 @@ def classifier(*, labels: str | None = None) -> onnx.ModelProto:
         {
             "hangtag.task": "single_label",
             "hangtag.labels": json.dumps(LABELS) if labels is None else labels,
+            "hangtag.image": '{"height": 28, "width": 28, "fit": "garment"}',
             "not-ours": "stays out",
         },
         weights=weights(),
