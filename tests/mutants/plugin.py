@@ -16,6 +16,8 @@ REACHES = "MUTANT_REACHES"
 """Names the folder in which a run records which tests reach which mutant."""
 CHOSEN = "MUTANT_TESTS"
 """Names a JSON file with the tests that a run is to keep, in their order."""
+REACHED, FAILED = "reached", "failed"
+"""The files in that folder: mutants with tests, and tests."""
 _seen: set[tuple[int, str]] = set()
 
 
@@ -31,7 +33,7 @@ def reached(number: int) -> None:
             test = running.read_text()
             if (number, test) not in _seen:
                 _seen.add((number, test))
-                with (Path(folder) / "reached").open("a") as file:
+                with (Path(folder) / REACHED).open("a") as file:
                     file.write(f"{number}\t{test}\n")
 
 
@@ -46,6 +48,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     written.write_text(item.nodeid)
     written.rename(running)  # so that nobody reads half of a name
     return (yield)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Record a test that fails without any fault, as one may that needs the whole checkout."""
+    folder = os.environ.get(REACHES)
+    if folder is not None and report.failed:
+        with (Path(folder) / FAILED).open("a") as file:
+            file.write(f"{report.nodeid}\n")
 
 
 @pytest.hookimpl(trylast=True)
