@@ -21,7 +21,7 @@ from tests.kit.live import LiveServer, failure, index, request
 from tests.kit.over_http import EVERY_TRANSPORT, live_server
 from tests.kit.raw import status_line
 from tests.kit.rest import Rest
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, until
 
 pytestmark = pytest.mark.slow
 
@@ -287,7 +287,8 @@ def test_the_port_for_metrics_has_health_too_limits_its_connections_and_stays_si
             assert live(inference_pb2.ServerLiveRequest(), timeout=TIMEOUT).live
             server.signal(signal.SIGTERM)
             server.wait_for("stopping")
-            assert [status(path) for path in ("/v2/health/live", "/v2/health/ready")] == [200, 503]
+            until(lambda: status("/v2/health/ready") == 503)
+            assert status("/v2/health/live") == 200
             begun.cancel()
             may_send.set()
             assert server.wait() == 0  # though a client is connected to this port
