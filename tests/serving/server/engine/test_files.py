@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -157,17 +156,13 @@ def test_a_version_that_changes_while_it_is_loaded_serves_once_it_is_whole(
     assert running.answer("one") == 2
 
 
-@pytest.mark.parametrize("shape", [["batch", 2**60], [1, 2**62]])
+@pytest.mark.parametrize(("rows", "columns"), [("batch", 2**60), (1, 2**62)])
 def test_an_enormous_input_is_reported_and_holds_up_no_other_model_and_no_route(
-    repository: Repository, start: Start, shape: onnx_models.Shape
+    repository: Repository, start: Start, rows: str | int, columns: int
 ) -> None:
     """4 EiB are more than a process can address, and 16 EiB more than numpy can count."""
-    model = onnx_models.model(
-        [onnx.helper.make_node("ReduceSum", ["x", "axes"], ["total"])],
-        {"x": (onnx.TensorProto.FLOAT, shape)},
-        {"total": (onnx.TensorProto.FLOAT, [shape[0], 1])},
-        {"axes": np.array([1], np.int64)},
-    )
+    axes = f"(float[{rows}, {columns}] x) => (float[{rows}, 1] total) <int64[1] axes = {{1}}>"
+    model = onnx_models.from_text(f"{axes} {{ total = ReduceSum(x, axes) }}")
     repository.publish("enormous", model=model)  # its name comes before those of all others
     repository.route("route", "split = {one = 100}")
     running = start("poll")

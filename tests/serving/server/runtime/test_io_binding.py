@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 import pytest
 import structlog.testing
-from onnx import TensorProto, helper
 
 from hangtag.protos import tensors
 from hangtag.serving.server.errors import InvalidValuesError
 from hangtag.serving.server.runtime.session import RUNNING, Runtime
 from tests.kit import onnx_models
+from tests.kit.onnx_models import from_text
 from tests.kit.shipped import latest
 from tests.serving.server.runtime.sessions import LikeCuda, OnCpu
 
@@ -106,9 +106,9 @@ def test_values_that_the_model_refuses_fail_that_batch_only_and_keep_the_binding
 
 @pytest.mark.parametrize("binding", [False, True], ids=["session", "binding"])
 def test_while_a_batch_is_computed_other_threads_run(publish: Publish, binding: bool) -> None:
-    layers = [helper.make_node("MatMul", [f"x{i}" if i else "x", "w"], [f"x{i + 1}"]) for i in range(20)]
-    last = helper.make_node("Identity", ["x20"], ["y"])
-    file = publish(onnx_models.mapped([*layers, last], ["batch", 1000], {"w": np.eye(1000, dtype=np.float32)}))
+    layers = " ".join(f"x{i + 1} = MatMul(x{i}, w)" for i in range(20))
+    text = f"(float[batch, 1000] x) => (float[batch, 1000] x20) {{ x0 = Identity(x) {layers} }}"
+    file = publish(from_text(text, w=np.eye(1000, dtype=np.float32)))
     runtime = bound(file, 64) if binding else Runtime(file, provider="cpu")
     sent, steps = np.ones((64, 1000), np.float32), 0
     with ThreadPoolExecutor(1) as pool:
@@ -120,15 +120,14 @@ def test_while_a_batch_is_computed_other_threads_run(publish: Publish, binding: 
 
 
 def ones() -> onnx.ModelProto:
-    """x FP32 [batch] -> y FP32 [batch, n]: two ones for each sample."""
-    nodes = [
-        helper.make_node("Shape", ["x"], ["rows"]),
-        helper.make_node("Concat", ["rows", "two"], ["shape"], axis=0),
-        helper.make_node("Expand", ["one", "shape"], ["y"]),
-    ]
-    constants = {"one": np.array(1, np.float32), "two": np.array([2])}
-    inputs: dict[str, tuple[int, onnx_models.Shape]] = {"x": (TensorProto.FLOAT, ["batch"])}
-    return onnx_models.model(nodes, inputs, {"y": (TensorProto.FLOAT, ["batch", "n"])}, constants)
+    """Two ones for each sample."""
+    return from_text(
+        """(float[batch] x) => (float[batch, n] y) <float one = {1}, int64[1] two = {2}> {
+            rows = Shape(x)
+            shape = Concat <axis = 0> (rows, two)
+            y = Expand(one, shape)
+        }"""
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,21 +153,18 @@ def not_a_number(array: Any) -> Any:
 
 
 def roots() -> onnx.ModelProto:
-    """x FP32 [batch, 2] -> y FP32 [batch, 2]: NaN for positive values."""
-    return onnx_models.mapped(
-        [helper.make_node("Neg", ["x"], ["negative"]), helper.make_node("Sqrt", ["negative"], ["y"])], ["batch", 2]
-    )
+    """NaN for positive values."""
+    return from_text("(float[batch, 2] x) => (float[batch, 2] y) { negative = Neg(x) y = Sqrt(negative) }")
 
 
 def thousandths() -> onnx.ModelProto:
-    """x FP32 [batch, 2] -> y INT64 [batch, 2]: how many thousandths each value has."""
-    nodes = [
-        helper.make_node("Mul", ["x", "thousand"], ["product"]),
-        helper.make_node("Cast", ["product"], ["y"], to=TensorProto.INT64),
-    ]
-    inputs: dict[str, tuple[int, onnx_models.Shape]] = {"x": (TensorProto.FLOAT, ["batch", 2])}
-    outputs: dict[str, tuple[int, onnx_models.Shape]] = {"y": (TensorProto.INT64, ["batch", 2])}
-    return onnx_models.model(nodes, inputs, outputs, {"thousand": np.array(1000, np.float32)})
+    """How many thousandths each value has."""
+    return from_text(
+        """(float[batch, 2] x) => (int64[batch, 2] y) <float thousand = {1000}> {
+            product = Mul(x, thousand)
+            y = Cast <to = 7> (product)
+        }"""
+    )
 
 
 @pytest.mark.parametrize(
