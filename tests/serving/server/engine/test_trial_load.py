@@ -18,7 +18,7 @@ from tests.kit import memory, onnx_models
 from tests.kit.command import serving
 from tests.kit.kinds import message_of
 from tests.kit.waiting import until
-from tests.serving.server.engine.running import Repository, Start
+from tests.serving.server.engine.running import Repository
 
 pytestmark = pytest.mark.slow
 
@@ -68,9 +68,9 @@ def is_running(process: int) -> bool:
     ],
 )
 def test_a_hostile_file_is_refused_with_the_reason_and_costs_the_server_nothing(
-    repository: Repository, start: Start, model: onnx.ModelProto, seconds: float, reason: str
+    repository: Repository, model: onnx.ModelProto, seconds: float, reason: str
 ) -> None:
-    running = start("explicit", trial_load_seconds=seconds, trial_load_mib=MIB)
+    running = repository.start("explicit", trial_load_seconds=seconds, trial_load_mib=MIB)
     repository.publish("hostile", model=model)
     before = memory.most_held()
     problem = message_of(grpc.StatusCode.FAILED_PRECONDITION, running.client.load_model, "hostile")
@@ -80,11 +80,9 @@ def test_a_hostile_file_is_refused_with_the_reason_and_costs_the_server_nothing(
     assert running.index() == [("hostile", 1, "UNAVAILABLE")]
 
 
-def test_polling_serves_files_that_pass_and_goes_on_with_those_from_before(
-    repository: Repository, start: Start
-) -> None:
+def test_polling_serves_files_that_pass_and_goes_on_with_those_from_before(repository: Repository) -> None:
     repository.remove("two")
-    running = start("poll", trial_load_seconds=LONG)
+    running = repository.start("poll", trial_load_seconds=LONG)
     repository.spoil("one", 2)
     repository.publish("two", 2)
     running.poll()
@@ -93,12 +91,12 @@ def test_polling_serves_files_that_pass_and_goes_on_with_those_from_before(
     assert (failed.name, failed.version) == ("one", "2")
 
 
-def test_a_version_that_changes_during_its_trial_is_not_loaded(repository: Repository, start: Start) -> None:
+def test_a_version_that_changes_during_its_trial_is_not_loaded(repository: Repository) -> None:
     """Else the file that is loaded could be another than the one that was tried."""
 
     loaded: list[object] = []
     file = repository.publish("hostile")
-    running = start("explicit", trial_load_seconds=LONG, on_load=loaded.append)
+    running = repository.start("explicit", trial_load_seconds=LONG, on_load=loaded.append)
     call = running.in_thread(lambda: running.client.load_model("hostile"))
     until(lambda: trials(os.getpid()))
     (trial,) = trials(os.getpid())
@@ -109,9 +107,9 @@ def test_a_version_that_changes_during_its_trial_is_not_loaded(repository: Repos
     assert loaded == []
 
 
-def test_a_stop_ends_a_trial(repository: Repository, start: Start) -> None:
+def test_a_stop_ends_a_trial(repository: Repository) -> None:
     repository.publish("hostile", model=endless())
-    running = start("explicit", trial_load_seconds=LONG)
+    running = repository.start("explicit", trial_load_seconds=LONG)
     call = running.in_thread(lambda: running.client.load_model("hostile"))
     until(lambda: trials(os.getpid()))
     began = time.monotonic()
