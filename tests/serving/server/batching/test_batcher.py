@@ -11,18 +11,7 @@ from hangtag.serving.server.batching.request import InferenceResult, QueuedReque
 from hangtag.serving.server.errors import UnavailableError
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from tests.kit.waiting import until
-from tests.serving.server.parts import Caller, Clock, batcher, new_request
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def put(queue: Batcher, *requests: QueuedRequest) -> list[QueuedRequest]:
-    for one in requests:
-        queue.put(one)
-    return list(requests)
+from tests.serving.server.parts import Caller, Clock, batcher, new_request, put
 
 
 def test_a_late_callback_that_raises_loses_no_other_request(clock: Clock) -> None:

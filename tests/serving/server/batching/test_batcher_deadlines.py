@@ -11,17 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hangtag.serving.server.batching.batcher import Batcher
-from hangtag.serving.server.batching.request import QueuedRequest
 from hangtag.serving.server.errors import CancelledError, DeadlineError
-from tests.serving.server.parts import Caller, Clock, batcher, new_request
+from tests.serving.server.parts import Caller, Clock, batcher, new_request, put
 
 FRESH_SECONDS = 1.0
 """Measurements that are older are ignored."""
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def measured(clock: Clock, *, instances: int = 1, delay: float = 0.0) -> Batcher:
@@ -31,11 +25,6 @@ def measured(clock: Clock, *, instances: int = 1, delay: float = 0.0) -> Batcher
         clock.now += delay
         queue.finish(queue.take(), samples / 4)
     return queue
-
-
-def put(queue: Batcher, *requests: QueuedRequest) -> None:
-    for one in requests:
-        queue.put(one)
 
 
 def compute(queue: Batcher, samples: int) -> None:
@@ -51,7 +40,7 @@ def admitted(queue: Batcher, clock: Clock, seconds: float, samples: int = 1) -> 
     return True
 
 
-def wait(*samples: int) -> Callable[[Batcher, Clock], None]:
+def wait(*samples: int) -> Callable[[Batcher, Clock], object]:
     """Requests of so many samples wait."""
     return lambda queue, _: put(queue, *map(new_request, samples))
 
@@ -95,7 +84,7 @@ IN_TIME = 0.8
     ],
 )
 def test_a_request_is_admitted_with_the_time_that_it_needs_and_refused_with_less(
-    clock: Clock, before: Callable[[Batcher, Clock], None], instances: int, needed: float
+    clock: Clock, before: Callable[[Batcher, Clock], object], instances: int, needed: float
 ) -> None:
     queue = measured(clock, instances=instances)
     before(queue, clock)

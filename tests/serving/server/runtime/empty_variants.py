@@ -1,13 +1,6 @@
-"""Runs small models with each of their axes empty, because ONNX Runtime can end the process that does so.
+"""Runs small models with each of their axes empty, because ONNX Runtime can end the process that does so."""
 
-``python -m tests.serving.server.runtime.empty_variants FOLDER`` writes the models to the folder and runs each request
-that the server admits. Its standard output is JSON: for each model, how many requests were admitted, and how many
-answered.
-"""
-
-import json
 import mmap
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -172,11 +165,11 @@ def empty_variants(arrays: Arrays) -> Iterator[Arrays]:
         yield variant
 
 
-def run_all(folder: Path) -> dict[str, tuple[int, int]]:
-    """Run the admitted requests of every model; returns how many, and how many answered."""
-    counts = {}
+def run_all(folder: Path) -> None:
+    """Write every model to the folder, and run the requests of it that the server admits; most must be answered."""
+    answered = 0
     for name, cases in (OPERATORS | FATAL).items():
-        admitted = answered = 0
+        admitted = 0
         for number, (inputs, attributes) in enumerate(cases):
             file = folder / name / str(number + 1) / "model.onnx"
             file.parent.mkdir(parents=True)
@@ -194,9 +187,5 @@ def run_all(folder: Path) -> dict[str, tuple[int, int]]:
                     answered += 1
                 except (InvalidRequestError, InferenceError):
                     pass
-        counts[name] = (admitted, answered)
-    return counts
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(run_all(Path(sys.argv[1]))))
+        assert bool(admitted) is (name in OPERATORS), name
+    assert answered > 300

@@ -1,73 +1,62 @@
 """Nothing that the server admits ends ONNX Runtime's process."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 
 from hangtag.serving.server.runtime.session import Runtime
 from tests.kit import onnx_models
-from tests.serving.server.runtime.empty_variants import FATAL, OPERATORS
+from tests.kit.forkserver import Forked
+from tests.kit.onnx_models import from_text
+from tests.serving.server.runtime.empty_variants import run_all
 
 SESSION = "onnxruntime.capi.onnxruntime_inference_collection.Session"
 
 
 def test_no_admitted_operator_ends_the_process(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.serving.server.runtime.empty_variants", str(tmp_path)]
-    child = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert child.returncode == 0, child.stderr
-    counts = json.loads(child.stdout)
-    assert all(admitted for name, (admitted, _) in counts.items() if name in OPERATORS), counts
-    assert all(not counts[name][0] for name in FATAL), counts
-    assert sum(answered for _, answered in counts.values()) > 300
+    with Forked(run_all, tmp_path) as child:
+        assert child.wait(120) == 0, child.stderr.read()
 
 
-WEIGHTS: dict[str, Any] = {"w": np.ones((1, 8, 3), np.float32), "r": np.ones((1, 8, 2), np.float32)}
-INPUTS: dict[str, Any] = {"x": (TensorProto.FLOAT, ["length", "batch", 3])}
-OUTPUTS: dict[str, Any] = {"y": (TensorProto.FLOAT, ["length", 1, "batch", 2])}
-
-
-def lstm(output: str) -> onnx.NodeProto:
-    return helper.make_node("LSTM", ["x", "w", "r"], [output], hidden_size=2)
+LSTM = "LSTM <hidden_size = 2> (x, w, r)"
+WEIGHTS = {"w": np.ones((1, 8, 3), np.float32), "r": np.ones((1, 8, 2), np.float32)}
+Y = "float[length, 1, batch, 2] y"
 
 
 def in_a_branch() -> onnx.ModelProto:
-    branches = [
-        helper.make_graph([lstm(name)], name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])
-        for name in ("a", "b")
-    ]
-    choice = helper.make_node("If", ["c"], ["y"], then_branch=branches[0], else_branch=branches[1])
-    return onnx_models.model([choice], INPUTS | {"c": (TensorProto.BOOL, [])}, OUTPUTS, WEIGHTS)
+    then, otherwise = (f"{name} () => (float[a, b, c, d] {name}) {{ {name} = {LSTM} }}" for name in ("one", "other"))
+    choice = f"y = If (c) <then_branch = {then}, else_branch = {otherwise}>"
+    return from_text(f"(float[length, batch, 3] x, bool c) => ({Y}) {{ {choice} }}", **WEIGHTS)
 
 
 def in_a_function() -> onnx.ModelProto:
-    call = helper.make_node("Mine", ["x", "w", "r"], ["y"], domain="my")
-    model = onnx_models.model([call], INPUTS, OUTPUTS, WEIGHTS)
+    model = onnx_models.recurrent()
+    (lstm,) = model.graph.node
     opset = helper.make_opsetid("", onnx_models.OPSET)
-    model.functions.append(helper.make_function("my", "Mine", ["x", "w", "r"], ["y"], [lstm("y")], [opset]))
-    model.opset_import.append(helper.make_opsetid("my", 1))
-    return model
+    model.functions.append(helper.make_function("my", "Mine", ["x", "w", "r"], ["y"], [lstm], [opset]))
+    return calling(model, "Mine", "my")
 
 
 def not_tried() -> onnx.ModelProto:
     """An operator of ONNX Runtime's own, which the server does not admit."""
-    shape: list[int | str] = ["n", 2, 2]
-    model = onnx_models.mapped([helper.make_node("Inverse", ["x"], ["y"], domain="com.microsoft")], shape)
-    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    model = from_text("(float[n, 2, 2] x) => (float[n, 2, 2] y) { y = Neg(x) }")
+    return calling(model, "Inverse", "com.microsoft")
+
+
+def calling(model: onnx.ModelProto, operator: str, domain: str) -> onnx.ModelProto:
+    """The model with an operator of another domain in place of its only one."""
+    (node,) = model.graph.node
+    node.CopyFrom(helper.make_node(operator, node.input, node.output, domain=domain))
+    model.opset_import.append(helper.make_opsetid(domain, 1))
     return model
 
 
 def with_a_kernel_from_the_caller() -> onnx.ModelProto:
-    inputs: dict[str, Any] = {name: (TensorProto.FLOAT, [name, 8, 3, 3]) for name in ("x", "w")}
-    outputs: dict[str, Any] = {"y": (TensorProto.FLOAT, ["x", "w", 1, 1])}
-    return onnx_models.model([helper.make_node("Conv", ["x", "w"], ["y"])], inputs, outputs)
+    return from_text("(float[x, 8, 3, 3] x, float[w, 8, 3, 3] w) => (float[x, w, 1, 1] y) { y = Conv(x, w) }")
 
 
 @pytest.mark.parametrize(
