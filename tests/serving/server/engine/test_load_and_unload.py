@@ -160,7 +160,8 @@ def test_an_error_inside_the_server_holds_up_one_model_and_is_logged_once(reposi
 def test_the_log_says_once_why_requests_are_not_joined_unless_the_operator_has_decided(repository: Repository) -> None:
     repository.publish("softmax", model=unbatchable_models.softmax())
     warning = "--model-max-batch-size softmax=64"
-    for options, limit, warnings in (({}, 0, [warning]), ({"model_max_batch_size": (("softmax", 8),)}, 8, [])):
+    decided: dict[str, Any] = {"model_max_batch_size": (("softmax", 8),)}
+    for options, limit, warnings in (({}, 0, [warning]), (decided, 8, [])):
         with structlog.testing.capture_logs() as log:
             repository.start(**options)
         loaded = {line["model"]: line for line in log if line["event"] == "model loaded"}

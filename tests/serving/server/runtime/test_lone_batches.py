@@ -13,21 +13,14 @@ from hangtag.serving.server.runtime.session import RUNNING, Runtime
 from tests.kit import onnx_models, shipped
 from tests.kit.command import python
 from tests.kit.server import server
+from tests.serving.server.parts import Clock
 
 IMAGE = {"image": np.random.default_rng(1).integers(0, 256, (1, 28, 28), dtype=np.uint8)}
 
 
-class Clock:
-    """Goes on when a session computes."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Goes on when a session computes."""
     clock = Clock()
     monkeypatch.setattr("time.perf_counter", clock)
     return clock

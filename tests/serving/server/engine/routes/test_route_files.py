@@ -1,6 +1,6 @@
 """What a route.toml may say: every mistake in one is reported with its reason, and everything else serves."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 import numpy as np
@@ -91,7 +91,7 @@ def doubled(shape: str) -> onnx.ModelProto:
     return onnx_models.from_text(f"(float{shape} x) => (float{shape} y) {{ y = Add(x, x) }}")
 
 
-MODELS = {
+MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "index": onnx_models.gather,
     "sums": onnx_models.two_inputs,
     "one_label": onnx_models.free_axis,
