@@ -106,7 +106,7 @@ def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(model
             assert set(caller.answers) == {20}
             assert caller.failures in ([], [grpc.StatusCode.UNAVAILABLE])  # the one call that was in flight
         until(lambda: len(list(supervisor.iterdir())) == descriptors)  # it closes those of the worker that ended
-        now = metrics(server)
+        now = metrics(server.metrics())
         assert (now["hangtag_workers"], now["hangtag_worker_restarts_total"]) == (2, 1)
         with connections(server, 16) as stubs:
             assert [ask(stub) for stub in stubs] == [20] * 16

@@ -1,12 +1,10 @@
 """``hangtag serve --workers 2`` in real processes, which share their ports, statistics and models."""
 
-import re
 from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from hangtag.protos import inference_pb2 as pb
 from tests.kit import onnx_models
@@ -40,7 +38,7 @@ def test_both_take_calls_and_each_reports_the_statistics_of_both(models: Path, t
         with connections(server, 16) as stubs:
             assert [ask(stub) for stub in stubs] == [20] * 16
             assert {answered(stub) for stub in stubs} == {16}
-            assert metrics(server) == {
+            assert metrics(server.metrics()) == {
                 "nv_inference_count": 16,
                 "hangtag_transport": 2,
                 "hangtag_workers": 2,
@@ -54,21 +52,13 @@ def test_both_take_calls_and_each_reports_the_statistics_of_both(models: Path, t
 
 def test_both_share_the_http_port_and_each_has_the_metrics_of_both(models: Path) -> None:
     with two_workers(models) as server:
-        (address,) = re.findall(r" http=(\S+)", server.wait_for("ready"))
+        address = server.http_address
         with ExitStack() as stack:
             rests = [stack.enter_context(Rest(address)) for _ in range(16)]
             answers = [rest.infer(request("gather", index=index(2))) for rest in rests]
             assert [answer.outputs["value"].item() for answer in answers] == [20] * 16
-            counts = {
-                sample.value
-                for rest in rests
-                for family in text_string_to_metric_families(rest.get("/metrics").body.decode())
-                for sample in family.samples
-                if sample.name == "nv_inference_count"
-            }
-            assert counts == {16}
-            (workers,) = re.findall(r"^hangtag_workers (\S+)$", rests[0].get("/metrics").body.decode(), re.MULTILINE)
-            assert float(workers) == 2
+            of_all = [metrics(rest.get("/metrics").body.decode()) for rest in rests]
+            assert {(each["nv_inference_count"], each["hangtag_workers"]) for each in of_all} == {(16, 2)}
             of_each = {rest.get("/v2/models/gather/stats").json["model_stats"][0]["inference_count"] for rest in rests}
             assert of_each == {16}
         http_port = address.rpartition(":")[2]
