@@ -5,9 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper
 
-from tests.kit import onnx_models
 from tests.kit.onnx_models import from_text
 
 COLUMNS = 3
@@ -176,19 +174,13 @@ def streamed() -> onnx.ModelProto:
 
     The state has room for one stream, and the answer's gain is the rate.
     """
-    return onnx_models.model(
-        [
-            helper.make_node("Reshape", ["x", "frames"], ["framed"]),
-            helper.make_node("ReduceMean", ["framed", "axis"], ["mean"], keepdims=1),
-            helper.make_node("Cast", ["rate"], ["gain"], to=TensorProto.FLOAT),
-            helper.make_node("Mul", ["mean", "gain"], ["y"]),
-            helper.make_node("Squeeze", ["state", "axis"], ["next"]),
-        ],
-        {
-            "x": (TensorProto.FLOAT, ["?", "??"]),
-            "state": (TensorProto.FLOAT, [2, "???", 4]),
-            "rate": (TensorProto.INT64, []),
-        },
-        {"y": (TensorProto.FLOAT, ["frames", 1]), "next": (TensorProto.FLOAT, [2, 4])},
-        {"frames": np.array([-1, 8], np.int64), "axis": np.array([1], np.int64)},
+    return from_text(
+        """(float[a, b] x, float[2, c, 4] state, int64 rate) => (float[frames, 1] y, float[2, 4] next)
+        <int64[2] frames = {-1, 8}, int64[1] axis = {1}> {
+            framed = Reshape(x, frames)
+            mean = ReduceMean <keepdims = 1> (framed, axis)
+            gain = Cast <to = 1> (rate)
+            y = Mul(mean, gain)
+            next = Squeeze(state, axis)
+        }"""
     )

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import structlog.testing
 
 from hangtag import Client, Outputs
 from hangtag.serving.server.config.limits import Limits
@@ -97,11 +97,20 @@ def echo(x: Array) -> Array:
 
 
 class Repository:
-    """A folder of models whose answers say which version computed them, and of routes."""
+    """A folder of models whose answers say which version computed them, and of routes; and servers of it."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
+        self._servers = ExitStack()
+
+    def start(self, mode: str = "none", *, models: Path | None = None, **options: Any) -> "Running":
+        """Start a server of the folder, or of another one, with the arguments of Running."""
+        return self._servers.enter_context(Running(models or self.folder, mode, **options))
+
+    def close(self) -> None:
+        """End the servers."""
+        self._servers.close()
 
     def publish(self, name: str, version: int = 1, model: onnx.ModelProto | None = None) -> Path:
         """Add a version; by default x FP32 [batch, 2] -> y FP32 [batch, 2], x plus the version's number."""
@@ -173,14 +182,15 @@ class Running:
         self._callers = self._stack.enter_context(ThreadPoolExecutor(64))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def poll(self) -> None:
-        """Let the server read its repository now, as it does after each --poll-seconds."""
-        self.server.control.poll()
+    def poll(self, times: int = 1) -> list[Any]:
+        """Let the server read its repository now, as it does after each --poll-seconds; returns what it logs."""
+        with structlog.testing.capture_logs() as log:
+            for _ in range(times):
+                self.server.control.poll()
+        return log
 
     def served(self) -> dict[str, list[int]]:
         """The versions that serve, by model and route."""
@@ -251,7 +261,3 @@ class Running:
 def samples(values: Sequence[float]) -> dict[str, "np.ndarray[tuple[int, ...], np.dtype[np.float32]]"]:
     """Inputs with one sample for each value."""
     return {"x": np.array([[value, value] for value in values], np.float32)}
-
-
-Start = Callable[..., Running]
-"""Starts a server of the test's repository; see the fixture ``start``."""

@@ -1,6 +1,5 @@
 """The server that is fuzzed: a process of its own, which must live, and neither grow nor fill its log."""
 
-import os
 import re
 import resource
 import time
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from tests.kit import live, onnx_models, shipped
+from tests.kit import live, memory, onnx_models, shipped
 from tests.kit.command import Serving, serving
 from tests.kit.waiting import TIMEOUT
 from tests.serving.server.fuzz import requests
@@ -58,8 +57,7 @@ class Target:
 
     def memory(self) -> int:
         """Resident, in bytes."""
-        pages = Path(f"/proc/{self._server.process.pid}/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        return memory.held(self._server.process.pid)
 
     def send(self, method: str, data: bytes) -> bytes | None:
         """The answer; None where it was refused for a reason that is the caller's. Any other end is a failure."""

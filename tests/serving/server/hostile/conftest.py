@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,7 +11,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
-from tests.kit import live, onnx_models
+from tests.kit import live, memory, onnx_models
 from tests.kit.command import Serving, serving
 from tests.kit.waiting import TIMEOUT, until
 from tests.serving.server.fuzz.conftest import Target
@@ -42,9 +41,7 @@ class Attacked(Target):
 
     def most_memory(self) -> int:
         """The most bytes that the process has ever held."""
-        status = Path(f"/proc/{self._server.process.pid}/status").read_text()
-        (kib,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
-        return int(kib) << 10
+        return memory.most_held(self._server.process.pid)
 
     def metrics(self) -> str:
         return self._server.metrics()

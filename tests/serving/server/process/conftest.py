@@ -54,11 +54,11 @@ def ask(stub: Stub) -> float:
     return float(answer["value"].item())
 
 
-def metrics(server: Serving) -> dict[str, float]:
-    """The metrics of the workers, the transport and the inferences, by name."""
+def metrics(text: str) -> dict[str, float]:
+    """Of a server's metrics those of the workers, the transport and the inferences, by name."""
     return {
         sample.name: sample.value
-        for family in text_string_to_metric_families(server.metrics())
+        for family in text_string_to_metric_families(text)
         for sample in family.samples
         if sample.name.startswith(("hangtag_worker", "nv_inference_count", "hangtag_transport"))
     }

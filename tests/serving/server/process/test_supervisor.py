@@ -96,6 +96,28 @@ def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_mod
         until(lambda: instances(supervised) == {"gather": before["gather"], "text": before["gather"]}, TIMEOUT)
 
 
+def test_a_worker_whose_end_another_thread_sees_first_is_replaced_too(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """multiprocessing looks at every process when one is started; that thread is slow here to note the exit code."""
+    wait, seen = os.waitpid, threading.Event()
+
+    def waitpid(process: int, flags: int) -> tuple[int, int]:
+        if not flags:
+            assert seen.wait(TIMEOUT)
+        ended = wait(process, flags)
+        if ended[0]:
+            seen.set()
+            time.sleep(0.2)
+        return ended
+
+    with supervising(models) as supervised, monkeypatch.context() as patch:
+        patch.setattr(os, "waitpid", waitpid)
+        first = pid(0)
+        os.kill(first, signal.SIGKILL)
+        wait_until_replaced(supervised, 0, first)
+
+
 def test_a_worker_that_hangs_before_it_listens_is_replaced_too(models: Path) -> None:
     with supervising(models, limits=HANGING) as supervised:
         first = pid(0)
