@@ -17,8 +17,6 @@ from tests.kit.command import ROOT, Serving, hangtag, last_line, serving
 from tests.kit.onnx_file import answers
 from tests.kit.shipped import MODELS, latest
 
-pytestmark = pytest.mark.slow
-
 GARMENTS = sorted((ROOT / "examples/garments").glob("*.png"))
 OUTFITS = sorted((ROOT / "examples/outfits").glob("*.png"))
 OUTFIT_MODELS = ROOT / "examples/outfits/models"

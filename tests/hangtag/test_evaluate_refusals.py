@@ -12,8 +12,6 @@ from tests.kit.command import invoke, refusal, without
 from tests.kit.other_servers import Answer, web_server
 from tests.kit.shipped import latest
 
-pytestmark = pytest.mark.slow
-
 LSTM = latest("lstm")
 UNUSED_ADDRESS = "127.0.0.1:9"
 

@@ -10,8 +10,6 @@ import pytest
 from tests.kit.command import invoke
 from tests.kit.onnx_models import LABELS, classifier, publish
 
-pytestmark = pytest.mark.slow
-
 HOSTILE = "\x1b[31mred\nmodel  ready [link=https://example.org]x[/link]"
 SHOWN = "\\x1b[31mred\\nmodel ready [link=https://example.org]x[/link]"
 HARMLESS = "größer als 8 µm ✓"

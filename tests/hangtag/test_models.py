@@ -13,8 +13,6 @@ from tests.kit.onnx_file import with_metadata
 from tests.kit.onnx_models import classifier, publish, unbatched
 from tests.kit.shipped import MODELS
 
-pytestmark = pytest.mark.slow
-
 
 def lines(*arguments: object, models: Path) -> list[str]:
     return invoke("models", *arguments, "--models", models).stdout.splitlines()

@@ -22,8 +22,6 @@ from tests.kit.other_servers import Answer, web_server
 from tests.kit.server import server as serving
 from tests.serving.loadtest.command import LOOP, QUICK, decoded, measure, refused
 
-pytestmark = pytest.mark.slow
-
 DEEP = b"[" * 100_000
 
 

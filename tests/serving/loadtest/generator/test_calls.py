@@ -19,8 +19,6 @@ from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from tests.kit.fake_server import FakeServer, running_over_http
 from tests.kit.waiting import until
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize(
     ("opened", "called"),

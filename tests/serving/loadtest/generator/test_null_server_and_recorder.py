@@ -16,6 +16,8 @@ from hangtag.serving.loadtest.sut.null_server import (
 )
 from tests.serving.loadtest.command import LIMITS
 
+pytestmark = pytest.mark.quick
+
 LARGE = bytes(1 << 20)  # larger than a frame, and four of them than the window
 
 

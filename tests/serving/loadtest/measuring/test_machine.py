@@ -13,6 +13,8 @@ import pytest
 
 from hangtag.serving.loadtest.machine.other_programs import other_programs
 
+pytestmark = pytest.mark.quick
+
 # A process that computes for 0.3 s when it reads a line. It may be a child of the test's, or a stranger, whose parent
 # has ended, and it may listen at an address.
 PROGRAM = """

@@ -12,12 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
-import pytest
 
 from tests.kit.fake_server import FakeServer, running
 from tests.serving.loadtest.command import LOOP, QUICK, Loadtest
-
-pytestmark = pytest.mark.slow
 
 STRANGER = "import os\nif child := os.fork(): print(child, flush=True); os._exit(0)\nos.close(1)\nwhile True: pass"
 

@@ -19,8 +19,6 @@ from tests.serving.loadtest.command import (
     steady,
 )
 
-pytestmark = pytest.mark.slow
-
 LOADS = ("--concurrency", 8, "--rate", 500)
 SEARCH = ("--find-peak", "--target-latency", "10ms")
 

@@ -12,8 +12,6 @@ from tests.kit.browser import chromium, require_good_looks
 from tests.kit.command import invoke
 from tests.serving.loadtest.command import GATES, HOSTILE, MACHINE, Measured, save, saved_run, steady
 
-pytestmark = pytest.mark.slow
-
 Written = tuple[Path, Measured]
 
 

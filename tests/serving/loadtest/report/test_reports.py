@@ -17,8 +17,6 @@ from tests.kit.command import invoke
 from tests.kit.fake_server import FakeServer
 from tests.serving.loadtest.command import GATES, HOSTILE, LOOP, QUICK, SCHEMA, Loadtest, Measured, decoded
 
-pytestmark = pytest.mark.slow
-
 Written = tuple[Path, Measured]
 
 

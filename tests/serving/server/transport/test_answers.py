@@ -22,8 +22,6 @@ from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
 from tests.kit.rest import Rest, tensor
 from tests.kit.waiting import TIMEOUT
 
-pytestmark = pytest.mark.slow
-
 CALLERS, CALLS = 16, 15
 
 

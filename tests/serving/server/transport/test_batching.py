@@ -17,8 +17,6 @@ from tests.kit.over_http import EVERY_TRANSPORT, inference_over_http, live_serve
 from tests.kit.server import server
 from tests.kit.waiting import TIMEOUT
 
-pytestmark = pytest.mark.slow
-
 
 def together(own: LiveServer, name: str, sent: list[pb.ModelInferRequest]) -> tuple[list[Any], list[int]]:
     """Answers to requests that all wait while a first one is computed, and the first axis of each executed batch."""

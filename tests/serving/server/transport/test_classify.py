@@ -17,8 +17,6 @@ from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
 from tests.kit.picture_files import encoded
 from tests.kit.waiting import TIMEOUT
 
-pytestmark = pytest.mark.slow
-
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 FULL, LATE = grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED
 PIXELS = np.random.default_rng(7).integers(0, 256, (6, 28, 28), dtype=np.uint8)

@@ -21,8 +21,6 @@ from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
 from tests.kit.shipped import latest
 from tests.kit.waiting import TIMEOUT
 
-pytestmark = pytest.mark.slow
-
 
 def model_config(live: LiveServer, name: str, version: str = "") -> pb.ModelConfig:
     asked = pb.ModelConfigRequest(name=name, version=version)

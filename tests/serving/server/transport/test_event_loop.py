@@ -27,8 +27,6 @@ from tests.kit.over_http import EVERY_TRANSPORT, live_server
 from tests.kit.picture_files import encoded
 from tests.kit.waiting import TIMEOUT, until
 
-pytestmark = pytest.mark.slow
-
 STRINGS = 300_000
 """So many texts take half a second to decode, and longer to encode."""
 FULL = "as many pictures and large messages wait to be decoded as the queue holds"

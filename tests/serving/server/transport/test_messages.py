@@ -30,8 +30,6 @@ from tests.kit.live import LiveServer, failure, index, number, outputs, request
 from tests.kit.over_http import EVERY_TRANSPORT, live_server
 from tests.kit.waiting import TIMEOUT, until
 
-pytestmark = pytest.mark.slow
-
 MIB = 1 << 20
 HUGE = 100 * MIB
 MORE_MEMORY = 48 * MIB

@@ -23,8 +23,6 @@ from tests.kit.raw import status_line
 from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT
 
-pytestmark = pytest.mark.slow
-
 PROVIDER = {"provider_asked": "auto", "provider": "CPUExecutionProvider", "cuda_graphs": "off"}
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import pytest
 
 from hangtag.protos import inference_pb2_grpc
 from tests.kit.conversation import gather, opened
@@ -19,8 +18,6 @@ from tests.kit.gate import Gate
 from tests.kit.live import LiveServer, failure, index, number, outputs, request
 from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
 from tests.kit.waiting import TIMEOUT, until
-
-pytestmark = pytest.mark.slow
 
 
 class Busy:

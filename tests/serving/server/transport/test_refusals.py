@@ -18,8 +18,6 @@ from tests.kit.live import LiveServer, failure, index, request
 from tests.kit.over_http import EVERY_TRANSPORT, HTTP, HttpError
 from tests.kit.waiting import TIMEOUT
 
-pytestmark = pytest.mark.slow
-
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 Request = pb.ModelInferRequest
 Change = Callable[[Request], object]

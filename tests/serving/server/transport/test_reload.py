@@ -17,8 +17,6 @@ from tests.kit.live import LiveServer, failure, index, outputs, request
 from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
 from tests.kit.waiting import TIMEOUT, until
 
-pytestmark = pytest.mark.slow
-
 CALLERS = 4
 RELOADS = int(os.environ.get("RELOADS", "20"))
 """RELOADS=100 pytest tests/serving/server/transport/test_reload.py reloads more often."""

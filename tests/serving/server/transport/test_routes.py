@@ -24,8 +24,6 @@ from tests.kit.rest import Rest
 from tests.kit.shipped import latest
 from tests.kit.waiting import TIMEOUT
 
-pytestmark = pytest.mark.slow
-
 AT_LEAST = 0.9
 Images = npt.NDArray[np.uint8]
 

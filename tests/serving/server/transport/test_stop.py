@@ -17,8 +17,6 @@ from tests.kit.live import LiveServer, failure, index, number, outputs, request,
 from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
 from tests.kit.waiting import TIMEOUT, until
 
-pytestmark = pytest.mark.slow
-
 NEVER = 3600
 STOPS, CALLS = 10, 8
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE

@@ -22,8 +22,6 @@ from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
 from tests.kit.server import server
 from tests.kit.waiting import TIMEOUT, until
 
-pytestmark = pytest.mark.slow
-
 CODE = "rpc.grpc.status_code"
 ERROR, UNSET = trace_pb2.Status.STATUS_CODE_ERROR, trace_pb2.Status.STATUS_CODE_UNSET
 INFER = {HTTP: "POST /v2/models/{model}/infer"}

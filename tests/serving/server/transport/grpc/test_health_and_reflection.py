@@ -19,6 +19,8 @@ from tests.kit.live import LiveServer, failure, index, request, status_of, watch
 from tests.kit.over_http import live_server
 from tests.kit.waiting import TIMEOUT, until
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:

@@ -22,8 +22,6 @@ from tests.kit.raw import connect, read_to_the_end
 from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT, until
 
-pytestmark = pytest.mark.slow
-
 PINGS = 50 * frame(PING, bytes(8))
 
 

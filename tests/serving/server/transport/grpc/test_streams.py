@@ -17,8 +17,6 @@ from tests.kit.over_http import live_server
 from tests.kit.waiting import TIMEOUT, until
 from tests.serving.server.fuzz.requests import anything
 
-pytestmark = pytest.mark.slow
-
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 

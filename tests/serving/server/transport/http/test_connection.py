@@ -18,8 +18,6 @@ from tests.kit.raw import INFER, POST, connected, is_answered, send, status_line
 from tests.kit.rest import Rest, as_http
 from tests.kit.waiting import until
 
-pytestmark = pytest.mark.slow
-
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n"
 INFERENCE = POST + b"Content-Length: %d\r\n\r\n" % len(INFER) + INFER
 MOST_WAITING = 100

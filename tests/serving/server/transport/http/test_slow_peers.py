@@ -18,8 +18,6 @@ from tests.kit.raw import INFER, POST, connected, is_answered, sip, status_line,
 from tests.kit.rest import Rest, tensor
 from tests.kit.waiting import until
 
-pytestmark = pytest.mark.slow
-
 KIB, MIB = 1 << 10, 1 << 20
 MOST = 8
 BEGUN = b"\x16\x03\x01\x02\x00\x01"

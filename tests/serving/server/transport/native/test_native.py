@@ -29,6 +29,8 @@ from tests.kit.over_http import live_server
 from tests.kit.raw import connect
 from tests.kit.waiting import TIMEOUT
 
+pytestmark = pytest.mark.quick
+
 ACK = 0x1
 CANCEL, ENHANCE_YOUR_CALM = struct.pack(">I", 8), struct.pack(">I", 11)
 ANY_PING = b"hangtag!"

@@ -26,8 +26,6 @@ from tests.kit.live import index, request
 from tests.kit.raw import connect
 from tests.kit.rest import tensor
 
-pytestmark = pytest.mark.slow
-
 CALLS = 2
 """Over gRPC and over HTTP with each header, and one more that fails; they take turns."""
 SECRET = b"s3cret-0f-0urs-wh1ch-n0b0dy-else-has"

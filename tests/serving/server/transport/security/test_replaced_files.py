@@ -22,8 +22,6 @@ from tests.kit.rest import Rest
 from tests.kit.server import server
 from tests.kit.waiting import TIMEOUT
 
-pytestmark = pytest.mark.slow
-
 REPLACEMENTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "pipe": (os.mkfifo, "it is not a regular file"),
     "device": (lambda path: path.symlink_to("/dev/null"), "it is not a regular file"),

@@ -28,8 +28,6 @@ from tests.kit.rest import Rest
 from tests.kit.server import server
 from tests.kit.waiting import TIMEOUT
 
-pytestmark = pytest.mark.slow
-
 PROTOCOLS = pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.asynchronous], ids=str)
 UNAVAILABLE, UNAUTHENTICATED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED
 OLD, NEW = "0123456789abcdef", "fedcba9876543210fedcba"
