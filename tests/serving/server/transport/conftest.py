@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit import onnx_models, shipped
+from tests.kit.certificates import Certificates
 from tests.kit.live import LiveServer
 from tests.kit.over_http import live_server
 
@@ -18,6 +19,17 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     onnx_models.publish(models, "classifier", onnx_models.classifier(), version=12)
     (models / "lstm").symlink_to(shipped.MODELS / "lstm")
     return models
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A repository of this test's own, with the model that loads fastest."""
+    return onnx_models.publish_all(tmp_path / "models", "gather")
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates(tmp_path / "certificates")
 
 
 @pytest.fixture(scope="session", params=["native", "grpc"])

@@ -21,11 +21,7 @@ from tests.kit.waiting import TIMEOUT
 def together(own: LiveServer, name: str, sent: list[pb.ModelInferRequest]) -> tuple[list[Any], list[int]]:
     """Answers to requests that all wait while a first one is computed, and the first axis of each executed batch."""
     with own.gates.closed(name) as gate:
-        calls = [own.inference.ModelInfer.future(sent[0], timeout=TIMEOUT)]
-        gate.wait_until_computing()
-        for waiting, one in enumerate(sent[1:], start=1):
-            calls.append(own.inference.ModelInfer.future(one, timeout=TIMEOUT))
-            own.wait_until_queued(name, waiting)
+        calls = own.occupy(gate, *sent)
         gate.open()
         return [outputs(call.result()) for call in calls], gate.batch_sizes
 
@@ -48,8 +44,7 @@ def test_calls_over_http_and_grpc_share_a_batch(few: Path, transport: str) -> No
     with live_server(transport, few, http_port=0, max_batch_size=4, instances=1) as live:
         over_http = inference_over_http(live.server.http_address)
         with live.gates.closed("gather") as gate:
-            calls = [live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT)]
-            gate.wait_until_computing()
+            calls = live.occupy(gate, request("gather", index=index(1)))
             for waiting, stub in enumerate((live.inference, over_http), start=1):
                 calls.append(stub.ModelInfer.future(request("gather", index=index(2)), timeout=TIMEOUT))
                 live.wait_until_queued("gather", waiting)

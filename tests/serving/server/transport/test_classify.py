@@ -133,15 +133,11 @@ def test_a_classifier_has_labels_that_match_and_probabilities_of_any_precision(t
 
 @EVERY_TRANSPORT
 def test_a_classification_shares_a_batch_with_inferences_and_is_refused_by_a_full_queue(own: LiveServer) -> None:
-    def infer(pixels: Array) -> Any:
-        return own.inference.ModelInfer.future(request("classifier", image=pixels[np.newaxis]), timeout=TIMEOUT)
-
     with own.gates.closed("classifier") as gate:
-        calls = [infer(PIXELS[0])]
-        gate.wait_until_computing()
+        calls = own.occupy(gate, request("classifier", image=PIXELS[:1]))
         classified = own.classifier.Classify.future(image(0), timeout=TIMEOUT)
         own.wait_until_queued("classifier", 1)
-        calls += [infer(PIXELS[1]) for _ in range(3)]
+        calls += [own.begin(request("classifier", image=PIXELS[1:2])) for _ in range(3)]
         own.wait_until_queued("classifier", 4)
         assert failure(lambda: classify(own, raw=RAW))[0] is FULL
         assert failure(lambda: classify(own, model_name="gather", raw=RAW))[0] is INVALID

@@ -157,7 +157,7 @@ def test_large_messages_without_a_place_are_refused_at_once_and_all_others_answe
     settings: dict[str, Any] = {"max_batch_size": 4, "max_queue_size": PLACES, "max_concurrent_streams": 1000}
     with live_server(transport, models, instances=1, **settings) as live:
         count = len(os.sched_getaffinity(0)) + PLACES + BEYOND
-        calls = [live.inference.ModelInfer.future(texts(STRINGS // 2), timeout=TIMEOUT) for _ in range(count)]
+        calls = [live.begin(texts(STRINGS // 2)) for _ in range(count)]
         until(lambda: any(call.done() for call in calls))
         assert not all(call.done() for call in calls)  # it was refused at once, before the others were answered
         refused = [error for call in calls if (error := call.exception()) is not None]

@@ -112,7 +112,7 @@ def test_a_requests_own_timeout_is_a_deadline_too(own: LiveServer) -> None:
         waiting = server.ask(2)
         hurried = request("gather", index=index(1))
         hurried.parameters["timeout"].int64_param = 300_000
-        late = own.inference.ModelInfer.future(hurried, timeout=TIMEOUT)
+        late = own.begin(hurried)
         own.wait_until_queued("gather", 2)
         passed = time.monotonic() + 0.3
         until(lambda: time.monotonic() > passed)
@@ -205,7 +205,7 @@ def test_the_calls_in_flight_on_a_connection_are_limited(few: Path, transport: s
         assert warm["total"].tolist() == [[1]]
         with busy(live) as server:
             calls = [server.computing, server.ask(1)]
-            beyond = live.inference.ModelInfer.future(request("gather", index=index(2)), timeout=TIMEOUT)
+            beyond = live.begin(gather(2))
             own_connection = [("grpc.use_local_subchannel_pool", 1)]  # else channels to one address share one
             with grpc.insecure_channel(live.server.address, own_connection) as other:
                 # so what is beyond would have come by now
@@ -230,7 +230,7 @@ def test_requests_accepted_in_overload_wait_no_longer_than_a_full_queue_takes(fe
         gate.delay = 0.003
 
         def ask() -> grpc.StatusCode:
-            call = live.inference.ModelInfer.future(request("gather", index=index(2)), timeout=TIMEOUT)
+            call = live.begin(gather(2))
             try:
                 assert value_of(call) == 20
             except grpc.RpcError as error:

@@ -124,10 +124,7 @@ def test_an_answer_says_that_its_member_was_not_sure_where_the_next_one_is_busy(
         answer = live.classifier.Classify(sent, timeout=TIMEOUT)
         assert (answer.unsure, [stage.model for stage in answer.timings.stages]) == (False, ["lstm", "cnn"])
         with live.gates.closed("cnn") as gate:
-            busy = [live.inference.ModelInfer.future(request("cnn", image=images[:1]), timeout=TIMEOUT)]
-            gate.wait_until_computing()
-            busy.append(live.inference.ModelInfer.future(request("cnn", image=images[:1]), timeout=TIMEOUT))
-            live.wait_until_queued("cnn", 1)
+            busy = live.occupy(gate, *[request("cnn", image=images[:1])] * 2)
             answer = live.classifier.Classify(sent, timeout=TIMEOUT)
             assert (answer.unsure, [stage.model for stage in answer.timings.stages]) == (True, ["lstm"])
             gate.open()

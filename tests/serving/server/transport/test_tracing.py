@@ -15,7 +15,6 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 from hangtag.protos import classifier_pb2
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import StartError
-from tests.kit import onnx_models
 from tests.kit.collector import PARENT, TRACE, TRACEPARENT, Collector, attributes, collecting
 from tests.kit.live import LiveServer, failure, index, request
 from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
@@ -25,11 +24,6 @@ from tests.kit.waiting import TIMEOUT, until
 CODE = "rpc.grpc.status_code"
 ERROR, UNSET = trace_pb2.Status.STATUS_CODE_ERROR, trace_pb2.Status.STATUS_CODE_UNSET
 INFER = {HTTP: "POST /v2/models/{model}/infer"}
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    return onnx_models.publish_all(tmp_path, "gather")
 
 
 @pytest.fixture

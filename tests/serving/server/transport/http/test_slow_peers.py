@@ -60,11 +60,6 @@ def test_a_large_body_may_take_longer_while_it_comes(models: Path) -> None:
 
 
 @pytest.fixture
-def certificates(tmp_path: Path) -> Certificates:
-    return Certificates(tmp_path / "certificates")
-
-
-@pytest.fixture
 def tls(certificates: Certificates) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certificates.ca())
 
