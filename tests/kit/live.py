@@ -100,9 +100,9 @@ class LiveServer:
             answer = stub.ModelInfer(request("gather", index=index(3)), timeout=TIMEOUT, wait_for_ready=True)
             assert outputs(answer)["value"].tolist() == [30]
 
-    def begin(self, sent: pb.ModelInferRequest) -> Any:
+    def begin(self, sent: pb.ModelInferRequest, timeout: float = TIMEOUT) -> Any:
         """A call that is on its way."""
-        return self.inference.ModelInfer.future(sent, timeout=TIMEOUT)
+        return self.inference.ModelInfer.future(sent, timeout=timeout)
 
     def occupy(self, gate: Gate, *sent: pb.ModelInferRequest) -> list[Any]:
         """Calls of a model with one instance, of which it computes the first, and the others wait in this order."""

@@ -18,7 +18,7 @@ from hangtag.serving.server.runtime.session import Runtime
 from tests.kit import onnx_models
 from tests.kit.command import serving
 from tests.kit.live import LiveServer, failure, index, request
-from tests.kit.over_http import EVERY_TRANSPORT, live_server
+from tests.kit.over_http import OVER_GRPC, live_server
 from tests.kit.raw import status_line
 from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT
@@ -65,7 +65,6 @@ def watched(models: Path, transport: str) -> Iterator[Watched]:
         yield Watched(live)
 
 
-@EVERY_TRANSPORT
 def test_answered_requests_are_counted_under_tritons_names_and_in_histograms(watched: Watched) -> None:
     live, metric = watched.live, watched.metric
     live.infer(request("gather", index=index(1, 2, 3)))
@@ -95,7 +94,6 @@ def test_answered_requests_are_counted_under_tritons_names_and_in_histograms(wat
         assert metric(f"{name}_sum", **labels) == pytest.approx(seconds)
 
 
-@EVERY_TRANSPORT
 def test_failures_are_counted_once_by_code_and_by_models_that_there_are(watched: Watched) -> None:
     live, metric, failed = watched.live, watched.metric, watched.failed
     assert failed("INTERNAL") == metric("nv_inference_request_failure", reason="BACKEND") == 0
@@ -126,6 +124,7 @@ def test_failures_are_counted_once_by_code_and_by_models_that_there_are(watched:
     assert statistics.fail.ns == pytest.approx(sum(seconds) * 1e9, rel=1e-3)
 
 
+@OVER_GRPC
 def test_failures_in_a_stream_and_undecodable_bytes_are_counted_by_code(watched: Watched) -> None:
     live = watched.live
     sent = [request("gather", index=index(value)) for value in (1, 99)]
@@ -151,7 +150,6 @@ def test_failures_in_a_stream_and_undecodable_bytes_are_counted_by_code(watched:
     assert watched.failed("INVALID_ARGUMENT", model="", version="") == 1 + 5
 
 
-@EVERY_TRANSPORT
 def test_the_queue_and_a_full_one(watched: Watched) -> None:
     live, metric = watched.live, watched.metric
     with live.gates.closed("gather") as gate:
@@ -165,7 +163,6 @@ def test_the_queue_and_a_full_one(watched: Watched) -> None:
         assert all(call.result() for call in calls)
 
 
-@EVERY_TRANSPORT
 def test_a_message_that_is_too_large_does_not_count_as_shed(watched: Watched) -> None:
     """HangtagShedding asks for more servers, which would not help."""
     too_large = request("classifier", image=np.zeros((30_000, 28, 28), np.uint8))

@@ -14,7 +14,7 @@ from hangtag.serving.server.errors import STOPPING
 from tests.kit import onnx_models
 from tests.kit.conversation import gather
 from tests.kit.live import LiveServer, failure, index, number, outputs, request, status_of, watch
-from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
+from tests.kit.over_http import HTTP, live_server
 from tests.kit.waiting import TIMEOUT, until
 
 NEVER = 3600
@@ -46,7 +46,6 @@ def is_refused(live: LiveServer) -> bool:
     return error is not None
 
 
-@EVERY_TRANSPORT
 def test_what_a_server_says_while_it_loads_serves_and_when_it_has_ended(models: Path, transport: str) -> None:
     live = live_server(transport, models)
     with live.gates.held_load("gather") as load:
@@ -79,7 +78,6 @@ def test_what_a_server_says_while_it_loads_serves_and_when_it_has_ended(models: 
     live.channel.close()
 
 
-@EVERY_TRANSPORT
 def test_no_call_that_was_accepted_is_lost_and_later_ones_are_refused(models: Path, transport: str) -> None:
     for _ in range(STOPS):
         with (
@@ -97,7 +95,6 @@ def test_no_call_that_was_accepted_is_lost_and_later_ones_are_refused(models: Pa
                 assert [outputs(call.result())["value"].tolist() for call in calls] == [[30]] * (1 + CALLS)
 
 
-@EVERY_TRANSPORT
 def test_a_large_response_leaves_whole(models: Path, transport: str) -> None:
     """Four megabytes, which the transport still writes when the model is long done."""
     million = np.ones((1, 1_000_000), np.float32)
@@ -108,7 +105,6 @@ def test_a_large_response_leaves_whole(models: Path, transport: str) -> None:
             assert (outputs(call.result())["sum"] == 2).all()
 
 
-@EVERY_TRANSPORT
 def test_calls_that_outlast_the_grace_period_are_ended_and_the_server_too(models: Path, transport: str) -> None:
     with live_server(transport, models, instances=1) as live, live.gates.closed("gather") as gate:
         calls = live.occupy(gate, *[gather(1)] * 4)
@@ -119,7 +115,6 @@ def test_calls_that_outlast_the_grace_period_are_ended_and_the_server_too(models
             gate.open()  # there is an answer to a call that is gone
 
 
-@EVERY_TRANSPORT
 def test_a_poll_that_loads_a_model_does_not_hold_up_the_stop(models: Path, transport: str) -> None:
     with live_server(transport, models, model_control="poll", poll_seconds=0.1) as live:
         with live.gates.held_load("gather") as load:
@@ -133,7 +128,6 @@ def test_a_poll_that_loads_a_model_does_not_hold_up_the_stop(models: Path, trans
         assert versions(live, "gather") == ["1"]
 
 
-@EVERY_TRANSPORT
 def test_a_call_that_loads_a_model_ends_with_unavailable_and_changes_nothing(models: Path, transport: str) -> None:
     with live_server(transport, models, model_control="explicit", load_model=("*",)) as live:
         with live.gates.held_load("gather") as load:
@@ -148,7 +142,6 @@ def test_a_call_that_loads_a_model_ends_with_unavailable_and_changes_nothing(mod
         assert versions(live, "gather") == ["1"]
 
 
-@EVERY_TRANSPORT
 def test_a_poll_that_ends_during_the_drain_leaves_the_server_not_ready(models: Path, transport: str) -> None:
     with (
         live_server(transport, models, model_control="poll", poll_seconds=NEVER) as live,

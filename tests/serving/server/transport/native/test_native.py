@@ -22,7 +22,6 @@ from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
 from tests.kit.command import hangtag, last_line
 from tests.kit.conversation import Conversation, gather
-from tests.kit.gate import Gate
 from tests.kit.http2 import GOAWAY, OPEN, PING, RST_STREAM, call, frame
 from tests.kit.live import LiveServer, index, number, outputs, request
 from tests.kit.over_http import live_server
@@ -51,20 +50,11 @@ def native(config: ServerConfig) -> Iterator[LiveServer]:
         yield server
 
 
-def occupy_both(live: LiveServer, gate: Gate) -> list[Any]:
-    """Two calls, of 1 and 2, each of which one of the two threads is computing."""
-    calls = []
-    for value in (1, 2):
-        calls.append(live.begin(gather(value)))
-        gate.wait_until_computing()
-    return calls
-
-
 def test_while_every_thread_computes_others_are_answered_and_a_full_queue_refuses(native: LiveServer) -> None:
     raw = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
     picture = classifier_pb2.ClassifyRequest(model_name="classifier", raw=raw)
     with native.gates.closed("gather") as gate:
-        calls = occupy_both(native, gate)
+        calls = [*native.occupy(gate, gather(1)), *native.occupy(gate, gather(2))]  # each on one of the two threads
         for length in (1, 2):  # twice: the thread that receives for the others gives way, and comes back
             assert native.infer(request("free_axis", x=number(length)))["total"].tolist() == [[length]]
             assert native.statistics("gather").inference_count == 0

@@ -23,6 +23,7 @@ from tests.kit.collector import TRACE, TRACEPARENT, collecting
 from tests.kit.command import Serving, serving
 from tests.kit.http2 import DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, OPEN, RST_STREAM, frame, header
 from tests.kit.live import index, request
+from tests.kit.over_http import OVER_GRPC
 from tests.kit.raw import connect
 from tests.kit.rest import tensor
 
@@ -143,13 +144,13 @@ def cases() -> Iterator[Headers]:
     yield from ({name: chosen.choice(VALUES)} for name in NAMES)
 
 
+@OVER_GRPC
 def test_no_value_of_a_header_is_put_out_and_tokens_are_compared_byte_for_byte(
     models: Path, tmp_path: Path, transport: str
 ) -> None:
     """By a server with tokens, tracing, metrics, and a log without a rate limit."""
     onnx_models.publish_all(models, "filled")
-    (models / "split").mkdir()
-    (models / "split" / "route.toml").write_text('split = {gather = 100}\nsticky = "x-user-id"\n')
+    onnx_models.publish_route(models, "split", 'split = {gather = 100}\nsticky = "x-user-id"\n')
     (tmp_path / "tokens").write_bytes(SECRET)
     options = ("--models", models, "--port", 0, "--transport", transport, "--token-file", tmp_path / "tokens")
     unlimited = "from hangtag.serving.server.telemetry import log; log.BURST = 1_000_000"
