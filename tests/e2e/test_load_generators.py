@@ -16,8 +16,6 @@ from hangtag.protos import inference_pb2 as pb
 from studies.loadtest.tools import PEERS, TOOLS
 from tests.kit.fake_server import FakeServer, running
 
-pytestmark = pytest.mark.slow
-
 ANSWER_SECONDS = 0.2
 IN_FLIGHT = 5
 SECONDS = 12 * ANSWER_SECONDS

@@ -15,8 +15,6 @@ from tests.kit.command import ROOT, invoke
 from tests.kit.onnx_models import classifier, publish
 from tests.kit.shipped import MODELS
 
-pytestmark = pytest.mark.slow
-
 Metadata = dict[str, str]
 NAME, WEIGHTS = "lstm-56", "network.classifier.weight"
 

@@ -16,7 +16,7 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import RuntimeFactory
-from tests.kit.gate import Gates
+from tests.kit.gate import Gate, Gates
 from tests.kit.waiting import TIMEOUT as TIMEOUT
 from tests.kit.waiting import until
 
@@ -99,6 +99,19 @@ class LiveServer:
             stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
             answer = stub.ModelInfer(request("gather", index=index(3)), timeout=TIMEOUT, wait_for_ready=True)
             assert outputs(answer)["value"].tolist() == [30]
+
+    def begin(self, sent: pb.ModelInferRequest, timeout: float = TIMEOUT) -> Any:
+        """A call that is on its way."""
+        return self.inference.ModelInfer.future(sent, timeout=timeout)
+
+    def occupy(self, gate: Gate, *sent: pb.ModelInferRequest) -> list[Any]:
+        """Calls of a model with one instance, of which it computes the first, and the others wait in this order."""
+        calls = [self.begin(sent[0])]
+        gate.wait_until_computing()
+        for waiting, one in enumerate(sent[1:], start=1):
+            calls.append(self.begin(one))
+            self.wait_until_queued(one.model_name, waiting)
+        return calls
 
     def infer(self, sent: pb.ModelInferRequest) -> dict[str, Array]:
         return outputs(self.inference.ModelInfer(sent, timeout=TIMEOUT))

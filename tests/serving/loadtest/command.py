@@ -180,30 +180,30 @@ def save(file: Path, *runs: dict[str, Any], environment: dict[str, str] | None =
 
 REPORTS = ("csv", "html", "junit", "prometheus")
 HOSTILE = "<b>$&"
-# Conditions of --fail-if, and whether the complete load test fails by them.
+# Conditions of --fail-if, whether the complete load test fails by each, and parts of what it says of them.
 GATES = {
-    "fast.p99 > 1us": True,
-    "slow[20].p50 >= 0.005 s": True,
-    "fast[2 in flight].max > 999.9us": True,
-    "fast[2].p50 > 0.00042 s": True,
-    "fast[2].throughput < 100000": True,
-    "slow[2].throughput < 0.9 * fast.throughput": True,
-    "slow.samples_per_second > 1": True,
-    "fast.accuracy < 96 %": True,
-    "fast.accuracy < baseline": True,
-    "fast[2].throughput < 1000 * baseline": True,
-    "fast.errors >= 0": True,
-    "fast.error_rate >= 0": True,
-    "fast.p99.9 <= 60 s": True,
-    "fast.p99 > 60s": False,
-    "fast.max > 1234.5 s": False,
-    "fast.p50 > 60000 ms": False,
-    "fast.errors > 0": False,
-    "fast.error_rate > 1 %": False,
-    "fast.error_rate >= 100 %": False,
-    "slow.accuracy < 90 %": False,
-    "fast[2].throughput < 0.001 * baseline": False,
-    "slow[2].p99 > 1000 * fast[2].p99": False,
+    "fast.p99 > 1us": (True, "p99 at 2 in flight is ... the bound 1.00 µs"),
+    "slow[20].p50 >= 0.005 s": (True, "p50 at 20 calls/s is ... the bound 5.00 ms"),
+    "fast[2 in flight].max > 999.9us": (True, "the bound 1.00 ms"),
+    "fast[2].p50 > 0.00042 s": (True, "the bound 420 µs"),
+    "fast[2].throughput < 100000": (True, "throughput at 2 in flight is .../s, the bound 100,000/s"),
+    "slow[2].throughput < 0.9 * fast.throughput": (True, ""),
+    "slow.samples_per_second > 1": (True, ""),
+    "fast.accuracy < 96 %": (True, "fast's accuracy is 95.00%, the bound 96.00%"),
+    "fast.accuracy < baseline": (True, "fast's accuracy is 95.00%, the bound 98.00%"),
+    "fast[2].throughput < 1000 * baseline": (True, "the bound 100,000/s"),
+    "fast.errors >= 0": (True, "fast's errors at 2 in flight is 0, the bound 0"),
+    "fast.error_rate >= 0": (True, "fast's error_rate at 2 in flight is 0.00%"),
+    "fast.p99.9 <= 60 s": (True, ""),
+    "fast.p99 > 60s": (False, "the bound 60.0 s"),
+    "fast.max > 1234.5 s": (False, "the bound 1,234 s"),
+    "fast.p50 > 60000 ms": (False, ""),
+    "fast.errors > 0": (False, ""),
+    "fast.error_rate > 1 %": (False, ""),
+    "fast.error_rate >= 100 %": (False, ""),
+    "slow.accuracy < 90 %": (False, "slow's accuracy is 100.00%, the bound 90.00%"),
+    "fast[2].throughput < 0.001 * baseline": (False, ""),
+    "slow[2].p99 > 1000 * fast[2].p99": (False, ""),
 }
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-import pytest
 from rich.console import Console
 
 from hangtag.protos import inference_pb2 as pb
@@ -19,8 +18,6 @@ from hangtag.serving.loadtest.plan.limits import Limits
 from hangtag.serving.loadtest.plan.load import OpenLoop
 from tests.kit.command import invoke
 from tests.kit.fake_server import FakeServer
-
-pytestmark = pytest.mark.slow
 
 LONG = "a-name-that-is-long" * 4
 ERASE = "\x1b[2K"

@@ -8,8 +8,6 @@ from tests.kit.command import invoke, refusal
 from tests.kit.fake_server import FakeServer
 from tests.serving.loadtest.command import QUICK, Loadtest, one_line, refused
 
-pytestmark = pytest.mark.slow
-
 COUNTS = ("min-query-count", "blocks", "batch-size", "channels", "processes")
 SECONDS = ("min-duration", "deadline", "target-latency")
 

@@ -16,8 +16,6 @@ from tests.kit.fake_server import FakeServer
 from tests.kit.waiting import TIMEOUT
 from tests.serving.loadtest.command import QUICK, Loadtest
 
-pytestmark = pytest.mark.slow
-
 BOTH = ("--blocks", 1, "--warm-up", 0, "--concurrency", 1, "--rate", 500)
 
 

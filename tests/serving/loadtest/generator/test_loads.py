@@ -16,8 +16,6 @@ import pytest
 from tests.kit.fake_server import FakeServer, running, running_over_http
 from tests.serving.loadtest.command import measure
 
-pytestmark = pytest.mark.slow
-
 STALL = 0.5  # seconds
 Measure = Callable[..., Any]
 

@@ -14,8 +14,6 @@ from hangtag.protos import inference_pb2 as pb
 from tests.kit.fake_server import FakeServer, Tensor
 from tests.serving.loadtest.command import LOOP, Loadtest
 
-pytestmark = pytest.mark.slow
-
 
 def answer(
     request: pb.ModelInferRequest, *, logits_alone: bool = False, typed: bool = False, cut: int = 0

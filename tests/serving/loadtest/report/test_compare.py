@@ -12,8 +12,6 @@ import pytest
 from tests.kit.command import invoke, refusal
 from tests.serving.loadtest.command import MACHINE, one_line, save, saved_block, saved_run, steady
 
-pytestmark = pytest.mark.slow
-
 Blocks = list[dict[str, Any]]
 
 

@@ -27,10 +27,8 @@ from hangtag.serving.server.transport.grpc import awaited_messages
 from tests.kit import onnx_models
 from tests.kit.command import serving
 from tests.kit.live import LiveServer, failure, index, number, outputs, request
-from tests.kit.over_http import EVERY_TRANSPORT, live_server
+from tests.kit.over_http import OVER_GRPC, live_server
 from tests.kit.waiting import TIMEOUT, until
-
-pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
 HUGE = 100 * MIB
@@ -54,6 +52,7 @@ def send(channel: grpc.Channel, method: str, message: bytes) -> tuple[grpc.Statu
     return failure(lambda: call(message, timeout=2 * TIMEOUT))
 
 
+@OVER_GRPC
 @pytest.mark.parametrize("method", [MODEL_INFER, CLASSIFY])
 @pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
 def test_a_request_over_the_limit_is_refused(small: LiveServer, method: str, compression: grpc.Compression) -> None:
@@ -68,7 +67,6 @@ def test_a_request_over_the_limit_is_refused(small: LiveServer, method: str, com
         assert outputs(stub.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT))["value"].tolist() == [10]
 
 
-@EVERY_TRANSPORT
 def test_a_message_over_the_limit_is_refused_and_the_next_one_answered(small: LiveServer) -> None:
     """A response, and a request."""
     code, message = failure(lambda: small.infer(request("repeated", x=number(1))))
@@ -80,6 +78,7 @@ def test_a_message_over_the_limit_is_refused_and_the_next_one_answered(small: Li
     assert small.infer(request("gather", index=index(1)))["value"].tolist() == [10]
 
 
+@OVER_GRPC
 def test_a_response_over_the_limit_fails_its_request_of_a_stream_alone(small: LiveServer) -> None:
     sent = [request("repeated", x=number(1)), request("gather", index=index(1))]
     refused, answered = small.inference.ModelStreamInfer(iter(sent), timeout=TIMEOUT)
@@ -89,6 +88,7 @@ def test_a_response_over_the_limit_fails_its_request_of_a_stream_alone(small: Li
     assert small.statistics("repeated").inference_stats.fail.count == 1
 
 
+@OVER_GRPC
 def test_a_request_over_the_limit_of_a_stream_or_another_method_is_refused(small: LiveServer) -> None:
     """On native these pass through to the gRPC server behind it."""
     huge = pb.ModelInferRequest(model_name="gather", raw_input_contents=[bytes(2 * MIB)])
@@ -105,6 +105,7 @@ def test_a_request_over_the_limit_of_a_stream_or_another_method_is_refused(small
             assert "larger than max" in message
 
 
+@OVER_GRPC
 def test_the_memory_of_huge_messages_is_given_back(tmp_path: Path, transport: str) -> None:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     with serving("--models", str(tmp_path), "--port", "0", "--transport", transport) as server:
@@ -207,6 +208,7 @@ def ask(live: LiveServer, bodies: dict[str, Path], method: str, timeout: str) ->
     return BY_NUMBER[int(received["grpc-status"])], unquote(received.get("grpc-message", ""))
 
 
+@OVER_GRPC
 @pytest.mark.skipif(shutil.which("nghttp") is None, reason="needs nghttp (Debian: nghttp2-client)")
 @pytest.mark.parametrize("method", MESSAGES)
 def test_a_deadline_in_a_header_is_taken_and_what_is_none_is_refused(

@@ -18,12 +18,10 @@ from hangtag.serving.server.runtime.session import Runtime
 from tests.kit import onnx_models
 from tests.kit.command import serving
 from tests.kit.live import LiveServer, failure, index, request
-from tests.kit.over_http import EVERY_TRANSPORT, live_server
+from tests.kit.over_http import OVER_GRPC, live_server
 from tests.kit.raw import status_line
 from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT, until
-
-pytestmark = pytest.mark.slow
 
 PROVIDER = {"provider_asked": "auto", "provider": "CPUExecutionProvider", "cuda_graphs": "off"}
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -67,7 +65,6 @@ def watched(models: Path, transport: str) -> Iterator[Watched]:
         yield Watched(live)
 
 
-@EVERY_TRANSPORT
 def test_answered_requests_are_counted_under_tritons_names_and_in_histograms(watched: Watched) -> None:
     live, metric = watched.live, watched.metric
     live.infer(request("gather", index=index(1, 2, 3)))
@@ -97,7 +94,6 @@ def test_answered_requests_are_counted_under_tritons_names_and_in_histograms(wat
         assert metric(f"{name}_sum", **labels) == pytest.approx(seconds)
 
 
-@EVERY_TRANSPORT
 def test_failures_are_counted_once_by_code_and_by_models_that_there_are(watched: Watched) -> None:
     live, metric, failed = watched.live, watched.metric, watched.failed
     assert failed("INTERNAL") == metric("nv_inference_request_failure", reason="BACKEND") == 0
@@ -128,6 +124,7 @@ def test_failures_are_counted_once_by_code_and_by_models_that_there_are(watched:
     assert statistics.fail.ns == pytest.approx(sum(seconds) * 1e9, rel=1e-3)
 
 
+@OVER_GRPC
 def test_failures_in_a_stream_and_undecodable_bytes_are_counted_by_code(watched: Watched) -> None:
     live = watched.live
     sent = [request("gather", index=index(value)) for value in (1, 99)]
@@ -153,16 +150,10 @@ def test_failures_in_a_stream_and_undecodable_bytes_are_counted_by_code(watched:
     assert watched.failed("INVALID_ARGUMENT", model="", version="") == 1 + 5
 
 
-@EVERY_TRANSPORT
 def test_the_queue_and_a_full_one(watched: Watched) -> None:
     live, metric = watched.live, watched.metric
     with live.gates.closed("gather") as gate:
-        calls = [live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT)]
-        gate.wait_until_computing()
-        calls += [
-            live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(4)
-        ]
-        live.wait_until_queued("gather", 4)
+        calls = live.occupy(gate, *[request("gather", index=index(1))] * 5)
         failure(lambda: live.infer(request("gather", index=index(1))))
         assert metric("nv_inference_pending_request_count") == metric("hangtag_max_queue_size") == 4
         assert watched.failed("RESOURCE_EXHAUSTED") == 1
@@ -172,7 +163,6 @@ def test_the_queue_and_a_full_one(watched: Watched) -> None:
         assert all(call.result() for call in calls)
 
 
-@EVERY_TRANSPORT
 def test_a_message_that_is_too_large_does_not_count_as_shed(watched: Watched) -> None:
     """HangtagShedding asks for more servers, which would not help."""
     too_large = request("classifier", image=np.zeros((30_000, 28, 28), np.uint8))
@@ -262,12 +252,8 @@ def test_the_port_for_metrics_has_health_too_limits_its_connections_and_stays_si
         for _ in range(MOST):
             with connect() as connection:
                 assert connection.recv(1) == b""
-        assert [status(path) for path in ("/metrics", "/v2/health/live", "/v2/health/ready", "/")] == [
-            200,
-            200,
-            200,
-            404,
-        ]
+        assert [status(path) for path in ("/metrics", "/v2/health/live", "/v2/health/ready")] == [200] * 3
+        assert status("/") == 404
         assert status("/metrics", "application/openmetrics-text; version=no-number") == 400
         assert status("/metrics", "application/openmetrics-text; version=1.0.0") == 200
         taken = [connect() for _ in range(MOST)]
@@ -280,9 +266,7 @@ def test_the_port_for_metrics_has_health_too_limits_its_connections_and_stays_si
         with grpc.insecure_channel(server.address) as channel, connect():
             may_send = threading.Event()
             begun: Any = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
-            begun = begun.future(
-                iter(may_send.wait, True), timeout=TIMEOUT
-            )  # in flight, since its message does not come
+            begun = begun.future(iter(may_send.wait, True), timeout=TIMEOUT)  # in flight: its message does not come
             live = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ServerLive
             assert live(inference_pb2.ServerLiveRequest(), timeout=TIMEOUT).live
             server.signal(signal.SIGTERM)

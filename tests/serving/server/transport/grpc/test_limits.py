@@ -13,7 +13,6 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.limits import Limits
-from tests.kit import onnx_models
 from tests.kit.certificates import Certificates
 from tests.kit.http2 import OPEN, PING, frame
 from tests.kit.live import index, is_closed, outputs, request
@@ -22,14 +21,7 @@ from tests.kit.raw import connect, read_to_the_end
 from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT, until
 
-pytestmark = pytest.mark.slow
-
 PINGS = 50 * frame(PING, bytes(8))
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    return onnx_models.publish_all(tmp_path, "gather")
 
 
 def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(models: Path, transport: str) -> None:

@@ -19,7 +19,6 @@ from hangtag.serving.client import ClientError, Credentials
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.process.server import Server
-from tests.kit import onnx_models
 from tests.kit.certificates import TOKEN, Certificates
 from tests.kit.http2 import OPEN
 from tests.kit.kinds import KINDS, Kind
@@ -28,22 +27,9 @@ from tests.kit.rest import Rest
 from tests.kit.server import server
 from tests.kit.waiting import TIMEOUT
 
-pytestmark = pytest.mark.slow
-
 PROTOCOLS = pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.asynchronous], ids=str)
 UNAVAILABLE, UNAUTHENTICATED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED
 OLD, NEW = "0123456789abcdef", "fedcba9876543210fedcba"
-
-
-@pytest.fixture
-def certificates(tmp_path: Path) -> Certificates:
-    return Certificates(tmp_path / "certificates")
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    onnx_models.publish(tmp_path / "models", "gather", onnx_models.gather())
-    return tmp_path / "models"
 
 
 @contextmanager
