@@ -18,7 +18,7 @@ from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.fashion_mnist import Split
 from hangtag.training.runs.run import Run
 from tests.kit import runs
-from tests.kit.command import contents, invoke
+from tests.kit.command import contents, invoke, refusal
 from tests.kit.once import once
 
 Garments = Split
@@ -147,6 +147,12 @@ def importing(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> li
     file = folder / "theirs.onnx"
     file.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     return ["export", "--onnx", file, "--name", "theirs", *repository_in(folder), *more]
+
+
+def import_refused(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> str:
+    """The message about such a file; nothing is written, not even the repository's folder."""
+    command = importing(folder, model, *more)
+    return refusal(*command, unchanged=folder)
 
 
 def repository_in(folder: Path) -> list[object]:
