@@ -167,20 +167,3 @@ def of_a_huge_picture() -> onnx.ModelProto:
     """One sample has 2**40 values, and the file a few bytes."""
     shape = f"float[batch, {2**20}, {2**20}]"
     return from_text(f"({shape} x) => ({shape} y) {{ y = Relu(x) }}")
-
-
-def streamed() -> onnx.ModelProto:
-    """Like silero-vad: x [batch, length] of whole frames of 8, a state [2, batch, 4], and a scalar rate INT64.
-
-    The state has room for one stream, and the answer's gain is the rate.
-    """
-    return from_text(
-        """(float[a, b] x, float[2, c, 4] state, int64 rate) => (float[frames, 1] y, float[2, 4] next)
-        <int64[2] frames = {-1, 8}, int64[1] axis = {1}> {
-            framed = Reshape(x, frames)
-            mean = ReduceMean <keepdims = 1> (framed, axis)
-            gain = Cast <to = 1> (rate)
-            y = Mul(mean, gain)
-            next = Squeeze(state, axis)
-        }"""
-    )
