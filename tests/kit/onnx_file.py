@@ -88,7 +88,7 @@ def remake(model: onnx.ModelProto, output: str, text: str, **constants: Array) -
         text: ``<constants> { nodes }``, as in ``from_text``.
         constants: As in ``from_text``.
     """
-    added = from_text(f"() => () {text}", **constants).graph
+    added = from_text(f"() => () {text}", None, **constants).graph
     ((place, maker),) = [(at, node) for at, node in enumerate(model.graph.node) if output in node.output]
     maker.output[list(maker.output).index(output)] = "before"
     for at, node in enumerate(added.node, start=place + 1):

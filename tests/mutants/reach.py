@@ -66,8 +66,9 @@ def reaches(mutants: Iterable[Mutant], checkout: Path) -> dict[int, list[str]]:
     """Run all tests once, and return which of them run the function of each mutant.
 
     Returns:
-        Tests by the mutants' numbers. Those come first that run the functions of few mutants, since they are about
-        little else. A mutant whose code is no longer there has none, and a test that fails in this run is none.
+        Tests by the mutants' numbers, and files for what their fixtures run. Those come first that run the functions
+        of few mutants, since they are about little else. A mutant whose code is no longer there has none, and a test
+        that fails in this run is none.
     """
     with tempfile.TemporaryDirectory(prefix="mutants-") as name, tempfile.TemporaryDirectory() as folder:
         copied = Path(name)

@@ -93,7 +93,7 @@ def _first_failure(tests: Sequence[str], copy: Path) -> str:
     chosen = copy / "chosen.json"
     chosen.write_text(json.dumps(tests))
     files = dict.fromkeys(each.partition("::")[0] for each in tests)
-    variables = {plugin.CHOSEN: str(chosen)} if any("::" in each for each in tests) else {}
+    variables = {plugin.CHOSEN: str(chosen)} if any(each.endswith(".py") or "::" in each for each in tests) else {}
     with (copy / "output").open("w+") as output:
         options = ("-x", f"--timeout={TEST_SECONDS}", *files)
         process = reach.pytest(copy, *options, variables=variables, output=output)

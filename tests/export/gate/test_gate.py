@@ -76,7 +76,11 @@ def on_sign(effect: str, signs: int = 1) -> Callable[[Model], None]:
             seen = Min({", ".join(f"seen{place}" for place in range(signs))})
             {EFFECTS[effect]}
         }}"""
-    return partial(onnx_file.remake, output="logits", text=text, **constants)
+
+    def fault(model: onnx.ModelProto) -> None:
+        onnx_file.remake(model, "logits", text, **constants)
+
+    return fault
 
 
 def marked(few: Garments, *places: int) -> Garments:
