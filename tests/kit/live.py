@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import grpc
@@ -54,6 +54,25 @@ class LiveServer:
     def __exit__(self, *_: object) -> None:
         self.channel.close()
         self.server.stop(grace=0)
+
+    @contextmanager
+    def loading(self, model: str) -> Iterator[Callable[[], None]]:
+        """Run the server inside the block, which begins while it loads this model. The function that is yielded lets
+        the load go on, and returns once the server has started."""
+        starting = threading.Thread(target=self.server.start)
+        with self.gates.held_load(model) as load, ExitStack() as stack:
+
+            def go_on() -> None:
+                load.go_on()
+                starting.join(TIMEOUT)
+
+            starting.start()
+            stack.callback(self.server.stop, grace=0)
+            stack.callback(go_on)
+            load.wait_until_begun()
+            self.open_stubs()
+            stack.callback(self.channel.close)
+            yield go_on
 
     @contextmanager
     def stopping(self, grace: float = 3600.0) -> Iterator[threading.Thread]:

@@ -1,7 +1,6 @@
 """Runs `hangtag loadtest` in this process and reads what it wrote; and saved results, as a load test leaves them."""
 
 import json
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from hangtag.serving.loadtest.plan.limits import Limits
 from hangtag.serving.loadtest.plan.load import Load
 from tests.kit.command import invoke, refusal
 from tests.kit.fake_server import FakeServer, running
+from tests.kit.waiting import pass_time
 
 # One block that is as short as a block can be. A test lengthens what it measures.
 QUICK = ("--min-duration", "50ms", "--min-query-count", "10", "--blocks", "1", "--warm-up", "0")
@@ -228,7 +228,7 @@ def complete(folder: Path) -> Measured:
     """`fast` answers after 2 ms and is right on 95 of 100 samples; `slow` answers after 20 ms and is always right."""
 
     def behaviour(number: int, context: grpc.ServicerContext) -> None:
-        threading.Event().wait(0.02 if fake.requests[number].model_name == "slow" else 0.002)
+        pass_time(0.02 if fake.requests[number].model_name == "slow" else 0.002)
 
     def answer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         count = request.inputs[0].shape[0]

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import grpc
 
 from tests.kit.fake_server import FakeServer, running
+from tests.kit.waiting import pass_time
 from tests.serving.loadtest.command import LOOP, QUICK, Loadtest
 
 STRANGER = "import os\nif child := os.fork(): print(child, flush=True); os._exit(0)\nos.close(1)\nwhile True: pass"
@@ -38,7 +38,7 @@ def test_a_run_keeps_a_target_latency_or_misses_it(server: FakeServer, loadtest:
 
     def behaviour(number: int, context: object) -> None:
         if server.requests[number].model_name == "slow":
-            threading.Event().wait(0.3)
+            pass_time(0.3)
 
     server.behaviour = behaviour
     judged = ("--concurrency", 8, "--target-latency", "200ms", "--percentile", 50)

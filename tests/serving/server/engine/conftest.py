@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.server.engine.running import Repository
+from tests.kit.repository import Repository
 
 
 @pytest.fixture

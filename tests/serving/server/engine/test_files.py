@@ -15,7 +15,7 @@ import structlog.testing
 from hangtag.serving.server.errors import ModelLoadError, StartError
 from tests.kit import onnx_models
 from tests.kit.kinds import message_of
-from tests.serving.server.engine.running import Repository
+from tests.kit.repository import Repository
 
 SECRET = 'password = "hunter2"'
 OTHERS = {"one": [1], "two": [1]}

@@ -1,8 +1,6 @@
 """Models that are loaded and unloaded by call. tests/serving/server/transport proves it over every transport."""
 
 import gc
-import threading
-import weakref
 from typing import Any
 
 import grpc
@@ -12,9 +10,10 @@ import structlog.testing
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.host import memory
 from tests.kit import unbatchable_models
+from tests.kit.gate import Array
 from tests.kit.kinds import message_of
-from tests.kit.waiting import TIMEOUT, until
-from tests.serving.server.engine.running import Array, Repository, samples
+from tests.kit.repository import Repository, samples
+from tests.kit.waiting import until
 
 NOT_FOUND, NOT_LOADED = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION
 
@@ -76,30 +75,24 @@ def test_a_new_version_is_warmed_up_before_it_takes_requests(repository: Reposit
         return x
 
     repository.publish("one", 2)
-    running.scripts.play(one=noting)
+    running.gates.play(one=noting)
     running.client.load_model("one")
-    running.scripts.play()
+    running.gates.play()
     assert {served for served, _ in meanwhile} == {1}
     assert {1, 8} <= {size for _, size in meanwhile}  # a lone request and the largest batch
     assert running.answer("one") == 2
 
 
 def test_callers_that_load_a_model_at_once_share_its_next_load_and_its_outcome(repository: Repository) -> None:
-    begun, may_go_on = threading.Event(), threading.Event()
-
-    def hold(_: object) -> None:
-        begun.set()
-        assert may_go_on.wait(TIMEOUT)
-
     def call() -> None:
         running.client.load_model("one")
 
-    running = repository.start("explicit", on_load=hold)
-    loads = [running.in_thread(call)]
-    assert begun.wait(TIMEOUT)
-    loads += [running.in_thread(call) for _ in range(20)]
-    running.client.models()
-    may_go_on.set()
+    running = repository.start("explicit")
+    with running.gates.held_load("one") as load:
+        loads = [running.in_thread(call)]
+        load.wait_until_begun()
+        loads += [running.in_thread(call) for _ in range(20)]
+        running.client.models()
     for each in loads:
         each.result()
     assert running.loads("one")[0] < 10
@@ -114,13 +107,10 @@ def test_an_unloaded_model_leaves_the_memory_and_this_goes_back_to_the_system(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also without a run of the garbage collector, which could come much later."""
-    loaded: list[weakref.ref[Any]] = []
-    released: list[bool] = []
-    monkeypatch.setattr(memory, "release_freed_memory", lambda: released.append(loaded[0]() is None))
+    released: list[int] = []
     repository.route("both", 'cascade = ["one", "two"]\naccept = {output = "y", at_least = 1}')
-    track = lambda runtime: loaded.append(weakref.ref(runtime))  # noqa: E731
-    running = repository.start("explicit", load_model=("one", "two", "both"), on_load=track, limits=Limits())
-    released.clear()
+    running = repository.start("explicit", load_model=("one", "two", "both"), limits=Limits())
+    monkeypatch.setattr(memory, "release_freed_memory", lambda: released.append(running.gates.loaded("one")))
     gc.disable()
     try:
         assert running.infer("both", [-5]).answered_by == ("two",)
@@ -128,7 +118,7 @@ def test_an_unloaded_model_leaves_the_memory_and_this_goes_back_to_the_system(
         until(lambda: released)
     finally:
         gc.enable()
-    assert released == [True]
+    assert released == [0]
 
 
 def test_failures_of_a_version_are_forgotten_when_another_takes_its_place(repository: Repository) -> None:

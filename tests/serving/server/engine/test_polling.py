@@ -12,7 +12,7 @@ from hangtag import ClientError
 from hangtag.serving.server.errors import ControlError, RepositoryError
 from tests.kit import onnx_models
 from tests.kit.kinds import message_of
-from tests.serving.server.engine.running import Repository
+from tests.kit.repository import Repository
 
 SPLIT = "split = {one = 50, two = 50}"
 BOTH = [("one", 1, "READY"), ("two", 1, "READY")]

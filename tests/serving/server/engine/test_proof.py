@@ -11,7 +11,7 @@ import pytest
 from hangtag.serving.server.errors import ModelLoadError
 from tests.kit import shipped
 from tests.kit.kinds import message_of
-from tests.serving.server.engine.running import Repository, Running
+from tests.kit.repository import Repository, Running
 
 PROVEN = shipped.MODELS / "lstm/1/model.onnx"
 NO_PROOF, CHANGED = "has not passed the gate", "is not what passed the gate"

@@ -6,8 +6,9 @@ import grpc
 import pytest
 
 from hangtag.serving.server.errors import ModelLoadError, RepositoryError, StartError
+from tests.kit.gate import Held
 from tests.kit.kinds import message_of
-from tests.serving.server.engine.running import Held, Repository
+from tests.kit.repository import Repository
 
 MODES = pytest.mark.parametrize("mode", ["none", "poll", "explicit"])
 SPLIT = "split = {one = 50, two = 50}"
@@ -157,7 +158,7 @@ def test_each_model_has_its_own_settings_and_otherwise_the_servers(repository: R
         message = message_of(grpc.StatusCode.INVALID_ARGUMENT, running.infer, name, [0] * (most + 1))
         assert f"takes at most {most}" in message
     held = Held(0)
-    running.scripts.play(one=held)
+    running.gates.play(one=held)
     calls = [running.infer_later("one", [0, 0]) for _ in range(one.instances)]
     for _ in calls:  # as many batches as its own instances are computed at once
         held.wait()

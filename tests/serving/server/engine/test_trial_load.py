@@ -17,8 +17,8 @@ from hangtag import Client, ClientError
 from tests.kit import memory, onnx_models
 from tests.kit.command import serving
 from tests.kit.kinds import message_of
+from tests.kit.repository import Repository
 from tests.kit.waiting import until
-from tests.serving.server.engine.running import Repository
 
 pytestmark = pytest.mark.slow
 

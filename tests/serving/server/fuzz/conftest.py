@@ -2,7 +2,6 @@
 
 import re
 import resource
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from tests.kit import live, memory, onnx_models, shipped
 from tests.kit.command import Serving, serving
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, until
 from tests.serving.server.fuzz import requests
 
 MORE_MEMORY = 300 << 20
@@ -72,9 +71,7 @@ class Target:
 
     def wait_for_memory(self, most: int) -> None:
         """Wait until it holds no more than this many bytes: what a connection took is freed some time after its end."""
-        ends = time.monotonic() + TIMEOUT
-        while (memory := self.memory()) > most:
-            assert time.monotonic() < ends, f"it still holds {memory >> 20} MiB, more than {most >> 20}"
+        until(lambda: self.memory() <= most)
 
     def require_answer(self) -> None:
         """It answers a good request."""

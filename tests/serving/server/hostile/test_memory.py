@@ -186,11 +186,15 @@ def unread(server: Attacked) -> Any:
 
 def wait_until_quiet(server: Attacked) -> int:
     """Wait until no further request is answered; return how many were."""
-    answered, since = server.answered("tiled"), time.monotonic()
-    while time.monotonic() - since < QUIET_SECONDS:
-        time.sleep(QUIET_SECONDS / 20)
+    answered, since = 0, time.monotonic()
+
+    def is_quiet() -> bool:
+        nonlocal answered, since
         if (now := server.answered("tiled")) != answered:
             answered, since = now, time.monotonic()
+        return time.monotonic() - since >= QUIET_SECONDS
+
+    until(is_quiet)
     return answered
 
 

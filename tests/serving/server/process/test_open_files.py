@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ from tests.kit.command import Serving, serving
 from tests.kit.http2 import OPEN
 from tests.kit.live import index, outputs, request
 from tests.kit.rest import Rest
-from tests.kit.waiting import TIMEOUT, until
+from tests.kit.waiting import TIMEOUT, pass_time, until
 from tests.serving.server.process.conftest import ask, connections
 
 pytestmark = pytest.mark.slow
@@ -116,7 +115,7 @@ def test_connections_to_the_metrics_that_wait_for_a_file_keep_no_thread_busy(tmp
             for _ in range(4):
                 stack.enter_context(raw.connect(metrics))
             before = target.processor_seconds()
-            threading.Event().wait(1.0)
+            pass_time(1.0)
             assert target.processor_seconds() - before < 0.3
             target.require_answers()
         target.server.wait_for(FREE)

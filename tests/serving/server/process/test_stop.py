@@ -63,9 +63,9 @@ def calls_in_flight(stub: Any, server: Serving, rounds: int) -> list[Any]:
     sent = request("slow", rounds=np.array([rounds]))
     calls = [stub.ModelInfer.future(sent, timeout=TIMEOUT) for _ in range(2)]
     queued = 'nv_inference_pending_request_count{model="slow",version="1"} 1.0'
-    while not any(call.done() for call in calls):
-        if queued in server.metrics():
-            return calls
+    until(lambda: calls[0].done() or queued in server.metrics())
+    if not any(call.done() for call in calls):
+        return calls
     assert [outputs(call.result())["done"].tolist() for call in calls] == [[rounds]] * 2
     return []
 

@@ -10,7 +10,6 @@ import shutil
 import struct
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from tests.kit import onnx_models
 from tests.kit.command import serving
 from tests.kit.live import LiveServer, failure, index, number, outputs, request
 from tests.kit.over_http import OVER_GRPC, live_server
-from tests.kit.waiting import TIMEOUT, until
+from tests.kit.waiting import TIMEOUT, pass_time, until
 
 MIB = 1 << 20
 HUGE = 100 * MIB
@@ -169,7 +168,7 @@ def test_a_call_takes_the_place_of_one_whose_time_is_over_already() -> None:
         (longest,) = places
         newer = asyncio.timeout(None)
         loop.call_at((longest.when() or 0) + 1e-6, awaited_messages.take_place, places, 1, newer)
-        time.sleep(0.05)  # so that the loop meets both times at once, before the first call can end
+        pass_time(0.05)  # so that the loop meets both times at once, before the first call can end
         with pytest.raises(TimeoutError):
             await waiting
         assert list(places) == [newer]

@@ -207,19 +207,13 @@ def test_a_version_that_is_loading_does_not_look_like_one_that_cannot_be_loaded(
             dict(labels)["model"]: value for (name, labels), value in samples.items() if name == "hangtag_model_ready"
         }
 
-    with live.gates.held_load("gather") as load:
-        starting = threading.Thread(target=live.server.start)
-        starting.start()
-        load.wait_until_begun()
+    with live.loading("gather") as go_on:
         assert ready() == {}
-        load.go_on()
-        starting.join(TIMEOUT)
-    live.open_stubs()
-    onnx_models.publish(models, "broken", onnx_models.gather()).write_bytes(b"broken")
-    message = inference_pb2.RepositoryModelLoadRequest(model_name="broken")
-    assert "cannot be loaded" in failure(lambda: live.inference.RepositoryModelLoad(message, timeout=TIMEOUT))[1]
-    assert ready() == {"classifier": 1, "gather": 1, "broken": 0}
-    live.__exit__()
+        go_on()
+        onnx_models.publish(models, "broken", onnx_models.gather()).write_bytes(b"broken")
+        message = inference_pb2.RepositoryModelLoadRequest(model_name="broken")
+        assert "cannot be loaded" in failure(lambda: live.inference.RepositoryModelLoad(message, timeout=TIMEOUT))[1]
+        assert ready() == {"classifier": 1, "gather": 1, "broken": 0}
 
 
 MOST = 32

@@ -3,7 +3,6 @@
 Here the call in the middle is late, cancelled or wrong; the batcher's own tests have the first and the last too.
 """
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from hangtag.protos import inference_pb2_grpc
 from tests.kit.conversation import gather, opened
 from tests.kit.live import LiveServer, failure, index, number, outputs, request
 from tests.kit.over_http import HTTP, OVER_GRPC, live_server
-from tests.kit.waiting import TIMEOUT, until
+from tests.kit.waiting import TIMEOUT, pass_time
 
 
 def values(calls: list[Any]) -> list[float]:
@@ -74,8 +73,7 @@ def test_a_requests_own_timeout_is_a_deadline_too(own: LiveServer) -> None:
         calls = own.occupy(gate, gather(0), gather(2))
         late = own.begin(gather(1, timeout=300_000))
         own.wait_until_queued("gather", 2)
-        passed = time.monotonic() + 0.3
-        until(lambda: time.monotonic() > passed)
+        pass_time(0.3)
         gate.open()
         code, message = failure(late.result)
         assert code is grpc.StatusCode.DEADLINE_EXCEEDED

@@ -48,11 +48,7 @@ def is_refused(live: LiveServer) -> bool:
 
 def test_what_a_server_says_while_it_loads_serves_and_when_it_has_ended(models: Path, transport: str) -> None:
     live = live_server(transport, models)
-    with live.gates.held_load("gather") as load:
-        starting = threading.Thread(target=live.server.start)
-        starting.start()
-        load.wait_until_begun()
-        live.open_stubs()
+    with live.loading("gather") as go_on:
         health = health_pb2_grpc.HealthStub(live.channel)
         watched = {service: watch(health, service) for service in (*SERVICES, "gather")}
         for service in SERVICES:
@@ -66,16 +62,14 @@ def test_what_a_server_says_while_it_loads_serves_and_when_it_has_ended(models: 
         code, message = failure(lambda: live.infer(request("gather", index=index(1))))
         assert code is UNAVAILABLE
         assert message.startswith("the models are being loaded; wait until the server is ready")
-        load.go_on()
+        go_on()
         assert [next(statuses) for statuses in watched.values()] == ["SERVING"] * 4
-        starting.join(TIMEOUT)
-    assert live.ready()
-    assert live.ready("gather")
-    assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]
-    with live.stopping():  # no Watch delays it, and each sends the state before it ends
-        assert [list(statuses) for statuses in watched.values()] == [["NOT_SERVING"]] * 4
-    assert failure(lambda: live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT))[0] is UNAVAILABLE
-    live.channel.close()
+        assert live.ready()
+        assert live.ready("gather")
+        assert live.infer(request("gather", index=index(1)))["value"].tolist() == [10]
+        with live.stopping():  # no Watch delays it, and each sends the state before it ends
+            assert [list(statuses) for statuses in watched.values()] == [["NOT_SERVING"]] * 4
+        assert failure(lambda: live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT))[0] is UNAVAILABLE
 
 
 def test_no_call_that_was_accepted_is_lost_and_later_ones_are_refused(models: Path, transport: str) -> None:

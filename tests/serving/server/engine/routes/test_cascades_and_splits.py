@@ -1,7 +1,6 @@
 """Cascades: which samples go on, and what comes of a member that is busy or broken; how a split spreads calls."""
 
 import math
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -16,10 +15,11 @@ from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import InferenceError
 from tests.kit import onnx_models
+from tests.kit.gate import Array, Held, Script
 from tests.kit.kinds import message_of
 from tests.kit.live import outputs, request
-from tests.kit.waiting import TIMEOUT, until
-from tests.serving.server.engine.running import Array, Held, Repository, Running, Script, samples
+from tests.kit.repository import Repository, Running, samples
+from tests.kit.waiting import TIMEOUT, pass_time, until
 
 CASCADE = 'cascade = ["fast", "slow"]\naccept = {output = "y", at_least = 0.9}\n'
 Infer = Callable[..., Any]
@@ -77,7 +77,7 @@ def test_doubtful_samples_of_several_calls_share_a_batch(cascade: Repository) ->
     with running.occupied("slow"):
         calls = [running.infer_waiting("both", [place / 10, 0.95], "slow", place) for place in (1, 2)]
     assert [call.result()["y"][0, 0] for call in calls] == [np.float32(0.1), np.float32(0.2)]
-    assert running.scripts.batches["slow"] == [[9], [0.1, 0.2]]
+    assert running.gates.batches["slow"] == [[9], [0.1, 0.2]]
 
 
 @pytest.mark.parametrize("on_overload", ["answer", "refuse"])
@@ -97,7 +97,7 @@ def test_where_the_next_queue_is_full_the_answer_at_hand_is_given_or_the_call_re
 
 
 def in_a_second(x: Array) -> Array:
-    threading.Event().wait(1)
+    pass_time(1)
     return x
 
 
@@ -106,7 +106,7 @@ def test_one_deadline_holds_for_all_stages(cascade: Repository, infer: Infer, on
     """The server knows from the batches before that the second member cannot answer in time."""
     cascade.route("both", f'{CASCADE}on_overload = "{on_overload}"')
     running = cascade.start()
-    running.scripts.play(slow=in_a_second)
+    running.gates.play(slow=in_a_second)
     running.infer("slow", [1])
     call = infer(running, [0.5], timeout=0.7)
     if on_overload == "answer":
@@ -115,13 +115,13 @@ def test_one_deadline_holds_for_all_stages(cascade: Repository, infer: Infer, on
     else:
         assert call.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert "an answer needs about" in call.exception().details()
-    assert running.scripts.batches["slow"] == [[1]]
+    assert running.gates.batches["slow"] == [[1]]
 
 
 def test_a_cancelled_call_ends_at_the_stage_that_it_is_in(cascade: Repository, infer: Infer) -> None:
     first, second = Held(0.5), Held()
     running = cascade.start()
-    running.scripts.play(fast=first, slow=second)
+    running.gates.play(fast=first, slow=second)
     other = running.infer_later("slow", [9])
     second.wait()
     queued = infer(running, [0.1])
@@ -136,7 +136,7 @@ def test_a_cancelled_call_ends_at_the_stage_that_it_is_in(cascade: Repository, i
     second.release()
     other.result()
     assert numbers(infer(running, [0.2])) == [0.2]
-    assert running.scripts.batches == {"fast": [[0.1], [0.5], [0.2]], "slow": [[9], [0.2]]}
+    assert running.gates.batches == {"fast": [[0.1], [0.5], [0.2]], "slow": [[9], [0.2]]}
 
 
 def failures(running: Running) -> dict[str, int]:
@@ -155,7 +155,7 @@ def test_an_error_of_a_later_member_and_an_answer_of_another_shape_are_the_calls
     cascade: Repository, infer: Infer, script: Script, message: str
 ) -> None:
     running = cascade.start()
-    running.scripts.play(slow=script)
+    running.gates.play(slow=script)
     error = infer(running, [0.5]).exception()
     assert error.code() is grpc.StatusCode.INTERNAL
     assert message in error.details()
@@ -170,7 +170,7 @@ def test_a_member_that_is_replaced_meanwhile_is_answered_for_by_its_successor_if
 ) -> None:
     held = Held(0.5)
     running = cascade.start("poll")
-    running.scripts.play(fast=held)
+    running.gates.play(fast=held)
     call = infer(running, [0.5])
     held.wait()
     cascade.publish("slow", 2, onnx_models.shifted(20) if same_signature else onnx_models.gather())
@@ -187,7 +187,7 @@ def test_a_member_that_is_replaced_meanwhile_is_answered_for_by_its_successor_if
 def test_a_call_under_way_goes_on_to_its_next_member_while_the_server_stops(cascade: Repository, infer: Infer) -> None:
     held = Held(0.5)
     running = cascade.start()
-    running.scripts.play(fast=held)
+    running.gates.play(fast=held)
     call = infer(running, [0.5])
     held.wait()
     stop = running.in_thread(lambda: running.server.stop(TIMEOUT))
@@ -224,7 +224,7 @@ def test_a_cascade_within_a_cascade_names_the_models_that_answered_and_counts_wh
     answer = running.infer("outer", [0.95, 0.8, 0.1])
     inner_first = members.startswith('"both')
     assert answer.answered_by == (("fast", "slow") if inner_first else ("other",))
-    running.scripts.play(other=lambda x: x + np.float32(0.3 if inner_first else 0))
+    running.gates.play(other=lambda x: x + np.float32(0.3 if inner_first else 0))
     with running.occupied("slow", queued=4):
         assert running.infer("outer", [0.95, 0.6, 0.1, 0.2]).unsure == 2  # 0.6 alone, or 0.1 and 0.2
 

@@ -7,7 +7,7 @@ import structlog.testing
 from hangtag import ClientError
 from tests.kit import onnx_models
 from tests.kit.kinds import message_of
-from tests.serving.server.engine.running import Repository, Running
+from tests.kit.repository import Repository, Running
 
 SPLIT = "split = {one = 50, two = 50}"
 ONE = "split = {one = 100}"

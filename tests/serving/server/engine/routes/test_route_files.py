@@ -11,7 +11,7 @@ import structlog.testing
 from hangtag import ClientError
 from tests.kit import onnx_models
 from tests.kit.kinds import message_of
-from tests.serving.server.engine.running import Repository, Running
+from tests.kit.repository import Repository, Running
 
 ACCEPT = 'accept = {output = "y", at_least = 0.9}'
 CASCADE = f'cascade = ["one", "two"]\n{ACCEPT}\n'
