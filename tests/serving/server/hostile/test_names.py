@@ -15,9 +15,8 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.telemetry.log import INFO_BURST, PERIOD
 from tests.kit.live import failure, number, request
 from tests.kit.rest import Rest
+from tests.kit.target import INFER, Attacked
 from tests.kit.waiting import TIMEOUT, until
-from tests.serving.server.fuzz.conftest import INFER
-from tests.serving.server.hostile.conftest import Attacked
 
 pytestmark = pytest.mark.slow
 

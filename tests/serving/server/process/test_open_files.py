@@ -19,7 +19,7 @@ from tests.kit.http2 import OPEN
 from tests.kit.live import index, outputs, request
 from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT, until
-from tests.serving.server.process.conftest import ask, connections
+from tests.kit.workers import ask, connections
 
 pytestmark = pytest.mark.slow
 

@@ -26,7 +26,7 @@ from hangtag.serving.server.process.workers.supervisor import Supervisor
 from tests.kit import onnx_models
 from tests.kit.live import failure, outputs, request
 from tests.kit.waiting import TIMEOUT, until
-from tests.serving.server.process.conftest import OWN_CONNECTION, Stub
+from tests.kit.workers import OWN_CONNECTION, Stub
 
 pytestmark = pytest.mark.slow
 
