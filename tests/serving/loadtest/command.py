@@ -81,9 +81,9 @@ def measure(folder: Path, *arguments: object, columns: int = 500) -> Measured:
 
 def refused(facts: str, *arguments: object, exit_code: int = 1) -> str:
     """Run a load test that must end with an error, one line that has all these facts, and return the line."""
-    said = refusal("loadtest", *arguments, exit_code=exit_code)
-    assert all(fact in said for fact in facts.split()), said
-    return said
+    message = refusal("loadtest", *arguments, exit_code=exit_code)
+    assert all(fact in message for fact in facts.split()), message
+    return message
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`hangtag loadtest` over HTTP: against hangtag's own server, beside gRPC, and against other servers and faults."""
+"""`hangtag loadtest` over HTTP and gRPC together: against hangtag's own server, and other servers and faults."""
 
 import html
 import json
@@ -189,5 +189,5 @@ def test_a_server_that_describes_itself_in_nonsense_is_refused_in_one_line(statu
 )
 def test_a_server_that_answers_the_first_call_in_nonsense_is_refused_in_one_line(answer: Answer) -> None:
     with web_server(lambda path: answer if path.endswith("/infer") else FakeServer().over_http(path)) as address:
-        said = refusal("loadtest", "cnn", "--server", f"http://{address}", *LOOP)
-    assert "cnn does not answer what would be sent (INTERNAL" in said
+        message = refusal("loadtest", "cnn", "--server", f"http://{address}", *LOOP)
+    assert "cnn does not answer what would be sent (INTERNAL" in message

@@ -42,10 +42,10 @@ def test_a_link_out_of_the_repository_is_not_followed_and_reveals_nothing(
     place.symlink_to(elsewhere / ("secret" if link in SMALL_FILES else f"model/{link}"))
     with structlog.testing.capture_logs() as log:
         running = repository.start("poll")
-    said = str(log + running.poll())
+    messages = str(log + running.poll())
     assert running.served() == OTHERS
-    assert "out of the repository" in said
-    assert not [secret for secret in ("password", str(elsewhere)) if secret in said + str(running.server.state())]
+    assert "out of the repository" in messages
+    assert not [secret for secret in ("password", str(elsewhere)) if secret in messages + str(running.server.state())]
     if link != "route.toml":
         with pytest.raises(StartError, match="out of the repository"):
             repository.start("none")

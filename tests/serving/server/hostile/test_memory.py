@@ -21,9 +21,8 @@ from tests.kit.http2 import DATA, END_STREAM, PREFACE, SETTINGS, call, frame
 from tests.kit.live import failure, outputs, request
 from tests.kit.raw import connect
 from tests.kit.rest import Rest, tensor
+from tests.kit.target import INFER, REFLECTION, TIMES, Attacked
 from tests.kit.waiting import TIMEOUT, until
-from tests.serving.server.fuzz.conftest import INFER
-from tests.serving.server.hostile.conftest import REFLECTION, TIMES, Attacked
 
 pytestmark = pytest.mark.slow
 

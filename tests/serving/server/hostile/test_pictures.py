@@ -17,8 +17,8 @@ from tests.kit.command import serving
 from tests.kit.live import LiveServer, failure, request
 from tests.kit.picture_files import png, tiny_file_of_50_million_rows
 from tests.kit.rest import Rest
+from tests.kit.target import Attacked
 from tests.kit.waiting import TIMEOUT
-from tests.serving.server.hostile.conftest import Attacked
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from tests.kit.http2 import OPEN
 from tests.kit.live import index, outputs, request
 from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT, pass_time, until
-from tests.serving.server.process.conftest import ask, connections
+from tests.kit.workers import ask, connections
 
 pytestmark = pytest.mark.slow
 

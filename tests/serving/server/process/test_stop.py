@@ -19,7 +19,7 @@ from tests.kit.command import Serving, serving
 from tests.kit.live import index, outputs, request
 from tests.kit.over_http import HTTP, inference_over_http
 from tests.kit.waiting import TIMEOUT, until
-from tests.serving.server.process.conftest import OWN_CONNECTION
+from tests.kit.workers import OWN_CONNECTION
 
 pytestmark = pytest.mark.slow
 TRANSPORTS = pytest.mark.parametrize("transport", ["native", "grpc", HTTP])

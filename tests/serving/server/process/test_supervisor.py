@@ -26,7 +26,7 @@ from hangtag.serving.server.process.workers.supervisor import Supervisor
 from tests.kit import onnx_models
 from tests.kit.live import failure, outputs, request
 from tests.kit.waiting import TIMEOUT, pass_time, until
-from tests.serving.server.process.conftest import OWN_CONNECTION, Stub
+from tests.kit.workers import OWN_CONNECTION, Stub
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +84,7 @@ def test_a_worker_that_hangs_holds_up_nobody_and_is_replaced_by_one_with_all_mod
         before, hanging = instances(supervised), pid(1)
         os.kill(hanging, signal.SIGSTOP)
         began = time.monotonic()
-        assert instances(supervised) == before  # of the worker that hangs, what it had said last
+        assert instances(supervised) == before  # of the worker that hangs, its last report
         assert time.monotonic() - began < HANG_SECONDS / 2
         with structlog.testing.capture_logs() as logs:
             supervised.load("text")  # the first worker loads it, and the second one cannot follow

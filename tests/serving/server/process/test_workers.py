@@ -19,7 +19,7 @@ from tests.kit.command import Serving, hangtag, with_limits
 from tests.kit.live import failure, index, request
 from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT, until
-from tests.serving.server.process.conftest import (
+from tests.kit.workers import (
     OWN_CONNECTION,
     TRANSPORTS,
     Stub,

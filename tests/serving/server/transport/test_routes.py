@@ -239,7 +239,7 @@ def samples(draw: random.Random) -> Array:
 
 @OVER_GRPC
 def test_reloads_under_load_lose_and_double_no_call(changing: LiveServer, tmp_path: Path) -> None:
-    """Of a route and its members, over gRPC and HTTP at once."""
+    """Of a route and its members, over gRPC and HTTP at once: HTTP is no transport of its own here."""
     draw = random.Random(0)
     versions = dict.fromkeys(MARKS, 1)
     file = tmp_path / "route/route.toml"

@@ -66,9 +66,9 @@ def test_a_call_is_a_child_of_its_callers_span_and_the_queue_and_the_computation
     (span,) = spans(traced, collector, INFER.get(transport, "ModelInfer"))
     assert identifiers(span) == (TRACE, PARENT)
     assert span.kind == trace_pb2.Span.SPAN_KIND_SERVER
-    said = attributes(span)
-    assert said.pop("hangtag.batch_size") == 3
-    assert said == (
+    named = attributes(span)
+    assert named.pop("hangtag.batch_size") == 3
+    assert named == (
         {"http.request.method": "POST", "http.route": "/v2/models/{model}/infer", "hangtag.status": "OK"}
         if transport == HTTP
         else {
