@@ -1,7 +1,5 @@
 """Fixtures of the tests of clients: a server, and each kind of client of it."""
 
-import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,17 +10,6 @@ from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
 from tests.kit.kinds import KINDS, Kind
 from tests.kit.server import server as running_server
-from tests.kit.waiting import until
-
-SHARED = re.compile(r"_\d+$|^grpc$|_poll_wrapper")  # of pools that grow while a server serves, and of event loops
-
-
-@pytest.fixture(autouse=True)
-def no_thread_left() -> Iterator[None]:
-    """Fails a test that leaves a server running, which would log into later ones."""
-    before = {*threading.enumerate()}
-    yield
-    until(lambda: all(SHARED.search(thread.name) for thread in {*threading.enumerate()} - before), 10)
 
 
 @pytest.fixture(scope="session")
