@@ -122,9 +122,7 @@ def summary(mutants: Iterable[Mutant], results: dict[int, Result]) -> str:
 
 
 def _tests_of(mutants: Sequence[Mutant], checkout: Path, kept: Path) -> dict[int, list[str]]:
-    """Which tests reach which mutant: read from a file, which is made where there are mutants to judge."""
-    if not mutants:
-        return {}
+    """Which tests reach which mutant: read from a file, which is made if it is not there."""
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(reach.reaches(mutants, checkout)))
@@ -165,7 +163,7 @@ def main(recorded: Path, checkout: Path, number: int | None, minutes: float, pro
     # The areas in turn, so that what is there says something of each when it is stopped.
     ordered = sorted(mutants.values(), key=lambda each: (each.number % OF_AN_AREA, each.number))
     left = [each for each in ordered if each.number not in results] if number is None else [mutants[number]]
-    tests = _tests_of(left, checkout, recorded.with_suffix(".reaches.json"))
+    tests = _tests_of(ordered, checkout, recorded.with_suffix(".reaches.json")) if left else {}
     ends = time.monotonic() + 60 * minutes
 
     def judge(mutant: Mutant) -> Result | None:
