@@ -97,8 +97,8 @@ fuzz-%: $(VENV)/.dev
 test-shape: $(VENV)/.dev ## Print how large the tests are and how closely they hold the product; fail where a limit is passed
 	$(BIN)/python -m tests.shape
 
-mutants: $(VENV)/.dev dataset ## Put 150 small faults into the product, one at a time, and see which of them a test finds (three hours; goes on where it was stopped)
-	$(BIN)/python -m tests.mutants.run $(or $(RESULTS),reports/mutants.jsonl) $(ARGS)
+mutants: $(VENV)/.dev dataset ## Put 146 small faults into the product, one at a time, and see which of them a test finds (an hour; goes on where it was stopped)
+	$(BIN)/python -m tests.mutants.run reports/mutants-$$(git describe --always --dirty).jsonl $(ARGS)
 
 mutants-draw: $(VENV)-mutants/.mutants ## Draw other faults for make mutants: make mutants-draw ARGS="--seed 1"
 	$(VENV)-mutants/bin/python -m tests.mutants.draw $(ARGS)

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -25,6 +26,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 
+# urllib keeps the proxies that the environment names when it is first called, which may be those of a test of proxies.
+urllib.request.install_opener(urllib.request.build_opener(urllib.request.ProxyHandler({})))
+
+
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and so would every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -34,8 +39,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.__stderr__))
 
 
+SLOW = [Path(__file__).parent / name for name in ("e2e", "hangtag", "serving/loadtest", "serving/server/transport")]
+"""Folders whose files are slow, but for those that are marked as quick. In other folders a slow file is marked."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the slow files, so that the quick ones fill what time the workers of pytest-xdist have at the end."""
+    for item in items:
+        if any(folder in item.path.parents for folder in SLOW) and not item.get_closest_marker("quick"):
+            item.add_marker("slow")
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

@@ -167,10 +167,11 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     models = tmp_path_factory.mktemp("models")
     for name in ("images", "others"):
         onnx_models.publish(models, name, onnx_models.classifier())
-    (models / "both").mkdir()
-    (models / "both/route.toml").write_text(
+    onnx_models.publish_route(
+        models,
+        "both",
         'cascade = ["images", "others"]\naccept = {output = "probabilities", at_least = 0.9}\nexpected_sent_on = 0.2\n'
-        'shadow = {model = "others", share = 1}'
+        'shadow = {model = "others", share = 1}',
     )
     with server(models) as running, urllib.request.urlopen(f"http://{running.http_address}/metrics") as answer:
         text = answer.read().decode()

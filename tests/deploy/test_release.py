@@ -81,8 +81,8 @@ def test_a_release_that_is_not_cut_fails_by_what_is_missing(
 ) -> None:
     done = check_release(tmp_path, version, changelog, upgrading)
     assert done.returncode == 1
-    (said,) = done.stderr.splitlines()
-    assert fault in said
+    (message,) = done.stderr.splitlines()
+    assert fault in message
 
 
 def test_make_release_check_stops_at_a_release_that_is_not_cut(tmp_path: Path) -> None:

@@ -23,8 +23,6 @@ from tests.kit import onnx_models
 from tests.kit.command import ROOT, Serving, invoke, serving
 from tests.kit.shipped import MODELS, latest
 
-pytestmark = pytest.mark.slow
-
 PEERS = ROOT / ".venv-peers/bin"
 MODEL = "lstm"
 VERSION = latest(MODEL).parent.name

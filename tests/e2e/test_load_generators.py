@@ -5,7 +5,6 @@ The server waits 200 ms before each answer, so that the overhead of the tools an
 """
 
 import shutil
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,8 +14,7 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from studies.loadtest.tools import PEERS, TOOLS
 from tests.kit.fake_server import FakeServer, running
-
-pytestmark = pytest.mark.slow
+from tests.kit.waiting import pass_time
 
 ANSWER_SECONDS = 0.2
 IN_FLIGHT = 5
@@ -38,7 +36,7 @@ def slow_server() -> Iterator[str]:
     servicer.configs = {"fast": config}
 
     def wait(number: int, context: grpc.ServicerContext) -> None:
-        threading.Event().wait(ANSWER_SECONDS)
+        pass_time(ANSWER_SECONDS)
 
     servicer.behaviour = wait
     with running(servicer):

@@ -15,8 +15,6 @@ from tests.kit.certificates import TOKEN, Certificates
 from tests.kit.command import ROOT, Serving, hangtag, last_line, serving
 from tests.kit.shipped import MODELS
 
-pytestmark = pytest.mark.slow
-
 GARMENT = ROOT / "examples/garments/ankle-boot-1.png"
 
 

@@ -23,13 +23,9 @@ PYTHON = ROOT / ".venv-others/bin/python"
 SCRIPTS = ROOT / "tests/e2e/scripts"
 SILERO_MODELS = ("silero_vad", "silero_vad_16k_op15", "silero_vad_16k_sequence")
 SAMPLE_RATE = 16_000
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not PYTHON.is_file(),
-        reason="silero-vad and magika are missing: run 'make others', which sets up .venv-others",
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    not PYTHON.is_file(), reason="silero-vad and magika are missing: run 'make others', which sets up .venv-others"
+)
 
 
 def run(script: str, *arguments: object) -> Any:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from hangtag.training.data.fashion_mnist import LABELS
 from tests.kit.command import ROOT, Serving, hangtag, last_line, serving
 from tests.kit.onnx_file import answers
 from tests.kit.shipped import MODELS, latest
-
-pytestmark = pytest.mark.slow
 
 GARMENTS = sorted((ROOT / "examples/garments").glob("*.png"))
 OUTFITS = sorted((ROOT / "examples/outfits").glob("*.png"))
@@ -149,27 +146,10 @@ def test_the_shipped_models_and_their_route_are_as_accurate_on_the_server_as_alo
         figures = run["total"]["server"]
         assert figures["requests"] >= run["total"]["queries"]
         assert 0 < figures["compute_infer"] < run["total"]["service_time"]["max"]
-    assert all(0.2 < check["speedup"]["ratio"] < 5 for check in results["caching"])  # answers are not cached
+    assert all(0.1 < check["speedup"]["ratio"] < 10 for check in results["caching"])  # answers are not cached
     assert f"{len(labels)} samples from " in printed
     assert page.read_text().count("examples/test-images.npz") >= 2
     assert 'aria-label="Accuracy against latency"' in page.read_text()
-
-
-def test_two_versions_of_a_model_are_compared(tmp_path: Path) -> None:
-    for version, name in ((1, "lstm"), (2, "lstm-int8")):
-        shutil.copytree(latest(name).parent, tmp_path / f"models/garments/{version}")
-    options = ("--models", tmp_path / "models", "--port", 0, "--num-versions", 2)
-    with serving(*options, script=True) as server:
-        old = ("--target", f"old={server.wait_until_ready()}/garments@1", "--method", "classify")
-        results, _ = loadtest(server, tmp_path, "garments@2", *old)
-    assert [(target["name"], target["answering_version"], target["method"]) for target in results["targets"]] == [
-        ("garments@2", "2", "classify"),
-        ("old", "1", "classify"),
-    ]
-    sizes = [latest(name).stat().st_size for name in ("lstm-int8", "lstm")]
-    assert [target["file_bytes"] for target in results["targets"]] == sizes
-    for run in results["runs"]:
-        assert run["total"]["server"]["requests"] >= run["total"]["queries"]
 
 
 def test_every_shipped_model_is_served_with_the_answers_of_its_file(server: Serving) -> None:

@@ -186,7 +186,7 @@ def test_on_a_terminal_the_command_asks(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         (["lstm", "--onnx", "x.onnx", "--name", "x"], "Usage: "),
         ([], "Usage: "),
@@ -218,6 +218,6 @@ def test_on_a_terminal_the_command_asks(tmp_path: Path, monkeypatch: pytest.Monk
         (["lstm", "cnn"], "Usage: "),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(command: list[str], said: str) -> None:
+def test_options_that_do_not_go_together_are_refused(command: list[str], message: str) -> None:
     """Even with their default value, since they would have no effect."""
-    assert said in " ".join(invoke("export", *command, exit_code=2).stderr.split())
+    assert message in " ".join(invoke("export", *command, exit_code=2).stderr.split())

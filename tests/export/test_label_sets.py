@@ -4,20 +4,19 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
-from hangtag.export.errors import GateError
 from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS
 from hangtag.training.networks.cnn_rnn import CnnRnn, beam_search
 from tests.kit import onnx_file, runs
-from tests.kit.command import contents
-from tests.kit.exported import Exported, Garments, label_scores, publish
+from tests.kit.exported import Exported, Garments, fault, label_scores, publish
 from tests.kit.onnx_file import Array, answers
 
 pytestmark = pytest.mark.slow
@@ -102,33 +101,14 @@ def test_a_baseline_is_exported_with_its_threshold(
     assert len(set(sets_of(probabilities).sum(axis=1).tolist())) > 1
 
 
-def refused(exported: Exported, few: Garments, folder: Path, change: Change = str, canvases: int = CANVASES) -> str:
-    """The reason why the run's graph is refused after a change; nothing is written."""
-    graph = exported.graph
-    change(graph)
-    before = contents(folder)
-    with pytest.raises(GateError) as error:
-        publish(exported.run, folder / "models", few, graph=graph, canvases=canvases)
-    assert contents(folder) == before
-    return str(error.value)
-
-
-def set_bias(label: int, value: float) -> Change:
-    """Add to a label's bias: 0.003 changes probabilities, 30 paths."""
-
-    def change(model: onnx.ModelProto) -> None:
-        bias = onnx_file.initializer(model, "network.bias")
-        bias[label] += value
-        onnx_file.replace(model, "network.bias", bias)
-
-    return change
+def add_to_bias(label: int, amount: float) -> Change:
+    """0.003 changes probabilities, 30 paths."""
+    return partial(onnx_file.add, name="network.bias", amount=amount, at=label)
 
 
 def keep_first_probability(model: onnx.ModelProto) -> None:
-    (last,) = [node for node in model.graph.node if "path_probability" in node.output]
-    last.output[list(last.output).index("path_probability")] = "all"
-    model.graph.node.append(helper.make_node("Compress", ["all", "first"], ["path_probability"], axis=0))
-    model.graph.initializer.append(numpy_helper.from_array(np.array([True]), "first"))
+    text = "<bool[1] first = {1}> { path_probability = Compress <axis = 0> (before, first) }"
+    onnx_file.remake(model, "path_probability", text)
 
 
 OTHERWISE = (
@@ -140,16 +120,16 @@ OTHERWISE = (
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_bias(3, 0.003), OTHERWISE.format("probabilities differ")),
-        (set_bias(3, 30.0), OTHERWISE.format("another path is found")),
-        (set_bias(0, np.nan), r"^parity: batch 1: for 4 of 4 images the file answers otherwise"),
+        (add_to_bias(3, 0.003), OTHERWISE.format("probabilities differ")),
+        (add_to_bias(3, 30.0), OTHERWISE.format("another path is found")),
+        (add_to_bias(0, np.nan), r"^parity: batch 1: for 4 of 4 images the file answers otherwise"),
         (keep_first_probability, r"batch 2: all path_probability together have shape \[4\], expected \[8\]"),
     ],
 )
 def test_a_file_that_differs_is_refused(
     change: Change, message: str, paths: Exported, few: Garments, tmp_path: Path
 ) -> None:
-    reason = refused(paths, few, tmp_path, change)
+    reason = fault(paths, tmp_path, few, change, canvases=CANVASES)
     assert re.search(message, reason), reason
 
 
@@ -157,7 +137,7 @@ def test_a_network_that_diverged_is_refused(paths: Exported, few: Garments, tmp_
     weights = paths.run.load("best.pt")["model"]
     weights["project_image.bias"].fill_(torch.nan)
     run = runs.finished_sets(tmp_path / "run", "cnn_rnn", weights)
-    reason = refused(replace(paths, run=run), few, tmp_path)
+    reason = fault(replace(paths, run=run), tmp_path, few, canvases=CANVASES)
     assert "own outputs are not finite for 100 of 100 test images, first for image 0" in reason
 
 
@@ -165,7 +145,7 @@ def test_another_signature_is_refused(
     paths: Exported, few: Garments, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     other = label_scores(tmp_path_factory, "sigmoids")
-    reason = refused(replace(other, run=paths.run), few, tmp_path)
+    reason = fault(replace(other, run=paths.run), tmp_path, few, canvases=CANVASES)
     assert re.search(r"^contract: the file has image: .*; expected image: .*probabilities: FP32 \[a", reason)
 
 
@@ -216,31 +196,15 @@ def test_another_set_by_the_threshold_is_refused(
     few: Garments, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """For an image beyond those whose logits are compared: on its pixels a label is added."""
-    place = 280
-    pixels = runs.canvases(few, 300)[place]
-
-    def change(model: onnx.ModelProto) -> None:
-        (last,) = [node for node in model.graph.node if "logits" in node.output]
-        last.output[list(last.output).index("logits")] = "before"
-        place_of_last = list(model.graph.node).index(last)
-        nodes = [
-            helper.make_node("Equal", ["image", "picture"], ["equal"]),
-            helper.make_node("Cast", ["equal"], ["equals"], to=onnx.TensorProto.FLOAT),
-            helper.make_node("ReduceMin", ["equals", "axes"], ["seen"], keepdims=0),
-            helper.make_node("Unsqueeze", ["seen", "axis"], ["rows"]),
-            helper.make_node("Mul", ["rows", "every"], ["added"]),
-            helper.make_node("Add", ["before", "added"], ["logits"]),
-        ]
-        for number, node in enumerate(nodes, start=1):
-            model.graph.node.insert(place_of_last + number, node)
-        constants = {
-            "picture": pixels,
-            "axes": np.array([1, 2]),
-            "axis": np.array([1]),
-            "every": np.full((1, 10), 50, np.float32),
-        }
-        model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
-
+    text = """<int64[2] axes = {1, 2}, int64[1] axis = {1}, float fifty = {50}> {
+        equal = Equal(image, picture)
+        equals = Cast <to = 1> (equal)
+        seen = ReduceMin <keepdims = 0> (equals, axes)
+        rows = Unsqueeze(seen, axis)
+        added = Mul(rows, fifty)
+        logits = Add(before, added)
+    }"""
+    change = partial(onnx_file.remake, output="logits", text=text, picture=runs.canvases(few, 300)[280])
     exported = label_scores(tmp_path_factory, "sigmoids")
-    reason = refused(exported, few, tmp_path, change, canvases=300)
+    reason = fault(exported, tmp_path, few, change, canvases=300)
     assert re.search(r"another set of labels than PyTorch for 1 of 300 .* image 280\.", reason), reason

@@ -33,7 +33,7 @@ def outcomes(page: str) -> dict[str, str]:
 
 
 def captions(page: str) -> list[str]:
-    """What is said of the worst images."""
+    """The captions of the worst images."""
     return re.findall(r"<figcaption class=\"small\">(.*?)</figcaption>", page)
 
 

@@ -2,17 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from hangtag.errors import UserError
 from hangtag.serving.client import Client
 from hangtag.training.catalog import NETWORKS, build
-from hangtag.training.runs.run import Run
 from tests.kit import onnx_file, runs
-from tests.kit.command import contents
-from tests.kit.exported import Exported, Garments, publish
+from tests.kit.exported import Exported, Garments, publish, refused
 from tests.kit.server import server
 
 pytestmark = pytest.mark.slow
@@ -44,22 +40,11 @@ def test_each_precision_is_published_and_served_as_a_model_of_its_own(
     assert labels["lstm"] == labels["lstm-fp16"] == labels["lstm-int8"]
 
 
-def refusal(run: Run, tmp_path: Path, few: Garments, **options: Any) -> str:
-    """The message about a refused run; nothing is written."""
-    before = contents(tmp_path)
-    with pytest.raises(UserError) as refused:
-        publish(run, tmp_path / "models", few, **options)
-    assert contents(tmp_path) == before
-    message = str(refused.value)
-    assert "\n" not in message
-    return message
-
-
 def test_a_run_that_is_not_finished_is_refused_with_how_to_go_on(tmp_path: Path, few: Garments) -> None:
     run = runs.start(tmp_path / "run", "lstm")
     run.save("best.pt", {"model": build("lstm").state_dict(), "epoch": 1})
     run.write_metrics({"epochs": [{"epoch": 1}]})
-    assert "run is not finished (1 epoch so far). Continue with: hangtag train lstm " in refusal(run, tmp_path, few)
+    assert "run is not finished (1 epoch so far). Continue with: hangtag train lstm " in refused(run, tmp_path, few)
 
 
 @pytest.mark.parametrize("damage", ["another network's", "too few labels", "no weights", "weights under another name"])
@@ -72,7 +57,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, few: Garments, dama
     run = runs.finished_sets(tmp_path / "run", model, state)
     if damage in ("no weights", "weights under another name"):
         run.save("best.pt", {"model": None} if damage == "no weights" else {"weights": state})
-    message = refusal(run, tmp_path, few)
+    message = refused(run, tmp_path, few)
     assert message.startswith(f"the weights in {run.folder / 'best.pt'} do not fit {model} (")
     assert message.endswith(f"Train anew with: hangtag train {model} --out FOLDER")
     assert len(message) < 600
@@ -84,7 +69,7 @@ def test_a_lost_or_damaged_checkpoint_is_refused(tmp_path: Path, few: Garments, 
     (run.folder / "best.pt").unlink()
     if content is not None:
         (run.folder / "best.pt").write_bytes(content)
-    assert "best.pt cannot be read" in refusal(run, tmp_path, few)
+    assert "best.pt cannot be read" in refused(run, tmp_path, few)
 
 
 @pytest.mark.parametrize("model", ["transformer", "../lstm", ""])
@@ -92,7 +77,7 @@ def test_a_model_that_is_not_known_is_refused(tmp_path: Path, few: Garments, mod
     """As in a run of another version of hangtag, or one with an edited config."""
     run = runs.finished(tmp_path / "run", "lstm", {})
     (run.folder / "config.json").write_text(json.dumps(run.read_config() | {"model": model}))
-    message = refusal(run, tmp_path, few)
+    message = refused(run, tmp_path, few)
     assert message == f"{run.folder} is a run of {model!r}; the models known here: {', '.join(NETWORKS)}"
 
 
@@ -102,7 +87,7 @@ def test_a_run_without_labels_or_thresholds_is_refused(missing: str, few: Garmen
     metrics = run.read_metrics()
     del metrics["summary"][missing]
     run.write_metrics(metrics)
-    message = refusal(run, tmp_path, few)
+    message = refused(run, tmp_path, few)
     assert "lacks the labels and thresholds of cnn_rnn" in message
     assert message.endswith("Train anew with: hangtag train cnn_rnn --out FOLDER")
 
@@ -113,6 +98,6 @@ def test_sets_of_labels_are_published_in_fp32_only_and_have_no_temperature(
 ) -> None:
     run = runs.finished_network(tmp_path / "run", model, build(model))
     for precision in ("fp16", "int8"):
-        assert f"published in fp32 only, not in {precision}" in refusal(run, tmp_path, few, to=precision)
-    message = refusal(run, tmp_path, few, calibrate_on=few)
+        assert f"published in fp32 only, not in {precision}" in refused(run, tmp_path, few, to=precision)
+    message = refused(run, tmp_path, few, calibrate_on=few)
     assert message.startswith(f"{model} answers with sets of labels, and a temperature is fitted to one")

@@ -17,9 +17,6 @@ from hangtag.serving.server.process.server import Server
 from tests.kit.command import ROOT, invoke, python, refusal, without
 from tests.kit.shipped import latest
 
-pytestmark = pytest.mark.slow
-
-
 # What is imported, and what is missing.
 
 

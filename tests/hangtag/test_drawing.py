@@ -6,6 +6,8 @@ from matplotlib.figure import Figure
 
 from hangtag.page.labels import Box, Label, place
 
+pytestmark = pytest.mark.quick
+
 POINTS = 72 / 100
 """Of a pixel in matplotlib's default resolution."""
 

@@ -23,8 +23,6 @@ from tests.kit.onnx_file import answers, metadata
 from tests.kit.server import server as running_server
 from tests.kit.shipped import latest
 
-pytestmark = pytest.mark.slow
-
 LSTM = latest("lstm")
 
 

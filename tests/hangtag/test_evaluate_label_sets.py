@@ -17,8 +17,6 @@ from tests.kit.exported import Exported
 from tests.kit.server import server
 from tests.kit.shipped import latest
 
-pytestmark = pytest.mark.slow
-
 LIMIT = 40
 OUTFITS = ROOT / "examples/outfits/models"
 

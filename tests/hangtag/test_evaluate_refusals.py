@@ -9,10 +9,9 @@ import torch
 
 from hangtag.serving.server.process.server import Server
 from tests.kit.command import invoke, refusal, without
+from tests.kit.onnx_models import publish_route
 from tests.kit.other_servers import Answer, web_server
 from tests.kit.shipped import latest
-
-pytestmark = pytest.mark.slow
 
 LSTM = latest("lstm")
 UNUSED_ADDRESS = "127.0.0.1:9"
@@ -63,9 +62,7 @@ def test_models_and_servers_that_are_not_there(server: Server) -> None:
 
 
 def test_a_route_without_a_server(tmp_path: Path) -> None:
-    (tmp_path / "both").mkdir()
-    (tmp_path / "both/route.toml").write_text("split = {cnn = 100}")
-    message = refused(tmp_path / "both")
+    message = refused(publish_route(tmp_path, "both", "split = {cnn = 100}") / "both")
     assert f"{tmp_path / 'both'} is a route" in message
     assert "hangtag evaluate both --server HOST:PORT." in message
 

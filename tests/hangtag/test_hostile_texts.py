@@ -8,9 +8,7 @@ import onnx
 import pytest
 
 from tests.kit.command import invoke
-from tests.kit.onnx_models import LABELS, classifier, publish
-
-pytestmark = pytest.mark.slow
+from tests.kit.onnx_models import LABELS, classifier, publish, publish_route
 
 HOSTILE = "\x1b[31mred\nmodel  ready [link=https://example.org]x[/link]"
 SHOWN = "\\x1b[31mred\\nmodel ready [link=https://example.org]x[/link]"
@@ -23,13 +21,9 @@ def repository(tmp_path: Path) -> Path:
     own = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, own | {f"hangtag.{key}": HOSTILE for key in ("precision", "recipe", "source")})
     publish(tmp_path, "one", model)
-    (tmp_path / "route").mkdir()
-    (tmp_path / "route/route.toml").write_text(
-        f"split = {{one = 100}}\nsticky = 'x-id'\ndescription = {json.dumps(HOSTILE)}\n"
-    )
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken/route.toml").write_text(f"split = {{{json.dumps(HOSTILE)} = 100}}\n")
-    return tmp_path
+    described = f"split = {{one = 100}}\nsticky = 'x-id'\ndescription = {json.dumps(HOSTILE)}\n"
+    publish_route(tmp_path, "route", described)
+    return publish_route(tmp_path, "broken", f"split = {{{json.dumps(HOSTILE)} = 100}}\n")
 
 
 def shown(*arguments: object) -> str:

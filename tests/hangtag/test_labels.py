@@ -17,8 +17,6 @@ from tests.kit import onnx_models
 from tests.kit.command import invoke, refusal
 from tests.kit.shipped import MODELS
 
-pytestmark = pytest.mark.slow
-
 SHIPPED: dict[str, Any] = json.loads(DEFAULT_PATH.read_text())
 CNN = MODELS / SHIPPED["provenance"]["file"]
 EMBEDDINGS = "network.embeddings.weight"

@@ -10,10 +10,8 @@ import pytest
 from tests.kit import unbatchable_models
 from tests.kit.command import invoke, refusal, without
 from tests.kit.onnx_file import with_metadata
-from tests.kit.onnx_models import classifier, publish, unbatched
+from tests.kit.onnx_models import classifier, publish, publish_route, unbatched
 from tests.kit.shipped import MODELS
-
-pytestmark = pytest.mark.slow
 
 
 def lines(*arguments: object, models: Path) -> list[str]:
@@ -142,17 +140,12 @@ def test_it_needs_neither_torch_nor_onnx(command: str, proven: Path) -> None:
 # Routes.
 
 
-def route(folder: Path, name: str, content: str) -> None:
-    (folder / name).mkdir()
-    (folder / name / "route.toml").write_text(content)
-
-
 @pytest.fixture
 def routes(tmp_path: Path) -> Path:
     publish(tmp_path, "one", classifier(), version=3)
-    route(tmp_path, "half", 'split = {one = 50, "one@2" = 25, deep = 25}\nsticky = "x-id"\ndescription = "[b]y hand."')
-    route(tmp_path, "deep", 'split = {one = 100}\nshadow = {model = "one@3", share = 0.1}')
-    return tmp_path
+    half = 'split = {one = 50, "one@2" = 25, deep = 25}\nsticky = "x-id"\ndescription = "[b]y hand."'
+    publish_route(tmp_path, "half", half)
+    return publish_route(tmp_path, "deep", 'split = {one = 100}\nshadow = {model = "one@3", share = 0.1}')
 
 
 def test_the_shipped_route_is_shown_with_its_members_its_rule_and_where_that_came_from() -> None:

@@ -11,6 +11,8 @@ from tests.kit.command import hangtag, invoke, last_line, refusal
 from tests.kit.onnx_models import classifier, publish
 from tests.kit.server import server
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:

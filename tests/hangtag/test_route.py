@@ -18,8 +18,6 @@ from tests.kit.command import invoke, without
 from tests.kit.server import server
 from tests.kit.shipped import MODELS
 
-pytestmark = pytest.mark.slow
-
 NEWEST_CNN = f"cnn@{shipped.latest('cnn').parent.name}"
 
 

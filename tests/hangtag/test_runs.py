@@ -11,8 +11,6 @@ import pytest
 from tests.kit.browser import chromium, require_good_looks
 from tests.kit.command import invoke, refusal, without
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def folder(trained: Path, proven: Path, voc: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -15,8 +15,6 @@ from tests.kit.command import ROOT, invoke
 from tests.kit.onnx_models import classifier, publish
 from tests.kit.shipped import MODELS
 
-pytestmark = pytest.mark.slow
-
 Metadata = dict[str, str]
 NAME, WEIGHTS = "lstm-56", "network.classifier.weight"
 
@@ -30,7 +28,7 @@ def verify(models: Path, *arguments: object, exit_code: int = 0) -> dict[str, di
 
 
 def broken(models: Path) -> dict[str, str]:
-    """What is said of the checks that fail."""
+    """The sentences on the checks that fail."""
     findings = verify(models, exit_code=1).values()
     return {finding["check"]: finding["said"] for finding in findings if finding["holds"] is False}
 
@@ -99,15 +97,15 @@ def test_recorded_figures_still_hold(proven: Path) -> None:
 def test_strange_or_other_metadata_does_not_hold(
     change: Callable[[Metadata], Metadata], expected: dict[str, str], proven: Path, tmp_path: Path
 ) -> None:
-    said = broken(rewritten(proven, tmp_path, change))
-    assert list(said) == list(expected)
+    sentences = broken(rewritten(proven, tmp_path, change))
+    assert list(sentences) == list(expected)
     for check, part in expected.items():
-        assert part in said[check]
+        assert part in sentences[check]
 
 
 def test_figures_of_the_gate_that_are_gone_do_not_hold(proven: Path, tmp_path: Path) -> None:
-    said = broken(rewritten(proven, tmp_path, lambda own: {key: own[key] for key in own if key != "gate"}))
-    assert "missing" in said["parity"]
+    sentences = broken(rewritten(proven, tmp_path, lambda own: {key: own[key] for key in own if key != "gate"}))
+    assert "missing" in sentences["parity"]
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""What tests share: how to wait, without sleeping for a guessed time."""
+"""What tests share: servers, clients over every transport, the command, certificates, models, and how to wait."""

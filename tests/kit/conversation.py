@@ -7,7 +7,6 @@ from typing import Any
 import grpc
 
 from hangtag.protos import inference_pb2 as pb
-from tests.kit.gate import Gate
 from tests.kit.live import LiveServer, index, outputs, request
 from tests.kit.waiting import TIMEOUT
 
@@ -62,10 +61,3 @@ def value_of(response: pb.ModelStreamInferResponse) -> float:
 
 def opened(live: LiveServer, *sent: pb.ModelInferRequest | None, **options: Any) -> Conversation:
     return Conversation(live.inference.ModelStreamInfer, *sent, **options)
-
-
-def occupied(own: LiveServer, gate: Gate) -> Any:
-    """A call without a stream that the only instance is computing."""
-    call = own.inference.ModelInfer.future(request("gather", index=index(0)), timeout=TIMEOUT)
-    gate.wait_until_computing()
-    return call

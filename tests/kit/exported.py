@@ -1,5 +1,6 @@
 """Runs and their exports that many test files read, each made once for a whole test run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,16 @@ import onnx
 import pytest
 from torch import nn
 
+from hangtag.errors import UserError
 from hangtag.export import exporter
+from hangtag.export.errors import GateError
 from hangtag.export.published import Published
 from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.dataset import Split
 from hangtag.training.runs.run import Run
 from tests.kit import garments, runs
-from tests.kit.command import invoke
+from tests.kit.command import contents, invoke, refusal
 from tests.kit.once import once
 
 Garments = Split
@@ -48,6 +51,28 @@ class Exported:
 def publish(run: Run, models: Path, test: Garments, **options: Any) -> Published:
     """Export a run by the function behind ``hangtag export RUN``, on few test images; options as it has them."""
     return exporter.export(run, models, garments.of(test, test, test), **options)
+
+
+def refused(run: Run, folder: Path, test: Garments, error: type[UserError] = UserError, **options: Any) -> str:
+    """The reason, in one line, why the folder's models/ gets no export of this run; the folder is left as it was."""
+    before = contents(folder)
+    with pytest.raises(error) as caught:
+        publish(run, folder / "models", test, **options)
+    assert contents(folder) == before
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def fault(
+    exported: Exported, folder: Path, test: Garments, change: Callable[[onnx.ModelProto], object] = str, **options: Any
+) -> str:
+    """What the gate says of the graph after this change, of which it publishes nothing."""
+    graph = exported.graph
+    change(graph)
+    message = refused(exported.run, folder, test, GateError, graph=graph, **options)
+    assert message.endswith("Nothing was published.")
+    return message
 
 
 def single_label(factory: pytest.TempPathFactory, model: str) -> Exported:
@@ -120,6 +145,12 @@ def importing(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> li
     file = folder / "theirs.onnx"
     file.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     return ["export", "--onnx", file, "--name", "theirs", *repository_in(folder), *more]
+
+
+def import_refused(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> str:
+    """The message about such a file; nothing is written, not even the repository's folder."""
+    command = importing(folder, model, *more)
+    return refusal(*command, unchanged=folder)
 
 
 def repository_in(folder: Path) -> list[object]:

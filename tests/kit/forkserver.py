@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from subprocess import TimeoutExpired
-from types import TracebackType
 from typing import IO, Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -99,7 +98,7 @@ class Forked:
     def __enter__(self) -> "Forked":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()
         self.wait()
         self.stdout.close()

@@ -16,10 +16,13 @@ FEW_FIRST = "import pytest; from tests.kit import garments; garments.use_few(pyt
 """Statements after which a forked process, too, loads few test images."""
 
 
+_load = fashion_mnist.load
+
+
 @cache
 def whole() -> Dataset:
     """The published data set. Where it is missing, the error says how to get it."""
-    return fashion_mnist.load()
+    return _load()
 
 
 @cache
@@ -35,9 +38,8 @@ def of(train: Split, validation: Split, test: Split) -> Dataset:
 
 def use_few(patch: pytest.MonkeyPatch) -> None:
     """Let commands in this process load few test images, unless they name a folder with --data-dir."""
-    load, loaded = fashion_mnist.load, few()
 
     def load_few(data_dir: Path | None = None) -> Dataset:
-        return loaded if data_dir is None else load(data_dir)
+        return few() if data_dir is None else _load(data_dir)
 
     patch.setattr(fashion_mnist, "load", load_few)

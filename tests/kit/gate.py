@@ -1,16 +1,51 @@
-"""A factory of runtimes with a gate before each, at which a test holds back, counts and fails batches."""
+"""A factory of runtimes with a gate before each, at which a test holds back, counts, fails and computes batches."""
 
 import threading
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+import numpy as np
+import numpy.typing as npt
+
 from hangtag.serving.server.errors import InferenceError
 from hangtag.serving.server.runtime.session import Runtime
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, pass_time
+
+Array = npt.NDArray[np.float32]
+Script = Callable[[Array], Array]
+"""x [batch, 2] -> y [batch, 2]."""
+
+
+class Held:
+    """A script that waits at each batch with a certain value until it is released, and answers with its input."""
+
+    def __init__(self, value: float = 9) -> None:
+        self.value = value
+        self._released = threading.Event()
+        self._reached = threading.Semaphore(0)
+
+    def __call__(self, x: Array) -> Array:
+        if self.value in x:
+            self._reached.release()
+            assert self._released.wait(TIMEOUT)
+        return x
+
+    def wait(self) -> None:
+        """Wait until one more batch with the value has come."""
+        assert self._reached.acquire(timeout=TIMEOUT)
+
+    def release(self) -> None:
+        self._released.set()
+
+
+def echo(x: Array) -> Array:
+    """Answers with its input."""
+    return x
 
 
 class Gate:
@@ -40,7 +75,7 @@ class Gate:
         self.begun.append(time.monotonic())
         self._reached.release()
         assert self._may_pass.wait(TIMEOUT)
-        time.sleep(self.delay)
+        pass_time(self.delay)
 
 
 class HeldLoad:
@@ -64,6 +99,7 @@ class HeldLoad:
 class _GatedRuntime(Runtime):
     gate: Gate | None = None
     failure: InferenceError | None = None
+    play: Callable[[Runtime, Mapping[str, Any], bool], Any]
 
     def run(self, inputs: Any, *, alone: bool = False) -> Any:
         failure = self.failure  # of now: a batch that waits at the gate is computed as when it came
@@ -71,7 +107,8 @@ class _GatedRuntime(Runtime):
             self.gate.pass_through(len(next(iter(inputs.values()))))
         if failure is not None:
             raise failure
-        return super().run(inputs, alone=alone)
+        played = self.play(self, inputs, alone)
+        return super().run(inputs, alone=alone) if played is None else played
 
 
 class Gates:
@@ -84,7 +121,14 @@ class Gates:
             gate.open()
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_load: Callable[[Runtime], object] = lambda _: None) -> None:
+        """on_load is called with each runtime as soon as it has loaded its file, ``runtime.path``."""
+        self.scripts: dict[str, Script] = {}
+        self.batches: defaultdict[str, list[list[float]]] = defaultdict(list)
+        """By model the first column of each batch that a script computed."""
+        self.alone: defaultdict[str, list[bool]] = defaultdict(list)
+        """Whether each of them might use every thread."""
+        self._on_load = on_load
         self._lock = threading.Lock()
         self._loaded: WeakSet[_GatedRuntime] = WeakSet()
         self._held_loads: dict[str, HeldLoad] = {}
@@ -95,9 +139,16 @@ class Gates:
         if held is not None:
             held.begin()
         runtime = _GatedRuntime(path, **options)
+        runtime.play = self._play
         with self._lock:
             self._loaded.add(runtime)
+        self._on_load(runtime)
         return runtime
+
+    def play(self, **scripts: Script) -> None:
+        """Compute by these from now on, by the model's name, and other models by their files. The loading of a version
+        computes too, to see whether requests may be joined; so play once the server is ready."""
+        self.scripts = scripts
 
     @contextmanager
     def closed(self, model: str) -> Iterator[Gate]:
@@ -140,6 +191,15 @@ class Gates:
         finally:
             del self._held_loads[model]
             held.go_on()
+
+    def _play(self, runtime: Runtime, inputs: Mapping[str, Any], alone: bool) -> dict[str, Array] | None:
+        name = _model(runtime.path)
+        if (script := self.scripts.get(name)) is None:
+            return None
+        x = inputs["x"]
+        self.batches[name].append([round(float(value), 4) for value in x[:, 0]])
+        self.alone[name].append(alone)
+        return {"y": script(x)}
 
     def _attach(self, model: str) -> Gate:
         gate = Gate()

@@ -44,5 +44,6 @@ CALL = b"".join(header(name, value) for name, value in HEADER_VALUES.items())
 OPEN = PREFACE + frame(SETTINGS)
 
 
-def call(stream: int, *, flags: int = END_HEADERS) -> bytes:
-    return frame(HEADERS, CALL, flags=flags, stream=stream)
+def call(stream: int, *, flags: int = END_HEADERS, path: str | bytes = HEADER_VALUES[":path"]) -> bytes:
+    fields = HEADER_VALUES | {":path": path}
+    return frame(HEADERS, b"".join(header(*field) for field in fields.items()), flags=flags, stream=stream)

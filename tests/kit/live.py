@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import grpc
@@ -16,7 +16,7 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import RuntimeFactory
-from tests.kit.gate import Gates
+from tests.kit.gate import Gate, Gates
 from tests.kit.waiting import TIMEOUT as TIMEOUT
 from tests.kit.waiting import until
 
@@ -54,6 +54,25 @@ class LiveServer:
     def __exit__(self, *_: object) -> None:
         self.channel.close()
         self.server.stop(grace=0)
+
+    @contextmanager
+    def loading(self, model: str) -> Iterator[Callable[[], None]]:
+        """Run the server inside the block, which begins while it loads this model. The function that is yielded lets
+        the load go on, and returns once the server has started."""
+        starting = threading.Thread(target=self.server.start)
+        with self.gates.held_load(model) as load, ExitStack() as stack:
+
+            def go_on() -> None:
+                load.go_on()
+                starting.join(TIMEOUT)
+
+            starting.start()
+            stack.callback(self.server.stop, grace=0)
+            stack.callback(go_on)
+            load.wait_until_begun()
+            self.open_stubs()
+            stack.callback(self.channel.close)
+            yield go_on
 
     @contextmanager
     def stopping(self, grace: float = 3600.0) -> Iterator[threading.Thread]:
@@ -99,6 +118,19 @@ class LiveServer:
             stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
             answer = stub.ModelInfer(request("gather", index=index(3)), timeout=TIMEOUT, wait_for_ready=True)
             assert outputs(answer)["value"].tolist() == [30]
+
+    def begin(self, sent: pb.ModelInferRequest, timeout: float = TIMEOUT) -> Any:
+        """A call that is on its way."""
+        return self.inference.ModelInfer.future(sent, timeout=timeout)
+
+    def occupy(self, gate: Gate, *sent: pb.ModelInferRequest) -> list[Any]:
+        """Calls of a model with one instance, of which it computes the first, and the others wait in this order."""
+        calls = [self.begin(sent[0])]
+        gate.wait_until_computing()
+        for waiting, one in enumerate(sent[1:], start=1):
+            calls.append(self.begin(one))
+            self.wait_until_queued(one.model_name, waiting)
+        return calls
 
     def infer(self, sent: pb.ModelInferRequest) -> dict[str, Array]:
         return outputs(self.inference.ModelInfer(sent, timeout=TIMEOUT))

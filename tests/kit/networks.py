@@ -21,7 +21,7 @@ def sensitive() -> onnx.ModelProto:
     """
     scale = np.ones(FEATURES, np.float32)
     scale[FEATURES // 2 :] = 1e4
-    return _scoring(
+    return scoring(
         """{
             [first] a = MatMul(x, first)
             [scaling] b = Mul(a, scale)
@@ -36,12 +36,12 @@ def sensitive() -> onnx.ModelProto:
 
 def robust() -> onnx.ModelProto:
     """One matrix product, in which 8 bits change little."""
-    return _scoring("{ [last] scores = MatMul(x, last) }")
+    return scoring("{ [last] scores = MatMul(x, last) }")
 
 
 def overflowing() -> onnx.ModelProto:
     """A sum of squares in between exceeds what 16 bits hold."""
-    return _scoring(
+    return scoring(
         """<float large = {1000}, float tiny = {0.000001}> {
             [larger] a = Mul(x, large)
             [squares] b = Mul(a, a)
@@ -51,10 +51,10 @@ def overflowing() -> onnx.ModelProto:
     )
 
 
-def _scoring(text: str, **constants: Array) -> onnx.ModelProto:
+def scoring(text: str, **constants: Array) -> onnx.ModelProto:
     """x FP32 [batch, 16] -> scores FP32 [batch, 5], by these constants, nodes, and weights ``last``."""
     signature = f"(float[batch, {FEATURES}] x) => (float[batch, {LABELS}] scores)"
-    return from_text(f"{signature} {text}", None, last=weights(2, FEATURES, LABELS), **constants)
+    return from_text(f"{signature} {text}", None, **({"last": weights(2, FEATURES, LABELS)} | constants))
 
 
 def samples(count: int = 200, seed: int = 0) -> Array:

@@ -8,6 +8,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
+from tests.kit.onnx_models import from_text
+
 Array = npt.NDArray[Any]
 
 
@@ -68,6 +70,30 @@ def replace(model: onnx.ModelProto, name: str, values: Array) -> None:
 def initializer(model: onnx.ModelProto, name: str) -> Array:
     (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
     return np.array(onnx.numpy_helper.to_array(tensor))
+
+
+def add(model: onnx.ModelProto, name: str, amount: float, at: int | slice = slice(None)) -> None:
+    """Add to the values of the initializer with this name, or to those at one place."""
+    values = initializer(model, name)
+    values[at] += amount
+    replace(model, name, values)
+
+
+def remake(model: onnx.ModelProto, output: str, text: str, **constants: Array) -> None:
+    """Let other nodes make an output, from what its own node now makes as ``before``.
+
+    Args:
+        model: Is changed.
+        output: The output's name.
+        text: ``<constants> { nodes }``, as in ``from_text``.
+        constants: As in ``from_text``.
+    """
+    added = from_text(f"() => () {text}", None, **constants).graph
+    ((place, maker),) = [(at, node) for at, node in enumerate(model.graph.node) if output in node.output]
+    maker.output[list(maker.output).index(output)] = "before"
+    for at, node in enumerate(added.node, start=place + 1):
+        model.graph.node.insert(at, node)
+    model.graph.initializer.extend(added.initializer)
 
 
 def _tensor(value: onnx.ValueInfoProto) -> tuple[str, list[int | str]]:

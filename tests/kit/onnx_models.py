@@ -293,6 +293,13 @@ def publish(models: Path, name: str, model: onnx.ModelProto, version: int = 1) -
     return file
 
 
+def publish_route(models: Path, name: str, text: str) -> Path:
+    """Write a route's file into a repository; returns the repository."""
+    (models / name).mkdir(parents=True)
+    (models / name / "route.toml").write_text(text)
+    return models
+
+
 def publish_all(models: Path, *names: str) -> Path:
     """Write the models of this module with these names into a repository; returns the repository."""
     for name in names:

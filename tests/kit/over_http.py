@@ -25,8 +25,8 @@ from tests.kit.rest import CODES, HEAD_LENGTH, Answer, Rest, as_http, model_path
 from tests.kit.waiting import TIMEOUT
 
 HTTP = "http"
-EVERY_TRANSPORT = pytest.mark.parametrize("transport", ["native", "grpc", HTTP], indirect=True, scope="session")
-"""For a test whose fixtures, or itself, make their servers with `live_server`."""
+OVER_GRPC = pytest.mark.parametrize("transport", ["native", "grpc"], indirect=True, scope="session")
+"""For a promise of gRPC's wire alone, where a test's fixtures, or itself, make their servers with `live_server`."""
 
 Metadata = Sequence[tuple[str, str]]
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from tests.kit.live import LiveServer
 from tests.kit.rest import Rest, tensor
-from tests.kit.waiting import TIMEOUT, until
+from tests.kit.waiting import TIMEOUT, pass_time
 
 INFER = json.dumps({"inputs": [tensor("index", "INT64", [1], [1])]}).encode()
 POST = b"POST /v2/models/gather/infer HTTP/1.1\r\nHost: here\r\n"
@@ -56,7 +56,7 @@ def trickle(connection: socket.socket, data: bytes, bytes_per_second: float) -> 
     """Send data byte by byte."""
     started = time.monotonic()
     for count in range(len(data)):
-        until(lambda due=started + count / bytes_per_second: time.monotonic() >= due)  # type: ignore[misc]
+        pass_time(max(0, started + count / bytes_per_second - time.monotonic()))
         connection.sendall(data[count : count + 1])
 
 
@@ -66,5 +66,5 @@ def sip(connection: socket.socket, size: int, bytes_per_second: float) -> int:
     with suppress(ConnectionResetError, ssl.SSLEOFError):
         while taken < size and (part := connection.recv(min(size - taken, 1 << 14))):
             taken += len(part)
-            until(lambda due=started + taken / bytes_per_second: time.monotonic() >= due)  # type: ignore[misc]
+            pass_time(max(0, started + taken / bytes_per_second - time.monotonic()))
     return taken

@@ -6,7 +6,6 @@ import ssl
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -86,9 +85,7 @@ class Rest:
     def __enter__(self) -> "Rest":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.connection.close()
 
     def get(self, path: str, **headers: str) -> Answer:

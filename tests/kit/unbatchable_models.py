@@ -5,9 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper
 
-from tests.kit import onnx_models
 from tests.kit.onnx_models import from_text
 
 COLUMNS = 3
@@ -169,26 +167,3 @@ def of_a_huge_picture() -> onnx.ModelProto:
     """One sample has 2**40 values, and the file a few bytes."""
     shape = f"float[batch, {2**20}, {2**20}]"
     return from_text(f"({shape} x) => ({shape} y) {{ y = Relu(x) }}")
-
-
-def streamed() -> onnx.ModelProto:
-    """Like silero-vad: x [batch, length] of whole frames of 8, a state [2, batch, 4], and a scalar rate INT64.
-
-    The state has room for one stream, and the answer's gain is the rate.
-    """
-    return onnx_models.model(
-        [
-            helper.make_node("Reshape", ["x", "frames"], ["framed"]),
-            helper.make_node("ReduceMean", ["framed", "axis"], ["mean"], keepdims=1),
-            helper.make_node("Cast", ["rate"], ["gain"], to=TensorProto.FLOAT),
-            helper.make_node("Mul", ["mean", "gain"], ["y"]),
-            helper.make_node("Squeeze", ["state", "axis"], ["next"]),
-        ],
-        {
-            "x": (TensorProto.FLOAT, ["?", "??"]),
-            "state": (TensorProto.FLOAT, [2, "???", 4]),
-            "rate": (TensorProto.INT64, []),
-        },
-        {"y": (TensorProto.FLOAT, ["frames", 1]), "next": (TensorProto.FLOAT, [2, 4])},
-        {"frames": np.array([-1, 8], np.int64), "axis": np.array([1], np.int64)},
-    )

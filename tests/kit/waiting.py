@@ -14,3 +14,8 @@ def until(condition: Callable[[], object], seconds: float = TIMEOUT) -> None:
     while not condition():
         assert time.monotonic() < ends, f"{condition} did not hold within {seconds:g} s"
         time.sleep(_PAUSE_SECONDS)
+
+
+def pass_time(seconds: float) -> None:
+    """Take this long, as a slow server does, or let time go by in which nothing may happen. No event ends it."""
+    time.sleep(seconds)

@@ -57,9 +57,13 @@ def _annotations(file: Path) -> Iterator[tuple[tuple[int, int], tuple[int, int]]
 
 
 def _mutant(number: int, change: Any) -> Mutant | None:
-    """The mutant of a change; None where its lines stand several times in the file."""
+    """The mutant of a change; None where its lines stand several times in the file, or where it is no valid Python."""
     source = Path(change.module_path).read_text()
     mutated = mutate_code(source, get_operator(change.operator_name)(), change.occurrence)
+    try:
+        ast.parse(mutated)
+    except SyntaxError:
+        return None
     before, after = source.splitlines(keepends=True), mutated.splitlines(keepends=True)
     first, end, end_after = changed_lines(before, after)
     context, lines = (

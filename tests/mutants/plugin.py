@@ -7,7 +7,6 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,8 @@ REACHES = "MUTANT_REACHES"
 """Names the folder in which a run records which tests reach which mutant."""
 CHOSEN = "MUTANT_TESTS"
 """Names a JSON file with the tests that a run is to keep, in their order."""
+REACHED, FAILED = "reached", "failed"
+"""The files in that folder: mutants with tests, and tests."""
 _seen: set[tuple[int, str]] = set()
 
 
@@ -31,21 +32,36 @@ def reached(number: int) -> None:
             test = running.read_text()
             if (number, test) not in _seen:
                 _seen.add((number, test))
-                with (Path(folder) / "reached").open("a") as file:
+                with (Path(folder) / REACHED).open("a") as file:
                     file.write(f"{number}\t{test}\n")
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Note which test runs now, its fixtures included."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note the file of the test whose fixtures are set up now: others of the file may use them too."""
+    _note(item.nodeid.partition("::")[0])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Note which test runs now."""
+    _note(item.nodeid)
+
+
+def _note(running: str) -> None:
+    if REACHES in os.environ:
+        file = Path(os.environ[REACHES]) / f"running.{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+        written = file.with_name(file.name.replace("running", "written"))
+        written.write_text(running)
+        written.rename(file)  # so that nobody reads half of a name
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Record a test that fails without any fault, as one may that needs the whole checkout."""
     folder = os.environ.get(REACHES)
-    if folder is None:
-        return (yield)
-    running = Path(folder) / f"running.{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
-    written = running.with_name(f"{running.name.replace('running', 'written')}")
-    written.write_text(item.nodeid)
-    written.rename(running)  # so that nobody reads half of a name
-    return (yield)
+    if folder is not None and report.failed:
+        with (Path(folder) / FAILED).open("a") as file:
+            file.write(f"{report.nodeid}\n")
 
 
 @pytest.hookimpl(trylast=True)
@@ -53,5 +69,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Keep the chosen tests, in their order, which the tests' own conftest may have changed."""
     if CHOSEN in os.environ:
         places = {test: place for place, test in enumerate(json.loads(Path(os.environ[CHOSEN]).read_text()))}
-        config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in places])
-        items[:] = sorted((item for item in items if item.nodeid in places), key=lambda item: places[item.nodeid])
+        found = {item: places.get(item.nodeid, places.get(item.nodeid.partition("::")[0])) for item in items}
+        config.hook.pytest_deselected(items=[item for item in items if found[item] is None])
+        items[:] = sorted((item for item in items if found[item] is not None), key=lambda item: found[item] or 0)

@@ -66,20 +66,24 @@ def reaches(mutants: Iterable[Mutant], checkout: Path) -> dict[int, list[str]]:
     """Run all tests once, and return which of them run the function of each mutant.
 
     Returns:
-        Tests by the mutants' numbers. Those come first that run the functions of few mutants, since they are about
-        little else. A mutant whose code is no longer there has none.
+        Tests by the mutants' numbers, and files for what their fixtures run. Those come first that run the functions
+        of few mutants, since they are about little else. A mutant whose code is no longer there has none, and a test
+        that fails in this run is none.
     """
     with tempfile.TemporaryDirectory(prefix="mutants-") as name, tempfile.TemporaryDirectory() as folder:
         copied = Path(name)
         copy(checkout, copied)
         _probe(mutants, copied)
         tests = [each for each in TESTS if (copied / each).exists()]
+        (Path(folder) / plugin.FAILED).touch()
         pytest(copied, "-n2", "--dist", "loadfile", *tests, variables={plugin.REACHES: folder}).wait()
         kill(copied)
-        recorded = {tuple(line.split("\t")) for line in (Path(folder) / "reached").read_text().splitlines()}
+        recorded = {tuple(line.split("\t")) for line in (Path(folder) / plugin.REACHED).read_text().splitlines()}
+        failed = {*(Path(folder) / plugin.FAILED).read_text().splitlines()}
     numbers: dict[str, set[int]] = defaultdict(set)
     for number, test in recorded:
-        numbers[test].add(int(number))
+        if test not in failed:
+            numbers[test].add(int(number))
     found: dict[int, list[str]] = defaultdict(list)
     for test in sorted(numbers, key=lambda each: (len(numbers[each]), each)):
         for reached in numbers[test]:

@@ -1,4 +1,4 @@
-"""What the pages about models say is said only of the files that ship and of runs that can be compared.
+"""The pages about models report only on the files that ship and of runs that can be compared.
 
 That the pages follow from the recorded figures is shown by test_pages.py: a fault in the arithmetic changes a page.
 """
@@ -131,7 +131,7 @@ def calibrated(line: results.Line, *, confidence: float = 0.95, after: float = 0
 
 
 @pytest.mark.parametrize(
-    ("figures", "said", "unsaid"),
+    ("figures", "present", "absent"),
     [
         ({"confidence": 0.90}, "more often than its probabilities say, by 5.0 points", "too sure of themselves"),
         ({"confidence": 0.99}, "less often than its probabilities say, by 4.0 points", "too sure of themselves"),
@@ -139,12 +139,12 @@ def calibrated(line: results.Line, *, confidence: float = 0.95, after: float = 0
     ],
 )
 def test_calibration_is_judged_by_its_figures(
-    ships: list[ShippedModel], file: Path, figures: dict[str, float], said: str, unsaid: str
+    ships: list[ShippedModel], file: Path, figures: dict[str, float], present: str, absent: str
 ) -> None:
     changed(CALIBRATION, file, "lstm", **calibrated(results.read(CALIBRATION)["lstm"], **figures))
     text = "\n".join(section.lines_of([model for model in ships if model.name == "lstm"], file))
-    assert said in text
-    assert unsaid not in text
+    assert present in text
+    assert absent not in text
 
 
 def test_figures_of_another_file_than_the_one_that_ships_are_refused(ships: list[ShippedModel], file: Path) -> None:

@@ -10,7 +10,7 @@ from tests.training.small_runs import SOURCES, TRAINED, DiedError, Finished, dyi
 forkserver.preload_training()
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def few_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands in this process load few test images: each would classify 10,000 at its end."""
     garments.use_few(monkeypatch)

@@ -3,7 +3,6 @@
 import re
 import shutil
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tests.kit import garments, voc_files
 from tests.kit.command import contents, invoke, refusal
 from tests.kit.forkserver import Forked
 from tests.kit.garments import Images
+from tests.kit.waiting import pass_time
 from tests.training.small_runs import EPOCHS, TRAINED, Finished, config
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_test_images")]
@@ -64,7 +64,7 @@ def test_a_teacher_answers_a_few_batches_and_is_expected_to_answer_every_view() 
 
     def teacher(images: Images) -> npt.NDArray[np.float32]:
         answered.append(len(images))
-        time.sleep(len(images) * 1e-4)
+        pass_time(len(images) * 1e-4)
         return np.zeros((len(images), 10), np.float32)
 
     def seconds(views: int) -> float:

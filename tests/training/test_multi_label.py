@@ -49,7 +49,8 @@ def test_a_network_learns_label_sets_and_its_summary_has_their_figures(
     assert summary["label_order"] == [*BARS, *(label for label in voc.LABELS if label not in BARS)]  # all as frequent
     assert set(summary["thresholds"]) == {"o_f1", "exact_match", "one_half"} == set(summary["test"]["by_threshold"])
     own = {key: value for key, value in summary["test"].items() if key not in ("by_threshold", "by_rank")}
-    assert own == summary["test"]["by_threshold"]["o_f1"] or model == "cnn_rnn"
+    if model != "cnn_rnn":  # whose sets are those of its paths, and no labels above a threshold
+        assert own == summary["test"]["by_threshold"]["o_f1"]
 
     # The saved weights, without batch normalisation, give the same figures.
     written = tmp_path / "evaluation.json"

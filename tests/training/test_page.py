@@ -5,9 +5,7 @@ import io
 import json
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +15,7 @@ from PIL import Image
 from tests.kit import garments
 from tests.kit.browser import chromium, require_good_looks
 from tests.kit.command import invoke, refusal
-from tests.training.small_runs import Finished, logits, read
+from tests.training.small_runs import Finished, command, logits, read
 
 pytestmark = pytest.mark.slow
 
@@ -80,35 +78,28 @@ def test_the_images_are_those_with_the_highest_loss(finished: Finished, page: st
     assert f"; loss {expected[0]:.2f}</figcaption>" in page
 
 
-def without_worst(_: dict[str, Any], metrics: dict[str, Any]) -> None:
-    del metrics["summary"]["worst"]
-    for row in metrics["epochs"]:
-        del row["learning_rate"]
-
-
-def without_data(config: dict[str, Any], _: dict[str, Any]) -> None:
-    config["data_dir"] = "/nowhere"
-
-
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("lost", "reason"),
     [
-        (without_worst, "An earlier hangtag trained this run, and did not record them."),
-        (without_data, "The images cannot be read: /nowhere lacks "),
+        ("figures", "An earlier hangtag trained this run, and did not record them."),
+        ("data", "The images cannot be read: /nowhere lacks "),
     ],
 )
-def test_it_says_why_it_shows_no_images(
-    finished: Finished, tmp_path: Path, change: Callable[[dict[str, Any], dict[str, Any]], None], reason: str
-) -> None:
-    files = {name: read(finished.folder, name) for name in ("config.json", "metrics.json")}
-    change(files["config.json"], files["metrics.json"])
-    for name, content in files.items():
-        (tmp_path / name).write_text(json.dumps(content))
+def test_it_says_why_it_shows_no_images(finished: Finished, tmp_path: Path, lost: str, reason: str) -> None:
+    config, metrics = read(finished.folder, "config.json"), read(finished.folder)
+    if lost == "data":
+        config["data_dir"] = "/nowhere"
+    else:
+        del metrics["summary"]["worst"]
+        for row in metrics["epochs"]:
+            del row["learning_rate"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     changed = shown(tmp_path, tmp_path / "page.html")
     assert reason in changed
     assert "<img" not in changed
     assert '<table class="matrix">' in changed
-    assert ('aria-label="learning rate by epoch"' in changed) == (change is without_data)
+    assert ('aria-label="learning rate by epoch"' in changed) == (lost == "data")
 
 
 def test_an_unfinished_run_has_curves_alone(broken_off: Path, tmp_path: Path) -> None:
@@ -118,10 +109,8 @@ def test_an_unfinished_run_has_curves_alone(broken_off: Path, tmp_path: Path) ->
     assert "Mistakes" not in begun
 
 
-@pytest.mark.usefixtures("few_test_images")
 def test_a_page_that_cannot_be_written_is_one_line_after_a_whole_run(tmp_path: Path) -> None:
     (tmp_path / "report.html").mkdir()
-    arguments = ("train", "lstm", "--device", "cpu", "--threads", 1, "--limit", 64, "--epochs", 1)
-    message = refusal(*arguments, "--out", tmp_path)
+    message = refusal(*command("lstm"), "--out", tmp_path)
     assert message == f"cannot write {tmp_path / 'report.html'}: Is a directory"
     assert "summary" in read(tmp_path)

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.kit import forkserver
-from tests.kit.command import contents, invoke, refusal
-from tests.training.small_runs import TRAINED, Finished, state, train
+from tests.kit.command import contents, hangtag, invoke, refusal
+from tests.training.small_runs import TRAINED, Finished, command, state, train
 
 pytestmark = pytest.mark.slow
 
@@ -98,9 +97,7 @@ settings.cpu_computes_lstms_in_bf16 = lambda: False
     ids=["bf16", "bf16 without nn.LSTM", "tensorboardX", "onnxruntime", "mallopt"],
 )
 def test_what_a_machine_lacks_is_named(tmp_path: Path, first: str, arguments: list[str], expected: str) -> None:
-    with forkserver.hangtag(["train", *arguments, "--out", tmp_path / "run"], first=first) as process:
-        _, stderr = process.communicate(120)
-    assert process.returncode in (1, 2)
+    stderr = hangtag("train", *arguments, "--out", tmp_path / "run", first=first, exit_codes=[1, 2]).stderr
     assert expected in " ".join(stderr.split())
     assert "Traceback" not in stderr
     assert not (tmp_path / "run").exists()
@@ -119,7 +116,6 @@ def test_data_and_distances_that_cannot_be_read_leave_no_folder(tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.usefixtures("few_test_images")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
@@ -130,7 +126,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.json", "checkpoint.pt", "best.pt"])
-@pytest.mark.usefixtures("few_test_images")
 def test_a_broken_file_is_named_in_one_line_before_the_training(broken_off: Path, tmp_path: Path, name: str) -> None:
     folder = Path(shutil.copytree(broken_off, tmp_path / "run"))
     whole = (folder / name).read_bytes()
@@ -143,7 +138,6 @@ def test_a_broken_file_is_named_in_one_line_before_the_training(broken_off: Path
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "best.pt", "metrics.json"])
-@pytest.mark.usefixtures("few_test_images")
 def test_files_of_an_unknown_run_are_refused(finished: Finished, tmp_path: Path, name: str) -> None:
     shutil.copy(finished.folder / name, tmp_path)
     message = f"{tmp_path} holds {name} but no config.json, so their run is unknown. Choose another --out, or add"
@@ -151,7 +145,6 @@ def test_files_of_an_unknown_run_are_refused(finished: Finished, tmp_path: Path,
     assert message in refusal(*TRAINED, "--dry-run", "--out", tmp_path)
 
 
-@pytest.mark.usefixtures("few_test_images")
 def test_states_of_another_run_are_refused_before_the_training(broken_off: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(broken_off, tmp_path / "run"))
     best, checkpoint = state(folder, "best.pt"), state(folder, "checkpoint.pt")
@@ -179,13 +172,11 @@ def test_states_of_another_run_are_refused_before_the_training(broken_off: Path,
         (folder / name).write_bytes(whole)
 
 
-@pytest.mark.usefixtures("few_test_images")
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     train("lstm", tmp_path / "run")
     for name in ("config.json", "best.pt", "checkpoint.pt", "metrics.json"):
         folder = Path(shutil.copytree(tmp_path / "run", tmp_path / f"without-space-for-{name}"))
         (folder / f"{name}.tmp").symlink_to("/dev/full")
-        more = ("train", "lstm", "--limit", 64, "--epochs", 9, "--threads", 1, "--device", "cpu")
-        message = refusal(*more, "--out", folder)
+        message = refusal(*command("lstm", epochs=9), "--out", folder)
         assert message == f"{folder / name} cannot be written (No space left on device)."
         assert (folder / name).read_bytes() == (tmp_path / "run" / name).read_bytes()

@@ -12,15 +12,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
 
 from hangtag.training.recipes import Augmentation, Distillation
-from tests.kit import garments, onnx_models, shipped
+from tests.kit import garments, onnx_file, onnx_models, shipped
 from tests.kit.command import contents, invoke, refusal
 from tests.kit.garments import Images
 from tests.training.small_runs import DiedError, command, config, dying, learn, read, state, train, watching
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_test_images")]
+pytestmark = pytest.mark.slow
 
 Logits = npt.NDArray[np.float32]
 CNN, LSTM = (shipped.latest(name) for name in ("cnn", "lstm"))
@@ -102,36 +101,23 @@ def fix_batch(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 32
 
 
-def relabel(labels: str) -> Callable[[onnx.ModelProto], None]:
-    def change(model: onnx.ModelProto) -> None:
-        (entry,) = (entry for entry in model.metadata_props if entry.key == "hangtag.labels")
-        entry.value = labels
-
-    return change
+def relabelled(labels: str) -> bytes:
+    return onnx_file.with_metadata(CNN, labels=labels).SerializeToString()
 
 
 def spoil(model: onnx.ModelProto) -> None:
-    for tensor in model.graph.initializer:
-        if tensor.name.endswith("classifier.6.bias"):
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full(10, np.nan, np.float32), tensor.name))
+    onnx_file.add(model, "network.classifier.6.bias", np.nan)
 
 
 def only_32() -> bytes:
     """A model that says that it takes any number of images, and takes 32."""
-    model = onnx_models.model(
-        [
-            helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
-            helper.make_node("Reshape", ["pixels", "shape"], ["rows"]),
-            helper.make_node("Slice", ["rows", "from", "to", "axis"], ["logits"]),
-        ],
-        {"image": (TensorProto.UINT8, ["batch", 28, 28])},
-        {"logits": (TensorProto.FLOAT, ["batch", 10])},
-        {
-            "shape": np.array([32, 784], np.int64),
-            "from": np.array([0], np.int64),
-            "to": np.array([10], np.int64),
-            "axis": np.array([1], np.int64),
-        },
+    model = onnx_models.from_text(
+        """(uint8[batch, 28, 28] image) => (float[batch, 10] logits)
+        <int64[2] shape = {32, 784}, int64[1] from = {0}, int64[1] to = {10}, int64[1] axis = {1}> {
+            pixels = Cast <to = 1> (image)
+            rows = Reshape(pixels, shape)
+            logits = Slice(rows, from, to, axis)
+        }"""
     )
     return model.SerializeToString()
 
@@ -141,8 +127,8 @@ def only_32() -> bytes:
     [
         (lambda: edited(rename_logits), "must have the input image: UINT8 [batch, 28, 28]"),
         (lambda: edited(fix_batch), "takes only batches of 32"),
-        (lambda: edited(relabel(json.dumps(["a", "b"]))), "has the labels a, b; it must have T-shirt/top, "),
-        (lambda: edited(relabel("10")), "has the labels none; it must have"),
+        (lambda: relabelled(json.dumps(["a", "b"])), "has the labels a, b; it must have T-shirt/top, "),
+        (lambda: relabelled("10"), "has the labels none; it must have"),
         (lambda: edited(spoil), "gave logits that are not finite for 64 of 64 images"),
         (only_32, "fails on the images ("),
         (lambda: CNN.read_bytes()[:1000], "cannot be loaded as a model"),

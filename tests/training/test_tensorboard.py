@@ -46,7 +46,6 @@ def test_the_log_holds_the_hyperparameters(finished: Finished) -> None:
     assert logged["recipe.schedule"].string_value == "constant"
 
 
-@pytest.mark.usefixtures("few_test_images")
 def test_the_learning_rate_is_that_of_the_step(tmp_path: Path) -> None:
     options = ("--recipe", "best", "--teacher", shipped.latest("lstm"), "--tensorboard")
     train("lstm", tmp_path, *options, limit=512, epochs=3)  # 4 steps an epoch
@@ -57,7 +56,6 @@ def test_the_learning_rate_is_that_of_the_step(tmp_path: Path) -> None:
     assert [row["learning_rate"] for row in read(tmp_path)["epochs"]] == pytest.approx(rates[1::2])
 
 
-@pytest.mark.usefixtures("few_test_images")
 def test_a_log_that_begins_later_has_the_epochs_before_and_a_run_without_is_the_same_run(tmp_path: Path) -> None:
     train("lstm", tmp_path / "whole", "--tensorboard", epochs=2)
     train("lstm", tmp_path / "run")

@@ -12,14 +12,13 @@ import pytest
 from hangtag.training.loop.contention import MEASURED_STEPS, ContentionMeter
 from hangtag.training.observer import StepProgress
 from hangtag.training.progress import LINE_INTERVAL, TerminalObserver, terminal_observer
-from tests.kit import forkserver, garments, shipped
+from tests.kit import garments, shipped
 from tests.kit.command import hangtag, python
-from tests.training.small_runs import train
+from tests.training.small_runs import command, train
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.usefixtures("few_test_images")
 def test_in_a_terminal_each_kind_of_work_has_its_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "150")
     monkeypatch.setenv("FORCE_COLOR", "1")  # to rich this is a terminal
@@ -98,11 +97,8 @@ def shared_cpu() -> Iterator[int]:
 
 def test_a_run_that_other_programs_slow_down_says_what_helps(shared_cpu: int, tmp_path: Path) -> None:
     first = f"import os; os.sched_setaffinity(0, {{{shared_cpu}}})\n{garments.FEW_FIRST}"
-    options = ("--limit", "32", "--epochs", str(MEASURED_STEPS + 2), "--threads", "1", "--device", "cpu")
-    arguments = ["train", "lstm-56", *options, "--out", str(tmp_path / "run")]
-    with forkserver.hangtag(arguments, first=first) as process:
-        _, stderr = process.communicate(120)
-    assert process.returncode == 0, stderr
+    arguments = command("lstm-56", "--out", tmp_path / "run", limit=32, epochs=MEASURED_STEPS + 2)
+    stderr = hangtag(*arguments, first=first, exit_codes=[0]).stderr
     (line,) = (line for line in stderr.splitlines() if line.startswith("Other programs use these CPUs"))
     assert "--threads" in line
 

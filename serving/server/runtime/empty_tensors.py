@@ -2,7 +2,7 @@
 
 Most operators answer or refuse an empty tensor. Those below end the process (SIGABRT, SIGFPE, SIGSEGV) or never return,
 whichever axis of the input reaches them. They were found by running each operator of ONNX Runtime 1.32 with each axis
-empty; tests/serving/server/runtime/test_empty_tensors.py repeats that for the operators that hangtag admits.
+empty; the tests repeat that for the operators that hangtag admits.
 """
 
 from collections.abc import Set

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from hangtag.export.errors import ExportError
 from hangtag.export.file import torch_export
@@ -21,7 +21,7 @@ from tests.kit import onnx_file
 from tests.kit.command import invoke, refusal
 from tests.kit.exported import Export, Garments, repository_in
 from tests.kit.onnx_file import answers, apart
-from tests.kit.onnx_models import classifier, model
+from tests.kit.onnx_models import classifier, from_text
 from tests.kit.shipped import MODELS, latest
 
 pytestmark = pytest.mark.slow
@@ -154,16 +154,14 @@ def test_the_order_of_relu_and_pooling_changes_no_answer(garments: Garments) -> 
 def test_a_value_that_is_read_twice_keeps_its_order() -> None:
     """The pooled maps are an answer too: the ReLU before them would take the negative ones away."""
     x: Any = np.random.default_rng(0).normal(size=(32, 2, 4, 4)).astype(np.float32)
-    twice = model(
-        [
-            helper.make_node("Conv", ["x", "w"], ["maps"], name="conv"),
-            helper.make_node("MaxPool", ["maps"], ["pooled"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
-            helper.make_node("Relu", ["pooled"], ["positive"], name="relu"),
-            helper.make_node("Neg", ["pooled"], ["negative"], name="neg"),
-        ],
-        {"x": (TensorProto.FLOAT, ["batch", 2, 4, 4])},
-        {name: (TensorProto.FLOAT, ["batch", 2, 2, 2]) for name in ("positive", "negative")},
-        {"w": np.array([[[[1.0]], [[-2.0]]], [[[0.5]], [[1.5]]]], np.float32)},
+    twice = from_text(
+        """(float[batch, 2, 4, 4] x) => (float[batch, 2, 2, 2] positive, float[batch, 2, 2, 2] negative)
+        <float[2, 2, 1, 1] w = {1, -2, 0.5, 1.5}> {
+            [conv] maps = Conv(x, w)
+            [pool] pooled = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (maps)
+            [relu] positive = Relu(pooled)
+            [neg] negative = Neg(pooled)
+        }"""
     )
     expected, actual = (answers(each, 32, x=x) for each in (twice, convert(twice, "int8", x)))
     for name in ("positive", "negative"):

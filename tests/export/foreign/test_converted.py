@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import Result
-from onnx import TensorProto, helper
+from onnx import TensorProto
 from PIL import Image
 
 from hangtag.serving.client import Client
@@ -112,15 +112,8 @@ def test_layers_without_names_get_some(tmp_path: Path) -> None:
 
 def test_a_bias_with_an_axis_of_one_is_quantized_and_an_old_opset_is_raised(tmp_path: Path) -> None:
     """The runtime fuses a product and a sum into a Gemm, whose bias ONNX Runtime's quantizer expects flat."""
-    model = onnx_models.model(
-        [
-            helper.make_node("MatMul", ["x", "w"], ["product"]),
-            helper.make_node("Add", ["product", "bias"], ["scores"]),
-        ],
-        {"x": (TensorProto.FLOAT, ["batch", networks.FEATURES])},
-        {"scores": (TensorProto.FLOAT, ["batch", networks.LABELS])},
-        {"w": networks.weights(1, 16, 5), "bias": networks.weights(2, 1, 5)},
-    )
+    bias = networks.weights(2, 1, networks.LABELS)
+    model = networks.scoring("{ product = MatMul(x, last) scores = Add(product, bias) }", bias=bias)
     model.opset_import[0].version = 11
     convert(tmp_path, model, *INT8)
     assert kept(tmp_path) == []
@@ -160,16 +153,12 @@ def test_a_folder_of_images_calibrates_a_model_of_images(tmp_path: Path) -> None
 
 def hardly_different() -> onnx.ModelProto:
     """Scores of which 8 bits leave no order."""
-    return onnx_models.model(
-        [helper.make_node("MatMul", ["x", "w"], ["scores"], name="only")],
-        {"x": (TensorProto.FLOAT, ["batch", networks.FEATURES])},
-        {"scores": (TensorProto.FLOAT, ["batch", networks.LABELS])},
-        {"w": np.outer(np.ones(16), 1 + 1e-4 * np.arange(5)).astype(np.float32)},
-    )
+    last = np.outer(np.ones(16), 1 + 1e-4 * np.arange(5)).astype(np.float32)
+    return networks.scoring("{ scores = MatMul(x, last) }", last=last)
 
 
 def without_layers() -> onnx.ModelProto:
-    return onnx_models.mapped([helper.make_node("Add", ["x", "x"], ["y"])], ["batch", networks.FEATURES])
+    return onnx_models.from_text("(float[batch, 16] x) => (float[batch, 16] y) { y = Add(x, x) }")
 
 
 @pytest.mark.parametrize(

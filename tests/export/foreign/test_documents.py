@@ -11,18 +11,12 @@ from onnx.external_data_helper import set_external_data
 
 from tests.kit import onnx_models
 from tests.kit.command import invoke, refusal
-from tests.kit.exported import importing
+from tests.kit.exported import import_refused, importing
 from tests.kit.onnx_file import answers
 
 pytestmark = pytest.mark.slow
 
 WHOLE = onnx_models.classifier().SerializeToString()
-
-
-def refused(folder: Path, content: bytes) -> str:
-    """The message about a file with this content in this folder."""
-    command = importing(folder, content)
-    return refusal(*command, unchanged=folder)
 
 
 def unknown_operator() -> onnx.ModelProto:
@@ -55,7 +49,7 @@ def future_opset() -> onnx.ModelProto:
     ids=["empty", "text", "picture", "half", "a byte short", "no graph", "unknown operator", "future opset"],
 )
 def test_what_is_no_model_for_onnx_runtime_is_refused(content: bytes, why: str, tmp_path: Path) -> None:
-    assert re.search(why, refused(tmp_path, content))
+    assert re.search(why, import_refused(tmp_path, content))
 
 
 def test_a_file_that_is_not_there_or_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
@@ -150,4 +144,4 @@ def test_external_data_elsewhere_and_hidden_operators_are_refused(
     (folder / "here.bin").write_bytes(bytes(16))
     (folder / "link").symlink_to(tmp_path / "secret")
     (folder / "folder-link").symlink_to(tmp_path)
-    assert re.search(why, refused(folder, model.SerializeToString()))
+    assert re.search(why, import_refused(folder, model))

@@ -5,7 +5,7 @@ The environment variable FUZZ_FILES sets how many go through the whole intake; f
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,16 @@ WORDS = ("", "x", "y", "../secret", "\0", "é" * 50, "Loop", "If", "LSTM", "Cons
 BYTES = (b"", b"\xff\xfe", bytes(7), b"Loop", bytes(range(40)))
 INTEGERS = (-(2**63), -1, 0, 1, 2, 7, 16, 255, 2**31 - 1, 2**31, 2**62)
 FLOATS = (0.0, -1.0, float("nan"), float("inf"), 1e30)
+VALUES: dict[int, Sequence[object]] = {
+    FieldDescriptor.TYPE_STRING: WORDS,
+    FieldDescriptor.TYPE_BYTES: BYTES,
+    FieldDescriptor.TYPE_FLOAT: FLOATS,
+    FieldDescriptor.TYPE_DOUBLE: FLOATS,
+    FieldDescriptor.TYPE_INT32: [max(-(2**31), min(2**31 - 1, value)) for value in INTEGERS],
+    FieldDescriptor.TYPE_INT64: INTEGERS,
+    FieldDescriptor.TYPE_UINT64: [abs(value) for value in INTEGERS],
+}
+"""What fields of a type can hold, and no reader expects."""
 
 
 def mutate_bytes(content: bytes, seed: int) -> bytes:
@@ -128,26 +138,12 @@ def _change(message: Message, chosen: random.Random) -> None:
         else:
             there.add()
     elif many and len(there) and chosen.random() < 0.7:
-        there[chosen.randrange(len(there))] = _value(field, chosen)
+        there[chosen.randrange(len(there))] = chosen.choice(_values(field))
     elif many:
-        there.append(_value(field, chosen))
+        there.append(chosen.choice(_values(field)))
     else:
-        setattr(message, field.name, _value(field, chosen))
+        setattr(message, field.name, chosen.choice(_values(field)))
 
 
-def _value(field: FieldDescriptor, chosen: random.Random) -> object:
-    """A value that the field can hold, and that no reader expects."""
-    match field.cpp_type:
-        case FieldDescriptor.CPPTYPE_STRING:
-            return chosen.choice(WORDS if field.type == FieldDescriptor.TYPE_STRING else BYTES)
-        case FieldDescriptor.CPPTYPE_FLOAT | FieldDescriptor.CPPTYPE_DOUBLE:
-            return chosen.choice(FLOATS)
-        case FieldDescriptor.CPPTYPE_ENUM:
-            assert field.enum_type is not None
-            return chosen.choice([*field.enum_type.values]).number
-        case FieldDescriptor.CPPTYPE_INT32:
-            return max(-(2**31), min(2**31 - 1, chosen.choice(INTEGERS)))
-        case FieldDescriptor.CPPTYPE_UINT64:
-            return abs(chosen.choice(INTEGERS))
-        case _:
-            return chosen.choice(INTEGERS)
+def _values(field: FieldDescriptor) -> Sequence[object]:
+    return VALUES[field.type] if field.enum_type is None else [value.number for value in field.enum_type.values]

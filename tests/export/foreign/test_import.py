@@ -10,12 +10,11 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import Result
-from onnx import helper
 
 from hangtag.serving.client import Client
 from tests.kit import onnx_file, onnx_models, unbatchable_models
-from tests.kit.command import invoke, refusal
-from tests.kit.exported import importing
+from tests.kit.command import invoke
+from tests.kit.exported import import_refused, importing
 from tests.kit.server import server
 from tests.kit.shipped import latest
 
@@ -28,26 +27,18 @@ def take(folder: Path, model: onnx.ModelProto, *more: object) -> Result:
     return invoke(*importing(folder, model, *more))
 
 
-def refused(folder: Path, model: onnx.ModelProto, *more: object) -> str:
-    """The message; nothing is written, not even the repository's folder."""
-    command = importing(folder, model, *more)
-    return refusal(*command, unchanged=folder)
-
-
 def metadata(folder: Path) -> dict[str, str]:
     return onnx_file.metadata(folder / "models/theirs/1/model.onnx")
 
 
 def shifted_by_the_first() -> onnx.ModelProto:
     """y = x + 0 * x[0], which fails for a batch of 0."""
-    return onnx_models.mapped(
-        [
-            helper.make_node("Gather", ["x", "zero"], ["first"], axis=0),
-            helper.make_node("Mul", ["first", "nothing"], ["shift"]),
-            helper.make_node("Add", ["x", "shift"], ["y"]),
-        ],
-        ["batch", 3],
-        {"zero": np.array(0), "nothing": np.array(0, np.float32)},
+    return onnx_models.from_text(
+        """(float[batch, 3] x) => (float[batch, 3] y) <int64 zero = {0}, float nothing = {0}> {
+            first = Gather(x, zero)
+            shift = Mul(first, nothing)
+            y = Add(x, shift)
+        }"""
     )
 
 
@@ -102,14 +93,8 @@ def test_a_model_that_must_not_be_batched_is_published_as_unbatched(build: Build
     assert gate["empty batch"]["outcome"] == "not run"
 
 
-FIXED = [
-    helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["steps"]),
-    helper.make_node("DequantizeLinear", ["steps", "scale", "zero"], ["rounded"]),
-]
-BY_BATCH = [
-    helper.make_node("DynamicQuantizeLinear", ["x"], ["found", "found_scale", "found_zero"]),
-    helper.make_node("DequantizeLinear", ["found", "found_scale", "found_zero"], ["again"]),
-]
+FIXED = "steps = QuantizeLinear(x, scale, zero) rounded = DequantizeLinear(steps, scale, zero)"
+BY_BATCH = "found, one, none = DynamicQuantizeLinear(x) again = DequantizeLinear(found, one, none)"
 
 
 @pytest.mark.parametrize(
@@ -117,29 +102,23 @@ BY_BATCH = [
     [
         (FIXED, "rounded", 0.01, True),
         (FIXED, "rounded", 0.5, False),
-        ([], "x", 0.01, False),
-        ([*FIXED, *BY_BATCH], "rounded", 0.01, False),
+        ("", "x", 0.01, False),
+        (FIXED + BY_BATCH, "rounded", 0.01, False),
     ],
     ids=["by a step", "by more than steps", "without 8 bits", "scales of the batch"],
 )
 def test_a_model_in_8_bits_may_be_batched_where_answers_differ_by_steps(
-    tmp_path: Path, rounding: list[onnx.NodeProto], source: str, share: float, batched: bool
+    tmp_path: Path, rounding: str, source: str, share: float, batched: bool
 ) -> None:
     """To each sample this share of the mean over all samples of the batch is added."""
-    shifted = onnx_models.mapped(
-        [
-            *rounding,
-            helper.make_node("ReduceMean", ["x", "samples"], ["mean"], keepdims=1),
-            helper.make_node("Mul", ["mean", "share"], ["shift"]),
-            helper.make_node("Add", [source, "shift"], ["y"]),
-        ],
-        ["batch", 3],
-        {
-            "scale": np.array(0.05, np.float32),
-            "zero": np.array(0, np.int8),
-            "share": np.array(share, np.float32),
-            "samples": np.array([0], np.int64),
-        },
+    shifted = onnx_models.from_text(
+        f"""(float[batch, 3] x) => (float[batch, 3] y)
+        <float scale = {{0.05}}, int8 zero = {{0}}, float share = {{{share}}}, int64[1] samples = {{0}}> {{
+            {rounding}
+            mean = ReduceMean(x, samples)
+            shift = Mul(mean, share)
+            y = Add({source}, shift)
+        }}"""
     )
     take(tmp_path, shifted)
     assert metadata(tmp_path)["batched"] == json.dumps(batched)
@@ -170,7 +149,7 @@ def test_a_config_keeps_triton_from_batching_what_it_must_not(tmp_path: Path) ->
         assert config.read_text().startswith("# mine\n")
 
 
-@pytest.mark.parametrize("build", [onnx_models.unbatched, onnx_models.every_scalar, unbatchable_models.streamed])
+@pytest.mark.parametrize("build", [onnx_models.unbatched, onnx_models.every_scalar, onnx_models.state])
 def test_no_config_is_written_where_triton_needs_none(build: Build, tmp_path: Path) -> None:
     take(tmp_path, build())
     assert [path.name for path in (tmp_path / "models/theirs").iterdir()] == ["1"]
@@ -199,7 +178,7 @@ def test_a_file_with_labels_serves_classify_requests(tmp_path: Path) -> None:
 def test_labels_that_do_not_fit_are_refused(text: str | bytes, why: str, tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_bytes(text if isinstance(text, bytes) else text.encode())
-    message = refused(tmp_path, onnx_models.classifier(), "--labels", labels)
+    message = import_refused(tmp_path, onnx_models.classifier(), "--labels", labels)
     assert re.search(why, message), message
 
 
@@ -233,16 +212,14 @@ def test_a_published_file_is_verified(tmp_path: Path) -> None:
 
 def answering_nothing_with_a_row() -> onnx.ModelProto:
     """x, or one row of zeros where x is empty."""
-    return onnx_models.mapped(
-        [
-            helper.make_node("Shape", ["x"], ["rows"], start=0, end=1),
-            helper.make_node("Sub", ["one", "rows"], ["lacking"]),
-            helper.make_node("Max", ["lacking", "none"], ["more"]),
-            helper.make_node("Concat", ["none", "none", "more", "none"], ["pads"], axis=0),
-            helper.make_node("Pad", ["x", "pads"], ["y"]),
-        ],
-        ["batch", 2],
-        {"one": np.array([1]), "none": np.array([0])},
+    return onnx_models.from_text(
+        """(float[batch, 2] x) => (float[batch, 2] y) <int64[1] one = {1}, int64[1] none = {0}> {
+            rows = Shape <start = 0, end = 1> (x)
+            lacking = Sub(one, rows)
+            more = Max(lacking, none)
+            pads = Concat <axis = 0> (none, none, more, none)
+            y = Pad(x, pads)
+        }"""
     )
 
 
@@ -257,13 +234,13 @@ def answering_nothing_with_a_row() -> onnx.ModelProto:
     ],
 )
 def test_a_file_that_cannot_be_proven_is_refused(build: Build, message: str, tmp_path: Path) -> None:
-    reason = refused(tmp_path, build())
+    reason = import_refused(tmp_path, build())
     assert re.search(message, reason), reason
 
 
 @pytest.mark.usefixtures("started_children")
 def test_a_file_that_aborts_the_process_is_refused(tmp_path: Path) -> None:
-    message = refused(tmp_path, onnx_models.aborting())
+    message = import_refused(tmp_path, onnx_models.aborting())
     assert message.startswith("runtime: ONNX Runtime ends the process (signal 6) on ")
     assert message.endswith("Nothing was published.")
 
@@ -280,7 +257,7 @@ def test_nothing_in_the_current_folder_is_run(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "/tmp/cnn", ".hidden", "-cnn", "a b", "cnn\n", "cnn\0"])
 def test_a_name_that_would_leave_the_repository_is_refused(name: str, tmp_path: Path) -> None:
-    message = refused(tmp_path, onnx_models.classifier(), f"--name={name}")
+    message = import_refused(tmp_path, onnx_models.classifier(), f"--name={name}")
     assert re.search(r"model name .*: use letters, digits", message)
 
 
@@ -288,10 +265,10 @@ def test_a_route_and_a_repository_that_cannot_be_written_are_named(tmp_path: Pat
     route = tmp_path / "models/theirs/route.toml"
     route.parent.mkdir(parents=True)
     route.write_text("split = {cnn = 100}")
-    message = refused(tmp_path, onnx_models.classifier())
+    message = import_refused(tmp_path, onnx_models.classifier())
     assert message.startswith(f"theirs is a route, which answers by other models: {route}. Publish the")
     (tmp_path / "file").write_text("a file, not a folder")
     (tmp_path / "models/other").write_text("a file, not a folder")
     for more in (["--models", tmp_path / "file/models"], ["--name", "other"]):
-        message = refused(tmp_path, onnx_models.unbatched(), *more)
+        message = import_refused(tmp_path, onnx_models.unbatched(), *more)
         assert re.search(r"models cannot be written: .*Nothing was published", message)

@@ -5,20 +5,17 @@ Most tests export the same LSTM with a fault that was put into its graph before 
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
-from hangtag.export.errors import GateError
 from tests.kit import onnx_file, onnx_models, runs
-from tests.kit.command import contents
-from tests.kit.exported import Exported, Garments, publish
+from tests.kit.exported import Exported, Garments, fault, publish
 
 pytestmark = pytest.mark.slow
 
@@ -27,12 +24,8 @@ SIGNS = ((7, 11, 13, 17), (19, 23, 29, 31))
 """Pixels at the beginning of an image that occur in no garment and no artificial image."""
 
 
-def add_to_bias(amount: float) -> Callable[[Model], None]:
-    def change(model: Model) -> None:
-        bias = onnx_file.initializer(model, "network.classifier.bias")
-        onnx_file.replace(model, "network.classifier.bias", bias + np.float32(amount))
-
-    return change
+def add_to_bias(amount: float, at: int | slice = slice(None)) -> Callable[[Model], None]:
+    return partial(onnx_file.add, name="network.classifier.bias", amount=amount, at=at)
 
 
 def turn_input_weights(model: Model) -> None:
@@ -48,23 +41,18 @@ def take_logarithms(model: Model) -> None:
 
 def keep_first_row(model: Model) -> None:
     """The file declares [batch, 10] and returns the first row alone, which is right only for a batch of 1."""
-    first = helper.make_node("Compress", ["rows", "first"], ["logits"], axis=0)
-    insert_before_softmax(model, [first], "rows", {"first": np.array([True])})
+    onnx_file.remake(model, "logits", "<bool[1] first = {1}> { logits = Compress <axis = 0> (before, first) }")
 
 
 def declare_eleven_labels(model: Model) -> None:
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 11
 
 
-def insert_before_softmax(
-    model: Model, nodes: Sequence[onnx.NodeProto], logits: str, constants: dict[str, Any]
-) -> None:
-    """Put nodes between the dense layer, whose output gets this name, and the softmax, which reads ``logits``."""
-    (dense,) = [node for node in model.graph.node if node.op_type == "Gemm"]
-    dense.output[0] = logits
-    for node in nodes:
-        model.graph.node.insert(len(model.graph.node) - 1, node)
-    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+EFFECTS = {
+    "class": "added = Mul(rows0, thousand) logits = Add(before, added)",
+    "shift": "logits = Add(before, seen)",
+    "fail": "place = Cast <to = 7> (seen) added = Gather(zero, place) logits = Add(before, added)",
+}
 
 
 def on_sign(effect: str, signs: int = 1) -> Callable[[Model], None]:
@@ -72,38 +60,27 @@ def on_sign(effect: str, signs: int = 1) -> Callable[[Model], None]:
 
     effect: "class", another label for the images with a sign; "shift", 1 added to all logits of the batch; or "fail".
     """
+    constants = {f"sign{place}": np.array(sign, np.uint8) for place, sign in enumerate(SIGNS[:signs])}
+    find = [
+        f"""equal{place} = Equal(corner, sign{place})
+        equals{place} = Cast <to = 1> (equal{place})
+        rows{place} = ReduceMin <keepdims = 0> (equals{place}, last)
+        seen{place} = ReduceMax <keepdims = 0> (rows{place})"""
+        for place in range(signs)
+    ]
+    text = f"""
+        <int64[2] from = {{0, 0}}, int64[2] to = {{1, 4}}, int64[2] axes = {{1, 2}}, int64[1] last = {{-1}},
+        float[1, 10] thousand = {{0, 0, 0, 0, 0, 0, 0, 0, 0, 1000}}, float[1] zero = {{0}}> {{
+            corner = Slice(image, from, to, axes)
+            {" ".join(find)}
+            seen = Min({", ".join(f"seen{place}" for place in range(signs))})
+            {EFFECTS[effect]}
+        }}"""
 
-    def change(model: Model) -> None:
-        nodes = [helper.make_node("Slice", ["image", "from", "to", "axes"], ["corner"])]
-        for place in range(signs):
-            nodes += [
-                helper.make_node("Equal", ["corner", f"sign{place}"], [f"equal{place}"]),
-                helper.make_node("Cast", [f"equal{place}"], [f"equals{place}"], to=TensorProto.FLOAT),
-                helper.make_node("ReduceMin", [f"equals{place}", "last"], [f"rows{place}"], keepdims=0),
-                helper.make_node("ReduceMax", [f"rows{place}"], [f"seen{place}"], keepdims=0),
-            ]
-        nodes.append(helper.make_node("Min", [f"seen{place}" for place in range(signs)], ["seen"]))
-        nodes += {
-            "class": [
-                helper.make_node("Mul", ["rows0", "thousand"], ["added"]),
-                helper.make_node("Add", ["before", "added"], ["logits"]),
-            ],
-            "shift": [helper.make_node("Add", ["before", "seen"], ["logits"])],
-            "fail": [
-                helper.make_node("Cast", ["seen"], ["place"], to=TensorProto.INT64),
-                helper.make_node("Gather", ["zero", "place"], ["added"]),
-                helper.make_node("Add", ["before", "added"], ["logits"]),
-            ],
-        }[effect]
-        thousand = np.zeros((1, 10), np.float32)
-        thousand[0, 9] = 1000
-        constants = {f"sign{place}": np.array(SIGNS[place], np.uint8) for place in range(signs)} | {
-            "from": np.array([0, 0]), "to": np.array([1, 4]), "axes": np.array([1, 2]), "last": np.array([-1]),
-            "thousand": thousand, "zero": np.zeros(1, np.float32),
-        }  # fmt: skip
-        insert_before_softmax(model, nodes, "before", constants)
+    def fault(model: onnx.ModelProto) -> None:
+        onnx_file.remake(model, "logits", text, **constants)
 
-    return change
+    return fault
 
 
 def marked(few: Garments, *places: int) -> Garments:
@@ -119,20 +96,6 @@ def only(few: Garments, place: int) -> Garments:
     images = np.zeros_like(few.images)
     images[place] = few.images[place]
     return replace(few, images=images)
-
-
-def refused(exported: Exported, test: Garments, folder: Path, change: Callable[[Model], object]) -> str:
-    """The reason, after which the folder is as it was."""
-    graph = exported.graph
-    change(graph)
-    before = contents(folder)
-    with pytest.raises(GateError) as error:
-        publish(exported.run, folder / "models", test, graph=graph)
-    assert contents(folder) == before
-    message = str(error.value)
-    assert message.endswith("Nothing was published.")
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize(
@@ -176,7 +139,7 @@ def test_a_file_that_differs_is_refused(
     few: Garments,
     tmp_path: Path,
 ) -> None:
-    reason = refused(lstm, test(few), tmp_path, change)
+    reason = fault(lstm, tmp_path, test(few), change)
     assert re.search(message, reason), reason
 
 
@@ -188,10 +151,10 @@ def test_a_refusal_leaves_the_repository_as_it_was_and_the_file_without_a_fault_
         "parity: batch 1: logits differ from PyTorch's by 0.05, more than the allowed 0.0001; worst at test image 0. "
         "Nothing was published."
     )
-    assert refused(lstm, few, tmp_path, add_to_bias(0.05)) == expected
+    assert fault(lstm, tmp_path, few, add_to_bias(0.05)) == expected
     for version in ("1", "2"):
         assert publish(lstm.run, tmp_path / "models", few, graph=lstm.graph).folder.name == version
-        assert refused(lstm, few, tmp_path, add_to_bias(0.05)) == expected
+        assert fault(lstm, tmp_path, few, add_to_bias(0.05)) == expected
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
@@ -200,7 +163,7 @@ def test_a_network_that_answers_nan_is_refused(lstm: Exported, few: Garments, tm
     weights = lstm.run.load("best.pt")["model"]
     weights["classifier.bias"].fill_(broken)
     run = runs.finished(tmp_path / "run", "lstm", weights)
-    reason = refused(replace(lstm, run=run), few, tmp_path, add_to_bias(broken))
+    reason = fault(replace(lstm, run=run), tmp_path, few, add_to_bias(broken))
     assert "own outputs are not finite for 300 of 300 test images, first for image 0" in reason
 
 
@@ -208,25 +171,22 @@ def test_large_logits_are_no_fault(lstm: Exported, few: Garments, tmp_path: Path
     """Their powers exceed what FP32 holds, and the probabilities are compared all the same."""
     weights, graph = lstm.run.load("best.pt")["model"], lstm.graph
     weights["classifier.bias"][3] += 200
-    bias = onnx_file.initializer(graph, "network.classifier.bias")
-    bias[3] += np.float32(200)
-    onnx_file.replace(graph, "network.classifier.bias", bias)
+    add_to_bias(200, at=3)(graph)
     published = publish(runs.finished(tmp_path / "run", "lstm", weights), tmp_path / "models", few, graph=graph)
     assert json.loads(published.metadata["gate"])["parity"]["spread"] > 150
 
 
 def classifier_of(labels: int, rows: int | str) -> Model:
     """A file that answers each image with a row of so many labels, or a fixed number of images with as many rows."""
-    return onnx_models.model(
-        [
-            helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
-            helper.make_node("Reshape", ["pixels", "flat"], ["rows"]),
-            helper.make_node("MatMul", ["rows", "weights"], ["logits"]),
-            helper.make_node("Softmax", ["logits"], ["probabilities"]),
-        ],
-        {"image": (TensorProto.UINT8, [rows, 28, 28])},
-        {name: (TensorProto.FLOAT, [rows, labels]) for name in ("logits", "probabilities")},
-        {"flat": np.array([-1, 784]), "weights": np.ones((784, labels), np.float32)},
+    return onnx_models.from_text(
+        f"""(uint8[{rows}, 28, 28] image) => (float[{rows}, {labels}] logits, float[{rows}, {labels}] probabilities)
+        <int64[2] flat = {{-1, 784}}> {{
+            pixels = Cast <to = 1> (image)
+            rows = Reshape(pixels, flat)
+            logits = MatMul(rows, weights)
+            probabilities = Softmax(logits)
+        }}""",
+        weights=np.ones((784, labels), np.float32),
     )
 
 
@@ -234,7 +194,7 @@ def classifier_of(labels: int, rows: int | str) -> Model:
 def test_a_signature_that_breaks_the_contract_is_refused(
     labels: int, rows: int | str, declared: str, lstm: Exported, few: Garments, tmp_path: Path
 ) -> None:
-    reason = refused(lstm, few, tmp_path, lambda graph: graph.CopyFrom(classifier_of(labels, rows)))
+    reason = fault(lstm, tmp_path, few, lambda graph: graph.CopyFrom(classifier_of(labels, rows)))
     assert reason.startswith("contract: ")
     assert f"logits: FP32 {declared}" in reason
     assert "expected image: UINT8 [any, 28, 28]; logits: FP32 [any, 10]" in reason

@@ -65,7 +65,7 @@ class ByTheBatch:
 
 
 def test_only_the_answers_of_tied_images_may_depend_on_their_batch() -> None:
-    """As of two paths that are equally likely: which is answered, the batch may decide."""
+    """Two label paths may be equally likely: which of them is the answer may then depend on the batch."""
     images = np.arange(80, dtype=np.uint8).reshape(20, 2, 2)
     runtime: Any = ByTheBatch()
     with pytest.raises(GateError, match=r"^batching: logits of an image differ by .* Worst at test image \d\."):

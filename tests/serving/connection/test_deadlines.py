@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from tests.kit.kinds import Kind, http_kinds
 from tests.kit.link import link
 from tests.kit.live import LiveServer
 from tests.kit.other_servers import Pause, listener, say_nothing, unreachable, web_server
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, pass_time
 
 STEPS, PAUSE = 100, 0.1
 """A slow peer takes ten seconds; the calls have much less."""
@@ -94,7 +93,7 @@ def test_a_stream_whose_deadline_passes_while_the_event_loop_is_busy_is_late(ser
 
 def hold_the_loop_up(seconds: float) -> None:
     """As a program does that computes in a coroutine."""
-    threading.Event().wait(seconds)
+    pass_time(seconds)
 
 
 def trickle(beginning: bytes) -> Callable[[socket.socket, Pause], None]:

@@ -1,4 +1,4 @@
-"""`hangtag loadtest` over HTTP: against hangtag's own server, beside gRPC, and against other servers and faults."""
+"""`hangtag loadtest` over HTTP and gRPC together: against hangtag's own server, and other servers and faults."""
 
 import html
 import json
@@ -22,31 +22,33 @@ from tests.kit.other_servers import Answer, web_server
 from tests.kit.server import server as serving
 from tests.serving.loadtest.command import LOOP, QUICK, decoded, measure, refused
 
-pytestmark = pytest.mark.slow
-
 DEEP = b"[" * 100_000
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``classifier`` has a second version, whose labels are others."""
     folder = tmp_path_factory.mktemp("models")
     onnx_models.publish(folder, "classifier", onnx_models.classifier())
+    onnx_models.publish(folder, "classifier", onnx_models.classifier(labels=json.dumps([*"abcdefghij"])), version=2)
     onnx_models.publish(folder, "other", onnx_models.classifier())
     return folder
 
 
 @pytest.fixture(scope="module")
 def server(models: Path) -> Iterator[Server]:
-    with serving(models) as started:
+    with serving(models, num_versions=2) as started:
         yield started
 
 
 @pytest.mark.parametrize("method", ["infer", "classify"])
-def test_both_protocols_of_one_model_are_set_side_by_side(server: Server, tmp_path: Path, method: str) -> None:
-    """And only targets that are the same but for the protocol."""
+def test_both_protocols_of_one_model_are_set_side_by_side(
+    server: Server, models: Path, tmp_path: Path, method: str
+) -> None:
+    """And only targets that are the same but for the protocol. They name an older version than the latest."""
     page = tmp_path / "page.html"
     url = f"http://{server.http_address}"
-    targets = (f"grpc={server.address}/classifier", f"rest={url}/classifier", f"another={url}/other")
+    targets = (f"grpc={server.address}/classifier@1", f"rest={url}/classifier@1", f"another={url}/other")
     command = tuple(word for target in targets for word in ("--target", target))
     images = np.random.default_rng(5).integers(0, 256, (40, 28, 28), np.uint8)
     np.savez(tmp_path / "samples.npz", image=images, labels=onnx_models.logits_of(images).argmax(axis=1))
@@ -56,7 +58,10 @@ def test_both_protocols_of_one_model_are_set_side_by_side(server: Server, tmp_pa
         assert run["total"]["statuses"] == {"OK": run["total"]["queries"]}
     assert {target["accuracy"]["accuracy"] for target in measured.document["targets"]} == {1.0}
     assert "rest is right on 100.00% of 40 samples" in measured.text
-    assert {target["model_versions"][0] for target in measured.document["targets"]} == {"1"}
+    size = (models / "classifier/1/model.onnx").stat().st_size
+    assert size != (models / "classifier/2/model.onnx").stat().st_size
+    for target in measured.document["targets"]:
+        assert (target["answering_version"], target["method"], target["file_bytes"]) == ("1", method, size)
     (cost,) = measured.document["transports"]
     assert (cost["grpc"], cost["http"], cost["load"]["concurrency"]) == ("grpc", "rest", 4)
     for name in ("grpc", "http"):
@@ -96,7 +101,7 @@ def test_tls_and_a_token_are_sent_with_every_call(models: Path, tmp_path: Path) 
     [
         ("classifier --server http://127.0.0.1:9", "no server answers http://127.0.0.1:9"),
         ("nobody --server HTTP", "'nobody' classifier"),
-        ("classifier@7 --server HTTP", "7 'classifier' only 1"),
+        ("classifier@7 --server HTTP", "7 'classifier' 2, 1"),
         ("classifier --server http://GRPC", "if it is a gRPC port"),
         (f"classifier --server HTTP --tls-ca {__file__}", "https://"),
     ],
@@ -184,5 +189,5 @@ def test_a_server_that_describes_itself_in_nonsense_is_refused_in_one_line(statu
 )
 def test_a_server_that_answers_the_first_call_in_nonsense_is_refused_in_one_line(answer: Answer) -> None:
     with web_server(lambda path: answer if path.endswith("/infer") else FakeServer().over_http(path)) as address:
-        said = refusal("loadtest", "cnn", "--server", f"http://{address}", *LOOP)
-    assert "cnn does not answer what would be sent (INTERNAL" in said
+        message = refusal("loadtest", "cnn", "--server", f"http://{address}", *LOOP)
+    assert "cnn does not answer what would be sent (INTERNAL" in message

@@ -2,13 +2,11 @@
 
 import io
 import re
-import threading
 from collections import Counter
 from pathlib import Path
 
 import grpc
 import numpy as np
-import pytest
 from rich.console import Console
 
 from hangtag.protos import inference_pb2 as pb
@@ -19,8 +17,7 @@ from hangtag.serving.loadtest.plan.limits import Limits
 from hangtag.serving.loadtest.plan.load import OpenLoop
 from tests.kit.command import invoke
 from tests.kit.fake_server import FakeServer
-
-pytestmark = pytest.mark.slow
+from tests.kit.waiting import pass_time
 
 LONG = "a-name-that-is-long" * 4
 ERASE = "\x1b[2K"
@@ -49,7 +46,7 @@ def test_a_terminal_shows_every_target_under_every_load_and_nothing_afterwards(
     calls, answer_seconds = Counter[str](), 0.01
 
     def behaviour(number: int, context: grpc.ServicerContext) -> None:
-        threading.Event().wait(answer_seconds)
+        pass_time(answer_seconds)
         model = server.requests[number].model_name
         calls[model] += 1
         if model == "slow" and calls[model] % 10 == 5:

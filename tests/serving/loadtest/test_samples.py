@@ -11,8 +11,6 @@ from hangtag.protos import tensors
 from tests.kit.fake_server import IMAGE, FakeServer, Tensor
 from tests.serving.loadtest.command import LOOP, QUICK, Loadtest, Measured
 
-pytestmark = pytest.mark.slow
-
 CANVAS = Tensor(name="image", datatype="UINT8", shape=[-1, 64, 64])
 
 

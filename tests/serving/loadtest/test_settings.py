@@ -8,8 +8,6 @@ from tests.kit.command import invoke, refusal
 from tests.kit.fake_server import FakeServer
 from tests.serving.loadtest.command import QUICK, Loadtest, one_line, refused
 
-pytestmark = pytest.mark.slow
-
 COUNTS = ("min-query-count", "blocks", "batch-size", "channels", "processes")
 SECONDS = ("min-duration", "deadline", "target-latency")
 
@@ -55,8 +53,8 @@ SECONDS = ("min-duration", "deadline", "target-latency")
     ],
 )
 def test_a_wrong_command_exits_with_2_and_names_the_option_and_the_value(arguments: str, facts: str) -> None:
-    said = refused(facts, *arguments.split(), exit_code=2)
-    assert "_" not in re.sub(r"'[^']*'", "", said)  # options, and no names of Python's
+    message = refused(facts, *arguments.split(), exit_code=2)
+    assert "_" not in re.sub(r"'[^']*'", "", message)  # options, and no names of Python's
 
 
 @pytest.mark.parametrize(

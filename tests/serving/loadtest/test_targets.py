@@ -15,8 +15,6 @@ from tests.kit.fake_server import FakeServer, running, running_over_http
 from tests.kit.other_servers import grpc_server, refusing, web_server
 from tests.serving.loadtest.command import LOOP, Loadtest, measure, refused
 
-pytestmark = pytest.mark.slow
-
 
 def model_config(instances: int, **parameters: str) -> pb.ModelConfig:
     return pb.ModelConfig(

@@ -83,6 +83,12 @@ def batcher(
     return Batcher(max_batch_size=size, max_queue_size=queue, instances=instances, max_queue_delay=delay, clock=clock)
 
 
+def put(queue: Batcher, *requests: QueuedRequest) -> list[QueuedRequest]:
+    for one in requests:
+        queue.put(one)
+    return list(requests)
+
+
 def served(runtime: Runtime, config: ServerConfig | None = None, *, version: int = 3) -> ServedModel:
     """A model that computes with this runtime; not started."""
     return ServedModel(ModelFile("double", version, Path("unused")), runtime, config or ServerConfig())

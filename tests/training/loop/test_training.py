@@ -37,7 +37,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(("model", "limit", "epochs"), [("lstm2", 160, 2), ("cnn", 480, 2)])
-@pytest.mark.usefixtures("few_test_images")
 def test_the_loss_falls(tmp_path_factory: pytest.TempPathFactory, model: str, limit: int, epochs: int) -> None:
     def make(folder: Path) -> dict[str, Any]:
         train(model, folder, limit=limit, epochs=epochs)
@@ -51,7 +50,6 @@ def test_the_loss_falls(tmp_path_factory: pytest.TempPathFactory, model: str, li
     assert metrics["summary"]["test"]["accuracy"] > 0.2  # twice what guessing reaches
 
 
-@pytest.mark.usefixtures("few_test_images")
 def test_batch_norm_is_folded_into_the_weights_whose_figures_are_reported(tmp_path: Path) -> None:
     """A last batch of one joins the one before it: normalisation needs two samples, and batches have 128."""
     train("cnn", tmp_path / "run", "--recipe", "teacher", limit=129, epochs=2)

@@ -62,18 +62,6 @@ def test_per_class_by_hand() -> None:
     assert type(first.support) is int
 
 
-@given(cases())
-def test_per_class_agrees_with_accuracy(case: tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]) -> None:
-    logits, classes = case
-    figures = evaluate(logits, classes)
-    each = per_class(figures.confusion)
-    assert sum(one.support for one in each) == len(classes)
-    assert sum(one.recall * one.support for one in each) / len(classes) == pytest.approx(figures.accuracy)
-    for one in each:  # the harmonic mean
-        both = one.precision + one.recall
-        assert one.f1 == pytest.approx(2 * one.precision * one.recall / both if both else 0)
-
-
 def test_the_worst_samples_by_hand() -> None:
     probabilities = np.array([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8], [0.01, 0.99]])
     logits, classes = np.log(probabilities).astype(np.float32), np.array([0, 1, 0, 1], np.uint8)
@@ -119,16 +107,6 @@ def test_the_least_expected_distance_may_be_another_class_than_the_most_probable
     assert least_expected_distance(logits, distances).tolist() == [1, 0]
     huge = np.array([[3e38, -3e38, -3e38]], np.float32)
     assert least_expected_distance(huge, distances).tolist() == [0]  # nothing overflows
-
-
-@given(cases())
-def test_with_equal_distances_the_decision_is_the_most_probable_class(
-    case: tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]],
-) -> None:
-    logits, _ = case
-    rows = np.arange(len(logits))
-    nearest = least_expected_distance(logits, 1 - np.eye(logits.shape[1]))
-    np.testing.assert_allclose(logits[rows, nearest], logits.max(axis=1), atol=1e-3)
 
 
 # How far probabilities can be trusted.

@@ -28,11 +28,6 @@ def make_network(seed: int) -> CnnRnn:
     return network
 
 
-@pytest.fixture
-def network() -> CnnRnn:
-    return make_network(7)
-
-
 @pytest.fixture(scope="module")
 def pixels() -> Tensor:
     """Six images of noise, from dark to dazzling."""
@@ -69,7 +64,8 @@ def test_a_wide_beam_agrees_with_an_exhaustive_search(pixels: Tensor) -> None:
 
 
 @torch.no_grad()
-def test_a_narrow_beam_finds_a_path_that_is_never_more_probable_than_the_best(network: CnnRnn, pixels: Tensor) -> None:
+def test_a_narrow_beam_finds_a_path_that_is_never_more_probable_than_the_best(pixels: Tensor) -> None:
+    network = make_network(7)
     narrow, wide = beam_search(network, pixels, width=1), beam_search(network, pixels, width=len(PATHS))
     assert (narrow.path_probability <= wide.path_probability * 1.0001).all()
     for image, path, path_probability in zip(pixels, narrow.path.tolist(), narrow.path_probability, strict=True):
@@ -77,36 +73,30 @@ def test_a_narrow_beam_finds_a_path_that_is_never_more_probable_than_the_best(ne
         assert float(path_probability) == pytest.approx(probability(network, image, labels), rel=1e-4)
 
 
-class Stammering(CnnRnn):
-    """Predicts 0, then 0 again with a far higher score than 1, then END: repetition allowed, its path is (0, 0)."""
+class Scripted(CnnRnn):
+    """Predicts by the number of labels so far alone: one row of logits for each number, of which the last is END's."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__(logits.shape[1] - 1)
+        self.logits = logits
 
     def step(self, image: Tensor, label: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        previous = state[0][:, :1]
-        second = torch.tensor([6.0, 0.0, -9.0, -9.0])
-        first, end = torch.tensor([9.0, 0.0, 0.0, 0.0]), torch.tensor([-9.0, -9.0, -9.0, 9.0])
-        logits = torch.where(previous == 0, first, torch.where(previous == 1, second, end))
-        return logits, (state[0] + 1, state[1])
+        so_far = state[0][:, 0].long()
+        return self.logits[so_far], (state[0] + 1, state[1])
 
 
 @torch.no_grad()
 def test_no_label_is_repeated_even_if_that_is_most_probable(pixels: Tensor) -> None:
-    assert beam_search(Stammering(LABELS).eval(), pixels).path[:, :3].tolist() == [[0, 1, -1]] * len(pixels)
+    """Label 0, then 0 again with a far higher score than 1, then END: repetition allowed, its path is (0, 0)."""
+    end = [-9.0, -9.0, -9.0, 9.0]
+    stammering = Scripted(torch.tensor([[9.0, 0.0, 0.0, 0.0], [6.0, 0.0, -9.0, -9.0], *[end] * MAX_LABELS]))
+    assert beam_search(stammering.eval(), pixels).path[:, :3].tolist() == [[0, 1, -1]] * len(pixels)
 
 
 @torch.no_grad()
 def test_a_full_path_ends(pixels: Tensor) -> None:
-    class Talkative(CnnRnn):
-        """Predicts the labels in their order, all with the same confidence, and END only after six."""
-
-        def step(
-            self, image: Tensor, label: Tensor, state: tuple[Tensor, Tensor]
-        ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            previous = state[0][:, :1].long()
-            logits = torch.where(
-                torch.arange(self.labels + 1) == previous, torch.where(previous < MAX_LABELS, 40.0, 4.0), 0.0
-            )
-            return logits, (state[0] + 1, state[1])
-
-    beam = beam_search(Talkative(10).eval(), pixels)
+    """The labels in their order, all with the same confidence, and END only after six."""
+    talkative = Scripted(torch.eye(11)[:7] * torch.tensor([40.0] * MAX_LABELS + [4.0] * 2)[:, None])
+    beam = beam_search(talkative.eval(), pixels)
     assert beam.path.tolist() == [list(range(MAX_LABELS))] * len(pixels)
     assert float(beam.path_probability[0]) == pytest.approx(1 / (10 + math.exp(4)), rel=1e-3)

@@ -15,6 +15,7 @@ from hangtag.serving.server.process.workers.pipe_rpc import Peer, PeerError
 from hangtag.serving.server.telemetry.server_state import ServerState
 
 _CONTEXT = multiprocessing.get_context("spawn")  # the threads of gRPC and ONNX Runtime do not survive a fork
+_PAUSE_SECONDS = 0.001
 
 
 class WorkerProcess:
@@ -115,6 +116,10 @@ class WorkerProcess:
     def _close(self, on_end: Callable[["WorkerProcess"], None]) -> None:
         """Wait for the end of a process that has closed its pipe, and free its descriptors."""
         self._process.join()
+        # multiprocessing looks at all processes whenever one is started, so another thread may have seen the end first:
+        # then join returns before that thread has noted the exit code, without which close raises ValueError.
+        while self._process.exitcode is None:
+            time.sleep(_PAUSE_SECONDS)
         self.exit_code = self._process.exitcode
         self._process.close()
         self._closed.set()

@@ -13,10 +13,8 @@ import pytest
 from tests.kit import forkserver
 from tests.kit.command import environment
 from tests.kit.fake_server import FakeServer
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, pass_time
 from tests.serving.loadtest.command import QUICK, Loadtest
-
-pytestmark = pytest.mark.slow
 
 BOTH = ("--blocks", 1, "--warm-up", 0, "--concurrency", 1, "--rate", 500)
 
@@ -107,7 +105,7 @@ def test_the_processes_share_a_load(server: FakeServer, loadtest: Loadtest) -> N
         with lock:
             in_flight += 1
             most = max(most, in_flight if number < len(server.requests) else most)
-        threading.Event().wait(0.002)
+        pass_time(0.002)
         with lock:
             in_flight -= 1
 

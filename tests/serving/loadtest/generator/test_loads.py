@@ -14,9 +14,8 @@ import grpc
 import pytest
 
 from tests.kit.fake_server import FakeServer, running, running_over_http
+from tests.kit.waiting import pass_time
 from tests.serving.loadtest.command import measure
-
-pytestmark = pytest.mark.slow
 
 STALL = 0.5  # seconds
 Measure = Callable[..., Any]
@@ -118,7 +117,7 @@ def test_a_stall_of_the_server_shows_in_the_open_loop_and_hides_in_the_closed_on
     def behaviour(number: int, context: Any) -> None:
         with stalled:  # all calls wait, as for a garbage collection
             if number in at:
-                threading.Event().wait(STALL)
+                pass_time(STALL)
 
     server.behaviour = behaviour
     limits = ("--min-duration", "1ms", "--min-query-count", 200, "--max-query-count", 200, "--blocks", 1)

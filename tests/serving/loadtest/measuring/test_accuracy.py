@@ -1,6 +1,5 @@
 """--accuracy and --check-caching: whether the server computes the answers that the model's file promises."""
 
-import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +11,8 @@ from scipy.stats import binomtest
 
 from hangtag.protos import inference_pb2 as pb
 from tests.kit.fake_server import FakeServer, Tensor
+from tests.kit.waiting import pass_time
 from tests.serving.loadtest.command import LOOP, Loadtest
-
-pytestmark = pytest.mark.slow
 
 
 def answer(
@@ -135,7 +133,7 @@ def test_cached_answers_are_recognised(server: FakeServer, loadtest: Loadtest, t
         image = request.raw_input_contents[0]
         if request.model_name == "slow" or image not in known:
             known.add(image)
-            threading.Event().wait(0.02)  # the time to compute an answer
+            pass_time(0.02)  # the time to compute an answer
 
     server.behaviour = behaviour
     limits = ("--concurrency", 1, "--min-duration", "300ms", "--min-query-count", 60, "--blocks", 1, "--warm-up", 0)

@@ -17,8 +17,6 @@ from hangtag.serving.loadtest.plan.peak_search import LOWEST_RATE, PRECISION, Pe
 from tests.kit.fake_server import FakeServer
 from tests.serving.loadtest.command import QUICK, Loadtest, run_of
 
-pytestmark = pytest.mark.slow
-
 CAPACITY = 300.0  # calls a second
 
 

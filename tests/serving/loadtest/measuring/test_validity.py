@@ -6,18 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
-import pytest
 
 from tests.kit.fake_server import FakeServer, running
+from tests.kit.waiting import pass_time
 from tests.serving.loadtest.command import LOOP, QUICK, Loadtest
-
-pytestmark = pytest.mark.slow
 
 STRANGER = "import os\nif child := os.fork(): print(child, flush=True); os._exit(0)\nos.close(1)\nwhile True: pass"
 
@@ -41,7 +38,7 @@ def test_a_run_keeps_a_target_latency_or_misses_it(server: FakeServer, loadtest:
 
     def behaviour(number: int, context: object) -> None:
         if server.requests[number].model_name == "slow":
-            threading.Event().wait(0.3)
+            pass_time(0.3)
 
     server.behaviour = behaviour
     judged = ("--concurrency", 8, "--target-latency", "200ms", "--percentile", 50)
@@ -93,9 +90,8 @@ def test_a_program_that_computes_meanwhile_makes_the_run_doubtful(loadtest: Load
 def test_blocks_too_short_to_measure_other_programs_are_named_as_the_reason(loadtest: Loadtest) -> None:
     command = ("fast", *LOOP, "--min-query-count", 1)
     short = loadtest(*command)
-    total = short.run("fast")["total"]
-    unknown = total["others_cpu_share"] is None
-    assert unknown or total["duration"] > 0.2  # a busy machine lengthens even a short block
+    # A busy machine lengthens even a short block. That a short time has no share: test_machine.
+    unknown = short.run("fast")["total"]["others_cpu_share"] is None
     assert ("is not known, since each block took less than 250 ms: raise --min-duration" in short.text) is unknown
     enough = loadtest(*command, "--min-duration", "600ms")
     assert enough.run("fast")["total"]["others_cpu_share"] is not None

@@ -12,14 +12,12 @@ import pytest
 from tests.kit.command import invoke, refusal
 from tests.serving.loadtest.command import MACHINE, one_line, save, saved_block, saved_run, steady
 
-pytestmark = pytest.mark.slow
-
 Blocks = list[dict[str, Any]]
 
 
 @dataclass
 class Case:
-    """What is said of a target after a change: its run, and what the load test noted of it."""
+    """The judgement on a target after a change: its run, and what the load test noted of it."""
 
     expected: str
     after: Blocks
@@ -177,6 +175,6 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
 def test_a_file_that_cannot_be_compared_is_refused(tmp_path: Path, case: str) -> None:
     make, fact = SPOILED[case]
     make(tmp_path / "b.json")
-    said = refusal("loadtest", "compare", save(tmp_path / "a.json", saved_run("cnn", 8, *ONE)), tmp_path / "b.json")
-    assert "b.json" in said
-    assert fact in said
+    message = refusal("loadtest", "compare", save(tmp_path / "a.json", saved_run("cnn", 8, *ONE)), tmp_path / "b.json")
+    assert "b.json" in message
+    assert fact in message

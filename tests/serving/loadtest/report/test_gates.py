@@ -19,8 +19,6 @@ from tests.serving.loadtest.command import (
     steady,
 )
 
-pytestmark = pytest.mark.slow
-
 LOADS = ("--concurrency", 8, "--rate", 500)
 SEARCH = ("--find-peak", "--target-latency", "10ms")
 
@@ -83,28 +81,14 @@ def test_a_condition_that_holds_fails_the_test_with_its_figures(complete: tuple[
     _, measured = complete
     assert measured.exit_code == 1
     gates = {gate["condition"]: gate for gate in measured.document["gates"]}
-    assert {condition: gate["failed"] for condition, gate in gates.items()} == GATES
-    for condition, gate in gates.items():
+    assert gates.keys() == GATES.keys()
+    for condition, (fails, parts) in GATES.items():
+        gate = gates[condition]
+        assert gate["failed"] is fails, gate
+        assert all(part in gate["sentence"] for part in parts.split("...")), gate
         # The table breaks its lines where it has no room.
         assert one_line(f"{'FAILED' if gate['failed'] else 'passed'} {gate['sentence']}") in measured.text
         assert gate["sentence"].startswith(condition if gate["failed"] else f"not {condition}: ")
-    bounds = {
-        "fast.p99 > 1us": "p99 at 2 in flight is ... the bound 1.00 µs",
-        "fast[2].p50 > 0.00042 s": "the bound 420 µs",
-        "fast[2 in flight].max > 999.9us": "the bound 1.00 ms",
-        "fast.max > 1234.5 s": "the bound 1,234 s",
-        "slow[20].p50 >= 0.005 s": "p50 at 20 calls/s is ... the bound 5.00 ms",
-        "fast[2].throughput < 100000": "throughput at 2 in flight is .../s, the bound 100,000/s",
-        "fast.accuracy < 96 %": "fast's accuracy is 95.00%, the bound 96.00%",
-        "fast.accuracy < baseline": "fast's accuracy is 95.00%, the bound 98.00%",
-        "fast[2].throughput < 1000 * baseline": "the bound 100,000/s",
-        "fast.errors >= 0": "fast's errors at 2 in flight is 0, the bound 0",
-        "fast.error_rate >= 0": "fast's error_rate at 2 in flight is 0.00%",
-        "fast.p99 > 60s": "the bound 60.0 s",
-        "slow.accuracy < 90 %": "slow's accuracy is 100.00%, the bound 90.00%",
-    }
-    for condition, parts in bounds.items():
-        assert all(part in gates[condition]["sentence"] for part in parts.split("...")), gates[condition]
     slow, fast = (measured.run(name, "closed")["total"]["throughput"] for name in ("slow", "fast"))
     sentence = gates["slow[2].throughput < 0.9 * fast.throughput"]["sentence"].replace(",", "")
     shown = re.search(r"is ([\d.]+)/s the bound ([\d.]+)/s", sentence)

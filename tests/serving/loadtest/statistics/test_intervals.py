@@ -8,8 +8,6 @@ from scipy.stats import t, ttest_1samp, ttest_ind
 
 from hangtag.serving.loadtest.statistics.intervals import Interval, critical_value, ratio_of_percentiles, ratio_of_rates
 
-pytestmark = pytest.mark.slow
-
 BLOCKS = 5  # the default
 TESTS = 1000
 # Durations in steps of 0.4 %: a duration counts as the upper end of its bucket, as in a histogram.

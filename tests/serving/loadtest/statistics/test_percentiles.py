@@ -16,6 +16,8 @@ from hangtag.serving.loadtest.statistics.duration_histogram import DurationHisto
 from hangtag.serving.loadtest.statistics.early_stopping import over_allowed, samples_needed
 from tests.serving.loadtest.command import run_of
 
+pytestmark = pytest.mark.quick
+
 MICROSECOND = 1e-6
 DURATIONS = st.lists(st.floats(MICROSECOND, 3000), min_size=1, max_size=100)
 

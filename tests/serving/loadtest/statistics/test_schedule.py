@@ -12,6 +12,8 @@ from hangtag.serving.loadtest.plan.limits import Limits
 from hangtag.serving.loadtest.plan.load import Arrivals, OpenLoop
 from hangtag.serving.loadtest.plan.schedule import planned_send_times, random_generator
 
+pytestmark = pytest.mark.quick
+
 AMPLE = {"max_duration": 1e6, "max_query_count": 10**6}
 
 

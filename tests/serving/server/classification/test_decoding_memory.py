@@ -1,10 +1,9 @@
 """What decoding a picture gains in resident memory, whatever its size, mode and format: measured in a child process."""
 
-import json
-import subprocess
-import sys
+import ctypes
 import zlib
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.kit.command import environment
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.serving.server.classification.image_decoding import decoded, header_of
+from hangtag.serving.server.errors import InvalidRequestError
+from tests.kit import memory
+from tests.kit.forkserver import CONTEXT, Forked
 from tests.kit.picture_files import (
     chunk,
     encoded,
@@ -32,7 +35,6 @@ TAKEN = 240 * MIB
 UNCOUNTED = MOST - TAKEN
 MOST_PIXELS = 50_000_000
 MOST_EDGE = 16_384
-ROOT = Path(__file__).parents[4]
 EXIF_ORIENTATION = 0x0112
 
 TURNED = Image.Exif()
@@ -94,33 +96,46 @@ KINDS: dict[str, tuple[int, Write]] = {
 }
 
 
-class Child:
-    """The process that decodes."""
+def prepare(data: bytes) -> None:
+    """Decode a file as a classifier of garments does."""
+    with decoded(data, 1) as picture:
+        ImageSpec(28, 28, fit="garment").prepare(picture)
 
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "picture"
-        command = [sys.executable, "-m", "tests.serving.server.classification.decoding_child"]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=environment())
 
-    def decode(self, data: bytes) -> str:
-        """Decode a file, which must gain no more than it counts; returns the error, "" where it was decoded."""
-        self._file.write_bytes(data)
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{self._file}\n")
-        self.process.stdin.flush()
-        gained, counted, error = json.loads(self.process.stdout.readline())
-        assert gained < min(counted + UNCOUNTED, MOST)  # one that is refused counts nothing
-        return str(error)
+def answer(pipe: Connection) -> None:
+    """Send for each picture that comes the bytes that it gained, those that it counts, and why it was refused."""
+    for format_ in ("PNG", "JPEG", "WEBP"):  # loads what is loaded once
+        prepare(encoded(Image.new("RGB", (100, 100)), format_))
+    while True:
+        data, counted, error = pipe.recv_bytes(), 0, ""
+        ctypes.CDLL(None).malloc_trim(0)  # so that memory that the last one left does not hide what this one takes
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
+        before = memory.held()
+        try:
+            prepare(data)
+            counted = header_of(data, 1).memory(1)
+        except InvalidRequestError as refusal:
+            error = str(refusal)
+        pipe.send((memory.most_held() - before, counted, error))
+
+
+Decode = Callable[[bytes], str]
 
 
 @pytest.fixture(scope="module")
-def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
-    child = Child(tmp_path_factory.mktemp("pictures"))
-    with child.process:
-        yield child
-        child.process.kill()
+def decode() -> Iterator[Decode]:
+    """Decodes a file, which must gain no more than it counts; returns the error, "" where it was decoded."""
+    ours, theirs = CONTEXT.Pipe()
+
+    def decode(data: bytes) -> str:
+        ours.send_bytes(data)
+        gained, counted, error = ours.recv()
+        assert gained < min(counted + UNCOUNTED, MOST)  # one that is refused counts nothing
+        return str(error)
+
+    with Forked(answer, theirs), ours:
+        theirs.close()
+        yield decode
 
 
 def size_near_the_limits(pixel_bytes: int, edge: int, share: float, upright: bool) -> tuple[int, int]:
@@ -131,9 +146,9 @@ def size_near_the_limits(pixel_bytes: int, edge: int, share: float, upright: boo
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_picture_of_each_kind_gains_no_more_than_it_counts(kind: str, child: Child) -> None:
+def test_a_picture_of_each_kind_gains_no_more_than_it_counts(kind: str, decode: Decode) -> None:
     pixel_bytes, write = KINDS[kind]
-    assert child.decode(write(*size_near_the_limits(pixel_bytes, 3000, 0.3, upright=True))) == ""
+    assert decode(write(*size_near_the_limits(pixel_bytes, 3000, 0.3, upright=True))) == ""
 
 
 @pytest.mark.parametrize(
@@ -146,9 +161,9 @@ def test_a_picture_of_each_kind_gains_no_more_than_it_counts(kind: str, child: C
         ("animated WebP", (4500, 3450)),
     ],
 )
-def test_the_largest_pictures_are_taken(kind: str, size: tuple[int, int], child: Child) -> None:
+def test_the_largest_pictures_are_taken(kind: str, size: tuple[int, int], decode: Decode) -> None:
     _, write = KINDS[kind]
-    assert child.decode(write(*size)) == ""
+    assert decode(write(*size)) == ""
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -160,39 +175,41 @@ def test_the_largest_pictures_are_taken(kind: str, size: tuple[int, int], child:
 )
 @example("PNG of colour type 6, 8 bits", 16_384, 1.0, True)
 @example("PNG of colour type 6, 8 bits", 16_384, 1.0, False)
-def test_no_picture_gains_more_than_the_limit(child: Child, kind: str, edge: int, share: float, upright: bool) -> None:
+def test_no_picture_gains_more_than_the_limit(
+    decode: Decode, kind: str, edge: int, share: float, upright: bool
+) -> None:
     pixel_bytes, write = KINDS[kind]
     width, height = size_near_the_limits(pixel_bytes, edge, share, upright)
     if "WebP" in kind:  # which cannot be larger
         width, height = min(width, 16_383), min(height, 16_383)
-    error = child.decode(write(width, height))
+    error = decode(write(width, height))
     assert error == "" or "Scale it down" in error
 
 
-def test_files_of_a_few_bytes_gain_nothing(child: Child) -> None:
-    error = child.decode(tiny_file_of_50_million_rows())
+def test_files_of_a_few_bytes_gain_nothing(decode: Decode) -> None:
+    error = decode(tiny_file_of_50_million_rows())
     assert error == "the image has 1 x 50000000 pixels; edges of at most 16,384 pixels are taken. Scale it down."
     text = zlib.compress("\N{DRESS}".encode() + b"a" * (MIB - 10))  # one such character, and each takes four bytes
     texts = b"".join(chunk(b"iTXt", b"%d\0\1\0\0\0" % number + text) for number in range(62))
-    assert child.decode(png(28, 28, 8, 0, more=texts)) == ""  # 256 MiB, if they were unpacked
+    assert decode(png(28, 28, 8, 0, more=texts)) == ""  # 256 MiB, if they were unpacked
 
 
 @pytest.mark.parametrize("edge", [200, 700, 1000])
-def test_a_webp_file_of_many_tables_gains_no_more_than_it_counts(edge: int, child: Child) -> None:
-    error = child.decode(webp_of_many_tables(edge))
+def test_a_webp_file_of_many_tables_gains_no_more_than_it_counts(edge: int, decode: Decode) -> None:
+    error = decode(webp_of_many_tables(edge))
     assert error.startswith("the image, a WebP with a lossless part of 1000 x 1000 pixels, may take") is (edge == 1000)
 
 
-def test_chunks_and_segments_of_no_use_gain_no_more_than_the_file(child: Child) -> None:
+def test_chunks_and_segments_of_no_use_gain_no_more_than_the_file(decode: Decode) -> None:
     picture = saved("L", "JPEG")(28, 28)
-    error = child.decode(picture[:2] + b"\xff\xe9\0\2" * 1_000_000 + picture[2:])
+    error = decode(picture[:2] + b"\xff\xe9\0\2" * 1_000_000 + picture[2:])
     assert error == "the image cannot be decoded and seems damaged: it has more than 1,000 segments before its picture"
     chunks = b"".join(chunk(b"prVt", b"%d" % number) for number in range(90_000))
-    assert child.decode(png_header(28, 28, 8, 0) + chunks + png(28, 28, 8, 0)[33:]) == ""
+    assert decode(png_header(28, 28, 8, 0) + chunks + png(28, 28, 8, 0)[33:]) == ""
 
 
-def test_a_jpeg_picture_of_more_scans_than_an_encoder_writes_is_refused(child: Child) -> None:
+def test_a_jpeg_picture_of_more_scans_than_an_encoder_writes_is_refused(decode: Decode) -> None:
     picture = saved("L", "JPEG", progressive=True)(64, 64)
     first = picture.index(b"\xff\xda")
-    error = child.decode(picture[:first] + picture[first:-2] * 101 + picture[-2:])
+    error = decode(picture[:first] + picture[first:-2] * 101 + picture[-2:])
     assert "more than 100 scans" in error

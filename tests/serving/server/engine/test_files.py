@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import structlog.testing
 
-from hangtag import ClientError
 from hangtag.serving.server.errors import ModelLoadError, StartError
 from tests.kit import onnx_models
-from tests.serving.server.engine.running import Repository, Start
+from tests.kit.kinds import message_of
+from tests.kit.repository import Repository
 
 SECRET = 'password = "hunter2"'
 OTHERS = {"one": [1], "two": [1]}
@@ -34,7 +33,7 @@ def elsewhere(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("link", ["1/model.onnx", "1", *SMALL_FILES])
 def test_a_link_out_of_the_repository_is_not_followed_and_reveals_nothing(
-    repository: Repository, elsewhere: Path, start: Start, link: str
+    repository: Repository, elsewhere: Path, link: str
 ) -> None:
     if link in ("promoted.toml", "serving.toml"):
         repository.publish("linked")
@@ -42,27 +41,24 @@ def test_a_link_out_of_the_repository_is_not_followed_and_reveals_nothing(
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(elsewhere / ("secret" if link in SMALL_FILES else f"model/{link}"))
     with structlog.testing.capture_logs() as log:
-        running = start("poll")
-        running.poll()
+        running = repository.start("poll")
+    messages = str(log + running.poll())
     assert running.served() == OTHERS
-    said = str(log)
-    assert "out of the repository" in said
-    assert not [secret for secret in ("password", str(elsewhere)) if secret in said + str(running.server.state())]
+    assert "out of the repository" in messages
+    assert not [secret for secret in ("password", str(elsewhere)) if secret in messages + str(running.server.state())]
     if link != "route.toml":
         with pytest.raises(StartError, match="out of the repository"):
-            start("none")
+            repository.start("none")
 
 
-def test_the_folder_of_a_model_and_the_repository_may_be_links(
-    repository: Repository, elsewhere: Path, start: Start
-) -> None:
+def test_the_folder_of_a_model_and_the_repository_may_be_links(repository: Repository, elsewhere: Path) -> None:
     (repository.folder / "linked").symlink_to(elsewhere / "model")
     whole = elsewhere / "whole"
     whole.symlink_to(repository.folder)
-    assert start("none", models=whole).served() == {"linked": [1], **OTHERS}
+    assert repository.start("none", models=whole).served() == {"linked": [1], **OTHERS}
 
 
-def test_files_that_kubernetes_mounts_are_served_and_their_change_is_seen(repository: Repository, start: Start) -> None:
+def test_files_that_kubernetes_mounts_are_served_and_their_change_is_seen(repository: Repository) -> None:
     """A ConfigMap's files are links to a link to a folder with a date, which is replaced as a whole."""
 
     def mount(folder: Path, date: str, name: str, content: bytes) -> None:
@@ -79,7 +75,7 @@ def test_files_that_kubernetes_mounts_are_served_and_their_change_is_seen(reposi
     settings = repository.folder / "one/serving.toml"
     mount(settings.parent, "2026_11_26", settings.name, b"max_queue_size = 300")
     settings.symlink_to(f"..data/{settings.name}")
-    running = start("poll")
+    running = repository.start("poll")
     assert (running.answer("one"), running.state("one").max_queue_size) == (1, 300)
     mount(settings.parent, "2026_11_27", settings.name, b"max_queue_size = 301")
     running.poll()
@@ -91,9 +87,7 @@ def test_files_that_kubernetes_mounts_are_served_and_their_change_is_seen(reposi
     reason="only a current ONNX Runtime checks the paths of external data",
 )
 @pytest.mark.parametrize("location", ["absolute", "above", "linked"])
-def test_weights_outside_of_the_folder_are_not_read(
-    repository: Repository, elsewhere: Path, start: Start, location: str
-) -> None:
+def test_weights_outside_of_the_folder_are_not_read(repository: Repository, elsewhere: Path, location: str) -> None:
     """A caller could read the answer, which has the bytes of the file in it."""
     secret, folder = elsewhere / "secret", repository.folder / "leak/1"
     folder.mkdir(parents=True)
@@ -101,10 +95,8 @@ def test_weights_outside_of_the_folder_are_not_read(
     where = {"absolute": str(secret), "above": os.path.relpath(secret, folder), "linked": "linked"}[location]
     model = onnx_models.with_external_weights(where, onnx.TensorProto.UINT8, 16)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
-    running = start("explicit")
-    with pytest.raises(ClientError, match="External data path") as error:
-        running.client.load_model("leak")
-    assert error.value.code is grpc.StatusCode.FAILED_PRECONDITION
+    running = repository.start("explicit")
+    assert "External data path" in message_of(grpc.StatusCode.FAILED_PRECONDITION, running.client.load_model, "leak")
 
 
 UNREADABLE: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -118,17 +110,17 @@ UNREADABLE: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize(("make", "why"), UNREADABLE.values(), ids=UNREADABLE)
 def test_a_small_file_that_cannot_be_read_is_an_error_that_names_it(
-    repository: Repository, start: Start, make: Callable[[Path], Any], why: str
+    repository: Repository, make: Callable[[Path], Any], why: str
 ) -> None:
     for name in ("promoted.toml", "serving.toml"):
         file = repository.folder / "one" / name
         make(file)
         with pytest.raises(StartError, match=f"{name} cannot be read.*{why}"):
-            start("none")
+            repository.start("none")
         file.unlink()
     (repository.folder / "route").mkdir()
     make(repository.folder / "route/route.toml")
-    running = start("poll")
+    running = repository.start("poll")
     assert running.served() == OTHERS
     if why not in ("", "not a file"):  # else route.toml is no file, and the folder no route's
         assert why in running.reason("route")
@@ -142,10 +134,12 @@ def test_a_small_file_that_cannot_be_read_is_an_error_that_names_it(
     ],
 )
 def test_a_version_that_changes_while_it_is_loaded_serves_once_it_is_whole(
-    repository: Repository, start: Start, change: Callable[[Path], Any], reason: str
+    repository: Repository, change: Callable[[Path], Any], reason: str
 ) -> None:
     changing: list[Path] = []
-    running = start("poll", on_load=lambda runtime: change(runtime.path) if runtime.path in changing else None)
+    running = repository.start(
+        "poll", on_load=lambda runtime: change(runtime.path) if runtime.path in changing else None
+    )
     changing.append(repository.publish("one", 2))
     running.poll()
     assert running.answer("one") == 1
@@ -157,26 +151,21 @@ def test_a_version_that_changes_while_it_is_loaded_serves_once_it_is_whole(
     assert running.answer("one") == 2
 
 
-@pytest.mark.parametrize("shape", [["batch", 2**60], [1, 2**62]])
+@pytest.mark.parametrize(("rows", "columns"), [("batch", 2**60), (1, 2**62)])
 def test_an_enormous_input_is_reported_and_holds_up_no_other_model_and_no_route(
-    repository: Repository, start: Start, shape: onnx_models.Shape
+    repository: Repository, rows: str | int, columns: int
 ) -> None:
     """4 EiB are more than a process can address, and 16 EiB more than numpy can count."""
-    model = onnx_models.model(
-        [onnx.helper.make_node("ReduceSum", ["x", "axes"], ["total"])],
-        {"x": (onnx.TensorProto.FLOAT, shape)},
-        {"total": (onnx.TensorProto.FLOAT, [shape[0], 1])},
-        {"axes": np.array([1], np.int64)},
-    )
+    axes = f"(float[{rows}, {columns}] x) => (float[{rows}, 1] total) <int64[1] axes = {{1}}>"
+    model = onnx_models.from_text(f"{axes} {{ total = ReduceSum(x, axes) }}")
     repository.publish("enormous", model=model)  # its name comes before those of all others
     repository.route("route", "split = {one = 100}")
-    running = start("poll")
+    running = repository.start("poll")
     assert running.served() == {"route": [1], **OTHERS}
     assert "memory cannot hold its inputs (x" in running.reason("enormous")
     repository.publish("two", 2)
-    with structlog.testing.capture_logs() as log:
-        running.poll()
+    log = running.poll()
     assert running.answer("two") == 2
     assert not [line for line in log if line.get("model") == "enormous"]  # it was reported at the start
     with pytest.raises(ModelLoadError, match=r"enormous/1/model\.onnx"):
-        start("none")
+        repository.start("none")

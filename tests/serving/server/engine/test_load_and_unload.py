@@ -1,8 +1,6 @@
 """Models that are loaded and unloaded by call. tests/serving/server/transport proves it over every transport."""
 
 import gc
-import threading
-import weakref
 from typing import Any
 
 import grpc
@@ -12,17 +10,16 @@ import structlog.testing
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.host import memory
 from tests.kit import unbatchable_models
+from tests.kit.gate import Array
 from tests.kit.kinds import message_of
-from tests.kit.waiting import TIMEOUT, until
-from tests.serving.server.engine.running import Array, Repository, Start, samples
+from tests.kit.repository import Repository, samples
+from tests.kit.waiting import until
 
 NOT_FOUND, NOT_LOADED = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_a_load_serves_the_latest_or_the_promoted_version_and_an_unload_ends_it(
-    repository: Repository, start: Start
-) -> None:
-    running = start("explicit")
+def test_a_load_serves_the_latest_or_the_promoted_version_and_an_unload_ends_it(repository: Repository) -> None:
+    running = repository.start("explicit")
     client = running.client
     repository.publish("one", 2)
     client.load_model("one")
@@ -40,10 +37,8 @@ def test_a_load_serves_the_latest_or_the_promoted_version_and_an_unload_ends_it(
         assert running.loads(name) == (0, 0)
 
 
-def test_a_broken_version_changes_nothing_and_is_reported_until_the_model_is_unloaded(
-    repository: Repository, start: Start
-) -> None:
-    running = start("explicit", load_model=("one",))
+def test_a_broken_version_changes_nothing_and_is_reported_until_the_model_is_unloaded(repository: Repository) -> None:
+    running = repository.start("explicit", load_model=("one",))
     repository.spoil("one", 2)
     problem = message_of(NOT_LOADED, running.client.load_model, "one")
     assert "one/2/model.onnx" in problem
@@ -58,9 +53,9 @@ def test_a_broken_version_changes_nothing_and_is_reported_until_the_model_is_unl
 
 @pytest.mark.parametrize("call", ["load_model", "unload_model"])
 def test_a_model_that_never_served_is_reported_until_a_call_finds_nothing_of_it(
-    repository: Repository, start: Start, call: str
+    repository: Repository, call: str
 ) -> None:
-    running = start("explicit")
+    running = repository.start("explicit")
     repository.spoil("broken", 1)
     assert message_of(NOT_LOADED, running.client.load_model, "broken")
     assert running.index() == [("broken", 1, "UNAVAILABLE")]
@@ -70,10 +65,8 @@ def test_a_model_that_never_served_is_reported_until_a_call_finds_nothing_of_it(
 
 
 @pytest.mark.parametrize("options", [{"max_batch_size": 8}, {"model_max_batch_size": (("one", 8),)}])
-def test_a_new_version_is_warmed_up_before_it_takes_requests(
-    repository: Repository, start: Start, options: dict[str, Any]
-) -> None:
-    running = start("explicit", load_model=("one",), **options)
+def test_a_new_version_is_warmed_up_before_it_takes_requests(repository: Repository, options: dict[str, Any]) -> None:
+    running = repository.start("explicit", load_model=("one",), **options)
     meanwhile: set[tuple[int, int]] = set()
 
     def noting(x: Array) -> Array:
@@ -82,32 +75,24 @@ def test_a_new_version_is_warmed_up_before_it_takes_requests(
         return x
 
     repository.publish("one", 2)
-    running.scripts.play(one=noting)
+    running.gates.play(one=noting)
     running.client.load_model("one")
-    running.scripts.play()
+    running.gates.play()
     assert {served for served, _ in meanwhile} == {1}
     assert {1, 8} <= {size for _, size in meanwhile}  # a lone request and the largest batch
     assert running.answer("one") == 2
 
 
-def test_callers_that_load_a_model_at_once_share_its_next_load_and_its_outcome(
-    repository: Repository, start: Start
-) -> None:
-    begun, may_go_on = threading.Event(), threading.Event()
-
-    def hold(_: object) -> None:
-        begun.set()
-        assert may_go_on.wait(TIMEOUT)
-
+def test_callers_that_load_a_model_at_once_share_its_next_load_and_its_outcome(repository: Repository) -> None:
     def call() -> None:
         running.client.load_model("one")
 
-    running = start("explicit", on_load=hold)
-    loads = [running.in_thread(call)]
-    assert begun.wait(TIMEOUT)
-    loads += [running.in_thread(call) for _ in range(20)]
-    running.client.models()
-    may_go_on.set()
+    running = repository.start("explicit")
+    with running.gates.held_load("one") as load:
+        loads = [running.in_thread(call)]
+        load.wait_until_begun()
+        loads += [running.in_thread(call) for _ in range(20)]
+        running.client.models()
     for each in loads:
         each.result()
     assert running.loads("one")[0] < 10
@@ -119,16 +104,13 @@ def test_callers_that_load_a_model_at_once_share_its_next_load_and_its_outcome(
 
 
 def test_an_unloaded_model_leaves_the_memory_and_this_goes_back_to_the_system(
-    repository: Repository, start: Start, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also without a run of the garbage collector, which could come much later."""
-    loaded: list[weakref.ref[Any]] = []
-    released: list[bool] = []
-    monkeypatch.setattr(memory, "release_freed_memory", lambda: released.append(loaded[0]() is None))
+    released: list[int] = []
     repository.route("both", 'cascade = ["one", "two"]\naccept = {output = "y", at_least = 1}')
-    track = lambda runtime: loaded.append(weakref.ref(runtime))  # noqa: E731
-    running = start("explicit", load_model=("one", "two", "both"), on_load=track, limits=Limits())
-    released.clear()
+    running = repository.start("explicit", load_model=("one", "two", "both"), limits=Limits())
+    monkeypatch.setattr(memory, "release_freed_memory", lambda: released.append(running.gates.loaded("one")))
     gc.disable()
     try:
         assert running.infer("both", [-5]).answered_by == ("two",)
@@ -136,11 +118,11 @@ def test_an_unloaded_model_leaves_the_memory_and_this_goes_back_to_the_system(
         until(lambda: released)
     finally:
         gc.enable()
-    assert released == [True]
+    assert released == [0]
 
 
-def test_failures_of_a_version_are_forgotten_when_another_takes_its_place(repository: Repository, start: Start) -> None:
-    running = start("explicit", load_model=("one",))
+def test_failures_of_a_version_are_forgotten_when_another_takes_its_place(repository: Repository) -> None:
+    running = repository.start("explicit", load_model=("one",))
     for version, code in (("1", grpc.StatusCode.INVALID_ARGUMENT), ("9", NOT_FOUND)):
         assert message_of(code, running.client.infer, f"one@{version}", {"wrong": samples([0])["x"]})
     assert set(running.server.state().failures) == {("one", "1", "INVALID_ARGUMENT"), ("one", "", "NOT_FOUND")}
@@ -149,31 +131,29 @@ def test_failures_of_a_version_are_forgotten_when_another_takes_its_place(reposi
     assert set(running.server.state().failures) == {("one", "", "NOT_FOUND")}
 
 
-def test_an_error_inside_the_server_holds_up_one_model_and_is_logged_once(start: Start) -> None:
+def test_an_error_inside_the_server_holds_up_one_model_and_is_logged_once(repository: Repository) -> None:
     def fail(runtime: Any) -> None:
         if "one" in runtime.path.parts:
             raise RuntimeError("a bug")
 
     with structlog.testing.capture_logs() as log:
-        running = start("poll", on_load=fail)
-        running.poll()
-    assert running.served() == {"two": [1]}
-    (line,) = [line for line in log if line["log_level"] == "error"]
+        running = repository.start("poll", on_load=fail)
+    (line,) = [line for line in log + running.poll() if line["log_level"] == "error"]
     assert (line["model"], line["version"], line["exc_info"]) == ("one", 1, True)
+    assert running.served() == {"two": [1]}
     assert "one/1/model.onnx" in running.reason("one")
     assert (running.loads("one"), running.loads("two")) == ((0, 1), (1, 0))
-    explicit = start("explicit", on_load=fail)
+    explicit = repository.start("explicit", on_load=fail)
     assert message_of(grpc.StatusCode.INTERNAL, explicit.client.load_model, "one")
 
 
-def test_the_log_says_once_why_requests_are_not_joined_unless_the_operator_has_decided(
-    repository: Repository, start: Start
-) -> None:
+def test_the_log_says_once_why_requests_are_not_joined_unless_the_operator_has_decided(repository: Repository) -> None:
     repository.publish("softmax", model=unbatchable_models.softmax())
     warning = "--model-max-batch-size softmax=64"
-    for options, limit, warnings in (({}, 0, [warning]), ({"model_max_batch_size": (("softmax", 8),)}, 8, [])):
+    decided: dict[str, Any] = {"model_max_batch_size": (("softmax", 8),)}
+    for options, limit, warnings in (({}, 0, [warning]), (decided, 8, [])):
         with structlog.testing.capture_logs() as log:
-            start(**options)
+            repository.start(**options)
         loaded = {line["model"]: line for line in log if line["event"] == "model loaded"}
         limits = {name: line["max_batch_size"] for name, line in loaded.items()}
         assert limits == {"softmax": limit, "one": 64, "two": 64}

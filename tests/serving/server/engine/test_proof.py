@@ -11,15 +11,15 @@ import pytest
 from hangtag.serving.server.errors import ModelLoadError
 from tests.kit import shipped
 from tests.kit.kinds import message_of
-from tests.serving.server.engine.running import Repository, Running, Start
+from tests.kit.repository import Repository, Running
 
 PROVEN = shipped.MODELS / "lstm/1/model.onnx"
 NO_PROOF, CHANGED = "has not passed the gate", "is not what passed the gate"
 
 
 @pytest.fixture
-def explicit(start: Start) -> Running:
-    return start("explicit", require_proof=True)
+def explicit(repository: Repository) -> Running:
+    return repository.start("explicit", require_proof=True)
 
 
 @pytest.fixture
@@ -97,19 +97,21 @@ def test_what_is_no_whole_file_is_refused(explicit: Running, file: Path) -> None
     assert explicit.served() == {}
 
 
-def test_the_shipped_models_have_their_proof(start: Start) -> None:
+def test_the_shipped_models_have_their_proof(repository: Repository) -> None:
     versions: dict[str, list[int]] = {}
     for file in shipped.MODELS.glob("*/*/model.onnx"):
         versions.setdefault(file.parents[1].name, []).append(int(file.parent.name))
-    running = start("none", models=shipped.MODELS, require_proof=True, num_versions=0)
+    running = repository.start("none", models=shipped.MODELS, require_proof=True, num_versions=0)
     assert running.served() == {name: sorted(numbers) for name, numbers in versions.items()} | {
         "fast-and-accurate": [1]
     }
 
 
-def test_a_start_needs_a_proof_of_every_model_and_polling_serves_those_that_have_one(file: Path, start: Start) -> None:
+def test_a_start_needs_a_proof_of_every_model_and_polling_serves_those_that_have_one(
+    file: Path, repository: Repository
+) -> None:
     with pytest.raises(ModelLoadError, match=NO_PROOF):
-        start("none", require_proof=True)
-    running = start("poll", require_proof=True)
+        repository.start("none", require_proof=True)
+    running = repository.start("poll", require_proof=True)
     assert running.served() == {"lstm": [1]}
     assert NO_PROOF in running.reason("one")

@@ -14,11 +14,11 @@ import onnx
 import pytest
 
 from hangtag import Client, ClientError
-from tests.kit import onnx_models
+from tests.kit import memory, onnx_models
 from tests.kit.command import serving
 from tests.kit.kinds import message_of
+from tests.kit.repository import Repository
 from tests.kit.waiting import until
-from tests.serving.server.engine.running import Repository, Start
 
 pytestmark = pytest.mark.slow
 
@@ -30,12 +30,13 @@ LONG = 60.0
 
 def large(mib: int) -> onnx.ModelProto:
     """x FP32 [batch, 1] -> y. The file is small, and takes so many MiB when the model is warmed up."""
-    nodes = [
-        onnx.helper.make_node("ConstantOfShape", ["shape"], ["matrix"]),
-        onnx.helper.make_node("ReduceMax", ["matrix"], ["most"], keepdims=0),
-        onnx.helper.make_node("Add", ["x", "most"], ["y"]),
-    ]
-    return onnx_models.mapped(nodes, ["batch", 1], {"shape": np.array([mib, 1 << 18])})
+    return onnx_models.from_text(
+        f"""(float[batch, 1] x) => (float[batch, 1] y) <int64[2] shape = {{{mib}, {1 << 18}}}> {{
+            matrix = ConstantOfShape(shape)
+            most = ReduceMax <keepdims = 0> (matrix)
+            y = Add(x, most)
+        }}"""
+    )
 
 
 def endless() -> onnx.ModelProto:
@@ -44,12 +45,6 @@ def endless() -> onnx.ModelProto:
     model.graph.node[0].input[0] = "endless"
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1 << 62]), "endless"))
     return model
-
-
-def most_memory() -> int:
-    """The most bytes that this process has ever held."""
-    (kib,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(kib) << 10
 
 
 def trials(server: int) -> list[int]:
@@ -73,23 +68,21 @@ def is_running(process: int) -> bool:
     ],
 )
 def test_a_hostile_file_is_refused_with_the_reason_and_costs_the_server_nothing(
-    repository: Repository, start: Start, model: onnx.ModelProto, seconds: float, reason: str
+    repository: Repository, model: onnx.ModelProto, seconds: float, reason: str
 ) -> None:
-    running = start("explicit", trial_load_seconds=seconds, trial_load_mib=MIB)
+    running = repository.start("explicit", trial_load_seconds=seconds, trial_load_mib=MIB)
     repository.publish("hostile", model=model)
-    before = most_memory()
+    before = memory.most_held()
     problem = message_of(grpc.StatusCode.FAILED_PRECONDITION, running.client.load_model, "hostile")
     assert reason in problem
     assert f"--trial-load-seconds {seconds:g}, --trial-load-mib {MIB}" in problem
-    assert most_memory() - before < MIB << 20
+    assert memory.most_held() - before < MIB << 20
     assert running.index() == [("hostile", 1, "UNAVAILABLE")]
 
 
-def test_polling_serves_files_that_pass_and_goes_on_with_those_from_before(
-    repository: Repository, start: Start
-) -> None:
+def test_polling_serves_files_that_pass_and_goes_on_with_those_from_before(repository: Repository) -> None:
     repository.remove("two")
-    running = start("poll", trial_load_seconds=LONG)
+    running = repository.start("poll", trial_load_seconds=LONG)
     repository.spoil("one", 2)
     repository.publish("two", 2)
     running.poll()
@@ -98,12 +91,12 @@ def test_polling_serves_files_that_pass_and_goes_on_with_those_from_before(
     assert (failed.name, failed.version) == ("one", "2")
 
 
-def test_a_version_that_changes_during_its_trial_is_not_loaded(repository: Repository, start: Start) -> None:
+def test_a_version_that_changes_during_its_trial_is_not_loaded(repository: Repository) -> None:
     """Else the file that is loaded could be another than the one that was tried."""
 
     loaded: list[object] = []
     file = repository.publish("hostile")
-    running = start("explicit", trial_load_seconds=LONG, on_load=loaded.append)
+    running = repository.start("explicit", trial_load_seconds=LONG, on_load=loaded.append)
     call = running.in_thread(lambda: running.client.load_model("hostile"))
     until(lambda: trials(os.getpid()))
     (trial,) = trials(os.getpid())
@@ -114,9 +107,9 @@ def test_a_version_that_changes_during_its_trial_is_not_loaded(repository: Repos
     assert loaded == []
 
 
-def test_a_stop_ends_a_trial(repository: Repository, start: Start) -> None:
+def test_a_stop_ends_a_trial(repository: Repository) -> None:
     repository.publish("hostile", model=endless())
-    running = start("explicit", trial_load_seconds=LONG)
+    running = repository.start("explicit", trial_load_seconds=LONG)
     call = running.in_thread(lambda: running.client.load_model("hostile"))
     until(lambda: trials(os.getpid()))
     began = time.monotonic()

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hangtag.serving.server.engine.validation import batch_key, count_samples
 from hangtag.serving.server.errors import InvalidRequestError, InvalidValuesError
 from hangtag.serving.signature import Signature, TensorSpec
-from tests.serving.server.engine.running import Array, Script, Start, echo
+from tests.kit.gate import Array, Script, echo
+from tests.kit.repository import Repository
 
 PICTURES = Signature((TensorSpec("image", "UINT8", (None, 4, 4)),), (TensorSpec("y", "FP32", (None, 2)),))
 PAIRS = Signature(
@@ -91,27 +92,27 @@ BATCHES = 16
 """After so many in a row that come alone, a batch may be computed by every thread."""
 
 
-def test_only_batches_that_come_alone_again_and_again_may_use_every_thread(start: Start) -> None:
-    running = start(instances=1, max_batch_size=1)
-    running.scripts.play(one=echo)
+def test_only_batches_that_come_alone_again_and_again_may_use_every_thread(repository: Repository) -> None:
+    running = repository.start(instances=1, max_batch_size=1)
+    running.gates.play(one=echo)
     for _ in range(BATCHES + 1):
         running.infer("one", [1])
-    assert running.scripts.alone["one"] == [False] * (BATCHES - 1) + [True, True]
+    assert running.gates.alone["one"] == [False] * (BATCHES - 1) + [True, True]
     with running.occupied("one", queued=2):
-        assert running.scripts.alone["one"][-1]
+        assert running.gates.alone["one"][-1]
     # One that another waits for, and one that comes alone, but only a moment after that.
-    assert running.scripts.alone["one"][-2:] == [False, False]
+    assert running.gates.alone["one"][-2:] == [False, False]
 
 
-def test_with_another_batch_being_computed_no_batch_is_alone(start: Start) -> None:
-    running = start(instances=2)
-    running.scripts.play(one=echo)
+def test_with_another_batch_being_computed_no_batch_is_alone(repository: Repository) -> None:
+    running = repository.start(instances=2)
+    running.gates.play(one=echo)
     for _ in range(BATCHES):
         running.infer("one", [1])
     with running.occupied("one"):
         running.infer("one", [1])
     running.infer("one", [1])
-    assert running.scripts.alone["one"][-4:] == [True, True, False, False]
+    assert running.gates.alone["one"][-4:] == [True, True, False, False]
 
 
 def failing(error: Exception, *, of: float = 0) -> Script:
@@ -137,16 +138,16 @@ def failing(error: Exception, *, of: float = 0) -> Script:
     ids=["together", "a client's values", "a bug", "too few rows", "no failure"],
 )
 def test_a_batch_that_fails_is_computed_one_by_one_and_logged_where_no_client_is_at_fault(
-    start: Start, script: Script, failed: list[int], logged: int
+    repository: Repository, script: Script, failed: list[int], logged: int
 ) -> None:
     requests: list[list[float]] = [[1], [2, 4], [3]]
-    running = start(instances=1)
+    running = repository.start(instances=1)
     with structlog.testing.capture_logs() as log:
         with running.occupied("one"):
             calls = [running.infer_waiting("one", each, "one", place) for place, each in enumerate(requests, start=1)]
-            running.scripts.play(one=script)
+            running.gates.play(one=script)
         answers = [None if call.exception() else call.result()["y"][:, 0].tolist() for call in calls]
     assert answers == [None if place in failed else each for place, each in enumerate(requests)]
-    assert running.scripts.batches["one"] == [[9], [1, 2, 4, 3], *([] if script is echo else requests)]
+    assert running.gates.batches["one"] == [[9], [1, 2, 4, 3], *([] if script is echo else requests)]
     lines = [(line["model"], line["requests"]) for line in log if line["event"] == "batch failed"]
     assert lines == [("one", 3)] * logged

@@ -36,8 +36,8 @@ from tests.kit.http2 import (
     header,
 )
 from tests.kit.raw import connect
+from tests.kit.target import Target
 from tests.kit.waiting import TIMEOUT
-from tests.serving.server.fuzz.conftest import Target
 
 pytestmark = pytest.mark.slow
 

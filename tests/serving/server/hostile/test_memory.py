@@ -17,13 +17,12 @@ import pytest
 
 from tests.kit import onnx_models
 from tests.kit.command import serving
-from tests.kit.http2 import DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame, header
+from tests.kit.http2 import DATA, END_STREAM, PREFACE, SETTINGS, call, frame
 from tests.kit.live import failure, outputs, request
 from tests.kit.raw import connect
 from tests.kit.rest import Rest, tensor
+from tests.kit.target import INFER, REFLECTION, TIMES, Attacked
 from tests.kit.waiting import TIMEOUT, until
-from tests.serving.server.fuzz.conftest import INFER
-from tests.serving.server.hostile.conftest import REFLECTION, TIMES, Attacked
 
 pytestmark = pytest.mark.slow
 
@@ -37,12 +36,6 @@ MAX_CONNECTIONS = 1024  # the default of --max-connections
 FORGOTTEN = int(os.environ.get("FORGOTTEN_CALLS", "0"))
 """How many calls are opened and forgotten, where it is more than a test needs."""
 CLOSED_WINDOW = struct.pack(">HI", 4, 0)  # SETTINGS_INITIAL_WINDOW_SIZE: the server may send no DATA
-
-
-def headers(path: str, stream: int) -> bytes:
-    fields = ((":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "hostile"))
-    more = (("content-type", "application/grpc"), ("te", "trailers"))
-    return frame(HEADERS, b"".join(header(*field) for field in (*fields, *more)), flags=END_HEADERS, stream=stream)
 
 
 @contextmanager
@@ -91,7 +84,7 @@ def test_answers_that_are_never_taken_hold_up_nobody_and_their_memory_is_used_ag
     sent = request("tiled", x=np.ones((1, 100), np.float32)).SerializeToString()
     message = b"\x00" + struct.pack(">I", len(sent)) + sent
     calls = b"".join(
-        headers(INFER, stream) + frame(DATA, message, flags=END_STREAM, stream=stream)
+        call(stream, path=INFER) + frame(DATA, message, flags=END_STREAM, stream=stream)
         for stream in range(1, 2 * STREAMS_PER_CONNECTION, 2)
     )
 
@@ -112,7 +105,7 @@ def test_answers_that_are_never_taken_hold_up_nobody_and_their_memory_is_used_ag
 
 def forget(target: Attacked, path: str, count: int, stack: ExitStack) -> None:
     """Open calls of a method, as many on each connection as it may have, and send no message."""
-    opened = b"".join(headers(path, 2 * number + 1) for number in range(STREAMS_PER_CONNECTION))
+    opened = b"".join(call(2 * number + 1, path=path) for number in range(STREAMS_PER_CONNECTION))
     for _ in range(count // STREAMS_PER_CONNECTION):
         stack.enter_context(connection(target)).sendall(opened)
 
@@ -192,11 +185,15 @@ def unread(server: Attacked) -> Any:
 
 def wait_until_quiet(server: Attacked) -> int:
     """Wait until no further request is answered; return how many were."""
-    answered, since = server.answered("tiled"), time.monotonic()
-    while time.monotonic() - since < QUIET_SECONDS:
-        time.sleep(QUIET_SECONDS / 20)
+    answered, since = 0, time.monotonic()
+
+    def is_quiet() -> bool:
+        nonlocal answered, since
         if (now := server.answered("tiled")) != answered:
             answered, since = now, time.monotonic()
+        return time.monotonic() - since >= QUIET_SECONDS
+
+    until(is_quiet)
     return answered
 
 

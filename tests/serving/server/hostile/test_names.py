@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import numpy as np
@@ -14,9 +15,8 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.telemetry.log import INFO_BURST, PERIOD
 from tests.kit.live import failure, number, request
 from tests.kit.rest import Rest
+from tests.kit.target import INFER, Attacked
 from tests.kit.waiting import TIMEOUT, until
-from tests.serving.server.fuzz.conftest import INFER
-from tests.serving.server.hostile.conftest import Attacked
 
 pytestmark = pytest.mark.slow
 
@@ -32,19 +32,40 @@ NAMED: dict[str, tuple[str, Callable[[str], Any]]] = {
     "a service in health": ("/grpc.health.v1.Health/Check", lambda name: health_pb2.HealthCheckRequest(service=name)),
     "a model to load": (f"{SERVICE}RepositoryModelLoad", lambda name: pb.RepositoryModelLoadRequest(model_name=name)),
 }
+NAMES = {"long": "m" * MEGABYTE, "wide": "\U0001f600" * (MEGABYTE // 4), "escapes": ESCAPES, "folders": "../" * 1000}
+OVER_HTTP = {
+    "a model's name": ("POST", "/v2/models/{}/infer"),
+    "a version": ("POST", "/v2/models/tiled/versions/{}/infer"),
+    "a name in ModelMetadata": ("GET", "/v2/models/{}"),
+    "a name in ModelStatistics": ("GET", "/v2/models/{}/stats"),
+    "a model to load": ("POST", "/v2/repository/models/{}/load"),
+}
+"""Where HTTP has the names of NAMED: it has no service in health."""
+LONGEST_PATH = 20_000  # a head that is much longer is refused as such
 
 
 def refused(target: Attacked, method: str, message: bytes) -> tuple[grpc.StatusCode, str]:
     return failure(lambda: target.call(method, message))
 
 
-@pytest.mark.parametrize("name", ["m" * MEGABYTE, "\U0001f600" * (MEGABYTE // 4), ESCAPES, "../" * 1000])
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 @pytest.mark.parametrize("where", NAMED)
 def test_a_name_is_refused_with_a_short_message(target: Attacked, where: str, name: str) -> None:
     method, message = NAMED[where]
     code, details = refused(target, method, message(name).SerializeToString())
     assert code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
     assert len(details) < LONGEST_ERROR
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize("where", OVER_HTTP)
+def test_a_name_is_refused_over_http_with_a_short_message(target: Attacked, where: str, name: str) -> None:
+    verb, path = OVER_HTTP[where]
+    with Rest(target.http_address) as rest:
+        quoted = quote(name, safe="")[: LONGEST_PATH // 12 * 12]  # a character takes up to 12
+        answer = rest.ask(verb, path.format(quoted), b"", {})
+    assert answer.status in (400, 404)
+    assert len(answer.error) < LONGEST_ERROR
 
 
 def test_an_id_of_a_megabyte_comes_back_with_the_answer(target: Attacked) -> None:
@@ -55,12 +76,19 @@ def test_an_id_of_a_megabyte_comes_back_with_the_answer(target: Attacked) -> Non
     assert pb.ModelInferResponse.FromString(answer).id == sent.id
 
 
-def test_what_a_failed_call_says_of_itself_stays_one_printable_line_of_the_log(target: Attacked) -> None:
+@pytest.mark.parametrize("over_http", [False, True], ids=["grpc", "http"])
+def test_what_a_failed_call_says_of_itself_stays_one_printable_line_of_the_log(
+    target: Attacked, over_http: bool
+) -> None:
     """An answer larger than the address space fails in ONNX Runtime, so the call is logged."""
     sent = request("filled", shape=np.array([1 << 23, 1 << 23], np.int64))
     before = len(target.failures())
     sent.id = ESCAPES * 10_000
-    code, _ = refused(target, INFER, sent.SerializeToString())
+    if over_http:
+        with Rest(target.http_address) as rest:
+            code = rest.infer(sent).code
+    else:
+        code, _ = refused(target, INFER, sent.SerializeToString())
     assert code is grpc.StatusCode.INTERNAL
     until(lambda: len(target.failures()) > before)
     line = target.failures()[before]
@@ -98,8 +126,6 @@ def test_over_http_long_names_and_headers_are_refused(target: Attacked) -> None:
         with Rest(target.http_address) as rest:
             assert rest.ask("GET", path, b"", headers).status == 431
     with Rest(target.http_address) as rest:
-        answer = rest.get(f"/v2/models/{'m' * 20_000}")
-        assert (answer.status, len(answer.error) < LONGEST_ERROR) == (404, True)
         forged = rest.get("/v2/models/x%0d%0aset-cookie:%20a=b%1b%5b2J")
         assert forged.status == 404
         assert "set-cookie" not in forged.headers

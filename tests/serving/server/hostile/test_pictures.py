@@ -1,7 +1,7 @@
 """Pictures of a few bytes that would take gigabytes, and large ones that would hold up the callers of small ones."""
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from tests.kit.command import serving
 from tests.kit.live import LiveServer, failure, request
 from tests.kit.picture_files import png, tiny_file_of_50_million_rows
 from tests.kit.rest import Rest
+from tests.kit.target import Attacked
 from tests.kit.waiting import TIMEOUT
-from tests.serving.server.hostile.conftest import Attacked
 
 pytestmark = pytest.mark.slow
 
@@ -63,8 +63,12 @@ def test_pictures_of_50_million_rows_are_refused_and_hold_up_nobody(attacked: At
         assert answer.status == 400
         return grpc.StatusCode.INVALID_ARGUMENT, answer.error
 
-    refused = in_threads([over_grpc, over_http] * 3, meanwhile=lambda: require_answer_in_time(attacked))
-    assert refused == [(grpc.StatusCode.INVALID_ARGUMENT, REFUSAL)] * 6
+    with ThreadPoolExecutor() as pool:
+        calls = [pool.submit(call) for call in [over_grpc, over_http] * 3]
+        require_answer_in_time(attacked)
+        while not all(call.done() for call in calls):
+            require_answer_in_time(attacked)
+    assert [call.result() for call in calls] == [(grpc.StatusCode.INVALID_ARGUMENT, REFUSAL)] * 6
     assert attacked.most_memory() - before < 30 * MIB
     assert attacked.failures() == []
 
@@ -72,24 +76,6 @@ def test_pictures_of_50_million_rows_are_refused_and_hold_up_nobody(attacked: At
 def require_answer_in_time(target: Attacked) -> None:
     sent = request("two_inputs", a=np.ones((1, 3), np.float32), b=np.ones((1, 3), np.int64))
     target.inference.ModelInfer(sent, timeout=LONGEST_WAIT)
-
-
-def in_threads(works: list[Callable[[], Any]], meanwhile: Callable[[], None]) -> list[Any]:
-    """What each work returns, in order; ``meanwhile`` is called again and again until all have ended."""
-    results: list[Any] = [None] * len(works)
-
-    def run(number: int) -> None:
-        results[number] = works[number]()
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(works))]
-    for thread in threads:
-        thread.start()
-    meanwhile()
-    while any(thread.is_alive() for thread in threads):
-        meanwhile()
-    for thread in threads:
-        thread.join(TIMEOUT)
-    return results
 
 
 @pytest.mark.parametrize("transport", ["native", "grpc"])

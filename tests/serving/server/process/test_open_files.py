@@ -1,16 +1,13 @@
 """Callers who take every file that the server may open: it lives, says so, and answers others once they are gone."""
 
 import os
-import re
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import grpc
-import numpy as np
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
@@ -20,7 +17,8 @@ from tests.kit.command import Serving, serving
 from tests.kit.http2 import OPEN
 from tests.kit.live import index, outputs, request
 from tests.kit.rest import Rest
-from tests.kit.waiting import TIMEOUT, until
+from tests.kit.waiting import TIMEOUT, pass_time, until
+from tests.kit.workers import ask, connections
 
 pytestmark = pytest.mark.slow
 
@@ -49,12 +47,8 @@ class Starved:
 
     def require_new_connections(self) -> None:
         """It accepts others, on each port."""
-        own = [("grpc.use_local_subchannel_pool", 1)]
-        with grpc.insecure_channel(self.address, own) as channel:
-            inference = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-            sent = request("gather", index=np.array([2], np.int64))
-            answer = inference.ModelInfer(sent, timeout=TIMEOUT, wait_for_ready=True)
-            assert outputs(answer)["value"].tolist() == [20]
+        with connections(self.server, 1) as (stub,):
+            assert ask(stub) == 20
         with Rest(self.http) as rest:
             assert rest.get("/v2/health/ready").status == 200
         assert "hangtag_model_ready" in self.server.metrics()
@@ -114,14 +108,14 @@ def test_it_lives_without_a_file_to_open_and_accepts_others_afterwards(tmp_path:
 
 def test_connections_to_the_metrics_that_wait_for_a_file_keep_no_thread_busy(tmp_path: Path) -> None:
     with starved(tmp_path, "native") as target:
-        (metrics,) = re.findall(r"url=http://([^/\s]+)/", target.server.wait_for("metrics"))
+        metrics = target.server.metrics_url.split("/")[2]
         with ExitStack() as stack:
             connect(target.http, b"GET", stack)
             target.server.wait_for(FULL)
             for _ in range(4):
                 stack.enter_context(raw.connect(metrics))
             before = target.processor_seconds()
-            threading.Event().wait(1.0)
+            pass_time(1.0)
             assert target.processor_seconds() - before < 0.3
             target.require_answers()
         target.server.wait_for(FREE)

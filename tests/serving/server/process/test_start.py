@@ -3,11 +3,9 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 
 from tests.kit import onnx_models
 from tests.kit.command import Serving, environment, hangtag, last_line, python, serving, without
+from tests.kit.other_servers import hang_up, listener
 from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.slow
@@ -38,15 +37,6 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     with serving("--models", str(folder), HANGTAG_SERVE_PORT="0") as server:
         server.wait_until_ready()
         yield server
-
-
-@contextmanager
-def taken_port() -> Iterator[int]:
-    """A port at which another program listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        yield taken.getsockname()[1]
 
 
 def failure(*arguments: str) -> str:
@@ -99,10 +89,10 @@ def test_what_is_dangerous_or_names_nothing_is_a_warning(models: Path) -> None:
 )
 def test_a_port_in_use_is_named(models: Path, option: str, what: str) -> None:
     ports = {"--port": "0", "--http-port": "0", "--metrics-port": "0"}
-    with taken_port() as port:
-        ports[option] = str(port)
+    with listener(hang_up) as taken:
+        ports[option] = taken.rpartition(":")[2]
         refused = failure("--models", str(models), *(word for pair in ports.items() for word in pair))
-    assert refused.startswith(f"Error: cannot listen on 127.0.0.1:{port}{what}: another program has the port")
+    assert refused.startswith(f"Error: cannot listen on {taken}{what}: another program has the port")
 
 
 def test_http_and_metrics_can_be_turned_off(models: Path) -> None:

@@ -19,9 +19,9 @@ from tests.kit.command import Serving, serving
 from tests.kit.live import index, outputs, request
 from tests.kit.over_http import HTTP, inference_over_http
 from tests.kit.waiting import TIMEOUT, until
+from tests.kit.workers import OWN_CONNECTION
 
 pytestmark = pytest.mark.slow
-OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 TRANSPORTS = pytest.mark.parametrize("transport", ["native", "grpc", HTTP])
 STOPPING = "the server is stopping and takes no new requests; try another replica"
 CALLERS = 8
@@ -45,7 +45,7 @@ def started(models: Path, transport: str, *options: str) -> Iterator[Serving]:
 def calling(server: Serving, transport: str) -> Iterator[Any]:
     """The service's methods over a connection of its own."""
     if transport == HTTP:
-        yield inference_over_http(server.wait_for("ready").partition(" http=")[2].split()[0])
+        yield inference_over_http(server.http_address)
         return
     with grpc.insecure_channel(server.wait_until_ready(), OWN_CONNECTION) as channel:
         yield inference_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -63,9 +63,9 @@ def calls_in_flight(stub: Any, server: Serving, rounds: int) -> list[Any]:
     sent = request("slow", rounds=np.array([rounds]))
     calls = [stub.ModelInfer.future(sent, timeout=TIMEOUT) for _ in range(2)]
     queued = 'nv_inference_pending_request_count{model="slow",version="1"} 1.0'
-    while not any(call.done() for call in calls):
-        if queued in server.metrics():
-            return calls
+    until(lambda: calls[0].done() or queued in server.metrics())
+    if not any(call.done() for call in calls):
+        return calls
     assert [outputs(call.result())["done"].tolist() for call in calls] == [[rounds]] * 2
     return []
 

@@ -1,20 +1,26 @@
-"""``hangtag serve --workers 2`` in real processes, which share their ports, statistics and models."""
+"""``hangtag serve --workers 2`` in real processes, which share ports, statistics and models, and are replaced."""
 
+import os
 import re
+import resource
+import select
+import signal
+import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from hangtag.protos import inference_pb2 as pb
 from tests.kit import onnx_models
-from tests.kit.command import hangtag
+from tests.kit.command import Serving, hangtag, with_limits
 from tests.kit.live import failure, index, request
 from tests.kit.rest import Rest
-from tests.kit.waiting import TIMEOUT
-from tests.serving.server.process.conftest import (
+from tests.kit.waiting import TIMEOUT, until
+from tests.kit.workers import (
+    OWN_CONNECTION,
     TRANSPORTS,
     Stub,
     ask,
@@ -26,6 +32,7 @@ from tests.serving.server.process.conftest import (
 )
 
 pytestmark = pytest.mark.slow
+CALLERS = 8
 
 
 def answered(stub: Stub) -> int:
@@ -40,7 +47,7 @@ def test_both_take_calls_and_each_reports_the_statistics_of_both(models: Path, t
         with connections(server, 16) as stubs:
             assert [ask(stub) for stub in stubs] == [20] * 16
             assert {answered(stub) for stub in stubs} == {16}
-            assert metrics(server) == {
+            assert metrics(server.metrics()) == {
                 "nv_inference_count": 16,
                 "hangtag_transport": 2,
                 "hangtag_workers": 2,
@@ -54,21 +61,13 @@ def test_both_take_calls_and_each_reports_the_statistics_of_both(models: Path, t
 
 def test_both_share_the_http_port_and_each_has_the_metrics_of_both(models: Path) -> None:
     with two_workers(models) as server:
-        (address,) = re.findall(r" http=(\S+)", server.wait_for("ready"))
+        address = server.http_address
         with ExitStack() as stack:
             rests = [stack.enter_context(Rest(address)) for _ in range(16)]
             answers = [rest.infer(request("gather", index=index(2))) for rest in rests]
             assert [answer.outputs["value"].item() for answer in answers] == [20] * 16
-            counts = {
-                sample.value
-                for rest in rests
-                for family in text_string_to_metric_families(rest.get("/metrics").body.decode())
-                for sample in family.samples
-                if sample.name == "nv_inference_count"
-            }
-            assert counts == {16}
-            (workers,) = re.findall(r"^hangtag_workers (\S+)$", rests[0].get("/metrics").body.decode(), re.MULTILINE)
-            assert float(workers) == 2
+            of_all = [metrics(rest.get("/metrics").body.decode()) for rest in rests]
+            assert {(each["nv_inference_count"], each["hangtag_workers"]) for each in of_all} == {(16, 2)}
             of_each = {rest.get("/v2/models/gather/stats").json["model_stats"][0]["inference_count"] for rest in rests}
             assert of_each == {16}
         http_port = address.rpartition(":")[2]
@@ -111,3 +110,183 @@ def test_polling_reaches_both_whose_port_is_no_other_servers(models: Path) -> No
             refused = hangtag("serve", "--models", models, "--port", port, "--workers", workers, exit_codes=[1])
             assert f"cannot listen on 127.0.0.1:{port}: another program has the port" in refused.stderr
         stop(server)
+
+
+class Caller:
+    """Makes one call after another over a connection of its own, in a thread of its own, until ``done`` is set."""
+
+    def __init__(self, address: str, done: threading.Event) -> None:
+        self.answers: list[float] = []
+        self.failures: list[grpc.StatusCode] = []
+        self._changed = threading.Condition()
+        self._connection: grpc.ChannelConnectivity | None = None
+        self._channel = grpc.insecure_channel(address, OWN_CONNECTION)
+        self._channel.subscribe(self._on_connection)
+        self._thread = threading.Thread(target=self._call, args=(done,))
+        self._thread.start()
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, TIMEOUT)
+
+    def wait_until_called(self) -> None:
+        """Wait for one more answer over a connection that is known to be there."""
+        before = len(self.answers)
+        self.wait_until(lambda: len(self.answers) > before and self._connection is grpc.ChannelConnectivity.READY)
+
+    def close(self) -> None:
+        self._thread.join(TIMEOUT)
+        self._channel.close()
+
+    def _on_connection(self, state: grpc.ChannelConnectivity) -> None:
+        with self._changed:
+            self._connection = state
+            self._changed.notify_all()
+
+    def _call(self, done: threading.Event) -> None:
+        stub = Stub(self._channel)
+        while not done.is_set():
+            try:
+                answer = ask(stub)
+            except grpc.RpcError as error:
+                self.failures.append(error.code())
+                # Until the client's channel knows that the connection is lost, it sends the next call into it too.
+                self.wait_until(lambda: self._connection is not grpc.ChannelConnectivity.READY)
+                continue
+            with self._changed:
+                self.answers.append(answer)
+                self._changed.notify_all()
+
+
+@TRANSPORTS
+def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(models: Path, transport: str) -> None:
+    options = ("--model-control", "explicit", "--load-model", "gather", "--transport", transport)
+    with two_workers(models, *options) as server:
+        done = threading.Event()
+        callers = [Caller(server.wait_until_ready(), done) for _ in range(CALLERS)]
+        try:
+            for caller in callers:
+                caller.wait_until_called()
+            victim, survivor = pids(server)
+            supervisor = Path(f"/proc/{server.process.pid}/fd")
+            descriptors = len(list(supervisor.iterdir()))
+            # Published and not loaded: the worker that comes back must serve what the other one serves.
+            onnx_models.publish(models, "gather", onnx_models.text(), version=2)
+            os.kill(victim, signal.SIGKILL)
+            assert "signal 9" in server.wait_for('"worker ended"')
+            for caller in callers:
+                caller.wait_until_called()
+            server.wait_for_count('"worker listens"', 3)
+        finally:
+            done.set()
+            for caller in callers:
+                caller.close()
+        for caller in callers:
+            assert set(caller.answers) == {20}
+            assert caller.failures in ([], [grpc.StatusCode.UNAVAILABLE])  # the one call that was in flight
+        until(lambda: len(list(supervisor.iterdir())) == descriptors)  # it closes those of the worker that ended
+        now = metrics(server.metrics())
+        assert (now["hangtag_workers"], now["hangtag_worker_restarts_total"]) == (2, 1)
+        with connections(server, 16) as stubs:
+            assert [ask(stub) for stub in stubs] == [20] * 16
+        assert pids(server)[1] == survivor
+        stop(server)
+
+
+def test_a_model_loaded_while_a_worker_starts_reaches_it(models: Path) -> None:
+    with two_workers(models, "--model-control", "explicit", "--load-model", "gather") as server:
+        onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
+        onnx_models.publish(models, "text", onnx_models.text())
+        os.kill(pids(server)[0], signal.SIGKILL)
+        server.wait_for('"worker ended"')
+        with connections(server, 1) as (stub,):
+            for name in ("gather", "text"):
+                load = pb.RepositoryModelLoadRequest(model_name=name)
+                stub.RepositoryModelLoad(load, timeout=TIMEOUT, wait_for_ready=True)
+        server.wait_for_count('"worker listens"', 3)
+        with connections(server, 16) as stubs:
+            sent = request("gather", index=index(2))
+            assert {stub.ModelInfer(sent, timeout=TIMEOUT).model_version for stub in stubs} == {"2"}
+            assert all(stub.ModelReady(pb.ModelReadyRequest(name="text")).ready for stub in stubs)
+        stop(server)
+
+
+def test_a_worker_that_gets_sigterm_is_replaced_and_all_end_with_their_supervisor(models: Path) -> None:
+    with two_workers(models) as server:
+        os.kill(pids(server)[0], signal.SIGTERM)
+        server.wait_for_count('"worker listens"', 3)
+        with connections(server, CALLERS) as stubs:
+            assert [ask(stub) for stub in stubs] == [20] * CALLERS
+        workers = [os.pidfd_open(pid) for pid in pids(server)[1:]]
+        server.signal(signal.SIGKILL)
+        for worker in workers:
+            assert select.select([worker], [], [], TIMEOUT)[0]
+            os.close(worker)
+
+
+def test_a_replacement_loads_nothing_that_was_published_since(models: Path) -> None:
+    with two_workers(models, "--model-control", "poll", "--poll-seconds", "3600") as server:
+        (models / "unfinished").mkdir()
+        onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
+        onnx_models.publish(models, "text", onnx_models.text())
+        os.kill(pids(server)[0], signal.SIGKILL)
+        server.wait_for_count('"worker listens"', 3)
+        with connections(server, 16) as stubs:
+            sent = request("gather", index=index(2))
+            answers = [stub.ModelInfer(sent, timeout=TIMEOUT, wait_for_ready=True) for stub in stubs]
+            assert {answer.model_version for answer in answers} == {"1"}
+            assert not any(stub.ModelReady(pb.ModelReadyRequest(name="text")).ready for stub in stubs)
+        stop(server)
+
+
+def delays(server: Serving) -> list[str]:
+    """For each worker that ended, after how many seconds it was to be replaced."""
+    return [re.findall(r"replaced_in_seconds=(\S+)", line)[0] for line in server.log if '"worker ended"' in line]
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds"),
+    [
+        ({"worker_attempts": 1}, ["0.1", "0.2"]),  # any number may end: this counts only those that never listen
+        ({"worker_stable_seconds": 0.0}, ["0.1", "0.1"]),  # those that lived long
+        ({"worker_restart_seconds": 31.0}, ["30.0", "30.0"]),  # the longest delay
+    ],
+)
+def test_workers_that_listened_and_end_at_once_are_all_replaced(
+    models: Path, limits: dict[str, float], seconds: list[str]
+) -> None:
+    with two_workers(models, first=with_limits(**limits)) as server:
+        for pid in pids(server):
+            os.kill(pid, signal.SIGKILL)
+        server.wait_for_count('"worker ended"', 2)
+        assert delays(server) == seconds
+        if "30.0" not in seconds:
+            server.wait_for_count('"worker listens"', 4)
+        stop(server)
+
+
+def test_a_worker_that_the_system_does_not_start_is_started_later_however_often_that_fails(models: Path) -> None:
+    with two_workers(models, first=with_limits(worker_attempts=2, worker_restart_seconds=0.001)) as server:
+        supervisor, files = server.process.pid, resource.RLIMIT_NOFILE
+        before = resource.prlimit(supervisor, files)
+        resource.prlimit(supervisor, files, (3, before[1]))
+        os.kill(pids(server)[0], signal.SIGKILL)
+        assert "Too many open files" in server.wait_for('"worker not started"')
+        server.wait_for_count('"worker not started"', 5)
+        with connections(server, 1) as (stub,):
+            assert ask(stub) == 20
+        resource.prlimit(supervisor, files, before)
+        server.wait_for_count('"worker listens"', 3)
+        stop(server)
+
+
+def test_when_a_worker_cannot_be_replaced_the_server_fails(models: Path) -> None:
+    with two_workers(models, first=with_limits(worker_attempts=2)) as server:
+        (models / "gather/1/model.onnx").write_bytes(b"broken")
+        os.kill(pids(server)[0], signal.SIGKILL)
+        assert server.wait() == 1
+        assert delays(server) == ["0.1", "0.2"]
+        assert server.log[-1].startswith("Error: a worker could not be replaced, 2 times: ")
+        assert "gather/1/model.onnx cannot be loaded" in server.log[-1]
+        for pid in pids(server):
+            assert not Path(f"/proc/{pid}").exists()

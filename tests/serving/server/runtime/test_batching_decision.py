@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 
 from hangtag.serving.server.runtime.batching_decision import decide_batching
 from hangtag.serving.server.runtime.batching_proof import Extent, prove
 from hangtag.serving.server.runtime.session import Runtime
 from tests.kit import onnx_models, shipped, unbatchable_models
+from tests.kit.onnx_models import from_text
 
 DIFFERS = "rows were tried alone and together: 'y' of the same input differs between a batch of 1 and a batch of "
 
@@ -36,19 +37,14 @@ def load(folder: Path, model: onnx.ModelProto, *, override: bool | None = None) 
 
 
 def half_embedding() -> onnx.ModelProto:
-    """ids INT32 [batch, length] -> y FP16 [batch, length, 2], of a table with two rows."""
-    return onnx_models.model(
-        [helper.make_node("Gather", ["table", "ids"], ["y"])],
-        {"ids": (TensorProto.INT32, ["batch", "length"])},
-        {"y": (TensorProto.FLOAT16, ["batch", "length", 2])},
-        {"table": np.array([[0, 1], [2, 3]], np.float16)},
-    )
+    text = "(int32[batch, length] ids) => (float16[batch, length, 2] y) { y = Gather(table, ids) }"
+    return from_text(text, table=np.array([[0, 1], [2, 3]], np.float16))
 
 
 def matrix_product() -> onnx.ModelProto:
-    """x FP32 [batch, 512] -> y FP32 [batch, 512]: the same sums in another order for other batch sizes."""
+    """The same sums in another order for other batch sizes."""
     weights = np.random.default_rng(0).normal(size=(512, 512)).astype(np.float32)
-    return onnx_models.mapped([helper.make_node("MatMul", ["x", "w"], ["y"])], ["batch", 512], {"w": weights})
+    return from_text("(float[batch, 512] x) => (float[batch, 512] y) { y = MatMul(x, w) }", w=weights)
 
 
 @pytest.mark.parametrize(
@@ -95,19 +91,12 @@ def test_a_row_may_depend_on_one_that_only_the_largest_batch_has(
 
 
 def constant() -> onnx.ModelProto:
-    """x FP32 [batch, 3] -> y FP32 [batch, 3]: zeros."""
-    multiply = helper.make_node("Mul", ["x", "zero"], ["y"])
-    return onnx_models.mapped([multiply], ["batch", 3], {"zero": np.array(0, np.float32)})
+    return from_text("(float[batch, 3] x) => (float[batch, 3] y) <float zero = {0}> { y = Mul(x, zero) }")
 
 
 def lookup_of_one_value() -> onnx.ModelProto:
-    """index INT64 [batch] -> y FP32 [batch]; only the index 0 is in the table."""
-    return onnx_models.model(
-        [helper.make_node("Gather", ["values", "index"], ["y"])],
-        {"index": (TensorProto.INT64, ["batch"])},
-        {"y": (TensorProto.FLOAT, ["batch"])},
-        {"values": np.array([5], np.float32)},
-    )
+    """Only the index 0 is in the table."""
+    return from_text("(int64[batch] index) => (float[batch] y) <float[1] values = {5}> { y = Gather(values, index) }")
 
 
 @pytest.mark.parametrize(

@@ -8,24 +8,92 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
+import onnxruntime
 import pytest
 import structlog.testing
-from onnx import TensorProto, helper
 
 from hangtag.protos import tensors
 from hangtag.serving.server.errors import InvalidValuesError
 from hangtag.serving.server.runtime.session import RUNNING, Runtime
 from tests.kit import onnx_models
+from tests.kit.onnx_models import from_text
 from tests.kit.shipped import latest
-from tests.serving.server.runtime.sessions import LikeCuda, OnCpu
 
+Rows = npt.NDArray[Any]
+PROVIDERS = ["CUDAExecutionProvider", "CPUExecutionProvider"]
 Publish = Callable[[onnx.ModelProto], Path]
 WAYS = {"pinned inputs": "off", "graphs": "on"}
 both_ways = pytest.mark.parametrize("graphs", WAYS.values(), ids=WAYS)
+
+
+class Binding(onnxruntime.IOBinding):  # type: ignore[misc]
+    """Keeps the inputs that are bound at fixed addresses, and lets a test change others before they are bound."""
+
+    def __init__(self, session: Any, change: Callable[[Rows], Rows]) -> None:
+        super().__init__(session)
+        self._change = change
+        self.fixed: dict[str, Any] = {}
+
+    def bind_cpu_input(self, name: str, rows: Rows) -> None:
+        super().bind_cpu_input(name, np.ascontiguousarray(self._change(rows)))
+
+    def bind_ortvalue_input(self, name: str, value: Any) -> None:
+        self.fixed[name] = value
+        super().bind_ortvalue_input(name, value)
+
+
+class BoundSession:
+    """A session, in which a test sees and replaces the computing of batches by IO binding."""
+
+    def __init__(self, session: Any, providers: list[str]) -> None:
+        self._session = session
+        self.get_providers = lambda: providers
+        self.compute: Callable[..., object] = session.run_with_iobinding
+        """Computes a batch, of a binding and options."""
+        self.change: Callable[[Rows], Rows] = lambda rows: rows
+        """What becomes of the rows of an input that is not at a fixed address."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def io_binding(self) -> Binding:
+        return Binding(self._session, lambda rows: self.change(rows))
+
+    def run_with_iobinding(self, *arguments: Any) -> None:
+        self.compute(*arguments)
+
+
+class OnCpu:
+    """A runtime whose session a test sees."""
+
+    def __init__(self, file: Path, *, providers: list[str] = PROVIDERS[1:]) -> None:
+        self.runtime: Any = Runtime(file, provider="cpu")
+        self.session = BoundSession(self.runtime._session, providers)
+        self.runtime._session = self.session
+
+
+class LikeCuda(OnCpu):
+    """A runtime that takes the CPU for a provider with CUDA graphs: everything around a capture, without a capture.
+
+    ONNX Runtime ignores a graph's number on the CPU.
+    """
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file, providers=PROVIDERS)
+        self.graphs = BoundSession(self.runtime._opener.open("cpu"), PROVIDERS)
+        """The session that captures the graphs."""
+        self.runtime._opener = SimpleNamespace(path=file, open=lambda _provider, *, cuda_graphs: self.graphs)
+
+    def bind(self, largest: int, *, cuda_graphs: str = "on", instances: int = 1) -> Any:
+        """Use IO binding; returns the runtime."""
+        self.runtime.use_io_binding(largest, instances=instances, cuda_graphs=cuda_graphs)
+        return self.runtime
 
 
 @pytest.fixture
@@ -106,9 +174,9 @@ def test_values_that_the_model_refuses_fail_that_batch_only_and_keep_the_binding
 
 @pytest.mark.parametrize("binding", [False, True], ids=["session", "binding"])
 def test_while_a_batch_is_computed_other_threads_run(publish: Publish, binding: bool) -> None:
-    layers = [helper.make_node("MatMul", [f"x{i}" if i else "x", "w"], [f"x{i + 1}"]) for i in range(20)]
-    last = helper.make_node("Identity", ["x20"], ["y"])
-    file = publish(onnx_models.mapped([*layers, last], ["batch", 1000], {"w": np.eye(1000, dtype=np.float32)}))
+    layers = " ".join(f"x{i + 1} = MatMul(x{i}, w)" for i in range(20))
+    text = f"(float[batch, 1000] x) => (float[batch, 1000] x20) {{ x0 = Identity(x) {layers} }}"
+    file = publish(from_text(text, w=np.eye(1000, dtype=np.float32)))
     runtime = bound(file, 64) if binding else Runtime(file, provider="cpu")
     sent, steps = np.ones((64, 1000), np.float32), 0
     with ThreadPoolExecutor(1) as pool:
@@ -120,15 +188,14 @@ def test_while_a_batch_is_computed_other_threads_run(publish: Publish, binding: 
 
 
 def ones() -> onnx.ModelProto:
-    """x FP32 [batch] -> y FP32 [batch, n]: two ones for each sample."""
-    nodes = [
-        helper.make_node("Shape", ["x"], ["rows"]),
-        helper.make_node("Concat", ["rows", "two"], ["shape"], axis=0),
-        helper.make_node("Expand", ["one", "shape"], ["y"]),
-    ]
-    constants = {"one": np.array(1, np.float32), "two": np.array([2])}
-    inputs: dict[str, tuple[int, onnx_models.Shape]] = {"x": (TensorProto.FLOAT, ["batch"])}
-    return onnx_models.model(nodes, inputs, {"y": (TensorProto.FLOAT, ["batch", "n"])}, constants)
+    """Two ones for each sample."""
+    return from_text(
+        """(float[batch] x) => (float[batch, n] y) <float one = {1}, int64[1] two = {2}> {
+            rows = Shape(x)
+            shape = Concat <axis = 0> (rows, two)
+            y = Expand(one, shape)
+        }"""
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,21 +221,18 @@ def not_a_number(array: Any) -> Any:
 
 
 def roots() -> onnx.ModelProto:
-    """x FP32 [batch, 2] -> y FP32 [batch, 2]: NaN for positive values."""
-    return onnx_models.mapped(
-        [helper.make_node("Neg", ["x"], ["negative"]), helper.make_node("Sqrt", ["negative"], ["y"])], ["batch", 2]
-    )
+    """NaN for positive values."""
+    return from_text("(float[batch, 2] x) => (float[batch, 2] y) { negative = Neg(x) y = Sqrt(negative) }")
 
 
 def thousandths() -> onnx.ModelProto:
-    """x FP32 [batch, 2] -> y INT64 [batch, 2]: how many thousandths each value has."""
-    nodes = [
-        helper.make_node("Mul", ["x", "thousand"], ["product"]),
-        helper.make_node("Cast", ["product"], ["y"], to=TensorProto.INT64),
-    ]
-    inputs: dict[str, tuple[int, onnx_models.Shape]] = {"x": (TensorProto.FLOAT, ["batch", 2])}
-    outputs: dict[str, tuple[int, onnx_models.Shape]] = {"y": (TensorProto.INT64, ["batch", 2])}
-    return onnx_models.model(nodes, inputs, outputs, {"thousand": np.array(1000, np.float32)})
+    """How many thousandths each value has."""
+    return from_text(
+        """(float[batch, 2] x) => (int64[batch, 2] y) <float thousand = {1000}> {
+            product = Mul(x, thousand)
+            y = Cast <to = 7> (product)
+        }"""
+    )
 
 
 @pytest.mark.parametrize(

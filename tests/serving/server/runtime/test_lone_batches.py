@@ -1,8 +1,6 @@
 """Which session computes a batch while nothing else is computed, and what it takes for a second one to be opened."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,22 +11,16 @@ import pytest
 from hangtag.serving.server.errors import InferenceError
 from hangtag.serving.server.runtime.session import RUNNING, Runtime
 from tests.kit import onnx_models, shipped
+from tests.kit.command import python
 from tests.kit.server import server
+from tests.serving.server.parts import Clock
 
 IMAGE = {"image": np.random.default_rng(1).integers(0, 256, (1, 28, 28), dtype=np.uint8)}
 
 
-class Clock:
-    """Goes on when a session computes."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Goes on when a session computes."""
     clock = Clock()
     monkeypatch.setattr("time.perf_counter", clock)
     return clock
@@ -176,5 +168,4 @@ before = time.process_time()
 time.sleep(0.01)
 print(time.process_time() - before)
 """
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert float(done.stdout) < 0.003
+    assert float(python(code).stdout) < 0.003

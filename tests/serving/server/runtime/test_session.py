@@ -1,22 +1,19 @@
 """A model's session: what it computes, what it is called with, and errors that name the file."""
 
 import ctypes
-import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from hangtag import Client
 from hangtag.serving.server.errors import InferenceError, InvalidValuesError, ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
-from tests.kit import onnx_models, shipped
-from tests.kit.command import serving, with_limits
+from tests.kit import memory, onnx_models, shipped
+from tests.kit.command import python, serving, with_limits
+from tests.kit.onnx_models import from_text
 from tests.kit.waiting import TIMEOUT, until
 
 LSTM = shipped.MODELS / "lstm/1/model.onnx"
@@ -56,8 +53,7 @@ def test_the_error_names_a_broken_file(tmp_path: Path, contents: bytes | None) -
 
 
 def test_the_error_names_an_input_that_the_protocol_cannot_carry(models: Path) -> None:
-    bfloat16: dict[str, tuple[int, onnx_models.Shape]] = {"x": (TensorProto.BFLOAT16, ["batch", 2])}
-    model = onnx_models.model([helper.make_node("Identity", ["x"], ["y"])], bfloat16, {"y": bfloat16["x"]})
+    model = from_text("(bfloat16[batch, 2] x) => (bfloat16[batch, 2] y) { y = Identity(x) }")
     with pytest.raises(ModelLoadError, match=r"model\.onnx: 'x' is a tensor\(bfloat16\), which the Open Inference"):
         Runtime(onnx_models.publish(models, "m", model))
 
@@ -92,12 +88,8 @@ def test_a_provider_that_is_listed_and_not_obtained_is_an_error_or_for_auto_a_no
 @pytest.mark.parametrize("text", [b"an_axis_", b"the_input", b"a_key_of_"])
 def test_texts_that_are_not_utf8_are_an_error_that_names_the_file(models: Path, text: bytes) -> None:
     """onnx's own checker takes such a file, and so does ONNX Runtime."""
-    model = onnx_models.model(
-        [helper.make_node("Identity", ["the_input"], ["output"])],
-        {"the_input": (TensorProto.FLOAT, ["an_axis_"])},
-        {"output": (TensorProto.FLOAT, ["an_axis_"])},
-        metadata={"a_key_of_": "metadata"},
-    )
+    identity = "(float[an_axis_] the_input) => (float[an_axis_] output) { output = Identity(the_input) }"
+    model = from_text(identity, {"a_key_of_": "metadata"})
     file = onnx_models.publish(models, "m", model)
     file.write_bytes(file.read_bytes().replace(text, b"\xae" + text[1:]))
     with pytest.raises(ModelLoadError, match=r"m/1/model\.onnx: a name, or a text of its metadata, is not UTF-8"):
@@ -134,42 +126,35 @@ def test_every_kind_of_model_warms_up(models: Path, name: str, shapes: list[tupl
     assert seen == shapes
 
 
-def refuses_below(least: int, number: onnx.NodeProto, shape: onnx_models.Shape, type_: int) -> onnx.ModelProto:
-    """x [shape] -> y [shape]: x as numbers, which fails where ``number``, made of x, is below ``least``."""
-    make, int64 = helper.make_node, TensorProto.INT64
-    nodes = [
-        number,
-        make("Sub", ["number", "least"], ["place"]),
-        make("Abs", ["place"], ["distance"]),
-        make("Sub", ["distance", "place"], ["below"]),  # 0 from ``least`` on
-        make("Gather", ["table", "below"], ["zero"]),  # which has one row
-        make("Cast", ["x"], ["x_as_number"], to=int64),
-        make("Add", ["x_as_number", "zero"], ["y"]),
-    ]
-    constants = {"least": np.array(least, np.int64), "table": np.zeros(1, np.int64)}
-    return onnx_models.model(nodes, {"x": (type_, shape)}, {"y": (int64, shape)}, constants)
+def refuses_below(least: int, number: str, x: str) -> onnx.ModelProto:
+    """x as whole numbers in the same shape; fails where ``number``, a node on x, gives less than ``least``."""
+    return from_text(
+        f"""({x} x) => (int64{x[x.index("[") :]} y) <int64 least = {{{least}}}, int64[1] table = {{0}}> {{
+            number = {number}
+            place = Sub(number, least)
+            distance = Abs(place)
+            below = Sub(distance, place)
+            zero = Gather(table, below)
+            x_as_number = Cast <to = 7> (x)
+            y = Add(x_as_number, zero)
+        }}"""
+    )
 
 
-def fails_below(least: int, shape: onnx_models.Shape) -> onnx.ModelProto:
+def fails_below(least: int, shape: str) -> onnx.ModelProto:
     """Refuses an input whose last axis is shorter."""
-    return refuses_below(least, helper.make_node("Shape", ["x"], ["number"], start=-1), shape, TensorProto.FLOAT)
-
-
-def numbers_in_strings(least: int) -> onnx.ModelProto:
-    """Reads whole numbers from strings, and refuses smaller ones."""
-    number = helper.make_node("Cast", ["x"], ["number"], to=TensorProto.INT64)
-    return refuses_below(least, number, ["batch"], TensorProto.STRING)
+    return refuses_below(least, "Shape <start = -1> (x)", f"float{shape}")
 
 
 def test_the_error_names_a_model_that_loads_but_cannot_compute(models: Path) -> None:
-    runtime = Runtime(onnx_models.publish(models, "m", fails_below(5, ["batch", 4])))
+    runtime = Runtime(onnx_models.publish(models, "m", fails_below(5, "[batch, 4]")))
     with pytest.raises(ModelLoadError, match=r"model\.onnx loads, but fails on zeros \(x \[8, 4\]\): ONNX Runtime"):
         runtime.warm_up([8])
 
 
-@pytest.mark.parametrize(("shape", "batched"), [(["n"], False), ([4], False), (["batch", "length"], True)])
+@pytest.mark.parametrize(("shape", "batched"), [("[n]", False), ("[4]", False), ("[batch, length]", True)])
 def test_a_model_without_a_batch_axis_or_with_other_free_ones_may_fail_on_zeros(
-    models: Path, shape: onnx_models.Shape, batched: bool
+    models: Path, shape: str, batched: bool
 ) -> None:
     runtime = Runtime(onnx_models.publish(models, "m", fails_below(5, shape)))
     assert runtime.signature.batched is batched
@@ -178,7 +163,8 @@ def test_a_model_without_a_batch_axis_or_with_other_free_ones_may_fail_on_zeros(
 
 @pytest.mark.parametrize("least", [0, 5])
 def test_a_model_that_reads_numbers_from_strings_warms_up_and_refuses_other_words(models: Path, least: int) -> None:
-    runtime = Runtime(onnx_models.publish(models, "m", numbers_in_strings(least)))
+    numbers_in_strings = refuses_below(least, "Cast <to = 7> (x)", "string[batch]")
+    runtime = Runtime(onnx_models.publish(models, "m", numbers_in_strings))
     runtime.warm_up([1, 8])
     assert runtime.run({"x": np.array(["5", "12"], object)})["y"].tolist() == [5, 12]
     # Whether it computes zeros decides whose fault it is.
@@ -200,8 +186,7 @@ def test_telemetry_is_off_before_onnx_runtime_is_imported() -> None:
         "import hangtag.serving.server.runtime.session\n"
         "print(seen, os.environ.get('ORT_DISABLE_TELEMETRY'))\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert result.stdout.strip() == "['1'] None"
+    assert python(code).stdout.strip() == "['1'] None"
 
 
 def sized(*sizes: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -246,14 +231,11 @@ def test_when_a_model_is_retired_the_memory_of_others_large_batches_is_given_bac
     (tmp_path / "cnn").symlink_to(shipped.MODELS / "cnn")
     options = ("--model-control", "explicit", "--load-model", "*", "--max-batch-size", "256")
     at_once = with_limits(linger_seconds=0)
-    with serving("--models", str(tmp_path), "--port", "0", *options, first=at_once) as running:
-
-        def mib() -> int:
-            status = Path(f"/proc/{running.process.pid}/status").read_text()
-            return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) >> 10
-
-        with Client(running.wait_until_ready(), timeout=TIMEOUT) as client:
-            client.infer("cnn", {"image": np.zeros((256, 28, 28), np.uint8)})
-            before = mib()
-            client.unload_model("gather")
-            until(lambda: mib() < before - 50)
+    with (
+        serving("--models", str(tmp_path), "--port", "0", *options, first=at_once) as running,
+        Client(running.wait_until_ready(), timeout=TIMEOUT) as client,
+    ):
+        client.infer("cnn", {"image": np.zeros((256, 28, 28), np.uint8)})
+        before = memory.held(running.process.pid)
+        client.unload_model("gather")
+        until(lambda: memory.held(running.process.pid) < before - (50 << 20))

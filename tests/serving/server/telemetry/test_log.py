@@ -132,23 +132,13 @@ Call = Callable[[structlog.BoundLogger], object]
 Logged = Callable[[Call], str]
 
 
-class Written(io.StringIO):
-    """A standard error that may be a terminal."""
-
-    def __init__(self, *, terminal: bool) -> None:
-        super().__init__()
-        self._terminal = terminal
-
-    def isatty(self) -> bool:
-        return self._terminal
-
-
 @pytest.fixture
 def as_written(monkeypatch: pytest.MonkeyPatch, _log_as_before: None) -> Callable[..., str]:
     """Returns what a call of the logger writes, as a pipe or a terminal gets it."""
 
     def of(call: Call, *, terminal: bool = True, coloured: bool = False) -> str:
-        written = Written(terminal=terminal)
+        written = io.StringIO()
+        written.isatty = lambda: terminal  # type: ignore[method-assign]
         monkeypatch.setattr(sys, "stderr", written)
         monkeypatch.setenv("NO_COLOR", "" if coloured else "1")
         configure_log()

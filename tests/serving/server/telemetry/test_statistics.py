@@ -34,11 +34,6 @@ def test_a_value_counts_at_the_first_bound_that_it_does_not_exceed_alone_and_wit
     assert before == BucketHistogram.empty(BOUNDS)
 
 
-def test_histograms_add_up() -> None:
-    one, another = BucketHistogram(BOUNDS, (1, 0, 2, 0), 9.0), BucketHistogram(BOUNDS, (0, 1, 1, 5), 50.0)
-    assert one + another == BucketHistogram(BOUNDS, (1, 1, 3, 5), 59.0)
-
-
 def test_batches_count_their_requests_and_samples_by_size_and_failures_apart() -> None:
     statistics = ModelStatistics()
     empty = statistics.snapshot()

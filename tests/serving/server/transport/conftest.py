@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.kit import onnx_models, shipped
+from tests.kit.certificates import Certificates
 from tests.kit.live import LiveServer
-from tests.kit.over_http import live_server
+from tests.kit.over_http import HTTP, live_server
 
 
 @pytest.fixture(scope="session")
@@ -20,9 +21,20 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return models
 
 
-@pytest.fixture(scope="session", params=["native", "grpc"])
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A repository of this test's own, with the model that loads fastest."""
+    return onnx_models.publish_all(tmp_path / "models", "gather")
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates(tmp_path / "certificates")
+
+
+@pytest.fixture(scope="session", params=["native", "grpc", HTTP])
 def transport(request: pytest.FixtureRequest) -> str:
-    """Every promise of gRPC's wire is kept on both transports; a test with EVERY_TRANSPORT states one of HTTP too."""
+    """Every transport keeps a promise, unless its test is in the folder ``grpc`` or has the mark OVER_GRPC."""
     return str(request.param)
 
 

@@ -18,16 +18,13 @@ from hangtag.protos import tensors
 from tests.kit import onnx_models, shipped
 from tests.kit.datatypes import FIELDS, VALUES
 from tests.kit.live import LiveServer, failure, outputs, request
-from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
+from tests.kit.over_http import HTTP, OVER_GRPC, live_server
 from tests.kit.rest import Rest, tensor
 from tests.kit.waiting import TIMEOUT
-
-pytestmark = pytest.mark.slow
 
 CALLERS, CALLS = 16, 15
 
 
-@EVERY_TRANSPORT
 def test_inputs_go_by_name_and_only_the_requested_outputs_come_in_their_order(live: LiveServer) -> None:
     a, b = np.array([[1, 2, 3]], np.float32), np.array([[10, 20, 30]], np.int64)
     for sent in (request("two_inputs", a=a, b=b), request("two_inputs", b=b, a=a)):
@@ -64,7 +61,6 @@ IN_JSON: dict[object, object] = {np.inf: 2.5, -np.inf: -2.5}
 """What takes the place of values that JSON does not have."""
 
 
-@EVERY_TRANSPORT
 def test_every_datatype_goes_alone_as_raw_and_as_typed_contents_and_may_be_empty(
     typed: LiveServer, transport: str
 ) -> None:
@@ -91,7 +87,6 @@ def test_every_datatype_goes_alone_as_raw_and_as_typed_contents_and_may_be_empty
                 assert typed.infer(sent)["out"].shape == shape
 
 
-@EVERY_TRANSPORT
 def test_scalars_of_every_datatype_come_and_go(live: LiveServer) -> None:
     arrays = {name: np.array(values[1], tensors.DTYPES[name]) for name, values in VALUES.items()}
     response = live.inference.ModelInfer(request("every_scalar", **{f"in_{n}": a for n, a in arrays.items()}))
@@ -101,7 +96,6 @@ def test_scalars_of_every_datatype_come_and_go(live: LiveServer) -> None:
     }
 
 
-@EVERY_TRANSPORT
 def test_text_is_utf8_both_ways(live: LiveServer) -> None:
     words = ["", "grön", "日本\0", "x" * 100_000]
     answer = live.infer(request("text", text=np.array(words, np.object_)))
@@ -112,7 +106,6 @@ def test_text_is_utf8_both_ways(live: LiveServer) -> None:
     assert answer["shouted"].tolist() == [b"b!", b"a!"]
 
 
-@EVERY_TRANSPORT
 def test_models_without_inputs_with_an_empty_answer_and_one_that_refuses_emptiness(
     tmp_path: Path, transport: str
 ) -> None:
@@ -140,7 +133,6 @@ def test_models_without_inputs_with_an_empty_answer_and_one_that_refuses_emptine
         assert live.infer(request("largest", x=np.ones((3, 2), np.float32)))["y"].tolist() == [[0, 0]]
 
 
-@EVERY_TRANSPORT
 def test_every_answer_says_who_gave_it_and_what_it_cost(live: LiveServer) -> None:
     images = np.random.default_rng(3).integers(0, 256, (7, 28, 28), dtype=np.uint8)
     sent = request("classifier", image=images)
@@ -157,7 +149,6 @@ def test_every_answer_says_who_gave_it_and_what_it_cost(live: LiveServer) -> Non
     assert int(cost["hangtag-queue-ns"]) >= 0
 
 
-@EVERY_TRANSPORT
 def test_many_callers_at_once_get_each_their_own_answers(live: LiveServer) -> None:
     def ask(seed: int) -> None:
         random = np.random.default_rng(seed)
@@ -198,6 +189,7 @@ def infer_bytes(live: LiveServer, message: bytes) -> pb.ModelInferResponse:
     return pb.ModelInferResponse.FromString(call(message, timeout=TIMEOUT))
 
 
+@OVER_GRPC
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.integers(0, 255), min_size=1, max_size=16),
@@ -220,6 +212,7 @@ def test_a_request_that_begins_as_one_before_it_is_answered_as_a_new_one(
         assert infer_bytes(live, sent.SerializeToString()) == expected
 
 
+@OVER_GRPC
 def test_fields_in_another_order_or_unknown_and_contents_like_a_head_are_read_as_they_are(live: LiveServer) -> None:
     def rows(*values: float) -> pb.ModelInferRequest:
         return request("free_axis", x=np.array([[value, value] for value in values], np.float32))
@@ -248,6 +241,7 @@ def test_fields_in_another_order_or_unknown_and_contents_like_a_head_are_read_as
             np.testing.assert_array_equal(outputs(infer_bytes(live, message))["total"], expected)
 
 
+@OVER_GRPC
 def test_a_head_that_promises_more_contents_than_follow_is_refused(live: LiveServer) -> None:
     """Also where the server knows this head, and messages of this size: it must read no memory before the message."""
     small, large = (

@@ -13,26 +13,19 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.errors import StartError
 from tests.kit import onnx_models, unbatchable_models
 from tests.kit.live import LiveServer, failure, index, outputs, request
-from tests.kit.over_http import EVERY_TRANSPORT, inference_over_http, live_server
+from tests.kit.over_http import OVER_GRPC, inference_over_http, live_server
 from tests.kit.server import server
 from tests.kit.waiting import TIMEOUT
-
-pytestmark = pytest.mark.slow
 
 
 def together(own: LiveServer, name: str, sent: list[pb.ModelInferRequest]) -> tuple[list[Any], list[int]]:
     """Answers to requests that all wait while a first one is computed, and the first axis of each executed batch."""
     with own.gates.closed(name) as gate:
-        calls = [own.inference.ModelInfer.future(sent[0], timeout=TIMEOUT)]
-        gate.wait_until_computing()
-        for waiting, one in enumerate(sent[1:], start=1):
-            calls.append(own.inference.ModelInfer.future(one, timeout=TIMEOUT))
-            own.wait_until_queued(name, waiting)
+        calls = own.occupy(gate, *sent)
         gate.open()
         return [outputs(call.result()) for call in calls], gate.batch_sizes
 
 
-@EVERY_TRANSPORT
 def test_queued_calls_with_equal_shapes_share_a_batch_and_empty_ones_with_their_like(own: LiveServer) -> None:
     shapes = [(1, 1), (1, 1), (1, 2), (1, 1), (1, 0)]
     answers, batches = together(
@@ -46,12 +39,12 @@ def test_queued_calls_with_equal_shapes_share_a_batch_and_empty_ones_with_their_
     assert sorted(batches) == [1, 2, 2]
 
 
+@OVER_GRPC
 def test_calls_over_http_and_grpc_share_a_batch(few: Path, transport: str) -> None:
     with live_server(transport, few, http_port=0, max_batch_size=4, instances=1) as live:
         over_http = inference_over_http(live.server.http_address)
         with live.gates.closed("gather") as gate:
-            calls = [live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT)]
-            gate.wait_until_computing()
+            calls = live.occupy(gate, request("gather", index=index(1)))
             for waiting, stub in enumerate((live.inference, over_http), start=1):
                 calls.append(stub.ModelInfer.future(request("gather", index=index(2)), timeout=TIMEOUT))
                 live.wait_until_queued("gather", waiting)
@@ -60,7 +53,6 @@ def test_calls_over_http_and_grpc_share_a_batch(few: Path, transport: str) -> No
             assert gate.batch_sizes == [1, 2]
 
 
-@EVERY_TRANSPORT
 def test_a_model_with_carried_state_is_never_batched(own_whole: LiveServer) -> None:
     sent = [
         request("state", x=np.full((1, 3), n, np.float32), state=np.full((2, 1, 3), n, np.float32), scale=np.array(n))
@@ -72,7 +64,6 @@ def test_a_model_with_carried_state_is_never_batched(own_whole: LiveServer) -> N
     assert batches == [1, 1, 1, 1]
 
 
-@EVERY_TRANSPORT
 def test_the_operator_can_forbid_batching(own_whole: LiveServer) -> None:
     config = own_whole.inference.ModelConfig(pb.ModelConfigRequest(name="two_inputs"), timeout=TIMEOUT).config
     assert config.max_batch_size == 0
@@ -84,7 +75,6 @@ def test_the_operator_can_forbid_batching(own_whole: LiveServer) -> None:
     assert [len(answer["sum"]) for answer in answers] == batches == [1, 1, 2, 99]
 
 
-@EVERY_TRANSPORT
 def test_joined_requests_never_get_rows_that_are_not_theirs(own_whole: LiveServer) -> None:
     """The operator lets the server join them, wrongly: each is computed once more, alone."""
     alone = own_whole.infer(request("not_a_batch_axis", x=np.array([1, 2], np.float32)))["y"]

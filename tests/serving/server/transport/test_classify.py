@@ -13,11 +13,9 @@ from hangtag.protos import classifier_pb2 as pb
 from tests.kit import onnx_label_sets, onnx_models
 from tests.kit.conversation import Conversation
 from tests.kit.live import Array, LiveServer, failure, index, request
-from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
+from tests.kit.over_http import HTTP, OVER_GRPC, live_server
 from tests.kit.picture_files import encoded
 from tests.kit.waiting import TIMEOUT
-
-pytestmark = pytest.mark.slow
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 FULL, LATE = grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED
@@ -68,7 +66,6 @@ def assert_is_the_best_of(response: pb.ClassifyResponse, pixels: Array) -> None:
     np.testing.assert_allclose([score.probability for score in response.labels], expected, rtol=1e-3)
 
 
-@EVERY_TRANSPORT
 def test_the_most_probable_labels_come_first_as_many_as_requested(live: LiveServer) -> None:
     for picture in ({"raw": RAW}, {"encoded": encoded(PIXELS[0])}):
         for top_k, count in ((0, 3), (1, 1), (10, 10), (11, 10), (2**32 - 1, 10)):
@@ -81,7 +78,6 @@ def test_the_most_probable_labels_come_first_as_many_as_requested(live: LiveServ
     assert response.timings.batch_size == 1
 
 
-@EVERY_TRANSPORT
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -100,7 +96,6 @@ def test_an_unusable_image_is_refused(live: LiveServer, fields: dict[str, Any], 
     assert (code, message in details) == (INVALID, True), details
 
 
-@EVERY_TRANSPORT
 def test_a_model_that_is_unknown_or_not_a_classifier_is_refused(live: LiveServer) -> None:
     for fields in ({"model_name": "nobody"}, {"model_version": "1"}):
         assert failure(lambda f=fields: classify(live, raw=RAW, **f))[0] is NOT_FOUND  # type: ignore[misc]
@@ -133,17 +128,12 @@ def test_a_classifier_has_labels_that_match_and_probabilities_of_any_precision(t
             assert (code, "is not a classifier of images" in message) == (INVALID, True)
 
 
-@EVERY_TRANSPORT
 def test_a_classification_shares_a_batch_with_inferences_and_is_refused_by_a_full_queue(own: LiveServer) -> None:
-    def infer(pixels: Array) -> Any:
-        return own.inference.ModelInfer.future(request("classifier", image=pixels[np.newaxis]), timeout=TIMEOUT)
-
     with own.gates.closed("classifier") as gate:
-        calls = [infer(PIXELS[0])]
-        gate.wait_until_computing()
+        calls = own.occupy(gate, request("classifier", image=PIXELS[:1]))
         classified = own.classifier.Classify.future(image(0), timeout=TIMEOUT)
         own.wait_until_queued("classifier", 1)
-        calls += [infer(PIXELS[1]) for _ in range(3)]
+        calls += [own.begin(request("classifier", image=PIXELS[1:2])) for _ in range(3)]
         own.wait_until_queued("classifier", 4)
         assert failure(lambda: classify(own, raw=RAW))[0] is FULL
         assert failure(lambda: classify(own, model_name="gather", raw=RAW))[0] is INVALID
@@ -153,6 +143,7 @@ def test_a_classification_shares_a_batch_with_inferences_and_is_refused_by_a_ful
         assert_is_the_best_of(classified.result(), PIXELS[0])
 
 
+@OVER_GRPC
 def test_a_stream_of_images_is_answered_in_order_as_each_alone(live: LiveServer) -> None:
     sent = [image(place, top_k=place + 1) for place in range(6)]
     answers = Conversation(live.classifier.ClassifyStream, *sent).finish()
@@ -163,6 +154,7 @@ def test_a_stream_of_images_is_answered_in_order_as_each_alone(live: LiveServer)
         assert answer.answer.timings.compute_ns > 0
 
 
+@OVER_GRPC
 def test_an_image_that_fails_is_answered_in_its_place(live: LiveServer) -> None:
     failing = {
         "broken": (pb.ClassifyRequest(model_name="classifier", encoded=b"GIF89a"), INVALID, "the image is not a PNG"),
@@ -179,6 +171,7 @@ def test_an_image_that_fails_is_answered_in_its_place(live: LiveServer) -> None:
         assert answer.failure.message.startswith(message)
 
 
+@OVER_GRPC
 def test_images_of_a_stream_share_a_batch_and_those_of_a_cancelled_one_are_not_computed(own: LiveServer) -> None:
     with own.gates.closed("classifier") as gate:
         talk = Conversation(own.classifier.ClassifyStream, image(0))
@@ -194,7 +187,6 @@ def test_images_of_a_stream_share_a_batch_and_those_of_a_cancelled_one_are_not_c
         assert gate.batch_sizes == [1, 3]
 
 
-@EVERY_TRANSPORT
 def test_a_comparison_answers_in_the_order_of_its_models_as_each_alone(live: LiveServer) -> None:
     """And without names by every classifier."""
     for names in (("lstm", "classifier"), ("classifier", "lstm"), ()):
@@ -205,7 +197,6 @@ def test_a_comparison_answers_in_the_order_of_its_models_as_each_alone(live: Liv
             assert len(outcome.answer.labels) == 5
 
 
-@EVERY_TRANSPORT
 def test_a_model_that_fails_does_not_hide_the_others(live: LiveServer) -> None:
     outcomes = compare(live, "nobody", "classifier@12", "gather", "classifier@7")
     assert [outcome.model_name for outcome in outcomes] == ["nobody", "classifier", "gather", "classifier"]
@@ -233,7 +224,6 @@ def test_a_file_is_converted_for_each_model_and_pixels_fit_those_of_their_size_o
         assert large.failure.message.startswith("raw pixels must be 64 x 64")
 
 
-@EVERY_TRANSPORT
 def test_what_cannot_be_compared(live: LiveServer, transport: str) -> None:
     repeated = failure(lambda: compare(live, "classifier", "lstm", "classifier"))
     assert repeated == (INVALID, "model 'classifier' is given twice; name each one once")
@@ -242,7 +232,6 @@ def test_what_cannot_be_compared(live: LiveServer, transport: str) -> None:
         assert [outcome.failure.message.split(";")[0] for outcome in outcomes] == ["no image in the request"] * 2
 
 
-@EVERY_TRANSPORT
 def test_a_server_without_classifiers_says_so(tmp_path: Path, transport: str) -> None:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     with live_server(transport, tmp_path) as live:
@@ -250,7 +239,6 @@ def test_a_server_without_classifiers_says_so(tmp_path: Path, transport: str) ->
         assert failure(lambda: compare(live)) == (NOT_FOUND, message)
 
 
-@EVERY_TRANSPORT
 def test_a_comparison_queries_its_models_at_once_and_is_dropped_when_cancelled_or_late(own_whole: LiveServer) -> None:
     with own_whole.gates.closed("classifier") as one, own_whole.gates.closed("lstm") as other:
         calls = [own_whole.classifier.Classify.future(image(0, model_name=name)) for name in ("classifier", "lstm")]

@@ -19,6 +19,8 @@ from tests.kit.over_http import HTTP, live_server
 from tests.kit.picture_files import encoded
 from tests.kit.waiting import TIMEOUT
 
+pytestmark = pytest.mark.quick
+
 Pixels = npt.NDArray[np.uint8]
 PROBABILITIES = [10, 250, 20, 30, 200, 40, 50, 240, 60, 70]  # of 255
 

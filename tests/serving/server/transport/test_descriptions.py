@@ -17,11 +17,9 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from tests.kit.certificates import Certificates
 from tests.kit.live import LiveServer, index, request
-from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
+from tests.kit.over_http import HTTP, live_server
 from tests.kit.shipped import latest
 from tests.kit.waiting import TIMEOUT
-
-pytestmark = pytest.mark.slow
 
 
 def model_config(live: LiveServer, name: str, version: str = "") -> pb.ModelConfig:
@@ -30,7 +28,6 @@ def model_config(live: LiveServer, name: str, version: str = "") -> pb.ModelConf
     return config
 
 
-@EVERY_TRANSPORT
 def test_the_server_is_live_and_ready_and_so_are_its_models(live: LiveServer, transport: str) -> None:
     assert live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
     assert live.ready()
@@ -46,7 +43,6 @@ def test_the_server_is_live_and_ready_and_so_are_its_models(live: LiveServer, tr
     assert sorted(server.extensions) == sorted(extensions + ["binary_tensor_data"] * (transport == HTTP))
 
 
-@EVERY_TRANSPORT
 def test_the_metadata_and_the_configuration_of_a_batched_model(live: LiveServer) -> None:
     for version in ("", "12"):
         asked = pb.ModelMetadataRequest(name="classifier", version=version)
@@ -76,7 +72,6 @@ def test_the_metadata_and_the_configuration_of_a_batched_model(live: LiveServer)
     assert parameters["hangtag.task"] == "single_label"
 
 
-@EVERY_TRANSPORT
 def test_model_config_of_a_model_without_a_batch_axis_and_of_every_datatype(live: LiveServer) -> None:
     config = model_config(live, "unbatched")
     assert config.max_batch_size == 0
@@ -87,7 +82,6 @@ def test_model_config_of_a_model_without_a_batch_axis_and_of_every_datatype(live
     assert named == {name: "TYPE_STRING" if name == "BYTES" else f"TYPE_{name}" for name in tensors.DTYPES}
 
 
-@EVERY_TRANSPORT
 def test_the_repository_and_the_statistics_list_every_model(live: LiveServer) -> None:
     for ready in (False, True):
         models = live.inference.RepositoryIndex(pb.RepositoryIndexRequest(ready=ready), timeout=TIMEOUT).models
@@ -202,7 +196,6 @@ class FailingControl:
         return getattr(self._control, name)
 
 
-@EVERY_TRANSPORT
 def test_every_error_has_a_status_and_so_has_a_subclass_of_it_and_a_bug_has_a_reference(
     few: Path, transport: str
 ) -> None:

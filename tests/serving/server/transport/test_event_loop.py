@@ -23,11 +23,9 @@ from hangtag.protos import classifier_pb2, inference_pb2_grpc
 from hangtag.protos import inference_pb2 as pb
 from tests.kit import onnx_models
 from tests.kit.live import LiveServer, failure, index, outputs, request
-from tests.kit.over_http import EVERY_TRANSPORT, live_server
+from tests.kit.over_http import live_server
 from tests.kit.picture_files import encoded
 from tests.kit.waiting import TIMEOUT, until
-
-pytestmark = pytest.mark.slow
 
 STRINGS = 300_000
 """So many texts take half a second to decode, and longer to encode."""
@@ -74,7 +72,6 @@ def texts(count: int = STRINGS) -> pb.ModelInferRequest:
     return request("first", text=np.array([["x"] * count], np.object_))
 
 
-@EVERY_TRANSPORT
 @pytest.mark.parametrize("kind", ["picture", "comparison", "texts", "answer"])
 def test_others_are_answered_while_a_call_is_decoded_or_encoded(server: LiveServer, kind: str) -> None:
     picture, large = striped(), texts()
@@ -124,7 +121,6 @@ class HeldControl:
         return held if name == self._method else method
 
 
-@EVERY_TRANSPORT
 @pytest.mark.parametrize(
     ("method", "call", "message"),
     [
@@ -151,7 +147,6 @@ def test_others_are_answered_while_the_control_of_the_models_takes_long(
         assert slow.result(timeout=TIMEOUT) is not None
 
 
-@EVERY_TRANSPORT
 def test_large_messages_without_a_place_are_refused_at_once_and_all_others_answered(
     models: Path, transport: str
 ) -> None:
@@ -159,7 +154,7 @@ def test_large_messages_without_a_place_are_refused_at_once_and_all_others_answe
     settings: dict[str, Any] = {"max_batch_size": 4, "max_queue_size": PLACES, "max_concurrent_streams": 1000}
     with live_server(transport, models, instances=1, **settings) as live:
         count = len(os.sched_getaffinity(0)) + PLACES + BEYOND
-        calls = [live.inference.ModelInfer.future(texts(STRINGS // 2), timeout=TIMEOUT) for _ in range(count)]
+        calls = [live.begin(texts(STRINGS // 2)) for _ in range(count)]
         until(lambda: any(call.done() for call in calls))
         assert not all(call.done() for call in calls)  # it was refused at once, before the others were answered
         refused = [error for call in calls if (error := call.exception()) is not None]

@@ -10,7 +10,6 @@ import shutil
 import struct
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,8 @@ from hangtag.serving.server.transport.grpc import awaited_messages
 from tests.kit import onnx_models
 from tests.kit.command import serving
 from tests.kit.live import LiveServer, failure, index, number, outputs, request
-from tests.kit.over_http import EVERY_TRANSPORT, live_server
-from tests.kit.waiting import TIMEOUT, until
-
-pytestmark = pytest.mark.slow
+from tests.kit.over_http import OVER_GRPC, live_server
+from tests.kit.waiting import TIMEOUT, pass_time, until
 
 MIB = 1 << 20
 HUGE = 100 * MIB
@@ -54,6 +51,7 @@ def send(channel: grpc.Channel, method: str, message: bytes) -> tuple[grpc.Statu
     return failure(lambda: call(message, timeout=2 * TIMEOUT))
 
 
+@OVER_GRPC
 @pytest.mark.parametrize("method", [MODEL_INFER, CLASSIFY])
 @pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
 def test_a_request_over_the_limit_is_refused(small: LiveServer, method: str, compression: grpc.Compression) -> None:
@@ -68,7 +66,6 @@ def test_a_request_over_the_limit_is_refused(small: LiveServer, method: str, com
         assert outputs(stub.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT))["value"].tolist() == [10]
 
 
-@EVERY_TRANSPORT
 def test_a_message_over_the_limit_is_refused_and_the_next_one_answered(small: LiveServer) -> None:
     """A response, and a request."""
     code, message = failure(lambda: small.infer(request("repeated", x=number(1))))
@@ -80,6 +77,7 @@ def test_a_message_over_the_limit_is_refused_and_the_next_one_answered(small: Li
     assert small.infer(request("gather", index=index(1)))["value"].tolist() == [10]
 
 
+@OVER_GRPC
 def test_a_response_over_the_limit_fails_its_request_of_a_stream_alone(small: LiveServer) -> None:
     sent = [request("repeated", x=number(1)), request("gather", index=index(1))]
     refused, answered = small.inference.ModelStreamInfer(iter(sent), timeout=TIMEOUT)
@@ -89,6 +87,7 @@ def test_a_response_over_the_limit_fails_its_request_of_a_stream_alone(small: Li
     assert small.statistics("repeated").inference_stats.fail.count == 1
 
 
+@OVER_GRPC
 def test_a_request_over_the_limit_of_a_stream_or_another_method_is_refused(small: LiveServer) -> None:
     """On native these pass through to the gRPC server behind it."""
     huge = pb.ModelInferRequest(model_name="gather", raw_input_contents=[bytes(2 * MIB)])
@@ -105,6 +104,7 @@ def test_a_request_over_the_limit_of_a_stream_or_another_method_is_refused(small
             assert "larger than max" in message
 
 
+@OVER_GRPC
 def test_the_memory_of_huge_messages_is_given_back(tmp_path: Path, transport: str) -> None:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     with serving("--models", str(tmp_path), "--port", "0", "--transport", transport) as server:
@@ -168,7 +168,7 @@ def test_a_call_takes_the_place_of_one_whose_time_is_over_already() -> None:
         (longest,) = places
         newer = asyncio.timeout(None)
         loop.call_at((longest.when() or 0) + 1e-6, awaited_messages.take_place, places, 1, newer)
-        time.sleep(0.05)  # so that the loop meets both times at once, before the first call can end
+        pass_time(0.05)  # so that the loop meets both times at once, before the first call can end
         with pytest.raises(TimeoutError):
             await waiting
         assert list(places) == [newer]
@@ -207,6 +207,7 @@ def ask(live: LiveServer, bodies: dict[str, Path], method: str, timeout: str) ->
     return BY_NUMBER[int(received["grpc-status"])], unquote(received.get("grpc-message", ""))
 
 
+@OVER_GRPC
 @pytest.mark.skipif(shutil.which("nghttp") is None, reason="needs nghttp (Debian: nghttp2-client)")
 @pytest.mark.parametrize("method", MESSAGES)
 def test_a_deadline_in_a_header_is_taken_and_what_is_none_is_refused(

@@ -1,5 +1,6 @@
 """Prometheus' metrics of a real server, read as Prometheus reads them, and the port that has them apart from HTTP's."""
 
+import contextlib
 import signal
 import socket
 import threading
@@ -18,12 +19,10 @@ from hangtag.serving.server.runtime.session import Runtime
 from tests.kit import onnx_models
 from tests.kit.command import serving
 from tests.kit.live import LiveServer, failure, index, request
-from tests.kit.over_http import EVERY_TRANSPORT, live_server
+from tests.kit.over_http import OVER_GRPC, live_server
 from tests.kit.raw import status_line
 from tests.kit.rest import Rest
-from tests.kit.waiting import TIMEOUT
-
-pytestmark = pytest.mark.slow
+from tests.kit.waiting import TIMEOUT, until
 
 PROVIDER = {"provider_asked": "auto", "provider": "CPUExecutionProvider", "cuda_graphs": "off"}
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -67,7 +66,6 @@ def watched(models: Path, transport: str) -> Iterator[Watched]:
         yield Watched(live)
 
 
-@EVERY_TRANSPORT
 def test_answered_requests_are_counted_under_tritons_names_and_in_histograms(watched: Watched) -> None:
     live, metric = watched.live, watched.metric
     live.infer(request("gather", index=index(1, 2, 3)))
@@ -97,7 +95,6 @@ def test_answered_requests_are_counted_under_tritons_names_and_in_histograms(wat
         assert metric(f"{name}_sum", **labels) == pytest.approx(seconds)
 
 
-@EVERY_TRANSPORT
 def test_failures_are_counted_once_by_code_and_by_models_that_there_are(watched: Watched) -> None:
     live, metric, failed = watched.live, watched.metric, watched.failed
     assert failed("INTERNAL") == metric("nv_inference_request_failure", reason="BACKEND") == 0
@@ -128,6 +125,7 @@ def test_failures_are_counted_once_by_code_and_by_models_that_there_are(watched:
     assert statistics.fail.ns == pytest.approx(sum(seconds) * 1e9, rel=1e-3)
 
 
+@OVER_GRPC
 def test_failures_in_a_stream_and_undecodable_bytes_are_counted_by_code(watched: Watched) -> None:
     live = watched.live
     sent = [request("gather", index=index(value)) for value in (1, 99)]
@@ -153,16 +151,10 @@ def test_failures_in_a_stream_and_undecodable_bytes_are_counted_by_code(watched:
     assert watched.failed("INVALID_ARGUMENT", model="", version="") == 1 + 5
 
 
-@EVERY_TRANSPORT
 def test_the_queue_and_a_full_one(watched: Watched) -> None:
     live, metric = watched.live, watched.metric
     with live.gates.closed("gather") as gate:
-        calls = [live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT)]
-        gate.wait_until_computing()
-        calls += [
-            live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(4)
-        ]
-        live.wait_until_queued("gather", 4)
+        calls = live.occupy(gate, *[request("gather", index=index(1))] * 5)
         failure(lambda: live.infer(request("gather", index=index(1))))
         assert metric("nv_inference_pending_request_count") == metric("hangtag_max_queue_size") == 4
         assert watched.failed("RESOURCE_EXHAUSTED") == 1
@@ -172,7 +164,6 @@ def test_the_queue_and_a_full_one(watched: Watched) -> None:
         assert all(call.result() for call in calls)
 
 
-@EVERY_TRANSPORT
 def test_a_message_that_is_too_large_does_not_count_as_shed(watched: Watched) -> None:
     """HangtagShedding asks for more servers, which would not help."""
     too_large = request("classifier", image=np.zeros((30_000, 28, 28), np.uint8))
@@ -217,19 +208,13 @@ def test_a_version_that_is_loading_does_not_look_like_one_that_cannot_be_loaded(
             dict(labels)["model"]: value for (name, labels), value in samples.items() if name == "hangtag_model_ready"
         }
 
-    with live.gates.held_load("gather") as load:
-        starting = threading.Thread(target=live.server.start)
-        starting.start()
-        load.wait_until_begun()
+    with live.loading("gather") as go_on:
         assert ready() == {}
-        load.go_on()
-        starting.join(TIMEOUT)
-    live.open_stubs()
-    onnx_models.publish(models, "broken", onnx_models.gather()).write_bytes(b"broken")
-    message = inference_pb2.RepositoryModelLoadRequest(model_name="broken")
-    assert "cannot be loaded" in failure(lambda: live.inference.RepositoryModelLoad(message, timeout=TIMEOUT))[1]
-    assert ready() == {"classifier": 1, "gather": 1, "broken": 0}
-    live.__exit__()
+        go_on()
+        onnx_models.publish(models, "broken", onnx_models.gather()).write_bytes(b"broken")
+        message = inference_pb2.RepositoryModelLoadRequest(model_name="broken")
+        assert "cannot be loaded" in failure(lambda: live.inference.RepositoryModelLoad(message, timeout=TIMEOUT))[1]
+        assert ready() == {"classifier": 1, "gather": 1, "broken": 0}
 
 
 MOST = 32
@@ -259,35 +244,36 @@ def test_the_port_for_metrics_has_health_too_limits_its_connections_and_stays_si
                 connection.sendall(f"GET {path} HTTP/1.0\r\nAccept: {accept}\r\n\r\n".encode())
                 return int(status_line(connection).split()[1])
 
+        def is_answered(connection: socket.socket) -> bool:
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
+                return connection.makefile("rb").read().endswith(b"live\n")
+            return False
+
+        def every_place_is_answered() -> bool:
+            taken = [connect() for _ in range(MOST)]
+            with connect() as another:
+                assert another.recv(1) == b""
+            return sum(map(is_answered, taken)) == MOST
+
         for _ in range(MOST):
             with connect() as connection:
                 assert connection.recv(1) == b""
-        assert [status(path) for path in ("/metrics", "/v2/health/live", "/v2/health/ready", "/")] == [
-            200,
-            200,
-            200,
-            404,
-        ]
+        assert [status(path) for path in ("/metrics", "/v2/health/live", "/v2/health/ready")] == [200] * 3
+        assert status("/") == 404
         assert status("/metrics", "application/openmetrics-text; version=no-number") == 400
         assert status("/metrics", "application/openmetrics-text; version=1.0.0") == 200
-        taken = [connect() for _ in range(MOST)]
-        with connect() as another:
-            assert another.recv(1) == b""
-        for connection in taken:  # they are still answered
-            connection.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
-            assert connection.makefile("rb").read().endswith(b"live\n")
-            connection.close()
+        until(every_place_is_answered)  # at first the server may still count the connection before
         with grpc.insecure_channel(server.address) as channel, connect():
             may_send = threading.Event()
             begun: Any = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
-            begun = begun.future(
-                iter(may_send.wait, True), timeout=TIMEOUT
-            )  # in flight, since its message does not come
+            begun = begun.future(iter(may_send.wait, True), timeout=TIMEOUT)  # in flight: its message does not come
             live = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ServerLive
             assert live(inference_pb2.ServerLiveRequest(), timeout=TIMEOUT).live
             server.signal(signal.SIGTERM)
             server.wait_for("stopping")
-            assert [status(path) for path in ("/v2/health/live", "/v2/health/ready")] == [200, 503]
+            until(lambda: status("/v2/health/ready") == 503)
+            assert status("/v2/health/live") == 200
             begun.cancel()
             may_send.set()
             assert server.wait() == 0  # though a client is connected to this port

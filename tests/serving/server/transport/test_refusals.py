@@ -15,10 +15,8 @@ import structlog.testing
 from hangtag.protos import inference_pb2 as pb
 from tests.kit.datatypes import FIELDS
 from tests.kit.live import LiveServer, failure, index, request
-from tests.kit.over_http import EVERY_TRANSPORT, HTTP, HttpError
+from tests.kit.over_http import HTTP, OVER_GRPC, HttpError
 from tests.kit.waiting import TIMEOUT
-
-pytestmark = pytest.mark.slow
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 Request = pb.ModelInferRequest
@@ -231,7 +229,6 @@ def test_a_request_that_does_not_fit_is_refused_with_what_was_expected(
         assert after == before  # nothing was queued, nothing computed
 
 
-@EVERY_TRANSPORT
 @pytest.mark.parametrize("method", ["ModelMetadata", "ModelConfig", "ModelStatistics"])
 def test_a_model_or_version_that_is_not_served_has_no_description(live: LiveServer, method: str) -> None:
     call, message = getattr(live.inference, method), getattr(pb, f"{method}Request")
@@ -242,6 +239,7 @@ def test_a_model_or_version_that_is_not_served_has_no_description(live: LiveServ
     assert (code, text) == (NOT_FOUND, "version '1' of 'classifier' is not served here; served: 12")
 
 
+@OVER_GRPC
 @pytest.mark.parametrize(
     "method",
     [
@@ -257,12 +255,12 @@ def test_undecodable_bytes_are_the_callers_error(live: LiveServer, method: str) 
     assert message.startswith(f"the bytes are not a message that {method} takes")
 
 
+@OVER_GRPC
 def test_an_unknown_method_is_unimplemented(live: LiveServer) -> None:
     call: Callable[..., object] = live.channel.unary_unary("/inference.GRPCInferenceService/Predict")
     assert failure(lambda: call(b"", timeout=TIMEOUT))[0] is grpc.StatusCode.UNIMPLEMENTED
 
 
-@EVERY_TRANSPORT
 def test_a_model_that_fails_is_the_servers_fault_and_serves_on_and_only_that_is_logged(own: LiveServer) -> None:
     sent = request("gather", index=index(3))
     sent.id = "r" * 1_000

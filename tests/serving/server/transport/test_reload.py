@@ -14,10 +14,8 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.limits import Limits
 from tests.kit import onnx_models
 from tests.kit.live import LiveServer, failure, index, outputs, request
-from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
+from tests.kit.over_http import HTTP, live_server
 from tests.kit.waiting import TIMEOUT, until
-
-pytestmark = pytest.mark.slow
 
 CALLERS = 4
 RELOADS = int(os.environ.get("RELOADS", "20"))
@@ -55,7 +53,6 @@ def cannot(transport: str) -> grpc.StatusCode:
     return grpc.StatusCode.INVALID_ARGUMENT if transport == HTTP else grpc.StatusCode.FAILED_PRECONDITION
 
 
-@EVERY_TRANSPORT
 def test_load_and_unload_by_call(explicit: LiveServer, models: Path) -> None:
     assert explicit.ready()
     assert listed(explicit, ready=True) == []
@@ -82,7 +79,6 @@ def test_load_and_unload_by_call(explicit: LiveServer, models: Path) -> None:
     assert failure(lambda: explicit.infer(request("gather", index=index(2))))[0] is grpc.StatusCode.NOT_FOUND
 
 
-@EVERY_TRANSPORT
 def test_a_broken_version_is_refused_and_listed_and_the_old_one_serves(
     explicit: LiveServer, models: Path, transport: str
 ) -> None:
@@ -98,7 +94,6 @@ def test_a_broken_version_is_refused_and_listed_and_the_old_one_serves(
     assert listed(explicit, ready=True) == [("gather", "1", "READY")]
 
 
-@EVERY_TRANSPORT
 def test_impossible_loads_and_unloads_are_refused(explicit: LiveServer, live: LiveServer, transport: str) -> None:
     for name in ("nobody", "../gather", "gather/1", "a" * 255):
         assert failure(lambda n=name: load(explicit, n))[0] is grpc.StatusCode.NOT_FOUND  # type: ignore[misc]
@@ -118,7 +113,6 @@ def test_impossible_loads_and_unloads_are_refused(explicit: LiveServer, live: Li
         assert "start the server with --model-control explicit" in message
 
 
-@EVERY_TRANSPORT
 @pytest.mark.parametrize("calls", [0, 1, 20])
 def test_an_unloaded_model_is_gone_with_its_memory(explicit: LiveServer, calls: int) -> None:
     """Though a connection that called it stays open, and the beginning of its requests may be kept."""
@@ -131,7 +125,6 @@ def test_an_unloaded_model_is_gone_with_its_memory(explicit: LiveServer, calls: 
         until(lambda: explicit.gates.loaded("gather") == 0)
 
 
-@EVERY_TRANSPORT
 def test_reloads_under_load_fail_no_request(explicit: LiveServer, transport: str) -> None:
     """Of calls, and of a stream."""
     load(explicit, "classifier")
@@ -170,7 +163,6 @@ def test_reloads_under_load_fail_no_request(explicit: LiveServer, transport: str
     assert explicit.server.state().failures == {}
 
 
-@EVERY_TRANSPORT
 def test_polling_sees_a_file_overwritten_in_place_with_equal_size_and_time(models: Path, transport: str) -> None:
     first, second = (onnx_models.shifted(by).SerializeToString() for by in (1, 2))
     assert len(first) == len(second)

@@ -19,12 +19,10 @@ from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
 from tests.kit import onnx_models, shipped
 from tests.kit.live import Array, LiveServer, failure, outputs, request
-from tests.kit.over_http import EVERY_TRANSPORT, inference_over_http, live_server
+from tests.kit.over_http import OVER_GRPC, inference_over_http, live_server
 from tests.kit.rest import Rest
 from tests.kit.shipped import latest
 from tests.kit.waiting import TIMEOUT
-
-pytestmark = pytest.mark.slow
 
 AT_LEAST = 0.9
 Images = npt.NDArray[np.uint8]
@@ -41,8 +39,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         'expected_sent_on = 0.25\nshadow = {model = "lstm", share = 0.01}',
         "canary": 'split = {cnn = 75, lstm = 25}\nsticky = "x-user-id"\ndescription = "Chosen by hand."',
     }.items():
-        (models / name).mkdir()
-        (models / name / "route.toml").write_text(text)
+        onnx_models.publish_route(models, name, text)
     return models
 
 
@@ -65,7 +62,6 @@ def member_of(live: LiveServer, sent: pb.ModelInferRequest, user: str = "") -> s
     return str(dict(call.trailing_metadata())["hangtag-model"])
 
 
-@EVERY_TRANSPORT
 def test_each_sample_has_the_answer_of_the_member_that_the_rule_chooses(routed: LiveServer, images: Images) -> None:
     lstm, cnn = (routed.infer(request(name, image=images)) for name in ("lstm", "cnn"))
     response, call = routed.inference.ModelInfer.with_call(request("both", image=images), timeout=TIMEOUT)
@@ -88,7 +84,6 @@ def test_each_sample_has_the_answer_of_the_member_that_the_rule_chooses(routed: 
     assert member_of(routed, request("both", image=images[surest : surest + 1])) == "lstm"
 
 
-@EVERY_TRANSPORT
 def test_a_route_is_described_listed_and_ready_as_a_model_is(routed: LiveServer) -> None:
     def parameters(name: str) -> dict[str, str]:
         config = routed.inference.ModelConfig(pb.ModelConfigRequest(name=name), timeout=TIMEOUT).config
@@ -114,7 +109,6 @@ def test_a_route_is_described_listed_and_ready_as_a_model_is(routed: LiveServer)
     assert routed.statistics("both").name == "both"
 
 
-@EVERY_TRANSPORT
 def test_an_answer_says_that_its_member_was_not_sure_where_the_next_one_is_busy(
     models: Path, transport: str, images: Images
 ) -> None:
@@ -126,17 +120,13 @@ def test_an_answer_says_that_its_member_was_not_sure_where_the_next_one_is_busy(
         answer = live.classifier.Classify(sent, timeout=TIMEOUT)
         assert (answer.unsure, [stage.model for stage in answer.timings.stages]) == (False, ["lstm", "cnn"])
         with live.gates.closed("cnn") as gate:
-            busy = [live.inference.ModelInfer.future(request("cnn", image=images[:1]), timeout=TIMEOUT)]
-            gate.wait_until_computing()
-            busy.append(live.inference.ModelInfer.future(request("cnn", image=images[:1]), timeout=TIMEOUT))
-            live.wait_until_queued("cnn", 1)
+            busy = live.occupy(gate, *[request("cnn", image=images[:1])] * 2)
             answer = live.classifier.Classify(sent, timeout=TIMEOUT)
             assert (answer.unsure, [stage.model for stage in answer.timings.stages]) == (True, ["lstm"])
             gate.open()
             assert all(call.result() for call in busy)
 
 
-@EVERY_TRANSPORT
 def test_calls_with_one_key_go_to_one_member_and_others_by_their_shares(routed: LiveServer, images: Images) -> None:
     sent = request("canary", image=images[:1])
     users = {user: member_of(routed, sent, user) for user in map(str, range(40))}
@@ -148,7 +138,6 @@ def test_calls_with_one_key_go_to_one_member_and_others_by_their_shares(routed: 
     assert 25 < counts["cnn"] < 60  # fewer or more have a chance of 1 in 100,000,000
 
 
-@EVERY_TRANSPORT
 def test_metrics_count_samples_by_member_and_stage_and_the_queues_of_models_alone(
     routed: LiveServer, images: Images
 ) -> None:
@@ -168,7 +157,6 @@ def test_metrics_count_samples_by_member_and_stage_and_the_queues_of_models_alon
     assert set(metrics(r'hangtag_max_queue_size\{model="([\w-]+)"')) == {"lstm", "cnn"}
 
 
-@EVERY_TRANSPORT
 def test_a_request_that_does_not_fit_is_refused_as_by_a_model(routed: LiveServer) -> None:
     code, message = failure(lambda: routed.infer(request("both", image=np.zeros((1, 27, 28), np.uint8))))
     assert code == grpc.StatusCode.INVALID_ARGUMENT
@@ -205,8 +193,7 @@ def publish(models: Path, name: str, version: int) -> None:
 def changing(tmp_path: Path, transport: str) -> Iterator[LiveServer]:
     for name in MARKS:
         publish(tmp_path, name, 1)
-    (tmp_path / "route").mkdir()
-    (tmp_path / "route/route.toml").write_text(FILES[0])
+    onnx_models.publish_route(tmp_path, "route", FILES[0])
     polling: dict[str, Any] = {"http_port": 0, "model_control": "poll", "poll_seconds": 3600}
     with live_server(transport, tmp_path, max_batch_size=4, max_queue_size=4, instances=1, **polling) as live:
         yield live
@@ -250,8 +237,9 @@ def samples(draw: random.Random) -> Array:
     return np.array([[confidence, 0] for confidence in confidences], np.float32)
 
 
+@OVER_GRPC
 def test_reloads_under_load_lose_and_double_no_call(changing: LiveServer, tmp_path: Path) -> None:
-    """Of a route and its members, over gRPC and HTTP at once."""
+    """Of a route and its members, over gRPC and HTTP at once: HTTP is no transport of its own here."""
     draw = random.Random(0)
     versions = dict.fromkeys(MARKS, 1)
     file = tmp_path / "route/route.toml"

@@ -15,23 +15,15 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 from hangtag.protos import classifier_pb2
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import StartError
-from tests.kit import onnx_models
 from tests.kit.collector import PARENT, TRACE, TRACEPARENT, Collector, attributes, collecting
 from tests.kit.live import LiveServer, failure, index, request
-from tests.kit.over_http import EVERY_TRANSPORT, HTTP, live_server
+from tests.kit.over_http import HTTP, OVER_GRPC, live_server
 from tests.kit.server import server
 from tests.kit.waiting import TIMEOUT, until
-
-pytestmark = pytest.mark.slow
 
 CODE = "rpc.grpc.status_code"
 ERROR, UNSET = trace_pb2.Status.STATUS_CODE_ERROR, trace_pb2.Status.STATUS_CODE_UNSET
 INFER = {HTTP: "POST /v2/models/{model}/infer"}
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    return onnx_models.publish_all(tmp_path, "gather")
 
 
 @pytest.fixture
@@ -67,7 +59,6 @@ def identifiers(span: Any) -> tuple[int, int]:
     return int.from_bytes(span.trace_id, "big"), int.from_bytes(span.parent_span_id, "big")
 
 
-@EVERY_TRANSPORT
 def test_a_call_is_a_child_of_its_callers_span_and_the_queue_and_the_computation_are_its_children(
     traced: LiveServer, collector: Collector, transport: str
 ) -> None:
@@ -75,9 +66,9 @@ def test_a_call_is_a_child_of_its_callers_span_and_the_queue_and_the_computation
     (span,) = spans(traced, collector, INFER.get(transport, "ModelInfer"))
     assert identifiers(span) == (TRACE, PARENT)
     assert span.kind == trace_pb2.Span.SPAN_KIND_SERVER
-    said = attributes(span)
-    assert said.pop("hangtag.batch_size") == 3
-    assert said == (
+    named = attributes(span)
+    assert named.pop("hangtag.batch_size") == 3
+    assert named == (
         {"http.request.method": "POST", "http.route": "/v2/models/{model}/infer", "hangtag.status": "OK"}
         if transport == HTTP
         else {
@@ -95,7 +86,6 @@ def test_a_call_is_a_child_of_its_callers_span_and_the_queue_and_the_computation
     assert attributes(collector.resources[0].resource)["service.name"] == "hangtag"
 
 
-@EVERY_TRANSPORT
 def test_nothing_but_the_identifiers_of_a_trace_is_taken_from_a_caller_and_malformed_ones_are_ignored(
     traced: LiveServer, collector: Collector, transport: str
 ) -> None:
@@ -114,7 +104,6 @@ def test_nothing_but_the_identifiers_of_a_trace_is_taken_from_a_caller_and_malfo
     assert not [value for value in (*malformed, "vendor", "!!!", "key=value", TRACEPARENT) if value in str(log)]
 
 
-@EVERY_TRANSPORT
 def test_an_error_of_the_server_is_recorded_as_one_and_a_callers_is_not(
     traced: LiveServer, collector: Collector, transport: str
 ) -> None:
@@ -131,6 +120,7 @@ def test_an_error_of_the_server_is_recorded_as_one_and_a_callers_is_not(
     assert codes == [code.name if transport == HTTP else code.value[0] for code in expected]
 
 
+@OVER_GRPC
 def test_undecodable_bytes_refused_comparisons_and_each_request_of_a_stream_have_spans(
     traced: LiveServer, collector: Collector
 ) -> None:

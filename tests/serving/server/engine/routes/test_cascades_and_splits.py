@@ -1,7 +1,6 @@
 """Cascades: which samples go on, and what comes of a member that is busy or broken; how a split spreads calls."""
 
 import math
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,14 +11,15 @@ import numpy as np
 import pytest
 import structlog.testing
 
-from hangtag import ClientError
 from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import InferenceError
 from tests.kit import onnx_models
+from tests.kit.gate import Array, Held, Script
+from tests.kit.kinds import message_of
 from tests.kit.live import outputs, request
-from tests.kit.waiting import TIMEOUT, until
-from tests.serving.server.engine.running import Array, Held, Repository, Running, Script, Start, samples
+from tests.kit.repository import Repository, Running, samples
+from tests.kit.waiting import TIMEOUT, pass_time, until
 
 CASCADE = 'cascade = ["fast", "slow"]\naccept = {output = "y", at_least = 0.9}\n'
 Infer = Callable[..., Any]
@@ -53,11 +53,11 @@ def numbers(call: Any) -> list[float]:
     return [round(float(value), 4) for value in outputs(call.result())["y"][:, 0]]
 
 
-def test_only_samples_of_which_a_member_is_not_sure_go_on_to_the_next(repository: Repository, start: Start) -> None:
+def test_only_samples_of_which_a_member_is_not_sure_go_on_to_the_next(repository: Repository) -> None:
     for name, by in (("first", 0), ("second", 0.3), ("third", 20)):
         repository.publish(name, model=onnx_models.shifted(by))
     repository.route("all", CASCADE.replace('"fast", "slow"', '"first", "second", "third"'))
-    running = start()
+    running = repository.start()
     answer = running.infer("all", [0.1, 0.95, 0.7, 0.92])
     np.testing.assert_allclose(answer["y"][:, 0], [20.1, 0.95, 1.0, 0.92], rtol=1e-6)
     assert answer.sample_stages == (3, 1, 2, 1)
@@ -72,20 +72,20 @@ def test_only_samples_of_which_a_member_is_not_sure_go_on_to_the_next(repository
     assert (state.counters.success.count, state.counters.inference_count) == (2, 5)
 
 
-def test_doubtful_samples_of_several_calls_share_a_batch(cascade: Repository, start: Start) -> None:
-    running = start()
+def test_doubtful_samples_of_several_calls_share_a_batch(cascade: Repository) -> None:
+    running = cascade.start()
     with running.occupied("slow"):
         calls = [running.infer_waiting("both", [place / 10, 0.95], "slow", place) for place in (1, 2)]
     assert [call.result()["y"][0, 0] for call in calls] == [np.float32(0.1), np.float32(0.2)]
-    assert running.scripts.batches["slow"] == [[9], [0.1, 0.2]]
+    assert running.gates.batches["slow"] == [[9], [0.1, 0.2]]
 
 
 @pytest.mark.parametrize("on_overload", ["answer", "refuse"])
 def test_where_the_next_queue_is_full_the_answer_at_hand_is_given_or_the_call_refused(
-    cascade: Repository, start: Start, infer: Infer, on_overload: str
+    cascade: Repository, infer: Infer, on_overload: str
 ) -> None:
     cascade.route("both", f'{CASCADE}on_overload = "{on_overload}"')
-    running = start()
+    running = cascade.start()
     with running.occupied("slow", queued=4):
         call = infer(running, [0.95, 0.5])
         if on_overload == "answer":
@@ -97,16 +97,16 @@ def test_where_the_next_queue_is_full_the_answer_at_hand_is_given_or_the_call_re
 
 
 def in_a_second(x: Array) -> Array:
-    threading.Event().wait(1)
+    pass_time(1)
     return x
 
 
 @pytest.mark.parametrize("on_overload", ["answer", "refuse"])
-def test_one_deadline_holds_for_all_stages(cascade: Repository, start: Start, infer: Infer, on_overload: str) -> None:
+def test_one_deadline_holds_for_all_stages(cascade: Repository, infer: Infer, on_overload: str) -> None:
     """The server knows from the batches before that the second member cannot answer in time."""
     cascade.route("both", f'{CASCADE}on_overload = "{on_overload}"')
-    running = start()
-    running.scripts.play(slow=in_a_second)
+    running = cascade.start()
+    running.gates.play(slow=in_a_second)
     running.infer("slow", [1])
     call = infer(running, [0.5], timeout=0.7)
     if on_overload == "answer":
@@ -115,13 +115,13 @@ def test_one_deadline_holds_for_all_stages(cascade: Repository, start: Start, in
     else:
         assert call.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert "an answer needs about" in call.exception().details()
-    assert running.scripts.batches["slow"] == [[1]]
+    assert running.gates.batches["slow"] == [[1]]
 
 
-def test_a_cancelled_call_ends_at_the_stage_that_it_is_in(cascade: Repository, start: Start, infer: Infer) -> None:
+def test_a_cancelled_call_ends_at_the_stage_that_it_is_in(cascade: Repository, infer: Infer) -> None:
     first, second = Held(0.5), Held()
-    running = start()
-    running.scripts.play(fast=first, slow=second)
+    running = cascade.start()
+    running.gates.play(fast=first, slow=second)
     other = running.infer_later("slow", [9])
     second.wait()
     queued = infer(running, [0.1])
@@ -136,7 +136,7 @@ def test_a_cancelled_call_ends_at_the_stage_that_it_is_in(cascade: Repository, s
     second.release()
     other.result()
     assert numbers(infer(running, [0.2])) == [0.2]
-    assert running.scripts.batches == {"fast": [[0.1], [0.5], [0.2]], "slow": [[9], [0.2]]}
+    assert running.gates.batches == {"fast": [[0.1], [0.5], [0.2]], "slow": [[9], [0.2]]}
 
 
 def failures(running: Running) -> dict[str, int]:
@@ -152,10 +152,10 @@ def broken(_: Array) -> Array:
     ("script", "message"), [(broken, "made up"), (lambda x: np.zeros((len(x), 3), np.float32), "cannot be joined")]
 )
 def test_an_error_of_a_later_member_and_an_answer_of_another_shape_are_the_calls_error(
-    cascade: Repository, start: Start, infer: Infer, script: Script, message: str
+    cascade: Repository, infer: Infer, script: Script, message: str
 ) -> None:
-    running = start()
-    running.scripts.play(slow=script)
+    running = cascade.start()
+    running.gates.play(slow=script)
     error = infer(running, [0.5]).exception()
     assert error.code() is grpc.StatusCode.INTERNAL
     assert message in error.details()
@@ -166,16 +166,16 @@ def test_an_error_of_a_later_member_and_an_answer_of_another_shape_are_the_calls
 
 @pytest.mark.parametrize("same_signature", [True, False])
 def test_a_member_that_is_replaced_meanwhile_is_answered_for_by_its_successor_if_it_takes_the_same(
-    cascade: Repository, start: Start, infer: Infer, same_signature: bool
+    cascade: Repository, infer: Infer, same_signature: bool
 ) -> None:
     held = Held(0.5)
-    running = start("poll")
-    running.scripts.play(fast=held)
+    running = cascade.start("poll")
+    running.gates.play(fast=held)
     call = infer(running, [0.5])
     held.wait()
     cascade.publish("slow", 2, onnx_models.shifted(20) if same_signature else onnx_models.gather())
     with structlog.testing.capture_logs() as log:
-        running.poll()
+        running.server.control.poll()
         until(lambda: [line for line in log if line["event"] == "model retired"])
     held.release()
     if same_signature:
@@ -184,12 +184,10 @@ def test_a_member_that_is_replaced_meanwhile_is_answered_for_by_its_successor_if
         assert call.exception().code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_a_call_under_way_goes_on_to_its_next_member_while_the_server_stops(
-    cascade: Repository, start: Start, infer: Infer
-) -> None:
+def test_a_call_under_way_goes_on_to_its_next_member_while_the_server_stops(cascade: Repository, infer: Infer) -> None:
     held = Held(0.5)
-    running = start()
-    running.scripts.play(fast=held)
+    running = cascade.start()
+    running.gates.play(fast=held)
     call = infer(running, [0.5])
     held.wait()
     stop = running.in_thread(lambda: running.server.stop(TIMEOUT))
@@ -199,7 +197,7 @@ def test_a_call_under_way_goes_on_to_its_next_member_while_the_server_stops(
     stop.result()
 
 
-def test_a_request_that_one_member_would_not_take_is_refused(repository: Repository, start: Start) -> None:
+def test_a_request_that_one_member_would_not_take_is_refused(repository: Repository) -> None:
     def forbid_empty_axes(runtime: Any) -> None:
         if "full" in runtime.path.parts:
             runtime.no_empty_because = "it has LSTM"
@@ -208,27 +206,25 @@ def test_a_request_that_one_member_would_not_take_is_refused(repository: Reposit
         repository.publish(name, model=onnx_models.free_axis())
     repository.settings("small", "max_batch_size = 2")
     repository.route("split", "split = {small = 50, full = 50}")
-    running = start(on_load=forbid_empty_axes)
+    running = repository.start(on_load=forbid_empty_axes)
     for shape, taken_by, reason in (((1, 0), "small", "it has LSTM"), ((3, 1), "full", "takes at most 2")):
         x = {"x": np.zeros(shape, np.float32)}
         assert len(running.client.infer(taken_by, x)["total"]) == shape[0]
         for _ in range(8):  # whichever member would have been chosen
-            with pytest.raises(ClientError, match=reason) as error:
-                running.client.infer("split", x)
-            assert error.value.code is grpc.StatusCode.INVALID_ARGUMENT
+            assert reason in message_of(grpc.StatusCode.INVALID_ARGUMENT, running.client.infer, "split", x)
 
 
 @pytest.mark.parametrize("members", ['"both", "other"', '"other", "both"'])
 def test_a_cascade_within_a_cascade_names_the_models_that_answered_and_counts_what_they_were_not_sure_of(
-    cascade: Repository, start: Start, members: str
+    cascade: Repository, members: str
 ) -> None:
     cascade.publish("other", model=onnx_models.shifted(30))
     cascade.route("outer", f'cascade = [{members}]\naccept = {{output = "y", at_least = 0.5}}')
-    running = start()
+    running = cascade.start()
     answer = running.infer("outer", [0.95, 0.8, 0.1])
     inner_first = members.startswith('"both')
     assert answer.answered_by == (("fast", "slow") if inner_first else ("other",))
-    running.scripts.play(other=lambda x: x + np.float32(0.3 if inner_first else 0))
+    running.gates.play(other=lambda x: x + np.float32(0.3 if inner_first else 0))
     with running.occupied("slow", queued=4):
         assert running.infer("outer", [0.95, 0.6, 0.1, 0.2]).unsure == 2  # 0.6 alone, or 0.1 and 0.2
 
@@ -255,11 +251,11 @@ def require_share(counts: Counter[tuple[str, str]], member: str, share: float) -
     assert abs(count - share * total) <= DEVIATIONS * math.sqrt(total * share * (1 - share))
 
 
-def test_random_calls_and_similar_keys_are_spread_by_their_shares(repository: Repository, start: Start) -> None:
+def test_random_calls_and_similar_keys_are_spread_by_their_shares(repository: Repository) -> None:
     repository.publish("three")
     repository.route("inner", "split = {one = 90, two = 10}" + STICKY)
     repository.route("outer", "split = {three = 50, inner = 50}" + STICKY)
-    running = start("poll", transport="native", max_queue_size=COUNT)
+    running = repository.start("poll", transport="native", max_queue_size=COUNT)
     before: Counter[tuple[str, str]] = Counter()
     for pattern in ("", "{:08x}", "user{}@example.com"):
         before = chosen(running, "inner", [pattern.format(number) for number in range(COUNT)])
@@ -276,10 +272,10 @@ def test_random_calls_and_similar_keys_are_spread_by_their_shares(repository: Re
     require_share(after, "two", 0.2)
 
 
-def test_counters_of_two_processes_are_added(cascade: Repository, start: Start) -> None:
+def test_counters_of_two_processes_are_added(cascade: Repository) -> None:
     """One of them may have none of the route, as a process that has not loaded it yet."""
     cascade.route("both", f'{CASCADE}expected_sent_on = 0.2\nshadow = {{model = "one", share = 1}}')
-    running = start(limits=Limits(linger_seconds=0, shadow_share_of_time=math.inf, shadow_late_seconds=0.01))
+    running = cascade.start(limits=Limits(linger_seconds=0, shadow_share_of_time=math.inf, shadow_late_seconds=0.01))
     with running.occupied("slow", queued=4):
         running.infer("both", [0.5, 0.95])
     until(lambda: (running.state("both").route.shadow or ())[:3] == (1, 0, 0))

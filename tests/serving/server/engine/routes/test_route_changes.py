@@ -7,7 +7,7 @@ import structlog.testing
 from hangtag import ClientError
 from tests.kit import onnx_models
 from tests.kit.kinds import message_of
-from tests.serving.server.engine.running import Repository, Running, Start
+from tests.kit.repository import Repository, Running
 
 SPLIT = "split = {one = 50, two = 50}"
 ONE = "split = {one = 100}"
@@ -28,20 +28,18 @@ def refused(running: Running, name: str = "both", *, unload: bool = False) -> st
 
 
 @pytest.mark.parametrize("mode", ["none", "poll"])
-def test_routes_and_routes_of_routes_serve_whatever_their_names_order(
-    repository: Repository, start: Start, mode: str
-) -> None:
+def test_routes_and_routes_of_routes_serve_whatever_their_names_order(repository: Repository, mode: str) -> None:
     repository.route("a", "split = {z = 100}")
     repository.route("z", ONE)
-    running = start(mode)
+    running = repository.start(mode)
     assert running.served() == {"a": [1], "z": [1], **MODELS}
     assert (running.answer("a"), running.answer("z")) == (1, 1)
 
 
-def test_a_route_follows_its_file_where_that_is_valid_and_goes_with_it(repository: Repository, start: Start) -> None:
+def test_a_route_follows_its_file_where_that_is_valid_and_goes_with_it(repository: Repository) -> None:
     repository.publish("index", model=onnx_models.gather())
-    file = repository.route("both", SPLIT)
-    running = start("poll")
+    repository.route("both", SPLIT)
+    running = repository.start("poll")
     repository.route("both", "split = {one = 10, two = 90}")
     running.poll()
     assert (weights(running), running.loads("both")) == ("10, 90", (2, 0))
@@ -56,27 +54,23 @@ def test_a_route_follows_its_file_where_that_is_valid_and_goes_with_it(repositor
         start=1,
     ):
         repository.route("both", text)
-        with structlog.testing.capture_logs() as log:
-            running.poll()
-            running.poll()
-        (line,) = log
+        (line,) = running.poll(2)
         assert (line["model"], reason in line["reason"]) == ("both", True)
         assert (weights(running), running.loads("both")) == ("10, 90", (2, number))
         assert running.answer("both") == 1
     repository.route("both", "split = {two = 100}")
     running.poll()
     assert weights(running) == "100"
-    file.unlink()
-    file.parent.rmdir()
+    repository.remove("both")
     running.poll()
     assert running.served() == {"index": [1], **MODELS}
 
 
 def test_a_route_goes_with_a_member_that_goes_or_does_not_fit_any_more_and_comes_back_with_it(
-    repository: Repository, start: Start
+    repository: Repository,
 ) -> None:
     repository.route("both", SPLIT)
-    running = start("poll")
+    running = repository.start("poll")
     repository.remove("two")
     running.poll()
     assert running.served() == {"one": [1]}
@@ -89,9 +83,9 @@ def test_a_route_goes_with_a_member_that_goes_or_does_not_fit_any_more_and_comes
     assert "one and two differ in their inputs" in running.reason("both")
 
 
-def test_a_new_version_of_a_member_answers_and_the_routes_counters_go_on(repository: Repository, start: Start) -> None:
+def test_a_new_version_of_a_member_answers_and_the_routes_counters_go_on(repository: Repository) -> None:
     repository.route("both", ONE)
-    running = start("poll")
+    running = repository.start("poll")
     for version in (1, 2, 3):
         if version > 1:
             repository.publish("one", version)
@@ -105,67 +99,54 @@ def test_a_new_version_of_a_member_answers_and_the_routes_counters_go_on(reposit
         running.infer("both")
 
 
-def test_a_member_may_be_renamed_together_with_the_routes_file(repository: Repository, start: Start) -> None:
+def test_a_member_may_be_renamed_together_with_the_routes_file(repository: Repository) -> None:
     repository.publish("one", 2)
     repository.route("both", ONE)
-    running = start("poll")
+    running = repository.start("poll")
     repository.route("both", "split = {three = 100}")
     (repository.folder / "one").rename(repository.folder / "three")
-    with structlog.testing.capture_logs() as log:
-        running.poll()
-    assert [line for line in log if line["log_level"] == "warning"] == []  # it was never out of service
+    assert [line for line in running.poll() if line["log_level"] == "warning"] == []  # it was never out of service
     assert (running.answer("both"), running.served()) == (2, {"both": [1], "three": [2], "two": [1]})
 
 
 @pytest.mark.parametrize("inner", ["inner", "0"])  # it comes after, or before, the route that needs it
 @pytest.mark.parametrize("text", ["split = {around = 100}", f'{ONE}\nshadow = {{model = "around", share = 1}}'])
-def test_a_file_that_closes_a_circle_takes_no_other_route_out(
-    repository: Repository, start: Start, text: str, inner: str
-) -> None:
+def test_a_file_that_closes_a_circle_takes_no_other_route_out(repository: Repository, text: str, inner: str) -> None:
     repository.route(inner, ONE)
     repository.route("around", f"split = {{{inner} = 100}}")
     for name in ("a", "z"):
         repository.route(name, "split = {around = 100}")
-    running = start("poll")
+    running = repository.start("poll")
     served = running.served()
     repository.route(inner, text)
-    with structlog.testing.capture_logs() as log:
-        running.poll()
-    assert "routes must not lead to themselves" in str(log)
+    assert "routes must not lead to themselves" in str(running.poll())
     assert running.served() == served
     assert [running.answer(name) for name in ("a", "around", inner, "z")] == [1] * 4
 
 
-def test_a_route_goes_on_without_a_shadow_that_goes_does_not_fit_or_cannot_be_loaded(
-    repository: Repository, start: Start
-) -> None:
+def test_a_route_goes_on_without_a_shadow_that_goes_does_not_fit_or_cannot_be_loaded(repository: Repository) -> None:
     repository.route("both", SHADOWED)
     repository.route("typo", SHADOWED.replace("two", "tow"))
-    running = start("poll")
+    running = repository.start("poll")
     assert "its shadow tow does not serve" in running.reason("typo")
     repository.publish("two", 2, onnx_models.gather())
     for gone in (False, True):
         if gone:
             repository.remove("two")
-        with structlog.testing.capture_logs() as log:
-            running.poll()
-            running.poll()
-        (line,) = [line for line in log if line["event"] == "route serves, but not as its file says"]
+        (line,) = [line for line in running.poll(2) if line["event"] == "route serves, but not as its file says"]
         assert "both goes on without its shadow" in line["reason"]
         assert running.answer("both") == 1
     repository.spoil("two", 3)
-    again = start("poll")
+    again = repository.start("poll")
     assert (again.served(), again.loads("both")) == ({"both": [1], "one": [1]}, (1, 1))
     repository.publish("two", 4)
     again.poll()
     assert (again.served(), again.loads("both")) == ({"both": [1], "one": [1], "two": [4]}, (2, 1))
 
 
-def test_routes_are_loaded_and_unloaded_by_call_and_follow_their_files_only_then(
-    repository: Repository, start: Start
-) -> None:
+def test_routes_are_loaded_and_unloaded_by_call_and_follow_their_files_only_then(repository: Repository) -> None:
     repository.route("both", SPLIT)
-    running = start("explicit", load_model=("one",))
+    running = repository.start("explicit", load_model=("one",))
     load, unload = running.client.load_model, running.client.unload_model
     assert "its member two does not serve" in refused(running)
     load("two")
@@ -188,9 +169,9 @@ def test_routes_are_loaded_and_unloaded_by_call_and_follow_their_files_only_then
         load("three")
 
 
-def test_a_route_is_loaded_by_call_though_its_shadow_does_not_serve(repository: Repository, start: Start) -> None:
+def test_a_route_is_loaded_by_call_though_its_shadow_does_not_serve(repository: Repository) -> None:
     repository.route("both", SHADOWED)
-    running = start("explicit", load_model=("one",))
+    running = repository.start("explicit", load_model=("one",))
     with structlog.testing.capture_logs() as log:
         running.client.load_model("both")
         running.client.load_model("both")
@@ -207,10 +188,10 @@ def test_a_route_is_loaded_by_call_though_its_shadow_does_not_serve(repository: 
 
 @pytest.mark.parametrize("mode", ["poll", "explicit"])
 def test_a_name_may_become_a_models_and_a_routes_again_and_a_route_whose_folder_is_gone_goes(
-    repository: Repository, start: Start, mode: str
+    repository: Repository, mode: str
 ) -> None:
     file = repository.route("both", SPLIT)
-    running = start(mode, load_model=("*",) if mode == "explicit" else ())
+    running = repository.start(mode, load_model=("*",) if mode == "explicit" else ())
 
     def update() -> None:
         if mode == "poll":
@@ -237,10 +218,10 @@ def test_a_name_may_become_a_models_and_a_routes_again_and_a_route_whose_folder_
 
 @pytest.mark.parametrize("named", [("both", "one"), ("*",)])
 def test_a_route_that_was_named_serves_once_its_members_do_unless_it_was_unloaded(
-    repository: Repository, start: Start, named: tuple[str, ...]
+    repository: Repository, named: tuple[str, ...]
 ) -> None:
     repository.route("both", SPLIT)
-    running = start("explicit", load_model=named)
+    running = repository.start("explicit", load_model=named)
     if named == ("*",):
         running.client.unload_model("two")
     assert running.served() == {"one": [1]}
@@ -254,12 +235,10 @@ def test_a_route_that_was_named_serves_once_its_members_do_unless_it_was_unloade
     assert "nothing to unload" in refused(running, unload=True)
 
 
-def test_a_route_that_is_unloaded_takes_those_that_need_it_out_until_it_is_loaded_again(
-    repository: Repository, start: Start
-) -> None:
+def test_a_route_that_is_unloaded_takes_those_that_need_it_out_until_it_is_loaded_again(repository: Repository) -> None:
     repository.route("inner", ONE)
     repository.route("outer", "split = {inner = 100}")
-    running = start("explicit", load_model=("one", "inner", "outer"))
+    running = repository.start("explicit", load_model=("one", "inner", "outer"))
     assert running.answer("outer") == 1
     running.client.unload_model("inner")
     assert running.served() == {"one": [1]}
@@ -268,11 +247,9 @@ def test_a_route_that_is_unloaded_takes_those_that_need_it_out_until_it_is_loade
     assert running.answer("outer") == 1
 
 
-def test_a_worker_that_starts_repeats_calls_for_routes_and_members_in_whatever_order(
-    repository: Repository, start: Start
-) -> None:
+def test_a_worker_that_starts_repeats_calls_for_routes_and_members_in_whatever_order(repository: Repository) -> None:
     repository.route("both", SPLIT)
-    running = start("explicit")
+    running = repository.start("explicit")
     for loaded, unloaded, served in (
         (["both", "two", "one"], [], BOTH),
         ([], ["one", "both"], {"two": [1]}),

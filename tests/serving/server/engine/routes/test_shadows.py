@@ -1,7 +1,6 @@
 """A shadow: its copies of calls never change what callers get, and are compared, dropped or counted as failed."""
 
 import math
-import threading
 import time
 import weakref
 from typing import Any
@@ -13,8 +12,9 @@ from hangtag import ClientError
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import InferenceError
 from tests.kit import onnx_models
-from tests.kit.waiting import until
-from tests.serving.server.engine.running import Array, Held, Repository, Running, Start, echo, samples
+from tests.kit.gate import Array, Held, echo
+from tests.kit.repository import Repository, Running, samples
+from tests.kit.waiting import pass_time, until
 
 SHADOW = 'shadow = {model = "other", share = 1}'
 
@@ -46,25 +46,25 @@ def until_counted(running: Running, *expected: int) -> None:
 
 def copied(running: Running) -> list[list[float]]:
     """What each batch of copies was computed from."""
-    return [batch for batch in running.scripts.batches["other"] if batch != [9]]
+    return [batch for batch in running.gates.batches["other"] if batch != [9]]
 
 
 def values_of(batches: list[list[float]]) -> list[float]:
     return [value for batch in batches for value in batch]
 
 
-def test_a_copy_is_compared_with_the_answer_that_the_caller_got(shadowed: Repository, start: Start) -> None:
-    running = start(limits=limits())
-    running.scripts.play(other=lambda x: np.where(x[:, :1] < 0.5, x[:, ::-1], x))
+def test_a_copy_is_compared_with_the_answer_that_the_caller_got(shadowed: Repository) -> None:
+    running = shadowed.start(limits=limits())
+    running.gates.play(other=lambda x: np.where(x[:, :1] < 0.5, x[:, ::-1], x))
     x = np.array([[0.25, 0], [0.9, 0], [0.8, 0]], np.float32)
     np.testing.assert_array_equal(running.client.infer("both", {"x": x})["y"], x)
     until_counted(running, 1, 0, 0)
     assert counts(running) == (1, 0, 0, 3, 2, 0.25)
 
 
-def test_a_share_of_the_calls_is_copied(shadowed: Repository, start: Start) -> None:
+def test_a_share_of_the_calls_is_copied(shadowed: Repository) -> None:
     shadowed.route("both", 'split = {fast = 100}\nshadow = {model = "other", share = 0.25}')
-    running = start(limits=limits(max_shadow_copies=400))
+    running = shadowed.start(limits=limits(max_shadow_copies=400))
     for _ in range(400):
         running.infer("both", [1])
     assert running.state("both").counters.success.count == 400
@@ -77,12 +77,12 @@ def test_a_share_of_the_calls_is_copied(shadowed: Repository, start: Start) -> N
     [("fast", 2, 1, True), ("fast", 3, 1, False), ("fast", 3, 2, True), ("other", 2, 1, True), ("other", 3, 1, False)],
 )
 def test_copies_wait_while_at_least_half_of_a_members_or_the_shadows_instances_compute(
-    shadowed: Repository, start: Start, busy: str, instances: int, batches: int, waits: bool
+    shadowed: Repository, busy: str, instances: int, batches: int, waits: bool
 ) -> None:
     shadowed.settings(busy, f"instances = {instances}\nmax_batch_size = 1")
-    running = start(limits=limits())
+    running = shadowed.start(limits=limits())
     held = Held()
-    running.scripts.play(fast=held, other=held)
+    running.gates.play(fast=held, other=held)
     others = []
     for _ in range(batches):
         others.append(running.infer_later(busy, [9]))
@@ -110,13 +110,12 @@ def test_copies_wait_while_at_least_half_of_a_members_or_the_shadows_instances_c
 )
 def test_of_too_many_copies_that_wait_the_oldest_are_dropped(
     shadowed: Repository,
-    start: Start,
     limit: dict[str, int],
     last: list[float],
     skipped: int,
     kept: list[float],
 ) -> None:
-    running = start(limits=limits(**limit), instances=1)
+    running = shadowed.start(limits=limits(**limit), instances=1)
     with running.occupied("other"):
         for values in ([0.1], [0.2], [0.3], [0.4], last):
             np.testing.assert_array_equal(running.infer("both", values)["y"], samples(values)["x"])
@@ -131,9 +130,9 @@ def test_of_too_many_copies_that_wait_the_oldest_are_dropped(
     ("seconds", "sizes"), [(math.inf, [1, 2, 3, 2]), (-1.0, [1] * 8)], ids=["fast enough", "too slow"]
 )
 def test_copies_are_handed_over_together_while_that_is_fast(
-    shadowed: Repository, start: Start, seconds: float, sizes: list[int]
+    shadowed: Repository, seconds: float, sizes: list[int]
 ) -> None:
-    running = start(limits=limits(shadow_batch_seconds=seconds), instances=1)
+    running = shadowed.start(limits=limits(shadow_batch_seconds=seconds), instances=1)
     with running.occupied("other"):
         for number in range(8):
             running.infer("both", [number])
@@ -142,56 +141,51 @@ def test_copies_are_handed_over_together_while_that_is_fast(
     assert values_of(copied(running)) == list(range(8))
 
 
-def test_copies_are_computed_in_a_quarter_of_the_time(shadowed: Repository, start: Start) -> None:
-    running = start(limits=limits(shadow_share_of_time=0.25, max_shadow_copies=10_000))
+def test_copies_are_computed_in_a_quarter_of_the_time(shadowed: Repository) -> None:
+    running = shadowed.start(limits=limits(shadow_share_of_time=0.25, max_shadow_copies=10_000))
     computing: list[float] = []
 
     def timed(x: Array) -> Array:
         began = time.monotonic()
-        threading.Event().wait(0.005)
+        pass_time(0.005)
         computing.append(time.monotonic() - began)
         return x
 
-    running.scripts.play(other=timed)
+    running.gates.play(other=timed)
     began = time.monotonic()
     until(lambda: running.infer("both", [1]) and len(computing) >= 20)
     share = sum(computing[:20]) / (time.monotonic() - began)
     assert 0.05 < share < 0.3
 
 
-def test_copies_never_use_every_thread_and_their_model_does_again_once_it_is_no_shadow(
-    shadowed: Repository, start: Start
-) -> None:
+def test_copies_never_use_every_thread_and_their_model_does_again_once_it_is_no_shadow(shadowed: Repository) -> None:
     """Each comes while nothing else is computed, as the calls of a lone client do."""
     shadowed.route("inner", "split = {other = 100}")
-    other = shadowed.route("another", "split = {fast = 100}\n" + SHADOW.replace("other", "inner"))
-    running = start("poll", limits=limits(), instances=1)
-    running.scripts.play(fast=echo, other=echo)
+    shadowed.route("another", "split = {fast = 100}\n" + SHADOW.replace("other", "inner"))
+    running = shadowed.start("poll", limits=limits(), instances=1)
+    running.gates.play(fast=echo, other=echo)
 
     def lone(name: str) -> bool:
         for _ in range(20):
             running.infer(name, [1])
         until(lambda: not running.state("other").queued)
-        return any(running.scripts.alone["other"])
+        return any(running.gates.alone["other"])
 
     assert not lone("both")
-    assert any(running.scripts.alone["fast"])
+    assert any(running.gates.alone["fast"])
     assert not lone("other")
     shadowed.route("both", "split = {other = 100}")
     running.poll()
     assert not lone("other")
-    other.unlink()
-    other.parent.rmdir()
+    shadowed.remove("another")
     running.poll()
     assert lone("other")
 
 
-def test_a_route_that_is_replaced_drops_the_copies_that_wait_and_those_of_calls_under_way(
-    shadowed: Repository, start: Start
-) -> None:
-    running = start("poll", limits=limits(), instances=2)
+def test_a_route_that_is_replaced_drops_the_copies_that_wait_and_those_of_calls_under_way(shadowed: Repository) -> None:
+    running = shadowed.start("poll", limits=limits(), instances=2)
     fast = Held(5)
-    running.scripts.play(fast=fast)
+    running.gates.play(fast=fast)
     with running.occupied("other"):
         for _ in range(3):
             running.infer("both", [1])
@@ -210,35 +204,33 @@ def fail(_: Array) -> Array:
     raise InferenceError("made up")
 
 
-def test_a_shadow_that_fails_or_is_gone_is_counted_and_every_caller_has_an_answer(
-    shadowed: Repository, start: Start
-) -> None:
-    running = start("poll", limits=limits())
-    running.scripts.play(other=fail)
+def test_a_shadow_that_fails_or_is_gone_is_counted_and_every_caller_has_an_answer(shadowed: Repository) -> None:
+    running = shadowed.start("poll", limits=limits())
+    running.gates.play(other=fail)
     assert running.infer("both", [0.9])["y"][0, 0] == np.float32(0.9)
     until_counted(running, 0, 0, 1)
-    running.scripts.play(fast=fail, other=fail)
+    running.gates.play(fast=fail, other=fail)
     with pytest.raises(ClientError, match="made up"):  # such a call is not copied
         running.infer("both", [0.7])
-    running.scripts.play()
+    running.gates.play()
     shadowed.remove("other")
     running.poll()
     assert running.infer("both", [0.8])["y"][0, 0] == np.float32(0.8)
     until_counted(running, 0, 0, 2)
 
 
-def test_a_shadow_limits_no_call_and_what_it_would_not_take_is_skipped(shadowed: Repository, start: Start) -> None:
+def test_a_shadow_limits_no_call_and_what_it_would_not_take_is_skipped(shadowed: Repository) -> None:
     shadowed.settings("other", "max_batch_size = 2")
-    running = start(limits=limits())
-    running.scripts.play(other=echo)
+    running = shadowed.start(limits=limits())
+    running.gates.play(other=echo)
     for values in ([0.9, 0.8, 0.7, 0.6], [0.5, 0.4]):
         assert len(running.infer("both", values)["y"]) == len(values)
     until_counted(running, 1, 1, 0)
     assert copied(running) == [[0.5, 0.4]]
 
 
-def test_copies_that_wait_keep_no_whole_batch_in_memory(shadowed: Repository, start: Start) -> None:
-    running = start(limits=limits(max_shadow_copies=3), instances=1)
+def test_copies_that_wait_keep_no_whole_batch_in_memory(shadowed: Repository) -> None:
+    running = shadowed.start(limits=limits(max_shadow_copies=3), instances=1)
     batches: list[weakref.ref[Array]] = []
     held = Held(7)
 
@@ -247,7 +239,7 @@ def test_copies_that_wait_keep_no_whole_batch_in_memory(shadowed: Repository, st
         batches.append(weakref.ref(y))
         return y
 
-    running.scripts.play(fast=computed)
+    running.gates.play(fast=computed)
     with running.occupied("other"):
         calls = [running.infer_later("fast", [7])]
         held.wait()

@@ -13,16 +13,12 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import ModelLoadError
-from tests.kit import onnx_models
 from tests.kit.conversation import Conversation
 from tests.kit.live import LiveServer, failure, index, request, status_of, watch
 from tests.kit.over_http import live_server
 from tests.kit.waiting import TIMEOUT, until
 
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    return onnx_models.publish_all(tmp_path, "gather")
+pytestmark = pytest.mark.quick
 
 
 def test_health_while_the_server_serves(live: LiveServer) -> None:

@@ -11,13 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hangtag.protos import inference_pb2 as pb
-from tests.kit.conversation import Conversation, gather, occupied, opened, value_of
+from tests.kit.conversation import Conversation, gather, opened, value_of
 from tests.kit.live import LiveServer, index, number, outputs, request
 from tests.kit.over_http import live_server
 from tests.kit.waiting import TIMEOUT, until
 from tests.serving.server.fuzz.requests import anything
-
-pytestmark = pytest.mark.slow
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -62,10 +60,10 @@ def test_a_failure_is_answered_in_its_place_and_the_stream_goes_on(live: LiveSer
 
 def test_requests_of_one_stream_share_batches_with_each_other_and_with_calls(own: LiveServer) -> None:
     with own.gates.closed("gather") as gate:
-        computing = occupied(own, gate)
+        (computing,) = own.occupy(gate, gather(0))
         talk = opened(own, gather(1), gather(2), gather(3))
         own.wait_until_queued("gather", 3)
-        alone = own.inference.ModelInfer.future(request("gather", index=index(2)), timeout=TIMEOUT)
+        alone = own.begin(gather(2))
         own.wait_until_queued("gather", 4)
         gate.open()
         assert [value_of(answer) for answer in talk.finish()] == [10, 20, 30]
@@ -113,7 +111,7 @@ def test_large_requests_are_read_one_by_one(repository: Path) -> None:
 @pytest.mark.parametrize("vanish", [False, True], ids=["cancels", "vanishes"])
 def test_requests_of_a_client_that_leaves_are_dropped_and_others_answered(own: LiveServer, vanish: bool) -> None:
     with own.gates.closed("gather") as gate:
-        computing = occupied(own, gate)
+        (computing,) = own.occupy(gate, gather(0))
         with own.connect() as channel:
             method = channel.stream_stream(
                 "/inference.GRPCInferenceService/ModelStreamInfer",
@@ -122,7 +120,7 @@ def test_requests_of_a_client_that_leaves_are_dropped_and_others_answered(own: L
             )
             talk = Conversation(method, gather(1), gather(2))
             own.wait_until_queued("gather", 2)
-            stays = own.inference.ModelInfer.future(request("gather", index=index(3)), timeout=TIMEOUT)
+            stays = own.begin(gather(3))
             own.wait_until_queued("gather", 3)
             if not vanish:
                 talk.call.cancel()
@@ -137,7 +135,7 @@ def test_requests_of_a_client_that_leaves_are_dropped_and_others_answered(own: L
 
 def test_a_streams_deadline_is_the_deadline_of_its_requests(own: LiveServer) -> None:
     with own.gates.closed("gather") as gate:
-        computing = occupied(own, gate)
+        (computing,) = own.occupy(gate, gather(0))
         talk = opened(own, gather(1), gather(2), timeout=0.5)
         assert talk.end()[0] is grpc.StatusCode.DEADLINE_EXCEEDED
         own.wait_until_queued("gather", 0)

@@ -43,17 +43,11 @@ def shown_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     onnx_models.publish(models, "hostile", hostile)
     onnx_models.publish(models, "two_inputs", onnx_models.two_inputs())
     for name, at_least in (("sure", 0), ("unsure", 1)):
-        (models / name).mkdir()
-        (models / name / "route.toml").write_text(
-            'cascade = ["lstm@1", "lstm@2"]\n'
-            f'accept = {{output = "probabilities", at_least = {at_least}}}\n'
-            'description = "<b>Chosen</b> by hand."'
-        )
-    (models / "canary").mkdir()
-    (models / "canary/route.toml").write_text(
-        'split = {"lstm@2" = 100}\nsticky = "x-user-id"\nshadow = {model = "lstm", share = 0.25}'
-    )
-    return models
+        accept = f'accept = {{output = "probabilities", at_least = {at_least}}}'
+        description = 'description = "<b>Chosen</b> by hand."'
+        onnx_models.publish_route(models, name, f'cascade = ["lstm@1", "lstm@2"]\n{accept}\n{description}')
+    split = 'split = {"lstm@2" = 100}\nsticky = "x-user-id"\nshadow = {model = "lstm", share = 0.25}'
+    return onnx_models.publish_route(models, "canary", split)
 
 
 @pytest.fixture(scope="module")

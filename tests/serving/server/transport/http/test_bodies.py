@@ -19,8 +19,6 @@ from tests.kit.raw import POST, connected, status_line
 from tests.kit.rest import Rest, as_http, tensor
 from tests.kit.waiting import until
 
-pytestmark = pytest.mark.slow
-
 MIB = 1 << 20
 X = tensor("x", "FP32", [1, 1], [1])
 SENT = json.dumps({"inputs": [X]}).encode()

@@ -14,8 +14,6 @@ from tests.kit import shipped
 from tests.kit.live import TIMEOUT, LiveServer, failure, index, request
 from tests.kit.rest import Answer, Rest
 
-pytestmark = pytest.mark.slow
-
 IMAGE = next((shipped.MODELS.parent / "examples/garments").glob("*.png")).read_bytes()
 FILE = ('; filename="a.png"', IMAGE)
 

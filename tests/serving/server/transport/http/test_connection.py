@@ -12,13 +12,11 @@ import numpy as np
 import pytest
 
 from tests.kit import onnx_models
-from tests.kit.live import TIMEOUT, LiveServer, index, request
+from tests.kit.live import LiveServer, index, request
 from tests.kit.over_http import live_server
 from tests.kit.raw import INFER, POST, connected, is_answered, send, status_line
 from tests.kit.rest import Rest, as_http
 from tests.kit.waiting import until
-
-pytestmark = pytest.mark.slow
 
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n"
 INFERENCE = POST + b"Content-Length: %d\r\n\r\n" % len(INFER) + INFER
@@ -138,8 +136,7 @@ def test_a_client_that_leaves_with_answers_unread_leaves_nothing_in_the_log(
 
 def test_a_server_that_stops_refuses_what_comes_on_an_open_connection_and_closes_it(few: Path) -> None:
     with http_server(few) as live, live.gates.closed("gather") as gate, Rest(live.server.http_address) as idle:
-        call = live.inference.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT)
-        gate.wait_until_computing()
+        (call,) = live.occupy(gate, request("gather", index=index(1)))
         answers = [idle.get("/v2")]
         with live.stopping():
             while answers[-1].status == 200:

@@ -14,8 +14,6 @@ from tests.kit.datatypes import VALUES, raw
 from tests.kit.live import LiveServer, request
 from tests.kit.rest import HEAD_LENGTH, Rest, as_http, tensor
 
-pytestmark = pytest.mark.slow
-
 IN_JSON = {
     datatype: [value for value in values if not (isinstance(value, float) and math.isinf(value))] * 2
     for datatype, values in VALUES.items()

@@ -23,8 +23,6 @@ from schemathesis.specs.openapi.checks import (
 from tests.kit.live import TIMEOUT, LiveServer
 from tests.kit.rest import HEAD_LENGTH, Answer, Rest
 
-pytestmark = pytest.mark.slow
-
 OF_A_MODEL = {"": "GET", "/ready": "GET", "/config": "GET", "/stats": "GET", "/infer": "POST"}
 OPERATIONS = [
     *("GET /v2", "GET /v2/health/live", "GET /v2/health/ready", "GET /metrics", "GET /openapi.json"),

@@ -19,8 +19,6 @@ from tests.serving.server.transport.http.shown_page import (
     shown_page,
 )
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def page(browser: Browser, shown: LiveServer) -> Iterator[Shown]:

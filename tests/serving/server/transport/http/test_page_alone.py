@@ -23,8 +23,6 @@ from tests.serving.server.transport.http.shown_page import (
     shown_page,
 )
 
-pytestmark = pytest.mark.slow
-
 STATIC = ROOT / "serving/server/transport/http/page/static"
 COLOUR = re.compile(r"(--[\w-]+): (#\w+);")
 

@@ -12,8 +12,6 @@ from tests.kit.live import index, request
 from tests.kit.over_http import live_server
 from tests.kit.rest import Rest
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "GET"])
 @pytest.mark.parametrize(

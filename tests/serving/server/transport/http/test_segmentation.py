@@ -24,8 +24,6 @@ from tests.kit.raw import connected
 from tests.kit.rest import Rest
 from tests.serving.server.transport.http.streams import INNER, LAST, REFUSED, STATUSES, VALID, get, post
 
-pytestmark = pytest.mark.slow
-
 CLOSE = get(b"Connection: close\r\n")
 OF_CONNECTION = {b"connection", b"upgrade", b"http2-settings", b"expect", b"content-length", b"transfer-encoding"}
 AT_ONCE = 200

@@ -18,8 +18,6 @@ from tests.kit.raw import INFER, POST, connected, is_answered, sip, status_line,
 from tests.kit.rest import Rest, tensor
 from tests.kit.waiting import until
 
-pytestmark = pytest.mark.slow
-
 KIB, MIB = 1 << 10, 1 << 20
 MOST = 8
 BEGUN = b"\x16\x03\x01\x02\x00\x01"
@@ -59,11 +57,6 @@ def test_a_large_body_may_take_longer_while_it_comes(models: Path) -> None:
             stops.sendall(POST + b"Content-Length: 250\r\n\r\n")
             trickle(stops, body[:150], bytes_per_second=200)
             assert status_line(stops) == b"HTTP/1.1 408 Request Timeout"
-
-
-@pytest.fixture
-def certificates(tmp_path: Path) -> Certificates:
-    return Certificates(tmp_path / "certificates")
 
 
 @pytest.fixture

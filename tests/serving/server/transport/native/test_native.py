@@ -21,13 +21,14 @@ from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
 from tests.kit.command import hangtag, last_line
-from tests.kit.conversation import Conversation
-from tests.kit.gate import Gate
+from tests.kit.conversation import Conversation, gather
 from tests.kit.http2 import GOAWAY, OPEN, PING, RST_STREAM, call, frame
 from tests.kit.live import LiveServer, index, number, outputs, request
 from tests.kit.over_http import live_server
 from tests.kit.raw import connect
 from tests.kit.waiting import TIMEOUT
+
+pytestmark = pytest.mark.quick
 
 ACK = 0x1
 CANCEL, ENHANCE_YOUR_CALM = struct.pack(">I", 8), struct.pack(">I", 11)
@@ -49,31 +50,18 @@ def native(config: ServerConfig) -> Iterator[LiveServer]:
         yield server
 
 
-def send(live: LiveServer, value: int) -> Any:
-    return live.inference.ModelInfer.future(request("gather", index=index(value)), timeout=TIMEOUT)
-
-
-def occupy_both(live: LiveServer, gate: Gate) -> list[Any]:
-    """Two calls, of 1 and 2, each of which one of the two threads is computing."""
-    calls = []
-    for value in (1, 2):
-        calls.append(send(live, value))
-        gate.wait_until_computing()
-    return calls
-
-
 def test_while_every_thread_computes_others_are_answered_and_a_full_queue_refuses(native: LiveServer) -> None:
     raw = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))
     picture = classifier_pb2.ClassifyRequest(model_name="classifier", raw=raw)
     with native.gates.closed("gather") as gate:
-        calls = occupy_both(native, gate)
+        calls = [*native.occupy(gate, gather(1)), *native.occupy(gate, gather(2))]  # each on one of the two threads
         for length in (1, 2):  # twice: the thread that receives for the others gives way, and comes back
             assert native.infer(request("free_axis", x=number(length)))["total"].tolist() == [[length]]
             assert native.statistics("gather").inference_count == 0
         assert len(native.classifier.Classify(picture, timeout=TIMEOUT).labels) == 3
-        calls += [send(native, 3) for _ in range(8)]
+        calls += [native.begin(gather(3)) for _ in range(8)]
         native.wait_until_queued("gather", 8)
-        refused = [send(native, 1) for _ in range(100)]
+        refused = [native.begin(gather(1)) for _ in range(100)]
         assert {each.exception(TIMEOUT).code() for each in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
         gate.open()
         assert [outputs(each.result())["value"].item() for each in calls] == [10, 20, *[30] * 8]
@@ -85,7 +73,7 @@ def test_a_model_may_have_more_instances_than_the_server_has_threads(tmp_path: P
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     (tmp_path / "gather/serving.toml").write_text("instances = 4\nmax_batch_size = 1\n")
     with live_server("native", tmp_path, instances=1) as live, live.gates.closed("gather") as gate:
-        calls = [send(live, value) for value in range(4)]
+        calls = [live.begin(gather(value)) for value in range(4)]
         for _ in calls:
             gate.wait_until_computing()  # all four are computed at once
         gate.open()
@@ -157,8 +145,7 @@ def test_a_single_call_that_comes_during_a_computation_is_answered_though_nothin
         live_server("native", few, max_batch_size=2, instances=1, max_queue_delay_microseconds=delay_us) as live,
         live.gates.closed("classifier") as gate,
     ):
-        full = live.inference.ModelInfer.future(request("classifier", image=pictures), timeout=TIMEOUT)
-        gate.wait_until_computing()
+        (full,) = live.occupy(gate, request("classifier", image=pictures))
         sent: Any = classifier_pb2.ClassifyRequest(model_name="classifier", raw=raw)
         if method == "ModelInfer":
             sent = request("classifier", image=pictures[:1])
@@ -173,7 +160,7 @@ def test_a_single_call_that_comes_during_a_computation_is_answered_though_nothin
 def test_a_delay_holds_a_call_back_until_the_batch_is_full_or_the_time_is_over(few: Path) -> None:
     config = ServerConfig(models=few, port=0, http_port=-1, max_batch_size=2, transport="native")
     with LiveServer(replace(config, max_queue_delay_microseconds=10_000_000)) as live:
-        calls = [send(live, 1), send(live, 2)]
+        calls = [live.begin(gather(1)), live.begin(gather(2))]
         assert [outputs(each.result())["value"].tolist() for each in calls] == [[10], [20]]
         assert live.statistics("gather").execution_count == 1
     with LiveServer(replace(config, max_queue_delay_microseconds=2_000)) as live:

@@ -10,26 +10,23 @@ import random
 import signal
 import socket
 import struct
+import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from hangtag.protos import classifier_pb2
 from tests.kit import onnx_models
-from tests.kit.collector import TRACE, TRACEPARENT, Collector, collecting
+from tests.kit.collector import TRACE, TRACEPARENT, collecting
 from tests.kit.command import Serving, serving
 from tests.kit.http2 import DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, OPEN, RST_STREAM, frame, header
 from tests.kit.live import index, request
+from tests.kit.over_http import OVER_GRPC
 from tests.kit.raw import connect
 from tests.kit.rest import tensor
 
-pytestmark = pytest.mark.slow
-
-CALLS = 2
-"""Over gRPC and over HTTP with each header, and one more that fails; they take turns."""
 SECRET = b"s3cret-0f-0urs-wh1ch-n0b0dy-else-has"
 """The valid token."""
 BASE64 = base64.b64encode(SECRET)
@@ -107,12 +104,6 @@ HTTP_CALLS = (
 Headers = dict[str, bytes]
 
 
-@contextmanager
-def connected(address: str) -> Iterator[socket.socket]:
-    with connect(address) as connection, suppress(ConnectionError):
-        yield connection
-
-
 def over_http2(address: str, method: str, message: bytes, headers: Headers) -> bool:
     """Make a call on a connection of its own, and wait for its end. Return whether it was answered with a message."""
     default: Headers = {":method": b"POST", ":scheme": b"http", ":path": method.encode(), ":authority": b"here"}
@@ -120,7 +111,7 @@ def over_http2(address: str, method: str, message: bytes, headers: Headers) -> b
     block = b"".join(header(name, value) for name, value in (default | headers).items())
     content = b"\x00" + struct.pack(">I", len(message)) + message
     answered = False
-    with connected(address) as connection, connection.makefile("rb") as received:
+    with connect(address) as connection, suppress(ConnectionError), connection.makefile("rb") as received:
         connection.sendall(OPEN + frame(HEADERS, block, flags=END_HEADERS, stream=1))
         connection.sendall(frame(DATA, content, flags=END_STREAM, stream=1))
         while len(head := received.read(9)) == 9:
@@ -137,7 +128,7 @@ def over_http(address: str, verb: str, path: str, body: bytes, headers: Headers)
     sent: Headers = {"host": b"here", "content-length": str(len(body)).encode()} | headers
     lines = [f"{verb} {path} HTTP/1.1".encode(), *(name.encode() + b": " + value for name, value in sent.items())]
     status = b""
-    with connected(address) as connection, connection.makefile("rb") as received:
+    with connect(address) as connection, suppress(ConnectionError), connection.makefile("rb") as received:
         connection.sendall(b"\r\n".join(lines) + b"\r\n\r\n" + body)
         if FRAMING & headers.keys():
             connection.shutdown(socket.SHUT_WR)  # else the server might wait for the rest of a body
@@ -150,70 +141,57 @@ def cases() -> Iterator[Headers]:
     chosen = random.Random(0)
     for value in VALUES:
         yield from ({name: value} for name in ("traceparent", "tracestate", chosen.choice(NAMES)))
-    for name in NAMES:
-        yield {name: chosen.choice(VALUES)}
-    yield from ({"authorization": value} for value in NO_TOKENS)
+    yield from ({name: chosen.choice(VALUES)} for name in NAMES)
 
 
-class Target:
-    """A server with tokens, tracing, metrics, and a log without a rate limit."""
-
-    def __init__(self, server: Serving, collector: Collector) -> None:
-        self._server = server
-        self._collector = collector
-        self.grpc = server.wait_until_ready()
-        self.http = server.wait_for("ready").partition(" http=")[2].split()[0]
-        self.metrics = server.wait_for("metrics").partition("url=http://")[2].split("/")[0]
-
-    def output(self) -> bytes:
-        """End the server, and return all that it has put out."""
-        metrics = self._server.metrics()
-        self._server.signal(signal.SIGTERM)
-        assert self._server.wait() == 0
-        printed = metrics + self._server.process.stdout.read() + "".join(self._server.log)
-        return printed.encode() + b"".join(each.SerializeToString() for each in self._collector.resources)
-
-
-@pytest.fixture
-def target(transport: str, tmp_path: Path) -> Iterator[Target]:
-    onnx_models.publish_all(tmp_path / "models", "gather", "filled")
-    (tmp_path / "models" / "split").mkdir()
-    (tmp_path / "models" / "split" / "route.toml").write_text('split = {gather = 100}\nsticky = "x-user-id"\n')
+@OVER_GRPC
+def test_no_value_of_a_header_is_put_out_and_tokens_are_compared_byte_for_byte(
+    models: Path, tmp_path: Path, transport: str
+) -> None:
+    """By a server with tokens, tracing, metrics, and a log without a rate limit."""
+    onnx_models.publish_all(models, "filled")
+    onnx_models.publish_route(models, "split", 'split = {gather = 100}\nsticky = "x-user-id"\n')
     (tmp_path / "tokens").write_bytes(SECRET)
-    options = ("--models", str(tmp_path / "models"), "--port", "0", "--transport", transport)
-    secured = ("--token-file", str(tmp_path / "tokens"))
+    options = ("--models", models, "--port", 0, "--transport", transport, "--token-file", tmp_path / "tokens")
     unlimited = "from hangtag.serving.server.telemetry import log; log.BURST = 1_000_000"
     with (
         collecting() as collector,
-        serving(*options, *secured, "--otlp-endpoint", collector.endpoint, first=unlimited) as server,
+        serving(*options, "--otlp-endpoint", collector.endpoint, first=unlimited) as server,
     ):
-        yield Target(server, collector)
-
-
-def test_no_value_of_a_header_reaches_the_log_the_metrics_or_a_trace(target: Target) -> None:
-    always = {"authorization": b"Bearer " + SECRET, "traceparent": TRACEPARENT.encode()}
-    of_grpc, of_http = itertools.cycle(GRPC_CALLS), itertools.cycle(HTTP_CALLS)
-    for case in cases():
-        headers = always | case
-        for method, message in ((f"{SERVICE}ModelInfer", FAIL), *itertools.islice(of_grpc, CALLS)):
-            over_http2(target.grpc, method, message, headers)
-        for verb, path, body in (("POST", "/v2/models/filled/infer", FAIL_JSON), *itertools.islice(of_http, CALLS)):
-            over_http(target.http, verb, path, body, headers)
-        over_http(target.metrics, "GET", "/metrics", b"", headers)
-    output = target.output()
+        send_to_every_port(server)
+        require_tokens(server)
+        metrics = server.metrics()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        printed = metrics + server.process.stdout.read() + "".join(server.log)
+        output = printed.encode() + b"".join(each.SerializeToString() for each in collector.resources)
     for text in (b'event="request failed"', b"nv_inference_request_success", TRACE.to_bytes(16, "big")):
         assert text in output  # else nothing was searched
     assert [line for line in output.splitlines() if SECRET in line or BASE64[:-4] in line] == []
 
 
-def test_tokens_are_compared_byte_for_byte(target: Target) -> None:
+def send_to_every_port(server: Serving) -> None:
+    """Send each case with a call that fails and with two others, which take turns, and with a scrape."""
+    always = {"authorization": b"Bearer " + SECRET, "traceparent": TRACEPARENT.encode()}
+    of_grpc, of_http = itertools.cycle(GRPC_CALLS), itertools.cycle(HTTP_CALLS)
+    metrics = urllib.parse.urlsplit(server.metrics_url).netloc
+    for case in cases():
+        headers = always | case
+        for method, message in ((f"{SERVICE}ModelInfer", FAIL), *itertools.islice(of_grpc, 2)):
+            over_http2(server.address, method, message, headers)
+        for verb, path, body in (("POST", "/v2/models/filled/infer", FAIL_JSON), *itertools.islice(of_http, 2)):
+            over_http(server.http_address, verb, path, body, headers)
+        over_http(metrics, "GET", "/metrics", b"", headers)
+
+
+def require_tokens(server: Serving) -> None:
     def admitted(value: bytes) -> set[bool]:
         sent = {"authorization": value}
         return {
-            over_http2(target.grpc, f"{SERVICE}ModelInfer", INFER, sent),
-            over_http2(target.grpc, f"{SERVICE}ServerReady", b"", sent),
-            over_http(target.http, "GET", "/v2", b"", sent) == 200,
-            over_http(target.http, "POST", "/v2/models/gather/infer", INFER_JSON, sent) == 200,
+            over_http2(server.address, f"{SERVICE}ModelInfer", INFER, sent),
+            over_http2(server.address, f"{SERVICE}ServerReady", b"", sent),
+            over_http(server.http_address, "GET", "/v2", b"", sent) == 200,
+            over_http(server.http_address, "POST", "/v2/models/gather/infer", INFER_JSON, sent) == 200,
         }
 
     for scheme in (b"Bearer ", b"bearer ", b"BEARER   "):

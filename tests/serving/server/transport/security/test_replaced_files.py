@@ -14,15 +14,12 @@ import structlog.testing
 from hangtag.serving.client import Client, Credentials
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import StartError
-from tests.kit import onnx_models
 from tests.kit.certificates import TOKEN, Certificates
 from tests.kit.live import LiveServer, index
 from tests.kit.over_http import live_server
 from tests.kit.rest import Rest
 from tests.kit.server import server
 from tests.kit.waiting import TIMEOUT
-
-pytestmark = pytest.mark.slow
 
 REPLACEMENTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "pipe": (os.mkfifo, "it is not a regular file"),
@@ -35,10 +32,8 @@ OPTIONS = ("--token-file", "--tls-cert", "--tls-key", "--tls-client-ca")
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> dict[str, Path]:
+def files(certificates: Certificates) -> dict[str, Path]:
     """The files of a server by option; in their folder are those of its client."""
-    onnx_models.publish(tmp_path / "models", "gather", onnx_models.gather())
-    certificates = Certificates(tmp_path / "certificates")
     authority = certificates.folder / "authority.pem"
     authority.write_bytes(certificates.ca().read_bytes())
     for name in ("tokens", "token-of-client"):
@@ -54,11 +49,11 @@ def settings(files: dict[str, Path]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_the_server_does_not_start_with_it(files: dict[str, Path], tmp_path: Path, option: str) -> None:
+def test_the_server_does_not_start_with_it(files: dict[str, Path], models: Path, option: str) -> None:
     path, refusals = files[option], queue.SimpleQueue[str]()
 
     def start() -> None:
-        with pytest.raises(StartError) as refused, server(tmp_path / "models", **settings(files)):
+        with pytest.raises(StartError) as refused, server(models, **settings(files)):
             pass
         refusals.put(str(refused.value))
 
@@ -93,8 +88,8 @@ def require_answers(live: LiveServer, files: dict[str, Path]) -> None:
         assert rest.get("/v2", authorization=f"Bearer {TOKEN}").status == 200
 
 
-def test_a_server_goes_on_with_the_files_from_before_and_stops(files: dict[str, Path], tmp_path: Path) -> None:
-    with live_server("grpc", tmp_path / "models", http_port=0, **settings(files)) as live:
+def test_a_server_goes_on_with_the_files_from_before_and_stops(files: dict[str, Path], models: Path) -> None:
+    with live_server("grpc", models, http_port=0, **settings(files)) as live:
         require_answers(live, files)
         for option, path in files.items():
             content = path.read_bytes()
@@ -119,11 +114,11 @@ def test_a_server_goes_on_with_the_files_from_before_and_stops(files: dict[str, 
             pass
 
 
-def test_a_pipe_in_place_of_tokens_holds_up_no_call_of_native(files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_tokens_holds_up_no_call_of_native(files: dict[str, Path], models: Path) -> None:
     tokens = files["--token-file"]
     options = settings({"--token-file": tokens})
     credentials = Credentials(token_file=tokens.parent / "token-of-client")
-    with live_server("native", tmp_path / "models", **options) as live, structlog.testing.capture_logs() as log:
+    with live_server("native", models, **options) as live, structlog.testing.capture_logs() as log:
         with Client(live.server.address, timeout=TIMEOUT, credentials=credentials) as client:
             tokens.unlink()
             os.mkfifo(tokens)

@@ -19,7 +19,6 @@ from hangtag.serving.client import ClientError, Credentials
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.process.server import Server
-from tests.kit import onnx_models
 from tests.kit.certificates import TOKEN, Certificates
 from tests.kit.http2 import OPEN
 from tests.kit.kinds import KINDS, Kind
@@ -28,22 +27,9 @@ from tests.kit.rest import Rest
 from tests.kit.server import server
 from tests.kit.waiting import TIMEOUT
 
-pytestmark = pytest.mark.slow
-
 PROTOCOLS = pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.asynchronous], ids=str)
 UNAVAILABLE, UNAUTHENTICATED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED
 OLD, NEW = "0123456789abcdef", "fedcba9876543210fedcba"
-
-
-@pytest.fixture
-def certificates(tmp_path: Path) -> Certificates:
-    return Certificates(tmp_path / "certificates")
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    onnx_models.publish(tmp_path / "models", "gather", onnx_models.gather())
-    return tmp_path / "models"
 
 
 @contextmanager
@@ -85,7 +71,7 @@ def test_mutual_tls_requires_a_certificate_of_the_authority_as_it_is_now(
 
 
 @PROTOCOLS
-def test_a_renewed_certificate_serves_new_connections_and_leaves_the_old_and_a_broken_one_changes_nothing(
+def test_a_renewed_certificate_is_for_new_connections_and_a_broken_one_for_none(
     models: Path, certificates: Certificates, kind: Kind
 ) -> None:
     ours, strangers = (Credentials(certificates.ca(name)) for name in ("ours", "strangers"))
@@ -167,7 +153,10 @@ def test_every_request_over_http_but_those_to_health_requires_a_token(models: Pa
 
 
 @PROTOCOLS
-def test_the_tokens_are_those_of_the_file_as_it_is_now(models: Path, tokens: Path, tmp_path: Path, kind: Kind) -> None:
+@pytest.mark.parametrize("transport", ["native", "grpc"])
+def test_the_tokens_are_those_of_the_file_as_it_is_now(
+    models: Path, tokens: Path, tmp_path: Path, kind: Kind, transport: str
+) -> None:
     own = tmp_path / "own-token"
 
     def admitted(token: str) -> bool:
@@ -181,7 +170,7 @@ def test_the_tokens_are_those_of_the_file_as_it_is_now(models: Path, tokens: Pat
         return False
 
     tokens.write_text(f"# of the shop\n{OLD}\n\n  {NEW} \n")
-    with serving(models, token_file=tokens) as running:
+    with serving(models, token_file=tokens, transport=transport) as running:
         assert [admitted(token) for token in (OLD, NEW, f"{OLD}0", OLD[:-1] + "x")] == [True, True, False, False]
         tokens.write_text(NEW)
         assert (admitted(OLD), admitted(NEW)) == (False, True)

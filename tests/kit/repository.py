@@ -1,18 +1,15 @@
 """A model repository that a test changes; a server of it, whose batches a test may compute, and what serves there."""
 
 import shutil
-import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
+import structlog.testing
 
 from hangtag import Client, Outputs
 from hangtag.serving.server.config.limits import Limits
@@ -21,87 +18,25 @@ from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.server.telemetry.server_state import VersionState
 from tests.kit import onnx_models
-from tests.kit.waiting import TIMEOUT, until
-
-Array = npt.NDArray[np.float32]
-Script = Callable[[Array], Array]
-"""x [batch, 2] -> y [batch, 2]."""
-
-
-class Scripts:
-    """A model computes what its file says, until ``play`` says something else.
-
-    The loading of a version computes too, to see whether requests may be joined; so play once the server is ready.
-    """
-
-    def __init__(self, on_load: Callable[[Runtime], object]) -> None:
-        """on_load: called with each runtime as soon as it has loaded its file, ``runtime.path``."""
-        self.scripts: dict[str, Script] = {}
-        self._on_load = on_load
-        self.batches: defaultdict[str, list[list[float]]] = defaultdict(list)
-        """By model the first column of each batch that a script computed."""
-        self.alone: defaultdict[str, list[bool]] = defaultdict(list)
-        """Whether each of them might use every thread."""
-
-    def play(self, **scripts: Script) -> None:
-        """Compute by these from now on, by the model's name."""
-        self.scripts = scripts
-
-    def __call__(self, path: Path, **options: Any) -> Runtime:
-        """Load a file, with the arguments of Runtime."""
-        runtime = _Scripted(self, path, **options)
-        self._on_load(runtime)
-        return runtime
-
-
-class _Scripted(Runtime):
-    def __init__(self, scripts: Scripts, path: Path, **options: Any) -> None:
-        super().__init__(path, **options)
-        self._scripts = scripts
-
-    def run(self, inputs: Any, *, alone: bool = False) -> Any:
-        name = self.path.parents[1].name
-        if name not in self._scripts.scripts:
-            return super().run(inputs, alone=alone)
-        x = inputs["x"]
-        self._scripts.batches[name].append([round(float(value), 4) for value in x[:, 0]])
-        self._scripts.alone[name].append(alone)
-        return {"y": self._scripts.scripts[name](x)}
-
-
-class Held:
-    """A script that waits at each batch with a certain value until it is released, and answers with its input."""
-
-    def __init__(self, value: float = 9) -> None:
-        self.value = value
-        self._released = threading.Event()
-        self._reached = threading.Semaphore(0)
-
-    def __call__(self, x: Array) -> Array:
-        if self.value in x:
-            self._reached.release()
-            assert self._released.wait(TIMEOUT)
-        return x
-
-    def wait(self) -> None:
-        """Wait until one more batch with the value has come."""
-        assert self._reached.acquire(timeout=TIMEOUT)
-
-    def release(self) -> None:
-        self._released.set()
-
-
-def echo(x: Array) -> Array:
-    """Answers with its input."""
-    return x
+from tests.kit.gate import Array, Gates, Held
+from tests.kit.waiting import until
 
 
 class Repository:
-    """A folder of models whose answers say which version computed them, and of routes."""
+    """A folder of models whose answers say which version computed them, and of routes; and servers of it."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
+        self._servers = ExitStack()
+
+    def start(self, mode: str = "none", *, models: Path | None = None, **options: Any) -> "Running":
+        """Start a server of the folder, or of another one, with the arguments of Running."""
+        return self._servers.enter_context(Running(models or self.folder, mode, **options))
+
+    def close(self) -> None:
+        """End the servers."""
+        self._servers.close()
 
     def publish(self, name: str, version: int = 1, model: onnx.ModelProto | None = None) -> Path:
         """Add a version; by default x FP32 [batch, 2] -> y FP32 [batch, 2], x plus the version's number."""
@@ -152,19 +87,15 @@ class Running:
             models: Its repository.
             mode: Its model control.
             versions: What the other workers serve, for a worker that replaces another.
-            on_load: See `Scripts`.
+            on_load: See `Gates`.
             settings: Of ServerConfig.
         """
-        fixed: dict[str, Any] = {
-            "models": models,
-            "model_control": mode,
-            "poll_seconds": 3600,
-            "port": 0,
-            "http_port": -1,
-        }
         usual: dict[str, Any] = {"transport": "grpc", "drain_seconds": 0, "limits": Limits(linger_seconds=0)}
-        self.scripts = Scripts(on_load)
-        self.server = Server(ServerConfig(**fixed, **(usual | settings)), versions=versions, runtimes=self.scripts)
+        self.gates = Gates(on_load)
+        config = ServerConfig(
+            models=models, model_control=mode, poll_seconds=3600, port=0, http_port=-1, **(usual | settings)
+        )
+        self.server = Server(config, versions=versions, runtimes=self.gates)
         self._stack = ExitStack()
 
     def __enter__(self) -> "Running":
@@ -173,14 +104,15 @@ class Running:
         self._callers = self._stack.enter_context(ThreadPoolExecutor(64))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def poll(self) -> None:
-        """Let the server read its repository now, as it does after each --poll-seconds."""
-        self.server.control.poll()
+    def poll(self, times: int = 1) -> list[Any]:
+        """Let the server read its repository now, as it does after each --poll-seconds; returns what it logs."""
+        with structlog.testing.capture_logs() as log:
+            for _ in range(times):
+                self.server.control.poll()
+        return log
 
     def served(self) -> dict[str, list[int]]:
         """The versions that serve, by model and route."""
@@ -232,7 +164,7 @@ class Running:
     def occupied(self, model: str, queued: int = 0) -> Iterator[None]:
         """Until the block's end a model computes a call of somebody else, and more wait; all have the value 9."""
         held = Held(9)
-        self.scripts.play(**(self.scripts.scripts | {model: held}))
+        self.gates.play(**(self.gates.scripts | {model: held}))
         calls = [self.infer_later(model, [9])]
         held.wait()
         calls += [self.infer_waiting(model, [9], model, place) for place in range(1, queued + 1)]
@@ -248,10 +180,6 @@ class Running:
         return self._callers.submit(work)
 
 
-def samples(values: Sequence[float]) -> dict[str, "np.ndarray[tuple[int, ...], np.dtype[np.float32]]"]:
+def samples(values: Sequence[float]) -> dict[str, Array]:
     """Inputs with one sample for each value."""
     return {"x": np.array([[value, value] for value in values], np.float32)}
-
-
-Start = Callable[..., Running]
-"""Starts a server of the test's repository; see the fixture ``start``."""

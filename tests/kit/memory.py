@@ -1,0 +1,19 @@
+"""What a process holds in memory, as Linux counts it."""
+
+import re
+from pathlib import Path
+
+
+def held(process: int | str = "self") -> int:
+    """Bytes that a process holds, by its id."""
+    return _bytes(process, "VmRSS")
+
+
+def most_held(process: int | str = "self") -> int:
+    """The most bytes that a process has ever held."""
+    return _bytes(process, "VmHWM")
+
+
+def _bytes(process: int | str, name: str) -> int:
+    (kib,) = re.findall(rf"{name}:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    return int(kib) << 10

@@ -1,0 +1,156 @@
+"""A server in a process of its own that is fuzzed or attacked: it must live, and neither grow nor fill its log."""
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_reflection.v1alpha import reflection_pb2
+
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import inference_pb2_grpc
+from tests.kit import live, memory
+from tests.kit.command import Serving
+from tests.kit.waiting import TIMEOUT, until
+
+MORE_MEMORY = 300 << 20
+"""Bytes that the process may take beyond what it had when it was ready; unpacking a large picture takes the most."""
+MORE_LOG = 50
+"""Lines."""
+
+REFUSALS = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.FAILED_PRECONDITION,  # models are not loaded by call here
+)
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+REFLECTION = "/grpc.reflection.{}.ServerReflection/ServerReflectionInfo"
+FAILED = 'event="request failed"'
+TIMES = 100
+"""How much larger an answer of ``tiled`` is than its request."""
+PRINTED_BY_GRPCIO = re.compile(
+    r"Traceback \(most recent call last\):$|  File \"src/python/grpcio/|grpc\._cython\.cygrpc\.ExecuteBatchError: |$"
+)
+"""It prints a traceback where it cannot send an error because the caller has left: docs/threat-model.md."""
+
+
+class Target:
+    """The server's process, and a channel that takes bytes."""
+
+    def __init__(self, server: Serving, transport: str) -> None:
+        self._server = server
+        self.transport = transport
+        self.address = server.wait_until_ready()
+        self.http_address = server.http_address
+        self._channel = grpc.insecure_channel(self.address)
+        self._memory, self._lines = self.memory(), len(self.log())
+
+    def log(self) -> list[str]:
+        """What the server has written, without what grpcio prints."""
+        return [line for line in self._server.log if not PRINTED_BY_GRPCIO.match(line.rstrip("\n"))]
+
+    def memory(self) -> int:
+        """Resident, in bytes."""
+        return memory.held(self._server.process.pid)
+
+    def send(self, method: str, data: bytes) -> bytes | None:
+        """The answer; None where it was refused for a reason that is the caller's. Any other end is a failure."""
+        call: Any = self._channel.unary_unary(method)
+        try:
+            answer: bytes = call(data, timeout=TIMEOUT)
+        except grpc.RpcError as error:
+            if error.code() not in REFUSALS or not error.details():
+                pytest.fail(f"{method} ended with {error.code()}: {error.details()}")
+            return None
+        return answer
+
+    def wait_for_memory(self, most: int) -> None:
+        """Wait until it holds no more than this many bytes: what a connection took is freed some time after its end."""
+        until(lambda: self.memory() <= most)
+
+    def require_answer(self) -> None:
+        """It answers a good request."""
+        sent = live.request("two_inputs", a=np.ones((1, 3), np.float32), b=np.ones((1, 3), np.int64))
+        answer = self.send(INFER, sent.SerializeToString())
+        assert answer is not None
+        assert live.outputs(pb.ModelInferResponse.FromString(answer))["sum"].tolist() == [[2, 2, 2]]
+
+    def require_health(self) -> None:
+        """It lives, answers as it should, and is as large as before."""
+        self.require_answer()
+        assert self._server.process.poll() is None
+        assert self.memory() - self._memory < MORE_MEMORY
+        log = self.log()
+        assert len(log) - self._lines < MORE_LOG, log[-MORE_LOG:]
+        assert not any('  File "' in line for line in log)
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+class Attacked(Target):
+    """The server, its log and its metrics."""
+
+    def __init__(self, server: Serving, transport: str) -> None:
+        super().__init__(server, transport)
+        self.inference: Any = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    def call(self, method: str, message: bytes, metadata: Sequence[tuple[str, str]] = ()) -> bytes:
+        """Raises grpc.RpcError where it is refused."""
+        call: Any = self._channel.unary_unary(method)
+        answer: bytes = call(message, timeout=TIMEOUT, metadata=metadata)
+        return answer
+
+    def failures(self) -> list[str]:
+        """The log's lines on calls that failed by no fault of their callers."""
+        return [line for line in self._server.log if FAILED in line]
+
+    def most_memory(self) -> int:
+        """The most bytes that the process has ever held."""
+        return memory.most_held(self._server.process.pid)
+
+    def metrics(self) -> str:
+        return self._server.metrics()
+
+    def answered(self, model: str) -> int:
+        """How many requests for a model have been computed, whether or not their answers were taken."""
+        (count,) = re.findall(rf'nv_inference_request_success{{model="{model}",version="1"}} (\S+)', self.metrics())
+        return round(float(count))
+
+    def require_others(self) -> None:
+        """It answers calls that native passes on to grpcio, also on a new connection."""
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(self.address, own) as channel:
+            others = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            for inference in (self.inference, others):
+                assert inference.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT, wait_for_ready=True).ready
+
+    def require_reflection(self) -> None:
+        """It lists its services, as grpcurl asks for them, once no more streams come that would end this one."""
+        call: Any = self._channel.stream_stream(REFLECTION.format("v1"))
+        sent = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+
+        def lists_services() -> bool:
+            stream = call(iter([sent]), timeout=TIMEOUT)
+            with suppress(grpc.RpcError):
+                return any(b"inference.GRPCInferenceService" in answer for answer in stream)
+            assert "newer ones" in stream.details()
+            return False
+
+        until(lists_services, TIMEOUT)
+
+    def wait_for_streams(self, *, refused: bool) -> None:
+        """Wait until a new stream is refused, or is served."""
+        sent = live.request("tiled", x=live.number(1))
+
+        def is_refused() -> bool:
+            stream = self.inference.ModelStreamInfer(iter([sent]), timeout=TIMEOUT)
+            with suppress(grpc.RpcError):
+                list(stream)
+            assert stream.code() in (grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED)
+            return stream.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+        until(lambda: is_refused() is refused, TIMEOUT)
