@@ -10,11 +10,12 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 FITS = ("stretch", "crop", "pad", "garment")
 """What may be done to a picture of another size: change its proportions, cut its longer edge, fill up its shorter edge,
@@ -22,6 +23,11 @@ or convert it as the authors of Fashion-MNIST converted their photos."""
 MAX_EDGE = 4_096
 """The largest height and width of a model's input, in pixels."""
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+"""How the names of pictures end. The formats are those that the server decodes within its limits, so that every command
+takes the same files."""
+
+_FORMATS = ("PNG", "JPEG", "WEBP")
 _THUMBNAIL_EDGE = 73  # the height of the shop's thumbnails that Fashion-MNIST was made of
 _BACKGROUND_TOLERANCE = 0.05 * 255  # the authors' 5 % of the maximum intensity
 
@@ -30,6 +36,10 @@ Pixels = npt.NDArray[np.uint8]  # [height, width] or [height, width, 3]
 
 class ImageSpecError(ValueError):
     """A description of an image is malformed."""
+
+
+class PictureError(ValueError):
+    """A file cannot be read as a picture."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,24 @@ class ImageSpec:
         """Of one picture: (height, width), or (height, width, 3)."""
         return (self.height, self.width) if self.channels == 1 else (self.height, self.width, self.channels)
 
+    def read(self, file: Path) -> Pixels:
+        """Read a picture of the user's own, as the server would prepare it.
+
+        Args:
+            file: A PNG, JPEG or WebP file.
+
+        Returns:
+            UINT8 in ``shape``.
+
+        Raises:
+            PictureError: It cannot be read.
+
+        Example:
+            >>> ImageSpec(64, 64, channels=3).read(Path("photo.jpg")).shape
+            (64, 64, 3)
+        """
+        return self.prepare(upright(file, self.channels))
+
     def prepare(self, picture: Image.Image, *, whole: bool = False) -> Pixels:
         """Make a picture fit.
 
@@ -133,6 +161,35 @@ class ImageSpec:
         return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
 
 
+def opened(file: Path) -> Image.Image:
+    """Open a PNG, JPEG or WebP file of the user's own; its pixels are decoded when they are needed.
+
+    Raises:
+        PictureError: It is empty, has another format, or its header is damaged.
+    """
+    try:
+        return Image.open(file, formats=_FORMATS)
+    except UnidentifiedImageError:
+        empty = not file.stat().st_size
+        why = "it is empty" if empty else "it is not a PNG, JPEG or WebP file; convert it to one of them"
+        raise PictureError(why) from None
+    except Exception as error:  # Pillow's readers raise whatever a broken file makes them raise
+        raise PictureError(_reason(error)) from error
+
+
+def upright(file: Path, channels: int) -> Image.Image:
+    """Decode a PNG, JPEG or WebP file, turn it as its EXIF data says, and flatten it.
+
+    Raises:
+        PictureError: It cannot be read.
+    """
+    with opened(file) as picture:
+        try:
+            return flattened(ImageOps.exif_transpose(picture), channels)
+        except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
+            raise PictureError(_reason(error)) from error
+
+
 def flattened(picture: Image.Image, channels: int) -> Image.Image:
     """Convert a picture of any kind to mode "L" or "RGB": 16 bits are scaled to 8, transparent parts become white.
 
@@ -145,6 +202,10 @@ def flattened(picture: Image.Image, channels: int) -> Image.Image:
         transparent = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", transparent.size, "white"), transparent)
     return picture.convert(mode)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _convert_garment(grey: Image.Image, height: int, width: int) -> Pixels:

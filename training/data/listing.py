@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from hangtag.serving.image_spec import SUFFIXES
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
           "test": "test"}  # fmt: skip
 """Folders, and values of a CSV file's column ``split``, by the split that they mean."""

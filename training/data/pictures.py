@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
-from hangtag.serving.image_spec import ImageSpec, Pixels, flattened
+from hangtag.serving import image_spec
+from hangtag.serving.image_spec import ImageSpec, PictureError, Pixels
 from hangtag.training.data.dataset import Classes, Dataset, Images, Split
 from hangtag.training.data.division import Division, Read, divide, named
 from hangtag.training.data.listing import Listed, Listing
@@ -93,7 +94,8 @@ class Collection:
             notes.append(f"Left out {len(names)} pictures that are there twice: {named(names)}.")
         if self.others:
             notes.append(
-                f"Left out {len(self.others)} files that are no pictures: {named(list(map(str, self.others)))}."
+                f"Left out {len(self.others)} files whose names do not end in {', '.join(image_spec.SUFFIXES)}: "
+                f"{named(list(map(str, self.others)))}."
             )
         counts = Counter(one.listed.label for one in self.opened)
         if few := [f"{label} ({count})" for label, count in sorted(counts.items()) if count < FEW]:
@@ -203,24 +205,21 @@ def prepared(file: Path, image: ImageSpec) -> Pixels:
         DataCorruptError: It cannot be read.
     """
     try:
-        with Image.open(file) as picture:
-            return image.prepare(flattened(ImageOps.exif_transpose(picture), image.channels))
-    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
+        return image.read(file)
+    except PictureError as error:
         raise DataCorruptError(f"{file} cannot be read as a picture ({error}).") from error
 
 
 def _open(listed: Listed) -> Opened | Unreadable:
     try:
         content = listed.path.read_bytes()
-        if not content:
-            return Unreadable(listed, "it is empty")
-        with Image.open(listed.path) as picture:
+        with image_spec.opened(listed.path) as picture:
             if picture.width * picture.height > MOST_PIXELS:
                 return Unreadable(listed, f"it has {picture.width} x {picture.height} pixels; at most {MOST_PIXELS:,}")
             picture.load()  # a file that is cut off shows only when it is decoded
             width, height = ImageOps.exif_transpose(picture).size
             return Opened(listed, hashlib.sha256(content).hexdigest(), (height, width), picture.mode in _GREY_MODES)
-    except Exception as error:  # as above
+    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
         return Unreadable(listed, " ".join(str(error).split()) or type(error).__name__)
 
 

@@ -30,7 +30,7 @@ OPERATIONS = [
     *(f"{method} /v2/models/{{model}}/versions/{{version}}{path}" for path, method in OF_A_MODEL.items()),
     *("GET /v2/models/stats", "POST /v2/repository/index"),
     *(f"POST /v2/repository/models/{{model}}/{action}" for action in ("load", "unload")),
-    *("POST /v1/classify", "POST /v1/classify/{models}"),
+    *("POST /v1/classify", "POST /v1/classify/{models}", "GET /v1/examples/{model}"),
 ]
 """All that the server offers to programs."""
 STATUSES = {"400", "401", "403", "404", "413", "415", "429", "500", "503", "504"}
