@@ -50,7 +50,7 @@ def write_pictures(root: Path) -> list[Path]:
         colours = Image.fromarray(random.integers(0, 256, (*size[::-1], 4), np.uint8), "RGBA")
         return colours if mode == "RGBA" else colours.convert("RGB").convert(mode)
 
-    written = []
+    written: list[Path] = []
 
     def save(name: str, mode: str, size: tuple[int, int], **options: Any) -> None:
         file = root / ("odd", "even")[len(written) % 2] / name
