@@ -79,8 +79,8 @@ def entry(network: str) -> NetworkEntry:
         SettingsError: There is no network of this name.
     """
     if own.is_own(network):
-        # Its normalisations are its own.
-        return NetworkEntry(partial(own.build, network), (replace(PICTURES, batch_norm=False),))
+        # Its normalisations and rates of dropout are its own.
+        return NetworkEntry(partial(own.build, network), (replace(PICTURES, batch_norm=False, dropout=None),))
     if network not in NETWORKS:
         raise SettingsError(
             f"there is no network {network!r}; there are {', '.join(NETWORKS)}, your own as package.module:callable, "

@@ -10,10 +10,11 @@ from hangtag.training.errors import SettingsError
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes to a training image, drawn anew in every epoch; none by default."""
+    """Random changes to a training image, other ones in every epoch; none by default."""
 
     flip: bool = False  # mirror left and right, with probability 1/2
-    shift: int = 0  # by up to so many pixels in each direction; black moves in
+    shift: float = 0  # by up to so many pixels in each direction, or below 1 by such a part of the shorter edge; black
+    # moves in
     erase: float = 0.0  # probability of a rectangle of noise over 2 to 20 % of the image (Zhong et al., 2017)
 
 
@@ -123,7 +124,8 @@ LSTM2_BEST = replace(
 )
 
 # For anybody's pictures. They are not mirrored, which would make a wrong picture of a digit or of a traffic sign; where
-# left and right mean the same, --set flip=true is worth trying first.
+# left and right mean the same, --set flip=true is worth trying first. There is no average of the weights: in the few
+# steps of a small data set it would still consist of the first, bad ones, and the falling rate does what it is for.
 PICTURES = Recipe(
     name="pictures",
     batch_size=32,
@@ -133,10 +135,10 @@ PICTURES = Recipe(
     epsilon=1e-8,
     weight_decay=0.05,
     schedule="one_cycle",
-    ema_decay=0.99,
     batch_norm=True,
+    dropout=0.2,
     label_smoothing=0.05,
-    augmentation=Augmentation(shift=2),
+    augmentation=Augmentation(shift=0.06),
 )
 
 # One recipe for CNN-RNN and its baselines, so that only the network and its loss differ between them.
@@ -189,7 +191,8 @@ def changed(recipe: Recipe, changes: Iterable[str]) -> Recipe:
 
 _PARTS: dict[str, type] = {"augmentation": Augmentation, "distillation": Distillation}
 _POSITIVE = ("batch_size", "epochs", "learning_rate", "epsilon", "temperature")
-_FRACTIONS = ("ema_decay", "dropout", "label_smoothing", "erase", "weight")
+_BELOW_ONE = ("betas", "ema_decay", "dropout", "label_smoothing")
+_UP_TO_ONE = ("erase", "weight")
 
 
 def _kinds(kind: type) -> dict[str, Any]:
@@ -210,7 +213,7 @@ def _parsed(change: str, text: str, kind: Any) -> Any:
         if isinstance(number, bool | str | None):
             continue
         in_range = math.isfinite(number) and number >= 0 and (number > 0 or name not in _POSITIVE)
-        if not in_range or (name in _FRACTIONS and number > 1):
+        if not in_range or (name in _UP_TO_ONE and number > 1) or (name in _BELOW_ONE and number >= 1):
             raise SettingsError(f"--set {change}: {text} is out of range.")
     return value
 

@@ -29,6 +29,7 @@ from hangtag.training.runs.command import command
 from hangtag.training.runs.config import RunConfig, TeacherFile
 from hangtag.training.runs.run import REPORT, Run
 from hangtag.training.settings import TrainSettings
+from hangtag.training.tasks.preparation import first_network
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 
 
@@ -49,6 +50,8 @@ def train(settings: TrainSettings) -> None:
         if settings.dry_run:
             _dry_run(settings, config, inputs, run, group)
             return
+        # A network that cannot be built leaves no folder, and the run that is there as it is.
+        group.on_every_rank(lambda: first_network(config, len(inputs.data.labels), inputs.data.image))
         if settings.restart:
             group.on_rank_zero(run.erase)
         if group.is_rank_zero:

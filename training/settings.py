@@ -82,6 +82,12 @@ class TrainSettings:
         recipe = self.chosen_recipe
         if recipe.batch_norm and own.is_own(self.model):
             raise SettingsError(f"--set batch_norm=true: {self.model} has normalisations of its own, or none.")
+        least = 2 * self.processes
+        if recipe.batch_norm and recipe.batch_size < least:
+            raise SettingsError(
+                f"--set batch_size={recipe.batch_size}: batch normalisation needs {least} images at least in every "
+                "batch. Name more, or add --set batch_norm=false."
+            )
         if self.teachers and recipe.distillation is None:
             with_teacher = [f" or use --recipe {one.name}" for one in entry(self.model).recipes if one.distillation]
             raise SettingsError(

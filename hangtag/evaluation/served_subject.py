@@ -52,6 +52,7 @@ class ServedSubject(Subject):
 
     def answer(self, images: Array, progress: Progress) -> Outputs:
         try:
+            self._read_version(images[0])
             size = self._largest_batch(images)
             with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="evaluate") as pool:
                 pending = [pool.submit(self._infer, batch) for batch in batches(images, size)]
@@ -90,6 +91,18 @@ class ServedSubject(Subject):
                 f"{self.name} at {self._address} has a configuration whose hangtag.labels, threshold, training or "
                 f"image cannot be read ({error})."
             ) from error
+
+    def _read_version(self, image: Array) -> None:
+        """Learn which version answers, by one classification: an inference's answer does not say it."""
+        if image.ndim != 2:  # the client sends the pixels of grey images alone
+            return
+        try:
+            version = self._client.classify(image, self.name, version=self._version, top_k=1).version
+        except ClientError as error:
+            if error.code not in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT):
+                raise
+            return  # another kind of server, or no classifier
+        self.details = {"address": self._address, "version": version}
 
     def _explained(self, error: ClientError) -> str:
         if error.code is not grpc.StatusCode.NOT_FOUND:

@@ -24,6 +24,7 @@ from tests.kit.server import server as running_server
 from tests.kit.shipped import latest
 
 LSTM = latest("lstm")
+GARMENTS = ("--data", "fashion-mnist")  # for a file that does not say what it was trained on
 
 
 def document(*arguments: object, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def test_a_temperature_changes_the_calibration_error_and_the_confidence_alone(tm
 
 def test_a_file_whose_rows_depend_on_each_other_is_evaluated_one_image_at_a_time(repository: Path) -> None:
     """Alone, each image gets the same answer from both files; together, one file exchanges the answers."""
-    one, other = (figures(document(repository / name, "--limit", 100)) for name in ("straight", "reverses"))
+    one, other = (figures(document(repository / name, *GARMENTS, "--limit", 100)) for name in ("straight", "reverses"))
     assert one == other
 
 

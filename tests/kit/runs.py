@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hangtag.training.catalog import build
+from hangtag.training.catalog import build, dataset_for
 from hangtag.training.data import outfits
 from hangtag.training.data.dataset import Images, Split
 from hangtag.training.data.fashion_mnist import DIGEST, LABELS
@@ -47,6 +47,7 @@ def make_config(model: str, limit: int = 32, epochs: int = EPOCHS) -> RunConfig:
         precision="fp32",
         threads=1,
         device="cpu",
+        dataset=dataset_for(None, model),
     )
 
 

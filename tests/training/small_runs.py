@@ -100,7 +100,7 @@ def watching(answer: Callable[[Images], Any] | None = None) -> Iterator[list[Ima
     def watch(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], logits: torch.Tensor) -> torch.Tensor | None:
         if not module.training or not type(module).__module__.startswith("hangtag."):
             return None
-        seen.append((inputs[0] * 255).round().byte().numpy())
+        seen.append((inputs[0].squeeze(1) * 255).round().byte().numpy())  # pixels [n, 1, 28, 28]
         return None if answer is None else logits * 0 + torch.from_numpy(answer(seen[-1]))
 
     hook = register_module_forward_hook(watch)  # type: ignore[arg-type]  # it may return other logits
@@ -154,7 +154,7 @@ def logits(folder: Path, images: Images, model: str = "lstm") -> torch.Tensor:
     network = build(model).eval()
     network.load_state_dict(weights(folder))
     with torch.no_grad():
-        answers: torch.Tensor = network(torch.tensor(images) / 255)
+        answers: torch.Tensor = network(torch.tensor(images).unsqueeze(1) / 255)
     return answers
 
 

@@ -71,6 +71,11 @@ def test_the_config_holds_every_setting_and_the_studys_recipe(finished: Finished
         "dataset": "fashion-mnist",
         "teachers": [],
         "loss": None,
+        "balance": False,
+        "select": "accuracy",
+        "start_from": None,
+        "image": None,  # the data set's own
+        "pictures": None,
         "data_dir": None,
         "tensorboard": True,
     }
@@ -86,7 +91,7 @@ def test_the_metrics_are_those_of_the_weights_that_were_saved(finished: Finished
     for row in rows:
         assert row.keys() == {
             "epoch", "train_loss", "train_accuracy", "learning_rate", "seconds", "step_ms",
-            "validation_loss", "validation_accuracy",
+            "validation_loss", "validation_accuracy", "validation_balanced_accuracy",
         }  # fmt: skip
         assert row["step_ms"] == pytest.approx(row["seconds"] * 1000 / 20, abs=0.1)
     accuracies = [row["validation_accuracy"] for row in rows]
@@ -235,9 +240,13 @@ def test_help_explains_every_option() -> None:
 
 
 def test_the_examples_in_the_help_are_valid(tmp_path: Path) -> None:
-    examples = re.findall(r"^ *.*hangtag train (.+?)(?:   .*)?$", invoke("train", "--help").stdout, re.MULTILINE)
-    assert len(examples) == 9
+    examples = re.findall(r"^ *hangtag train (.+?)(?:  .*)?$", invoke("train", "--help").stdout, re.MULTILINE)
+    assert len(examples) == 12
     for example in examples:
         alone = shlex.split(example.replace("--processes 2", "--processes 1"))
-        message = refusal("train", *alone, "--data-dir", tmp_path)
-        assert "lacks train-images-idx3-ubyte" in message  # the last thing that can be wrong
+        if "--data" in alone:
+            expected = "photos is no folder", "labels.csv cannot be read", "kmnist is no folder"
+            assert refusal("train", *alone).startswith(expected)
+        else:
+            message = refusal("train", *alone, "--data-dir", tmp_path)
+            assert "lacks train-images-idx3-ubyte" in message  # the last thing that can be wrong

@@ -12,7 +12,7 @@ import pytest
 
 from hangtag.cli import main
 from hangtag.training.dry_run import measure
-from hangtag.training.recipes import Distillation
+from hangtag.training.recipes import Augmentation, Distillation
 from tests.kit import garments, voc_files
 from tests.kit.command import contents, invoke, refusal
 from tests.kit.forkserver import Forked
@@ -69,7 +69,8 @@ def test_a_teacher_answers_a_few_batches_and_is_expected_to_answer_every_view() 
 
     def seconds(views: int) -> float:
         plain = config(limit=1_600)
-        recipe = replace(plain.recipe, distillation=Distillation("a", 0.5, 2.0, views=views))
+        mirrored = replace(plain.recipe, augmentation=Augmentation(flip=True))
+        recipe = replace(mirrored, distillation=Distillation("a", 0.5, 2.0, views=views))
         return measure(replace(plain, recipe=recipe), garments.few(), teacher).teacher_seconds
 
     once, in_four_views = seconds(0), seconds(4)

@@ -19,14 +19,17 @@ OWN_LOSS = "has a loss of its own"
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["transformer"], "'transformer' is not one of 'lstm', 'lstm-56', 'lstm-280', 'lstm2', 'cnn'"),
-        (["lstmm"], "'cnn_embedding'. Did you mean 'lstm'?"),
+        (["transformer"], "'transformer' is not one of lstm, lstm-56, lstm-280, lstm2, cnn"),
+        (["lstmm"], "cnn_embedding, and no package.module:callable or timm:NAME. Did you mean 'lstm'?"),
         ([], "Missing argument"),
         (["lstm", "--recipe", "better"], "--recipe': 'better' is not"),
-        (["lstm-56", "--recipe", "best"], "--recipe best: there is no such recipe for lstm-56; it has: study."),
+        (
+            ["lstm-56", "--recipe", "best"],
+            "--recipe best: there is no such recipe for lstm-56; it has: study, pictures.",
+        ),
         (["lstm", "--recipe", "multi-label"], "no such recipe for lstm"),
         (["sigmoids", "--recipe", "study"], "no such recipe for sigmoids; it has: multi-label"),
-        (["lstm", "--data", "outfits"], "--data outfits: lstm cannot learn from outfits: it takes fashion-mnist"),
+        (["lstm", "--data", "outfits"], "--data outfits: lstm cannot learn from outfits: it takes pictures with"),
         (["cnn_rnn", "--data", "fashion-mnist"], "cnn_rnn cannot learn from fashion-mnist: it takes outfits or "),
         (["lstm", "--teacher", "cnn.onnx"], "--teacher cnn.onnx: recipe study learns from the labels alone."),
         (

@@ -17,8 +17,8 @@ def augment(images: Tensor, how: Augmentation) -> Tensor:
     if how.flip:
         flipped = (torch.rand(len(images)) < 0.5).to(images.device)
         images = torch.where(_per_image(flipped, images), images.flip(2), images)
-    if how.shift:
-        images = _shift(images, how.shift)
+    if limit := round(how.shift if how.shift >= 1 else how.shift * min(images.shape[1:3])):
+        images = _shift(images, limit)
     if how.erase:
         images = _erase(images, how.erase)
     return images

@@ -42,17 +42,24 @@ def load(root: Path, validation_share: float = 0.1, seed: int = 0) -> Dataset:
     arrays = {key: _read(_find(root, pattern)) for key, pattern in _NAMES.items()}
     digest = hashlib.sha256(f"{validation_share} {seed}".encode())
     for (split, kind), values in arrays.items():
-        digest.update(values.tobytes())
-        if values.ndim != (3 if kind == "images" else 1) or len(values) != len(arrays[split, "images"]):
+        digest.update(f"{values.shape}".encode() + values.tobytes())
+        fits = values.ndim == (3 if kind == "images" else 1) and len(values) == len(arrays[split, "images"])
+        if not fits or not values.size:
             shapes = {part: list(arrays[split, part].shape) for part in ("images", "classes")}
             raise DataCorruptError(
                 f"{root}: the {split} images have the shape {shapes['images']} and their labels {shapes['classes']}; "
-                "there must be [n, height, width] and [n]."
+                "there must be [n, height, width] and [n], and none may be 0."
             )
     images, classes = arrays["train", "images"], arrays["train", "classes"]
     if images.shape[1:] != arrays["test", "images"].shape[1:]:
         raise DataCorruptError(f"{root}: training and test images have different sizes.")
+    if len(np.unique(classes)) < 2:
+        raise DataCorruptError(
+            f"{root}: all {len(classes)} training images have the label {classes[0]}, and a classifier needs two at "
+            "least."
+        )
     labels = _labels(root, int(max(classes.max(), arrays["test", "classes"].max())) + 1)
+    digest.update("\0".join(labels).encode())
     validates = _chosen(classes, validation_share, seed)
     return Dataset(
         name=f"idx:{root}",

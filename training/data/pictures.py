@@ -160,6 +160,7 @@ def load(
     cache: Path,
     *,
     normalise: bool = True,
+    memory_bytes: int = MEMORY_BYTES,
     progress: Progress = no_progress,
 ) -> Dataset:
     """Prepare all pictures of a collection.
@@ -170,6 +171,7 @@ def load(
         image: How each becomes an image.
         cache: The folder for more images than fit into memory. They are kept there for the next run.
         normalise: Take mean and standard deviation of the training split's pixels in place of those of ``image``.
+        memory_bytes: The most that images may take in memory.
         progress: Shows how many pictures were prepared.
 
     Raises:
@@ -177,7 +179,7 @@ def load(
     """
     pixels = image.height * image.width * image.channels
     total = sum(len(indices) for indices in collection.division.splits.values())
-    mapped = pixels * total > MEMORY_BYTES
+    mapped = pixels * total > memory_bytes
     digest = collection.digest
     splits = {}
     done = 0

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hangtag.serving.image_spec import MAX_EDGE, ImageSpec
+from hangtag.serving.image_spec import MAX_EDGE, ImageSpec, ImageSpecError
 from hangtag.training.data import fashion_mnist, idx, listing, outfits, pictures
 from hangtag.training.data.dataset import Dataset
 from hangtag.training.errors import DataNotFoundError, SettingsError
@@ -119,10 +119,13 @@ def collect(
 
 
 def image_for(collection: pictures.Collection, own: OwnPictures) -> ImageSpec:
-    """The images that pictures become: as is asked for, and else as fits them."""
+    """The images that pictures become: as is asked for, and else as fits them. Raises SettingsError for a wrong fit."""
     natural = pictures.natural_image(collection.opened)
     height, width = own.size or (natural.height, natural.width)
-    return ImageSpec(height, width, own.channels or natural.channels, fit=own.fit)
+    try:
+        return ImageSpec(height, width, own.channels or natural.channels, fit=own.fit)
+    except ImageSpecError as error:
+        raise SettingsError(f"--fit {own.fit}: {error}; or add --grey.") from error
 
 
 def _own(

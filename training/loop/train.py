@@ -23,6 +23,7 @@ from hangtag.training.errors import DivergedError, RunMismatchError
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop.checkpoint import UNFITTING, TrainingState, random_state
 from hangtag.training.loop.contention import WARNED_FACTOR, ContentionMeter
+from hangtag.training.networks import own
 from hangtag.training.networks.batch_norm import fold_batch_norm
 from hangtag.training.networks.inference import normalise
 from hangtag.training.observer import Observer, StepFigures, StepProgress
@@ -121,7 +122,7 @@ def fit(
     recipe, device = config.recipe, torch.device(config.device)
     samples = len(task) if samples is None else min(samples, len(task))
     steps = math.ceil(samples / recipe.batch_size)
-    state = TrainingState(preparation.network(config, labels, task.image), recipe, steps)
+    state = TrainingState(preparation.network(config, labels, task.image, steps), recipe, steps)
     if not group.is_rank_zero:
         torch.manual_seed(config.seed + group.rank)  # dropout and augmentation differ between the ranks
     _resume(state, run, group)
@@ -156,7 +157,7 @@ def fit(
             if not group.in_lockstep:
                 observer.raise_if_stopped()
         row = sums.row(samples, learning_rate)
-        state.rows.append(group.on_rank_zero(partial(_validated, row, task, state, run)))
+        state.rows.append(group.on_rank_zero(partial(_validated, row, config, task, state, run)))
         random_states = group.all_gather(random_state(config.device))
         group.on_rank_zero(partial(_save, state, random_states, run, observer))
     return group.on_rank_zero(partial(_finish, config, task, state, run))
@@ -166,8 +167,10 @@ def _batches(samples: int, config: RunConfig, group: ProcessGroup) -> list[Tenso
     """The epoch's sample indices in random order, split into batches; the same in every rank."""
     order = group.broadcast(torch.randperm(samples))
     batches = list(torch.split(order, config.recipe.batch_size))
-    # Batch norm needs two samples in every rank, so a smaller last batch joins the one before it.
-    if config.recipe.batch_norm and len(batches) > 1 and len(batches[-1]) < 2 * group.world_size:
+    # Batch norm needs two samples in every rank, so a smaller last batch joins the one before it. A network of the
+    # user's own may have some too.
+    normalises = config.recipe.batch_norm or own.is_own(config.model)
+    if normalises and len(batches) > 1 and len(batches[-1]) < 2 * group.world_size:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
 
@@ -235,14 +238,22 @@ class _Sums:
         return sum(part[0] for part, _ in parts), sum(part[1] for part, _ in parts)
 
 
-def _validated(row: dict[str, float], task: Task, state: TrainingState, run: Run) -> dict[str, float]:
-    """Add the validation split's figures to the epoch's, and save the weights if they are the best so far."""
+def _validated(
+    row: dict[str, float], config: RunConfig, task: Task, state: TrainingState, run: Run
+) -> dict[str, float]:
+    """Add the validation split's figures to the epoch's, and save the weights if they are the best so far.
+
+    Of equal epochs the first is the best. A user's validation split may have so few pictures that many epochs are
+    equal, the earliest ones too: of these, the one of the least loss is.
+    """
     deployable = fold_batch_norm(state.evaluated)
     row |= task.validate(deployable)
     metric = task.selection_metric
     if not math.isfinite(row[metric]):  # only the last step went wrong, and no later loss would show it
         raise DivergedError(f"the network's outputs are not finite after epoch {row['epoch']}. {DIVERGENCE_HINT}")
-    if row[metric] > max((past[metric] for past in state.rows), default=-1.0):
+    by_loss = config.pictures is not None
+    ranks = [(each[metric], -each["validation_loss"] if by_loss else 0.0) for each in (*state.rows, row)]
+    if ranks[-1] > max(ranks[:-1], default=(-1.0, 0.0)):
         run.save("best.pt", {"model": deployable.state_dict(), "epoch": row["epoch"]})
     return row
 

@@ -10,17 +10,26 @@ from functools import reduce
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+_MOMENTUM = 0.1  # PyTorch's default: the weight of a step's statistics in the running ones
+
 
 class Normalised(nn.Sequential):
     """A layer and the normalisation of its outputs."""
 
 
-def add_batch_norm(network: nn.Module) -> None:
-    """Add a normalisation after each convolution and dense layer but the last, in place."""
+def add_batch_norm(network: nn.Module, steps_per_epoch: int) -> None:
+    """Add a normalisation after each convolution and dense layer but the last, in place.
+
+    A network is validated with running statistics. They follow the last ten steps or so; where an epoch has fewer, they
+    follow its steps, since after a few steps they would still consist of their initial values.
+    """
+    momentum = max(_MOMENTUM, 1 / steps_per_epoch)
     layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     for name, layer in layers[:-1]:
         norm = (
-            nn.BatchNorm2d(layer.out_channels) if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d(layer.out_features)
+            nn.BatchNorm2d(layer.out_channels, momentum=momentum)
+            if isinstance(layer, nn.Conv2d)
+            else nn.BatchNorm1d(layer.out_features, momentum=momentum)
         )
         _replace(network, name, Normalised(layer, norm))
 

@@ -67,7 +67,11 @@ class RunOverview:
         """The number of the epoch that is best on the validation split; None before the first."""
         if not self.rows:
             return None
-        best = max(self.rows, key=lambda row: row.get(f"validation_{self.figure}", 0.0))
+        summary = self.metrics.get("summary")
+        if isinstance(summary, dict) and isinstance(summary.get("best_epoch"), int):
+            return int(summary["best_epoch"])
+        selects = f"validation_{self.config.get('select', self.figure)}"
+        best = max(self.rows, key=lambda row: row.get(selects, row.get(f"validation_{self.figure}", 0.0)))
         return int(best.get("epoch", 0)) or None
 
     def share(self, split: str) -> float | None:

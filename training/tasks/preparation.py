@@ -13,8 +13,13 @@ from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
 
 
-def network(config: RunConfig, labels: int, image: ImageSpec) -> nn.Module:
-    """The run's network with fresh weights, or with those that it starts from, on the run's device.
+def network(config: RunConfig, labels: int, image: ImageSpec, steps_per_epoch: int) -> nn.Module:
+    """The run's network, prepared for training on the run's device. Raises SettingsError as ``first_network`` does."""
+    return prepare(first_network(config, labels, image), config.recipe, torch.device(config.device), steps_per_epoch)
+
+
+def first_network(config: RunConfig, labels: int, image: ImageSpec) -> nn.Module:
+    """The run's network with fresh weights, or with those that it starts from.
 
     Raises:
         SettingsError: It cannot be built for these images, or the weights to start from are of another network.
@@ -22,17 +27,17 @@ def network(config: RunConfig, labels: int, image: ImageSpec) -> nn.Module:
     built = build(config.model, labels, image)
     if config.start_from is not None:
         _load(built, config)
-    return prepare(built, config.recipe, torch.device(config.device))
+    return built
 
 
-def prepare(network: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
+def prepare(network: nn.Module, recipe: Recipe, device: torch.device, steps_per_epoch: int = 1_000) -> nn.Module:
     """Set the recipe's dropout rates, add its batch normalisation, and move the network to the device, all in place."""
     if recipe.dropout is not None:
         for module in network.modules():
             if isinstance(module, nn.Dropout):
                 module.p = recipe.dropout
     if recipe.batch_norm:
-        add_batch_norm(network)
+        add_batch_norm(network, steps_per_epoch)
     # Convolutions are fastest in channels_last on CPUs and GPUs alike; the results are the same.
     moved: nn.Module = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved
@@ -45,9 +50,13 @@ def _load(network: nn.Module, config: RunConfig) -> None:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises all kinds of exceptions
-        raise SettingsError(f"--start-from {path} cannot be read as weights ({error}).") from error
+        # PyTorch's own message has many lines, and advises to run code from the file.
+        raise SettingsError(
+            f"--start-from {path} cannot be read as weights: it is damaged, or torch.save() did not write it, or it "
+            "holds more than tensors. Save the network's state_dict()."
+        ) from error
     state: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
-    state = state.get("model") or state.get("state_dict") or state
+    state = next((state[key] for key in ("model", "state_dict") if isinstance(state.get(key), dict)), state)
     own = network.state_dict()
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor) and key in own}
     fitting = {key: value for key, value in tensors.items() if own[key].shape == value.shape}

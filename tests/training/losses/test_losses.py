@@ -113,7 +113,7 @@ def test_of_a_set_too_large_for_a_path_the_rarest_labels_are_left_out() -> None:
 def test_the_loss_of_paths_is_the_cross_entropy_per_step_by_teacher_forcing() -> None:
     torch.manual_seed(0)
     objective = LabelPaths(torch.tensor([2, 0, 3, 1]))
-    network, pixels = CnnRnn(4), torch.rand(2, 64, 64)
+    network, pixels = CnnRnn(4), torch.rand(2, 1, 64, 64)
     network.eval()
     with torch.no_grad():
         outcome = objective.training_step(network, pixels, label_sets([0, 2], [3]), smoothing=0)
