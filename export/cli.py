@@ -12,14 +12,14 @@ import click
 from hangtag.export import file_exporter, interruption, report
 from hangtag.export.errors import IncomparableError
 from hangtag.export.file.precision import PRECISIONS, model_name
-from hangtag.export.foreign import intake
-from hangtag.export.foreign.document import MAX_BYTES
 from hangtag.export.gate.speed import TIMINGS
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.export.published import Published
 from hangtag.export.quantization import agreement
 from hangtag.export.quantization.conversion import Request
 from hangtag.export.repository import inventory
+from hangtag.export.third_party import intake
+from hangtag.export.third_party.document import MAX_BYTES
 from hangtag.extras import needs
 from hangtag.options import FiniteRange, models_option, refuse, runs_option
 from hangtag.printable import escaped

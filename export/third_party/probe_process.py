@@ -11,7 +11,7 @@ _SECONDS = 600.0
 
 
 def run_probe(target: Path, shown_as: Path) -> dict[str, Any]:
-    """Run ``foreign.probe`` on a file, and return its findings.
+    """Run ``third_party.probe`` on a file, and return its findings.
 
     Args:
         shown_as: the file's name in error messages.
@@ -20,7 +20,7 @@ def run_probe(target: Path, shown_as: Path) -> dict[str, Any]:
         GateError: the file is refused, ends the process, or gives no answer.
     """
     try:
-        findings = child_process.run("hangtag.export.foreign.probe", target, _SECONDS)
+        findings = child_process.run("hangtag.export.third_party.probe", target, _SECONDS)
     except child_process.ChildAbortedError as error:
         raise GateError(_CHECK, f"ONNX Runtime ends the process (signal {error.signal}) on {shown_as}.") from error
     except child_process.ChildFailedError as error:

@@ -1,4 +1,4 @@
-"""Load and run somebody else's file in a child process: python -m hangtag.export.foreign.probe FILE.
+"""Load and run somebody else's file in a child process: python -m hangtag.export.third_party.probe FILE.
 
 A file can end the process that loads it, so the findings are JSON on the last line of standard output.
 """
@@ -13,9 +13,9 @@ import onnx
 
 from hangtag.export.errors import GateError
 from hangtag.export.file import onnx_model
-from hangtag.export.foreign import timing
 from hangtag.export.gate.checks import structure
 from hangtag.export.repository import triton_config
+from hangtag.export.third_party import timing
 from hangtag.serving.batchable import Axes, obstacle
 from hangtag.serving.server.errors import InferenceError, ModelLoadError
 from hangtag.serving.server.runtime import batching_proof

@@ -13,13 +13,13 @@ import onnx
 from hangtag.export import predecessors
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import onnx_model, versions
-from hangtag.export.foreign import converted, document
-from hangtag.export.foreign.converted import Converted, Progress
-from hangtag.export.foreign.probe_process import run_probe
 from hangtag.export.gate.check import AGREEMENT, BATCHING, EMPTY_BATCH, NOT_RUN, STRUCTURE
 from hangtag.export.gate.checks import empty_batch
 from hangtag.export.quantization.conversion import Request
 from hangtag.export.repository.publishing import publish
+from hangtag.export.third_party import converted, document
+from hangtag.export.third_party.converted import Converted, Progress
+from hangtag.export.third_party.probe_process import run_probe
 from hangtag.serving.signature import PREFIX
 from hangtag.training.data.division import named
 
@@ -138,8 +138,8 @@ def _metadata(model: onnx.ModelProto, path: Path, labels: Path | None) -> dict[s
 
 def _set_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
     """Replace all properties under ``hangtag.``; properties of others stay."""
-    foreign = {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith(PREFIX)}
-    onnx.helper.set_model_props(model, foreign)
+    others = {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith(PREFIX)}
+    onnx.helper.set_model_props(model, others)
     onnx_model.add_metadata(model, metadata)
 
 

@@ -15,7 +15,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from hangtag.export.errors import ExportError
-from hangtag.export.foreign import document
+from hangtag.export.third_party import document
 from hangtag.serving.client import Client
 from tests.kit import onnx_models, unbatchable_models
 from tests.kit.command import contents, invoke
