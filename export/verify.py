@@ -25,7 +25,7 @@ from hangtag.export.gate.runtime_answers import REAL, answer, artificial_images,
 from hangtag.export.gate.tolerances import TOLERANCES, Tolerances
 from hangtag.export.repository import calibration_file
 from hangtag.export.repository.inventory import Entry
-from hangtag.export.third_party.probe_process import run_probe
+from hangtag.export.third_party.processes import run_probe
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.data.dataset import Split

@@ -16,7 +16,7 @@ from hangtag.export.gate import processor
 from hangtag.export.gate.check import AGREEMENT, BATCHING
 from hangtag.export.quantization import conversion
 from hangtag.export.quantization.conversion import Request
-from hangtag.export.third_party.probe_process import run_probe
+from hangtag.export.third_party.processes import run_probe
 
 Progress = Callable[[str], object]
 _SECONDS = 3600.0
