@@ -89,7 +89,7 @@ fuzz-http: TESTS := tests/serving/server/fuzz/test_http.py
 fuzz-http2: TESTS := tests/serving/server/fuzz/test_http2.py
 fuzz-openapi: TESTS := tests/serving/server/transport/http/test_openapi.py
 fuzz-callers: TESTS := tests/serving/server/hostile
-fuzz-files: TESTS := tests/export/foreign/test_fuzzing.py
+fuzz-files: TESTS := tests/export/third_party/test_fuzzing.py
 fuzz-%: $(VENV)/.dev
 	FUZZ_CASES=$(or $(FUZZ_CASES),4000) FUZZ_FILES=$(or $(FUZZ_FILES),1000) FORGOTTEN_CALLS=$(or $(FORGOTTEN_CALLS),10000) \
 		timeout --signal INT --kill-after 60 $(or $(FUZZ_MINUTES),30)m $(BIN)/pytest $(TESTS) --timeout 1800 $(ARGS)

@@ -4,7 +4,7 @@ Each folder imports only folders further down this list (import-linter checks it
 
     report      the HTML report about one export
     calibration the temperature of a classifier's probabilities
-    foreign     somebody else's ONNX file
+    third_party  somebody else's ONNX file
     quantization  any ONNX file in INT8 or FP16; layers stay in FP32 where its answers would change too much
     gate        what a file must prove before it is published
     repository  publishing a version all or nothing, and listing what is there

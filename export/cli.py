@@ -1,42 +1,29 @@
 """The command ``hangtag export``."""
 
 import json
-import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from hangtag.export import file_exporter, interruption, report
-from hangtag.export.errors import IncomparableError
+from hangtag.export import file_exporter, interruption, report, terminal
+from hangtag.export.errors import ExportError
 from hangtag.export.file.precision import PRECISIONS, model_name
-from hangtag.export.foreign import intake
-from hangtag.export.foreign.document import MAX_BYTES
 from hangtag.export.gate.speed import TIMINGS
-from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.export.published import Published
-from hangtag.export.quantization import agreement
-from hangtag.export.quantization.conversion import Request
 from hangtag.export.repository import inventory
 from hangtag.extras import needs
-from hangtag.options import FiniteRange, models_option, refuse, runs_option
-from hangtag.printable import escaped
-from hangtag.serving import model_repository
-from hangtag.serving.model_repository import ModelRepositoryError
+from hangtag.options import models_option, refuse, runs_option
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.runs import data as runs_data
 
-if TYPE_CHECKING:  # --onnx needs no torch, which a run needs
+if TYPE_CHECKING:  # a file needs no torch, which a run needs
     from hangtag.training.runs.run import Run
-
-_CONVERSION = ("preprocessing", "agree_at_least", "agree_on", "search_minutes")
-"""The options, by their Python names, that say how samples are used."""
 
 
 @click.command()
-@click.argument("run", required=False)
+@click.argument("run", metavar="RUN|FILE.onnx")
 @models_option("The model repository to publish into.")
 @runs_option
 @click.option(
@@ -81,59 +68,11 @@ _CONVERSION = ("preprocessing", "agree_at_least", "agree_on", "search_minutes")
     help="Publish also if the version that serves has other inputs, outputs or labels, which its callers rely on.",
 )
 @click.option(
-    "--onnx", "file", type=click.Path(dir_okay=False, path_type=Path), help="Publish this file instead of a run."
-)
-@click.option(
     "--name",
-    help="The model's name in the repository; a RUN's precision is added to it.  [default: the network's name]",
-)
-@click.option(
-    "--labels",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="With --onnx: the labels of the outputs' last axis, one per line, or a JSON list.",
-)
-@click.option(
-    "--max-megabytes",
-    type=click.FloatRange(min=0.001, max=MAX_BYTES / 1e6),
-    default=MAX_BYTES // 10**6,
-    show_default=True,
-    help="With --onnx: a larger file, external data included, is refused.",
-)
-@click.option(
-    "--calibration",
-    "samples",
-    type=click.Path(path_type=Path),
-    metavar="FILE.npz|FOLDER",
-    help="With --onnx and --precision: samples, as arrays named like the inputs, or as a folder of images. Half of "
-    "them make the file, the others prove it.",
-)
-@click.option(
-    "--preprocessing",
-    help="With a folder of images: how pixels become numbers, such as 'size=224x224 scale=255 mean=0.5 std=0.5'.",
-)
-@click.option(
-    "--agree-at-least",
-    type=FiniteRange(min=50, max=100),
-    metavar="PERCENT",
-    help="With --calibration: of the samples, so many must be answered like by the original. Layers stay in FP32 where "
-    "that needs it.  [default: 99 for int8, 99.9 for fp16]",
-)
-@click.option(
-    "--agree-on",
-    multiple=True,
-    metavar=f"OUTPUT={'|'.join(agreement.RULES)}",
-    help="With --calibration: compare this output, by its largest score, its values, or exactly; may be repeated.  "
-    "[default: every output, as fits it]",
-)
-@click.option(
-    "--search-minutes",
-    type=FiniteRange(min=0, max=600),
-    default=10,
-    show_default=True,
-    help="With --calibration: the most time for measuring which layers are sensitive.",
+    help="The model's name in the repository; the precision of a RUN is added to it.  [default: the network's name]",
 )
 def export(
-    run: str | None,
+    run: str,
     models: Path,
     runs: Path,
     precision: str,
@@ -143,15 +82,7 @@ def export(
     data_dir: Path | None,
     even_if_worse: bool,
     even_if_different: bool,
-    file: Path | None,
     name: str | None,
-    labels: Path | None,
-    max_megabytes: float,
-    samples: Path | None,
-    preprocessing: str | None,
-    agree_at_least: float | None,
-    agree_on: tuple[str, ...],
-    search_minutes: float,
 ) -> None:
     """Export RUN to ONNX, prove that it answers as PyTorch does, and publish it as the next version of its model.
 
@@ -162,10 +93,9 @@ def export(
     A run that is worse on the test set than the version that serves, by more than chance explains, is refused; with
     --even-if-worse it is published all the same.
 
-    With --onnx somebody else's file is published. It is checked and run in a process of its own, on the same inputs
-    alone and together, to find out whether its requests may be batched. With --precision it is converted, and must then
-    answer the samples of --calibration as before; which layers stay in FP32 for that is found out. A classifier's FP32
-    file that hangtag exported needs no samples: it passes the gate of a RUN, with the file in PyTorch's place.
+    RUN may also be a classifier's FP32 file that hangtag exported, to publish it in another --precision without its run
+    and without PyTorch: it passes the same gate, with the file in PyTorch's place. 'hangtag import' publishes other
+    people's files.
 
     \b
     Examples:
@@ -174,51 +104,14 @@ def export(
       hangtag export cnn --precision int8        publishes cnn-int8
       hangtag export cnn --calibrate             with probabilities to set thresholds by
       hangtag export runs/trial --even-if-worse  although a better version serves
-      hangtag export --onnx resnet.onnx --name resnet --labels imagenet.txt
-      hangtag export --onnx resnet.onnx --name resnet-int8 --precision int8 --calibration photos.npz
-      hangtag export --onnx models/lstm/2/model.onnx --precision int8
+      hangtag export models/lstm/2/model.onnx --precision int8
     """
-    if (run is None) == (file is None):
-        raise click.UsageError("name a RUN to export, or a file with --onnx; not both.")
-    if file is not None:
-        refuse("runs", "calibrate", because="for a RUN.")
-        if samples is None:
-            refuse(*_CONVERSION, because="for --calibration, without which no layers are chosen.")
-        if samples is None and precision != "fp32" and file_exporter.is_own(file):
-            refuse("labels", "max_megabytes", because="for other people's files; this one has its own.")
-            _export_own_file(file, name, models, precision, timing, data_dir, even_if_worse, even_if_different, reports)
-            return
-        refuse("timing", "data_dir", "even_if_worse", because="for a RUN or a file that hangtag exported.")
-        if name is None:
-            raise click.UsageError("--onnx needs --name: the model's name in the repository.")
-        if (samples is None) != (precision == "fp32"):
-            raise click.UsageError("--precision int8 and fp16 need --calibration, and --calibration needs one of them.")
-        request = None
-        if samples is not None:
-            least = TOLERANCES[precision].agreement if agree_at_least is None else agree_at_least / 100
-            request = Request(
-                precision,
-                str(samples),
-                preprocessing,
-                least,
-                agreement.parse(agree_on),
-                search_seconds=60 * search_minutes,
-            )
-        with interruption.reported(models, name):
-            _publish_file(
-                file,
-                name,
-                models,
-                labels,
-                int(max_megabytes * 1e6),
-                reports,
-                request,
-                even_if_different=even_if_different,
-            )
+    file = Path(run)
+    if file.suffix == ".onnx":
+        _require_own_file(file, precision)
+        refuse("runs", "calibrate", because="for a run; a file has neither.")
+        _export_own_file(file, name, models, precision, timing, data_dir, even_if_worse, even_if_different, reports)
         return
-    assert run is not None
-    refuse("labels", "max_megabytes", because="for --onnx alone; a run has its own.")
-    refuse("samples", *_CONVERSION, because="for --onnx alone; a run is calibrated on its own data set.")
     with needs("train", "'hangtag export RUN'"):
         from hangtag.training.networks.own import short_name
         from hangtag.training.runs.run import Run
@@ -229,6 +122,18 @@ def export(
             exported, models, precision, timing, calibrate, data_dir, even_if_worse, even_if_different, name
         )
         _report_published(published, reports)
+
+
+def _require_own_file(file: Path, precision: str) -> None:
+    if not file.is_file():
+        raise ExportError(f"there is no file {file}.")
+    if not file_exporter.is_own(file):
+        raise ExportError(
+            f"{file} was not exported by hangtag from a run. Publish somebody else's file with: hangtag import {file} "
+            "--name NAME"
+        )
+    if precision == "fp32":
+        raise click.UsageError(f"{file} is in FP32: name another --precision.")
 
 
 def _export_own_file(
@@ -256,7 +161,8 @@ def _export_own_file(
             timed=timing != "none",
             even_if_different=even_if_different,
         )
-        _report_published(_even_if_worse(publish, even_if_worse), reports)
+        published = terminal.even_if_worse(lambda asked: publish(even_if_worse=asked), asked=even_if_worse)
+        _report_published(published, reports)
 
 
 def _publish_run(
@@ -288,18 +194,7 @@ def _publish_run(
         name=name,
         even_if_different=even_if_different,
     )
-    return _even_if_worse(publish, even_if_worse)
-
-
-def _even_if_worse(publish: Callable[..., Published], even_if_worse: bool) -> Published:
-    """Publish; where the version that serves cannot be compared, ask on a terminal whether to publish all the same."""
-    try:
-        return publish(even_if_worse=even_if_worse)
-    except IncomparableError as error:
-        if not sys.stdin.isatty():
-            raise
-        click.confirm(f"{escaped(str(error))} Publish it all the same?", abort=True, err=True)
-        return publish(even_if_worse=True)
+    return terminal.even_if_worse(lambda asked: publish(even_if_worse=asked), asked=even_if_worse)
 
 
 def _report_published(published: Published, reports: Path) -> None:
@@ -310,52 +205,4 @@ def _report_published(published: Published, reports: Path) -> None:
         summaries["speed"] = str(published.proof.speed)
     page = report.report_path(reports, published.folder)
     report.write_run_report(published, published.images, json.loads(published.metadata["labels"]), page)
-    _print_summaries(published.folder, summaries, page)
-
-
-def _publish_file(
-    file: Path,
-    name: str,
-    models: Path,
-    labels: Path | None,
-    max_bytes: int,
-    reports: Path,
-    request: Request | None,
-    *,
-    even_if_different: bool,
-) -> None:
-    click.echo(f"checking {file}", err=True)
-    accepted = intake.accept(
-        file,
-        name,
-        models,
-        labels,
-        max_bytes,
-        request,
-        lambda line: click.echo(escaped(line), err=True),
-        even_if_different=even_if_different,
-    )
-    page = report.report_path(reports, accepted.folder)
-    report.write_file_report(accepted, page)
-    _print_summaries(accepted.folder, accepted.summaries, page)
-
-
-def _print_summaries(folder: Path, summaries: dict[str, str], page: Path) -> None:
-    click.echo(f"published {folder}")
-    for check, summary in summaries.items():
-        click.echo(escaped(f"  {check:<12} {summary}"))
-    if note := _promotion_note(folder):
-        click.echo(note, err=True)
-    click.echo(f"report: {page}", err=True)
-
-
-def _promotion_note(folder: Path) -> str | None:
-    """What to do if the published version does not serve; None if it does."""
-    name, version = folder.parent.name, folder.name
-    try:
-        serving = model_repository.versions_in(folder.parent)[0].version
-    except ModelRepositoryError as error:
-        return f"note: {error}"
-    if str(serving) == version:
-        return None
-    return f"note: version {serving} is promoted and goes on serving. Next: hangtag models promote {name} {version}"
+    terminal.print_published(published.folder, summaries, page)

@@ -16,11 +16,11 @@ from hangtag.export import predecessors
 from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model, precision
 from hangtag.export.file.versions import versions
-from hangtag.export.foreign import document
 from hangtag.export.gate import file_gate, processor, speed
 from hangtag.export.gate.proof import GateData
 from hangtag.export.published import Published
 from hangtag.export.repository.publishing import publish
+from hangtag.export.third_party import document
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.dataset import Dataset
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hangtag.export.errors import GateError, IncomparableError
 from hangtag.export.file import quality
+from hangtag.export.file.quality import Quality
 from hangtag.export.gate.check import CONTRACT, PassedCheck
 from hangtag.export.gate.checks import predecessor
 from hangtag.export.repository import inventory
@@ -37,6 +38,43 @@ def find(models: Path, name: str, data_digest: str, *, even_if_worse: bool) -> E
         f"{models / name} version {rival.version}, which serves, {why}, so nothing says whether this run is worse. To "
         "publish it all the same, add --even-if-worse. Nothing was published."
     )
+
+
+def serving(models: Path, name: str, *, measured: bool, even_if_worse: bool) -> Entry | None:
+    """The version that serves under this name, which somebody else's file is to replace; None if there is none.
+
+    Args:
+        measured: whether the new file's accuracy is measured, on pictures on which this version's can be measured too.
+
+    Raises:
+        IncomparableError: it has an accuracy, the new file's is not measured, and not ``even_if_worse``.
+    """
+    rival = inventory.serving_version(models, name)
+    if rival is None or rival.signature is None:
+        return None
+    recorded = quality.read(rival.metadata)
+    if recorded is None or measured or even_if_worse:
+        return rival
+    raise IncomparableError(
+        f"{models / name} version {rival.version}, which serves, has {recorded}, and nothing says whether this file is "
+        "worse. Measure both with --data folder:PICTURES, or add --even-if-worse. Nothing was published."
+    )
+
+
+def recorded_on(rival: Entry, data_digest: str) -> Quality | None:
+    """What a version records of these pictures; None if it records nothing of them."""
+    recorded = quality.read(rival.metadata)
+    return recorded if recorded is not None and recorded.data_digest == data_digest else None
+
+
+def refuse_incomparable(rival: Entry, *, even_if_worse: bool) -> None:
+    """Raise IncomparableError for a version that cannot be measured on the new one's pictures, if not asked not to."""
+    if not even_if_worse:
+        raise IncomparableError(
+            f"{rival.name} version {rival.version}, which serves, does not say how a picture becomes its "
+            "input, or has other labels, so nothing says whether this file is worse. To publish it all the same, add "
+            "--even-if-worse. Nothing was published."
+        )
 
 
 def compare(

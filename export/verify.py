@@ -18,7 +18,6 @@ from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import examples, reference_answers
 from hangtag.export.file.reference_answers import ReferenceAnswers
-from hangtag.export.foreign.probe_process import run_probe
 from hangtag.export.gate.check import AGREEMENT, BATCHING, CALIBRATION, EMPTY_BATCH, PARITY, STRUCTURE, PassedCheck
 from hangtag.export.gate.checks import batching, calibration, empty_batch, logits
 from hangtag.export.gate.proof import GATE_IMAGES
@@ -26,6 +25,7 @@ from hangtag.export.gate.runtime_answers import REAL, answer, artificial_images,
 from hangtag.export.gate.tolerances import TOLERANCES, Tolerances
 from hangtag.export.repository import calibration_file
 from hangtag.export.repository.inventory import Entry
+from hangtag.export.third_party.processes import run_probe
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.data.dataset import Split
@@ -130,7 +130,7 @@ class _Verification:
                     yield CALIBRATION, partial(self._calibration, tolerances)
             yield BATCHING, partial(self._batching, images, tolerances)
         elif "batched" in entry.metadata:
-            yield BATCHING, self._foreign_batching
+            yield BATCHING, self._third_party_batching
         if entry.batched:
             yield EMPTY_BATCH, lambda: _passed(empty_batch.check(entry.path))
 
@@ -282,7 +282,7 @@ class _Verification:
             ties = np.flatnonzero((alone["path"] != batched["path"]).any(axis=1)).tolist()
         return _passed(batching.check(self._runtime, images, other_images, tolerances, spread, ties))
 
-    def _foreign_batching(self) -> Finding:
+    def _third_party_batching(self) -> Finding:
         """Repeat the proof that the requests of somebody else's model may, or may not, be batched."""
         if find_spec("onnx") is None:
             return Finding(BATCHING, None, "the package onnx is not installed")

@@ -34,8 +34,9 @@ SUBCOMMANDS = {
     "labels": Subcommand(
         "hangtag.commands.labels:labels", "Show how far apart labels are to a trained network.", "cpu"
     ),
-    "export": Subcommand(
-        "hangtag.export.cli:export", "Publish a trained network, or anybody's file, as an ONNX model.", "export"
+    "export": Subcommand("hangtag.export.cli:export", "Publish a trained network as an ONNX model.", "export"),
+    "import": Subcommand(
+        "hangtag.export.import_cli:import_file", "Publish anybody's ONNX file, with its preprocessing.", "export"
     ),
     "models": Subcommand(
         "hangtag.commands.models:models", "List, show, verify, promote, load and unload models.", "cpu"

@@ -253,6 +253,19 @@ class Signature:
         return None
 
     @property
+    def picture_shape(self) -> tuple[int, ...] | None:
+        """Of the one picture that a classifier takes: (height, width), or (height, width, 3). None for other models."""
+        probabilities = self.output("probabilities")
+        if len(self.inputs) == 1 and probabilities and self.labels:
+            labels = len(self.labels)
+            match self.inputs[0].datatype, self.inputs[0].shape, probabilities.shape:
+                case ["UINT8", [None | 1, int(height), int(width)], [None | 1, int(count)]] if count == labels:
+                    return height, width
+                case ["UINT8", [None | 1, int(height), int(width), 3], [None | 1, int(count)]] if count == labels:
+                    return height, width, 3
+        return None
+
+    @property
     def _learned_garments(self) -> bool:
         training = self._json("training", None)
         config = training.get("config") if isinstance(training, dict) else None

@@ -35,6 +35,21 @@ def operators(model: onnx.ModelProto) -> Counter[str]:
     return Counter(node.op_type for node in nodes(model.graph))
 
 
+def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Give values other names, in subgraphs too. The new names must not be in the graph yet."""
+    for values in (graph.input, graph.output, graph.value_info, graph.initializer):
+        for value in values:
+            value.name = names.get(value.name, value.name)
+    for sparse in graph.sparse_initializer:
+        sparse.values.name = names.get(sparse.values.name, sparse.values.name)
+    for node in graph.node:
+        for ends in (node.input, node.output):
+            ends[:] = [names.get(end, end) for end in ends]
+        for attribute in node.attribute:
+            for subgraph in (attribute.g, *attribute.graphs):
+                rename(subgraph, names)
+
+
 def nodes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
     """Every node of the graph, or of a function's body, and of the subgraphs inside it."""
     for node in graph.node:

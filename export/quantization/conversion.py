@@ -25,6 +25,7 @@ from hangtag.export.quantization.samples import Feed, Samples, spread
 from hangtag.export.quantization.search import Found, Judge, KeptLayer, search
 from hangtag.serving.server.errors import InferenceError, ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
+from hangtag.training.errors import DataCorruptError
 
 ORIGINAL, CONVERTED, REQUEST = "original.onnx", "converted.onnx", "request.json"
 PROGRESS = "progress: "
@@ -47,7 +48,6 @@ class Request:
 
     precision: str
     samples: str
-    preprocessing: str | None
     least: float
     rules: Mapping[str, str]
     search_seconds: float
@@ -70,13 +70,15 @@ def convert(folder: Path) -> dict[str, Any]:
     """
     try:
         return _convert(Request.read(folder), folder)
-    except (ExportError, ModelLoadError, InferenceError) as error:
+    except UnicodeDecodeError as error:
+        return {"refused": f"a name or a text in the file is not UTF-8 ({error})."}
+    except (ExportError, DataCorruptError, ModelLoadError, InferenceError) as error:
         return {"refused": " ".join(str(error).split())}
 
 
 def _convert(request: Request, folder: Path) -> dict[str, Any]:
     original = Runtime(folder / ORIGINAL, provider="cpu")
-    given = samples.read(Path(request.samples), original.signature, request.preprocessing)
+    given = samples.read(Path(request.samples), original.signature)
     _report(f"{len(given.making)} samples make the file, {len(given.proof)} others prove it")
     made, proof = (_answers(original, feeds) for feeds in (given.making, given.proof))
     rules = agreement.rules(original.signature, [*made, *proof], request.rules)

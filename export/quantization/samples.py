@@ -56,22 +56,20 @@ def spread(items: Sequence[T], most: int) -> list[T]:
     return [items[place * len(items) // count] for place in range(count)]
 
 
-def read(path: Path, signature: Signature, preprocessing: str | None) -> Samples:
+def read(path: Path, signature: Signature) -> Samples:
     """Read samples for a model.
 
     Args:
         path: a .npz file with an array for each input, or a folder of images for a model with one image as its input.
             The arrays' first axis is the sample: [n, ...] for an input [batch, ...], or one axis more than an input
             without a batch axis has. A scalar input may also have one value for all samples.
-        preprocessing: how pixels become numbers (``images.Preprocessing.parse``); for a folder alone.
 
     Raises:
         ExportError: there is no such file or folder, the samples do not fit the model, or they are too few.
+        DataCorruptError: a picture cannot be read.
     """
     if path.is_dir():
-        feeds: list[Feed] = list(images.read(path, signature, preprocessing))
-    elif preprocessing is not None:
-        raise ExportError(f"--preprocessing is for a folder of images; {path} holds the model's inputs themselves.")
+        feeds: list[Feed] = list(images.read(path, signature))
     else:
         feeds = list(_from_npz(path, signature))
     if len(feeds) < LEAST:

@@ -12,11 +12,11 @@ from markupsafe import Markup
 
 from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import ExportError
-from hangtag.export.foreign.intake import Accepted
 from hangtag.export.gate.check import NOT_RUN, PARITY, PREDECESSOR, STRUCTURE
 from hangtag.export.published import Published
 from hangtag.export.report import pictures
 from hangtag.export.repository import inventory
+from hangtag.export.third_party.intake import Accepted
 from hangtag.page.environment import environment
 from hangtag.page.images import png_address
 from hangtag.serving.image_spec import ImageSpec

@@ -221,7 +221,8 @@ def operators(entry: Entry) -> dict[str, int] | None:
 def provenance(entry: Entry) -> Iterator[tuple[str, str]]:
     """Where the model came from: the recorded keys, with values in words."""
     for key in (
-        "source", "recipe", "seed", "parameters", "temperature", "temperature_fitted_on", "precision", "processor",
+        "source", "preprocessing", "tested_on", "recipe", "seed", "parameters", "temperature", "temperature_fitted_on",
+        "precision", "processor",
         "data_digest", "trained", "git_revision", "export_git_revision", "graph_digest", "nodes_before_folding",
     ):  # fmt: skip
         if key in entry.metadata:

@@ -55,7 +55,7 @@ def _convert(model: ThirdPartyModel, samples: int, search_minutes: float, only: 
         folder = Path(name)
         np.savez(folder / "samples.npz", **{sample.name: model.samples(samples)})  # type: ignore[arg-type]  # numpy's stubs take no mapping
         for precision in precisions:
-            arguments = ["export", "--onnx", str(original), "--name", precision, "--precision", precision]
+            arguments = ["import", str(original), "--name", precision, "--precision", precision]
             arguments += ["--calibration", str(folder / "samples.npz"), "--agree-at-least", AGREE_AT_LEAST[precision]]
             arguments += ["--search-minutes", f"{search_minutes:g}"]
             arguments += ["--models", str(folder / "models"), "--reports", str(folder / "reports")]

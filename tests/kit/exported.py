@@ -117,7 +117,7 @@ def label_scores(factory: pytest.TempPathFactory, model: str) -> Exported:
 
 @dataclass(frozen=True)
 class Export:
-    """What ``hangtag export`` did in a folder of its own: models/, reports/export/, and its output."""
+    """What ``hangtag export``, or ``import``, did in a folder of its own: models/, reports/export/, and its output."""
 
     folder: Path
     stdout: str
@@ -130,13 +130,13 @@ class Export:
         return page
 
 
-def published_in(folder: Path, *arguments: object, **variables: str) -> Export:
-    """Export, with the command's default folders in this one."""
+def published_in(folder: Path, *arguments: object, command: str = "export", **variables: str) -> Export:
+    """Export, or import, with the command's default folders in this one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, value in variables.items():
             patch.setenv(name, value)
-        result = invoke("export", *arguments)
+        result = invoke(command, *arguments)
     return Export(folder, result.stdout, result.stderr)
 
 
@@ -144,7 +144,7 @@ def importing(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> li
     """The command that publishes this file, which it writes, as ``theirs`` into the folder's models/."""
     file = folder / "theirs.onnx"
     file.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-    return ["export", "--onnx", file, "--name", "theirs", *repository_in(folder), *more]
+    return ["import", file, "--name", "theirs", *repository_in(folder), *more]
 
 
 def import_refused(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> str:
@@ -154,7 +154,7 @@ def import_refused(folder: Path, model: onnx.ModelProto | bytes, *more: object) 
 
 
 def repository_in(folder: Path) -> list[object]:
-    """Where export publishes and reports."""
+    """Where export and import publish and report."""
     return ["--models", folder / "models", "--reports", folder / "reports"]
 
 

@@ -64,7 +64,7 @@ class Classifier:
         Raises:
             InvalidRequestError: The model does not classify images.
         """
-        shape = _image_shape(signature)
+        shape = signature.picture_shape
         if shape is None:
             raise InvalidRequestError(
                 f"{name!r} is not a classifier of images (it needs one UINT8 input, [batch, height, width] or [batch, "
@@ -76,7 +76,7 @@ class Classifier:
     @staticmethod
     def fits(signature: Signature) -> bool:
         """Whether a model with this signature classifies images."""
-        return _image_shape(signature) is not None
+        return signature.picture_shape is not None
 
     @property
     def is_multi_label(self) -> bool:
@@ -155,15 +155,3 @@ class Classifier:
             )
             for index in chosen
         )
-
-
-def _image_shape(signature: Signature) -> tuple[int, ...] | None:
-    """The shape of the one picture that a classifier takes; None if the model is not a classifier."""
-    probabilities = signature.output("probabilities")
-    if len(signature.inputs) == 1 and probabilities and signature.labels:
-        match signature.inputs[0].datatype, signature.inputs[0].shape, probabilities.shape:
-            case ["UINT8", [None, int(height), int(width)], [None, int(count)]] if count == len(signature.labels):
-                return height, width
-            case ["UINT8", [None, int(height), int(width), 3], [None, int(count)]] if count == len(signature.labels):
-                return height, width, 3
-    return None

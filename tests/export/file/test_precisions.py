@@ -169,7 +169,7 @@ def test_a_value_that_is_read_twice_keeps_its_order() -> None:
 
 
 def arguments(folder: Path, file: Path) -> list[object]:
-    return ["export", "--onnx", file, "--precision", "int8", "--timing", "none", *repository_in(folder)]
+    return ["export", file, "--precision", "int8", "--timing", "none", *repository_in(folder)]
 
 
 def test_the_file_keeps_its_origin_and_has_figures_of_its_own(of_own_file: Export) -> None:

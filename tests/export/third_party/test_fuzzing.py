@@ -15,7 +15,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from hangtag.export.errors import ExportError
-from hangtag.export.foreign import document
+from hangtag.export.third_party import document
 from hangtag.serving.client import Client
 from tests.kit import onnx_models, unbatchable_models
 from tests.kit.command import contents, invoke
@@ -53,7 +53,7 @@ def test_a_damaged_file_is_read_or_refused(tmp_path: Path) -> None:
 def test_a_damaged_file_is_published_completely_or_not_at_all(part: int, tmp_path: Path) -> None:
     """By the command, which runs the file in a process of its own; a server loads what was published."""
     file, models = tmp_path / "theirs.onnx", tmp_path / "models"
-    command = ["export", "--onnx", file, "--models", models, "--reports", tmp_path / "reports", "--name"]
+    command = ["import", file, "--models", models, "--reports", tmp_path / "reports", "--name"]
     published, refusals = [], []
     for seed in range(part * CASES // 4, (part + 1) * CASES // 4):
         file.write_bytes(damaged(seed))

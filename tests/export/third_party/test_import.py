@@ -1,4 +1,4 @@
-"""``hangtag export --onnx``: what is published, batched or not, and what is refused with nothing written."""
+"""``hangtag import``: what is published, batched or not, and what is refused with nothing written."""
 
 import json
 import re
@@ -139,13 +139,13 @@ def test_a_config_keeps_triton_from_batching_what_it_must_not(tmp_path: Path) ->
     with server(tmp_path / "models", provider="cpu") as running:
         assert running.address  # hangtag's own server ignores it
 
-    take(tmp_path, onnx_models.classifier())
+    take(tmp_path, onnx_models.classifier(), "--even-if-different")
     assert sorted(path.name for path in config.parent.iterdir()) == ["1", "2"]
-    take(tmp_path, unbatchable_models.softmax())
+    take(tmp_path, unbatchable_models.softmax(), "--even-if-different")
     assert sorted(path.name for path in config.parent.iterdir()) == ["1", "2", "3", "config.pbtxt"]
     config.write_text("# mine\nmax_batch_size: 0\n")
     for model in (unbatchable_models.reversal(), onnx_models.classifier()):
-        take(tmp_path, model)
+        take(tmp_path, model, "--even-if-different")
         assert config.read_text().startswith("# mine\n")
 
 

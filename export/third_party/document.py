@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 from onnx import TensorProto
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
 
@@ -26,7 +27,7 @@ def read(path: Path, max_bytes: int = MAX_BYTES) -> onnx.ModelProto:
 
     Raises:
         ExportError: the file is missing, too large, no ONNX model or a part of one, has external data outside its own
-            folder, or needs an opset or operators that ONNX Runtime lacks.
+            folder, a text that is not UTF-8, or needs an opset or operators that ONNX Runtime lacks.
     """
     if not path.is_file():
         raise ExportError(f"there is no file {path}.")
@@ -36,11 +37,32 @@ def read(path: Path, max_bytes: int = MAX_BYTES) -> onnx.ModelProto:
         model.ParseFromString(path.read_bytes())
     except DecodeError as error:
         raise ExportError(f"{path} is no ONNX file, or a part of one: its protobuf cannot be read.") from error
+    _require_texts(model, path)
     if not (model.HasField("graph") and model.opset_import and model.graph.output):
         raise ExportError(f"{path} is no ONNX model: it has no graph, no opset or no output.")
     _take_in_external_data(model, path, max_bytes)
     _require_known_operators(model, path)
     return model
+
+
+def _require_texts(message: Message, path: Path) -> None:
+    """Require that every name and text is UTF-8, which protobuf does not check: it hands out bytes, or raises."""
+    try:
+        if isinstance(message, TensorProto):  # its other fields are numbers, which would be copied
+            texts: list[str | bytes] = [message.name, message.doc_string]
+        else:
+            texts = []
+            for field, value in message.ListFields():
+                if field.type == FieldDescriptor.TYPE_STRING:
+                    texts += [value] if isinstance(value, str | bytes) else value
+                elif field.type == FieldDescriptor.TYPE_MESSAGE:
+                    for inner in [value] if isinstance(value, Message) else value:
+                        _require_texts(inner, path)
+        broken = any(isinstance(text, bytes) for text in texts)
+    except UnicodeDecodeError:
+        broken = True
+    if broken:
+        raise ExportError(f"{path} is damaged: a name or a text in it is not UTF-8.")
 
 
 def _require_size(path: Path, size: int, max_bytes: int) -> None:

@@ -1,4 +1,4 @@
-"""``hangtag export --onnx --precision --calibration``: small networks whose sensitive layer is known, and refusals."""
+"""``hangtag import --precision``: small networks whose sensitive layer is known, and refusals."""
 
 import json
 import re

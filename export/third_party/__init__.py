@@ -1,9 +1,9 @@
 """Publish somebody else's ONNX file.
 
 document          read the file: is it ONNX, is it whole, does all of its data lie in its own folder
-probe_process     start the probe in a child process, and judge how that process ends
-probe             in the child process: load the file, run it, and find out whether its requests may be batched
-timing            time the file
+classifier        where it is stated how pictures become its input: put that into the graph, and prove it
+processes         run it in child processes, and judge how these end
+probe             in a child: load the file, time it, and find out whether its requests may be batched
 converted         have it converted to another precision, and judge what comes back
 intake            all of the above, then metadata and publishing
 """

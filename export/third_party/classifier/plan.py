@@ -1,0 +1,171 @@
+"""Decide whether a file is to be a classifier of pictures, by the options and by the files that lie with it."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from hangtag.export.errors import ExportError
+from hangtag.export.file import onnx_model
+from hangtag.export.gate.check import BATCHING
+from hangtag.export.third_party.classifier import companions, wrapping
+from hangtag.export.third_party.classifier.preprocessing import Preprocessing
+from hangtag.export.third_party.classifier.wrapping import Wrapped
+from hangtag.export.third_party.processes import run_probe
+from hangtag.training.data.division import named
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a file is published as.
+
+    Attributes:
+        wrapped: The classifier; None where the file is published as it is.
+        labels: Of the outputs' last axis; None where nothing names them.
+        stated: The preprocessing, in words.
+        sources: What was taken from files that lie with the network, in sentences.
+        notes: What is done otherwise than these say, and what could not be taken, likewise.
+        reason: Why there is no classifier.
+        bare_batch: The number of pictures that the bare network takes at a time; None where any.
+    """
+
+    wrapped: Wrapped | None
+    labels: tuple[str, ...] | None
+    stated: str = ""
+    sources: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+    bare_batch: int | None = None
+
+    @property
+    def summaries(self) -> dict[str, str]:
+        """For the terminal and the report."""
+        rows = {}
+        if self.wrapped is not None:
+            rows["image"] = f"{self.stated}, in the graph; scores are {self.wrapped.scores}"
+        if self.sources and self.wrapped is not None:
+            rows["taken"] = "; ".join(self.sources)
+        if self.notes:
+            rows["note"] = "; ".join(self.notes)
+        return rows
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What is written into the file about its origin (keys without their prefix)."""
+        return {"preprocessing": self.stated} | ({"taken": json.dumps(self.sources)} if self.sources else {})
+
+    def why_no_pictures(self, taken: str) -> str | None:
+        """Why `hangtag classify` takes no pictures, or not all.
+
+        Args:
+            taken: what the probe says of the published file: ``all``, ``exact`` or ``none``.
+        """
+        if taken == "all":
+            return None
+        if taken == "exact":
+            return "takes pictures of exactly its size: add --preprocessing fit=stretch|crop|pad for others"
+        why = self.reason or "it needs one input of pictures, UINT8, an output probabilities, and labels"
+        return f"`hangtag classify` will not take pictures: {why}"
+
+
+def choose(
+    model: onnx.ModelProto, path: Path, labels_file: Path | None, preprocessing: str | None, scores: str | None
+) -> Plan:
+    """Make a classifier of pictures where the preprocessing is stated. Options win over the files that lie with it.
+
+    Args:
+        labels_file: has the labels, one per line or as a JSON list.
+        preprocessing: the option; None without it.
+        scores: likewise.
+
+    Raises:
+        ExportError: the labels cannot be read, or the option is given and the network or the labels do not fit it.
+    """
+    found = companions.read(path, model)
+    given = None if labels_file is None else tuple(read_labels(labels_file))
+    stated = Preprocessing.parse(preprocessing or "").over(found.preprocessing)
+    if preprocessing is None and not stated.is_stated:
+        image = "nothing says how pixels become its input (--preprocessing)"
+        return Plan(None, given, notes=found.notes, reason=image)
+    labels = given or _own_labels(model) or found.labels
+    try:
+        wrapped = wrapping.wrap(model, stated, scores or found.scores, len(labels or ()))
+    except ExportError as error:
+        if preprocessing is not None:
+            raise ExportError(f"{path}: {error} Nothing was published.") from error
+        return Plan(None, given, notes=found.notes, reason=str(error).rstrip("."))
+    sources = [one for one in found.sources if labels == found.labels or " labels from " not in one]
+    if sources and preprocessing:
+        sources.append(f"--preprocessing {preprocessing} wins over these")
+    if sources and scores:
+        sources.append(f"--scores {scores} too")
+    return Plan(wrapped, labels, str(_stated(wrapped)), tuple(sources), found.notes, bare_batch=wrapped.batch)
+
+
+def freed(planned: Plan, model: onnx.ModelProto, path: Path, folder: Path) -> Plan:
+    """The plan with a free batch axis, where a network that was exported for a fixed number of pictures allows it.
+
+    Args:
+        model: the network.
+        path: its name in error messages.
+        folder: for temporary files.
+
+    Raises:
+        ExportError: it takes several pictures at a time, and no other number.
+    """
+    wrapped = planned.wrapped
+    assert wrapped is not None
+    assert planned.labels is not None
+    if wrapped.batch is None:
+        return planned
+    file = folder / "freed.onnx"
+    try:
+        free = wrapping.freed(model, len(planned.labels))
+        candidate = wrapping.wrap(free, _stated(wrapped), wrapped.scores, len(planned.labels))
+        file.write_bytes(candidate.model.SerializeToString())
+        if run_probe(file, path)[BATCHING]["batched"]:
+            return replace(planned, wrapped=candidate)
+    except ExportError:
+        pass  # it computes for its own number of pictures alone
+    if wrapped.batch > 1:
+        raise ExportError(
+            f"{path} takes {wrapped.batch} pictures at a time, and does not compute with other numbers. Export it with "
+            "a free first axis (dynamic_axes or dynamic_shapes of torch.onnx.export). Nothing was published."
+        )
+    return planned
+
+
+def read_labels(path: Path) -> list[str]:
+    """Read a file of labels. Raises ExportError: it cannot be read, holds none, or names one twice."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"{path} cannot be read as text: {error}.") from error
+    try:
+        labels = json.loads(text)
+    except ValueError:
+        labels = [line.strip() for line in text.splitlines() if line.strip()]
+    if not (isinstance(labels, list) and labels and all(isinstance(label, str) and label for label in labels)):
+        raise ExportError(f"{path} holds no labels: expected one a line, or a JSON list of strings.")
+    if repeated := [label for label, count in Counter(labels).items() if count > 1]:
+        raise ExportError(f"{path} names {named(repeated)} more than once: answers could not be told apart.")
+    return labels
+
+
+def _own_labels(model: onnx.ModelProto) -> tuple[str, ...] | None:
+    own: Mapping[str, str] = onnx_model.metadata(model)
+    try:
+        labels = json.loads(own.get("labels", "null"))
+    except (ValueError, RecursionError):
+        return None
+    is_list = isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)
+    return tuple(labels) if is_list else None
+
+
+def _stated(wrapped: Wrapped) -> Preprocessing:
+    steps = wrapped.steps
+    size = (steps.spec.height, steps.spec.width)
+    return Preprocessing(size, steps.spec.fit, steps.order, steps.scale, steps.mean, steps.std)
