@@ -27,7 +27,8 @@ from hangtag.training.progress import terminal_observer
 from hangtag.training.runs import overview
 from hangtag.training.runs.command import command
 from hangtag.training.runs.config import RunConfig, TeacherFile
-from hangtag.training.runs.run import REPORT, Run
+from hangtag.training.runs.files import REPORT
+from hangtag.training.runs.run import Run
 from hangtag.training.settings import TrainSettings
 from hangtag.training.tasks.preparation import first_network
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers

@@ -1,4 +1,7 @@
-"""Reads and writes the files of a run. A file is replaced as a whole, so a kill leaves the old one or the new one."""
+"""Reads and writes the files of a run. A file is replaced as a whole, so a kill leaves the old one or the new one.
+
+Importing this needs no torch: 'hangtag runs' reads JSON alone.
+"""
 
 import json
 import os
@@ -8,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hangtag.training.errors import RunMismatchError
 
+FILES = ("checkpoint.pt", "teacher.pt", "best.pt", "metrics.json", "config.json", "report.html")
+REPORT = "report.html"
+EVENT_FILES = "events.out.tfevents.*"
 RESTART_HINT = "'hangtag train' with --restart replaces the run."
 
 
@@ -32,6 +36,14 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         temporary.replace(path)
 
 
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config's settings by their whole names: {"recipe": {"epochs": 10}} as {"recipe.epochs": 10}."""
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        result |= flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return result
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Raises RunMismatchError for a file that is missing, unreadable, or not a JSON object."""
     try:
@@ -43,8 +55,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The content of a run's metrics.json; before the first epoch, no rows. Raises as read_json does."""
+    path = folder / "metrics.json"
+    return read_json(path) if path.is_file() else {"epochs": []}
+
+
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write tensors and plain values with torch.save. Raises RunMismatchError if the file cannot be written."""
+    import torch
+
     temporary = path.with_name(f"{path.name}.tmp")
     with reporting_write_errors(path):
         with temporary.open("wb") as file:
@@ -64,6 +84,8 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def _load_checked(path: Path) -> dict[str, Any]:
+    import torch
+
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()  # torch.load does not verify the archive's checksums
     if damaged is not None:
