@@ -18,14 +18,14 @@ import torch
 
 from hangtag.training.data.dataset import Dataset, Images
 from hangtag.training.labels.distance import LabelDistances
-from hangtag.training.loop.contention import WARNED_FACTOR
 from hangtag.training.loop.train import fit
 from hangtag.training.observer import Observer, StepProgress
 from hangtag.training.processes.process_group import ProcessGroup
+from hangtag.training.progress import WARNED_FACTOR
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
-from hangtag.training.tasks.selection import build_task
-from hangtag.training.tasks.task import Teacher
+from hangtag.training.tasks.task import build_task
+from hangtag.training.tasks.teacher import Teacher
 
 WARM_UP, MEASURED = 11, 30
 """Steps before those that are measured, and measured ones. After both the trainer waits for the GPU to finish."""
@@ -94,15 +94,13 @@ def measure(
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     timed_teacher = _TimedTeacher(teacher, len(data.labels)) if teacher else None
-    task = build_task(config, data, torch.device(config.device), timed_teacher, distances)
-    steps = -(-len(task) // config.recipe.batch_size)
     once = replace(config, recipe=replace(config.recipe, epochs=1))
     stopwatch = _Stopwatch()
     with tempfile.TemporaryDirectory(prefix="hangtag-dry-run-") as folder:
         run = Run(Path(folder))
-        task.precompute(group, run)
+        task = build_task(config, data, run, stopwatch, group, timed_teacher, distances)
         samples = (WARM_UP + MEASURED) * config.recipe.batch_size
-        metrics = fit(once, task, len(data.labels), run, stopwatch, group, samples)
+        metrics = fit(once, task, run, stopwatch, group, samples)
         ended = time.perf_counter()
     step_seconds, measured_steps, slowdown = stopwatch.step()
     views = config.recipe.distillation.views if config.recipe.distillation else 0
@@ -118,7 +116,7 @@ def measure(
         labels=len(data.labels),
         parameters=metrics["summary"]["parameters"],
         epochs=config.recipe.epochs,
-        steps=steps,
+        steps=-(-len(task) // config.recipe.batch_size),
         measured_steps=measured_steps,
         step_seconds=step_seconds,
         epoch_seconds=stopwatch.epoch_end - stopwatch.ends[-1][0],

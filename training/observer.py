@@ -45,9 +45,6 @@ class Observer:
     def on_teacher_logits(self, done: int, total: int) -> None:
         """Called while teachers compute logits: how many of this rank's images are done, mirror images included."""
 
-    def on_contention(self, slowdown: float) -> None:
-        """Called once, if other programs take the CPUs: a step takes this many times as long as it computes."""
-
     def stop_requested(self) -> bool:
         """Whether the run should stop. Called after every training step and between batches."""
         return False
@@ -83,10 +80,6 @@ class Observers(Observer):
     def on_teacher_logits(self, done: int, total: int) -> None:
         for observer in self._observers:
             observer.on_teacher_logits(done, total)
-
-    def on_contention(self, slowdown: float) -> None:
-        for observer in self._observers:
-            observer.on_contention(slowdown)
 
     def stop_requested(self) -> bool:
         return any(observer.stop_requested() for observer in self._observers)

@@ -21,7 +21,7 @@ from hangtag.training.loop.train import train as train_run
 from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT, DistanceLoss
 from hangtag.training.observer import Observer, Observers
 from hangtag.training.processes.distributed import process_group
-from hangtag.training.processes.memory import keep_freed_memory
+from hangtag.training.processes.launch import keep_freed_memory
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.progress import terminal_observer
 from hangtag.training.runs import overview
@@ -62,7 +62,9 @@ def train(settings: TrainSettings) -> None:
         epochs_before = group.on_rank_zero(lambda: _finished_epochs(run))
         try:
             with (
-                terminal_observer(config.recipe.epochs, shown=group.is_rank_zero) as terminal,
+                terminal_observer(
+                    config.recipe.epochs, shown=group.is_rank_zero, on_cpu=config.device == "cpu"
+                ) as terminal,
                 _event_log(config, run, group) as log,
             ):
                 observer = Observers(terminal, log)

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from hangtag.training.loop.contention import MEASURED_STEPS, ContentionMeter
 from hangtag.training.observer import StepProgress
-from hangtag.training.progress import LINE_INTERVAL, TerminalObserver, terminal_observer
+from hangtag.training.progress import (
+    LINE_INTERVAL,
+    MEASURED_STEPS,
+    ContentionMeter,
+    TerminalObserver,
+    terminal_observer,
+)
 from tests.kit import garments, shipped
 from tests.kit.command import hangtag, python
 from tests.training.small_runs import command, train
