@@ -15,6 +15,7 @@ from hangtag.output import require_writable, writing
 from hangtag.training import dry_run
 from hangtag.training.data import sources
 from hangtag.training.data.dataset import Dataset
+from hangtag.training.errors import SettingsError
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop.train import train as train_run
@@ -45,7 +46,7 @@ def train(settings: TrainSettings) -> None:
             importlib.import_module("tensorboardX")
     keep_freed_memory()
     with process_group(settings.chosen_device) as group:
-        inputs = group.on_every_rank(lambda: _read(settings))
+        inputs = group.on_every_rank(lambda: _read(settings, group))
         config = _config(settings, inputs, group)
         run = Run(settings.out or Path("runs") / config.run_name)
         if settings.dry_run:
@@ -125,13 +126,19 @@ class _Inputs:
     distances: LabelDistances | None
 
 
-def _read(settings: TrainSettings) -> _Inputs:
+def _read(settings: TrainSettings, group: ProcessGroup) -> _Inputs:
     distances = None
     if settings.distance_loss:
         distances = label_distance.read(settings.distances) if settings.distances else label_distance.default()
     data = sources.load(
         settings.dataset, settings.data_dir, settings.limit, settings.own_pictures, progress=_show_progress
     )
+    images, least = len(data.train.first(settings.limit)), 2 * group.world_size
+    if settings.chosen_recipe.batch_norm and images < least:
+        raise SettingsError(
+            f"batch normalisation needs {least} images to train on at least, and there are {images}. Name a larger "
+            "--limit, or add --set batch_norm=false."
+        )
     if distances is not None:
         distances.require(data.labels)
     distillation = settings.chosen_recipe.distillation
