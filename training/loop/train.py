@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hangtag.training.data.augmentation import augment
 from hangtag.training.data.dataset import Dataset
 from hangtag.training.errors import DivergedError
 from hangtag.training.labels.distance import LabelDistances
@@ -29,6 +28,7 @@ from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
 from hangtag.training.tasks import preparation
+from hangtag.training.tasks.augmentation import augment
 from hangtag.training.tasks.task import Task, build_task
 from hangtag.training.tasks.teacher import Teacher
 

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hangtag.training.data.augmentation import augment
 from hangtag.training.data.dataset import Dataset
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.losses.single_label import class_loss, distillation_loss
@@ -19,6 +18,7 @@ from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.recipes import Augmentation, Distillation
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
+from hangtag.training.tasks.augmentation import augment
 from hangtag.training.tasks.teacher import Teacher, teacher_logits
 
 WORST = 24
