@@ -89,7 +89,7 @@ def _dry_run(settings: TrainSettings, config: RunConfig, inputs: "_Inputs", run:
     forecast = dry_run.measure(config, inputs.data, inputs.teacher, group, inputs.distances)
     if group.is_rank_zero:
         shown = [("run", f"{run.folder}: {state}"), ("data", f"{config.dataset} from {inputs.data.source}")]
-        for heading, text in [*shown, *forecast.lines()]:
+        for heading, text in [*shown, *forecast.lines]:
             sys.stdout.write(f"{heading:<8}  {text}\n")
 
 
