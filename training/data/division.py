@@ -80,21 +80,17 @@ def divide(
         )
     splits: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     given = {pictures[index].listed.split for index in kept}
+    of_label: dict[str, dict[str | None, list[int]]] = {label: defaultdict(list) for label in labels}
+    for index in kept:
+        of_label[pictures[index].listed.label][pictures[index].listed.split].append(index)
     too_few = []
-    for label in labels:
-        own: dict[str | None, list[int]] = defaultdict(list)
-        for index in kept:
-            if (listed := pictures[index].listed).label == label:
-                own[listed.split].append(index)
+    for label, own in of_label.items():
         count = len(own[None]) + len(own["train"])
         unsplit = sorted(own[None] + own["train"], key=lambda index: _order(seed, pictures[index].digest))
         taken = {
-            "validation": own["validation"]
-            if "validation" in given
-            else _take(unsplit, round(validation_share * count)),
-            "test": own["test"] if "test" in given else _take(unsplit, round(test_share * count)),
-            "train": unsplit,
-        }
+            split: own[split] if split in given else _take(unsplit, round(share * count))
+            for split, share in (("validation", validation_share), ("test", test_share))
+        } | {"train": unsplit}
         if not all(taken.values()):
             too_few.append(f"{label} ({sum(map(len, own.values()))})")
         for split, indices in taken.items():

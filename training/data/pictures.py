@@ -154,6 +154,7 @@ def load(
     total = sum(len(indices) for indices in collection.division.splits.values())
     mapped = pixels * total > memory_bytes
     digest = collection.digest
+    places = {label: place for place, label in enumerate(collection.division.labels)}
     splits = {}
     done = 0
     for split, indices in collection.division.splits.items():
@@ -164,7 +165,7 @@ def load(
             progress(what, before + count, total)
 
         images = _images(chosen, image, file, shown)
-        classes: Classes = np.array([collection.division.labels.index(one.label) for one in chosen], np.int64)
+        classes: Classes = np.array([places[one.label] for one in chosen], np.int64)
         splits[split] = Split(images, classes)
         done += len(chosen)
     if normalise:
