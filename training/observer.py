@@ -59,7 +59,7 @@ class Observers(Observer):
     """Passes everything on to several observers, in their order; each of them may request a stop.
 
     Example:
-        >>> trainer.train(config, data, run, Observers(terminal, event_log))
+        >>> train(config, data, run, Observers(terminal, event_log))
     """
 
     def __init__(self, *observers: Observer) -> None:

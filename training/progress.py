@@ -119,25 +119,19 @@ class TerminalObserver(Observer):
         if self._shown:
             self._console.print(line, style=style, highlight=False, soft_wrap=not self._console.is_terminal)
 
-    @contextmanager
-    def _handling_interrupts(self) -> Iterator[None]:
+    def on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
         """The first Ctrl-C requests a stop between two batches; the second raises KeyboardInterrupt at once.
 
         The first does not raise, because C code that calls back into Python may discard the exception.
         """
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
 
-        def on_interrupt(_number: int, _frame: FrameType | None) -> None:
-            if self._interrupted:
-                raise KeyboardInterrupt
-            self._interrupted = True
-
-        previous = signal.signal(signal.SIGINT, on_interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, previous)
-            if self._bars.tasks:
-                self._bars.stop()
+    def close(self) -> None:
+        """Leave the bars as they are."""
+        if self._bars.tasks:
+            self._bars.stop()
 
 
 def _validation_figures(row: Mapping[str, float]) -> list[str]:
@@ -154,5 +148,9 @@ def terminal_observer(epochs: int, *, shown: bool, on_cpu: bool = True) -> Itera
         on_cpu: Whether it trains there, where other programs may slow it down.
     """
     observer = TerminalObserver(epochs, shown=shown, on_cpu=on_cpu)
-    with observer._handling_interrupts():
+    previous = signal.signal(signal.SIGINT, observer.on_interrupt)
+    try:
         yield observer
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        observer.close()

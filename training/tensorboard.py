@@ -32,7 +32,7 @@ class EventLog(Observer, AbstractContextManager["EventLog"]):
 
     Example:
         >>> with EventLog(run.folder, config.as_json()) as log:
-        ...     trainer.train(config, data, run, log)
+        ...     train(config, data, run, log)
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:

@@ -13,17 +13,27 @@ runs/lstm-study-seed0/
 import fcntl
 import json
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hangtag.training.catalog import NETWORKS
 from hangtag.training.errors import RunMismatchError
-from hangtag.training.runs import files, overview
+from hangtag.training.runs import overview
 from hangtag.training.runs.command import command
 from hangtag.training.runs.config import RunConfig, environment
-from hangtag.training.runs.files import EVENT_FILES, FILES, RESTART_HINT, reporting_write_errors
+from hangtag.training.runs.files import (
+    EVENT_FILES,
+    FILES,
+    RESTART_HINT,
+    read_json,
+    read_metrics,
+    reporting_write_errors,
+)
 from hangtag.training.runs.identity import is_extension
 
 
@@ -95,7 +105,7 @@ class Run:
         extended = self.require_fitting(config)
         requested = config.as_json()
         if not self.has("config.json"):
-            files.write_json(self.folder / "config.json", requested | {"environment": environment()})
+            self._write_json("config.json", requested | {"environment": environment()})
             return
         if extended:
             # The summary goes first: after a kill in between, the run is unfinished, and the same command goes on.
@@ -103,7 +113,7 @@ class Run:
         stored = self.read_config()
         updated = requested | {"environment": stored.get("environment", {})}
         if json.dumps(updated) != json.dumps(stored):
-            files.write_json(self.folder / "config.json", updated)
+            self._write_json("config.json", updated)
 
     def require_fitting(self, config: RunConfig) -> bool:
         """Check that ``start`` takes this config, without writing anything.
@@ -155,23 +165,38 @@ class Run:
 
     def read_config(self) -> dict[str, Any]:
         """The content of config.json. Raises RunMismatchError if it is missing or damaged."""
-        return files.read_json(self.folder / "config.json")
+        return read_json(self.folder / "config.json")
 
     def read_metrics(self) -> dict[str, Any]:
         """The content of metrics.json; before the first epoch, no rows."""
-        return files.read_metrics(self.folder)
+        return read_metrics(self.folder)
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Replace metrics.json. Raises RunMismatchError if the folder cannot be written."""
-        files.write_json(self.folder / "metrics.json", metrics)
+        self._write_json("metrics.json", metrics)
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Replace a file of PyTorch's, such as best.pt. Raises RunMismatchError if the folder cannot be written."""
-        files.save_state(self.folder / name, state)
+        with self._replacing(name) as temporary, temporary.open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
 
     def load(self, name: str) -> dict[str, Any]:
         """A saved state, on the CPU. Raises RunMismatchError if it is missing or damaged."""
-        return files.load_state(self.folder / name)
+        path = self.folder / name
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # torch.load does not verify the archive's checksums
+            if damaged is not None:
+                raise ValueError(f"{damaged} does not match its checksum")  # noqa: TRY301  # as torch.load's errors
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict):
+                raise TypeError("it holds no state")  # noqa: TRY301
+        except Exception as error:  # torch.load raises all kinds of exceptions for a damaged file
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise RunMismatchError(f"{path} cannot be read as a checkpoint ({reason}). {RESTART_HINT}") from error
+        return state
 
     def has(self, name: str) -> bool:
         """Whether the folder holds this file."""
@@ -181,3 +206,15 @@ class Run:
         """Delete checkpoint.pt and teacher.pt, which a finished run needs only to go on to more epochs."""
         for name in ("checkpoint.pt", "teacher.pt"):
             (self.folder / name).unlink(missing_ok=True)
+
+    def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        with self._replacing(name) as temporary:
+            temporary.write_text(json.dumps(value, indent=1) + "\n")
+
+    @contextmanager
+    def _replacing(self, name: str) -> Iterator[Path]:
+        """A file to write, which then replaces the one of this name: a kill leaves the old one or the new one."""
+        path = self.folder / name
+        with reporting_write_errors(path):
+            yield path.with_name(f"{name}.tmp")
+            path.with_name(f"{name}.tmp").replace(path)
