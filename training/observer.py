@@ -21,7 +21,6 @@ class StepProgress:
     step: int  # of this epoch, from 1
     steps: int  # per epoch
     loss: float  # the epoch's mean so far, as of the last step at which the trainer summed it up
-    last_epoch: Mapping[str, float] | None  # the figures of the epoch before this one
     figures: StepFigures | None = None  # at the steps at which the trainer summed up, every tenth or so
 
 

@@ -65,6 +65,7 @@ class TerminalObserver(Observer):
     ) -> None:
         self._epochs, self._shown, self._interrupted = epochs, shown, False
         self._contention = ContentionMeter() if on_cpu else None
+        self._last_epoch: Mapping[str, float] = {}
         self._console = Console(stderr=True)
         self._clock, self._next_line = clock, clock() + LINE_INTERVAL
         self._bars = Progress(
@@ -77,6 +78,9 @@ class TerminalObserver(Observer):
             console=self._console,
         )
 
+    def on_start(self, rows: Sequence[Mapping[str, float]], steps: int) -> None:
+        self._last_epoch = rows[-1] if rows else {}
+
     def on_step(self, progress: StepProgress) -> None:
         if self._contention and (slowdown := self._contention.after_step()) >= WARNED_FACTOR:
             self._print(
@@ -86,11 +90,12 @@ class TerminalObserver(Observer):
             )
         if progress.step % 10 and progress.step not in (1, progress.steps):
             return
-        figures = [f"loss {progress.loss:.3f}", *_validation_figures(progress.last_epoch or {})]
+        figures = [f"loss {progress.loss:.3f}", *_validation_figures(self._last_epoch)]
         done, total = (progress.epoch - 1) * progress.steps + progress.step, self._epochs * progress.steps
         self._show("steps", f"epoch {progress.epoch}/{self._epochs}", done, total, figures)
 
     def on_epoch(self, row: Mapping[str, float]) -> None:
+        self._last_epoch = row
         if not self._console.is_terminal:
             figures = [f"loss {row['train_loss']:.3f}", *_validation_figures(row), f"{row['seconds']:.0f} s"]
             self._print(f"epoch {row['epoch']}/{self._epochs}: {', '.join(figures)}")

@@ -120,7 +120,7 @@ def fit(
     for epoch in range(len(state.rows) + 1, recipe.epochs + 1):
         network.train()
         batches = _batches(samples, config, group)
-        sums = _Sums(epoch, len(batches), config, observer, group, last_epoch=state.rows[-1] if state.rows else None)
+        sums = _Sums(epoch, len(batches), config, observer, group)
         for step, batch in enumerate(batches, 1):
             learning_rate = state.learning_rate
             share, weight = group.share_of(batch)  # this rank's part of the batch
@@ -165,17 +165,9 @@ def _batches(samples: int, config: RunConfig, group: ProcessGroup) -> list[Tenso
 class _Sums:
     """Sums an epoch's losses and correct samples on the device, and reads them every SYNC_INTERVAL steps."""
 
-    def __init__(
-        self,
-        epoch: int,
-        steps: int,
-        config: RunConfig,
-        observer: Observer,
-        group: ProcessGroup,
-        last_epoch: dict[str, float] | None,
-    ) -> None:
+    def __init__(self, epoch: int, steps: int, config: RunConfig, observer: Observer, group: ProcessGroup) -> None:
         self._epoch, self._steps, self._observer, self._group = epoch, steps, observer, group
-        self._last_epoch, self._started = last_epoch, time.perf_counter()
+        self._started = time.perf_counter()
         self._sums = torch.zeros(2, dtype=torch.float64, device=config.device)  # of loss and of correct samples
         self._seen = self._seen_before = 0
         self._loss, self._totals = math.nan, (0.0, 0.0)
@@ -204,7 +196,7 @@ class _Sums:
                     f"the loss became {self._loss} in epoch {self._epoch}, by step {step} of {self._steps}. "
                     f"{DIVERGENCE_HINT}"
                 )
-        self._observer.on_step(StepProgress(self._epoch, step, self._steps, self._loss, self._last_epoch, figures))
+        self._observer.on_step(StepProgress(self._epoch, step, self._steps, self._loss, figures))
 
     def row(self, samples: int, learning_rate: float) -> dict[str, float]:
         """The epoch's figures."""
