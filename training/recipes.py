@@ -26,7 +26,7 @@ class Distillation:
     weight: float  # of the teacher's part in the loss; the labels' part has the rest
     temperature: float
     views: int = 0  # how many augmented images of each original one the teacher answers, and the student sees; 0: the
-    # teacher answers each original image, and the student sees images that are augmented anew in every epoch
+    # teacher answers each original image, and the student sees other augmented images in every epoch
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ class TrainSettings:
 
 @cache
 def cpu_computes_lstms_in_bf16() -> bool:
-    """Whether PyTorch computes an LSTM in bfloat16 on this CPU, found out by computing a small one.
+    """Whether PyTorch computes an LSTM in bfloat16 on this CPU, by computing a small one.
 
     It has none for CPUs without AVX-512.
     """

@@ -82,7 +82,7 @@ def _forwarding(number: signal.Signals, context: ProcessContext) -> Iterator[Non
 def keep_freed_memory() -> bool:
     """Let the C library keep freed memory for the tensors to come, instead of returning it to the kernel.
 
-    Every step allocates the same large tensors and frees them. By default glibc maps the largest anew each time, and
+    Every step allocates the same large tensors and frees them. By default glibc maps the largest again each time, and
     the kernel has to clear their pages: 60,000 in a step of ``resnet-28x28`` or of ``lstm2`` by the recipe ``best``.
     In exchange the process holds more memory at its peak.
 

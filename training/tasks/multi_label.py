@@ -22,7 +22,7 @@ class MultiLabelTask:
     """A multi-label data set for CNN-RNN or one of its baselines.
 
     CNN-RNN decides itself: its label set is its most probable path. The baselines need a threshold, which is chosen
-    anew on the validation split for every measurement, so that each is measured at its best.
+    on the validation split for every measurement, so that each is measured at its best.
     """
 
     # Not the exact match: it counts few of the decisions, so it varies more by chance from epoch to epoch.
