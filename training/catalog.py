@@ -14,8 +14,7 @@ from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.errors import SettingsError
 from hangtag.training.losses.multi_label import LabelPaths, Objective, Sigmoids, SoftmaxRanking
 from hangtag.training.networks import own
-from hangtag.training.networks.cnn_rnn import CnnRnn
-from hangtag.training.networks.multi_label import CnnEmbedding, CnnLabels
+from hangtag.training.networks.cnn_rnn import CnnEmbedding, CnnLabels, CnnRnn
 from hangtag.training.networks.single_label import Cnn, Lstm, Lstm2, ResNet
 from hangtag.training.recipes import (
     CNN_BEST,

@@ -8,9 +8,10 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +19,14 @@ import torch
 
 from hangtag.training.data.dataset import Dataset, Images
 from hangtag.training.labels.distance import LabelDistances
-from hangtag.training.loop.contention import WARNED_FACTOR
 from hangtag.training.loop.train import fit
 from hangtag.training.observer import Observer, StepProgress
 from hangtag.training.processes.process_group import ProcessGroup
+from hangtag.training.progress import WARNED_FACTOR
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
-from hangtag.training.tasks.selection import build_task
-from hangtag.training.tasks.task import Teacher
+from hangtag.training.tasks.task import build_task
+from hangtag.training.tasks.teacher import Teacher
 
 WARM_UP, MEASURED = 11, 30
 """Steps before those that are measured, and measured ones. After both the trainer waits for the GPU to finish."""
@@ -35,45 +36,17 @@ _TEACHER_BATCHES = 3
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will take, measured in a part of it."""
+    """What a run will take, measured in a part of it.
 
-    samples: Mapping[str, int]  # by split, as the run will use them
-    image_size: tuple[int, int]
-    labels: int
-    parameters: int
-    epochs: int
-    steps: int  # of an epoch
-    measured_steps: int
-    step_seconds: float
-    epoch_seconds: float  # of what follows an epoch's steps: validation, and saving
-    teacher_seconds: float  # before the first step
-    final_seconds: float  # after the last epoch: the test split
-    memory: int  # bytes: the peak, of all processes together
-    gpu_memory: int | None  # bytes: the peak of PyTorch's tensors on rank 0's GPU; None on a CPU
-    slowdown: float  # how many times as long a step takes as it computes; above 1 by other programs
+    Attributes:
+        seconds: The whole run, from the first step or the teacher's first logits to the end.
+        teacher_seconds: Of these before the first step.
+        lines: What is expected, in words: pairs of a heading and a text.
+    """
 
-    @property
-    def seconds(self) -> float:
-        """The whole run, from the first step or the teacher's first logits to the end."""
-        an_epoch = self.steps * self.step_seconds + self.epoch_seconds
-        return self.teacher_seconds + self.epochs * an_epoch + self.final_seconds
-
-    def lines(self) -> Iterator[tuple[str, str]]:
-        """What is expected, in words: pairs of a heading and a text."""
-        height, width = self.image_size
-        splits = ", ".join(f"{split} {count:,}" for split, count in self.samples.items())
-        yield "images", f"{splits}, each of {height} by {width} pixels; {self.labels} labels"
-        yield "network", f"{self.parameters:,} parameters, {self.parameters * 4 / 1e6:.1f} MB in FP32"
-        yield "steps", f"{self.epochs:,} epochs of {self.steps:,}: {self.epochs * self.steps:,}"
-        gpu = "" if self.gpu_memory is None else f", and {_megabytes(self.gpu_memory)} of the GPU's"
-        yield "memory", f"about {_megabytes(self.memory)}{gpu}: the peak of this dry run"
-        step = f"{_milliseconds(self.step_seconds)} a step, measured over {self.measured_steps}"
-        rest = f"{self.epoch_seconds:.1f} s after each epoch, {self.final_seconds:.1f} s at the end"
-        teacher = f", {self.teacher_seconds:.0f} s for the teacher's logits" if self.teacher_seconds else ""
-        yield "time", f"about {_duration(self.seconds)} on this machine: {step}; {rest}{teacher}"
-        if self.slowdown >= WARNED_FACTOR:
-            contention = f"a step took {self.slowdown:.1f} times as long as it computes"
-            yield "", f"Other programs use these CPUs: {contention}. The run will be faster without them."
+    seconds: float
+    teacher_seconds: float
+    lines: Sequence[tuple[str, str]]
 
 
 def measure(
@@ -94,40 +67,44 @@ def measure(
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     timed_teacher = _TimedTeacher(teacher, len(data.labels)) if teacher else None
-    task = build_task(config, data, torch.device(config.device), timed_teacher, distances)
-    steps = -(-len(task) // config.recipe.batch_size)
     once = replace(config, recipe=replace(config.recipe, epochs=1))
     stopwatch = _Stopwatch()
     with tempfile.TemporaryDirectory(prefix="hangtag-dry-run-") as folder:
         run = Run(Path(folder))
-        task.precompute(group, run)
+        task = build_task(config, data, run, stopwatch, group, timed_teacher, distances)
         samples = (WARM_UP + MEASURED) * config.recipe.batch_size
-        metrics = fit(once, task, len(data.labels), run, stopwatch, group, samples)
+        metrics = fit(once, task, run, stopwatch, group, samples)
         ended = time.perf_counter()
-    step_seconds, measured_steps, slowdown = stopwatch.step()
-    views = config.recipe.distillation.views if config.recipe.distillation else 0
-    mirrored = 2 if config.recipe.augmentation.flip else 1  # a teacher answers for the mirror images too
-    images = mirrored * len(task) * max(views, 1) / group.world_size
-    return Forecast(
-        samples={
-            "train": len(task),
-            "validation": len(data.validation.first(config.limit)),
-            "test": len(data.test),
-        },
-        image_size=(data.image.height, data.image.width),
-        labels=len(data.labels),
-        parameters=metrics["summary"]["parameters"],
-        epochs=config.recipe.epochs,
-        steps=steps,
-        measured_steps=measured_steps,
-        step_seconds=step_seconds,
-        epoch_seconds=stopwatch.epoch_end - stopwatch.ends[-1][0],
-        teacher_seconds=timed_teacher.seconds_per_image * images if timed_teacher else 0.0,
-        final_seconds=ended - stopwatch.epoch_end,
-        memory=sum(group.all_gather(peak_memory())),
-        gpu_memory=torch.cuda.max_memory_allocated() if config.device == "cuda" else None,
-        slowdown=slowdown,
-    )
+    recipe, step = config.recipe, stopwatch.step()
+    steps = -(-len(task) // recipe.batch_size)
+    epoch_seconds = stopwatch.epoch_end - stopwatch.ends[-1][0]  # validation, and saving
+    final_seconds = ended - stopwatch.epoch_end  # the test split
+    views = recipe.distillation.views if recipe.distillation else 0
+    mirrored = 2 if recipe.augmentation.flip else 1  # a teacher answers for the mirror images too
+    answers = mirrored * len(task) * max(views, 1) / group.world_size
+    teacher_seconds = timed_teacher.seconds_per_image * answers if timed_teacher else 0.0
+    seconds = teacher_seconds + recipe.epochs * (steps * step.seconds + epoch_seconds) + final_seconds
+
+    parameters, image = metrics["summary"]["parameters"], data.image
+    splits = f"train {len(task):,}, validation {len(data.validation.first(config.limit)):,}, test {len(data.test):,}"
+    gpu = f", and {_megabytes(torch.cuda.max_memory_allocated())} of the GPU's" if config.device == "cuda" else ""
+    rest = f"{epoch_seconds:.1f} s after each epoch, {final_seconds:.1f} s at the end"
+    teaching = f", {teacher_seconds:.0f} s for the teacher's logits" if teacher_seconds else ""
+    lines = [
+        ("images", f"{splits}, each of {image.height} by {image.width} pixels; {len(data.labels)} labels"),
+        ("network", f"{parameters:,} parameters, {parameters * 4 / 1e6:.1f} MB in FP32"),
+        ("steps", f"{recipe.epochs:,} epochs of {steps:,}: {recipe.epochs * steps:,}"),
+        ("memory", f"about {_megabytes(sum(group.all_gather(peak_memory())))}{gpu}: the peak of this dry run"),
+        (
+            "time",
+            f"about {_duration(seconds)} on this machine: {_milliseconds(step.seconds)} a step, measured over "
+            f"{step.measured}; {rest}{teaching}",
+        ),
+    ]
+    if step.slowdown >= WARNED_FACTOR:
+        contention = f"a step took {step.slowdown:.1f} times as long as it computes"
+        lines.append(("", f"Other programs use these CPUs: {contention}. The run will be faster without them."))
+    return Forecast(seconds, teacher_seconds, lines)
 
 
 def peak_memory() -> int:
@@ -162,12 +139,19 @@ class _Stopwatch(Observer):
     def _record(self) -> None:
         self.ends.append((time.perf_counter(), time.thread_time()))
 
-    def step(self) -> tuple[float, int, float]:
-        """The seconds of a step, over how many steps, and how many times as long they took as the thread computed."""
+    def step(self) -> "_Step":
         steps = len(self.ends) - 1
         first = min(WARM_UP, steps - 1)
         elapsed, computed = (self.ends[-1][clock] - self.ends[first][clock] for clock in (0, 1))
-        return elapsed / (steps - first), steps - first, elapsed / computed if computed > 0 else 1.0
+        return _Step(elapsed / (steps - first), steps - first, elapsed / computed if computed > 0 else 1.0)
+
+
+class _Step(NamedTuple):
+    """The seconds of a step, over how many steps, and how many times as long they took as the thread computed."""
+
+    seconds: float
+    measured: int
+    slowdown: float
 
 
 class _TimedTeacher:

@@ -21,7 +21,6 @@ class StepProgress:
     step: int  # of this epoch, from 1
     steps: int  # per epoch
     loss: float  # the epoch's mean so far, as of the last step at which the trainer summed it up
-    last_epoch: Mapping[str, float] | None  # the figures of the epoch before this one
     figures: StepFigures | None = None  # at the steps at which the trainer summed up, every tenth or so
 
 
@@ -45,9 +44,6 @@ class Observer:
     def on_teacher_logits(self, done: int, total: int) -> None:
         """Called while teachers compute logits: how many of this rank's images are done, mirror images included."""
 
-    def on_contention(self, slowdown: float) -> None:
-        """Called once, if other programs take the CPUs: a step takes this many times as long as it computes."""
-
     def stop_requested(self) -> bool:
         """Whether the run should stop. Called after every training step and between batches."""
         return False
@@ -62,7 +58,7 @@ class Observers(Observer):
     """Passes everything on to several observers, in their order; each of them may request a stop.
 
     Example:
-        >>> trainer.train(config, data, run, Observers(terminal, event_log))
+        >>> train(config, data, run, Observers(terminal, event_log))
     """
 
     def __init__(self, *observers: Observer) -> None:
@@ -83,10 +79,6 @@ class Observers(Observer):
     def on_teacher_logits(self, done: int, total: int) -> None:
         for observer in self._observers:
             observer.on_teacher_logits(done, total)
-
-    def on_contention(self, slowdown: float) -> None:
-        for observer in self._observers:
-            observer.on_contention(slowdown)
 
     def stop_requested(self) -> bool:
         return any(observer.stop_requested() for observer in self._observers)

@@ -26,7 +26,7 @@ class Distillation:
     weight: float  # of the teacher's part in the loss; the labels' part has the rest
     temperature: float
     views: int = 0  # how many augmented images of each original one the teacher answers, and the student sees; 0: the
-    # teacher answers each original image, and the student sees images that are augmented anew in every epoch
+    # teacher answers each original image, and the student sees other augmented images in every epoch
 
 
 @dataclass(frozen=True)
@@ -175,30 +175,27 @@ def changed(recipe: Recipe, changes: Iterable[str]) -> Recipe:
         name, equals, text = change.partition("=")
         if not equals:
             raise SettingsError(f"--set {change}: write NAME=VALUE, such as --set learning_rate=3e-3.")
-        part = next((key for key in _PARTS if name in _kinds(_PARTS[key])), None)
-        if part == "distillation" and recipe.distillation is None:
+        if name not in _KINDS:
+            raise SettingsError(f"--set {change}: there is no such hyperparameter; there are {', '.join(_KINDS)}.")
+        part, kind = _KINDS[name]
+        if part and getattr(recipe, part) is None:
             raise SettingsError(f"--set {change}: recipe {recipe.name} learns from no teacher.")
-        if part is not None:
-            value = _parsed(change, text, _kinds(_PARTS[part])[name])
-            recipe = replace(recipe, **{part: replace(getattr(recipe, part), **{name: value})})
-        elif name in _kinds(Recipe):
-            recipe = replace(recipe, **{name: _parsed(change, text, _kinds(Recipe)[name])})
-        else:
-            names = ", ".join(key for kind in (Recipe, *_PARTS.values()) for key in _kinds(kind))
-            raise SettingsError(f"--set {change}: there is no such hyperparameter; there are {names}.")
+        value = {name: _parsed(change, text, kind)}
+        recipe = replace(recipe, **({part: replace(getattr(recipe, part), **value)} if part else value))
     return recipe
 
 
-_PARTS: dict[str, type] = {"augmentation": Augmentation, "distillation": Distillation}
+_PARTS: dict[str, type] = {"": Recipe, "augmentation": Augmentation, "distillation": Distillation}
+_KINDS: dict[str, tuple[str, Any]] = {
+    name: (part, kind)
+    for part, owner in _PARTS.items()
+    for name, kind in get_type_hints(owner).items()
+    if name not in ("name", *_PARTS)
+}
+"""The hyperparameters that ``--set`` reaches: which part of the recipe has each, and its type."""
 _POSITIVE = ("batch_size", "epochs", "learning_rate", "epsilon", "temperature")
 _BELOW_ONE = ("betas", "ema_decay", "dropout", "label_smoothing")
 _UP_TO_ONE = ("erase", "weight")
-
-
-def _kinds(kind: type) -> dict[str, Any]:
-    """The types of a class's fields that ``--set`` reaches, by name."""
-    hints = get_type_hints(kind)
-    return {name: hint for name, hint in hints.items() if name not in ("name", *_PARTS)}
 
 
 def _parsed(change: str, text: str, kind: Any) -> Any:

@@ -15,19 +15,21 @@ from hangtag.output import require_writable, writing
 from hangtag.training import dry_run
 from hangtag.training.data import sources
 from hangtag.training.data.dataset import Dataset
+from hangtag.training.errors import SettingsError
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop.train import train as train_run
 from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT, DistanceLoss
 from hangtag.training.observer import Observer, Observers
 from hangtag.training.processes.distributed import process_group
-from hangtag.training.processes.memory import keep_freed_memory
+from hangtag.training.processes.launch import keep_freed_memory
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.progress import terminal_observer
 from hangtag.training.runs import overview
 from hangtag.training.runs.command import command
 from hangtag.training.runs.config import RunConfig, TeacherFile
-from hangtag.training.runs.run import REPORT, Run
+from hangtag.training.runs.files import REPORT
+from hangtag.training.runs.run import Run
 from hangtag.training.settings import TrainSettings
 from hangtag.training.tasks.preparation import first_network
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
@@ -44,7 +46,7 @@ def train(settings: TrainSettings) -> None:
             importlib.import_module("tensorboardX")
     keep_freed_memory()
     with process_group(settings.chosen_device) as group:
-        inputs = group.on_every_rank(lambda: _read(settings))
+        inputs = group.on_every_rank(lambda: _read(settings, group))
         config = _config(settings, inputs, group)
         run = Run(settings.out or Path("runs") / config.run_name)
         if settings.dry_run:
@@ -61,7 +63,9 @@ def train(settings: TrainSettings) -> None:
         epochs_before = group.on_rank_zero(lambda: _finished_epochs(run))
         try:
             with (
-                terminal_observer(config.recipe.epochs, shown=group.is_rank_zero) as terminal,
+                terminal_observer(
+                    config.recipe.epochs, shown=group.is_rank_zero, on_cpu=config.device == "cpu"
+                ) as terminal,
                 _event_log(config, run, group) as log,
             ):
                 observer = Observers(terminal, log)
@@ -85,7 +89,7 @@ def _dry_run(settings: TrainSettings, config: RunConfig, inputs: "_Inputs", run:
     forecast = dry_run.measure(config, inputs.data, inputs.teacher, group, inputs.distances)
     if group.is_rank_zero:
         shown = [("run", f"{run.folder}: {state}"), ("data", f"{config.dataset} from {inputs.data.source}")]
-        for heading, text in [*shown, *forecast.lines()]:
+        for heading, text in [*shown, *forecast.lines]:
             sys.stdout.write(f"{heading:<8}  {text}\n")
 
 
@@ -122,13 +126,19 @@ class _Inputs:
     distances: LabelDistances | None
 
 
-def _read(settings: TrainSettings) -> _Inputs:
+def _read(settings: TrainSettings, group: ProcessGroup) -> _Inputs:
     distances = None
     if settings.distance_loss:
         distances = label_distance.read(settings.distances) if settings.distances else label_distance.default()
     data = sources.load(
         settings.dataset, settings.data_dir, settings.limit, settings.own_pictures, progress=_show_progress
     )
+    images, least = len(data.train.first(settings.limit)), 2 * group.world_size
+    if settings.chosen_recipe.batch_norm and images < least:
+        raise SettingsError(
+            f"batch normalisation needs {least} images to train on at least, and there are {images}. Name a larger "
+            "--limit, or add --set batch_norm=false."
+        )
     if distances is not None:
         distances.require(data.labels)
     distillation = settings.chosen_recipe.distillation

@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from torch import nn
 
 from hangtag.serving.image_spec import FITS
 from hangtag.training.catalog import MULTI_LABEL_NETWORKS, build, dataset_for, entry, recipe_for
@@ -14,7 +16,6 @@ from hangtag.training.data.sources import OwnPictures
 from hangtag.training.errors import SettingsError
 from hangtag.training.losses.single_label import DistanceLossName
 from hangtag.training.networks import own
-from hangtag.training.networks.bfloat16 import cpu_computes_lstms_in_bf16, has_lstm
 from hangtag.training.recipes import Recipe, changed
 
 LOSSES = ("cross-entropy", *get_args(DistanceLossName))
@@ -113,7 +114,7 @@ class TrainSettings:
             return
         with torch.device("meta"):  # the layers without their weights
             network = build(self.model)
-        if has_lstm(network):
+        if any(isinstance(module, nn.LSTM) for module in network.modules()):
             raise SettingsError(
                 f"--precision bf16: PyTorch computes no LSTM in bfloat16 on this CPU, and {self.model} has one. "
                 "Use --precision fp32."
@@ -152,6 +153,20 @@ class TrainSettings:
     def chosen_device(self) -> Literal["cpu", "cuda"]:
         """The device, with "auto" resolved."""
         return "cuda" if self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+@cache
+def cpu_computes_lstms_in_bf16() -> bool:
+    """Whether PyTorch computes an LSTM in bfloat16 on this CPU, by computing a small one.
+
+    It has none for CPUs without AVX-512.
+    """
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            nn.LSTM(4, 4)(torch.rand(2, 1, 4))
+    except RuntimeError:
+        return False
+    return True
 
 
 def flag(name: str) -> str:

@@ -16,8 +16,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import hparams
 
 from hangtag.training.observer import Observer, StepProgress
-from hangtag.training.runs.files import reporting_write_errors
-from hangtag.training.runs.run import EVENT_FILES
+from hangtag.training.runs.files import EVENT_FILES, flat, reporting_write_errors
 
 _SPLITS = ("train", "validation")
 
@@ -33,7 +32,7 @@ class EventLog(Observer, AbstractContextManager["EventLog"]):
 
     Example:
         >>> with EventLog(run.folder, config.as_json()) as log:
-        ...     trainer.train(config, data, run, log)
+        ...     train(config, data, run, log)
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
@@ -56,7 +55,8 @@ class EventLog(Observer, AbstractContextManager["EventLog"]):
         if earlier:
             self._write(len(rows) * steps + 1, session_log=SessionLog(status=SessionLog.START))
         else:
-            _, session, _ = hparams(_flat(self._config), {})  # TensorBoard finds the metrics by itself
+            settings = {key: value for key, value in flat(self._config).items() if isinstance(value, str | int | float)}
+            _, session, _ = hparams(settings, {})  # TensorBoard finds the metrics by itself
             self._write(0, summary=session)
             for row in rows:
                 self._write_epoch(row)
@@ -107,14 +107,3 @@ def _tags(row: Mapping[str, float]) -> dict[str, float]:
 
 def _scalars(figures: Mapping[str, float]) -> Summary:
     return Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()])
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | float]:
-    """The texts and numbers of a config, {"recipe": {"epochs": 10}} as {"recipe.epochs": 10}."""
-    flat: dict[str, str | float] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, str | int | float):
-            flat[f"{prefix}{key}"] = value
-    return flat

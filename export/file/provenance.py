@@ -10,8 +10,7 @@ from hangtag.export.file.versions import versions
 from hangtag.export.network.served_network import ServedNetwork, SingleLabel
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.runs import data
-from hangtag.training.runs.config import portable
-from hangtag.training.runs.environment import git_revision
+from hangtag.training.runs.config import git_revision, portable
 
 MOST_IN_CONFUSION = 50
 """Labels up to which a file keeps its confusion matrices, whose size grows with the square."""

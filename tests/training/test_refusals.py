@@ -119,6 +119,15 @@ def test_data_and_distances_that_cannot_be_read_leave_no_folder(tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
+def test_too_few_images_for_batch_normalisation_leave_no_folder(tmp_path: Path) -> None:
+    arguments = command("cnn", "--recipe", "teacher", "--out", tmp_path / "run", limit=1)
+    for options in ([], ["--dry-run"]):
+        assert "batch normalisation needs 2 images to train on at least, and there are 1." in refusal(
+            *arguments, *options
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):

@@ -77,7 +77,7 @@ def test_a_run_is_found_by_its_folder_a_file_in_it_its_name_or_its_model(tmp_pat
     message = refusal("labels", "unfinished", "--runs", tmp_path)
     assert "is not finished (2 epochs so far). Continue with: hangtag train lstm-56 " in message
     (tmp_path / "new" / "config.json").write_text('{"seed": 0}')
-    assert "config.json names no model" in refusal("labels", "lstm-56", "--runs", tmp_path)
+    assert "config.json names no model" in refusal("labels", tmp_path / "new")
 
 
 # The label distances in its weights.

@@ -100,7 +100,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 def test_a_log_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
-    step = StepProgress(1, 1, 2, 0.5, None, StepFigures(0.5, 0.5, 1e-3))
+    step = StepProgress(1, 1, 2, 0.5, StepFigures(0.5, 0.5, 1e-3))
     with EventLog(tmp_path, {}) as log:
         log.on_start([], STEPS)
         with largest_file(1000), pytest.raises(RunMismatchError, match=r"cannot be written \(File too large\)"):

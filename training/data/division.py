@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from hangtag.training.data.listing import Listed
 from hangtag.training.errors import DataCorruptError
 
 LEAST = 3
@@ -13,13 +14,20 @@ _NAMED = 5
 
 
 @dataclass(frozen=True)
-class Read:
-    """A picture that could be read: its name in the source, its label, its split if it has one, its SHA-256."""
+class Opened:
+    """A picture that could be read.
 
-    name: str
-    label: str
-    split: str | None
+    Attributes:
+        listed: Where it is, its label, and its split if it has one.
+        digest: SHA-256 of the file.
+        size: Height and width, upright, in pixels.
+        grey: Whether the file has no colours.
+    """
+
+    listed: Listed
     digest: str
+    size: tuple[int, int]
+    grey: bool
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,9 @@ class Division:
     repeated: list[int] = field(default_factory=list)
 
 
-def divide(pictures: Sequence[Read], validation_share: float = 0.1, test_share: float = 0.1, seed: int = 0) -> Division:
+def divide(
+    pictures: Sequence[Opened], validation_share: float = 0.1, test_share: float = 0.1, seed: int = 0
+) -> Division:
     """Divide pictures so that each class has its share of every split, and no content is in two.
 
     A picture's split depends on its content, the seed and the other pictures of its class, not on its name or place.
@@ -57,32 +67,30 @@ def divide(pictures: Sequence[Read], validation_share: float = 0.1, test_share: 
     by_digest: dict[str, list[int]] = defaultdict(list)
     for index, picture in enumerate(pictures):
         by_digest[picture.digest].append(index)
-    _require_one_label(pictures, by_digest)
-    _require_one_split(pictures, by_digest)
+    names, splits_given = zip(*((each.listed.label, each.listed.split) for each in pictures), strict=True)
+    _require_one("class, so that one of their labels is wrong", names, pictures, by_digest, "Delete the wrong ones.")
+    leak = "split, so that the test would be of what was learned"
+    _require_one(leak, splits_given, pictures, by_digest, "Delete one of each.")
     kept = sorted(indices[0] for indices in by_digest.values())
-    labels = tuple(sorted({picture.label for picture in pictures}))
+    labels = tuple(sorted({picture.listed.label for picture in pictures}))
     if len(labels) < 2:
         raise DataCorruptError(
             f"all {len(pictures)} pictures are of the class {labels[0]!r}, and a classifier needs at least two. Add a "
             "folder, or lines, of another class."
         )
     splits: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    given = {pictures[index].split for index in kept}
+    given = {pictures[index].listed.split for index in kept}
+    of_label: dict[str, dict[str | None, list[int]]] = {label: defaultdict(list) for label in labels}
+    for index in kept:
+        of_label[pictures[index].listed.label][pictures[index].listed.split].append(index)
     too_few = []
-    for label in labels:
-        own: dict[str | None, list[int]] = defaultdict(list)
-        for index in kept:
-            if pictures[index].label == label:
-                own[pictures[index].split].append(index)
+    for label, own in of_label.items():
         count = len(own[None]) + len(own["train"])
         unsplit = sorted(own[None] + own["train"], key=lambda index: _order(seed, pictures[index].digest))
         taken = {
-            "validation": own["validation"]
-            if "validation" in given
-            else _take(unsplit, round(validation_share * count)),
-            "test": own["test"] if "test" in given else _take(unsplit, round(test_share * count)),
-            "train": unsplit,
-        }
+            split: own[split] if split in given else _take(unsplit, round(share * count))
+            for split, share in (("validation", validation_share), ("test", test_share))
+        } | {"train": unsplit}
         if not all(taken.values()):
             too_few.append(f"{label} ({sum(map(len, own.values()))})")
         for split, indices in taken.items():
@@ -109,24 +117,14 @@ def _order(seed: int, digest: str) -> str:
     return hashlib.sha256(f"{seed} {digest}".encode()).hexdigest()
 
 
-def _require_one_label(pictures: Sequence[Read], by_digest: dict[str, list[int]]) -> None:
-    several = [each for each in by_digest.values() if len({pictures[index].label for index in each}) > 1]
+def _require_one(
+    what: str, values: Sequence[str | None], pictures: Sequence[Opened], by_digest: dict[str, list[int]], advice: str
+) -> None:
+    """Raise DataCorruptError where the same content has several labels, or is in several splits."""
+    several = [each for each in by_digest.values() if len({values[index] for index in each}) > 1]
     if several:
-        pairs = [" and ".join(pictures[index].name for index in each) for each in several]
-        raise DataCorruptError(
-            f"{len(several)} pictures are in more than one class, so that one of their labels is wrong: "
-            f"{named(pairs)}. Delete the wrong ones."
-        )
-
-
-def _require_one_split(pictures: Sequence[Read], by_digest: dict[str, list[int]]) -> None:
-    several = [each for each in by_digest.values() if len({pictures[index].split for index in each}) > 1]
-    if several:
-        pairs = [" and ".join(pictures[index].name for index in each) for each in several]
-        raise DataCorruptError(
-            f"{len(several)} pictures are in more than one split, so that the test would be of what was learned: "
-            f"{named(pairs)}. Delete one of each."
-        )
+        pairs = [" and ".join(pictures[index].listed.name for index in each) for each in several]
+        raise DataCorruptError(f"{len(several)} pictures are in more than one {what}: {named(pairs)}. {advice}")
 
 
 def named(items: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hangtag.serving.image_spec import ImageSpec
-from hangtag.training.data.dataset import Classes, Dataset, Images, Split
+from hangtag.training.data.dataset import Dataset, Split
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
 
 LABELS = (
@@ -59,15 +59,14 @@ def load(data_dir: Path | None = None) -> Dataset:
         (55000, 28, 28)
     """
     folder = locate(data_dir)
-    raw = {name: _read_checked(folder, name) for name in DIGESTS}
-    images, classes = _images(raw["train-images-idx3-ubyte"]), _classes(raw["train-labels-idx1-ubyte"])
+    train, test = _split(folder, "train"), _split(folder, "t10k")
     return Dataset(
         name=NAME,
         labels=LABELS,
         image=IMAGE,
-        train=Split(images[VALIDATION_SIZE:], classes[VALIDATION_SIZE:]),
-        validation=Split(images[:VALIDATION_SIZE], classes[:VALIDATION_SIZE]),
-        test=Split(_images(raw["t10k-images-idx3-ubyte"]), _classes(raw["t10k-labels-idx1-ubyte"])),
+        train=Split(train.images[VALIDATION_SIZE:], train.classes[VALIDATION_SIZE:]),
+        validation=train.first(VALIDATION_SIZE),
+        test=test,
         source=str(folder),
         digest=DIGEST,  # always the same, since other files are refused
     )
@@ -75,11 +74,7 @@ def load(data_dir: Path | None = None) -> Dataset:
 
 def load_test(data_dir: Path | None = None) -> Split:
     """Read and check only the 10,000 test images. Raises as load() does."""
-    folder = locate(data_dir)
-    return Split(
-        _images(_read_checked(folder, "t10k-images-idx3-ubyte")),
-        _classes(_read_checked(folder, "t10k-labels-idx1-ubyte")),
-    )
+    return _split(locate(data_dir), "t10k")
 
 
 def load_validation(data_dir: Path | None = None) -> Split:
@@ -87,11 +82,7 @@ def load_validation(data_dir: Path | None = None) -> Split:
 
     Raises as load() does.
     """
-    folder = locate(data_dir, download=False)
-    return Split(
-        _images(_read_checked(folder, "train-images-idx3-ubyte")),
-        _classes(_read_checked(folder, "train-labels-idx1-ubyte")),
-    ).first(VALIDATION_SIZE)
+    return _split(locate(data_dir, download=False), "train").first(VALIDATION_SIZE)
 
 
 def locate(data_dir: Path | None = None, *, download: bool = True) -> Path:
@@ -143,6 +134,12 @@ def _find(folder: Path, name: str) -> Path | None:
         raise DataNotFoundError(f"{folder} cannot be read ({error.strerror}). {HOW_TO_GET_IT}") from error
 
 
+def _split(folder: Path, name: str) -> Split:
+    images = np.frombuffer(_read_checked(folder, f"{name}-images-idx3-ubyte"), np.uint8, offset=16)
+    classes = np.frombuffer(_read_checked(folder, f"{name}-labels-idx1-ubyte"), np.uint8, offset=8)
+    return Split(images.reshape(-1, 28, 28), classes)  # after magic, n, rows, columns; after magic and n
+
+
 def _read_checked(folder: Path, name: str) -> bytes:
     path = _find(folder, name)
     if path is None:
@@ -151,22 +148,10 @@ def _read_checked(folder: Path, name: str) -> bytes:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise DataCorruptError(f"{path} cannot be read ({error}). {HOW_TO_GET_IT}") from error
-    _check_digest(path, name, content)
-    return content
-
-
-def _check_digest(path: Path, name: str, content: bytes) -> None:
     digest = hashlib.sha256(content).hexdigest()
     if digest != DIGESTS[name]:
         raise DataCorruptError(
             f"{path} is not the published file: its decompressed SHA-256 is {digest}, expected {DIGESTS[name]}. "
             f"If an interrupted download left it, delete it. {HOW_TO_GET_IT}"
         )
-
-
-def _images(raw: bytes) -> Images:
-    return np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 28, 28)  # IDX3: magic, n, rows, columns
-
-
-def _classes(raw: bytes) -> Classes:
-    return np.frombuffer(raw, np.uint8, offset=8)  # IDX1: magic, n
+    return content

@@ -16,7 +16,7 @@ from PIL import ImageOps
 from hangtag.serving import image_spec
 from hangtag.serving.image_spec import ImageSpec, PictureError, Pixels
 from hangtag.training.data.dataset import Classes, Dataset, Images, Split
-from hangtag.training.data.division import Division, Read, divide, named
+from hangtag.training.data.division import Division, Opened, divide, named
 from hangtag.training.data.listing import Listed, Listing
 from hangtag.training.errors import DataCorruptError
 
@@ -39,37 +39,19 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A picture that could be read.
+class Collection:
+    """The pictures of a source, divided into splits, and what was left out.
 
     Attributes:
-        listed: Where it is, and its label.
-        digest: SHA-256 of the file.
-        size: Height and width, upright, in pixels.
-        grey: Whether the file has no colours.
+        opened: Those that can be read.
+        division: Of them.
+        unreadable: The names of others, each with the reason.
+        others: Files that are none by their names.
     """
-
-    listed: Listed
-    digest: str
-    size: tuple[int, int]
-    grey: bool
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A file that was left out, and why."""
-
-    listed: Listed
-    reason: str
-
-
-@dataclass(frozen=True)
-class Collection:
-    """The pictures of a source, divided into splits, and what was left out."""
 
     opened: tuple[Opened, ...]
     division: Division
-    unreadable: tuple[Unreadable, ...]
+    unreadable: tuple[str, ...]
     others: tuple[Path, ...]
 
     @property
@@ -87,8 +69,7 @@ class Collection:
         """Sentences about what was left out, and about classes with few pictures."""
         notes = []
         if self.unreadable:
-            names = [f"{one.listed.name} ({one.reason})" for one in self.unreadable]
-            notes.append(f"Left out {len(names)} pictures that cannot be read: {named(names)}.")
+            notes.append(f"Left out {len(self.unreadable)} pictures that cannot be read: {named(self.unreadable)}.")
         if self.division.repeated:
             names = [self.opened[index].listed.name for index in self.division.repeated]
             notes.append(f"Left out {len(names)} pictures that are there twice: {named(names)}.")
@@ -127,21 +108,13 @@ def collect(
     Raises:
         DataCorruptError: No picture can be read, or they cannot be divided; see ``divide``.
     """
-    opened: list[Opened] = []
-    unreadable: list[Unreadable] = []
-    for outcome in _in_threads(_open, listing.pictures, "opened", progress):
-        if isinstance(outcome, Opened):
-            opened.append(outcome)
-        else:
-            unreadable.append(outcome)
+    outcomes = list(_in_threads(_open, listing.pictures, "opened", progress))
+    opened = tuple(outcome for outcome in outcomes if isinstance(outcome, Opened))
+    unreadable = tuple(outcome for outcome in outcomes if isinstance(outcome, str))
     if not opened:
-        first = unreadable[0]
-        raise DataCorruptError(
-            f"none of {len(unreadable)} pictures can be read; the first is {first.listed.path} ({first.reason})."
-        )
-    read = [Read(one.listed.name, one.listed.label, one.listed.split, one.digest) for one in opened]
-    division = divide(read, validation_share, test_share, seed)
-    return Collection(tuple(opened), division, tuple(unreadable), listing.others)
+        raise DataCorruptError(f"none of {len(unreadable)} pictures can be read; the first is {unreadable[0]}.")
+    division = divide(opened, validation_share, test_share, seed)
+    return Collection(opened, division, unreadable, listing.others)
 
 
 def natural_image(opened: Sequence[Opened]) -> ImageSpec:
@@ -181,6 +154,7 @@ def load(
     total = sum(len(indices) for indices in collection.division.splits.values())
     mapped = pixels * total > memory_bytes
     digest = collection.digest
+    places = {label: place for place, label in enumerate(collection.division.labels)}
     splits = {}
     done = 0
     for split, indices in collection.division.splits.items():
@@ -191,7 +165,7 @@ def load(
             progress(what, before + count, total)
 
         images = _images(chosen, image, file, shown)
-        classes: Classes = np.array([collection.division.labels.index(one.label) for one in chosen], np.int64)
+        classes: Classes = np.array([places[one.label] for one in chosen], np.int64)
         splits[split] = Split(images, classes)
         done += len(chosen)
     if normalise:
@@ -212,17 +186,19 @@ def prepared(file: Path, image: ImageSpec) -> Pixels:
         raise DataCorruptError(f"{file} cannot be read as a picture ({error}).") from error
 
 
-def _open(listed: Listed) -> Opened | Unreadable:
+def _open(listed: Listed) -> Opened | str:
+    """The picture; or its name and, in brackets, why it cannot be read."""
     try:
         content = listed.path.read_bytes()
         with image_spec.opened(listed.path) as picture:
             if picture.width * picture.height > MOST_PIXELS:
-                return Unreadable(listed, f"it has {picture.width} x {picture.height} pixels; at most {MOST_PIXELS:,}")
+                size = f"{picture.width} x {picture.height}"
+                return f"{listed.name} (it has {size} pixels; at most {MOST_PIXELS:,} can be read)"
             picture.load()  # a file that is cut off shows only when it is decoded
             width, height = ImageOps.exif_transpose(picture).size
             return Opened(listed, hashlib.sha256(content).hexdigest(), (height, width), picture.mode in _GREY_MODES)
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
-        return Unreadable(listed, " ".join(str(error).split()) or type(error).__name__)
+        return f"{listed.name} ({' '.join(str(error).split()) or type(error).__name__})"
 
 
 def _images(chosen: Sequence[Listed], image: ImageSpec, file: Path | None, progress: Progress) -> Images:

@@ -3,45 +3,37 @@
     images -> augment -> normalise -> forward pass and loss -> backward pass -> optimizer step -> moving average
 
 The pieces are next door: data/ has the images and their augmentation, networks/ the layers, losses/ the losses, tasks/
-what a data set's labels ask for, and recipes.py every hyperparameter. checkpoint.py holds what a killed run needs to go
-on. All tensors have the samples as their first axis.
+what a data set's labels ask for, and recipes.py every hyperparameter. checkpoint.py saves, selects the best epoch, and
+lets a killed run go on. All tensors have the samples as their first axis.
 """
 
 import contextlib
 import math
 import time
-from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hangtag.training.data.augmentation import augment
 from hangtag.training.data.dataset import Dataset
-from hangtag.training.errors import DivergedError, RunMismatchError
+from hangtag.training.errors import DivergedError
 from hangtag.training.labels.distance import LabelDistances
-from hangtag.training.loop.checkpoint import UNFITTING, TrainingState, random_state
-from hangtag.training.loop.contention import WARNED_FACTOR, ContentionMeter
+from hangtag.training.loop import checkpoint
+from hangtag.training.loop.checkpoint import DIVERGENCE_HINT, TrainingState
 from hangtag.training.networks import own
-from hangtag.training.networks.batch_norm import fold_batch_norm
 from hangtag.training.networks.inference import normalise
 from hangtag.training.observer import Observer, StepFigures, StepProgress
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.config import RunConfig
-from hangtag.training.runs.files import RESTART_HINT
 from hangtag.training.runs.run import Run
 from hangtag.training.tasks import preparation
-from hangtag.training.tasks.selection import build_task
-from hangtag.training.tasks.task import Task, Teacher
+from hangtag.training.tasks.augmentation import augment
+from hangtag.training.tasks.task import Task, build_task
+from hangtag.training.tasks.teacher import Teacher
 
-T = TypeVar("T")
 SYNC_INTERVAL = 10
 """Steps between two exchanges of the sums. Reading a loss makes the GPU finish its work, so not every step does."""
-DIVERGENCE_HINT = (
-    "The best weights of earlier epochs are kept; try --precision fp32, another --seed, or a lower rate with --set "
-    "learning_rate=RATE."
-)
 
 
 def train(
@@ -94,15 +86,13 @@ def train(
             return metrics
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        task = build_task(config, data, torch.device(config.device), teacher, distances, observer)
-        task.precompute(group, run)
-        return fit(config, task, len(data.labels), run, observer, group)
+        task = build_task(config, data, run, observer, group, teacher, distances)
+        return fit(config, task, run, observer, group)
 
 
 def fit(
     config: RunConfig,
     task: Task,
-    labels: int,
     run: Run,
     observer: Observer,
     group: ProcessGroup,
@@ -113,7 +103,6 @@ def fit(
     Args:
         config: See ``train``; so are the others, the result and the errors.
         task: What the network learns.
-        labels: How many there are.
         run: The folder.
         observer: Receives progress.
         group: The ranks.
@@ -122,17 +111,16 @@ def fit(
     recipe, device = config.recipe, torch.device(config.device)
     samples = len(task) if samples is None else min(samples, len(task))
     steps = math.ceil(samples / recipe.batch_size)
-    state = TrainingState(preparation.network(config, labels, task.image, steps), recipe, steps)
+    state = TrainingState(preparation.network(config, len(task.labels), task.image, steps), recipe, steps)
     if not group.is_rank_zero:
         torch.manual_seed(config.seed + group.rank)  # dropout and augmentation differ between the ranks
-    _resume(state, run, group)
+    checkpoint.resume(state, run, group)
     group.on_rank_zero(partial(observer.on_start, state.rows, steps))
     network = group.wrap(state.network)  # averages the gradients over the ranks
-    contention = ContentionMeter()
     for epoch in range(len(state.rows) + 1, recipe.epochs + 1):
         network.train()
         batches = _batches(samples, config, group)
-        sums = _Sums(epoch, len(batches), config, observer, group, last_epoch=state.rows[-1] if state.rows else None)
+        sums = _Sums(epoch, len(batches), config, observer, group)
         for step, batch in enumerate(batches, 1):
             learning_rate = state.learning_rate
             share, weight = group.share_of(batch)  # this rank's part of the batch
@@ -152,15 +140,14 @@ def fit(
             if weight:  # at weight 0 the sample is another rank's
                 sums.add(loss.detach(), correct, len(share))
             sums.after_step(step, len(batch), learning_rate)
-            if config.device == "cpu" and (slowdown := contention.after_step()) >= WARNED_FACTOR:
-                observer.on_contention(slowdown)
             if not group.in_lockstep:
                 observer.raise_if_stopped()
         row = sums.row(samples, learning_rate)
-        state.rows.append(group.on_rank_zero(partial(_validated, row, config, task, state, run)))
-        random_states = group.all_gather(random_state(config.device))
-        group.on_rank_zero(partial(_save, state, random_states, run, observer))
-    return group.on_rank_zero(partial(_finish, config, task, state, run))
+        state.rows.append(group.on_rank_zero(partial(checkpoint.validate, row, config, task, state, run)))
+        random_states = group.all_gather(checkpoint.random_state(config.device))
+        group.on_rank_zero(partial(checkpoint.save, state, random_states, run))
+        group.on_rank_zero(partial(observer.on_epoch, state.rows[-1]))
+    return group.on_rank_zero(partial(checkpoint.finish, config, task, state, run))
 
 
 def _batches(samples: int, config: RunConfig, group: ProcessGroup) -> list[Tensor]:
@@ -178,17 +165,9 @@ def _batches(samples: int, config: RunConfig, group: ProcessGroup) -> list[Tenso
 class _Sums:
     """Sums an epoch's losses and correct samples on the device, and reads them every SYNC_INTERVAL steps."""
 
-    def __init__(
-        self,
-        epoch: int,
-        steps: int,
-        config: RunConfig,
-        observer: Observer,
-        group: ProcessGroup,
-        last_epoch: dict[str, float] | None,
-    ) -> None:
+    def __init__(self, epoch: int, steps: int, config: RunConfig, observer: Observer, group: ProcessGroup) -> None:
         self._epoch, self._steps, self._observer, self._group = epoch, steps, observer, group
-        self._last_epoch, self._started = last_epoch, time.perf_counter()
+        self._started = time.perf_counter()
         self._sums = torch.zeros(2, dtype=torch.float64, device=config.device)  # of loss and of correct samples
         self._seen = self._seen_before = 0
         self._loss, self._totals = math.nan, (0.0, 0.0)
@@ -217,7 +196,7 @@ class _Sums:
                     f"the loss became {self._loss} in epoch {self._epoch}, by step {step} of {self._steps}. "
                     f"{DIVERGENCE_HINT}"
                 )
-        self._observer.on_step(StepProgress(self._epoch, step, self._steps, self._loss, self._last_epoch, figures))
+        self._observer.on_step(StepProgress(self._epoch, step, self._steps, self._loss, figures))
 
     def row(self, samples: int, learning_rate: float) -> dict[str, float]:
         """The epoch's figures."""
@@ -236,75 +215,3 @@ class _Sums:
         if any(stop for _, stop in parts):
             raise KeyboardInterrupt
         return sum(part[0] for part, _ in parts), sum(part[1] for part, _ in parts)
-
-
-def _validated(
-    row: dict[str, float], config: RunConfig, task: Task, state: TrainingState, run: Run
-) -> dict[str, float]:
-    """Add the validation split's figures to the epoch's, and save the weights if they are the best so far.
-
-    Of equal epochs the first is the best. A user's validation split may have so few pictures that many epochs are
-    equal, the earliest ones too: of these, the one of the least loss is.
-    """
-    deployable = fold_batch_norm(state.evaluated)
-    row |= task.validate(deployable)
-    metric = task.selection_metric
-    if not math.isfinite(row[metric]):  # only the last step went wrong, and no later loss would show it
-        raise DivergedError(f"the network's outputs are not finite after epoch {row['epoch']}. {DIVERGENCE_HINT}")
-    by_loss = config.pictures is not None
-    ranks = [(each[metric], -each["validation_loss"] if by_loss else 0.0) for each in (*state.rows, row)]
-    if ranks[-1] > max(ranks[:-1], default=(-1.0, 0.0)):
-        run.save("best.pt", {"model": deployable.state_dict(), "epoch": row["epoch"]})
-    return row
-
-
-def _save(state: TrainingState, random_states: list[dict[str, Tensor]], run: Run, observer: Observer) -> None:
-    run.save("checkpoint.pt", state.checkpoint(random_states))
-    run.write_metrics({"epochs": state.rows})
-    observer.on_epoch(state.rows[-1])
-
-
-def _resume(state: TrainingState, run: Run, group: ProcessGroup) -> None:
-    """Restore the last checkpoint, if there is one. Raises RunMismatchError for files of another run."""
-
-    def load() -> dict[str, Any] | None:
-        if not run.has("checkpoint.pt"):
-            return None
-        _load_best(state, run)  # needed at the end: report a broken file now and not hours later
-        return run.load("checkpoint.pt")
-
-    checkpoint = group.on_rank_zero(load)
-    if checkpoint is not None:
-        _fitting(run, "checkpoint.pt", "a checkpoint of this run", lambda: state.restore(checkpoint, group.rank))
-
-
-def _finish(config: RunConfig, task: Task, state: TrainingState, run: Run) -> dict[str, Any]:
-    """Measure the best epoch's network, on the test split too, now that it is selected; write the summary."""
-    epoch, deployable = _load_best(state, run)
-    metric = task.selection_metric
-    figures = [row[metric] for row in state.rows]
-    summary = {"best_epoch": epoch, f"peak_{metric}": max(figures), f"final_{metric}": figures[-1]}
-    metrics = {"epochs": state.rows, "summary": summary | task.summarise(deployable)}
-    run.write_metrics(metrics)
-    if config.recipe.schedule != "constant":  # with a constant rate the run may go on to more epochs
-        run.drop_checkpoint()
-    return metrics
-
-
-def _load_best(state: TrainingState, run: Run) -> tuple[int, nn.Module]:
-    """The best epoch's number and network."""
-    best, deployable = run.load("best.pt"), fold_batch_norm(state.network)
-
-    def load() -> int:
-        deployable.load_state_dict(best["model"])
-        return int(best["epoch"])
-
-    return _fitting(run, "best.pt", "the weights of this run's network", load), deployable
-
-
-def _fitting(run: Run, name: str, expected: str, load: Callable[[], T]) -> T:
-    """What ``load`` returns. Raises RunMismatchError where the file is of another run."""
-    try:
-        return load()
-    except UNFITTING as error:
-        raise RunMismatchError(f"{run.folder / name} does not hold {expected}. {RESTART_HINT}") from error

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hangtag.training.data.outfits import MAX_LABELS
-from hangtag.training.losses.outcome import BatchOutcome
 from hangtag.training.networks.cnn_rnn import CnnRnn, beam_search
 
 _IGNORED = -100  # cross_entropy's ignore_index: no loss at this step
@@ -32,7 +31,9 @@ class Objective(ABC):
         self.label_order = label_order
 
     @abstractmethod
-    def training_step(self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float) -> BatchOutcome:
+    def training_step(
+        self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
         """The loss of a batch, and how many of its label sets the network predicts exactly."""
 
     @abstractmethod
@@ -43,7 +44,9 @@ class Objective(ABC):
 class LabelPaths(Objective):
     """CNN-RNN: a label set is a path, most frequent label first, then END; cross-entropy per step, teacher forcing."""
 
-    def training_step(self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float) -> BatchOutcome:
+    def training_step(
+        self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
         targets = self.paths(labels)  # [batch, MAX_LABELS + 1]
         end = len(self.label_order)
         inputs = torch.cat([torch.full_like(targets[:, :1], end), targets[:, :-1]], dim=1)
@@ -52,7 +55,7 @@ class LabelPaths(Objective):
             logits.flatten(0, 1), targets.flatten(), ignore_index=_IGNORED, label_smoothing=smoothing
         )
         correct = (logits.argmax(dim=2) == targets) | (targets == _IGNORED)
-        return BatchOutcome(loss, correct.all(dim=1).sum())
+        return loss, correct.all(dim=1).sum()
 
     def predict(self, network: nn.Module, pixels: Tensor) -> Prediction:
         assert isinstance(network, CnnRnn)
@@ -74,11 +77,13 @@ class LabelPaths(Objective):
 class Sigmoids(Objective):
     """The labels are independent: binary cross-entropy of each label's logit."""
 
-    def training_step(self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float) -> BatchOutcome:
+    def training_step(
+        self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
         logits = network(pixels).float()  # [batch, labels]
         targets = labels.float() * (1 - smoothing) + smoothing / 2
         loss = functional.binary_cross_entropy_with_logits(logits, targets)
-        return BatchOutcome(loss, ((logits > 0) == labels).all(dim=1).sum())
+        return loss, ((logits > 0) == labels).all(dim=1).sum()
 
     def predict(self, network: nn.Module, pixels: Tensor) -> Prediction:
         return Prediction(network(pixels).sigmoid(), None)
@@ -87,13 +92,15 @@ class Sigmoids(Objective):
 class SoftmaxRanking(Objective):
     """The labels compete: cross-entropy against the label set, normalised to a distribution (Gong et al., 2014)."""
 
-    def training_step(self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float) -> BatchOutcome:
+    def training_step(
+        self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
         logits = network(pixels).float()  # [batch, labels]
         targets = labels.float() / labels.sum(dim=1, keepdim=True)
         loss = functional.cross_entropy(logits, targets, label_smoothing=smoothing)
         # Correct where every label of the set outranks every other label.
         lowest = logits.where(labels, torch.inf).amin(dim=1)
-        return BatchOutcome(loss, (lowest > logits.where(~labels, -torch.inf).amax(dim=1)).sum())
+        return loss, (lowest > logits.where(~labels, -torch.inf).amax(dim=1)).sum()
 
     def predict(self, network: nn.Module, pixels: Tensor) -> Prediction:
         return Prediction(network(pixels).softmax(dim=1), None)

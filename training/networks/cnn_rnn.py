@@ -1,4 +1,4 @@
-"""CNN-RNN for images with several labels: Wang et al., CVPR 2016, with a smaller CNN in place of VGG-16.
+"""CNN-RNN for images with several labels: Wang et al., CVPR 2016, with a smaller CNN in place of VGG-16; its baselines.
 
 The CNN computes the image's features once. The RNN predicts labels one after another, as a path that ends with END. The
 same embedding of a label is the RNN's input and scores its output. Equation numbers below are the paper's.
@@ -71,6 +71,27 @@ class CnnRnn(nn.Module):
         joint = functional.relu(self.project_output(output) + image)  # x_t: equation 3
         logits: Tensor = joint @ self.embeddings.weight.T + self.bias  # s(t): equation 4
         return logits, (output, cell)
+
+
+class CnnLabels(nn.Sequential):
+    """A baseline without recurrence: the CNN and a dense layer, which gives every label an independent logit."""
+
+    def __init__(self, labels: int) -> None:
+        super().__init__(Encoder(), nn.Linear(FEATURES, labels))
+
+
+class CnnEmbedding(nn.Module):
+    """CNN-RNN without the RNN: the image is projected into the joint space and compared with the label embeddings."""
+
+    def __init__(self, labels: int) -> None:
+        super().__init__()
+        self.encoder = Encoder()
+        self.project_image = nn.Linear(FEATURES, EMBEDDING)  # U_I
+        self.score = nn.Linear(EMBEDDING, labels)  # the weight's rows are the label embeddings, U_l; bias as in CnnRnn
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.score(functional.relu(self.project_image(self.encoder(pixels))))
+        return logits
 
 
 class Beam(NamedTuple):

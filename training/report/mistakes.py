@@ -13,29 +13,30 @@ from hangtag.page.images import png_address
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.data.dataset import Images
 from hangtag.training.errors import TrainingError
-from hangtag.training.metrics.single_label import per_class
+from hangtag.training.metrics.single_label import ClassFigures, per_class
 from hangtag.training.runs import data
 from hangtag.training.runs.overview import RunOverview
 
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of the confusion matrix; ``depth``, in percent, is how deep its colour is."""
-
-    count: int
-    depth: int
-    meaning: str
+MOST_LABELS = 40
+"""Of a matrix that can be read."""
+_MOST_FREQUENT = 40
 
 
 @dataclass(frozen=True)
-class MatrixRow:
-    """A true label: how often each label was predicted for it, and its precision, recall and F1."""
+class Confusion:
+    """How often a label was taken for another.
 
-    label: str
-    cells: Sequence[Cell]
-    precision: float
-    recall: float
-    f1: float
+    Attributes:
+        counts: [true][predicted]; empty where there are more than MOST_LABELS labels.
+        deepest: The count of the most frequent mistake.
+        frequent: The most frequent mistakes, each as count, true label and predicted label.
+        figures: Precision, recall and F1 of each label, by its name.
+    """
+
+    counts: Sequence[Sequence[int]]
+    deepest: int
+    frequent: Sequence[tuple[int, str, str]]
+    figures: Mapping[str, ClassFigures]
 
 
 @dataclass(frozen=True)
@@ -47,32 +48,20 @@ class ShownImage:
     caption: str
 
 
-_DEEPEST = 55  # percent of the colour, which leaves the numbers readable in light and dark
-
-
-def confusion(run: RunOverview) -> list[MatrixRow]:
-    """The confusion matrix of the validation split by rows; empty for runs that have none.
-
-    The most frequent mistake has the deepest colour; the diagonal has none, so that the mistakes stand out.
-    """
+def confusion(run: RunOverview) -> Confusion | None:
+    """The confusion matrix of the validation split; None for runs that have none."""
     counts, names = _validation(run).get("confusion"), labels(run)
     if not isinstance(counts, list) or len(counts) != len(names):
-        return []
+        return None
     mistakes = np.where(np.eye(len(names), dtype=bool), 0, counts)
-    depths = np.ceil(mistakes * _DEEPEST / max(1, mistakes.max())).astype(int).tolist()
-    return [
-        MatrixRow(
-            label,
-            [
-                Cell(count, depth, f"{count:,} of {label} taken for {predicted}")
-                for count, depth, predicted in zip(row, shades, names, strict=True)
-            ],
-            figures.precision,
-            figures.recall,
-            figures.f1,
-        )
-        for label, row, shades, figures in zip(names, counts, depths, per_class(counts), strict=True)
-    ]
+    pairs = np.argsort(-mistakes, axis=None, kind="stable")[:_MOST_FREQUENT].tolist()
+    places = [divmod(pair, len(names)) for pair in pairs]
+    return Confusion(
+        counts if len(names) <= MOST_LABELS else [],
+        max(1, int(mistakes.max())),
+        [(int(mistakes[true, other]), names[true], names[other]) for true, other in places if mistakes[true, other]],
+        dict(zip(names, per_class(counts), strict=True)),
+    )
 
 
 def worst_images(run: RunOverview, validation: Images | None = None) -> tuple[list[ShownImage], str]:

@@ -1,8 +1,9 @@
 """What a terminal and a page say about runs in words: figures, settings that differ, recipe, and provenance."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from hangtag.training.runs.files import flat
 from hangtag.training.runs.overview import FIGURES, RunOverview
 
 _SHOWN_ELSEWHERE = ("model", "seed", "dataset", "limit", "recipe", "tensorboard")
@@ -51,14 +52,6 @@ def provenance(run: RunOverview) -> dict[str, str]:
         for key, value in flat(rest).items()
         if value not in (None, [])
     }
-
-
-def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"recipe": {"epochs": 10}} as {"recipe.epochs": 10}."""
-    result: dict[str, Any] = {}
-    for key, item in value.items():
-        result |= flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
-    return result
 
 
 def text(value: Any) -> str:

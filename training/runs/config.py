@@ -1,10 +1,16 @@
-"""The config of a run: everything that decides its outcome. It is stored as config.json."""
+"""The config of a run: everything that decides its outcome. It is stored as config.json, with the run's environment."""
 
 import json
+import platform
+import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
 
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data.sources import OwnPictures, kind_of
@@ -98,3 +104,24 @@ def _shortened(path: str) -> str:
 def _short(dataset: str) -> str:
     """A data set's name without its folder, such as photos for folder:/home/ann/photos."""
     return Path(dataset.partition(":")[2]).stem if kind_of(dataset) else dataset
+
+
+def environment() -> dict[str, str]:
+    """The versions, the source revision and the time of this moment, which are never compared."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "git_revision": git_revision(),
+    }
+
+
+def git_revision() -> str:
+    """The checkout's commit, with "-dirty" if tracked files differ from it; "unknown" outside a checkout."""
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty", "--match=", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

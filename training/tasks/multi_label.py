@@ -9,14 +9,11 @@ from torch import Tensor, nn
 
 from hangtag.training.catalog import NETWORKS
 from hangtag.training.data.dataset import Dataset, LabelSets, Split
-from hangtag.training.losses.outcome import BatchOutcome
 from hangtag.training.metrics.multi_label import Scores, choose_thresholds, decide, decide_top, evaluate
 from hangtag.training.networks.inference import normalise
 from hangtag.training.networks.single_label import parameter_count
 from hangtag.training.observer import Observer
-from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.config import RunConfig
-from hangtag.training.runs.run import Run
 
 _PREDICTION_BATCH = 250
 
@@ -25,15 +22,15 @@ class MultiLabelTask:
     """A multi-label data set for CNN-RNN or one of its baselines.
 
     CNN-RNN decides itself: its label set is its most probable path. The baselines need a threshold, which is chosen
-    anew on the validation split for every measurement, so that each is measured at its best.
+    on the validation split for every measurement, so that each is measured at its best.
     """
 
     # Not the exact match: it counts few of the decisions, so it varies more by chance from epoch to epoch.
     selection_metric = "validation_o_f1"
 
-    def __init__(self, config: RunConfig, data: Dataset, device: torch.device, observer: Observer) -> None:
-        self._smoothing, self._device, self._names = config.recipe.label_smoothing, device, data.labels
-        self._observer = observer
+    def __init__(self, config: RunConfig, data: Dataset, observer: Observer) -> None:
+        device = torch.device(config.device)
+        self._smoothing, self.labels, self._observer = config.recipe.label_smoothing, data.labels, observer
         self.image, self.augmentation = data.image, config.recipe.augmentation
         train = data.train.first(config.limit)
         self._validation, self._test = data.validation.first(config.limit), data.test
@@ -43,19 +40,16 @@ class MultiLabelTask:
         self._objective = objective(torch.tensor(self._label_order, device=device))
         # from_numpy shares memory: a second copy of outfits on the CPU would take 410 MB. Normalised batch by batch.
         self.images = torch.from_numpy(train.images).to(device)  # [n, 64, 64], uint8
-        self._labels = torch.from_numpy(train.classes).to(device)  # [n, labels], bool
+        self._sets = torch.from_numpy(train.classes).to(device)  # [n, labels], bool
 
     def __len__(self) -> int:
-        return len(self._labels)
-
-    def precompute(self, group: ProcessGroup, run: Run) -> None:
-        """Nothing: multi-label networks have no teacher."""
+        return len(self._sets)
 
     def choose_views(self, samples: Tensor) -> Tensor:
         return samples
 
-    def loss(self, network: nn.Module, pixels: Tensor, samples: Tensor, views: Tensor) -> BatchOutcome:
-        return self._objective.training_step(network, pixels, self._labels[samples], self._smoothing)
+    def loss(self, network: nn.Module, pixels: Tensor, samples: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+        return self._objective.training_step(network, pixels, self._sets[samples], self._smoothing)
 
     def validate(self, deployable: nn.Module) -> dict[str, float]:
         scores, sets = self._predict(deployable, self._validation)
@@ -80,8 +74,8 @@ class MultiLabelTask:
         thresholds = asdict(best) | {"one_half": 0.5}
         summary: dict[str, Any] = {
             "parameters": parameter_count(deployable),
-            "labels": list(self._names),
-            "label_order": [self._names[label] for label in self._label_order],
+            "labels": list(self.labels),
+            "label_order": [self.labels[label] for label in self._label_order],
             "thresholds": thresholds,
         }
         for name, (scores, sets) in predictions.items():
@@ -102,7 +96,7 @@ class MultiLabelTask:
             predictions = []
             for start in range(0, len(split), _PREDICTION_BATCH):
                 self._observer.raise_if_stopped()
-                pixels = torch.tensor(split.images[start : start + _PREDICTION_BATCH], device=self._device)
+                pixels = torch.tensor(split.images[start : start + _PREDICTION_BATCH], device=self.images.device)
                 predictions.append(self._objective.predict(network, normalise(pixels, self.image)))
         scores: Scores = torch.cat([prediction.scores for prediction in predictions]).cpu().numpy()
         sets = [prediction.label_sets.cpu().numpy() for prediction in predictions if prediction.label_sets is not None]

@@ -12,9 +12,14 @@ from hangtag.training.networks.batch_norm import add_batch_norm
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
 
+_MANY_STEPS = 1_000
+"""Of an epoch: so many that running statistics follow the last of them as they usually do."""
+
 
 def network(config: RunConfig, labels: int, image: ImageSpec, steps_per_epoch: int) -> nn.Module:
     """The run's network, prepared for training on the run's device. Raises SettingsError as ``first_network`` does."""
+    if config.pictures is None:  # runs on a data set of ours end as in earlier releases, with few images too
+        steps_per_epoch = _MANY_STEPS
     return prepare(first_network(config, labels, image), config.recipe, torch.device(config.device), steps_per_epoch)
 
 
@@ -30,7 +35,7 @@ def first_network(config: RunConfig, labels: int, image: ImageSpec) -> nn.Module
     return built
 
 
-def prepare(network: nn.Module, recipe: Recipe, device: torch.device, steps_per_epoch: int = 1_000) -> nn.Module:
+def prepare(network: nn.Module, recipe: Recipe, device: torch.device, steps_per_epoch: int = _MANY_STEPS) -> nn.Module:
     """Set the recipe's dropout rates, add its batch normalisation, and move the network to the device, all in place."""
     if recipe.dropout is not None:
         for module in network.modules():

@@ -7,21 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hangtag.training.data.augmentation import augment
 from hangtag.training.data.dataset import Dataset
 from hangtag.training.labels.distance import LabelDistances
-from hangtag.training.losses.outcome import BatchOutcome
 from hangtag.training.losses.single_label import class_loss, distillation_loss
 from hangtag.training.metrics.single_label import evaluate, worst
 from hangtag.training.networks.inference import predict
 from hangtag.training.networks.single_label import parameter_count
 from hangtag.training.observer import Observer
 from hangtag.training.processes.process_group import ProcessGroup
-from hangtag.training.recipes import Augmentation
+from hangtag.training.recipes import Augmentation, Distillation
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
-from hangtag.training.tasks.task import Teacher
-from hangtag.training.tasks.teacher import stored_teacher_logits
+from hangtag.training.tasks.augmentation import augment
+from hangtag.training.tasks.teacher import Teacher, teacher_logits
 
 WORST = 24
 """Validation images with the highest loss that the summary lists."""
@@ -34,75 +32,67 @@ class SingleLabelTask:
         self,
         config: RunConfig,
         data: Dataset,
-        device: torch.device,
+        run: Run,
+        observer: Observer,
+        group: ProcessGroup,
         teacher: Teacher | None,
         distances: LabelDistances | None,
-        observer: Observer,
     ) -> None:
-        """Raises LabelDistanceError if the config's loss needs other distances than these."""
-        self._distillation, self._device = config.recipe.distillation, device
-        self._teacher, self._observer, self._labels = teacher, observer, data.labels
-        self._train = data.train.first(config.limit)
+        """Let the teacher answer all training images, or read its answers from the run's folder.
+
+        Raises as ``build_task`` does.
+        """
+        device, recipe = torch.device(config.device), config.recipe
+        train = data.train.first(config.limit)
+        self._observer, self.labels = observer, data.labels
         self._validation, self._test = data.validation.first(config.limit), data.test
         self.selection_metric = f"validation_{config.select}"
-        self.image, self.augmentation = data.image, config.recipe.augmentation
+        self.image, self.augmentation = data.image, recipe.augmentation
         # The split stays as it is, uint8, and is normalised batch by batch. Torch refuses to share read-only memory.
-        images = self._train.images
+        images = train.images
         self.images = torch.from_numpy(images if images.flags.writeable else images.copy()).to(device)
-        self._classes = torch.tensor(self._train.classes, dtype=torch.long, device=device)  # [n]
-        weights = self._balance(len(data.labels)).to(device) if config.balance else None
-        self._class_loss = class_loss(config.loss, config.recipe.label_smoothing, distances, device, weights)
-        self._views = config.recipe.distillation.views if config.recipe.distillation and teacher else 0
-        self._teacher_logits: Tensor | None = None  # [n, labels], or [views * n, labels]
+        self._classes = torch.tensor(train.classes, dtype=torch.long, device=device)  # [n]
+        weights = self._balance().to(device) if config.balance else None
+        self._class_loss = class_loss(config.loss, recipe.label_smoothing, distances, device, weights)
+        self._distillation: Distillation | None = None
+        if teacher is not None and recipe.distillation is not None:
+            self._distillation = recipe.distillation
+            if recipe.distillation.views:
+                self._draw_views(recipe.distillation.views)
+            seen, mirrored = self.images.cpu().numpy(), self.augmentation.flip
+            logits = teacher_logits(teacher, seen, len(data.labels), run, group, observer, mirrored=mirrored)
+            self._teacher_logits = torch.from_numpy(logits).to(device)  # [n, labels], or [views * n, labels]
 
     def __len__(self) -> int:
-        return len(self._train)
+        return len(self._classes)
 
-    def precompute(self, group: ProcessGroup, run: Run) -> None:
-        """Compute the teacher's logits of all training images, or of the views of them that the recipe asks for.
-
-        Raises TeacherError as the teacher does.
-        """
-        if self._teacher is None:
-            return
-        mirrored = self.augmentation.flip
-        if self._views:
-            self._draw_views()
-        images = self.images.cpu().numpy()
-        logits = stored_teacher_logits(
-            run, self._teacher, images, len(self._labels), group, self._observer, mirrored=mirrored
-        )
-        self._teacher_logits = torch.from_numpy(logits).to(self._device)
-
-    def _draw_views(self) -> None:
-        """Replace the images [n, ...] by augmented ones, [views * n, ...], the same in every rank.
+    def _draw_views(self, count: int) -> None:
+        """Replace the images [n, ...] by augmented ones, [count * n, ...], the same in every rank.
 
         Flipping is left to the training steps: the teacher's logits are averages over an image and its mirror image.
         """
         once = replace(self.augmentation, flip=False)
-        self.images = torch.cat([augment(self.images, once) for _ in range(self._views)])
+        self.images = torch.cat([augment(self.images, once) for _ in range(count)])
         self.augmentation = Augmentation(flip=self.augmentation.flip)
 
-    def _balance(self, labels: int) -> Tensor:
+    def _balance(self) -> Tensor:
         """The weight of each class, [labels]: that of a rare one is larger, and the mean over the samples is 1."""
-        counts = torch.bincount(self._classes.cpu(), minlength=labels)
-        return len(self._train) / (labels * counts.clamp(min=1)).to(torch.float32)
+        counts = torch.bincount(self._classes.cpu(), minlength=len(self.labels))
+        return len(self) / (len(self.labels) * counts.clamp(min=1)).to(torch.float32)
 
     def choose_views(self, samples: Tensor) -> Tensor:
-        if not self._views:
+        if self._distillation is None or not self._distillation.views:
             return samples
-        return samples + len(self) * torch.randint(self._views, samples.shape).to(self._device)
+        return samples + len(self) * torch.randint(self._distillation.views, samples.shape).to(samples.device)
 
-    def loss(self, network: nn.Module, pixels: Tensor, samples: Tensor, views: Tensor) -> BatchOutcome:
+    def loss(self, network: nn.Module, pixels: Tensor, samples: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
         classes = self._classes[samples]
         logits = network(pixels).float()  # [batch, labels]
         loss = self._class_loss(logits, classes)
-        if self._distillation is not None and self._teacher is not None:
-            assert self._teacher_logits is not None, "precompute() comes before the first step"
-            how = self._distillation
+        if (how := self._distillation) is not None:
             from_teacher = distillation_loss(logits, self._teacher_logits[views], how.temperature)
             loss = (1 - how.weight) * loss + how.weight * from_teacher
-        return BatchOutcome(loss, (logits.argmax(dim=1) == classes).sum())
+        return loss, (logits.argmax(dim=1) == classes).sum()
 
     def validate(self, deployable: nn.Module) -> dict[str, float]:
         split = self._validation
@@ -115,7 +105,7 @@ class SingleLabelTask:
         return dict(zip(names, figures, strict=True))
 
     def summarise(self, deployable: nn.Module) -> dict[str, Any]:
-        summary: dict[str, Any] = {"parameters": parameter_count(deployable), "labels": list(self._labels)}
+        summary: dict[str, Any] = {"parameters": parameter_count(deployable), "labels": list(self.labels)}
         for name, split in (("validation", self._validation), ("test", self._test)):
             logits = predict(deployable, split.images, self.image, check=self._observer.raise_if_stopped)
             summary[name] = asdict(evaluate(logits, split.classes))

@@ -1,6 +1,6 @@
 """Teachers: which files teach by default, the average of several, and their logits of all training images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.files import RESTART_HINT
 from hangtag.training.runs.run import Run
 from hangtag.training.tasks.onnx_teacher import TEACHERS, Logits, OnnxTeacher, how_to_get_a_teacher
-from hangtag.training.tasks.task import Teacher
 
+Teacher = Callable[[Images], Logits]
+"""A trained model that another learns from: uint8 images [n, ...] to logits [n, labels]."""
 _BATCH = 500
 
 
@@ -47,53 +48,25 @@ class TeacherEnsemble:
         return logits
 
 
-def stored_teacher_logits(
-    run: Run,
-    teacher: Teacher,
-    images: Images,
-    labels: int,
-    group: ProcessGroup,
-    observer: Observer,
-    *,
-    mirrored: bool = True,
-) -> Logits:
-    """The result of ``teacher_logits``, computed once in a run: a resumed one reads it from its folder.
-
-    Raises, besides those of ``teacher_logits``:
-        RunMismatchError: The run's file is damaged, or the folder cannot be written.
-    """
-
-    def read() -> Logits | None:
-        if not run.has("teacher.pt"):
-            return None
-        logits: Tensor | None = run.load("teacher.pt").get("logits")
-        if logits is None or logits.shape != (len(images), labels):
-            raise RunMismatchError(f"{run.folder / 'teacher.pt'} holds no logits of this run's images. {RESTART_HINT}")
-        return logits.numpy()
-
-    stored = group.on_rank_zero(read)
-    if stored is not None:
-        return stored
-    logits = teacher_logits(teacher, images, labels, group, observer, mirrored=mirrored)
-    group.on_rank_zero(lambda: run.save("teacher.pt", {"logits": torch.from_numpy(logits)}))
-    return logits
-
-
 def teacher_logits(
     teacher: Teacher,
     images: Images,
     labels: int,
+    run: Run,
     group: ProcessGroup,
     observer: Observer,
     *,
-    mirrored: bool = True,
+    mirrored: bool,
 ) -> Logits:
-    """The teacher's logits [n, labels] of images [n, ...]. Each rank computes its share, and all ranks get all.
+    """The teacher's logits [n, labels] of images [n, ...]. They are computed once in a run, whose folder keeps them.
+
+    Each rank computes its share, and all ranks get all.
 
     Args:
         teacher: What computes them.
         images: uint8.
         labels: How many there are.
+        run: The folder. A run that is resumed reads them from there.
         group: The ranks.
         observer: Receives progress, and may request a stop between two batches.
         mirrored: Average them over the image and its mirror image, where the recipe mirrors images too: both then have
@@ -102,7 +75,11 @@ def teacher_logits(
     Raises:
         KeyboardInterrupt: The observer of a rank requests a stop.
         TeacherError: The teacher fails on the images.
+        RunMismatchError: The run's file is damaged, or the folder cannot be written.
     """
+    stored = group.on_rank_zero(lambda: _stored(run, (len(images), labels)))
+    if stored is not None:
+        return stored
     share = np.arange(group.rank, len(images), group.world_size)
 
     def compute_share() -> Logits:
@@ -118,7 +95,17 @@ def teacher_logits(
     logits = np.empty((len(images), labels), np.float32)
     for rank, part in enumerate(group.all_gather(group.on_every_rank(compute_share))):
         logits[rank :: group.world_size] = part
+    group.on_rank_zero(lambda: run.save("teacher.pt", {"logits": torch.from_numpy(logits)}))
     return logits
+
+
+def _stored(run: Run, shape: tuple[int, int]) -> Logits | None:
+    if not run.has("teacher.pt"):
+        return None
+    logits: Tensor | None = run.load("teacher.pt").get("logits")
+    if logits is None or logits.shape != shape:
+        raise RunMismatchError(f"{run.folder / 'teacher.pt'} holds no logits of this run's images. {RESTART_HINT}")
+    return logits.numpy()
 
 
 def published_teachers(model: str, teachers: Path = TEACHERS) -> list[Path]:
