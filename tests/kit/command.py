@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-import urllib.request
+import urllib.parse
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +21,7 @@ import click
 from click.testing import CliRunner, Result
 
 from hangtag.cli import main
-from tests.kit import forkserver
+from tests.kit import forkserver, rest
 from tests.kit.waiting import TIMEOUT
 
 ROOT = Path(__file__).parents[2]
@@ -211,8 +211,7 @@ class Serving:
 
     def metrics(self) -> str:
         """The server's metrics, in Prometheus' text format."""
-        with urllib.request.urlopen(self.metrics_url, timeout=TIMEOUT) as response:
-            return str(response.read().decode())
+        return rest.metrics(urllib.parse.urlsplit(self.metrics_url).netloc)
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

@@ -113,6 +113,14 @@ class Rest:
         return self.post(f"/v2/models/{model}/infer", json.dumps({"inputs": inputs, **more}))
 
 
+def metrics(address: str) -> str:
+    """What the server answers to a scrape at HOST:PORT, which is its port for metrics or for HTTP. No proxy is used."""
+    with Rest(address) as rest:
+        answer = rest.get("/metrics")
+    assert answer.status == 200, answer.body
+    return answer.body.decode()
+
+
 def as_http(request: pb.ModelInferRequest) -> tuple[str, bytes, dict[str, str]]:
     """The path, the body and the headers of a request: raw contents as binary data, typed ones as values in JSON."""
     inputs = []

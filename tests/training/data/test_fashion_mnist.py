@@ -50,11 +50,12 @@ def linked(raw_dir: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine without Debian's package and with an empty cache; returns the folder where a download would lie."""
+def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A machine without Debian's package and with an empty cache; yields the folder where a download would lie."""
     monkeypatch.setattr(fashion_mnist, "DEBIAN_DIR", tmp_path / "package")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "hangtag" / "FashionMNIST" / "raw"
+    yield tmp_path / "cache" / "hangtag" / "FashionMNIST" / "raw"
+    urllib.request.install_opener(None)  # urllib would keep this test's proxies for all later ones of the process
 
 
 # What is in the data set.
