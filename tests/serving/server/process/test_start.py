@@ -21,9 +21,8 @@ pytestmark = pytest.mark.slow
 IMPORTED_WITHOUT_HTTP = """
 import sys
 from pathlib import Path
-from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.process.server import Server
-with Server(ServerConfig(models=Path({!r}), port=0, http_port=-1)):
+from tests.kit.server import server
+with server(Path({!r}), http_port=-1):
     mapped = Path("/proc/self/maps").read_text()
 print([name for name in ("uvicorn", "starlette") if name in sys.modules], "onnxruntime" in mapped, "torch" in mapped)
 """

@@ -14,7 +14,6 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
 from hangtag.serving.server import errors
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.process.server import Server
 from tests.kit.certificates import Certificates
 from tests.kit.live import LiveServer, index, request
 from tests.kit.over_http import HTTP, live_server
@@ -101,7 +100,7 @@ NOT_TESTED = "pygrpc-native {} is not tested with hangtag; versions from 0.5 to 
 
 def choice(models: Path, **options: Any) -> tuple[str, str]:
     """The transport that a server has, and why."""
-    return Server(ServerConfig(models=models, port=0, http_port=-1, **options)).transport
+    return LiveServer(ServerConfig(models=models, port=0, http_port=-1, **options)).server.transport
 
 
 @pytest.mark.parametrize(
