@@ -11,7 +11,6 @@ import pytest
 from hangtag.serving.server.batching.after_batch import after_batch, completing_batch
 from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.batching.request import InferenceResult, QueuedRequest
-from hangtag.serving.server.errors import UnavailableError
 from hangtag.serving.server.telemetry.model_statistics import Timings
 from tests.kit.waiting import TIMEOUT, until
 from tests.serving.server.parts import Caller, Clock, batcher, new_request, put
@@ -63,15 +62,6 @@ def test_the_delay_counts_from_the_oldest_request_that_is_not_cancelled(clock: C
     assert queue.take(wait=False) == []
     clock.now += 1
     assert queue.take() == others
-
-
-def test_close_refuses_new_requests_and_drains_the_queue_without_delay(clock: Clock) -> None:
-    queue = batcher(clock, size=2, delay=5)
-    requests = put(queue, *(new_request() for _ in range(3)))
-    queue.close()
-    with pytest.raises(UnavailableError, match="the server is stopping"):
-        queue.put(new_request())
-    assert [queue.take(), queue.take(), queue.take(), queue.take()] == [requests[:2], requests[2:], [], []]
 
 
 def test_work_after_a_batch_waits_for_its_last_request_and_not_for_another_threads_batch() -> None:

@@ -169,12 +169,6 @@ def test_the_nearest_deadline_ends_the_delay_of_the_whole_batch(clock: Clock) ->
     assert queue.take() == waiting
 
 
-def test_a_request_without_a_deadline_is_never_refused_for_time(clock: Clock) -> None:
-    queue = measured(clock)
-    put(queue, *(new_request(4) for _ in range(50)))
-    assert len(queue) == 50
-
-
 @pytest.mark.parametrize(
     ("after", "expected"), [(1.0, CancelledError), (9.8, CancelledError), (9.95, DeadlineError), (11.0, DeadlineError)]
 )
