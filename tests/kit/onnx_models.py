@@ -27,6 +27,7 @@ TYPES = {
     "FP64": TensorProto.DOUBLE,
     "BYTES": TensorProto.STRING,
 }
+LSTM_WEIGHTS = {"w": np.ones((1, 8, 3), np.float32), "r": np.ones((1, 8, 2), np.float32)}
 Shape = Sequence[int | str]
 
 
@@ -133,18 +134,6 @@ def text() -> onnx.ModelProto:
     )
 
 
-def with_external_weights(place: str, datatype: TensorProto.DataType, size: int) -> onnx.ModelProto:
-    """x [batch, size] -> y: x plus weights of the same datatype, the first bytes of the file at ``place``."""
-    shape: Shape = ["batch", size]
-    built = model([helper.make_node("Add", ["x", "w"], ["y"])], {"x": (datatype, shape)}, {"y": (datatype, shape)})
-    weights = built.graph.initializer.add(name="w", data_type=datatype, dims=[size])
-    weights.data_location = TensorProto.EXTERNAL
-    length = size * helper.tensor_dtype_to_np_dtype(datatype).itemsize
-    for key, value in (("location", place), ("offset", "0"), ("length", str(length))):
-        weights.external_data.add(key=key, value=value)
-    return built
-
-
 def every_type(shape: Shape = ("batch", 2), *, strings: bool = True) -> onnx.ModelProto:
     """One input of every datatype, in_<datatype>, that comes back as out_<datatype>."""
     types = {name: type_ for name, type_ in TYPES.items() if strings or name != "BYTES"}
@@ -195,8 +184,7 @@ def recurrent() -> onnx.ModelProto:
     """An LSTM, which aborts the process on a batch of 0."""
     return from_text(
         "(float[length, batch, 3] x) => (float[length, 1, batch, 2] y) { y = LSTM <hidden_size = 2> (x, w, r) }",
-        w=np.ones((1, 8, 3), np.float32),
-        r=np.ones((1, 8, 2), np.float32),
+        **LSTM_WEIGHTS,
     )
 
 
@@ -257,8 +245,7 @@ def aborting() -> onnx.ModelProto:
             none = Slice(x, from, from, axis)
             y = LSTM <hidden_size = 2> (none, w, r)
         }""",
-        w=np.ones((1, 8, 3), np.float32),
-        r=np.ones((1, 8, 2), np.float32),
+        **LSTM_WEIGHTS,
     )
 
 
