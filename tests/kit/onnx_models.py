@@ -27,7 +27,6 @@ TYPES = {
     "FP64": TensorProto.DOUBLE,
     "BYTES": TensorProto.STRING,
 }
-LSTM_WEIGHTS = {"w": np.ones((1, 8, 3), np.float32), "r": np.ones((1, 8, 2), np.float32)}
 Shape = Sequence[int | str]
 
 
@@ -184,7 +183,8 @@ def recurrent() -> onnx.ModelProto:
     """An LSTM, which aborts the process on a batch of 0."""
     return from_text(
         "(float[length, batch, 3] x) => (float[length, 1, batch, 2] y) { y = LSTM <hidden_size = 2> (x, w, r) }",
-        **LSTM_WEIGHTS,
+        w=np.ones((1, 8, 3), np.float32),
+        r=np.ones((1, 8, 2), np.float32),
     )
 
 
@@ -245,7 +245,8 @@ def aborting() -> onnx.ModelProto:
             none = Slice(x, from, from, axis)
             y = LSTM <hidden_size = 2> (none, w, r)
         }""",
-        **LSTM_WEIGHTS,
+        w=np.ones((1, 8, 3), np.float32),
+        r=np.ones((1, 8, 2), np.float32),
     )
 
 

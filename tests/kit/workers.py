@@ -29,7 +29,7 @@ QUICK_CHECKS = Limits(worker_check_seconds=0.05, worker_answer_seconds=0.2, work
 @contextmanager
 def two_workers(models: Path, *options: str, first: str = "") -> Iterator[Serving]:
     with serving("--models", str(models), "--port", "0", "--workers", "2", *options, first=first) as server:
-        server.wait_until_ready()
+        server.wait_for("ready")
         yield server
 
 
@@ -37,7 +37,7 @@ def two_workers(models: Path, *options: str, first: str = "") -> Iterator[Servin
 def connections(server: Serving, count: int) -> Iterator[list[Stub]]:
     """Stubs with a connection each, so that the kernel spreads them over the workers."""
     with ExitStack() as stack:
-        address = server.wait_until_ready()
+        address = server.address
         yield [Stub(stack.enter_context(grpc.insecure_channel(address, OWN_CONNECTION))) for _ in range(count)]
 
 
@@ -48,8 +48,8 @@ def supervisor(models: Path, **settings: Any) -> Supervisor:
         models: The model repository.
         settings: Of ServerConfig, in place of these.
     """
-    of_tests = {"workers": 2, "model_control": "explicit", "load_model": ("gather",), "limits": QUICK_CHECKS}
-    return Supervisor(ServerConfig(models=models, port=0, http_port=-1, **(of_tests | settings)))
+    defaults: dict[str, Any] = {"load_model": ("gather",), "model_control": "explicit", "limits": QUICK_CHECKS}
+    return Supervisor(ServerConfig(models=models, port=0, http_port=-1, **{"workers": 2, **defaults, **settings}))
 
 
 @contextmanager
