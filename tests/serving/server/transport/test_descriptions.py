@@ -31,8 +31,10 @@ def test_the_server_is_live_and_ready_and_so_are_its_models(live: LiveServer, tr
     assert live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
     assert live.ready()
     for name, version, ready in (
-        *(("classifier", "", True), ("classifier", "12", True)),
-        *(("classifier", "1", False), ("nobody", "", False)),
+        ("classifier", "", True),
+        ("classifier", "12", True),
+        ("classifier", "1", False),
+        ("nobody", "", False),
     ):
         asked = pb.ModelReadyRequest(name=name, version=version)
         assert live.inference.ModelReady(asked, timeout=TIMEOUT).ready is ready
@@ -56,7 +58,9 @@ def test_the_metadata_and_the_configuration_of_a_batched_model(live: LiveServer)
     assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
     described: list[Any] = [*config.input, *config.output]
     assert [(one.name, one.data_type, list(one.dims)) for one in described] == [
-        *(("image", pb.TYPE_UINT8, [28, 28]), ("logits", pb.TYPE_FP32, [10]), ("probabilities", pb.TYPE_FP32, [10]))
+        ("image", pb.TYPE_UINT8, [28, 28]),
+        ("logits", pb.TYPE_FP32, [10]),
+        ("probabilities", pb.TYPE_FP32, [10]),
     ]
     assert config.instance_group[0].count == 1
     assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_CPU

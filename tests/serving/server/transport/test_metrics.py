@@ -138,8 +138,11 @@ def test_failures_in_a_stream_and_undecodable_bytes_are_counted_by_code(watched:
     twice = classifier_pb2.CompareRequest(models=[classifier_pb2.ModelChoice(name="gather")] * 2, encoded=b"none")
     assert failure(lambda: live.classifier.Compare(twice, timeout=TIMEOUT))[0] is grpc.StatusCode.INVALID_ARGUMENT
     for method in (
-        *("inference.GRPCInferenceService/ModelInfer", "inference.GRPCInferenceService/ModelStreamInfer"),
-        *("hangtag.v1.Classifier/Classify", "hangtag.v1.Classifier/ClassifyStream", "hangtag.v1.Classifier/Compare"),
+        "inference.GRPCInferenceService/ModelInfer",
+        "inference.GRPCInferenceService/ModelStreamInfer",
+        "hangtag.v1.Classifier/Classify",
+        "hangtag.v1.Classifier/ClassifyStream",
+        "hangtag.v1.Classifier/Compare",
         "grpc.health.v1.Health/Check",  # not inference, so not counted
     ):
         call: Any = live.channel.stream_stream(f"/{method}")
