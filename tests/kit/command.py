@@ -158,9 +158,13 @@ class Serving:
     """A running ``hangtag serve``; a thread reads its log."""
 
     def __init__(self, *arguments: object, first: str = "", script: bool = False, **more: str) -> None:
-        """first: Python statements that the forked process executes before the command.
+        """Start the command.
 
-        script: Start the console script, and do not fork.
+        Args:
+            arguments: Those of ``hangtag serve``.
+            first: Python statements that the forked process executes before the command.
+            script: Start the console script, and do not fork.
+            more: Added to the environment.
         """
         command = ["serve", *map(str, arguments)]
         if script:
@@ -189,10 +193,6 @@ class Serving:
             assert self._grew.wait_for(lambda: len(lines()) >= count or self._ended, TIMEOUT), self.log
             assert len(lines()) >= count, "".join(self.log)
             return lines()
-
-    def wait_until_ready(self) -> str:
-        """Wait for the server to be ready; returns its address."""
-        return self._value("ready", "address")
 
     @property
     def address(self) -> str:

@@ -80,6 +80,7 @@ def replace(model: onnx.ModelProto, name: str, values: Array) -> None:
 
 
 def initializer(model: onnx.ModelProto, name: str) -> Array:
+    """A copy of the values of the initializer with this name."""
     (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
     return np.array(onnx.numpy_helper.to_array(tensor))
 

@@ -89,9 +89,11 @@ class Rest:
         self.connection.close()
 
     def get(self, path: str, **headers: str) -> Answer:
+        """Send GET with these headers, in whose names an underscore stands for a hyphen."""
         return self.ask("GET", path, b"", headers)
 
     def post(self, path: str, body: bytes | str = b"", **headers: str) -> Answer:
+        """Send POST, with headers as for ``get``."""
         return self.ask("POST", path, body.encode() if isinstance(body, str) else body, headers)
 
     def ask(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Answer:

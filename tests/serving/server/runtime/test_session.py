@@ -233,7 +233,7 @@ def test_when_a_model_is_retired_the_memory_of_others_large_batches_is_given_bac
     at_once = with_limits(linger_seconds=0)
     with (
         serving("--models", str(tmp_path), "--port", "0", *options, first=at_once) as running,
-        Client(running.wait_until_ready(), timeout=TIMEOUT) as client,
+        Client(running.address, timeout=TIMEOUT) as client,
     ):
         client.infer("cnn", {"image": np.zeros((256, 28, 28), np.uint8)})
         before = memory.held(running.process.pid)
