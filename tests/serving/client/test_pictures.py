@@ -65,7 +65,7 @@ def warnings(server: Server, folder: Path, pictures: Iterable[bytes] = (), **mor
 
 
 @pytest.mark.parametrize(
-    ("made", "least"),
+    ("change", "least"),
     [
         *((change, 0) for change in (np.asarray, photo_on_white, enlarged)),
         (negated, 100),
