@@ -50,7 +50,9 @@ def test_the_metadata_and_the_configuration_of_a_batched_model(live: LiveServer)
         model = live.inference.ModelMetadata(asked, timeout=TIMEOUT)
         assert (model.name, list(model.versions), model.platform) == ("classifier", ["12"], "onnxruntime_onnx")
         assert [(one.name, one.datatype, list(one.shape)) for one in (*model.inputs, *model.outputs)] == [
-            *(("image", "UINT8", [-1, 28, 28]), ("logits", "FP32", [-1, 10]), ("probabilities", "FP32", [-1, 10]))
+            ("image", "UINT8", [-1, 28, 28]),
+            ("logits", "FP32", [-1, 10]),
+            ("probabilities", "FP32", [-1, 10]),
         ]
     config = model_config(live, "classifier")
     assert config == model_config(live, "classifier", "12")
