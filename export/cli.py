@@ -19,12 +19,10 @@ from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.export.published import Published
 from hangtag.export.quantization import agreement
 from hangtag.export.quantization.conversion import Request
-from hangtag.export.repository import inventory
+from hangtag.export.repository import inventory, promotion
 from hangtag.extras import needs
 from hangtag.options import FiniteRange, models_option, refuse, runs_option
 from hangtag.printable import escaped
-from hangtag.serving import model_repository
-from hangtag.serving.model_repository import ModelRepositoryError
 from hangtag.training.data import fashion_mnist as data
 
 if TYPE_CHECKING:  # --onnx needs no torch, which a run needs
@@ -285,18 +283,6 @@ def _print_summaries(folder: Path, summaries: dict[str, str], page: Path) -> Non
     click.echo(f"published {folder}")
     for check, summary in summaries.items():
         click.echo(escaped(f"  {check:<12} {summary}"))
-    if note := _promotion_note(folder):
+    if note := promotion.note(folder):
         click.echo(note, err=True)
     click.echo(f"report: {page}", err=True)
-
-
-def _promotion_note(folder: Path) -> str | None:
-    """What to do if the published version does not serve; None if it does."""
-    name, version = folder.parent.name, folder.name
-    try:
-        serving = model_repository.versions_in(folder.parent)[0].version
-    except ModelRepositoryError as error:
-        return f"note: {error}"
-    if str(serving) == version:
-        return None
-    return f"note: version {serving} is promoted and goes on serving. Next: hangtag models promote {name} {version}"
