@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
@@ -24,10 +23,6 @@ pytest.register_assert_rewrite("tests.kit.browser")
 # test files itself, and each of the processes that tests start would compile hangtag.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-
-
-# urllib keeps the proxies that the environment names when it is first called, which may be those of a test of proxies.
-urllib.request.install_opener(urllib.request.build_opener(urllib.request.ProxyHandler({})))
 
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and so would every process that they start.

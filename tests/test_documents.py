@@ -140,12 +140,6 @@ def test_the_answer_that_the_page_about_the_server_shows_is_the_answer(outfits: 
     assert [line.rstrip() for line in answer.splitlines()][: len(shown) - 1] == shown[:-1]  # but for the timings
 
 
-def test_a_second_server_in_the_readme_has_ports_of_its_own() -> None:
-    (second,) = [shlex.split(line) for line in shell_examples(README) if "serve --models examples" in line]
-    ports = {second[second.index(option) + 1] for option in ("--port", "--http-port", "--metrics-port")}
-    assert len(ports | {"8000", "8001", "8002"}) == 6
-
-
 @pytest.mark.parametrize(
     "document", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name
 )

@@ -86,6 +86,18 @@ def _require_usable(folder: Path, files: Mapping[int, ModelFile], version: int) 
         raise ExportError(f"{trouble}. The same version serves as before.")
 
 
+def note(folder: Path) -> str | None:
+    """What to do if a version, <models>/<name>/<version>, was published and does not serve; None if it does."""
+    name, version = folder.parent.name, folder.name
+    try:
+        serving = model_repository.versions_in(folder.parent)[0].version
+    except ModelRepositoryError as error:
+        return f"note: {error}"
+    if str(serving) == version:
+        return None
+    return f"note: version {serving} is promoted and goes on serving. Next: hangtag models promote {name} {version}"
+
+
 def _files(models: Path, name: str) -> dict[int, ModelFile]:
     """The model's versions by number, the latest first."""
     try:

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from tests.deploy import dashboard
-from tests.kit import onnx_models
+from tests.kit import onnx_models, rest
 from tests.kit.command import ROOT, invoke, refusal
 from tests.kit.server import server
 
@@ -173,8 +172,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
         'cascade = ["images", "others"]\naccept = {output = "probabilities", at_least = 0.9}\nexpected_sent_on = 0.2\n'
         'shadow = {model = "others", share = 1}',
     )
-    with server(models) as running, urllib.request.urlopen(f"http://{running.http_address}/metrics") as answer:
-        text = answer.read().decode()
+    with server(models) as running:
+        text = rest.metrics(running.http_address)
     return [sample for metric in text_string_to_metric_families(text) for sample in metric.samples]
 
 

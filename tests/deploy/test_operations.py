@@ -101,10 +101,10 @@ def name_server(addresses: list[str]) -> Iterator[int]:
             # The name starts at byte 12 and ends with 0. Its type and class follow, with two bytes each.
             end = query.index(b"\0", 12) + 5
             (record_type,) = struct.unpack("!H", query[end - 4 : end - 2])
-            found = list(addresses) if record_type == TYPE_A else []
-            header = query[:2] + struct.pack("!HHHHH", 0x8180, 1, len(found), 0, 0)
+            answered = list(addresses) if record_type == TYPE_A else []
+            header = query[:2] + struct.pack("!HHHHH", 0x8180, 1, len(answered), 0, 0)
             record = b"\xc0\x0c" + struct.pack("!HHIH", TYPE_A, 1, 1, 4)  # points to the name at byte 12; valid for 1 s
-            answers = b"".join(record + socket.inet_aton(address) for address in found)
+            answers = b"".join(record + socket.inet_aton(address) for address in answered)
             connection.sendto(header + query[12:end] + answers, self.client_address)
 
     with socketserver.UDPServer(("127.0.0.1", 0), Handler) as server:

@@ -186,8 +186,8 @@ def test_the_copy_is_made_of_a_commit(tmp_path: Path) -> None:
         options = ["--locks", str(tmp_path / "locks"), "--output", str(tmp_path / "copy.json")]
         return subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
 
-    made = make()
-    assert made.returncode == 0, made.stderr
+    done = make()
+    assert done.returncode == 0, done.stderr
     pinned = PinnedAdvisories.read(tmp_path / "copy.json")
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     assert pinned.commit == head.stdout.strip()

@@ -14,7 +14,7 @@ from tests.kit.shipped import MODELS
 def server() -> Iterator[Serving]:
     """The console script serves the shipped models, for the whole session."""
     with serving("--models", MODELS, "--port", 0, script=True) as process:
-        process.wait_until_ready()
+        process.wait_for("ready")
         yield process
 
 

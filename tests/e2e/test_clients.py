@@ -202,8 +202,8 @@ def test_perf_analyzer(server: Serving, tmp_path: Path, over: str, options: str,
     target = ("-m", MODEL, "-i", over, "-u", address, "-f", file)
     printed = run(PEERS / "perf_analyzer", *target, *window.split(), *options.split())
     assert "fail" not in printed.lower()
-    found = re.findall(r"(Request count|Inference count|Successful request count): (\d+)", printed)
-    counts = {name: int(value) for name, value in found}
+    named_counts = re.findall(r"(Request count|Inference count|Successful request count): (\d+)", printed)
+    counts = {name: int(value) for name, value in named_counts}
     assert counts["Request count"] >= 50, printed
     with file.open(newline="") as lines:
         (row,) = csv.DictReader(lines)

@@ -49,7 +49,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     tls = certificates.server(tls_client_ca=certificates.ca(), token_file=tokens)
     options = [each for name, path in tls.items() for each in (f"--{name.replace('_', '-')}", path)]
     with serving("--models", MODELS, "--port", 0, *options, script=True) as server:
-        server.wait_until_ready()
+        server.wait_for("ready")
         yield Secured(server, replace(certificates.client(), token_file=tokens))
 
 

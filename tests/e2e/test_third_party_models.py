@@ -49,7 +49,7 @@ def third_party_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     options = ("--name", "published_vad", "--models", models, "--reports", models.with_name("reports"))
     hangtag("import", silero["silero_vad"], *options, exit_codes=[0])
     with serving("--models", models, "--port", 0, script=True) as server:
-        server.wait_until_ready()
+        server.wait_for("ready")
         yield server
 
 

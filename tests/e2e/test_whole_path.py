@@ -59,7 +59,7 @@ def test_what_was_trained_and_exported_is_served_classified_load_tested_and_stop
     published: Path, tmp_path: Path
 ) -> None:
     with serving("--models", published, "--port", 0, script=True) as server:
-        address = server.wait_until_ready()
+        address = server.address
         ready = hangtag("health", "--server", address, "--wait", 30, exit_codes=[0])
         assert address in ready.stdout
 

@@ -55,10 +55,10 @@ def test_the_file_finds_the_paths_that_pytorch_finds(paths: Exported, canvases: 
         beam = beam_search(paths.network, torch.tensor(canvases).float() / 255)
     assert set((beam.path >= 0).sum(dim=1).tolist()) == set(range(6))
     for size in (1, 7, 64):
-        found = answers(paths.file, size, image=canvases)
-        np.testing.assert_array_equal(found["path"], beam.path.numpy())
-        np.testing.assert_allclose(found["path_probability"], beam.path_probability.numpy(), atol=1e-4)
-        np.testing.assert_allclose(found["probabilities"], beam.probabilities.numpy(), atol=1e-4)
+        answered = answers(paths.file, size, image=canvases)
+        np.testing.assert_array_equal(answered["path"], beam.path.numpy())
+        np.testing.assert_allclose(answered["path_probability"], beam.path_probability.numpy(), atol=1e-4)
+        np.testing.assert_allclose(answered["probabilities"], beam.probabilities.numpy(), atol=1e-4)
 
 
 def test_the_metadata_say_how_to_read_a_path_and_hold_provenance_and_proof(paths: Exported) -> None:

@@ -75,11 +75,11 @@ def test_it_draws_errors_agreement_and_speed_and_shows_the_worst_images(
     file = of_own_file.folder / "models/lstm-int8/1/model.onnx"
     labels = json.loads(onnx_file.metadata(file)["labels"])
     for caption in captions(page):
-        found = re.fullmatch(r"test image (\d+): (.*); the file says (.*)", caption)
-        assert found, caption
-        image = garments.images[int(found[1])][None]
+        parts = re.fullmatch(r"test image (\d+): (.*); the file says (.*)", caption)
+        assert parts, caption
+        image = garments.images[int(parts[1])][None]
         answered = [onnx_file.answers(each, image=image)["logits"].argmax() for each in (latest("lstm"), file)]
-        assert [labels[label] for label in answered] == [found[2], found[3]]
+        assert [labels[label] for label in answered] == [parts[2], parts[3]]
 
 
 def test_it_refers_to_no_other_file(of_run: Export, of_own_file: Export) -> None:

@@ -46,6 +46,7 @@ def test_a_version_is_promoted_and_rolled_back(shop: Path) -> None:
     assert change(shop, "promote", "m", "latest") == "m version 4 is chosen instead of version 2"
     assert not (shop / "m/promoted.toml").exists()
     assert serving(shop) == 4
+    assert change(shop, "promote", "m", "latest") == "m version 4 is chosen, as before"
 
 
 def test_a_server_that_runs_as_by_default_follows_when_it_starts_again_as_the_command_says(shop: Path) -> None:

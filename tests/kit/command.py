@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-import urllib.request
+import urllib.parse
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +21,7 @@ import click
 from click.testing import CliRunner, Result
 
 from hangtag.cli import main
-from tests.kit import forkserver
+from tests.kit import forkserver, rest
 from tests.kit.waiting import TIMEOUT
 
 ROOT = Path(__file__).parents[2]
@@ -158,9 +158,13 @@ class Serving:
     """A running ``hangtag serve``; a thread reads its log."""
 
     def __init__(self, *arguments: object, first: str = "", script: bool = False, **more: str) -> None:
-        """first: Python statements that the forked process executes before the command.
+        """Start the command.
 
-        script: Start the console script, and do not fork.
+        Args:
+            arguments: Those of ``hangtag serve``.
+            first: Python statements that the forked process executes before the command.
+            script: Start the console script, and do not fork.
+            more: Added to the environment.
         """
         command = ["serve", *map(str, arguments)]
         if script:
@@ -190,10 +194,6 @@ class Serving:
             assert len(lines()) >= count, "".join(self.log)
             return lines()
 
-    def wait_until_ready(self) -> str:
-        """Wait for the server to be ready; returns its address."""
-        return self._value("ready", "address")
-
     @property
     def address(self) -> str:
         """HOST:PORT of gRPC, once the server is ready."""
@@ -211,8 +211,7 @@ class Serving:
 
     def metrics(self) -> str:
         """The server's metrics, in Prometheus' text format."""
-        with urllib.request.urlopen(self.metrics_url, timeout=TIMEOUT) as response:
-            return str(response.read().decode())
+        return rest.metrics(urllib.parse.urlsplit(self.metrics_url).netloc)
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

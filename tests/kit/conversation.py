@@ -20,10 +20,12 @@ class Conversation:
         self.call = method(self._outgoing(), timeout=timeout, **options)
 
     def send(self, *requests: Any) -> None:
+        """Send these messages, at once and in this order."""
         for one in requests:
             self._requests.put(one)
 
     def receive(self) -> Any:
+        """Wait for the next answer. Raises the stream's error."""
         return next(self.call)
 
     def finish(self) -> list[Any]:

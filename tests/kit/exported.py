@@ -67,7 +67,7 @@ def refused(run: Run, folder: Path, test: Garments, error: type[UserError] = Use
 def fault(
     exported: Exported, folder: Path, test: Garments, change: Callable[[onnx.ModelProto], object] = str, **options: Any
 ) -> str:
-    """What the gate says of the graph after this change, of which it publishes nothing."""
+    """What the gate says of the graph after ``change``, which gets a copy and changes it. Nothing is published."""
     graph = exported.graph
     change(graph)
     message = refused(exported.run, folder, test, GateError, graph=graph, **options)

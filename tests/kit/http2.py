@@ -8,7 +8,15 @@ END_STREAM, END_HEADERS = 0x1, 0x4
 
 
 def frame(kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0, length: int | None = None) -> bytes:
-    """RFC 9113, 4.1. length: what the frame says of its payload, where that is not the truth."""
+    """One frame (RFC 9113, 4.1).
+
+    Args:
+        kind: Its type, such as DATA.
+        payload: Its contents.
+        flags: Such as END_STREAM.
+        stream: The stream's number; 0 is the connection.
+        length: The payload's bytes as the frame states them; by default it tells the truth.
+    """
     size = len(payload) if length is None else length
     return (
         struct.pack(">I", size & 0xFFFFFF)[1:]
@@ -45,5 +53,6 @@ OPEN = PREFACE + frame(SETTINGS)
 
 
 def call(stream: int, *, flags: int = END_HEADERS, path: str | bytes = HEADER_VALUES[":path"]) -> bytes:
+    """The frame of headers that begins a call; with these flags its message may follow."""
     fields = HEADER_VALUES | {":path": path}
     return frame(HEADERS, b"".join(header(*field) for field in fields.items()), flags=flags, stream=stream)

@@ -12,8 +12,9 @@ class Link:
     def __init__(self, server: str, refused: int = 0) -> None:
         """Accept connections. ``connections`` counts them, and ``answered_bytes`` what came from the server.
 
-        server: HOST:PORT where connections go.
-        refused: how many connections are closed at once.
+        Args:
+            server: HOST:PORT where connections go.
+            refused: How many connections are closed at once.
         """
         host, _, port = server.rpartition(":")
         self._server = (host, int(port))

@@ -27,10 +27,12 @@ class LiveServer:
     """The server and every stub of it."""
 
     def __init__(self, config: ServerConfig, runtimes: RuntimeFactory | None = None, **arguments: Any) -> None:
-        """
-        config: the server's settings.
-        runtimes: loads the models in place of ``gates``.
-        arguments: further ones of Server.
+        """Make a server that does not run yet.
+
+        Args:
+            config: Its settings.
+            runtimes: Loads the models in place of ``gates``.
+            arguments: Further ones of Server.
         """
         self.gates = Gates()
         """Hold back the batches of its models."""
@@ -133,9 +135,11 @@ class LiveServer:
         return calls
 
     def infer(self, sent: pb.ModelInferRequest) -> dict[str, Array]:
+        """Call ModelInfer; returns its outputs by name."""
         return outputs(self.inference.ModelInfer(sent, timeout=TIMEOUT))
 
     def statistics(self, name: str) -> pb.ModelStatistics:
+        """What the server has counted of the one version of a model that it serves."""
         response = self.inference.ModelStatistics(pb.ModelStatisticsRequest(name=name), timeout=TIMEOUT)
         statistics: pb.ModelStatistics
         (statistics,) = response.model_stats
@@ -155,6 +159,7 @@ def request(model: str, **inputs: Array) -> pb.ModelInferRequest:
 
 
 def outputs(response: pb.ModelInferResponse) -> dict[str, Array]:
+    """The outputs of an answer with raw contents, by name."""
     return {
         output.name: tensors.from_raw(output.datatype, output.shape, raw)
         for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
@@ -194,6 +199,7 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 def status_of(health: health_pb2_grpc.HealthStub, service: str) -> str:
+    """The name of the state that Check answers, such as SERVING."""
     response = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT)
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
 

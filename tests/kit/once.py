@@ -50,9 +50,9 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T], 
     value = home / f"{name}.pickle"
     with FileLock(home / f"{name}.lock"):
         if value.is_file():
-            digest, made = pickle.loads(value.read_bytes())
+            digest, kept = pickle.loads(value.read_bytes())
             if not sources or digest == _digest(folder, _files(folder)):  # unless a test has damaged it
-                shared: T = made
+                shared: T = kept
                 return shared
         shutil.rmtree(folder, ignore_errors=True)  # what a test that failed here left behind
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""Reads what a published ONNX file says, and runs it in ONNX Runtime alone, as any program could."""
+"""Makes and reads ONNX files with metadata or external data, and runs them in ONNX Runtime alone."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from tests.kit.onnx_models import from_text
+from tests.kit import onnx_models
 
 Array = npt.NDArray[Any]
 
@@ -25,6 +25,18 @@ def with_metadata(file: Path, **changed: str) -> onnx.ModelProto:
     own = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, own | {f"hangtag.{key}": value for key, value in changed.items()})
     return model
+
+
+def with_external_weights(place: str, datatype: onnx.TensorProto.DataType, size: int) -> onnx.ModelProto:
+    """x [batch, size] -> y: x plus weights of the same datatype, the first bytes of the file at ``place``."""
+    tensor = datatype, ("batch", size)
+    built = onnx_models.model([onnx.helper.make_node("Add", ["x", "w"], ["y"])], {"x": tensor}, {"y": tensor})
+    weights = built.graph.initializer.add(name="w", data_type=datatype, dims=[size])
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    length = size * onnx.helper.tensor_dtype_to_np_dtype(datatype).itemsize
+    for key, value in (("location", place), ("offset", "0"), ("length", str(length))):
+        weights.external_data.add(key=key, value=value)
+    return built
 
 
 def answers(model: Path | onnx.ModelProto, batch: int = 50, **inputs: Array) -> dict[str, Array]:
@@ -68,6 +80,7 @@ def replace(model: onnx.ModelProto, name: str, values: Array) -> None:
 
 
 def initializer(model: onnx.ModelProto, name: str) -> Array:
+    """A copy of the values of the initializer with this name."""
     (tensor,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
     return np.array(onnx.numpy_helper.to_array(tensor))
 
@@ -88,7 +101,7 @@ def remake(model: onnx.ModelProto, output: str, text: str, **constants: Array) -
         text: ``<constants> { nodes }``, as in ``from_text``.
         constants: As in ``from_text``.
     """
-    added = from_text(f"() => () {text}", None, **constants).graph
+    added = onnx_models.from_text(f"() => () {text}", None, **constants).graph
     ((place, maker),) = [(at, node) for at, node in enumerate(model.graph.node) if output in node.output]
     maker.output[list(maker.output).index(output)] = "before"
     for at, node in enumerate(added.node, start=place + 1):
@@ -100,11 +113,3 @@ def _tensor(value: onnx.ValueInfoProto) -> tuple[str, list[int | str]]:
     tensor = value.type.tensor_type
     shape: list[int | str] = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
     return onnx.TensorProto.DataType.Name(tensor.elem_type), shape
-
-
-def intermediate(model: onnx.ModelProto, name: str, **inputs: Array) -> Array:
-    """The values of a tensor between two nodes."""
-    extended = onnx.ModelProto()
-    extended.CopyFrom(model)
-    extended.graph.output.append(onnx.ValueInfoProto(name=name))
-    return answers(extended, 50, **inputs)[name]

@@ -158,18 +158,6 @@ def text() -> onnx.ModelProto:
     )
 
 
-def with_external_weights(place: str, datatype: TensorProto.DataType, size: int) -> onnx.ModelProto:
-    """x [batch, size] -> y: x plus weights of the same datatype, the first bytes of the file at ``place``."""
-    shape: Shape = ["batch", size]
-    built = model([helper.make_node("Add", ["x", "w"], ["y"])], {"x": (datatype, shape)}, {"y": (datatype, shape)})
-    weights = built.graph.initializer.add(name="w", data_type=datatype, dims=[size])
-    weights.data_location = TensorProto.EXTERNAL
-    length = size * helper.tensor_dtype_to_np_dtype(datatype).itemsize
-    for key, value in (("location", place), ("offset", "0"), ("length", str(length))):
-        weights.external_data.add(key=key, value=value)
-    return built
-
-
 def every_type(shape: Shape = ("batch", 2), *, strings: bool = True) -> onnx.ModelProto:
     """One input of every datatype, in_<datatype>, that comes back as out_<datatype>."""
     types = {name: type_ for name, type_ in TYPES.items() if strings or name != "BYTES"}

@@ -66,7 +66,7 @@ def say_nothing(_connection: socket.socket, pause: Pause) -> None:
 
 
 def answering(answer: Callable[[], bytes]) -> Talk:
-    """Answer the first bytes that come with these bytes, and close the connection."""
+    """Answer the first bytes that come with what ``answer`` returns then, and close the connection."""
 
     def talk(connection: socket.socket, _pause: Pause) -> None:
         connection.recv(1 << 16)
@@ -137,7 +137,7 @@ class _Server(http.server.ThreadingHTTPServer):
 
 @contextmanager
 def web_server(answer: Callable[[str], Answer]) -> Iterator[str]:
-    """A server of HTTP that answers each path with a status, headers and a body; yields its HOST:PORT."""
+    """A server of HTTP; yields its HOST:PORT. ``answer`` gets a request's path, or its URL if this is a proxy."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -25,6 +25,7 @@ def encoded(image: Image.Image | npt.NDArray[Any], format_: str = "PNG", **optio
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG file, whose kind has four letters, with its checksum."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 

@@ -37,6 +37,7 @@ def read_to_the_end(connection: socket.socket) -> bytes:
 
 
 def status_line(connection: socket.socket) -> bytes:
+    """Wait for the first line of an answer; what follows cannot be read any more."""
     with connection.makefile("rb") as answer:
         return answer.readline().strip()
 
@@ -49,6 +50,7 @@ def is_answered(live: LiveServer, tls: ssl.SSLContext | None = None) -> bool:
 
 
 def send(connection: socket.socket, request_: bytes = INFER) -> None:
+    """Send a call over HTTP with this body, and do not wait for its answer."""
     connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(request_) + request_)
 
 

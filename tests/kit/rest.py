@@ -89,9 +89,11 @@ class Rest:
         self.connection.close()
 
     def get(self, path: str, **headers: str) -> Answer:
+        """Send GET with these headers, in whose names an underscore stands for a hyphen."""
         return self.ask("GET", path, b"", headers)
 
     def post(self, path: str, body: bytes | str = b"", **headers: str) -> Answer:
+        """Send POST, with headers as for ``get``."""
         return self.ask("POST", path, body.encode() if isinstance(body, str) else body, headers)
 
     def ask(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Answer:
@@ -111,6 +113,14 @@ class Rest:
     def infer_json(self, model: str, *inputs: dict[str, Any], **more: Any) -> Answer:
         """Send inputs as they are."""
         return self.post(f"/v2/models/{model}/infer", json.dumps({"inputs": inputs, **more}))
+
+
+def metrics(address: str) -> str:
+    """What the server answers to a scrape at HOST:PORT, which is its port for metrics or for HTTP. No proxy is used."""
+    with Rest(address) as rest:
+        answer = rest.get("/metrics")
+    assert answer.status == 200, answer.body
+    return answer.body.decode()
 
 
 def as_http(request: pb.ModelInferRequest) -> tuple[str, bytes, dict[str, str]]:

@@ -43,7 +43,7 @@ class Target:
     def __init__(self, server: Serving, transport: str) -> None:
         self._server = server
         self.transport = transport
-        self.address = server.wait_until_ready()
+        self.address = server.address
         self.http_address = server.http_address
         self._channel = grpc.insecure_channel(self.address)
         self._memory, self._lines = self.memory(), len(self.log())

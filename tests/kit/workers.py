@@ -1,16 +1,21 @@
-"""`hangtag serve --workers 2`, calls of both workers and what they report."""
+"""Two workers, of `hangtag serve` or of a supervisor in this process, calls of both and what they report."""
 
 import re
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+import structlog.testing
 from prometheus_client.parser import text_string_to_metric_families
 
 from hangtag.protos import inference_pb2_grpc
+from hangtag.serving.server.config.limits import Limits
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.process.workers.supervisor import Supervisor
 from tests.kit.command import Serving, serving
 from tests.kit.live import index, outputs, request
 from tests.kit.waiting import TIMEOUT
@@ -18,12 +23,13 @@ from tests.kit.waiting import TIMEOUT
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 TRANSPORTS = pytest.mark.parametrize("transport", ["native", "grpc"])
 Stub = inference_pb2_grpc.GRPCInferenceServiceStub
+QUICK_CHECKS = Limits(worker_check_seconds=0.05, worker_answer_seconds=0.2, worker_restart_seconds=0.001)
 
 
 @contextmanager
 def two_workers(models: Path, *options: str, first: str = "") -> Iterator[Serving]:
     with serving("--models", str(models), "--port", "0", "--workers", "2", *options, first=first) as server:
-        server.wait_until_ready()
+        server.wait_for("ready")
         yield server
 
 
@@ -31,8 +37,41 @@ def two_workers(models: Path, *options: str, first: str = "") -> Iterator[Servin
 def connections(server: Serving, count: int) -> Iterator[list[Stub]]:
     """Stubs with a connection each, so that the kernel spreads them over the workers."""
     with ExitStack() as stack:
-        address = server.wait_until_ready()
+        address = server.address
         yield [Stub(stack.enter_context(grpc.insecure_channel(address, OWN_CONNECTION))) for _ in range(count)]
+
+
+def supervisor(models: Path, **settings: Any) -> Supervisor:
+    """A supervisor, not started, of two workers that serve gather from free ports of gRPC.
+
+    Args:
+        models: The model repository.
+        settings: Of ServerConfig, in place of these.
+    """
+    defaults: dict[str, Any] = {"load_model": ("gather",), "model_control": "explicit", "limits": QUICK_CHECKS}
+    return Supervisor(ServerConfig(models=models, port=0, http_port=-1, **{"workers": 2, **defaults, **settings}))
+
+
+@contextmanager
+def supervising(models: Path, **settings: Any) -> Iterator[Supervisor]:
+    """A supervisor whose workers are ready inside the block, and end at once after it."""
+    supervised = supervisor(models, **settings)
+    supervised.start()
+    try:
+        yield supervised
+    finally:
+        supervised.stop(grace=0)
+
+
+@contextmanager
+def supervising_and_stubs(models: Path, count: int, **settings: Any) -> Iterator[tuple[Supervisor, list[Stub]]]:
+    """A supervisor, and so many stubs with a connection each."""
+    with ExitStack() as stack:
+        with structlog.testing.capture_logs() as log:
+            supervised = stack.enter_context(supervising(models, **settings))
+        (address,) = [line["address"] for line in log if line["event"] == "ready"]
+        channels = [stack.enter_context(grpc.insecure_channel(address, OWN_CONNECTION)) for _ in range(count)]
+        yield supervised, [Stub(channel) for channel in channels]
 
 
 def pids(server: Serving) -> list[int]:

@@ -69,6 +69,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Keep the chosen tests, in their order, which the tests' own conftest may have changed."""
     if CHOSEN in os.environ:
         places = {test: place for place, test in enumerate(json.loads(Path(os.environ[CHOSEN]).read_text()))}
-        found = {item: places.get(item.nodeid, places.get(item.nodeid.partition("::")[0])) for item in items}
-        config.hook.pytest_deselected(items=[item for item in items if found[item] is None])
-        items[:] = sorted((item for item in items if found[item] is not None), key=lambda item: found[item] or 0)
+        place_of = {item: places.get(item.nodeid, places.get(item.nodeid.partition("::")[0])) for item in items}
+        config.hook.pytest_deselected(items=[item for item in items if place_of[item] is None])
+        items[:] = sorted((item for item in items if place_of[item] is not None), key=lambda item: place_of[item] or 0)

@@ -84,11 +84,11 @@ def reaches(mutants: Iterable[Mutant], checkout: Path) -> dict[int, list[str]]:
     for number, test in recorded:
         if test not in failed:
             numbers[test].add(int(number))
-    found: dict[int, list[str]] = defaultdict(list)
+    tests_of: dict[int, list[str]] = defaultdict(list)
     for test in sorted(numbers, key=lambda each: (len(numbers[each]), each)):
         for reached in numbers[test]:
-            found[reached].append(test)
-    return found
+            tests_of[reached].append(test)
+    return tests_of
 
 
 def _probe(mutants: Iterable[Mutant], root: Path) -> None:

@@ -102,9 +102,9 @@ def _first_failure(tests: Sequence[str], copy: Path) -> str:
         reach.kill(copy)
         process.wait()
         output.seek(0)
-        found = _FAILED.search(output.read())
-    if found:
-        return found[1]
+        failure = _FAILED.search(output.read())
+    if failure:
+        return failure[1]
     return f"pytest ended with {process.returncode}" if process.returncode not in _NOTHING_FOUND else ""
 
 

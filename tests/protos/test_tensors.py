@@ -159,7 +159,7 @@ def test_strings_travel_as_utf8() -> None:
     [("UINT8", [256]), ("UINT16", [65536]), ("INT8", [128, -129]), ("INT16", [32768, -32769])],
 )
 def test_typed_contents_outside_of_the_datatypes_range_are_refused(datatype: str, values: list[int]) -> None:
-    """Their other mistakes are in tests/serving/server/transport/test_refusals.py."""
+    """What the server answers to other mistakes is in tests/serving/server/transport."""
     field = FIELDS[datatype]
     for value in values:
         contents: dict[str, Any] = {field: [0, value]}

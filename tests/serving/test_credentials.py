@@ -13,9 +13,16 @@ from tests.kit.command import refusal
 @pytest.mark.parametrize(
     "text",
     [
-        *("gpu-1.example.org:8001", "localhost:1", "[::1]:65535", "dns:///gpu-1:8001", "unix:/run/hangtag.sock"),
-        *("ipv4:10.0.0.11:8001,10.0.0.12:8001", "ipv6:[::1]:8001,[::2]:8001"),
-        *("http://gpu-1/tenant/a", "HTTPS://[::1]", "https://[::1]:8443/"),
+        "gpu-1.example.org:8001",
+        "localhost:1",
+        "[::1]:65535",
+        "dns:///gpu-1:8001",
+        "unix:/run/hangtag.sock",
+        "ipv4:10.0.0.11:8001,10.0.0.12:8001",
+        "ipv6:[::1]:8001,[::2]:8001",
+        "http://gpu-1/tenant/a",
+        "HTTPS://[::1]",
+        "https://[::1]:8443/",
     ],
 )
 def test_what_an_address_may_be(text: str) -> None:

@@ -44,17 +44,6 @@ def test_every_picture_that_a_page_shows_exists_and_every_picture_is_shown() -> 
     assert shown == {file.name for file in pictures.FOLDER.iterdir()}
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_pages_of_an_experiment_exist_and_name_its_results_and_its_command(name: str) -> None:
-    experiment = EXPERIMENTS[name]
-    assert all((ROOT / page).is_file() for page in experiment.pages)
-    assert {part.page for part in experiment.parts()} <= {*experiment.pages, "docs/study.md"}
-    if (ROOT / "studies" / name / "results.jsonl").exists():
-        text = "".join((ROOT / page).read_text() for page in experiment.pages)
-        assert f"studies/{name}/results.jsonl)" in text
-        assert f"python -m studies {name} " in text
-
-
 def test_a_marked_part_is_replaced_and_the_rest_stays() -> None:
     begin, end = "<!-- part: x (written by make docs) -->", "<!-- end of part: x -->"
     text = replace_part(f"a\n{begin}\nold\n{end}\nb\n", "x", "new")

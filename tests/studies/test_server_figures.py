@@ -1,4 +1,4 @@
-"""What is made of figures that no recorded results have: of other results, test_pages shows that the pages follow."""
+"""What is made of figures that no recorded results have: the tests of the pages show what is made of the others."""
 
 import math
 from pathlib import Path
@@ -55,9 +55,9 @@ def test_h2loads_output_is_read_and_a_call_that_was_refused_is_an_error(tmp_path
 )
 def test_which_figures_of_a_gpu_are_a_problem(row: Line, expected: str) -> None:
     good = {"model": "m", "way": "bound", "provider": "CUDAExecutionProvider", "difference": 0.001, "notes": {}}
-    found = problem(good | row, "cuda")
-    assert found.startswith(expected)
-    assert bool(found) == bool(expected)
+    reason = problem(good | row, "cuda")
+    assert reason.startswith(expected)
+    assert bool(reason) == bool(expected)
 
 
 def test_the_figures_of_a_fault() -> None:

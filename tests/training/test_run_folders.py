@@ -60,14 +60,14 @@ def test_a_run_is_found_by_its_folder_a_file_in_it_its_name_or_its_model(tmp_pat
         os.utime(tmp_path / name / "metrics.json", (at, at))
     matrices = {name: distances(tmp_path / name, Path("elsewhere"))["distances"] for name in ("old", "new", "other")}
     at_file = str(tmp_path / "old" / "best.pt")
-    for asked, found in (
+    for asked, expected in (
         (at_file, "old"),
         ("old", "old"),
         ("old/best.pt", "old"),
         ("lstm-56", "new"),
         ("cnn", "other"),
     ):
-        assert distances(asked, tmp_path)["distances"] == matrices[found]
+        assert distances(asked, tmp_path)["distances"] == matrices[expected]
     for name in ("best.pt", "lstm"):
         message = refusal("labels", name, "--runs", tmp_path)
         assert f"no finished run '{name}'" in message

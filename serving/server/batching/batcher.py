@@ -42,6 +42,7 @@ class Batcher:
         instances: int,
         max_queue_delay: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        condition: Callable[[threading.Lock], threading.Condition] = threading.Condition,
     ) -> None:
         """Create an empty queue.
 
@@ -51,6 +52,7 @@ class Batcher:
             instances: Most batches that are computed at the same time.
             max_queue_delay: Seconds that a request may be held back to fill a batch.
             clock: Monotonic clock in seconds.
+            condition: Makes what waiting threads are woken by. A test gives its own, to see which it wakes.
         """
         self.max_batch_size = max_batch_size
         self.max_queue_size = max_queue_size
@@ -64,7 +66,7 @@ class Batcher:
         self._service_time = ServiceTime(clock)
         self._closed = False
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = condition(self._lock)
 
     def __len__(self) -> int:
         return self._waiting

@@ -90,6 +90,7 @@ class Runtime:
         threads: int = 1,
         batching_override: bool | None = None,
         gpu: Gpu | None = None,
+        opener: SessionOpener | None = None,
     ) -> None:
         """Load a model file.
 
@@ -100,6 +101,8 @@ class Runtime:
             threads: ONNX Runtime's intra_op_num_threads.
             batching_override: Whether requests may be joined, whatever the file says; None leaves it to the file.
             gpu: Which GPU computes, and its memory limit.
+            opener: Opens all sessions of the file; None for one with these threads on this GPU. A test gives its own,
+                to see the sessions.
 
         Raises:
             ModelLoadError: The file cannot be loaded, or the provider is not available.
@@ -110,7 +113,7 @@ class Runtime:
         self.path = path
         self.notes: dict[str, str] = {}
         """Optimisations that this model runs without, and why; for the log."""
-        self._opener = SessionOpener(path, threads=threads, gpu=gpu)
+        self._opener = opener or SessionOpener(path, threads=threads, gpu=gpu)
         if provider == "auto":
             self._session, reason = self._opener.open_best()
             if reason:

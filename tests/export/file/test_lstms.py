@@ -55,9 +55,9 @@ def test_nodes_around_lstms_are_removed_where_they_change_no_answer(few: Garment
     exported = torch_export.to_onnx(network, {})
     with torch.inference_mode():
         expected = dict(zip(KINDS, network(torch.tensor(few.images[:20])), strict=True))
-    found = answers(exported, 3, image=few.images[:20])
+    actual = answers(exported, 3, image=few.images[:20])
     for kind in KINDS:
-        np.testing.assert_allclose(found[kind], expected[kind].numpy(), atol=1e-5)
+        np.testing.assert_allclose(actual[kind], expected[kind].numpy(), atol=1e-5)
     counts = Counter(node.op_type for node in exported.graph.node)
     assert counts["LSTM"] == 5
     assert counts["Squeeze"] == 4  # which drops the axis of the direction, where there is one direction

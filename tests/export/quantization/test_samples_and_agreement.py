@@ -45,10 +45,10 @@ def from_arrays(folder: Path, model: Signature, **arrays: Any) -> samples.Sample
 
 def test_the_halves_are_disjoint_and_hold_every_sample(tmp_path: Path) -> None:
     given = from_arrays(tmp_path, ROWS, x=rows(101))
-    made, proof = ([feed["x"].tobytes() for feed in feeds] for feeds in (given.making, given.proof))
-    assert not set(made) & set(proof)
-    assert len(set(made) | set(proof)) == 101
-    assert {feed["x"].tobytes() for feed in given.calibration} <= set(made)
+    making, proof = ([feed["x"].tobytes() for feed in feeds] for feeds in (given.making, given.proof))
+    assert not set(making) & set(proof)
+    assert len(set(making) | set(proof)) == 101
+    assert {feed["x"].tobytes() for feed in given.calibration} <= set(making)
     assert given.proof[0]["x"].shape == (1, 16)
 
 

@@ -136,8 +136,9 @@ def test_a_config_keeps_triton_from_batching_what_it_must_not(tmp_path: Path) ->
         'output { name: "y", data_type: TYPE_FP32, dims: [-1, 3] }',
     ]  # fmt: skip
     assert config.stat().st_mode & 0o044 == 0o044
-    with server(tmp_path / "models", provider="cpu") as running:
-        assert running.address  # hangtag's own server ignores it
+    with server(tmp_path / "models", provider="cpu") as running, Client(running.address) as client:
+        x = np.arange(6, dtype=np.float32).reshape(2, 3)
+        assert client.infer("theirs", {"x": x})["y"].tolist() == x[::-1].tolist()  # hangtag's own server ignores it
 
     take(tmp_path, onnx_models.classifier(), "--even-if-different")
     assert sorted(path.name for path in config.parent.iterdir()) == ["1", "2"]

@@ -65,18 +65,18 @@ def warnings(server: Server, folder: Path, pictures: Iterable[bytes] = (), **mor
 
 
 @pytest.mark.parametrize(
-    ("made", "least"),
+    ("change", "least"),
     [
-        *((made, 0) for made in (np.asarray, photo_on_white, enlarged)),
+        *((change, 0) for change in (np.asarray, photo_on_white, enlarged)),
         (negated, 100),
         (dark_on_dark, 98),  # a very small garment changes the mean of its picture too little
     ],
 )
 def test_how_many_of_a_hundred_pictures_of_the_test_set_are_warned_of(
-    server: Server, tmp_path: Path, made: Callable[[Pixels], Pixels], least: int
+    server: Server, tmp_path: Path, change: Callable[[Pixels], Pixels], least: int
 ) -> None:
     images = fashion_mnist.load_test().images[::100]
-    warned = warnings(server, tmp_path, (encoded(made(image)) for image in images))
+    warned = warnings(server, tmp_path, (encoded(change(image)) for image in images))
     assert (len(warned), least <= sum(map(bool, warned)) <= (100 if least else 0)) == (100, True)
 
 

@@ -124,7 +124,8 @@ def test_what_a_route_sends_to_its_members_and_shadow_is_no_caller(
     total, samples, *own = (
         float(re.findall(pattern, shown, re.MULTILINE)[0].replace(",", ""))
         for pattern in (
-            *(r" ([\d,]+) calls/s", r" ([\d,]+) samples/s"),
+            r" ([\d,]+) calls/s",
+            r" ([\d,]+) samples/s",
             *(rf"^{name} +1 +([\d,]+) " for name in ("both", "one", "shadow")),
         )
     )
@@ -170,8 +171,13 @@ def test_a_models_name_does_nothing_to_the_terminal() -> None:
         *(b"hangtag_request_seconds_bucket{%s} 3\n" % labels for labels in (b'le="1"', b'code="OK"')),
         b'hangtag_request_seconds_bucket{code="OK",le="much"} 3\n',
         *(b'hangtag_route_requests_total{stage="%s",member="a"} 1\n' % stage for stage in (b"first", b"9" * 5000)),
-        *(b"hangtag_transport 1\n", b"hangtag_route_shadow_requests_total 1\n"),
-        *(b"\xff\xfe\n", b"m{" * 10_000, b"[" * 100_000, b"\x1f\x8b\x08\x00", b"<html>"),
+        b"hangtag_transport 1\n",
+        b"hangtag_route_shadow_requests_total 1\n",
+        b"\xff\xfe\n",
+        b"m{" * 10_000,
+        b"[" * 100_000,
+        b"\x1f\x8b\x08\x00",
+        b"<html>",
         b'# TYPE a b c\na{b="} 1\n',
     ],
     ids=lambda metrics: repr(metrics[:50]),
@@ -197,11 +203,9 @@ def test_values_that_no_table_can_show_are_left_out(value: str) -> None:
         assert not re.search("nan|inf", shown, re.IGNORECASE)
 
 
-NAMES = [
-    *("nv_inference_pending_request_count", "hangtag_max_queue_size", "hangtag_request_seconds_bucket"),
-    *("hangtag_transport", "hangtag_route_requests_total", "hangtag_route_samples_total", "hangtag_workers"),
-    *("hangtag_route_shadow_requests_total", "hangtag_route_shadow_samples_total", "other"),
-]
+OF_MODELS = ["nv_inference_pending_request_count", "hangtag_max_queue_size", "hangtag_request_seconds_bucket"]
+OF_ROUTES = [f"hangtag_route_{what}_total" for what in ("requests", "samples", "shadow_requests", "shadow_samples")]
+NAMES = [*OF_MODELS, *OF_ROUTES, "hangtag_transport", "hangtag_workers", "other"]
 KEYS = st.sampled_from(["model", "version", "code", "le", "stage", "member", "transport", "outcome"])
 TEXTS = st.sampled_from(["m", "1", "OK", "0.5", "+Inf", "NaN", "compared", "", '"'])
 VALUES = st.sampled_from(["0", "1", "-5", "1e400", "NaN", "+Inf", "x", ""]) | st.floats().map(str)

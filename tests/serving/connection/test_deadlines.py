@@ -142,7 +142,7 @@ def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def to(*addresses: str) -> None:
         def getaddrinfo(host: Any, port: Any, *arguments: Any, **settings: Any) -> list[Any]:
             names = addresses if host in ("several.example", b"several.example") else (host,)
-            return [found for name in names for found in looked_up(name, port, *arguments, **settings)]
+            return [address for name in names for address in looked_up(name, port, *arguments, **settings)]
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 

@@ -143,17 +143,25 @@ def test_headers_and_sizes_that_lie_are_a_client_error(kind: Kind, answers: list
             assert isinstance(outcome(client, "infer"), errors), answer
 
 
+KEYS_OF_TENSORS = ["outputs", "name", "datatype", "shape", "data", "parameters", "binary_data_size"]
+OTHER_KEYS = [
+    "model_name",
+    "version",
+    "labels",
+    "outcomes",
+    "answer",
+    "error",
+    "status",
+    "ready",
+    "model_stats",
+    "config",
+]
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["UINT8", "BYTES"]),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(
-                [
-                    *("model_name", "outputs", "name", "datatype", "shape", "data", "parameters", "binary_data_size"),
-                    *("labels", "outcomes", "answer", "error", "status", "ready", "model_stats", "config", "version"),
-                ]
-            ),
+            st.sampled_from(KEYS_OF_TENSORS + OTHER_KEYS),
             inner,
             max_size=6,
         )

@@ -1,4 +1,4 @@
-"""Proxies between a client and its server that the environment names. test_retries.py has what any proxy answers."""
+"""Proxies between a client and its server that the environment names; the tests of retries have what proxies answer."""
 
 import contextlib
 import re
@@ -37,19 +37,18 @@ def refused(client: AnyClient, address: str) -> str:
     return str(caught.value)
 
 
+OTHER_SCHEMES = ["htp://x", "socks4://127.0.0.1:1", "file:///etc/passwd"]
+WRONG_PORTS = ["http://127.0.0.1:99999", "127.0.0.1:99999", "http://x:0", "http://x:y"]
+WITH_SPACES = [" ", "http://a b:1", " http://x:1", "http://x:1\n"]
+NO_HOSTS = ["::::", "http://", "http://[::1", "http://[::::]:1", "http://a..b:1", "http://\udcff:1", "http://a|b"]
+
+
 @every_class
 @pytest.mark.parametrize(
     ("variable", "scheme"),
     [("HTTP_PROXY", "http"), ("http_proxy", "http"), ("HTTPS_PROXY", "https"), ("ALL_PROXY", "http")],
 )
-@pytest.mark.parametrize(
-    "value",
-    [
-        *("::::", "http://", "htp://x", "http://127.0.0.1:99999", "127.0.0.1:99999", "http://x:0", "http://x:y"),
-        *(" ", "http://a b:1", " http://x:1", "http://x:1\n", "http://[::1", "http://[::::]:1", "http://a..b:1"),
-        *("http://\udcff:1", "socks4://127.0.0.1:1", "file:///etc/passwd", "http://a|b"),
-    ],
-)
+@pytest.mark.parametrize("value", [*OTHER_SCHEMES, *WRONG_PORTS, *WITH_SPACES, *NO_HOSTS])
 def test_a_value_that_is_no_url_of_a_proxy_is_named(
     client: AnyClient, variable: str, scheme: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

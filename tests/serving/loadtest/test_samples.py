@@ -175,7 +175,7 @@ def data_set(tmp_path: Path) -> Path:
 
 
 def test_a_data_sets_test_images_are_read(server: FakeServer, loadtest: Loadtest, data_set: Path) -> None:
-    """Their labels: test_accuracy."""
+    """Their labels are for the accuracy, which has tests of its own."""
     measured = loadtest("fast", *LOOP, "--samples", data_set)
     assert source(measured) == f"3 test images from {data_set}"
     seen = {each["image"].tobytes() for each in sent(server)}

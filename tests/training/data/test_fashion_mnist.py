@@ -2,16 +2,11 @@
 
 import gzip
 import hashlib
-import http.server
-import socket
 import sys
-import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +16,7 @@ from hangtag.training.data.fashion_mnist import DIGESTS, load, load_test, load_v
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
 from tests.kit import garments
 from tests.kit.command import refusal
+from tests.kit.other_servers import Answer, refusing, web_server
 
 pytestmark = pytest.mark.slow
 
@@ -50,11 +46,12 @@ def linked(raw_dir: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine without Debian's package and with an empty cache; returns the folder where a download would lie."""
+def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A machine without Debian's package and with an empty cache; yields the folder where a download would lie."""
     monkeypatch.setattr(fashion_mnist, "DEBIAN_DIR", tmp_path / "package")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "hangtag" / "FashionMNIST" / "raw"
+    yield tmp_path / "cache" / "hangtag" / "FashionMNIST" / "raw"
+    urllib.request.install_opener(None)  # urllib would keep this test's proxies for all later ones of the process
 
 
 # What is in the data set.
@@ -129,40 +126,21 @@ def use_proxy(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
     urllib.request.install_opener(None)  # the one that there is keeps its first proxies
 
 
-class Mirror(http.server.ThreadingHTTPServer):
-    """Stands where the internet would be: answers every request with the file of its name in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), partial(MirrorHandler, directory=str(folder)))
-        self.requested: list[str] = []
-
-
-class MirrorHandler(http.server.SimpleHTTPRequestHandler):
-    server: Mirror
-
-    def translate_path(self, path: str) -> str:
-        name = path.rpartition("/")[2]
-        self.server.requested.append(name)
-        return str(Path(self.directory, name))
-
-    def copyfile(self, source: Any, outputfile: Any) -> None:
-        with suppress(ConnectionError):  # torchvision asks once just to see whether it is redirected, and hangs up
-            super().copyfile(source, outputfile)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @contextmanager
-def serving(folder: Path) -> Iterator[Mirror]:
-    with Mirror(folder) as mirror:
-        thread = threading.Thread(target=mirror.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield mirror
-        finally:
-            mirror.shutdown()
-            thread.join()
+def mirror(folder: Path) -> Iterator[tuple[int, list[str]]]:
+    """Stands where the internet would be: answers every request with the file of its name in a folder.
+
+    Yields its port, and the names that were requested.
+    """
+    requested: list[str] = []
+
+    def answer(path: str) -> Answer:
+        requested.append(path.rpartition("/")[2])
+        file = folder / requested[-1]
+        return (200, {}, file.read_bytes()) if file.is_file() else (404, {}, b"")
+
+    with web_server(answer) as address:
+        yield int(address.rpartition(":")[2]), requested
 
 
 def test_torchvision_downloads_where_there_is_nothing_else(
@@ -180,13 +158,13 @@ def test_torchvision_downloads_where_there_is_nothing_else(
         resources.append((f"{name}.gz", hashlib.md5(packed).hexdigest()))
     # The mirror's .gz are packed by this test, so torchvision must expect their digests; ours are of the contents.
     monkeypatch.setattr(FashionMNIST, "resources", resources)
-    with serving(tmp_path) as mirror:
-        use_proxy(monkeypatch, mirror.server_port)
+    with mirror(tmp_path) as (port, requested):
+        use_proxy(monkeypatch, port)
         assert locate() == bare_machine
-        assert set(mirror.requested) == {name for name, _ in resources}
-        mirror.requested.clear()
+        assert set(requested) == {name for name, _ in resources}
+        requested.clear()
         assert locate() == bare_machine
-        assert mirror.requested == []
+        assert requested == []
     assert np.array_equal(load_test().images, garments.whole().test.images)
 
 
@@ -201,16 +179,15 @@ def refused_download(reason: str = "could not be downloaded") -> None:
 def test_a_download_that_fails_is_one_line_that_helps(
     bare_machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # ours, and nobody listens: a connection is refused at once
-        use_proxy(monkeypatch, taken.getsockname()[1])
+    with refusing() as address:
+        use_proxy(monkeypatch, int(address.rpartition(":")[2]))
         refused_download("refused")
 
     (tmp_path / f"{TRAIN_IMAGES}.gz").write_text("<html>Please log in to the hotel's network.</html>")
-    with serving(tmp_path) as mirror:
-        use_proxy(monkeypatch, mirror.server_port)
+    with mirror(tmp_path) as (port, requested):
+        use_proxy(monkeypatch, port)
         refused_download()
-    assert set(mirror.requested) == {f"{TRAIN_IMAGES}.gz"}
+    assert set(requested) == {f"{TRAIN_IMAGES}.gz"}
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"{TRAIN_IMAGES}.gz"))  # a file where a folder should be
     refused_download()

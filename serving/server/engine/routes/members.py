@@ -1,11 +1,13 @@
-"""What serves the members of one route, and how a request reaches them while models are replaced."""
+"""What serves the members of a route, and how a request reaches them while models are replaced."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from hangtag.serving.server.batching.request import OnComplete, Tensors
+from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.routes.route_file import Member
 from hangtag.serving.server.engine.servable import Admission, Cancel, Servable
-from hangtag.serving.server.errors import ModelLoadError, UnavailableError
+from hangtag.serving.server.errors import ModelLoadError, RepositoryError, UnavailableError
 from hangtag.serving.signature import Signature
 
 LookUp = Callable[[Member], Servable]
@@ -94,6 +96,39 @@ def require_one_signature(models: Mapping[Member, Servable]) -> None:
             raise ModelLoadError(
                 f"the models of a route must have one signature; {first} and {member} differ in {difference}"
             )
+
+
+def model_of(member: Member, who: str, serving: Sequence[Servable], models: Path) -> Servable:
+    """Return the model that serves a member, or a shadow.
+
+    Args:
+        member: Its name and version.
+        who: It, for the message.
+        serving: The loaded versions of this name; the first serves a member without a version.
+        models: The model repository.
+
+    Raises:
+        RepositoryError: Nothing serves it.
+    """
+    for model in serving:
+        if member.version in ("", model.version):
+            return model
+    published = [str(file.version) for file in repository.versions(models, member.name)]
+    if not serving and not published:
+        raise RepositoryError(f"{who} does not serve: the repository has no model of this name")
+    if member.version and member.version not in published:
+        there = f"version {member.version} of {member.name}; it has {', '.join(published) or 'none'}"
+        raise RepositoryError(f"{who} does not serve: the repository has no {there}")
+    if not serving:
+        raise RepositoryError(f"{who} does not serve{load_first(member.name)}")
+    versions = ", ".join(each.version for each in serving)
+    more = "('hangtag serve --num-versions' serves more than one)"
+    raise RepositoryError(f"{who} does not serve; of {member.name} version {versions} serves {more}")
+
+
+def load_first(name: str) -> str:
+    """What to do, for a message, where a model or a route of the repository is not loaded."""
+    return f" (with --model-control explicit, load it first: 'hangtag models load {name}')"
 
 
 def _difference(one: Signature, other: Signature) -> str:

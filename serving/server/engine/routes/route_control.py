@@ -12,7 +12,7 @@ from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.repository import ROUTE_VERSION
 from hangtag.serving.server.engine.routes import route_file
-from hangtag.serving.server.engine.routes.members import require_one_signature
+from hangtag.serving.server.engine.routes.members import load_first, model_of, require_one_signature
 from hangtag.serving.server.engine.routes.route_file import Member, RouteSettings
 from hangtag.serving.server.engine.routes.served_route import ServedRoute
 from hangtag.serving.server.engine.servable import Servable
@@ -268,9 +268,9 @@ class RouteControl:
             RepositoryError: Nothing serves it.
         """
         if not self.is_route(member.name):
-            return self._model(who, member)
+            return model_of(member, who, self._engine.versions(member.name), self._models)
         if member.name in self._unloaded:
-            raise RepositoryError(f"{who} does not serve{_load_first(member.name)}")
+            raise RepositoryError(f"{who} does not serve{load_first(member.name)}")
         route = self._resolve(member.name, above, found)
         if route is None:
             raise RepositoryError(f"{who} does not serve: {found.problems[member.name]}")
@@ -284,24 +284,3 @@ class RouteControl:
             file = self._models / name / ROUTE_FILE
             self._read[name] = (stamp_of(file), route_file.read(file))  # in this order, to notice a later change
         return self._read[name][1]
-
-    def _model(self, who: str, member: Member) -> Servable:
-        versions = self._engine.versions(member.name)
-        for model in versions:
-            if member.version in ("", model.version):
-                return model
-        published = [str(file.version) for file in repository.versions(self._models, member.name)]
-        if not versions and not published:
-            raise RepositoryError(f"{who} does not serve: the repository has no model of this name")
-        if member.version and member.version not in published:
-            there = f"version {member.version} of {member.name}; it has {', '.join(published) or 'none'}"
-            raise RepositoryError(f"{who} does not serve: the repository has no {there}")
-        if not versions:
-            raise RepositoryError(f"{who} does not serve{_load_first(member.name)}")
-        served = ", ".join(each.version for each in versions)
-        more = "('hangtag serve --num-versions' serves more than one)"
-        raise RepositoryError(f"{who} does not serve; of {member.name} version {served} serves {more}")
-
-
-def _load_first(name: str) -> str:
-    return f" (with --model-control explicit, load it first: 'hangtag models load {name}')"

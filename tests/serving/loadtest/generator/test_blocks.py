@@ -146,7 +146,7 @@ def test_a_generator_process_that_dies_is_reported(server: FakeServer, loadtest:
 def test_ctrl_c_in_a_terminal_which_reaches_every_process_ends_with_a_report(
     server: FakeServer, tmp_path: Path
 ) -> None:
-    """And a second one, or a signal to this process alone: test_loads."""
+    """A second one, and a signal to this process alone, are tests of the loads."""
     enough = threading.Event()
     server.behaviour = lambda number, context: enough.set() if number >= 100 else None
     report = tmp_path / "results.csv"

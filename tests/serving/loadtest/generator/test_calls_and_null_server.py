@@ -22,13 +22,7 @@ from hangtag.serving.loadtest.generator.executors.recorder import Recorder
 from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, SharedCounts
 from hangtag.serving.loadtest.plan.limits import Limits
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
-from hangtag.serving.loadtest.sut.null_server import (
-    PREFACE,
-    NullConnection,
-    NullHttpConnection,
-    frame,
-    null_server,
-)
+from hangtag.serving.loadtest.sut.null_server import PREFACE, NullConnection, NullHttpConnection, frame, null_server
 from tests.kit.fake_server import FakeServer, running_over_http
 from tests.kit.waiting import until
 from tests.serving.loadtest.command import LIMITS

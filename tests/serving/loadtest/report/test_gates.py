@@ -145,15 +145,15 @@ def test_comparisons_leave_out_the_peak_which_each_test_and_target_finds_for_its
     search = ("--find-peak", "--target-latency", "1s", "--percentile", 50, "--max-duration", "300ms")
     more = ("--max-query-count", 200, "--baseline", saved, *fail_if(*gates))
     measured = loadtest("fast", "slow", *QUICK, *search, *more)
-    found = measured.document["peaks"][0]["rate"]
+    peak_rate = measured.document["peaks"][0]["rate"]
     *comparisons, alone, again, peak = measured.document["gates"]
     for gate in comparisons:
         assert not gate["failed"], gate
         assert "at 64 in flight" in gate["sentence"]
-        assert ("is left out, a rate that each test finds" in gate["sentence"]) is (found is not None)
-    assert ("calls/s" in alone["sentence"]) is (found is not None)
+        assert ("is left out, a rate that each test finds" in gate["sentence"]) is (peak_rate is not None)
+    assert ("calls/s" in alone["sentence"]) is (peak_rate is not None)
     # A figure that is not there fails its gate.
-    assert again["failed"] is (found is None)
+    assert again["failed"] is (peak_rate is None)
     assert peak["failed"] is (measured.document["peaks"][1]["rate"] is None)
 
 

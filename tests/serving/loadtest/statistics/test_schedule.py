@@ -79,7 +79,7 @@ def test_a_schedule_never_exceeds_its_maxima(rate: float, count: int, duration: 
 
 
 def test_the_lowest_rate_of_a_search_is_enough_for_poisson_arrivals() -> None:
-    """82 calls a second, as test_settings says, tell a p99.9 within 60 s."""
+    """82 calls a second tell a p99.9 within 60 s."""
     limits = Limits(min_duration=3.0, min_query_count=4603, max_duration=60.0, max_query_count=10**6)
     for seed in range(200):
         times = planned_send_times(OpenLoop(82.0), limits, 0.0, random_generator(seed, "schedule"))

@@ -1,22 +1,18 @@
-"""The batcher by examples: delays, threads, its end, and deadlines: late requests are refused, or dropped uncomputed.
+"""The batcher by examples: delays, the threads that it wakes, and its end.
 
 test_batcher_properties has all that is true in any order.
 """
 
-import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hangtag.serving.server.batching.after_batch import after_batch, completing_batch
 from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.batching.request import InferenceResult, QueuedRequest
-from hangtag.serving.server.errors import CancelledError, DeadlineError, UnavailableError
 from hangtag.serving.server.telemetry.model_statistics import Timings
-from tests.kit.waiting import until
+from tests.kit.waiting import TIMEOUT, until
 from tests.serving.server.parts import Caller, Clock, batcher, new_request, put
 
 
@@ -66,15 +62,6 @@ def test_the_delay_counts_from_the_oldest_request_that_is_not_cancelled(clock: C
     assert queue.take(wait=False) == []
     clock.now += 1
     assert queue.take() == others
-
-
-def test_close_refuses_new_requests_and_drains_the_queue_without_delay(clock: Clock) -> None:
-    queue = batcher(clock, size=2, delay=5)
-    requests = put(queue, *(new_request() for _ in range(3)))
-    queue.close()
-    with pytest.raises(UnavailableError, match="the server is stopping"):
-        queue.put(new_request())
-    assert [queue.take(), queue.take(), queue.take(), queue.take()] == [requests[:2], requests[2:], [], []]
 
 
 def test_work_after_a_batch_waits_for_its_last_request_and_not_for_another_threads_batch() -> None:
@@ -148,275 +135,58 @@ def test_a_request_wakes_a_thread_that_waits_and_close_wakes_them_all(clock: Clo
     assert taken == [requests]
 
 
-def test_a_batch_wakes_one_thread_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+class Watched(threading.Condition):
+    """Counts the threads that it wakes, and knows whether one has begun to wait."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        super().__init__(lock)
+        self.woken = 0
+        self.awaited = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.awaited.set()
+        return super().wait(timeout)
+
+    def notify(self, n: int = 1) -> None:
+        self.woken += n
+        super().notify(n)
+
+
+def watched(size: int, delay: float = 0.0) -> tuple[Batcher, Watched]:
+    """A batcher with one instance, and its condition."""
+    conditions: list[Watched] = []
+
+    def condition(lock: threading.Lock) -> Watched:
+        conditions.append(Watched(lock))
+        return conditions[0]
+
+    queue = Batcher(max_batch_size=size, max_queue_size=100, instances=1, max_queue_delay=delay, condition=condition)
+    return queue, conditions[0]
+
+
+def test_a_batch_wakes_one_thread_at_most() -> None:
     """The thread that finishes a batch takes the next one, so no other thread is woken."""
-    queue = Batcher(max_batch_size=4, max_queue_size=100, instances=1)
-    woken: list[int] = []
-    monkeypatch.setattr(queue._changed, "notify", lambda n=1: woken.append(n))
+    queue, condition = watched(4)
     put(queue, new_request())
     computed = queue.take()
-    assert woken == [1]
+    assert condition.woken == 1
     for _ in range(5):
         put(queue, *(new_request() for _ in range(4)))
         queue.finish(computed)
         computed = queue.take()
         assert len(computed) == 4
-    assert woken == [1]
+    assert condition.woken == 1
 
 
 def test_a_request_that_came_while_all_instances_computed_is_taken_when_its_delay_ends() -> None:
-    queue = Batcher(max_batch_size=2, max_queue_size=10, instances=1, max_queue_delay=0.1)
+    queue, condition = watched(2, delay=0.1)
     put(queue, new_request(2))
     computed = queue.take(wait=False)  # by a thread that does not come back to wait
     taken: list[list[QueuedRequest]] = []
     taker = threading.Thread(target=lambda: taken.append(queue.take()), daemon=True)
     taker.start()
-    until(lambda: queue._changed._waiters)  # type: ignore[attr-defined]
+    assert condition.awaited.wait(TIMEOUT)
     requests = put(queue, new_request())
     queue.finish(computed)
     taker.join(30)
     assert taken == [requests]
-
-
-FRESH_SECONDS = 1.0
-"""Measurements that are older are ignored."""
-
-
-def measured(clock: Clock, *, instances: int = 1, delay: float = 0.0) -> Batcher:
-    """Batches of up to 4 samples take a quarter of a second per sample."""
-    queue = batcher(clock, instances=instances, delay=delay)
-    for samples in (1, 4):
-        queue.put(new_request(samples))
-        clock.now += delay
-        queue.finish(queue.take(), samples / 4)
-    return queue
-
-
-def compute(queue: Batcher, samples: int) -> None:
-    put(queue, new_request(samples))
-    assert len(queue.take(wait=False)) == 1
-
-
-def admitted(queue: Batcher, clock: Clock, seconds: float, samples: int = 1) -> bool:
-    try:
-        queue.put(new_request(samples, deadline=clock.now + seconds))
-    except DeadlineError:
-        return False
-    return True
-
-
-def wait(*samples: int) -> Callable[[Batcher, Clock], object]:
-    """Requests of so many samples wait."""
-    return lambda queue, _: put(queue, *map(new_request, samples))
-
-
-def begin(samples: int, seconds: float) -> Callable[[Batcher, Clock], None]:
-    """A batch of so many samples began so many seconds ago."""
-
-    def begin(queue: Batcher, clock: Clock) -> None:
-        compute(queue, samples)
-        clock.now += seconds
-
-    return begin
-
-
-def pause(_: Batcher, clock: Clock) -> None:
-    clock.now += FRESH_SECONDS + 1
-
-
-def pause_and_begin(queue: Batcher, clock: Clock) -> None:
-    pause(queue, clock)
-    compute(queue, 4)
-
-
-IN_TIME = 0.8
-"""Of a request that has to wait, the share of its time that is not reserved for sending its answer."""
-
-
-@pytest.mark.parametrize(
-    ("before", "instances", "needed"),
-    [
-        pytest.param(wait(), 1, 0.25, id="alone"),
-        pytest.param(wait(2), 1, 0.75, id="it joins a batch, which takes longer"),
-        pytest.param(wait(4, 4), 1, 3.0, id="whole batches ahead, and its own will be whole as well"),
-        pytest.param(wait(4, 4), 2, 2.0, id="instances share them"),
-        pytest.param(begin(4, 0.5), 1, 0.75 / IN_TIME, id="a batch is being computed"),
-        pytest.param(begin(1, 0.9), 1, 0.25 / IN_TIME, id="it takes longer than expected, and may end any moment"),
-        pytest.param(begin(4, 0), 2, 0.25, id="an instance is free"),
-        pytest.param(begin(4, FRESH_SECONDS + 1), 1, 0.25 / IN_TIME, id="measurements stay valid meanwhile"),
-        pytest.param(pause, 1, 0, id="measurements are old"),
-        pytest.param(pause_and_begin, 1, 0, id="they were old when a batch began"),
-    ],
-)
-def test_a_request_is_admitted_with_the_time_that_it_needs_and_refused_with_less(
-    clock: Clock, before: Callable[[Batcher, Clock], object], instances: int, needed: float
-) -> None:
-    queue = measured(clock, instances=instances)
-    before(queue, clock)
-    waiting, refused = len(queue), Caller()
-    with pytest.raises(DeadlineError, match=r"needs about \d+\.\d ms now" if needed else "the deadline has passed"):
-        queue.put(new_request(1, refused, deadline=clock.now + needed - 0.01))
-    assert (len(queue), refused.outcomes) == (waiting, [])
-    assert admitted(queue, clock, needed + 0.01)
-
-
-def test_a_request_that_can_no_longer_be_answered_in_time_is_not_computed(clock: Clock) -> None:
-    queue = measured(clock)
-    late, in_time = (new_request(deadline=clock.now + seconds) for seconds in (0.6, 0.9))
-    put(queue, late, in_time)
-    clock.now += 0.5
-    assert queue.take() == [in_time]
-    assert (late.completed, in_time.completed) == (True, False)
-
-
-def test_a_request_that_would_be_computed_only_just_in_time_is_dropped(clock: Clock) -> None:
-    """Sending the answer takes time that the batcher does not see, so the answer would be late."""
-    queue = measured(clock)
-    put(queue, new_request(4))
-    computed = queue.take()
-    just, soon = (new_request(deadline=clock.now + seconds) for seconds in (2, 3))
-    put(queue, just, soon)
-    clock.now += 1.7  # it took longer than expected
-    queue.finish(computed)
-    assert queue.take() == [soon]
-    assert (just.completed, soon.completed) == (True, False)
-
-
-def test_a_batch_grows_no_larger_than_its_members_deadlines_allow(clock: Clock) -> None:
-    queue = measured(clock)
-    first = [new_request(), new_request(deadline=clock.now + 0.6)]
-    others = [new_request(deadline=clock.now + 9), new_request()]
-    put(queue, *first, *others)
-    taken = queue.take()
-    assert taken == first
-    queue.finish(taken, 0.5)
-    assert queue.take() == others
-    assert len(queue) == 0
-
-
-def test_a_request_that_does_not_fit_the_batch_is_not_dropped_for_the_time_of_both(clock: Clock) -> None:
-    """With the batch it would be 6 samples, 1.5 s; the next batch has 4 at most and takes a second."""
-    queue = measured(clock, instances=2)
-    first, second = new_request(3), new_request(3, deadline=clock.now + 1.2)
-    put(queue, first, second)
-    assert [queue.take(wait=False), queue.take(wait=False)] == [[first], [second]]
-
-
-def test_a_failed_batch_does_not_refresh_the_measurements(clock: Clock) -> None:
-    queue = measured(clock)
-    queue.put(new_request(4))
-    computed = queue.take()
-    clock.now += FRESH_SECONDS + 1
-    queue.finish(computed)
-    assert admitted(queue, clock, 0.2)
-
-
-def test_a_delay_takes_no_more_than_half_of_what_a_deadline_leaves_to_spare(clock: Clock) -> None:
-    queue = measured(clock, delay=10)
-    queue.put(new_request(1, deadline=clock.now + 3))  # a full batch takes 1
-    assert queue.time_to_due() == pytest.approx(1)
-    assert queue.take(wait=False) == []
-    clock.now += 1
-    taken = queue.take(wait=False)
-    assert len(taken) == 1
-    queue.finish(taken, 0.25)
-    queue.put(new_request(1, deadline=clock.now + 0.5))  # which leaves nothing to spare
-    assert len(queue.take(wait=False)) == 1
-
-
-def test_the_nearest_deadline_ends_the_delay_of_the_whole_batch(clock: Clock) -> None:
-    queue = batcher(clock, size=5, delay=10)
-    deadlines = (None, clock.now + 8, clock.now + 4, clock.now + 100)
-    waiting = [new_request(deadline=deadline) for deadline in deadlines]
-    put(queue, *waiting)
-    clock.now += 1.9
-    assert queue.take(wait=False) == []
-    clock.now += 0.1
-    assert queue.take() == waiting
-
-
-def test_a_request_without_a_deadline_is_never_refused_for_time(clock: Clock) -> None:
-    queue = measured(clock)
-    put(queue, *(new_request(4) for _ in range(50)))
-    assert len(queue) == 50
-
-
-@pytest.mark.parametrize(
-    ("after", "expected"), [(1.0, CancelledError), (9.8, CancelledError), (9.95, DeadlineError), (11.0, DeadlineError)]
-)
-def test_a_cancellation_at_the_deadline_counts_as_late(clock: Clock, after: float, expected: type[Exception]) -> None:
-    """gRPC cancels a call at its deadline by the client's clock; the server may know it rounded up by a hundredth."""
-    queue, caller = batcher(clock), Caller()
-    one = new_request(on_complete=caller, deadline=clock.now + 10)
-    queue.put(one)
-    clock.now += after
-    queue.cancel(one)
-    assert type(caller.outcome) is expected
-    assert len(queue) == 0
-
-
-class Measured:
-    """A batcher whose batches took as long as a test says."""
-
-    def __init__(self, *batches: tuple[int, float]) -> None:
-        self.clock = Clock()
-        self._queue = batcher(self.clock, size=64)
-        for samples, seconds in batches:
-            self.observe(samples, seconds)
-
-    def observe(self, samples: int, seconds: float) -> None:
-        self._queue.put(new_request(samples))
-        self._queue.finish(self._queue.take(), seconds)
-
-    def predict(self, samples: int) -> float:
-        """The seconds that an answer needs, to a tenth of a millisecond, as the refusal of a late request says."""
-        with pytest.raises(DeadlineError) as refusal:
-            self._queue.put(new_request(samples, deadline=self.clock.now - 1))
-        (milliseconds,) = re.findall(r"needs about (-?\d+\.\d) ms", str(refusal.value))
-        return float(milliseconds) / 1e3
-
-
-@given(st.floats(0, 10), st.floats(1e-3, 10), st.lists(st.integers(1, 64), min_size=20, max_size=60))
-def test_the_line_is_recovered_from_batches_on_it(a: float, b: float, sizes: list[int]) -> None:
-    measured = Measured(*((samples, a + b * samples) for samples in (1, 64, *sizes)))
-    for samples in (1, 8, 64):
-        assert measured.predict(samples) == pytest.approx(a + b * samples, rel=0.35, abs=1e-4)
-
-
-def test_one_size_alone_counts_as_a_cost_per_sample_and_nothing_as_no_cost() -> None:
-    assert Measured().predict(64) == 0
-    measured = Measured(*[(8, 0.8)] * 5)
-    assert [measured.predict(samples) for samples in (8, 16)] == pytest.approx([0.8, 1.6])
-
-
-def test_a_size_seen_long_ago_still_gives_the_slope() -> None:
-    measured = Measured((1, 0.11), (1, 0.11), *[(32, 0.42)] * 500)
-    assert measured.predict(32) == pytest.approx(0.42, rel=0.01)
-    assert measured.predict(1) == pytest.approx(0.11, rel=0.05)
-
-
-@given(st.lists(st.tuples(st.integers(1, 64), st.floats(0, 10)), min_size=1, max_size=50))
-def test_predictions_never_fall_with_size_and_are_never_negative(batches: list[tuple[int, float]]) -> None:
-    measured = Measured(*batches)
-    times = [measured.predict(samples) for samples in range(1, 65)]
-    assert times[0] >= 0
-    assert times == sorted(times)
-
-
-def test_predictions_follow_a_machine_that_gets_slower_but_one_stall_is_no_trend() -> None:
-    slower, stalled = (Measured(*[(1, 1.0), (4, 4.0)] * 20) for _ in range(2))
-    for _ in range(20):
-        slower.observe(4, 12.0)
-    assert slower.predict(4) == pytest.approx(12.0, rel=0.1)
-    stalled.observe(4, 1000.0)
-    assert stalled.predict(4) < 7
-
-
-def test_old_observations_are_ignored() -> None:
-    measured = Measured((4, 4.0))
-    measured.clock.now += FRESH_SECONDS
-    assert measured.predict(4) == 4
-    measured.clock.now += 0.001
-    assert measured.predict(4) == 0
-    measured.observe(4, 4.0)
-    assert measured.predict(4) == 4

@@ -17,14 +17,7 @@ from hangtag.serving.server.classification.image_decoding import decoded, header
 from hangtag.serving.server.errors import InvalidRequestError
 from tests.kit import memory
 from tests.kit.forkserver import CONTEXT, Forked
-from tests.kit.picture_files import (
-    chunk,
-    encoded,
-    png,
-    png_header,
-    tiny_file_of_50_million_rows,
-    webp_of_many_tables,
-)
+from tests.kit.picture_files import chunk, encoded, png, png_header, tiny_file_of_50_million_rows, webp_of_many_tables
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,4 @@
-"""From a file's bytes to grey pixels: the same pixels for every mode, all rows or none, and large pictures in turn."""
+"""From a file's bytes to grey pixels: the same for every mode, and all rows or none."""
 
 import io
 import zlib
@@ -12,14 +12,7 @@ from PIL import Image, ImageOps
 from hangtag.serving.server.classification.image_decoding import decoded as decoded_image
 from hangtag.serving.server.classification.image_decoding import is_large
 from hangtag.serving.server.errors import InvalidRequestError, QueueFullError
-from tests.kit.picture_files import (
-    chunk,
-    compressed_zeros,
-    encoded,
-    png,
-    png_header,
-    row_lengths,
-)
+from tests.kit.picture_files import chunk, compressed_zeros, encoded, png, png_header, row_lengths
 
 Pixels = npt.NDArray[Any]
 

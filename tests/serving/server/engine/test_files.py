@@ -13,7 +13,7 @@ import pytest
 import structlog.testing
 
 from hangtag.serving.server.errors import ModelLoadError, StartError
-from tests.kit import onnx_models
+from tests.kit import onnx_file, onnx_models
 from tests.kit.kinds import message_of
 from tests.kit.repository import Repository
 
@@ -93,7 +93,7 @@ def test_weights_outside_of_the_folder_are_not_read(repository: Repository, else
     folder.mkdir(parents=True)
     (folder / "linked").symlink_to(secret)
     where = {"absolute": str(secret), "above": os.path.relpath(secret, folder), "linked": "linked"}[location]
-    model = onnx_models.with_external_weights(where, onnx.TensorProto.UINT8, 16)
+    model = onnx_file.with_external_weights(where, onnx.TensorProto.UINT8, 16)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     running = repository.start("explicit")
     assert "External data path" in message_of(grpc.StatusCode.FAILED_PRECONDITION, running.client.load_model, "leak")

@@ -10,7 +10,7 @@ import pytest
 
 from hangtag import ClientError
 from hangtag.serving.server.errors import ControlError, RepositoryError
-from tests.kit import onnx_models
+from tests.kit import onnx_file, onnx_models
 from tests.kit.kinds import message_of
 from tests.kit.repository import Repository
 
@@ -192,7 +192,7 @@ def test_a_version_serves_as_soon_as_its_weights_are_whole_and_again_when_they_a
 ) -> None:
     """Its weights are in a file of their own, which only a whole model.onnx names."""
     running = repository.start("poll")
-    model = onnx_models.with_external_weights(place, onnx_models.TYPES["FP32"], 2)
+    model = onnx_file.with_external_weights(place, onnx_models.TYPES["FP32"], 2)
     weights = repository.publish("one", 2, model).parent / place
     weights.parent.mkdir(exist_ok=True)
     weights.write_bytes(WEIGHTS[5][:4])

@@ -125,7 +125,7 @@ def test_a_trial_ends_by_itself_if_its_server_was_killed(repository: Repository)
     options = ("--port", "0", "--model-control", "explicit", "--trial-load-seconds", "1")
     with (
         serving("--models", str(repository.folder), *options) as server,
-        Client(server.wait_until_ready()) as client,
+        Client(server.address) as client,
         ThreadPoolExecutor(1) as caller,
     ):
         call = caller.submit(client.load_model, "hostile")

@@ -1,6 +1,6 @@
 """Which inputs a model takes, and which requests share a batch, are computed alone, or one by one after a failure.
 
-What a refusal says of the other mistakes is in tests/serving/server/transport/test_refusals.py.
+What a refusal says of the other mistakes is in tests/serving/server/transport.
 """
 
 from typing import Any

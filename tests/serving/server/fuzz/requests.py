@@ -13,10 +13,9 @@ from tests.kit.picture_files import encoded
 
 Request = pb.ModelInferRequest
 
-MODELS = (
-    *("classifier", "two_inputs", "text", "every_type", "unbatched", "free_axis", "recurrent", "lstm"),
-    *("state", "every_scalar", "added", "reshaped"),
-)
+OF_ONE_INPUT = ["classifier", "text", "unbatched", "free_axis", "recurrent", "lstm"]
+OF_MORE_INPUTS = ["two_inputs", "every_type", "state", "every_scalar", "added", "reshaped"]
+MODELS = OF_ONE_INPUT + OF_MORE_INPUTS
 
 _names = st.sampled_from(["image", "x", "a", "b", "text", "in_FP16", "", "\0", "nobody"]) | st.text(max_size=20)
 _sizes = st.integers(-2, 30) | st.sampled_from([2**31, 2**32, 2**62, 2**63 - 1, -(2**63)])
@@ -86,12 +85,10 @@ def good(name: str) -> Request:
 
 
 _bytes = st.binary(max_size=40)
-_changes = st.sampled_from(
-    [
-        *("shape", "size", "size that fits", "datatype", "name", "bytes", "shorter", "longer", "other contents"),
-        *("typed contents", "twice", "outputs", "parameter", "version", "model", "id"),
-    ]
-)
+_OF_A_TENSOR = ["shape", "size", "size that fits", "datatype", "name", "twice"]
+_OF_CONTENTS = ["bytes", "shorter", "longer", "other contents", "typed contents"]
+_OF_THE_REQUEST = ["outputs", "parameter", "version", "model", "id"]
+_changes = st.sampled_from(_OF_A_TENSOR + _OF_CONTENTS + _OF_THE_REQUEST)
 
 
 def _change(draw: st.DrawFn, sent: Request) -> None:

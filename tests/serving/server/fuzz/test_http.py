@@ -1,6 +1,6 @@
 """Every HTTP request, whatever its bytes are, gets an answer or an error that says what is wrong with it.
 
-As in test_fuzz: the server must not crash, and neither its memory nor its log may grow with refusals.
+As over gRPC: the server must not crash, and neither its memory nor its log may grow with refusals.
 """
 
 import gzip
@@ -30,11 +30,10 @@ pytestmark = pytest.mark.slow
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
 """Of each of the five tests."""
 ANSWERS = {200, 400, 404, 405, 408, 413, 415, 431}
-PATHS = [
-    *("/v2/models/free_axis/infer", "/v2/models/every_type/versions/1/infer", "/v2/models/text/infer"),
-    *("/v2/repository/index", "/v2/repository/models/text/load", "/v2/repository/models/text/unload"),
-    *("/v1/classify", "/v1/classify/lstm", "/v1/classify/lstm,classifier", "/v2", "/metrics", "/v2/models/stats"),
-]
+INFER = ["/v2/models/free_axis/infer", "/v2/models/every_type/versions/1/infer", "/v2/models/text/infer"]
+REPOSITORY = ["/v2/repository/index", "/v2/repository/models/text/load", "/v2/repository/models/text/unload"]
+CLASSIFY = ["/v1/classify", "/v1/classify/lstm", "/v1/classify/lstm,classifier"]
+PATHS = [*INFER, *REPOSITORY, *CLASSIFY, "/v2", "/metrics", "/v2/models/stats"]
 
 fuzzed = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
 

@@ -5,8 +5,6 @@ import gc
 import os
 import re
 import resource
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from hangtag.serving.server.host import memory
 from hangtag.serving.server.host.cpus import usable_cpus
 from hangtag.serving.server.host.watched_files import WatchedFiles
 from tests.kit import onnx_models
-from tests.kit.command import serving
+from tests.kit.command import python, serving
 
 V1_QUOTA, V1_PERIOD = "cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"
 
@@ -62,33 +60,26 @@ def test_without_a_quota_the_affinity_mask_of_this_process_decides(tmp_path: Pat
         os.sched_setaffinity(0, before)
 
 
-RSS = """
-import gc, os
+PIECES = """
+import gc
 from hangtag.serving.server.host import memory
-from studies.soak.processes import sample
-
-def rss_mib():
-    return sample(os.getpid(), 0).rss_mb
-"""
-PIECES = f"""{RSS}
+from tests.kit.memory import held
 pieces = [bytes(100_000) for _ in range(1000)]  # below glibc's mmap threshold, so glibc keeps them after they are freed
 kept = pieces[-1]
-taken = rss_mib()
+taken = held()
 del pieces
 memory.release_loading_memory()
-print(taken - rss_mib(), gc.get_freeze_count())
+print(taken - held(), gc.get_freeze_count())
 """
 
 
 def printed(program: str, **variables: str) -> list[float]:
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | variables)
-    return [float(word) for word in done.stdout.split()]
+    return [float(word) for word in python(program, **variables).stdout.split()]
 
 
 def test_memory_that_is_not_needed_goes_back_and_the_rest_is_frozen() -> None:
-    given_back_mib, frozen = printed(PIECES)
-    assert given_back_mib > 50
+    given_back, frozen = printed(PIECES)
+    assert given_back > 50 << 20
     assert frozen > 1000
 
 
@@ -105,16 +96,18 @@ def test_objects_that_only_refer_to_each_other_are_freed() -> None:
     assert gone() is None
 
 
-HOLES = f"""{RSS}
+HOLES = """
+from hangtag.serving.server.host import memory
+from tests.kit.memory import held
 memory.give_back_large_blocks()
 bytes(20 << 20)  # by default glibc puts blocks of this size among small ones from now on
-before = rss_mib()
+before = held()
 blocks, small = [], []
 for _ in range(50):
     blocks.append(b"x" * (2 << 20))
     small.append(b"x" * 100_000)  # larger than the holes that importing left
 del blocks
-print(rss_mib() - before)
+print(held() - before)
 """
 
 
@@ -123,7 +116,7 @@ print(rss_mib() - before)
 def test_large_blocks_among_small_ones_go_back_unless_the_operator_decided_otherwise(
     variables: dict[str, str], mib: int
 ) -> None:
-    assert printed(HOLES, **variables) == [pytest.approx(mib, abs=20)]
+    assert printed(HOLES, **variables) == [pytest.approx(mib << 20, abs=20 << 20)]
 
 
 def test_the_limit_on_open_files_is_raised_as_far_as_the_system_allows_and_too_low_a_one_is_a_warning(
@@ -132,7 +125,7 @@ def test_the_limit_on_open_files_is_raised_as_far_as_the_system_allows_and_too_l
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     low = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 512))"
     with serving("--models", str(tmp_path), "--port", "0", "--max-connections", "1000", first=low) as server:
-        server.wait_until_ready()
+        server.wait_for("ready")
         assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (512, 512)
         (warning,) = (line for line in server.log if "--max-connections" in line)
         assert re.findall(r"limit=(\d+) needed=(\d+)", warning) == [("512", "2256")]  # over gRPC and HTTP, and 256

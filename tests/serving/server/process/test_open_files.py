@@ -33,7 +33,7 @@ class Starved:
 
     def __init__(self, server: Serving) -> None:
         self.server = server
-        self.address = server.wait_until_ready()
+        self.address = server.address
         self.http = server.http_address
         self._channel = grpc.insecure_channel(self.address)
         self._inference = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)

@@ -21,9 +21,8 @@ pytestmark = pytest.mark.slow
 IMPORTED_WITHOUT_HTTP = """
 import sys
 from pathlib import Path
-from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.process.server import Server
-with Server(ServerConfig(models=Path({!r}), port=0, http_port=-1)):
+from tests.kit.server import server
+with server(Path({!r}), http_port=-1):
     mapped = Path("/proc/self/maps").read_text()
 print([name for name in ("uvicorn", "starlette") if name in sys.modules], "onnxruntime" in mapped, "torch" in mapped)
 """
@@ -35,7 +34,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("models")
     onnx_models.publish(folder, "gather", onnx_models.gather())
     with serving("--models", str(folder), HANGTAG_SERVE_PORT="0") as server:
-        server.wait_until_ready()
+        server.wait_for("ready")
         yield server
 
 
@@ -47,7 +46,7 @@ def failure(*arguments: str) -> str:
 
 
 def test_the_port_may_come_from_a_variable_and_the_log_has_all_addresses(started: Serving) -> None:
-    address = started.wait_until_ready()
+    address = started.address
     assert address.startswith("127.0.0.1:")
     assert not address.endswith(":8001")
     assert 'hangtag_model_ready{model="gather",version="1"} 1.0' in started.metrics()
@@ -70,7 +69,7 @@ def test_what_is_dangerous_or_names_nothing_is_a_warning(models: Path) -> None:
     # gRPC prints headers then, unless its verbosity is lower, as by default.
     trace: dict[str, Any] = {"GRPC_TRACE": "http"}
     with serving(*options, "--host", "0.0.0.0", *limits, **trace, GRPC_VERBOSITY="info") as server:
-        server.wait_until_ready()
+        server.wait_for("ready")
         warnings = [line for line in server.log if "level=warning" in line]
         (beyond,) = (line for line in warnings if "LISTENING BEYOND LOOPBACK" in line)
         assert "anybody may call (set --token-file) and all can be read on" in beyond
@@ -80,7 +79,7 @@ def test_what_is_dangerous_or_names_nothing_is_a_warning(models: Path) -> None:
         assert "gather" not in unknown
         assert any("GRPC_TRACE IS SET" in line for line in warnings)
     with serving(*options, "--model-max-batch-size", "gather=8", **trace) as server:
-        server.wait_until_ready()
+        server.wait_for("ready")
         assert not any("level=warning" in line for line in server.log)
 
 
@@ -119,7 +118,7 @@ def test_a_server_without_http_imports_nothing_that_http_needs_and_no_server_has
 
 
 def test_the_command_that_shows_which_server_has_the_port_works(started: Serving) -> None:
-    port = started.wait_until_ready().rpartition(":")[2]
+    port = started.address.rpartition(":")[2]
     suggested = re.search(
         r"see 'hangtag ([^']*)'", failure("--models", str(Path(__file__).parents[4] / "models"), "--port", port)
     )

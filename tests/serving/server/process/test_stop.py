@@ -37,7 +37,7 @@ def models(models: Path) -> Path:
 def started(models: Path, transport: str, *options: str) -> Iterator[Serving]:
     ports = ("--port", "0", "--transport", "grpc" if transport == HTTP else transport)
     with serving("--models", str(models), *ports, *options) as server:
-        server.wait_until_ready()
+        server.wait_for("ready")
         yield server
 
 
@@ -47,7 +47,7 @@ def calling(server: Serving, transport: str) -> Iterator[Any]:
     if transport == HTTP:
         yield inference_over_http(server.http_address)
         return
-    with grpc.insecure_channel(server.wait_until_ready(), OWN_CONNECTION) as channel:
+    with grpc.insecure_channel(server.address, OWN_CONNECTION) as channel:
         yield inference_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 

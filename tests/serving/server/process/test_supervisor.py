@@ -7,8 +7,6 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,42 +18,18 @@ import structlog.testing
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.limits import Limits
-from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import ControlError, NotFoundError, StartError
 from hangtag.serving.server.process.workers.supervisor import Supervisor
 from tests.kit import onnx_models
 from tests.kit.live import failure, outputs, request
 from tests.kit.waiting import TIMEOUT, pass_time, until
-from tests.kit.workers import OWN_CONNECTION, Stub
+from tests.kit.workers import QUICK_CHECKS, supervising, supervising_and_stubs, supervisor
 
 pytestmark = pytest.mark.slow
 
 HANG_SECONDS = 8.0
 """Longer than a worker's imports take on a busy machine: until these are done it answers nothing."""
-LIMITS = Limits(worker_check_seconds=0.05, worker_answer_seconds=0.2, worker_restart_seconds=0.001)
-HANGING = replace(LIMITS, worker_hang_seconds=HANG_SECONDS)
-
-
-@contextmanager
-def supervising(models: Path, **settings: Any) -> Iterator[Supervisor]:
-    settings = {"model_control": "explicit", "load_model": ("gather",), "limits": LIMITS, **settings}
-    supervised = Supervisor(ServerConfig(models=models, port=0, http_port=-1, workers=2, **settings))
-    supervised.start()
-    try:
-        yield supervised
-    finally:
-        supervised.stop(grace=0)
-
-
-@contextmanager
-def supervising_and_stubs(models: Path, count: int, **settings: Any) -> Iterator[tuple[Supervisor, list[Stub]]]:
-    """A supervisor, and so many stubs with a connection each."""
-    with ExitStack() as stack:
-        with structlog.testing.capture_logs() as log:
-            supervised = stack.enter_context(supervising(models, **settings))
-        (address,) = [line["address"] for line in log if line["event"] == "ready"]
-        channels = [stack.enter_context(grpc.insecure_channel(address, OWN_CONNECTION)) for _ in range(count)]
-        yield supervised, [Stub(channel) for channel in channels]
+HANGING = replace(QUICK_CHECKS, worker_hang_seconds=HANG_SECONDS)
 
 
 @pytest.fixture(autouse=True)
@@ -130,8 +104,7 @@ def test_a_worker_that_hangs_before_it_listens_is_replaced_too(models: Path) -> 
 
 
 def test_a_worker_that_hangs_at_the_first_start_ends_the_server(models: Path) -> None:
-    limits = Limits(worker_check_seconds=0.05, worker_hang_seconds=1)
-    supervised = Supervisor(ServerConfig(models=models, port=0, http_port=-1, workers=1, limits=limits))
+    supervised = supervisor(models, workers=1, limits=Limits(worker_check_seconds=0.05, worker_hang_seconds=1))
     failures: list[str] = []
 
     def start() -> None:
@@ -175,7 +148,7 @@ def test_a_workers_call_fails_where_no_thread_can_be_started_for_it_and_the_next
 
 
 def test_a_first_worker_that_the_system_does_not_start_is_an_error_of_the_start(models: Path) -> None:
-    supervised = Supervisor(ServerConfig(models=models, port=0, http_port=-1, workers=2))
+    supervised = supervisor(models)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
     try:

@@ -19,17 +19,7 @@ from tests.kit.command import Serving, hangtag, with_limits
 from tests.kit.live import failure, index, request
 from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT, until
-from tests.kit.workers import (
-    OWN_CONNECTION,
-    TRANSPORTS,
-    Stub,
-    ask,
-    connections,
-    metrics,
-    pids,
-    stop,
-    two_workers,
-)
+from tests.kit.workers import OWN_CONNECTION, TRANSPORTS, Stub, ask, connections, metrics, pids, stop, two_workers
 
 pytestmark = pytest.mark.slow
 CALLERS = 8
@@ -105,7 +95,7 @@ def test_polling_reaches_both_whose_port_is_no_other_servers(models: Path) -> No
     with two_workers(models, "--model-control", "poll", "--poll-seconds", "0.1") as server:
         onnx_models.publish(models, "text", onnx_models.text())
         server.wait_for_count('"model loaded"', 4)
-        port = server.wait_until_ready().rpartition(":")[2]
+        port = server.address.rpartition(":")[2]
         for workers in (1, 2):
             refused = hangtag("serve", "--models", models, "--port", port, "--workers", workers, exit_codes=[1])
             assert f"cannot listen on 127.0.0.1:{port}: another program has the port" in refused.stderr
@@ -163,7 +153,7 @@ def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(model
     options = ("--model-control", "explicit", "--load-model", "gather", "--transport", transport)
     with two_workers(models, *options) as server:
         done = threading.Event()
-        callers = [Caller(server.wait_until_ready(), done) for _ in range(CALLERS)]
+        callers = [Caller(server.address, done) for _ in range(CALLERS)]
         try:
             for caller in callers:
                 caller.wait_until_called()

@@ -50,8 +50,15 @@ def matrix_product() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     "make",
     [
-        *(onnx_models.every_type, onnx_models.text, onnx_models.gather, onnx_models.two_inputs),
-        *(onnx_models.free_axis, onnx_models.added, onnx_models.classifier, half_embedding, matrix_product),
+        onnx_models.every_type,
+        onnx_models.text,
+        onnx_models.gather,
+        onnx_models.two_inputs,
+        onnx_models.free_axis,
+        onnx_models.added,
+        onnx_models.classifier,
+        half_embedding,
+        matrix_product,
         lambda: onnx_models.sum_and_difference("BYTES"),
         lambda: onnx_models.doubled("rows", "rows", {"hangtag.batched": "true"}),
     ],

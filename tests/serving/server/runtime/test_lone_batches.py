@@ -1,6 +1,8 @@
 """Which session computes a batch while nothing else is computed, and what it takes for a second one to be opened."""
 
 import os
+import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,15 @@ import numpy as np
 import pytest
 
 from hangtag.serving.server.errors import InferenceError
+from hangtag.serving.server.runtime.inference_session import SessionOpener
+from hangtag.serving.server.runtime.providers import Gpu
 from hangtag.serving.server.runtime.session import RUNNING, Runtime
 from tests.kit import onnx_models, shipped
 from tests.kit.command import python
 from tests.kit.server import server
+from tests.kit.waiting import until
 from tests.serving.server.parts import Clock
+from tests.serving.server.runtime.seen_sessions import SeenSession
 
 IMAGE = {"image": np.random.default_rng(1).integers(0, 256, (1, 28, 28), dtype=np.uint8)}
 
@@ -26,46 +32,46 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-class TimedSession:
-    """A real session that takes, by the clock, as long as a test says, and notes each of its runs."""
+class TimedSession(SeenSession):
+    """Takes, by the clock, as long as a test says, and is appended to ``used`` by each of its runs."""
 
     def __init__(self, session: Any, clock: Clock, seconds: float, used: list[object]) -> None:
-        self.before: Callable[[], object] = lambda: None
-        self._session = session
+        super().__init__(session)
         self._clock, self._seconds, self._used = clock, seconds, used
 
     def run(self, *arguments: Any) -> Any:
         self._used.append(self)
-        self.before()
         self._clock.now += self._seconds
-        return self._session.run(*arguments)
+        return super().run(*arguments)
 
 
-class Timed:
+class Timed(SessionOpener):
     """A runtime whose first session has one thread, and the second one two."""
 
     def __init__(self, path: Path, clock: Clock, first: float, second: float) -> None:
-        self.runtime: Any = Runtime(path, provider="cpu", threads=1)
+        super().__init__(path, threads=1, gpu=Gpu())
         self.used: list[object] = []
         self.is_unchanged = True
-        opener: Any = self.runtime._opener
-        open_session = opener.open
-        self.first: Any = TimedSession(self.runtime._session, clock, first, self.used)
+        self._clock, self._first_seconds, self._second_seconds = clock, first, second
+        self.first: Any = None
         self.second: Any = None
-
-        def open_second(provider: str, *, threads: int) -> Any:
-            self.second = TimedSession(open_session(provider, threads=threads), clock, second, self.used)
-            return self.second
-
-        self.runtime._session = self.first
-        opener.open = open_second
+        self.runtime = Runtime(path, provider="cpu", threads=1, opener=self)
         self.runtime.allow_more_threads(2, lambda: self.is_unchanged)
+
+    def open(self, provider: str, *, threads: int | None = None, cuda_graphs: bool = False) -> Any:
+        session = super().open(provider, threads=threads)
+        if threads is None:
+            self.first = TimedSession(session, self._clock, self._first_seconds, self.used)
+            return self.first
+        self.second = TimedSession(session, self._clock, self._second_seconds, self.used)
+        return self.second
 
     def alone(self, times: int = 1) -> list[Any]:
         return [self.runtime.run(IMAGE, alone=True) for _ in range(times)]
 
     def wait_until_open(self) -> None:
-        self.runtime._lone_batches._opening.join(30)
+        """Wait for the thread that opens a second session."""
+        until(lambda: not any(thread.name == "open-session" for thread in threading.enumerate()))
 
 
 @pytest.fixture
@@ -92,11 +98,12 @@ def test_a_second_session_that_is_not_faster_is_dropped(path: Path, clock: Clock
     timed.alone()
     timed.wait_until_open()
     timed.alone(7)
+    second, timed.second = weakref.ref(timed.second), None
     timed.used.clear()
     timed.alone(3)
     assert timed.used == 3 * [timed.first]
     assert timed.runtime.alone_threads == 1
-    assert timed.runtime._lone_batches._second is None
+    assert second() is None  # nothing holds its memory
 
 
 def test_no_second_session_is_opened_for_short_batches_or_before_a_batch_comes_alone(path: Path, clock: Clock) -> None:
@@ -106,6 +113,10 @@ def test_no_second_session_is_opened_for_short_batches_or_before_a_batch_comes_a
     for _ in range(20):
         slow.runtime.run(IMAGE)
     assert timed.second is slow.second is None
+
+
+def fail() -> None:
+    raise RuntimeError("out of memory")
 
 
 @pytest.mark.parametrize("what", ["the files have changed", "it cannot be opened", "it fails"])
@@ -118,7 +129,7 @@ def test_a_second_session_that_cannot_be_used_costs_no_request(path: Path, clock
     timed.alone()
     timed.wait_until_open()
     if what == "it fails":
-        timed.second._session = None
+        timed.second.before = fail
     answers = timed.alone(10)
     assert all(answer["logits"].shape == (1, 10) for answer in answers)
     assert timed.runtime.alone_threads == 1
@@ -160,8 +171,9 @@ def test_the_threads_of_a_second_session_leave_the_processors_to_others_between_
 import time
 from pathlib import Path
 import numpy as np
-from hangtag.serving.server.runtime.session import Runtime
-session = Runtime(Path({str(shipped.latest("cnn"))!r}), provider="cpu")._opener.open("cpu", threads=2)
+from hangtag.serving.server.runtime.inference_session import SessionOpener
+from hangtag.serving.server.runtime.providers import Gpu
+session = SessionOpener(Path({str(shipped.latest("cnn"))!r}), threads=1, gpu=Gpu()).open("cpu", threads=2)
 for _ in range(3):
     session.run(None, {{"image": np.zeros((64, 28, 28), np.uint8)}})
 before = time.process_time()

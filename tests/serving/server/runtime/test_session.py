@@ -15,6 +15,7 @@ from tests.kit import memory, onnx_models, shipped
 from tests.kit.command import python, serving, with_limits
 from tests.kit.onnx_models import from_text
 from tests.kit.waiting import TIMEOUT, until
+from tests.serving.server.runtime.seen_sessions import OnCpu
 
 LSTM = shipped.MODELS / "lstm/1/model.onnx"
 HAS_CUDA = "CUDAExecutionProvider" in __import__("onnxruntime").get_available_providers()
@@ -189,6 +190,10 @@ def test_telemetry_is_off_before_onnx_runtime_is_imported() -> None:
     assert python(code).stdout.strip() == "['1'] None"
 
 
+def broken() -> None:
+    raise RuntimeError("broken")
+
+
 def sized(*sizes: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     return np.ones(sizes, np.float32)
 
@@ -209,18 +214,13 @@ def test_inputs_that_do_not_fit_together_are_the_requests_fault_if_zeros_are_com
         runtime.run(inputs)
 
 
-def test_what_fails_on_zeros_too_and_memory_that_is_missing_are_not_the_requests_fault(
-    models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: object) -> None:
-        raise RuntimeError("broken")
-
-    runtime = Runtime(onnx_models.publish(models, "m", onnx_models.filled()))
+def test_what_fails_on_zeros_too_and_memory_that_is_missing_are_not_the_requests_fault(models: Path) -> None:
+    cpu = OnCpu(onnx_models.publish(models, "m", onnx_models.filled()))
     for size, message in ((2**20, "Failed to allocate memory"), (1, "ONNX Runtime failed: broken")):
         with pytest.raises(InferenceError, match=message) as caught:
-            runtime.run({"shape": np.array([size, size])})
+            cpu.runtime.run({"shape": np.array([size, size])})
         assert type(caught.value) is InferenceError
-        monkeypatch.setattr(runtime, "_run_session", broken)
+        cpu.session.before = broken
 
 
 @pytest.mark.slow
@@ -233,7 +233,7 @@ def test_when_a_model_is_retired_the_memory_of_others_large_batches_is_given_bac
     at_once = with_limits(linger_seconds=0)
     with (
         serving("--models", str(tmp_path), "--port", "0", *options, first=at_once) as running,
-        Client(running.wait_until_ready(), timeout=TIMEOUT) as client,
+        Client(running.address, timeout=TIMEOUT) as client,
     ):
         client.infer("cnn", {"image": np.zeros((256, 28, 28), np.uint8)})
         before = memory.held(running.process.pid)

@@ -14,7 +14,6 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
 from hangtag.serving.server import errors
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.process.server import Server
 from tests.kit.certificates import Certificates
 from tests.kit.live import LiveServer, index, request
 from tests.kit.over_http import HTTP, live_server
@@ -32,8 +31,10 @@ def test_the_server_is_live_and_ready_and_so_are_its_models(live: LiveServer, tr
     assert live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
     assert live.ready()
     for name, version, ready in (
-        *(("classifier", "", True), ("classifier", "12", True)),
-        *(("classifier", "1", False), ("nobody", "", False)),
+        ("classifier", "", True),
+        ("classifier", "12", True),
+        ("classifier", "1", False),
+        ("nobody", "", False),
     ):
         asked = pb.ModelReadyRequest(name=name, version=version)
         assert live.inference.ModelReady(asked, timeout=TIMEOUT).ready is ready
@@ -49,7 +50,9 @@ def test_the_metadata_and_the_configuration_of_a_batched_model(live: LiveServer)
         model = live.inference.ModelMetadata(asked, timeout=TIMEOUT)
         assert (model.name, list(model.versions), model.platform) == ("classifier", ["12"], "onnxruntime_onnx")
         assert [(one.name, one.datatype, list(one.shape)) for one in (*model.inputs, *model.outputs)] == [
-            *(("image", "UINT8", [-1, 28, 28]), ("logits", "FP32", [-1, 10]), ("probabilities", "FP32", [-1, 10]))
+            ("image", "UINT8", [-1, 28, 28]),
+            ("logits", "FP32", [-1, 10]),
+            ("probabilities", "FP32", [-1, 10]),
         ]
     config = model_config(live, "classifier")
     assert config == model_config(live, "classifier", "12")
@@ -57,7 +60,9 @@ def test_the_metadata_and_the_configuration_of_a_batched_model(live: LiveServer)
     assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
     described: list[Any] = [*config.input, *config.output]
     assert [(one.name, one.data_type, list(one.dims)) for one in described] == [
-        *(("image", pb.TYPE_UINT8, [28, 28]), ("logits", pb.TYPE_FP32, [10]), ("probabilities", pb.TYPE_FP32, [10]))
+        ("image", pb.TYPE_UINT8, [28, 28]),
+        ("logits", pb.TYPE_FP32, [10]),
+        ("probabilities", pb.TYPE_FP32, [10]),
     ]
     assert config.instance_group[0].count == 1
     assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_CPU
@@ -101,7 +106,7 @@ NOT_TESTED = "pygrpc-native {} is not tested with hangtag; versions from 0.5 to 
 
 def choice(models: Path, **options: Any) -> tuple[str, str]:
     """The transport that a server has, and why."""
-    return Server(ServerConfig(models=models, port=0, http_port=-1, **options)).transport
+    return LiveServer(ServerConfig(models=models, port=0, http_port=-1, **options)).server.transport
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Messages over --max-message-mib, calls whose message does not come, and deadlines that are none.
 
-That calls without a message take no places of others is in hostile/test_memory.py.
+That calls without a message take no places of others is in tests/serving/server/hostile.
 """
 
 import asyncio
@@ -108,7 +108,7 @@ def test_a_request_over_the_limit_of_a_stream_or_another_method_is_refused(small
 def test_the_memory_of_huge_messages_is_given_back(tmp_path: Path, transport: str) -> None:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     with serving("--models", str(tmp_path), "--port", "0", "--transport", transport) as server:
-        address = server.wait_until_ready()
+        address = server.address
         with grpc.insecure_channel(address, ANY_SIZE) as channel:
             stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
             for _ in range(50):

@@ -16,12 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hangtag.protos import classifier_pb2, inference_pb2, inference_pb2_grpc
 from hangtag.serving.server.runtime.session import Runtime
-from tests.kit import onnx_models
+from tests.kit import onnx_models, rest
 from tests.kit.command import serving
 from tests.kit.live import LiveServer, failure, index, request
 from tests.kit.over_http import OVER_GRPC, live_server
 from tests.kit.raw import status_line
-from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT, until
 
 PROVIDER = {"provider_asked": "auto", "provider": "CPUExecutionProvider", "cuda_graphs": "off"}
@@ -43,8 +42,7 @@ class Watched:
         self.live = live
 
     def text(self) -> str:
-        with Rest(self.live.server.http_address) as rest:
-            return rest.get("/metrics").body.decode()
+        return rest.metrics(self.live.server.http_address)
 
     def metric(self, name: str, **labels: str) -> float:
         return read(self.text())[name, tuple(sorted({"model": "gather", "version": "3", **labels}.items()))]
@@ -140,8 +138,11 @@ def test_failures_in_a_stream_and_undecodable_bytes_are_counted_by_code(watched:
     twice = classifier_pb2.CompareRequest(models=[classifier_pb2.ModelChoice(name="gather")] * 2, encoded=b"none")
     assert failure(lambda: live.classifier.Compare(twice, timeout=TIMEOUT))[0] is grpc.StatusCode.INVALID_ARGUMENT
     for method in (
-        *("inference.GRPCInferenceService/ModelInfer", "inference.GRPCInferenceService/ModelStreamInfer"),
-        *("hangtag.v1.Classifier/Classify", "hangtag.v1.Classifier/ClassifyStream", "hangtag.v1.Classifier/Compare"),
+        "inference.GRPCInferenceService/ModelInfer",
+        "inference.GRPCInferenceService/ModelStreamInfer",
+        "hangtag.v1.Classifier/Classify",
+        "hangtag.v1.Classifier/ClassifyStream",
+        "hangtag.v1.Classifier/Compare",
         "grpc.health.v1.Health/Check",  # not inference, so not counted
     ):
         call: Any = live.channel.stream_stream(f"/{method}")

@@ -14,8 +14,9 @@ import structlog.testing
 
 from hangtag.protos import inference_pb2 as pb
 from tests.kit.datatypes import FIELDS
+from tests.kit.http_forms import HttpError
 from tests.kit.live import LiveServer, failure, index, request
-from tests.kit.over_http import HTTP, OVER_GRPC, HttpError
+from tests.kit.over_http import HTTP, OVER_GRPC
 from tests.kit.waiting import TIMEOUT
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
@@ -243,8 +244,10 @@ def test_a_model_or_version_that_is_not_served_has_no_description(live: LiveServ
 @pytest.mark.parametrize(
     "method",
     [
-        *("/inference.GRPCInferenceService/ModelInfer", "/hangtag.v1.Classifier/Classify"),
-        *("/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"),
+        "/inference.GRPCInferenceService/ModelInfer",
+        "/hangtag.v1.Classifier/Classify",
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     ],
 )

@@ -19,7 +19,7 @@ from tests.kit.waiting import TIMEOUT, until
 
 CALLERS = 4
 RELOADS = int(os.environ.get("RELOADS", "20"))
-"""RELOADS=100 pytest tests/serving/server/transport/test_reload.py reloads more often."""
+"""With the environment variable RELOADS=100 the tests reload more often."""
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.kit import onnx_models, shipped
 from tests.kit.live import Array, LiveServer, failure, outputs, request
 from tests.kit.over_http import OVER_GRPC, inference_over_http, live_server
 from tests.kit.picture_files import encoded
-from tests.kit.rest import Rest
+from tests.kit.rest import Rest, metrics
 from tests.kit.shipped import latest
 from tests.kit.waiting import TIMEOUT
 
@@ -145,20 +145,19 @@ def test_calls_with_one_key_go_to_one_member_and_others_by_their_shares(routed: 
 def test_metrics_count_samples_by_member_and_stage_and_the_queues_of_models_alone(
     routed: LiveServer, images: Images
 ) -> None:
-    def metrics(pattern: str) -> list[Any]:
-        with Rest(routed.server.http_address) as rest:
-            return re.findall(pattern, rest.get("/metrics").body.decode())
+    def numbers(pattern: str) -> list[Any]:
+        return re.findall(pattern, metrics(routed.server.http_address))
 
     def samples() -> dict[tuple[str, str], float]:
         pattern = r'hangtag_route_samples_total\{member="(\w+)",model="both",stage="(\d)",version="1"\} ([\d.]+)'
-        return {(member, stage): float(value) for member, stage, value in metrics(pattern)}
+        return {(member, stage): float(value) for member, stage, value in numbers(pattern)}
 
     before = samples()
     routed.infer(request("both", image=images))
     after = samples()
     assert after["lstm", "1"] - before.get(("lstm", "1"), 0) == 16
     assert 0 < after["cnn", "2"] - before.get(("cnn", "2"), 0) < 16
-    assert set(metrics(r'hangtag_max_queue_size\{model="([\w-]+)"')) == {"lstm", "cnn"}
+    assert set(numbers(r'hangtag_max_queue_size\{model="([\w-]+)"')) == {"lstm", "cnn"}
 
 
 def test_a_request_that_does_not_fit_is_refused_as_by_a_model(routed: LiveServer) -> None:

@@ -97,10 +97,10 @@ def test_nothing_but_the_identifiers_of_a_trace_is_taken_from_a_caller_and_malfo
         for value in malformed:
             infer(traced, ("traceparent", value))
         infer(traced, ("traceparent", TRACEPARENT[:-1] + "0"))  # its caller does not sample it
-        found = spans(traced, collector, INFER.get(transport, "ModelInfer"))
-    assert [identifiers(span) for span in found[:2]] == [(TRACE, PARENT)] * 2
-    assert [identifiers(span)[1] for span in found[2:]] == [0] * (1 + len(malformed))
-    assert {span.trace_state for span in found} == {""}
+        recorded = spans(traced, collector, INFER.get(transport, "ModelInfer"))
+    assert [identifiers(span) for span in recorded[:2]] == [(TRACE, PARENT)] * 2
+    assert [identifiers(span)[1] for span in recorded[2:]] == [0] * (1 + len(malformed))
+    assert {span.trace_state for span in recorded} == {""}
     assert not [value for value in (*malformed, "vendor", "!!!", "key=value", TRACEPARENT) if value in str(log)]
 
 
@@ -113,9 +113,9 @@ def test_an_error_of_the_server_is_recorded_as_one_and_a_callers_is_not(
     sent = classifier_pb2.ClassifyRequest(model_name="nobody", encoded=b"none")
     failure(lambda: traced.classifier.Classify(sent, timeout=TIMEOUT))
     classified = "POST /v1/classify/{model}" if transport == HTTP else "Classifier/Classify"
-    found = spans(traced, collector, INFER.get(transport, "ModelInfer")) + spans(traced, collector, classified)
-    assert [span.status.code for span in found] == [ERROR, UNSET, UNSET]
-    codes = [attributes(span)["hangtag.status" if transport == HTTP else CODE] for span in found]
+    recorded = spans(traced, collector, INFER.get(transport, "ModelInfer")) + spans(traced, collector, classified)
+    assert [span.status.code for span in recorded] == [ERROR, UNSET, UNSET]
+    codes = [attributes(span)["hangtag.status" if transport == HTTP else CODE] for span in recorded]
     expected = [grpc.StatusCode.INTERNAL, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.NOT_FOUND]
     assert codes == [code.name if transport == HTTP else code.value[0] for code in expected]
 

@@ -98,8 +98,11 @@ def test_reflection_lists_the_services_and_describes_them(live: LiveServer, vers
     listed, file = opened(live, version, LIST, described).finish()
     assert len(file.file_descriptor_response.file_descriptor_proto) >= 1
     assert {service.name for service in listed.list_services_response.service} >= {
-        *("inference.GRPCInferenceService", "hangtag.v1.Classifier", "grpc.health.v1.Health"),
-        *("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"),
+        "inference.GRPCInferenceService",
+        "hangtag.v1.Classifier",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
     }
 
 

@@ -125,15 +125,15 @@ def picture(name: str) -> bytes:
 
 def labels_by_code(page: Shown, folder: Path) -> dict[str, list[list[str]]]:
     """Run the code that the page offers, as it is copied, and return the labels of each model by the language."""
-    found = {}
+    labels = {}
     for language in ("curl", "Python", "grpcurl"):
         code = page.code(language)
         command = [sys.executable, "-c", code] if language == "Python" else ["bash", "-c", code]
         path = f"{ROOT / '.venv-peers/bin'}:{os.environ['PATH']}"
         run = subprocess.run(command, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
-        found[language] = _printed(run.stdout) if language == "Python" else _answered(run.stdout)
-    return found
+        labels[language] = _printed(run.stdout) if language == "Python" else _answered(run.stdout)
+    return labels
 
 
 def _answered(output: str) -> list[list[str]]:

@@ -25,12 +25,15 @@ from tests.kit.rest import HEAD_LENGTH, Answer, Rest
 
 OF_A_MODEL = {"": "GET", "/ready": "GET", "/config": "GET", "/stats": "GET", "/infer": "POST"}
 OPERATIONS = [
-    *("GET /v2", "GET /v2/health/live", "GET /v2/health/ready", "GET /metrics", "GET /openapi.json"),
+    *(f"GET {path}" for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/metrics", "/openapi.json")),
     *(f"{method} /v2/models/{{model}}{path}" for path, method in OF_A_MODEL.items()),
     *(f"{method} /v2/models/{{model}}/versions/{{version}}{path}" for path, method in OF_A_MODEL.items()),
-    *("GET /v2/models/stats", "POST /v2/repository/index"),
+    "GET /v2/models/stats",
+    "POST /v2/repository/index",
     *(f"POST /v2/repository/models/{{model}}/{action}" for action in ("load", "unload")),
-    *("POST /v1/classify", "POST /v1/classify/{models}", "GET /v1/examples/{model}"),
+    "POST /v1/classify",
+    "POST /v1/classify/{models}",
+    "GET /v1/examples/{model}",
 ]
 """All that the server offers to programs."""
 STATUSES = {"400", "401", "403", "404", "413", "415", "429", "500", "503", "504"}
@@ -52,8 +55,8 @@ def description(served: LiveServer) -> Any:
 
 @pytest.fixture(scope="session")
 def operations(description: Any) -> dict[str, Any]:
-    found = [each.ok() for each in schemathesis.openapi.from_dict(description).get_all_operations()]  # type: ignore[union-attr]
-    return {each.label: each for each in found}
+    pairs = [each.ok() for each in schemathesis.openapi.from_dict(description).get_all_operations()]  # type: ignore[union-attr]
+    return {each.label: each for each in pairs}
 
 
 def test_it_describes_all_operations_and_every_status_of_an_error(description: Any, operations: dict[str, Any]) -> None:
@@ -74,9 +77,9 @@ def examples(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def test_every_example_fits_its_schema_and_every_reference_leads_somewhere(description: Any) -> None:
-    found = list(examples(description))
-    assert len(found) > 30
-    for schema, example in found:
+    pairs = list(examples(description))
+    assert len(pairs) > 30
+    for schema, example in pairs:
         jsonschema.Draft202012Validator({**schema, "components": description["components"]}).validate(example)
     for kind, name in set(re.findall(r"'#/components/(\w+)/(\w+)'", str(description))):
         assert name in description["components"][kind]

@@ -154,7 +154,8 @@ def test_a_route_says_which_member_answered_and_what_each_stage_cost(page: Shown
     for route, sentence, parts in (
         ("sure", "lstm@1 answered, and was sure.", ["decoding", "queue", "compute", "network"]),
         (
-            *("unsure", "lstm@1 was not sure, so lstm@2 answered."),
+            "unsure",
+            "lstm@1 was not sure, so lstm@2 answered.",
             ["decoding", "lstm@1 queue", "lstm@1 compute", "lstm@2 queue", "lstm@2 compute", "network"],
         ),
         ("canary", "lstm@2 answered.", ["decoding", "queue", "compute", "network"]),

@@ -140,9 +140,9 @@ class Comparison:
         expected = [self._answer(each) for each in asked]
         for start in range(0, len(cuts), AT_ONCE):
             some = cuts[start : start + AT_ONCE]
-            for places, found in zip(some, answers(self._live, [cut(stream, each) for each in some]), strict=True):
-                statuses = [status for status, _ in found[valid:]]
-                assert (places, found[:valid], statuses) == (places, expected, [refusal] if refusal else [])
+            for places, received in zip(some, answers(self._live, [cut(stream, each) for each in some]), strict=True):
+                statuses = [status for status, _ in received[valid:]]
+                assert (places, received[:valid], statuses) == (places, expected, [refusal] if refusal else [])
 
     def _answer(self, asked: Asked) -> Answer:
         if asked not in self._alone:

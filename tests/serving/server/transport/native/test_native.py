@@ -18,7 +18,6 @@ from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
 from tests.kit.command import hangtag, last_line
 from tests.kit.conversation import Conversation, gather
@@ -185,9 +184,9 @@ def test_many_servers_come_and_go(config: ServerConfig, tmp_path: Path, monkeypa
 
 def test_a_port_in_use_is_refused_and_leaves_nothing_behind(native: LiveServer, config: ServerConfig) -> None:
     threads = threading.active_count()
-    second = Server(replace(config, port=native.server.port))
-    with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{native.server.port}: another program has the"):
-        second.start()
+    taken = native.server.port
+    with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{taken}: another program has the port"):
+        LiveServer(replace(config, port=taken)).__enter__()
     assert threading.active_count() == threads
     assert native.infer(request("gather", index=index(1)))["value"].tolist() == [10]
 

@@ -31,15 +31,24 @@ SECRET = b"s3cret-0f-0urs-wh1ch-n0b0dy-else-has"
 """The valid token."""
 BASE64 = base64.b64encode(SECRET)
 
-NAMES = (
-    *("x-request-id", "traceparent", "tracestate", "baggage", "x-user-id", "x-anything", "x-anything-bin", "cookie"),
-    *("forwarded", "x-forwarded-for", "x-forwarded-proto", "origin", "referer", "user-agent", "host", "accept"),
-    *("content-type", "content-encoding", "accept-encoding", "content-length", "transfer-encoding", "expect"),
-    *("upgrade", "connection", "te", "inference-header-content-length", "triton_grpc_error", ":authority", ":scheme"),
-    *("grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "grpc-tags-bin", "grpc-trace-bin", "grpc-message"),
-)
+OF_CALLERS = [
+    "x-request-id",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "x-user-id",
+    "triton_grpc_error",
+    "x-any",
+    "x-any-bin",
+]
+OF_PROXIES = ["forwarded", "x-forwarded-for", "x-forwarded-proto"]
+OF_BROWSERS = ["origin", "referer", "user-agent", "host", "accept", "cookie"]
+OF_CONTENT = ["content-type", "content-encoding", "accept-encoding", "inference-header-content-length"]
+OF_GRPC = ["grpc-timeout", "grpc-encoding", "grpc-accept-encoding", "grpc-tags-bin", "grpc-trace-bin", "grpc-message"]
+OF_HTTP2 = ["te", ":authority", ":scheme"]
+FRAMING = ["content-length", "transfer-encoding", "expect", "connection", "upgrade"]
+NAMES = OF_CALLERS + OF_PROXIES + OF_BROWSERS + OF_CONTENT + OF_GRPC + OF_HTTP2 + FRAMING
 """The headers that the server or one of its libraries reads, and some that none does."""
-FRAMING = {"content-length", "transfer-encoding", "expect", "connection", "upgrade"}
 
 VALUES = (
     SECRET,
@@ -130,7 +139,7 @@ def over_http(address: str, verb: str, path: str, body: bytes, headers: Headers)
     status = b""
     with connect(address) as connection, suppress(ConnectionError), connection.makefile("rb") as received:
         connection.sendall(b"\r\n".join(lines) + b"\r\n\r\n" + body)
-        if FRAMING & headers.keys():
+        if headers.keys() & set(FRAMING):
             connection.shutdown(socket.SHUT_WR)  # else the server might wait for the rest of a body
         status = received.readline()
     return int(status.split()[1]) if status else 0

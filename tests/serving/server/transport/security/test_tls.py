@@ -1,6 +1,6 @@
 """TLS, mutual TLS and tokens on real connections, over gRPC and over HTTP alike, and sessions that a client keeps.
 
-How a client finds out that a certificate or a token is not the right one is in tests/serving/connection/test_tls.py.
+How a client finds out that a certificate or a token is not the right one is in tests/serving/connection.
 """
 
 import itertools

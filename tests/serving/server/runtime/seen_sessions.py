@@ -1,0 +1,110 @@
+"""A runtime on the CPU, where ONNX Runtime binds buffers as on a GPU, with sessions that a test sees and changes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from hangtag.serving.server.runtime.inference_session import SessionOpener
+from hangtag.serving.server.runtime.providers import Gpu
+from hangtag.serving.server.runtime.session import Runtime
+
+Rows = npt.NDArray[Any]
+PROVIDERS = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+Compute = Callable[..., object]
+"""Computes a batch, of an IOBinding and RunOptions."""
+
+
+class Binding(onnxruntime.IOBinding):  # type: ignore[misc]
+    """Keeps the inputs that are bound at fixed addresses, and lets a test change others before they are bound."""
+
+    def __init__(self, session: Any, change: Callable[[Rows], Rows]) -> None:
+        super().__init__(session)
+        self._change = change
+        self.fixed: dict[str, Any] = {}
+
+    def bind_cpu_input(self, name: str, rows: Rows) -> None:
+        super().bind_cpu_input(name, np.ascontiguousarray(self._change(rows)))
+
+    def bind_ortvalue_input(self, name: str, value: Any) -> None:
+        self.fixed[name] = value
+        super().bind_ortvalue_input(name, value)
+
+
+class SeenSession:
+    """A real session that notes its runs, and whose computing of batches by IO binding a test may replace."""
+
+    def __init__(self, session: Any, note: Callable[[str], object] = lambda how: None) -> None:
+        """Wrap a session.
+
+        Args:
+            session: ONNX Runtime's InferenceSession.
+            note: Called before each batch, with "run" or "bound".
+        """
+        self._session, self._note = session, note
+        self.providers: list[str] = session.get_providers()
+        self.before: Callable[[], object] = lambda: None
+        """Called before each batch without IO binding."""
+        self.compute: Compute = session.run_with_iobinding
+        self.change: Callable[[Rows], Rows] = lambda rows: rows
+        """What becomes of the rows of an input that is not at a fixed address."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def get_providers(self) -> list[str]:
+        return self.providers
+
+    def io_binding(self) -> Binding:
+        return Binding(self._session, lambda rows: self.change(rows))
+
+    def run(self, *arguments: Any) -> Any:
+        self._note("run")
+        self.before()
+        return self._session.run(*arguments)
+
+    def run_with_iobinding(self, *arguments: Any) -> None:
+        self._note("bound")
+        self.compute(*arguments)
+
+
+class OnCpu(SessionOpener):
+    """A runtime that has loaded with the CPU, whose sessions then name other providers.
+
+    By default these have CUDA graphs. The runtime does all that graphs need but the capture itself, since ONNX Runtime
+    ignores a graph's number on the CPU.
+    """
+
+    def __init__(self, file: Path, providers: list[str] = PROVIDERS) -> None:
+        super().__init__(file, threads=1, gpu=Gpu())
+        self._used: list[str] = []
+        self.session = self._seen("session")
+        self.graphs = self._seen("graphs")
+        """The session that captures the graphs."""
+        self.runtime = Runtime(file, provider="cpu", opener=self)
+        self.session.providers = self.graphs.providers = providers
+
+    def open(self, provider: str, *, threads: int | None = None, cuda_graphs: bool = False) -> Any:
+        return self.graphs if cuda_graphs else self.session
+
+    def bind(self, largest: int, *, cuda_graphs: str = "on", instances: int = 1) -> Runtime:
+        """Use IO binding; returns the runtime."""
+        self.runtime.use_io_binding(largest, instances=instances, cuda_graphs=cuda_graphs)
+        return self.runtime
+
+    def used_for(self, inputs: dict[str, Any]) -> list[str]:
+        """What computes this batch, such as "session run" or "graphs bound"."""
+        self._used.clear()
+        self.runtime.run(inputs)
+        return self._used.copy()
+
+    def _seen(self, name: str) -> SeenSession:
+        return SeenSession(super().open("cpu"), lambda how: self._used.append(f"{name} {how}"))
+
+
+def rows(*values: float) -> dict[str, Any]:
+    """Inputs of two equal numbers a sample."""
+    return {"x": np.array([[value, value] for value in values], np.float32)}
