@@ -141,10 +141,7 @@ def _print(found: Dataset) -> None:
     )
     console = Console()
     console.print(table)
-    image = found.image
-    console.print(
-        f"images: {image.height}x{image.width} pixels, {'colour' if image.channels == 3 else 'grey'}, {image.fit}"
-    )
+    console.print(f"images: {found.image}")
     for note in found.notes:
         console.print(Text(escaped(note)))
 
