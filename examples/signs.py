@@ -47,7 +47,7 @@ def draw(kind: str, chance: np.random.Generator) -> Image.Image:
     ground = tuple(chance.integers(40, 200, 3).tolist())
     picture = Image.new("RGB", (_FINE * width, _FINE * height), ground)
     pen = ImageDraw.Draw(picture)
-    radius = float(chance.uniform(0.3, 0.45)) * min(picture.size)
+    radius = float(chance.uniform(0.34, 0.48)) * min(picture.size)
     x, y = (float(chance.uniform(radius, edge - radius)) for edge in picture.size)
     pen.rectangle([x - radius / 12, y, x + radius / 12, picture.height], GREY)
     for part, colour in rings:
@@ -62,8 +62,8 @@ def draw(kind: str, chance: np.random.Generator) -> Image.Image:
         pen.text((x, y), symbol, WHITE if symbol == "P" else "black", font_size=0.9 * radius, anchor="mm")
     picture = picture.rotate(float(chance.uniform(-12, 12)), Image.Resampling.BILINEAR, fillcolor=ground)
     picture = picture.resize((width, height), Image.Resampling.BOX)
-    picture = picture.filter(ImageFilter.GaussianBlur(float(chance.uniform(0, 1.5))))
-    light, noise = chance.uniform(0.35, 1.1), chance.normal(0, chance.uniform(2, 25), (height, width, 1))
+    picture = picture.filter(ImageFilter.GaussianBlur(float(chance.uniform(0, 1.2))))
+    light, noise = chance.uniform(0.5, 1.1), chance.normal(0, chance.uniform(2, 15), (height, width, 1))
     return Image.fromarray((light * np.asarray(picture) + noise).clip(0, 255).astype(np.uint8))
 
 

@@ -108,7 +108,7 @@ def test_every_way_to_call_the_server_gives_the_same_answer(shell: Shell, server
     words = shlex.split(next(line for line in printed if line.startswith("hangtag classify")))
     called = json.loads(shell.run([*words, "--json"]))["labels"]
     over_http = json.loads(next(text for line, text in printed.items() if line.startswith("curl")))["labels"]
-    assert [(label["name"], label["probability"]) for label in over_http] == [
+    assert [(label["label"], label["probability"]) for label in over_http] == [
         (label["name"], pytest.approx(label["probability"], abs=1e-6)) for label in called
     ]
     assert called[0]["name"] == "yield"

@@ -115,7 +115,6 @@ def test_the_shipped_label_sets_are_classified_and_load_tested(tmp_path: Path) -
             results, _ = loadtest(server, tmp_path, "cnn_rnn", *more)
             total = results["runs"][0]["total"]
             assert total["statuses"] == {"OK": total["queries"]}
-        assert "4 side by side in a picture of 64x64" in json.dumps(results)
 
 
 def test_the_shipped_models_and_their_route_are_as_accurate_on_the_server_as_alone(
