@@ -30,7 +30,7 @@ class Shell:
 
     def run(self, command: Sequence[str], codes: Sequence[int] = (0,)) -> str:
         """Returns what a command prints, on standard output and standard error."""
-        texts = [re.sub(r"127\.0\.0\.1:800[01]", lambda found: self.addresses[found[0]], text) for text in command]
+        texts = [re.sub(r"127\.0\.0\.1:800[01]", lambda address: self.addresses[address[0]], text) for text in command]
         done = subprocess.run(
             texts, cwd=self.folder, env=self.variables, capture_output=True, text=True, timeout=COMMAND_SECONDS
         )
@@ -84,9 +84,9 @@ def server(shell: Shell, tuned: str) -> Iterator[Serving]:
 
 
 def test_the_network_learns_the_pictures(shell: Shell, learned: str) -> None:
-    found = re.search(r"best epoch .* test accuracy ([\d.]+)%", learned)
-    assert found
-    assert float(found[1]) >= 90
+    best = re.search(r"best epoch .* test accuracy ([\d.]+)%", learned)
+    assert best
+    assert float(best[1]) >= 90
     assert (shell.folder / "signs.png").is_file()
     assert (shell.folder / "runs/cnn-signs-pictures-seed0/report.html").is_file()
 
@@ -117,7 +117,7 @@ def test_every_way_to_call_the_server_gives_the_same_answer(shell: Shell, server
 
 def test_new_pictures_are_evaluated_and_load_tested(shell: Shell, server: Serving) -> None:
     printed = shell.follow("How good, and how fast")
-    accuracies = [float(found) for text in printed.values() for found in re.findall(r"accuracy +([\d.]+)%  ", text)]
+    accuracies = [float(figure) for text in printed.values() for figure in re.findall(r"accuracy +([\d.]+)%  ", text)]
     assert len(accuracies) == 2
     assert min(accuracies) >= 85
     page = (shell.folder / "reports/signs.html").read_text()
