@@ -87,12 +87,14 @@ def test_the_network_learns_the_pictures(shell: Shell, learned: str) -> None:
     best = re.search(r"best epoch .* test accuracy ([\d.]+)%", learned)
     assert best
     assert float(best[1]) >= 90
+    assert "next: hangtag export runs/cnn-signs-pictures-seed0\n" in learned
     assert (shell.folder / "signs.png").is_file()
     assert (shell.folder / "runs/cnn-signs-pictures-seed0/report.html").is_file()
 
 
 def test_the_run_is_published_in_both_precisions(shell: Shell, published: str) -> None:
     assert "published my-models/signs/1\n" in published
+    assert "  parity       logits within " in published
     assert "published my-models/signs-int8/1\n" in published
     full, small = (shell.folder / f"my-models/{name}/1/model.onnx" for name in ("signs", "signs-int8"))
     assert small.stat().st_size < 0.6 * full.stat().st_size
