@@ -115,6 +115,10 @@ class ImageSpec:
         """The description as JSON's values."""
         return {key: list(item) if isinstance(item, tuple) else item for key, item in asdict(self).items()}
 
+    def __str__(self) -> str:
+        """For people, such as "64x64 pixels, colour, crop"."""
+        return f"{self.height}x{self.width} pixels, {'colour' if self.channels == 3 else 'grey'}, {self.fit}"
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one picture: (height, width), or (height, width, 3)."""

@@ -45,7 +45,7 @@ def data() -> None:
     metavar="FILE.png",
     help=f"Draw {_SHOWN} training pictures of each class, as the network sees them.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write what is found as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Write the classes, counts and notes as JSON.")
 def show(
     source: str,
     data_dir: Path | None,
@@ -72,27 +72,27 @@ def show(
     channels = None if colour is None else 3 if colour else 1
     edges = None if size is None else sources.parse_size(size)
     own = OwnPictures(edges, channels, fit, validation_share, test_share, split_seed)
-    found = sources.load(source, data_dir, own=own, progress=_progress)
+    dataset = sources.load(source, data_dir, own=own, progress=_progress)
     if as_json:
-        click.echo(json.dumps(_document(found)))
+        click.echo(json.dumps(_document(dataset)))
     else:
-        _print(found)
+        _print(dataset)
     if sheet is not None:
         with writing(sheet):
-            contact_sheet(found).save(sheet)
+            contact_sheet(dataset).save(sheet)
 
 
-def contact_sheet(found: Dataset) -> Image.Image:
+def contact_sheet(dataset: Dataset) -> Image.Image:
     """Draw the first training pictures of each class, a row for each, with the class's name."""
-    rows = min(len(found.labels), _MOST_ROWS)
+    rows = min(len(dataset.labels), _MOST_ROWS)
     step = _EDGE + _MARGIN
     drawn = Image.new("RGB", (_LABEL_WIDTH + _SHOWN * step + _MARGIN, rows * step + _MARGIN), "white")
     pen, font = ImageDraw.Draw(drawn), ImageFont.load_default(14)
-    for row, label in enumerate(found.labels[:rows]):
+    for row, label in enumerate(dataset.labels[:rows]):
         top = _MARGIN + row * step
         pen.text((_MARGIN, top + _EDGE // 2 - 8), label[:20], fill="black", font=font)
-        for place, index in enumerate(_members(found, row)[:_SHOWN].tolist()):
-            picture = Image.fromarray(found.train.images[index]).convert("RGB")
+        for place, index in enumerate(_members(dataset, row)[:_SHOWN].tolist()):
+            picture = Image.fromarray(dataset.train.images[index]).convert("RGB")
             scale = _EDGE / max(picture.size)
             wanted = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
             picture = picture.resize(wanted, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR)
@@ -100,52 +100,49 @@ def contact_sheet(found: Dataset) -> Image.Image:
     return drawn
 
 
-def _members(found: Dataset, label: int) -> Any:
+def _members(dataset: Dataset, label: int) -> Any:
     """The indices of a label's training images."""
-    classes = found.train.classes
-    return np.flatnonzero(classes[:, label] if found.has_label_sets else classes == label)
+    classes = dataset.train.classes
+    return np.flatnonzero(classes[:, label] if dataset.has_label_sets else classes == label)
 
 
-def _counts(found: Dataset) -> dict[str, dict[str, int]]:
+def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
     """How many images each label has in each split."""
-    counts: dict[str, dict[str, int]] = {label: {} for label in found.labels}
+    counts: dict[str, dict[str, int]] = {label: {} for label in dataset.labels}
     for split in ("train", "validation", "test"):
-        classes = getattr(found, split).classes
-        own = classes.sum(axis=0) if found.has_label_sets else np.bincount(classes, minlength=len(found.labels))
-        for label, count in zip(found.labels, own.tolist(), strict=True):
+        classes = getattr(dataset, split).classes
+        own = classes.sum(axis=0) if dataset.has_label_sets else np.bincount(classes, minlength=len(dataset.labels))
+        for label, count in zip(dataset.labels, own.tolist(), strict=True):
             counts[label][split] = count
     return counts
 
 
-def _document(found: Dataset) -> dict[str, Any]:
+def _document(dataset: Dataset) -> dict[str, Any]:
     return {
-        "name": found.name,
-        "source": found.source,
-        "digest": found.digest,
-        "image": found.image.as_json(),
-        "splits": {split: len(getattr(found, split)) for split in ("train", "validation", "test")},
-        "labels": _counts(found),
-        "notes": list(found.notes),
+        "name": dataset.name,
+        "source": dataset.source,
+        "digest": dataset.digest,
+        "image": dataset.image.as_json(),
+        "splits": {split: len(getattr(dataset, split)) for split in ("train", "validation", "test")},
+        "labels": _counts(dataset),
+        "notes": list(dataset.notes),
     }
 
 
-def _print(found: Dataset) -> None:
+def _print(dataset: Dataset) -> None:
     table = Table("class", "train", "validation", "test", box=None, pad_edge=False, header_style="dim")
     for column in table.columns[1:]:
         column.justify = "right"
-    for label, counts in _counts(found).items():
+    for label, counts in _counts(dataset).items():
         table.add_row(Text(escaped(label)), *(f"{count:,}" for count in counts.values()))
     table.add_row(
-        Text(f"all {len(found.labels)}", style="dim"),
-        *(f"{len(getattr(found, split)):,}" for split in ("train", "validation", "test")),
+        Text(f"all {len(dataset.labels)}", style="dim"),
+        *(f"{len(getattr(dataset, split)):,}" for split in ("train", "validation", "test")),
     )
     console = Console()
     console.print(table)
-    image = found.image
-    console.print(
-        f"images: {image.height}x{image.width} pixels, {'colour' if image.channels == 3 else 'grey'}, {image.fit}"
-    )
-    for note in found.notes:
+    console.print(f"images: {dataset.image}")
+    for note in dataset.notes:
         console.print(Text(escaped(note)))
 
 

@@ -136,10 +136,11 @@ def evaluate(
     }
     console = Console(quiet=quiet)
     trial = f" ({subject.details['trial']})" if "trial" in subject.details else ""
-    on = f"{escaped(trial)} on {len(data):,} {data.split} images of {data.dataset}\n"
+    images = "images" if samples else f"{data.split} images"
+    on = f"{escaped(trial)} on {len(data):,} {images} of {escaped(data.dataset)}\n"
     console.print(Text.assemble((escaped(subject.name), "bold"), on))
     evaluation: document.SingleLabelDocument | document.MultiLabelDocument
-    title = f"{subject.name}, {data.split} split"
+    title = f"{subject.name}, {data.dataset if samples else f'{data.split} split'}"
     if subject.task == "single_label":
         result = single_label.measure(outputs, data.content, data.labels, label_distances, subject.name)
         table.single_label(result, console)

@@ -1,6 +1,6 @@
 """Load the images that a model is evaluated on: a split of a data set, or samples of the user's own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from hangtag.evaluation.subject import Array, Subject
 from hangtag.extras import needs
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data import fashion_mnist, listing, outfits, pictures, sources
-from hangtag.training.data.dataset import Dataset, Split
+from hangtag.training.data.dataset import Classes, Dataset, Split
 from hangtag.training.runs import data as runs_data
 
 DEFAULTS = {"single_label": fashion_mnist.NAME, "multi_label": outfits.NAMES[0]}
@@ -108,14 +108,15 @@ def _own_samples(subject: Subject, own: str, limit: int | None) -> Samples:
     image = _image(subject)
     if not subject.labels:
         raise EvaluationError(f"{subject.name} names no labels, by which --samples could be told apart.")
-    content = _npz(Path(own), image) if own.endswith(".npz") else _pictures(own, subject, image)
+    content = _npz(Path(own), subject, image) if own.endswith(".npz") else _pictures(own, subject, image)
     return Samples(own, "samples", own, subject.labels, image, content.first(limit))
 
 
 def _image(subject: Subject) -> ImageSpec:
     if subject.image is None:
         raise EvaluationError(
-            f"{subject.name} does not say how a picture becomes its input. Record it with: hangtag models fit."
+            f"{subject.name} does not say how a picture becomes its input. Record it with: hangtag models fit NAME "
+            "--fit stretch|crop|pad"
         )
     return subject.image
 
@@ -126,17 +127,23 @@ def _pictures(own: str, subject: Subject, image: ImageSpec) -> Split:
         raise EvaluationError(f"--samples {own}: name FILE.npz, folder:PICTURES or csv:FILE.")
     kind, _, place = own.partition(":")
     listed = listing.folder(Path(place)) if kind == "folder" else listing.csv_file(Path(place))
-    unknown = sorted({one.label for one in listed.pictures} - set(subject.labels))
+    classes = _numbers([one.label for one in listed.pictures], subject, own)
+    images = np.stack([pictures.prepared(one.path, image) for one in listed.pictures])
+    return Split(images, classes)
+
+
+def _numbers(labels: Sequence[str], subject: Subject, own: str) -> Classes:
+    """The labels' places among the model's."""
+    unknown = sorted(set(labels) - set(subject.labels))
     if unknown:
         raise EvaluationError(
             f"{own} has the classes {', '.join(unknown[:5])}, which {subject.name} does not know; its labels are "
             f"{', '.join(subject.labels[:10])}."
         )
-    images = np.stack([pictures.prepared(one.path, image) for one in listed.pictures])
-    return Split(images, np.array([subject.labels.index(one.label) for one in listed.pictures]))
+    return np.array([subject.labels.index(label) for label in labels], np.int64)
 
 
-def _npz(file: Path, image: ImageSpec) -> Split:
+def _npz(file: Path, subject: Subject, image: ImageSpec) -> Split:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             images, classes = (
@@ -146,10 +153,19 @@ def _npz(file: Path, image: ImageSpec) -> Split:
         raise EvaluationError(f"{file} cannot be read ({error}).") from error
     if images is None or classes is None:
         raise EvaluationError(f"{file} must hold the arrays images and labels.")
-    if images.dtype != np.uint8 or images.shape[1:] != image.shape or classes.shape != (len(images),):
+    fits = images.dtype == np.uint8 and images.shape[1:] == image.shape and classes.shape == images.shape[:1]
+    if not fits or not len(images):
         raise EvaluationError(
             f"{file} holds images {images.dtype} {list(images.shape)} and labels {list(classes.shape)}; the model "
-            f"takes uint8 {['n', *image.shape]}, with labels [n]."
+            f"takes uint8 {['n', *image.shape]}, with labels [n], and n is at least 1."
+        )
+    if classes.dtype.kind == "U":
+        return Split(images, _numbers(classes.tolist(), subject, str(file)))
+    count = len(subject.labels)
+    if classes.dtype.kind not in "iu" or classes.min() < 0 or classes.max() >= count:
+        raise EvaluationError(
+            f"{file} holds labels {classes.dtype} from {classes.min()} to {classes.max()}; {subject.name} has {count} "
+            f"labels: give their names, or whole numbers from 0 to {count - 1}."
         )
     return Split(images, classes.astype(np.int64))
 

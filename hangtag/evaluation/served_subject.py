@@ -94,8 +94,6 @@ class ServedSubject(Subject):
 
     def _read_version(self, image: Array) -> None:
         """Learn which version answers, by one classification: an inference's answer does not say it."""
-        if image.ndim != 2:  # the client sends the pixels of grey images alone
-            return
         try:
             version = self._client.classify(image, self.name, version=self._version, top_k=1).version
         except ClientError as error:

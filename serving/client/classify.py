@@ -1,6 +1,7 @@
 """``hangtag classify``: classify image files with a served model, or with several side by side."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -87,6 +88,7 @@ def classify(
     if models and split_version(models[0])[1] and model_version:
         raise click.UsageError("--model NAME@VERSION and --model-version both name a version; give one of them.")
     files = [file for path in images for file in image_files.expand(path)]
+    names = Counter(file.name for file in files)
     console = Console()
     drawn = console.is_terminal if draw is None else draw
     failed = False
@@ -94,12 +96,13 @@ def classify(
         classifiers = ServedClassifiers(client)
         model = models[0] if models else classifiers.only_one()
         for path in files:
+            title = path.name if names[path.name] == 1 else str(path)  # a folder for each class may repeat names
             try:
                 data = image_files.read(path)
                 if len(models) > 1:
                     outcomes = client.compare(data, models, top_k=top_k or 0)
                     warning = _warning(data, classifiers, *outcomes.values())
-                    failed |= _show_compared(console, path, data, outcomes, warning, as_json=as_json, drawn=drawn)
+                    failed |= _show_compared(console, path, title, data, outcomes, warning, as_json, drawn)
                     continue
                 answer = client.classify(data, model, version=model_version, top_k=top_k or 0)
             except (OSError, UserError) as error:
@@ -111,17 +114,17 @@ def classify(
             if as_json:
                 click.echo(json.dumps({"image": str(path), **_fields(answer), **_optional(warning)}))
             else:
-                _show(console, path, data, printable(answer), drawn, warning)
+                _show(console, title, data, printable(answer), drawn, warning)
     if failed:
         raise SystemExit(1)
 
 
-def _show(console: Console, path: Path, data: bytes, answer: Classification, drawn: bool, warning: str) -> None:
+def _show(console: Console, title: str, data: bytes, answer: Classification, drawn: bool, warning: str) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for rank, label in enumerate(answer.labels):
         distance = f"distance {label.distance:.2f} of 1" if rank and label.distance is not None else None
         table.add_row(Text(label.name), f"{label.probability:7.2%}", "█" * round(label.probability * 20), distance)
-    pictures.print_with_image(console, data if drawn else None, Group(_title(path, answer), table))
+    pictures.print_with_image(console, data if drawn else None, Group(_title(title, answer), table))
     _print_warning(console, warning)
     console.print(Text(f"{cost_line(answer)}\n", style="dim"))
 
@@ -141,10 +144,10 @@ def cost_line(answer: Classification) -> str:
 def _show_compared(
     console: Console,
     path: Path,
+    title: str,
     data: bytes,
     outcomes: Mapping[str, Classification | ClientError],
     warning: str,
-    *,
     as_json: bool,
     drawn: bool,
 ) -> bool:
@@ -157,8 +160,8 @@ def _show_compared(
     elif answers:
         answers = printable(answers)
         table = side_by_side.table(answers)
-        title = Text(f"{path.name}: {side_by_side.verdict(answers)}", style="italic")
-        pictures.print_with_image(console, data if drawn else None, Group(title, table))
+        heading = Text(f"{title}: {side_by_side.verdict(answers)}", style="italic")
+        pictures.print_with_image(console, data if drawn else None, Group(heading, table))
         _print_warning(console, warning)
         console.print()
     for model, failure in failures.items():
@@ -191,11 +194,11 @@ def _fields(outcome: Classification | ClientError) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in ("stages", "unsure")}
 
 
-def _title(path: Path, answer: Classification) -> Text:
+def _title(name: str, answer: Classification) -> Text:
     if answer.task != "multi_label":
-        return Text(path.name, style="italic")
+        return Text(name, style="italic")
     count = len(answer.labels)
-    title = f"{path.name}: {count or 'no'} label{'' if count == 1 else 's'}"
+    title = f"{name}: {count or 'no'} label{'' if count == 1 else 's'}"
     if answer.path_probability is not None:
         title += f"{', in the order predicted' if count > 1 else ''}; {answer.path_probability:.2%} for the whole set"
     elif count > 1:

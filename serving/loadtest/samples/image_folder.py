@@ -107,7 +107,8 @@ class _Reader:
         if not self._fits and picture.size != (width, height):
             raise SampleError(
                 f"{file} has {picture.width}x{picture.height} pixels; model {self._model!r} takes {width}x{height}, "
-                "and does not say how others are made to fit"
+                "and does not say how others are made to fit. Scale them yourself, or record it in the model's file: "
+                f"hangtag models fit {self._model} --fit stretch|crop|pad"
             )
         return self._image.prepare(image_spec.flattened(picture, self._image.channels), whole=self._whole)
 

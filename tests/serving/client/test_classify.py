@@ -48,6 +48,15 @@ def test_labels_are_shown_with_their_probabilities(address: str, garment: Path) 
     assert "classifier version 1: " in result.stdout
 
 
+def test_images_of_one_name_are_shown_with_their_folders(address: str, garment: Path, tmp_path: Path) -> None:
+    files = [tmp_path / folder / "1.png" for folder in ("bags", "boots")]
+    for file in files:
+        file.parent.mkdir()
+        shutil.copy(garment, file)
+    shown = classify(address, *files, garment, columns=500).stdout
+    assert [line.strip() for line in shown.splitlines() if ".png" in line] == [*map(str, files), garment.name]
+
+
 @pytest.mark.parametrize("top_k", [1, 5, 99])
 def test_json_is_one_object_a_line(address: str, garment: Path, top_k: int) -> None:
     result = classify(address, garment, garment, "--json", "--top-k", top_k)
