@@ -77,7 +77,7 @@ def tuned(shell: Shell, published: str) -> str:
 def server(shell: Shell, tuned: str) -> Iterator[Serving]:
     assert "\nhangtag serve\n" in SECTIONS["Serving"]
     with serving("--models", shell.folder / shell.variables["HANGTAG_MODELS"], "--port", 0, script=True) as server:
-        address = server.wait_until_ready()
+        address = server.address
         shell.addresses = {"127.0.0.1:8001": address, "127.0.0.1:8000": server.http_address}
         shell.variables["HANGTAG_SERVER"] = address
         yield server
