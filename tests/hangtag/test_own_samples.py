@@ -61,7 +61,9 @@ def test_a_file_and_its_server_have_the_same_figures_for_the_same_pictures(sampl
 def test_a_cascade_is_tuned_on_them(samples: Path) -> None:
     places = ("--models", samples / "models", "--reports", samples / "reports", "--name", "both")
     invoke("route", "tune", "fast", "accurate", "--samples", f"folder:{samples}/photos", *places)
-    assert 'cascade = ["fast", "accurate"]' in (samples / "models/both/route.toml").read_text()
+    route = (samples / "models/both/route.toml").read_text()
+    assert 'cascade = ["fast", "accurate"]' in route
+    assert "of 12 images of --samples " in route
 
 
 @pytest.mark.parametrize(

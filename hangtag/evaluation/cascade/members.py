@@ -28,6 +28,7 @@ class Members:
         classes: The right label of each image, [images].
         microseconds: What an image takes in each model, in a full batch, on all CPUs.
         names: The models as the route names them: NAME, or NAME@VERSION.
+        own: Whether the images are samples of the user's own, and not a split of the models' data set.
     """
 
     files: Sequence[ModelFile]
@@ -35,6 +36,12 @@ class Members:
     classes: Classes
     microseconds: Sequence[float]
     names: Sequence[str]
+    own: bool = False
+
+    @property
+    def images(self) -> str:
+        """How many images answered, and which."""
+        return f"{len(self.classes):,} {'images of --samples' if self.own else 'validation images'}"
 
     def curve(self) -> Curve:
         """What each threshold makes of the images."""
@@ -49,6 +56,7 @@ class Members:
             self.classes,
             [self.microseconds[at] for at in kept],
             [self.names[at] for at in kept],
+            self.own,
         )
 
 
@@ -86,7 +94,8 @@ def measure(
             _probabilities(name, subject.answer(data.images, _ignore))
             for name, subject in zip(names, subjects, strict=True)
         ]
-        return Members(files, answers, data.content.classes, _microseconds(subjects, data.images[:BATCH_SIZE]), names)
+        times = _microseconds(subjects, data.images[:BATCH_SIZE])
+        return Members(files, answers, data.content.classes, times, names, own is not None)
 
 
 def _file(models: Path, member: str) -> ModelFile:
