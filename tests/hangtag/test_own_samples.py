@@ -66,6 +66,17 @@ def test_a_cascade_is_tuned_on_them(samples: Path) -> None:
     assert "of 12 images of --samples " in route
 
 
+def test_models_of_several_divisions_are_tuned_on_samples_alone(samples: Path, tmp_path: Path) -> None:
+    for name in ("fast", "accurate"):
+        model = onnx_models.colours()
+        config = {"dataset": "folder:photos", "data_digest": name}
+        model.metadata_props.add(key="hangtag.training", value=json.dumps({"config": config}))
+        onnx_models.publish(tmp_path, name, model)
+    tuned = ("route", "tune", "fast", "accurate", "--models", tmp_path, "--reports", tmp_path)
+    assert "accurate learned from other pictures than fast" in refusal(*tuned)
+    invoke(*tuned, "--samples", samples / "names.npz")
+
+
 @pytest.mark.parametrize(
     ("labels", "reason"),
     [
