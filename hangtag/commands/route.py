@@ -61,10 +61,11 @@ def tune(
 ) -> None:
     """Choose the lowest probability at which FAST's answer is taken; others go on to the next model.
 
-    The models answer the validation images, which none was trained on; the test images are not looked at. The lowest
-    threshold that loses at most --lose-at-most points of ACCURATE's accuracy is written to <models>/NAME/route.toml,
-    with where it came from; one threshold is for all models but the last. The command says when a running server
-    follows it. A model may be NAME@VERSION; a server serves more than the newest with --num-versions.
+    The models answer the validation images of FAST's data set, which none was trained on, or those of --samples; the
+    test images are not looked at. The lowest threshold that loses at most --lose-at-most points of ACCURATE's accuracy
+    is written to <models>/NAME/route.toml, with where it came from; one threshold is for all models but the last. The
+    command says when a running server follows it. A model may be NAME@VERSION; a server serves more than the newest
+    with --num-versions.
 
     \b
     Examples:
@@ -122,7 +123,7 @@ def _print(members: Members, tried: Curve, chosen: Point, lose_at_most: float) -
         )
     console = Console()
     alone = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in zip(names, tried.alone, strict=True))
-    console.print(f"{len(members.classes):,} validation images; right alone: {alone}")
+    console.print(f"{members.images}; right alone: {alone}")
     console.print(table)
     cost = chosen.cost(times)
     console.print(

@@ -28,6 +28,7 @@ class Members:
         classes: The right label of each image, [images].
         microseconds: What an image takes in each model, in a full batch, on all CPUs.
         names: The models as the route names them: NAME, or NAME@VERSION.
+        own: Whether the images are samples of the user's own, and not a split of the models' data set.
     """
 
     files: Sequence[ModelFile]
@@ -35,6 +36,12 @@ class Members:
     classes: Classes
     microseconds: Sequence[float]
     names: Sequence[str]
+    own: bool = False
+
+    @property
+    def images(self) -> str:
+        """How many images answered, and which."""
+        return f"{len(self.classes):,} {'images of --samples' if self.own else 'validation images'}"
 
     def curve(self) -> Curve:
         """What each threshold makes of the images."""
@@ -49,6 +56,7 @@ class Members:
             self.classes,
             [self.microseconds[at] for at in kept],
             [self.names[at] for at in kept],
+            self.own,
         )
 
 
@@ -67,8 +75,8 @@ def measure(
         own: Samples in place of a data set; see ``samples.load``.
 
     Raises:
-        EvaluationError: A model is missing or named twice, fails, or is no classifier with probabilities of the data
-            set's labels.
+        EvaluationError: A model is missing or named twice, fails, is no classifier with probabilities of the data set's
+            labels, or learned from other pictures than the first.
         TrainingError: The data set is missing or damaged.
     """
     files = [_file(models, name) for name in names]
@@ -79,6 +87,8 @@ def measure(
         for name, subject in zip(names, subjects, strict=True):
             if subject.task != "single_label":
                 raise EvaluationError(f"{name} predicts sets of labels; a cascade goes by the most probable label.")
+        if own is None:
+            _require_same_data(names, subjects)
         data = samples.load(subjects[0], split, limit, data_dir, None, own)
         for subject in subjects:
             require_labels(subject, data.labels)
@@ -86,7 +96,20 @@ def measure(
             _probabilities(name, subject.answer(data.images, _ignore))
             for name, subject in zip(names, subjects, strict=True)
         ]
-        return Members(files, answers, data.content.classes, _microseconds(subjects, data.images[:BATCH_SIZE]), names)
+        times = _microseconds(subjects, data.images[:BATCH_SIZE])
+        return Members(files, answers, data.content.classes, times, names, own is not None)
+
+
+def _require_same_data(names: Sequence[str], subjects: Sequence[FileSubject]) -> None:
+    """Refuse models of several data sets, or divisions of one: what validates one may have trained another."""
+    learned = [None if subject.config is None else subject.config.get("data_digest") for subject in subjects]
+    for name, digest in zip(names, learned, strict=True):
+        if None not in (digest, learned[0]) and digest != learned[0]:
+            raise EvaluationError(
+                f"{name} learned from other pictures than {names[0]}, or from others of the same, so {names[0]}'s "
+                f"validation pictures may be among those that {name} learned from. Name pictures that none of them was "
+                "trained on, with --samples."
+            )
 
 
 def _file(models: Path, member: str) -> ModelFile:
