@@ -7,9 +7,8 @@ import numpy as np
 
 from hangtag.export.arrays import Array
 from hangtag.export.errors import ExportError
-from hangtag.serving.image_spec import ImageSpec
+from hangtag.serving.image_spec import SUFFIXES, ImageSpec
 from hangtag.serving.signature import Signature
-from hangtag.training.data.listing import SUFFIXES
 from hangtag.training.data.pictures import prepared
 
 MOST = 1_000

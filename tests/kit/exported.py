@@ -48,9 +48,16 @@ class Exported:
         return onnx.load(self.file)
 
 
-def publish(run: Run, models: Path, test: Garments, **options: Any) -> Published:
-    """Export a run by the function behind ``hangtag export RUN``, on few test images; options as it has them."""
-    return exporter.export(run, models, garments.of(test, test, test), **options)
+def publish(
+    run: Run, models: Path, test: Garments, *, calibrate_on: Garments | None = None, **options: Any
+) -> Published:
+    """Export a run by the function behind ``hangtag export RUN``, on few test images; options as it has them.
+
+    Args:
+        calibrate_on: The images that validate, on which a temperature is fitted; None for no temperature.
+    """
+    data = garments.of(test, calibrate_on or test, test)
+    return exporter.export(run, models, data, calibrate=calibrate_on is not None, **options)
 
 
 def refused(run: Run, folder: Path, test: Garments, error: type[UserError] = UserError, **options: Any) -> str:
