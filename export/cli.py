@@ -9,9 +9,9 @@ import click
 
 from hangtag.export import file_exporter, interruption, report, terminal
 from hangtag.export.errors import ExportError
-from hangtag.export.file.precision import PRECISIONS, model_name
 from hangtag.export.gate.speed import TIMINGS
 from hangtag.export.published import Published
+from hangtag.export.quantization.precision import PRECISIONS, model_name
 from hangtag.export.repository import inventory
 from hangtag.extras import needs
 from hangtag.options import models_option, refuse, runs_option

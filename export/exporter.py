@@ -11,13 +11,14 @@ import onnx
 
 from hangtag.export import calibration, predecessors
 from hangtag.export.errors import ExportError
-from hangtag.export.file import examples, onnx_model, precision, provenance, reference_answers, torch_export
+from hangtag.export.file import examples, onnx_model, provenance, reference_answers, torch_export
 from hangtag.export.gate import processor, speed
 from hangtag.export.gate.network_gate import prove
 from hangtag.export.gate.proof import GATE_IMAGES, GateData, Proof
 from hangtag.export.network import checkpoint
 from hangtag.export.network.served_network import ServedNetwork, SingleLabel
 from hangtag.export.published import Published
+from hangtag.export.quantization import precision
 from hangtag.export.repository.publishing import publish
 from hangtag.training.data import fashion_mnist, outfits, sources
 from hangtag.training.data.dataset import Dataset, Images, Split

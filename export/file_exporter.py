@@ -14,11 +14,12 @@ import onnx
 
 from hangtag.export import predecessors
 from hangtag.export.errors import ExportError
-from hangtag.export.file import onnx_model, precision
+from hangtag.export.file import onnx_model
 from hangtag.export.file.versions import versions
 from hangtag.export.gate import file_gate, processor, speed
 from hangtag.export.gate.proof import GateData
 from hangtag.export.published import Published
+from hangtag.export.quantization import precision
 from hangtag.export.repository.publishing import publish
 from hangtag.export.third_party import document
 from hangtag.serving.server.runtime.session import Runtime

@@ -6,13 +6,13 @@ from pathlib import Path
 import click
 
 from hangtag.export import interruption, report, terminal
-from hangtag.export.file.precision import PRECISIONS
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.export.quantization import agreement
 from hangtag.export.quantization.conversion import Request
+from hangtag.export.quantization.precision import PRECISIONS
 from hangtag.export.third_party import intake
-from hangtag.export.third_party.classifier.preprocessing import SCORES
 from hangtag.export.third_party.document import MAX_BYTES
+from hangtag.export.third_party.preprocessing import SCORES
 from hangtag.options import FiniteRange, models_option, refuse
 from hangtag.printable import escaped
 

@@ -13,7 +13,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from hangtag.export.errors import ExportError
-from hangtag.export.file.precision.quantizer_output import silenced
+from hangtag.export.quantization.quantizer_output import silenced
 from hangtag.export.quantization.samples import Feed
 
 LAYERS = ("Conv", "Gemm", "MatMul")

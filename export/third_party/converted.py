@@ -11,11 +11,11 @@ import onnx
 
 from hangtag.export import child_process
 from hangtag.export.errors import ExportError, GateError
-from hangtag.export.file.precision import keep_origin
 from hangtag.export.gate import processor
 from hangtag.export.gate.check import AGREEMENT, BATCHING
 from hangtag.export.quantization import conversion
 from hangtag.export.quantization.conversion import Request
+from hangtag.export.quantization.precision import keep_origin
 from hangtag.export.third_party.processes import run_probe
 
 Progress = Callable[[str], object]

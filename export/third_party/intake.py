@@ -20,11 +20,10 @@ from hangtag.export.quantization import images
 from hangtag.export.quantization.conversion import Request
 from hangtag.export.quantization.samples import spread
 from hangtag.export.repository.publishing import publish
-from hangtag.export.third_party import converted, document
-from hangtag.export.third_party.classifier import pictures, plan, proof
-from hangtag.export.third_party.classifier.pictures import Labelled
-from hangtag.export.third_party.classifier.plan import Plan
+from hangtag.export.third_party import converted, document, pictures, plan, proof
 from hangtag.export.third_party.converted import Converted
+from hangtag.export.third_party.pictures import Labelled
+from hangtag.export.third_party.plan import Plan
 from hangtag.export.third_party.processes import run_probe
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 from hangtag.serving.signature import PREFIX

@@ -30,14 +30,14 @@ def run_probe(target: Path, shown_as: Path) -> dict[str, Any]:
 def run_pictures(
     folder: Path, request: Mapping[str, Any], shown_as: Path, progress: Callable[[str], object] = str
 ) -> dict[str, Any]:
-    """Run ``third_party.classifier.pictures`` in a folder that has the files of the request, and return its findings.
+    """Run ``third_party.pictures`` in a folder that has the files of the request, and return its findings.
 
     Raises:
         GateError: as ``run_probe`` does, or a picture cannot be read, or the answers differ.
     """
     (folder / "pictures.json").write_text(json.dumps(request), encoding="utf-8")
     seconds = _SECONDS + _SECONDS_A_PICTURE * len(request["pictures"])
-    return _run("classifier.pictures", folder, shown_as, folder / str(request["file"]), "pictures", seconds, progress)
+    return _run("pictures", folder, shown_as, folder / str(request["file"]), "pictures", seconds, progress)
 
 
 def _run(

@@ -23,7 +23,7 @@ _FOR_TRAINING = [
     "torch._dynamo",  # which PyTorch's optimizers import when the first is made
     "hangtag.training.cli",
     "hangtag.export.cli",
-    "hangtag.export.third_party.classifier.pictures",
+    "hangtag.export.third_party.pictures",
     "hangtag.export.third_party.probe",
     "hangtag.export.gate.checks.empty_batch",
     "hangtag.export.quantization.conversion",

@@ -1,4 +1,4 @@
-"""Run a file on pictures in a child process: python -m hangtag.export.third_party.classifier.pictures FOLDER.
+"""Run a file on pictures in a child process: python -m hangtag.export.third_party.pictures FOLDER.
 
 The folder holds ``pictures.json`` (a Request) and the files that it names. The findings are JSON on the last line of
 standard output. With a bare network the published file is compared with what this network answers to the same pictures,
@@ -22,7 +22,7 @@ from hangtag.export.errors import ExportError
 from hangtag.export.file import examples
 from hangtag.export.gate.runtime_answers import softmax
 from hangtag.export.gate.tolerances import TOLERANCES
-from hangtag.export.third_party.classifier.preprocessing import LOGITS, PROBABILITIES, Steps
+from hangtag.export.third_party.preprocessing import LOGITS, PROBABILITIES, Steps
 from hangtag.export.third_party.processes import PROGRESS
 from hangtag.serving.image_spec import ImageSpec, flattened
 from hangtag.serving.server.errors import InferenceError, ModelLoadError

@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx
 
-from hangtag.export.third_party.classifier.preprocessing import NOTHING, PROBABILITIES, Preprocessing
+from hangtag.export.third_party.preprocessing import NOTHING, PROBABILITIES, Preprocessing
 from hangtag.training.data.division import named
 
 _BILINEAR = (2, "bilinear", None)

@@ -12,9 +12,9 @@ from hangtag.export.file.quality import Quality
 from hangtag.export.gate.checks import predecessor
 from hangtag.export.quantization.samples import spread
 from hangtag.export.repository.inventory import Entry
-from hangtag.export.third_party.classifier import pictures
-from hangtag.export.third_party.classifier.pictures import Labelled
-from hangtag.export.third_party.classifier.plan import Plan
+from hangtag.export.third_party import pictures
+from hangtag.export.third_party.pictures import Labelled
+from hangtag.export.third_party.plan import Plan
 from hangtag.export.third_party.processes import run_pictures
 from hangtag.serving.image_spec import ImageSpec
 

@@ -13,8 +13,8 @@ from onnx import TensorProto, numpy_helper
 
 from hangtag.export.errors import ExportError
 from hangtag.export.file import torch_export
-from hangtag.export.file.precision import convert, model_name
 from hangtag.export.network.served_network import SingleLabel
+from hangtag.export.quantization.precision import convert, model_name
 from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist
 from tests.kit import onnx_file

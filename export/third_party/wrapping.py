@@ -14,7 +14,7 @@ from onnx import TensorProto, compose, helper, numpy_helper
 
 from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model
-from hangtag.export.third_party.classifier.preprocessing import (
+from hangtag.export.third_party.preprocessing import (
     LOGITS,
     PROBABILITIES,
     NetworkImage,

@@ -20,7 +20,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from hangtag.export.arrays import batches
-from hangtag.export.file.precision.quantizer_output import silenced
+from hangtag.export.quantization.quantizer_output import silenced
 from hangtag.training.data.dataset import Images
 
 OPERATORS = ("Conv", "MaxPool", "Relu")

@@ -11,10 +11,10 @@ import onnx
 from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model
 from hangtag.export.gate.check import BATCHING
-from hangtag.export.third_party.classifier import companions, wrapping
-from hangtag.export.third_party.classifier.preprocessing import Preprocessing
-from hangtag.export.third_party.classifier.wrapping import Wrapped
+from hangtag.export.third_party import companions, wrapping
+from hangtag.export.third_party.preprocessing import Preprocessing
 from hangtag.export.third_party.processes import run_probe
+from hangtag.export.third_party.wrapping import Wrapped
 from hangtag.training.data.division import named
 
 

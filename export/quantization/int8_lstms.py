@@ -27,8 +27,8 @@ from onnxscript import optimizer
 from hangtag.export.arrays import Array
 from hangtag.export.errors import ExportError
 from hangtag.export.file.onnx_model import operators
-from hangtag.export.file.precision.quantizer_output import silenced
-from hangtag.export.file.precision.saturation import prevent_saturation
+from hangtag.export.quantization.quantizer_output import silenced
+from hangtag.export.quantization.saturation import prevent_saturation
 
 _SATURATED = 20.0
 """Added to a gate before its sigmoid or tanh: the result is 1 up to 2e-9, below half a step of FP32."""

@@ -5,8 +5,8 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from hangtag.export.errors import ExportError
 from hangtag.export.file.onnx_model import metadata, nodes, operators
-from hangtag.export.file.precision.int8_convolutions import quantize_convolutions
-from hangtag.export.file.precision.int8_lstms import quantize_lstms
+from hangtag.export.quantization.int8_convolutions import quantize_convolutions
+from hangtag.export.quantization.int8_lstms import quantize_lstms
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data.dataset import Images
 
