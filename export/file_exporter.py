@@ -27,7 +27,11 @@ from hangtag.training.data.dataset import Dataset
 
 QUANTIZATION_IMAGES = 512
 """int8 sees this many images of the training split, to learn how large activations get."""
-# Written anew for the new file; all else, such as the provenance and PyTorch's answers, is as true of it.
+_AS_ANYBODYS = (
+    "Convert it as anybody's file with: hangtag import {file} --name NAME --precision int8 --calibration SAMPLES. "
+    "Nothing was published."
+)
+# Written again for the new file; all else, such as the provenance and PyTorch's answers, is as true of it.
 _OF_THE_FILE = ("precision", "gate", "parity", "test_accuracy", "speed", "graph_digest")
 
 
@@ -47,14 +51,14 @@ def read(file: Path) -> onnx.ModelProto:
     if metadata.get("graph_digest") != onnx_model.digest(model):
         raise ExportError(
             f"{file} names hangtag's training as its origin, but its graph or weights are not those that were "
-            "exported. Give --calibration to convert it as anybody's file. Nothing was published."
+            f"exported. {_AS_ANYBODYS.format(file=file)}"
         )
     wanted = {"precision": "fp32", "task": "single_label"}
     for key, value in wanted.items():
         if metadata.get(key, "fp32" if key == "precision" else None) != value:
             raise ExportError(
                 f"{file} has {key} {metadata.get(key)}, and another precision is made of {value} alone. "
-                "Give --calibration to convert it as anybody's file. Nothing was published."
+                f"{_AS_ANYBODYS.format(file=file)}"
             )
     return model
 
@@ -72,7 +76,7 @@ def config(model: onnx.ModelProto) -> Mapping[str, Any]:
     try:
         return dict(json.loads(onnx_model.metadata(model)["training"])["config"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ExportError("the file does not say how it was trained: give --calibration.") from error
+        raise ExportError("the file does not say how it was trained.") from error
 
 
 def export(
@@ -108,8 +112,8 @@ def export(
     original, test = read(file), data.test
     if onnx_model.metadata(original).get("data_digest") != data.digest:
         raise ExportError(
-            f"{file} was trained on another data set than {data.name} is now, so nothing can be proven of it. Give "
-            "--calibration to convert it as anybody's file. Nothing was published."
+            f"{file} was trained on another data set than {data.name} is now, so nothing can be proven of it. "
+            f"{_AS_ANYBODYS.format(file=file)}"
         )
     rival = predecessors.find(models, name, data.digest, even_if_worse=even_if_worse)
     signature = Runtime(file, provider="cpu").signature

@@ -25,7 +25,7 @@ from hangtag.export.gate.runtime_answers import REAL, answer, artificial_images,
 from hangtag.export.gate.tolerances import TOLERANCES, Tolerances
 from hangtag.export.repository import calibration_file
 from hangtag.export.repository.inventory import Entry
-from hangtag.export.third_party.processes import run_probe
+from hangtag.export.third_party import probe
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.data.dataset import Split
@@ -287,7 +287,7 @@ class _Verification:
         if find_spec("onnx") is None:
             return Finding(BATCHING, None, "the package onnx is not installed")
         path = self._entry.path
-        verdict = run_probe(path, shown_as=path)["batching"]
+        verdict = probe.run(path, shown_as=path)["batching"]
         summary = f"{'batched' if verdict['batched'] else 'one request at a time'}: {verdict['why']}"
         return Finding(BATCHING, verdict["batched"] == self._entry.json("batched"), summary)
 

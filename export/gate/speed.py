@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hangtag.export.arrays import Pixels
+from hangtag.export.arrays import Array, Pixels
 from hangtag.serving.server.runtime.session import Runtime
 
 if TYPE_CHECKING:  # only files are timed where torch is not installed
@@ -37,7 +37,8 @@ _BUSY = 0.1
 """From this share of the CPUs on, the summary mentions other processes."""
 
 FILE, FP32, EAGER, COMPILED = "file", "fp32 file", "PyTorch", "torch.compile"
-Contender = Callable[[Pixels], object]
+Contender = Callable[[Any], object]
+"""Answers a batch."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,21 @@ def measure(path: Path, images: Pixels, served: "nn.Module | None", fp32: Path |
         return Speed(milliseconds, THREADS, missing, CpuTime.now().share_of_others(before))
 
 
+def of_files(files: Mapping[str, Runtime], sample: Mapping[str, Array], *, batched: bool) -> dict[str, object]:
+    """Time files on one sample, and on 64 of a batched model: what ``Speed.figures`` is.
+
+    Args:
+        files: Contender -> the file, with one thread.
+        sample: Input name -> array.
+    """
+    milliseconds = {}
+    contenders: dict[str, Contender] = {name: runtime.run for name, runtime in files.items()}
+    for size in BATCH_SIZES if batched else (1,):
+        inputs = {name: np.concatenate([array] * size) for name, array in sample.items()} if size > 1 else sample
+        milliseconds[size] = interleaved(contenders, inputs, least=2, seconds=1.0)
+    return Speed(milliseconds, THREADS, {}).figures
+
+
 @contextmanager
 def _pytorch_threads() -> Iterator[None]:
     """Let PyTorch compute on THREADS inside the context."""
@@ -175,24 +191,30 @@ def _compiled(served: "nn.Module", images: Pixels) -> Contender:
 
 
 def interleaved(
-    contenders: Mapping[str, Contender], batch: Pixels, clock: Callable[[], float] = time.perf_counter
+    contenders: Mapping[str, Contender],
+    batch: Any,
+    clock: Callable[[], float] = time.perf_counter,
+    least: int = _MIN_ROUNDS,
+    seconds: float = _SECONDS,
 ) -> dict[str, float]:
     """Let the contenders take turns; return the median milliseconds of each.
 
     Args:
         clock: Seconds since any moment.
+        least: So many rounds are played whatever they take.
+        seconds: No round begins later, and none after _MAX_ROUNDS.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     begin = clock()
     for rounds in range(_MAX_ROUNDS):
-        if rounds >= _MIN_ROUNDS and clock() - begin > _SECONDS:
+        if rounds >= least and clock() - begin > seconds:
             break
         for name, answer in contenders.items():
             times[name] += _turn(answer, batch, clock)
     return {name: float(np.median(milliseconds)) for name, milliseconds in times.items()}
 
 
-def _turn(answer: Contender, batch: Pixels, clock: Callable[[], float]) -> list[float]:
+def _turn(answer: Contender, batch: Any, clock: Callable[[], float]) -> list[float]:
     """Milliseconds of each batch of a turn, without the first."""
     answer(batch)
     milliseconds: list[float] = []

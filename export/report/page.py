@@ -119,7 +119,7 @@ def write_file_report(accepted: Accepted, path: Path) -> None:
         pictures={"How long a batch takes": pictures.speed(milliseconds)},
         sentences={},
         worst=[],
-        operators=accepted.findings["operators"],
+        operators=accepted.findings[STRUCTURE]["operators"],
         provenance=_provenance(accepted.metadata),
         fp32_layers=converted.findings["fp32_layers"] if converted else [],
     )
@@ -183,8 +183,8 @@ def _in_words(value: str) -> str:
     except ValueError:
         return value
     if isinstance(parsed, dict):
-        return ", ".join(f"{key.replace('_', ' ')} {item}" for key, item in parsed.items())
-    return ", ".join(map(str, parsed)) if isinstance(parsed, list) else value
+        return ", ".join(f"{key.replace('_', ' ')} {_in_words(json.dumps(item))}" for key, item in parsed.items())
+    return ", ".join(map(str, parsed)) if isinstance(parsed, list) else str(parsed)
 
 
 def _write(path: Path, *, folder: Path, pictures: Mapping[str, str], **content: Any) -> None:

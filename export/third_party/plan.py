@@ -3,19 +3,45 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx
 
+from hangtag.export import child_process
 from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model
-from hangtag.export.gate.check import BATCHING
-from hangtag.export.third_party import companions, wrapping
-from hangtag.export.third_party.preprocessing import Preprocessing
-from hangtag.export.third_party.processes import run_probe
-from hangtag.export.third_party.wrapping import Wrapped
+from hangtag.export.gate.check import BATCHING, STRUCTURE
+from hangtag.export.third_party import companions, probe, wrapping
+from hangtag.export.third_party.preprocessing import Preprocessing, Steps
 from hangtag.training.data.division import named
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """A network with its preprocessing and softmax in one file.
+
+    Attributes:
+        file: Without metadata under ``hangtag.``.
+        steps: What it does to pixels.
+        output: The name of the network's output with the scores.
+        scores: One of ``preprocessing.SCORES``.
+        batch: The size of the first axis; None where it is free.
+        bare_batch: The number of pictures that the bare network takes at a time; None where any.
+    """
+
+    file: Path
+    steps: Steps
+    output: str
+    scores: str
+    batch: int | None
+    bare_batch: int | None
+
+    def __str__(self) -> str:
+        """The preprocessing in words."""
+        steps = self.steps
+        size = (steps.spec.height, steps.spec.width)
+        return str(Preprocessing(size, steps.spec.fit, steps.order, steps.scale, steps.mean, steps.std))
 
 
 @dataclass(frozen=True)
@@ -25,27 +51,23 @@ class Plan:
     Attributes:
         wrapped: The classifier; None where the file is published as it is.
         labels: Of the outputs' last axis; None where nothing names them.
-        stated: The preprocessing, in words.
         sources: What was taken from files that lie with the network, in sentences.
         notes: What is done otherwise than these say, and what could not be taken, likewise.
         reason: Why there is no classifier.
-        bare_batch: The number of pictures that the bare network takes at a time; None where any.
     """
 
     wrapped: Wrapped | None
     labels: tuple[str, ...] | None
-    stated: str = ""
     sources: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     reason: str = ""
-    bare_batch: int | None = None
 
     @property
     def summaries(self) -> dict[str, str]:
         """For the terminal and the report."""
         rows = {}
         if self.wrapped is not None:
-            rows["image"] = f"{self.stated}, in the graph; scores are {self.wrapped.scores}"
+            rows["image"] = f"{self.wrapped}, in the graph; scores are {self.wrapped.scores}"
         if self.sources and self.wrapped is not None:
             rows["taken"] = "; ".join(self.sources)
         if self.notes:
@@ -54,8 +76,13 @@ class Plan:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What is written into the file about its origin (keys without their prefix)."""
-        return {"preprocessing": self.stated} | ({"taken": json.dumps(self.sources)} if self.sources else {})
+        """What is written into the file about its image and origin (keys without their prefix)."""
+        if self.wrapped is None:
+            return {}
+        described = {
+            "task": "single_label", "image": json.dumps(self.wrapped.steps.image), "preprocessing": str(self.wrapped),
+        }  # fmt: skip
+        return described | ({"taken": json.dumps(self.sources)} if self.sources else {})
 
     def why_no_pictures(self, taken: str) -> str | None:
         """Why `hangtag classify` takes no pictures, or not all.
@@ -72,17 +99,26 @@ class Plan:
 
 
 def choose(
-    model: onnx.ModelProto, path: Path, labels_file: Path | None, preprocessing: str | None, scores: str | None
+    model: onnx.ModelProto,
+    bare: Path,
+    path: Path,
+    labels_file: Path | None,
+    preprocessing: str | None,
+    scores: str | None,
 ) -> Plan:
     """Make a classifier of pictures where the preprocessing is stated. Options win over the files that lie with it.
 
     Args:
+        model: The network.
+        bare: Its file, external data included. Other files are written where it lies.
+        path: The user's file.
         labels_file: has the labels, one per line or as a JSON list.
         preprocessing: the option; None without it.
         scores: likewise.
 
     Raises:
         ExportError: the labels cannot be read, or the option is given and the network or the labels do not fit it.
+        GateError: the network ends the process that puts the preprocessing before it.
     """
     found = companions.read(path, model)
     given = None if labels_file is None else tuple(read_labels(labels_file))
@@ -91,51 +127,50 @@ def choose(
         image = "nothing says how pixels become its input (--preprocessing)"
         return Plan(None, given, notes=found.notes, reason=image)
     labels = given or _own_labels(model) or found.labels
-    try:
-        wrapped = wrapping.wrap(model, stated, scores or found.scores, len(labels or ()))
-    except ExportError as error:
+    wrapped = _wrapped(bare, path, stated, scores or found.scores, len(labels or ()))
+    if isinstance(wrapped, str):
         if preprocessing is not None:
-            raise ExportError(f"{path}: {error} Nothing was published.") from error
-        return Plan(None, given, notes=found.notes, reason=str(error).rstrip("."))
+            raise ExportError(f"{path}: {wrapped} Nothing was published.")
+        return Plan(None, given, notes=found.notes, reason=wrapped.rstrip("."))
     sources = [one for one in found.sources if labels == found.labels or " labels from " not in one]
     if sources and preprocessing:
         sources.append(f"--preprocessing {preprocessing} wins over these")
     if sources and scores:
         sources.append(f"--scores {scores} too")
-    return Plan(wrapped, labels, str(_stated(wrapped)), tuple(sources), found.notes, bare_batch=wrapped.batch)
+    return Plan(wrapped, labels, tuple(sources), found.notes)
 
 
-def freed(planned: Plan, model: onnx.ModelProto, path: Path, folder: Path) -> Plan:
-    """The plan with a free batch axis, where a network that was exported for a fixed number of pictures allows it.
-
-    Args:
-        model: the network.
-        path: its name in error messages.
-        folder: for temporary files.
-
-    Raises:
-        ExportError: it takes several pictures at a time, and no other number.
-    """
-    wrapped = planned.wrapped
-    assert wrapped is not None
-    assert planned.labels is not None
-    if wrapped.batch is None:
-        return planned
-    file = folder / "freed.onnx"
+def _wrapped(bare: Path, path: Path, stated: Preprocessing, scores: str | None, labels: int) -> Wrapped | str:
+    """The classifier, or why there is none. One of a network for a fixed number of pictures gets a free batch axis,
+    where the network allows it."""
+    wrapped = _joined(bare, path, "classifier.onnx", stated, scores, labels)
+    if isinstance(wrapped, str) or wrapped.batch is None:
+        return wrapped
     try:
-        free = wrapping.freed(model, len(planned.labels))
-        candidate = wrapping.wrap(free, _stated(wrapped), wrapped.scores, len(planned.labels))
-        file.write_bytes(candidate.model.SerializeToString())
-        if run_probe(file, path)[BATCHING]["batched"]:
-            return replace(planned, wrapped=candidate)
+        free = _joined(bare, path, "freed.onnx", stated, wrapped.scores, labels, freed=True)
+        if isinstance(free, Wrapped) and probe.run(free.file, path)[BATCHING]["batched"]:
+            return replace(free, bare_batch=wrapped.batch)
     except ExportError:
         pass  # it computes for its own number of pictures alone
     if wrapped.batch > 1:
-        raise ExportError(
-            f"{path} takes {wrapped.batch} pictures at a time, and does not compute with other numbers. Export it with "
-            "a free first axis (dynamic_axes or dynamic_shapes of torch.onnx.export). Nothing was published."
+        return (
+            f"it takes {wrapped.batch} pictures at a time, and does not compute with other numbers. Export it with "
+            "a free first axis (dynamic_axes or dynamic_shapes of torch.onnx.export)."
         )
-    return planned
+    return wrapped
+
+
+def _joined(
+    bare: Path, path: Path, name: str, stated: Preprocessing, scores: str | None, labels: int, *, freed: bool = False
+) -> Wrapped | str:
+    file = bare.with_name(name)
+    made = child_process.run(
+        wrapping.wrap, path, STRUCTURE,
+        bare=str(bare), target=str(file), stated=asdict(stated), scores=scores, labels=labels, freed=freed,
+    )  # fmt: skip
+    if "unfit" in made:
+        return str(made["unfit"])
+    return Wrapped(file, Steps(**made["steps"]), made["output"], made["scores"], made["batch"], made["batch"])
 
 
 def read_labels(path: Path) -> list[str]:
@@ -163,9 +198,3 @@ def _own_labels(model: onnx.ModelProto) -> tuple[str, ...] | None:
         return None
     is_list = isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)
     return tuple(labels) if is_list else None
-
-
-def _stated(wrapped: Wrapped) -> Preprocessing:
-    steps = wrapped.steps
-    size = (steps.spec.height, steps.spec.width)
-    return Preprocessing(size, steps.spec.fit, steps.order, steps.scale, steps.mean, steps.std)

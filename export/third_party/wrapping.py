@@ -2,10 +2,13 @@
 
 The published input is ``image``, UINT8 [batch, height, width] or [batch, height, width, 3], and the outputs are
 ``logits``, where the network's scores are logits, and ``probabilities``, FP32 [batch, labels].
+
+onnx's checker and its shape inference run meanwhile, so a child process does it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,48 +38,53 @@ _PASSING = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze")
 """Operators through which scores pass on to the output."""
 
 
-@dataclass(frozen=True)
-class Wrapped:
-    """A network with its preprocessing and softmax in one graph.
-
-    Attributes:
-        model: Without metadata under ``hangtag.``.
-        steps: What it does to pixels.
-        output: The name of the network's output with the scores.
-        scores: One of ``preprocessing.SCORES``.
-        batch: The size of the first axis; None where it is free.
-    """
-
-    model: onnx.ModelProto
-    steps: Steps
-    output: str
-    scores: str
-    batch: int | None
-
-
-def wrap(model: onnx.ModelProto, stated: Preprocessing, scores: str | None, labels: int) -> Wrapped:
-    """Join preprocessing, network and softmax.
+def wrap(
+    bare: str, target: str, stated: dict[str, Any], scores: str | None, labels: int, *, freed: bool = False
+) -> dict[str, Any]:
+    """Join preprocessing, network and softmax, in a child process.
 
     Args:
-        model: The network. It is not changed.
-        stated: How pixels become its input.
+        bare: The network's file.
+        target: The file to write, without metadata under ``hangtag.``.
+        stated: A ``Preprocessing``, as ``asdict`` has it: how pixels become the network's input.
         scores: One of ``preprocessing.SCORES``; None for what the graph shows: probabilities behind
             a Softmax, else logits.
         labels: How many there are.
+        freed: Whether to declare the first axis free. Whether the network then computes must be tried.
 
-    Raises:
-        ExportError: its input is no single picture, the preprocessing does not fit it, or no output has a score for
-            each label.
+    Returns:
+        ``steps``, what it does to pixels; ``output``, the name of the network's output with the scores; ``scores``;
+        and ``batch``, the size of the first axis, None where it is free. Where the input is no single picture, the
+        preprocessing does not fit it, or no output has a score for each label: ``unfit``, the reason.
     """
     if labels == 0:
-        raise ExportError("nothing names the labels: give a file with --labels.")
-    image = _image(model)
-    completed = steps(stated, image)
+        return {"unfit": "nothing names the labels: give a file with --labels."}
+    model = onnx.load(bare)
+    try:
+        if freed:
+            _free(model, labels)
+        image = _image(model)
+        completed = steps(Preprocessing.of(stated), image)
+        output = _output(model, labels)
+        scores = scores or _scores(model.graph, output.name)
+        joined = _joined(model, image, output, completed, scores, labels)
+    except ExportError as error:
+        return {"unfit": str(error)}
+    Path(target).write_bytes(joined.SerializeToString())
+    return {"steps": asdict(completed), "output": output.name, "scores": scores, "batch": image.batch}
+
+
+def _joined(
+    model: onnx.ModelProto,
+    image: NetworkImage,
+    output: onnx.ValueInfoProto,
+    completed: Steps,
+    scores: str,
+    labels: int,
+) -> onnx.ModelProto:
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < _FIRST_OPSET:
         raise ExportError(f"the file has opset {opset}: export the network with opset {_FIRST_OPSET} or a newer one.")
-    output = _output(model, labels)
-    scores = scores or _scores(model.graph, output.name)
     network = _network(model, output.name)
     (scored,) = (value.name for value in network.graph.output)
     batch = "batch" if image.batch is None else image.batch
@@ -93,19 +101,16 @@ def wrap(model: onnx.ModelProto, stated: Preprocessing, scores: str | None, labe
     joined.opset_import.extend(helper.make_opsetid(*entry) for entry in opsets.items())
     joined.producer_name, joined.producer_version = model.producer_name, model.producer_version
     joined.graph.name, joined.graph.doc_string = model.graph.name, model.graph.doc_string
-    return Wrapped(joined, completed, output.name, scores, image.batch)
+    return joined
 
 
-def freed(model: onnx.ModelProto, labels: int) -> onnx.ModelProto:
-    """A copy of a network with one picture as its input whose first axis is free. Whether it computes must be tried."""
-    image, output = _image(model), _output(model, labels)
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    del copied.graph.value_info[:]  # they have the fixed size
-    for value in (*copied.graph.input, *copied.graph.output):
-        if value.name in (image.name, output.name):
+def _free(model: onnx.ModelProto, labels: int) -> None:
+    """Declare the first axis of the picture and of its scores as free."""
+    names = (_image(model).name, _output(model, labels).name)
+    del model.graph.value_info[:]  # they have the fixed size
+    for value in (*model.graph.input, *model.graph.output):
+        if value.name in names:
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    return copied
 
 
 def _image(model: onnx.ModelProto) -> NetworkImage:

@@ -1,6 +1,7 @@
 """``hangtag import --precision``: small networks whose sensitive layer is known, and refusals."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from PIL import Image
 
 from hangtag.serving.client import Client
 from tests.kit import networks, onnx_file, onnx_models, unbatchable_models
-from tests.kit.command import invoke, refusal
+from tests.kit.command import ROOT, invoke, refusal
 from tests.kit.exported import importing
 from tests.kit.server import server
 
@@ -206,8 +207,14 @@ def test_samples_that_prove_worse_than_those_that_made_the_file_are_refused(tmp_
 @pytest.mark.parametrize(
     ("end", "message"),
     [
-        ("os.abort()", r"the conversion of .*theirs\.onnx ended its process \(signal 6\)\. Nothing was published\."),
-        ("os._exit(3)", r"the conversion of .*theirs\.onnx failed: the process ended with exit code 3: .* was publish"),
+        (
+            "os.abort()",
+            r"conversion: ONNX Runtime ends the process \(signal 6\) on .*theirs\.onnx\. Nothing was",
+        ),
+        (
+            "os._exit(3)",
+            r"conversion: running .*theirs\.onnx failed: the process ended with exit code 3: .* was",
+        ),
     ],
 )
 def test_a_conversion_that_ends_its_process_is_reported(
@@ -216,7 +223,7 @@ def test_a_conversion_that_ends_its_process_is_reported(
     """The file was run in a process of its own before."""
     code = f"import os, sys\nif any('conversion' in argument for argument in sys.orig_argv):\n    {end}\n"
     (tmp_path / "sitecustomize.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     reason = refused(tmp_path, networks.robust(), "--precision", "int8")
     assert re.match(message, reason), reason
