@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import ExportError
+from hangtag.export.exporter import Published
 from hangtag.export.gate.check import NOT_RUN, PARITY, PREDECESSOR, STRUCTURE
-from hangtag.export.published import Published
 from hangtag.export.report import pictures
 from hangtag.export.repository import inventory
 from hangtag.export.third_party.intake import Accepted
@@ -21,6 +21,7 @@ from hangtag.page.environment import environment
 from hangtag.page.images import png_address
 from hangtag.serving.image_spec import ImageSpec
 
+DEFAULT_REPOSITORY = Path("models")
 WORST = 8
 """This many images are shown."""
 _SINGULAR = {"logits": "logit", "probabilities": "probability"}
@@ -123,6 +124,28 @@ def write_file_report(accepted: Accepted, path: Path) -> None:
         provenance=_provenance(accepted.metadata),
         fp32_layers=converted.findings["fp32_layers"] if converted else [],
     )
+
+
+def report_path(reports: Path, version: Path) -> Path:
+    """The page about a version: NAME-VERSION.html, for each repository but the default one in a folder of its own.
+
+    Without that folder an export into another repository would overwrite the page of the same version in the default
+    one. It is named after the repository's path, relative to the current folder where that is possible.
+
+    Args:
+        version: the version's folder, <models>/<name>/<version>.
+
+    Example:
+        >>> report_path(Path("reports/export"), Path("/srv/models/cnn/3"))
+        PosixPath('reports/export/srv-models/cnn-3.html')
+    """
+    repository, here = version.parent.parent.resolve(), Path.cwd()
+    page = f"{version.parent.name}-{version.name}.html"
+    if repository == DEFAULT_REPOSITORY.resolve():
+        return reports / page
+    known = repository.relative_to(here) if repository.is_relative_to(here) else repository
+    folder = "-".join(part for part in known.parts if part != known.anchor)
+    return reports / (folder or repository.name or "root") / page
 
 
 def _check(name: str, summary: str, ran: bool) -> ShownCheck:

@@ -14,7 +14,6 @@ from hangtag.export.arrays import Pixels
 from hangtag.export.errors import ExportError
 from hangtag.export.file import examples
 from hangtag.export.file.quality import Quality
-from hangtag.export.gate.checks import predecessor
 from hangtag.export.repository.inventory import Entry
 from hangtag.export.third_party.preprocessing import PROBABILITIES
 from hangtag.serving.image_spec import ImageSpec
@@ -146,16 +145,18 @@ class Judge:
             GateError: the new file is worse, and not ``even_if_worse``.
         """
         signature = rival.signature
-        before = predecessors.recorded_on(rival, self.data.digest)
+        before = predecessors.recorded(rival, self.data.digest)
         if before is None and signature is not None:
             most = max(label for _, label in self.data.files)
             if signature.image is None or signature.picture_shape is None or most >= len(signature.labels):
-                predecessors.refuse_incomparable(rival, even_if_worse=even_if_worse)
-                return None
+                if even_if_worse:
+                    return None
+                why = "does not say how a picture becomes its input, or has other labels"
+                raise predecessors.incomparable(rival, why, "To publish it all the same, add --even-if-worse")
             before = self.measure(rival.path, signature.image, batched=signature.batched).quality
         if before is None:
             return None
-        compared = predecessor.check(
+        compared = predecessors.compare(
             measured.quality,
             len(self.data.files),
             before,

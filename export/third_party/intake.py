@@ -14,12 +14,13 @@ import onnx
 from hangtag.export import predecessors
 from hangtag.export.child_process import Progress
 from hangtag.export.errors import ExportError, GateError
-from hangtag.export.file import onnx_model, versions
+from hangtag.export.file import onnx_model, quality
 from hangtag.export.gate.check import AGREEMENT, BATCHING, EMPTY_BATCH, NOT_RUN, PREDECESSOR, STRUCTURE
 from hangtag.export.gate.checks import empty_batch
-from hangtag.export.quantization import images
+from hangtag.export.quantization import samples
 from hangtag.export.quantization.conversion import Request
 from hangtag.export.quantization.samples import spread
+from hangtag.export.repository.inventory import Entry
 from hangtag.export.repository.publishing import publish
 from hangtag.export.third_party import accuracy, converted, document, plan, probe, proof
 from hangtag.export.third_party.accuracy import ACCURACY, Labelled
@@ -27,7 +28,6 @@ from hangtag.export.third_party.converted import Converted
 from hangtag.export.third_party.plan import Plan
 from hangtag.export.third_party.proof import PICTURES
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
-from hangtag.serving.signature import PREFIX
 from hangtag.training.data.pictures import prepared
 
 # How to read the outputs may stay as the file has it. Its claims about its origin and quality are dropped: they are not
@@ -147,9 +147,9 @@ class _Intake:
         data = self._data(metadata)
         findings: dict[str, Any] = {}
         with publish(self._models, self._name) as publication:
-            rival = predecessors.serving(
-                self._models, self._name, measured=data is not None, even_if_worse=options.even_if_worse
-            )
+            rival = predecessors.serving(self._models, self._name)
+            if rival is not None and data is None and not options.even_if_worse:
+                _require_no_figure(rival)
             if chosen.wrapped is not None:
                 findings[PICTURES] = proof.compare(bare, chosen.wrapped, self._given(data), path)
                 model = onnx.load(chosen.wrapped.file)
@@ -157,12 +157,11 @@ class _Intake:
             if conversion is not None:
                 model = conversion.model
             target = publication.model_file
-            _write(model, metadata, target)
+            onnx_model.write(model, metadata, target)
             findings |= probe.run(target, shown_as=path)
             _require_labels_fit(metadata, findings["last_axes"], path)
             predecessors.require_same_contract(
-                self._models,
-                self._name,
+                rival,
                 findings["inputs"],
                 findings["outputs"],
                 json.loads(metadata.get("labels", "[]")),
@@ -182,7 +181,7 @@ class _Intake:
                     findings[PREDECESSOR] = found
                 metadata |= measured.metadata
             metadata |= _proof(findings) | {"graph_digest": onnx_model.digest(model)}
-            _write(model, metadata, target)
+            onnx_model.write(model, metadata, target)
             if findings["triton"] is not None:
                 publication.config_file.write_text(findings["triton"], encoding="utf-8")
         return Accepted(publication.folder, findings, metadata, chosen, conversion)
@@ -209,7 +208,7 @@ class _Intake:
         if data is not None:
             return [path for path, _ in data.files]
         if conversion is not None and Path(conversion.samples).is_dir():
-            return list(map(str, images.files_in(Path(conversion.samples))))
+            return list(map(str, samples.files_in(Path(conversion.samples))))
         return []
 
     def _converted(
@@ -221,12 +220,12 @@ class _Intake:
         if not request.samples:
             assert data is not None
             spec = ImageSpec.parse(metadata["image"])
-            chosen = [prepared(Path(path), spec) for path, _ in spread(data.files, images.MOST)]
+            chosen = [prepared(Path(path), spec) for path, _ in spread(data.files, samples.MOST_PICTURES)]
             request = replace(request, samples=str(self._folder / "samples.npz"))
             arrays: Any = {model.graph.input[0].name: np.stack(chosen)}  # numpy's stubs take no mapping of arrays
             np.savez(request.samples, **arrays)
         original = self._folder / "original.onnx"
-        _write(model, metadata, original)
+        onnx_model.write(model, metadata, original)
         return converted.convert(original, request, self._progress, shown_as=self._path)
 
 
@@ -240,15 +239,14 @@ def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str
         metadata.setdefault("task", "single_label")
     metadata |= chosen.metadata
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return metadata | {"source": f"{path.name}, SHA-256 {digest}", "versions": json.dumps(versions.versions())}
+    return metadata | {"source": f"{path.name}, SHA-256 {digest}", "versions": json.dumps(onnx_model.versions())}
 
 
-def _write(model: onnx.ModelProto, metadata: Mapping[str, str], file: Path) -> None:
-    """Write a file with these properties under ``hangtag.`` and no others; properties of other programs stay."""
-    others = {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith(PREFIX)}
-    onnx.helper.set_model_props(model, others)
-    onnx_model.add_metadata(model, metadata)
-    file.write_bytes(model.SerializeToString())
+def _require_no_figure(rival: Entry) -> None:
+    """Require that a version whose accuracy is known is not replaced by a file whose accuracy is not."""
+    if (recorded := quality.read(rival.metadata)) is not None:
+        remedy = "Measure both with --data folder:PICTURES, or add --even-if-worse"
+        raise predecessors.incomparable(rival, f"has {recorded}", remedy)
 
 
 def _require_labels_fit(metadata: Mapping[str, str], last_axes: Sequence[int | None], path: Path) -> None:

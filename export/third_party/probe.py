@@ -10,7 +10,7 @@ from hangtag.export import child_process
 from hangtag.export.file import onnx_model
 from hangtag.export.gate import speed
 from hangtag.export.gate.checks import structure
-from hangtag.export.repository import triton_config
+from hangtag.export.repository.publishing import triton_config
 from hangtag.serving.batchable import Axes, obstacle
 from hangtag.serving.server.runtime import batching_proof
 from hangtag.serving.server.runtime.session import Runtime
@@ -65,7 +65,7 @@ def probe(path: str) -> dict[str, Any]:
         "batching": asdict(verdict),
         "speed": speed.of_files({speed.FILE: runtime}, one, batched=verdict.batched),
         "pictures_taken": _pictures_taken(runtime.signature),
-        "triton": None if verdict.batched else triton_config.render(runtime.signature),
+        "triton": None if verdict.batched else triton_config(runtime.signature),
     }
 
 

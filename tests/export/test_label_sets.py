@@ -186,7 +186,7 @@ def test_tied_paths_may_differ_and_are_counted(paths: Exported, few: Garments, t
     ties = json.loads(published.metadata["parity"])["ties"]
     images = runs.canvases(few, 20)
     with torch.inference_mode():
-        expected = beam_search(network, torch.tensor(images).float() / 255).path.numpy()
+        expected = beam_search(network, torch.tensor(images).float()[:, None] / 255).path.numpy()
     actual = answers(published.folder / "model.onnx", image=images)["path"]
     assert 0 < (actual != expected).any(axis=1).sum() <= ties < 20
     assert f"but {ties} ties of 20 images" in str(published.proof)
