@@ -63,9 +63,9 @@ def run(
     try:
         answer = call(f"{function.__module__}:{function.__name__}", seconds, progress, **arguments)
     except ChildAbortedError as error:
-        raise GateError(check, f"ONNX Runtime ends the process (signal {error.signal}) on {shown_as}.") from error
+        raise GateError(check, f"{shown_as} ended the process that worked on it (signal {error.signal}).") from error
     except ChildFailedError as error:
-        raise GateError(check, f"running {shown_as} failed: {error}.") from error
+        raise GateError(check, f"working on {shown_as} failed: {error}.") from error
     if "refused" not in answer:
         return answer
     reason: str = answer["refused"]

@@ -4,6 +4,7 @@ Run it on the machine that serves: processors round differently, and one without
 AVX-VNNI) may saturate sums of an int8 file that hangtag's first releases made.
 """
 
+import json
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from hangtag.export.arrays import Answers, Pixels
-from hangtag.export.errors import GateError
+from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import reference_answers
 from hangtag.export.file.reference_answers import ReferenceAnswers
 from hangtag.export.gate.check import AGREEMENT, BATCHING, CALIBRATION, EMPTY_BATCH, PARITY, STRUCTURE, PassedCheck
@@ -23,7 +24,7 @@ from hangtag.export.gate.checks import batching, calibration, empty_batch, logit
 from hangtag.export.gate.runtime_answers import REAL, answer, artificial_images, softmax
 from hangtag.export.gate.tolerances import TOLERANCES, Tolerances
 from hangtag.export.recorded_data import PicturesGoneError, RecordedData
-from hangtag.export.repository import calibration_file
+from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data import fashion_mnist
@@ -82,7 +83,13 @@ def record_calibration(entry: Entry, data_dir: Path | None) -> Path | None:
     test = fashion_mnist.load_test(data_dir)
     answers = answer(Runtime(entry.path, provider="cpu"), test.images)
     figures = dict(calibration.check(answers, test.classes).figures)
-    return calibration_file.write(entry.path, metadata["graph_digest"], {CALIBRATION: figures})
+    document = {"graph_digest": metadata["graph_digest"], "gate": {CALIBRATION: figures}}
+    file = entry.path.with_name(inventory.LATER_FIGURES)
+    try:
+        file.write_text(json.dumps(document, indent=2) + "\n")
+    except OSError as error:
+        raise ExportError(f"{file} cannot be written: {error.strerror}") from error
+    return file
 
 
 def _run(name: str, compute: Callable[[], Finding]) -> Finding:

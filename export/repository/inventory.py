@@ -8,7 +8,6 @@ from typing import Any
 
 from hangtag.export.errors import ExportError
 from hangtag.export.file import quality
-from hangtag.export.repository import calibration_file
 from hangtag.serving import model_repository
 from hangtag.serving.model_repository import ModelFile, ModelRepositoryError
 from hangtag.serving.server.errors import ModelLoadError
@@ -16,6 +15,9 @@ from hangtag.serving.server.runtime.batching_decision import decide_batching
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.signature import Signature
 
+LATER_FIGURES = "calibration.json"
+"""A file where model.onnx lies: the calibration error of a model that was exported before the gate measured it. The
+model's file stays as it is, with every digest of it; the figures count for the graph whose digest they name."""
 _MAX_BATCH_SIZE = 64  # the server's default
 
 
@@ -76,7 +78,15 @@ class Entry:
         gate = self.json("gate")
         if not isinstance(gate, dict):
             return gate
-        return calibration_file.read(self.path, self.metadata.get("graph_digest", "")) | gate
+        return self._later_figures() | gate
+
+    def _later_figures(self) -> dict[str, Any]:
+        try:
+            document = json.loads(self.path.with_name(LATER_FIGURES).read_text(encoding="utf-8"))
+            gate = document["gate"] if document["graph_digest"] == self.metadata.get("graph_digest", "") else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return gate if isinstance(gate, dict) else {}
 
     def json(self, key: str) -> Any:
         """Parse a metadata value; None if it is missing or no JSON."""

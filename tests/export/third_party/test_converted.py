@@ -15,6 +15,7 @@ from PIL import Image
 
 from hangtag.serving.client import Client
 from tests.kit import networks, onnx_file, onnx_models, unbatchable_models
+from tests.kit.colour_networks import COLOURS, in_text
 from tests.kit.command import ROOT, invoke, refusal
 from tests.kit.exported import importing
 from tests.kit.server import server
@@ -205,25 +206,25 @@ def test_samples_that_prove_worse_than_those_that_made_the_file_are_refused(tmp_
 
 @pytest.mark.usefixtures("started_children")
 @pytest.mark.parametrize(
-    ("end", "message"),
+    ("module", "end", "message"),
     [
+        ("conversion", "os.abort()", r"conversion: \S+ ended the process that worked on it \(signal 6\)\. Nothing was"),
         (
-            "os.abort()",
-            r"conversion: ONNX Runtime ends the process \(signal 6\) on .*theirs\.onnx\. Nothing was",
-        ),
-        (
+            "wrapping",
             "os._exit(3)",
-            r"conversion: running .*theirs\.onnx failed: the process ended with exit code 3: .* was",
+            r"structure: working on \S+ failed: the process ended with exit code 3: .* was pub",
         ),
     ],
 )
-def test_a_conversion_that_ends_its_process_is_reported(
-    end: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_work_on_a_file_that_ends_its_process_is_reported(
+    module: str, end: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file was run in a process of its own before."""
-    code = f"import os, sys\nif any('conversion' in argument for argument in sys.orig_argv):\n    {end}\n"
+    """Whatever is done to the file, a process of its own does it."""
+    code = f"import os, sys\nif any('{module}:' in argument for argument in sys.orig_argv):\n    {end}\n"
     (tmp_path / "sitecustomize.py").write_text(code)
+    (tmp_path / "labels.txt").write_text("\n".join(COLOURS))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    reason = refused(tmp_path, networks.robust(), "--precision", "int8")
+    stated = ("--labels", tmp_path / "labels.txt", "--preprocessing", "scale=255")
+    reason = refused(tmp_path, in_text(), *stated, "--precision", "int8")
     assert re.match(message, reason), reason
