@@ -25,7 +25,7 @@ reports_option = click.option(
 even_if_worse_option = click.option(
     "--even-if-worse",
     is_flag=True,
-    help="Publish also if the version that serves is better, or cannot be compared.",
+    help="Publish also if the version that serves is better, or has no figure to compare with.",
 )
 even_if_different_option = click.option(
     "--even-if-different",
