@@ -99,9 +99,9 @@ def export(
         with needs("train", "'hangtag export RUN'"):
             from hangtag.training.networks.own import short_name
             from hangtag.training.runs.run import Run
-        found = Run.find(run, runs)
-        shown, source = found.folder, partial(_source_of_run, found, data_dir, precision, name)
-        name = model_name(name or short_name(found.model), precision)
+        chosen = Run.find(run, runs)
+        shown, source = chosen.folder, partial(_source_of_run, chosen, data_dir, precision, name)
+        name = model_name(name or short_name(chosen.model), precision)
     click.echo(f"exporting {shown} in {precision}", err=True)
     with terminal.interruption_reported(models, name):
         publish = partial(

@@ -11,14 +11,14 @@ import onnx
 from hangtag.export import calibration, predecessors
 from hangtag.export.arrays import Pixels
 from hangtag.export.errors import ExportError
-from hangtag.export.file import onnx_model, quality
-from hangtag.export.gate import processor, speed
+from hangtag.export.file import onnx_model
+from hangtag.export.gate import speed
 from hangtag.export.gate.proof import GateData, Proof
 from hangtag.export.gate.prove import prove
 from hangtag.export.gate.reference import Reference
 from hangtag.export.quantization import precision
 from hangtag.export.repository import inventory
-from hangtag.export.repository.inventory import Entry
+from hangtag.export.repository.inventory import Entry, Quality
 from hangtag.export.repository.publishing import publish
 from hangtag.training.data.dataset import Dataset
 
@@ -31,7 +31,7 @@ QUANTIZATION_IMAGES = 512
 
 @dataclass(frozen=True)
 class Source:
-    """What is published: a run (``run_source``), or the FP32 file that was made of one (``file_source``).
+    """What is published: a run (``run_source``), or the FP32 file of one (``file_source``).
 
     Attributes:
         name: The model's name in the repository.
@@ -126,7 +126,7 @@ def export(
         fp32 = source.graph()
         fp32_file.write_bytes(fp32.SerializeToString())
         model = precision.convert(fp32, to, source.data.train.images[:QUANTIZATION_IMAGES])
-        metadata = onnx_model.metadata(model) | {"precision": to, "processor": ", ".join(processor.instructions())}
+        metadata = onnx_model.metadata(model) | {"precision": to, "processor": ", ".join(speed.instructions())}
         onnx_model.write(model, metadata, file)
         if calibrate:
             assert source.network is not None
@@ -137,7 +137,7 @@ def export(
             metadata = onnx_model.metadata(model)
             file.write_bytes(model.SerializeToString())
         proof = prove(expected, file, model, gate, precision=to)
-        own = quality.read(metadata | proof.metadata)
+        own = Quality.of(metadata | proof.metadata)
         serving = None if rival is None else predecessors.recorded(rival, source.data_digest)
         if rival is not None and own is not None and serving is not None:
             trial = f"The run is a trial, {text}. " if (text := inventory.trial(metadata)) else ""
@@ -159,6 +159,6 @@ def export(
 def _require_comparable(rival: Entry | None, data_digest: str) -> None:
     if rival is None or predecessors.recorded(rival, data_digest) is not None:
         return
-    other = quality.read(rival.metadata)
+    other = Quality.of(rival.metadata)
     why = "records no test figure" if other is None else f"was tested on another data set ({other})"
     raise predecessors.incomparable(rival, why, "To publish it all the same, add --even-if-worse")

@@ -117,7 +117,7 @@ def import_file(
     options win.
 
     With --precision the file is converted, and must then answer the samples as before; which layers stay in FP32 for
-    that is found out. Without preprocessing the file is published as it is, for inference alone.
+    that is searched. Without preprocessing the file is published as it is, for inference alone.
 
     \b
     Examples:

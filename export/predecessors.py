@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hangtag.export.errors import GateError, IncomparableError
-from hangtag.export.file import quality
-from hangtag.export.file.quality import Quality
 from hangtag.export.gate.check import CONTRACT, PREDECESSOR, PassedCheck
 from hangtag.export.repository import inventory
-from hangtag.export.repository.inventory import Entry
+from hangtag.export.repository.inventory import Entry, Quality
 from hangtag.training.data.division import named
 
 CHANCE = 1.645
@@ -66,7 +64,7 @@ def require_same_contract(
 
 def recorded(rival: Entry, data_digest: str) -> Quality | None:
     """What a version records of this data set; None if it records nothing of it."""
-    own = quality.read(rival.metadata)
+    own = Quality.of(rival.metadata)
     return own if own is not None and own.data_digest == data_digest else None
 
 

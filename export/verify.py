@@ -1,7 +1,7 @@
 """Compute the figures in a model's file again, on this machine, and compare: ``hangtag models verify``.
 
 Run it on the machine that serves: processors round differently, and one without 8-bit dot products (AVX-512 VNNI,
-AVX-VNNI) may saturate sums of an int8 file that hangtag's first releases made.
+AVX-VNNI) may saturate sums of an int8 file of hangtag's first releases.
 """
 
 import json
@@ -62,9 +62,9 @@ def verify(entry: Entry, data_dir: Path | None) -> list[Finding]:
 
 
 def record_calibration(entry: Entry, data_dir: Path | None) -> Path | None:
-    """Measure the calibration error of a classifier whose gate did not, and write it beside the file.
+    """Measure the calibration error of a classifier whose gate did not, and write it into calibration.json.
 
-    Call it where everything that the file records was found to hold.
+    Call it where everything that the file records holds.
 
     Args:
         entry: a version.

@@ -36,6 +36,18 @@ _TURN_MS = 5.0
 _BUSY = 0.1
 """From this share of the CPUs on, the summary mentions other processes."""
 
+INSTRUCTIONS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_vnni": "AVX-512 VNNI",
+    "amx_int8": "AMX int8",
+    "asimddp": "ARM dot products",
+    "i8mm": "ARM int8 matrix products",
+}
+"""Instructions that int8 is computed with, by which speed and rounding depend on the processor: their names in
+/proc/cpuinfo, and those that their makers use."""
+
 FILE, FP32, EAGER, COMPILED = "file", "fp32 file", "PyTorch", "torch.compile"
 Contender = Callable[[Any], object]
 """Answers a batch."""
@@ -161,6 +173,16 @@ class CpuTime:
         available = self.available - before.available
         others = (self.used - before.used) - (self.own - before.own)
         return min(1.0, max(0.0, others / available)) if available > 0 else 0.0
+
+
+def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """The instructions of INSTRUCTIONS that this machine has; empty on systems without the file."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    flags = {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
+    return [name for flag, name in INSTRUCTIONS.items() if flag in flags]
 
 
 def _session(path: Path) -> Contender:

@@ -62,22 +62,22 @@ def convert(original: str, target: str, request: dict[str, Any]) -> dict[str, An
     runtime = Runtime(Path(original), provider="cpu")
     given = samples.read(Path(asked.samples), runtime.signature)
     child_process.report(f"{len(given.making)} samples make the file, {len(given.proof)} others prove it")
-    made, proof = (_answers(runtime, feeds) for feeds in (given.making, given.proof))
-    rules = agreement.rules(runtime.signature, [*made, *proof], asked.rules)
+    making, proof = (_answers(runtime, feeds) for feeds in (given.making, given.proof))
+    rules = agreement.rules(runtime.signature, [*making, *proof], asked.rules)
     converter = (
         Fp16Converter(onnx.load(original), given.feeds, file.parent)
         if asked.precision == "fp16"
         else Int8Converter(onnx.load(original), given.calibration, file.parent)
     )
-    found = _search(converter, Comparison(made, rules), given, asked, file.parent)
-    onnx.save(found.model, file)
+    chosen = _search(converter, Comparison(making, rules), given, asked, file.parent)
+    onnx.save(chosen.model, file)
     converted = Runtime(file, provider="cpu")
     proven = Comparison(proof, rules).agreement(_answers(converted, given.proof))
     return {
         "agreement": _figures(proven) | {"least": asked.least},
-        "agreement_while_choosing": _figures(found.agreement),
+        "agreement_while_choosing": _figures(chosen.agreement),
         "layers": len(converter.layers) + len(converter.too_large),
-        "fp32_layers": [asdict(layer) for layer in (*_too_large(converter), *found.kept)],
+        "fp32_layers": [asdict(layer) for layer in (*_too_large(converter), *chosen.kept)],
         "rules": rules,
         "samples": {"made": len(given.making), "proved": len(given.proof)},
         "speed": speed.of_files({speed.FILE: converted, "original": runtime}, given.proof[0], batched=asked.batched),

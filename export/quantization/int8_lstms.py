@@ -151,7 +151,7 @@ def _prevent_saturation(quantized: onnx.ModelProto, original: onnx.ModelProto) -
     """Quantize the weights of every DynamicQuantizeLSTM again, in place, with scales that avoid saturation.
 
     Args:
-        quantized: ONNX Runtime's quantizer made it of ``original``, with one scale for each column.
+        quantized: the output of ONNX Runtime's quantizer for ``original``, with one scale for each column.
         original: the same network in FP32, whose LSTMs come in the same order.
     """
     weights = {tensor.name: tensor for tensor in original.graph.initializer}

@@ -1,7 +1,7 @@
 """Read the samples by which a file is converted: from a .npz file, or from a folder of images.
 
-Two halves: by one the converted file is made, that is calibrated and its layers in FP32 chosen, and by the other it is
-proven. So what judges the file has had no influence on it, with one exception: fp16 leaves in FP32 what overflows for
+Two halves: by one the converted file is calibrated and its layers in FP32 chosen, and by the other it is proven.
+So what judges the file has had no influence on it, with one exception: fp16 leaves in FP32 what overflows for
 any sample, since its answers on a CPU would not show that.
 """
 

@@ -219,7 +219,7 @@ def _write(path: Path, *, folder: Path, pictures: Mapping[str, str], **content: 
             folder=folder,
             model=folder.parent.name,
             version=folder.name,
-            pictures={title: Markup(picture) for title, picture in pictures.items()},  # noqa: S704  (made here)
+            pictures={title: Markup(picture) for title, picture in pictures.items()},  # noqa: S704  (our own)
             written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         )
     )

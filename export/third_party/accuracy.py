@@ -13,8 +13,7 @@ from hangtag.export import child_process, predecessors
 from hangtag.export.arrays import Pixels
 from hangtag.export.errors import ExportError
 from hangtag.export.file import examples
-from hangtag.export.file.quality import Quality
-from hangtag.export.repository.inventory import Entry
+from hangtag.export.repository.inventory import Entry, Quality
 from hangtag.export.third_party.preprocessing import PROBABILITIES
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.server.runtime.session import Runtime
@@ -110,7 +109,7 @@ class Judge:
             GateError: it does not answer.
             ExportError: a picture cannot be read.
         """
-        found = child_process.run(
+        counted = child_process.run(
             count_right,
             self.path,
             ACCURACY,
@@ -121,16 +120,16 @@ class Judge:
             pictures=self.data.files,
             batch=_BATCH if batched else 1,
         )
-        share = found["right"] / found["pictures"]
-        of = f"{found['pictures']:,} pictures of {self.data.name}"
+        share = counted["right"] / counted["pictures"]
+        of = f"{counted['pictures']:,} pictures of {self.data.name}"
         return Measured(
             Quality("test_accuracy", share, self.data.digest),
-            {"right": found["right"], "pictures": found["pictures"], "summary": f"{share:.2%} of {of}"},
+            {"right": counted["right"], "pictures": counted["pictures"], "summary": f"{share:.2%} of {of}"},
             {
                 "test_accuracy": f"{share:.4f}",
                 "data_digest": self.data.digest,
                 "tested_on": of,
-                "examples": found["examples"],
+                "examples": counted["examples"],
             },
         )
 

@@ -23,7 +23,7 @@ _BILINEAR = (2, "bilinear", None)
 
 @dataclass(frozen=True)
 class Stated:
-    """What was found.
+    """What was read.
 
     Attributes:
         preprocessing: How pixels become the network's input.
@@ -83,8 +83,8 @@ def _ultralytics(properties: Mapping[str, Any], where: str) -> Stated:
     if properties["task"] != "classify":
         return Stated(notes=(f"{where} says task {properties['task']}, which is no classifier: nothing was taken",))
     names, size = ast.literal_eval(properties["names"]), ast.literal_eval(properties["imgsz"])
-    found = Preprocessing(_size(size), "crop", "rgb", 255.0, (0.0,), (1.0,))
-    stated = _with_labels(Stated(found, scores=PROBABILITIES, sources=(f"{found} from {where}",)), names, where)
+    taken = Preprocessing(_size(size), "crop", "rgb", 255.0, (0.0,), (1.0,))
+    stated = _with_labels(Stated(taken, scores=PROBABILITIES, sources=(f"{taken} from {where}",)), names, where)
     return replace(stated, sources=(*stated.sources, f"scores are probabilities, from {where}"))
 
 
@@ -93,7 +93,7 @@ def _timm(content: Mapping[str, Any], where: str) -> Stated:
     if not isinstance(config, dict):
         return Stated()
     fits = {"center": "crop", "squash": "stretch", "border": "pad"}
-    found = Preprocessing(
+    taken = Preprocessing(
         _size(config["input_size"][-2:]),
         fits[config.get("crop_mode") or "center"],
         "rgb",
@@ -102,7 +102,7 @@ def _timm(content: Mapping[str, Any], where: str) -> Stated:
         _numbers(config["std"]),
     )
     notes = _differences(where, config.get("interpolation"), config.get("crop_pct"))
-    stated = Stated(found, sources=(f"{found} from {where}",), notes=notes)
+    stated = Stated(taken, sources=(f"{taken} from {where}",), notes=notes)
     names = config.get("label_names") or content.get("label_names")
     return _with_labels(stated, dict(enumerate(names)), where) if isinstance(names, list) else stated
 
@@ -114,7 +114,7 @@ def _preprocessor(content: Mapping[str, Any], where: str) -> Stated:
     edges = content.get("crop_size", size) if crops else size
     scaled = content.get("do_rescale", True)
     normalised = content.get("do_normalize", True) and "image_mean" in content
-    found = Preprocessing(
+    taken = Preprocessing(
         _size(edges) if edges is not None else None,
         "crop" if crops or (isinstance(size, dict) and "shortest_edge" in size) else "stretch",
         "rgb",
@@ -123,10 +123,10 @@ def _preprocessor(content: Mapping[str, Any], where: str) -> Stated:
         _numbers(content["image_std"]) if normalised else (1.0,),
     )
     smaller = content.get("crop_pct")
-    if crops and found.size and isinstance(size, dict) and "shortest_edge" in size:
-        smaller = min(found.size) / float(size["shortest_edge"])
+    if crops and taken.size and isinstance(size, dict) and "shortest_edge" in size:
+        smaller = min(taken.size) / float(size["shortest_edge"])
     notes = _differences(where, content.get("resample"), smaller)
-    return Stated(found, sources=(f"{found} from {where}",), notes=notes)
+    return Stated(taken, sources=(f"{taken} from {where}",), notes=notes)
 
 
 def _id2label(content: Mapping[str, Any], where: str) -> Stated:

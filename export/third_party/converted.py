@@ -11,7 +11,7 @@ import onnx
 from hangtag.export import child_process
 from hangtag.export.child_process import Progress
 from hangtag.export.errors import GateError
-from hangtag.export.gate import processor
+from hangtag.export.gate import speed
 from hangtag.export.gate.check import AGREEMENT, BATCHING
 from hangtag.export.quantization import conversion
 from hangtag.export.quantization.conversion import Request
@@ -57,7 +57,7 @@ class Converted:
         return {
             "precision": self.request.precision,
             "fp32_layers": json.dumps(self.findings["fp32_layers"]),
-            "processor": ", ".join(processor.instructions()),
+            "processor": ", ".join(speed.instructions()),
             "speed": json.dumps(self.findings["speed"]),
         }
 
@@ -66,7 +66,7 @@ class Converted:
             f"batch {size} in {times['file']:.2f} ms ({times['original'] / times['file']:.1f}x original)"
             for size, times in self.findings["speed"]["median_ms"].items()
         ]
-        instructions = ", ".join(processor.instructions())
+        instructions = ", ".join(speed.instructions())
         return f"{', '.join(parts)}, 1 thread{f', with {instructions}' if instructions else ''}"
 
 

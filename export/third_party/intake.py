@@ -14,13 +14,13 @@ import onnx
 from hangtag.export import predecessors
 from hangtag.export.child_process import Progress
 from hangtag.export.errors import ExportError, GateError
-from hangtag.export.file import onnx_model, quality
+from hangtag.export.file import onnx_model
 from hangtag.export.gate.check import AGREEMENT, BATCHING, EMPTY_BATCH, NOT_RUN, PREDECESSOR, STRUCTURE
 from hangtag.export.gate.checks import empty_batch
 from hangtag.export.quantization import samples
 from hangtag.export.quantization.conversion import Request
 from hangtag.export.quantization.samples import spread
-from hangtag.export.repository.inventory import Entry
+from hangtag.export.repository.inventory import Entry, Quality
 from hangtag.export.repository.publishing import publish
 from hangtag.export.third_party import accuracy, converted, document, plan, probe, proof
 from hangtag.export.third_party.accuracy import ACCURACY, Labelled
@@ -76,7 +76,7 @@ class Accepted:
     folder: Path
     """The version's folder."""
     findings: Mapping[str, Any]
-    """What the probe found, by check; JSON values."""
+    """What the probe saw, by check; JSON values."""
     metadata: Mapping[str, str]
     """The file's own metadata under ``hangtag.`` (keys without that prefix)."""
     plan: Plan
@@ -177,8 +177,8 @@ class _Intake:
                 judge = accuracy.Judge(data, path, self._progress)
                 measured = judge.measure(target, ImageSpec.parse(metadata["image"]), batched=batched)
                 findings[ACCURACY] = measured.figures
-                if rival is not None and (found := judge.compare(measured, rival, options.even_if_worse)) is not None:
-                    findings[PREDECESSOR] = found
+                if rival is not None and (compared := judge.compare(measured, rival, options.even_if_worse)):
+                    findings[PREDECESSOR] = compared
                 metadata |= measured.metadata
             metadata |= _proof(findings) | {"graph_digest": onnx_model.digest(model)}
             onnx_model.write(model, metadata, target)
@@ -244,7 +244,7 @@ def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str
 
 def _require_no_figure(rival: Entry) -> None:
     """Require that a version whose accuracy is known is not replaced by a file whose accuracy is not."""
-    if (recorded := quality.read(rival.metadata)) is not None:
+    if (recorded := Quality.of(rival.metadata)) is not None:
         remedy = "Measure both with --data folder:PICTURES, or add --even-if-worse"
         raise predecessors.incomparable(rival, f"has {recorded}", remedy)
 

@@ -120,24 +120,24 @@ def choose(
         ExportError: the labels cannot be read, or the option is given and the network or the labels do not fit it.
         GateError: the network ends the process that puts the preprocessing before it.
     """
-    found = companions.read(path, model)
+    written = companions.read(path, model)
     given = None if labels_file is None else tuple(read_labels(labels_file))
-    stated = Preprocessing.parse(preprocessing or "").over(found.preprocessing)
+    stated = Preprocessing.parse(preprocessing or "").over(written.preprocessing)
     if preprocessing is None and not stated.is_stated:
         image = "nothing says how pixels become its input (--preprocessing)"
-        return Plan(None, given, notes=found.notes, reason=image)
-    labels = given or _own_labels(model) or found.labels
-    wrapped = _wrapped(bare, path, stated, scores or found.scores, len(labels or ()))
+        return Plan(None, given, notes=written.notes, reason=image)
+    labels = given or _own_labels(model) or written.labels
+    wrapped = _wrapped(bare, path, stated, scores or written.scores, len(labels or ()))
     if isinstance(wrapped, str):
         if preprocessing is not None:
             raise ExportError(f"{path}: {wrapped} Nothing was published.")
-        return Plan(None, given, notes=found.notes, reason=wrapped.rstrip("."))
-    sources = [one for one in found.sources if labels == found.labels or " labels from " not in one]
+        return Plan(None, given, notes=written.notes, reason=wrapped.rstrip("."))
+    sources = [one for one in written.sources if labels == written.labels or " labels from " not in one]
     if sources and preprocessing:
         sources.append(f"--preprocessing {preprocessing} wins over these")
     if sources and scores:
         sources.append(f"--scores {scores} too")
-    return Plan(wrapped, labels, tuple(sources), found.notes)
+    return Plan(wrapped, labels, tuple(sources), written.notes)
 
 
 def _wrapped(bare: Path, path: Path, stated: Preprocessing, scores: str | None, labels: int) -> Wrapped | str:
@@ -164,13 +164,13 @@ def _joined(
     bare: Path, path: Path, name: str, stated: Preprocessing, scores: str | None, labels: int, *, freed: bool = False
 ) -> Wrapped | str:
     file = bare.with_name(name)
-    made = child_process.run(
+    joined = child_process.run(
         wrapping.wrap, path, STRUCTURE,
         bare=str(bare), target=str(file), stated=asdict(stated), scores=scores, labels=labels, freed=freed,
     )  # fmt: skip
-    if "unfit" in made:
-        return str(made["unfit"])
-    return Wrapped(file, Steps(**made["steps"]), made["output"], made["scores"], made["batch"], made["batch"])
+    if "unfit" in joined:
+        return str(joined["unfit"])
+    return Wrapped(file, Steps(**joined["steps"]), joined["output"], joined["scores"], joined["batch"], joined["batch"])
 
 
 def read_labels(path: Path) -> list[str]:
@@ -186,7 +186,7 @@ def read_labels(path: Path) -> list[str]:
     if not (isinstance(labels, list) and labels and all(isinstance(label, str) and label for label in labels)):
         raise ExportError(f"{path} holds no labels: expected one a line, or a JSON list of strings.")
     if repeated := [label for label, count in Counter(labels).items() if count > 1]:
-        raise ExportError(f"{path} names {named(repeated)} more than once: answers could not be told apart.")
+        raise ExportError(f"{path} names {named(repeated)} more than once: answers could not be distinguished.")
     return labels
 
 

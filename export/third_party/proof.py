@@ -42,7 +42,7 @@ def compare(bare: Path, wrapped: Wrapped, given: Sequence[str], path: Path) -> d
         GateError: the answers differ, or the scores are not what they are stated to be.
         ExportError: a picture cannot be read.
     """
-    found = child_process.run(
+    figures = child_process.run(
         differences,
         path,
         PICTURES,
@@ -54,9 +54,9 @@ def compare(bare: Path, wrapped: Wrapped, given: Sequence[str], path: Path) -> d
         scores=wrapped.scores,
         pictures=spread(given, COMPARED),
     )
-    furthest = " and ".join(f"{name} within {value:.1e}" for name, value in sorted(found["furthest"].items()))
-    kind = "drawn pictures" if found["drawn"] else "of the pictures"
-    return found | {"summary": f"{furthest} of the bare network's after Pillow, for {found['pictures']} {kind}"}
+    furthest = " and ".join(f"{name} within {value:.1e}" for name, value in sorted(figures["furthest"].items()))
+    kind = "drawn pictures" if figures["drawn"] else "of the pictures"
+    return figures | {"summary": f"{furthest} of the bare network's after Pillow, for {figures['pictures']} {kind}"}
 
 
 def differences(

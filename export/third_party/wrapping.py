@@ -150,10 +150,10 @@ def _has_scores(value: onnx.ValueInfoProto, labels: int) -> bool:
 
 
 def _scores(graph: onnx.GraphProto, name: str) -> str:
-    made = {output: node for node in graph.node for output in node.output}
-    while name in made and made[name].op_type in _PASSING:
-        name = made[name].input[0]
-    return PROBABILITIES if name in made and made[name].op_type == "Softmax" else LOGITS
+    makers = {output: node for node in graph.node for output in node.output}
+    while name in makers and makers[name].op_type in _PASSING:
+        name = makers[name].input[0]
+    return PROBABILITIES if name in makers and makers[name].op_type == "Softmax" else LOGITS
 
 
 def _before(given: Steps) -> "_Chain":
