@@ -28,6 +28,10 @@ _LARGEST = 65_504 / 2
 """Half of the largest number of half precision: other samples may be larger than those that were seen."""
 
 
+class ConversionError(ExportError):
+    """ONNX Runtime's tools fail on a network."""
+
+
 class Converter(Protocol):
     """Converts a network to one precision."""
 
@@ -68,7 +72,7 @@ class Int8Converter:
             ExportError: the network has no layer that could be quantized, or ONNX Runtime's quantizer fails on it.
         """
         original, prepared = folder / "simple.onnx", folder / "prepared.onnx"
-        with _converting():
+        with converting():
             onnx.save(_with_opset(model), original)
             # Folds and fuses as the runtime would, so that scales are given only to tensors that still exist then.
             quant_pre_process(original, prepared, skip_symbolic_shape=True)
@@ -85,7 +89,7 @@ class Int8Converter:
                 f"int8 is for {', '.join(LAYERS)} with constant weights in the main graph; this file has none there. "
                 "Its other layers, LSTMs and those in branches and loops among them, stay in FP32."
             )
-        with _converting():
+        with converting():
             self._operators = [*layers, *passing]
             calibrator = create_calibrator(
                 prepared, self._operators, augmented_model_path=str(folder / "calibration.onnx")
@@ -101,7 +105,7 @@ class Int8Converter:
         """Quantize all layers but those with these names. Raises ExportError: the quantizer fails."""
         copied = onnx.ModelProto()
         copied.CopyFrom(self.model)
-        with _converting():
+        with converting():
             quantizer = QDQQuantizer(
                 copied, True, True, QuantType.QInt8, QuantType.QUInt8, self._ranges,
                 [], [*self._excluded, *in_fp32], self._operators, {"MatMulConstBOnly": True},
@@ -129,7 +133,7 @@ class Fp16Converter:
         self._model = onnx.ModelProto()
         self._model.CopyFrom(model)
         _name_nodes(self._model)
-        with _converting():
+        with converting():
             onnx.save(self._model, folder / "named.onnx")
             calibrator = create_calibrator(
                 folder / "named.onnx", None, augmented_model_path=str(folder / "calibration.onnx")
@@ -153,7 +157,7 @@ class Fp16Converter:
         """Convert all nodes but those with these names. Raises ExportError: the converter fails."""
         copied = onnx.ModelProto()
         copied.CopyFrom(self._model)  # the converter changes its argument
-        with _converting():
+        with converting():
             converted: onnx.ModelProto = convert_float_to_float16(
                 copied, keep_io_types=True, node_block_list=[*in_fp32, *(node.name for node in self.too_large)]
             )
@@ -212,28 +216,22 @@ def _keep_fp32_between(graph: onnx.GraphProto) -> None:
 
 
 @contextmanager
-def silenced() -> Iterator[None]:
-    """Inside the block ONNX Runtime's tools log nothing below an error, and print nothing."""
+def converting() -> Iterator[None]:
+    """Keep ONNX Runtime's tools quiet; any exception, of which they raise all kinds, becomes a ConversionError."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with redirect_stdout(io.StringIO()):
             yield
-    finally:
-        logging.disable(before)
-
-
-@contextmanager
-def _converting() -> Iterator[None]:
-    """Keep ONNX Runtime's tools quiet; any exception, of which they raise all kinds, becomes an ExportError."""
-    try:
-        with silenced():
-            yield
+    except ExportError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise ExportError(
+        raise ConversionError(
             f"ONNX Runtime's converter fails on this network ({type(error).__name__}: {reason})."
         ) from error
+    finally:
+        logging.disable(before)
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types

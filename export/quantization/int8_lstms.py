@@ -33,7 +33,7 @@ from onnxscript import optimizer
 from hangtag.export.arrays import Array
 from hangtag.export.errors import ExportError
 from hangtag.export.file.onnx_model import operators
-from hangtag.export.quantization.converters import silenced
+from hangtag.export.quantization.converters import converting
 
 _SATURATED = 20.0
 """Added to a gate before its sigmoid or tanh: the result is 1 up to 2e-9, below half a step of FP32."""
@@ -57,7 +57,7 @@ def quantize_lstms(model: onnx.ModelProto, pixels: tuple[float, float] = (0.0, 1
         ExportError: the quantizer left an LSTM as it was.
     """
     pinned = pin_ranges(model, pixels)
-    with tempfile.TemporaryDirectory() as folder, silenced():
+    with tempfile.TemporaryDirectory() as folder, converting():
         quantized = Path(folder, "quantized.onnx")
         quantize_dynamic(
             pinned, quantized, op_types_to_quantize=["LSTM"], per_channel=True, weight_type=QuantType.QInt8

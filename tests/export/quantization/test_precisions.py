@@ -117,7 +117,7 @@ def test_int8_of_nan_weights_is_refused_with_advice(name: str, few: Garments) ->
     for tensor in network.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(np.nan), tensor.name))
-    with pytest.raises(ExportError, match=r"quantizer fails on this network \(\w+: .*\)\. Where --precision fp32 is"):
+    with pytest.raises(ExportError, match=r"converter fails on this network \(\w+: .*\)\. Where --precision fp32 is"):
         convert(network, "int8", few.images)
 
 
