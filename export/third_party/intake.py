@@ -139,7 +139,6 @@ class _Intake:
         options, path = self._options, self._path
         model = document.read(path, options.max_bytes)
         bare = self._folder / "bare.onnx"
-        bare.write_bytes(model.SerializeToString())
         chosen = plan.choose(model, bare, path, options.labels, options.preprocessing, options.scores)
         if options.preprocessing is None and options.scores is not None and chosen.wrapped is None:
             raise ExportError(f"--scores is for a classifier of pictures: {chosen.reason}. Nothing was published.")

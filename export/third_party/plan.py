@@ -110,7 +110,7 @@ def choose(
 
     Args:
         model: The network.
-        bare: Its file, external data included. Other files are written where it lies.
+        bare: Its file, external data included, which is written where it is needed; others are written where it lies.
         path: The user's file.
         labels_file: has the labels, one per line or as a JSON list.
         preprocessing: the option; None without it.
@@ -127,6 +127,7 @@ def choose(
         image = "nothing says how pixels become its input (--preprocessing)"
         return Plan(None, given, notes=written.notes, reason=image)
     labels = given or _own_labels(model) or written.labels
+    bare.write_bytes(model.SerializeToString())
     wrapped = _wrapped(bare, path, stated, scores or written.scores, len(labels or ()))
     if isinstance(wrapped, str):
         if preprocessing is not None:
