@@ -65,6 +65,12 @@ class Speed:
     others: float = 0.0
     """The share of the machine's CPUs that other processes took meanwhile; if it is large, no figure means much."""
 
+    @classmethod
+    def of(cls, figures: Mapping[str, Any]) -> "Speed":
+        """Of what ``figures`` is."""
+        milliseconds = {int(size): times for size, times in figures["median_ms"].items()}
+        return cls(milliseconds, figures["threads"], figures["missing"], figures["others"])
+
     def ratio(self, contender: str, batch_size: int) -> float | None:
         """How many times faster the file is than a contender; None for a contender that was not timed."""
         times = self.milliseconds[batch_size]

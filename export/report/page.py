@@ -14,9 +14,10 @@ from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import ExportError
 from hangtag.export.exporter import Published
 from hangtag.export.gate.check import NOT_RUN, PARITY, PREDECESSOR, STRUCTURE
+from hangtag.export.gate.speed import Speed
 from hangtag.export.report import pictures
 from hangtag.export.repository import inventory
-from hangtag.export.third_party.intake import Accepted
+from hangtag.export.third_party.intake import PROVEN, Accepted
 from hangtag.page.environment import environment
 from hangtag.page.images import png_address
 from hangtag.serving.image_spec import ImageSpec
@@ -104,20 +105,15 @@ def write_file_report(accepted: Accepted, path: Path) -> None:
     Raises:
         ExportError: the page cannot be written.
     """
-    speed: dict[str, Any] = accepted.findings["speed"]
     converted = accepted.converted
-    milliseconds = {int(size): times for size, times in speed["median_ms"].items()}
     _write(
         path,
         folder=accepted.folder,
         precision=converted.request.precision if converted else None,
         trial=None,
-        worse=False,
-        checks=[
-            _check(name, summary, accepted.findings.get(name, {}).get("outcome") != NOT_RUN)
-            for name, summary in accepted.summaries.items()
-        ],
-        pictures={"How long a batch takes": pictures.speed(milliseconds)},
+        worse=bool(accepted.findings.get(PREDECESSOR, {}).get("worse")),
+        checks=[_finding(accepted, name, summary) for name, summary in accepted.summaries.items()],
+        pictures={"How long a batch takes": pictures.speed(Speed.of(accepted.findings["speed"]).milliseconds)},
         sentences={},
         worst=[],
         operators=accepted.findings[STRUCTURE]["operators"],
@@ -151,6 +147,14 @@ def report_path(reports: Path, version: Path) -> Path:
 def _check(name: str, summary: str, ran: bool) -> ShownCheck:
     outcome, style = ("passed", "good") if ran else (NOT_RUN, "plain")
     return ShownCheck(name, outcome, style, summary.removeprefix(f"{NOT_RUN}: "))
+
+
+def _finding(accepted: Accepted, name: str, summary: str) -> ShownCheck:
+    """A check of somebody else's file, or what was measured or noted about it."""
+    if name not in PROVEN:
+        return ShownCheck(name, "measured" if name in ("size", "speed") else "noted", "plain", summary)
+    finding = accepted.findings[name]
+    return _worse(summary) if finding.get("worse") else _check(name, summary, finding.get("outcome") != NOT_RUN)
 
 
 def _worse(summary: str) -> ShownCheck:

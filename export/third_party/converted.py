@@ -13,6 +13,7 @@ from hangtag.export.child_process import Progress
 from hangtag.export.errors import GateError
 from hangtag.export.gate import speed
 from hangtag.export.gate.check import AGREEMENT, BATCHING
+from hangtag.export.gate.speed import Speed
 from hangtag.export.quantization import conversion
 from hangtag.export.quantization.conversion import Request
 from hangtag.export.quantization.precision import keep_origin
@@ -43,12 +44,13 @@ class Converted:
         in_fp32 = f"; in FP32: {', '.join(kept[:_NAMED])}{' and more' if len(kept) > _NAMED else ''}" if kept else ""
         rules = ", ".join(f"{name} by {rule}" for name, rule in self.findings["rules"].items())
         proven = self.findings[AGREEMENT]
+        instructions = ", ".join(speed.instructions())
         sure = f"of all, {proven['at_least_with_95_percent_confidence']:.2%} at least, with 95 % confidence"
         return {
             "precision": f"{self.request.precision} in {layers - len(kept)} of {layers} layers{in_fp32}",
             AGREEMENT: f"{proven['summary']} ({sure}), none of which it was made with; {rules}",
             "size": f"{self.megabytes:.2f} MB, {self.megabytes / self.original_megabytes:.0%} of the original's",
-            "speed": self._speed(),
+            "speed": f"{Speed.of(self.findings['speed'])}{f', with {instructions}' if instructions else ''}",
         }
 
     @property
@@ -60,14 +62,6 @@ class Converted:
             "processor": ", ".join(speed.instructions()),
             "speed": json.dumps(self.findings["speed"]),
         }
-
-    def _speed(self) -> str:
-        parts = [
-            f"batch {size} in {times['file']:.2f} ms ({times['original'] / times['file']:.1f}x original)"
-            for size, times in self.findings["speed"]["median_ms"].items()
-        ]
-        instructions = ", ".join(speed.instructions())
-        return f"{', '.join(parts)}, 1 thread{f', with {instructions}' if instructions else ''}"
 
 
 def convert(original: Path, request: Request, progress: Progress, shown_as: Path) -> Converted:

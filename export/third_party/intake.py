@@ -37,10 +37,9 @@ KEPT_KEYS = (
     "image",
 )  # fmt: skip
 CLASSIFY = "classify"
-_GATE = (
-    STRUCTURE, BATCHING, EMPTY_BATCH, PICTURES, ACCURACY, PREDECESSOR, AGREEMENT, "agreement_while_choosing", "layers",
-    "rules", "samples",
-)  # fmt: skip
+PROVEN = (STRUCTURE, BATCHING, EMPTY_BATCH, PICTURES, ACCURACY, PREDECESSOR, AGREEMENT)
+"""The findings that are checks."""
+_GATE = (*PROVEN, "agreement_while_choosing", "layers", "rules", "samples")
 """The findings that are recorded as the gate's figures; those from AGREEMENT on, of a converted file alone."""
 
 
