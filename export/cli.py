@@ -94,7 +94,7 @@ def export(
         refuse("runs", "calibrate", because="for a run; a file has neither.")
         config, shown = file_source.config(file), file
         name = name or model_name(str(config["model"]), precision)
-        source = partial(_source_of_file, file, config, data_dir, name)
+        source = partial(_source_of_file, file, config, data_dir, precision, name)
     else:
         with needs("train", "'hangtag export RUN'"):
             from hangtag.training.networks.own import short_name
@@ -106,7 +106,7 @@ def export(
     with terminal.interruption_reported(models, name):
         publish = partial(
             exporter.export, source(), models,
-            to=precision, calibrate=calibrate, timing=timing, even_if_different=even_if_different,
+            calibrate=calibrate, timing=timing, even_if_different=even_if_different,
         )  # fmt: skip
         published = terminal.even_if_worse(lambda asked: publish(even_if_worse=asked), asked=even_if_worse)
         summaries = {check.name: check.summary for check in published.proof.checks}
@@ -131,8 +131,8 @@ def _require_own_file(file: Path, precision: str) -> None:
         raise click.UsageError(f"{file} is in FP32: name another --precision.")
 
 
-def _source_of_file(file: Path, config: Mapping[str, Any], data_dir: Path | None, name: str) -> Source:
-    return file_source.of_file(file, runs_data.load(config, data_dir), name)
+def _source_of_file(file: Path, config: Mapping[str, Any], data_dir: Path | None, precision: str, name: str) -> Source:
+    return file_source.of_file(file, runs_data.load(config, data_dir), precision, name)
 
 
 def _source_of_run(run: "Run", data_dir: Path | None, precision: str, name: str | None) -> Source:

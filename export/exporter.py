@@ -35,6 +35,8 @@ class Source:
 
     Attributes:
         name: The model's name in the repository.
+        precision: Of the published file, one of ``PRECISIONS``. int8 takes the range of activations from the training
+            split.
         graph: Makes the FP32 model, whose metadata hold the provenance.
         reference: What the published file must answer like.
         labels: In their order.
@@ -47,6 +49,7 @@ class Source:
     """
 
     name: str
+    precision: str
     graph: Callable[[], onnx.ModelProto]
     reference: Reference
     labels: tuple[str, ...]
@@ -79,18 +82,16 @@ def export(
     source: Source,
     models: Path,
     *,
-    to: str = "fp32",
     calibrate: bool = False,
     timing: str = "none",
     even_if_worse: bool = False,
     even_if_different: bool = False,
 ) -> Published:
-    """Make the file in the precision ``to``, take it through the gate, and publish it.
+    """Make the file in the source's precision, take it through the gate, and publish it.
 
     Args:
         source: what is published.
         models: the model repository.
-        to: one of ``PRECISIONS``. int8 takes the range of activations from the training split.
         calibrate: fit a temperature on the validation split, which becomes part of the file's probabilities. For a run
             with one label per image only.
         timing: what to compare the file's speed with, one of ``gate.speed.TIMINGS``.
@@ -108,7 +109,7 @@ def export(
         >>> export(source, Path("models")).folder
         PosixPath('models/cnn/3')
     """
-    gate, expected = source.gate, source.reference
+    gate, expected, to = source.gate, source.reference, source.precision
     if gate.classes is None and to != "fp32":
         raise ExportError(f"{source.name} answers with sets of labels, which are published in fp32 only, not in {to}.")
     if gate.classes is None and calibrate:

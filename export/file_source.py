@@ -40,12 +40,13 @@ def config(file: Path) -> Mapping[str, Any]:
         raise _unusable(file, "does not say how it was trained") from error
 
 
-def of_file(file: Path, data: Dataset, name: str) -> Source:
+def of_file(file: Path, data: Dataset, to: str, name: str) -> Source:
     """The network in the file.
 
     Args:
         file: in FP32.
         data: what it learned from.
+        to: the precision to publish it in.
         name: the new model's name in the repository.
 
     Raises:
@@ -64,6 +65,7 @@ def of_file(file: Path, data: Dataset, name: str) -> Source:
     gate = GateData.of(data.test)
     return Source(
         name=name,
+        precision=to,
         graph=lambda: onnx_model.described(original, kept),
         reference=reference.of_file(file),
         labels=tuple(json.loads(own.get("labels", "[]"))),

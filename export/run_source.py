@@ -37,7 +37,7 @@ def of_run(
     Args:
         run: it must be finished.
         data: what the run learned from. For sets of labels: the garments that canvases are composed of.
-        to: the precision to publish it in, which is a part of its name.
+        to: the precision to publish it in.
         name: the model's name in the repository, to which a precision adds its own; None for the network's.
         graph: the network in FP32 as an earlier export of this run made it, for a caller that publishes the run several
             times; it passes the same gate. None lets PyTorch export it.
@@ -63,6 +63,7 @@ def of_run(
 
     return Source(
         name=model_name(name or own.short_name(run.model), to),
+        precision=to,
         graph=make,
         reference=of_network(served),
         labels=runs_data.labels(metrics["summary"]),

@@ -66,7 +66,7 @@ def publish(
     """
     data = garments.of(test, calibrate_on or test, test)
     source = run_source.of_run(run, data, to, graph=graph, canvases=canvases)
-    return exporter.export(source, models, to=to, calibrate=calibrate_on is not None, **options)
+    return exporter.export(source, models, calibrate=calibrate_on is not None, **options)
 
 
 def refused(run: Run, folder: Path, test: Garments, error: type[UserError] = UserError, **options: Any) -> str:
