@@ -1,17 +1,18 @@
 """The command ``hangtag export``."""
 
 import json
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hangtag.export import file_exporter, interruption, report, terminal
+from hangtag.export import exporter, file_source, report, terminal
 from hangtag.export.errors import ExportError
-from hangtag.export.file.precision import PRECISIONS, model_name
+from hangtag.export.exporter import Source
 from hangtag.export.gate.speed import TIMINGS
-from hangtag.export.published import Published
+from hangtag.export.quantization.precision import model_name
 from hangtag.export.repository import inventory
 from hangtag.extras import needs
 from hangtag.options import models_option, refuse, runs_option
@@ -26,13 +27,7 @@ if TYPE_CHECKING:  # a file needs no torch, which a run needs
 @click.argument("run", metavar="RUN|FILE.onnx")
 @models_option("The model repository to publish into.")
 @runs_option
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default="fp32",
-    show_default=True,
-    help="fp16 is for GPUs, int8 for CPUs; each is a model of its own, such as cnn-int8.",
-)
+@terminal.precision_option("fp16 is for GPUs, int8 for CPUs; each is a model of its own, such as cnn-int8.")
 @click.option(
     "--timing",
     type=click.Choice(TIMINGS),
@@ -40,13 +35,7 @@ if TYPE_CHECKING:  # a file needs no torch, which a run needs
     show_default=True,
     help="What to compare the file's speed with. eager: PyTorch. compile: torch.compile too. none: nothing.",
 )
-@click.option(
-    "--reports",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("reports/export"),
-    show_default=True,
-    help="Folder for the report about the export, NAME-VERSION.html; in it a repository other than models has its own.",
-)
+@terminal.reports_option
 @click.option(
     "--calibrate",
     is_flag=True,
@@ -57,16 +46,8 @@ if TYPE_CHECKING:  # a file needs no torch, which a run needs
     type=click.Path(path_type=Path),
     help="Where the run's data set is now: Fashion-MNIST's IDX files, or your own pictures, if they were moved.",
 )
-@click.option(
-    "--even-if-worse",
-    is_flag=True,
-    help="Publish also if the version that serves is better, or has no figure to compare with.",
-)
-@click.option(
-    "--even-if-different",
-    is_flag=True,
-    help="Publish also if the version that serves has other inputs, outputs or labels, which its callers rely on.",
-)
+@terminal.even_if_worse_option
+@terminal.even_if_different_option
 @click.option(
     "--name",
     help="The model's name in the repository; the precision of a RUN is added to it.  [default: the network's name]",
@@ -106,28 +87,42 @@ def export(
       hangtag export runs/trial --even-if-worse  although a better version serves
       hangtag export models/lstm/2/model.onnx --precision int8
     """
-    file = Path(run)
-    if file.suffix == ".onnx":
+    source: Callable[[], Source]
+    if run.endswith(".onnx"):
+        file = Path(run)
         _require_own_file(file, precision)
         refuse("runs", "calibrate", because="for a run; a file has neither.")
-        _export_own_file(file, name, models, precision, timing, data_dir, even_if_worse, even_if_different, reports)
-        return
-    with needs("train", "'hangtag export RUN'"):
-        from hangtag.training.networks.own import short_name
-        from hangtag.training.runs.run import Run
-    exported = Run.find(run, runs)
-    click.echo(f"exporting {exported.folder} in {precision}", err=True)
-    with interruption.reported(models, model_name(name or short_name(exported.model), precision)):
-        published = _publish_run(
-            exported, models, precision, timing, calibrate, data_dir, even_if_worse, even_if_different, name
-        )
-        _report_published(published, reports)
+        config, shown = file_source.config(file), file
+        name = name or model_name(str(config["model"]), precision)
+        source = partial(_source_of_file, file, config, data_dir, precision, name)
+    else:
+        with needs("train", "'hangtag export RUN'"):
+            from hangtag.training.networks.own import short_name
+            from hangtag.training.runs.run import Run
+        chosen = Run.find(run, runs)
+        shown, source = chosen.folder, partial(_source_of_run, chosen, data_dir, precision, name)
+        name = model_name(name or short_name(chosen.model), precision)
+    click.echo(f"exporting {shown} in {precision}", err=True)
+    with terminal.interruption_reported(models, name):
+        publish = partial(
+            exporter.export, source(), models,
+            calibrate=calibrate, timing=timing, even_if_different=even_if_different,
+        )  # fmt: skip
+        published = terminal.even_if_worse(lambda asked: publish(even_if_worse=asked), asked=even_if_worse)
+        summaries = {check.name: check.summary for check in published.proof.checks}
+        if trial := inventory.trial(published.metadata):
+            summaries = {"TRIAL RUN": trial} | summaries
+        if published.proof.speed is not None:
+            summaries["speed"] = str(published.proof.speed)
+        page = report.report_path(reports, published.folder)
+        report.write_run_report(published, published.images, json.loads(published.metadata["labels"]), page)
+        terminal.print_published(published.folder, summaries, page)
 
 
 def _require_own_file(file: Path, precision: str) -> None:
     if not file.is_file():
         raise ExportError(f"there is no file {file}.")
-    if not file_exporter.is_own(file):
+    if not file_source.is_own(file):
         raise ExportError(
             f"{file} was not exported by hangtag from a run. Publish somebody else's file with: hangtag import {file} "
             "--name NAME"
@@ -136,73 +131,16 @@ def _require_own_file(file: Path, precision: str) -> None:
         raise click.UsageError(f"{file} is in FP32: name another --precision.")
 
 
-def _export_own_file(
-    file: Path,
-    name: str | None,
-    models: Path,
-    precision: str,
-    timing: str,
-    data_dir: Path | None,
-    even_if_worse: bool,
-    even_if_different: bool,
-    reports: Path,
-) -> None:
-    name = name or model_name(file_exporter.network(file_exporter.read(file)), precision)
-    click.echo(f"exporting {file} in {precision}", err=True)
-    with interruption.reported(models, name):
-        found = runs_data.load(file_exporter.config(file_exporter.read(file)), data_dir)
-        publish = partial(
-            file_exporter.export,
-            file,
-            name,
-            models,
-            found,
-            to=precision,
-            timed=timing != "none",
-            even_if_different=even_if_different,
-        )
-        published = terminal.even_if_worse(lambda asked: publish(even_if_worse=asked), asked=even_if_worse)
-        _report_published(published, reports)
+def _source_of_file(file: Path, config: Mapping[str, Any], data_dir: Path | None, precision: str, name: str) -> Source:
+    return file_source.of_file(file, runs_data.load(config, data_dir), precision, name)
 
 
-def _publish_run(
-    run: "Run",
-    models: Path,
-    precision: str,
-    timing: str,
-    calibrate: bool,
-    data_dir: Path | None,
-    even_if_worse: bool,
-    even_if_different: bool,
-    name: str | None,
-) -> Published:
+def _source_of_run(run: "Run", data_dir: Path | None, precision: str, name: str | None) -> Source:
     with needs("train", "'hangtag export RUN'"):
-        from hangtag.export import exporter
+        from hangtag.export import run_source
     config = run.read_config()
     if config.get("dataset") in sources.LABEL_SETS:  # canvases for the proof are composed of garments
         data = fashion_mnist.load(data_dir)
     else:
         data = runs_data.load(config, data_dir)
-    publish = partial(
-        exporter.export,
-        run,
-        models,
-        data,
-        to=precision,
-        calibrate=calibrate,
-        timing=timing,
-        name=name,
-        even_if_different=even_if_different,
-    )
-    return terminal.even_if_worse(lambda asked: publish(even_if_worse=asked), asked=even_if_worse)
-
-
-def _report_published(published: Published, reports: Path) -> None:
-    summaries = {check.name: check.summary for check in published.proof.checks}
-    if trial := inventory.trial(published.metadata):
-        summaries = {"TRIAL RUN": trial} | summaries
-    if published.proof.speed is not None:
-        summaries["speed"] = str(published.proof.speed)
-    page = report.report_path(reports, published.folder)
-    report.write_run_report(published, published.images, json.loads(published.metadata["labels"]), page)
-    terminal.print_published(published.folder, summaries, page)
+    return run_source.of_run(run, data, precision, name=name)

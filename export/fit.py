@@ -7,8 +7,8 @@ import onnx
 
 from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model
-from hangtag.export.repository import inventory, triton_config
-from hangtag.export.repository.publishing import publish
+from hangtag.export.repository import inventory
+from hangtag.export.repository.publishing import is_our_config, publish
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 from hangtag.serving.model_repository import CONFIG_FILE
 
@@ -53,6 +53,6 @@ def record(models: Path, name: str, fit: str) -> Path:
     with publish(models, name) as publication:
         publication.model_file.write_bytes(model.SerializeToString())
         config = models / name / CONFIG_FILE
-        if triton_config.is_ours(config):  # else publishing would remove it
+        if is_our_config(config):  # else publishing would remove it
             publication.config_file.write_bytes(config.read_bytes())
     return publication.folder

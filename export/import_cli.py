@@ -5,14 +5,13 @@ from pathlib import Path
 
 import click
 
-from hangtag.export import interruption, report, terminal
-from hangtag.export.file.precision import PRECISIONS
+from hangtag.export import report, terminal
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.export.quantization import agreement
 from hangtag.export.quantization.conversion import Request
 from hangtag.export.third_party import intake
-from hangtag.export.third_party.classifier.preprocessing import SCORES
 from hangtag.export.third_party.document import MAX_BYTES
+from hangtag.export.third_party.preprocessing import SCORES
 from hangtag.options import FiniteRange, models_option, refuse
 from hangtag.printable import escaped
 
@@ -48,13 +47,7 @@ _CONVERSION = ("samples", "agree_at_least", "agree_on", "search_minutes")
     "that serves.",
 )
 @models_option("The model repository to publish into.")
-@click.option(
-    "--reports",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("reports/export"),
-    show_default=True,
-    help="Folder for the report, NAME-VERSION.html; in it a repository other than models has its own.",
-)
+@terminal.reports_option
 @click.option(
     "--max-megabytes",
     type=click.FloatRange(min=0.001, max=MAX_BYTES / 1e6),
@@ -62,23 +55,9 @@ _CONVERSION = ("samples", "agree_at_least", "agree_on", "search_minutes")
     show_default=True,
     help="A larger file, external data included, is refused.",
 )
-@click.option(
-    "--even-if-worse",
-    is_flag=True,
-    help="Publish also if the version that serves is better, or cannot be compared.",
-)
-@click.option(
-    "--even-if-different",
-    is_flag=True,
-    help="Publish also if the version that serves has other inputs, outputs or labels, which its callers rely on.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default="fp32",
-    show_default=True,
-    help="Convert the file: fp16 is for GPUs, int8 for CPUs. Both need --calibration, or --data.",
-)
+@terminal.even_if_worse_option
+@terminal.even_if_different_option
+@terminal.precision_option("Convert the file: fp16 is for GPUs, int8 for CPUs. Both need --calibration, or --data.")
 @click.option(
     "--calibration",
     "samples",
@@ -138,7 +117,7 @@ def import_file(
     options win.
 
     With --precision the file is converted, and must then answer the samples as before; which layers stay in FP32 for
-    that is found out. Without preprocessing the file is published as it is, for inference alone.
+    that is searched. Without preprocessing the file is published as it is, for inference alone.
 
     \b
     Examples:
@@ -181,7 +160,7 @@ def import_file(
         )
 
     click.echo(f"checking {file}", err=True)
-    with interruption.reported(models, name):
+    with terminal.interruption_reported(models, name):
         accepted = terminal.even_if_worse(publish, asked=even_if_worse)
         page = report.report_path(reports, accepted.folder)
         report.write_file_report(accepted, page)

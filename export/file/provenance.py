@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from hangtag.export.file.versions import versions
+from hangtag.export.file.onnx_model import versions
 from hangtag.export.network.served_network import ServedNetwork, SingleLabel
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.runs import data

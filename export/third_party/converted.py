@@ -1,24 +1,24 @@
 """Have a file converted to another precision in a child process, and judge what comes back."""
 
 import json
-import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from hangtag.export import child_process
-from hangtag.export.errors import ExportError, GateError
-from hangtag.export.file.precision import keep_origin
-from hangtag.export.gate import processor
+from hangtag.export.child_process import Progress
+from hangtag.export.errors import GateError
+from hangtag.export.gate import speed
 from hangtag.export.gate.check import AGREEMENT, BATCHING
+from hangtag.export.gate.speed import Speed
 from hangtag.export.quantization import conversion
 from hangtag.export.quantization.conversion import Request
-from hangtag.export.third_party.processes import run_probe
+from hangtag.export.quantization.precision import keep_origin
+from hangtag.export.third_party import probe
 
-Progress = Callable[[str], object]
 _SECONDS = 3600.0
 """For all but the measuring of layers, which has its own limit."""
 _NAMED = 6
@@ -44,12 +44,13 @@ class Converted:
         in_fp32 = f"; in FP32: {', '.join(kept[:_NAMED])}{' and more' if len(kept) > _NAMED else ''}" if kept else ""
         rules = ", ".join(f"{name} by {rule}" for name, rule in self.findings["rules"].items())
         proven = self.findings[AGREEMENT]
+        instructions = ", ".join(speed.instructions())
         sure = f"of all, {proven['at_least_with_95_percent_confidence']:.2%} at least, with 95 % confidence"
         return {
             "precision": f"{self.request.precision} in {layers - len(kept)} of {layers} layers{in_fp32}",
             AGREEMENT: f"{proven['summary']} ({sure}), none of which it was made with; {rules}",
             "size": f"{self.megabytes:.2f} MB, {self.megabytes / self.original_megabytes:.0%} of the original's",
-            "speed": self._speed(),
+            "speed": f"{Speed.of(self.findings['speed'])}{f', with {instructions}' if instructions else ''}",
         }
 
     @property
@@ -58,23 +59,16 @@ class Converted:
         return {
             "precision": self.request.precision,
             "fp32_layers": json.dumps(self.findings["fp32_layers"]),
-            "processor": ", ".join(processor.instructions()),
+            "processor": ", ".join(speed.instructions()),
             "speed": json.dumps(self.findings["speed"]),
         }
 
-    def _speed(self) -> str:
-        parts = [
-            f"batch {size} in {times['file']:.2f} ms ({times['original'] / times['file']:.1f}x original)"
-            for size, times in self.findings["speed"]["median_ms"].items()
-        ]
-        instructions = ", ".join(processor.instructions())
-        return f"{', '.join(parts)}, 1 thread{f', with {instructions}' if instructions else ''}"
 
-
-def convert(model: onnx.ModelProto, request: Request, progress: Progress, shown_as: Path) -> Converted:
-    """Convert a model, and require that it answers like the original.
+def convert(original: Path, request: Request, progress: Progress, shown_as: Path) -> Converted:
+    """Convert a file, and require that it answers like the original.
 
     Args:
+        original: The file. Others are written where it lies.
         request: ``batched`` is set here, as the probe of the original finds it.
         progress: gets a line about each step, from a thread of its own.
         shown_as: the file's name in error messages.
@@ -83,41 +77,28 @@ def convert(model: onnx.ModelProto, request: Request, progress: Progress, shown_
         ExportError: the samples do not fit, or the file cannot be converted.
         GateError: the original does not run, or the converted file answers too many samples otherwise.
     """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        original = folder / conversion.ORIGINAL
-        original.write_bytes(model.SerializeToString())
-        request = replace(request, batched=run_probe(original, shown_as)[BATCHING]["batched"])
-        request.write(folder)
-        findings = _run(folder, request, progress, shown_as)
-        target = folder / conversion.CONVERTED
-        converted = onnx.load(target)
-        keep_origin(converted, model)
-        return Converted(converted, request, findings, target.stat().st_size / 1e6, original.stat().st_size / 1e6)
+    request = replace(request, batched=probe.run(original, shown_as)[BATCHING]["batched"])
+    target = original.with_name("converted.onnx")
+    findings = child_process.run(
+        conversion.convert,
+        shown_as,
+        "conversion",
+        seconds=request.search_seconds + _SECONDS,
+        progress=progress,
+        original=str(original),
+        target=str(target),
+        request=asdict(request),
+    )
+    _require_agreement(findings[AGREEMENT], request.least)
+    converted = onnx.load(target)
+    keep_origin(converted, onnx.load(original))
+    return Converted(converted, request, findings, target.stat().st_size / 1e6, original.stat().st_size / 1e6)
 
 
-def _run(folder: Path, request: Request, progress: Progress, shown_as: Path) -> dict[str, Any]:
-    def follow(line: str) -> None:
-        if line.startswith(conversion.PROGRESS):
-            progress(line.removeprefix(conversion.PROGRESS))
-
-    try:
-        seconds = request.search_seconds + _SECONDS
-        findings = child_process.run("hangtag.export.quantization.conversion", folder, seconds, follow)
-    except child_process.ChildAbortedError as error:
-        raise ExportError(
-            f"the conversion of {shown_as} ended its process (signal {error.signal}). Nothing was published."
-        ) from error
-    except child_process.ChildFailedError as error:
-        raise ExportError(f"the conversion of {shown_as} failed: {error}. Nothing was published.") from error
-    if "refused" in findings:
-        reason = findings["refused"].replace(str(folder / conversion.ORIGINAL), str(shown_as))
-        raise ExportError(f"{reason} Nothing was published.")
-    proven = findings[AGREEMENT]
-    if proven["share"] < request.least:
+def _require_agreement(proven: Mapping[str, Any], least: float) -> None:
+    if proven["share"] < least:
         raise GateError(
             AGREEMENT,
-            f"{proven['summary']}, of those that the file was not made with; {request.least:.2%} must be. Give more "
+            f"{proven['summary']}, of those that the file was not made with; {least:.2%} must be. Give more "
             "samples, so that those by which layers are chosen are like these, or lower --agree-at-least.",
         )
-    return findings

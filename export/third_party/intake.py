@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,23 @@ import numpy as np
 import onnx
 
 from hangtag.export import predecessors
+from hangtag.export.child_process import Progress
 from hangtag.export.errors import ExportError, GateError
-from hangtag.export.file import onnx_model, versions
+from hangtag.export.file import onnx_model
 from hangtag.export.gate.check import AGREEMENT, BATCHING, EMPTY_BATCH, NOT_RUN, PREDECESSOR, STRUCTURE
 from hangtag.export.gate.checks import empty_batch
-from hangtag.export.quantization import images
+from hangtag.export.quantization import samples
 from hangtag.export.quantization.conversion import Request
 from hangtag.export.quantization.samples import spread
+from hangtag.export.repository.inventory import Entry, Quality
 from hangtag.export.repository.publishing import publish
-from hangtag.export.third_party import converted, document
-from hangtag.export.third_party.classifier import pictures, plan, proof
-from hangtag.export.third_party.classifier.pictures import Labelled
-from hangtag.export.third_party.classifier.plan import Plan
+from hangtag.export.third_party import accuracy, converted, document, plan, probe, proof
+from hangtag.export.third_party.accuracy import ACCURACY, Labelled
 from hangtag.export.third_party.converted import Converted
-from hangtag.export.third_party.processes import run_probe
+from hangtag.export.third_party.plan import Plan
+from hangtag.export.third_party.proof import PICTURES
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
-from hangtag.serving.signature import PREFIX
 from hangtag.training.data.pictures import prepared
-
-Progress = Callable[[str], object]
 
 # How to read the outputs may stay as the file has it. Its claims about its origin and quality are dropped: they are not
 # proven here.
@@ -38,11 +36,10 @@ KEPT_KEYS = (
     "task", "labels", "label_distances", "label_distances_from", "threshold", "min_labels", "max_labels", "beam_width",
     "image",
 )  # fmt: skip
-PICTURES, ACCURACY, CLASSIFY = "pictures", "accuracy", "classify"
-_GATE = (
-    STRUCTURE, BATCHING, EMPTY_BATCH, PICTURES, ACCURACY, PREDECESSOR, AGREEMENT, "agreement_while_choosing", "layers",
-    "rules", "samples",
-)  # fmt: skip
+CLASSIFY = "classify"
+PROVEN = (STRUCTURE, BATCHING, EMPTY_BATCH, PICTURES, ACCURACY, PREDECESSOR, AGREEMENT)
+"""The findings that are checks."""
+_GATE = (*PROVEN, "agreement_while_choosing", "layers", "rules", "samples")
 """The findings that are recorded as the gate's figures; those from AGREEMENT on, of a converted file alone."""
 
 
@@ -78,7 +75,7 @@ class Accepted:
     folder: Path
     """The version's folder."""
     findings: Mapping[str, Any]
-    """What the probe found, by check; JSON values."""
+    """What the probe saw, by check; JSON values."""
     metadata: Mapping[str, str]
     """The file's own metadata under ``hangtag.`` (keys without that prefix)."""
     plan: Plan
@@ -138,36 +135,31 @@ class _Intake:
         self._folder = folder  # for temporary files
 
     def accept(self) -> Accepted:
-        options = self._options
-        original = document.read(self._path, options.max_bytes)
-        chosen = plan.choose(original, self._path, options.labels, options.preprocessing, options.scores)
+        options, path = self._options, self._path
+        model = document.read(path, options.max_bytes)
+        bare = self._folder / "bare.onnx"
+        chosen = plan.choose(model, bare, path, options.labels, options.preprocessing, options.scores)
         if options.preprocessing is None and options.scores is not None and chosen.wrapped is None:
             raise ExportError(f"--scores is for a classifier of pictures: {chosen.reason}. Nothing was published.")
-        metadata = _metadata(original, self._path, chosen)
+        metadata = _metadata(model, path, chosen)
         data = self._data(metadata)
         findings: dict[str, Any] = {}
         with publish(self._models, self._name) as publication:
-            rival = predecessors.serving(
-                self._models, self._name, measured=data is not None, even_if_worse=options.even_if_worse
-            )
-            model = original
+            rival = predecessors.serving(self._models, self._name)
+            if rival is not None and data is None and not options.even_if_worse:
+                _require_no_figure(rival)
             if chosen.wrapped is not None:
-                chosen = plan.freed(chosen, original, self._path, self._folder)
-                assert chosen.wrapped is not None
-                model = chosen.wrapped.model
-                findings[PICTURES] = proof.compare(original, chosen, self._given(data), self._path, self._folder)
-            _set_metadata(model, metadata)
+                findings[PICTURES] = proof.compare(bare, chosen.wrapped, self._given(data), path)
+                model = onnx.load(chosen.wrapped.file)
             conversion = self._converted(model, metadata, data)
             if conversion is not None:
                 model = conversion.model
             target = publication.model_file
-            _set_metadata(model, metadata)
-            target.write_bytes(model.SerializeToString())
-            findings |= run_probe(target, shown_as=self._path)
-            _require_labels_fit(metadata, findings["last_axes"], self._path)
+            onnx_model.write(model, metadata, target)
+            findings |= probe.run(target, shown_as=path)
+            _require_labels_fit(metadata, findings["last_axes"], path)
             predecessors.require_same_contract(
-                self._models,
-                self._name,
+                rival,
                 findings["inputs"],
                 findings["outputs"],
                 json.loads(metadata.get("labels", "[]")),
@@ -178,18 +170,16 @@ class _Intake:
             if conversion is not None:
                 _require_batched_as_before(findings[BATCHING], conversion)
                 findings |= conversion.findings
+                metadata |= conversion.metadata
             if data is not None:
-                image = ImageSpec.parse(metadata["image"])
-                judge = proof.Judge(data, self._path, self._folder, self._progress)
-                measured = judge.measure(target, image, batched=batched)
+                judge = accuracy.Judge(data, path, self._progress)
+                measured = judge.measure(target, ImageSpec.parse(metadata["image"]), batched=batched)
                 findings[ACCURACY] = measured.figures
-                if rival is not None and (found := judge.compare(measured, rival, options.even_if_worse)) is not None:
-                    findings[PREDECESSOR] = found
+                if rival is not None and (compared := judge.compare(measured, rival, options.even_if_worse)):
+                    findings[PREDECESSOR] = compared
                 metadata |= measured.metadata
-            metadata |= _proof(findings) | (conversion.metadata if conversion else {})
-            metadata["graph_digest"] = onnx_model.digest(model)
-            _set_metadata(model, metadata)
-            target.write_bytes(model.SerializeToString())
+            metadata |= _proof(findings) | {"graph_digest": onnx_model.digest(model)}
+            onnx_model.write(model, metadata, target)
             if findings["triton"] is not None:
                 publication.config_file.write_text(findings["triton"], encoding="utf-8")
         return Accepted(publication.folder, findings, metadata, chosen, conversion)
@@ -208,7 +198,7 @@ class _Intake:
             raise ExportError(
                 f"{self._path}: its hangtag.image is malformed: {error}. Nothing was published."
             ) from error
-        return pictures.read(self._options.data, json.loads(metadata.get("labels", "[]")))
+        return accuracy.read(self._options.data, json.loads(metadata.get("labels", "[]")))
 
     def _given(self, data: Labelled | None) -> list[str]:
         """The user's pictures; none where there are no such."""
@@ -216,7 +206,7 @@ class _Intake:
         if data is not None:
             return [path for path, _ in data.files]
         if conversion is not None and Path(conversion.samples).is_dir():
-            return list(map(str, images.files_in(Path(conversion.samples))))
+            return list(map(str, samples.files_in(Path(conversion.samples))))
         return []
 
     def _converted(
@@ -228,11 +218,13 @@ class _Intake:
         if not request.samples:
             assert data is not None
             spec = ImageSpec.parse(metadata["image"])
-            chosen = [prepared(Path(path), spec) for path, _ in spread(data.files, images.MOST)]
+            chosen = [prepared(Path(path), spec) for path, _ in spread(data.files, samples.MOST_PICTURES)]
             request = replace(request, samples=str(self._folder / "samples.npz"))
             arrays: Any = {model.graph.input[0].name: np.stack(chosen)}  # numpy's stubs take no mapping of arrays
             np.savez(request.samples, **arrays)
-        return converted.convert(model, request, self._progress, shown_as=self._path)
+        original = self._folder / "original.onnx"
+        onnx_model.write(model, metadata, original)
+        return converted.convert(original, request, self._progress, shown_as=self._path)
 
 
 def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str]:
@@ -243,17 +235,16 @@ def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str
             metadata.pop(key, None)
         metadata["labels"] = json.dumps(chosen.labels)
         metadata.setdefault("task", "single_label")
-    if chosen.wrapped is not None:
-        metadata |= {"task": "single_label", "image": json.dumps(chosen.wrapped.steps.image), **chosen.metadata}
+    metadata |= chosen.metadata
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return metadata | {"source": f"{path.name}, SHA-256 {digest}", "versions": json.dumps(versions.versions())}
+    return metadata | {"source": f"{path.name}, SHA-256 {digest}", "versions": json.dumps(onnx_model.versions())}
 
 
-def _set_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
-    """Replace all properties under ``hangtag.``; properties of others stay."""
-    others = {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith(PREFIX)}
-    onnx.helper.set_model_props(model, others)
-    onnx_model.add_metadata(model, metadata)
+def _require_no_figure(rival: Entry) -> None:
+    """Require that a version whose accuracy is known is not replaced by a file whose accuracy is not."""
+    if (recorded := Quality.of(rival.metadata)) is not None:
+        remedy = "Measure both with --data folder:PICTURES, or add --even-if-worse"
+        raise predecessors.incomparable(rival, f"has {recorded}", remedy)
 
 
 def _require_labels_fit(metadata: Mapping[str, str], last_axes: Sequence[int | None], path: Path) -> None:

@@ -162,6 +162,8 @@ def test_the_pages_look_right_in_a_browser(of_own_file: Export, tmp_path: Path) 
     published_in(tmp_path, *theirs, "--models", tmp_path / long, command="import")
     pages = [of_own_file.page, *tmp_path.rglob("*.html")]
     assert len(pages) == 2
+    shown = outcomes(pages[1].read_text())
+    assert (shown["batching"], shown["input"]) == ("passed", "noted")
     with chromium() as browser:
         for page in pages:
             require_good_looks(browser, page)

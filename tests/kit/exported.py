@@ -10,9 +10,9 @@ import pytest
 from torch import nn
 
 from hangtag.errors import UserError
-from hangtag.export import exporter
+from hangtag.export import exporter, run_source
 from hangtag.export.errors import GateError
-from hangtag.export.published import Published
+from hangtag.export.exporter import Published
 from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.dataset import Split
@@ -48,9 +48,25 @@ class Exported:
         return onnx.load(self.file)
 
 
-def publish(run: Run, models: Path, test: Garments, **options: Any) -> Published:
-    """Export a run by the function behind ``hangtag export RUN``, on few test images; options as it has them."""
-    return exporter.export(run, models, garments.of(test, test, test), **options)
+def publish(
+    run: Run,
+    models: Path,
+    test: Garments,
+    *,
+    to: str = "fp32",
+    calibrate_on: Garments | None = None,
+    graph: onnx.ModelProto | None = None,
+    canvases: int = run_source.CANVASES,
+    **options: Any,
+) -> Published:
+    """Export a run by the function behind ``hangtag export RUN``, on few test images; options as it has them.
+
+    Args:
+        calibrate_on: The images that validate, on which a temperature is fitted; None for no temperature.
+    """
+    data = garments.of(test, calibrate_on or test, test)
+    source = run_source.of_run(run, data, to, graph=graph, canvases=canvases)
+    return exporter.export(source, models, calibrate=calibrate_on is not None, **options)
 
 
 def refused(run: Run, folder: Path, test: Garments, error: type[UserError] = UserError, **options: Any) -> str:

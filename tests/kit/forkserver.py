@@ -23,10 +23,8 @@ _FOR_TRAINING = [
     "torch._dynamo",  # which PyTorch's optimizers import when the first is made
     "hangtag.training.cli",
     "hangtag.export.cli",
-    "hangtag.export.third_party.classifier.pictures",
-    "hangtag.export.third_party.probe",
-    "hangtag.export.gate.checks.empty_batch",
-    "hangtag.export.quantization.conversion",
+    "hangtag.export.child_process",
+    "hangtag.export.third_party.intake",
 ]
 CONTEXT.set_forkserver_preload(_ALWAYS)
 
@@ -107,7 +105,7 @@ class Forked:
 
 
 class ForkedModule(Forked):
-    """``python -P -m MODULE ARGUMENT`` with the arguments and the interface of subprocess.Popen that export uses."""
+    """``python -P -m MODULE ARGUMENT…`` with the arguments and the interface of subprocess.Popen that export uses."""
 
     def __init__(self, command: Sequence[str], *, stdout: IO[str], **_: object) -> None:
         super().__init__(_run_module, command[command.index("-m") + 1 :])

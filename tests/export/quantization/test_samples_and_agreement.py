@@ -145,7 +145,7 @@ def test_of_a_large_folder_a_thousand_pictures_are_taken_evenly(tmp_path: Path) 
     image = Image.new("L", (1, 1))
     for place in range(1999):
         image.putpixel((0, 0), place // 8)
-        image.save(tmp_path / f"{place:04}.bmp")
+        image.save(tmp_path / f"{place:04}.png")
     taken = [int(feed["image"].item()) for feed in samples.read(tmp_path, pictures_in(1, 1)).feeds]
     assert taken == [2 * place // 8 for place in range(1000)]
 

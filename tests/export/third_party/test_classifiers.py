@@ -272,7 +272,7 @@ def test_a_version_that_is_worse_on_the_same_pictures_is_refused(labels: Path, t
     assert "which serves, has 100.00%" in refusal(*importing(tmp_path, in_text(), *stated, *wrong, *data))
     unmeasured = refusal(*importing(tmp_path, in_text(), *stated))
     assert re.search(
-        r"version 2, which serves, has test accuracy 100\.00%, and nothing says .* Measure both", unmeasured
+        r"version 2, which serves, has test accuracy 100\.00%, so nothing says .* Measure both", unmeasured
     )
     result = take(tmp_path, in_text(), *stated, *wrong, *data, "--even-if-worse")
     assert "  predecessor  WORSE, published all the same: test accuracy 33.33%" in result.stdout

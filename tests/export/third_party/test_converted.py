@@ -1,6 +1,7 @@
 """``hangtag import --precision``: small networks whose sensitive layer is known, and refusals."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from PIL import Image
 
 from hangtag.serving.client import Client
 from tests.kit import networks, onnx_file, onnx_models, unbatchable_models
-from tests.kit.command import invoke, refusal
+from tests.kit.colour_networks import COLOURS, in_text
+from tests.kit.command import ROOT, invoke, refusal
 from tests.kit.exported import importing
 from tests.kit.server import server
 
@@ -204,19 +206,25 @@ def test_samples_that_prove_worse_than_those_that_made_the_file_are_refused(tmp_
 
 @pytest.mark.usefixtures("started_children")
 @pytest.mark.parametrize(
-    ("end", "message"),
+    ("module", "end", "message"),
     [
-        ("os.abort()", r"the conversion of .*theirs\.onnx ended its process \(signal 6\)\. Nothing was published\."),
-        ("os._exit(3)", r"the conversion of .*theirs\.onnx failed: the process ended with exit code 3: .* was publish"),
+        ("conversion", "os.abort()", r"conversion: \S+ ended the process that worked on it \(signal 6\)\. Nothing was"),
+        (
+            "wrapping",
+            "os._exit(3)",
+            r"structure: working on \S+ failed: the process ended with exit code 3: .* was pub",
+        ),
     ],
 )
-def test_a_conversion_that_ends_its_process_is_reported(
-    end: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_work_on_a_file_that_ends_its_process_is_reported(
+    module: str, end: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file was run in a process of its own before."""
-    code = f"import os, sys\nif any('conversion' in argument for argument in sys.orig_argv):\n    {end}\n"
+    """Whatever is done to the file, a process of its own does it."""
+    code = f"import os, sys\nif any('{module}:' in argument for argument in sys.orig_argv):\n    {end}\n"
     (tmp_path / "sitecustomize.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "labels.txt").write_text("\n".join(COLOURS))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    reason = refused(tmp_path, networks.robust(), "--precision", "int8")
+    stated = ("--labels", tmp_path / "labels.txt", "--preprocessing", "scale=255")
+    reason = refused(tmp_path, in_text(), *stated, "--precision", "int8")
     assert re.match(message, reason), reason

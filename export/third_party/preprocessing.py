@@ -1,6 +1,6 @@
 """How a picture's pixels become a network's input: what is stated about it, and the steps that follow from that."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -59,6 +59,14 @@ class Preprocessing:
                     f"--preprocessing: {part!r} is not understood ({error}). For example: {EXAMPLE}"
                 ) from error
         return parsed
+
+    @classmethod
+    def of(cls, stated: Mapping[str, Any]) -> "Preprocessing":
+        """Of what ``asdict`` returns, after JSON."""
+        read: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in stated.items()
+        }
+        return cls(**read)
 
     @property
     def is_stated(self) -> bool:

@@ -7,14 +7,14 @@ bilinearly, and cuts no border off before; where a program does otherwise, a not
 import ast
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from hangtag.export.third_party.classifier.preprocessing import NOTHING, PROBABILITIES, Preprocessing
+from hangtag.export.third_party.preprocessing import NOTHING, PROBABILITIES, Preprocessing
 from hangtag.training.data.division import named
 
 _BILINEAR = (2, "bilinear", None)
@@ -23,7 +23,7 @@ _BILINEAR = (2, "bilinear", None)
 
 @dataclass(frozen=True)
 class Stated:
-    """What was found.
+    """What was read.
 
     Attributes:
         preprocessing: How pixels become the network's input.
@@ -43,14 +43,25 @@ class Stated:
 def read(path: Path, model: onnx.ModelProto) -> Stated:
     """Read what lies with an ONNX file: in its folder, or in the folder above one that is called ``onnx``."""
     folders = [path.parent, *([path.parent.resolve().parent] if path.parent.resolve().name == "onnx" else [])]
-    stated = _ultralytics({entry.key: entry.value for entry in model.metadata_props}, path)
-    for name, reader in (
-        ("config.json", _timm), ("preprocessor_config.json", _preprocessor), ("config.json", _id2label),
-    ):  # fmt: skip
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    readers: list[tuple[Callable[[Mapping[str, Any], str], Stated], Mapping[str, Any], str]] = [
+        (_ultralytics, properties, f"the metadata of {path.name}, which Ultralytics wrote")
+    ]
+    for name, reader, whose in (
+        ("config.json", _timm, "timm's pretrained_cfg"),
+        ("preprocessor_config.json", _preprocessor, "Hugging Face"),
+        ("config.json", _id2label, "id2label"),
+    ):
         file = next((folder / name for folder in folders if (folder / name).is_file()), None)
-        content = _json(file) if file else None
-        if file is not None and content is not None:
-            stated = _joined(stated, reader(content, file))
+        if file is not None and (content := _json(file)) is not None:
+            readers.append((reader, content, f"{name} ({whose})"))
+    stated = Stated()
+    for read_one, stated_by, where in readers:
+        try:
+            stated = _joined(stated, read_one(stated_by, where))
+        except (ValueError, TypeError, LookupError, SyntaxError, RecursionError, ZeroDivisionError) as error:
+            note = f"{where} cannot be read ({type(error).__name__} {error}): nothing was taken"
+            stated = replace(stated, notes=(*stated.notes, note))
     return stated
 
 
@@ -65,74 +76,62 @@ def _joined(first: Stated, more: Stated) -> Stated:
     )
 
 
-def _ultralytics(properties: Mapping[str, str], path: Path) -> Stated:
+def _ultralytics(properties: Mapping[str, Any], where: str) -> Stated:
     """Ultralytics' exporter writes Python literals: names {0: 'tench', …}, imgsz [224, 224], task classify."""
     if not {"names", "imgsz", "task"} <= properties.keys():
         return Stated()
-    where = f"the metadata of {path.name}, which Ultralytics wrote"
     if properties["task"] != "classify":
         return Stated(notes=(f"{where} says task {properties['task']}, which is no classifier: nothing was taken",))
-    try:
-        names, size = ast.literal_eval(properties["names"]), ast.literal_eval(properties["imgsz"])
-        found = Preprocessing(_size(size), "crop", "rgb", 255.0, (0.0,), (1.0,))
-    except (ValueError, TypeError, SyntaxError, RecursionError):
-        return Stated(notes=(f"{where} cannot be read: nothing was taken",))
-    stated = _with_labels(Stated(found, scores=PROBABILITIES, sources=(f"{found} from {where}",)), names, where)
+    names, size = ast.literal_eval(properties["names"]), ast.literal_eval(properties["imgsz"])
+    taken = Preprocessing(_size(size), "crop", "rgb", 255.0, (0.0,), (1.0,))
+    stated = _with_labels(Stated(taken, scores=PROBABILITIES, sources=(f"{taken} from {where}",)), names, where)
     return replace(stated, sources=(*stated.sources, f"scores are probabilities, from {where}"))
 
 
-def _timm(content: Mapping[str, Any], file: Path) -> Stated:
+def _timm(content: Mapping[str, Any], where: str) -> Stated:
     config = content.get("pretrained_cfg")
     if not isinstance(config, dict):
         return Stated()
-    where = f"{file.name} (timm's pretrained_cfg)"
-    try:
-        fits = {"center": "crop", "squash": "stretch", "border": "pad"}
-        found = Preprocessing(
-            _size(config["input_size"][-2:]),
-            fits[config.get("crop_mode") or "center"],
-            "rgb",
-            255.0,
-            _numbers(config["mean"]),
-            _numbers(config["std"]),
-        )
-    except (ValueError, TypeError, LookupError) as error:
-        return Stated(notes=(f"{where} cannot be read ({type(error).__name__} {error}): nothing was taken",))
+    fits = {"center": "crop", "squash": "stretch", "border": "pad"}
+    taken = Preprocessing(
+        _size(config["input_size"][-2:]),
+        fits[config.get("crop_mode") or "center"],
+        "rgb",
+        255.0,
+        _numbers(config["mean"]),
+        _numbers(config["std"]),
+    )
     notes = _differences(where, config.get("interpolation"), config.get("crop_pct"))
-    stated = Stated(found, sources=(f"{found} from {where}",), notes=notes)
+    stated = Stated(taken, sources=(f"{taken} from {where}",), notes=notes)
     names = config.get("label_names") or content.get("label_names")
     return _with_labels(stated, dict(enumerate(names)), where) if isinstance(names, list) else stated
 
 
-def _preprocessor(content: Mapping[str, Any], file: Path) -> Stated:
-    where = f"{file.name} (Hugging Face)"
+def _preprocessor(content: Mapping[str, Any], where: str) -> Stated:
     if not {"image_mean", "size", "crop_size", "do_rescale"} & content.keys():
         return Stated()
-    try:
-        size, crops = content.get("size"), bool(content.get("do_center_crop", False))
-        edges = content.get("crop_size", size) if crops else size
-        scaled = content.get("do_rescale", True)
-        normalised = content.get("do_normalize", True) and "image_mean" in content
-        found = Preprocessing(
-            _size(edges) if edges is not None else None,
-            "crop" if crops or (isinstance(size, dict) and "shortest_edge" in size) else "stretch",
-            "rgb",
-            round(1 / float(content.get("rescale_factor", 1 / 255)), 6) if scaled else 1.0,
-            _numbers(content["image_mean"]) if normalised else (0.0,),
-            _numbers(content["image_std"]) if normalised else (1.0,),
-        )
-    except (ValueError, TypeError, LookupError, ZeroDivisionError) as error:
-        return Stated(notes=(f"{where} cannot be read ({type(error).__name__} {error}): nothing was taken",))
+    size, crops = content.get("size"), bool(content.get("do_center_crop", False))
+    edges = content.get("crop_size", size) if crops else size
+    scaled = content.get("do_rescale", True)
+    normalised = content.get("do_normalize", True) and "image_mean" in content
+    taken = Preprocessing(
+        _size(edges) if edges is not None else None,
+        "crop" if crops or (isinstance(size, dict) and "shortest_edge" in size) else "stretch",
+        "rgb",
+        round(1 / float(content.get("rescale_factor", 1 / 255)), 6) if scaled else 1.0,
+        _numbers(content["image_mean"]) if normalised else (0.0,),
+        _numbers(content["image_std"]) if normalised else (1.0,),
+    )
     smaller = content.get("crop_pct")
-    if crops and found.size and isinstance(size, dict) and "shortest_edge" in size:
-        smaller = min(found.size) / float(size["shortest_edge"])
+    if crops and taken.size and isinstance(size, dict) and "shortest_edge" in size:
+        smaller = min(taken.size) / float(size["shortest_edge"])
     notes = _differences(where, content.get("resample"), smaller)
-    return Stated(found, sources=(f"{found} from {where}",), notes=notes)
+    return Stated(taken, sources=(f"{taken} from {where}",), notes=notes)
 
 
-def _id2label(content: Mapping[str, Any], file: Path) -> Stated:
+def _id2label(content: Mapping[str, Any], where: str) -> Stated:
     names = content.get("id2label")
-    return _with_labels(Stated(), names, f"{file.name} (id2label)") if isinstance(names, dict) else Stated()
+    return _with_labels(Stated(), names, where) if isinstance(names, dict) else Stated()
 
 
 def _differences(where: str, interpolation: object, share: object) -> tuple[str, ...]:

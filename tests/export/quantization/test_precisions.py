@@ -13,8 +13,8 @@ from onnx import TensorProto, numpy_helper
 
 from hangtag.export.errors import ExportError
 from hangtag.export.file import torch_export
-from hangtag.export.file.precision import convert, model_name
 from hangtag.export.network.served_network import SingleLabel
+from hangtag.export.quantization.precision import convert, model_name
 from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist
 from tests.kit import onnx_file
@@ -117,7 +117,7 @@ def test_int8_of_nan_weights_is_refused_with_advice(name: str, few: Garments) ->
     for tensor in network.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(np.nan), tensor.name))
-    with pytest.raises(ExportError, match=r"quantizer fails on this network \(\w+: .*\)\. Where --precision fp32 is"):
+    with pytest.raises(ExportError, match=r"converter fails on this network \(\w+: .*\)\. Where --precision fp32 is"):
         convert(network, "int8", few.images)
 
 
@@ -209,10 +209,10 @@ def test_a_changed_graph_a_file_of_another_kind_and_labels_are_refused(tmp_path:
     model.graph.node[0].name = "another name"
     onnx.save(model, changed)
     message = refusal(*arguments(tmp_path, changed), unchanged=tmp_path)
-    assert "its graph or weights are not those that were exported. Give --calibration" in message
-    for key, value in (("precision", "int8"), ("task", "multi_label"), ("data_digest", "0" * 64)):
+    assert "its graph or weights are not those that were exported. Convert it as anybody's file with: " in message
+    for key, value in (("precision", "int8"), ("task", "multi_label")):
         onnx.save(onnx_file.with_metadata(latest("lstm"), **{key: value}), changed)
         message = refusal(*arguments(tmp_path, changed), unchanged=tmp_path)
         assert f"has {key} {value}, and another precision is made of" in message
-    message = refusal(*arguments(tmp_path, latest("lstm")), "--labels", "x.txt", exit_code=2)
-    assert "--labels: for other people's files" in message
+    onnx.save(onnx_file.with_metadata(latest("lstm"), data_digest="0" * 64), changed)
+    assert "was trained on another data set than " in refusal(*arguments(tmp_path, changed), unchanged=tmp_path)

@@ -2,7 +2,7 @@
 
 Weights get one scale per output channel, activations one per tensor, from the smallest and the largest value that
 images of the training split cause. A fixed scale makes an answer independent of its batch. Weights get 7 bits, so that
-processors that add products in 16 bits compute the same sums (see saturation). Two parts stay in FP32: the
+processors that add products in 16 bits compute the same sums (see int8_lstms). Two parts stay in FP32: the
 dense layers at the end, since they are a thousandth of the work and nothing after them averages out their rounding; and
 a convolution of a single channel, the first one, since ONNX Runtime computes it much faster in FP32 than in 8 bits, by
 its own profiler (studies/exported/profile.py).
@@ -10,20 +10,16 @@ its own profiler (studies/exported/profile.py).
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from hangtag.export.arrays import batches
-from hangtag.export.file.precision.quantizer_output import silenced
+from hangtag.export.quantization.converters import Int8Converter
 from hangtag.training.data.dataset import Images
 
-OPERATORS = ("Conv", "MaxPool", "Relu")
+LAYERS, PASSING = ("Conv",), ("MaxPool", "Relu")
 """Computed in 8 bits: convolutions and what lies between them, so that no value is converted to FP32 and back."""
 
 BATCH = 32
@@ -36,26 +32,10 @@ def quantize_convolutions(model: onnx.ModelProto, calibration: Images) -> onnx.M
         calibration: uint8 images [n, height, width], whose activations set the scales.
     """
     (image,) = model.graph.input
-    with tempfile.TemporaryDirectory() as folder, silenced():
-        original, prepared, quantized = (Path(folder, f"{name}.onnx") for name in ("original", "prepared", "quantized"))
-        # A file, since the quantizer loses constants of a model in memory.
-        original.write_bytes(_reorder_pooling(model).SerializeToString())
-        # Folds and fuses as the runtime would, so that scales are given only to tensors that still exist then.
-        quant_pre_process(original, prepared, skip_symbolic_shape=True)
-        quantize_static(
-            prepared,
-            quantized,
-            _CalibrationReader(image.name, calibration),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(OPERATORS),
-            per_channel=True,
-            reduce_range=True,
-            nodes_to_exclude=sorted(_fp32_nodes(onnx.load(prepared))),
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-        )
-        return onnx.load(quantized)
+    feeds = ({image.name: np.ascontiguousarray(batch)} for batch in batches(calibration, BATCH))
+    with tempfile.TemporaryDirectory() as folder:
+        converter = Int8Converter(_reorder_pooling(model), feeds, Path(folder), LAYERS, PASSING)
+        return converter.convert(sorted(_fp32_nodes(converter.model)))
 
 
 def _reorder_pooling(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -100,15 +80,3 @@ def _fp32_nodes(model: onnx.ModelProto) -> set[str]:
             names.add(node.name)
             outputs.update(node.output)
     return names
-
-
-class _CalibrationReader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
-    """Gives the quantizer batches of images, then None."""
-
-    def __init__(self, name: str, images: Images) -> None:
-        self._inputs: Iterator[dict[str, Any]] = (
-            {name: np.ascontiguousarray(batch)} for batch in batches(images, BATCH)
-        )
-
-    def get_next(self) -> dict[str, Any] | None:
-        return next(self._inputs, None)

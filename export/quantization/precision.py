@@ -5,8 +5,9 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from hangtag.export.errors import ExportError
 from hangtag.export.file.onnx_model import metadata, nodes, operators
-from hangtag.export.file.precision.int8_convolutions import quantize_convolutions
-from hangtag.export.file.precision.int8_lstms import quantize_lstms
+from hangtag.export.quantization.converters import ConversionError, converting
+from hangtag.export.quantization.int8_convolutions import quantize_convolutions
+from hangtag.export.quantization.int8_lstms import quantize_lstms
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data.dataset import Images
 
@@ -55,16 +56,14 @@ def _to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
 def _to_int8(model: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
     counts = operators(model)
     try:
-        if counts["LSTM"]:
-            return quantize_lstms(model, _pixel_bounds(model))
-        if counts["Conv"]:
-            return quantize_convolutions(model, calibration)
-    except ExportError:
-        raise
-    except Exception as error:  # the quantizer asserts that weights and activations are finite
+        with converting():
+            if counts["LSTM"]:
+                return quantize_lstms(model, _pixel_bounds(model))
+            if counts["Conv"]:
+                return quantize_convolutions(model, calibration)
+    except ConversionError as error:  # the quantizer asserts that weights and activations are finite
         raise ExportError(
-            f"ONNX Runtime's quantizer fails on this network ({type(error).__name__}: {' '.join(str(error).split())}). "
-            "Where --precision fp32 is refused too, its training went wrong. Nothing was published."
+            f"{error} Where --precision fp32 is refused too, its training went wrong. Nothing was published."
         ) from error
     raise ExportError(
         f"int8 is for networks with convolutions or LSTMs; this one has only {', '.join(sorted(counts))}. "
