@@ -131,7 +131,7 @@ schema: $(VENV)/.dev ## Generate docs/loadtest.schema.json from the load test's 
 
 peers: $(VENV)-peers/.peers ## Install tritonclient, perf_analyzer, grpcurl and KServe's clients into .venv-peers
 
-others: $(VENV)-others/.others ## Install silero-vad, magika and RapidOCR, whose ONNX models tests serve and convert, into .venv-others
+others: $(VENV)-others/.others ## Install silero-vad, magika and RapidOCR, whose ONNX models tests serve and convert, and scikit-learn, into .venv-others
 
 triton: $(VENV)-triton/.triton ## Install Triton (450 MB), which a benchmark compares the server with, into .venv-triton
 
@@ -187,7 +187,7 @@ $(VENV)-peers/.peers: pyproject.toml
 
 # Packages that nobody here made may want other versions of what we use, and have a torch and an ONNX Runtime of their own.
 $(VENV)-others/.others: pyproject.toml
-	$(call environment,others,silero-vad$(comma) magika and RapidOCR)
+	$(call environment,others,silero-vad$(comma) magika$(comma) RapidOCR and scikit-learn)
 	@touch $@
 
 # Triton wants an older NumPy, and registers the protocol's names too.
