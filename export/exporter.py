@@ -118,10 +118,10 @@ def export(
             "without --calibrate."
         )
     rival = predecessors.serving(models, source.name)
-    if not even_if_worse:
-        _require_comparable(rival, source.data_digest)
     inputs, outputs = (list(map(str, specs)) for specs in (expected.inputs, expected.outputs))
     predecessors.require_same_contract(rival, inputs, outputs, source.labels, even_if_different=even_if_different)
+    if not even_if_worse:
+        _require_comparable(rival, source.data_digest)
     with publish(models, source.name) as publication, tempfile.TemporaryDirectory() as folder:
         file, fp32_file = publication.model_file, Path(folder, "fp32.onnx")
         fp32 = source.graph()

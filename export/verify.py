@@ -48,7 +48,7 @@ def verify(entry: Entry, data_dir: Path | None) -> list[Finding]:
     A file that cannot be loaded, or whose metadata cannot be read, is a finding and no error.
 
     Args:
-        data_dir: the folder with Fashion-MNIST's IDX files; None for its usual places.
+        data_dir: the folder with Fashion-MNIST's IDX files, or with own pictures; None for where they were.
 
     Raises:
         DataNotFoundError: the data set is missing.

@@ -32,7 +32,9 @@ def choose(expected: Answers, classes: Classes) -> Array:
     for label in np.unique(classes[candidates]):
         own = candidates[classes[candidates] == label]
         turn[own] = np.arange(len(own))
-    return candidates[np.lexsort((classes[candidates], turn[candidates]))][:MOST]
+    ordered = candidates[np.lexsort((classes[candidates], turn[candidates]))]
+    first = int((turn[ordered] == 0).sum())  # one of each class
+    return ordered[:MOST] if first <= MOST else ordered[np.linspace(0, first - 1, MOST).astype(int)]
 
 
 def record(images: Pixels, classes: Classes) -> dict[str, str]:

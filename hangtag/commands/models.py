@@ -178,7 +178,11 @@ def fit(name: str, fit: str, folder: Path) -> None:
 @models.command("verify")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @_version
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Where the data set is now: Fashion-MNIST's IDX files, or your own pictures, if they were moved.",
+)
 @click.option(
     "--record",
     is_flag=True,
