@@ -193,9 +193,8 @@ class Walk:
         arguments = ["loadtest", *MEMBERS, CASCADE, "--server", server.address, "--accuracy", "--json", str(file)]
         arguments += ["--samples", str(self.pictures(MANY) / "test"), "--concurrency", "1,4"]
         hangtag([*arguments, "--min-duration", "2s"])
-        measured = json.loads(file.read_text())
-        accuracy = {target: figures["accuracy"] for target, figures in measured["accuracy"].items()}
-        return {"run": "loadtest", "accuracy": accuracy}
+        targets = json.loads(file.read_text())["targets"]
+        return {"run": "loadtest", "accuracy": {each["name"]: each["accuracy"]["accuracy"] for each in targets}}
 
     def _publish(self, arguments: list[str]) -> None:
         hangtag([*arguments, "--models", str(self.models), "--reports", str(self.folder / "reports")])
