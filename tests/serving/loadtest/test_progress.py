@@ -82,7 +82,7 @@ def test_a_terminal_shows_every_target_under_every_load_and_nothing_afterwards(
     assert re.fullmatch(rf"40 calls/s slow {figures} \d+", open_slow)
     assert bar.endswith(" s left")
     # A pass through labelled samples has a table of its own.
-    limits = ("--blocks", 1, "--min-duration", "1ms", "--min-query-count", 80, "--warm-up", 0)
+    limits = ("--blocks", 1, "--min-duration", "1ms", "--min-query-count", 40, "--warm-up", 0)
     more = ("--samples", tmp_path / "s.npz", "--accuracy", "--concurrency", 1, *limits)
     answer_seconds = 0.05  # the pass has many calls in flight, and must take longer than from one drawing to the next
     _, *drawn, left = on_a_terminal(40, "fast", "--server", server.address, *more)
@@ -90,7 +90,7 @@ def test_a_terminal_shows_every_target_under_every_load_and_nothing_afterwards(
     assert (title, head) == ("each labelled sample once", "target samples right so far")
     assert re.fullmatch(r"fast \d+ of 100 samples (100\.00%|\N{EN DASH})", row)
     assert left == []
-    # At twenty calls a second, 80 take a while, which passes.
+    # At twenty calls a second, 40 take a while, which passes.
     seconds = [int(match[1]) for each in drawn if (match := re.search(r"(\d+) s left$", each[-1]))]
     assert seconds[0] >= 1
     assert seconds[-1] <= 1
