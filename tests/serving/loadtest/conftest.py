@@ -24,7 +24,7 @@ def forked_generators(request: pytest.FixtureRequest) -> Iterator[None]:
     imports. The command itself spawns them in tests/e2e and tests/hangtag, and here for tests that use ``spawned``."""
     with pytest.MonkeyPatch.context() as patch:
         if "spawned" not in request.fixturenames:
-            patch.setitem(multiprocessing.context._concrete_contexts, "spawn", forkserver.CONTEXT)
+            patch.setitem(vars(multiprocessing.context)["_concrete_contexts"], "spawn", forkserver.CONTEXT)
         yield
 
 
