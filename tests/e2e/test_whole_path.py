@@ -13,6 +13,7 @@ from PIL import Image
 
 from hangtag.training.data.fashion_mnist import LABELS
 from tests.kit.command import ROOT, Serving, hangtag, last_line, serving
+from tests.kit.once import once
 from tests.kit.onnx_file import answers
 from tests.kit.shipped import MODELS, latest
 
@@ -43,16 +44,19 @@ def loadtest(server: Serving, folder: Path, *arguments: object) -> tuple[Any, st
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model repository that the first two steps of the path leave."""
-    folder = tmp_path_factory.mktemp("path")
-    few = ("--limit", 300, "--epochs", 1, "--threads", 1)
-    trained = hangtag("train", "lstm-56", *few, "--out", folder / "run", script=True, exit_codes=[0])
-    assert f"next: hangtag export {folder / 'run'}" in trained.stderr
-    places = ("--models", folder / "models", "--reports", folder / "reports", "--timing", "none")
-    exported = hangtag("export", folder / "run", *places, script=True, exit_codes=[0])
-    assert exported.stdout.startswith(f"published {folder / 'models/lstm-56/1'}\n")
-    assert "  parity       logits within " in exported.stdout
-    return folder / "models"
+    """The model repository that the first two steps of the path leave, which are taken where the product changed."""
+
+    def make(folder: Path) -> Path:
+        few = ("--limit", 300, "--epochs", 1, "--threads", 1)
+        trained = hangtag("train", "lstm-56", *few, "--out", folder / "run", script=True, exit_codes=[0])
+        assert f"next: hangtag export {folder / 'run'}" in trained.stderr
+        places = ("--models", folder / "models", "--reports", folder / "reports", "--timing", "none")
+        exported = hangtag("export", folder / "run", *places, script=True, exit_codes=[0])
+        assert exported.stdout.startswith(f"published {folder / 'models/lstm-56/1'}\n")
+        assert "  parity       logits within " in exported.stdout
+        return folder / "models"
+
+    return once(tmp_path_factory, "path", make, sources=("training", "export", "hangtag", "serving"))
 
 
 def test_what_was_trained_and_exported_is_served_classified_load_tested_and_stopped(

@@ -44,26 +44,23 @@ def test_both_take_calls_and_each_reports_the_statistics_of_both(models: Path, t
                 "hangtag_workers_wanted": 2,
                 "hangtag_worker_restarts_total": 0,
             }
+        require_http_of_both(server, answered_before=16)
         stop(server)
         for pid in pids(server):
             assert not Path(f"/proc/{pid}").exists()
 
 
-def test_both_share_the_http_port_and_each_has_the_metrics_of_both(models: Path) -> None:
-    with two_workers(models) as server:
-        address = server.http_address
-        with ExitStack() as stack:
-            rests = [stack.enter_context(Rest(address)) for _ in range(16)]
-            answers = [rest.infer(request("gather", index=index(2))) for rest in rests]
-            assert [answer.outputs["value"].item() for answer in answers] == [20] * 16
-            of_all = [metrics(rest.get("/metrics").body.decode()) for rest in rests]
-            assert {(each["nv_inference_count"], each["hangtag_workers"]) for each in of_all} == {(16, 2)}
-            of_each = {rest.get("/v2/models/gather/stats").json["model_stats"][0]["inference_count"] for rest in rests}
-            assert of_each == {16}
-        http_port = address.rpartition(":")[2]
-        refused = hangtag("serve", "--models", models, "--port", 0, "--http-port", http_port, exit_codes=[1])
-        assert f"cannot listen on {address} for HTTP: another program has the port" in refused.stderr
-        stop(server)
+def require_http_of_both(server: Serving, answered_before: int) -> None:
+    """They share the port for HTTP too, and each has the metrics of both."""
+    with ExitStack() as stack:
+        rests = [stack.enter_context(Rest(server.http_address)) for _ in range(16)]
+        answers = [rest.infer(request("gather", index=index(2))) for rest in rests]
+        assert [answer.outputs["value"].item() for answer in answers] == [20] * 16
+        count = answered_before + 16
+        of_all = [metrics(rest.get("/metrics").body.decode()) for rest in rests]
+        assert {(each["nv_inference_count"], each["hangtag_workers"]) for each in of_all} == {(count, 2)}
+        of_each = {rest.get("/v2/models/gather/stats").json["model_stats"][0]["inference_count"] for rest in rests}
+        assert of_each == {count}
 
 
 def test_load_and_unload_calls_reach_both(models: Path) -> None:
@@ -91,7 +88,7 @@ def test_an_error_at_the_start_is_one_line(models: Path) -> None:
     assert f"{models}/gather" in error
 
 
-def test_polling_reaches_both_whose_port_is_no_other_servers(models: Path) -> None:
+def test_polling_reaches_both_whose_ports_are_no_other_servers(models: Path) -> None:
     with two_workers(models, "--model-control", "poll", "--poll-seconds", "0.1") as server:
         onnx_models.publish(models, "text", onnx_models.text())
         server.wait_for_count('"model loaded"', 4)
@@ -99,6 +96,9 @@ def test_polling_reaches_both_whose_port_is_no_other_servers(models: Path) -> No
         for workers in (1, 2):
             refused = hangtag("serve", "--models", models, "--port", port, "--workers", workers, exit_codes=[1])
             assert f"cannot listen on 127.0.0.1:{port}: another program has the port" in refused.stderr
+        http_port = server.http_address.rpartition(":")[2]
+        refused = hangtag("serve", "--models", models, "--port", 0, "--http-port", http_port, exit_codes=[1])
+        assert f"cannot listen on 127.0.0.1:{http_port} for HTTP: another program has the port" in refused.stderr
         stop(server)
 
 
