@@ -17,8 +17,6 @@ from studies.calibration.run import RESULTS as CALIBRATION
 from studies.cascades import report as cascades
 from studies.cascades.run import RESULTS as CASCADES
 from studies.exported.run import middle
-from studies.label_sets import report as label_sets
-from studies.label_sets.run import RESULTS as LABEL_SET_RUNS
 from studies.shipped import measured, readme_part, route
 from studies.shipped.models import ShippedModel, read_all
 from studies.shipped.run import ACCURACY
@@ -93,44 +91,6 @@ def test_training_runs_that_cannot_be_compared_are_refused(file: Path) -> None:
         results.write(file, [*lines.values(), other])
         with pytest.raises(click.ClickException, match=message):
             accuracy.read(file)
-
-
-def test_three_labels_for_each_image_are_shown_and_are_no_rival_of_cnn_rnn(file: Path) -> None:
-    """They are the convention of the paper, whose measures would be the best of all here."""
-    lines = results.read(LABEL_SET_RUNS)
-    for line in lines.values():
-        line["rules"]["top 3"] |= {"o_f1": 0.99, "exact_match": 0.99}
-    results.write(file, lines.values())
-    spoiled, recorded = (label_sets.rows(label_sets.read(each)["outfits"]) for each in (file, LABEL_SET_RUNS))
-    for measure in label_sets.GOALS:
-        assert label_sets.lead(spoiled, measure) == label_sets.lead(recorded, measure)
-
-
-def calibrated(line: results.Line, *, confidence: float = 0.95, after: float = 0.6) -> results.Line:
-    """As trained, the doubtful half is right half of the time, and 60 % sure."""
-    sides = {
-        side: line[side]
-        | {"confidence": confidence, "bins": {"counts": [50, 50], "confidence": [doubt, 0.95], "accuracy": [0.5, 0.95]}}
-        for side, doubt in (("before", 0.6), ("after", after))
-    }
-    return line | {"accuracy": 0.95} | sides
-
-
-@pytest.mark.parametrize(
-    ("figures", "present", "absent"),
-    [
-        ({"confidence": 0.90}, "more often than its probabilities say, by 5.0 points", "too sure of themselves"),
-        ({"confidence": 0.99}, "less often than its probabilities say, by 4.0 points", "too sure of themselves"),
-        ({"after": 0.9}, "makes the others too sure of themselves", "less often than"),
-    ],
-)
-def test_calibration_is_judged_by_its_figures(
-    ships: list[ShippedModel], file: Path, figures: dict[str, float], present: str, absent: str
-) -> None:
-    changed(CALIBRATION, file, "lstm", **calibrated(results.read(CALIBRATION)["lstm"], **figures))
-    text = "\n".join(section.lines_of([model for model in ships if model.name == "lstm"], file))
-    assert present in text
-    assert absent not in text
 
 
 def test_figures_of_another_file_than_the_one_that_ships_are_refused(ships: list[ShippedModel], file: Path) -> None:
