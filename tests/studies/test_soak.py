@@ -30,6 +30,7 @@ from tests.kit.certificates import Certificates
 from tests.kit.forkserver import CONTEXT
 from tests.kit.server import server
 from tests.kit.shipped import MODELS
+from tests.kit.waiting import until
 
 
 def test_a_slope_and_its_interval_are_those_of_scipy() -> None:
@@ -211,12 +212,16 @@ def test_all_kinds_of_calls_at_once_are_answered_rightly(models: Path, tmp_path:
     ):
         servers = [address(native), address(grpc_with_tls, certificates.ca())]
         caller = CONTEXT.Process(target=load.run, args=(servers, MODELS, SAMPLES, CALLS_A_SECOND, 0, theirs, stop))
+
+        def every_kind_was_called() -> bool:
+            assert ours.poll(SECONDS)
+            outcomes.extend(ours.recv() or [])
+            return len({(each.kind, each.server) for each in outcomes}) == len(KINDS) * len(servers)
+
         caller.start()
         theirs.close()  # so that reading ends with the process
         try:
-            while len({(each.kind, each.server) for each in outcomes}) < len(KINDS) * len(servers):
-                assert ours.poll(SECONDS)
-                outcomes += ours.recv() or []
+            until(every_kind_was_called)
         finally:
             stop.set()
         with suppress(EOFError):
