@@ -14,7 +14,7 @@ from hangtag.serving.server.errors import (
     UnavailableError,
 )
 from hangtag.serving.server.telemetry.model_statistics import Timings
-from tests.serving.server.parts import Caller, Clock, batcher
+from tests.kit.parts import Caller, Clock, batcher
 
 RESERVED_SHARE = 0.2
 """Of the time to a deadline, for what the batcher does not see; reserved while every instance computes."""

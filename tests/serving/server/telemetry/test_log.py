@@ -17,7 +17,7 @@ from hangtag.serving.server.telemetry.log import (
     configure_log,
     redirect_library_log,
 )
-from tests.serving.server.parts import Caller, Clock, FakeRuntime, rows, served
+from tests.kit.parts import Caller, Clock, FakeRuntime, rows, served
 
 BURST = 20
 
