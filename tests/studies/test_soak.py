@@ -221,7 +221,7 @@ def test_all_kinds_of_calls_at_once_are_answered_rightly(models: Path, tmp_path:
         caller.start()
         theirs.close()  # so that reading ends with the process
         try:
-            until(every_kind_was_called)
+            until(every_kind_was_called, 3 * SECONDS)
         finally:
             stop.set()
         with suppress(EOFError):
