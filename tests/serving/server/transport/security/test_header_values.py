@@ -20,7 +20,7 @@ import numpy as np
 from hangtag.protos import classifier_pb2
 from tests.kit import onnx_models
 from tests.kit.collector import TRACE, TRACEPARENT, collecting
-from tests.kit.command import Serving, serving
+from tests.kit.command import Serving, serving, with_limits
 from tests.kit.http2 import DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, OPEN, RST_STREAM, frame, header
 from tests.kit.live import index, request
 from tests.kit.over_http import HTTP
@@ -162,7 +162,7 @@ def test_no_value_of_a_header_is_put_out_and_tokens_are_compared_byte_for_byte(
     (tmp_path / "tokens").write_bytes(SECRET)
     own = "auto" if transport == HTTP else transport
     options = ("--models", models, "--port", 0, "--transport", own, "--token-file", tmp_path / "tokens")
-    unlimited = "from hangtag.serving.server.telemetry import log; log.BURST = 1_000_000"
+    unlimited = with_limits(log_burst=1_000_000)
     with (
         collecting() as collector,
         serving(*options, "--otlp-endpoint", collector.endpoint, first=unlimited) as server,
