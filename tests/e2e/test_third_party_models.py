@@ -138,7 +138,7 @@ def test_a_model_of_others_in_int8_answers_as_before(tmp_path: Path) -> None:
     np.savez(tmp_path / "samples.npz", **{name: samples})  # type: ignore[arg-type]  # numpy's stubs take no mapping
     options = ("--name", "theirs", "--precision", "int8", "--calibration", tmp_path / "samples.npz")
     places = ("--models", tmp_path / "models", "--reports", tmp_path / "reports")
-    quick = ("--agree-at-least", 95, "--search-minutes", 0.1)
+    quick = ("--agree-at-least", 95, "--search-minutes", 0.03)
     hangtag("import", original, *options, *places, *quick, exit_codes=[0])
     converted = tmp_path / "models/theirs/1/model.onnx"
     own = metadata(converted)

@@ -2,7 +2,6 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,14 +12,12 @@ from tests.kit.once import once
 from tests.kit.shipped import latest
 
 forkserver.preload_training()
-FORKING = SimpleNamespace(Popen=forkserver.ForkedModule, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
 
 
 @pytest.fixture(scope="package", autouse=True)
 def forked_children() -> Iterator[None]:
     """Run files in forked child processes, which do not start Python for each of them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(child_process, "subprocess", FORKING)
+    with forkserver.forked_children():
         yield
 
 

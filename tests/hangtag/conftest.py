@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from hangtag.serving.server.process.server import Server
-from tests.kit import onnx_models, voc_files
+from tests.kit import forkserver, onnx_models, voc_files
 from tests.kit.command import invoke
 from tests.kit.exported import Exported, label_scores
 from tests.kit.once import once
@@ -18,6 +18,13 @@ from tests.kit.shipped import MODELS
 
 SOURCES = ("training", "export", "hangtag", "serving/server/runtime")
 """What decides what is trained and exported here, for tests/kit/once.py."""
+
+
+@pytest.fixture(scope="package", autouse=True)
+def forked_children() -> Iterator[None]:
+    """``hangtag models verify`` tries each file in a child process, which does not import ONNX Runtime again here."""
+    with forkserver.forked_children():
+        yield
 
 
 @pytest.fixture(scope="session")

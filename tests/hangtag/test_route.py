@@ -73,7 +73,9 @@ def test_a_route_is_replaced_only_by_name_and_a_dry_run_writes_nothing(models: P
     refused = tune(models, "lstm", "cnn", "--name", "kept", exit_code=1)
     assert "--name" in refused
     assert "--replace" in refused
-    tune(models, "lstm", "cnn", "--name", "kept", "--dry-run")
+    printed = tune(models, "lstm", "cnn", "--lose-at-most", "9", "--name", "kept", "--dry-run")
+    assert "saves nothing" not in printed
+    assert "You need no cascade: lstm alone" in printed
     assert file.read_text() == "split = {cnn = 100}"
     assert not (models.parent / "reports/kept.html").exists()
     # A version may be a member.
@@ -113,9 +115,6 @@ def test_three_models_have_one_threshold_and_the_middle_one_is_judged(models: Pa
 def test_a_cascade_that_is_no_faster_than_its_last_model_is_said_to_save_nothing(models: Path) -> None:
     """lstm2 as the fast model of lstm: every image that goes on costs more than lstm alone."""
     assert "This cascade saves nothing: lstm" in tune(models, "lstm2", "lstm", "--dry-run")
-    printed = tune(models, "lstm", "cnn", "--lose-at-most", "9", "--dry-run")
-    assert "saves nothing" not in printed
-    assert "You need no cascade: lstm alone" in printed
 
 
 def test_without_the_packages_that_draw_the_route_is_written_all_the_same(models: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_killed_server_fails_only_the_calls_that_it_had(three: Lab) -> None:
         with FAULTS["killed"].during(three, three.hosts[VICTIM]):
             killed = now(callers)
             for caller in callers.values():
-                caller.wait_until(lambda calls: calls[-1].start > killed + 2)
+                caller.wait_until(lambda calls: calls[-1].start > killed + 1.5 * MARGIN)
         wait_for_the_share(callers, now(callers))
     assert not failures(callers["retries"], begun)
     assert all(call.start <= killed + MARGIN for call in failures(callers["no retries"], begun))
@@ -73,7 +73,7 @@ def test_a_host_that_is_cut_off_is_left_and_no_call_outlasts_its_deadline(three:
         with FAULTS["cut"].during(three, three.hosts[VICTIM]):
             begun = now(callers)
             for caller in callers.values():
-                caller.wait_until(lambda calls: calls[-1].start > begun + LEFT_WITHIN + 1)
+                caller.wait_until(lambda calls: calls[-1].start > begun + LEFT_WITHIN + 0.5)
         wait_for_the_share(callers, now(callers))
     assert not failures(callers["retries"], begun)
     lost = failures(callers["no retries"], begun)

@@ -9,13 +9,18 @@ import multiprocessing
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from subprocess import TimeoutExpired
+from types import SimpleNamespace
 from typing import IO, Any
+
+import pytest
 
 CONTEXT = multiprocessing.get_context("forkserver")
 _ALWAYS = ["__main__", "tests.kit.preloaded"]  # __main__: pytest
@@ -116,6 +121,15 @@ class ForkedModule(Forked):
         if not self.stdout.closed:
             self._output.write(self.stdout.read())
         return code
+
+
+@contextmanager
+def forked_children() -> Iterator[None]:
+    """The export's child processes, each of which runs a file, are forked inside the block."""
+    forking = SimpleNamespace(Popen=ForkedModule, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hangtag.export.child_process.subprocess", forking)
+        yield
 
 
 def hangtag(arguments: Sequence[str | Path], *, variables: Mapping[str, str] | None = None, first: str = "") -> Forked:

@@ -2,13 +2,12 @@
 
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
-import pytest
 import structlog.testing
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -18,10 +17,11 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.workers.supervisor import Supervisor
 from tests.kit.command import Serving, serving
 from tests.kit.live import index, outputs, request
+from tests.kit.over_http import HTTP
+from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT
 
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
-TRANSPORTS = pytest.mark.parametrize("transport", ["native", "grpc"])
 Stub = inference_pb2_grpc.GRPCInferenceServiceStub
 QUICK_CHECKS = Limits(worker_check_seconds=0.05, worker_answer_seconds=0.2, worker_restart_seconds=0.001)
 
@@ -39,6 +39,17 @@ def connections(server: Serving, count: int) -> Iterator[list[Stub]]:
     with ExitStack() as stack:
         address = server.address
         yield [Stub(stack.enter_context(grpc.insecure_channel(address, OWN_CONNECTION))) for _ in range(count)]
+
+
+@contextmanager
+def asking(server: Serving, transport: str) -> Iterator[Callable[[], float]]:
+    """Yields a function that calls gather over one connection of its own, and returns the answer, which is 20."""
+    if transport == HTTP:
+        with Rest(server.http_address) as rest:
+            yield lambda: float(rest.infer(request("gather", index=index(2))).outputs["value"].item())
+    else:
+        with connections(server, 1) as (stub,):
+            yield lambda: ask(stub)
 
 
 def supervisor(models: Path, **settings: Any) -> Supervisor:

@@ -35,7 +35,9 @@ OF_AN_AREA = 30
 """Mutants are drawn of one area after the other, so many of each."""
 TEST_SECONDS = 30
 """A test that takes longer has failed: a fault may make it wait for ever."""
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", re.MULTILINE)
+_SUMMARY = "= short test summary info ="
+_FAILED = re.compile(r"^(?:FAILED|ERROR|ImportError while loading conftest '.*) ?\b(tests/.+?)(?: - |'\.$|$)", re.M)
+"""A line of the summary, or how pytest names a conftest that a mutant breaks. A log may have lines like these."""
 _NOTHING_FOUND = (0, 5, -signal.SIGKILL)
 """How pytest ends when all tests pass, when there are none, and when the limit is reached. It ends otherwise, without a
 test that failed, where a mutant breaks what the tests' conftest imports: without the mutant all tests were run."""
@@ -102,7 +104,7 @@ def _first_failure(tests: Sequence[str], copy: Path) -> str:
         reach.kill(copy)
         process.wait()
         output.seek(0)
-        failure = _FAILED.search(output.read())
+        failure = _FAILED.search(output.read().rpartition(_SUMMARY)[2])
     if failure:
         return failure[1]
     return f"pytest ended with {process.returncode}" if process.returncode not in _NOTHING_FOUND else ""

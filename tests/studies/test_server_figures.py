@@ -10,8 +10,7 @@ from studies import results
 from studies.gpu.run import problem
 from studies.hosts.caller import NO_HOST, OK, Call
 from studies.hosts.figures import Span, figures
-from studies.hosts.promises import BALANCED, PROMISES
-from studies.hosts.report import RESULTS as HOSTS
+from studies.hosts.promises import BALANCED, CALLERS, NETWORK_FAULTS
 from studies.hosts.report import promise_rows
 from studies.results import Line
 from studies.server import h2load, report
@@ -21,7 +20,7 @@ def test_the_page_says_that_others_used_the_machine_and_what_was_not_measured(tm
     lines = results.read(report.RESULTS)
     for run in lines.keys() - {"conditions"}:
         lines[run]["others"] = 0.21
-        del lines[run]["triton"]
+        lines[run].pop("triton", None)
     results.write(tmp_path / "results.jsonl", lines.values())
     text = report.part(tmp_path / "results.jsonl")
     assert "**The machine was busy**: other programs took 21 to 21 %" in text
@@ -100,9 +99,11 @@ def test_the_figures_of_a_fault() -> None:
 def test_each_promise_about_hosts_is_judged_by_its_own_figure(
     fault: str, caller: str, spoiled: Line, promise: int
 ) -> None:
-    lines = results.read(HOSTS)
-    del lines["conditions"]
-    assert [row[-1] for row in promise_rows(lines)[1:]] == ["yes"] * len(PROMISES)
+    good: Line = {"failed": {}, "failed_until_s": 0.0, "refused_s": 0.0, "overrun_s": 0.0, "back_s": 1.0}
+    lines: dict[str, Line] = {
+        name: {"callers": {each: dict(good) for each in CALLERS}} for name in (*NETWORK_FAULTS, "full")
+    }
+    assert {row[-1] for row in promise_rows(lines)[1:]} == {"yes"}
     lines[fault]["callers"][caller] |= spoiled
     verdicts = [row[-1] for row in promise_rows(lines)[1:]]
     assert [number for number, verdict in enumerate(verdicts) if verdict == "no"] == [promise]

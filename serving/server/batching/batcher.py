@@ -76,6 +76,22 @@ class Batcher:
         """Number of batches that were taken and are not finished."""
         return len(self._computing)
 
+    @property
+    def queued_samples(self) -> int:
+        """Number of samples of the requests in the queue."""
+        return self._samples
+
+    @property
+    def full_batch_seconds(self) -> float:
+        """Seconds that a batch of max_batch_size samples is expected to take; 0 while the service time is not known."""
+        with self._lock:
+            return self._service_time.predict(self.max_batch_size)
+
+    def expected_seconds(self, samples: int) -> float:
+        """Seconds until a request of so many samples that came now would be computed; 0 as above."""
+        with self._lock:
+            return self._expected(samples, self._clock())
+
     def require_place(self) -> None:
         """Raise QueueFullError while max_queue_size requests wait. ``put`` does so too; a caller that asks first need
         not decode what would be refused."""
@@ -198,17 +214,16 @@ class Batcher:
             raise UnavailableError(STOPPING)
         self.require_place()
         if request.deadline is not None:
-            require_time(request, self._expected(request, now), busy=self._busy, now=now)
+            require_time(request, self._expected(request.samples, now), busy=self._busy, now=now)
 
-    def _expected(self, request: QueuedRequest, now: float) -> float:
-        """Seconds until a request that came now would be computed; 0 while the service time is not known."""
+    def _expected(self, new_samples: int, now: float) -> float:
         predict = self._service_time.predict
         whole_batches, rest = divmod(self._samples, self.max_batch_size)
         wait = whole_batches * predict(self.max_batch_size) / self.instances
         if self._busy:
             wait += min(max(0.0, since + predict(samples) - now) for since, samples in self._computing.values())
         # Where a whole batch waits already, requests that come later will fill this one's batch too.
-        own = self.max_batch_size if whole_batches else min(rest + request.samples, self.max_batch_size)
+        own = self.max_batch_size if whole_batches else min(rest + new_samples, self.max_batch_size)
         return wait + predict(own)
 
     def _due(self) -> bool:

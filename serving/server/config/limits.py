@@ -65,5 +65,7 @@ class Limits:
     ``request_seconds``. That is faster than for requests, since what is not read is held: of 16 MiB, the largest by
     default, for five minutes at most."""
 
+    log_burst: int = 20
+    """Most warnings and errors of one event that are logged in ten seconds."""
     trace_close_seconds: float = 2.0
     """How long a server that stops waits for the collector of traces to take the last spans."""

@@ -14,14 +14,14 @@ from typing import Any, TextIO, cast
 import structlog
 from structlog.typing import EventDict
 
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.telemetry.log_values import make_printable
 from hangtag.serving.server.telemetry.terminal_log import TerminalRenderer
 
-BURST = 20
-"""Most warnings and errors of one event written in PERIOD seconds; the next line states how many were dropped."""
-INFO_BURST = 5
-"""As BURST, for the lines that report no problem, such as a model that was loaded by call."""
 PERIOD = 10.0
+"""In so many seconds, as many lines of one event are written as its burst; the next states how many were dropped."""
+INFO_BURST = 5
+"""Of the lines that report no problem, such as a model that was loaded by call. For others, `Limits` has it."""
 
 _MAX_MESSAGE = 500  # characters of a library's message that are logged
 _PROBLEMS = ("warning", "error", "critical", "exception")
@@ -35,14 +35,15 @@ class RateLimit:
     many of them has a line for each. No client makes up the name of either.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._burst = burst
         self._clock = clock
         self._lock = threading.Lock()
         self._seen: dict[tuple[str, ...], tuple[float, int]] = {}  # event, subject -> start of its period, lines since
 
     def __call__(self, _logger: object, method: str, event_dict: EventDict) -> EventDict:
         problem = method in _PROBLEMS
-        burst = BURST if problem else INFO_BURST
+        burst = self._burst if problem else INFO_BURST
         key = tuple(str(event_dict.get(part)) for part in (("event",) if problem else ("event", *_SUBJECTS)))
         now = self._clock()
         with self._lock:
@@ -131,7 +132,7 @@ def configure_log(**common: object) -> None:
     renderer: Any = in_words if terminal else structlog.processors.LogfmtRenderer()
     structlog.configure(
         processors=[
-            RateLimit(),
+            RateLimit(Limits().log_burst),  # the log is there before the server's settings are read
             lambda _logger, _method, event: {**common, **event},
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import threading
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -129,11 +128,12 @@ def balanced(counts: list[int]) -> bool:
 def wait_until_balanced(stack: Stack, load: SteadyLoad) -> None:
     """Waits until the replicas share 200 answers, which takes at most BALANCED_WITHIN seconds once all are ready."""
     with inference_counter(stack) as count_since_last:
-        deadline = time.monotonic() + BALANCED_WITHIN
-        load.wait_for_answers(200)
-        while not balanced(counts := count_since_last()):
-            assert time.monotonic() < deadline, f"answers by replica: {counts}"
+
+        def is_shared() -> bool:
             load.wait_for_answers(200)
+            return balanced(count_since_last())
+
+        until(is_shared, BALANCED_WITHIN)
 
 
 def test_the_replicas_share_one_client_s_calls(scaled: Stack, load: SteadyLoad) -> None:

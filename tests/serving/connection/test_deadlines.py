@@ -44,13 +44,13 @@ def test_a_late_call_ends_and_the_server_drops_it(kind: Kind, models: Path) -> N
     with (
         LiveServer(config) as live,
         kind.open(kind.of(live.server), timeout=TIMEOUT) as patient,
-        kind.open(kind.of(live.server), timeout=1) as hasty,
+        kind.open(kind.of(live.server), timeout=0.5) as hasty,
         ThreadPoolExecutor() as pool,
     ):
         with live.gates.closed("gather") as gate:
             computed = pool.submit(patient.infer, "gather", INDEX)
             gate.wait_until_computing()
-            require_late(lambda: hasty.infer("gather", INDEX), 1)
+            require_late(lambda: hasty.infer("gather", INDEX), 0.5)
             live.wait_until_queued("gather", 0)
         assert computed.result(TIMEOUT)["value"].tolist() == [10]
         assert live.statistics("gather").inference_count == 1
@@ -153,7 +153,7 @@ def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_an_address_that_does_not_answer_leaves_time_for_the_next(kind: Kind, resolve: Callable[..., None]) -> None:
     with web_server(lambda _: (200, {}, b"[]")) as address:
         port = address.rpartition(":")[2]
-        with unreachable("127.0.0.2", int(port)), kind.open(f"several.example:{port}", timeout=3) as client:
+        with unreachable("127.0.0.2", int(port)), kind.open(f"several.example:{port}", timeout=1) as client:
             resolve("127.0.0.2", "127.0.0.1")
             assert client.models() == []
 

@@ -33,6 +33,7 @@ from tests.kit.server import server as running_server
 from tests.kit.waiting import TIMEOUT, until
 
 QUICK = ConnectionOptions(retries=4, initial_backoff=0.2, max_backoff=2.0)
+SOON = ConnectionOptions(initial_backoff=0.01, max_backoff=0.01)
 NEVER = ConnectionOptions(retries=0)
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 UNKNOWN = "whether the server has done it is unknown, and the call is not repeated"
@@ -175,8 +176,7 @@ def test_a_call_that_a_server_cancels_is_tried_again(kind: Kind) -> None:
 @http_kinds
 def test_a_call_that_a_busy_server_refuses_is_tried_again(kind: Kind) -> None:
     answers: list[Answer] = [(503, {}, b'{"error": "loading"}'), (503, {}, b""), (200, {}, b'[{"name": "gather"}]')]
-    quick = ConnectionOptions(initial_backoff=0.01)
-    with web_server(lambda _: answers.pop(0)) as address, kind.open(address, options=quick) as client:
+    with web_server(lambda _: answers.pop(0)) as address, kind.open(address, options=SOON) as client:
         assert client.models() == ["gather"]
 
 
@@ -223,7 +223,7 @@ def test_the_refusal_of_a_proxy_says_nothing_of_the_server(
     code: grpc.StatusCode,
     fact: str,
 ) -> None:
-    with proxy() as address, Kind(asynchronous, http).open(address, options=QUICK) as client:
+    with proxy() as address, Kind(asynchronous, http).open(address, options=SOON) as client:
         control, other = message_of(code, client.unload_model, "text"), message_of(code, client.models)
     assert (fact.format(address) in control, fact.format(address) in other) == (True, True)
     assert (UNKNOWN in control, UNKNOWN in other) == (True, False)

@@ -1,11 +1,13 @@
 """A fake server, and the load tests of command.py, each made once."""
 
+import multiprocessing.context
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.kit import forkserver
 from tests.kit.fake_server import FakeServer, running
 from tests.kit.once import once
 from tests.serving.loadtest import command
@@ -14,6 +16,21 @@ from tests.serving.loadtest.command import Loadtest, Measured
 # The duration of an example depends on the machine's load, not on the code.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+@pytest.fixture(autouse=True)
+def forked_generators(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The load generator's processes are forked from one that has imported it: spawned, each spends half a second on
+    imports. The command itself spawns them in tests/e2e and tests/hangtag, and here for tests that use ``spawned``."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "spawned" not in request.fixturenames:
+            patch.setitem(vars(multiprocessing.context)["_concrete_contexts"], "spawn", forkserver.CONTEXT)
+        yield
+
+
+@pytest.fixture
+def spawned() -> None:
+    """The load generator's processes inherit what this process is limited to."""
 
 
 @pytest.fixture

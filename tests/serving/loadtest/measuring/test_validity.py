@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+import pytest
 
 from tests.kit.fake_server import FakeServer, running
 from tests.kit.waiting import pass_time
@@ -53,6 +54,7 @@ def test_a_run_keeps_a_target_latency_or_misses_it(server: FakeServer, loadtest:
     assert "misses 200 ms</span>" in page.read_text()
 
 
+@pytest.mark.usefixtures("spawned")
 def test_a_generator_that_takes_the_servers_cpu_time_says_so(tmp_path: Path) -> None:
     """Both are on one CPU, which the server's computing keeps busy."""
     usable = os.sched_getaffinity(0)

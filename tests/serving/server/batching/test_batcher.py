@@ -12,8 +12,8 @@ from hangtag.serving.server.batching.after_batch import after_batch, completing_
 from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.batching.request import InferenceResult, QueuedRequest
 from hangtag.serving.server.telemetry.model_statistics import Timings
+from tests.kit.parts import Caller, Clock, batcher, new_request, put
 from tests.kit.waiting import TIMEOUT, until
-from tests.serving.server.parts import Caller, Clock, batcher, new_request, put
 
 
 @pytest.fixture

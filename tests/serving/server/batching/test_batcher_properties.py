@@ -14,7 +14,7 @@ from hangtag.serving.server.errors import (
     UnavailableError,
 )
 from hangtag.serving.server.telemetry.model_statistics import Timings
-from tests.serving.server.parts import Caller, Clock, batcher
+from tests.kit.parts import Caller, Clock, batcher
 
 RESERVED_SHARE = 0.2
 """Of the time to a deadline, for what the batcher does not see; reserved while every instance computes."""
@@ -51,7 +51,7 @@ class BatcherMachine(RuleBasedStateMachine):
             else QueueFullError
             if len(self.waiting) >= self.batcher.max_queue_size
             else DeadlineError
-            if patience is not None and now + self.share() * patience < now + self.batcher._expected(request, now)
+            if patience is not None and now + self.share() * patience < now + self.batcher.expected_seconds(samples)
             else None
         )
         if refusal:
@@ -89,7 +89,7 @@ class BatcherMachine(RuleBasedStateMachine):
         for request in dropped:
             assert request.deadline is not None
             assert request.ready_by is not None
-            assert request.ready_by <= self.clock.now + self.longest()
+            assert request.ready_by <= self.clock.now + self.batcher.full_batch_seconds
             assert request.deadline - request.ready_by <= RESERVED_SHARE * (request.deadline - request.enqueued) + 1e-9
             self.expected[request] = DeadlineError
         free = len(self.computing) < self.batcher.instances
@@ -129,10 +129,6 @@ class BatcherMachine(RuleBasedStateMachine):
             assert request.complete(outcome) is not gone
             self.expected.setdefault(request, InferenceError if isinstance(outcome, InferenceError) else outcome)
 
-    def longest(self) -> float:
-        """The expected seconds of the largest batch."""
-        return self.batcher._service_time.predict(self.batcher.max_batch_size)
-
     @rule()
     def close(self) -> None:
         self.batcher.close()
@@ -150,7 +146,7 @@ class BatcherMachine(RuleBasedStateMachine):
                 assert type(caller.outcome) is expected
         assert len(self.batcher) == len(self.waiting)
         assert self.batcher.computing == len(self.computing)
-        assert self.batcher._samples == sum(request.samples for request in self.batcher._queue)
+        assert self.batcher.queued_samples == sum(request.samples for request in self.waiting)
 
     def teardown(self) -> None:
         if not hasattr(self, "batcher"):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.errors import CancelledError, DeadlineError
-from tests.serving.server.parts import Caller, Clock, batcher, new_request, put
+from tests.kit.parts import Caller, Clock, batcher, new_request, put
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
 """Models that are loaded and unloaded by call. tests/serving/server/transport proves it over every transport."""
 
-import gc
 from typing import Any
 
 import grpc
 import pytest
 import structlog.testing
 
-from hangtag.serving.server.config.limits import Limits
-from hangtag.serving.server.host import memory
 from tests.kit import unbatchable_models
 from tests.kit.gate import Array
 from tests.kit.kinds import message_of
@@ -103,22 +100,12 @@ def test_callers_that_load_a_model_at_once_share_its_next_load_and_its_outcome(r
     assert running.served() == {"one": [1], "two": [1]}
 
 
-def test_an_unloaded_model_leaves_the_memory_and_this_goes_back_to_the_system(
-    repository: Repository, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also without a run of the garbage collector, which could come much later."""
-    released: list[int] = []
+def test_a_model_that_a_route_has_called_leaves_the_memory_when_it_is_unloaded(repository: Repository) -> None:
     repository.route("both", 'cascade = ["one", "two"]\naccept = {output = "y", at_least = 1}')
-    running = repository.start("explicit", load_model=("one", "two", "both"), limits=Limits())
-    monkeypatch.setattr(memory, "release_freed_memory", lambda: released.append(running.gates.loaded("one")))
-    gc.disable()
-    try:
-        assert running.infer("both", [-5]).answered_by == ("two",)
-        running.client.unload_model("one")
-        until(lambda: released)
-    finally:
-        gc.enable()
-    assert released == [0]
+    running = repository.start("explicit", load_model=("one", "two", "both"))
+    assert running.infer("both", [-5]).answered_by == ("two",)
+    running.client.unload_model("one")
+    until(lambda: running.gates.loaded("one") == 0)
 
 
 def test_failures_of_a_version_are_forgotten_when_another_takes_its_place(repository: Repository) -> None:

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.kit import onnx_models, shipped
+from tests.kit import onnx_models, requests, shipped
 from tests.kit.command import serving
 from tests.kit.target import Target
-from tests.serving.server.fuzz import requests
 
 MANY_FILES = 8192
 """Files that this process and the server may open: a connection takes one in each."""

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
+from tests.kit import requests
 from tests.kit.target import INFER, Target
-from tests.serving.server.fuzz import requests
 
 pytestmark = pytest.mark.slow
 

@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hangtag.protos import inference_pb2 as pb
+from tests.kit import requests
 from tests.kit.raw import connect
 from tests.kit.rest import HEAD_LENGTH, as_http
 from tests.kit.target import Target
 from tests.kit.waiting import TIMEOUT
-from tests.serving.server.fuzz import requests
 from tests.serving.server.fuzz.fuzzed import serving_target
 
 pytestmark = pytest.mark.slow

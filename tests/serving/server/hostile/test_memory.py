@@ -121,9 +121,7 @@ def test_streams_that_are_opened_and_forgotten_are_limited_and_end_with_their_co
         target.wait_for_streams(refused=False)
 
 
-@pytest.mark.parametrize(
-    "path", [INFER, "/inference.GRPCInferenceService/ServerLive", *map(REFLECTION.format, ("v1", "v1alpha"))]
-)
+@pytest.mark.parametrize("path", [INFER, "/inference.GRPCInferenceService/ServerLive", REFLECTION.format("v1")])
 def test_calls_that_are_opened_and_forgotten_take_nobodys_place(target: Attacked, path: str) -> None:
     """Without an end of those that wait longest, a few thousand of them are all the calls that gRPC's core admits."""
     with ExitStack() as stack:

@@ -15,7 +15,7 @@ from hangtag.protos import inference_pb2_grpc
 from tests.kit import onnx_models, raw
 from tests.kit.command import Serving, serving
 from tests.kit.http2 import OPEN
-from tests.kit.live import index, outputs, request
+from tests.kit.live import index, is_closed, outputs, request
 from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT, pass_time, until
 from tests.kit.workers import ask, connections
@@ -129,17 +129,5 @@ def test_native_closes_connections_over_the_limit_also_without_a_file_to_open(tm
         opened = connect(target.address, OPEN, stack)
         target.server.wait_for('"connections closed: more than --max-connections were open"')
         target.require_answers()
-        refused = 0
-        while refused < FILES - most + 1:  # one is the channel's
-            for connection in list(opened):
-                connection.settimeout(0.1)
-                try:
-                    ended = not connection.recv(4096)
-                except TimeoutError:
-                    continue
-                except OSError:
-                    ended = True
-                if ended:
-                    opened.remove(connection)
-                    refused += 1
+        until(lambda: sum(map(is_closed, opened)) > FILES - most)  # one is the channel's
         target.require_answers()

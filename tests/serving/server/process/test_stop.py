@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.protos import inference_pb2_grpc
 from tests.kit import onnx_models
 from tests.kit.command import Serving, serving
 from tests.kit.live import index, outputs, request
 from tests.kit.over_http import HTTP, inference_over_http
 from tests.kit.waiting import TIMEOUT, until
-from tests.kit.workers import OWN_CONNECTION
+from tests.kit.workers import connections
 
 pytestmark = pytest.mark.slow
 TRANSPORTS = pytest.mark.parametrize("transport", ["native", "grpc", HTTP])
@@ -46,9 +45,9 @@ def calling(server: Serving, transport: str) -> Iterator[Any]:
     """The service's methods over a connection of its own."""
     if transport == HTTP:
         yield inference_over_http(server.http_address)
-        return
-    with grpc.insecure_channel(server.address, OWN_CONNECTION) as channel:
-        yield inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+    else:
+        with connections(server, 1) as (stub,):
+            yield stub
 
 
 def rounds_of(stub: Any, seconds: float) -> int:

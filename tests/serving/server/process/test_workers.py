@@ -6,7 +6,6 @@ import resource
 import select
 import signal
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,9 +16,10 @@ from hangtag.protos import inference_pb2 as pb
 from tests.kit import onnx_models
 from tests.kit.command import Serving, hangtag, with_limits
 from tests.kit.live import failure, index, request
+from tests.kit.over_http import HTTP, inference_over_http
 from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT, until
-from tests.kit.workers import OWN_CONNECTION, TRANSPORTS, Stub, ask, connections, metrics, pids, stop, two_workers
+from tests.kit.workers import Stub, ask, asking, connections, metrics, pids, stop, two_workers
 
 pytestmark = pytest.mark.slow
 CALLERS = 8
@@ -30,7 +30,7 @@ def answered(stub: Stub) -> int:
     return int(statistics.inference_stats.success.count)
 
 
-@TRANSPORTS
+@pytest.mark.parametrize("transport", ["native", "grpc"])
 def test_both_take_calls_and_each_reports_the_statistics_of_both(models: Path, transport: str) -> None:
     with two_workers(models, "--transport", transport) as server:
         assert len(pids(server)) == 2
@@ -44,33 +44,25 @@ def test_both_take_calls_and_each_reports_the_statistics_of_both(models: Path, t
                 "hangtag_workers_wanted": 2,
                 "hangtag_worker_restarts_total": 0,
             }
+        with ExitStack() as stack:  # they share the port for HTTP too, and each has the metrics of both
+            rests = [stack.enter_context(Rest(server.http_address)) for _ in range(16)]
+            answers = [rest.infer(request("gather", index=index(2))) for rest in rests]
+            assert [answer.outputs["value"].item() for answer in answers] == [20] * 16
+            of_all = [metrics(rest.get("/metrics").body.decode()) for rest in rests]
+            assert {(each["nv_inference_count"], each["hangtag_workers"]) for each in of_all} == {(32, 2)}
+            of_each = [rest.get("/v2/models/gather/stats").json["model_stats"][0] for rest in rests]
+            assert {each["inference_count"] for each in of_each} == {32}
         stop(server)
         for pid in pids(server):
             assert not Path(f"/proc/{pid}").exists()
 
 
-def test_both_share_the_http_port_and_each_has_the_metrics_of_both(models: Path) -> None:
-    with two_workers(models) as server:
-        address = server.http_address
-        with ExitStack() as stack:
-            rests = [stack.enter_context(Rest(address)) for _ in range(16)]
-            answers = [rest.infer(request("gather", index=index(2))) for rest in rests]
-            assert [answer.outputs["value"].item() for answer in answers] == [20] * 16
-            of_all = [metrics(rest.get("/metrics").body.decode()) for rest in rests]
-            assert {(each["nv_inference_count"], each["hangtag_workers"]) for each in of_all} == {(16, 2)}
-            of_each = {rest.get("/v2/models/gather/stats").json["model_stats"][0]["inference_count"] for rest in rests}
-            assert of_each == {16}
-        http_port = address.rpartition(":")[2]
-        refused = hangtag("serve", "--models", models, "--port", 0, "--http-port", http_port, exit_codes=[1])
-        assert f"cannot listen on {address} for HTTP: another program has the port" in refused.stderr
-        stop(server)
-
-
 def test_load_and_unload_calls_reach_both(models: Path) -> None:
+    """Over gRPC, and over HTTP, where each call has a connection of its own."""
     with two_workers(models, "--model-control", "explicit") as server, connections(server, 16) as stubs:
-        first = stubs[0]
+        first, over_http = stubs[0], inference_over_http(server.http_address)
         load = pb.RepositoryModelLoadRequest(model_name="gather")
-        first.RepositoryModelLoad(load, timeout=TIMEOUT, wait_for_ready=True)
+        over_http.RepositoryModelLoad(load, timeout=TIMEOUT)
         assert [ask(stub) for stub in stubs] == [20] * 16
         (models / "gather/2").mkdir()
         (models / "gather/2/model.onnx").write_bytes(b"broken")
@@ -80,6 +72,9 @@ def test_load_and_unload_calls_reach_both(models: Path) -> None:
         first.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="gather"), timeout=TIMEOUT)
         for stub in stubs:
             assert failure(lambda stub=stub: ask(stub))[0] is grpc.StatusCode.NOT_FOUND  # type: ignore[misc]
+        sent = request("gather", index=index(2))
+        codes = {failure(lambda: over_http.ModelInfer(sent, timeout=TIMEOUT))[0] for _ in range(16)}
+        assert codes == {grpc.StatusCode.NOT_FOUND}
         stop(server)
 
 
@@ -91,7 +86,7 @@ def test_an_error_at_the_start_is_one_line(models: Path) -> None:
     assert f"{models}/gather" in error
 
 
-def test_polling_reaches_both_whose_port_is_no_other_servers(models: Path) -> None:
+def test_polling_reaches_both_whose_ports_are_no_other_servers(models: Path) -> None:
     with two_workers(models, "--model-control", "poll", "--poll-seconds", "0.1") as server:
         onnx_models.publish(models, "text", onnx_models.text())
         server.wait_for_count('"model loaded"', 4)
@@ -99,61 +94,55 @@ def test_polling_reaches_both_whose_port_is_no_other_servers(models: Path) -> No
         for workers in (1, 2):
             refused = hangtag("serve", "--models", models, "--port", port, "--workers", workers, exit_codes=[1])
             assert f"cannot listen on 127.0.0.1:{port}: another program has the port" in refused.stderr
+        http_port = server.http_address.rpartition(":")[2]
+        refused = hangtag("serve", "--models", models, "--port", 0, "--http-port", http_port, exit_codes=[1])
+        assert f"cannot listen on 127.0.0.1:{http_port} for HTTP: another program has the port" in refused.stderr
         stop(server)
 
 
 class Caller:
     """Makes one call after another over a connection of its own, in a thread of its own, until ``done`` is set."""
 
-    def __init__(self, address: str, done: threading.Event) -> None:
+    def __init__(self, server: Serving, transport: str, done: threading.Event) -> None:
         self.answers: list[float] = []
         self.failures: list[grpc.StatusCode] = []
         self._changed = threading.Condition()
-        self._connection: grpc.ChannelConnectivity | None = None
-        self._channel = grpc.insecure_channel(address, OWN_CONNECTION)
-        self._channel.subscribe(self._on_connection)
-        self._thread = threading.Thread(target=self._call, args=(done,))
+        self._thread = threading.Thread(target=self._call, args=(server, transport, done))
         self._thread.start()
 
-    def wait_until(self, condition: Callable[[], bool]) -> None:
-        with self._changed:
-            assert self._changed.wait_for(condition, TIMEOUT)
-
     def wait_until_called(self) -> None:
-        """Wait for one more answer over a connection that is known to be there."""
-        before = len(self.answers)
-        self.wait_until(lambda: len(self.answers) > before and self._connection is grpc.ChannelConnectivity.READY)
+        """Wait for one more answer."""
+        with self._changed:
+            before = len(self.answers)
+            assert self._changed.wait_for(lambda: len(self.answers) > before, TIMEOUT)
 
     def close(self) -> None:
         self._thread.join(TIMEOUT)
-        self._channel.close()
 
-    def _on_connection(self, state: grpc.ChannelConnectivity) -> None:
+    def _call(self, server: Serving, transport: str, done: threading.Event) -> None:
+        while not done.is_set():
+            with asking(server, transport) as call:
+                try:
+                    while not done.is_set():
+                        self._add(call())
+                except ConnectionError:  # of HTTP; the next call needs another connection
+                    self.failures.append(grpc.StatusCode.UNAVAILABLE)
+                except grpc.RpcError as error:
+                    self.failures.append(error.code())
+
+    def _add(self, answer: float) -> None:
         with self._changed:
-            self._connection = state
+            self.answers.append(answer)
             self._changed.notify_all()
 
-    def _call(self, done: threading.Event) -> None:
-        stub = Stub(self._channel)
-        while not done.is_set():
-            try:
-                answer = ask(stub)
-            except grpc.RpcError as error:
-                self.failures.append(error.code())
-                # Until the client's channel knows that the connection is lost, it sends the next call into it too.
-                self.wait_until(lambda: self._connection is not grpc.ChannelConnectivity.READY)
-                continue
-            with self._changed:
-                self.answers.append(answer)
-                self._changed.notify_all()
 
-
-@TRANSPORTS
+@pytest.mark.parametrize("transport", ["native", "grpc", HTTP])
 def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(models: Path, transport: str) -> None:
-    options = ("--model-control", "explicit", "--load-model", "gather", "--transport", transport)
+    own = "grpc" if transport == HTTP else transport
+    options = ("--model-control", "explicit", "--load-model", "gather", "--transport", own)
     with two_workers(models, *options) as server:
         done = threading.Event()
-        callers = [Caller(server.address, done) for _ in range(CALLERS)]
+        callers = [Caller(server, transport, done) for _ in range(CALLERS)]
         try:
             for caller in callers:
                 caller.wait_until_called()

@@ -16,9 +16,9 @@ from hangtag.serving.server.runtime.providers import Gpu
 from hangtag.serving.server.runtime.session import RUNNING, Runtime
 from tests.kit import onnx_models, shipped
 from tests.kit.command import python
+from tests.kit.parts import Clock
 from tests.kit.server import server
 from tests.kit.waiting import until
-from tests.serving.server.parts import Clock
 from tests.serving.server.runtime.seen_sessions import SeenSession
 
 IMAGE = {"image": np.random.default_rng(1).integers(0, 256, (1, 28, 28), dtype=np.uint8)}

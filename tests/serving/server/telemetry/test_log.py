@@ -11,14 +11,15 @@ import structlog
 import structlog.testing
 
 from hangtag.serving.server.telemetry.log import (
-    BURST,
     INFO_BURST,
     PERIOD,
     RateLimit,
     configure_log,
     redirect_library_log,
 )
-from tests.serving.server.parts import Caller, Clock, FakeRuntime, rows, served
+from tests.kit.parts import Caller, Clock, FakeRuntime, rows, served
+
+BURST = 20
 
 
 def passes(limit: RateLimit, event: str, method: str = "warning", **values: object) -> dict[str, object] | None:
@@ -30,7 +31,7 @@ def passes(limit: RateLimit, event: str, method: str = "warning", **values: obje
 
 def test_repeated_problems_are_dropped_and_counted() -> None:
     clock = Clock()
-    limit = RateLimit(clock)
+    limit = RateLimit(BURST, clock)
     assert [passes(limit, "bad") is not None for _ in range(BURST + 7)] == [True] * BURST + [False] * 7
     assert passes(limit, "worse") == {"event": "worse"}  # each event has its own
     clock.now += PERIOD
@@ -41,7 +42,7 @@ def test_repeated_problems_are_dropped_and_counted() -> None:
 def test_repeated_lines_that_are_no_problem_are_dropped_and_counted_for_each_model() -> None:
     """A client may load and unload a model as often as it likes, and the start loads many models."""
     clock = Clock()
-    limit = RateLimit(clock)
+    limit = RateLimit(BURST, clock)
     first = [passes(limit, "model loaded", "info", model="cnn", seconds=n) is not None for n in range(INFO_BURST + 7)]
     assert first == [True] * INFO_BURST + [False] * 7
     assert all(passes(limit, "model loaded", "info", model=f"model-{number}") for number in range(10 * BURST))

@@ -14,6 +14,7 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
 from hangtag.serving.server import errors
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.transport.choice import choose_transport
 from tests.kit.certificates import Certificates
 from tests.kit.live import LiveServer, index, request
 from tests.kit.over_http import HTTP, live_server
@@ -104,11 +105,6 @@ NOT_INSTALLED = "pygrpc-native is not installed (pip install '.[native]')"
 NOT_TESTED = "pygrpc-native {} is not tested with hangtag; versions from 0.5 to below 0.6 are"
 
 
-def choice(models: Path, **options: Any) -> tuple[str, str]:
-    """The transport that a server has, and why."""
-    return LiveServer(ServerConfig(models=models, port=0, http_port=-1, **options)).server.transport
-
-
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -122,19 +118,19 @@ def choice(models: Path, **options: Any) -> tuple[str, str]:
     ],
     ids=str,
 )
-def test_each_reason(few: Path, options: dict[str, Any], expected: tuple[str, str]) -> None:
-    assert choice(few, **options) == expected
+def test_each_reason(options: dict[str, Any], expected: tuple[str, str]) -> None:
+    assert choose_transport(ServerConfig(**options)) == expected
 
 
-def test_native_has_no_tls_and_the_error_says_what_to_do(few: Path, tmp_path: Path) -> None:
+def test_native_has_no_tls_and_the_error_says_what_to_do(tmp_path: Path) -> None:
     files = Certificates(tmp_path).server()
-    assert choice(few, **files) == ("grpc", "TLS is on, which native does not have")
+    assert choose_transport(ServerConfig(**files)) == ("grpc", "TLS is on, which native does not have")
     with pytest.raises(errors.StartError, match=r"^--transport native has no TLS\. Use --transport grpc, or "):
-        choice(few, transport="native", **files)
+        choose_transport(ServerConfig(transport="native", **files))
 
 
 @pytest.mark.parametrize("version", ["0.5.0", "0.5.99", "", "0.4.9", "0.6.0", "1.0", "0.6rc1", "unknown"])
-def test_a_library_that_is_missing_or_was_not_tested(few: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+def test_a_library_that_is_missing_or_was_not_tested(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     def installed(_: str) -> str:
         if not version:
             raise importlib.metadata.PackageNotFoundError
@@ -142,13 +138,13 @@ def test_a_library_that_is_missing_or_was_not_tested(few: Path, monkeypatch: pyt
 
     monkeypatch.setattr(importlib.metadata, "version", installed)
     if version.startswith("0.5"):
-        assert choice(few)[0] == "native"
+        assert choose_transport(ServerConfig())[0] == "native"
         return
     reason = NOT_TESTED.format(version) if version else NOT_INSTALLED
-    assert choice(few) == ("grpc", reason)
-    assert choice(few, transport="grpc") == ("grpc", "--transport grpc")
+    assert choose_transport(ServerConfig()) == ("grpc", reason)
+    assert choose_transport(ServerConfig(transport="grpc")) == ("grpc", "--transport grpc")
     with pytest.raises(errors.StartError) as refused:
-        choice(few, transport="native")
+        choose_transport(ServerConfig(transport="native"))
     assert str(refused.value) == f"--transport native cannot be used: {reason}. Or use --transport grpc."
 
 

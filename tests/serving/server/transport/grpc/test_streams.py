@@ -14,8 +14,8 @@ from hangtag.protos import inference_pb2 as pb
 from tests.kit.conversation import Conversation, gather, opened, value_of
 from tests.kit.live import LiveServer, index, number, outputs, request
 from tests.kit.over_http import live_server
+from tests.kit.requests import anything
 from tests.kit.waiting import TIMEOUT, until
-from tests.serving.server.fuzz.requests import anything
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 

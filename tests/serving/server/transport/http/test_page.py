@@ -200,8 +200,20 @@ def test_the_calls_of_a_route_to_its_members_are_not_counted_as_callers(page: Sh
 
 
 def test_the_strip_counts_calls(page: Shown) -> None:
-    expect(page.page.locator("#strip rect.busy").first).to_be_visible()
-    expect(page.page.locator("#p99")).to_contain_text("ms")
+    """Of three readings, one every other second, the first two have four calls between them."""
+    shown = page.page.evaluate("""async () => {
+      const { Live, parse } = await import('/page/live.js');
+      const live = new Live(() => {}, () => {});
+      [1, 5, 5].forEach((calls, place) => {
+        const lines = ['count{code="OK"}', 'bucket{code="OK",le="0.01"}'];
+        const text = lines.map((line) => `hangtag_request_seconds_${line} ${calls}`).join('\\n');
+        live.keep({ ...parse(text), at: 2 * place });
+      });
+      live.show();
+      const bars = [...document.querySelectorAll('#strip rect')].map((bar) => bar.classList.contains('busy'));
+      return [bars, ...['rate', 'p99'].map((id) => document.getElementById(id).textContent)];
+    }""")
+    assert shown == [[True, False], "1.0", "9.90 ms"]
 
 
 def test_a_refusal_is_shown_in_the_servers_words(page: Shown) -> None:

@@ -132,7 +132,7 @@ def test_an_answer_that_is_read_fast_enough_comes_whole(
     limits = Limits(request_seconds=0.5, slowest_answer_bytes_per_second=64 * KIB)
     context = tls if secure else None
     with reader(models, certificates, context, limits) as (live, client):
-        assert sip(client, SIZE, 16 * MIB) == SIZE
+        assert sip(client, SIZE, 32 * MIB) == SIZE
         assert not is_answered(live, context)
         client.close()
         until(lambda: is_answered(live, context))

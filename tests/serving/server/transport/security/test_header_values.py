@@ -20,10 +20,10 @@ import numpy as np
 from hangtag.protos import classifier_pb2
 from tests.kit import onnx_models
 from tests.kit.collector import TRACE, TRACEPARENT, collecting
-from tests.kit.command import Serving, serving
+from tests.kit.command import Serving, serving, with_limits
 from tests.kit.http2 import DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, OPEN, RST_STREAM, frame, header
 from tests.kit.live import index, request
-from tests.kit.over_http import OVER_GRPC
+from tests.kit.over_http import HTTP
 from tests.kit.raw import connect
 from tests.kit.rest import tensor
 
@@ -121,8 +121,8 @@ def over_http2(address: str, method: str, message: bytes, headers: Headers) -> b
     content = b"\x00" + struct.pack(">I", len(message)) + message
     answered = False
     with connect(address) as connection, suppress(ConnectionError), connection.makefile("rb") as received:
-        connection.sendall(OPEN + frame(HEADERS, block, flags=END_HEADERS, stream=1))
-        connection.sendall(frame(DATA, content, flags=END_STREAM, stream=1))
+        head = frame(HEADERS, block, flags=END_HEADERS, stream=1)
+        connection.sendall(OPEN + head + frame(DATA, content, flags=END_STREAM, stream=1))
         while len(head := received.read(9)) == 9:
             size, kind, flags = int.from_bytes(head[:3], "big"), head[3], head[4]
             received.read(size)
@@ -153,7 +153,6 @@ def cases() -> Iterator[Headers]:
     yield from ({name: chosen.choice(VALUES)} for name in NAMES)
 
 
-@OVER_GRPC
 def test_no_value_of_a_header_is_put_out_and_tokens_are_compared_byte_for_byte(
     models: Path, tmp_path: Path, transport: str
 ) -> None:
@@ -161,14 +160,15 @@ def test_no_value_of_a_header_is_put_out_and_tokens_are_compared_byte_for_byte(
     onnx_models.publish_all(models, "filled")
     onnx_models.publish_route(models, "split", 'split = {gather = 100}\nsticky = "x-user-id"\n')
     (tmp_path / "tokens").write_bytes(SECRET)
-    options = ("--models", models, "--port", 0, "--transport", transport, "--token-file", tmp_path / "tokens")
-    unlimited = "from hangtag.serving.server.telemetry import log; log.BURST = 1_000_000"
+    own = "auto" if transport == HTTP else transport
+    options = ("--models", models, "--port", 0, "--transport", own, "--token-file", tmp_path / "tokens")
+    unlimited = with_limits(log_burst=1_000_000)
     with (
         collecting() as collector,
         serving(*options, "--otlp-endpoint", collector.endpoint, first=unlimited) as server,
     ):
-        send_to_every_port(server)
-        require_tokens(server)
+        (send_over_http if transport == HTTP else send_over_grpc)(server)
+        require_tokens(server, transport)
         metrics = server.metrics()
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
@@ -179,28 +179,38 @@ def test_no_value_of_a_header_is_put_out_and_tokens_are_compared_byte_for_byte(
     assert [line for line in output.splitlines() if SECRET in line or BASE64[:-4] in line] == []
 
 
-def send_to_every_port(server: Serving) -> None:
-    """Send each case with a call that fails and with two others, which take turns, and with a scrape."""
-    always = {"authorization": b"Bearer " + SECRET, "traceparent": TRACEPARENT.encode()}
-    of_grpc, of_http = itertools.cycle(GRPC_CALLS), itertools.cycle(HTTP_CALLS)
+ALWAYS = {"authorization": b"Bearer " + SECRET, "traceparent": TRACEPARENT.encode()}
+
+
+def send_over_grpc(server: Serving) -> None:
+    """Send each case with a call that fails and with two others, which take turns."""
+    calls = itertools.cycle(GRPC_CALLS)
+    for case in cases():
+        for method, message in ((f"{SERVICE}ModelInfer", FAIL), *itertools.islice(calls, 2)):
+            over_http2(server.address, method, message, ALWAYS | case)
+
+
+def send_over_http(server: Serving) -> None:
+    """Likewise, and with a request to the port for metrics, of which scrapes read one header more than others."""
+    calls = itertools.cycle(HTTP_CALLS)
     metrics = urllib.parse.urlsplit(server.metrics_url).netloc
     for case in cases():
-        headers = always | case
-        for method, message in ((f"{SERVICE}ModelInfer", FAIL), *itertools.islice(of_grpc, 2)):
-            over_http2(server.address, method, message, headers)
-        for verb, path, body in (("POST", "/v2/models/filled/infer", FAIL_JSON), *itertools.islice(of_http, 2)):
-            over_http(server.http_address, verb, path, body, headers)
-        over_http(metrics, "GET", "/metrics", b"", headers)
+        for verb, path, body in (("POST", "/v2/models/filled/infer", FAIL_JSON), *itertools.islice(calls, 2)):
+            over_http(server.http_address, verb, path, body, ALWAYS | case)
+        over_http(metrics, "GET", "/metrics" if "accept" in case else "/v2/health/live", b"", ALWAYS | case)
 
 
-def require_tokens(server: Serving) -> None:
+def require_tokens(server: Serving, transport: str) -> None:
     def admitted(value: bytes) -> set[bool]:
         sent = {"authorization": value}
+        if transport == HTTP:
+            return {
+                over_http(server.http_address, "GET", "/v2", b"", sent) == 200,
+                over_http(server.http_address, "POST", "/v2/models/gather/infer", INFER_JSON, sent) == 200,
+            }
         return {
             over_http2(server.address, f"{SERVICE}ModelInfer", INFER, sent),
             over_http2(server.address, f"{SERVICE}ServerReady", b"", sent),
-            over_http(server.http_address, "GET", "/v2", b"", sent) == 200,
-            over_http(server.http_address, "POST", "/v2/models/gather/infer", INFER_JSON, sent) == 200,
         }
 
     for scheme in (b"Bearer ", b"bearer ", b"BEARER   "):
