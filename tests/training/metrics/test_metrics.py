@@ -15,8 +15,15 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from hangtag.training.metrics.calibration import HIGHEST, LOWEST, fit_temperature, reliability
 from hangtag.training.metrics.multi_label import choose_thresholds, decide, decide_top
 from hangtag.training.metrics.multi_label import evaluate as evaluate_sets
-from hangtag.training.metrics.severity import distance_at_k, least_expected_distance, mean_severity
-from hangtag.training.metrics.single_label import evaluate, log_probabilities, per_class, worst
+from hangtag.training.metrics.single_label import (
+    distance_at_k,
+    evaluate,
+    least_expected_distance,
+    log_probabilities,
+    mean_severity,
+    per_class,
+    worst,
+)
 
 
 @st.composite
