@@ -57,29 +57,21 @@ def confusion_matrix(classes: Classes, predicted: npt.NDArray[np.int64], count: 
     return confusion
 
 
-@dataclass(frozen=True)
-class WorstSample:
-    """A sample with a high loss: its index, its class, the predicted class with its probability, and the loss."""
+def worst(logits: npt.NDArray[np.float32], classes: Classes, count: int) -> list[dict[str, float]]:
+    """The ``count`` samples with the highest cross-entropy, the worst first, of logits [n, k] and classes [n].
 
-    image: int
-    true: int
-    predicted: int
-    probability: float
-    loss: float
-
-
-def worst(logits: npt.NDArray[np.float32], classes: Classes, count: int) -> list[WorstSample]:
-    """The ``count`` samples with the highest cross-entropy, the worst first, of logits [n, k] and classes [n]."""
+    Of each its index, "image"; its class, "true"; the "predicted" class with its "probability"; and the "loss".
+    """
     logarithms = log_probabilities(logits)
     losses = -logarithms[np.arange(len(classes)), classes]
     return [
-        WorstSample(
-            image=index,
-            true=int(classes[index]),
-            predicted=int(logits[index].argmax()),
-            probability=float(np.exp(logarithms[index].max())),
-            loss=float(losses[index]),
-        )
+        {
+            "image": index,
+            "true": int(classes[index]),
+            "predicted": int(logits[index].argmax()),
+            "probability": float(np.exp(logarithms[index].max())),
+            "loss": float(losses[index]),
+        }
         for index in np.argsort(-losses, kind="stable")[:count].tolist()
     ]
 

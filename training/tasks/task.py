@@ -178,7 +178,7 @@ class SingleLabelTask(Task):
             (logits,) = self._predictions(deployable, split.images)
             summary[name] = asdict(evaluate(logits, split.classes))
             if name == "validation":  # nobody should choose by the mistakes on the test split
-                summary["worst"] = [asdict(sample) for sample in worst(logits, split.classes, WORST)]
+                summary["worst"] = worst(logits, split.classes, WORST)
         return summary
 
     def _predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:

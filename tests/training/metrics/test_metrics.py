@@ -73,12 +73,9 @@ def test_the_worst_samples_by_hand() -> None:
     probabilities = np.array([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8], [0.01, 0.99]])
     logits, classes = np.log(probabilities).astype(np.float32), np.array([0, 1, 0, 1], np.uint8)
     first, second = worst(logits, classes, 2)
-    assert (first.image, first.true, first.predicted) == (1, 1, 0)
-    assert first.probability == pytest.approx(0.9)
-    assert first.loss == pytest.approx(-math.log(0.1))
-    assert second.image == 2
-    assert second.loss == pytest.approx(-math.log(0.2))
-    assert [sample.image for sample in worst(logits, classes, 9)] == [1, 2, 0, 3]
+    assert first == pytest.approx({"image": 1, "true": 1, "predicted": 0, "probability": 0.9, "loss": -math.log(0.1)})
+    assert second == pytest.approx({"image": 2, "true": 0, "predicted": 1, "probability": 0.8, "loss": -math.log(0.2)})
+    assert [sample["image"] for sample in worst(logits, classes, 9)] == [1, 2, 0, 3]
 
 
 # How severe mistakes are.
