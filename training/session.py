@@ -21,9 +21,8 @@ from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop.train import train as train_run
 from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT, DistanceLoss
 from hangtag.training.observer import Observer, Observers
-from hangtag.training.processes.distributed import process_group
 from hangtag.training.processes.launch import keep_freed_memory
-from hangtag.training.processes.process_group import ProcessGroup
+from hangtag.training.processes.process_group import ProcessGroup, process_group
 from hangtag.training.progress import terminal_observer
 from hangtag.training.runs import overview
 from hangtag.training.runs.command import command

@@ -12,7 +12,7 @@ from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.signature import TensorSpec
 from hangtag.training.data.outfits import MAX_LABELS
 from hangtag.training.networks.cnn_rnn import BEAM_WIDTH, CnnRnn, beam_search
-from hangtag.training.networks.inference import normalise
+from hangtag.training.networks.normalisation import normalise
 
 
 class ServedNetwork(nn.Module, ABC):

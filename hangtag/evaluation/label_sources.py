@@ -11,8 +11,7 @@ from hangtag.serving import model_repository
 from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.errors import LabelDistanceError, RunMismatchError
 from hangtag.training.labels import distance as label_distance
-from hangtag.training.labels.distance import LabelDistances
-from hangtag.training.labels.embeddings import find_embeddings
+from hangtag.training.labels.distance import LabelDistances, find_embeddings
 from hangtag.training.runs import data
 from hangtag.training.runs.files import RESTART_HINT
 

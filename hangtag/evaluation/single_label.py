@@ -11,13 +11,15 @@ from hangtag.evaluation.subject import Outputs
 from hangtag.training.data.dataset import Split
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.metrics.calibration import reliability
-from hangtag.training.metrics.severity import distance_at_k, least_expected_distance, mean_severity
 from hangtag.training.metrics.single_label import (
     ClassFigures,
     Evaluation,
     confusion_matrix,
+    distance_at_k,
     evaluate,
+    least_expected_distance,
     log_probabilities,
+    mean_severity,
     per_class,
 )
 

@@ -94,10 +94,11 @@ def test_a_baseline_is_exported_with_its_threshold(
     objective = NETWORKS[model].objective
     assert objective is not None
     with torch.inference_mode():
-        answer = objective(torch.arange(10)).predict(exported.network, torch.tensor(canvases).float()[:, None] / 255)
+        pixels = torch.tensor(canvases).float()[:, None] / 255
+        (scores,) = objective(torch.arange(10)).predict(exported.network, pixels)
     probabilities = answers(exported.file, image=canvases)["probabilities"]
-    np.testing.assert_allclose(probabilities, answer.scores.numpy(), atol=1e-4)
-    np.testing.assert_array_equal(sets_of(probabilities), sets_of(answer.scores.numpy()))
+    np.testing.assert_allclose(probabilities, scores.numpy(), atol=1e-4)
+    np.testing.assert_array_equal(sets_of(probabilities), sets_of(scores.numpy()))
     assert len(set(sets_of(probabilities).sum(axis=1).tolist())) > 1
 
 

@@ -17,7 +17,7 @@ from hangtag.serving.server.process.server import Server
 from hangtag.training.data.dataset import Split
 from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.labels import distance as label_distance
-from hangtag.training.metrics.severity import mean_severity
+from hangtag.training.metrics.single_label import mean_severity
 from tests.kit.command import hangtag, invoke, last_line
 from tests.kit.onnx_file import answers, metadata
 from tests.kit.server import server as running_server

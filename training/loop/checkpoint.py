@@ -9,7 +9,7 @@ from torch import nn
 
 from hangtag.training.errors import DivergedError, RunMismatchError
 from hangtag.training.loop import optimisation
-from hangtag.training.networks.batch_norm import fold_batch_norm
+from hangtag.training.networks.normalisation import fold_batch_norm
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
@@ -38,6 +38,9 @@ class TrainingState:
         self.scheduler = optimisation.scheduler(self.optimizer, recipe, steps_per_epoch)
         self.average = optimisation.average(network, recipe)
         self.rows: list[dict[str, float]] = []  # one per finished epoch
+        self._parts: dict[str, Any] = {"model": network, "optimizer": self.optimizer}
+        self._parts |= {"scheduler": self.scheduler} if self.scheduler else {}
+        self._parts |= {"average": self.average} if self.average else {}
 
     @property
     def evaluated(self) -> nn.Module:
@@ -51,26 +54,13 @@ class TrainingState:
 
     def checkpoint(self, random_states: list[RandomState]) -> dict[str, Any]:
         """Everything to save, with the random state of every rank."""
-        state: dict[str, Any] = {
-            "model": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rows": self.rows,
-            "rng": random_states,
-        }
-        if self.scheduler is not None:
-            state["scheduler"] = self.scheduler.state_dict()
-        if self.average is not None:
-            state["average"] = self.average.state_dict()
-        return state
+        states = {name: part.state_dict() for name, part in self._parts.items()}
+        return {**states, "rows": self.rows, "rng": random_states}
 
     def restore(self, checkpoint: dict[str, Any], rank: int) -> None:
         """Load a checkpoint and this rank's random state. Raises one of UNFITTING for a checkpoint of another run."""
-        self.network.load_state_dict(checkpoint["model"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(checkpoint["scheduler"])
-        if self.average is not None:
-            self.average.load_state_dict(checkpoint["average"])
+        for name, part in self._parts.items():
+            part.load_state_dict(checkpoint[name])
         for kind, value in checkpoint["rng"][rank].items():
             (torch.cuda.set_rng_state if kind == "cuda" else torch.set_rng_state)(value)
         self.rows = checkpoint["rows"]

@@ -22,7 +22,7 @@ from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop import checkpoint
 from hangtag.training.loop.checkpoint import DIVERGENCE_HINT, TrainingState
 from hangtag.training.networks import own
-from hangtag.training.networks.inference import normalise
+from hangtag.training.networks.normalisation import normalise
 from hangtag.training.observer import Observer, StepFigures, StepProgress
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.config import RunConfig

@@ -4,7 +4,7 @@ Pixels are [batch, 1, 64, 64] in [0, 1]; label sets are [batch, labels], bool.
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,6 @@ from hangtag.training.data.outfits import MAX_LABELS
 from hangtag.training.networks.cnn_rnn import CnnRnn, beam_search
 
 _IGNORED = -100  # cross_entropy's ignore_index: no loss at this step
-
-
-class Prediction(NamedTuple):
-    """Scores [batch, labels] in [0, 1], and label sets [batch, labels] if the network decides itself."""
-
-    scores: Tensor
-    label_sets: Tensor | None
 
 
 class Objective(ABC):
@@ -37,8 +30,8 @@ class Objective(ABC):
         """The loss of a batch, and how many of its label sets the network predicts exactly."""
 
     @abstractmethod
-    def predict(self, network: nn.Module, pixels: Tensor) -> Prediction:
-        """The network's scores and label sets."""
+    def predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
+        """Scores [batch, labels] in [0, 1]; and, if the network decides itself, label sets [batch, labels], bool."""
 
 
 class LabelPaths(Objective):
@@ -57,11 +50,11 @@ class LabelPaths(Objective):
         correct = (logits.argmax(dim=2) == targets) | (targets == _IGNORED)
         return loss, correct.all(dim=1).sum()
 
-    def predict(self, network: nn.Module, pixels: Tensor) -> Prediction:
+    def predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
         assert isinstance(network, CnnRnn)
         beam = beam_search(network, pixels)
         labels = torch.arange(network.labels, device=pixels.device)
-        return Prediction(beam.probabilities, (beam.path[:, :, None] == labels).any(dim=1))
+        return beam.probabilities, (beam.path[:, :, None] == labels).any(dim=1)
 
     def paths(self, labels: Tensor) -> Tensor:
         """The target of each step, [batch, MAX_LABELS + 1]: the labels, END, then steps without a loss.
@@ -85,8 +78,8 @@ class Sigmoids(Objective):
         loss = functional.binary_cross_entropy_with_logits(logits, targets)
         return loss, ((logits > 0) == labels).all(dim=1).sum()
 
-    def predict(self, network: nn.Module, pixels: Tensor) -> Prediction:
-        return Prediction(network(pixels).sigmoid(), None)
+    def predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
+        return (network(pixels).sigmoid(),)
 
 
 class SoftmaxRanking(Objective):
@@ -102,5 +95,5 @@ class SoftmaxRanking(Objective):
         lowest = logits.where(labels, torch.inf).amin(dim=1)
         return loss, (lowest > logits.where(~labels, -torch.inf).amax(dim=1)).sum()
 
-    def predict(self, network: nn.Module, pixels: Tensor) -> Prediction:
-        return Prediction(network(pixels).softmax(dim=1), None)
+    def predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
+        return (network(pixels).softmax(dim=1),)

@@ -151,11 +151,6 @@ def _halved_thrice(image: ImageSpec) -> tuple[int, int]:
     return image.height // 8, image.width // 8
 
 
-def parameter_count(model: nn.Module) -> int:
-    """The number of trainable parameters."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
 @torch.no_grad()
 def _initialise_like_keras(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d | nn.Linear):

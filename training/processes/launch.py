@@ -8,13 +8,11 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch.distributed as dist
-from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, start_processes
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from hangtag.errors import UserError
 
@@ -35,10 +33,14 @@ def launch(processes: int, work: Callable[[T], None], settings: T) -> None:
         _process, (processes, store.port, work, settings), nprocs=processes, join=False, start_method="spawn"
     )
     assert context is not None
-    with _forwarding(signal.SIGINT, context):
+    ended = False
+    while not ended:
         try:
-            while not context.join(grace_period=_GRACE):
-                pass
+            ended = context.join(grace_period=_GRACE)
+        except KeyboardInterrupt:
+            for pid in context.pids():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGINT)
         except ProcessExitedException as error:
             raise SystemExit(error.exit_code if error.exit_code > 0 else 1) from None
 
@@ -62,21 +64,6 @@ def _process(rank: int, processes: int, port: int, work: Callable[[T], None], se
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-
-
-@contextmanager
-def _forwarding(number: signal.Signals, context: ProcessContext) -> Iterator[None]:
-    def forward(number: int, _frame: FrameType | None) -> None:
-        for pid in (process.pid for process in context.processes):
-            if pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
-
-    previous = signal.signal(number, forward)
-    try:
-        yield
-    finally:
-        signal.signal(number, previous)
 
 
 def keep_freed_memory() -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.catalog import build
 from hangtag.training.errors import SettingsError
-from hangtag.training.networks.batch_norm import add_batch_norm
+from hangtag.training.networks.normalisation import add_batch_norm
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
 

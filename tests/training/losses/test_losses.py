@@ -103,11 +103,8 @@ def test_a_label_set_is_a_path_most_frequent_label_first_then_end_then_no_loss()
         [END, NONE, NONE, NONE, NONE],
         [2, 0, 3, 1, END],
     ]
-
-
-def test_of_a_set_too_large_for_a_path_the_rarest_labels_are_left_out() -> None:
-    paths = LabelPaths(torch.arange(8)).paths(label_sets(range(8), labels=8))
-    assert paths.tolist() == [[0, 1, 2, 3, 4, 8]]
+    # Of a set that is too large for a path, the rarest labels are left out.
+    assert LabelPaths(torch.arange(8)).paths(label_sets(range(8), labels=8)).tolist() == [[0, 1, 2, 3, 4, 8]]
 
 
 def test_the_loss_of_paths_is_the_cross_entropy_per_step_by_teacher_forcing() -> None:

@@ -1,16 +1,32 @@
-"""Batch normalisation during training only.
+"""Normalisation: of the pixels, which is the only preprocessing there is, and of a layer's outputs during training.
 
-It is added after every convolution and every dense layer but the last, and afterwards folded into that layer's weights:
-the deployed network has exactly the layers and parameters of its class.
+Batch normalisation is added after every convolution and every dense layer but the last, and afterwards folded into that
+layer's weights: the deployed network has exactly the layers and parameters of its class.
 """
 
 import copy
 from functools import reduce
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from hangtag.serving.image_spec import ImageSpec
+
 _MOMENTUM = 0.1  # PyTorch's default: the weight of a step's statistics in the running ones
+
+
+def normalise(images: Tensor, image: ImageSpec) -> Tensor:
+    """Images [batch, height, width] or [batch, height, width, 3], 0 to 255, to FP32 [batch, channels, height, width].
+
+    Pixels become (pixel / 255 - mean) / std.
+    """
+    pixels = images.to(torch.float32) / 255
+    pixels = pixels.unsqueeze(1) if image.channels == 1 else pixels.permute(0, 3, 1, 2)
+    if any(image.mean) or any(each != 1 for each in image.std):
+        mean, std = (pixels.new_tensor(values)[:, None, None] for values in (image.mean, image.std))
+        pixels = (pixels - mean) / std
+    return pixels
 
 
 class Normalised(nn.Sequential):
