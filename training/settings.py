@@ -12,7 +12,7 @@ from torch import nn
 from hangtag.serving.image_spec import FITS
 from hangtag.training.catalog import MULTI_LABEL_NETWORKS, build, dataset_for, entry, recipe_for
 from hangtag.training.data import sources
-from hangtag.training.data.sources import OwnPictures
+from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.errors import SettingsError
 from hangtag.training.losses.single_label import DistanceLossName
 from hangtag.training.networks import own

@@ -17,7 +17,7 @@ from hangtag.printable import escaped
 from hangtag.serving.image_spec import FITS
 from hangtag.training.data import sources
 from hangtag.training.data.dataset import Dataset
-from hangtag.training.data.sources import OwnPictures
+from hangtag.training.data.pictures import OwnPictures
 
 _SHOWN = 8
 """Pictures of each class on a contact sheet."""

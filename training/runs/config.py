@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from hangtag.serving.image_spec import ImageSpec
-from hangtag.training.data.sources import OwnPictures, kind_of
+from hangtag.training.data.pictures import OwnPictures
+from hangtag.training.data.sources import kind_of
 from hangtag.training.losses.single_label import DistanceLoss
 from hangtag.training.networks import own
 from hangtag.training.recipes import Recipe

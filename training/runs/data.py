@@ -8,7 +8,7 @@ from typing import Any
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 from hangtag.training.data import fashion_mnist, outfits, pictures, sources
 from hangtag.training.data.dataset import Dataset
-from hangtag.training.data.sources import OwnPictures
+from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.errors import DataCorruptError, DataNotFoundError, RunMismatchError
 
 
