@@ -26,8 +26,7 @@ from hangtag.training.processes.launch import keep_freed_memory
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.progress import terminal_observer
 from hangtag.training.runs import overview
-from hangtag.training.runs.command import command
-from hangtag.training.runs.config import RunConfig, TeacherFile
+from hangtag.training.runs.config import RunConfig, TeacherFile, command
 from hangtag.training.runs.files import REPORT
 from hangtag.training.runs.run import Run
 from hangtag.training.settings import TrainSettings

@@ -24,8 +24,7 @@ import torch
 from hangtag.training.catalog import NETWORKS
 from hangtag.training.errors import RunMismatchError
 from hangtag.training.runs import overview
-from hangtag.training.runs.command import command
-from hangtag.training.runs.config import RunConfig, environment
+from hangtag.training.runs.config import RunConfig, command, environment
 from hangtag.training.runs.files import (
     EVENT_FILES,
     FILES,
