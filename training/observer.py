@@ -1,6 +1,6 @@
 """The observer of a run: receives its progress, and may request its stop."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -26,14 +26,6 @@ class StepProgress:
 
 class Observer:
     """Null object: ignores progress, never stops the run. Subclasses override what they need."""
-
-    def on_start(self, rows: Sequence[Mapping[str, float]], steps: int) -> None:
-        """Called once, before the first step, on rank 0 only.
-
-        Args:
-            rows: The figures of the epochs that are done already; there are some if the run is resumed.
-            steps: Per epoch.
-        """
 
     def on_step(self, progress: StepProgress) -> None:
         """Called after every training step."""
@@ -63,10 +55,6 @@ class Observers(Observer):
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
-
-    def on_start(self, rows: Sequence[Mapping[str, float]], steps: int) -> None:
-        for observer in self._observers:
-            observer.on_start(rows, steps)
 
     def on_step(self, progress: StepProgress) -> None:
         for observer in self._observers:

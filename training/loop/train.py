@@ -115,7 +115,6 @@ def fit(
     if not group.is_rank_zero:
         torch.manual_seed(config.seed + group.rank)  # dropout and augmentation differ between the ranks
     checkpoint.resume(state, run, group)
-    group.on_rank_zero(partial(observer.on_start, state.rows, steps))
     network = group.wrap(state.network)  # averages the gradients over the ranks
     for epoch in range(len(state.rows) + 1, recipe.epochs + 1):
         network.train()
