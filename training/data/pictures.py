@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,8 +37,8 @@ _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
 
 T = TypeVar("T")
 R = TypeVar("R")
-Progress = Callable[[str, int, int], None]
-"""Gets what is done, how many are, and of how many."""
+SHOWN = 10_000
+"""After each so many pictures standard error gets a line, since a large folder takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,10 @@ class OwnPictures:
 AS_FITS = OwnPictures()
 
 
-def no_progress(what: str, done: int, total: int) -> None:
-    """Show nothing."""
-
-
 def load(
     name: str,
     own: OwnPictures = AS_FITS,
     image: ImageSpec | None = None,
-    progress: Progress = no_progress,
     *,
     memory_bytes: int = MEMORY_BYTES,
 ) -> Dataset:
@@ -82,7 +78,6 @@ def load(
         name: ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``.
         own: How they are divided and prepared.
         image: What an earlier run made of them, in place of ``own`` and of their mean.
-        progress: Shows how many pictures were opened, and how many were prepared.
         memory_bytes: The most that images may take in memory. More are kept in the cache for the next run.
 
     Raises:
@@ -95,10 +90,9 @@ def load(
     labels: tuple[str, ...] = ()
     if kind == "idx":
         pictures, labels = idx.listed(Path(place))
-        progress = no_progress  # it takes a second or two
     else:
         pictures, others = listing.listed(name)
-    outcomes = list(_in_threads(_open, pictures, "opened", progress))
+    outcomes = list(_in_threads(_open, pictures, "opened"))
     opened = [outcome for outcome in outcomes if isinstance(outcome, Picture)]
     unreadable = [outcome for outcome in outcomes if isinstance(outcome, str)]
     if not opened:
@@ -117,7 +111,7 @@ def load(
     spec = image or _image_for(opened, own)
     file = cache_dir() / "pictures" / f"{digest[:16]}-{'x'.join(map(str, spec.shape))}-{spec.fit}.npy"
     mapped = len(chosen) * math.prod(spec.shape) > memory_bytes
-    images = _images(chosen, spec, file if mapped else None, progress)
+    images = _images(chosen, spec, file if mapped else None)
     places = {label: place for place, label in enumerate(labels)}
     classes: Classes = np.array([places[picture.label] for picture in chosen], np.int64)
     ends = np.cumsum([len(members) for members in splits.values()])[:-1]
@@ -188,7 +182,7 @@ def _image_for(pictures: Sequence[Picture], own: OwnPictures) -> ImageSpec:
         raise SettingsError(f"--fit {own.fit}: {error}; or add --grey.") from error
 
 
-def _images(pictures: Sequence[Picture], image: ImageSpec, file: Path | None, progress: Progress) -> Images:
+def _images(pictures: Sequence[Picture], image: ImageSpec, file: Path | None) -> Images:
     """The images [n, ...] of pictures, in memory, or in a file that is written if it is not there."""
 
     def prepare(picture: Picture) -> Pixels:
@@ -197,7 +191,7 @@ def _images(pictures: Sequence[Picture], image: ImageSpec, file: Path | None, pr
         return image.prepare(image_spec.flattened(Image.fromarray(picture.pixels), image.channels))
 
     def fill(images: Images) -> None:
-        for index, pixels in enumerate(_in_threads(prepare, pictures, "prepared", progress)):
+        for index, pixels in enumerate(_in_threads(prepare, pictures, "prepared")):
             images[index] = pixels
 
     shape = (len(pictures), *image.shape)
@@ -216,10 +210,11 @@ def _images(pictures: Sequence[Picture], image: ImageSpec, file: Path | None, pr
     return kept
 
 
-def _in_threads(work: Callable[[T], R], items: Sequence[T], what: str, progress: Progress) -> Iterator[R]:
+def _in_threads(work: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
     with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as executor:
         for done, result in enumerate(executor.map(work, items), 1):
-            progress(what, done, len(items))
+            if done % SHOWN == 0:
+                sys.stderr.write(f"{what} {done:,} of {len(items):,} pictures\n")
             yield result
 
 

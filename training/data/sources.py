@@ -52,7 +52,6 @@ def load(
     limit: int | None = None,
     own: OwnPictures = pictures.AS_FITS,
     image: ImageSpec | None = None,
-    progress: pictures.Progress = pictures.no_progress,
 ) -> Dataset:
     """Read a data set by name; ``outfits`` and ``outfits-independent`` are composed from Fashion-MNIST.
 
@@ -62,7 +61,6 @@ def load(
         limit: How many training and validation samples the run will use at most. No more are composed.
         own: How own pictures are divided and prepared.
         image: What an earlier run made of own pictures, in place of ``own`` and of their mean.
-        progress: Shows how many own pictures were read.
 
     Raises:
         DataNotFoundError: The data set, or one of its files, is missing and could not be downloaded.
@@ -70,7 +68,7 @@ def load(
         SettingsError: There is no data set of this name.
     """
     if kind_of(name) is not None:
-        return pictures.load(name, own, image, progress)
+        return pictures.load(name, own, image)
     if name == "voc2007":
         from hangtag.training.data import voc  # imports torchvision, which is slow and rarely needed
 
