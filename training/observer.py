@@ -5,15 +5,6 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class StepFigures:
-    """Means over the samples of the training steps since the last such figures, and the rate of the last step."""
-
-    loss: float
-    accuracy: float
-    learning_rate: float
-
-
-@dataclass(frozen=True)
 class StepProgress:
     """Where a run stands after a training step."""
 
@@ -21,7 +12,8 @@ class StepProgress:
     step: int  # of this epoch, from 1
     steps: int  # per epoch
     loss: float  # the epoch's mean so far, as of the last step at which the trainer summed it up
-    figures: StepFigures | None = None  # at the steps at which the trainer summed up, every tenth or so
+    figures: Mapping[str, float] | None = None  # at the steps at which the trainer summed up, every tenth or so:
+    # loss and accuracy, means over the samples since the last such step, and the learning_rate of this one
 
 
 class Observer:

@@ -2,8 +2,8 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import FrameType
 
 from rich.console import Console
@@ -16,10 +16,20 @@ LINE_INTERVAL = 60.0
 """Seconds between two lines within an epoch, where standard error is no terminal."""
 
 
-class TerminalObserver(Observer):
-    """Shows progress on standard error, as bars or, in a log, as lines, and requests a stop after Ctrl-C."""
+class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
+    """Shows progress on standard error, as bars or, in a log, as lines, and requests a stop after Ctrl-C.
+
+    It handles Ctrl-C of a run that trains in its ``with`` block.
+    """
 
     def __init__(self, epochs: int, *, shown: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        """Show nothing yet.
+
+        Args:
+            epochs: The run's number of epochs, for the length of the bar and for the lines.
+            shown: Whether this process shows progress; Ctrl-C is handled either way.
+            clock: In seconds.
+        """
         self._epochs, self._shown, self._interrupted = epochs, shown, False
         self._last_epoch: Mapping[str, float] = {}
         self._console = Console(stderr=True)
@@ -33,6 +43,15 @@ class TerminalObserver(Observer):
             TextColumn("{task.fields[figures]}"),
             console=self._console,
         )
+
+    def __enter__(self) -> "TerminalObserver":
+        self._previous = signal.signal(signal.SIGINT, self.on_interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+        if self._bars.tasks:  # they stay as they are
+            self._bars.stop()
 
     def on_step(self, progress: StepProgress) -> None:
         if progress.step % 10 and progress.step not in (1, progress.steps):
@@ -80,28 +99,6 @@ class TerminalObserver(Observer):
             raise KeyboardInterrupt
         self._interrupted = True
 
-    def close(self) -> None:
-        """Leave the bars as they are."""
-        if self._bars.tasks:
-            self._bars.stop()
-
 
 def _validation_figures(row: Mapping[str, float]) -> list[str]:
     return [f"{name.replace('_', ' ')} {row[name]:.2%}" for name in _FIGURES if name in row]
-
-
-@contextmanager
-def terminal_observer(epochs: int, *, shown: bool) -> Iterator[TerminalObserver]:
-    """The observer of a run that trains within this context.
-
-    Args:
-        epochs: The run's number of epochs, for the length of the bar and for the lines.
-        shown: Whether this process shows progress; Ctrl-C is handled either way.
-    """
-    observer = TerminalObserver(epochs, shown=shown)
-    previous = signal.signal(signal.SIGINT, observer.on_interrupt)
-    try:
-        yield observer
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        observer.close()

@@ -23,7 +23,7 @@ from hangtag.training.observer import Observer, Observers
 from hangtag.training.processes.distributed import process_group
 from hangtag.training.processes.launch import keep_freed_memory
 from hangtag.training.processes.process_group import ProcessGroup
-from hangtag.training.progress import terminal_observer
+from hangtag.training.progress import TerminalObserver
 from hangtag.training.runs import overview
 from hangtag.training.runs.config import RunConfig, TeacherFile, command
 from hangtag.training.runs.files import REPORT
@@ -61,7 +61,7 @@ def train(settings: TrainSettings) -> None:
         epochs_before = group.on_rank_zero(lambda: _finished_epochs(run))
         try:
             with (
-                terminal_observer(config.recipe.epochs, shown=group.is_rank_zero) as terminal,
+                TerminalObserver(config.recipe.epochs, shown=group.is_rank_zero) as terminal,
                 _event_log(config, run, group) as log,
             ):
                 observer = Observers(terminal, log)

@@ -49,17 +49,12 @@ class EventLog(Observer, AbstractContextManager["EventLog"]):
     def on_step(self, progress: StepProgress) -> None:
         if not self._writer:
             self._begin(progress.steps)
-        if progress.figures:
-            figures = {
-                "loss/step": progress.figures.loss,
-                "accuracy/step": progress.figures.accuracy,
-                "learning_rate": progress.figures.learning_rate,
-            }
-            self._write((progress.epoch - 1) * self._steps + progress.step, summary=_scalars(figures))
+        if figures := progress.figures:
+            tags = {name if name == "learning_rate" else f"{name}/step": value for name, value in figures.items()}
+            self._write((progress.epoch - 1) * self._steps + progress.step, summary=_scalars(tags))
 
     def on_epoch(self, row: Mapping[str, float]) -> None:
-        self._write_epoch(row)
-        self._flush()
+        self._write(int(row["epoch"]) * self._steps, summary=_scalars(_tags(row)))
 
     def __exit__(self, *_: object) -> None:
         if self._writer:
@@ -82,20 +77,12 @@ class EventLog(Observer, AbstractContextManager["EventLog"]):
             _, session, _ = hparams(settings, {})  # TensorBoard finds the metrics by itself
             self._write(0, summary=session)
             for row in rows:
-                self._write_epoch(row)
-        self._flush()
-
-    def _write_epoch(self, row: Mapping[str, float]) -> None:
-        self._write(int(row["epoch"]) * self._steps, summary=_scalars(_tags(row)))
+                self.on_epoch(row)
 
     def _write(self, step: int, **content: Any) -> None:
         assert self._writer
         with reporting_write_errors(self._folder):
             self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
-
-    def _flush(self) -> None:
-        assert self._writer
-        with reporting_write_errors(self._folder):
             self._writer.flush()
 
 

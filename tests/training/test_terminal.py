@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hangtag.training.observer import StepProgress
-from hangtag.training.progress import LINE_INTERVAL, TerminalObserver, terminal_observer
+from hangtag.training.progress import LINE_INTERVAL, TerminalObserver
 from tests.kit import shipped
 from tests.kit.command import hangtag, python
 from tests.training.small_runs import train
@@ -26,7 +26,7 @@ def test_in_a_terminal_each_kind_of_work_has_its_bar(tmp_path: Path, monkeypatch
 
 
 def test_a_bar_that_never_moves_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with terminal_observer(3, shown=True):
+    with TerminalObserver(3, shown=True):
         pass
     assert capsys.readouterr() == ("", "")
 
@@ -52,7 +52,7 @@ def test_a_log_gets_a_line_for_each_epoch_and_for_each_minute_within_one(capsys:
 
 def test_the_first_ctrl_c_requests_a_stop_and_the_second_raises() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with terminal_observer(3, shown=False) as observer:
+    with TerminalObserver(3, shown=False) as observer:
         observer.raise_if_stopped()
         signal.raise_signal(signal.SIGINT)
         assert observer.stop_requested()
