@@ -88,4 +88,4 @@ _NO_RECIPE = Recipe("", batch_size=0, epochs=0, learning_rate=0.0)
 # Defaults for keys that older config.json files lack.
 _DEFAULTS = flat(
     RunConfig("", _NO_RECIPE, seed=0, data_digest="", limit=None, precision="", threads=0, device="").as_json()
-)
+) | {"recipe.distillation.views": 0}
