@@ -1,15 +1,11 @@
 """``hangtag train``: the options, and the processes of a run."""
 
-import difflib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hangtag.errors import UserError
 from hangtag.options import FiniteRange
 from hangtag.serving.image_spec import FITS
 from hangtag.training import session
@@ -17,53 +13,12 @@ from hangtag.training.catalog import NETWORKS, RECIPE_NAMES
 from hangtag.training.data import sources
 from hangtag.training.errors import SettingsError
 from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT
-from hangtag.training.networks import own
 from hangtag.training.processes.launch import launch
 from hangtag.training.settings import LOSSES, SELECTIONS, TrainSettings
 
 
-class ReportedOnce(click.Command):
-    """A command that may run in several processes: rank 0 alone reports wrong arguments and errors."""
-
-    def make_context(self, *args: object, **extra: object) -> click.Context:
-        with _rank_zero_reports():
-            return super().make_context(*args, **extra)  # type: ignore[arg-type]
-
-    def invoke(self, ctx: click.Context) -> object:
-        with _rank_zero_reports():
-            return super().invoke(ctx)
-
-
-@contextmanager
-def _rank_zero_reports() -> Iterator[None]:
-    """Let rank 0 alone raise an error; the other ranks exit without a message. torchrun has set RANK."""
-    try:
-        yield
-    except (UserError, click.ClickException) as error:
-        if os.environ.get("RANK", "0") == "0":
-            raise
-        raise SystemExit(getattr(error, "exit_code", 1)) from None
-
-
-class NetworkName(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
-    """The name of a network; the error about an unknown one ends with the nearest known name."""
-
-    name = "network"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value not in NETWORKS and not own.is_own(value):
-            near = difflib.get_close_matches(str(value), NETWORKS, n=1)
-            self.fail(
-                f"{value!r} is not one of {', '.join(NETWORKS)}, and no package.module:callable or timm:NAME."
-                + (f" Did you mean {near[0]!r}?" if near else ""),
-                param,
-                ctx,
-            )
-        return value
-
-
-@click.command(cls=ReportedOnce)
-@click.argument("model", type=NetworkName())
+@click.command()
+@click.argument("model")
 @click.option(
     "--data",
     metavar="SOURCE",

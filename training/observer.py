@@ -1,16 +1,7 @@
 """The observer of a run: receives its progress, and may request its stop."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class StepFigures:
-    """Means over the samples of the training steps since the last such figures, and the rate of the last step."""
-
-    loss: float
-    accuracy: float
-    learning_rate: float
 
 
 @dataclass(frozen=True)
@@ -21,19 +12,12 @@ class StepProgress:
     step: int  # of this epoch, from 1
     steps: int  # per epoch
     loss: float  # the epoch's mean so far, as of the last step at which the trainer summed it up
-    figures: StepFigures | None = None  # at the steps at which the trainer summed up, every tenth or so
+    figures: Mapping[str, float] | None = None  # at the steps at which the trainer summed up, every tenth or so:
+    # loss and accuracy, means over the samples since the last such step, and the learning_rate of this one
 
 
 class Observer:
     """Null object: ignores progress, never stops the run. Subclasses override what they need."""
-
-    def on_start(self, rows: Sequence[Mapping[str, float]], steps: int) -> None:
-        """Called once, before the first step, on rank 0 only.
-
-        Args:
-            rows: The figures of the epochs that are done already; there are some if the run is resumed.
-            steps: Per epoch.
-        """
 
     def on_step(self, progress: StepProgress) -> None:
         """Called after every training step."""
@@ -63,10 +47,6 @@ class Observers(Observer):
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
-
-    def on_start(self, rows: Sequence[Mapping[str, float]], steps: int) -> None:
-        for observer in self._observers:
-            observer.on_start(rows, steps)
 
     def on_step(self, progress: StepProgress) -> None:
         for observer in self._observers:

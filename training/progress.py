@@ -1,9 +1,9 @@
-"""A run in the terminal or in a log: its progress, what Ctrl-C does, and whether other programs slow it down."""
+"""A run in the terminal or in a log: its progress, and what Ctrl-C does."""
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import FrameType
 
 from rich.console import Console
@@ -16,55 +16,21 @@ LINE_INTERVAL = 60.0
 """Seconds between two lines within an epoch, where standard error is no terminal."""
 
 
-MEASURED_STEPS = 50
-"""Steps over which the slowdown by other programs is measured."""
-WARNED_FACTOR = 1.5
-"""A step that takes this many times as long as its own computing is worth a warning. Alone it takes as long; next to
-another program that wants every CPU, twice as long, or a little less."""
+class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
+    """Shows progress on standard error, as bars or, in a log, as lines, and requests a stop after Ctrl-C.
 
-
-class ContentionMeter:
-    """Measures over the first steps of a run, after one that warms up, how much longer they take than they compute.
-
-    The thread that trains computes all the time on CPUs of its own. It sleeps where another program has its CPU, and
-    where it waits for a thread of OpenMP whose CPU another program has.
+    It handles Ctrl-C of a run that trains in its ``with`` block.
     """
 
-    def __init__(
-        self, elapsed: Callable[[], float] = time.perf_counter, computed: Callable[[], float] = time.thread_time
-    ) -> None:
-        """Measure nothing yet.
+    def __init__(self, epochs: int, *, shown: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        """Show nothing yet.
 
         Args:
-            elapsed: A clock, in seconds.
-            computed: The seconds that the calling thread has had a CPU.
+            epochs: The run's number of epochs, for the length of the bar and for the lines.
+            shown: Whether this process shows progress; Ctrl-C is handled either way.
+            clock: In seconds.
         """
-        self._clocks = elapsed, computed
-        self._steps, self._start = 0, [0.0, 0.0]
-
-    def after_step(self) -> float:
-        """Call it after each step, on the thread that trains.
-
-        Returns:
-            After MEASURED_STEPS steps, once: how many times as long as their computing they took. Otherwise 1.
-        """
-        self._steps += 1
-        if self._steps == 1:
-            self._start = [clock() for clock in self._clocks]
-        elif self._steps == 1 + MEASURED_STEPS:
-            elapsed, computed = (clock() - start for clock, start in zip(self._clocks, self._start, strict=True))
-            return elapsed / computed if computed > 0 else 1.0
-        return 1.0
-
-
-class TerminalObserver(Observer):
-    """Shows progress on standard error, as bars or, in a log, as lines, and requests a stop after Ctrl-C."""
-
-    def __init__(
-        self, epochs: int, *, shown: bool, on_cpu: bool = True, clock: Callable[[], float] = time.monotonic
-    ) -> None:
         self._epochs, self._shown, self._interrupted = epochs, shown, False
-        self._contention = ContentionMeter() if on_cpu else None
         self._last_epoch: Mapping[str, float] = {}
         self._console = Console(stderr=True)
         self._clock, self._next_line = clock, clock() + LINE_INTERVAL
@@ -78,16 +44,16 @@ class TerminalObserver(Observer):
             console=self._console,
         )
 
-    def on_start(self, rows: Sequence[Mapping[str, float]], steps: int) -> None:
-        self._last_epoch = rows[-1] if rows else {}
+    def __enter__(self) -> "TerminalObserver":
+        self._previous = signal.signal(signal.SIGINT, self.on_interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+        if self._bars.tasks:  # they stay as they are
+            self._bars.stop()
 
     def on_step(self, progress: StepProgress) -> None:
-        if self._contention and (slowdown := self._contention.after_step()) >= WARNED_FACTOR:
-            self._print(
-                f"Other programs use these CPUs: a training step takes {slowdown:.1f} times as long as it computes. "
-                "Stop them, or stop this run with Ctrl-C and continue it with fewer --threads.",
-                style="yellow",
-            )
         if progress.step % 10 and progress.step not in (1, progress.steps):
             return
         figures = [f"loss {progress.loss:.3f}", *_validation_figures(self._last_epoch)]
@@ -120,9 +86,9 @@ class TerminalObserver(Observer):
         identity = task.id if task else self._bars.add_task(description, unit=unit, figures="")
         self._bars.update(identity, description=description, completed=done, total=total, figures="  ".join(figures))
 
-    def _print(self, line: str, style: str = "") -> None:
+    def _print(self, line: str) -> None:
         if self._shown:
-            self._console.print(line, style=style, highlight=False, soft_wrap=not self._console.is_terminal)
+            self._console.print(line, highlight=False, soft_wrap=not self._console.is_terminal)
 
     def on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
         """The first Ctrl-C requests a stop between two batches; the second raises KeyboardInterrupt at once.
@@ -133,29 +99,6 @@ class TerminalObserver(Observer):
             raise KeyboardInterrupt
         self._interrupted = True
 
-    def close(self) -> None:
-        """Leave the bars as they are."""
-        if self._bars.tasks:
-            self._bars.stop()
-
 
 def _validation_figures(row: Mapping[str, float]) -> list[str]:
     return [f"{name.replace('_', ' ')} {row[name]:.2%}" for name in _FIGURES if name in row]
-
-
-@contextmanager
-def terminal_observer(epochs: int, *, shown: bool, on_cpu: bool = True) -> Iterator[TerminalObserver]:
-    """The observer of a run that trains within this context.
-
-    Args:
-        epochs: The run's number of epochs, for the length of the bar and for the lines.
-        shown: Whether this process shows progress; Ctrl-C is handled either way.
-        on_cpu: Whether it trains there, where other programs may slow it down.
-    """
-    observer = TerminalObserver(epochs, shown=shown, on_cpu=on_cpu)
-    previous = signal.signal(signal.SIGINT, observer.on_interrupt)
-    try:
-        yield observer
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        observer.close()

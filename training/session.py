@@ -4,8 +4,7 @@ import hashlib
 import importlib
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,9 @@ from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT, DistanceLoss
 from hangtag.training.observer import Observer, Observers
 from hangtag.training.processes.launch import keep_freed_memory
 from hangtag.training.processes.process_group import ProcessGroup, process_group
-from hangtag.training.progress import terminal_observer
+from hangtag.training.progress import TerminalObserver
 from hangtag.training.runs import overview
-from hangtag.training.runs.command import command
-from hangtag.training.runs.config import RunConfig, TeacherFile
+from hangtag.training.runs.config import RunConfig, TeacherFile, command
 from hangtag.training.runs.files import REPORT
 from hangtag.training.runs.run import Run
 from hangtag.training.settings import TrainSettings
@@ -62,9 +60,7 @@ def train(settings: TrainSettings) -> None:
         epochs_before = group.on_rank_zero(lambda: _finished_epochs(run))
         try:
             with (
-                terminal_observer(
-                    config.recipe.epochs, shown=group.is_rank_zero, on_cpu=config.device == "cpu"
-                ) as terminal,
+                TerminalObserver(config.recipe.epochs, shown=group.is_rank_zero) as terminal,
                 _event_log(config, run, group) as log,
             ):
                 observer = Observers(terminal, log)
@@ -88,7 +84,7 @@ def _dry_run(settings: TrainSettings, config: RunConfig, inputs: "_Inputs", run:
     forecast = dry_run.measure(config, inputs.data, inputs.teacher, group, inputs.distances)
     if group.is_rank_zero:
         shown = [("run", f"{run.folder}: {state}"), ("data", f"{config.dataset} from {inputs.data.source}")]
-        for heading, text in [*shown, *forecast.lines]:
+        for heading, text in [*shown, *forecast]:
             sys.stdout.write(f"{heading:<8}  {text}\n")
 
 
@@ -104,16 +100,13 @@ def _state(run: Run, config: RunConfig, *, restart: bool) -> str:
     return f"it holds this run, {done} of {epochs} epochs; it would go on" if done else "a new run"
 
 
-@contextmanager
-def _event_log(config: RunConfig, run: Run, group: ProcessGroup) -> Iterator[Observer]:
+def _event_log(config: RunConfig, run: Run, group: ProcessGroup) -> AbstractContextManager[Observer]:
     """The observer that logs for TensorBoard, if the run is to have one."""
     if not (config.tensorboard and group.is_rank_zero):
-        yield Observer()
-        return
+        return nullcontext(Observer())
     from hangtag.training.tensorboard import EventLog  # its package is an extra, and slow to import
 
-    with EventLog(run.folder, config.as_json()) as log:
-        yield log
+    return EventLog(run.folder, config.as_json())
 
 
 @dataclass(frozen=True)
@@ -129,9 +122,7 @@ def _read(settings: TrainSettings, group: ProcessGroup) -> _Inputs:
     distances = None
     if settings.distance_loss:
         distances = label_distance.read(settings.distances) if settings.distances else label_distance.default()
-    data = sources.load(
-        settings.dataset, settings.data_dir, settings.limit, settings.own_pictures, progress=_show_progress
-    )
+    data = sources.load(settings.dataset, settings.data_dir, settings.limit, settings.own_pictures)
     images, least = len(data.train.first(settings.limit)), 2 * group.world_size
     if settings.chosen_recipe.batch_norm and images < least:
         raise SettingsError(
@@ -227,12 +218,6 @@ def _absolute(dataset: str) -> str:
     """The name of a data set; of own pictures with the whole path, so that the run can be exported from anywhere."""
     kind = sources.kind_of(dataset)
     return f"{kind}:{Path(dataset.partition(':')[2]).absolute()}" if kind else dataset
-
-
-def _show_progress(what: str, done: int, total: int) -> None:
-    """Say every few seconds how many of many pictures were read."""
-    if done == total or done % 5_000 == 0:
-        _report(f"{what} {done:,} of {total:,} pictures")
 
 
 def _report(line: str) -> None:

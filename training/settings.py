@@ -1,7 +1,7 @@
 """The settings of a run, checked where they are made. cli.py has an option for each."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,7 +12,7 @@ from torch import nn
 from hangtag.serving.image_spec import FITS
 from hangtag.training.catalog import MULTI_LABEL_NETWORKS, build, dataset_for, entry, recipe_for
 from hangtag.training.data import sources
-from hangtag.training.data.sources import OwnPictures
+from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.errors import SettingsError
 from hangtag.training.losses.single_label import DistanceLossName
 from hangtag.training.networks import own
@@ -119,6 +119,26 @@ class TrainSettings:
                 f"--precision bf16: PyTorch computes no LSTM in bfloat16 on this CPU, and {self.model} has one. "
                 "Use --precision fp32."
             )
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The arguments of ``hangtag train`` for these settings, without the run's folder."""
+        words = [self.model]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("model", "out", "dry_run", "restart") or (
+                value == field.default and field.name != "seed"
+            ):
+                continue
+            if isinstance(value, bool):
+                words.append(flag(field.name) if value else "--grey")
+            else:
+                words += [
+                    word
+                    for item in (value if isinstance(value, tuple) else [value])
+                    for word in (flag(field.name), str(item))
+                ]
+        return tuple(words)
 
     @property
     def dataset(self) -> str:

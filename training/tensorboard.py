@@ -5,7 +5,7 @@ its web server. Its SummaryWriter is not used: that writes on a thread of its ow
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import hparams
 
 from hangtag.training.observer import Observer, StepProgress
-from hangtag.training.runs.files import EVENT_FILES, flat, reporting_write_errors
+from hangtag.training.runs.files import EVENT_FILES, flat, read_metrics, reporting_write_errors
 
 _SPLITS = ("train", "validation")
 
@@ -46,8 +46,26 @@ class EventLog(Observer, AbstractContextManager["EventLog"]):
         self._writer: EventsWriter | None = None
         self._steps = 0  # per epoch
 
-    def on_start(self, rows: Sequence[Mapping[str, float]], steps: int) -> None:
+    def on_step(self, progress: StepProgress) -> None:
+        if not self._writer:
+            self._begin(progress.steps)
+        if figures := progress.figures:
+            tags = {name if name == "learning_rate" else f"{name}/step": value for name, value in figures.items()}
+            self._write((progress.epoch - 1) * self._steps + progress.step, summary=_scalars(tags))
+
+    def on_epoch(self, row: Mapping[str, float]) -> None:
+        self._write(int(row["epoch"]) * self._steps, summary=_scalars(_tags(row)))
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer:
+            with reporting_write_errors(self._folder):
+                self._writer.close()
+            self._writer = None
+
+    def _begin(self, steps: int) -> None:
+        """Open the file, before the run's first step."""
         self._steps = steps
+        rows = read_metrics(self._folder)["epochs"]
         earlier = len(list(self._folder.glob(EVENT_FILES)))
         with reporting_write_errors(self._folder):
             # The number makes the name another one than that of a file of the same second.
@@ -59,39 +77,12 @@ class EventLog(Observer, AbstractContextManager["EventLog"]):
             _, session, _ = hparams(settings, {})  # TensorBoard finds the metrics by itself
             self._write(0, summary=session)
             for row in rows:
-                self._write_epoch(row)
-        self._flush()
-
-    def on_step(self, progress: StepProgress) -> None:
-        if progress.figures:
-            figures = {
-                "loss/step": progress.figures.loss,
-                "accuracy/step": progress.figures.accuracy,
-                "learning_rate": progress.figures.learning_rate,
-            }
-            self._write((progress.epoch - 1) * self._steps + progress.step, summary=_scalars(figures))
-
-    def on_epoch(self, row: Mapping[str, float]) -> None:
-        self._write_epoch(row)
-        self._flush()
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer:
-            with reporting_write_errors(self._folder):
-                self._writer.close()
-            self._writer = None
-
-    def _write_epoch(self, row: Mapping[str, float]) -> None:
-        self._write(int(row["epoch"]) * self._steps, summary=_scalars(_tags(row)))
+                self.on_epoch(row)
 
     def _write(self, step: int, **content: Any) -> None:
-        assert self._writer, "on_start() comes first"
-        with reporting_write_errors(self._folder):
-            self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
-
-    def _flush(self) -> None:
         assert self._writer
         with reporting_write_errors(self._folder):
+            self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
             self._writer.flush()
 
 

@@ -58,9 +58,8 @@ def read(name: str, labels: Sequence[str]) -> Labelled:
         kind = None
     if kind not in ("folder", "csv"):
         raise ExportError(f"--data {name}: name folder:PICTURES, with a folder for each label, or csv:FILE.csv.")
-    place = Path(name.partition(":")[2])
-    listed = (listing.folder(place) if kind == "folder" else listing.csv_file(place)).pictures
-    chosen = [one for one in listed if one.split == "test"] or list(listed)
+    listed, _ = listing.listed(name)
+    chosen = [one for one in listed if one.split == "test"] or listed
     if unknown := sorted({one.label for one in chosen} - set(labels)):
         raise ExportError(
             f"--data {name} has the classes {named(unknown)}, which are none of the labels {named(list(labels))}. Name "

@@ -17,7 +17,7 @@ from hangtag.printable import escaped
 from hangtag.serving.image_spec import FITS
 from hangtag.training.data import sources
 from hangtag.training.data.dataset import Dataset
-from hangtag.training.data.sources import OwnPictures
+from hangtag.training.data.pictures import OwnPictures
 
 _SHOWN = 8
 """Pictures of each class on a contact sheet."""
@@ -72,7 +72,7 @@ def show(
     channels = None if colour is None else 3 if colour else 1
     edges = None if size is None else sources.parse_size(size)
     own = OwnPictures(edges, channels, fit, validation_share, test_share, split_seed)
-    dataset = sources.load(source, data_dir, own=own, progress=_progress)
+    dataset = sources.load(source, data_dir, own=own)
     if as_json:
         click.echo(json.dumps(_document(dataset)))
     else:
@@ -144,8 +144,3 @@ def _print(dataset: Dataset) -> None:
     console.print(f"images: {dataset.image}")
     for note in dataset.notes:
         console.print(Text(escaped(note)))
-
-
-def _progress(what: str, done: int, total: int) -> None:
-    if done == total or done % 5_000 == 0:
-        click.echo(f"{what} {done:,} of {total:,} pictures", err=True)

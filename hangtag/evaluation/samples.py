@@ -125,10 +125,9 @@ def _pictures(own: str, subject: Subject, image: ImageSpec) -> Split:
     """All pictures of a folder or of a CSV file, in whichever split they are."""
     if sources.kind_of(own) not in ("folder", "csv"):
         raise EvaluationError(f"--samples {own}: name FILE.npz, folder:PICTURES or csv:FILE.")
-    kind, _, place = own.partition(":")
-    listed = listing.folder(Path(place)) if kind == "folder" else listing.csv_file(Path(place))
-    classes = _numbers([one.label for one in listed.pictures], subject, own)
-    images = np.stack([pictures.prepared(one.path, image) for one in listed.pictures])
+    listed, _ = listing.listed(own)
+    classes = _numbers([one.label for one in listed], subject, own)
+    images = np.stack([pictures.prepared(one.path, image) for one in listed])
     return Split(images, classes)
 
 

@@ -1,7 +1,6 @@
 """`hangtag train` on a user's own pictures: its run, and the options that are for them."""
 
 import json
-import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from hangtag.training.recipes import PICTURES, changed
 from hangtag.training.runs.run import Run
 from tests.kit import own_pictures
 from tests.kit.command import invoke, refusal
-from tests.training.small_runs import DiedError, assert_same_outcome, dying, read, same_weights, weights
+from tests.training.small_runs import DiedError, assert_same_outcome, dying, read, weights
 
 pytestmark = pytest.mark.slow
 
@@ -56,35 +56,29 @@ def test_every_kind_of_source_is_trained_on_in_colour_and_of_any_size(tmp_path: 
 
 def test_a_run_that_died_goes_on_wherever_the_pictures_are_now(photos: str, tmp_path: Path) -> None:
     here = Path(shutil.copytree(photos.removeprefix("folder:"), tmp_path / "here"))
-    options = ("--epochs", 3, "--grey", "--size", "8x8", "--balance")
+    options = ("--epochs", 3, "--grey", "--size", "8x8", "--balance", "--select", "balanced_accuracy")
     train("cnn", photos, tmp_path / "unbroken", *options)
     with dying(writes=5), pytest.raises(DiedError):
         train("cnn", photos, tmp_path / "run", *options)
     train("cnn", f"folder:{here}", tmp_path / "run", *options)
     assert_same_outcome(tmp_path / "run", tmp_path / "unbroken")
+    assert (
+        " --size 8x8 --grey --epochs 3 --seed 0 --balance --select balanced_accuracy "
+        in Run(tmp_path / "run").command()
+    )
     own_pictures.write(here / "cats/one-more.png", own_pictures.noise(99))
     arguments = ("train", "cnn", "--data", f"folder:{here}", *options, "--threads", 1, "--out", tmp_path / "run")
     assert "another data_digest" in refusal(*arguments)
     assert "pictures.split_seed: 0 there, 1 requested" in refusal(*arguments, "--split-seed", 1)
 
 
-def test_the_command_of_a_run_trains_the_same_again(photos: str, tmp_path: Path) -> None:
-    changes = ["batch_size=16", "learning_rate=3e-3", "betas=0.8,0.99", "flip=true", "dropout=none", "optimizer=adam"]
-    train(
-        "cnn", photos, tmp_path / "first", *("--size", "8x10", "--grey", "--fit", "pad"), "--seed", 3, "--epochs", 2,
-        *("--validation-share", 0.2, "--test-share", 0.25, "--split-seed", 7), "--balance",
-        *("--select", "balanced_accuracy"), *(word for change in changes for word in ("--set", change)),
-    )  # fmt: skip
-    words = shlex.split(Run(tmp_path / "first").command())
-    assert words[0] == "hangtag"
-    words[words.index("--out") + 1] = str(tmp_path / "second")
-    invoke(*words[1:], "--threads", 1, "--device", "cpu")
-    first, second = (read(tmp_path / name, "config.json") for name in ("first", "second"))
-    assert {**first, "environment": None} == {**second, "environment": None}
-    assert same_weights(weights(tmp_path / "first"), weights(tmp_path / "second"))
-
-
 # --set.
+
+
+def test_a_change_of_each_kind_reaches_the_recipe() -> None:
+    recipe = changed(PICTURES, ["batch_size=16", "betas=0.8,0.99", "flip=true", "dropout=none", "optimizer=adam"])
+    assert (recipe.batch_size, recipe.betas, recipe.augmentation.flip) == (16, (0.8, 0.99), True)
+    assert (recipe.dropout, recipe.optimizer, recipe.name) == (None, "adam", "pictures")
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,8 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from hangtag.training.data.listing import Listed
+from hangtag.training.data.listing import Picture
 from hangtag.training.errors import DataCorruptError
 
 LEAST = 3
@@ -13,41 +12,14 @@ LEAST = 3
 _NAMED = 5
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A picture that could be read.
-
-    Attributes:
-        listed: Where it is, its label, and its split if it has one.
-        digest: SHA-256 of the file.
-        size: Height and width, upright, in pixels.
-        grey: Whether the file has no colours.
-    """
-
-    listed: Listed
-    digest: str
-    size: tuple[int, int]
-    grey: bool
-
-
-@dataclass(frozen=True)
-class Division:
-    """How pictures are divided.
-
-    Attributes:
-        labels: The names of the classes, sorted.
-        splits: Indices into the pictures for train, validation and test, each in the order of the pictures.
-        repeated: Pictures that were left out, since another one of the same class has the same content.
-    """
-
-    labels: tuple[str, ...]
-    splits: dict[str, list[int]]
-    repeated: list[int] = field(default_factory=list)
-
-
 def divide(
-    pictures: Sequence[Opened], validation_share: float = 0.1, test_share: float = 0.1, seed: int = 0
-) -> Division:
+    pictures: Sequence[Picture],
+    validation_share: float = 0.1,
+    test_share: float = 0.1,
+    seed: int = 0,
+    *,
+    published: bool = False,
+) -> tuple[dict[str, list[Picture]], list[str]]:
     """Divide pictures so that each class has its share of every split, and no content is in two.
 
     A picture's split depends on its content, the seed and the other pictures of its class, not on its name or place.
@@ -59,53 +31,79 @@ def divide(
         validation_share: Of each class's pictures, between 0 and 1.
         test_share: Likewise.
         seed: Another one divides them otherwise.
+        published: Whether the pictures are a published set, with a test split that stays whole. Then the same content
+            may be there several times: all of it is in one split.
+
+    Returns:
+        The pictures of train, validation and test, each in the order that was given; and sentences about those that
+        were left out.
 
     Raises:
-        DataCorruptError: There is one class alone, a class has too few pictures, the same content is in two classes, or
-            the source has the same content in two splits.
+        DataCorruptError: There is one class alone, a class has too few pictures, or, unless they are published, the
+            same content is in two classes or in two splits of the source.
     """
-    by_digest: dict[str, list[int]] = defaultdict(list)
-    for index, picture in enumerate(pictures):
-        by_digest[picture.digest].append(index)
-    names, splits_given = zip(*((each.listed.label, each.listed.split) for each in pictures), strict=True)
-    _require_one("class, so that one of their labels is wrong", names, pictures, by_digest, "Delete the wrong ones.")
-    leak = "split, so that the test would be of what was learned"
-    _require_one(leak, splits_given, pictures, by_digest, "Delete one of each.")
-    kept = sorted(indices[0] for indices in by_digest.values())
-    labels = tuple(sorted({picture.listed.label for picture in pictures}))
-    if len(labels) < 2:
+    by_digest: dict[str, list[Picture]] = defaultdict(list)
+    for picture in pictures:
+        by_digest[picture.digest].append(picture)
+    ambiguous = _names([each for each in by_digest.values() if len({one.label for one in each}) > 1])
+    leaks = _names([each for each in by_digest.values() if len({one.split for one in each}) > 1])
+    for names, what, advice in (
+        (ambiguous, "class, so that one of their labels is wrong", "Delete the wrong ones."),
+        (leaks, "split, so that the test would be of what was learned", "Delete one of each."),
+    ):
+        if names and not published:
+            raise DataCorruptError(f"{len(names)} pictures are in more than one {what}: {named(names)}. {advice}")
+    # Of the same content the first counts; of a published set one in the test split, where there is one.
+    unique = [min(each, key=lambda one: published and one.split != "test") for each in by_digest.values()]
+    split_of = _splits(unique, validation_share, test_share, seed)
+    splits: dict[str, list[Picture]] = {"train": [], "validation": [], "test": []}
+    repeated = []
+    chosen = set(unique)
+    for picture in pictures:
+        split = split_of[picture.digest]
+        if picture in chosen or (published and (split == "test") == (picture.split == "test")):
+            splits[split].append(picture)
+        else:
+            repeated.append(picture.name)
+    notes = [f"Left out {len(repeated)} pictures that are there twice: {named(repeated)}."] if repeated else []
+    if ambiguous:
+        notes.append(f"{len(ambiguous)} pictures are in more than one class: {named(ambiguous)}.")
+    return splits, notes
+
+
+def _splits(pictures: list[Picture], validation_share: float, test_share: float, seed: int) -> dict[str, str]:
+    """The split of each content, by its digest."""
+    given = {picture.split for picture in pictures}
+    of_label: dict[str, dict[str | None, list[Picture]]] = defaultdict(lambda: defaultdict(list))
+    for picture in pictures:
+        of_label[picture.label][picture.split].append(picture)
+    if len(of_label) < 2:
         raise DataCorruptError(
-            f"all {len(pictures)} pictures are of the class {labels[0]!r}, and a classifier needs at least two. Add a "
-            "folder, or lines, of another class."
+            f"all {len(pictures)} pictures are of the class {next(iter(of_label))!r}, and a classifier needs at least "
+            "two. Add a folder, or lines, of another class."
         )
-    splits: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    given = {pictures[index].listed.split for index in kept}
-    of_label: dict[str, dict[str | None, list[int]]] = {label: defaultdict(list) for label in labels}
-    for index in kept:
-        of_label[pictures[index].listed.label][pictures[index].listed.split].append(index)
+    split_of: dict[str, str] = {}
     too_few = []
-    for label, own in of_label.items():
-        count = len(own[None]) + len(own["train"])
-        unsplit = sorted(own[None] + own["train"], key=lambda index: _order(seed, pictures[index].digest))
+    for label, own in sorted(of_label.items()):
+        unsplit = sorted(own[None] + own["train"], key=lambda picture: _order(seed, picture.digest))
+        count = len(unsplit)
         taken = {
             split: own[split] if split in given else _take(unsplit, round(share * count))
             for split, share in (("validation", validation_share), ("test", test_share))
         } | {"train": unsplit}
         if not all(taken.values()):
             too_few.append(f"{label} ({sum(map(len, own.values()))})")
-        for split, indices in taken.items():
-            splits[split] += indices
+        split_of |= {picture.digest: split for split, members in taken.items() for picture in members}
     if too_few:
         raise DataCorruptError(
-            f"{len(too_few)} of {len(labels)} classes have too few pictures to have one in each of train, validation "
+            f"{len(too_few)} of {len(of_label)} classes have too few pictures to have one in each of train, validation "
             f"and test: {named(too_few)}. A class needs at least {LEAST} different ones. Add pictures, or leave the "
             "class out."
         )
-    repeated = sorted(index for indices in by_digest.values() for index in indices[1:])
-    return Division(labels, {split: sorted(indices) for split, indices in splits.items()}, repeated)
+    return split_of
 
 
-def _take(ordered: list[int], count: int) -> list[int]:
+def _take(ordered: list[Picture], count: int) -> list[Picture]:
     """Remove pictures from the front of the list: at least one, and never the last."""
     count = min(max(1, count), max(0, len(ordered) - 1))
     taken = ordered[:count]
@@ -117,14 +115,8 @@ def _order(seed: int, digest: str) -> str:
     return hashlib.sha256(f"{seed} {digest}".encode()).hexdigest()
 
 
-def _require_one(
-    what: str, values: Sequence[str | None], pictures: Sequence[Opened], by_digest: dict[str, list[int]], advice: str
-) -> None:
-    """Raise DataCorruptError where the same content has several labels, or is in several splits."""
-    several = [each for each in by_digest.values() if len({values[index] for index in each}) > 1]
-    if several:
-        pairs = [" and ".join(pictures[index].listed.name for index in each) for each in several]
-        raise DataCorruptError(f"{len(several)} pictures are in more than one {what}: {named(pairs)}. {advice}")
+def _names(groups: list[list[Picture]]) -> list[str]:
+    return [" and ".join(picture.name for picture in group) for group in groups]
 
 
 def named(items: Sequence[str]) -> str:

@@ -141,9 +141,7 @@ def _split(folder: Path, name: str) -> Split:
 
 
 def _read_checked(folder: Path, name: str) -> bytes:
-    path = _find(folder, name)
-    if path is None:
-        raise DataNotFoundError(f"{folder} lacks {name} (with or without .gz). {HOW_TO_GET_IT}")
+    path = _find(folder, name) or folder / name
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:

@@ -1,7 +1,6 @@
 """Reads images and labels in the IDX format of MNIST, of any size."""
 
 import gzip
-import hashlib
 import math
 import struct
 import zlib
@@ -10,79 +9,47 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.serving.image_spec import ImageSpec
-from hangtag.training.data.dataset import Dataset, Split
+from hangtag.training.data.listing import Picture
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
 
 _UNSIGNED_BYTES = 8
-_NAMES = {
-    ("train", "images"): "train-images*-ubyte",
-    ("train", "classes"): "train-labels*-ubyte",
-    ("test", "images"): "t10k-images*-ubyte",
-    ("test", "classes"): "t10k-labels*-ubyte",
-}
-"""Of the files, with .gz or without. Where they say ``test`` in place of ``t10k``, that is taken too."""
 
 
-def load(root: Path, validation_share: float = 0.1, seed: int = 0) -> Dataset:
-    """Read a folder with four files, and take a validation split from the training images, class by class.
+def listed(root: Path) -> tuple[list[Picture], tuple[str, ...]]:
+    """Read a folder with four files.
 
     Labels are numbers; they are named by the lines of a file ``labels.txt``, or by themselves.
 
     Args:
-        root: Has train-images, train-labels, t10k-images and t10k-labels, each with -idx3-ubyte or -idx1-ubyte.
-        validation_share: Of each class's training images, between 0 and 1.
-        seed: Decides which of them.
+        root: Has train-images, train-labels, t10k-images and t10k-labels, each with -idx3-ubyte or -idx1-ubyte, and
+            with .gz or without. They may be named test in place of t10k.
+
+    Returns:
+        The images, and the labels that they have, in the order of their numbers.
 
     Raises:
         DataNotFoundError: A file is missing.
-        DataCorruptError: A file is no IDX file of bytes, images and labels do not fit together, or a class has too few
-            images.
+        DataCorruptError: A file is no IDX file of bytes, or images and labels do not fit together.
     """
-    arrays = {key: _read(_find(root, pattern)) for key, pattern in _NAMES.items()}
-    digest = hashlib.sha256(f"{validation_share} {seed}".encode())
-    for (split, kind), values in arrays.items():
-        digest.update(f"{values.shape}".encode() + values.tobytes())
-        fits = values.ndim == (3 if kind == "images" else 1) and len(values) == len(arrays[split, "images"])
-        if not fits or not values.size:
-            shapes = {part: list(arrays[split, part].shape) for part in ("images", "classes")}
+    if not root.is_dir():
+        raise DataNotFoundError(f"{root} is no folder. Name one with four IDX files.")
+    arrays = {}
+    for split, file in (("train", "train"), ("test", "t10k")):
+        images, classes = _read(_find(root, f"{file}-images*-ubyte")), _read(_find(root, f"{file}-labels*-ubyte"))
+        if images.ndim != 3 or classes.shape != images.shape[:1] or not images.size:
             raise DataCorruptError(
-                f"{root}: the {split} images have the shape {shapes['images']} and their labels {shapes['classes']}; "
-                "there must be [n, height, width] and [n], and none may be 0."
+                f"{root}: the {split} images have the shape {list(images.shape)} and their labels "
+                f"{list(classes.shape)}; there must be [n, height, width] and [n], and none may be 0."
             )
-    images, classes = arrays["train", "images"], arrays["train", "classes"]
-    if images.shape[1:] != arrays["test", "images"].shape[1:]:
-        raise DataCorruptError(f"{root}: training and test images have different sizes.")
-    if len(np.unique(classes)) < 2:
-        raise DataCorruptError(
-            f"{root}: all {len(classes)} training images have the label {classes[0]}, and a classifier needs two at "
-            "least."
-        )
-    labels = _labels(root, int(max(classes.max(), arrays["test", "classes"].max())) + 1)
-    digest.update("\0".join(labels).encode())
-    validates = _chosen(classes, validation_share, seed)
-    return Dataset(
-        name=f"idx:{root}",
-        labels=labels,
-        image=ImageSpec(height=images.shape[1], width=images.shape[2]),
-        train=Split(images[~validates], classes[~validates]),
-        validation=Split(images[validates], classes[validates]),
-        test=Split(arrays["test", "images"], arrays["test", "classes"]),
-        source=str(root),
-        digest=digest.hexdigest(),
-    )
-
-
-def _chosen(classes: npt.NDArray[np.uint8], share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Which images validate, [n]: a share of each class, and at least one."""
-    chosen = np.zeros(len(classes), np.bool_)
-    for label in np.unique(classes).tolist():
-        own = np.flatnonzero(classes == label)
-        if len(own) < 2:
-            raise DataCorruptError(f"the label {label} has {len(own)} training image, and needs two at least.")
-        count = min(max(1, round(share * len(own))), len(own) - 1)
-        chosen[np.random.default_rng((seed, label)).permutation(own)[:count]] = True
-    return chosen
+        arrays[split] = images, classes
+    present = sorted({number for _, classes in arrays.values() for number in np.unique(classes).tolist()})
+    labels = _labels(root, present[-1] + 1)
+    pictures = [
+        Picture(root, f"{split} {index}", labels[number], split, image)
+        for split, (images, classes) in arrays.items()
+        for index, (image, number) in enumerate(zip(images, classes.tolist(), strict=True))
+    ]
+    return pictures, tuple(labels[number] for number in present)
 
 
 def _labels(root: Path, count: int) -> tuple[str, ...]:

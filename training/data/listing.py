@@ -1,11 +1,11 @@
 """Lists the pictures of a folder or of a CSV file with their labels, without opening them."""
 
 import csv
-from collections.abc import Iterator
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from hangtag.serving.image_spec import SUFFIXES
+from hangtag.serving.image_spec import SUFFIXES, Pixels
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
 
 SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
@@ -14,62 +14,73 @@ SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "
 _COLUMNS = {"path": ("path", "file", "filename", "image"), "label": ("label", "class"), "split": ("split",)}
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A picture that a source names.
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture of the user's own.
 
     Attributes:
         path: The file.
-        name: The path as it counts for the digest: relative to the source, with slashes.
+        name: As it counts for the digest: the path relative to the source, with slashes.
         label: Its class.
         split: train, validation or test where the source says; None where the pictures are still to be split.
+        pixels: Of an image in an IDX file, which holds many; else None.
+        digest: SHA-256 of the content. This and what follows is known once the picture was opened.
+        size: Height and width, upright, in pixels.
+        grey: Whether it has no colours.
     """
 
     path: Path
     name: str
     label: str
     split: str | None = None
+    pixels: Pixels | None = None
+    digest: str = ""
+    size: tuple[int, int] = (0, 0)
+    grey: bool = True
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The pictures of a source, by name, and the files that are none.
+def listed(source: str) -> tuple[list[Picture], list[Path]]:
+    """List the pictures of ``folder:PHOTOS`` or ``csv:FILE``.
 
-    Attributes:
-        pictures: In the order of their names.
-        others: Files that do not end like a picture, and were left out.
-    """
+    A folder has ``PHOTOS/CLASS/**``, or ``PHOTOS/train/CLASS/**`` and ``PHOTOS/test/CLASS/**``, and perhaps
+    ``PHOTOS/validation/CLASS/**``. Hidden files and folders are left out. A CSV file has the columns ``path``, relative
+    to the file's folder, ``label`` and, if it likes, ``split``, which is train, validation or test.
 
-    pictures: tuple[Listed, ...]
-    others: tuple[Path, ...] = ()
-
-
-def folder(root: Path) -> Listing:
-    """List ``root/CLASS/**``, or ``root/train/CLASS/**`` and ``root/test/CLASS/**``.
-
-    With the latter, ``root/validation/CLASS/**`` may be there too. A class's folder may have folders of its own. Hidden
-    files and folders are left out.
+    Returns:
+        The pictures in the order of their names; and files that do not end like a picture, which were left out.
 
     Raises:
-        DataNotFoundError: There is no such folder, it cannot be read, or it holds no folder of pictures.
-        DataCorruptError: Some folders are splits and others are not, or a split lacks.
+        DataNotFoundError: A file or a folder is not there or cannot be read, or there are no pictures.
+        DataCorruptError: Some folders are splits and others are not, or a split or a column lacks, or a line has no
+            path, no label or an unknown split.
     """
+    kind, _, place = source.partition(":")
+    pictures, others = _in_folder(Path(place)) if kind == "folder" else (_in_csv(Path(place)), [])
+    return sorted(pictures, key=lambda each: each.name), others
+
+
+def _in_folder(root: Path) -> tuple[list[Picture], list[Path]]:
     if not root.is_dir():
         raise DataNotFoundError(f"{root} is no folder. Name one that holds a folder of pictures for each class.")
-    folders = _folders(root)
-    splits = {each.name.lower() for each in folders if each.name.lower() in SPLITS}
-    pictures: list[Listed] = []
+    pictures: list[Picture] = []
     others: list[Path] = []
-    classes: list[tuple[Path, str | None]]
-    if splits:
-        _require_splits(root, folders)
-        classes = [(each, SPLITS[split.name.lower()]) for split in folders for each in _folders(split)]
-    else:
-        classes = [(each, None) for each in folders]
-    for each, split in classes:
-        for file in _files(each):
+    visited: set[str] = set()
+    depth = 0  # of the folders that are named by their class, below the root
+    for folder, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
+        if (real := os.path.realpath(folder)) in visited:  # a symbolic link back to a folder above
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        above = Path(folder).relative_to(root).parts
+        if not above:
+            depth = 1 if _are_splits(root, folders) else 0
+        if len(above) <= depth:
+            continue
+        for file in (Path(folder, each) for each in sorted(files) if not each.startswith(".")):
             if file.suffix.lower() in SUFFIXES:
-                pictures.append(Listed(file, file.relative_to(root).as_posix(), each.name, split))
+                split = SPLITS[above[0].lower()] if depth else None
+                pictures.append(Picture(file, file.relative_to(root).as_posix(), above[depth], split))
             else:
                 others.append(file)
     if not pictures:
@@ -77,78 +88,58 @@ def folder(root: Path) -> Listing:
             f"{root} holds no pictures in folders. Put each class's pictures into a folder of its name, such as "
             f"{root}/cats/1.jpg; files may end in {', '.join(SUFFIXES)}."
         )
-    return Listing(tuple(sorted(pictures, key=lambda each: each.name)), tuple(others))
+    return pictures, others
 
 
-def csv_file(file: Path) -> Listing:
-    """List the pictures of a CSV file with the columns ``path``, ``label`` and, if it likes, ``split``.
+def _refuse(error: OSError) -> None:
+    raise DataNotFoundError(f"{error.filename} cannot be read ({error.strerror}).") from error
 
-    Paths are relative to the file's folder. ``split`` is train, validation or test.
 
-    Raises:
-        DataNotFoundError: The file, or a picture that it names, is not there or cannot be read.
-        DataCorruptError: A column lacks, or a line has no path, no label or an unknown split.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataNotFoundError(f"{file} cannot be read ({error}). Name a CSV file in UTF-8.") from error
-    rows = csv.DictReader(text.splitlines())
-    columns = {name: _column(rows.fieldnames or (), spellings) for name, spellings in _COLUMNS.items()}
-    if columns["path"] is None or columns["label"] is None:
+def _are_splits(root: Path, folders: list[str]) -> bool:
+    """Whether the folders are those of splits. Raises DataCorruptError if only some are, or one lacks."""
+    others = [each for each in folders if each.lower() not in SPLITS]
+    if len(others) == len(folders):
+        return False
+    if others:
         raise DataCorruptError(
-            f"{file} has the columns {', '.join(rows.fieldnames or ()) or '(none)'}; its first line must name the "
-            "columns path and label, and may name split."
+            f"{root} holds folders of splits and others ({', '.join(others)}). Put all pictures into train/CLASS and "
+            "test/CLASS, or all of them into CLASS, to have them split."
         )
+    splits = {SPLITS[each.lower()] for each in folders}
+    if lacking := [split for split in ("train", "test") if split not in splits]:
+        raise DataCorruptError(f"{root} has folders of splits, but none for {' and '.join(lacking)}.")
+    return True
+
+
+def _in_csv(file: Path) -> list[Picture]:
     pictures = []
-    for row in rows:
-        path, label, split = ((row.get(column) or "").strip() if column else "" for column in columns.values())
-        line = f"{file}, line {rows.line_num}"
-        if not path or not label:
-            raise DataCorruptError(f"{line} has no {'path' if not path else 'label'}.")
-        if columns["split"] and split.lower() not in SPLITS:
-            raise DataCorruptError(f"{line} has the split {split!r}; it must be train, validation or test.")
-        if not (file.parent / path).is_file():
-            raise DataNotFoundError(f"{line} names {path}, which is no file in {file.parent}.")
-        pictures.append(Listed(file.parent / path, path, label, SPLITS[split.lower()] if columns["split"] else None))
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            rows = csv.DictReader(opened)
+            names = rows.fieldnames or ()
+            columns = {
+                column: next((name for name in names if name.strip().lower() in spellings), "")
+                for column, spellings in _COLUMNS.items()
+            }
+            if not columns["path"] or not columns["label"]:
+                raise DataCorruptError(
+                    f"{file} has the columns {', '.join(names) or '(none)'}; its first line must name the columns path "
+                    "and label, and may name split."
+                )
+            for row in rows:
+                path, label, split = ((row.get(column) or "").strip() for column in columns.values())
+                line = f"{file}, line {rows.line_num}"
+                if not path or not label:
+                    raise DataCorruptError(f"{line} has no {'label' if path else 'path'}.")
+                if columns["split"] and split.lower() not in SPLITS:
+                    raise DataCorruptError(f"{line} has the split {split!r}; it must be train, validation or test.")
+                if not (file.parent / path).is_file():
+                    raise DataNotFoundError(f"{line} names {path}, which is no file in {file.parent}.")
+                pictures.append(Picture(file.parent / path, path, label, SPLITS.get(split.lower())))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataNotFoundError(f"{file} cannot be read ({error}). Name a CSV file in UTF-8.") from error
     if not pictures:
         raise DataNotFoundError(f"{file} names no pictures.")
-    if len(found := {each.split for each in pictures}) > 1 and "test" not in found:
+    if columns["split"] and "test" not in {each.split for each in pictures}:
         raise DataCorruptError(f"{file} has no line with the split test. Add some, or leave the column out.")
-    return Listing(tuple(sorted(pictures, key=lambda each: each.name)))
-
-
-def _folders(root: Path) -> list[Path]:
-    return [each for each in _entries(root) if each.is_dir()]
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for each in _entries(folder):
-        if each.is_dir():
-            yield from _files(each)
-        else:
-            yield each
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(each for each in folder.iterdir() if not each.name.startswith("."))
-    except OSError as error:
-        raise DataNotFoundError(f"{folder} cannot be read ({error.strerror}).") from error
-
-
-def _require_splits(root: Path, folders: list[Path]) -> None:
-    found = {SPLITS.get(each.name.lower()) for each in folders}
-    if None in found:
-        others = ", ".join(each.name for each in folders if each.name.lower() not in SPLITS)
-        raise DataCorruptError(
-            f"{root} holds folders of splits and others ({others}). Put all pictures into train/CLASS and test/CLASS, "
-            "or all of them into CLASS, to have them split."
-        )
-    if lacking := [name for name in ("train", "test") if name not in found]:
-        raise DataCorruptError(f"{root} has folders of splits, but none for {' and '.join(lacking)}.")
-
-
-def _column(names: object, spellings: tuple[str, ...]) -> str | None:
-    found = [name for name in names if name.strip().lower() in spellings]  # type: ignore[attr-defined]
-    return found[0] if found else None
+    return pictures

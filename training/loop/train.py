@@ -23,7 +23,7 @@ from hangtag.training.loop import checkpoint
 from hangtag.training.loop.checkpoint import DIVERGENCE_HINT, TrainingState
 from hangtag.training.networks import own
 from hangtag.training.networks.normalisation import normalise
-from hangtag.training.observer import Observer, StepFigures, StepProgress
+from hangtag.training.observer import Observer, StepProgress
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
@@ -115,7 +115,6 @@ def fit(
     if not group.is_rank_zero:
         torch.manual_seed(config.seed + group.rank)  # dropout and augmentation differ between the ranks
     checkpoint.resume(state, run, group)
-    group.on_rank_zero(partial(observer.on_start, state.rows, steps))
     network = group.wrap(state.network)  # averages the gradients over the ranks
     for epoch in range(len(state.rows) + 1, recipe.epochs + 1):
         network.train()
@@ -189,7 +188,7 @@ class _Sums:
             before, self._totals = self._totals, self._sum_over_ranks()
             recent, self._seen_before = self._seen - self._seen_before, self._seen
             loss, correct = ((after - earlier) / recent for after, earlier in zip(self._totals, before, strict=True))
-            figures = StepFigures(loss, correct, learning_rate)
+            figures = {"loss": loss, "accuracy": correct, "learning_rate": learning_rate}
             self._loss = self._totals[0] / self._seen
             if not math.isfinite(self._loss):
                 raise DivergedError(

@@ -6,7 +6,7 @@ from typing import Any
 from hangtag.training.runs.files import flat
 from hangtag.training.runs.overview import FIGURES, RunOverview
 
-_SHOWN_ELSEWHERE = ("model", "seed", "dataset", "limit", "recipe", "tensorboard")
+_SHOWN_ELSEWHERE = ("model", "seed", "dataset", "limit", "recipe", "tensorboard", "command")
 
 
 def cells(run: RunOverview, exported_as: Sequence[str] = ()) -> dict[str, str]:
@@ -33,7 +33,7 @@ def cells(run: RunOverview, exported_as: Sequence[str] = ()) -> dict[str, str]:
 def differences(runs: Sequence[RunOverview]) -> dict[str, list[Any]]:
     """The settings in which the runs differ, flat, such as {"recipe.learning_rate": [0.001, 0.004]}."""
     configs = [flat(run.config) for run in runs]
-    keys = dict.fromkeys(key for config in configs for key in config)
+    keys = dict.fromkeys(key for config in configs for key in config if key != "command")
     values = {key: [config.get(key) for config in configs] for key in keys}
     return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
 

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 
 from hangtag.serving.image_spec import ImageSpec
-from hangtag.training.data.sources import OwnPictures, kind_of
+from hangtag.training.data.pictures import OwnPictures
+from hangtag.training.data.sources import kind_of
 from hangtag.training.losses.single_label import DistanceLoss
 from hangtag.training.networks import own
 from hangtag.training.recipes import Recipe
@@ -32,7 +34,7 @@ class TeacherFile:
 class RunConfig:
     """Two runs of equal configs on one machine end with equal weights.
 
-    Paths and ``tensorboard`` are stored too, for the command that continues the run, and are never compared.
+    Paths, ``tensorboard`` and the command, which continues the run, are stored too, and never compared.
     """
 
     model: str
@@ -54,6 +56,7 @@ class RunConfig:
     pictures: OwnPictures | None = None  # how they were divided and prepared
     data_dir: str | None = field(default=None, compare=False)  # None: the data set's usual place
     tensorboard: bool = field(default=False, compare=False)  # whether the run logs events
+    command: tuple[str, ...] = field(default=(), compare=False)  # arguments of ``hangtag train``, without the folder
 
     @classmethod
     def of_settings(cls, settings: TrainSettings, **resolved: Any) -> "RunConfig":
@@ -79,12 +82,39 @@ class RunConfig:
         return stored
 
 
+def command(config: Mapping[str, Any], out: Path | None = None) -> str:
+    """The command that trains a run with this config. Raises KeyError or TypeError for something else than a config.
+
+    Args:
+        config: The content of config.json, or of a file that was exported. Neither those of an exported file nor those
+            of earlier releases have the command: for those it is made from what matters.
+        out: The run's folder; None for a command for any machine.
+    """
+    words = list(config.get("command", ()))
+    if not words:
+        dataset = config.get("dataset", "fashion-mnist")
+        options = {
+            "--data": None if dataset == "fashion-mnist" else dataset,
+            "--data-dir": config.get("data_dir"),
+            "--recipe": config["recipe"]["name"],
+            "--epochs": config["recipe"]["epochs"] if out else None,
+            **{f"--{name}": config.get(name) for name in ("seed", "limit", "threads", "precision", "device")},
+            "--loss": (config.get("loss") or {}).get("name"),
+        }
+        words = [
+            config["model"],
+            *(word for name, value in options.items() if value is not None for word in (name, str(value))),
+        ]
+        words += [word for file in config.get("teachers", ()) for word in ("--teacher", file["path"])]
+    return shlex.join(["hangtag", "train", *words, *(["--out", str(out)] if out else [])])
+
+
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config.json's content to publish: without this machine's folders and log.
 
     An absolute path is shortened to its last three parts, such as resnet/1/model.onnx.
     """
-    published = dict(config) | {"data_dir": None, "tensorboard": False}
+    published = dict(config) | {"data_dir": None, "tensorboard": False, "command": []}
     if isinstance(files := config.get("teachers"), list):
         published["teachers"] = [file | {"path": _shortened(file["path"])} for file in files]
     dataset = config.get("dataset")

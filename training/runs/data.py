@@ -1,14 +1,13 @@
 """What a run learned from: its labels, its images, and the data set itself, read again as config.json describes it."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
-from hangtag.training.data import fashion_mnist, outfits, pictures, sources
+from hangtag.training.data import fashion_mnist, outfits, sources
 from hangtag.training.data.dataset import Dataset
-from hangtag.training.data.sources import OwnPictures
+from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.errors import DataCorruptError, DataNotFoundError, RunMismatchError
 
 
@@ -41,14 +40,12 @@ def image(config: Mapping[str, Any]) -> ImageSpec:
 def load(
     config: Mapping[str, Any],
     data_dir: Path | None = None,
-    progress: pictures.Progress = pictures.no_progress,
 ) -> Dataset:
     """The data set that a run was trained on, divided and prepared as it was then.
 
     Args:
         config: The content of config.json.
         data_dir: Where Fashion-MNIST's files, or own pictures, are now; None for where they were.
-        progress: Shows how many own pictures were read.
 
     Raises:
         RunMismatchError: The config does not describe a data set.
@@ -67,14 +64,10 @@ def load(
             f"the pictures that it was trained on, {name}, are not there. Name where they are now with --data-dir."
         )
     try:
-        stored = config["pictures"]
-        own = OwnPictures(
-            **{field.name: stored[field.name] for field in fields(OwnPictures) if field.name != "size"},
-            size=None if stored["size"] is None else (int(stored["size"][0]), int(stored["size"][1])),
-        )
+        own = OwnPictures(**config["pictures"])
     except (KeyError, TypeError) as error:
         raise RunMismatchError(f"the run's config.json does not describe its pictures ({error}).") from error
-    data = sources.load(name, own=own, image=image(config), progress=progress)
+    data = sources.load(name, own=own, image=image(config))
     if data.digest != config.get("data_digest"):
         raise DataCorruptError(
             f"the pictures of {name} have changed since the run was trained on them: some were added, removed, renamed "

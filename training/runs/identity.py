@@ -19,8 +19,9 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     The environment, paths, the log and the number of threads are left out: threads change how sums are rounded, and a
     run that a busy machine slows down may continue with fewer. Teachers count by their content, in any order.
     """
-    digests = " and ".join(sorted(teacher_files(config, "digest"))) or None
-    values = _DEFAULTS | flat(config) | {"teacher": digests}
+    files = config.get("teachers")
+    digests = sorted(str(file.get("digest")) for file in files) if isinstance(files, list) else []
+    values = _DEFAULTS | flat(config) | {"teacher": " and ".join(digests) or None}
     if ":" in str(values.get("dataset")):  # own pictures count by their digest, wherever their folder is
         values["dataset"] = str(values["dataset"]).partition(":")[0]
     return {
@@ -30,7 +31,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-_NOT_COMPARED = ("teachers", "threads", "data_dir", "loss.file", "start_from.path", "tensorboard")
+_NOT_COMPARED = ("teachers", "threads", "data_dir", "loss.file", "start_from.path", "tensorboard", "command")
 
 
 def is_extension(
@@ -83,17 +84,8 @@ def _require_possible(folder: Path, recipe: Mapping[str, Any], epochs_done: int,
         )
 
 
-def teacher_files(config: Mapping[str, Any], attribute: str) -> list[str]:
-    """The "digest" or the "path" of every teacher in a config.json."""
-    if isinstance(config.get("teacher"), str):  # the format before a run could have several teachers: path@digest
-        path, _, digest = config["teacher"].rpartition("@")
-        return [{"path": path, "digest": digest}[attribute]]
-    files = config.get("teachers")
-    return [str(file.get(attribute)) for file in files if isinstance(file, dict)] if isinstance(files, list) else []
-
-
 _NO_RECIPE = Recipe("", batch_size=0, epochs=0, learning_rate=0.0)
 # Defaults for keys that older config.json files lack.
 _DEFAULTS = flat(
     RunConfig("", _NO_RECIPE, seed=0, data_digest="", limit=None, precision="", threads=0, device="").as_json()
-) | {"recipe.distillation.same_view": False, "recipe.distillation.views": 0}
+) | {"recipe.distillation.views": 0}

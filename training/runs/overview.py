@@ -1,6 +1,6 @@
 """Reads what a run's config.json and metrics.json say, for people who look through runs. Needs no torch."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,13 +117,12 @@ def read_all(runs: Path) -> list[RunOverview]:
     return [read(config.parent) for config in sorted(runs.glob("*/config.json"))]
 
 
-def find(run: str, runs: Path, networks: Collection[str] = (), alternative: str = "") -> RunOverview:
+def find(run: str, runs: Path, alternative: str = "") -> RunOverview:
     """Find a run by its folder, a file in it, its name under ``runs``, or a model's name, for its latest finished run.
 
     Args:
         run: What it is named by.
         runs: The folder of runs.
-        networks: Names of networks that can be trained, for the message.
         alternative: What the caller takes instead of a run, as a sentence for the end of the message.
 
     Raises:
@@ -141,8 +140,7 @@ def find(run: str, runs: Path, networks: Collection[str] = (), alternative: str 
             names = ", ".join(one.folder.name for one in known) or "none"
             raise RunMismatchError(
                 f"no finished run {run!r}: not a run's folder, and under {runs} there is no such run or model (runs "
-                f"there: {names}). Train one with: hangtag train {run if run in networks else 'MODEL'}"
-                + (f". {alternative}" if alternative else "")
+                f"there: {names}). Train one with: hangtag train MODEL" + (f". {alternative}" if alternative else "")
             )
         found = max(finished, key=lambda one: (one.folder / "metrics.json").stat().st_mtime)
     if found.trouble:

@@ -21,11 +21,9 @@ from typing import Any
 
 import torch
 
-from hangtag.training.catalog import NETWORKS
 from hangtag.training.errors import RunMismatchError
 from hangtag.training.runs import overview
-from hangtag.training.runs.command import command
-from hangtag.training.runs.config import RunConfig, environment
+from hangtag.training.runs.config import RunConfig, command, environment
 from hangtag.training.runs.files import (
     EVENT_FILES,
     FILES,
@@ -60,7 +58,7 @@ class Run:
         Raises:
             RunMismatchError: Nothing fits, or a file cannot be read; the message lists the runs that there are.
         """
-        return cls(overview.find(run, runs_dir, NETWORKS, alternative).folder)
+        return cls(overview.find(run, runs_dir, alternative).folder)
 
     @property
     def model(self) -> str:

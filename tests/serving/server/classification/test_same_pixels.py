@@ -12,7 +12,7 @@ from PIL import Image
 
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data import sources
-from hangtag.training.data.sources import OwnPictures
+from hangtag.training.data.pictures import OwnPictures
 from tests.kit import onnx_models
 from tests.kit.command import invoke
 from tests.kit.server import server
