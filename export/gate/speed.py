@@ -31,6 +31,8 @@ TIMINGS = ("none", "eager", "compile")
 _MIN_ROUNDS, _MAX_ROUNDS = 7, 200
 _SECONDS = 2.0
 """Rounds at one batch size end after this time, within the two bounds above."""
+_SECONDS_OF_FILES = 0.25
+"""As ``_SECONDS``, for somebody else's file, which is compared with nothing or with one other."""
 _TURN_MS = 5.0
 """A turn's counted batches take this long together, or there is one of them."""
 _BUSY = 0.1
@@ -140,7 +142,7 @@ def of_files(files: Mapping[str, Runtime], sample: Mapping[str, Array], *, batch
     contenders: dict[str, Contender] = {name: runtime.run for name, runtime in files.items()}
     for size in BATCH_SIZES if batched else (1,):
         inputs = {name: np.concatenate([array] * size) for name, array in sample.items()} if size > 1 else sample
-        milliseconds[size] = interleaved(contenders, inputs, least=2, seconds=1.0)
+        milliseconds[size] = interleaved(contenders, inputs, least=2, seconds=_SECONDS_OF_FILES)
     return Speed(milliseconds, THREADS, {}).figures
 
 

@@ -156,7 +156,7 @@ class _Intake:
                 model = conversion.model
             target = publication.model_file
             onnx_model.write(model, metadata, target)
-            findings |= probe.run(target, shown_as=path)
+            findings |= probe.run(target, shown_as=path, timed=conversion is None)
             _require_labels_fit(metadata, findings["last_axes"], path)
             predecessors.require_same_contract(
                 rival,

@@ -20,12 +20,13 @@ from hangtag.serving.signature import Signature
 _RUNTIME = "runtime"
 
 
-def run(file: Path, shown_as: Path) -> dict[str, Any]:
+def run(file: Path, shown_as: Path, *, timed: bool = False) -> dict[str, Any]:
     """Probe a file in a child process.
 
     Args:
         file: The ONNX file.
         shown_as: Its name in error messages.
+        timed: Whether to measure its speed.
 
     Returns:
         What ``probe`` returns.
@@ -33,11 +34,11 @@ def run(file: Path, shown_as: Path) -> dict[str, Any]:
     Raises:
         GateError: the file is refused, ends the process, or gives no answer.
     """
-    return child_process.run(probe, shown_as, _RUNTIME, path=str(file))
+    return child_process.run(probe, shown_as, _RUNTIME, path=str(file), timed=timed)
 
 
-def probe(path: str) -> dict[str, Any]:
-    """Describe the file: structure, signature, whether it may be batched, speed, operators.
+def probe(path: str, timed: bool) -> dict[str, Any]:
+    """Describe the file: structure, signature, whether it may be batched, and, where it is ``timed``, its speed.
 
     Raises:
         GateError: ONNX's checker refuses it.
@@ -56,17 +57,19 @@ def probe(path: str) -> dict[str, Any]:
         # The runtime may see other axes than the graph declares, and the server goes by the runtime's.
         verdict = replace(verdict, batched=False, why=runtime.signature.impossibility)
     runtime.warm_up([1])
-    one = sample(runtime.signature, sizes, 0)
-    return {
+    found: dict[str, Any] = {
         "structure": dict(structure_check.figures),
         "inputs": list(map(str, runtime.signature.inputs)),
         "outputs": list(map(str, runtime.signature.outputs)),
         "last_axes": [spec.shape[-1] for spec in runtime.signature.outputs if spec.shape],
         "batching": asdict(verdict),
-        "speed": speed.of_files({speed.FILE: runtime}, one, batched=verdict.batched),
         "pictures_taken": _pictures_taken(runtime.signature),
         "triton": None if verdict.batched else triton_config(runtime.signature),
     }
+    if timed:
+        one = sample(runtime.signature, sizes, 0)
+        found["speed"] = speed.of_files({speed.FILE: runtime}, one, batched=verdict.batched)
+    return found
 
 
 def _pictures_taken(signature: Signature) -> str:

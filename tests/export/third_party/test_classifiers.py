@@ -32,7 +32,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
         colour_networks.export(folder / "colours.onnx")
         return folder / "colours.onnx"
 
-    return once(tmp_path_factory, "colour-network", make)
+    return once(tmp_path_factory, "colour-network", make, sources=["tests/kit/colour_networks.py"])
 
 
 @pytest.fixture
