@@ -30,7 +30,7 @@ demo: $(VENV)/.serve ## Serve the shipped models, classify images, load-test cnn
 	BIN=$(BIN) examples/demo.sh
 
 # Types are checked beside the tests, which leave a processor idle now and then: without a cache it takes mypy a minute.
-test: lint imports stubs $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run all checks and tests that need no Docker engine, in eight to twelve minutes on 2 cores
+test: lint imports stubs test-shape $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run all checks and tests that need no Docker engine, in eight to twelve minutes on 2 cores
 	@$(MAKE) --no-print-directory --jobs 2 types unit
 
 quick: $(VENV)/.dev ## Run lint, types, import rules and the fast tests, in under 90 seconds on 2 cores

@@ -127,6 +127,8 @@ def import_file(
       hangtag import vit/model.onnx --name vit-int8 --data folder:photos --precision int8
       hangtag import encoder.onnx --name encoder                        any other network
     """
+    if preprocessing is not None and not preprocessing.strip():
+        raise click.UsageError("--preprocessing is empty: leave it out, or state the steps.")
     request = None
     if precision == "fp32":
         refuse(*_CONVERSION, because="for --precision int8 or fp16, which converts the file.")

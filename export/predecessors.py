@@ -120,6 +120,8 @@ def _different_labels(before: Sequence[str], now: Sequence[str]) -> list[str]:
     if tuple(before) == tuple(now):
         return []
     if len(before) != len(now):
-        return [f"{len(before)} labels {named(before)}, and the new one {len(now)}, {named(now)}"]
+        return [
+            f"{len(before)} labels {named(before)}, and the new one {f'the {len(now)} {named(now)}' if now else 'none'}"
+        ]
     place = next(place for place, pair in enumerate(zip(before, now, strict=True)) if pair[0] != pair[1])
     return [f"label {before[place]!r} in place {place}, and the new one {now[place]!r}"]

@@ -19,6 +19,7 @@ from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop.train import train as train_run
 from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT, DistanceLoss
+from hangtag.training.networks import own
 from hangtag.training.observer import Observer, Observers
 from hangtag.training.processes.launch import keep_freed_memory
 from hangtag.training.processes.process_group import ProcessGroup, process_group
@@ -119,6 +120,8 @@ class _Inputs:
 
 
 def _read(settings: TrainSettings, group: ProcessGroup) -> _Inputs:
+    if own.is_own(settings.model):
+        own.find(settings.model)  # before pictures are read, which may take minutes
     distances = None
     if settings.distance_loss:
         distances = label_distance.read(settings.distances) if settings.distances else label_distance.default()

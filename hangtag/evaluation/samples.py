@@ -122,10 +122,11 @@ def _image(subject: Subject) -> ImageSpec:
 
 
 def _pictures(own: str, subject: Subject, image: ImageSpec) -> Split:
-    """All pictures of a folder or of a CSV file, in whichever split they are."""
-    if sources.kind_of(own) not in ("folder", "csv"):
+    """The pictures of a folder or of a CSV file: those of its test split where it has one, else all."""
+    if not own.startswith(("folder:", "csv:")):
         raise EvaluationError(f"--samples {own}: name FILE.npz, folder:PICTURES or csv:FILE.")
-    listed, _ = listing.listed(own)
+    every, _ = listing.listed(own)
+    listed = [one for one in every if one.split == "test"] or every
     classes = _numbers([one.label for one in listed], subject, own)
     images = np.stack([pictures.prepared(one.path, image) for one in listed])
     return Split(images, classes)

@@ -32,7 +32,7 @@ def part(path: Path = RESULTS) -> str:
         [
             "Pictures that anybody can have, by the recipe `pictures` and seed 0:",
             table(_HEAD, rows, right=2),
-            f"Of each of the {len(asked)} models, in FP32 and int8, and of a cascade of `{MEMBERS[0]}` and `{THEIRS}`, "
+            f"Of each of these models, in FP32 and int8, and of a cascade of `{MEMBERS[0]}` and `{THEIRS}`, "
             f"{asked[0]['pictures']} pictures were classified by `hangtag classify`, by the page's call, and over gRPC "
             f"and HTTP with pixels that `ImageSpec` prepared: {alike} of {pictures} answers were the same in all ways, "
             "to the last bit of every probability. The load test's accuracy on the held-out pictures of 200 classes is "

@@ -1,6 +1,7 @@
 """``hangtag evaluate`` and ``hangtag route tune`` with ``--samples``: pictures of the user's own, in colour."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,9 @@ def test_a_file_and_its_server_have_the_same_figures_for_the_same_pictures(sampl
     with server(samples / "models", provider="cpu") as running:
         served = evaluated("fast", "--server", running.address, "--samples", sources[0])
     assert served["subject"]["details"]["version"] == "1"
+    copied = shutil.copytree(samples / "photos", samples / "split/test")
+    shutil.copytree(copied, samples / "split/train")  # of which no picture is taken
+    figures.append(evaluated(samples / "models/fast", "--samples", f"folder:{samples}/split"))
     for each in (*figures, served):
         assert (each["data"]["images"], each["accuracy"]) == (12, pytest.approx(11 / 12))
         assert each["confusion"] == figures[0]["confusion"]

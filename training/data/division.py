@@ -92,7 +92,10 @@ def _splits(pictures: list[Picture], validation_share: float, test_share: float,
             for split, share in (("validation", validation_share), ("test", test_share))
         } | {"train": unsplit}
         if not all(taken.values()):
-            too_few.append(f"{label} ({sum(map(len, own.values()))})")
+            lacking = "".join(
+                f", none in {split}" for split in ("validation", "test") if split in given and not own[split]
+            )
+            too_few.append(f"{label} ({sum(map(len, own.values()))}{lacking})")
         split_of |= {picture.digest: split for split, members in taken.items() for picture in members}
     if too_few:
         raise DataCorruptError(

@@ -51,8 +51,8 @@ def listed(source: str) -> tuple[list[Picture], list[Path]]:
 
     Raises:
         DataNotFoundError: A file or a folder is not there or cannot be read, or there are no pictures.
-        DataCorruptError: Some folders are splits and others are not, or a split or a column lacks, or a line has no
-            path, no label or an unknown split.
+        DataCorruptError: Some folders are splits and others are not, a split or a column lacks, a class's folder has
+            no picture, or a line has no path, no label or an unknown split.
     """
     kind, _, place = source.partition(":")
     pictures, others = _in_folder(Path(place)) if kind == "folder" else (_in_csv(Path(place)), [])
@@ -65,6 +65,7 @@ def _in_folder(root: Path) -> tuple[list[Picture], list[Path]]:
     pictures: list[Picture] = []
     others: list[Path] = []
     visited: set[str] = set()
+    classes: dict[str, None] = {}
     depth = 0  # of the folders that are named by their class, below the root
     for folder, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
         if (real := os.path.realpath(folder)) in visited:  # a symbolic link back to a folder above
@@ -77,6 +78,8 @@ def _in_folder(root: Path) -> tuple[list[Picture], list[Path]]:
             depth = 1 if _are_splits(root, folders) else 0
         if len(above) <= depth:
             continue
+        if len(above) == depth + 1:
+            classes[above[depth]] = None
         for file in (Path(folder, each) for each in sorted(files) if not each.startswith(".")):
             if file.suffix.lower() in SUFFIXES:
                 split = SPLITS[above[0].lower()] if depth else None
@@ -87,6 +90,11 @@ def _in_folder(root: Path) -> tuple[list[Picture], list[Path]]:
         raise DataNotFoundError(
             f"{root} holds no pictures in folders. Put each class's pictures into a folder of its name, such as "
             f"{root}/cats/1.jpg; files may end in {', '.join(SUFFIXES)}."
+        )
+    if empty := classes.keys() - {picture.label for picture in pictures}:
+        raise DataCorruptError(
+            f"{len(empty)} of {len(classes)} folders of classes in {root} hold no picture: {', '.join(sorted(empty))}. "
+            f"Files must end in {', '.join(SUFFIXES)}; convert others, or remove the folder."
         )
     return pictures, others
 
@@ -113,6 +121,7 @@ def _are_splits(root: Path, folders: list[str]) -> bool:
 
 def _in_csv(file: Path) -> list[Picture]:
     pictures = []
+    missing = []
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             rows = csv.DictReader(opened)
@@ -134,10 +143,15 @@ def _in_csv(file: Path) -> list[Picture]:
                 if columns["split"] and split.lower() not in SPLITS:
                     raise DataCorruptError(f"{line} has the split {split!r}; it must be train, validation or test.")
                 if not (file.parent / path).is_file():
-                    raise DataNotFoundError(f"{line} names {path}, which is no file in {file.parent}.")
+                    missing.append(f"{path} in line {rows.line_num}")
                 pictures.append(Picture(file.parent / path, path, label, SPLITS.get(split.lower())))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataNotFoundError(f"{file} cannot be read ({error}). Name a CSV file in UTF-8.") from error
+    if missing:
+        more = f"; and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise DataNotFoundError(
+            f"{file} names {len(missing)} files that are not in {file.parent}: {'; '.join(missing[:5])}{more}."
+        )
     if not pictures:
         raise DataNotFoundError(f"{file} names no pictures.")
     if columns["split"] and "test" not in {each.split for each in pictures}:

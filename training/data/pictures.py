@@ -97,6 +97,11 @@ def load(
     unreadable = [outcome for outcome in outcomes if isinstance(outcome, str)]
     if not opened:
         raise DataCorruptError(f"none of {len(unreadable)} pictures can be read; the first is {unreadable[0]}.")
+    if lost := {picture.label for picture in pictures} - {picture.label for picture in opened}:
+        raise DataCorruptError(
+            f"no picture of {named(sorted(lost))} can be read; {len(unreadable)} cannot, such as {unreadable[0]}. "
+            "Replace them, or leave the class out."
+        )
     splits, notes = divide(opened, own.validation_share, own.test_share, own.split_seed, published=kind == "idx")
     counts = Counter(picture.label for picture in opened)
     labels = labels or tuple(sorted(counts))

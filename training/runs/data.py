@@ -61,7 +61,7 @@ def load(
         name = f"{kind}:{data_dir}"
     elif not Path(name.partition(":")[2]).exists():
         raise DataNotFoundError(
-            f"the pictures that it was trained on, {name}, are not there. Name where they are now with --data-dir."
+            f"the pictures that it was trained on, {name}, are not there. Name their folder with --data-dir."
         )
     try:
         own = OwnPictures(**config["pictures"])

@@ -124,6 +124,12 @@ def test_files_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> Non
     assert others.startswith("Left out 1 files whose names do not end in .png, .jpg, ")
     assert others.endswith(f": {photos}/dogs/readme.txt.")
     assert few == "Fewer than 20 pictures, too few to learn or to test by: cats (18)."
+    for file in photos.glob("cats/*"):
+        file.write_bytes(b"")
+    assert refused(f"folder:{photos}").startswith("no picture of cats can be read; 21 cannot, such as cats/000.png (")
+    (photos / "emus").mkdir()
+    assert "1 of 3 folders of classes" in refused(f"folder:{photos}")
+    (photos / "emus").rmdir()
     for file in photos.glob("*/*.*"):
         file.write_bytes(b"")
     assert refused(f"folder:{photos}").startswith("none of 41 pictures can be read; the first is ")
@@ -150,7 +156,7 @@ def test_the_same_picture_twice_counts_once_and_in_two_classes_is_refused(tmp_pa
         ({"": 5}, "holds no pictures in folders."),
         ({"train/cats": 5, "test/cats": 5, "dogs": 5}, "holds folders of splits and others (dogs)."),
         ({"train/cats": 5, "train/dogs": 5}, "has folders of splits, but none for test."),
-        ({"train/cats": 5, "train/dogs": 5, "test/cats": 5}, "1 of 2 classes have too few pictures"),
+        ({"train/cats": 5, "train/dogs": 5, "test/cats": 5}, "and test: dogs (5, none in test). A class needs"),
     ],
     ids=["one class", "few", "nothing", "no folders", "mixed", "no test", "a class without test"],
 )
@@ -166,10 +172,10 @@ def test_folders_that_cannot_be_divided_are_refused(tmp_path: Path, counts: dict
         ("path,label\n", "names no pictures."),
         ("path,label\n000.png,\n", "labels.csv, line 2 has no label."),
         ("path,label\n000.png,cats\n,cats\n", "labels.csv, line 3 has no path."),
-        ("path,label\ngone.png,cats\n", "labels.csv, line 2 names gone.png, which is no file in "),
+        ("path,label\ngone.png,cats\n", "names 1 files that are not in "),
         ("path,label,split\n000.png,cats,later\n", "line 2 has the split 'later'; it must be train, validation or"),
         ("path,label,split\n000.png,cats,train\n001.png,cats,val\n", "has no line with the split test."),
-        ('path,label\n000.png,"big\ncats"\ngone.png,cats\n', "labels.csv, line 4 names gone.png"),
+        ('path,label\n000.png,"big\ncats"\ngone.png,cats\n', "gone.png in line 4."),
         ("path,label\n000.png,cats\n000.png,dogs\n", "000.png and 000.png. Delete the wrong ones."),
         (b"\xff\xfe", "labels.csv cannot be read ("),
         (None, "labels.csv cannot be read ("),

@@ -64,6 +64,14 @@ class Flat(Linear):
     def forward(self, pixels):
         return self.layers(pixels.view(1, 7))
 
+class Half(Linear):
+    def forward(self, pixels):
+        return super().forward(pixels).half()
+
+class Company(Linear):
+    def forward(self, pixels):
+        return super().forward(pixels - pixels.mean(dim=0))
+
 def fails(labels, image):
     raise RuntimeError("no such weights")
 
@@ -129,9 +137,17 @@ def test_a_run_without_a_folder_is_named_after_the_callable(source: str) -> None
         ("own_networks:alone", "own_networks:alone failed (TypeError: "),
         ("own_networks:function", "own_networks:function returned function; it must return a torch.nn.Module."),
         ("own_networks:fixed", "own_networks:fixed returned a network without parameters, which cannot learn."),
-        ("own_networks:Wide", "own_networks:Wide returned [2, 4] for two images; it must return logits [2, 2]."),
-        ("own_networks:Tuple", "own_networks:Tuple returned tuple for two images"),
-        ("own_networks:Flat", "own_networks:Flat fails on pixels [2, 1, 9, 8], which are [batch, channels, height, "),
+        (
+            "own_networks:Wide",
+            "returned torch.float32 [3, 4] for 3 images; it must return logits, ",
+        ),
+        ("own_networks:Tuple", "own_networks:Tuple returned tuple for 3 images"),
+        (
+            "own_networks:Half",
+            "returned torch.float16 [3, 2] for 3 images; it must return logits, ",
+        ),
+        ("own_networks:Company", "own_networks:Company answers an image otherwise together with others than alone"),
+        ("own_networks:Flat", "own_networks:Flat fails on pixels [3, 1, 9, 8], which are [batch, channels, height, "),
         ("timm:resnet18", "timm:resnet18 needs the package timm. Install it with: pip install timm"),
     ],
 )
