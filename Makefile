@@ -30,7 +30,7 @@ demo: $(VENV)/.serve ## Serve the shipped models, classify images, load-test cnn
 	BIN=$(BIN) examples/demo.sh
 
 # Types are checked beside the tests, which leave a processor idle now and then: without a cache it takes mypy a minute.
-test: lint imports stubs $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run all checks and tests that need no Docker engine, in eight to twelve minutes on 2 cores
+test: lint imports stubs test-shape $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run all checks and tests that need no Docker engine, in eight to twelve minutes on 2 cores
 	@$(MAKE) --no-print-directory --jobs 2 types unit
 
 quick: $(VENV)/.dev ## Run lint, types, import rules and the fast tests, in under 90 seconds on 2 cores
@@ -89,7 +89,7 @@ fuzz-http: TESTS := tests/serving/server/fuzz/test_http.py
 fuzz-http2: TESTS := tests/serving/server/fuzz/test_http2.py
 fuzz-openapi: TESTS := tests/serving/server/transport/http/test_openapi.py
 fuzz-callers: TESTS := tests/serving/server/hostile
-fuzz-files: TESTS := tests/export/foreign/test_fuzzing.py
+fuzz-files: TESTS := tests/export/third_party/test_fuzzing.py
 fuzz-%: $(VENV)/.dev
 	FUZZ_CASES=$(or $(FUZZ_CASES),4000) FUZZ_FILES=$(or $(FUZZ_FILES),1000) FORGOTTEN_CALLS=$(or $(FORGOTTEN_CALLS),10000) \
 		timeout --signal INT --kill-after 60 $(or $(FUZZ_MINUTES),30)m $(BIN)/pytest $(TESTS) --timeout 1800 $(ARGS)
@@ -131,7 +131,7 @@ schema: $(VENV)/.dev ## Generate docs/loadtest.schema.json from the load test's 
 
 peers: $(VENV)-peers/.peers ## Install tritonclient, perf_analyzer, grpcurl and KServe's clients into .venv-peers
 
-others: $(VENV)-others/.others ## Install silero-vad, magika and RapidOCR, whose ONNX models tests serve and convert, into .venv-others
+others: $(VENV)-others/.others ## Install silero-vad, magika and RapidOCR, whose ONNX models tests serve and convert, and scikit-learn, into .venv-others
 
 triton: $(VENV)-triton/.triton ## Install Triton (450 MB), which a benchmark compares the server with, into .venv-triton
 
@@ -146,8 +146,8 @@ dataset: # The tests read the real data set from Debian's package
 		echo "Fashion-MNIST is missing: run 'sudo apt-get install dataset-fashion-mnist', or see 'hangtag train --help'." >&2; exit 1; \
 	fi
 
-programs: # The tests look at the load test's report in a real browser, and compare with h2load
-	@for program in chromium:chromium h2load:nghttp2-client; do \
+programs: # The tests look at pages in a real browser, compare with h2load, and call the tutorial's curl
+	@for program in chromium:chromium curl:curl h2load:nghttp2-client; do \
 		command -v $${program%:*} >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 				apt-get install -y -qq --no-install-recommends $${program#*:} >/dev/null; \
@@ -187,7 +187,7 @@ $(VENV)-peers/.peers: pyproject.toml
 
 # Packages that nobody here made may want other versions of what we use, and have a torch and an ONNX Runtime of their own.
 $(VENV)-others/.others: pyproject.toml
-	$(call environment,others,silero-vad$(comma) magika and RapidOCR)
+	$(call environment,others,silero-vad$(comma) magika$(comma) RapidOCR and scikit-learn)
 	@touch $@
 
 # Triton wants an older NumPy, and registers the protocol's names too.

@@ -1,13 +1,15 @@
-"""Publish trained weights into the model repository, each file proven before in the runtime that serves it.
+"""Publish trained weights, or anybody's ONNX file, into the model repository, each file proven in the runtime.
 
 Each folder imports only folders further down this list (import-linter checks it):
 
-    report      the HTML report about one export
-    calibration the temperature of a classifier's probabilities
-    foreign     somebody else's ONNX file
+    report        the HTML report about one export
+    third_party   somebody else's ONNX file
     quantization  any ONNX file in INT8 or FP16; layers stay in FP32 where its answers would change too much
-    gate        what a file must prove before it is published
-    repository  publishing a version all or nothing, and listing what is there
-    file        making the ONNX file: from PyTorch, simplified, in FP16 or INT8 (precision), with its metadata
-    network     a trained network with preprocessing and outputs, as it is exported
+    gate          what a file must prove before it is published
+    repository    publishing a version all or nothing, and listing what is there
+    file          making the ONNX file: from PyTorch, simplified, with its metadata
+    network       a trained network with preprocessing and outputs, as it is exported
+
+``exporter`` publishes what ``run_source`` or ``file_source`` describes, ``third_party.intake`` other people's files,
+both after ``predecessors`` has compared it with the version that serves. ``verify`` computes recorded figures again.
 """

@@ -1,161 +1,165 @@
-"""Publish a finished run as the next version of a model, with its provenance and proof inside the file."""
+"""Publish a network of ours as the next version of a model, with its provenance and proof inside the file."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
 
 from hangtag.export import calibration, predecessors
+from hangtag.export.arrays import Pixels
 from hangtag.export.errors import ExportError
-from hangtag.export.file import onnx_model, precision, provenance, reference_answers, torch_export
-from hangtag.export.gate import processor, speed
-from hangtag.export.gate.network_gate import prove
-from hangtag.export.gate.proof import GateData
-from hangtag.export.network import checkpoint
-from hangtag.export.network.served_network import ServedNetwork, SingleLabel
-from hangtag.export.published import Published
+from hangtag.export.file import onnx_model
+from hangtag.export.gate import speed
+from hangtag.export.gate.proof import GateData, Proof
+from hangtag.export.gate.prove import prove
+from hangtag.export.gate.reference import Reference
+from hangtag.export.quantization import precision
+from hangtag.export.repository import inventory
+from hangtag.export.repository.inventory import Entry, Quality
 from hangtag.export.repository.publishing import publish
-from hangtag.training.data import outfits
-from hangtag.training.data.fashion_mnist import Images, Split
-from hangtag.training.data.multi_label import Canvases
-from hangtag.training.runs.run import Run
+from hangtag.training.data.dataset import Dataset
 
-CANVASES = 1_000
-"""A network that answers with several labels is compared on this many canvases, unless a caller says otherwise."""
+if TYPE_CHECKING:  # a file needs no torch, which a run needs
+    from hangtag.export.network.served_network import ServedNetwork
+
 QUANTIZATION_IMAGES = 512
 """int8 sees this many images of the training split, to learn how large activations get."""
-_VOC_TEST_IMAGES = 4_952
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is published: a run (``run_source``), or the FP32 file of one (``file_source``).
+
+    Attributes:
+        name: The model's name in the repository.
+        precision: Of the published file, one of ``PRECISIONS``. int8 takes the range of activations from the training
+            split.
+        graph: Makes the FP32 model, whose metadata hold the provenance.
+        reference: What the published file must answer like.
+        labels: In their order.
+        data: What the network learned from.
+        data_digest: Of that, as the run recorded it.
+        gate: The images that the file is proven on.
+        test_images: How many images the test figure is a share of.
+        recorded: Metadata that follow from the proof.
+        network: In PyTorch; None for a file.
+    """
+
+    name: str
+    precision: str
+    graph: Callable[[], onnx.ModelProto]
+    reference: Reference
+    labels: tuple[str, ...]
+    data: Dataset
+    data_digest: str
+    gate: GateData
+    test_images: int
+    recorded: Callable[[Proof], Mapping[str, str]] = lambda _: {}
+    network: "ServedNetwork | None" = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published model.
+
+    Attributes:
+        folder: The version's folder.
+        proof: What the file proved.
+        metadata: The file's own metadata (keys without their prefix).
+        images: The real images that the answers in the proof belong to.
+    """
+
+    folder: Path
+    proof: Proof
+    metadata: Mapping[str, str]
+    images: Pixels
 
 
 def export(
-    run: Run,
+    source: Source,
     models: Path,
-    test: Split,
     *,
-    to: str = "fp32",
-    quantize_on: Images | None = None,
-    calibrate_on: Split | None = None,
+    calibrate: bool = False,
     timing: str = "none",
     even_if_worse: bool = False,
-    graph: onnx.ModelProto | None = None,
-    canvases: int = CANVASES,
+    even_if_different: bool = False,
 ) -> Published:
-    """Export the run's best epoch in the precision ``to``, take it through the gate, and publish it.
+    """Make the file in the source's precision, take it through the gate, and publish it.
 
     Args:
+        source: what is published.
         models: the model repository.
-        quantize_on: uint8 images [n, 28, 28] of the training split, which int8 needs.
-        calibrate_on: the validation split, to fit a temperature on, which becomes part of the file's probabilities;
-            None to leave them as the network computes them. For one label per image only.
+        calibrate: fit a temperature on the validation split, which becomes part of the file's probabilities. For a run
+            with one label per image only.
         timing: what to compare the file's speed with, one of ``gate.speed.TIMINGS``.
         even_if_worse: publish it also if the version that serves is better, or cannot be compared.
-        graph: the network in FP32 as an earlier export of this run made it, for a caller that publishes the run several
-            times; it passes the same gate. None lets PyTorch export it.
-        canvases: on how many a network that answers with several labels is compared.
+        even_if_different: publish it also if the version that serves has other inputs, outputs or labels.
 
     Raises:
-        RunMismatchError: the run is not finished.
         IncomparableError: the version that serves has no figure on the same test set.
-        ExportError: the weights do not fit, the precision or a temperature is not for this network, or nothing can be
-            written.
-        GateError: a check fails, or no temperature fits.
+        ExportError: the precision or a temperature is not for this network, or nothing can be written.
+        GateError: a check fails, no temperature fits, or the version that serves has other inputs, outputs or labels.
         Nothing is published in any of these cases.
 
     Example:
-        >>> published = export(Run.find("cnn", Path("runs")), Path("models"), load_test())
-        >>> published.folder
+        >>> source = run_source.of_run(Run.find("cnn", Path("runs")), fashion_mnist.load())
+        >>> export(source, Path("models")).folder
         PosixPath('models/cnn/3')
     """
-    run.require_finished()
-    config, metrics = run.read_config(), run.read_metrics()
-    served = checkpoint.load(run)
-    if to != "fp32" and not isinstance(served, SingleLabel):
-        raise ExportError(f"{run.model} answers with sets of labels, which are published in fp32 only, not in {to}.")
-    if calibrate_on is not None and not isinstance(served, SingleLabel):
+    gate, expected, to = source.gate, source.reference, source.precision
+    if gate.classes is None and to != "fp32":
+        raise ExportError(f"{source.name} answers with sets of labels, which are published in fp32 only, not in {to}.")
+    if gate.classes is None and calibrate:
         raise ExportError(
-            f"{run.model} answers with sets of labels, and a temperature is fitted to one label per image. Export it "
+            f"{source.name} answers with sets of labels, and a temperature is fitted to one label per image. Export it "
             "without --calibrate."
         )
-    name = precision.model_name(run.model, to)
-    rival = predecessors.find(models, name, config["data_digest"], even_if_worse=even_if_worse)
-    data = _gate_data(served, test, config, canvases)
-    with publish(models, name) as publication:
-        file = publication.model_file
-        of_export = {"precision": to, "processor": ", ".join(processor.instructions())}
-        metadata = served.metadata | of_export | provenance.collect(served, config, metrics)
-        fp32_model = torch_export.to_onnx(served, metadata) if graph is None else _described(graph, metadata)
-        model = precision.convert(fp32_model, to, _first(quantize_on))
-        file.write_bytes(model.SerializeToString())
-        if calibrate_on is not None:
-            calibrated = calibration.calibrate(file, model, calibrate_on, data.images)
-            model, served.temperature = calibrated.model, calibrated.temperature
-            data = replace(data, logits_before=calibrated.logits_before)
+    rival = predecessors.serving(models, source.name)
+    inputs, outputs = (list(map(str, specs)) for specs in (expected.inputs, expected.outputs))
+    predecessors.require_same_contract(rival, inputs, outputs, source.labels, even_if_different=even_if_different)
+    if not even_if_worse:
+        _require_comparable(rival, source.data_digest)
+    with publish(models, source.name) as publication, tempfile.TemporaryDirectory() as folder:
+        file, fp32_file = publication.model_file, Path(folder, "fp32.onnx")
+        fp32 = source.graph()
+        fp32_file.write_bytes(fp32.SerializeToString())
+        model = precision.convert(fp32, to, source.data.train.images[:QUANTIZATION_IMAGES])
+        metadata = onnx_model.metadata(model) | {"precision": to, "processor": ", ".join(speed.instructions())}
+        onnx_model.write(model, metadata, file)
+        if calibrate:
+            assert source.network is not None
+            calibrated = calibration.calibrate(file, model, source.data.validation, gate.images)
+            model, source.network.temperature = calibrated.model, calibrated.temperature
+            expected = replace(expected, temperature=calibrated.temperature)
+            gate = replace(gate, logits_before=calibrated.logits_before)
+            metadata = onnx_model.metadata(model)
             file.write_bytes(model.SerializeToString())
-        proof = prove(served, file, model, data, precision=to)
-        if rival is not None:
-            remedy = f"add --even-if-worse (make export MODEL={run.model} ARGS=--even-if-worse)"
-            images = _test_images(served, test, config)
-            own = metadata | proof.metadata
-            compared = predecessors.compare(own, rival, images, remedy, even_if_worse=even_if_worse)
+        proof = prove(expected, file, model, gate, precision=to)
+        own = Quality.of(metadata | proof.metadata)
+        serving = None if rival is None else predecessors.recorded(rival, source.data_digest)
+        if rival is not None and own is not None and serving is not None:
+            trial = f"The run is a trial, {text}. " if (text := inventory.trial(metadata)) else ""
+            remedy = (
+                f"{trial}To publish it all the same, add --even-if-worse, or name another repository with --models."
+            )
+            compared = predecessors.compare(
+                own, source.test_images, serving, rival.version, even_if_worse=even_if_worse, remedy=remedy
+            )
             proof = replace(proof, checks=[*proof.checks, compared])
-        with _fp32_file(fp32_model, needed=to != "fp32") as fp32:
-            proof = replace(proof, speed=speed.measure(file, data.images, served, fp32, timing))
-        reference = reference_answers.record(proof.expected, one_label=isinstance(served, SingleLabel))
+        other = fp32_file if to != "fp32" else None
+        proof = replace(proof, speed=speed.measure(file, gate.images, source.network, other, timing))
+        metadata |= {**proof.metadata, **source.recorded(proof), "graph_digest": onnx_model.digest(model)}
         # Written again with the proof in its metadata; graph and weights, which were proven, are the same.
-        onnx_model.add_metadata(model, proof.metadata | reference | {"graph_digest": onnx_model.digest(model)})
-        file.write_bytes(model.SerializeToString())
-    return Published(publication.folder, proof, onnx_model.metadata(model), data.images)
+        onnx_model.write(model, metadata, file)
+    return Published(publication.folder, proof, metadata, gate.images)
 
 
-def _described(graph: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:
-    """A copy of the graph with this metadata instead of its own, of which only what PyTorch exported is still true."""
-    own = onnx_model.metadata(graph)
-    kept = {key: own[key] for key in ("nodes_before_folding",) if key in own}
-    copied = onnx.ModelProto()
-    copied.CopyFrom(graph)
-    del copied.metadata_props[:]
-    onnx_model.add_metadata(copied, {**metadata, **kept})
-    return copied
-
-
-def _test_images(served: ServedNetwork, test: Split, config: Mapping[str, Any]) -> int:
-    """How many images the test figure is a share of."""
-    if isinstance(served, SingleLabel):
-        return len(test)
-    return outfits.SIZES["test"] if config.get("dataset") in outfits.NAMES else _VOC_TEST_IMAGES
-
-
-@contextmanager
-def _fp32_file(model: onnx.ModelProto, *, needed: bool) -> Iterator[Path | None]:
-    """A temporary file of the network in FP32, whose speed is compared with another precision's."""
-    if not needed:
-        yield None
+def _require_comparable(rival: Entry | None, data_digest: str) -> None:
+    if rival is None or predecessors.recorded(rival, data_digest) is not None:
         return
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "fp32.onnx")
-        file.write_bytes(model.SerializeToString())
-        yield file
-
-
-def _first(images: Images | None) -> Images:
-    return np.empty((0, 28, 28), np.uint8) if images is None else images[:QUANTIZATION_IMAGES]
-
-
-def _gate_data(served: ServedNetwork, test: Split, config: Mapping[str, Any], canvases: int) -> GateData:
-    if isinstance(served, SingleLabel):
-        return GateData(test.images, test.classes)
-    return GateData(_canvases(test, config, canvases))
-
-
-def _canvases(test: Split, config: Mapping[str, Any], count: int) -> Canvases:
-    """Canvases [count, 64, 64] of real test garments: of the run's own data set where that is one of outfits.
-
-    For any other data set "outfits" serves as well, since it is arithmetic that is compared.
-    """
-    dataset = config.get("dataset")
-    return outfits.load_split(dataset if dataset in outfits.NAMES else "outfits", "test", test, count).images
+    other = Quality.of(rival.metadata)
+    why = "records no test figure" if other is None else f"was tested on another data set ({other})"
+    raise predecessors.incomparable(rival, why, "To publish it all the same, add --even-if-worse")

@@ -1,9 +1,10 @@
-"""Compute the figures in a model's file anew, on this machine, and compare: ``hangtag models verify``.
+"""Compute the figures in a model's file again, on this machine, and compare: ``hangtag models verify``.
 
 Run it on the machine that serves: processors round differently, and one without 8-bit dot products (AVX-512 VNNI,
-AVX-VNNI) may saturate sums of an int8 file that hangtag's first releases made.
+AVX-VNNI) may saturate sums of an int8 file of hangtag's first releases.
 """
 
+import json
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,16 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from hangtag.export.arrays import Answers, Array, Pixels
+from hangtag.export.arrays import Answers, Pixels
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import reference_answers
 from hangtag.export.file.reference_answers import ReferenceAnswers
-from hangtag.export.foreign.probe_process import run_probe
 from hangtag.export.gate.check import AGREEMENT, BATCHING, CALIBRATION, EMPTY_BATCH, PARITY, STRUCTURE, PassedCheck
 from hangtag.export.gate.checks import batching, calibration, empty_batch, logits
 from hangtag.export.gate.runtime_answers import REAL, answer, artificial_images, softmax
 from hangtag.export.gate.tolerances import TOLERANCES, Tolerances
-from hangtag.export.repository import calibration_file
+from hangtag.export.recorded_data import PicturesGoneError, RecordedData
+from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data import fashion_mnist
@@ -42,12 +43,12 @@ class Finding:
 
 
 def verify(entry: Entry, data_dir: Path | None) -> list[Finding]:
-    """Verify everything that can be computed anew from one model's file alone.
+    """Verify everything that can be computed again from one model's file alone.
 
     A file that cannot be loaded, or whose metadata cannot be read, is a finding and no error.
 
     Args:
-        data_dir: the folder with Fashion-MNIST's IDX files; None for its usual places.
+        data_dir: the folder with Fashion-MNIST's IDX files, or with own pictures; None for where they were.
 
     Raises:
         DataNotFoundError: the data set is missing.
@@ -61,9 +62,9 @@ def verify(entry: Entry, data_dir: Path | None) -> list[Finding]:
 
 
 def record_calibration(entry: Entry, data_dir: Path | None) -> Path | None:
-    """Measure the calibration error of a classifier whose gate did not, and write it beside the file.
+    """Measure the calibration error of a classifier whose gate did not, and write it into calibration.json.
 
-    Call it where everything that the file records was found to hold.
+    Call it where everything that the file records holds.
 
     Args:
         entry: a version.
@@ -82,7 +83,13 @@ def record_calibration(entry: Entry, data_dir: Path | None) -> Path | None:
     test = fashion_mnist.load_test(data_dir)
     answers = answer(Runtime(entry.path, provider="cpu"), test.images)
     figures = dict(calibration.check(answers, test.classes).figures)
-    return calibration_file.write(entry.path, metadata["graph_digest"], {CALIBRATION: figures})
+    document = {"graph_digest": metadata["graph_digest"], "gate": {CALIBRATION: figures}}
+    file = entry.path.with_name(inventory.LATER_FIGURES)
+    try:
+        file.write_text(json.dumps(document, indent=2) + "\n")
+    except OSError as error:
+        raise ExportError(f"{file} cannot be written: {error.strerror}") from error
+    return file
 
 
 def _run(name: str, compute: Callable[[], Finding]) -> Finding:
@@ -90,6 +97,8 @@ def _run(name: str, compute: Callable[[], Finding]) -> Finding:
         return compute()
     except GateError as error:
         return Finding(name, False, error.reason)
+    except PicturesGoneError as error:
+        return Finding(name, None, str(error))
     except (ValueError, TypeError, KeyError, AttributeError, zlib.error) as error:
         return Finding(name, False, f"what is recorded cannot be read: {error}")
 
@@ -99,7 +108,7 @@ class _Verification:
 
     def __init__(self, entry: Entry, data_dir: Path | None) -> None:
         self._entry = entry
-        self._data_dir = data_dir
+        self._data = RecordedData(entry, data_dir)
         self._runtime = Runtime(entry.path, provider="cpu")
 
     def checks(self) -> Iterator[tuple[str, Callable[[], Finding]]]:
@@ -110,34 +119,33 @@ class _Verification:
         if problem := _metadata_problem(entry):
             yield "metadata", lambda: Finding("metadata", False, problem)
         elif "training" in entry.metadata:
-            images = self._images()
+            images = self._data.images
             tolerances = TOLERANCES[entry.precision or "fp32"]
             yield PARITY, partial(self._parity, images, tolerances)
             if entry.metadata["task"] == "single_label":
-                yield "data", self._data
+                yield "data", self._same_data
                 yield AGREEMENT, partial(self._agreement, tolerances)
                 if isinstance(entry.gate, dict) and CALIBRATION in entry.gate:  # older files have no such figure
                     yield CALIBRATION, partial(self._calibration, tolerances)
             yield BATCHING, partial(self._batching, images, tolerances)
         elif "batched" in entry.metadata:
-            yield BATCHING, self._foreign_batching
+            yield BATCHING, self._third_party_batching
         if entry.batched:
             yield EMPTY_BATCH, lambda: _passed(empty_batch.check(entry.path))
 
     @cached_property
     def _model(self) -> Any:
         """The file as an onnx.ModelProto; None if the package onnx is not installed."""
-        try:
-            import onnx
-        except ModuleNotFoundError:
+        if find_spec("onnx") is None:
             return None
+        import onnx
+
         return onnx.load(self._entry.path)
 
     @cached_property
-    def _test_answers(self) -> tuple[fashion_mnist.Split, Answers]:
-        """The test split, and the file's answers to its images."""
-        test = fashion_mnist.load_test(self._data_dir)
-        return test, answer(self._runtime, test.images)
+    def _answers(self) -> Answers:
+        """The file's answers to the images of the test split."""
+        return answer(self._runtime, self._data.test.images)
 
     def _file(self) -> Finding:
         recorded = self._entry.metadata.get("graph_digest")
@@ -160,22 +168,6 @@ class _Verification:
         is_ours = "training" in self._entry.metadata
         return _passed(structure.check(self._model, self._entry.megabytes, strict=is_ours))
 
-    def _images(self) -> Pixels:
-        """The images that the reference answers belong to: the first of the test split, or of the test canvases."""
-        test = fashion_mnist.load_test(self._data_dir)
-        if self._entry.metadata["task"] == "single_label":
-            return test.images[: batching.IMAGES]
-        try:
-            from hangtag.training.data import outfits
-        except ModuleNotFoundError as error:
-            raise ExportError(
-                f"{self._entry.name} is verified on canvases, which need the Python module {error.name!r}. "
-                "In the project's folder, install it with: pip install '.[train]'"
-            ) from error
-        dataset = self._entry.json("training")["config"].get("dataset")
-        dataset = dataset if dataset in outfits.NAMES else "outfits"
-        return outfits.load_split(dataset, "test", test, reference_answers.IMAGES).images
-
     def _parity(self, images: Pixels, tolerances: Tolerances) -> Finding:
         reference = reference_answers.read(self._entry.metadata)
         if reference is None:
@@ -185,35 +177,34 @@ class _Verification:
             return self._path_parity(reference, images, tolerances)
         recorded = self._recorded(PARITY)
         spread, worst = float(recorded["spread"]), max(recorded["max_logit_difference"][REAL].values())
-        activation = self._softmax if self._entry.metadata["task"] == "single_label" else None
+        temperature = float(self._entry.metadata.get("temperature", "1"))
+        one_label = self._entry.metadata["task"] == "single_label"
+        activation = (lambda scores: softmax(scores / temperature)) if one_label else None
         check = logits.check(self._runtime, {REAL: images}, {REAL: reference.answers}, tolerances, spread, activation)
         return Finding(check.name, True, f"{check.summary} (recorded {worst:.1e})")
-
-    def _softmax(self, scores: Array) -> Array:
-        """Probabilities from logits [n, labels], by the temperature that is recorded; without one it is 1."""
-        return softmax(scores / float(self._entry.metadata.get("temperature", "1")))
 
     def _path_parity(self, reference: ReferenceAnswers, images: Pixels, tolerances: Tolerances) -> Finding:
         """Of tied paths either may be answered; their probabilities must be the same."""
         answers, expected = answer(self._runtime, images), reference.answers
         same = (answers["path"] == expected["path"]).all(axis=1)
-        of_path = np.abs(answers["path_probability"] - expected["path_probability"])
-        of_labels = np.where(same[:, None], np.abs(answers["probabilities"] - expected["probabilities"]), 0)
-        worst = float(max(of_path.max(), of_labels.max()))
+        of_path, of_labels = (np.abs(answers[name] - expected[name]) for name in ("path_probability", "probabilities"))
+        worst = float(max(of_path.max(), np.where(same[:, None], of_labels, 0).max()))
         paths = f"{int(same.sum())} of {len(same)} paths the same, others tied"
         summary = f"probabilities within {worst:.1e} of PyTorch; {paths}"
         return Finding(PARITY, worst <= tolerances.absolute, summary)
 
-    def _data(self) -> Finding:
+    def _same_data(self) -> Finding:
         """The data set's files were checked when they were read; this compares them with the training data."""
+        if self._data.is_own:
+            _ = self._data.test  # reading them checks their digest
+            return Finding("data", True, "the pictures are those that it was trained on")
         recorded, here = self._entry.metadata["data_digest"], fashion_mnist.DIGEST
         if recorded == here:
             return Finding("data", True, f"the data set is the one that it was trained on ({recorded[:12]})")
         return Finding("data", False, f"it was trained on another data set: SHA-256 {recorded[:12]}, here {here[:12]}")
 
     def _agreement(self, tolerances: Tolerances) -> Finding:
-        test, answers = self._test_answers
-        labels = answers["logits"].argmax(axis=1)
+        test, labels = self._data.test, self._answers["logits"].argmax(axis=1)
         recorded = float(self._entry.metadata["test_accuracy"])
         accuracy = float((labels == test.classes).mean())
         summary = f"test accuracy {accuracy:.2%} (recorded {recorded:.2%})"
@@ -229,8 +220,7 @@ class _Verification:
         return Finding(AGREEMENT, holds, summary)
 
     def _calibration(self, tolerances: Tolerances) -> Finding:
-        test, answers = self._test_answers
-        error = float(calibration.check(answers, test.classes).figures["expected_calibration_error"])
+        error = float(calibration.check(self._answers, self._data.test.classes).figures["expected_calibration_error"])
         recorded = float(self._recorded(CALIBRATION)["expected_calibration_error"])
         summary = f"expected calibration error {error:.2%} (recorded {recorded:.2%})"
         return Finding(CALIBRATION, abs(error - recorded) <= tolerances.verification, summary)
@@ -247,12 +237,13 @@ class _Verification:
             ties = np.flatnonzero((alone["path"] != batched["path"]).any(axis=1)).tolist()
         return _passed(batching.check(self._runtime, images, other_images, tolerances, spread, ties))
 
-    def _foreign_batching(self) -> Finding:
+    def _third_party_batching(self) -> Finding:
         """Repeat the proof that the requests of somebody else's model may, or may not, be batched."""
-        if find_spec("onnx") is None:
+        if self._model is None:
             return Finding(BATCHING, None, "the package onnx is not installed")
-        path = self._entry.path
-        verdict = run_probe(path, shown_as=path)["batching"]
+        from hangtag.export.third_party import probe
+
+        verdict = probe.run(self._entry.path, shown_as=self._entry.path)["batching"]
         summary = f"{'batched' if verdict['batched'] else 'one request at a time'}: {verdict['why']}"
         return Finding(BATCHING, verdict["batched"] == self._entry.json("batched"), summary)
 
@@ -269,12 +260,13 @@ def _metadata_problem(entry: Entry) -> str:
     """Which values of the metadata no export writes, so that nothing can be verified; empty where all are valid."""
     if "training" not in entry.metadata:
         return ""
-    allowed = {"precision": tuple(TOLERANCES), "task": ("single_label", "multi_label")}
-    values = {"precision": entry.precision, "task": entry.metadata.get("task")}
     problems = [
-        f"{key} is {value!r}, not {' or '.join(allowed[key])}"
-        for key, value in values.items()
-        if value not in allowed[key]
+        f"{key} is {value!r}, not {' or '.join(allowed)}"
+        for key, value, allowed in (
+            ("precision", entry.precision, TOLERANCES),
+            ("task", entry.metadata.get("task"), ("single_label", "multi_label")),
+        )
+        if value not in allowed
     ]
     training = entry.json("training")
     if not (isinstance(training, dict) and isinstance(training.get("config"), dict)):

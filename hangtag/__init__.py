@@ -1,4 +1,4 @@
-"""Train Fashion-MNIST classifiers, export them to ONNX, serve them over gRPC and HTTP, and call the server.
+"""Train image classifiers, export them to ONNX, serve them over gRPC and HTTP, and call the server.
 
 ``from hangtag import Client`` is what a caller of a server needs; these names load on first use, so that
 ``import hangtag`` stays fast.

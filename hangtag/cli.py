@@ -23,7 +23,10 @@ class Subcommand(NamedTuple):
 
 
 SUBCOMMANDS = {
-    "train": Subcommand("hangtag.training.cli:train", "Train a network on Fashion-MNIST.", "train"),
+    "data": Subcommand("hangtag.commands.data:data", "Look at pictures before a network learns from them.", "cpu"),
+    "train": Subcommand(
+        "hangtag.training.cli:train", "Train a network on Fashion-MNIST, or on your pictures.", "train"
+    ),
     "runs": Subcommand("hangtag.commands.runs:runs", "List, show and compare training runs.", "cpu"),
     "evaluate": Subcommand(
         "hangtag.commands.evaluate:evaluate", "Measure how good a run, a file or a served model is.", "cpu"
@@ -31,8 +34,9 @@ SUBCOMMANDS = {
     "labels": Subcommand(
         "hangtag.commands.labels:labels", "Show how far apart labels are to a trained network.", "cpu"
     ),
-    "export": Subcommand(
-        "hangtag.export.cli:export", "Publish a trained network, or anybody's file, as an ONNX model.", "export"
+    "export": Subcommand("hangtag.export.cli:export", "Publish a trained network as an ONNX model.", "export"),
+    "import": Subcommand(
+        "hangtag.export.import_cli:import_file", "Publish anybody's ONNX file, with its preprocessing.", "export"
     ),
     "models": Subcommand(
         "hangtag.commands.models:models", "List, show, verify, promote, load and unload models.", "cpu"
@@ -121,7 +125,7 @@ def _safe_path_for_children() -> Iterator[None]:
 @click.version_option(package_name="hangtag", allow_from_autoenv=False)
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """Train Fashion-MNIST classifiers, export them to ONNX, serve them over gRPC and HTTP, and load-test them.
+    """Train image classifiers, export them to ONNX, serve them over gRPC and HTTP, and load-test them.
 
     Every option can also be given as a variable: HANGTAG_SERVE_PORT=9000 is --port 9000 of hangtag serve.
     HANGTAG_SERVER, HANGTAG_MODELS, HANGTAG_TLS_CA, HANGTAG_TLS_CERT, HANGTAG_TLS_KEY and HANGTAG_TOKEN_FILE hold for

@@ -58,6 +58,16 @@ def limit_option(command: F) -> F:
     )
 
 
+def samples_option(command: F) -> F:
+    """``--samples``, as ``samples``: pictures with their labels in place of a data set, or None."""
+    return click.option(
+        "--samples",
+        metavar="FILE.npz|folder:PICTURES|csv:FILE",
+        help="Your own pictures with their labels: the arrays images and labels of an .npz file, a folder for each "
+        "label, or a CSV file with the columns path and label.  [default: the data set that the model was trained on]",
+    )(command)
+
+
 def refuse(*names: str, because: str) -> None:
     """Raise UsageError if the command line has one of these options, which the command would not use.
 

@@ -3,7 +3,7 @@
 Three tests, each stricter than the one before. Each returns the reason against batching, or None:
 
     impossibility   The shapes rule batching out. Neither the operator nor ``hangtag.batched`` can demand it.
-    obstacle        The shapes speak against batching. Otherwise `hangtag export --onnx` tries it: it runs the same
+    obstacle        The shapes speak against batching. Otherwise `hangtag import` tries it: it runs the same
                     inputs alone and together, and records the result in the file as ``hangtag.batched``.
     doubt           The names speak against batching. The server uses this test for files without ``hangtag.batched``:
                     batching by mistake mixes up callers' answers, not batching only costs speed.

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from hangtag.serving import batchable
+from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 
 PREFIX = "hangtag."
 
@@ -31,6 +32,9 @@ _DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+
+_GARMENTS = ("fashion-mnist", "outfits", "outfits-independent")
+"""The data sets of garments that hangtag trains on, the first of which old files leave out."""
 
 
 class UnsupportedModelError(ValueError):
@@ -126,7 +130,7 @@ class Signature:
         metadata = {key.removeprefix(PREFIX): value for key, value in properties.items() if key.startswith(PREFIX)}
         signature = cls(tuple(inputs), tuple(outputs), metadata, batching_override)
         # Read each property once, so that a malformed file fails when it is loaded, not at its first request.
-        _ = signature.labels, signature.label_distances, signature.threshold, signature.min_labels
+        _ = signature.labels, signature.label_distances, signature.threshold, signature.min_labels, signature.image
         _ = signature.why_unbatched
         return signature
 
@@ -221,6 +225,51 @@ class Signature:
         if type(count) is not int or count < 0:
             raise UnsupportedModelError(f"{PREFIX}min_labels must be a whole number from 0, not {count!r}")
         return count
+
+    @cached_property
+    def image(self) -> ImageSpec | None:
+        """How a picture becomes the model's only input; None where the file does not say.
+
+        Files that earlier releases trained on Fashion-MNIST, or on canvases composed from it, do not say it: they take
+        garments.
+
+        Raises:
+            UnsupportedModelError: the property is malformed, or describes another input than the model has.
+        """
+        if "image" in self.metadata:
+            try:
+                image = ImageSpec.parse(self.metadata["image"])
+            except ImageSpecError as error:
+                raise UnsupportedModelError(f"{PREFIX}image is malformed: {error}") from error
+            if [each.shape[1:] for each in self.inputs] != [image.shape] or self.inputs[0].datatype != "UINT8":
+                inputs = ", ".join(map(str, self.inputs))
+                expected = ", ".join(map(str, ("batch", *image.shape)))
+                raise UnsupportedModelError(f"{PREFIX}image is for one input UINT8 [{expected}], not for {inputs}")
+            return image
+        if self._learned_garments and len(self.inputs) == 1:
+            match self.inputs[0].datatype, self.inputs[0].shape:
+                case ["UINT8", [_, int(height), int(width)]]:
+                    return ImageSpec(height, width, fit="garment")
+        return None
+
+    @property
+    def picture_shape(self) -> tuple[int, ...] | None:
+        """Of the one picture that a classifier takes: (height, width), or (height, width, 3). None for other models."""
+        probabilities = self.output("probabilities")
+        if len(self.inputs) == 1 and probabilities and self.labels:
+            labels = len(self.labels)
+            match self.inputs[0].datatype, self.inputs[0].shape, probabilities.shape:
+                case ["UINT8", [None | 1, int(height), int(width)], [None | 1, int(count)]] if count == labels:
+                    return height, width
+                case ["UINT8", [None | 1, int(height), int(width), 3], [None | 1, int(count)]] if count == labels:
+                    return height, width, 3
+        return None
+
+    @property
+    def _learned_garments(self) -> bool:
+        training = self._json("training", None)
+        config = training.get("config") if isinstance(training, dict) else None
+        return isinstance(config, dict) and config.get("dataset", _GARMENTS[0]) in _GARMENTS
 
     @property
     def task(self) -> str | None:

@@ -107,6 +107,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         {"run": "studies.third_party.run:main"},
         "studies.third_party.report",
     ),
+    "own_pictures": Experiment(
+        "What becomes of pictures, networks and ONNX files of others, from a folder to a load-tested service?",
+        "ten minutes; nothing but accuracy is measured; scikit-learn's digits (make others)",
+        ("docs/training.md",),
+        {"run": "studies.own_pictures.run:main"},
+        "studies.own_pictures.report",
+    ),
     "server": Experiment(
         "How fast is the server, compared with Triton, with an earlier version and with bare ONNX Runtime?",
         "forty minutes on an idle machine; h2load, git, and Triton (make triton)",

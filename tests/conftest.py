@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from hangtag.training.data import fashion_mnist as data
-from hangtag.training.data.fashion_mnist import Split
+from hangtag.training.data.dataset import Split
 from tests.kit import sleeping_threads  # noqa: F401  its import does what it is for
 
 pytest.register_assert_rewrite("tests.kit.browser")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hangtag.training.data.fashion_mnist import Split
+from hangtag.training.data.dataset import Split
 from tests.kit.command import invoke
 from tests.kit.server import server
 from tests.kit.shipped import MODELS

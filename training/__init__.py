@@ -7,6 +7,6 @@ losses      logits and labels to a scalar to differentiate
 labels      distances between labels, for losses that know which are alike
 metrics     how right predictions are
 networks    the networks, layer by layer
-data        data sets, whose files are checked against published digests, and augmentation
+data        data sets, whose files are checked against published digests, and the user's own pictures
 processes   ranks, and how they are started
 """

@@ -4,16 +4,17 @@ A new network is one new row of NETWORKS and its module in networks/.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import nn
 
-from hangtag.training.data.datasets import MULTI_LABEL, SINGLE_LABEL
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.errors import SettingsError
 from hangtag.training.losses.multi_label import LabelPaths, Objective, Sigmoids, SoftmaxRanking
-from hangtag.training.networks.cnn_rnn import CnnRnn
-from hangtag.training.networks.multi_label import CnnEmbedding, CnnLabels
+from hangtag.training.networks import own
+from hangtag.training.networks.cnn_rnn import CnnEmbedding, CnnLabels, CnnRnn
 from hangtag.training.networks.single_label import Cnn, Lstm, Lstm2, ResNet
 from hangtag.training.recipes import (
     CNN_BEST,
@@ -22,6 +23,7 @@ from hangtag.training.recipes import (
     LSTM2_BEST,
     LSTM_BEST,
     MULTI_LABEL_RECIPE,
+    PICTURES,
     STUDY,
     TEACHER,
     Recipe,
@@ -30,58 +32,109 @@ from hangtag.training.recipes import (
 
 @dataclass(frozen=True)
 class NetworkEntry:
-    """One network. The first of its data sets and of its recipes is the default."""
+    """One network.
 
-    build: Callable[[int], nn.Module]  # number of labels -> network with fresh weights
-    datasets: tuple[str, ...]
+    Attributes:
+        build: Makes it, with fresh weights, for a number of labels and for images of one size.
+        recipes: How it may be trained on Fashion-MNIST, or on label sets; the first is the default.
+        objective: For label sets: the loss, and how outputs are read; None for a single label.
+    """
+
+    build: Callable[[int, ImageSpec], nn.Module]
     recipes: tuple[Recipe, ...]
-    objective: type[Objective] | None = None  # for label sets: the loss, and how outputs are read
+    objective: type[Objective] | None = None
+
+    @property
+    def default_data(self) -> str:
+        """The name of the data set that it learns from unless another one is named."""
+        return sources.LABEL_SETS[0] if self.objective else fashion_mnist.NAME
 
 
-_one_label = partial(NetworkEntry, datasets=(SINGLE_LABEL,))
-_label_sets = partial(NetworkEntry, datasets=MULTI_LABEL, recipes=(MULTI_LABEL_RECIPE,))
+def _label_sets(network: Callable[[int], nn.Module], objective: type[Objective]) -> NetworkEntry:
+    return NetworkEntry(lambda labels, _: network(labels), (MULTI_LABEL_RECIPE,), objective)
+
 
 NETWORKS: Mapping[str, NetworkEntry] = {
-    "lstm": _one_label(Lstm, recipes=(STUDY, LSTM_BEST)),
-    "lstm-56": _one_label(partial(Lstm, hidden_size=56), recipes=(STUDY,)),  # 28 * 10 / 5: also tried in the study
-    "lstm-280": _one_label(partial(Lstm, hidden_size=280), recipes=(STUDY,)),  # 28 * 10
-    "lstm2": _one_label(Lstm2, recipes=(STUDY, LSTM2_BEST)),
-    "cnn": _one_label(Cnn, recipes=(STUDY, TEACHER, CNN_BEST, CNN_SAME_VIEW)),
-    "resnet": _one_label(ResNet, recipes=(TEACHER,)),
-    "resnet-28x28": _one_label(partial(ResNet, full_resolution=True), recipes=(FULL_RESOLUTION_TEACHER,)),
-    "cnn_rnn": _label_sets(CnnRnn, objective=LabelPaths),
-    "sigmoids": _label_sets(CnnLabels, objective=Sigmoids),
-    "softmax_ranking": _label_sets(CnnLabels, objective=SoftmaxRanking),
-    "cnn_embedding": _label_sets(CnnEmbedding, objective=Sigmoids),
+    "lstm": NetworkEntry(Lstm, (STUDY, LSTM_BEST)),
+    "lstm-56": NetworkEntry(partial(Lstm, hidden_size=56), (STUDY,)),  # 28 * 10 / 5: also tried in the study
+    "lstm-280": NetworkEntry(partial(Lstm, hidden_size=280), (STUDY,)),  # 28 * 10
+    "lstm2": NetworkEntry(Lstm2, (STUDY, LSTM2_BEST)),
+    "cnn": NetworkEntry(Cnn, (STUDY, TEACHER, CNN_BEST, CNN_SAME_VIEW)),
+    "resnet": NetworkEntry(ResNet, (TEACHER,)),
+    "resnet-28x28": NetworkEntry(partial(ResNet, full_resolution=True), (FULL_RESOLUTION_TEACHER,)),
+    "cnn_rnn": _label_sets(CnnRnn, LabelPaths),
+    "sigmoids": _label_sets(CnnLabels, Sigmoids),
+    "softmax_ranking": _label_sets(CnnLabels, SoftmaxRanking),
+    "cnn_embedding": _label_sets(CnnEmbedding, Sigmoids),
 }
 MULTI_LABEL_NETWORKS = tuple(name for name, entry in NETWORKS.items() if entry.objective)
-RECIPE_NAMES = tuple(dict.fromkeys(recipe.name for entry in NETWORKS.values() for recipe in entry.recipes))
+RECIPE_NAMES = tuple(dict.fromkeys(recipe.name for entry in NETWORKS.values() for recipe in (*entry.recipes, PICTURES)))
 
 
-def build(network: str, labels: int = 10) -> nn.Module:
-    """A network with fresh weights, drawn from torch's global random state. Raises KeyError for an unknown name.
+def entry(network: str) -> NetworkEntry:
+    """A network's entry; of the user's own network, one that is made for it.
+
+    Raises:
+        SettingsError: There is no network of this name.
+    """
+    if own.is_own(network):
+        # Its normalisations and rates of dropout are its own.
+        return NetworkEntry(partial(own.build, network), (replace(PICTURES, batch_norm=False, dropout=None),))
+    if network not in NETWORKS:
+        raise SettingsError(
+            f"there is no network {network!r}; there are {', '.join(NETWORKS)}, your own as package.module:callable, "
+            "and timm:NAME."
+        )
+    return NETWORKS[network]
+
+
+def build(network: str, labels: int = 10, image: ImageSpec = fashion_mnist.IMAGE) -> nn.Module:
+    """A network with fresh weights, drawn from torch's global random state.
+
+    Args:
+        network: A name of NETWORKS, ``package.module:callable`` or ``timm:NAME``.
+        labels: How many there are.
+        image: What it sees.
+
+    Raises:
+        SettingsError: There is no such network, or it cannot be built for these images.
 
     Example:
         >>> torch.manual_seed(0)
-        >>> build("cnn")(torch.rand(2, 28, 28)).shape
+        >>> build("cnn")(torch.rand(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
-    return NETWORKS[network].build(labels)
+    return entry(network).build(labels, image)
 
 
-def recipe_for(name: str | None, network: str) -> Recipe:
-    """A network's recipe by name; its default for None. Raises SettingsError if the network has no such recipe."""
-    recipes = {recipe.name: recipe for recipe in NETWORKS[network].recipes}
-    chosen = name or next(iter(recipes))
+def recipe_for(name: str | None, network: str, data: str = fashion_mnist.NAME) -> Recipe:
+    """A network's recipe by name; for None, the default for the data set.
+
+    The recipe for anybody's pictures is there for every network of a single label.
+
+    Raises:
+        SettingsError: The network has no such recipe.
+    """
+    found = entry(network)
+    recipes = {recipe.name: recipe for recipe in found.recipes}
+    if found.objective is None:
+        recipes.setdefault(PICTURES.name, PICTURES)
+    default = PICTURES.name if sources.kind_of(data) else next(iter(recipes))
+    chosen = name or default
     if chosen not in recipes:
         raise SettingsError(f"--recipe {name}: there is no such recipe for {network}; it has: {', '.join(recipes)}.")
     return recipes[chosen]
 
 
 def dataset_for(name: str | None, network: str) -> str:
-    """The name of the data set to learn from; the network's default for None. Raises SettingsError for a wrong kind."""
-    datasets = NETWORKS[network].datasets
-    chosen = name or datasets[0]
-    if chosen not in datasets:
-        raise SettingsError(f"--data {name}: {network} cannot learn from {name}: it takes {' or '.join(datasets)}.")
+    """The name of the data set to learn from; the network's default for None.
+
+    Raises:
+        SettingsError: There is no such data set, or it is of the wrong kind for the network.
+    """
+    found = entry(network)
+    chosen = name or found.default_data
+    if (sources.kind_of(chosen) is None and chosen in sources.LABEL_SETS) != (found.objective is not None):
+        takes = " or ".join(sources.LABEL_SETS) if found.objective else "pictures with a single label each"
+        raise SettingsError(f"--data {name}: {network} cannot learn from {chosen}: it takes {takes}.")
     return chosen

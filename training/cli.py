@@ -1,69 +1,198 @@
-"""``hangtag train``: the options, made from settings.py, and the processes of a run."""
+"""``hangtag train``: the options, and the processes of a run."""
 
-import difflib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
-from hangtag.errors import UserError
 from hangtag.options import FiniteRange
+from hangtag.serving.image_spec import FITS
 from hangtag.training import session
-from hangtag.training.catalog import NETWORKS
+from hangtag.training.catalog import NETWORKS, RECIPE_NAMES
+from hangtag.training.data import sources
 from hangtag.training.errors import SettingsError
+from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT
 from hangtag.training.processes.launch import launch
-from hangtag.training.settings import OPTIONS, Option, TrainSettings
+from hangtag.training.settings import LOSSES, SELECTIONS, TrainSettings
 
 
-class ReportedOnce(click.Command):
-    """A command that may run in several processes: rank 0 alone reports wrong arguments and errors."""
-
-    def make_context(self, *args: object, **extra: object) -> click.Context:
-        with _rank_zero_reports():
-            return super().make_context(*args, **extra)  # type: ignore[arg-type]
-
-    def invoke(self, ctx: click.Context) -> object:
-        with _rank_zero_reports():
-            return super().invoke(ctx)
-
-
-@contextmanager
-def _rank_zero_reports() -> Iterator[None]:
-    """Let rank 0 alone raise an error; the other ranks exit without a message. torchrun has set RANK."""
-    try:
-        yield
-    except (UserError, click.ClickException) as error:
-        if os.environ.get("RANK", "0") == "0":
-            raise
-        raise SystemExit(getattr(error, "exit_code", 1)) from None
-
-
-class NetworkName(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2 only
-    """The name of a network; the error about an unknown one ends with the nearest known name."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return super().convert(value, param, ctx)
-        except click.BadParameter as error:
-            near = difflib.get_close_matches(str(value), self.choices, n=1)
-            self.fail(error.message + (f" Did you mean {near[0]!r}?" if near else ""), param, ctx)
-
-
-@click.command(cls=ReportedOnce)
-@click.argument("model", type=NetworkName(list(NETWORKS)))
+@click.command()
+@click.argument("model")
+@click.option(
+    "--data",
+    metavar="SOURCE",
+    help=f"What to learn from: {', '.join(sources.KNOWN)}; or your own pictures: folder:PHOTOS (PHOTOS/CLASS/*.jpg, or "
+    "PHOTOS/train/CLASS and PHOTOS/test/CLASS), csv:FILE (with the columns path, label and perhaps split), idx:FOLDER "
+    "(four files as MNIST has them). 'hangtag data show SOURCE' shows them.  [default: fashion-mnist; outfits for the "
+    "networks for several labels]",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Folder with Fashion-MNIST's IDX files, or with VOCdevkit.  [default: Debian's package for Fashion-MNIST, "
+    "else a download by torchvision]",
+)
+@click.option(
+    "--size",
+    metavar="HEIGHTxWIDTH",
+    help="Own pictures are made so large.  [default: as they are, where all have one size of at most 128 pixels; else "
+    "64x64]",
+)
+@click.option(
+    "--colour/--grey",
+    default=None,
+    help="Whether the network sees colours.  [default: if a picture has any]",
+)
+@click.option(
+    "--fit",
+    type=click.Choice(FITS),
+    help="How a picture of another size becomes that large, now and when it is served: stretched, cropped to its "
+    "middle, padded with the colour of its edge, or converted like a garment of Fashion-MNIST.  [default: stretch]",
+)
+@click.option("--validation-share", type=FiniteRange(0.01, 0.5), help="Of each class's own pictures.  [default: 0.1]")
+@click.option("--test-share", type=FiniteRange(0.01, 0.5), help="Likewise, without a test folder.  [default: 0.1]")
+@click.option(
+    "--split-seed",
+    type=click.IntRange(0, 2**32 - 1),
+    help="Divides own pictures otherwise. --seed does not, so that its runs can be compared.  [default: 0]",
+)
+@click.option(
+    "--recipe",
+    type=click.Choice(RECIPE_NAMES),
+    help="How to train: as the study did, for the best accuracy in the same network, for longer from a teacher that "
+    "sees the same augmented images, to become a teacher, or as suits anybody's pictures; the networks for several "
+    "labels have one of their own.  [default: pictures for your own, else the first that MODEL has of study, teacher, "
+    "multi-label]",
+)
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Change a hyperparameter of the recipe, such as learning_rate=3e-3, batch_size=64, flip=true or dropout=0.3. "
+    "A wrong name lists all. May be repeated.",
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="Replaces the recipe's number of epochs.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Decides initial weights, order and dropout.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="Train on the first N images only, and validate on N: for quick trials.",
+)
+@click.option("--balance", is_flag=True, help="Weigh classes so that each counts alike, however many pictures it has.")
+@click.option(
+    "--select",
+    type=click.Choice(SELECTIONS),
+    default="accuracy",
+    show_default=True,
+    help="Which validation figure chooses the best epoch; balanced_accuracy counts each class alike.",
+)
+@click.option(
+    "--start-from",
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    metavar="FILE.pt",
+    help="Begin with the weights of an earlier run's best.pt, or of another file of PyTorch's, where they fit: the "
+    "last layer starts fresh for other labels.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Start this many processes, each of which computes its share of every batch; one for each GPU.",
+)
+@click.option(
+    "--threads", type=click.IntRange(1, 256), help="CPU threads of each process.  [default: its share of the CPUs]"
+)
+@click.option(
+    "--precision",
+    type=click.Choice(("fp32", "bf16")),
+    default="fp32",
+    show_default=True,
+    help="Arithmetic of the training steps. bf16 is faster where the CPU or GPU has it; weights stay FP32.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(("auto", "cpu", "cuda")),
+    default="auto",
+    show_default=True,
+    help="Where to train. auto takes the GPU if PyTorch sees one.",
+)
+@click.option(
+    "--teacher",
+    "teachers",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE.onnx",
+    help="The model to learn from, where the recipe has a teacher. Repeat it to learn from the average of several.  "
+    "[default: every version of the recipe's teacher under runs/teachers/]",
+)
+@click.option(
+    "--loss",
+    type=click.Choice(LOSSES),
+    help="The loss to minimise. The last two weigh mistakes by label distances.  [default: cross-entropy]",
+)
+@click.option(
+    "--beta",
+    type=FiniteRange(min=0, min_open=True),
+    help=f"How fast a label's weight falls with its distance.  [default: {BETA:g}]",
+)
+@click.option(
+    "--loss-weight",
+    type=FiniteRange(0, 1),
+    help=f"The weight of the loss's part with distances.  [default: {LOSS_WEIGHT:g}]",
+)
+@click.option(
+    "--distances",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="The label distances that --loss uses, as 'hangtag labels RUN --json FILE.json' writes them.  [default: the "
+    "file that ships, of the ten garments]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The run's folder.  [default: runs/MODEL-RECIPE-seedSEED, with other data or another loss named too]",
+)
+@click.option(
+    "--tensorboard",
+    is_flag=True,
+    help="Log losses, accuracies and the learning rate for TensorBoard. Needs the extra tensorboard.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what the run would take: data, steps, memory, and the time, from a few measured steps. Leave no run.",
+)
+@click.option("--restart", is_flag=True, help="Discard the run in the folder and start again.")
 def train(**options: Any) -> None:
-    """Train MODEL on Fashion-MNIST, or, if it predicts several labels, on canvases composed from it.
+    """Train MODEL on Fashion-MNIST or on your own pictures; one that predicts several labels, on composed canvases.
+
+    MODEL is one of the networks of 'hangtag train --help' below, your own as package.module:callable, or timm:NAME. The
+    callable takes the number of labels and the image's description, and returns a torch.nn.Module that maps pixels,
+    FP32 [batch, channels, height, width], normalised, to logits [batch, labels].
 
     The run's folder gets config.json, metrics.json and best.pt, the weights of the epoch that is best on the
-    validation split: by accuracy, or by O-F1 for several labels; and at the end report.html, the run as a page. A run
-    that was killed, or stopped with Ctrl-C, resumes after its last finished epoch when the same command is run again. A
-    finished run goes on with a larger --epochs, if its recipe has a constant learning rate, as study has.
+    validation split; and at the end report.html, the run as a page. A run that was killed, or stopped with Ctrl-C,
+    resumes after its last finished epoch when the same command is run again. A finished run goes on with a larger
+    --epochs, if its recipe has a constant learning rate, as study has.
+
+    \b
+    Networks: NETWORKS
 
     \b
     Examples:
       hangtag train lstm                      the study's recipe, some minutes on two cores
+      hangtag train cnn --data folder:photos  your own pictures, in photos/CLASS/*.jpg
+      hangtag train lstm --data csv:labels.csv --size 64x64 --colour
+      hangtag train mypackage.nets:build --data idx:kmnist/ --set learning_rate=3e-3
       hangtag train cnn --seed 1              another seed, in a folder of its own
       hangtag train cnn --epochs 20           ten epochs more than the study's ten
       hangtag train resnet --precision bf16   the teacher of --recipe best, once exported: ten minutes
@@ -85,25 +214,5 @@ def train(**options: Any) -> None:
         launch(settings.processes, session.train, settings)
 
 
-def _type(option: Option) -> Any:
-    """The option's type for click, which checks the same choices and range when it parses."""
-    if option.choices:
-        return click.Choice(option.choices)
-    bounds = {"min": option.minimum, "max": option.maximum, "min_open": option.excludes_minimum}
-    kinds = {int: click.IntRange(**bounds), float: FiniteRange(**bounds), str: str, bool: bool}  # type: ignore[arg-type]
-    return kinds.get(option.type) or click.Path(path_type=option.type)
-
-
-train.params += [
-    click.Option(
-        [option.flag, name],
-        type=_type(option),
-        default=list(option.default) if option.repeatable else option.default,
-        multiple=option.repeatable,
-        is_flag=option.type is bool,
-        show_default=option.type is not bool and option.default not in (None, ()),
-        metavar=option.metavar,
-        help=option.help,
-    )
-    for name, option in OPTIONS.items()
-]
+assert train.help is not None
+train.help = train.help.replace("NETWORKS", ", ".join(NETWORKS))

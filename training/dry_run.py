@@ -4,230 +4,105 @@ A few steps of the training loop run in a temporary folder, on all of the data, 
 a run end with. So whatever a run needs memory for was there once, and only what repeats is multiplied.
 """
 
-import resource
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor, nn
 
-from hangtag.training.data.fashion_mnist import LABELS, FashionMnist, Images
-from hangtag.training.data.multi_label import MultiLabelData
+from hangtag.training.data.dataset import Dataset
 from hangtag.training.labels.distance import LabelDistances
-from hangtag.training.loop import trainer
-from hangtag.training.loop.contention import WARNED_FACTOR
-from hangtag.training.losses.outcome import BatchOutcome
+from hangtag.training.loop.train import fit
 from hangtag.training.observer import Observer, StepProgress
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
-from hangtag.training.tasks.selection import build_task
-from hangtag.training.tasks.task import Task, Teacher
+from hangtag.training.tasks.task import build_task
+from hangtag.training.tasks.teacher import Teacher
 
 WARM_UP, MEASURED = 11, 30
 """Steps before those that are measured, and measured ones. After both the trainer waits for the GPU to finish."""
-_TEACHER_BATCHES = 3
-"""Batches for which the teacher really computes logits, the first of which warms up."""
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a run will take, measured in a part of it."""
-
-    samples: Mapping[str, int]  # by split, as the run will use them
-    image_size: tuple[int, int]
-    labels: int
-    parameters: int
-    epochs: int
-    steps: int  # of an epoch
-    measured_steps: int
-    step_seconds: float
-    epoch_seconds: float  # of what follows an epoch's steps: validation, and saving
-    teacher_seconds: float  # before the first step
-    final_seconds: float  # after the last epoch: the test split
-    memory: int  # bytes: the peak, of all processes together
-    gpu_memory: int | None  # bytes: the peak of PyTorch's tensors on rank 0's GPU; None on a CPU
-    slowdown: float  # how many times as long a step takes as it computes; above 1 by other programs
-
-    @property
-    def seconds(self) -> float:
-        """The whole run, from the first step or the teacher's first logits to the end."""
-        an_epoch = self.steps * self.step_seconds + self.epoch_seconds
-        return self.teacher_seconds + self.epochs * an_epoch + self.final_seconds
-
-    def lines(self) -> Iterator[tuple[str, str]]:
-        """What is expected, in words: pairs of a heading and a text."""
-        height, width = self.image_size
-        splits = ", ".join(f"{split} {count:,}" for split, count in self.samples.items())
-        yield "images", f"{splits}, each of {height} by {width} pixels; {self.labels} labels"
-        yield "network", f"{self.parameters:,} parameters, {self.parameters * 4 / 1e6:.1f} MB in FP32"
-        yield "steps", f"{self.epochs:,} epochs of {self.steps:,}: {self.epochs * self.steps:,}"
-        gpu = "" if self.gpu_memory is None else f", and {_megabytes(self.gpu_memory)} of the GPU's"
-        yield "memory", f"about {_megabytes(self.memory)}{gpu}: the peak of this dry run"
-        step = f"{_milliseconds(self.step_seconds)} a step, measured over {self.measured_steps}"
-        rest = f"{self.epoch_seconds:.1f} s after each epoch, {self.final_seconds:.1f} s at the end"
-        teacher = f", {self.teacher_seconds:.0f} s for the teacher's logits" if self.teacher_seconds else ""
-        yield "time", f"about {_duration(self.seconds)} on this machine: {step}; {rest}{teacher}"
-        if self.slowdown >= WARNED_FACTOR:
-            contention = f"a step took {self.slowdown:.1f} times as long as it computes"
-            yield "", f"Other programs use these CPUs: {contention}. The run will be faster without them."
 
 
 def measure(
     config: RunConfig,
-    data: FashionMnist | MultiLabelData,
-    teacher: Teacher | None = None,
-    group: ProcessGroup = ProcessGroup(),  # noqa: B008  (stateless)
-    distances: LabelDistances | None = None,
-) -> Forecast:
+    data: Dataset,
+    teacher: Teacher | None,
+    group: ProcessGroup,
+    distances: LabelDistances | None,
+) -> list[tuple[str, str]]:
     """Measure what a run will take, on every rank; the times are rank 0's. Nothing is left on disk.
 
-    Args and errors are those of ``trainer.train``.
+    Args and errors are those of ``loop.train.train``. The teacher is not asked: its logits are zeros here.
 
-    Example:
-        >>> measure(config, fashion_mnist.load()).seconds / 60
-        2.3
+    Returns:
+        What is expected, in words: pairs of a heading and a text.
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    timed_teacher = _TimedTeacher(teacher) if teacher else None
-    task = build_task(config, data, torch.device(config.device), timed_teacher, distances)
-    steps = -(-len(task) // config.recipe.batch_size)
-    once = replace(config, recipe=replace(config.recipe, epochs=1))
-    stopwatch = _Stopwatch()
+    recipe, image, clock = config.recipe, data.image, _Clock()
     with tempfile.TemporaryDirectory(prefix="hangtag-dry-run-") as folder:
         run = Run(Path(folder))
-        task.precompute(group, run)
-        excerpt = _Excerpt(task, (WARM_UP + MEASURED) * config.recipe.batch_size)
-        metrics = trainer.train_task(once, excerpt, run, stopwatch, group)
-        ended = time.perf_counter()
-    step_seconds, measured_steps, slowdown = stopwatch.step()
-    views = config.recipe.distillation.views if config.recipe.distillation else 0
-    images = 2 * len(task) * max(views, 1) / group.world_size  # a teacher answers for the mirror images too
-    return Forecast(
-        samples={
-            "train": len(task),
-            "validation": len(data.validation.first(config.limit)),
-            "test": len(data.test),
-        },
-        image_size=data.test.images.shape[1:],
-        labels=len(LABELS) if isinstance(data, FashionMnist) else len(data.labels),
-        parameters=metrics["summary"]["parameters"],
-        epochs=config.recipe.epochs,
-        steps=steps,
-        measured_steps=measured_steps,
-        step_seconds=step_seconds,
-        epoch_seconds=stopwatch.epoch_end - stopwatch.ends[-1][0],
-        teacher_seconds=timed_teacher.seconds_per_image * images if timed_teacher else 0.0,
-        final_seconds=ended - stopwatch.epoch_end,
-        memory=sum(group.all_gather(peak_memory())),
-        gpu_memory=torch.cuda.max_memory_allocated() if config.device == "cuda" else None,
-        slowdown=slowdown,
-    )
+        silent = (lambda images: np.zeros((len(images), len(data.labels)), np.float32)) if teacher else None
+        task = build_task(config, data, run, clock, group, silent, distances)
+        once = replace(config, recipe=replace(recipe, epochs=1))
+        metrics = fit(once, task, run, clock, group, (WARM_UP + MEASURED) * recipe.batch_size)
+        final_seconds = time.perf_counter() - clock.epoch_end  # the test split
+    measured, step_seconds = clock.step()
+    steps = -(-len(task) // recipe.batch_size)
+    epoch_seconds = clock.epoch_end - clock.step_ends[-1]  # validation, and saving
+    seconds = recipe.epochs * (steps * step_seconds + epoch_seconds) + final_seconds
+    parameters = metrics["summary"]["parameters"]
+    splits = f"train {len(task):,}, validation {len(data.validation.first(config.limit)):,}, test {len(data.test):,}"
+    memory = f"about {sum(group.all_gather(peak_memory())) / 1e6:,.0f} MB"
+    if config.device == "cuda":
+        memory += f", and {torch.cuda.max_memory_allocated() / 1e6:,.0f} MB of the GPU's"
+    return [
+        ("images", f"{splits}, each of {image.height} by {image.width} pixels; {len(data.labels)} labels"),
+        ("network", f"{parameters:,} parameters, {parameters * 4 / 1e6:.1f} MB in FP32"),
+        ("steps", f"{recipe.epochs:,} epochs of {steps:,}: {recipe.epochs * steps:,}"),
+        ("memory", f"{memory}: the peak of this dry run"),
+        (
+            "time",
+            f"about {_duration(seconds)} on this machine: {step_seconds * 1000:.2f} ms a step, measured over "
+            f"{measured}; {epoch_seconds:.1f} s after each epoch, {final_seconds:.1f} s at the end"
+            + ("; and the teacher's logits, which are not included" if teacher else ""),
+        ),
+    ]
 
 
 def peak_memory() -> int:
     """The most memory that this process has had resident, in bytes.
 
-    Not from getrusage on Linux: there a process begins with the peak of the one that started it.
+    Not from getrusage: there a process begins with the peak of the one that started it.
     """
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    status = Path("/proc/self/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
 
-class _Stopwatch(Observer):
-    """Records when each step ended, by the clock and by the time that the thread computed, and when the epoch did."""
+class _Clock(Observer):
+    """Records when each step ended, and when the epoch did."""
 
     def __init__(self) -> None:
-        self.ends: list[tuple[float, float]] = []
-        self.epoch_end = 0.0
-
-    def on_start(self, rows: Sequence[Mapping[str, float]], steps: int) -> None:
-        self._record()
+        self.step_ends: list[float] = []
+        self.epoch_end = self._mean = 0.0
 
     def on_step(self, progress: StepProgress) -> None:
-        self._record()
+        self.step_ends.append(time.perf_counter())
 
     def on_epoch(self, row: Mapping[str, float]) -> None:
-        self.epoch_end = time.perf_counter()
+        self.epoch_end, self._mean = time.perf_counter(), row["step_ms"] / 1000
 
-    def _record(self) -> None:
-        self.ends.append((time.perf_counter(), time.thread_time()))
-
-    def step(self) -> tuple[float, int, float]:
-        """The seconds of a step, over how many steps, and how many times as long they took as the thread computed."""
-        steps = len(self.ends) - 1
-        first = min(WARM_UP, steps - 1)
-        elapsed, computed = (self.ends[-1][clock] - self.ends[first][clock] for clock in (0, 1))
-        return elapsed / (steps - first), steps - first, elapsed / computed if computed > 0 else 1.0
-
-
-class _Excerpt(Task):
-    """A task whose epoch ends after its first samples; everything else is the whole task's."""
-
-    def __init__(self, task: Task, samples: int) -> None:
-        self._task, self._samples = task, min(samples, len(task))
-        self.selection_metric = task.selection_metric
-
-    def __len__(self) -> int:
-        return self._samples
-
-    def precompute(self, group: ProcessGroup, run: Run) -> None:
-        self._task.precompute(group, run)
-
-    def network(self) -> nn.Module:
-        return self._task.network()
-
-    def training_step(self, network: nn.Module, indices: Tensor) -> BatchOutcome:
-        return self._task.training_step(network, indices)
-
-    def deployable(self, network: nn.Module) -> nn.Module:
-        return self._task.deployable(network)
-
-    def validate(self, deployable: nn.Module) -> dict[str, float]:
-        return self._task.validate(deployable)
-
-    def summarise(self, deployable: nn.Module) -> dict[str, Any]:
-        return self._task.summarise(deployable)
-
-
-class _TimedTeacher:
-    """A teacher that answers a few batches, and is timed; after them its logits are zeros, which cost nothing."""
-
-    def __init__(self, teacher: Teacher) -> None:
-        self._teacher, self._seconds = teacher, list[float]()
-
-    def __call__(self, images: Images) -> npt.NDArray[np.float32]:
-        if len(self._seconds) == _TEACHER_BATCHES:
-            return np.zeros((len(images), len(LABELS)), np.float32)
-        started = time.perf_counter()
-        logits = self._teacher(images)
-        self._seconds.append((time.perf_counter() - started) / len(images))
-        return logits
-
-    @property
-    def seconds_per_image(self) -> float:
-        """The fastest of the batches; 0 if no image was asked for."""
-        return min(self._seconds, default=0.0)
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB"
-
-
-def _milliseconds(seconds: float) -> str:
-    return f"{seconds * 1000:.2f} ms" if seconds < 0.01 else f"{seconds * 1000:,.0f} ms"
+    def step(self) -> tuple[int, float]:
+        """How many steps were measured, and the seconds of one of them."""
+        measured = len(self.step_ends) - WARM_UP
+        if measured < 1:  # a small data set: the mean of all
+            return len(self.step_ends), self._mean
+        return measured, (self.step_ends[-1] - self.step_ends[WARM_UP - 1]) / measured
 
 
 def _duration(seconds: float) -> str:

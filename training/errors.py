@@ -1,4 +1,4 @@
-"""The errors of training that the user can mend.
+"""The errors of training, each of which the user can do something about.
 
 TrainingError
 ├── SettingsError         a setting is out of range, or settings do not fit together

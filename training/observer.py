@@ -1,16 +1,7 @@
 """The observer of a run: receives its progress, and may request its stop."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class StepFigures:
-    """Means over the samples of the training steps since the last such figures, and the rate of the last step."""
-
-    loss: float
-    accuracy: float
-    learning_rate: float
 
 
 @dataclass(frozen=True)
@@ -21,20 +12,12 @@ class StepProgress:
     step: int  # of this epoch, from 1
     steps: int  # per epoch
     loss: float  # the epoch's mean so far, as of the last step at which the trainer summed it up
-    last_epoch: Mapping[str, float] | None  # the figures of the epoch before this one
-    figures: StepFigures | None = None  # at the steps at which the trainer summed up, every tenth or so
+    figures: Mapping[str, float] | None = None  # at the steps at which the trainer summed up, every tenth or so:
+    # loss and accuracy, means over the samples since the last such step, and the learning_rate of this one
 
 
 class Observer:
     """Null object: ignores progress, never stops the run. Subclasses override what they need."""
-
-    def on_start(self, rows: Sequence[Mapping[str, float]], steps: int) -> None:
-        """Called once, before the first step, on rank 0 only.
-
-        Args:
-            rows: The figures of the epochs that are done already; there are some if the run is resumed.
-            steps: Per epoch.
-        """
 
     def on_step(self, progress: StepProgress) -> None:
         """Called after every training step."""
@@ -44,9 +27,6 @@ class Observer:
 
     def on_teacher_logits(self, done: int, total: int) -> None:
         """Called while teachers compute logits: how many of this rank's images are done, mirror images included."""
-
-    def on_contention(self, slowdown: float) -> None:
-        """Called once, if other programs take the CPUs: a step takes this many times as long as it computes."""
 
     def stop_requested(self) -> bool:
         """Whether the run should stop. Called after every training step and between batches."""
@@ -62,15 +42,11 @@ class Observers(Observer):
     """Passes everything on to several observers, in their order; each of them may request a stop.
 
     Example:
-        >>> trainer.train(config, data, run, Observers(terminal, event_log))
+        >>> train(config, data, run, Observers(terminal, event_log))
     """
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
-
-    def on_start(self, rows: Sequence[Mapping[str, float]], steps: int) -> None:
-        for observer in self._observers:
-            observer.on_start(rows, steps)
 
     def on_step(self, progress: StepProgress) -> None:
         for observer in self._observers:
@@ -83,10 +59,6 @@ class Observers(Observer):
     def on_teacher_logits(self, done: int, total: int) -> None:
         for observer in self._observers:
             observer.on_teacher_logits(done, total)
-
-    def on_contention(self, slowdown: float) -> None:
-        for observer in self._observers:
-            observer.on_contention(slowdown)
 
     def stop_requested(self) -> bool:
         return any(observer.stop_requested() for observer in self._observers)

@@ -2,8 +2,8 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import FrameType
 
 from rich.console import Console
@@ -16,11 +16,22 @@ LINE_INTERVAL = 60.0
 """Seconds between two lines within an epoch, where standard error is no terminal."""
 
 
-class TerminalObserver(Observer):
-    """Shows progress on standard error, as bars or, in a log, as lines, and requests a stop after Ctrl-C."""
+class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
+    """Shows progress on standard error, as bars or, in a log, as lines, and requests a stop after Ctrl-C.
+
+    It handles Ctrl-C of a run that trains in its ``with`` block.
+    """
 
     def __init__(self, epochs: int, *, shown: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        """Show nothing yet.
+
+        Args:
+            epochs: The run's number of epochs, for the length of the bar and for the lines.
+            shown: Whether this process shows progress; Ctrl-C is handled either way.
+            clock: In seconds.
+        """
         self._epochs, self._shown, self._interrupted = epochs, shown, False
+        self._last_epoch: Mapping[str, float] = {}
         self._console = Console(stderr=True)
         self._clock, self._next_line = clock, clock() + LINE_INTERVAL
         self._bars = Progress(
@@ -33,27 +44,30 @@ class TerminalObserver(Observer):
             console=self._console,
         )
 
+    def __enter__(self) -> "TerminalObserver":
+        self._previous = signal.signal(signal.SIGINT, self.on_interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+        if self._bars.tasks:  # they stay as they are
+            self._bars.stop()
+
     def on_step(self, progress: StepProgress) -> None:
         if progress.step % 10 and progress.step not in (1, progress.steps):
             return
-        figures = [f"loss {progress.loss:.3f}", *_validation_figures(progress.last_epoch or {})]
+        figures = [f"loss {progress.loss:.3f}", *_validation_figures(self._last_epoch)]
         done, total = (progress.epoch - 1) * progress.steps + progress.step, self._epochs * progress.steps
         self._show("steps", f"epoch {progress.epoch}/{self._epochs}", done, total, figures)
 
     def on_epoch(self, row: Mapping[str, float]) -> None:
+        self._last_epoch = row
         if not self._console.is_terminal:
             figures = [f"loss {row['train_loss']:.3f}", *_validation_figures(row), f"{row['seconds']:.0f} s"]
             self._print(f"epoch {row['epoch']}/{self._epochs}: {', '.join(figures)}")
 
     def on_teacher_logits(self, done: int, total: int) -> None:
         self._show("images", "teacher's logits", done, total)
-
-    def on_contention(self, slowdown: float) -> None:
-        self._print(
-            f"Other programs use these CPUs: a training step takes {slowdown:.1f} times as long as it computes. "
-            "Stop them, or stop this run with Ctrl-C and continue it with fewer --threads.",
-            style="yellow",
-        )
 
     def stop_requested(self) -> bool:
         return self._interrupted
@@ -72,43 +86,19 @@ class TerminalObserver(Observer):
         identity = task.id if task else self._bars.add_task(description, unit=unit, figures="")
         self._bars.update(identity, description=description, completed=done, total=total, figures="  ".join(figures))
 
-    def _print(self, line: str, style: str = "") -> None:
+    def _print(self, line: str) -> None:
         if self._shown:
-            self._console.print(line, style=style, highlight=False, soft_wrap=not self._console.is_terminal)
+            self._console.print(line, highlight=False, soft_wrap=not self._console.is_terminal)
 
-    @contextmanager
-    def _handling_interrupts(self) -> Iterator[None]:
+    def on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
         """The first Ctrl-C requests a stop between two batches; the second raises KeyboardInterrupt at once.
 
         The first does not raise, because C code that calls back into Python may discard the exception.
         """
-
-        def on_interrupt(_number: int, _frame: FrameType | None) -> None:
-            if self._interrupted:
-                raise KeyboardInterrupt
-            self._interrupted = True
-
-        previous = signal.signal(signal.SIGINT, on_interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, previous)
-            if self._bars.tasks:
-                self._bars.stop()
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
 
 
 def _validation_figures(row: Mapping[str, float]) -> list[str]:
     return [f"{name.replace('_', ' ')} {row[name]:.2%}" for name in _FIGURES if name in row]
-
-
-@contextmanager
-def terminal_observer(epochs: int, *, shown: bool) -> Iterator[TerminalObserver]:
-    """The observer of a run that trains within this context.
-
-    Args:
-        epochs: The run's number of epochs, for the length of the bar and for the lines.
-        shown: Whether this process shows progress; Ctrl-C is handled either way.
-    """
-    observer = TerminalObserver(epochs, shown=shown)
-    with observer._handling_interrupts():
-        yield observer

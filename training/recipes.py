@@ -1,15 +1,20 @@
 """Recipes: every hyperparameter of a training run. catalog.py says which network has which recipes."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from hangtag.training.errors import SettingsError
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes to a training image, drawn anew in every epoch; none by default."""
+    """Random changes to a training image, other ones in every epoch; none by default."""
 
     flip: bool = False  # mirror left and right, with probability 1/2
-    shift: int = 0  # by up to so many pixels in each direction; black moves in
+    shift: float = 0  # by up to so many pixels in each direction, or below 1 by such a part of the shorter edge; black
+    # moves in
     erase: float = 0.0  # probability of a rectangle of noise over 2 to 20 % of the image (Zhong et al., 2017)
 
 
@@ -21,7 +26,7 @@ class Distillation:
     weight: float  # of the teacher's part in the loss; the labels' part has the rest
     temperature: float
     views: int = 0  # how many augmented images of each original one the teacher answers, and the student sees; 0: the
-    # teacher answers each original image, and the student sees images that are augmented anew in every epoch
+    # teacher answers each original image, and the student sees other augmented images in every epoch
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,24 @@ LSTM2_BEST = replace(
     augmentation=Augmentation(flip=True, shift=2),
 )
 
+# For anybody's pictures. They are not mirrored, which would make a wrong picture of a digit or of a traffic sign; where
+# left and right mean the same, --set flip=true is worth trying first. There is no average of the weights: in the few
+# steps of a small data set it would still consist of the first, bad ones, and the falling rate does what it is for.
+PICTURES = Recipe(
+    name="pictures",
+    batch_size=32,
+    epochs=20,
+    learning_rate=2e-3,
+    optimizer="adamw",
+    epsilon=1e-8,
+    weight_decay=0.05,
+    schedule="one_cycle",
+    batch_norm=True,
+    dropout=0.2,
+    label_smoothing=0.05,
+    augmentation=Augmentation(shift=0.06),
+)
+
 # One recipe for CNN-RNN and its baselines, so that only the network and its loss differ between them.
 MULTI_LABEL_RECIPE = Recipe(
     name="multi-label",
@@ -131,3 +154,82 @@ MULTI_LABEL_RECIPE = Recipe(
     batch_norm=True,
     augmentation=Augmentation(flip=True),
 )
+
+
+def changed(recipe: Recipe, changes: Iterable[str]) -> Recipe:
+    """A recipe with some hyperparameters changed.
+
+    Args:
+        recipe: The recipe.
+        changes: Each NAME=VALUE, such as learning_rate=3e-3. The names are those of Recipe's fields, and of
+            Augmentation's and Distillation's.
+
+    Raises:
+        SettingsError: There is no such hyperparameter, or the value is none of its kind.
+
+    Example:
+        >>> changed(STUDY, ["batch_size=64", "flip=true"]).augmentation.flip
+        True
+    """
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {change}: write NAME=VALUE, such as --set learning_rate=3e-3.")
+        if name not in _KINDS:
+            raise SettingsError(f"--set {change}: there is no such hyperparameter; there are {', '.join(_KINDS)}.")
+        part, kind = _KINDS[name]
+        if part and getattr(recipe, part) is None:
+            raise SettingsError(f"--set {change}: recipe {recipe.name} learns from no teacher.")
+        value = {name: _parsed(change, text, kind)}
+        recipe = replace(recipe, **({part: replace(getattr(recipe, part), **value)} if part else value))
+    return recipe
+
+
+_PARTS: dict[str, type] = {"": Recipe, "augmentation": Augmentation, "distillation": Distillation}
+_KINDS: dict[str, tuple[str, Any]] = {
+    name: (part, kind)
+    for part, owner in _PARTS.items()
+    for name, kind in get_type_hints(owner).items()
+    if name not in ("name", *_PARTS)
+}
+"""The hyperparameters that ``--set`` reaches: which part of the recipe has each, and its type."""
+_POSITIVE = ("batch_size", "epochs", "learning_rate", "epsilon", "temperature")
+_BELOW_ONE = ("betas", "ema_decay", "dropout", "label_smoothing")
+_UP_TO_ONE = ("erase", "weight")
+
+
+def _parsed(change: str, text: str, kind: Any) -> Any:
+    """The value of a change. Raises SettingsError for one that is not of this kind, or out of range."""
+    name = change.partition("=")[0]
+    try:
+        value = _value(text, kind)
+    except ValueError:
+        expected = " or ".join(get_args(kind)) if get_origin(kind) is Literal else _WORDS.get(kind, "a number")
+        raise SettingsError(f"--set {change}: {text!r} is not {expected}.") from None
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, bool | str | None):
+            continue
+        in_range = math.isfinite(number) and number >= 0 and (number > 0 or name not in _POSITIVE)
+        if not in_range or (name in _UP_TO_ONE and number > 1) or (name in _BELOW_ONE and number >= 1):
+            raise SettingsError(f"--set {change}: {text} is out of range.")
+    return value
+
+
+_WORDS = {int: "a whole number", bool: "true or false", tuple[float, float]: "two numbers, such as 0.9,0.999"}
+
+
+def _value(text: str, kind: Any) -> Any:
+    if get_origin(kind) is Literal:
+        if text not in get_args(kind):
+            raise ValueError
+        return text
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError
+        return text.lower() == "true"
+    if get_origin(kind) is tuple:
+        first, second = map(float, text.split(","))
+        return first, second
+    if kind == float | None:
+        return None if text == "none" else float(text)
+    return kind(text)

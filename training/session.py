@@ -1,10 +1,10 @@
 """The session of ``hangtag train`` in one process: reads the data, trains, and reports the result."""
 
+import hashlib
 import importlib
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,24 @@ from typing import Any
 from hangtag.extras import needs
 from hangtag.output import require_writable, writing
 from hangtag.training import dry_run
-from hangtag.training.data import datasets
-from hangtag.training.data.fashion_mnist import LABELS, FashionMnist
-from hangtag.training.data.multi_label import MultiLabelData
+from hangtag.training.data import sources
+from hangtag.training.data.dataset import Dataset
+from hangtag.training.errors import SettingsError
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances
-from hangtag.training.loop import trainer
+from hangtag.training.loop.train import train as train_run
 from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT, DistanceLoss
+from hangtag.training.networks import own
 from hangtag.training.observer import Observer, Observers
-from hangtag.training.processes.distributed import process_group
-from hangtag.training.processes.memory import keep_freed_memory
-from hangtag.training.processes.process_group import ProcessGroup
-from hangtag.training.progress import terminal_observer
+from hangtag.training.processes.launch import keep_freed_memory
+from hangtag.training.processes.process_group import ProcessGroup, process_group
+from hangtag.training.progress import TerminalObserver
 from hangtag.training.runs import overview
-from hangtag.training.runs.command import command
-from hangtag.training.runs.config import RunConfig
-from hangtag.training.runs.run import REPORT, Run
+from hangtag.training.runs.config import RunConfig, TeacherFile, command
+from hangtag.training.runs.files import REPORT
+from hangtag.training.runs.run import Run
 from hangtag.training.settings import TrainSettings
+from hangtag.training.tasks.preparation import first_network
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 
 
@@ -43,24 +44,28 @@ def train(settings: TrainSettings) -> None:
             importlib.import_module("tensorboardX")
     keep_freed_memory()
     with process_group(settings.chosen_device) as group:
-        inputs = group.on_every_rank(lambda: _read(settings))
+        inputs = group.on_every_rank(lambda: _read(settings, group))
         config = _config(settings, inputs, group)
         run = Run(settings.out or Path("runs") / config.run_name)
         if settings.dry_run:
             _dry_run(settings, config, inputs, run, group)
             return
+        # A network that cannot be built leaves no folder, and the run that is there as it is.
+        group.on_every_rank(lambda: first_network(config, len(inputs.data.labels), inputs.data.image))
         if settings.restart:
             group.on_rank_zero(run.erase)
         if group.is_rank_zero:
+            for note in inputs.data.notes:
+                _report(note)
             _report(f"{config.run_name}: data from {inputs.data.source}, {_resources(config)}")
         epochs_before = group.on_rank_zero(lambda: _finished_epochs(run))
         try:
             with (
-                terminal_observer(config.recipe.epochs, shown=group.is_rank_zero) as terminal,
+                TerminalObserver(config.recipe.epochs, shown=group.is_rank_zero) as terminal,
                 _event_log(config, run, group) as log,
             ):
                 observer = Observers(terminal, log)
-                metrics = trainer.train(config, inputs.data, run, observer, inputs.teacher, group, inputs.distances)
+                metrics = train_run(config, inputs.data, run, observer, inputs.teacher, group, inputs.distances)
         except KeyboardInterrupt:
             if group.is_rank_zero:
                 resume = command(config.as_json(), run.folder)
@@ -80,7 +85,7 @@ def _dry_run(settings: TrainSettings, config: RunConfig, inputs: "_Inputs", run:
     forecast = dry_run.measure(config, inputs.data, inputs.teacher, group, inputs.distances)
     if group.is_rank_zero:
         shown = [("run", f"{run.folder}: {state}"), ("data", f"{config.dataset} from {inputs.data.source}")]
-        for heading, text in [*shown, *forecast.lines()]:
+        for heading, text in [*shown, *forecast]:
             sys.stdout.write(f"{heading:<8}  {text}\n")
 
 
@@ -96,38 +101,44 @@ def _state(run: Run, config: RunConfig, *, restart: bool) -> str:
     return f"it holds this run, {done} of {epochs} epochs; it would go on" if done else "a new run"
 
 
-@contextmanager
-def _event_log(config: RunConfig, run: Run, group: ProcessGroup) -> Iterator[Observer]:
+def _event_log(config: RunConfig, run: Run, group: ProcessGroup) -> AbstractContextManager[Observer]:
     """The observer that logs for TensorBoard, if the run is to have one."""
     if not (config.tensorboard and group.is_rank_zero):
-        yield Observer()
-        return
+        return nullcontext(Observer())
     from hangtag.training.tensorboard import EventLog  # its package is an extra, and slow to import
 
-    with EventLog(run.folder, config.as_json()) as log:
-        yield log
+    return EventLog(run.folder, config.as_json())
 
 
 @dataclass(frozen=True)
 class _Inputs:
     """What a run reads before it trains."""
 
-    data: FashionMnist | MultiLabelData
+    data: Dataset
     teacher: TeacherEnsemble | None
     distances: LabelDistances | None
 
 
-def _read(settings: TrainSettings) -> _Inputs:
+def _read(settings: TrainSettings, group: ProcessGroup) -> _Inputs:
+    if own.is_own(settings.model):
+        own.find(settings.model)  # before pictures are read, which may take minutes
     distances = None
     if settings.distance_loss:
         distances = label_distance.read(settings.distances) if settings.distances else label_distance.default()
-        distances.require(LABELS)
-    data = datasets.load(settings.dataset, settings.data_dir, settings.limit)
+    data = sources.load(settings.dataset, settings.data_dir, settings.limit, settings.own_pictures)
+    images, least = len(data.train.first(settings.limit)), 2 * group.world_size
+    if settings.chosen_recipe.batch_norm and images < least:
+        raise SettingsError(
+            f"batch normalisation needs {least} images to train on at least, and there are {images}. Name a larger "
+            "--limit, or add --set batch_norm=false."
+        )
+    if distances is not None:
+        distances.require(data.labels)
     distillation = settings.chosen_recipe.distillation
     teacher = None
     if distillation:
         paths = settings.teachers or published_teachers(distillation.teacher)
-        teacher = TeacherEnsemble(paths, _threads(settings))
+        teacher = TeacherEnsemble(paths, data.labels, data.image, _threads(settings))
     return _Inputs(data, teacher, distances)
 
 
@@ -150,6 +161,10 @@ def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> Ru
         processes=group.world_size,
         teachers=inputs.teacher.files if inputs.teacher else (),
         loss=loss,
+        start_from=_file(settings.start_from) if settings.start_from else None,
+        dataset=_absolute(settings.dataset),
+        image=inputs.data.image if sources.kind_of(settings.dataset) else None,
+        pictures=settings.own_pictures if sources.kind_of(settings.dataset) else None,
         data_dir=str(settings.data_dir) if settings.data_dir else None,
     )
 
@@ -166,14 +181,13 @@ def _resources(config: RunConfig) -> str:
     return f"{config.device}, {processes}{threads}{teachers}"
 
 
-def _write_page(run: Run, data: FashionMnist | MultiLabelData) -> None:
+def _write_page(run: Run, data: Dataset) -> None:
     """Write the run's page into its folder. Raises OutputError if it cannot be written; the run is complete then."""
     from hangtag.training.report.page import run_page  # imports matplotlib, which takes a second
 
-    validation = data.validation.images if isinstance(data, FashionMnist) else None
     path = run.folder / REPORT
     with writing(path):
-        path.write_text(run_page(overview.read(run.folder), validation=validation), encoding="utf-8")
+        path.write_text(run_page(overview.read(run.folder), validation=data.validation.images), encoding="utf-8")
 
 
 def _finished_epochs(run: Run) -> int | None:
@@ -183,7 +197,7 @@ def _finished_epochs(run: Run) -> int | None:
 
 def _report_result(run: Run, metrics: dict[str, Any], epochs_before: int | None) -> None:
     if epochs_before == len(metrics["epochs"]):
-        _report("this run had finished already: nothing was trained. --restart trains it anew.")
+        _report("this run had finished already: nothing was trained. --restart trains it again.")
     elif epochs_before is not None:
         epochs = f"{epochs_before} epoch{'' if epochs_before == 1 else 's'}"
         _report(f"this run had finished {epochs}, and went on to {len(metrics['epochs'])}.")
@@ -197,6 +211,16 @@ def _report_result(run: Run, metrics: dict[str, Any], epochs_before: int | None)
     ]
     _report(f"best epoch {summary['best_epoch']}: {', '.join(figures)}, {summary['parameters']:,} parameters")
     _report(f"run: {run.folder}   next: hangtag export {run.folder}")
+
+
+def _file(path: Path) -> TeacherFile:
+    return TeacherFile(hashlib.sha256(path.read_bytes()).hexdigest()[:12], str(path.absolute()))
+
+
+def _absolute(dataset: str) -> str:
+    """The name of a data set; of own pictures with the whole path, so that the run can be exported from anywhere."""
+    kind = sources.kind_of(dataset)
+    return f"{kind}:{Path(dataset.partition(':')[2]).absolute()}" if kind else dataset
 
 
 def _report(line: str) -> None:

@@ -1,205 +1,144 @@
-"""Every setting of ``hangtag train``, declared once: type, default, check and help. cli.py makes options from it."""
+"""The settings of a run, checked where they are made. cli.py has an option for each."""
 
 import math
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
 import torch
+from torch import nn
 
-from hangtag.training.catalog import MULTI_LABEL_NETWORKS, NETWORKS, RECIPE_NAMES, build, dataset_for, recipe_for
-from hangtag.training.data.datasets import DATASETS
+from hangtag.serving.image_spec import FITS
+from hangtag.training.catalog import MULTI_LABEL_NETWORKS, build, dataset_for, entry, recipe_for
+from hangtag.training.data import sources
+from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.errors import SettingsError
-from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT, DistanceLossName
-from hangtag.training.networks.bfloat16 import cpu_computes_lstms_in_bf16, has_lstm
-from hangtag.training.recipes import Recipe
+from hangtag.training.losses.single_label import DistanceLossName
+from hangtag.training.networks import own
+from hangtag.training.recipes import Recipe, changed
 
-
-@dataclass(frozen=True)
-class Option:
-    """The help of a setting on the command line, and the values that it takes."""
-
-    help: str
-    choices: tuple[str, ...] = ()
-    minimum: float | None = None
-    maximum: float | None = None
-    excludes_minimum: bool = False
-    flag: str = ""  # by default the field's name, with dashes
-    metavar: str | None = None
-    type: Any = str  # this and the default are taken from the field
-    default: Any = None
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether the option may be given several times."""
-        return isinstance(self.default, tuple)
-
-    def check(self, value: Any) -> None:
-        """Raises SettingsError for a value that is not one of the choices, or out of range."""
-        if self.choices and value not in self.choices:
-            raise SettingsError(f"{self.flag}: {value!r} is not one of {', '.join(self.choices)}.")
-        if self.type is float and not math.isfinite(value):
-            raise SettingsError(f"{self.flag}: {value!r} is not a finite number.")
-        too_low = self.minimum is not None and (
-            value <= self.minimum if self.excludes_minimum else value < self.minimum
-        )
-        if too_low or (self.maximum is not None and value > self.maximum):
-            bounds = [f"{'above' if self.excludes_minimum else 'at least'} {self.minimum}"]
-            bounds += [] if self.maximum is None else [f"at most {self.maximum}"]
-            raise SettingsError(f"{self.flag}: {value} is out of range; it must be {' and '.join(bounds)}.")
+LOSSES = ("cross-entropy", *get_args(DistanceLossName))
+SELECTIONS = ("accuracy", "balanced_accuracy")
+_OF_OWN_PICTURES = ("size", "colour", "fit", "validation_share", "test_share", "split_seed")
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """The settings of one run. None stands for the default that the help names.
+    """The settings of one run. None stands for the default that ``hangtag train --help`` names.
 
     Raises:
         SettingsError: A value is out of range, or values do not fit together.
 
     Example:
         >>> TrainSettings("lstm", limit=2000, epochs=1, out=Path("runs/trial"))
+        >>> TrainSettings("cnn", data="folder:photos", changes=("learning_rate=3e-3",))
     """
 
-    model: str  # a key of catalog.NETWORKS
-    recipe: Annotated[
-        str | None,
-        Option(
-            "How to train: as the study did, for the best accuracy in the same network, for longer from a teacher that "
-            "sees the same augmented images, or to become a teacher; the networks for several labels have one of their "
-            "own.  [default: the first that MODEL has of study, teacher, "
-            "multi-label]",
-            choices=RECIPE_NAMES,
-        ),
-    ] = None
-    epochs: Annotated[int | None, Option("Replaces the recipe's number of epochs.", minimum=1)] = None
-    data: Annotated[
-        str | None,
-        Option(
-            "The data set to learn from.  [default: fashion-mnist; outfits for the networks for several labels]",
-            choices=DATASETS,
-        ),
-    ] = None
-    data_dir: Annotated[
-        Path | None,
-        Option(
-            "Folder with Fashion-MNIST's IDX files, or with VOCdevkit.  "
-            "[default: Debian's package for Fashion-MNIST, else a download by torchvision]"
-        ),
-    ] = None
-    seed: Annotated[int, Option("Decides initial weights, order and dropout.", minimum=0, maximum=2**32 - 1)] = 0
-    limit: Annotated[
-        int | None, Option("Train on the first N images only, and validate on N: for quick trials.", minimum=1)
-    ] = None
-    processes: Annotated[
-        int,
-        Option(
-            "Start this many processes, each of which computes its share of every batch; one for each GPU.",
-            minimum=1,
-            maximum=64,
-        ),
-    ] = 1
-    threads: Annotated[
-        int | None,
-        Option("CPU threads of each process.  [default: its share of the CPUs]", minimum=1, maximum=256),
-    ] = None
-    precision: Annotated[
-        str,
-        Option(
-            "Arithmetic of the training steps. bf16 is faster where the CPU or GPU has it; weights stay FP32.",
-            choices=("fp32", "bf16"),
-        ),
-    ] = "fp32"
-    device: Annotated[
-        str, Option("Where to train. auto takes the GPU if PyTorch sees one.", choices=("auto", "cpu", "cuda"))
-    ] = "auto"
-    teachers: Annotated[
-        tuple[Path, ...],
-        Option(
-            "The model to learn from, where the recipe has a teacher. Repeat it to learn from the average of several.  "
-            "[default: every version of the recipe's teacher under runs/teachers/]",
-            flag="--teacher",
-            metavar="FILE.onnx",
-        ),
-    ] = ()
-    loss: Annotated[
-        str | None,
-        Option(
-            "The loss to minimise. The last two weigh mistakes by label distances.  [default: cross-entropy]",
-            choices=("cross-entropy", *get_args(DistanceLossName)),
-        ),
-    ] = None
-    beta: Annotated[
-        float | None,
-        Option(
-            f"How fast a label's weight falls with its distance.  [default: {BETA:g}]", minimum=0, excludes_minimum=True
-        ),
-    ] = None
-    loss_weight: Annotated[
-        float | None,
-        Option(f"The weight of the loss's part with distances.  [default: {LOSS_WEIGHT:g}]", minimum=0, maximum=1),
-    ] = None
-    distances: Annotated[
-        Path | None,
-        Option(
-            "The label distances that --loss uses, as 'hangtag labels RUN --json FILE.json' writes them.  "
-            "[default: the file that ships]",
-            metavar="FILE.json",
-        ),
-    ] = None
-    out: Annotated[
-        Path | None,
-        Option("The run's folder.  [default: runs/MODEL-RECIPE-seedSEED, with other data or another loss named too]"),
-    ] = None
-    tensorboard: Annotated[
-        bool,
-        Option("Log losses, accuracies and the learning rate for TensorBoard. Needs the extra tensorboard."),
-    ] = False
-    dry_run: Annotated[
-        bool,
-        Option(
-            "Say what the run would take: data, steps, memory, and the time, from a few measured steps. Leave no run."
-        ),
-    ] = False
-    restart: Annotated[bool, Option("Discard the run in the folder and start anew.")] = False
+    model: str  # a key of catalog.NETWORKS, package.module:callable, or timm:NAME
+    data: str | None = None
+    data_dir: Path | None = None
+    size: str | None = None  # HEIGHTxWIDTH
+    colour: bool | None = None
+    fit: str | None = None
+    validation_share: float | None = None
+    test_share: float | None = None
+    split_seed: int | None = None
+    recipe: str | None = None
+    changes: tuple[str, ...] = ()  # of the recipe, each NAME=VALUE
+    epochs: int | None = None
+    seed: int = 0
+    limit: int | None = None
+    balance: bool = False
+    select: str = "accuracy"
+    start_from: Path | None = None
+    processes: int = 1
+    threads: int | None = None
+    precision: str = "fp32"
+    device: str = "auto"
+    teachers: tuple[Path, ...] = ()
+    loss: str | None = None
+    beta: float | None = None
+    loss_weight: float | None = None
+    distances: Path | None = None
+    out: Path | None = None
+    tensorboard: bool = False
+    dry_run: bool = False
+    restart: bool = False
 
     def __post_init__(self) -> None:
-        if self.model not in NETWORKS:
-            raise SettingsError(f"there is no model {self.model!r}; there are {', '.join(NETWORKS)}.")
-        for name, option in OPTIONS.items():
-            value = getattr(self, name)
-            for item in value if option.repeatable else (value,):
-                if item is not None:
-                    option.check(item)
+        entry(self.model)
+        _require_choices(self)
+        _require_ranges(self)
+        kind = sources.kind_of(dataset_for(self.data, self.model))
+        if kind is None:
+            self._require_unset(*_OF_OWN_PICTURES, reason=f"the images of {self.dataset} are as they are.")
+        elif self.data_dir is not None:
+            raise SettingsError(f"--data-dir: --data {self.data} names the folder already.")
+        _ = self.own_pictures
         if self.device == "cuda" and not torch.cuda.is_available():
             raise SettingsError("--device cuda: PyTorch sees no CUDA device here. Use --device cpu.")
         if self.precision == "bf16" and self.chosen_device == "cpu" and not cpu_computes_lstms_in_bf16():
-            with torch.device("meta"):  # the layers without their weights
-                network = build(self.model)
-            if has_lstm(network):
-                raise SettingsError(
-                    f"--precision bf16: PyTorch computes no LSTM in bfloat16 on this CPU, and {self.model} has one. "
-                    "Use --precision fp32."
-                )
-        dataset_for(self.data, self.model)
-        recipe = recipe_for(self.recipe, self.model)
+            self._require_no_lstm()
+        recipe = self.chosen_recipe
+        if recipe.batch_norm and own.is_own(self.model):
+            raise SettingsError(f"--set batch_norm=true: {self.model} has normalisations of its own, or none.")
+        least = 2 * self.processes
+        if recipe.batch_norm and recipe.batch_size < least:
+            raise SettingsError(
+                f"--set batch_size={recipe.batch_size}: batch normalisation needs {least} images at least in every "
+                "batch. Name more, or add --set batch_norm=false."
+            )
         if self.teachers and recipe.distillation is None:
-            recipes_with_teacher = [
-                f" or use --recipe {other.name}" for other in NETWORKS[self.model].recipes if other.distillation
-            ]
+            with_teacher = [f" or use --recipe {one.name}" for one in entry(self.model).recipes if one.distillation]
             raise SettingsError(
                 f"--teacher {self.teachers[0]}: recipe {recipe.name} learns from the labels alone. Leave --teacher out"
-                f"{''.join(recipes_with_teacher)}."
+                f"{''.join(with_teacher)}."
             )
         if self.model in MULTI_LABEL_NETWORKS:
             reason = f"{self.model} has a loss of its own; these options are for networks that predict a single label."
-            self._require_unset("loss", "beta", "loss_weight", "distances", reason=reason)
+            self._require_unset("loss", "beta", "loss_weight", "distances", "balance", "select", reason=reason)
         elif self.distance_loss is None:
             reason = "the cross-entropy uses no distances; add --loss embedding-distance."
             self._require_unset("beta", "loss_weight", "distances", reason=reason)
+        elif kind is not None and self.distances is None:
+            raise SettingsError(f"--loss {self.loss}: name your labels' distances with --distances FILE.json.")
 
     def _require_unset(self, *names: str, reason: str) -> None:
-        if unused := [OPTIONS[name].flag for name in names if getattr(self, name) is not None]:
+        defaults = type(self).__dataclass_fields__
+        if unused := [flag(name) for name in names if getattr(self, name) != defaults[name].default]:
             raise SettingsError(f"{' and '.join(unused)}: {reason}")
+
+    def _require_no_lstm(self) -> None:
+        if own.is_own(self.model):
+            return
+        with torch.device("meta"):  # the layers without their weights
+            network = build(self.model)
+        if any(isinstance(module, nn.LSTM) for module in network.modules()):
+            raise SettingsError(
+                f"--precision bf16: PyTorch computes no LSTM in bfloat16 on this CPU, and {self.model} has one. "
+                "Use --precision fp32."
+            )
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The arguments of ``hangtag train`` for these settings, without the run's folder."""
+        words = [self.model]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("model", "out", "dry_run", "restart") or (
+                value == field.default and field.name != "seed"
+            ):
+                continue
+            if isinstance(value, bool):
+                words.append(flag(field.name) if value else "--grey")
+            else:
+                words += [
+                    word
+                    for item in (value if isinstance(value, tuple) else [value])
+                    for word in (flag(field.name), str(item))
+                ]
+        return tuple(words)
 
     @property
     def dataset(self) -> str:
@@ -207,9 +146,22 @@ class TrainSettings:
         return dataset_for(self.data, self.model)
 
     @property
+    def own_pictures(self) -> OwnPictures:
+        """How the user's own pictures are divided and prepared."""
+        given: dict[str, Any] = {
+            "size": None if self.size is None else sources.parse_size(self.size),
+            "channels": None if self.colour is None else 3 if self.colour else 1,
+            "fit": self.fit,
+            "validation_share": self.validation_share,
+            "test_share": self.test_share,
+            "split_seed": self.split_seed,
+        }
+        return replace(OwnPictures(), **{name: value for name, value in given.items() if value is not None})
+
+    @property
     def chosen_recipe(self) -> Recipe:
-        """The chosen recipe, or the network's default, with the chosen number of epochs."""
-        recipe = recipe_for(self.recipe, self.model)
+        """The chosen recipe, or the default, with the chosen changes and number of epochs."""
+        recipe = changed(recipe_for(self.recipe, self.model, self.dataset), self.changes)
         return replace(recipe, epochs=self.epochs) if self.epochs else recipe
 
     @property
@@ -223,16 +175,54 @@ class TrainSettings:
         return "cuda" if self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available()) else "cpu"
 
 
-def _options() -> dict[str, Option]:
-    hints = get_type_hints(TrainSettings, include_extras=True)
-    options = {}
-    for declared in fields(TrainSettings)[1:]:
-        annotated, option = get_args(hints[declared.name])
-        value_type = next((kind for kind in get_args(annotated) if isinstance(kind, type)), annotated)
-        flag = option.flag or f"--{declared.name.replace('_', '-')}"
-        options[declared.name] = replace(option, flag=flag, type=value_type, default=declared.default)
-    return options
+@cache
+def cpu_computes_lstms_in_bf16() -> bool:
+    """Whether PyTorch computes an LSTM in bfloat16 on this CPU, by computing a small one.
+
+    It has none for CPUs without AVX-512.
+    """
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            nn.LSTM(4, 4)(torch.rand(2, 1, 4))
+    except RuntimeError:
+        return False
+    return True
 
 
-OPTIONS = _options()
-"""The option of each field but ``model``, which is the command's argument."""
+def flag(name: str) -> str:
+    """The option of ``hangtag train`` that sets a field, such as --teacher for teachers."""
+    return {"teachers": "--teacher", "changes": "--set"}.get(name, f"--{name.replace('_', '-')}")
+
+
+def _require_choices(settings: TrainSettings) -> None:
+    choices = {
+        "precision": ("fp32", "bf16"),
+        "device": ("auto", "cpu", "cuda"),
+        "loss": (None, *LOSSES),
+        "select": SELECTIONS,
+        "fit": (None, *FITS),
+    }
+    for name, values in choices.items():
+        value = getattr(settings, name)
+        if value not in values:
+            raise SettingsError(f"{flag(name)}: {value!r} is not one of {', '.join(filter(None, values))}.")
+
+
+def _require_ranges(settings: TrainSettings) -> None:
+    ranges = {
+        "epochs": (1, math.inf),
+        "seed": (0, 2**32 - 1),
+        "split_seed": (0, 2**32 - 1),
+        "limit": (1, math.inf),
+        "processes": (1, 64),
+        "threads": (1, 256),
+        "beta": (1e-6, math.inf),
+        "loss_weight": (0, 1),
+        "validation_share": (0.01, 0.5),
+        "test_share": (0.01, 0.5),
+    }
+    for name, (least, most) in ranges.items():
+        value = getattr(settings, name)
+        if value is not None and not (math.isfinite(value) and least <= value <= most):
+            bounds = f"from {least:g} to {most:g}" if most < math.inf else f"at least {least:g}"
+            raise SettingsError(f"{flag(name)}: {value} is out of range; it must be {bounds}.")

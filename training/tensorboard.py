@@ -5,7 +5,7 @@ its web server. Its SummaryWriter is not used: that writes on a thread of its ow
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import hparams
 
 from hangtag.training.observer import Observer, StepProgress
-from hangtag.training.runs.files import reporting_write_errors
-from hangtag.training.runs.run import EVENT_FILES
+from hangtag.training.runs.files import EVENT_FILES, flat, read_metrics, reporting_write_errors
 
 _SPLITS = ("train", "validation")
 
@@ -33,7 +32,7 @@ class EventLog(Observer, AbstractContextManager["EventLog"]):
 
     Example:
         >>> with EventLog(run.folder, config.as_json()) as log:
-        ...     trainer.train(config, data, run, log)
+        ...     train(config, data, run, log)
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
@@ -47,33 +46,15 @@ class EventLog(Observer, AbstractContextManager["EventLog"]):
         self._writer: EventsWriter | None = None
         self._steps = 0  # per epoch
 
-    def on_start(self, rows: Sequence[Mapping[str, float]], steps: int) -> None:
-        self._steps = steps
-        earlier = len(list(self._folder.glob(EVENT_FILES)))
-        with reporting_write_errors(self._folder):
-            # The number makes the name another one than that of a file of the same second.
-            self._writer = EventsWriter(str(self._folder / "events"), f".{earlier:04}")
-        if earlier:
-            self._write(len(rows) * steps + 1, session_log=SessionLog(status=SessionLog.START))
-        else:
-            _, session, _ = hparams(_flat(self._config), {})  # TensorBoard finds the metrics by itself
-            self._write(0, summary=session)
-            for row in rows:
-                self._write_epoch(row)
-        self._flush()
-
     def on_step(self, progress: StepProgress) -> None:
-        if progress.figures:
-            figures = {
-                "loss/step": progress.figures.loss,
-                "accuracy/step": progress.figures.accuracy,
-                "learning_rate": progress.figures.learning_rate,
-            }
-            self._write((progress.epoch - 1) * self._steps + progress.step, summary=_scalars(figures))
+        if not self._writer:
+            self._begin(progress.steps)
+        if figures := progress.figures:
+            tags = {name if name == "learning_rate" else f"{name}/step": value for name, value in figures.items()}
+            self._write((progress.epoch - 1) * self._steps + progress.step, summary=_scalars(tags))
 
     def on_epoch(self, row: Mapping[str, float]) -> None:
-        self._write_epoch(row)
-        self._flush()
+        self._write(int(row["epoch"]) * self._steps, summary=_scalars(_tags(row)))
 
     def __exit__(self, *_: object) -> None:
         if self._writer:
@@ -81,17 +62,27 @@ class EventLog(Observer, AbstractContextManager["EventLog"]):
                 self._writer.close()
             self._writer = None
 
-    def _write_epoch(self, row: Mapping[str, float]) -> None:
-        self._write(int(row["epoch"]) * self._steps, summary=_scalars(_tags(row)))
+    def _begin(self, steps: int) -> None:
+        """Open the file, before the run's first step."""
+        self._steps = steps
+        rows = read_metrics(self._folder)["epochs"]
+        earlier = len(list(self._folder.glob(EVENT_FILES)))
+        with reporting_write_errors(self._folder):
+            # The number makes the name another one than that of a file of the same second.
+            self._writer = EventsWriter(str(self._folder / "events"), f".{earlier:04}")
+        if earlier:
+            self._write(len(rows) * steps + 1, session_log=SessionLog(status=SessionLog.START))
+        else:
+            settings = {key: value for key, value in flat(self._config).items() if isinstance(value, str | int | float)}
+            _, session, _ = hparams(settings, {})  # TensorBoard finds the metrics by itself
+            self._write(0, summary=session)
+            for row in rows:
+                self.on_epoch(row)
 
     def _write(self, step: int, **content: Any) -> None:
-        assert self._writer, "on_start() comes first"
-        with reporting_write_errors(self._folder):
-            self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
-
-    def _flush(self) -> None:
         assert self._writer
         with reporting_write_errors(self._folder):
+            self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
             self._writer.flush()
 
 
@@ -107,14 +98,3 @@ def _tags(row: Mapping[str, float]) -> dict[str, float]:
 
 def _scalars(figures: Mapping[str, float]) -> Summary:
     return Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()])
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | float]:
-    """The texts and numbers of a config, {"recipe": {"epochs": 10}} as {"recipe.epochs": 10}."""
-    flat: dict[str, str | float] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, str | int | float):
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -1,11 +1,14 @@
 """Read and extend an ONNX model in memory: digest, operators, nodes, metadata. Needs the package onnx, not torch."""
 
 import hashlib
+import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import onnx
 
+from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION
 from hangtag.serving.signature import PREFIX
 
 
@@ -30,9 +33,47 @@ def add_metadata(model: onnx.ModelProto, added: Mapping[str, str]) -> None:
         model.metadata_props.add(key=PREFIX + key, value=value)
 
 
+def described(model: onnx.ModelProto, added: Mapping[str, str]) -> onnx.ModelProto:
+    """A copy with this metadata instead of its own, of which only what PyTorch exported is still true."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    kept = {key: value for key, value in metadata(model).items() if key == "nodes_before_folding"}
+    del copied.metadata_props[:]
+    add_metadata(copied, {**added, **kept})
+    return copied
+
+
+def versions() -> dict[str, str]:
+    """The versions of the programs that write and prove a file: program -> version, for its metadata."""
+    return {"python": platform.python_version(), "onnx": onnx.__version__, "onnxruntime": ONNXRUNTIME_VERSION}
+
+
+def write(model: onnx.ModelProto, added: Mapping[str, str], file: Path) -> None:
+    """Write a file with these properties under ``hangtag.`` (keys without it) and no others of ours; others' stay."""
+    others = {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith(PREFIX)}
+    onnx.helper.set_model_props(model, others)
+    add_metadata(model, added)
+    file.write_bytes(model.SerializeToString())
+
+
 def operators(model: onnx.ModelProto) -> Counter[str]:
     """How many nodes of each operator the graph has, those of its subgraphs (the bodies of loops) included."""
     return Counter(node.op_type for node in nodes(model.graph))
+
+
+def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Give values other names, in subgraphs too. The new names must not be in the graph yet."""
+    for values in (graph.input, graph.output, graph.value_info, graph.initializer):
+        for value in values:
+            value.name = names.get(value.name, value.name)
+    for sparse in graph.sparse_initializer:
+        sparse.values.name = names.get(sparse.values.name, sparse.values.name)
+    for node in graph.node:
+        for ends in (node.input, node.output):
+            ends[:] = [names.get(end, end) for end in ends]
+        for attribute in node.attribute:
+            for subgraph in (attribute.g, *attribute.graphs):
+                rename(subgraph, names)
 
 
 def nodes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:

@@ -1,27 +1,27 @@
 """Collect the metadata that is known before the gate: where a model came from, and what training measured."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from hangtag.export.file.versions import versions
+from hangtag.export.file.onnx_model import versions
 from hangtag.export.network.served_network import ServedNetwork, SingleLabel
-from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.labels import distance as label_distance
-from hangtag.training.runs.config import portable
-from hangtag.training.runs.environment import git_revision
+from hangtag.training.runs import data
+from hangtag.training.runs.config import git_revision, portable
+
+MOST_IN_CONFUSION = 50
+"""Labels up to which a file keeps its confusion matrices, whose size grows with the square."""
 
 
 def collect(served: ServedNetwork, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
     """Describe a finished run by its config.json and metrics.json (keys without their prefix)."""
     summary, environment = metrics["summary"], config["environment"]
-    published = {
-        key: value for key, value in summary.items() if key != "worst"
-    }  # images, which a file needs no list of
+    labels = data.labels(summary)
     return {
-        "labels": json.dumps(summary.get("labels", LABELS)),
+        "labels": json.dumps(labels),
         "recipe": config["recipe"]["name"],
         "seed": str(config["seed"]),
         "parameters": str(summary["parameters"]),
@@ -31,17 +31,27 @@ def collect(served: ServedNetwork, config: Mapping[str, Any], metrics: Mapping[s
         "trained": environment["created"],
         "versions": json.dumps(versions() | {"torch": environment["torch"], "torch_export": torch.__version__}),
         **_figures(summary),
-        **_label_distances(served),
-        "training": json.dumps({"config": portable(config), "metrics": {**metrics, "summary": published}}),
+        **_label_distances(served, labels),
+        "training": json.dumps({"config": portable(config), "metrics": {**metrics, "summary": _published(summary)}}),
     }
 
 
-def _label_distances(served: ServedNetwork) -> dict[str, str]:
-    """How far apart a classifier's labels are, so that an answer can say how wrong its runners-up would be."""
-    if not isinstance(served, SingleLabel):
-        return {}
+def _published(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's summary without what a file needs no copy of: worst images, and confusions of very many labels."""
+    splits = {key: value for key, value in summary.items() if key in ("validation", "test")}
+    if len(data.labels(summary)) > MOST_IN_CONFUSION:
+        splits = {
+            key: {name: figure for name, figure in value.items() if name != "confusion"}
+            for key, value in splits.items()
+        }
+    return {key: value for key, value in summary.items() if key != "worst"} | splits
+
+
+def _label_distances(served: ServedNetwork, labels: Sequence[str]) -> dict[str, str]:
+    """How far apart a garment classifier's labels are, so that an answer can say how wrong its runners-up would be."""
     distances = label_distance.default()
-    distances.require(LABELS)
+    if not isinstance(served, SingleLabel) or distances.labels != tuple(labels):
+        return {}
     return {
         "label_distances": json.dumps(distances.matrix.tolist()),
         "label_distances_from": json.dumps(dict(distances.provenance)),

@@ -1,7 +1,7 @@
 """Store PyTorch's answers in the file, so that `hangtag models verify` can compare with them where there is no run.
 
 The complete answers to the first images of the gate; and, where each image has one label, the most probable label of
-each image of the test set, one byte each, compressed.
+each image of the test set, one byte each or, of more than 256 labels, two, compressed.
 """
 
 import base64
@@ -22,17 +22,25 @@ class ReferenceAnswers:
     """PyTorch's answers, as a file holds them."""
 
     answers: Answers
-    """To the first images of the gate."""
+    """To the first images of the gate, or to the examples in the file."""
     labels: Array | None
     """The most probable label of each image of the test set, [n]; None where an image has several labels."""
 
 
-def record(expected: Answers, *, one_label: bool) -> dict[str, str]:
-    """Turn PyTorch's answers to the gate's images into metadata (keys without their prefix)."""
-    first = {name: _round(values[:IMAGES]).tolist() for name, values in expected.items()}
-    metadata = {"reference": json.dumps(first, separators=(",", ":"))}
+def record(expected: Answers, *, one_label: bool, first: Array | None = None) -> dict[str, str]:
+    """Turn PyTorch's answers to the gate's images into metadata (keys without their prefix).
+
+    Args:
+        expected: the answers.
+        one_label: whether each image has one label.
+        first: indices of the images whose answers are kept whole; None for the first IMAGES.
+    """
+    kept = np.arange(IMAGES) if first is None else first
+    whole = {name: _round(values[kept[kept < len(values)]]).tolist() for name, values in expected.items()}
+    metadata = {"reference": json.dumps(whole, separators=(",", ":"))}
     if one_label:
-        labels = expected["logits"].argmax(axis=1).astype(np.uint8)
+        logits = expected["logits"]
+        labels = logits.argmax(axis=1).astype(_index_type(logits.shape[1]))
         metadata["reference_labels"] = base64.urlsafe_b64encode(zlib.compress(labels.tobytes(), 9)).decode()
     return metadata
 
@@ -52,8 +60,13 @@ def read(metadata: Mapping[str, str]) -> ReferenceAnswers | None:
             content = zlib.decompress(base64.urlsafe_b64decode(metadata["reference_labels"]))
         except zlib.error as error:
             raise ValueError(f"reference_labels cannot be unpacked ({error})") from error
-        labels = np.frombuffer(content, np.uint8)
+        labels = np.frombuffer(content, _index_type(len(json.loads(metadata["labels"]))))
     return ReferenceAnswers(answers, labels)
+
+
+def _index_type(labels: int) -> str:
+    """The type of an index into so many labels, as files hold it."""
+    return "u1" if labels <= 256 else "<u2"
 
 
 def _round(values: Array) -> Array:

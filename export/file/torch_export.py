@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx
 import torch
+from onnx import numpy_helper
 from onnxscript import optimizer
 
 from hangtag.export.errors import ExportError
@@ -29,7 +30,7 @@ def to_onnx(served: ServedNetwork, metadata: Mapping[str, str]) -> onnx.ModelPro
         ExportError: the weights of an LSTM could not be folded into initializers.
     """
     served.eval()
-    example = torch.zeros(2, served.image_size, served.image_size, dtype=torch.uint8)  # 1 could freeze the batch axis
+    example = torch.zeros(2, *served.image.shape, dtype=torch.uint8)  # 1 could freeze the batch axis
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals, which nobody here can change
         program = torch.onnx.export(
@@ -48,6 +49,7 @@ def to_onnx(served: ServedNetwork, metadata: Mapping[str, str]) -> onnx.ModelPro
     nodes_before_folding = program.model.graph.num_nodes()
     optimizer.optimize(program.model, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT)
     model = program.model_proto
+    _cancel_unsqueezes(model)
     simplify_lstms(model)
     _strip(model)
     _require_recurrent_weights_are_initializers(model)
@@ -56,6 +58,21 @@ def to_onnx(served: ServedNetwork, metadata: Mapping[str, str]) -> onnx.ModelPro
     model.producer_version = ""
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _cancel_unsqueezes(model: onnx.ModelProto) -> None:
+    """Remove an axis that a node adds and the next one drops: that of grey pixels' channel, before an LSTM."""
+    graph = model.graph
+    constants = {tensor.name: numpy_helper.to_array(tensor).tolist() for tensor in graph.initializer}
+    added = {node.output[0]: node for node in graph.node if node.op_type == "Unsqueeze"}
+    other: dict[str, str] = {}
+    for node in graph.node:
+        before = added.get(node.input[0]) if node.op_type == "Squeeze" else None
+        if before is not None and constants.get(node.input[1], 0) == constants.get(before.input[1], 1):
+            other[node.output[0]] = before.input[0]
+    for node in graph.node:
+        node.input[:] = [other.get(name, name) for name in node.input]
+    optimizer.remove_unused_nodes(model)
 
 
 def _strip(model: onnx.ModelProto) -> None:

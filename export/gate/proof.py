@@ -8,7 +8,10 @@ from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.gate.check import AGREEMENT, PARITY, PassedCheck
 from hangtag.export.gate.runtime_answers import REAL
 from hangtag.export.gate.speed import Speed
-from hangtag.training.data.fashion_mnist import Classes
+from hangtag.training.data.dataset import Classes, Split
+
+GATE_IMAGES = 10_000
+"""So many images of the test split are compared, at most."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,11 @@ class GateData:
     classes: Classes | None = None
     logits_before: Array | None = None
     """Where a temperature was folded into the file: the logits [n, labels] of the file without it."""
+
+    @classmethod
+    def of(cls, test: Split) -> "GateData":
+        """Of a test split in which each image has one label."""
+        return cls(test.images[:GATE_IMAGES], test.classes[:GATE_IMAGES])
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,9 @@ def answer_batch(runtime: Runtime, batch: Pixels, check: str, contents: str) -> 
         raise GateError(check, f"the file loads, but fails at batch {len(batch)} {contents}: {reason}.") from error
 
 
-def artificial_images(height: int, width: int) -> dict[str, Pixels]:
-    """Images that no camera takes, 64 of each kind: black, white, and noise (the same at every call)."""
-    shape = (_ARTIFICIAL_COUNT, height, width)
+def artificial_images(*shape_of_one: int) -> dict[str, Pixels]:
+    """Images of a shape that no camera takes, 64 of each kind: black, white, and noise (the same at every call)."""
+    shape = (_ARTIFICIAL_COUNT, *shape_of_one)
     return {
         "black": np.zeros(shape, np.uint8),
         "white": np.full(shape, 255, np.uint8),

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hangtag.export.arrays import Pixels
+from hangtag.export.arrays import Array, Pixels
 from hangtag.serving.server.runtime.session import Runtime
 
 if TYPE_CHECKING:  # only files are timed where torch is not installed
@@ -31,13 +31,28 @@ TIMINGS = ("none", "eager", "compile")
 _MIN_ROUNDS, _MAX_ROUNDS = 7, 200
 _SECONDS = 2.0
 """Rounds at one batch size end after this time, within the two bounds above."""
+_SECONDS_OF_FILES = 0.25
+"""As ``_SECONDS``, for somebody else's file, which is compared with nothing or with one other."""
 _TURN_MS = 5.0
 """A turn's counted batches take this long together, or there is one of them."""
 _BUSY = 0.1
 """From this share of the CPUs on, the summary mentions other processes."""
 
+INSTRUCTIONS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_vnni": "AVX-512 VNNI",
+    "amx_int8": "AMX int8",
+    "asimddp": "ARM dot products",
+    "i8mm": "ARM int8 matrix products",
+}
+"""Instructions that int8 is computed with, by which speed and rounding depend on the processor: their names in
+/proc/cpuinfo, and those that their makers use."""
+
 FILE, FP32, EAGER, COMPILED = "file", "fp32 file", "PyTorch", "torch.compile"
-Contender = Callable[[Pixels], object]
+Contender = Callable[[Any], object]
+"""Answers a batch."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +66,12 @@ class Speed:
     """Contender -> why it was not timed."""
     others: float = 0.0
     """The share of the machine's CPUs that other processes took meanwhile; if it is large, no figure means much."""
+
+    @classmethod
+    def of(cls, figures: Mapping[str, Any]) -> "Speed":
+        """Of what ``figures`` is."""
+        milliseconds = {int(size): times for size, times in figures["median_ms"].items()}
+        return cls(milliseconds, figures["threads"], figures["missing"], figures["others"])
 
     def ratio(self, contender: str, batch_size: int) -> float | None:
         """How many times faster the file is than a contender; None for a contender that was not timed."""
@@ -110,6 +131,21 @@ def measure(path: Path, images: Pixels, served: "nn.Module | None", fp32: Path |
         return Speed(milliseconds, THREADS, missing, CpuTime.now().share_of_others(before))
 
 
+def of_files(files: Mapping[str, Runtime], sample: Mapping[str, Array], *, batched: bool) -> dict[str, object]:
+    """Time files on one sample, and on 64 of a batched model: what ``Speed.figures`` is.
+
+    Args:
+        files: Contender -> the file, with one thread.
+        sample: Input name -> array.
+    """
+    milliseconds = {}
+    contenders: dict[str, Contender] = {name: runtime.run for name, runtime in files.items()}
+    for size in BATCH_SIZES if batched else (1,):
+        inputs = {name: np.concatenate([array] * size) for name, array in sample.items()} if size > 1 else sample
+        milliseconds[size] = interleaved(contenders, inputs, least=2, seconds=_SECONDS_OF_FILES)
+    return Speed(milliseconds, THREADS, {}).figures
+
+
 @contextmanager
 def _pytorch_threads() -> Iterator[None]:
     """Let PyTorch compute on THREADS inside the context."""
@@ -147,6 +183,16 @@ class CpuTime:
         return min(1.0, max(0.0, others / available)) if available > 0 else 0.0
 
 
+def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """The instructions of INSTRUCTIONS that this machine has; empty on systems without the file."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    flags = {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
+    return [name for flag, name in INSTRUCTIONS.items() if flag in flags]
+
+
 def _session(path: Path) -> Contender:
     runtime = Runtime(path, provider="cpu", threads=THREADS)
     (image,) = runtime.signature.inputs
@@ -175,24 +221,30 @@ def _compiled(served: "nn.Module", images: Pixels) -> Contender:
 
 
 def interleaved(
-    contenders: Mapping[str, Contender], batch: Pixels, clock: Callable[[], float] = time.perf_counter
+    contenders: Mapping[str, Contender],
+    batch: Any,
+    clock: Callable[[], float] = time.perf_counter,
+    least: int = _MIN_ROUNDS,
+    seconds: float = _SECONDS,
 ) -> dict[str, float]:
     """Let the contenders take turns; return the median milliseconds of each.
 
     Args:
         clock: Seconds since any moment.
+        least: So many rounds are played whatever they take.
+        seconds: No round begins later, and none after _MAX_ROUNDS.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     begin = clock()
     for rounds in range(_MAX_ROUNDS):
-        if rounds >= _MIN_ROUNDS and clock() - begin > _SECONDS:
+        if rounds >= least and clock() - begin > seconds:
             break
         for name, answer in contenders.items():
             times[name] += _turn(answer, batch, clock)
     return {name: float(np.median(milliseconds)) for name, milliseconds in times.items()}
 
 
-def _turn(answer: Contender, batch: Pixels, clock: Callable[[], float]) -> list[float]:
+def _turn(answer: Contender, batch: Any, clock: Callable[[], float]) -> list[float]:
     """Milliseconds of each batch of a turn, without the first."""
     answer(batch)
     milliseconds: list[float] = []

@@ -30,6 +30,10 @@ class Tolerances:
     """The accuracy that `hangtag models verify` measures may differ by this much from the recorded one: another
     processor rounds differently, and images with two tied labels may go either way."""
 
+    artificial: bool = True
+    """Whether black, white and random images must be answered as exactly as real ones. int8 takes its scales from real
+    images, and a user's own need not reach from black to white."""
+
     def logit_limit(self, spread: float) -> float:
         """The largest allowed difference between a logit of the file and PyTorch's."""
         return self.absolute + self.of_spread * spread
@@ -56,7 +60,14 @@ TOLERANCES = {
     ),
     # 8 bits: single logits of single images may be far off, labels may not. Scales are constants, so batching is exact.
     "int8": Tolerances(
-        absolute=1e-2, of_spread=0.1, probabilities=1e-4, agreement=0.99, accuracy=0.998, batching=0, verification=2e-3
+        absolute=1e-2,
+        of_spread=0.1,
+        probabilities=1e-4,
+        agreement=0.99,
+        accuracy=0.998,
+        batching=0,
+        verification=2e-3,
+        artificial=False,
     ),
 }
 """By precision. Sources of the numbers: what rounding does to the study's networks, see docs/export.md."""

@@ -2,9 +2,11 @@
 
 from hangtag.export.errors import ExportError
 from hangtag.export.network.served_network import LabelPath, LabelThreshold, ServedNetwork, SingleLabel
-from hangtag.training.catalog import NETWORKS, build
+from hangtag.training import catalog
+from hangtag.training.errors import SettingsError
 from hangtag.training.losses.multi_label import SoftmaxRanking
 from hangtag.training.networks.cnn_rnn import CnnRnn
+from hangtag.training.runs import data
 from hangtag.training.runs.run import Run
 
 
@@ -23,27 +25,28 @@ def load(run: Run) -> ServedNetwork:
         reason = " ".join(str(error).split())[:200]
         raise ExportError(
             f"the weights in {run.folder / 'best.pt'} do not fit {run.model} ({reason}). They are of another network, "
-            f"or of another version of it. Train anew with: hangtag train {run.model} --out FOLDER"
+            f"or of another version of it. Train it again with: hangtag train {run.model} --out FOLDER"
         ) from error
     return served.eval()
 
 
 def _build(run: Run) -> ServedNetwork:
-    if run.model not in NETWORKS:
-        raise ExportError(f"{run.folder} is a run of {run.model!r}; the models known here: {', '.join(NETWORKS)}")
-    return SingleLabel(build(run.model)) if NETWORKS[run.model].objective is None else _build_multi_label(run)
-
-
-def _build_multi_label(run: Run) -> ServedNetwork:
-    summary = run.read_metrics()["summary"]
+    config, summary = run.read_config(), run.read_metrics()["summary"]
+    labels, image = data.labels(summary), data.image(config)
     try:
-        labels, threshold = len(summary["labels"]), float(summary["thresholds"]["o_f1"])
+        entry = catalog.entry(run.model)
+        network = entry.build(len(labels), image)
+    except SettingsError as error:
+        raise ExportError(f"{run.folder} is a run of {run.model!r}, which cannot be built here: {error}") from error
+    if entry.objective is None:
+        return SingleLabel(network, image, len(labels))
+    if isinstance(network, CnnRnn):
+        return LabelPath(network, image)
+    try:
+        threshold = float(summary["thresholds"]["o_f1"])
     except (KeyError, TypeError, ValueError) as error:
         raise ExportError(
-            f"{run.folder / 'metrics.json'} lacks the labels and thresholds of {run.model}; it is of another version "
-            f"of it. Train anew with: hangtag train {run.model} --out FOLDER"
+            f"{run.folder / 'metrics.json'} lacks the thresholds of {run.model}; it is of another version of it. Train "
+            f"it again with: hangtag train {run.model} --out FOLDER"
         ) from error
-    network = build(run.model, labels)
-    if isinstance(network, CnnRnn):
-        return LabelPath(network)
-    return LabelThreshold(network, labels, threshold, rivals=NETWORKS[run.model].objective is SoftmaxRanking)
+    return LabelThreshold(network, image, len(labels), threshold, rivals=entry.objective is SoftmaxRanking)

@@ -8,52 +8,56 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.signature import TensorSpec
-from hangtag.training.data.multi_label import CANVAS_SIZE, MAX_LABELS
+from hangtag.training.data.outfits import MAX_LABELS
 from hangtag.training.networks.cnn_rnn import BEAM_WIDTH, CnnRnn, beam_search
-from hangtag.training.networks.inference import normalise
-from hangtag.training.networks.single_label import CLASSES
+from hangtag.training.networks.normalisation import normalise
 
 
 class ServedNetwork(nn.Module, ABC):
-    """Maps raw pixels, UINT8 [batch, image_size, image_size], to the tensors of ``outputs``, in their order."""
+    """Maps raw pixels, UINT8 [batch, *image.shape], to the tensors of ``outputs``, in their order."""
 
     task: str
-    image_size: int
     outputs: tuple[TensorSpec, ...]
     activation = "softmax"
     """Turns ``logits`` into ``probabilities``, where there are both: softmax or sigmoid."""
     temperature = 1.0
     """Divides the logits before that. Only one label per image has another, once it is fitted."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, image: ImageSpec) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.image = network, image
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """The exported file's inputs."""
-        return (TensorSpec("image", "UINT8", (None, self.image_size, self.image_size)),)
+        return (TensorSpec("image", "UINT8", (None, *self.image.shape)),)
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What a server must know to read the outputs, besides the labels (keys without their prefix)."""
-        return {"task": self.task}
+        """What a server must know of the input and the outputs, besides the labels (keys without their prefix)."""
+        return {"task": self.task, "image": json.dumps(self.image.as_json())}
 
     @abstractmethod
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """The outputs, in the order of ``outputs``, for uint8 images [batch, image_size, image_size]."""
+        """The outputs, in the order of ``outputs``, for uint8 images [batch, *image.shape]."""
 
 
 class SingleLabel(ServedNetwork):
     """One label per image: logits, and the softmax of logits / temperature."""
 
     task = "single_label"
-    image_size = 28
-    outputs = (TensorSpec("logits", "FP32", (None, CLASSES)), TensorSpec("probabilities", "FP32", (None, CLASSES)))
+
+    def __init__(self, network: nn.Module, image: ImageSpec, labels: int) -> None:
+        super().__init__(network, image)
+        self.outputs = (
+            TensorSpec("logits", "FP32", (None, labels)),
+            TensorSpec("probabilities", "FP32", (None, labels)),
+        )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.network(normalise(image))  # [batch, 28, 28] -> [batch, 10]
+        logits = self.network(normalise(image, self.image))  # [batch, labels]
         scaled = logits if self.temperature == 1 else logits / self.temperature
         return logits, scaled.softmax(dim=1)
 
@@ -62,10 +66,9 @@ class LabelPath(ServedNetwork):
     """A set of labels per image: the likeliest path of the beam search, which becomes part of the graph."""
 
     task = "multi_label"
-    image_size = CANVAS_SIZE
 
-    def __init__(self, network: CnnRnn) -> None:
-        super().__init__(network)
+    def __init__(self, network: CnnRnn, image: ImageSpec) -> None:
+        super().__init__(network, image)
         self.outputs = (
             TensorSpec("path", "INT64", (None, MAX_LABELS)),
             TensorSpec("path_probability", "FP32", (None,)),
@@ -78,22 +81,24 @@ class LabelPath(ServedNetwork):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         assert isinstance(self.network, CnnRnn)
-        return beam_search(self.network, normalise(image))
+        return beam_search(self.network, normalise(image, self.image))
 
 
 class LabelThreshold(ServedNetwork):
     """A set of labels per image: those that reach a threshold, which the server applies, or else the most probable."""
 
     task = "multi_label"
-    image_size = CANVAS_SIZE
 
-    def __init__(self, network: nn.Module, labels: int, threshold: float, *, rivals: bool) -> None:
+    def __init__(self, network: nn.Module, image: ImageSpec, labels: int, threshold: float, *, rivals: bool) -> None:
         """
         Args:
+            network: gives a logit for each label.
+            image: what it sees.
             labels: how many labels there are.
+            threshold: from which probability on a label is in the set.
             rivals: the labels share one probability (softmax); otherwise each has its own (sigmoid).
         """
-        super().__init__(network)
+        super().__init__(network, image)
         self.threshold = threshold
         self.activation = "softmax" if rivals else "sigmoid"
         self.outputs = (
@@ -106,5 +111,5 @@ class LabelThreshold(ServedNetwork):
         return super().metadata | {"threshold": json.dumps(self.threshold), "min_labels": json.dumps(1)}
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.network(normalise(image))  # [batch, 64, 64] -> [batch, labels]
+        logits = self.network(normalise(image, self.image))  # [batch, labels]
         return logits, logits.softmax(dim=1) if self.activation == "softmax" else logits.sigmoid()

@@ -1,9 +1,11 @@
-"""Convert somebody else's file to int8 or fp16, and keep as many layers in FP32 as its answers need.
+"""Convert files to int8 or fp16: our own networks whole, somebody else's with as many layers in FP32 as it needs.
 
-samples      the user's samples, and which of them calibrate, choose and prove
-images       samples from a folder of pictures, preprocessed as the user says
-agreement    whether two answers to a sample are the same
-converters   the file in int8 (ONNX Runtime's static quantizer) or fp16, with some layers in FP32
-search       which layers stay in FP32
-conversion   in a child process: all of the above
+precision           our own networks in another precision, each a model of its own: cnn, cnn-fp16, cnn-int8
+int8_lstms          LSTMs, by ONNX Runtime's dynamic quantizer, with constant scales
+int8_convolutions   convolutions, by its static quantizer
+converters          anybody's file by the same quantizer, or in fp16, with some layers in FP32
+samples             the user's samples, and which of them calibrate, choose and prove
+agreement           whether two answers to a sample are the same
+search              which layers stay in FP32
+conversion          in a child process: the last four
 """

@@ -1,7 +1,9 @@
 """Convert any network to int8 or fp16, with some of its layers in FP32. A converter prepares once, converts often."""
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+import io
+import logging
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +15,6 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from hangtag.export.errors import ExportError
-from hangtag.export.file.precision.quantizer_output import silenced
 from hangtag.export.quantization.samples import Feed
 
 LAYERS = ("Conv", "Gemm", "MatMul")
@@ -25,6 +26,10 @@ _OPSET = 13
 _AT_A_TIME = 256
 _LARGEST = 65_504 / 2
 """Half of the largest number of half precision: other samples may be larger than those that were seen."""
+
+
+class ConversionError(ExportError):
+    """ONNX Runtime's tools fail on a network."""
 
 
 class Converter(Protocol):
@@ -48,56 +53,68 @@ class Int8Converter:
 
     too_large: Sequence[onnx.NodeProto] = ()
 
-    def __init__(self, model: onnx.ModelProto, calibration: Sequence[Feed], folder: Path) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        calibration: Iterable[Feed],
+        folder: Path,
+        layers: Sequence[str] = LAYERS,
+        passing: Sequence[str] = PASSING,
+    ) -> None:
         """
         Args:
             calibration: samples whose activations set the scales.
             folder: for temporary files.
+            layers: operators that are computed in 8 bits, if their weights are constants.
+            passing: operators that are computed in 8 bits between two of them.
 
         Raises:
             ExportError: the network has no layer that could be quantized, or ONNX Runtime's quantizer fails on it.
         """
         original, prepared = folder / "simple.onnx", folder / "prepared.onnx"
-        with _converting():
+        with converting():
             onnx.save(_with_opset(model), original)
             # Folds and fuses as the runtime would, so that scales are given only to tensors that still exist then.
             quant_pre_process(original, prepared, skip_symbolic_shape=True)
-            self._model = onnx.load(prepared)
-            _name_nodes(self._model)
-            _flatten_biases(self._model)
-            onnx.save(self._model, prepared)
-        constants = {tensor.name for tensor in self._model.graph.initializer}
+            self.model = onnx.load(prepared)
+            _name_nodes(self.model)
+            _flatten_biases(self.model)
+            onnx.save(self.model, prepared)
+        constants = {tensor.name for tensor in self.model.graph.initializer}
         self.layers: Sequence[onnx.NodeProto] = [
-            node for node in self._model.graph.node if node.op_type in LAYERS and node.input[1] in constants
+            node for node in self.model.graph.node if node.op_type in layers and node.input[1] in constants
         ]
         if not self.layers:
             raise ExportError(
                 f"int8 is for {', '.join(LAYERS)} with constant weights in the main graph; this file has none there. "
                 "Its other layers, LSTMs and those in branches and loops among them, stay in FP32."
             )
-        with _converting():
+        with converting():
+            self._operators = [*layers, *passing]
             calibrator = create_calibrator(
-                prepared, [*LAYERS, *PASSING], augmented_model_path=str(folder / "calibration.onnx")
+                prepared, self._operators, augmented_model_path=str(folder / "calibration.onnx")
             )
             calibrator.collect_data(_Reader(calibration))
             self._ranges = calibrator.compute_data()
-        layers = {node.name for node in self.layers}
+        names = {node.name for node in self.layers}
         self._excluded = [
-            node.name for node in self._model.graph.node if node.op_type in LAYERS and node.name not in layers
+            node.name for node in self.model.graph.node if node.op_type in layers and node.name not in names
         ]
 
     def convert(self, in_fp32: Collection[str]) -> onnx.ModelProto:
         """Quantize all layers but those with these names. Raises ExportError: the quantizer fails."""
         copied = onnx.ModelProto()
-        copied.CopyFrom(self._model)
-        with _converting():
+        copied.CopyFrom(self.model)
+        with converting():
             quantizer = QDQQuantizer(
                 copied, True, True, QuantType.QInt8, QuantType.QUInt8, self._ranges,
-                [], [*self._excluded, *in_fp32], [*LAYERS, *PASSING], {"MatMulConstBOnly": True},
+                [], [*self._excluded, *in_fp32], self._operators, {"MatMulConstBOnly": True},
             )  # fmt: skip
             quantizer.quantize_model()
             quantizer.model.topological_sort()
         converted: onnx.ModelProto = quantizer.model.model
+        for tensor in converted.graph.initializer:  # the tools state a default, which published files do not
+            tensor.ClearField("data_location")
         return converted
 
 
@@ -116,7 +133,7 @@ class Fp16Converter:
         self._model = onnx.ModelProto()
         self._model.CopyFrom(model)
         _name_nodes(self._model)
-        with _converting():
+        with converting():
             onnx.save(self._model, folder / "named.onnx")
             calibrator = create_calibrator(
                 folder / "named.onnx", None, augmented_model_path=str(folder / "calibration.onnx")
@@ -140,7 +157,7 @@ class Fp16Converter:
         """Convert all nodes but those with these names. Raises ExportError: the converter fails."""
         copied = onnx.ModelProto()
         copied.CopyFrom(self._model)  # the converter changes its argument
-        with _converting():
+        with converting():
             converted: onnx.ModelProto = convert_float_to_float16(
                 copied, keep_io_types=True, node_block_list=[*in_fp32, *(node.name for node in self.too_large)]
             )
@@ -199,22 +216,28 @@ def _keep_fp32_between(graph: onnx.GraphProto) -> None:
 
 
 @contextmanager
-def _converting() -> Iterator[None]:
-    """Keep ONNX Runtime's tools quiet; any exception, of which they raise all kinds, becomes an ExportError."""
+def converting() -> Iterator[None]:
+    """Keep ONNX Runtime's tools quiet; any exception, of which they raise all kinds, becomes a ConversionError."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        with silenced():
+        with redirect_stdout(io.StringIO()):
             yield
+    except ExportError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise ExportError(
+        raise ConversionError(
             f"ONNX Runtime's converter fails on this network ({type(error).__name__}: {reason})."
         ) from error
+    finally:
+        logging.disable(before)
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
     """Gives the quantizer one sample at a time, then None."""
 
-    def __init__(self, feeds: Sequence[Feed]) -> None:
+    def __init__(self, feeds: Iterable[Feed]) -> None:
         self._feeds: Iterator[dict[str, Any]] = (dict(feed) for feed in feeds)
 
     def get_next(self) -> dict[str, Any] | None:

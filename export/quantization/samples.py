@@ -1,7 +1,7 @@
 """Read the samples by which a file is converted: from a .npz file, or from a folder of images.
 
-Two halves: by one the converted file is made, that is calibrated and its layers in FP32 chosen, and by the other it is
-proven. So what judges the file has had no influence on it, with one exception: fp16 leaves in FP32 what overflows for
+Two halves: by one the converted file is calibrated and its layers in FP32 chosen, and by the other it is proven.
+So what judges the file has had no influence on it, with one exception: fp16 leaves in FP32 what overflows for
 any sample, since its answers on a CPU would not show that.
 """
 
@@ -15,13 +15,16 @@ import numpy as np
 
 from hangtag.export.arrays import Array
 from hangtag.export.errors import ExportError
-from hangtag.export.quantization import images
+from hangtag.serving.image_spec import SUFFIXES, ImageSpec
 from hangtag.serving.server.runtime.arrays import dtype_of
 from hangtag.serving.signature import Signature, TensorSpec
+from hangtag.training.data.pictures import prepared
 
 LEAST = 40
 """Samples needed: with fewer, the half that proves says too little."""
 _LARGEST_CALIBRATION = 256
+MOST_PICTURES = 1_000
+"""Of a folder with more pictures this many are taken, evenly over the sorted names."""
 
 T = TypeVar("T")
 Feed = Mapping[str, Array]
@@ -56,22 +59,20 @@ def spread(items: Sequence[T], most: int) -> list[T]:
     return [items[place * len(items) // count] for place in range(count)]
 
 
-def read(path: Path, signature: Signature, preprocessing: str | None) -> Samples:
+def read(path: Path, signature: Signature) -> Samples:
     """Read samples for a model.
 
     Args:
         path: a .npz file with an array for each input, or a folder of images for a model with one image as its input.
             The arrays' first axis is the sample: [n, ...] for an input [batch, ...], or one axis more than an input
             without a batch axis has. A scalar input may also have one value for all samples.
-        preprocessing: how pixels become numbers (``images.Preprocessing.parse``); for a folder alone.
 
     Raises:
         ExportError: there is no such file or folder, the samples do not fit the model, or they are too few.
+        DataCorruptError: a picture cannot be read.
     """
     if path.is_dir():
-        feeds: list[Feed] = list(images.read(path, signature, preprocessing))
-    elif preprocessing is not None:
-        raise ExportError(f"--preprocessing is for a folder of images; {path} holds the model's inputs themselves.")
+        feeds: list[Feed] = list(_from_folder(path, signature))
     else:
         feeds = list(_from_npz(path, signature))
     if len(feeds) < LEAST:
@@ -80,6 +81,42 @@ def read(path: Path, signature: Signature, preprocessing: str | None) -> Samples
             "half calibrates and chooses the layers, and half proves. Several hundred prove more."
         )
     return Samples(feeds)
+
+
+def _from_folder(folder: Path, signature: Signature) -> Iterator[Feed]:
+    """Yield each picture of the folder and its subfolders, in the order of their names, as the model's input.
+
+    Raises:
+        ExportError: the model does not take a picture as its only input.
+        DataCorruptError: a picture cannot be read.
+    """
+    image = signature.image or _own_image(signature)
+    if image is None:
+        inputs = ", ".join(map(str, signature.inputs))
+        raise ExportError(
+            f"{folder} is a folder of pictures, and the model's inputs ({inputs}) are no single picture UINT8 [batch, "
+            "height, width] or [batch, height, width, 3]. Say with --preprocessing how pixels become its numbers, or "
+            "give its inputs in a .npz file."
+        )
+    files = files_in(folder)
+    for place in np.unique(np.linspace(0, len(files) - 1, min(len(files), MOST_PICTURES)).round().astype(int)).tolist():
+        yield {signature.inputs[0].name: prepared(files[place], image)[None]}
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The pictures of a folder and its subfolders, by name."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+
+
+def _own_image(signature: Signature) -> ImageSpec | None:
+    """Of a model that takes pictures and does not say how they are made to fit: they are stretched."""
+    if len(signature.inputs) == 1:
+        match signature.inputs[0].datatype, signature.inputs[0].shape:
+            case ["UINT8", [_, int(height), int(width)]]:
+                return ImageSpec(height, width)
+            case ["UINT8", [_, int(height), int(width), 3]]:
+                return ImageSpec(height, width, channels=3)
+    return None
 
 
 def _from_npz(path: Path, signature: Signature) -> Iterator[Feed]:

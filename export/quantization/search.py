@@ -82,7 +82,7 @@ def search(converter: Converter, judge: Judge, least: float, seconds: float, pro
         for count in sorted(attempts):
             if attempts[count].agreement.share >= bound:
                 return attempts[count]
-    best = max((found.agreement for found in attempts.values()), key=lambda agreement: agreement.share)
+    best = max((attempt.agreement for attempt in attempts.values()), key=lambda agreement: agreement.share)
     raise ExportError(
         f"{least:.1%} of the samples must be answered alike, and no choice of layers reaches that: at best {best}. "
         "Lower --agree-at-least, or give more, and more typical, samples."

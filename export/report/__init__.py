@@ -1,6 +1,5 @@
 """The HTML report about one export: the checks, how far answers are from PyTorch's, and how fast the file is."""
 
-from hangtag.export.report.location import report_path
-from hangtag.export.report.page import write_file_report, write_run_report
+from hangtag.export.report.page import report_path, write_file_report, write_run_report
 
 __all__ = ["report_path", "write_file_report", "write_run_report"]

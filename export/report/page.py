@@ -12,14 +12,17 @@ from markupsafe import Markup
 
 from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import ExportError
-from hangtag.export.foreign.intake import Accepted
+from hangtag.export.exporter import Published
 from hangtag.export.gate.check import NOT_RUN, PARITY, PREDECESSOR, STRUCTURE
-from hangtag.export.published import Published
+from hangtag.export.gate.speed import Speed
 from hangtag.export.report import pictures
 from hangtag.export.repository import inventory
+from hangtag.export.third_party.intake import PROVEN, Accepted
 from hangtag.page.environment import environment
 from hangtag.page.images import png_address
+from hangtag.serving.image_spec import ImageSpec
 
+DEFAULT_REPOSITORY = Path("models")
 WORST = 8
 """This many images are shown."""
 _SINGULAR = {"logits": "logit", "probabilities": "probability"}
@@ -69,6 +72,7 @@ def write_run_report(published: Published, images: Pixels, labels: Sequence[str]
         )
     if proof.speed is not None:
         drawn["How long a batch takes"] = pictures.speed(proof.speed.milliseconds)
+    negated = _shows_garments(published.metadata)
     worse = bool(proof.figures(PREDECESSOR).get("worse"))
     checks = [
         _worse(check.summary) if worse and check.name == PREDECESSOR else _check(check.name, check.summary, check.ran)
@@ -88,7 +92,7 @@ def write_run_report(published: Published, images: Pixels, labels: Sequence[str]
         checks=checks,
         pictures=drawn,
         sentences=sentences,
-        worst=_worst_images(images, expected, answered, differences, labels),
+        worst=_worst_images(images, expected, answered, differences, labels, negated=negated),
         operators=proof.figures(STRUCTURE)["operators"],
         provenance=_provenance(published.metadata),
         fp32_layers=[],
@@ -101,31 +105,56 @@ def write_file_report(accepted: Accepted, path: Path) -> None:
     Raises:
         ExportError: the page cannot be written.
     """
-    speed: dict[str, Any] = accepted.findings["speed"]
     converted = accepted.converted
-    milliseconds = {int(size): times for size, times in speed["median_ms"].items()}
     _write(
         path,
         folder=accepted.folder,
         precision=converted.request.precision if converted else None,
         trial=None,
-        worse=False,
-        checks=[
-            _check(name, summary, accepted.findings.get(name, {}).get("outcome") != NOT_RUN)
-            for name, summary in accepted.summaries.items()
-        ],
-        pictures={"How long a batch takes": pictures.speed(milliseconds)},
+        worse=bool(accepted.findings.get(PREDECESSOR, {}).get("worse")),
+        checks=[_finding(accepted, name, summary) for name, summary in accepted.summaries.items()],
+        pictures={"How long a batch takes": pictures.speed(Speed.of(accepted.findings["speed"]).milliseconds)},
         sentences={},
         worst=[],
-        operators=accepted.findings["operators"],
+        operators=accepted.findings[STRUCTURE]["operators"],
         provenance=_provenance(accepted.metadata),
         fp32_layers=converted.findings["fp32_layers"] if converted else [],
     )
 
 
+def report_path(reports: Path, version: Path) -> Path:
+    """The page about a version: NAME-VERSION.html, for each repository but the default one in a folder of its own.
+
+    Without that folder an export into another repository would overwrite the page of the same version in the default
+    one. It is named after the repository's path, relative to the current folder where that is possible.
+
+    Args:
+        version: the version's folder, <models>/<name>/<version>.
+
+    Example:
+        >>> report_path(Path("reports/export"), Path("/srv/models/cnn/3"))
+        PosixPath('reports/export/srv-models/cnn-3.html')
+    """
+    repository, here = version.parent.parent.resolve(), Path.cwd()
+    page = f"{version.parent.name}-{version.name}.html"
+    if repository == DEFAULT_REPOSITORY.resolve():
+        return reports / page
+    known = repository.relative_to(here) if repository.is_relative_to(here) else repository
+    folder = "-".join(part for part in known.parts if part != known.anchor)
+    return reports / (folder or repository.name or "root") / page
+
+
 def _check(name: str, summary: str, ran: bool) -> ShownCheck:
     outcome, style = ("passed", "good") if ran else (NOT_RUN, "plain")
     return ShownCheck(name, outcome, style, summary.removeprefix(f"{NOT_RUN}: "))
+
+
+def _finding(accepted: Accepted, name: str, summary: str) -> ShownCheck:
+    """A check of somebody else's file, or what was measured or noted about it."""
+    if name not in PROVEN:
+        return ShownCheck(name, "measured" if name in ("size", "speed") else "noted", "plain", summary)
+    finding = accepted.findings[name]
+    return _worse(summary) if finding.get("worse") else _check(name, summary, finding.get("outcome") != NOT_RUN)
 
 
 def _worse(summary: str) -> ShownCheck:
@@ -147,7 +176,7 @@ def _label_sets(answers: Answers, metadata: Mapping[str, str]) -> Array:
 
 
 def _worst_images(
-    images: Pixels, expected: Array, answered: Array, differences: Array, labels: Sequence[str]
+    images: Pixels, expected: Array, answered: Array, differences: Array, labels: Sequence[str], *, negated: bool
 ) -> list[ShownImage]:
     """First those with another answer than PyTorch's, then those with the largest differences."""
     order = np.lexsort((-differences, (expected == answered).all(axis=1)))[:WORST]
@@ -159,8 +188,13 @@ def _worst_images(
         )
         same = right == actual
         caption = f"{right}, off by {differences[index]:.2g}" if same else f"{right}; the file says {actual}"
-        shown.append(ShownImage(index, png_address(images[index]), caption))
+        shown.append(ShownImage(index, png_address(images[index], negated=negated), caption))
     return shown
+
+
+def _shows_garments(metadata: Mapping[str, str]) -> bool:
+    """Whether the images are bright garments on black, which are easier to see dark on white."""
+    return "image" not in metadata or ImageSpec.parse(metadata["image"]).fit == "garment"
 
 
 def _provenance(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -176,8 +210,8 @@ def _in_words(value: str) -> str:
     except ValueError:
         return value
     if isinstance(parsed, dict):
-        return ", ".join(f"{key.replace('_', ' ')} {item}" for key, item in parsed.items())
-    return ", ".join(map(str, parsed)) if isinstance(parsed, list) else value
+        return ", ".join(f"{key.replace('_', ' ')} {_in_words(json.dumps(item))}" for key, item in parsed.items())
+    return ", ".join(map(str, parsed)) if isinstance(parsed, list) else str(parsed)
 
 
 def _write(path: Path, *, folder: Path, pictures: Mapping[str, str], **content: Any) -> None:
@@ -189,7 +223,7 @@ def _write(path: Path, *, folder: Path, pictures: Mapping[str, str], **content: 
             folder=folder,
             model=folder.parent.name,
             version=folder.name,
-            pictures={title: Markup(picture) for title, picture in pictures.items()},  # noqa: S704  (made here)
+            pictures={title: Markup(picture) for title, picture in pictures.items()},  # noqa: S704  (our own)
             written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         )
     )

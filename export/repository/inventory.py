@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from hangtag.export.errors import ExportError
-from hangtag.export.file import quality
-from hangtag.export.repository import calibration_file
 from hangtag.serving import model_repository
 from hangtag.serving.model_repository import ModelFile, ModelRepositoryError
 from hangtag.serving.server.errors import ModelLoadError
@@ -16,7 +14,38 @@ from hangtag.serving.server.runtime.batching_decision import decide_batching
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.signature import Signature
 
+FIGURES = ("test_accuracy", "test_exact_match")
+"""The metadata's keys. Both are shares of the test set: images with the right label, or with exactly their labels."""
+LATER_FIGURES = "calibration.json"
+"""A file where model.onnx lies: the calibration error of a model that was exported before the gate measured it. The
+model's file stays as it is, with every digest of it; the figures count for the graph whose digest they name."""
 _MAX_BATCH_SIZE = 64  # the server's default
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The most telling test figure of a model."""
+
+    figure: str
+    """One of FIGURES."""
+    share: float
+    data_digest: str
+    """Of the whole data set; empty where the file does not record it."""
+
+    def __str__(self) -> str:
+        return f"{self.figure.replace('_', ' ')} {self.share:.2%}"
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, str]) -> "Quality | None":
+        """Read the quality from a file's metadata; None if it records none, or no share."""
+        for figure in FIGURES:
+            try:
+                share = float(metadata[figure])
+            except (KeyError, ValueError):
+                continue
+            if 0 <= share <= 1:
+                return cls(figure, share, metadata.get("data_digest", ""))
+        return None
 
 
 @dataclass(frozen=True)
@@ -62,7 +91,7 @@ class Entry:
     @property
     def accuracy(self) -> tuple[str, float] | None:
         """The name and value of the most telling test figure; None if the file has none, or it is no share."""
-        recorded = quality.read(self.metadata)
+        recorded = Quality.of(self.metadata)
         return (recorded.figure, recorded.share) if recorded else None
 
     @property
@@ -76,7 +105,15 @@ class Entry:
         gate = self.json("gate")
         if not isinstance(gate, dict):
             return gate
-        return calibration_file.read(self.path, self.metadata.get("graph_digest", "")) | gate
+        return self._later_figures() | gate
+
+    def _later_figures(self) -> dict[str, Any]:
+        try:
+            document = json.loads(self.path.with_name(LATER_FIGURES).read_text(encoding="utf-8"))
+            gate = document["gate"] if document["graph_digest"] == self.metadata.get("graph_digest", "") else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return gate if isinstance(gate, dict) else {}
 
     def json(self, key: str) -> Any:
         """Parse a metadata value; None if it is missing or no JSON."""
@@ -221,7 +258,8 @@ def operators(entry: Entry) -> dict[str, int] | None:
 def provenance(entry: Entry) -> Iterator[tuple[str, str]]:
     """Where the model came from: the recorded keys, with values in words."""
     for key in (
-        "source", "recipe", "seed", "parameters", "temperature", "temperature_fitted_on", "precision", "processor",
+        "source", "preprocessing", "tested_on", "recipe", "seed", "parameters", "temperature", "temperature_fitted_on",
+        "precision", "processor",
         "data_digest", "trained", "git_revision", "export_git_revision", "graph_digest", "nodes_before_folding",
     ):  # fmt: skip
         if key in entry.metadata:

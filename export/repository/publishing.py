@@ -1,16 +1,23 @@
 """Publish a version into the model repository, all or nothing: <models>/<name>/<version>/model.onnx."""
 
 import errno
+import fcntl
+import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from hangtag.export.errors import ExportError
-from hangtag.export.repository import triton_config
-from hangtag.export.repository.staging import staging_folder
 from hangtag.serving.model_repository import CONFIG_FILE, MODEL_FILE, ROUTE_FILE, is_model_name, is_route, next_version
+from hangtag.serving.signature import Signature, TensorSpec
+
+_OUR_FIRST_LINE = "# Written by hangtag export"
+"""The first line of a config.pbtxt that an export wrote begins so. Any other config.pbtxt is left as it is."""
+PREFIX = ".publishing-"
+"""Of the hidden folders in which versions are written before they are published."""
 
 
 class Publication:
@@ -62,7 +69,7 @@ def publish(models: Path, name: str) -> Iterator[Publication]:
         for folder in new_folders:
             sync(folder.parent)
         try:
-            with staging_folder(models, name) as staging:
+            with _staging_folder(models, name) as staging:
                 publication = Publication(staging)
                 publication.model_file.parent.mkdir()
                 yield publication
@@ -74,6 +81,48 @@ def publish(models: Path, name: str) -> Iterator[Publication]:
                     folder.rmdir()
     except OSError as error:
         raise ExportError(f"{models} cannot be written: {error}. Nothing was published.") from error
+
+
+@contextmanager
+def _staging_folder(models: Path, name: str) -> Iterator[Path]:
+    """Make a hidden folder, and remove it at the end. Those that killed exports left behind are removed first.
+
+    This process holds the kernel's lock on its folder for as long as it lives, so a folder whose lock is free belongs
+    to a dead process.
+    """
+    # A new model is staged in the repository itself: until its first version is there, it must have no folder.
+    parent = models / name if (models / name).is_dir() else models
+    with _locked(models):  # so that no other export removes the folder before it is locked
+        for leftover in (*models.glob(f"{PREFIX}*"), *models.glob(f"*/{PREFIX}*")):
+            with suppress(OSError), _locked(leftover, wait=False):
+                shutil.rmtree(leftover, ignore_errors=True)
+        staging = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        lock = ExitStack()
+        lock.enter_context(_locked(staging))
+    with lock:
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the kernel's lock on a folder.
+
+    Without ``wait``, raise OSError if another process holds it, or if the file system has no locks. With ``wait``, go
+    on without a lock on such a file system: a folder that cannot be locked is never removed, so it needs no guard.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            if not wait:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _finish(staging: Path, publication: Publication) -> None:
@@ -109,7 +158,7 @@ def _move_into_place(staging: Path, models: Path, name: str) -> Path:
 
 def _replace_config(staged: Path, target: Path) -> None:
     """Copy the staged file, and keep it: it is copied again if another export took the version number."""
-    if staged.exists() and (not target.exists() or triton_config.is_ours(target)):
+    if staged.exists() and (not target.exists() or is_our_config(target)):
         copy = staged.with_suffix(".new")
         shutil.copyfile(staged, copy)
         sync(copy)
@@ -118,7 +167,7 @@ def _replace_config(staged: Path, target: Path) -> None:
 
 
 def _remove_config(staged: Path, target: Path) -> None:
-    if not staged.exists() and triton_config.is_ours(target):
+    if not staged.exists() and is_our_config(target):
         target.unlink()
 
 
@@ -129,3 +178,33 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def triton_config(signature: Signature) -> str | None:
+    """The text of ``config.pbtxt``, or None where Triton does not batch the model anyway.
+
+    Triton gives a model a batch size when every first axis is free. It overrides a ``max_batch_size: 0`` without inputs
+    and outputs: its ONNX Runtime backend leaves only a configuration that names them as it is.
+    """
+    specs = (*signature.inputs, *signature.outputs)
+    if not signature.inputs or any(not spec.shape or spec.shape[0] is not None for spec in specs):
+        return None
+    lines = [
+        f"{_OUR_FIRST_LINE}: a request must not be answered together with another one.",
+        'backend: "onnxruntime"',
+        "max_batch_size: 0",
+        *(_tensor("input", spec) for spec in signature.inputs),
+        *(_tensor("output", spec) for spec in signature.outputs),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def is_our_config(config: Path) -> bool:
+    """Whether an export wrote this config.pbtxt."""
+    return config.is_file() and config.read_text(encoding="utf-8", errors="replace").startswith(_OUR_FIRST_LINE)
+
+
+def _tensor(side: str, spec: TensorSpec) -> str:
+    datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    name = json.dumps(spec.name, ensure_ascii=False)
+    return f"{side} {{ name: {name}, data_type: TYPE_{datatype}, dims: {list(spec.wire_shape)} }}"

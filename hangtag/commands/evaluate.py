@@ -10,17 +10,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from hangtag.evaluation import document, label_sources, multi_label, samples, single_label, subjects, table
+from hangtag.evaluation import document, label_sources, multi_label, single_label, subjects, table
+from hangtag.evaluation import samples as evaluated
 from hangtag.evaluation.subject import require_labels
 from hangtag.extras import needs
-from hangtag.options import FiniteRange, limit_option, refuse, runs_option
+from hangtag.options import FiniteRange, limit_option, refuse, runs_option, samples_option
 from hangtag.output import require_writable, write_text
 from hangtag.printable import escaped
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.options import ServerAddress, credentials_options
-from hangtag.training.data.datasets import DATASETS
-from hangtag.training.data.fashion_mnist import LABELS, Split
+from hangtag.training.data import sources
+from hangtag.training.errors import SettingsError
 from hangtag.training.labels import distance as label_distance
+from hangtag.training.labels.distance import LabelDistances
 
 
 @click.command()
@@ -45,19 +47,21 @@ from hangtag.training.labels import distance as label_distance
 @click.option(
     "--data",
     "dataset",
-    type=click.Choice(DATASETS),
-    help="The data set.  [default: the one that the model was trained on, else fashion-mnist or outfits]",
+    metavar="SOURCE",
+    help="The data set, as of 'hangtag train'.  [default: the one that the model was trained on, else fashion-mnist or "
+    "outfits]",
 )
+@samples_option
 @limit_option
 @click.option(
-    "--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files, or with VOCdevkit."
+    "--data-dir", type=click.Path(path_type=Path), help="Where the data set is now, if it is not in its usual place."
 )
 @runs_option
 @click.option(
     "--distances",
     metavar="RUN|FILE.onnx|FILE.json",
     help="Distances of labels, for the severity of mistakes: of a run, an ONNX file, or JSON of 'hangtag labels'.  "
-    "[default: those that ship]",
+    "[default: those that ship, of the ten garments]",
 )
 @click.option("--json", "json_file", metavar="FILE", help="Write all figures as JSON; - is standard output.")
 @click.option(
@@ -74,6 +78,7 @@ def evaluate(
     timeout: float,
     split: str,
     dataset: str | None,
+    samples: str | None,
     limit: int | None,
     data_dir: Path | None,
     runs: Path,
@@ -95,11 +100,15 @@ def evaluate(
     Examples:
       hangtag evaluate lstm                                  the latest finished lstm run
       hangtag evaluate models/cnn --pictures reports/cnn
+      hangtag evaluate models/flowers --samples folder:new   pictures that it has never seen
       hangtag evaluate cnn --server 127.0.0.1:8001 --json -  figures for a program
     """
     _refuse_unused_options(model, server, distances)
-    label_distances = label_distance.default() if distances is None else label_sources.read_distances(distances, runs)
-    label_distances.require(LABELS)
+    if samples is not None:
+        refuse("split", "dataset", "data_dir", because="--samples is evaluated in their place.")
+    if dataset is not None:
+        _require_source(dataset)
+    given = None if distances is None else label_sources.read_distances(distances, runs)
     if json_file not in (None, "-"):
         require_writable(Path(json_file))
     if pictures is not None:
@@ -111,36 +120,54 @@ def evaluate(
     ) as subject:
         if subject.task == "multi_label":
             refuse("distances", because=f"{subject.name} predicts sets of labels; distances apply to single labels.")
-        data = samples.load(subject, split, limit, data_dir, dataset)
+        data = evaluated.load(subject, split, limit, data_dir, dataset, samples)
         require_labels(subject, data.labels)
+        label_distances = given or _known_distances(data.labels)
+        if label_distances is not None:
+            label_distances.require(data.labels)
         with _progress(len(data)) as report:
             outputs = subject.answer(data.images, report)
     quiet = json_file == "-"
     about: document.DataDocument = {
         "dataset": data.dataset,
-        "split": split,
+        "split": data.split,
         "images": len(data),
         "source": data.source,
     }
     console = Console(quiet=quiet)
     trial = f" ({subject.details['trial']})" if "trial" in subject.details else ""
-    on = f"{escaped(trial)} on {len(data):,} {split} images of {data.dataset}\n"
+    images = "images" if samples else f"{data.split} images"
+    on = f"{escaped(trial)} on {len(data):,} {images} of {escaped(data.dataset)}\n"
     console.print(Text.assemble((escaped(subject.name), "bold"), on))
     evaluation: document.SingleLabelDocument | document.MultiLabelDocument
-    if isinstance(data.content, Split):
-        result = single_label.measure(outputs, data.content, label_distances, subject.name)
+    title = f"{subject.name}, {data.dataset if samples else f'{data.split} split'}"
+    if subject.task == "single_label":
+        result = single_label.measure(outputs, data.content, data.labels, label_distances, subject.name)
         table.single_label(result, console)
         evaluation = document.single_label(subject, about, result, label_distances)
         if pictures is not None:
-            drawing.single_label(result, data.images, f"{subject.name}, {split} split", pictures)
+            drawing.single_label(result, data.images, title, pictures, negated=data.image.fit == "garment")
     else:
-        sets = multi_label.measure(subject, outputs, data.content.labels, data.labels)
+        sets = multi_label.measure(subject, outputs, data.content.classes, data.labels)
         table.multi_label(sets, console)
         evaluation = document.multi_label(subject, about, sets)
         if pictures is not None:
-            drawing.multi_label(sets, data.images, f"{subject.name}, {split} split", pictures)
+            drawing.multi_label(sets, data.images, title, pictures)
     if json_file is not None:
         write_text(json_file, json.dumps(evaluation, indent=1, allow_nan=False))
+
+
+def _known_distances(labels: tuple[str, ...]) -> LabelDistances | None:
+    """The distances that ship, if they are of these labels."""
+    shipped = label_distance.default()
+    return shipped if shipped.labels == labels else None
+
+
+def _require_source(dataset: str) -> None:
+    try:
+        sources.kind_of(dataset)
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _refuse_unused_options(model: str, server: str | None, distances: str | None) -> None:

@@ -10,8 +10,10 @@ from hangtag.commands import routes_view
 from hangtag.errors import UserError
 from hangtag.export import verify
 from hangtag.export.repository import inventory, promotion
+from hangtag.extras import needs
 from hangtag.options import models_option
 from hangtag.serving.client import model_control
+from hangtag.serving.image_spec import FITS
 from hangtag.serving.model_repository import is_route
 
 _models = models_option("The model repository.", "folder")
@@ -140,10 +142,47 @@ def rollback(name: str, version: int | None, folder: Path) -> None:
     click.echo(view.followers(name), err=True)
 
 
+@models.command()
+@click.argument("name")
+@click.option(
+    "--fit",
+    type=click.Choice(FITS),
+    required=True,
+    help="stretch: change the proportions. crop: cut the longer edge. pad: fill up the shorter edge. garment: convert "
+    "a photo as the authors of Fashion-MNIST did.",
+)
+@_models
+def fit(name: str, fit: str, folder: Path) -> None:
+    """Record in a classifier's file how a picture of another size is made to fit: what its network learned from.
+
+    The version that serves is published again as the next one, with the same graph and weights. A classifier whose file
+    does not say it takes pictures of its exact size alone.
+
+    \b
+    Example:
+      hangtag models fit digits --fit pad
+    """
+    with needs("export", "'hangtag models fit'"):
+        from hangtag.export.fit import record
+    published = record(folder, name, fit)
+    click.echo(f"published {published}")
+    serving = inventory.serving_version(folder, name)
+    if serving is not None and str(serving.version) != published.name:
+        click.echo(
+            f"note: version {serving.version} is promoted and goes on serving. Next: hangtag models promote {name} "
+            f"{published.name}",
+            err=True,
+        )
+
+
 @models.command("verify")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @_version
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Where the data set is now: Fashion-MNIST's IDX files, or your own pictures, if they were moved.",
+)
 @click.option(
     "--record",
     is_flag=True,

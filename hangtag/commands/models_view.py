@@ -108,6 +108,7 @@ def details(entry: Entry, operators: dict[str, int] | None) -> dict[str, Any]:
             side: [{"name": spec.name, "datatype": spec.datatype, "shape": spec.wire_shape} for spec in specs]
             for side, specs in (("inputs", entry.signature.inputs), ("outputs", entry.signature.outputs))
         },
+        "image": None if entry.signature.image is None else entry.signature.image.as_json(),
         "labels": list(entry.signature.labels),
         "operators": operators,
         "provenance": dict(inventory.provenance(entry)),
@@ -125,6 +126,10 @@ def _lines(entry: Entry, operators: dict[str, int] | None) -> list[tuple[str, st
     ]
     lines += [("input", str(spec)) for spec in entry.signature.inputs]
     lines += [("output", str(spec)) for spec in entry.signature.outputs]
+    if entry.signature.image is not None:
+        lines.append(("image", str(entry.signature.image)))
+    elif entry.signature.picture_shape is not None:
+        lines.append(("image", f"pictures of this size alone; others need: hangtag models fit {entry.name} --fit ..."))
     unbatched = f"no: requests are served one at a time, because {entry.unbatched_because}"
     lines.append(("batched", "yes" if entry.batched else unbatched))
     if entry.signature.labels:

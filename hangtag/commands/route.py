@@ -14,7 +14,7 @@ from hangtag.evaluation.cascade.curve import Curve, Point
 from hangtag.evaluation.cascade.members import Members
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.extras import MissingExtraError, needs
-from hangtag.options import FiniteRange, limit_option, models_option
+from hangtag.options import FiniteRange, limit_option, models_option, samples_option
 from hangtag.output import write_text
 from hangtag.serving.model_repository import ROUTE_FILE, is_model_name, numbered_versions
 
@@ -37,7 +37,8 @@ def route() -> None:
 @click.option("--replace", is_flag=True, help="Replace a route of this name.")
 @click.option("--dry-run", is_flag=True, help="Print the curve and the choice, and write nothing.")
 @limit_option
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder with Fashion-MNIST's IDX files.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set is now, if it was moved.")
+@samples_option
 @click.option(
     "--reports",
     type=click.Path(file_okay=False, path_type=Path),
@@ -54,15 +55,17 @@ def tune(
     dry_run: bool,
     limit: int | None,
     data_dir: Path | None,
+    samples: str | None,
     reports: Path,
     models: Path,
 ) -> None:
     """Choose the lowest probability at which FAST's answer is taken; others go on to the next model.
 
-    The models answer the validation images, which none was trained on; the test images are not looked at. The lowest
-    threshold that loses at most --lose-at-most points of ACCURATE's accuracy is written to <models>/NAME/route.toml,
-    with where it came from; one threshold is for all models but the last. The command says when a running server
-    follows it. A model may be NAME@VERSION; a server serves more than the newest with --num-versions.
+    The models answer the validation images of FAST's data set, which none was trained on, or those of --samples; the
+    test images are not looked at. The lowest threshold that loses at most --lose-at-most points of ACCURATE's accuracy
+    is written to <models>/NAME/route.toml, with where it came from; one threshold is for all models but the last. The
+    command says when a running server follows it. A model may be NAME@VERSION; a server serves more than the newest
+    with --num-versions.
 
     \b
     Examples:
@@ -70,6 +73,7 @@ def tune(
       hangtag route tune lstm cnn --lose-at-most 1 --dry-run
       hangtag route tune lstm lstm2 cnn --name three        three models
       hangtag route tune lstm cnn@1 --name older            a version, and not the one that serves
+      hangtag route tune small large --samples folder:kept  with pictures of your own that none was trained on
       hangtag evaluate fast-and-accurate --server 127.0.0.1:8001
     """
     if not is_model_name(name):
@@ -81,7 +85,7 @@ def tune(
         raise EvaluationError(f"{file} is there already. Name another route with --name, or replace it with --replace.")
     if numbered_versions(models / name):
         raise EvaluationError(f"{models / name} holds a model; a route needs another name, given with --name.")
-    members = cascade_members.measure(models, names, limit=limit, data_dir=data_dir)
+    members = cascade_members.measure(models, names, limit=limit, data_dir=data_dir, own=samples)
     tried = members.curve()
     chosen = tried.cheapest(lose_at_most / 100)
     _print(members, tried, chosen, lose_at_most)
@@ -119,7 +123,7 @@ def _print(members: Members, tried: Curve, chosen: Point, lose_at_most: float) -
         )
     console = Console()
     alone = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in zip(names, tried.alone, strict=True))
-    console.print(f"{len(members.classes):,} validation images; right alone: {alone}")
+    console.print(f"{members.images}; right alone: {alone}")
     console.print(table)
     cost = chosen.cost(times)
     console.print(

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hangtag.training.report import tables
+from hangtag.training.runs.files import flat
 from hangtag.training.runs.overview import RunOverview
 
 Published = Mapping[tuple[object, ...], Sequence[str]]
@@ -35,7 +36,7 @@ def description(run: RunOverview, published: Published) -> Table:
     table.add_row("run", escape(str(run.folder)))
     for key, value in tables.cells(run, exported_as(run, published)).items():
         table.add_row(key, escape(value))
-    for key, value in tables.flat(run.config).items():
+    for key, value in flat(run.config).items():
         if key not in ("model", "recipe.name", "dataset", "seed", "recipe.epochs"):
             table.add_row(key, escape(tables.text(value)))
     return table

@@ -9,7 +9,6 @@ from typing import Any, TypedDict
 from hangtag.evaluation.multi_label import MultiLabelResult
 from hangtag.evaluation.single_label import SingleLabelResult
 from hangtag.evaluation.subject import Subject
-from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.metrics.single_label import ClassFigures
 
@@ -31,7 +30,7 @@ class DataDocument(TypedDict):
     """The images that it was evaluated on."""
 
     dataset: str
-    split: str  # validation or test
+    split: str  # validation or test; samples for the user's own
     images: int
     source: str  # the folder that the data set was read from
 
@@ -53,7 +52,7 @@ class MistakeDocument(TypedDict):
     true: str
     predicted: str
     probability: float
-    distance: float  # between the two labels: 0 is the same, 1 the farthest pair
+    distance: float | None  # between the two labels: 0 is the same, 1 the farthest pair; null without distances
 
 
 class SeverityDocument(TypedDict):
@@ -75,7 +74,7 @@ class SingleLabelDocument(TypedDict):
     accuracy: float
     loss: float  # mean cross-entropy, in nats, by the logits
     calibration_error: float  # the expected calibration error of the probabilities, in 15 bins
-    severity: SeverityDocument
+    severity: SeverityDocument | None  # null where the labels have no distances
     labels: list[str]
     classes: list[ClassDocument]
     confusion: list[list[int]]  # confusion[true][predicted] is a number of images
@@ -104,7 +103,7 @@ class MultiLabelDocument(TypedDict):
 
 
 def single_label(
-    subject: Subject, data: DataDocument, result: SingleLabelResult, distances: LabelDistances
+    subject: Subject, data: DataDocument, result: SingleLabelResult, distances: LabelDistances | None
 ) -> SingleLabelDocument:
     """Build the document of a single-label model's evaluation."""
     return {
@@ -114,26 +113,32 @@ def single_label(
         "accuracy": result.evaluation.accuracy,
         "loss": result.evaluation.loss,
         "calibration_error": result.calibration_error,
-        "severity": {
-            "mean": result.severity,
-            "at": {str(k): value for k, value in result.distance_at.items()},
-            "distances": {"digest": distances.digest, "provenance": dict(distances.provenance)},
-            "nearest": {"accuracy": result.nearest.accuracy, "mean": result.nearest.severity},
-            "second": result.second,
-        },
-        "labels": list(LABELS),
-        "classes": _classes(LABELS, result.classes),
+        "severity": None if distances is None else _severity(result, distances),
+        "labels": list(result.labels),
+        "classes": _classes(result.labels, result.classes),
         "confusion": result.evaluation.confusion,
         "mistakes": [
             {
                 "image": mistake.image,
-                "true": LABELS[mistake.true],
-                "predicted": LABELS[mistake.predicted],
+                "true": result.labels[mistake.true],
+                "predicted": result.labels[mistake.predicted],
                 "probability": mistake.probability,
                 "distance": mistake.distance,
             }
             for mistake in result.mistakes[:MISTAKES]
         ],
+    }
+
+
+def _severity(result: SingleLabelResult, distances: LabelDistances) -> SeverityDocument:
+    nearest = result.nearest
+    assert nearest is not None
+    return {
+        "mean": result.severity,
+        "at": {str(k): value for k, value in result.distance_at.items()},
+        "distances": {"digest": distances.digest, "provenance": dict(distances.provenance)},
+        "nearest": {"accuracy": nearest.accuracy, "mean": nearest.severity},
+        "second": result.second,
     }
 
 

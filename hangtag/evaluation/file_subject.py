@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hangtag.evaluation.errors import EvaluationError, sentence
 from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Progress, Subject, batches, concatenated
@@ -32,14 +33,13 @@ class FileSubject(Subject):
         self.name, self.details = str(path), {"provider": self._runtime.provider}
         signature = self._runtime.signature
         self.task = signature.task or "single_label"
-        side = 64 if self.task == "multi_label" else 28
-        if [(spec.datatype, spec.shape) for spec in signature.inputs] != [("UINT8", (None, side, side))]:
+        if [spec.datatype for spec in signature.inputs] != ["UINT8"] or len(signature.inputs[0].shape) not in (3, 4):
             raise EvaluationError(
-                f"{path} takes {'; '.join(map(str, signature.inputs)) or 'nothing'}; "
-                f"to be evaluated it must take image: UINT8 [any, {side}, {side}], as 'hangtag export' publishes it."
+                f"{path} takes {'; '.join(map(str, signature.inputs)) or 'nothing'}; to be evaluated it must take one "
+                "image, UINT8 [any, height, width] or [any, height, width, 3], as 'hangtag export' publishes it."
             )
         self._input, self.labels = signature.inputs[0].name, signature.labels
-        self.dataset = _dataset(signature.metadata)
+        self.config, self.image = _config(signature.metadata), signature.image
         self.threshold = signature.threshold
 
     def answer(self, images: Array, progress: Progress) -> Outputs:
@@ -57,10 +57,9 @@ class FileSubject(Subject):
         del self._runtime
 
 
-def _dataset(metadata: Mapping[str, str]) -> str | None:
-    """The data set of the training log that `hangtag export` puts into its files."""
+def _config(metadata: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """The config of the run that `hangtag export` puts into its files; None for other files."""
     try:
-        name = json.loads(metadata["training"])["config"]["dataset"]
+        return dict(json.loads(metadata["training"])["config"])
     except (KeyError, TypeError, ValueError):
         return None
-    return str(name)

@@ -1,15 +1,22 @@
 """Read distances of labels from a run, an ONNX file, or a JSON file that `hangtag labels` wrote."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hangtag.evaluation.errors import NAMING_AN_EXPORTED_MODEL
 from hangtag.extras import needs
 from hangtag.serving import model_repository
 from hangtag.training.data.fashion_mnist import LABELS
-from hangtag.training.errors import LabelDistanceError
+from hangtag.training.errors import LabelDistanceError, RunMismatchError
 from hangtag.training.labels import distance as label_distance
-from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.labels.distance import LabelDistances, find_embeddings
+from hangtag.training.runs import data
+from hangtag.training.runs.files import RESTART_HINT
+
+if TYPE_CHECKING:
+    from hangtag.training.runs.run import Run
 
 
 def read_distances(source: str, runs_dir: Path) -> LabelDistances:
@@ -31,9 +38,30 @@ def read_distances(source: str, runs_dir: Path) -> LabelDistances:
         with needs("export", "reading weights from an ONNX file"):
             return _read_onnx(file)
     with needs("train", "reading the weights of a run"):
-        from hangtag.training.runs.label_distances import run_distances
         from hangtag.training.runs.run import Run
-    return run_distances(Run.find(source, runs_dir, alternative=NAMING_AN_EXPORTED_MODEL))
+
+    return _read_run(Run.find(source, runs_dir, alternative=NAMING_AN_EXPORTED_MODEL))
+
+
+def _read_run(run: "Run") -> LabelDistances:
+    """Compute them from a finished run's best weights."""
+    run.require_finished()
+    labels, config = data.labels(run.read_metrics()["summary"]), run.read_config()
+    state = run.load("best.pt").get("model")
+    parameters = {name: value.numpy() for name, value in state.items()} if isinstance(state, Mapping) else {}
+    if (embeddings := find_embeddings(parameters, len(labels))) is None:
+        raise RunMismatchError(
+            f"{run.folder / 'best.pt'} holds no weights with a row for each of the {len(labels)} labels. {RESTART_HINT}"
+        )
+    provenance = {
+        "from": embeddings.origin,
+        "parameter": embeddings.parameter,
+        "model": run.model,
+        "recipe": config.get("recipe", {}).get("name"),
+        "seed": config.get("seed"),
+        "git_revision": config.get("environment", {}).get("git_revision"),
+    }
+    return label_distance.from_embeddings(labels, embeddings.vectors, provenance)
 
 
 def _read_onnx(path: Path) -> LabelDistances:
@@ -43,8 +71,6 @@ def _read_onnx(path: Path) -> LabelDistances:
     """
     import onnx
     from google.protobuf.message import DecodeError
-
-    from hangtag.training.labels.embeddings import find_embeddings
 
     try:
         model = onnx.load(path)

@@ -13,25 +13,28 @@ from matplotlib.figure import Figure
 from hangtag.evaluation.multi_label import MultiLabelResult
 from hangtag.evaluation.single_label import Mistake, SingleLabelResult
 from hangtag.output import writing
-from hangtag.training.data.fashion_mnist import LABELS, Images
+from hangtag.training.data.dataset import Images
 from hangtag.training.labels.distance import LabelDistances
 
 COLUMNS, ROWS = 6, 4
+MOST_LABELS = 40
+"""Of a confusion matrix that can be read."""
 DPI = 120
 
 
-def single_label(result: SingleLabelResult, images: Images, name: str, folder: Path) -> None:
-    """Draw confusion.png and mistakes.png into the folder.
+def single_label(result: SingleLabelResult, images: Images, name: str, folder: Path, *, negated: bool = True) -> None:
+    """Draw confusion.png, of at most 40 labels, and mistakes.png into the folder; garments negated, dark on white.
 
     Raises:
         OutputError: a file cannot be written.
     """
     accuracy, count = result.evaluation.accuracy, len(images)
-    confusion_matrix(
-        result.evaluation.confusion, f"{name}: {accuracy:.2%} of {count:,} images", folder / "confusion.png"
-    )
+    if len(result.labels) <= MOST_LABELS:
+        title = f"{name}: {accuracy:.2%} of {count:,} images"
+        confusion_matrix(result.evaluation.confusion, result.labels, title, folder / "confusion.png")
     title = f"{name}: the most confident of {len(result.mistakes):,} mistakes"
-    confident_mistakes(result.mistakes, images, title, folder / "mistakes.png")
+    colours = "gray_r" if negated else "gray"
+    confident_mistakes(result.mistakes, result.labels, images, title, colours, folder / "mistakes.png")
 
 
 def multi_label(result: MultiLabelResult, images: Images, name: str, folder: Path) -> None:
@@ -54,14 +57,15 @@ def multi_label(result: MultiLabelResult, images: Images, name: str, folder: Pat
     _grid(panels, images, title, "gray", folder / "mistakes.png")
 
 
-def confusion_matrix(confusion: Sequence[Sequence[int]], title: str, path: Path) -> None:
+def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str], title: str, path: Path) -> None:
     """Draw confusion[true][predicted]; the diagonal stays pale, so that the mistakes stand out."""
     counts = np.asarray(confusion)
     mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts)
-    figure = _figure(7.4, 6.4)
+    side = max(6.4, 0.45 * len(labels) + 1.5)
+    figure = _figure(side + 1, side)
     axes = figure.subplots()
     texts = [[str(count) if count else "" for count in row] for row in counts]
-    _heat_map(axes, mistakes, texts, "OrRd", LABELS, (0, max(1, float(mistakes.max()))))
+    _heat_map(axes, mistakes, texts, "OrRd", labels, (0, max(1, float(mistakes.max()))))
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(title, loc="left", fontsize=10)
@@ -87,16 +91,18 @@ def label_distances(distances: LabelDistances, path: Path) -> None:
     _save(figure, path)
 
 
-def confident_mistakes(mistakes: Sequence[Mistake], images: Images, title: str, path: Path) -> None:
+def confident_mistakes(
+    mistakes: Sequence[Mistake], labels: Sequence[str], images: Images, title: str, colours: str, path: Path
+) -> None:
     """Draw a grid of the first mistakes' images, each with true label, predicted label and its probability."""
     panels = [
         (
             mistake.image,
-            f"{LABELS[mistake.true]}\ntaken for {LABELS[mistake.predicted]}\nat {mistake.probability:.1%}",
+            f"{labels[mistake.true]}\ntaken for {labels[mistake.predicted]}\nat {mistake.probability:.1%}",
         )
         for mistake in mistakes[: COLUMNS * ROWS]
     ]
-    _grid(panels, images, title, "gray_r", path)
+    _grid(panels, images, title, colours, path)
 
 
 def _grid(panels: Sequence[tuple[int, str]], images: Images, title: str, colours: str, path: Path) -> None:

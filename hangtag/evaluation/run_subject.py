@@ -5,6 +5,7 @@ import torch
 from hangtag.evaluation.subject import Array, Outputs, Progress, Subject, batches, concatenated
 from hangtag.export.network import checkpoint
 from hangtag.export.network.served_network import LabelThreshold
+from hangtag.training.runs import data as runs_data
 from hangtag.training.runs.run import Run
 
 
@@ -29,8 +30,8 @@ class RunSubject(Subject):
             "folder": str(run.folder),
             **({"trial": f"trained on the first {config['limit']:,} images only"} if trial else {}),
         }
-        self.labels = tuple(run.read_metrics()["summary"].get("labels", ()))
-        self.dataset = config.get("dataset")
+        self.labels = runs_data.labels(run.read_metrics()["summary"])
+        self.config, self.image = config, self._served.image
         if isinstance(self._served, LabelThreshold):
             self.threshold = self._served.threshold
 

@@ -1,29 +1,35 @@
-"""Load the images that a model is evaluated on: one split of a data set."""
+"""Load the images that a model is evaluated on: a split of a data set, or samples of the user's own."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Array, Subject
 from hangtag.extras import needs
-from hangtag.training.data import datasets, outfits
-from hangtag.training.data import fashion_mnist as data
-from hangtag.training.data.datasets import DATASETS, SINGLE_LABEL
-from hangtag.training.data.fashion_mnist import LABELS, FashionMnist, Split
-from hangtag.training.data.multi_label import MultiLabelSplit
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.training.data import fashion_mnist, listing, outfits, pictures, sources
+from hangtag.training.data.dataset import Classes, Dataset, Split
+from hangtag.training.runs import data as runs_data
 
-DEFAULTS = {"single_label": SINGLE_LABEL, "multi_label": outfits.NAMES[0]}
+DEFAULTS = {"single_label": fashion_mnist.NAME, "multi_label": outfits.NAMES[0]}
+_IMAGES, _CLASSES = ("images", "image", "x"), ("labels", "classes", "y")
+"""Names of the arrays in an .npz file."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """One split of a data set, or the first images of it."""
+    """One split of a data set, the first images of it, or samples of the user's own."""
 
     dataset: str
     split: str
     source: str
     labels: tuple[str, ...]
-    content: Split | MultiLabelSplit
+    image: ImageSpec
+    content: Split
 
     @property
     def images(self) -> Array:
@@ -33,8 +39,15 @@ class Samples:
         return len(self.content)
 
 
-def load(subject: Subject, split: str, limit: int | None, data_dir: Path | None, name: str | None) -> Samples:
-    """Load a split of a data set.
+def load(
+    subject: Subject,
+    split: str,
+    limit: int | None,
+    data_dir: Path | None,
+    name: str | None,
+    own: str | None = None,
+) -> Samples:
+    """Load what a model is evaluated on.
 
     Args:
         subject: the model to evaluate.
@@ -42,28 +55,119 @@ def load(subject: Subject, split: str, limit: int | None, data_dir: Path | None,
         limit: load only so many images, the first ones.
         data_dir: the data set's folder; None is its usual places.
         name: the data set; None is the one that the subject was trained on if that is known, else its task's default.
+        own: samples in place of a data set: FILE.npz, folder:PICTURES or csv:FILE.
 
     Raises:
-        EvaluationError: there is no such data set, or it does not fit the subject's task.
+        EvaluationError: there is no such data set, it does not fit the subject's task, or nothing says what the model
+            is to be evaluated on.
         MissingExtraError: the data set needs packages that are not installed.
         TrainingError: the data set is missing or damaged.
     """
-    name = name or subject.dataset or DEFAULTS[subject.task]
-    if name not in DATASETS:
-        raise EvaluationError(f"there is no data set {name!r}; there are {', '.join(DATASETS)}.")
-    if (name == SINGLE_LABEL) != (subject.task == "single_label"):
+    if own is not None:
+        return _own_samples(subject, own, limit)
+    name = name or subject.dataset
+    if name is None:
+        if subject.task == "single_label" and subject.labels != fashion_mnist.LABELS:
+            known = f"has the labels {', '.join(subject.labels[:5])}, …" if subject.labels else "names no labels"
+            raise EvaluationError(
+                f"{subject.name} {known}, and its file does not say what it was trained on: name its pictures with "
+                "--samples folder:PICTURES, or --samples FILE.npz with the arrays images and labels."
+            )
+        name = DEFAULTS[subject.task]
+    kind = sources.kind_of(name)
+    if (kind is None and name in sources.LABEL_SETS) != (subject.task == "multi_label"):
         raise EvaluationError(f"{subject.name} is a {subject.task} model and cannot be evaluated on {name}.")
-    if name == SINGLE_LABEL:
+    if kind is not None:
+        return _of(_own_dataset(subject, name, data_dir), split, limit)
+    if name == fashion_mnist.NAME:
         garments, source = _garments(split, data_dir)
-        return Samples(name, split, source, LABELS, garments.first(limit))
+        return Samples(name, split, source, fashion_mnist.LABELS, fashion_mnist.IMAGE, garments.first(limit))
     if name in outfits.NAMES:
         garments, source = _garments(split, data_dir)
-        return Samples(name, split, source, LABELS, _outfits(name, garments, split, limit))
+        canvases = _outfits(name, garments, split, limit)
+        return Samples(name, split, source, fashion_mnist.LABELS, outfits.IMAGE, canvases)
     with needs("train", f"the data set {name}"):
-        whole = datasets.load(name, data_dir)
-    assert not isinstance(whole, FashionMnist)
-    chosen_set = whole.validation if split == "validation" else whole.test
-    return Samples(name, split, whole.source, whole.labels, chosen_set.first(limit))
+        whole = sources.load(name, data_dir)
+    return _of(whole, split, limit)
+
+
+def _of(whole: Dataset, split: str, limit: int | None) -> Samples:
+    chosen = whole.validation if split == "validation" else whole.test
+    return Samples(whole.name, split, whole.source, whole.labels, whole.image, chosen.first(limit))
+
+
+def _own_dataset(subject: Subject, name: str, data_dir: Path | None) -> Dataset:
+    """The user's pictures, divided and prepared as the model's run did."""
+    config: Mapping[str, Any] = subject.config or {}
+    if name != config.get("dataset"):  # named with --data: any pictures, prepared as the model takes them
+        return sources.load(name, image=_image(subject))
+    return runs_data.load(config, data_dir)
+
+
+def _own_samples(subject: Subject, own: str, limit: int | None) -> Samples:
+    image = _image(subject)
+    if not subject.labels:
+        raise EvaluationError(f"{subject.name} names no labels, by which --samples could be told apart.")
+    content = _npz(Path(own), subject, image) if own.endswith(".npz") else _pictures(own, subject, image)
+    return Samples(own, "samples", own, subject.labels, image, content.first(limit))
+
+
+def _image(subject: Subject) -> ImageSpec:
+    if subject.image is None:
+        raise EvaluationError(
+            f"{subject.name} does not say how a picture becomes its input. Record it with: hangtag models fit NAME "
+            "--fit stretch|crop|pad"
+        )
+    return subject.image
+
+
+def _pictures(own: str, subject: Subject, image: ImageSpec) -> Split:
+    """The pictures of a folder or of a CSV file: those of its test split where it has one, else all."""
+    if not own.startswith(("folder:", "csv:")):
+        raise EvaluationError(f"--samples {own}: name FILE.npz, folder:PICTURES or csv:FILE.")
+    every, _ = listing.listed(own)
+    listed = [one for one in every if one.split == "test"] or every
+    classes = _numbers([one.label for one in listed], subject, own)
+    images = np.stack([pictures.prepared(one.path, image) for one in listed])
+    return Split(images, classes)
+
+
+def _numbers(labels: Sequence[str], subject: Subject, own: str) -> Classes:
+    """The labels' places among the model's."""
+    unknown = sorted(set(labels) - set(subject.labels))
+    if unknown:
+        raise EvaluationError(
+            f"{own} has the classes {', '.join(unknown[:5])}, which {subject.name} does not know; its labels are "
+            f"{', '.join(subject.labels[:10])}."
+        )
+    return np.array([subject.labels.index(label) for label in labels], np.int64)
+
+
+def _npz(file: Path, subject: Subject, image: ImageSpec) -> Split:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            images, classes = (
+                next((arrays[name] for name in names if name in arrays), None) for names in (_IMAGES, _CLASSES)
+            )
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{file} cannot be read ({error}).") from error
+    if images is None or classes is None:
+        raise EvaluationError(f"{file} must hold the arrays images and labels.")
+    fits = images.dtype == np.uint8 and images.shape[1:] == image.shape and classes.shape == images.shape[:1]
+    if not fits or not len(images):
+        raise EvaluationError(
+            f"{file} holds images {images.dtype} {list(images.shape)} and labels {list(classes.shape)}; the model "
+            f"takes uint8 {['n', *image.shape]}, with labels [n], and n is at least 1."
+        )
+    if classes.dtype.kind == "U":
+        return Split(images, _numbers(classes.tolist(), subject, str(file)))
+    count = len(subject.labels)
+    if classes.dtype.kind not in "iu" or classes.min() < 0 or classes.max() >= count:
+        raise EvaluationError(
+            f"{file} holds labels {classes.dtype} from {classes.min()} to {classes.max()}; {subject.name} has {count} "
+            f"labels: give their names, or whole numbers from 0 to {count - 1}."
+        )
+    return Split(images, classes.astype(np.int64))
 
 
 def _garments(split: str, data_dir: Path | None) -> tuple[Split, str]:
@@ -72,13 +176,13 @@ def _garments(split: str, data_dir: Path | None) -> tuple[Split, str]:
     The test images are read alone, because to decompress the training images takes most of a second.
     """
     if split == "test":
-        folder = data.locate(data_dir)
-        return data.load_test(folder), str(folder)
-    whole = data.load(data_dir)
+        folder = fashion_mnist.locate(data_dir)
+        return fashion_mnist.load_test(folder), str(folder)
+    whole = fashion_mnist.load(data_dir)
     return whole.validation, whole.source
 
 
-def _outfits(name: str, garments: Split, split: str, limit: int | None) -> MultiLabelSplit:
+def _outfits(name: str, garments: Split, split: str, limit: int | None) -> Split:
     """Compose only the images needed, because composing all splits takes seconds."""
     size = outfits.SIZES[split]
     return outfits.load_split(name, split, garments, min(size, limit or size))

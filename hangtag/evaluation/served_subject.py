@@ -4,15 +4,15 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
-import numpy as np
 
 from hangtag.evaluation.errors import EvaluationError, sentence
 from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Progress, Subject, batches, concatenated
 from hangtag.serving.client import Client, ClientError, Credentials
-from hangtag.training.data.fashion_mnist import LABELS
+from hangtag.serving.image_spec import ImageSpec
 
 IN_FLIGHT = 4
 INPUT = "image"
+PREFIX = "hangtag."
 
 
 class ServedSubject(Subject):
@@ -52,6 +52,7 @@ class ServedSubject(Subject):
 
     def answer(self, images: Array, progress: Progress) -> Outputs:
         try:
+            self._read_version(images[0])
             size = self._largest_batch(images)
             with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="evaluate") as pool:
                 pending = [pool.submit(self._infer, batch) for batch in batches(images, size)]
@@ -71,36 +72,35 @@ class ServedSubject(Subject):
         self._client.close()
 
     def _read_description(self) -> None:
-        """Read task, labels and version from hangtag's own service, by classifying a black image."""
-        for side in (28, 64):
-            blank = np.zeros((side, side), np.uint8)
-            try:
-                answer = self._client.classify(blank, self.name, version=self._version, top_k=len(LABELS))
-            except ClientError as error:
-                if error.code in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT):
-                    continue  # another image size, another kind of server, or a model without labels
-                raise EvaluationError(self._explained(error)) from error
-            self.task = answer.task
-            self.details = {"address": self._address, "version": answer.version}
-            if answer.task == "single_label":
-                self.labels = tuple(label.name for label in sorted(answer.labels, key=lambda label: label.index))
-            else:
-                self._read_label_sets()
-            return
-
-    def _read_label_sets(self) -> None:
-        """Learn all labels, and the threshold where one decides, from the model's configuration."""
+        """Read what the model's file says of itself. A server of another kind, or another file, says nothing."""
         try:
             parameters = self._client.parameters(self.name, version=self._version)
-            self.labels = tuple(json.loads(parameters["hangtag.labels"])) if "hangtag.labels" in parameters else ()
-            self.threshold = float(parameters["hangtag.threshold"]) if "hangtag.threshold" in parameters else None
         except ClientError as error:
+            if error.code is grpc.StatusCode.UNIMPLEMENTED:
+                return
             raise EvaluationError(self._explained(error)) from error
-        except (ValueError, TypeError, RecursionError) as error:
+        metadata = {key.removeprefix(PREFIX): value for key, value in parameters.items() if key.startswith(PREFIX)}
+        try:
+            self.task = metadata.get("task", self.task)
+            self.labels = tuple(json.loads(metadata["labels"])) if "labels" in metadata else ()
+            self.threshold = float(metadata["threshold"]) if "threshold" in metadata else None
+            self.config = dict(json.loads(metadata["training"])["config"]) if "training" in metadata else None
+            self.image = ImageSpec.parse(metadata["image"]) if "image" in metadata else None
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise EvaluationError(
-                f"{self.name} at {self._address} has a configuration whose hangtag.labels or hangtag.threshold cannot "
-                f"be read ({error})."
+                f"{self.name} at {self._address} has a configuration whose hangtag.labels, threshold, training or "
+                f"image cannot be read ({error})."
             ) from error
+
+    def _read_version(self, image: Array) -> None:
+        """Learn which version answers, by one classification: an inference's answer does not say it."""
+        try:
+            version = self._client.classify(image, self.name, version=self._version, top_k=1).version
+        except ClientError as error:
+            if error.code not in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT):
+                raise
+            return  # another kind of server, or no classifier
+        self.details = {"address": self._address, "version": version}
 
     def _explained(self, error: ClientError) -> str:
         if error.code is not grpc.StatusCode.NOT_FOUND:

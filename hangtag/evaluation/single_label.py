@@ -8,16 +8,18 @@ import numpy.typing as npt
 
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Outputs
-from hangtag.training.data.fashion_mnist import LABELS, Split
+from hangtag.training.data.dataset import Split
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.metrics.calibration import reliability
-from hangtag.training.metrics.severity import distance_at_k, least_expected_distance, mean_severity
 from hangtag.training.metrics.single_label import (
     ClassFigures,
     Evaluation,
     confusion_matrix,
+    distance_at_k,
     evaluate,
+    least_expected_distance,
     log_probabilities,
+    mean_severity,
     per_class,
 )
 
@@ -27,13 +29,16 @@ TOP = (1, 3)
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong prediction: the image's index in the split, both labels' indices, and the predicted one's probability."""
+    """A wrong prediction: the image's index in the split, both labels' indices, and the predicted one's probability.
+
+    ``distance`` is that of the two labels; None where the labels have no distances.
+    """
 
     image: int
     true: int
     predicted: int
     probability: float
-    distance: float
+    distance: float | None
 
 
 @dataclass(frozen=True)
@@ -49,49 +54,57 @@ class SingleLabelResult:
     """A single-label model's figures.
 
     Attributes:
+        labels: the names of the classes.
         evaluation: accuracy, cross-entropy and the confusion matrix, by the logits.
         calibration_error: the expected calibration error of the probabilities, 0 to 1.
         classes: precision, recall and F1 of each class.
         severity: the mean distance of the labels that were mixed up, over the mistakes; None without any.
         distance_at: k -> mean distance of the k most probable labels from the true one, over all images.
-        nearest: accuracy and severity of the least expected distance rule.
+        nearest: accuracy and severity of the least expected distance rule. These three are None or empty where the
+            labels have no distances.
         second: the share of the mistakes whose true label is the second most probable; None without any.
         mistakes: all of them, the most confident first.
     """
 
+    labels: tuple[str, ...]
     evaluation: Evaluation
     calibration_error: float
     classes: Sequence[ClassFigures]
     severity: float | None
     distance_at: dict[int, float]
-    nearest: Nearest
+    nearest: Nearest | None
     second: float | None
     mistakes: Sequence[Mistake]
 
 
-def measure(outputs: Outputs, split: Split, distances: LabelDistances, name: str) -> SingleLabelResult:
+def measure(
+    outputs: Outputs, split: Split, labels: tuple[str, ...], distances: LabelDistances | None, name: str
+) -> SingleLabelResult:
     """Measure a model's outputs for a whole split.
 
     Args:
-        outputs: must have ``logits`` [images, 10]. ``probabilities`` [images, 10] are their softmax where they are
-            missing; with a temperature in the file they are not.
+        outputs: must have ``logits`` [images, labels], or else ``probabilities``. ``probabilities`` are the softmax of
+            the logits where they are missing; with a temperature in the file they are not.
         split: the images with their true classes.
-        distances: of the labels.
+        labels: the names of the classes.
+        distances: of the labels; None where there are none.
         name: the model's name, for error messages.
 
     Raises:
-        EvaluationError: there are no such logits, or an output is not finite.
+        EvaluationError: there are neither, or an output is not finite.
     """
-    logits = _logits(outputs, len(split), name)
+    logits = _logits(outputs, len(split), len(labels), name)
     evaluation = evaluate(logits, split.classes)
     probabilities = _probabilities(outputs, logits, name)
+    matrix = None if distances is None else distances.matrix
     return SingleLabelResult(
+        labels=labels,
         evaluation=evaluation,
         calibration_error=reliability(probabilities, split.classes).error,
         classes=per_class(evaluation.confusion),
-        severity=mean_severity(evaluation.confusion, distances.matrix),
-        distance_at={k: distance_at_k(logits, split.classes, distances.matrix, k) for k in TOP},
-        nearest=_nearest(logits, split, distances),
+        severity=None if matrix is None else mean_severity(evaluation.confusion, matrix),
+        distance_at={} if matrix is None else {k: distance_at_k(logits, split.classes, matrix, k) for k in TOP},
+        nearest=None if distances is None else _nearest(logits, split, distances),
         second=_second(logits, split),
         mistakes=_mistakes(logits, probabilities, split, distances),
     )
@@ -99,7 +112,7 @@ def measure(outputs: Outputs, split: Split, distances: LabelDistances, name: str
 
 def _nearest(logits: npt.NDArray[np.float32], split: Split, distances: LabelDistances) -> Nearest:
     predicted = least_expected_distance(logits, distances.matrix)
-    confusion = confusion_matrix(split.classes, predicted, len(LABELS))
+    confusion = confusion_matrix(split.classes, predicted, len(distances.labels))
     return Nearest(float((predicted == split.classes).mean()), mean_severity(confusion, distances.matrix))
 
 
@@ -109,19 +122,24 @@ def _second(logits: npt.NDArray[np.float32], split: Split) -> float | None:
     return float((order[wrong, 1] == split.classes[wrong]).mean()) if wrong.any() else None
 
 
-def _logits(outputs: Outputs, count: int, name: str) -> npt.NDArray[np.float32]:
-    if "logits" not in outputs:
+def _logits(outputs: Outputs, count: int, labels: int, name: str) -> npt.NDArray[np.float32]:
+    """The logits; where a model has none, the logarithms of its probabilities, whose softmax they are."""
+    key = next((key for key in ("logits", "probabilities") if key in outputs), None)
+    if key is None:
         raise EvaluationError(
-            f"{name} has no output `logits` (only {', '.join(outputs) or 'none'}), which accuracy and loss need."
+            f"{name} has no output `logits` or `probabilities` (only {', '.join(outputs) or 'none'}), which accuracy "
+            "and loss need."
         )
-    logits = outputs["logits"]
-    if logits.shape != (count, len(LABELS)):
+    scores = outputs[key]
+    if scores.shape != (count, labels):
         raise EvaluationError(
-            f"{name} gives logits of the shape {list(logits.shape)} for {count} images; "
-            f"the data set's {len(LABELS)} classes need {[count, len(LABELS)]}."
+            f"{name} gives {key} of the shape {list(scores.shape)} for {count} images; "
+            f"the data set's {labels} classes need {[count, labels]}."
         )
-    _require_finite(logits, name)
-    return logits.astype(np.float32)
+    _require_finite(scores, name)
+    if key == "probabilities":
+        scores = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
+    return scores.astype(np.float32)
 
 
 def _require_finite(values: npt.NDArray[np.floating], name: str) -> None:
@@ -143,18 +161,25 @@ def _probabilities(outputs: Outputs, logits: npt.NDArray[np.float32], name: str)
 
 
 def _mistakes(
-    logits: npt.NDArray[np.float32], probabilities: npt.NDArray[np.floating], split: Split, distances: LabelDistances
+    logits: npt.NDArray[np.float32],
+    probabilities: npt.NDArray[np.floating],
+    split: Split,
+    distances: LabelDistances | None,
 ) -> list[Mistake]:
     predicted = logits.argmax(axis=1)
     confidence = probabilities[np.arange(len(predicted)), predicted]
     wrong = np.flatnonzero(predicted != split.classes)
+
+    def distance(image: int) -> float | None:
+        return None if distances is None else float(distances.matrix[split.classes[image], predicted[image]])
+
     return [
         Mistake(
             image=int(image),
             true=int(split.classes[image]),
             predicted=int(predicted[image]),
             probability=float(confidence[image]),
-            distance=float(distances.matrix[split.classes[image], predicted[image]]),
+            distance=distance(image),
         )
         for image in wrong[np.argsort(-confidence[wrong], kind="stable")]
     ]

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hangtag.evaluation.errors import EvaluationError
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.training.data.division import named
 
 Array = npt.NDArray[Any]
 Outputs = Mapping[str, Array]
@@ -26,15 +28,21 @@ class Subject(ABC):
     task: str  # "single_label" or "multi_label"
     details: Mapping[str, str]  # what identifies the model: version, file, address
     labels: tuple[str, ...] = ()  # empty if the model does not name them
-    dataset: str | None = None  # the data set that it was trained on, if known
+    config: Mapping[str, Any] | None = None  # the config.json of its run, if known
+    image: ImageSpec | None = None  # how a picture becomes its input, if known
     threshold: float | None = None  # multi-label: the probability from which a label is in the set, if known
+
+    @property
+    def dataset(self) -> str | None:
+        """The data set that it was trained on; None if that is not known. Old configs do not name Fashion-MNIST."""
+        return None if self.config is None else str(self.config.get("dataset", "fashion-mnist"))
 
     @abstractmethod
     def answer(self, images: Array, progress: Progress) -> Outputs:
         """Run the model on all images, in batches.
 
         Args:
-            images: uint8 [n, height, width].
+            images: uint8 [n, height, width] or [n, height, width, 3].
             progress: is called after each batch.
 
         Returns:
@@ -73,6 +81,5 @@ def require_labels(subject: Subject, labels: tuple[str, ...]) -> None:
     """
     if subject.labels and subject.labels != labels:
         raise EvaluationError(
-            f"{subject.name} has the labels {', '.join(subject.labels)}; "
-            f"the data set's are {', '.join(labels)}, in this order."
+            f"{subject.name} has the labels {named(subject.labels)}; the data set's are {named(labels)}, in this order."
         )

@@ -1,5 +1,6 @@
 """Print an evaluation as tables."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -9,7 +10,6 @@ from rich.text import Text
 from hangtag.evaluation.multi_label import MultiLabelResult
 from hangtag.evaluation.single_label import SingleLabelResult
 from hangtag.printable import escaped
-from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.metrics.single_label import ClassFigures
 
 _FIGURES = {
@@ -23,6 +23,8 @@ _FIGURES = {
     "mean_ap": ("mAP", "mean average precision"),
     "labels_per_image": ("labels", "predicted per image, on average"),
 }
+_MOST_COLUMNS = 12  # of a confusion matrix; of more labels the pairs are listed that are mixed up most
+_MOST_PAIRS = 20
 _SHORT = 5  # characters of a label above a column of the confusion matrix
 
 
@@ -34,9 +36,10 @@ def single_label(result: SingleLabelResult, console: Console) -> None:
     summary.add_row("accuracy", f"{evaluation.accuracy:.2%}", f"{len(result.mistakes):,} of {images:,} images wrong")
     summary.add_row("cross-entropy", f"{evaluation.loss:.4f}", "mean, in nats")
     summary.add_row("calibration error", f"{result.calibration_error:.2%}", "mean distance of confidence and accuracy")
-    summary.add_row("severity of mistakes", _severity(result.severity), "mean distance of the labels mixed up")
-    nearest = f"if least expected distance decided, {result.nearest.accuracy:.2%} right"
-    summary.add_row("", _severity(result.nearest.severity), nearest)
+    if result.nearest is not None:
+        summary.add_row("severity of mistakes", _severity(result.severity), "mean distance of the labels mixed up")
+        nearest = f"if least expected distance decided, {result.nearest.accuracy:.2%} right"
+        summary.add_row("", _severity(result.nearest.severity), nearest)
     if result.second is not None:
         summary.add_row("true label second", f"{result.second:.2%}", "of the mistakes, by the model's own order")
     for k, distance in result.distance_at.items():
@@ -44,9 +47,12 @@ def single_label(result: SingleLabelResult, console: Console) -> None:
         summary.add_row(f"distance@{k}", f"{distance:.4f}", f"mean distance of {which} from the truth")
     console.print(summary, highlight=False)
     console.print()
-    console.print(_classes(LABELS, result.classes))
+    console.print(_classes(result.labels, result.classes))
     console.print()
-    console.print(_confusion(evaluation.confusion))
+    if len(result.labels) <= _MOST_COLUMNS:
+        console.print(_confusion(result.labels, evaluation.confusion))
+    else:
+        console.print(_mixed_up(result))
 
 
 def multi_label(result: MultiLabelResult, console: Console) -> None:
@@ -80,16 +86,26 @@ def _classes(labels: Sequence[str], classes: Sequence[ClassFigures]) -> Table:
     return table
 
 
-def _confusion(confusion: list[list[int]]) -> Table:
+def _mixed_up(result: SingleLabelResult) -> Table:
+    """The pairs of labels that are mixed up most often."""
+    pairs = Counter((mistake.true, mistake.predicted) for mistake in result.mistakes)
+    table = Table("true class", "taken for", "images", box=None, pad_edge=False, header_style="dim")
+    table.columns[2].justify = "right"
+    for (true, predicted), count in pairs.most_common(_MOST_PAIRS):
+        table.add_row(Text(escaped(result.labels[true])), Text(escaped(result.labels[predicted])), f"{count:,}")
+    return table
+
+
+def _confusion(labels: Sequence[str], confusion: list[list[int]]) -> Table:
     """Rows are true classes, columns predicted ones; zeros are left blank, and the most frequent mistakes are red."""
     worst = max(max((count for j, count in enumerate(row) if j != i), default=0) for i, row in enumerate(confusion))
     table = Table(title="true class (rows), taken for (columns)", title_justify="left", title_style="dim")
     table.box, table.pad_edge, table.padding, table.header_style = None, False, (0, 1, 0, 0), "dim"  # 80 columns wide
     table.add_column("", no_wrap=True)
-    for label in LABELS:
-        table.add_column(label[:_SHORT].rstrip(), justify="right", no_wrap=True, min_width=_SHORT)
-    for i, (label, row) in enumerate(zip(LABELS, confusion, strict=True)):
-        table.add_row(label, *(_cell(count, i == j, worst) for j, count in enumerate(row)))
+    for label in labels:
+        table.add_column(Text(escaped(label[:_SHORT].rstrip())), justify="right", no_wrap=True, min_width=_SHORT)
+    for i, (label, row) in enumerate(zip(labels, confusion, strict=True)):
+        table.add_row(Text(escaped(label)), *(_cell(count, i == j, worst) for j, count in enumerate(row)))
     return table
 
 

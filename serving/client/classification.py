@@ -11,7 +11,8 @@ from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.connection.errors import InputError, sending
 
 Image: TypeAlias = bytes | npt.NDArray[np.uint8]
-"""The bytes of a PNG, JPEG or WebP file, or grey pixels [height, width] of the model's input size."""
+"""The bytes of a PNG, JPEG or WebP file, or pixels of the model's input size: grey [height, width], or red, green
+and blue [height, width, 3]."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def classify_request(image: Image, model: str, version: str, top_k: int) -> pb.C
     """Build the request that classifies one image.
 
     Raises:
-        InputError: ``image`` is neither bytes nor uint8 pixels [height, width], or another argument cannot be sent.
+        InputError: ``image`` is neither bytes nor uint8 pixels, or another argument cannot be sent.
     """
     name, version = model_choice(model, version)
     request = pb.ClassifyRequest(model_name=name, model_version=version, top_k=top_k)
@@ -106,7 +107,7 @@ def compare_request(image: Image, models: Sequence[str], top_k: int) -> pb.Compa
     """Build the request that classifies one image with several models.
 
     Raises:
-        InputError: ``image`` is neither bytes nor uint8 pixels [height, width], or another argument cannot be sent.
+        InputError: ``image`` is neither bytes nor uint8 pixels, or another argument cannot be sent.
     """
     request = pb.CompareRequest(models=[_choice(model) for model in models], top_k=top_k)
     _set_image(request, image)
@@ -163,7 +164,10 @@ def _set_image(request: pb.ClassifyRequest | pb.CompareRequest, image: Image) ->
     if isinstance(image, bytes):
         request.encoded = image
         return
-    if image.dtype != np.uint8 or image.ndim != 2:
-        raise InputError(f"pixels must be uint8 [height, width], not {image.dtype} {list(image.shape)}")
-    height, width = image.shape
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+        raise InputError(
+            f"pixels must be uint8 [height, width], or [height, width, 3] for a model of colours, not {image.dtype} "
+            f"{list(image.shape)}"
+        )
+    height, width = image.shape[:2]
     request.raw.CopyFrom(pb.RawImage(height=height, width=width, pixels=image.tobytes()))

@@ -1,6 +1,7 @@
 """``hangtag classify``: classify image files with a served model, or with several side by side."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from hangtag.printable import escaped, printable
 from hangtag.serving.client import image_files, picture_check, pictures, side_by_side
 from hangtag.serving.client.classification import Classification, split_version
 from hangtag.serving.client.client import Client
+from hangtag.serving.client.served_classifiers import ServedClassifiers
 from hangtag.serving.connection.errors import ClientError
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.options import credentials_options, server_option
@@ -28,9 +30,8 @@ from hangtag.serving.options import credentials_options, server_option
     "--model",
     "models",
     multiple=True,
-    default=["cnn"],
-    show_default=True,
-    help="The served model, NAME or NAME@VERSION. Give it several times to show their answers side by side.",
+    help="The served model, NAME or NAME@VERSION. Give it several times to show their answers side by side.  "
+    "[default: the server's only model that classifies images]",
 )
 @click.option("--model-version", default="", help="One of its versions.  [default: the one that serves]")
 @server_option
@@ -54,27 +55,27 @@ def classify(
     draw: bool | None,
     credentials: Credentials,
 ) -> None:
-    """Classify each IMAGE (PNG, JPEG, WebP, BMP, GIF or TIFF) with a served model.
+    """Classify each IMAGE (PNG, JPEG or WebP) with a served model.
 
     A folder stands for the images in it, and - for standard input.
 
-    An image of the model's input size (28 x 28 grey, bright garment on black) is used as it is; the server converts
-    any other as the data set's authors converted their photos. An image that fails is reported on standard error,
-    the others are still classified, and the exit code is 1.
+    An image of the model's input size is used as it is; the server makes any other fit as the model's file says:
+    stretched, cropped, padded, or converted as a photo of a garment. An image that fails is reported on standard
+    error, the others are still classified, and the exit code is 1.
 
-    A multi-label model (cnn_rnn, 64 x 64 pixels) answers with a set of labels, in the order of prediction; an image of
-    another size is scaled to fit as a whole. If the model's file has distances of labels, each runner-up shows its
-    distance from the first label: 0 is the same, 1 the farthest pair.
+    A multi-label model answers with a set of labels, in the order of prediction if it predicts one after another. If
+    the model's file has distances of labels, each runner-up shows its distance from the first label: 0 is the same, 1
+    the farthest pair.
 
     A route (docs/routes.md) says which of its models answered (with --json: "answered_by"), and what each one took.
 
-    A picture that seems blank or inverted is still classified, with a warning that says what helps (with --json:
-    "warning").
+    For a model of garments, a picture that seems blank or inverted is still classified, with a warning that says what
+    helps (with --json: "warning").
 
     \b
     Examples:
-      hangtag classify examples/garments/*.png
-      hangtag classify photos/ --model lstm --top-k 5
+      hangtag classify examples/garments/*.png --model cnn
+      hangtag classify photos/ --model flowers --top-k 5
       curl -s https://example.org/boot.jpg | hangtag classify -
       hangtag classify outfit.png --model cnn_rnn
       hangtag classify photo.jpg --model cnn --model lstm
@@ -84,42 +85,46 @@ def classify(
     """
     if len(models) > 1 and model_version:
         raise click.UsageError("--model-version needs a single model: write --model NAME@VERSION for each instead.")
-    name, version = split_version(models[0])
-    if version and model_version:
+    if models and split_version(models[0])[1] and model_version:
         raise click.UsageError("--model NAME@VERSION and --model-version both name a version; give one of them.")
     files = [file for path in images for file in image_files.expand(path)]
+    names = Counter(file.name for file in files)
     console = Console()
     drawn = console.is_terminal if draw is None else draw
     failed = False
     with Client(server, timeout=timeout, credentials=credentials) as client:
+        classifiers = ServedClassifiers(client)
+        model = models[0] if models else classifiers.only_one()
         for path in files:
+            title = path.name if names[path.name] == 1 else str(path)  # a folder for each class may repeat names
             try:
                 data = image_files.read(path)
                 if len(models) > 1:
                     outcomes = client.compare(data, models, top_k=top_k or 0)
-                    failed |= _show_compared(console, path, data, outcomes, as_json=as_json, drawn=drawn)
+                    warning = _warning(data, classifiers, *outcomes.values())
+                    failed |= _show_compared(console, path, title, data, outcomes, warning, as_json, drawn)
                     continue
-                answer = client.classify(data, name, version=version or model_version, top_k=top_k or 0)
+                answer = client.classify(data, model, version=model_version, top_k=top_k or 0)
             except (OSError, UserError) as error:
                 failed = True
                 why = error.strerror if isinstance(error, OSError) else escaped(str(error))
                 click.echo(f"{path}: {why}", err=True)
                 continue
-            warning = picture_check.warning(data, answer.task)
+            warning = _warning(data, classifiers, answer)
             if as_json:
                 click.echo(json.dumps({"image": str(path), **_fields(answer), **_optional(warning)}))
             else:
-                _show(console, path, data, printable(answer), drawn, warning)
+                _show(console, title, data, printable(answer), drawn, warning)
     if failed:
         raise SystemExit(1)
 
 
-def _show(console: Console, path: Path, data: bytes, answer: Classification, drawn: bool, warning: str) -> None:
+def _show(console: Console, title: str, data: bytes, answer: Classification, drawn: bool, warning: str) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for rank, label in enumerate(answer.labels):
         distance = f"distance {label.distance:.2f} of 1" if rank and label.distance is not None else None
         table.add_row(Text(label.name), f"{label.probability:7.2%}", "█" * round(label.probability * 20), distance)
-    pictures.print_with_image(console, data if drawn else None, Group(_title(path, answer), table))
+    pictures.print_with_image(console, data if drawn else None, Group(_title(title, answer), table))
     _print_warning(console, warning)
     console.print(Text(f"{cost_line(answer)}\n", style="dim"))
 
@@ -139,29 +144,36 @@ def cost_line(answer: Classification) -> str:
 def _show_compared(
     console: Console,
     path: Path,
+    title: str,
     data: bytes,
     outcomes: Mapping[str, Classification | ClientError],
-    *,
+    warning: str,
     as_json: bool,
     drawn: bool,
 ) -> bool:
     """Print the outcomes; return whether a model failed."""
     failures = {model: outcome for model, outcome in outcomes.items() if isinstance(outcome, ClientError)}
     answers = [outcome for outcome in outcomes.values() if isinstance(outcome, Classification)]
-    warning = picture_check.warning(data, answers[0].task) if answers else ""
     if as_json:
         models = [{"model": model} | _fields(outcome) for model, outcome in outcomes.items()]
         click.echo(json.dumps({"image": str(path), "models": models, **_optional(warning)}))
     elif answers:
         answers = printable(answers)
         table = side_by_side.table(answers)
-        title = Text(f"{path.name}: {side_by_side.verdict(answers)}", style="italic")
-        pictures.print_with_image(console, data if drawn else None, Group(title, table))
+        heading = Text(f"{title}: {side_by_side.verdict(answers)}", style="italic")
+        pictures.print_with_image(console, data if drawn else None, Group(heading, table))
         _print_warning(console, warning)
         console.print()
     for model, failure in failures.items():
         click.echo(f"{path}: {model}: {escaped(str(failure))}", err=True)
     return bool(failures)
+
+
+def _warning(data: bytes, classifiers: ServedClassifiers, *outcomes: Classification | ClientError) -> str:
+    """Say what is wrong with a picture for the models that answered; "" where nothing is."""
+    answers = [outcome for outcome in outcomes if isinstance(outcome, Classification)]
+    images = {classifiers.image(answer.model, answer.version) for answer in answers}
+    return next((text for image in images if image and (text := picture_check.warning(data, image))), "")
 
 
 def _print_warning(console: Console, warning: str) -> None:
@@ -182,11 +194,11 @@ def _fields(outcome: Classification | ClientError) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in ("stages", "unsure")}
 
 
-def _title(path: Path, answer: Classification) -> Text:
+def _title(name: str, answer: Classification) -> Text:
     if answer.task != "multi_label":
-        return Text(path.name, style="italic")
+        return Text(name, style="italic")
     count = len(answer.labels)
-    title = f"{path.name}: {count or 'no'} label{'' if count == 1 else 's'}"
+    title = f"{name}: {count or 'no'} label{'' if count == 1 else 's'}"
     if answer.path_probability is not None:
         title += f"{', in the order predicted' if count > 1 else ''}; {answer.path_probability:.2%} for the whole set"
     elif count > 1:

@@ -47,7 +47,8 @@ class Client(HealthClient):
         """Classify one image.
 
         Args:
-            image: the bytes of a PNG, JPEG or WebP file, or uint8 grey pixels [height, width] of the model's size.
+            image: the bytes of a PNG, JPEG or WebP file, or uint8 pixels of the model's size: grey
+                [height, width], or red, green and blue [height, width, 3].
             model: the model's name, or NAME@VERSION.
             version: one of its versions; "" is the one that serves.
             top_k: the largest number of labels to return; 0 is 3, or the whole set of a multi-label model.
@@ -57,7 +58,7 @@ class Client(HealthClient):
 
         Raises:
             ClientError: the model is unknown, the image cannot be read, or the call failed.
-            TypeError: ``image`` is neither bytes nor uint8 [height, width].
+            TypeError: ``image`` is neither bytes nor such pixels.
 
         Example:
             >>> [label.name for label in client.classify(image, "cnn", top_k=1).labels]
@@ -91,7 +92,7 @@ class Client(HealthClient):
 
         Raises:
             ClientError: the stream ended before its last answer.
-            TypeError: an image is neither bytes nor uint8 [height, width].
+            TypeError: an image is neither bytes nor such pixels.
 
         Example:
             >>> [outcome.labels[0].name for outcome in client.classify_stream([image, image], "cnn")]
@@ -116,7 +117,7 @@ class Client(HealthClient):
 
         Raises:
             ClientError: the call as a whole failed, or a model is named twice.
-            TypeError: ``image`` is neither bytes nor uint8 [height, width].
+            TypeError: ``image`` is neither bytes nor such pixels.
 
         Example:
             >>> {model: outcome.labels[0].name for model, outcome in client.compare(image, ["lstm", "cnn"]).items()}

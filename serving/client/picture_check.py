@@ -1,8 +1,9 @@
-"""Warn of pictures that a model of Fashion-MNIST cannot classify well: blank ones, and inverted ones.
+"""Warn of pictures that a model of garments cannot classify well: blank ones, and inverted ones.
 
-The models learned bright garments on black. Both rules were measured on Fashion-MNIST's test set: they warn of none of
-its 10,000 images, neither as they are nor as larger pictures on white or black, which the server converts; of its
-10,000 images negated they warn of all. tests/serving/client repeats that with every hundredth image.
+Models whose file says fit garment learned bright garments on black. Both rules were measured on Fashion-MNIST's test
+set: they warn of none of its 10,000 images, neither as they are nor as larger pictures on white or black, which the
+server converts; of its 10,000 images negated they warn of all. tests/serving/client repeats that with every hundredth
+image.
 """
 
 import io
@@ -11,17 +12,18 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from hangtag.serving.image_spec import ImageSpec, flattened
+
 LEAST_CONTRAST = 32
 """In grey levels between a picture's darkest and brightest pixel. Every image of the test set has at least 254."""
 
-_SIDES_USED_AS_THEY_ARE = {"single_label": 28, "multi_label": 64}
 _THUMBNAIL = 73  # the server's
 _MARGIN = 1 / 7
 _TOLERANCE = 0.05 * 255  # what the server takes for the background's tone when it trims a picture
 
 _BLANK = "the picture is nearly blank, so the label says little: is the garment in it, and is it the right file?"
 _INVERTED = (
-    "the picture seems inverted: the model expects a bright garment on black, and a picture of {0} x {0} pixels is "
+    "the picture seems inverted: the model expects a bright garment on black, and a picture of {} x {} pixels is "
     "used as it is. Invert its tones, or send it larger, for the server to convert it"
 )
 _CONVERTED = (
@@ -30,27 +32,28 @@ _CONVERTED = (
 )
 
 
-def warning(data: bytes, task: str) -> str:
-    """Say what is wrong with a picture and what helps; "" where nothing is.
+def warning(data: bytes, image: ImageSpec) -> str:
+    """Say what is wrong with a picture and what helps; "" where nothing is, and for a model that takes other pictures.
 
     Args:
         data: The content of an image file; the server reports one that cannot be decoded.
-        task: The model's, ``single_label`` or ``multi_label``, which decides the size that is used as it is.
+        image: What the model takes.
     """
-    side = _SIDES_USED_AS_THEY_ARE.get(task, 28)
+    if image.fit != "garment":
+        return ""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.draft("L", (2 * _THUMBNAIL, 2 * _THUMBNAIL))  # lets a JPEG be decoded at a fraction of its size
-            grey = _grey(ImageOps.exif_transpose(image))
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.draft("L", (2 * _THUMBNAIL, 2 * _THUMBNAIL))  # lets a JPEG be decoded at a fraction of its size
+            grey = flattened(ImageOps.exif_transpose(picture), 1)
     except Exception:  # Pillow's decoders raise whatever a broken file makes them raise
         return ""
-    used_as_it_is = grey.size == (side, side)
+    used_as_it_is = grey.size == (image.width, image.height)
     grey.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)  # averages a camera's noise away
     pixels = np.asarray(grey, np.float32)
     if pixels.max() - pixels.min() < LEAST_CONTRAST:
         return _BLANK
     if used_as_it_is:
-        return _INVERTED.format(side) if _background_is_brighter(pixels, 0) else ""
+        return _INVERTED.format(image.width, image.height) if _background_is_brighter(pixels, 0) else ""
     corners = np.median([pixels[0, 0], pixels[0, -1], pixels[-1, 0], pixels[-1, -1]])
     seen = 255 - pixels if corners > 127 else pixels  # as the server does
     return _CONVERTED if _background_is_brighter(seen, _TOLERANCE) else ""
@@ -62,13 +65,3 @@ def _background_is_brighter(pixels: npt.NDArray[np.float32], tolerance: float) -
     rows, columns = (round(length * _MARGIN) for length in pixels.shape)
     inner = pixels[rows : pixels.shape[0] - rows, columns : pixels.shape[1] - columns]
     return bool(np.median(edge) > inner.mean() + tolerance)
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    """As the server does it: 16 bits scaled to 8, and transparent parts on white."""
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        transparent = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", transparent.size, "white"), transparent)
-    return image.convert("L")

@@ -11,6 +11,8 @@ from rich.segment import Segment, Segments
 from rich.style import Style
 from rich.table import Table
 
+from hangtag.serving.image_spec import flattened
+
 WIDTH = 28
 _SHADES = " .:░▒▓█"
 
@@ -19,8 +21,9 @@ def draw(data: bytes, *, colour: bool) -> Segments | None:
     """Draw an image file, 28 characters wide. None for an unreadable file: the server's error explains it better."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            scale = WIDTH / max(image.size)
-            small = image.convert("RGB").resize([max(1, round(edge * scale)) for edge in image.size])
+            picture = flattened(ImageOps.exif_transpose(image), 3)  # upright, as the server sees it
+        scale = WIDTH / max(picture.size)
+        small = picture.resize([max(1, round(edge * scale)) for edge in picture.size])
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
         return None
     pixels = np.asarray(ImageOps.pad(small, (small.width, small.height + small.height % 2)))

@@ -13,7 +13,7 @@ from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION
 from hangtag.training.data import fashion_mnist
-from hangtag.training.data.fashion_mnist import Classes, FashionMnist
+from hangtag.training.data.dataset import Classes, Dataset
 from hangtag.training.metrics.calibration import fit_temperature, reliability
 from hangtag.training.metrics.single_label import evaluate
 from studies import results
@@ -43,7 +43,7 @@ def main(models: Path, limit: int | None, out: Path) -> None:
     click.echo(f"wrote {out}")
 
 
-def measure(entry: Entry, data: FashionMnist, limit: int | None = None) -> results.Line:
+def measure(entry: Entry, data: Dataset, limit: int | None = None) -> results.Line:
     """The line of one model. Raises ValueError where no temperature fits."""
     validation, test = data.validation.first(limit), data.test.first(limit)
     with FileSubject(entry.path) as subject:

@@ -19,7 +19,7 @@ import click
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state
 
-from hangtag.export.gate import processor
+from hangtag.export.gate import speed
 from hangtag.export.repository import inventory
 from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION
 from studies import options, results
@@ -62,7 +62,7 @@ def main(models: Path, seconds: float, out: Path | None) -> None:
     matrix_instructions = MatrixInstructions.of(LIBRARY)
     command = f"python -m studies exported instructions{options.given()}"
     conditions = results.conditions(command, {"ONNX Runtime": ONNXRUNTIME_VERSION})
-    lines = [conditions | {"instructions": processor.instructions()}]
+    lines = [conditions | {"instructions": speed.instructions()}]
     files = {entry.name: entry.path for entry in inventory.serving(models)}
     for name in (name for name in MODELS if name in files):
         for batch_size in BATCH_SIZES:

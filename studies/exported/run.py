@@ -98,7 +98,9 @@ def _entries(models: Path) -> Iterator[tuple[Entry, Path | None]]:
 
 def _network(entry: Entry) -> ServedNetwork:
     """The network in PyTorch with random weights, whose values do not change the time."""
-    return SingleLabel(build(str(entry.json("training")["config"]["model"]))).eval()
+    return SingleLabel(
+        build(str(entry.json("training")["config"]["model"])), fashion_mnist.IMAGE, len(fashion_mnist.LABELS)
+    ).eval()
 
 
 def _judge(entry: Entry, measured: Speed, goal: tuple[int, str, float], console: Console) -> results.Line:

@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from hangtag.training.data import fashion_mnist, outfits
-from hangtag.training.data.multi_label import MultiLabelData
+from hangtag.training.data.dataset import Dataset
 from studies.pictures import Picture
 
 _COLUMNS, _ROWS = 6, 2  # for each data set
@@ -17,14 +17,14 @@ def draw_first_canvases() -> Figure:
     return draw([outfits.load(name, garments, sizes=_SIZES) for name in outfits.NAMES])
 
 
-def draw(datasets: list[MultiLabelData]) -> Figure:
+def draw(datasets: list[Dataset]) -> Figure:
     """A grid of canvases for each data set, one below the other."""
     figure = Figure(figsize=(1.5 * _COLUMNS, 2.05 * _ROWS * len(datasets)), layout="constrained")
     for part, data in zip(figure.subfigures(len(datasets), 1, squeeze=False)[:, 0], datasets, strict=True):
         part.suptitle(data.name, fontsize=11)
         for index, axes in enumerate(part.subplots(_ROWS, _COLUMNS).flat):
             labels = [
-                _SHORT.get(name, name) for name, has in zip(data.labels, data.test.labels[index], strict=True) if has
+                _SHORT.get(name, name) for name, has in zip(data.labels, data.test.classes[index], strict=True) if has
             ]
             axes.imshow(data.test.images[index], cmap="gray", vmin=0, vmax=255)
             axes.set_title(

@@ -9,7 +9,7 @@ import click
 from PIL import Image
 
 from hangtag.training.labels import distance as label_distance
-from hangtag.training.metrics.severity import mean_severity
+from hangtag.training.metrics.single_label import mean_severity
 from hangtag.training.runs.run import Run
 from studies import pictures, results, training_runs
 from studies.accuracy.run import STUDY

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from hangtag.training.runs.command import command
+from hangtag.training.runs.config import command
 from studies.page import short_revision
 from studies.shipped.models import ShippedModel
 

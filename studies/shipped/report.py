@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from hangtag.training.runs.command import command
+from hangtag.training.runs.config import command
 from studies.accuracy.report import STUDY
 from studies.calibration import section as calibration_section
 from studies.page import Part, percent, short_revision

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from hangtag.export.gate import processor
+from hangtag.export.gate import speed
 from hangtag.export.repository import inventory
 from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION
 from hangtag.serving.server.runtime.session import Runtime
@@ -37,7 +37,7 @@ def main(samples: int, search_minutes: float, only: str, out: Path | None) -> No
         raise click.ClickException(f"{' and '.join(missing)} not installed: 'make others' sets up .venv-others.")
     versions = {"ONNX Runtime": ONNXRUNTIME_VERSION} | dict(_versions())
     conditions = results.conditions(f"python -m studies third_party run{options.given()}", versions)
-    lines = [conditions | {"instructions": processor.instructions()}]
+    lines = [conditions | {"instructions": speed.instructions()}]
     for model in MODELS:
         lines += _convert(model, samples, search_minutes, only)
     options.write(out, RESULTS, lines, complete=not options.given())
@@ -55,7 +55,7 @@ def _convert(model: ThirdPartyModel, samples: int, search_minutes: float, only: 
         folder = Path(name)
         np.savez(folder / "samples.npz", **{sample.name: model.samples(samples)})  # type: ignore[arg-type]  # numpy's stubs take no mapping
         for precision in precisions:
-            arguments = ["export", "--onnx", str(original), "--name", precision, "--precision", precision]
+            arguments = ["import", str(original), "--name", precision, "--precision", precision]
             arguments += ["--calibration", str(folder / "samples.npz"), "--agree-at-least", AGREE_AT_LEAST[precision]]
             arguments += ["--search-minutes", f"{search_minutes:g}"]
             arguments += ["--models", str(folder / "models"), "--reports", str(folder / "reports")]

@@ -11,8 +11,8 @@ import torch
 
 from hangtag.training.catalog import recipe_for
 from hangtag.training.data import fashion_mnist
-from hangtag.training.data.fashion_mnist import FashionMnist
-from hangtag.training.loop import trainer
+from hangtag.training.data.dataset import Dataset
+from hangtag.training.loop import train as loop
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
 from studies import options, results
@@ -54,9 +54,9 @@ def main(seeds: int, epochs: int | None, limit: int | None, threads: int, precis
     options.write(out, RESULTS, lines, complete=not options.given())
 
 
-def _train(config: RunConfig, data: FashionMnist) -> dict[str, float]:
+def _train(config: RunConfig, data: Dataset) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        metrics = trainer.train(config, data, Run(Path(folder, "run")))
+        metrics = loop.train(config, data, Run(Path(folder, "run")))
     return {
         "validation_accuracy": metrics["summary"]["validation"]["accuracy"],
         "test_accuracy": metrics["summary"]["test"]["accuracy"],

@@ -54,7 +54,13 @@ def own_step(batch: Batch, forward: Forward = Lstm.__call__) -> Step:
     """hangtag's own step, or one with another forward pass."""
     trained = network()
     state = TrainingState(trained, _RECIPE, steps_per_epoch=1)
-    return lambda: state.step(batch.loss(partial(forward, trained)))
+
+    def step() -> None:
+        state.optimizer.zero_grad(set_to_none=True)
+        batch.loss(partial(forward, trained)).backward()
+        state.optimizer.step()
+
+    return step
 
 
 def last_state(trained: Lstm, images: Tensor) -> Tensor:

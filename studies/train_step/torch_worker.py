@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from hangtag.training.catalog import build, recipe_for
-from hangtag.training.data.fashion_mnist import FashionMnist, Split
-from hangtag.training.loop import trainer
+from hangtag.training.data import fashion_mnist
+from hangtag.training.data.dataset import Split
+from hangtag.training.loop import train as loop
 from hangtag.training.observer import Observer, StepProgress
-from hangtag.training.processes.memory import keep_freed_memory
+from hangtag.training.processes.launch import keep_freed_memory
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
 
@@ -53,7 +54,9 @@ def hangtag(name: str, steps: int, threads: int, split: Split) -> float:
     )
     times = StepTimes()
     with tempfile.TemporaryDirectory() as folder:
-        trainer.train(config, FashionMnist(split, few, few, "a file"), Run(Path(folder)), times)
+        loop.train(
+            config, replace(fashion_mnist.load(), train=split, validation=few, test=few), Run(Path(folder)), times
+        )
     return per_step_ms(times.ends[steps + 1 :])
 
 

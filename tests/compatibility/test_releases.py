@@ -115,7 +115,9 @@ def test_every_call_is_answered_as_before(served: tuple[Client, Server]) -> None
     client, running = served
     addresses = [running.address, *([f"http://{running.http_address}"] if client.release.has_http else [])]
     for address in addresses:
-        require_close(client.call(address, PICTURES), client.release.read("answers.json"), address)
+        now, before = client.call(address, PICTURES), client.release.read("answers.json")
+        now["parameters"] = [name for name in now["parameters"] if name in before["parameters"]]  # a release adds some
+        require_close(now, before, address)
 
 
 def require_close(now: Any, before: Any, where: str) -> None:

@@ -81,6 +81,6 @@ def of_run(runs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
 
 @pytest.fixture(scope="session")
 def of_own_file(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """``hangtag export --onnx`` of the shipped lstm in int8, timed."""
-    arguments = ("--onnx", latest("lstm"), "--precision", "int8")
+    """``hangtag export FILE`` of the shipped lstm in int8, timed."""
+    arguments = (latest("lstm"), "--precision", "int8")
     return once(tmp_path_factory, "export-own-file", lambda folder: published_in(folder, *arguments))

@@ -36,7 +36,7 @@ def calibration_error(probabilities: Array, classes: Array) -> float:
 def test_only_the_probabilities_change_and_fit_better(
     precision: str, learned: Exported, few: Garments, validation: Garments, tmp_path: Path
 ) -> None:
-    options: dict[str, Any] = {"to": precision, "quantize_on": validation.images[:96], "graph": learned.graph}
+    options: dict[str, Any] = {"to": precision, "graph": learned.graph}
     plain, calibrated = (
         publish(learned.run, tmp_path, few, calibrate_on=calibrate_on, **options) for calibrate_on in (None, validation)
     )

@@ -52,7 +52,7 @@ def test_the_file_finds_the_paths_that_pytorch_finds(paths: Exported, canvases: 
 
     assert isinstance(paths.network, CnnRnn)
     with torch.inference_mode():
-        beam = beam_search(paths.network, torch.tensor(canvases).float() / 255)
+        beam = beam_search(paths.network, torch.tensor(canvases).float()[:, None] / 255)
     assert set((beam.path >= 0).sum(dim=1).tolist()) == set(range(6))
     for size in (1, 7, 64):
         answered = answers(paths.file, size, image=canvases)
@@ -94,10 +94,11 @@ def test_a_baseline_is_exported_with_its_threshold(
     objective = NETWORKS[model].objective
     assert objective is not None
     with torch.inference_mode():
-        answer = objective(torch.arange(10)).predict(exported.network, torch.tensor(canvases).float() / 255)
+        pixels = torch.tensor(canvases).float()[:, None] / 255
+        (scores,) = objective(torch.arange(10)).predict(exported.network, pixels)
     probabilities = answers(exported.file, image=canvases)["probabilities"]
-    np.testing.assert_allclose(probabilities, answer.scores.numpy(), atol=1e-4)
-    np.testing.assert_array_equal(sets_of(probabilities), sets_of(answer.scores.numpy()))
+    np.testing.assert_allclose(probabilities, scores.numpy(), atol=1e-4)
+    np.testing.assert_array_equal(sets_of(probabilities), sets_of(scores.numpy()))
     assert len(set(sets_of(probabilities).sum(axis=1).tolist())) > 1
 
 
@@ -186,7 +187,7 @@ def test_tied_paths_may_differ_and_are_counted(paths: Exported, few: Garments, t
     ties = json.loads(published.metadata["parity"])["ties"]
     images = runs.canvases(few, 20)
     with torch.inference_mode():
-        expected = beam_search(network, torch.tensor(images).float() / 255).path.numpy()
+        expected = beam_search(network, torch.tensor(images).float()[:, None] / 255).path.numpy()
     actual = answers(published.folder / "model.onnx", image=images)["path"]
     assert 0 < (actual != expected).any(axis=1).sum() <= ties < 20
     assert f"but {ties} ties of 20 images" in str(published.proof)

@@ -127,7 +127,7 @@ def test_the_error_about_an_unwritable_report_says_that_the_model_is_published(t
     onnx.save(onnx_models.classifier(), tmp_path / "theirs.onnx")
     (tmp_path / "file").write_text("a file, not a folder")
     folders = ("--models", tmp_path / "models", "--reports", tmp_path / "file/reports")
-    result = invoke("export", "--onnx", tmp_path / "theirs.onnx", "--name", "theirs", *folders, exit_code=1)
+    result = invoke("import", tmp_path / "theirs.onnx", "--name", "theirs", *folders, exit_code=1)
     assert re.search(r"theirs/1 is published, but its report \S+ cannot be written: ", result.stderr)
     assert (tmp_path / "models/theirs/1/model.onnx").exists()
 
@@ -158,10 +158,12 @@ def test_the_pages_look_right_in_a_browser(of_own_file: Export, tmp_path: Path) 
     """One with differences, and one of somebody else's file with a long name in a long folder."""
     onnx.save(onnx_models.free_axis(), tmp_path / "theirs.onnx")
     long = Path("a-rather-long-path-to-a-model-repository/" * 3)
-    theirs = ("--onnx", tmp_path / "theirs.onnx", "--name", "a-model-with-a-rather-long-name")
-    published_in(tmp_path, *theirs, "--models", tmp_path / long)
+    theirs = (tmp_path / "theirs.onnx", "--name", "a-model-with-a-rather-long-name")
+    published_in(tmp_path, *theirs, "--models", tmp_path / long, command="import")
     pages = [of_own_file.page, *tmp_path.rglob("*.html")]
     assert len(pages) == 2
+    shown = outcomes(pages[1].read_text())
+    assert (shown["batching"], shown["input"]) == ("passed", "noted")
     with chromium() as browser:
         for page in pages:
             require_good_looks(browser, page)

@@ -29,14 +29,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def test_anybodys_file_is_converted_and_published(run: Run, tmp_path: Path) -> None:
     (tmp_path / "theirs.onnx").write_bytes(networks.robust().SerializeToString())
     np.savez(tmp_path / "samples.npz", x=networks.samples(200))
-    theirs = ("--onnx", "theirs.onnx", "--name", "theirs", "--calibration", "samples.npz")
-    printed = run("export", *theirs, "--precision", "int8", "--agree-at-least", "80")
+    theirs = ("theirs.onnx", "--name", "theirs", "--calibration", "samples.npz")
+    printed = run("import", *theirs, "--precision", "int8", "--agree-at-least", "80")
     assert printed.startswith("published models/theirs/1\n")
     assert (tmp_path / "reports/export/theirs-1.html").is_file()
 
 
 def test_another_precision_is_made_of_a_shipped_file(run: Run) -> None:
-    printed = run("export", "--onnx", latest("lstm"), "--precision", "int8", "--timing", "none")
+    printed = run("export", latest("lstm"), "--precision", "int8", "--timing", "none")
     assert printed.startswith("published models/lstm-int8/1\n")
 
 

@@ -138,7 +138,7 @@ def test_every_subcommand_is_there_and_explains_itself(name: str) -> None:
     [
         ("srve", "Did you mean 'serve'?"),
         ("lodtest lstm", "Did you mean 'loadtest'?"),
-        ("xyzzy", "The commands: train, "),
+        ("xyzzy", "The commands: data, train, "),
         ("serve --modles x", "'--models'"),
         ("health --wait inf", "is not a finite number"),
         ("top --interval nan", "is not a finite number"),

@@ -14,15 +14,17 @@ from hangtag import Client
 from hangtag.evaluation import pictures
 from hangtag.evaluation.single_label import Mistake
 from hangtag.serving.server.process.server import Server
-from hangtag.training.data.fashion_mnist import LABELS, Split
+from hangtag.training.data.dataset import Split
+from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.labels import distance as label_distance
-from hangtag.training.metrics.severity import mean_severity
+from hangtag.training.metrics.single_label import mean_severity
 from tests.kit.command import hangtag, invoke, last_line
 from tests.kit.onnx_file import answers, metadata
 from tests.kit.server import server as running_server
 from tests.kit.shipped import latest
 
 LSTM = latest("lstm")
+GARMENTS = ("--data", "fashion-mnist")  # for a file that does not say what it was trained on
 
 
 def document(*arguments: object, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -138,7 +140,7 @@ def test_a_temperature_changes_the_calibration_error_and_the_confidence_alone(tm
 
 def test_a_file_whose_rows_depend_on_each_other_is_evaluated_one_image_at_a_time(repository: Path) -> None:
     """Alone, each image gets the same answer from both files; together, one file exchanges the answers."""
-    one, other = (figures(document(repository / name, "--limit", 100)) for name in ("straight", "reverses"))
+    one, other = (figures(document(repository / name, *GARMENTS, "--limit", 100)) for name in ("straight", "reverses"))
     assert one == other
 
 
@@ -192,7 +194,7 @@ def test_each_mistake_has_its_image_in_the_picture(tmp_path: Path, mistakes: int
     """Image i is all of one grey, which is found in the picture, and in no picture that does not show it."""
     images = np.repeat(np.arange(30, dtype=np.uint8) * 5 + 20, 784).reshape(30, 28, 28)
     listed = [Mistake(image, 0, 1, 0.9, 0.5) for image in reversed(range(30))][:mistakes]
-    pictures.confident_mistakes(listed, images, "a test", tmp_path / "mistakes.png")
+    pictures.confident_mistakes(listed, LABELS, images, "a test", "gray_r", tmp_path / "mistakes.png")
     grey = np.asarray(Image.open(tmp_path / "mistakes.png").convert("L"))
     areas = [int((np.abs(grey.astype(int) - (255 - images[image, 0, 0])) <= 1).sum()) for image in reversed(range(30))]
     assert all(area > 100 * 100 for area in areas[:shown])

@@ -71,7 +71,7 @@ def test_questions_that_do_not_fit(sigmoids: Exported, tmp_path: Path) -> None:
     metrics = json.loads((copy / "metrics.json").read_text())
     metrics["summary"]["labels"].reverse()
     (copy / "metrics.json").write_text(json.dumps(metrics))
-    assert "has the labels Ankle boot, Bag" in refusal("evaluate", copy, "--data", "outfits", "--limit", 5)
+    assert "has the labels Ankle boot; Bag" in refusal("evaluate", copy, "--data", "outfits", "--limit", 5)
 
 
 def test_a_network_that_learned_from_voc_is_evaluated_on_it(voc: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """``hangtag labels``: how far apart labels are, from every kind of source."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 from onnx import TensorProto, helper
 from PIL import Image
 
+from hangtag.training.catalog import build
 from hangtag.training.data.fashion_mnist import LABELS
 from hangtag.training.labels.distance import DEFAULT_PATH
 from tests.kit import onnx_models
 from tests.kit.command import invoke, refusal
 from tests.kit.shipped import MODELS
+from tests.kit.voc_files import BARS
 
 SHIPPED: dict[str, Any] = json.loads(DEFAULT_PATH.read_text())
 CNN = MODELS / SHIPPED["provenance"]["file"]
@@ -63,8 +66,6 @@ def test_a_run_and_its_export_have_the_same_distances(trained: Path, proven: Pat
     assert run["distances"] == file["distances"]
     assert run["provenance"]["model"] == "lstm-56"
     assert file["provenance"]["file"] == "lstm-56/1/model.onnx"
-    weights = torch.load(trained / "best.pt", weights_only=True)["model"]["classifier.weight"].numpy()
-    np.testing.assert_allclose(run["distances"], cosine_distances(weights), atol=1e-6)
 
 
 def test_a_models_folder_is_its_latest_version(proven: Path, tmp_path: Path) -> None:
@@ -103,26 +104,16 @@ def with_weights(folder: Path, name: str, rows: int, labels: str | None = None) 
     return onnx_models.publish(folder, f"{len(list(folder.iterdir()))}", model)
 
 
-def embeddings(file: Path) -> np.ndarray[Any, Any]:
-    """The embeddings of the labels, without the one that begins and ends a path."""
-    return onnx.numpy_helper.to_array(onnx.load(file).graph.initializer[0])[:-1]
-
-
-def test_a_cnn_rnns_file_has_embeddings_by_their_name(tmp_path: Path) -> None:
-    file = with_weights(tmp_path, EMBEDDINGS, 11)
-    distances = read(file)
-    np.testing.assert_allclose(distances["distances"], cosine_distances(embeddings(file)), atol=1e-6)
-    assert distances["provenance"]["from"] == "label embeddings"
-
-
 def test_labels_of_another_data_set_are_its_own_and_measure_no_mistakes_of_this_one(tmp_path: Path) -> None:
+    """The file has a cnn_rnn's embeddings, the last of which begins and ends a path and is no label's."""
     file = with_weights(tmp_path, EMBEDDINGS, 4, '["bird", "boat", "bus"]')
     json_file = tmp_path / "voc.json"
     result = invoke("labels", file, "--json", json_file, "--picture", tmp_path / "voc.png")
     assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["bird", "boat", "bus"]
-    np.testing.assert_allclose(
-        json.loads(json_file.read_text())["distances"], cosine_distances(embeddings(file)), atol=1e-6
-    )
+    document = json.loads(json_file.read_text())
+    embeddings = onnx.numpy_helper.to_array(onnx.load(file).graph.initializer[0])[:-1]
+    np.testing.assert_allclose(document["distances"], cosine_distances(embeddings), atol=1e-6)
+    assert document["provenance"]["from"] == "label embeddings"
     assert printed(json_file) == result.stdout.splitlines()  # it can be read again
     for source in (file, json_file):
         refused = refusal("evaluate", CNN, "--limit", 5, "--distances", source)
@@ -150,3 +141,86 @@ def test_sources_without_distances_are_refused(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_is_reported(tmp_path: Path, option: str) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot write" in refusal("labels", CNN, option, tmp_path / "file" / "out")
+
+
+# Runs.
+
+
+def make(folder: Path, model: str = "lstm-56", *, summary: dict[str, Any] | None, weights: object = None) -> None:
+    """Write a run that counts as finished if it has a summary."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(
+        json.dumps({"model": model, "recipe": {"name": "study", "epochs": 10}, "seed": 4})
+    )
+    metrics = {"epochs": [{}, {}], **({} if summary is None else {"summary": summary})}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    torch.save({"model": build(model).state_dict() if weights is None else weights, "epoch": 1}, folder / "best.pt")
+
+
+def test_a_run_is_found_by_its_folder_a_file_in_it_its_name_or_its_model(tmp_path: Path) -> None:
+    for at, (name, model, done) in enumerate(
+        [("old", "lstm-56", True), ("new", "lstm-56", True), ("unfinished", "lstm-56", False), ("other", "cnn", True)]
+    ):
+        make(tmp_path / name, model, summary={} if done else None)
+        os.utime(tmp_path / name / "metrics.json", (at, at))
+    matrices = {name: read(tmp_path / name, "--runs", "elsewhere")["distances"] for name in ("old", "new", "other")}
+    at_file = str(tmp_path / "old" / "best.pt")
+    for asked, expected in (
+        (at_file, "old"),
+        ("old", "old"),
+        ("old/best.pt", "old"),
+        ("lstm-56", "new"),
+        ("cnn", "other"),
+    ):
+        assert read(asked, "--runs", tmp_path)["distances"] == matrices[expected]
+    for name in ("best.pt", "lstm"):
+        message = refusal("labels", name, "--runs", tmp_path)
+        assert f"no finished run '{name}'" in message
+        assert "runs there: new, old, other, unfinished" in message
+        assert "Train one with: hangtag train MODEL." in message
+    assert "runs there: none" in refusal("labels", "lstm", "--runs", tmp_path / "none")
+    message = refusal("labels", "unfinished", "--runs", tmp_path)
+    assert "is not finished (2 epochs so far). Continue with: hangtag train lstm-56 " in message
+    (tmp_path / "new" / "config.json").write_text('{"seed": 0}')
+    assert "config.json names no model" in refusal("labels", tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("model", "parameter", "labels"),
+    [
+        *((model, "classifier.weight", LABELS) for model in ("lstm", "lstm2", "resnet")),
+        ("cnn", "classifier.6.weight", LABELS),
+        *(
+            (model, parameter, labels)
+            for model, parameter in (("cnn_rnn", "embeddings.weight"), ("cnn_embedding", "score.weight"))
+            for labels in (LABELS, BARS)
+        ),
+    ],
+)
+def test_a_networks_embeddings_are_the_rows_of_one_of_its_weights(
+    tmp_path: Path, model: str, parameter: str, labels: tuple[str, ...]
+) -> None:
+    torch.manual_seed(0)
+    state = build(model, len(labels)).state_dict()
+    make(tmp_path / "run", model, summary={"labels": list(labels)}, weights=state)
+    measured = read("run", "--runs", tmp_path)
+    assert tuple(measured["labels"]) == labels
+    embeddings = state[parameter][: len(labels)].numpy()  # not a row for END
+    np.testing.assert_allclose(measured["distances"], cosine_distances(embeddings), atol=1e-6)
+    kind = "label embeddings" if model == "cnn_rnn" else "weights of the last layer"
+    assert measured["provenance"]["from"] == kind
+    assert (measured["provenance"]["model"], measured["provenance"]["seed"]) == (model, 4)
+
+
+def test_weights_without_embeddings_are_refused(tmp_path: Path) -> None:
+    for number, weights in enumerate(
+        (
+            {"features.weight": torch.ones(3, 3), "bias": torch.ones(10)},
+            {"embeddings.weight": torch.ones(7, 4)},
+            {"quantized.weight": torch.ones(10, 4, dtype=torch.int8)},
+            3,
+        )
+    ):
+        make(tmp_path / str(number), "lstm", summary={}, weights=weights)
+        message = refusal("labels", tmp_path / str(number))
+        assert "best.pt holds no weights with a row for each of the 10 labels" in message

@@ -10,14 +10,14 @@ import pytest
 from torch import nn
 
 from hangtag.errors import UserError
-from hangtag.export import exporter
+from hangtag.export import exporter, run_source
 from hangtag.export.errors import GateError
-from hangtag.export.published import Published
+from hangtag.export.exporter import Published
 from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist as data
-from hangtag.training.data.fashion_mnist import Split
+from hangtag.training.data.dataset import Split
 from hangtag.training.runs.run import Run
-from tests.kit import runs
+from tests.kit import garments, runs
 from tests.kit.command import contents, invoke, refusal
 from tests.kit.once import once
 
@@ -48,9 +48,25 @@ class Exported:
         return onnx.load(self.file)
 
 
-def publish(run: Run, models: Path, test: Garments, **options: Any) -> Published:
-    """Export a run by the function behind ``hangtag export RUN``, on few test images; options as it has them."""
-    return exporter.export(run, models, test, **options)
+def publish(
+    run: Run,
+    models: Path,
+    test: Garments,
+    *,
+    to: str = "fp32",
+    calibrate_on: Garments | None = None,
+    graph: onnx.ModelProto | None = None,
+    canvases: int = run_source.CANVASES,
+    **options: Any,
+) -> Published:
+    """Export a run by the function behind ``hangtag export RUN``, on few test images; options as it has them.
+
+    Args:
+        calibrate_on: The images that validate, on which a temperature is fitted; None for no temperature.
+    """
+    data = garments.of(test, calibrate_on or test, test)
+    source = run_source.of_run(run, data, to, graph=graph, canvases=canvases)
+    return exporter.export(source, models, calibrate=calibrate_on is not None, **options)
 
 
 def refused(run: Run, folder: Path, test: Garments, error: type[UserError] = UserError, **options: Any) -> str:
@@ -79,8 +95,7 @@ def single_label(factory: pytest.TempPathFactory, model: str) -> Exported:
     """A network for one label, trained for two steps and exported by the real exporter."""
 
     def make(folder: Path) -> Exported:
-        garments = data.load_test().first(FEW)
-        run = runs.train(folder / f"{model}-tiny", model, garments)
+        run = runs.train(folder / f"{model}-tiny", model, data.load_test().first(FEW))
         return _export(run, folder / "models")
 
     return once(factory, f"exported-{model}", make, sources=_SOURCES)
@@ -90,8 +105,7 @@ def learned_lstm(factory: pytest.TempPathFactory) -> Exported:
     """An LSTM that has learned 300 images: its answers tell rounding from a fault."""
 
     def make(folder: Path) -> Exported:
-        garments = data.load_test().first(FEW)
-        run = runs.train(folder / "run", "lstm", garments, images=FEW, epochs=12)
+        run = runs.train(folder / "run", "lstm", data.load_test().first(FEW), images=FEW, epochs=12)
         return _export(run, folder / "models")
 
     return once(factory, "exported-learned-lstm", make, sources=_SOURCES)
@@ -119,7 +133,7 @@ def label_scores(factory: pytest.TempPathFactory, model: str) -> Exported:
 
 @dataclass(frozen=True)
 class Export:
-    """What ``hangtag export`` did in a folder of its own: models/, reports/export/, and its output."""
+    """What ``hangtag export``, or ``import``, did in a folder of its own: models/, reports/export/, and its output."""
 
     folder: Path
     stdout: str
@@ -132,13 +146,13 @@ class Export:
         return page
 
 
-def published_in(folder: Path, *arguments: object, **variables: str) -> Export:
-    """Export, with the command's default folders in this one."""
+def published_in(folder: Path, *arguments: object, command: str = "export", **variables: str) -> Export:
+    """Export, or import, with the command's default folders in this one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, value in variables.items():
             patch.setenv(name, value)
-        result = invoke("export", *arguments)
+        result = invoke(command, *arguments)
     return Export(folder, result.stdout, result.stderr)
 
 
@@ -146,7 +160,7 @@ def importing(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> li
     """The command that publishes this file, which it writes, as ``theirs`` into the folder's models/."""
     file = folder / "theirs.onnx"
     file.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-    return ["export", "--onnx", file, "--name", "theirs", *repository_in(folder), *more]
+    return ["import", file, "--name", "theirs", *repository_in(folder), *more]
 
 
 def import_refused(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> str:
@@ -156,12 +170,12 @@ def import_refused(folder: Path, model: onnx.ModelProto | bytes, *more: object) 
 
 
 def repository_in(folder: Path) -> list[object]:
-    """Where export publishes and reports."""
+    """Where export and import publish and report."""
     return ["--models", folder / "models", "--reports", folder / "reports"]
 
 
 def _export(run: Run, models: Path) -> Exported:
-    published = exporter.export(run, models, data.load_test().first(FEW), canvases=FEW)
+    published = publish(run, models, data.load_test().first(FEW), canvases=FEW)
     network = build(run.model)
     network.load_state_dict(run.load("best.pt")["model"])
     return Exported(run, network.eval(), models, published)

@@ -28,9 +28,8 @@ _FOR_TRAINING = [
     "torch._dynamo",  # which PyTorch's optimizers import when the first is made
     "hangtag.training.cli",
     "hangtag.export.cli",
-    "hangtag.export.foreign.probe",
-    "hangtag.export.gate.checks.empty_batch",
-    "hangtag.export.quantization.conversion",
+    "hangtag.export.child_process",
+    "hangtag.export.third_party.intake",
 ]
 CONTEXT.set_forkserver_preload(_ALWAYS)
 
@@ -111,7 +110,7 @@ class Forked:
 
 
 class ForkedModule(Forked):
-    """``python -P -m MODULE ARGUMENT`` with the arguments and the interface of subprocess.Popen that export uses."""
+    """``python -P -m MODULE ARGUMENT…`` with the arguments and the interface of subprocess.Popen that export uses."""
 
     def __init__(self, command: Sequence[str], *, stdout: IO[str], **_: object) -> None:
         super().__init__(_run_module, command[command.index("-m") + 1 :])

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from hangtag.training.data import fashion_mnist
-from hangtag.training.data.fashion_mnist import DIGEST, LABELS, FashionMnist, Images, Split
+from hangtag.training.data.dataset import Dataset, Images, Split
+from hangtag.training.data.fashion_mnist import DIGEST, LABELS
 
-__all__ = ["DIGEST", "FEW_FIRST", "LABELS", "FashionMnist", "Images", "Split", "few", "use_few", "whole"]
+__all__ = ["DIGEST", "FEW_FIRST", "LABELS", "Dataset", "Images", "Split", "few", "of", "use_few", "whole"]
 
 FEW_FIRST = "import pytest; from tests.kit import garments; garments.use_few(pytest.MonkeyPatch())"
 """Statements after which a forked process, too, loads few test images."""
@@ -19,21 +20,26 @@ _load = fashion_mnist.load
 
 
 @cache
-def whole() -> FashionMnist:
+def whole() -> Dataset:
     """The published data set. Where it is missing, the error says how to get it."""
     return _load()
 
 
 @cache
-def few() -> FashionMnist:
+def few() -> Dataset:
     """The published data set with only its first 100 test images, which every run classifies at its end."""
     return replace(whole(), test=whole().test.first(100))
+
+
+def of(train: Split, validation: Split, test: Split) -> Dataset:
+    """A data set of garments with these splits."""
+    return replace(whole(), train=train, validation=validation, test=test, source="test images")
 
 
 def use_few(patch: pytest.MonkeyPatch) -> None:
     """Let commands in this process load few test images, unless they name a folder with --data-dir."""
 
-    def load_few(data_dir: Path | None = None) -> FashionMnist:
+    def load_few(data_dir: Path | None = None) -> Dataset:
         return few() if data_dir is None else _load(data_dir)
 
     patch.setattr(fashion_mnist, "load", load_few)

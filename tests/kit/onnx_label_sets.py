@@ -63,7 +63,8 @@ _NODES = """row = Slice(image, begin, end, axes)
 
 
 def _metadata(changed: dict[str, str]) -> dict[str, str]:
-    metadata = {"task": "multi_label", "labels": json.dumps(LABELS)} | changed
+    image = {"height": SIZE, "width": SIZE, "fit": "garment"}
+    metadata = {"task": "multi_label", "labels": json.dumps(LABELS), "image": json.dumps(image)} | changed
     return {f"hangtag.{key}": value for key, value in metadata.items()}
 
 

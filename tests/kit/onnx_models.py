@@ -1,5 +1,6 @@
 """Build small real ONNX models, node by node or from ONNX's text, and put them into a model repository."""
 
+import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy.typing as npt
 import onnx
 import onnx.parser
 from onnx import TensorProto, helper, numpy_helper
+
+from tests.kit.picture_files import encoded
 
 OPSET = 20
 LABELS = tuple(f"label {index}" for index in range(10))
@@ -95,10 +98,32 @@ def classifier(*, labels: str | None = None) -> onnx.ModelProto:
         {
             "hangtag.task": "single_label",
             "hangtag.labels": json.dumps(LABELS) if labels is None else labels,
+            "hangtag.image": '{"height": 28, "width": 28, "fit": "garment"}',
             "not-ours": "stays out",
         },
         weights=weights(),
         bias=np.arange(10, dtype=np.float32) / 10,
+    )
+
+
+def colours() -> onnx.ModelProto:
+    """How much a picture in colour has of red, green and blue. Its file has an example of each, and says to crop."""
+    pictures = [np.eye(3, dtype=np.uint8)[np.full((24, 36), place)] * 200 for place in range(3)]
+    examples = [
+        {"label": place, "png": base64.b64encode(encoded(each)).decode()} for place, each in enumerate(pictures)
+    ]
+    return from_text(
+        """(uint8[batch, 24, 36, 3] image) => (float[batch, 3] probabilities)
+        <int64[2] axes = {1, 2}, float most = {255}> {
+            pixels = Cast <to = 1> (image)
+            mean = ReduceMean <keepdims = 0> (pixels, axes)
+            probabilities = Div(mean, most)
+        }""",
+        {
+            "hangtag.labels": json.dumps(["red", "green", "blue"]),
+            "hangtag.image": '{"height": 24, "width": 36, "channels": 3, "mean": [0.9], "fit": "crop"}',
+            "hangtag.examples": json.dumps(examples),
+        },
     )
 
 

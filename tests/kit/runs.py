@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from hangtag.training.catalog import build
+from hangtag.training.catalog import build, dataset_for
 from hangtag.training.data import outfits
-from hangtag.training.data.fashion_mnist import DIGEST, LABELS, FashionMnist, Images, Split
-from hangtag.training.loop import trainer
+from hangtag.training.data.dataset import Images, Split
+from hangtag.training.data.fashion_mnist import DIGEST, LABELS
+from hangtag.training.loop.train import train as train_run
 from hangtag.training.networks.cnn_rnn import CnnRnn
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
+from tests.kit import garments as garments_kit
 
 EPOCHS = 2
 
@@ -23,7 +25,7 @@ def train(folder: Path, model: str, garments: Split, images: int = 32, epochs: i
     """Train a run quickly by the real trainer: fresh weights, two steps by default, all metrics."""
     few = garments.first(images)
     run = Run(folder)
-    trainer.train(make_config(model, images, epochs), FashionMnist(few, few, garments, source="test images"), run)
+    train_run(make_config(model, images, epochs), garments_kit.of(few, few, garments), run)
     return run
 
 
@@ -45,6 +47,7 @@ def make_config(model: str, limit: int = 32, epochs: int = EPOCHS) -> RunConfig:
         precision="fp32",
         threads=1,
         device="cpu",
+        dataset=dataset_for(None, model),
     )
 
 
@@ -78,7 +81,7 @@ def decisive_cnn_rnn(garments: Split, spread: float = 1.0) -> CnnRnn:
     nn.init.normal_(network.embeddings.weight)
     nn.init.normal_(network.project_output.weight, std=0.3)
     projection = nn.init.normal_(network.project_image.weight)
-    features = network.encoder(torch.tensor(canvases(garments, 100)) / 255)
+    features = network.encoder(torch.tensor(canvases(garments, 100))[:, None] / 255)
     common = features.mean(dim=0)  # what all images share says nothing
     projection.mul_(spread / ((features - common) @ projection.T).std())
     network.project_image.bias.copy_(-projection @ common)
@@ -91,7 +94,7 @@ def decisive_scores(model: str, garments: Split) -> nn.Module:
     torch.manual_seed(2)
     network = build(model)
     *_, last = (layer for layer in network.modules() if isinstance(layer, nn.Linear))
-    logits = network.eval()(torch.tensor(canvases(garments, 100)) / 255)
+    logits = network.eval()(torch.tensor(canvases(garments, 100))[:, None] / 255)
     # Rivals share one probability: only where they differ more do several reach the threshold.
     scale = (1.0 if model == "softmax_ranking" else 0.25) / logits.std(dim=0).mean()
     last.bias.copy_(torch.logit(torch.tensor(THRESHOLD)) - scale * (logits.mean(dim=0) - last.bias))

@@ -14,7 +14,7 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import inference_pb2_grpc
-from hangtag.training.data.fashion_mnist import Split
+from hangtag.training.data.dataset import Split
 from studies import results
 from studies.hosts import network
 from studies.hosts.promises import CALLERS

@@ -16,14 +16,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn.modules.module import register_module_forward_hook
 
 from hangtag.training.catalog import build
-from hangtag.training.loop import trainer
+from hangtag.training.loop import train as loop
 from hangtag.training.observer import Observer, StepProgress
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
 from tests.kit.command import invoke
 from tests.kit.forkserver import Forked
-from tests.kit.garments import FashionMnist, Images, Split, few
+from tests.kit.garments import Dataset, Images, Split, few
 from tests.kit.waiting import until
 
 SOURCES = ("training", "hangtag")
@@ -81,10 +81,10 @@ def config(
 
 def learn(settings: RunConfig, data: Any, folder: Path, observer: Observer | None = None, **more: Any) -> None:
     """Train such a run, on data that may be no user's either; ``more`` are arguments of the training loop."""
-    trainer.train(settings, data, Run(folder), observer or Observer(), **more)
+    loop.train(settings, data, Run(folder), observer or Observer(), **more)
 
 
-def training_on(images: Images) -> FashionMnist:
+def training_on(images: Images) -> Dataset:
     """The garments with these images [n, 28, 28] in place of those to train on, all of one class."""
     return replace(few(), train=Split(images, np.zeros(len(images), np.uint8)))
 
@@ -100,7 +100,7 @@ def watching(answer: Callable[[Images], Any] | None = None) -> Iterator[list[Ima
     def watch(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], logits: torch.Tensor) -> torch.Tensor | None:
         if not module.training or not type(module).__module__.startswith("hangtag."):
             return None
-        seen.append((inputs[0] * 255).round().byte().numpy())
+        seen.append((inputs[0].squeeze(1) * 255).round().byte().numpy())  # pixels [n, 1, 28, 28]
         return None if answer is None else logits * 0 + torch.from_numpy(answer(seen[-1]))
 
     hook = register_module_forward_hook(watch)  # type: ignore[arg-type]  # it may return other logits
@@ -154,7 +154,7 @@ def logits(folder: Path, images: Images, model: str = "lstm") -> torch.Tensor:
     network = build(model).eval()
     network.load_state_dict(weights(folder))
     with torch.no_grad():
-        answers: torch.Tensor = network(torch.tensor(images) / 255)
+        answers: torch.Tensor = network(torch.tensor(images).unsqueeze(1) / 255)
     return answers
 
 

@@ -42,6 +42,7 @@ def test_the_config_holds_every_setting_and_the_studys_recipe(finished: Finished
     assert (environment["torch"], environment["numpy"]) == (torch.__version__, np.__version__)
     assert environment["created"].endswith("+00:00")
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", environment["git_revision"])
+    options = f"--epochs {EPOCHS} --seed 0 --limit 640 --threads 1 --device cpu --tensorboard"
     assert config == {
         "model": "lstm",
         "recipe": {
@@ -71,8 +72,14 @@ def test_the_config_holds_every_setting_and_the_studys_recipe(finished: Finished
         "dataset": "fashion-mnist",
         "teachers": [],
         "loss": None,
+        "balance": False,
+        "select": "accuracy",
+        "start_from": None,
+        "image": None,  # the data set's own
+        "pictures": None,
         "data_dir": None,
         "tensorboard": True,
+        "command": ["lstm", *options.split()],
     }
     for group in state(finished.folder, "checkpoint.pt")["optimizer"]["param_groups"]:
         assert (group["lr"], tuple(group["betas"]), group["eps"]) == (1e-3, (0.9, 0.999), 1e-7)
@@ -86,7 +93,7 @@ def test_the_metrics_are_those_of_the_weights_that_were_saved(finished: Finished
     for row in rows:
         assert row.keys() == {
             "epoch", "train_loss", "train_accuracy", "learning_rate", "seconds", "step_ms",
-            "validation_loss", "validation_accuracy",
+            "validation_loss", "validation_accuracy", "validation_balanced_accuracy",
         }  # fmt: skip
         assert row["step_ms"] == pytest.approx(row["seconds"] * 1000 / 20, abs=0.1)
     accuracies = [row["validation_accuracy"] for row in rows]
@@ -172,7 +179,6 @@ def without(*keys: str) -> Callable[[dict[str, Any]], object]:
         # What earlier versions of hangtag did not write, and what does not decide the outcome.
         (without("processes", "dataset", "teachers", "loss", "data_dir", "tensorboard", "environment"), ""),
         (without("recipe.optimizer", "recipe.schedule", "recipe.ema_decay", "recipe.distillation"), ""),
-        (lambda config: config.update(teacher=None), ""),
         (lambda config: config.update(threads=2, data_dir="/elsewhere"), ""),
         (lambda config: config.update(model="cnn"), "another model (model: cnn there, lstm requested)"),
         (
@@ -185,7 +191,7 @@ def without(*keys: str) -> Callable[[dict[str, Any]], object]:
         ),
         (lambda config: config.update(data_digest="x"), "another data_digest (data_digest: x there, "),
         (lambda config: config.update(processes=2), "another processes (processes: 2 there, 1 requested)"),
-        (lambda config: config.update(teacher="cnn/1/model.onnx@0a1b"), "another teacher (teacher: 0a1b there, None"),
+        (lambda config: config.update(teachers=[{"digest": "0a1b"}]), "another teacher (teacher: 0a1b there, None"),
         (lambda config: config.update(loss={"name": "soft-labels"}), "another loss.name"),
         (lambda config: config.clear(), "another "),
     ],
@@ -235,9 +241,13 @@ def test_help_explains_every_option() -> None:
 
 
 def test_the_examples_in_the_help_are_valid(tmp_path: Path) -> None:
-    examples = re.findall(r"^ *.*hangtag train (.+?)(?:   .*)?$", invoke("train", "--help").stdout, re.MULTILINE)
-    assert len(examples) == 9
+    examples = re.findall(r"^ *hangtag train (.+?)(?:  .*)?$", invoke("train", "--help").stdout, re.MULTILINE)
+    assert len(examples) == 12
     for example in examples:
         alone = shlex.split(example.replace("--processes 2", "--processes 1"))
-        message = refusal("train", *alone, "--data-dir", tmp_path)
-        assert "lacks train-images-idx3-ubyte" in message  # the last thing that can be wrong
+        if "--data" in alone:
+            expected = "photos is no folder", "labels.csv cannot be read", "kmnist is no folder"
+            assert refusal("train", *alone).startswith(expected)
+        else:
+            message = refusal("train", *alone, "--data-dir", tmp_path)
+            assert "lacks train-images-idx3-ubyte" in message  # the last thing that can be wrong

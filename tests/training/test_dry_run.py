@@ -3,22 +3,15 @@
 import re
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 
 from hangtag.cli import main
-from hangtag.training.dry_run import measure
-from hangtag.training.recipes import Distillation
-from tests.kit import garments, voc_files
+from tests.kit import garments, shipped, voc_files
 from tests.kit.command import contents, invoke, refusal
 from tests.kit.forkserver import Forked
-from tests.kit.garments import Images
-from tests.kit.waiting import pass_time
-from tests.training.small_runs import EPOCHS, TRAINED, Finished, config
+from tests.training.small_runs import EPOCHS, TRAINED, Finished
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_test_images")]
 
@@ -47,7 +40,7 @@ def test_what_repeats_is_multiplied(epochs: int) -> None:
     assert unit == "hours" or float(total) <= {"seconds": 60, "minutes": 90}[unit]
     assert epochs < 2_000_000 or unit == "hours"
     expected = epochs * (100 * float(step) / 1000 + float(epoch)) + float(end)
-    rounding = epochs * (100 * (0.000005 if "." in step else 0.0005) + 0.05) + 0.05 + 0.05 * UNITS[unit]
+    rounding = epochs * (100 * 0.000005 + 0.05) + 0.05 + 0.05 * UNITS[unit]
     assert float(total) * UNITS[unit] == pytest.approx(expected, abs=rounding + 0.5)
 
 
@@ -59,23 +52,9 @@ def test_steps_are_measured_over_what_there_is(tmp_path: Path) -> None:
     assert sets["steps"] == "3 epochs of 1: 3"
 
 
-def test_a_teacher_answers_a_few_batches_and_is_expected_to_answer_every_view() -> None:
-    answered = []
-
-    def teacher(images: Images) -> npt.NDArray[np.float32]:
-        answered.append(len(images))
-        pass_time(len(images) * 1e-4)
-        return np.zeros((len(images), 10), np.float32)
-
-    def seconds(views: int) -> float:
-        plain = config(limit=1_600)
-        recipe = replace(plain.recipe, distillation=Distillation("a", 0.5, 2.0, views=views))
-        return measure(replace(plain, recipe=recipe), garments.few(), teacher).teacher_seconds
-
-    once, in_four_views = seconds(0), seconds(4)
-    assert answered == [500, 500, 500] * 2
-    assert once > 2 * 1_600 * 1e-4
-    assert in_four_views == pytest.approx(4 * once, rel=0.5)
+def test_the_logits_of_a_teacher_are_named_as_not_included() -> None:
+    best = ("--recipe", "best", "--teacher", shipped.latest("lstm"), "--limit", 300)
+    assert forecast("lstm", *best)["time"].endswith("; and the teacher's logits, which are not included")
 
 
 def reporting_its_peak(command: list[str]) -> None:

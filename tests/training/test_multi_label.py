@@ -109,7 +109,7 @@ def refused(folder: Path) -> str:
 def test_every_split_has_its_images_in_grey_squares_and_their_classes(folder: Path) -> None:
     data = voc.load(folder)
     named = {
-        image_set: [{data.labels[label] for label in np.flatnonzero(row)} for row in split.labels]
+        image_set: [{data.labels[label] for label in np.flatnonzero(row)} for row in split.classes]
         for image_set, split in (("train", data.train), ("val", data.validation), ("test", data.test))
     }
     assert named == {image_set: [set(objects) for objects in images.values()] for image_set, images in IMAGES.items()}

@@ -65,6 +65,20 @@ def test_the_matrix_is_that_of_the_validation_split(finished: Finished, page: st
     assert re.findall(r"--depth: 55%[^>]*>(\d+)<", table)[0] == str(mistakes.max())
 
 
+def test_of_many_labels_the_most_frequent_mistakes_are_listed(finished: Finished, tmp_path: Path) -> None:
+    metrics = read(finished.folder)
+    counts = np.diag([9] * 41)
+    counts[3, 5], counts[5, 3] = 2, 7
+    metrics["summary"]["labels"] = [f"label {number}" for number in range(41)]
+    metrics["summary"]["validation"]["confusion"] = counts.tolist()
+    (tmp_path / "config.json").write_text((finished.folder / "config.json").read_text())
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    listed = shown(tmp_path, tmp_path / "page.html")
+    assert "matrix" not in listed.partition("<body")[2]
+    rows = re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td><td>(\d+)</td></tr>", listed)
+    assert rows == [("label 5", "label 3", "7"), ("label 3", "label 5", "2")]
+
+
 def test_the_images_are_those_with_the_highest_loss(finished: Finished, page: str) -> None:
     validation = garments.whole().validation.first(640)
     answers, classes = logits(finished.folder, validation.images), torch.tensor(validation.classes).long()

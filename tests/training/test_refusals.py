@@ -19,14 +19,16 @@ OWN_LOSS = "has a loss of its own"
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["transformer"], "'transformer' is not one of 'lstm', 'lstm-56', 'lstm-280', 'lstm2', 'cnn'"),
-        (["lstmm"], "'cnn_embedding'. Did you mean 'lstm'?"),
+        (["transformer"], "there is no network 'transformer'; there are lstm, lstm-56, lstm-280, lstm2, cnn"),
         ([], "Missing argument"),
         (["lstm", "--recipe", "better"], "--recipe': 'better' is not"),
-        (["lstm-56", "--recipe", "best"], "--recipe best: there is no such recipe for lstm-56; it has: study."),
+        (
+            ["lstm-56", "--recipe", "best"],
+            "--recipe best: there is no such recipe for lstm-56; it has: study, pictures.",
+        ),
         (["lstm", "--recipe", "multi-label"], "no such recipe for lstm"),
         (["sigmoids", "--recipe", "study"], "no such recipe for sigmoids; it has: multi-label"),
-        (["lstm", "--data", "outfits"], "--data outfits: lstm cannot learn from outfits: it takes fashion-mnist"),
+        (["lstm", "--data", "outfits"], "--data outfits: lstm cannot learn from outfits: it takes pictures with"),
         (["cnn_rnn", "--data", "fashion-mnist"], "cnn_rnn cannot learn from fashion-mnist: it takes outfits or "),
         (["lstm", "--teacher", "cnn.onnx"], "--teacher cnn.onnx: recipe study learns from the labels alone."),
         (
@@ -113,6 +115,15 @@ def test_data_and_distances_that_cannot_be_read_leave_no_folder(tmp_path: Path) 
         (["--loss", "soft-labels", "--distances", alien], "the distances are of other labels (a, b)"),
     ):
         assert expected in refusal("train", "lstm", *options, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_few_images_for_batch_normalisation_leave_no_folder(tmp_path: Path) -> None:
+    arguments = command("cnn", "--recipe", "teacher", "--out", tmp_path / "run", limit=1)
+    for options in ([], ["--dry-run"]):
+        assert "batch normalisation needs 2 images to train on at least, and there are 1." in refusal(
+            *arguments, *options
+        )
     assert not (tmp_path / "run").exists()
 
 

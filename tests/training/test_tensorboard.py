@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 
 from hangtag.training.errors import RunMismatchError
-from hangtag.training.observer import Observers, StepFigures, StepProgress
+from hangtag.training.observer import Observers, StepProgress
 from hangtag.training.tensorboard import EventLog
 from tests.kit import garments, shipped
 from tests.training.small_runs import EPOCHS, Finished, OnStep, config, learn, read, scalars, train
@@ -100,9 +100,9 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 def test_a_log_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
-    step = StepProgress(1, 1, 2, 0.5, None, StepFigures(0.5, 0.5, 1e-3))
+    step = StepProgress(1, 1, 2, 0.5, {"loss": 0.5, "learning_rate": 1e-3})
     with EventLog(tmp_path, {}) as log:
-        log.on_start([], STEPS)
+        log.on_step(step)
         with largest_file(1000), pytest.raises(RunMismatchError, match=r"cannot be written \(File too large\)"):
             list(map(log.on_step, [step] * 1000))  # the file's buffer is full before the end
     with (
@@ -110,4 +110,4 @@ def test_a_log_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
         largest_file(10),
         pytest.raises(RunMismatchError, match=r"missing cannot be written"),
     ):
-        log.on_start([], STEPS)
+        log.on_step(step)

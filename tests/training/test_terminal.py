@@ -1,20 +1,15 @@
-"""A run seen from the terminal: its progress, what Ctrl-C does, and what it says about a machine that others use."""
+"""A run seen from the terminal: its progress, what Ctrl-C does, and how it uses the machine."""
 
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hangtag.training.loop.contention import MEASURED_STEPS, ContentionMeter
 from hangtag.training.observer import StepProgress
-from hangtag.training.progress import LINE_INTERVAL, TerminalObserver, terminal_observer
-from tests.kit import garments, shipped
+from hangtag.training.progress import LINE_INTERVAL, TerminalObserver
+from tests.kit import shipped
 from tests.kit.command import hangtag, python
-from tests.training.small_runs import command, train
+from tests.training.small_runs import train
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +26,7 @@ def test_in_a_terminal_each_kind_of_work_has_its_bar(tmp_path: Path, monkeypatch
 
 
 def test_a_bar_that_never_moves_leaves_no_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with terminal_observer(3, shown=True):
+    with TerminalObserver(3, shown=True):
         pass
     assert capsys.readouterr() == ("", "")
 
@@ -43,10 +38,10 @@ def test_a_log_gets_a_line_for_each_epoch_and_for_each_minute_within_one(capsys:
     now[0] = LINE_INTERVAL
     observer.on_teacher_logits(55_000, 110_000)
     observer.on_teacher_logits(56_000, 110_000)
-    observer.on_step(StepProgress(1, 430, 430, 0.3, None))
+    observer.on_step(StepProgress(1, 430, 430, 0.3))
     observer.on_epoch({"epoch": 1, "train_loss": 0.25, "seconds": 12.3, "validation_accuracy": 0.9})
     now[0] = 2 * LINE_INTERVAL
-    observer.on_step(StepProgress(2, 10, 430, 0.2, {"validation_accuracy": 0.9}))
+    observer.on_step(StepProgress(2, 10, 430, 0.2))
     assert capsys.readouterr() == (
         "",
         "teacher's logits: 55,000 of 110,000 images\n"
@@ -57,7 +52,7 @@ def test_a_log_gets_a_line_for_each_epoch_and_for_each_minute_within_one(capsys:
 
 def test_the_first_ctrl_c_requests_a_stop_and_the_second_raises() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with terminal_observer(3, shown=False) as observer:
+    with TerminalObserver(3, shown=False) as observer:
         observer.raise_if_stopped()
         signal.raise_signal(signal.SIGINT)
         assert observer.stop_requested()
@@ -66,41 +61,6 @@ def test_the_first_ctrl_c_requests_a_stop_and_the_second_raises() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
-
-
-# A machine that others use.
-
-
-def test_the_slowdown_is_measured_once_and_without_the_first_step() -> None:
-    times = iter([100.0, 103.0])
-    meter = ContentionMeter(lambda: next(times), iter([10.0, 11.0]).__next__)
-    slowdowns = [meter.after_step() for _ in range(2 * MEASURED_STEPS)]
-    assert slowdowns == pytest.approx([1.0] * MEASURED_STEPS + [3.0] + [1.0] * (MEASURED_STEPS - 1))
-    still = ContentionMeter(lambda: 0.0, lambda: 0.0)
-    assert {still.after_step() for _ in range(2 * MEASURED_STEPS)} == {1.0}
-
-
-@pytest.fixture
-def shared_cpu() -> Iterator[int]:
-    """A CPU that two other programs use."""
-    cpu = min(os.sched_getaffinity(0))
-    burner = f"import os; os.sched_setaffinity(0, {{{cpu}}}); print(flush=True)\nwhile True: pass"
-    programs = [subprocess.Popen([sys.executable, "-c", burner], stdout=subprocess.PIPE) for _ in range(2)]
-    for program in programs:
-        assert program.stdout is not None
-        program.stdout.readline()
-    yield cpu
-    for program in programs:
-        program.kill()
-        program.communicate()
-
-
-def test_a_run_that_other_programs_slow_down_says_what_helps(shared_cpu: int, tmp_path: Path) -> None:
-    first = f"import os; os.sched_setaffinity(0, {{{shared_cpu}}})\n{garments.FEW_FIRST}"
-    arguments = command("lstm-56", "--out", tmp_path / "run", limit=32, epochs=MEASURED_STEPS + 2)
-    stderr = hangtag(*arguments, first=first, exit_codes=[0]).stderr
-    (line,) = (line for line in stderr.splitlines() if line.startswith("Other programs use these CPUs"))
-    assert "--threads" in line
 
 
 def test_threads_that_wait_for_each_other_soon_sleep() -> None:

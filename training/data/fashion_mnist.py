@@ -8,12 +8,12 @@ import gzip
 import hashlib
 import os
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.training.data.dataset import Dataset, Split
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
 
 LABELS = (
@@ -40,42 +40,12 @@ HOW_TO_GET_IT = (
     "IDX files (*-ubyte or *-ubyte.gz) with --data-dir."
 )
 
-Images = npt.NDArray[np.uint8]  # [n, 28, 28], garment bright on black
-Classes = npt.NDArray[np.uint8]  # [n], indices into LABELS
+IMAGE = ImageSpec(28, 28, fit="garment")
+NAME = "fashion-mnist"
 
 
-@dataclass(frozen=True)
-class Split:
-    """Images [n, 28, 28] and their classes [n], both uint8."""
-
-    images: Images
-    classes: Classes
-
-    def __len__(self) -> int:
-        return len(self.classes)
-
-    def first(self, n: int | None) -> "Split":
-        """The first n samples; all of them for None."""
-        return self if n is None else Split(self.images[:n], self.classes[:n])
-
-
-@dataclass(frozen=True)
-class FashionMnist:
-    """The whole data set in memory, 55 MB, split as in the study."""
-
-    train: Split
-    validation: Split
-    test: Split
-    source: str
-
-    @property
-    def digest(self) -> str:
-        """The data set's SHA-256. It is always the same, since load() refuses other files."""
-        return DIGEST
-
-
-def load(data_dir: Path | None = None) -> FashionMnist:
-    """Read, check and split the data set.
+def load(data_dir: Path | None = None) -> Dataset:
+    """Read, check and split the data set, 55 MB in memory.
 
     Args:
         data_dir: The folder with the four IDX files, decompressed or not; None to search the usual places.
@@ -89,23 +59,22 @@ def load(data_dir: Path | None = None) -> FashionMnist:
         (55000, 28, 28)
     """
     folder = locate(data_dir)
-    raw = {name: _read_checked(folder, name) for name in DIGESTS}
-    images, classes = _images(raw["train-images-idx3-ubyte"]), _classes(raw["train-labels-idx1-ubyte"])
-    return FashionMnist(
-        train=Split(images[VALIDATION_SIZE:], classes[VALIDATION_SIZE:]),
-        validation=Split(images[:VALIDATION_SIZE], classes[:VALIDATION_SIZE]),
-        test=Split(_images(raw["t10k-images-idx3-ubyte"]), _classes(raw["t10k-labels-idx1-ubyte"])),
+    train, test = _split(folder, "train"), _split(folder, "t10k")
+    return Dataset(
+        name=NAME,
+        labels=LABELS,
+        image=IMAGE,
+        train=Split(train.images[VALIDATION_SIZE:], train.classes[VALIDATION_SIZE:]),
+        validation=train.first(VALIDATION_SIZE),
+        test=test,
         source=str(folder),
+        digest=DIGEST,  # always the same, since other files are refused
     )
 
 
 def load_test(data_dir: Path | None = None) -> Split:
     """Read and check only the 10,000 test images. Raises as load() does."""
-    folder = locate(data_dir)
-    return Split(
-        _images(_read_checked(folder, "t10k-images-idx3-ubyte")),
-        _classes(_read_checked(folder, "t10k-labels-idx1-ubyte")),
-    )
+    return _split(locate(data_dir), "t10k")
 
 
 def load_validation(data_dir: Path | None = None) -> Split:
@@ -113,11 +82,7 @@ def load_validation(data_dir: Path | None = None) -> Split:
 
     Raises as load() does.
     """
-    folder = locate(data_dir, download=False)
-    return Split(
-        _images(_read_checked(folder, "train-images-idx3-ubyte")),
-        _classes(_read_checked(folder, "train-labels-idx1-ubyte")),
-    ).first(VALIDATION_SIZE)
+    return _split(locate(data_dir, download=False), "train").first(VALIDATION_SIZE)
 
 
 def locate(data_dir: Path | None = None, *, download: bool = True) -> Path:
@@ -169,30 +134,22 @@ def _find(folder: Path, name: str) -> Path | None:
         raise DataNotFoundError(f"{folder} cannot be read ({error.strerror}). {HOW_TO_GET_IT}") from error
 
 
+def _split(folder: Path, name: str) -> Split:
+    images = np.frombuffer(_read_checked(folder, f"{name}-images-idx3-ubyte"), np.uint8, offset=16)
+    classes = np.frombuffer(_read_checked(folder, f"{name}-labels-idx1-ubyte"), np.uint8, offset=8)
+    return Split(images.reshape(-1, 28, 28), classes)  # after magic, n, rows, columns; after magic and n
+
+
 def _read_checked(folder: Path, name: str) -> bytes:
-    path = _find(folder, name)
-    if path is None:
-        raise DataNotFoundError(f"{folder} lacks {name} (with or without .gz). {HOW_TO_GET_IT}")
+    path = _find(folder, name) or folder / name
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise DataCorruptError(f"{path} cannot be read ({error}). {HOW_TO_GET_IT}") from error
-    _check_digest(path, name, content)
-    return content
-
-
-def _check_digest(path: Path, name: str, content: bytes) -> None:
     digest = hashlib.sha256(content).hexdigest()
     if digest != DIGESTS[name]:
         raise DataCorruptError(
             f"{path} is not the published file: its decompressed SHA-256 is {digest}, expected {DIGESTS[name]}. "
             f"If an interrupted download left it, delete it. {HOW_TO_GET_IT}"
         )
-
-
-def _images(raw: bytes) -> Images:
-    return np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 28, 28)  # IDX3: magic, n, rows, columns
-
-
-def _classes(raw: bytes) -> Classes:
-    return np.frombuffer(raw, np.uint8, offset=8)  # IDX1: magic, n
+    return content

@@ -4,22 +4,34 @@ In ``outfits`` a canvas shows one look of the table below, so one garment makes 
 control, ``outfits-independent``, each label is as frequent, and a canvas has about as many labels, but they are drawn
 independently of each other.
 
-Sample i of a split does not depend on how many samples are composed. The garments of the training split come from
-Fashion-MNIST's training split, and so on.
+A canvas shows its garments at random scale, contrast and position, overlapping, among clutter. Sample i of a split does
+not depend on how many samples are composed. The garments of the training split come from Fashion-MNIST's training
+split, and so on.
 """
 
 import hashlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from hangtag.training.data.fashion_mnist import LABELS, FashionMnist, Split
-from hangtag.training.data.multi_label import CANVAS_SIZE, MAX_LABELS, LabelSets, MultiLabelData, MultiLabelSplit
-from hangtag.training.data.outfits_canvas import Wardrobe, compose
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.training.data.dataset import Dataset, Images, LabelSets, Split
+from hangtag.training.data.fashion_mnist import LABELS
 
 NAMES = ("outfits", "outfits-independent")
+CANVAS_SIZE = 64  # height and width
+GARMENT_SIZES = (12, 28)  # pixels: the smallest and the largest side
+CONTRAST = (0.4, 1.0)  # factor of a garment's brightness
+SCRAPS = 4  # the most pieces of clutter on a canvas
+SCRAP_SIZES = (5, 14)
+OPAQUE = 40  # a pixel this bright hides what is below it; darker ones are translucent, black is transparent
+Canvas = npt.NDArray[np.uint8]  # [64, 64]
+IMAGE = ImageSpec(CANVAS_SIZE, CANVAS_SIZE, fit="garment")
+MAX_LABELS = 5
+"""How many garments a canvas has at most."""
 # A canvas is cheaper to compose than to train on: with this many, few epochs suffice and overfitting is no concern.
 SIZES: Mapping[str, int] = {"train": 100_000, "validation": 2_000, "test": 5_000}
 SEED = 0  # of the data set, not of a run: all runs train on the same canvases
@@ -87,8 +99,8 @@ _SETS = dict(zip(NAMES, (together, independent), strict=True))
 
 
 def load(
-    name: str, data: FashionMnist, seed: int = SEED, sizes: Mapping[str, int] = SIZES, limit: int | None = None
-) -> MultiLabelData:
+    name: str, data: Dataset, seed: int = SEED, sizes: Mapping[str, int] = SIZES, limit: int | None = None
+) -> Dataset:
     """Compose a data set; a whole one takes about half a minute.
 
     Args:
@@ -100,22 +112,20 @@ def load(
     """
     probabilities = _SETS[name]()
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    composed = {}
+    composed: dict[str, Any] = {}
     for number, (split, garments) in enumerate(splits.items()):
         count = sizes[split] if split == "test" or limit is None else min(limit, sizes[split])
         composed[split] = make_split(probabilities, garments, (seed, number), count)
     digest = hashlib.sha256(f"{name} {VERSION} {seed} {sizes} {data.digest}".encode()).hexdigest()
-    return MultiLabelData(name=name, labels=LABELS, source=data.source, digest=digest, **composed)
+    return Dataset(name=name, labels=LABELS, image=IMAGE, source=data.source, digest=digest, **composed)
 
 
-def load_split(name: str, split: str, garments: Split, count: int) -> MultiLabelSplit:
+def load_split(name: str, split: str, garments: Split, count: int) -> Split:
     """The first samples of one split of a data set, composed from the garments of Fashion-MNIST's split."""
     return make_split(_SETS[name](), garments, (SEED, list(SIZES).index(split)), count)
 
 
-def make_split(
-    probabilities: npt.NDArray[np.float64], garments: Split, seed: tuple[int, int], count: int
-) -> MultiLabelSplit:
+def make_split(probabilities: npt.NDArray[np.float64], garments: Split, seed: tuple[int, int], count: int) -> Split:
     """The first ``count`` samples of a split, with label sets drawn by their probability [1024]."""
     wardrobe = Wardrobe(garments)
     members, cumulative = _members(), probabilities.cumsum()
@@ -126,10 +136,54 @@ def make_split(
         rng = np.random.default_rng((*seed, index))
         labels[index] = members[np.searchsorted(cumulative, rng.random(), side="right")]
         canvases[index] = compose(np.flatnonzero(labels[index]), wardrobe, rng)
-    return MultiLabelSplit(canvases, labels)
+    return Split(canvases, labels)
 
 
 def _members() -> npt.NDArray[np.bool_]:
     """Which labels are in each label set, [1024, 10]."""
     sets = np.arange(1 << len(LABELS))[:, None]
     return (sets >> np.arange(len(LABELS)) & 1).astype(np.bool_)
+
+
+class Wardrobe:
+    """The garments of a split, by class."""
+
+    def __init__(self, garments: Split) -> None:
+        self.all: Images = garments.images
+        self.by_class: list[Images] = [garments.images[garments.classes == label] for label in range(len(LABELS))]
+
+
+def compose(labels: npt.NDArray[np.intp], wardrobe: Wardrobe, rng: np.random.Generator) -> Canvas:
+    """One canvas with a garment of every label: noise, then clutter and garments in random order, the last on top."""
+    noise = np.frombuffer(rng.bytes(CANVAS_SIZE * CANVAS_SIZE), np.uint8).reshape(CANVAS_SIZE, CANVAS_SIZE)
+    canvas: Canvas = np.right_shift(noise, 3) + np.uint8(rng.integers(40))
+    scraps = int(rng.integers(SCRAPS + 1))
+    for label in rng.permutation(np.concatenate([labels, np.full(scraps, -1)])):
+        if label < 0:
+            _paste(_scrap(wardrobe, rng), SCRAP_SIZES, canvas, rng)
+        else:
+            garments = wardrobe.by_class[label]
+            _paste(garments[rng.integers(len(garments))], GARMENT_SIZES, canvas, rng)
+    return canvas
+
+
+def _scrap(wardrobe: Wardrobe, rng: np.random.Generator) -> Canvas:
+    """A piece of clutter: a square cut out of any garment, without the outline that would identify its class."""
+    garment = wardrobe.all[rng.integers(len(wardrobe.all))]
+    top, left = rng.integers(4, 16, 2)
+    scrap: Canvas = garment[top : top + 8, left : left + 8]
+    return scrap
+
+
+def _paste(piece: Canvas, sizes: tuple[int, int], canvas: Canvas, rng: np.random.Generator) -> None:
+    size, aspect, contrast, top, left, mirrored = rng.random(6)
+    side = sizes[0] * (sizes[1] / sizes[0]) ** size  # log-uniform: halving and doubling the size are equally likely
+    aspect = 0.8 + 0.45 * aspect
+    height, width = max(2, round(side * aspect**0.5)), max(2, round(side / aspect**0.5))
+    picture = Image.fromarray(piece[:, ::-1] if mirrored < 0.5 else piece).resize((width, height), Image.Resampling.BOX)
+    bright = np.asarray(picture).astype(np.float32)
+    alpha = np.minimum(bright * (1 / OPAQUE), 1)
+    bright *= CONTRAST[0] + contrast * (CONTRAST[1] - CONTRAST[0])
+    row, column = int(top * (CANVAS_SIZE - height + 1)), int(left * (CANVAS_SIZE - width + 1))
+    below = canvas[row : row + height, column : column + width]
+    below[...] = below + alpha * (bright - below)

@@ -9,10 +9,11 @@ from typing import Any
 from xml.etree.ElementTree import ParseError
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
+from hangtag.training.data.dataset import Dataset, Images, LabelSets, Split
 from hangtag.training.data.fashion_mnist import cache_dir
-from hangtag.training.data.multi_label import CANVAS_SIZE, Canvases, LabelSets, MultiLabelData, MultiLabelSplit
+from hangtag.training.data.sources import VOC_IMAGE as IMAGE
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
 
 LABELS = (
@@ -24,7 +25,7 @@ _FOLDER = Path("VOCdevkit", "VOC2007")
 _HOW_TO_GET_IT = "Name the folder that holds VOCdevkit/VOC2007, from both archives, with --data-dir."
 
 
-def load(data_dir: Path | None = None) -> MultiLabelData:
+def load(data_dir: Path | None = None) -> Dataset:
     """Read the three splits.
 
     Args:
@@ -35,15 +36,17 @@ def load(data_dir: Path | None = None) -> MultiLabelData:
         DataCorruptError: A file cannot be read, or an object is of an unknown class.
     """
     root = data_dir or cache_dir() / "voc2007"
-    splits = {split: _read(root, image_set, may_download=data_dir is None) for split, image_set in _IMAGE_SETS.items()}
+    splits: dict[str, Any] = {
+        split: _read(root, image_set, may_download=data_dir is None) for split, image_set in _IMAGE_SETS.items()
+    }
     digest = hashlib.sha256()
     for split in splits.values():
         digest.update(split.images.tobytes())
-        digest.update(split.labels.tobytes())
-    return MultiLabelData(name="voc2007", labels=LABELS, source=str(root), digest=digest.hexdigest(), **splits)
+        digest.update(split.classes.tobytes())
+    return Dataset("voc2007", LABELS, IMAGE, source=str(root), digest=digest.hexdigest(), **splits)
 
 
-def _read(root: Path, image_set: str, may_download: bool) -> MultiLabelSplit:
+def _read(root: Path, image_set: str, may_download: bool) -> Split:
     listed = (root / _FOLDER / "ImageSets" / "Main" / f"{image_set}.txt").is_file()
     if not (listed or may_download):
         raise DataNotFoundError(f"{root} lacks {_FOLDER}/ImageSets/Main/{image_set}.txt. {_HOW_TO_GET_IT}")
@@ -57,7 +60,7 @@ def _read(root: Path, image_set: str, may_download: bool) -> MultiLabelSplit:
         raise DataNotFoundError(
             f"VOC 2007 is not on this machine and could not be downloaded ({reason}). {_HOW_TO_GET_IT}"
         ) from error
-    images: Canvases = np.empty((len(samples), CANVAS_SIZE, CANVAS_SIZE), np.uint8)
+    images: Images = np.empty((len(samples), *IMAGE.shape), np.uint8)
     labels: LabelSets = np.zeros((len(samples), len(LABELS)), np.bool_)
     for index in range(len(samples)):
         try:
@@ -66,14 +69,9 @@ def _read(root: Path, image_set: str, may_download: bool) -> MultiLabelSplit:
             raise DataNotFoundError(f"{error.filename} is missing. {_HOW_TO_GET_IT}") from error
         except (OSError, UnidentifiedImageError, ParseError) as error:
             raise DataCorruptError(f"{samples.images[index]} or its annotation cannot be read ({error}).") from error
-        images[index] = _canvas(image)
+        images[index] = IMAGE.prepare(image.convert("L"))
         labels[index, _classes(annotation, samples.images[index])] = True
-    return MultiLabelSplit(images, labels)
-
-
-def _canvas(image: Image.Image) -> Canvases:
-    """The image in grey, squeezed into a square: cropping could cut off an object."""
-    return np.asarray(image.convert("L").resize((CANVAS_SIZE, CANVAS_SIZE), Image.Resampling.BILINEAR))
+    return Split(images, labels)
 
 
 def _classes(annotation: dict[str, Any], path: str) -> list[int]:

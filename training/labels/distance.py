@@ -1,9 +1,12 @@
-"""Distances between labels, which say how bad a mistake is, computed from a network's embeddings of the labels.
+"""Distances between labels, which say how bad a mistake is, computed from a trained network's embeddings of them.
 
 'Shirt' for 'T-shirt/top' is a mild mistake, 'Shirt' for 'Ankle boot' is not. The distance of labels i and j is the
 cosine distance of their embeddings, scaled so that it is 0 from a label to itself and 1 for the farthest pair:
 
     d(i, j) = (1 - cos(w_i, w_j)) / max over k, l of (1 - cos(w_k, w_l))
+
+CNN-RNN has a matrix of embeddings (Wang et al., CVPR 2016, U_l). In any other network, the rows of the last layer's
+weights are the embeddings: a label's score is the inner product of the image's features with its row.
 
 A matrix is stored as a JSON file with its provenance. The default is training/labels/distances.json.
 """
@@ -23,6 +26,7 @@ from hangtag.training.errors import LabelDistanceError
 SCHEMA = "hangtag.label_distances/1"
 DEFAULT_PATH = Path(__file__).with_name("distances.json")
 DECIMALS = 6
+_CNN_RNN_PARAMETER = "embeddings.weight"
 HOW_TO_MAKE_ONE = "Write a file of distances with: hangtag labels RUN --json FILE"
 
 Matrix = npt.NDArray[np.float64]  # [labels, labels]
@@ -94,6 +98,36 @@ class LabelDistances:
         return json.dumps(document, indent=1).replace('"distances": []', f'"distances": [\n  {rows}\n ]', 1)
 
 
+class Embeddings(NamedTuple):
+    """The embeddings [labels, dim], and the name of the parameter that holds them."""
+
+    parameter: str
+    vectors: npt.NDArray[Any]
+
+    @property
+    def origin(self) -> str:
+        """The kind of the embeddings, in words."""
+        return "label embeddings" if self.parameter == _CNN_RNN_PARAMETER else "weights of the last layer"
+
+
+def find_embeddings(parameters: Mapping[str, npt.NDArray[Any]], labels: int) -> Embeddings | None:
+    """The embeddings of the labels; None if no parameter can hold them.
+
+    CNN-RNN's are found by name, without END's row; others are the last matrix of floats with one row per label.
+
+    Args:
+        parameters: The network's parameters, in its order.
+        labels: The number of labels.
+    """
+    named = parameters.get(_CNN_RNN_PARAMETER)
+    if named is not None:
+        return Embeddings(_CNN_RNN_PARAMETER, named[:labels]) if len(named) == labels + 1 else None
+    for name, value in reversed(list(parameters.items())):
+        if value.ndim == 2 and len(value) == labels and np.issubdtype(value.dtype, np.floating):
+            return Embeddings(name, value)
+    return None
+
+
 def from_embeddings(labels: Sequence[str], embeddings: npt.ArrayLike, provenance: Mapping[str, Any]) -> LabelDistances:
     """The distances of labels by their embeddings, rounded to six decimals.
 
@@ -131,12 +165,9 @@ def read(path: Path) -> LabelDistances:
         raise LabelDistanceError(f"{path} cannot be read ({error.strerror}). {HOW_TO_MAKE_ONE}") from error
     except LabelDistanceError as error:
         raise LabelDistanceError(f"{path}: {error} {HOW_TO_MAKE_ONE}") from error
-    except KeyError as error:
-        raise LabelDistanceError(
-            f"{path} holds no distances of labels: it has no {error}. {HOW_TO_MAKE_ONE}"
-        ) from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise LabelDistanceError(f"{path} holds no distances of labels ({error}). {HOW_TO_MAKE_ONE}") from error
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise LabelDistanceError(f"{path} holds no distances of labels ({reason}). {HOW_TO_MAKE_ONE}") from error
 
 
 def _parse(document: Any) -> LabelDistances:

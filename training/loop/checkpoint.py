@@ -1,12 +1,27 @@
-"""The state of a run between two epochs: what a killed run needs to continue as if it had never stopped."""
+"""What a run is between two epochs: its state, its best weights so far, and how a killed run goes on."""
 
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from hangtag.training.errors import DivergedError, RunMismatchError
 from hangtag.training.loop import optimisation
+from hangtag.training.networks.normalisation import fold_batch_norm
+from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.recipes import Recipe
+from hangtag.training.runs.config import RunConfig
+from hangtag.training.runs.files import RESTART_HINT
+from hangtag.training.runs.run import Run
+from hangtag.training.tasks.task import Task
+
+T = TypeVar("T")
+DIVERGENCE_HINT = (
+    "The best weights of earlier epochs are kept; try --precision fp32, another --seed, or a lower rate with --set "
+    "learning_rate=RATE."
+)
 
 # What PyTorch raises for a state of another network or optimizer, or for something that is not a state.
 UNFITTING = (KeyError, IndexError, AttributeError, RuntimeError, ValueError, TypeError)
@@ -23,6 +38,9 @@ class TrainingState:
         self.scheduler = optimisation.scheduler(self.optimizer, recipe, steps_per_epoch)
         self.average = optimisation.average(network, recipe)
         self.rows: list[dict[str, float]] = []  # one per finished epoch
+        self._parts: dict[str, Any] = {"model": network, "optimizer": self.optimizer}
+        self._parts |= {"scheduler": self.scheduler} if self.scheduler else {}
+        self._parts |= {"average": self.average} if self.average else {}
 
     @property
     def evaluated(self) -> nn.Module:
@@ -34,38 +52,15 @@ class TrainingState:
         """The rate of the next step; with muon, of its matrices."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def step(self, loss: torch.Tensor) -> None:
-        """Change the weights along the loss's gradient, and advance the schedule and the moving average."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        if self.scheduler is not None:
-            self.scheduler.step()
-        if self.average is not None:
-            self.average.update_parameters(self.network)
-
     def checkpoint(self, random_states: list[RandomState]) -> dict[str, Any]:
         """Everything to save, with the random state of every rank."""
-        state: dict[str, Any] = {
-            "model": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rows": self.rows,
-            "rng": random_states,
-        }
-        if self.scheduler is not None:
-            state["scheduler"] = self.scheduler.state_dict()
-        if self.average is not None:
-            state["average"] = self.average.state_dict()
-        return state
+        states = {name: part.state_dict() for name, part in self._parts.items()}
+        return {**states, "rows": self.rows, "rng": random_states}
 
     def restore(self, checkpoint: dict[str, Any], rank: int) -> None:
         """Load a checkpoint and this rank's random state. Raises one of UNFITTING for a checkpoint of another run."""
-        self.network.load_state_dict(checkpoint["model"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(checkpoint["scheduler"])
-        if self.average is not None:
-            self.average.load_state_dict(checkpoint["average"])
+        for name, part in self._parts.items():
+            part.load_state_dict(checkpoint[name])
         for kind, value in checkpoint["rng"][rank].items():
             (torch.cuda.set_rng_state if kind == "cuda" else torch.set_rng_state)(value)
         self.rows = checkpoint["rows"]
@@ -75,3 +70,73 @@ def random_state(device: str) -> RandomState:
     """This process's random state, on the CPU and, if it trains there, on the GPU."""
     state = {"cpu": torch.get_rng_state()}
     return state | {"cuda": torch.cuda.get_rng_state()} if device == "cuda" else state
+
+
+def validate(row: dict[str, float], config: RunConfig, task: Task, state: TrainingState, run: Run) -> dict[str, float]:
+    """Add the validation split's figures to the epoch's, and save the weights if they are the best so far.
+
+    Of equal epochs the first is the best. A user's validation split may have so few pictures that many epochs are
+    equal, the earliest ones too: of these, the one of the least loss is.
+    """
+    deployable = fold_batch_norm(state.evaluated)
+    row |= task.validate(deployable)
+    metric = task.selection_metric
+    if not math.isfinite(row[metric]):  # only the last step went wrong, and no later loss would show it
+        raise DivergedError(f"the network's outputs are not finite after epoch {row['epoch']}. {DIVERGENCE_HINT}")
+    by_loss = config.pictures is not None
+    ranks = [(each[metric], -each["validation_loss"] if by_loss else 0.0) for each in (*state.rows, row)]
+    if ranks[-1] > max(ranks[:-1], default=(-1.0, 0.0)):
+        run.save("best.pt", {"model": deployable.state_dict(), "epoch": row["epoch"]})
+    return row
+
+
+def save(state: TrainingState, random_states: list[RandomState], run: Run) -> None:
+    """Write the checkpoint, then the figures that say how many epochs it has."""
+    run.save("checkpoint.pt", state.checkpoint(random_states))
+    run.write_metrics({"epochs": state.rows})
+
+
+def resume(state: TrainingState, run: Run, group: ProcessGroup) -> None:
+    """Restore the last checkpoint, if there is one. Raises RunMismatchError for files of another run."""
+
+    def load() -> dict[str, Any] | None:
+        if not run.has("checkpoint.pt"):
+            return None
+        _load_best(state, run)  # needed at the end: report a broken file now and not hours later
+        return run.load("checkpoint.pt")
+
+    checkpoint = group.on_rank_zero(load)
+    if checkpoint is not None:
+        _fitting(run, "checkpoint.pt", "a checkpoint of this run", lambda: state.restore(checkpoint, group.rank))
+
+
+def finish(config: RunConfig, task: Task, state: TrainingState, run: Run) -> dict[str, Any]:
+    """Measure the best epoch's network, on the test split too, now that it is selected; write the summary."""
+    epoch, deployable = _load_best(state, run)
+    metric = task.selection_metric
+    figures = [row[metric] for row in state.rows]
+    summary = {"best_epoch": epoch, f"peak_{metric}": max(figures), f"final_{metric}": figures[-1]}
+    metrics = {"epochs": state.rows, "summary": summary | task.summarise(deployable)}
+    run.write_metrics(metrics)
+    if config.recipe.schedule != "constant":  # with a constant rate the run may go on to more epochs
+        run.drop_checkpoint()
+    return metrics
+
+
+def _load_best(state: TrainingState, run: Run) -> tuple[int, nn.Module]:
+    """The best epoch's number and network."""
+    best, deployable = run.load("best.pt"), fold_batch_norm(state.network)
+
+    def load() -> int:
+        deployable.load_state_dict(best["model"])
+        return int(best["epoch"])
+
+    return _fitting(run, "best.pt", "the weights of this run's network", load), deployable
+
+
+def _fitting(run: Run, name: str, expected: str, load: Callable[[], T]) -> T:
+    """What ``load`` returns. Raises RunMismatchError where the file is of another run."""
+    try:
+        return load()
+    except UNFITTING as error:
+        raise RunMismatchError(f"{run.folder / name} does not hold {expected}. {RESTART_HINT}") from error

@@ -1,27 +1,19 @@
 """How a multi-label network learns, and how its outputs are read: one objective for CNN-RNN, two for its baselines.
 
-Pixels are [batch, 64, 64] in [0, 1]; label sets are [batch, labels], bool.
+Pixels are [batch, 1, 64, 64] in [0, 1]; label sets are [batch, labels], bool.
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hangtag.training.data.multi_label import MAX_LABELS
-from hangtag.training.losses.outcome import BatchOutcome
+from hangtag.training.data.outfits import MAX_LABELS
 from hangtag.training.networks.cnn_rnn import CnnRnn, beam_search
 
 _IGNORED = -100  # cross_entropy's ignore_index: no loss at this step
-
-
-class Prediction(NamedTuple):
-    """Scores [batch, labels] in [0, 1], and label sets [batch, labels] if the network decides itself."""
-
-    scores: Tensor
-    label_sets: Tensor | None
 
 
 class Objective(ABC):
@@ -32,18 +24,22 @@ class Objective(ABC):
         self.label_order = label_order
 
     @abstractmethod
-    def training_step(self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float) -> BatchOutcome:
+    def training_step(
+        self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
         """The loss of a batch, and how many of its label sets the network predicts exactly."""
 
     @abstractmethod
-    def predict(self, network: nn.Module, pixels: Tensor) -> Prediction:
-        """The network's scores and label sets."""
+    def predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
+        """Scores [batch, labels] in [0, 1]; and, if the network decides itself, label sets [batch, labels], bool."""
 
 
 class LabelPaths(Objective):
     """CNN-RNN: a label set is a path, most frequent label first, then END; cross-entropy per step, teacher forcing."""
 
-    def training_step(self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float) -> BatchOutcome:
+    def training_step(
+        self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
         targets = self.paths(labels)  # [batch, MAX_LABELS + 1]
         end = len(self.label_order)
         inputs = torch.cat([torch.full_like(targets[:, :1], end), targets[:, :-1]], dim=1)
@@ -52,13 +48,13 @@ class LabelPaths(Objective):
             logits.flatten(0, 1), targets.flatten(), ignore_index=_IGNORED, label_smoothing=smoothing
         )
         correct = (logits.argmax(dim=2) == targets) | (targets == _IGNORED)
-        return BatchOutcome(loss, correct.all(dim=1).sum())
+        return loss, correct.all(dim=1).sum()
 
-    def predict(self, network: nn.Module, pixels: Tensor) -> Prediction:
+    def predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
         assert isinstance(network, CnnRnn)
         beam = beam_search(network, pixels)
         labels = torch.arange(network.labels, device=pixels.device)
-        return Prediction(beam.probabilities, (beam.path[:, :, None] == labels).any(dim=1))
+        return beam.probabilities, (beam.path[:, :, None] == labels).any(dim=1)
 
     def paths(self, labels: Tensor) -> Tensor:
         """The target of each step, [batch, MAX_LABELS + 1]: the labels, END, then steps without a loss.
@@ -74,26 +70,30 @@ class LabelPaths(Objective):
 class Sigmoids(Objective):
     """The labels are independent: binary cross-entropy of each label's logit."""
 
-    def training_step(self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float) -> BatchOutcome:
+    def training_step(
+        self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
         logits = network(pixels).float()  # [batch, labels]
         targets = labels.float() * (1 - smoothing) + smoothing / 2
         loss = functional.binary_cross_entropy_with_logits(logits, targets)
-        return BatchOutcome(loss, ((logits > 0) == labels).all(dim=1).sum())
+        return loss, ((logits > 0) == labels).all(dim=1).sum()
 
-    def predict(self, network: nn.Module, pixels: Tensor) -> Prediction:
-        return Prediction(network(pixels).sigmoid(), None)
+    def predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
+        return (network(pixels).sigmoid(),)
 
 
 class SoftmaxRanking(Objective):
     """The labels compete: cross-entropy against the label set, normalised to a distribution (Gong et al., 2014)."""
 
-    def training_step(self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float) -> BatchOutcome:
+    def training_step(
+        self, network: nn.Module, pixels: Tensor, labels: Tensor, smoothing: float
+    ) -> tuple[Tensor, Tensor]:
         logits = network(pixels).float()  # [batch, labels]
         targets = labels.float() / labels.sum(dim=1, keepdim=True)
         loss = functional.cross_entropy(logits, targets, label_smoothing=smoothing)
         # Correct where every label of the set outranks every other label.
         lowest = logits.where(labels, torch.inf).amin(dim=1)
-        return BatchOutcome(loss, (lowest > logits.where(~labels, -torch.inf).amax(dim=1)).sum())
+        return loss, (lowest > logits.where(~labels, -torch.inf).amax(dim=1)).sum()
 
-    def predict(self, network: nn.Module, pixels: Tensor) -> Prediction:
-        return Prediction(network(pixels).softmax(dim=1), None)
+    def predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
+        return (network(pixels).softmax(dim=1),)

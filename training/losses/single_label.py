@@ -12,6 +12,7 @@ The larger beta is, the less the distances matter; in the limit both losses are 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
@@ -40,26 +41,41 @@ class DistanceLoss:
 
 
 def class_loss(
-    loss: DistanceLoss | None, smoothing: float, distances: LabelDistances | None, device: torch.device
+    loss: DistanceLoss | None,
+    smoothing: float,
+    distances: LabelDistances | None,
+    device: torch.device,
+    weights: Tensor | None = None,
 ) -> ClassLoss:
     """The cross-entropy with label smoothing, mixed with the part that uses distances if ``loss`` is not None.
+
+    Args:
+        loss: The loss with distances, or None.
+        smoothing: Of the labels, in the plain part.
+        distances: Those that ``loss`` names.
+        device: Where the network computes.
+        weights: Of each class in the plain part, [labels]; None weighs all alike.
 
     Raises:
         LabelDistanceError: The loss needs distances, and ``distances`` are not those that it names.
     """
 
-    def plain(logits: Tensor, classes: Tensor) -> Tensor:
-        return functional.cross_entropy(logits, classes, label_smoothing=smoothing)
-
+    plain = partial(functional.cross_entropy, weight=weights, label_smoothing=smoothing)
     if loss is None:
         return plain
     if distances is None or distances.digest != loss.distances:
         raise LabelDistanceError("the label distances are not those that the run's loss names.")
     matrix = torch.tensor(distances.matrix, dtype=torch.float32, device=device)
-    if loss.name == "soft-labels":
-        soft = soft_labels(matrix, loss.beta)
-        return _mixed(plain, lambda logits, classes: functional.cross_entropy(logits, soft[classes]), loss.weight)
-    return _mixed(plain, lambda logits, classes: neighbourhood_loss(logits, classes, matrix, loss.beta), loss.weight)
+    soft = soft_labels(matrix, loss.beta)
+
+    def mixed(logits: Tensor, classes: Tensor) -> Tensor:
+        if loss.name == "soft-labels":
+            by_distance = functional.cross_entropy(logits, soft[classes])
+        else:
+            by_distance = neighbourhood_loss(logits, classes, matrix, loss.beta)
+        return (1 - loss.weight) * plain(logits, classes) + loss.weight * by_distance
+
+    return mixed
 
 
 def soft_labels(distances: Tensor, beta: float) -> Tensor:
@@ -81,7 +97,3 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float
         log_target=True,
     )
     return mean * temperature**2
-
-
-def _mixed(plain: ClassLoss, with_distances: ClassLoss, weight: float) -> ClassLoss:
-    return lambda logits, classes: (1 - weight) * plain(logits, classes) + weight * with_distances(logits, classes)

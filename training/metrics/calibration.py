@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.training.data.fashion_mnist import Classes
+from hangtag.training.data.dataset import Classes
 
 Floats = npt.NDArray[np.floating]
 BINS = 15

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torchmetrics.functional import classification
 
-from hangtag.training.data.multi_label import LabelSets
+from hangtag.training.data.dataset import LabelSets
 
 Scores = npt.NDArray[np.float32]  # [n, labels], in [0, 1]: the higher, the more probable the label
 

@@ -6,14 +6,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.training.data.fashion_mnist import Classes
+from hangtag.training.data.dataset import Classes
+
+Distances = npt.NDArray[np.float64]
+"""Between classes, [classes, classes]: they say how bad a mistake is."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """accuracy in [0, 1]; loss is the mean cross-entropy in nats; confusion[true][predicted] counts samples."""
+    """How right a classifier is.
+
+    Attributes:
+        accuracy: The share of samples that are right, in [0, 1].
+        balanced_accuracy: The mean over the classes of the share of theirs that are right.
+        loss: The mean cross-entropy, in nats.
+        confusion: [true][predicted] counts samples.
+    """
 
     accuracy: float
+    balanced_accuracy: float
     loss: float
     confusion: list[list[int]]
 
@@ -21,10 +32,14 @@ class Evaluation:
 def evaluate(logits: npt.NDArray[np.float32], classes: Classes) -> Evaluation:
     """Accuracy, cross-entropy and confusion matrix of logits [n, k] against classes [n]."""
     predicted = logits.argmax(axis=1)
+    confusion = confusion_matrix(classes, predicted, logits.shape[1])
+    counts = np.array(confusion)
+    present = counts.sum(axis=1) > 0
     return Evaluation(
         accuracy=float((predicted == classes).mean()),
+        balanced_accuracy=float((counts.diagonal()[present] / counts.sum(axis=1)[present]).mean()),
         loss=float(-log_probabilities(logits)[np.arange(len(classes)), classes].mean()),
-        confusion=confusion_matrix(classes, predicted, logits.shape[1]),
+        confusion=confusion,
     )
 
 
@@ -42,29 +57,21 @@ def confusion_matrix(classes: Classes, predicted: npt.NDArray[np.int64], count: 
     return confusion
 
 
-@dataclass(frozen=True)
-class WorstSample:
-    """A sample with a high loss: its index, its class, the predicted class with its probability, and the loss."""
+def worst(logits: npt.NDArray[np.float32], classes: Classes, count: int) -> list[dict[str, float]]:
+    """The ``count`` samples with the highest cross-entropy, the worst first, of logits [n, k] and classes [n].
 
-    image: int
-    true: int
-    predicted: int
-    probability: float
-    loss: float
-
-
-def worst(logits: npt.NDArray[np.float32], classes: Classes, count: int) -> list[WorstSample]:
-    """The ``count`` samples with the highest cross-entropy, the worst first, of logits [n, k] and classes [n]."""
+    Of each its index, "image"; its class, "true"; the "predicted" class with its "probability"; and the "loss".
+    """
     logarithms = log_probabilities(logits)
     losses = -logarithms[np.arange(len(classes)), classes]
     return [
-        WorstSample(
-            image=index,
-            true=int(classes[index]),
-            predicted=int(logits[index].argmax()),
-            probability=float(np.exp(logarithms[index].max())),
-            loss=float(losses[index]),
-        )
+        {
+            "image": index,
+            "true": int(classes[index]),
+            "predicted": int(logits[index].argmax()),
+            "probability": float(np.exp(logarithms[index].max())),
+            "loss": float(losses[index]),
+        }
         for index in np.argsort(-losses, kind="stable")[:count].tolist()
     ]
 
@@ -92,3 +99,43 @@ def per_class(confusion: Sequence[Sequence[int]]) -> list[ClassFigures]:
         )
         for hits, predictions, samples in zip(correct, predicted, support, strict=True)
     ]
+
+
+def mean_severity(confusion: Sequence[Sequence[int]], distances: Distances) -> float | None:
+    """The mean distance from the true to the predicted class over the mistakes; None if there are none.
+
+    Bertinetto et al., Making Better Mistakes, CVPR 2020, call it the average mistake severity.
+
+    Args:
+        confusion: Counts of samples, [true][predicted].
+        distances: [classes, classes].
+    """
+    counts = np.asarray(confusion, np.int64)
+    mistakes = counts.sum() - counts.trace()
+    off_diagonal = np.where(np.eye(len(counts), dtype=bool), 0.0, distances)
+    return float((counts * off_diagonal).sum() / mistakes) if mistakes else None
+
+
+def distance_at_k(logits: npt.NDArray[np.float32], classes: Classes, distances: Distances, k: int) -> float:
+    """The mean distance from the true class to the k most probable ones, over all samples.
+
+    Bertinetto et al., as above, call it the average hierarchical distance of top-k.
+
+    Args:
+        logits: [n, classes].
+        classes: The true classes, [n].
+        distances: [classes, classes].
+        k: The number of most probable classes.
+    """
+    top_k = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    return float(distances[classes.astype(np.int64)[:, None], top_k].mean())
+
+
+def least_expected_distance(logits: npt.NDArray[np.float32], distances: Distances) -> npt.NDArray[np.int64]:
+    """For each sample [n] the class with the least expected distance to the truth, by the model's probabilities.
+
+    Karthik et al. (No Cost Likelihood Manipulation at Test Time for Making Better Mistakes in Deep Networks, ICLR 2021)
+    compare losses with this decision rule, which needs no training. logits: [n, classes].
+    """
+    decisions: npt.NDArray[np.int64] = (np.exp(log_probabilities(logits)) @ distances).argmin(axis=1)
+    return decisions

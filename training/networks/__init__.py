@@ -1,1 +1,1 @@
-"""The networks, layer by layer, their batch normalisation, and inference batch by batch."""
+"""The networks, layer by layer, and normalisation: of pixels, and of layers during training."""

@@ -1,9 +1,9 @@
-"""CNN-RNN for images with several labels: Wang et al., CVPR 2016, with a smaller CNN in place of VGG-16.
+"""CNN-RNN for images with several labels: Wang et al., CVPR 2016, with a smaller CNN in place of VGG-16; its baselines.
 
 The CNN computes the image's features once. The RNN predicts labels one after another, as a path that ends with END. The
 same embedding of a label is the RNN's input and scores its output. Equation numbers below are the paper's.
 
-Pixels are in [0, 1], [batch, 64, 64]. Labels are indices 0..labels-1; the index ``labels`` is END, which is also the
+Pixels are in [0, 1], [batch, 1, 64, 64]. Labels are indices 0..labels-1; the index ``labels`` is END, which is also the
 first input of every path.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hangtag.training.data.multi_label import CANVAS_SIZE, MAX_LABELS
+from hangtag.training.data.outfits import MAX_LABELS
 
 FEATURES = 256
 EMBEDDING = 64  # the paper's size
@@ -22,11 +22,11 @@ BEAM_WIDTH = 8
 
 
 class Encoder(nn.Sequential):
-    """The CNN that all multi-label networks share: pixels [batch, 64, 64] to features [batch, 256]."""
+    """The CNN that all multi-label networks share: pixels [batch, 1, 64, 64] to features [batch, 256]."""
 
     def __init__(self) -> None:
         super().__init__(
-            nn.Unflatten(1, (1, CANVAS_SIZE)),  # [batch, 1, 64, 64]
+            nn.Identity(),  # keeps the numbers of the layers, by which the weights of earlier releases are named
             nn.Conv2d(1, 24, 5, stride=2, padding=2), nn.ReLU(),  # [batch, 24, 32, 32]
             nn.Conv2d(24, 48, 3, stride=2, padding=1), nn.ReLU(),  # [batch, 48, 16, 16]
             nn.Conv2d(48, 64, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2),  # [batch, 64, 8, 8]
@@ -73,6 +73,27 @@ class CnnRnn(nn.Module):
         return logits, (output, cell)
 
 
+class CnnLabels(nn.Sequential):
+    """A baseline without recurrence: the CNN and a dense layer, which gives every label an independent logit."""
+
+    def __init__(self, labels: int) -> None:
+        super().__init__(Encoder(), nn.Linear(FEATURES, labels))
+
+
+class CnnEmbedding(nn.Module):
+    """CNN-RNN without the RNN: the image is projected into the joint space and compared with the label embeddings."""
+
+    def __init__(self, labels: int) -> None:
+        super().__init__()
+        self.encoder = Encoder()
+        self.project_image = nn.Linear(FEATURES, EMBEDDING)  # U_I
+        self.score = nn.Linear(EMBEDDING, labels)  # the weight's rows are the label embeddings, U_l; bias as in CnnRnn
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.score(functional.relu(self.project_image(self.encoder(pixels))))
+        return logits
+
+
 class Beam(NamedTuple):
     """The most probable path of each image, and the labels' probabilities over all paths of the beam."""
 
@@ -93,7 +114,7 @@ def beam_search(network: CnnRnn, pixels: Tensor, width: int = BEAM_WIDTH) -> Bea
 
     Args:
         network: CNN-RNN in evaluation mode.
-        pixels: [batch, 64, 64] in [0, 1].
+        pixels: [batch, 1, 64, 64] in [0, 1].
         width: How many paths the beam holds at every step.
     """
     batch, symbols, end = pixels.shape[0], network.labels + 1, network.labels  # len() would make batch a constant

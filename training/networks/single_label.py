@@ -1,31 +1,39 @@
 """The networks for one label per image, layer by layer: the study's three, and their teachers.
 
-Each maps pixels in [0, 1], [batch, 28, 28], to logits [batch, classes].
+Each is made for a number of labels and for images of one size, and maps pixels as ``normalise`` gives them, FP32
+[batch, channels, height, width], to logits [batch, labels]. The sizes in comments are those of Fashion-MNIST's 28x28
+grey pixels.
 
 Weights start as in Keras, which the study used: Glorot-uniform kernels, orthogonal recurrent kernels, zero biases, and
 1 for an LSTM's forget gate. PyTorch's nn.LSTM has two bias vectors where Keras has one, so there are a few more
 parameters than in the study.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-CLASSES = 10
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.training.errors import SettingsError
+
 STUDY_HIDDEN_SIZE = 186  # floor(2 * 28 * 10 / 3)
+_LEAST_EDGE = 8  # of an image, which three poolings halve
+_MOST_PLACES = 8  # along an edge of the maps that the first dense layer sees
 
 
 class Lstm(nn.Module):
     """Reads an image row by row, 28 time steps of 28 pixels, and classifies the LSTM's last hidden state."""
 
-    def __init__(self, classes: int = CLASSES, *, hidden_size: int = STUDY_HIDDEN_SIZE) -> None:
+    def __init__(self, labels: int, image: ImageSpec, *, hidden_size: int = STUDY_HIDDEN_SIZE) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(28, hidden_size, batch_first=True)
+        self.lstm = nn.LSTM(image.width * image.channels, hidden_size, batch_first=True)
         self.dropout = nn.Dropout(0.2)
-        self.classifier = nn.Linear(hidden_size, classes)
+        self.classifier = nn.Linear(hidden_size, labels)
         self.apply(_initialise_like_keras)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        outputs, _ = self.lstm(pixels)  # [batch, 28, hidden]
+        outputs, _ = self.lstm(_rows(pixels))  # [batch, 28, hidden]
         logits: Tensor = self.classifier(self.dropout(outputs[:, -1]))  # [batch, 10]
         return logits
 
@@ -33,46 +41,57 @@ class Lstm(nn.Module):
 class Lstm2(nn.Module):
     """Two LSTMs: the second reads the first's 28 hidden states of 784 units, and its last state is classified."""
 
-    def __init__(self, classes: int = CLASSES, *, hidden_size: int = STUDY_HIDDEN_SIZE) -> None:
+    def __init__(self, labels: int, image: ImageSpec, *, hidden_size: int = STUDY_HIDDEN_SIZE) -> None:
         super().__init__()
-        self.lstm1 = nn.LSTM(28, 784, batch_first=True)
+        self.lstm1 = nn.LSTM(image.width * image.channels, 784, batch_first=True)
         self.lstm2 = nn.LSTM(784, hidden_size, batch_first=True)
         self.dropout = nn.Dropout(0.2)
-        self.classifier = nn.Linear(hidden_size, classes)
+        self.classifier = nn.Linear(hidden_size, labels)
         self.apply(_initialise_like_keras)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        sequence, _ = self.lstm1(pixels)  # [batch, 28, 784]
+        sequence, _ = self.lstm1(_rows(pixels))  # [batch, 28, 784]
         outputs, _ = self.lstm2(self.dropout(sequence))  # [batch, 28, 186]
         logits: Tensor = self.classifier(self.dropout(outputs[:, -1]))  # [batch, 10]
         return logits
 
 
+def _rows(pixels: Tensor) -> Tensor:
+    """Pixels [batch, channels, height, width] as a sequence of rows, [batch, height, width * channels]."""
+    return pixels.squeeze(1) if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1).flatten(2)
+
+
 class Cnn(nn.Module):
     """Five convolutions in three stages, each of which halves the image, then three dense layers.
+
+    Of an image of more than 71 pixels, the last maps are pooled once more, so that the first dense layer does not grow
+    with it.
 
     max(relu(x)) == relu(max(x)), so ReLU and pooling commute: ReLU after pooling does a quarter of the work.
     """
 
-    def __init__(self, classes: int = CLASSES) -> None:
+    def __init__(self, labels: int, image: ImageSpec) -> None:
         super().__init__()
+        height, width = _halved_thrice(image)
+        pooled = (math.ceil(height / _MOST_PLACES), math.ceil(width / _MOST_PLACES))
+        pool = [] if pooled == (1, 1) else [nn.MaxPool2d(pooled)]
         self.features = nn.Sequential(
-            nn.Conv2d(1, 64, 7, padding="same"), nn.MaxPool2d(2), nn.ReLU(),  # [batch, 64, 14, 14]
+            nn.Conv2d(image.channels, 64, 7, padding="same"), nn.MaxPool2d(2), nn.ReLU(),  # [batch, 64, 14, 14]
             nn.Conv2d(64, 128, 3, padding="same"), nn.ReLU(),
             nn.Conv2d(128, 128, 3, padding="same"), nn.MaxPool2d(2), nn.ReLU(),  # [batch, 128, 7, 7]
             nn.Conv2d(128, 256, 3, padding="same"), nn.ReLU(),
             nn.Conv2d(256, 256, 3, padding="same"), nn.MaxPool2d(2), nn.ReLU(),  # [batch, 256, 3, 3]
-            nn.Flatten(),  # [batch, 2304]
+            *pool, nn.Flatten(),  # [batch, 2304]
         )  # fmt: skip
         self.classifier = nn.Sequential(
-            nn.Linear(2304, 128), nn.ReLU(), nn.Dropout(0.5),
+            nn.Linear(256 * (height // pooled[0]) * (width // pooled[1]), 128), nn.ReLU(), nn.Dropout(0.5),
             nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.5),
-            nn.Linear(64, classes),  # [batch, 10]
+            nn.Linear(64, labels),  # [batch, 10]
         )  # fmt: skip
         self.apply(_initialise_like_keras)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(pixels.unsqueeze(1)))
+        logits: Tensor = self.classifier(self.features(pixels))
         return logits
 
 
@@ -98,30 +117,38 @@ class ResNet(nn.Module):
     halves the size once more. The full resolution takes four times as many multiplications.
     """
 
-    def __init__(self, classes: int = CLASSES, *, full_resolution: bool = False) -> None:
+    def __init__(self, labels: int, image: ImageSpec, *, full_resolution: bool = False) -> None:
         super().__init__()
+        _halved_thrice(image)
+        channels = image.channels
         stem = (
-            [nn.Conv2d(1, 64, 3, padding="same")]
-            if full_resolution
-            else [nn.Conv2d(1, 32, 5, padding="same"), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(32, 64, 3, padding="same")]
-        )
+            [nn.Conv2d(channels, 64, 3, padding="same")] if full_resolution else [
+                nn.Conv2d(channels, 32, 5, padding="same"), nn.MaxPool2d(2), nn.ReLU(),
+                nn.Conv2d(32, 64, 3, padding="same"),
+            ]
+        )  # fmt: skip
         self.features = nn.Sequential(
             *stem, nn.ReLU(), _Residual(64),  # [batch, 64, size, size], where size is 14, or 28 in full resolution
             nn.Conv2d(64, 128, 3, padding="same"), nn.MaxPool2d(2), nn.ReLU(), _Residual(128),  # size // 2
             nn.Conv2d(128, 256, 3, padding="same"), nn.MaxPool2d(2), nn.ReLU(), _Residual(256),  # size // 4
             nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Dropout(0.3),  # [batch, 256]
         )  # fmt: skip
-        self.classifier = nn.Linear(256, classes)
+        self.classifier = nn.Linear(256, labels)
         self.apply(_initialise_like_keras)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(pixels.unsqueeze(1)))  # [batch, 10]
+        logits: Tensor = self.classifier(self.features(pixels))  # [batch, 10]
         return logits
 
 
-def parameter_count(model: nn.Module) -> int:
-    """The number of trainable parameters."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+def _halved_thrice(image: ImageSpec) -> tuple[int, int]:
+    """Height and width after three poolings. Raises SettingsError for an image that is too small for them."""
+    if min(image.height, image.width) < _LEAST_EDGE:
+        raise SettingsError(
+            f"the images have {image.height} x {image.width} pixels, and this network needs {_LEAST_EDGE} x "
+            f"{_LEAST_EDGE} at least, since it halves them three times. Name a larger --size, or train lstm."
+        )
+    return image.height // 8, image.width // 8
 
 
 @torch.no_grad()

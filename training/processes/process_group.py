@@ -1,16 +1,35 @@
-"""The process group of a run, as the training loop sees it. This one is for a run in a single process.
+"""The process group of a run: of one process, or of several ranks over torch.distributed, gloo on CPUs, NCCL on GPUs.
 
 Several ranks train one network: each computes its share of every batch, and the gradients are averaged, so that the run
-takes the same steps as a single process would. Rank 0 alone validates and writes files. distributed.py has the group of
-such a run.
+takes the same steps as a single process would. Rank 0 alone validates and writes files.
 """
 
-from collections.abc import Callable
-from typing import TypeVar
+import atexit
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hangtag.errors import UserError
+from hangtag.training.errors import ProcessesError
 
 T = TypeVar("T")
+_TIMEOUT = timedelta(hours=1)  # of a collective operation: while rank 0 validates, the others wait for it
+_RELEASE_SECONDS = 0.1
+"""How long the interpreter lock is left to gloo's thread, which needs it to free the last operation's tensors.
+
+Without a break, a rank that an error ends may hang: its destructors wait for that thread while they hold the lock.
+"""
+_HOW_TO_START = "Start several processes on one machine with 'hangtag train --processes N', on several with torchrun"
 
 
 class ProcessGroup:
@@ -38,7 +57,7 @@ class ProcessGroup:
         return work()
 
     def on_every_rank(self, work: Callable[[], T]) -> T:
-        """The result of work that every rank does for itself. Every rank raises the error of the lowest that failed."""
+        """The result of work that every rank does for itself. Where one fails, all raise."""
         return work()
 
     def share_of(self, batch: Tensor) -> tuple[Tensor, float]:
@@ -51,3 +70,97 @@ class ProcessGroup:
     def wrap(self, network: nn.Module) -> nn.Module:
         """The network to call in training steps, whose gradients are averaged over the ranks."""
         return network
+
+
+@dataclass(frozen=True)
+class DistributedGroup(ProcessGroup):
+    """The ranks of torch.distributed's default process group."""
+
+    rank: int
+    world_size: int
+    in_lockstep = True
+
+    def broadcast(self, value: T) -> T:
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def all_gather(self, value: T) -> list[T]:
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def on_rank_zero(self, work: Callable[[], T]) -> T:
+        value = self.on_every_rank(work if self.is_rank_zero else lambda: None)
+        return self.broadcast(value)  # type: ignore[return-value]
+
+    def on_every_rank(self, work: Callable[[], T]) -> T:
+        try:
+            value = work()
+        except BaseException as error:
+            # The rank with a bug shows its traceback; the others exit without one.
+            expected = isinstance(error, UserError | KeyboardInterrupt)
+            self.all_gather(error if expected else SystemExit(1))
+            raise
+        for error_of_rank in self.all_gather(None):
+            if error_of_rank is not None:
+                raise error_of_rank
+        return value
+
+    def share_of(self, batch: Tensor) -> tuple[Tensor, float]:
+        share = batch[self.rank :: self.world_size]
+        if not len(share):
+            # A rank without samples recomputes one with weight 0, so that DDP never waits for it.
+            return batch[:1], 0.0
+        return share, self.world_size * len(share) / len(batch)
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        if next(network.parameters()).is_cuda:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return DistributedDataParallel(network)
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[ProcessGroup]:
+    """Join the process group that torchrun's environment variables describe; without them, a group of one process.
+
+    Args:
+        device: "cpu" or "cuda".
+
+    Raises:
+        ProcessesError: The variables are incomplete or malformed, or there are more local processes than GPUs.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield ProcessGroup()
+        return
+    try:
+        if device == "cuda" and (local_rank := int(os.environ["LOCAL_RANK"])) < torch.cuda.device_count():
+            torch.cuda.set_device(local_rank)
+        elif device == "cuda":
+            raise ProcessesError(
+                f"{os.environ['LOCAL_WORLD_SIZE']} processes need a GPU each, and PyTorch sees "
+                f"{torch.cuda.device_count()} here. Start as many processes as there are GPUs."
+            )
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_TIMEOUT)
+    except (KeyError, ValueError) as error:  # a variable is missing, or no number
+        raise ProcessesError(
+            f"WORLD_SIZE is set to {os.environ['WORLD_SIZE']}, for a run by several processes, which cannot form a "
+            f"group ({error}). {_HOW_TO_START}; for a single process, unset WORLD_SIZE."
+        ) from error
+    try:
+        yield DistributedGroup(dist.get_rank(), dist.get_world_size())
+    finally:
+        time.sleep(_RELEASE_SECONDS)
+        dist.destroy_process_group()
+    atexit.register(_exit_without_destructors)
+
+
+def _exit_without_destructors() -> None:
+    """End a process that succeeded before C++'s destructors run.
+
+    DistributedDataParallel leaves gloo's threads behind, which nothing in Python can end. Now and then the destructors
+    abort because of them, and torchrun would report a finished run as a failed one.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

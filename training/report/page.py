@@ -1,15 +1,31 @@
-"""Write a run, or several side by side, as one self-contained HTML page, without scripts and without other files."""
+"""Write a run, or several side by side, as one self-contained HTML page, without scripts and without other files.
+
+The mistakes are those on the validation split. The test split is left out on purpose: who looks at its mistakes while
+choosing settings chooses by it.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 from markupsafe import Markup
+from matplotlib.ticker import Formatter, FuncFormatter, MaxNLocator, PercentFormatter
 
+from hangtag.page.drawing import colour, drawing
 from hangtag.page.environment import environment
-from hangtag.training.data.fashion_mnist import LABELS, Images
-from hangtag.training.report import mistakes, tables
-from hangtag.training.report.pictures import curves, learning_rates
+from hangtag.page.images import png_address
+from hangtag.training.data import fashion_mnist, sources
+from hangtag.training.data.dataset import Images
+from hangtag.training.errors import TrainingError
+from hangtag.training.metrics.single_label import ClassFigures, per_class
+from hangtag.training.report import tables
+from hangtag.training.runs import data
 from hangtag.training.runs.overview import FIGURES, RunOverview
+
+MOST_LABELS = 40
+"""Of a matrix that can be read."""
+_MOST_FREQUENT = 40
 
 
 def run_page(run: RunOverview, exported_as: Sequence[str] = (), validation: Images | None = None) -> str:
@@ -18,11 +34,12 @@ def run_page(run: RunOverview, exported_as: Sequence[str] = (), validation: Imag
     Args:
         run: The run, finished or not.
         exported_as: The versions that were exported from it.
-        validation: The validation split's images [n, 28, 28], if they are in memory; None reads them where needed.
+        validation: The validation split's images, if they are in memory; None reads them where needed.
     """
-    matrix = mistakes.confusion(run)
-    images, why_none = mistakes.worst_images(run, validation) if matrix else ([], "")
-    parameters = run.metrics["summary"].get("parameters") if run.is_finished else None
+    summary = run.metrics["summary"] if run.is_finished else {}
+    labels, parameters = data.labels(summary), summary.get("parameters")
+    matrix = _confusion(summary, labels)
+    images, why_none = _worst_images(run, summary, labels, validation) if matrix else ([], "")
     return _render(
         [run],
         {},
@@ -30,7 +47,7 @@ def run_page(run: RunOverview, exported_as: Sequence[str] = (), validation: Imag
         parameters=None if parameters is None else f"{parameters:,}",
         best_epoch=run.best_epoch,
         matrix=matrix,
-        labels=LABELS,
+        labels=labels,
         images=images,
         why_none=why_none,
         recipe=tables.recipe(run),
@@ -46,19 +63,116 @@ def comparison_page(runs: Sequence[RunOverview], exported_as: Sequence[Sequence[
 
 
 def _render(runs: Sequence[RunOverview], rows: Mapping[str, Sequence[Any]], **content: Any) -> str:
-    figures = dict.fromkeys(run.figure for run in runs)
-    pictures: list[tuple[str, Markup | None]] = [
-        *((f"{FIGURES[figure]} by epoch", curves(runs, figure, percent=True)) for figure in figures),
-        ("loss by epoch", curves(runs, "loss", percent=False)),
-        ("learning rate by epoch", learning_rates(runs)),
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    pictures: list[tuple[str, Mapping[str, str], Formatter]] = [
+        *(
+            (f"{FIGURES[figure]} by epoch", _both_splits(figure), PercentFormatter(1, decimals=None))
+            for figure in dict.fromkeys(run.figure for run in runs)
+        ),
+        ("loss by epoch", _both_splits("loss"), plain),
+        ("learning rate by epoch", {"learning_rate": ""}, plain),
     ]
     return (
         environment("hangtag.training.report")
         .get_template("runs.html.j2")
         .render(
             names=[run.folder.name for run in runs],
-            pictures=[(heading, picture) for heading, picture in pictures if picture],
+            pictures=[(title, drawn) for title, keys, axis in pictures if (drawn := _curves(runs, title, keys, axis))],
             rows=rows,
             **content,
         )
     )
+
+
+def _both_splits(figure: str) -> Mapping[str, str]:
+    return {f"validation_{figure}": "validation", f"train_{figure}": "training"}
+
+
+class _Confusion(NamedTuple):
+    """How often a label was taken for another."""
+
+    matrix: Sequence[Sequence[int]]  # [true][predicted]; empty where there are more than MOST_LABELS labels
+    deepest: int  # the count of the most frequent mistake
+    frequent: Sequence[tuple[int, str, str]]  # the most frequent mistakes: count, true label and predicted label
+    figures: Mapping[str, ClassFigures]  # of each label, by its name
+
+
+def _confusion(summary: Mapping[str, Any], labels: Sequence[str]) -> _Confusion | None:
+    """The confusion matrix of the validation split; None for runs that have none."""
+    counts = summary.get("validation", {}).get("confusion")
+    if not isinstance(counts, list) or len(counts) != len(labels):
+        return None
+    mistakes = np.where(np.eye(len(labels), dtype=bool), 0, counts)
+    pairs = np.argsort(-mistakes, axis=None, kind="stable")[:_MOST_FREQUENT].tolist()
+    places = [divmod(pair, len(labels)) for pair in pairs]
+    return _Confusion(
+        counts if len(labels) <= MOST_LABELS else [],
+        max(1, int(mistakes.max())),
+        [(int(mistakes[true, other]), labels[true], labels[other]) for true, other in places if mistakes[true, other]],
+        dict(zip(labels, per_class(counts), strict=True)),
+    )
+
+
+def _worst_images(
+    run: RunOverview, summary: Mapping[str, Any], labels: Sequence[str], validation: Images | None
+) -> tuple[list[tuple[str, str, str]], str]:
+    """Source, name and caption of the images with the highest loss; or a sentence that says why there are none."""
+    worst = summary.get("worst")
+    if not isinstance(worst, list):
+        return [], "An earlier hangtag trained this run, and did not record them."
+    if validation is None:
+        try:
+            validation = _validation_images(run)
+        except TrainingError as error:
+            return [], f"The images cannot be read: {error}"
+    negated = data.image(run.config).fit == "garment"
+    return [
+        (
+            png_address(validation[entry["image"]], negated=negated),
+            f"validation image {entry['image']}",
+            f"{labels[entry['true']]}, "
+            + (f"taken for {labels[entry['predicted']]}" if entry["predicted"] != entry["true"] else "as it is,")
+            + f" at {entry['probability']:.1%}; loss {entry['loss']:.2f}",
+        )
+        for entry in worst
+    ], ""
+
+
+def _validation_images(run: RunOverview) -> Images:
+    """Read the run's validation images, without a download. Raises TrainingError as the data set's reader does."""
+    folder, name = run.config.get("data_dir"), str(run.config.get("dataset", fashion_mnist.NAME))
+    if sources.kind_of(name) is None:
+        return fashion_mnist.load_validation(Path(folder) if folder else None).images
+    return data.load(run.config).validation.images
+
+
+def _curves(runs: Sequence[RunOverview], title: str, keys: Mapping[str, str], axis: Formatter) -> Markup | None:
+    """The figures of each epoch with these keys, each with its name; None where no run has any.
+
+    Validation is a solid line, training a dashed one; a dot is at the epoch whose weights were kept. Of a single epoch
+    both are dots, and training's is hollow.
+    """
+    highest = 0.0
+    with drawing(f"curves-{title}", title) as picture:
+        axes = picture.axes
+        for number, run in enumerate(runs):
+            for key, name in keys.items():
+                points = {row["epoch"]: row[key] for row in run.rows if key in row}
+                label = ", ".join(filter(None, [run.folder.name if len(runs) > 1 else "", name]))
+                train = key.startswith("train_")
+                if points:
+                    highest = max(highest, *points.values())
+                    look: dict[str, Any] = {"color": colour(number), "linewidth": 1.5, "label": label or None}
+                    if len(points) == 1:  # no line can be drawn
+                        look |= {"marker": "o", "fillstyle": "none" if train else "full"}
+                    axes.plot(list(points), list(points.values()), "--" if train else "-", **look)
+                if key.startswith("validation_") and run.best_epoch in points:
+                    axes.plot(run.best_epoch, points[run.best_epoch], "o", color=colour(number))
+        if "learning_rate" in keys:
+            axes.set_ylim(0, highest * 1.08 or 1)
+        axes.yaxis.set_major_formatter(axis)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(frameon=False, fontsize=8)
+    return Markup(picture.svg) if highest else None  # noqa: S704  (drawn here)

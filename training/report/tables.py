@@ -1,11 +1,12 @@
 """What a terminal and a page say about runs in words: figures, settings that differ, recipe, and provenance."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from hangtag.training.runs.files import flat
 from hangtag.training.runs.overview import FIGURES, RunOverview
 
-_SHOWN_ELSEWHERE = ("model", "seed", "dataset", "limit", "recipe", "tensorboard")
+_SHOWN_ELSEWHERE = ("model", "seed", "dataset", "limit", "recipe", "tensorboard", "command")
 
 
 def cells(run: RunOverview, exported_as: Sequence[str] = ()) -> dict[str, str]:
@@ -32,7 +33,7 @@ def cells(run: RunOverview, exported_as: Sequence[str] = ()) -> dict[str, str]:
 def differences(runs: Sequence[RunOverview]) -> dict[str, list[Any]]:
     """The settings in which the runs differ, flat, such as {"recipe.learning_rate": [0.001, 0.004]}."""
     configs = [flat(run.config) for run in runs]
-    keys = dict.fromkeys(key for config in configs for key in config)
+    keys = dict.fromkeys(key for config in configs for key in config if key != "command")
     values = {key: [config.get(key) for config in configs] for key in keys}
     return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
 
@@ -51,14 +52,6 @@ def provenance(run: RunOverview) -> dict[str, str]:
         for key, value in flat(rest).items()
         if value not in (None, [])
     }
-
-
-def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"recipe": {"epochs": 10}} as {"recipe.epochs": 10}."""
-    result: dict[str, Any] = {}
-    for key, item in value.items():
-        result |= flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
-    return result
 
 
 def text(value: Any) -> str:

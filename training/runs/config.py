@@ -1,19 +1,30 @@
-"""The config of a run: everything that decides its outcome. It is stored as config.json."""
+"""The config of a run: everything that decides its outcome. It is stored as config.json, with the run's environment."""
 
 import json
+import platform
+import shlex
+import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.training.data.pictures import OwnPictures
+from hangtag.training.data.sources import kind_of
 from hangtag.training.losses.single_label import DistanceLoss
+from hangtag.training.networks import own
 from hangtag.training.recipes import Recipe
 from hangtag.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
 class TeacherFile:
-    """The ONNX file of a teacher. Its content identifies it, wherever the file is."""
+    """The ONNX file of a teacher, or weights to start from. Its content identifies it, wherever the file is."""
 
     digest: str  # the first 12 hexadecimal digits of the file's SHA-256
     path: str = field(compare=False)
@@ -23,7 +34,7 @@ class TeacherFile:
 class RunConfig:
     """Two runs of equal configs on one machine end with equal weights.
 
-    Paths and ``tensorboard`` are stored too, for the command that continues the run, and are never compared.
+    Paths, ``tensorboard`` and the command, which continues the run, are stored too, and never compared.
     """
 
     model: str
@@ -38,8 +49,14 @@ class RunConfig:
     dataset: str = "fashion-mnist"
     teachers: tuple[TeacherFile, ...] = ()  # the run learns from the average of their logits
     loss: DistanceLoss | None = None  # None: the cross-entropy
+    balance: bool = False  # whether classes are weighed
+    select: str = "accuracy"  # the validation figure that chooses the best epoch
+    start_from: TeacherFile | None = None  # None: fresh weights
+    image: ImageSpec | None = None  # of the user's own pictures; None: the data set's own
+    pictures: OwnPictures | None = None  # how they were divided and prepared
     data_dir: str | None = field(default=None, compare=False)  # None: the data set's usual place
     tensorboard: bool = field(default=False, compare=False)  # whether the run logs events
+    command: tuple[str, ...] = field(default=(), compare=False)  # arguments of ``hangtag train``, without the folder
 
     @classmethod
     def of_settings(cls, settings: TrainSettings, **resolved: Any) -> "RunConfig":
@@ -56,8 +73,8 @@ class RunConfig:
     def run_name(self) -> str:
         """The name of the run's folder unless --out names one."""
         loss = f"-{self.loss.name}" if self.loss else ""
-        dataset = "" if self.dataset == "fashion-mnist" else f"-{self.dataset}"
-        return f"{self.model}{dataset}-{self.recipe.name}{loss}-seed{self.seed}"
+        dataset = "" if self.dataset == "fashion-mnist" else f"-{_short(self.dataset)}"
+        return f"{own.short_name(self.model)}{dataset}-{self.recipe.name}{loss}-seed{self.seed}"
 
     def as_json(self) -> dict[str, Any]:
         """The content of config.json: dictionaries, lists, strings and numbers."""
@@ -65,14 +82,46 @@ class RunConfig:
         return stored
 
 
+def command(config: Mapping[str, Any], out: Path | None = None) -> str:
+    """The command that trains a run with this config. Raises KeyError or TypeError for something else than a config.
+
+    Args:
+        config: The content of config.json, or of a file that was exported. Neither those of an exported file nor those
+            of earlier releases have the command: for those it is made from what matters.
+        out: The run's folder; None for a command for any machine.
+    """
+    words = list(config.get("command", ()))
+    if not words:
+        dataset = config.get("dataset", "fashion-mnist")
+        options = {
+            "--data": None if dataset == "fashion-mnist" else dataset,
+            "--data-dir": config.get("data_dir"),
+            "--recipe": config["recipe"]["name"],
+            "--epochs": config["recipe"]["epochs"] if out else None,
+            **{f"--{name}": config.get(name) for name in ("seed", "limit", "threads", "precision", "device")},
+            "--loss": (config.get("loss") or {}).get("name"),
+        }
+        words = [
+            config["model"],
+            *(word for name, value in options.items() if value is not None for word in (name, str(value))),
+        ]
+        words += [word for file in config.get("teachers", ()) for word in ("--teacher", file["path"])]
+    return shlex.join(["hangtag", "train", *words, *(["--out", str(out)] if out else [])])
+
+
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config.json's content to publish: without this machine's folders and log.
 
     An absolute path is shortened to its last three parts, such as resnet/1/model.onnx.
     """
-    published = dict(config) | {"data_dir": None, "tensorboard": False}
+    published = dict(config) | {"data_dir": None, "tensorboard": False, "command": []}
     if isinstance(files := config.get("teachers"), list):
         published["teachers"] = [file | {"path": _shortened(file["path"])} for file in files]
+    dataset = config.get("dataset")
+    if isinstance(dataset, str) and kind_of(dataset):
+        published["dataset"] = f"{dataset.partition(':')[0]}:{_short(dataset)}"
+    if isinstance(start := config.get("start_from"), dict):
+        published["start_from"] = start | {"path": _shortened(start["path"])}
     if isinstance(loss := config.get("loss"), dict) and loss.get("file"):
         published["loss"] = loss | {"file": _shortened(loss["file"])}
     return published
@@ -80,3 +129,29 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shortened(path: str) -> str:
     return "/".join(Path(path).parts[-3:]) if Path(path).is_absolute() else path
+
+
+def _short(dataset: str) -> str:
+    """A data set's name without its folder, such as photos for folder:/home/ann/photos."""
+    return Path(dataset.partition(":")[2]).stem if kind_of(dataset) else dataset
+
+
+def environment() -> dict[str, str]:
+    """The versions, the source revision and the time of this moment, which are never compared."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "git_revision": git_revision(),
+    }
+
+
+def git_revision() -> str:
+    """The checkout's commit, with "-dirty" if tracked files differ from it; "unknown" outside a checkout."""
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty", "--match=", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

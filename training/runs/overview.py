@@ -1,12 +1,12 @@
 """Reads what a run's config.json and metrics.json say, for people who look through runs. Needs no torch."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hangtag.training.errors import RunMismatchError
+from hangtag.training.runs.files import FILES, read_json, read_metrics
 
 FIGURES = {"accuracy": "accuracy", "o_f1": "O-F1"}
 """The figures by which a run's best epoch is selected, and their names: of single labels, and of sets of labels."""
@@ -67,7 +67,11 @@ class RunOverview:
         """The number of the epoch that is best on the validation split; None before the first."""
         if not self.rows:
             return None
-        best = max(self.rows, key=lambda row: row.get(f"validation_{self.figure}", 0.0))
+        summary = self.metrics.get("summary")
+        if isinstance(summary, dict) and isinstance(summary.get("best_epoch"), int):
+            return int(summary["best_epoch"])
+        selects = f"validation_{self.config.get('select', self.figure)}"
+        best = max(self.rows, key=lambda row: row.get(selects, row.get(f"validation_{self.figure}", 0.0)))
         return int(best.get("epoch", 0)) or None
 
     def share(self, split: str) -> float | None:
@@ -101,33 +105,31 @@ def key_of(config: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def read(folder: Path) -> RunOverview:
-    """Read a run's folder; a file that is missing or damaged makes its ``trouble`` and raises nothing."""
-    contents: dict[str, dict[str, Any]] = {}
-    for name in ("config.json", "metrics.json"):
-        try:
-            value = json.loads((folder / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            value = {}  # before the first epoch there is no metrics.json
-        except (OSError, ValueError) as error:
-            return RunOverview(folder, trouble=f"{folder / name} cannot be read ({error})")
-        if not isinstance(value, dict):
-            return RunOverview(folder, trouble=f"{folder / name} holds no JSON object")
-        contents[name] = value
-    return RunOverview(folder, contents["config.json"], contents["metrics.json"])
+    """Read a run's folder; a file that is damaged makes its ``trouble`` and raises nothing."""
+    try:
+        return RunOverview(folder, read_json(folder / "config.json"), read_metrics(folder))
+    except RunMismatchError as error:
+        return RunOverview(folder, trouble=str(error))
 
 
 def read_all(runs: Path) -> list[RunOverview]:
     """Read every run under a folder, by name; the list is empty where there is no such folder."""
-    return [read(folder) for folder in sorted(_folders(runs))]
+    return [read(config.parent) for config in sorted(runs.glob("*/config.json"))]
 
 
-def find(run: str, runs: Path) -> RunOverview:
-    """Find a run by its folder, its name under ``runs``, or a model's name, for its latest finished run.
+def find(run: str, runs: Path, alternative: str = "") -> RunOverview:
+    """Find a run by its folder, a file in it, its name under ``runs``, or a model's name, for its latest finished run.
+
+    Args:
+        run: What it is named by.
+        runs: The folder of runs.
+        alternative: What the caller takes instead of a run, as a sentence for the end of the message.
 
     Raises:
         RunMismatchError: Nothing fits, or a file cannot be read; the message lists the runs that there are.
     """
-    for folder in (Path(run), runs / run):
+    for path in (Path(run), runs / run):
+        folder = path.parent if path.name in FILES else path
         if (folder / "config.json").is_file():
             found = read(folder)
             break
@@ -137,17 +139,10 @@ def find(run: str, runs: Path) -> RunOverview:
         if not finished:
             names = ", ".join(one.folder.name for one in known) or "none"
             raise RunMismatchError(
-                f"no run {run!r}: not a run's folder, and under {runs} there is no such run, and no finished run of "
-                f"such a model (runs there: {names}). Train one with: hangtag train MODEL"
+                f"no finished run {run!r}: not a run's folder, and under {runs} there is no such run or model (runs "
+                f"there: {names}). Train one with: hangtag train MODEL" + (f". {alternative}" if alternative else "")
             )
         found = max(finished, key=lambda one: (one.folder / "metrics.json").stat().st_mtime)
     if found.trouble:
-        raise RunMismatchError(f"{found.trouble}. 'hangtag train' with --restart replaces the run.")
+        raise RunMismatchError(found.trouble)
     return found
-
-
-def _folders(runs: Path) -> Iterator[Path]:
-    if runs.is_dir():
-        for folder in runs.iterdir():
-            if (folder / "config.json").is_file():
-                yield folder

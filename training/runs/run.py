@@ -13,30 +13,26 @@ runs/lstm-study-seed0/
 import fcntl
 import json
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hangtag.training.catalog import NETWORKS
-from hangtag.training.errors import RunMismatchError
-from hangtag.training.runs.command import command
-from hangtag.training.runs.config import RunConfig
-from hangtag.training.runs.environment import environment
-from hangtag.training.runs.extension import is_extension, require_possible
-from hangtag.training.runs.files import (
-    RESTART_HINT,
-    load_state,
-    read_json,
-    reporting_write_errors,
-    save_state,
-    write_json,
-)
-from hangtag.training.runs.identity import difference
+import torch
 
-FILES = ("checkpoint.pt", "teacher.pt", "best.pt", "metrics.json", "config.json", "report.html")
-REPORT = "report.html"
-EVENT_FILES = "events.out.tfevents.*"
+from hangtag.training.errors import RunMismatchError
+from hangtag.training.runs import overview
+from hangtag.training.runs.config import RunConfig, command, environment
+from hangtag.training.runs.files import (
+    EVENT_FILES,
+    FILES,
+    RESTART_HINT,
+    read_json,
+    read_metrics,
+    reporting_write_errors,
+)
+from hangtag.training.runs.identity import is_extension
 
 
 class Run:
@@ -60,22 +56,9 @@ class Run:
             alternative: What the caller takes instead of a run, as a sentence for the end of the message.
 
         Raises:
-            RunMismatchError: Nothing fits; the message lists the runs that there are.
+            RunMismatchError: Nothing fits, or a file cannot be read; the message lists the runs that there are.
         """
-        for path in (Path(run), runs_dir / run):
-            folder = path.parent if path.name in FILES else path
-            if (folder / "config.json").is_file():
-                return cls(folder)
-        candidates = [cls(path.parent) for path in runs_dir.glob("*/metrics.json")]
-        finished = [candidate for candidate in candidates if candidate.model == run and candidate.is_finished()]
-        if finished:
-            return max(finished, key=lambda one: (one.folder / "metrics.json").stat().st_mtime)
-        known = ", ".join(sorted(path.parent.name for path in runs_dir.glob("*/config.json"))) or "none"
-        raise RunMismatchError(
-            f"no finished run {run!r}: not a run's folder, and under {runs_dir} there is no such run or model "
-            f"(runs there: {known}). Train one with: hangtag train {run if run in NETWORKS else 'MODEL'}"
-            + (f". {alternative}" if alternative else "")
-        )
+        return cls(overview.find(run, runs_dir, alternative).folder)
 
     @property
     def model(self) -> str:
@@ -117,40 +100,37 @@ class Run:
             RunMismatchError: The folder holds another run, one that cannot go on, or files of an unknown run.
             RunMismatchError: The folder cannot be written.
         """
-        self.require_fitting(config)
+        extended = self.require_fitting(config)
         requested = config.as_json()
-        if self.has("config.json"):
-            stored = self.read_config()
-            rows = self.read_metrics().get("epochs", [])
-            if is_extension(stored, requested, len(rows)):
-                # The summary goes first: after a kill in between, the run is unfinished, and the same command goes on.
-                self.write_metrics({"epochs": rows})
-            updated = requested | {"environment": stored.get("environment", {})}
-            if json.dumps(updated) != json.dumps(stored):
-                write_json(self.folder / "config.json", updated)
+        if not self.has("config.json"):
+            self._write_json("config.json", requested | {"environment": environment()})
             return
-        write_json(self.folder / "config.json", requested | {"environment": environment()})
+        if extended:
+            # The summary goes first: after a kill in between, the run is unfinished, and the same command goes on.
+            self.write_metrics({"epochs": self.read_metrics().get("epochs", [])})
+        stored = self.read_config()
+        updated = requested | {"environment": stored.get("environment", {})}
+        if json.dumps(updated) != json.dumps(stored):
+            self._write_json("config.json", updated)
 
-    def require_fitting(self, config: RunConfig) -> None:
+    def require_fitting(self, config: RunConfig) -> bool:
         """Check that ``start`` takes this config, without writing anything.
+
+        Returns:
+            Whether the folder holds this run with another number of epochs.
 
         Raises:
             RunMismatchError: The folder holds another run, one that cannot go on, or files of an unknown run.
         """
         if self.has("config.json"):
-            stored, requested = self.read_config(), config.as_json()
-            rows = self.read_metrics().get("epochs", [])
-            if is_extension(stored, requested, len(rows)):
-                require_possible(self.folder, requested, len(rows), has_checkpoint=self.has("checkpoint.pt"))
-            elif another := difference(stored, requested):
-                raise RunMismatchError(
-                    f"{self.folder} holds a run with {another}. Choose another --out, or add --restart to replace it."
-                )
-        elif orphans := [name for name in FILES if self.has(name)]:
+            done, has_checkpoint = len(self.read_metrics().get("epochs", [])), self.has("checkpoint.pt")
+            return is_extension(self.folder, self.read_config(), config.as_json(), done, has_checkpoint=has_checkpoint)
+        if orphans := [name for name in FILES if self.has(name)]:
             raise RunMismatchError(
                 f"{self.folder} holds {' and '.join(orphans)} but no config.json, so their run is unknown. "
                 "Choose another --out, or add --restart to replace it."
             )
+        return False
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -187,19 +167,34 @@ class Run:
 
     def read_metrics(self) -> dict[str, Any]:
         """The content of metrics.json; before the first epoch, no rows."""
-        return read_json(self.folder / "metrics.json") if self.has("metrics.json") else {"epochs": []}
+        return read_metrics(self.folder)
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Replace metrics.json. Raises RunMismatchError if the folder cannot be written."""
-        write_json(self.folder / "metrics.json", metrics)
+        self._write_json("metrics.json", metrics)
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Replace a file of PyTorch's, such as best.pt. Raises RunMismatchError if the folder cannot be written."""
-        save_state(self.folder / name, state)
+        with self._replacing(name) as temporary, temporary.open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
 
     def load(self, name: str) -> dict[str, Any]:
         """A saved state, on the CPU. Raises RunMismatchError if it is missing or damaged."""
-        return load_state(self.folder / name)
+        path = self.folder / name
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # torch.load does not verify the archive's checksums
+            if damaged is not None:
+                raise ValueError(f"{damaged} does not match its checksum")  # noqa: TRY301  # as torch.load's errors
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict):
+                raise TypeError("it holds no state")  # noqa: TRY301
+        except Exception as error:  # torch.load raises all kinds of exceptions for a damaged file
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise RunMismatchError(f"{path} cannot be read as a checkpoint ({reason}). {RESTART_HINT}") from error
+        return state
 
     def has(self, name: str) -> bool:
         """Whether the folder holds this file."""
@@ -209,3 +204,15 @@ class Run:
         """Delete checkpoint.pt and teacher.pt, which a finished run needs only to go on to more epochs."""
         for name in ("checkpoint.pt", "teacher.pt"):
             (self.folder / name).unlink(missing_ok=True)
+
+    def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        with self._replacing(name) as temporary:
+            temporary.write_text(json.dumps(value, indent=1) + "\n")
+
+    @contextmanager
+    def _replacing(self, name: str) -> Iterator[Path]:
+        """A file to write, which then replaces the one of this name: a kill leaves the old one or the new one."""
+        path = self.folder / name
+        with reporting_write_errors(path):
+            yield path.with_name(f"{name}.tmp")
+            path.with_name(f"{name}.tmp").replace(path)

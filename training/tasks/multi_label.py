@@ -1,5 +1,6 @@
-"""The multi-label task: a set of labels per image. task.py has the interface."""
+"""The task of a set of labels per image, for CNN-RNN and its baselines. task.py has the interface."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -7,73 +8,46 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hangtag.training.catalog import NETWORKS, build
-from hangtag.training.data.augmentation import augment
-from hangtag.training.data.multi_label import LabelSets, MultiLabelData, MultiLabelSplit
-from hangtag.training.losses.outcome import BatchOutcome
+from hangtag.training.catalog import NETWORKS
+from hangtag.training.data.dataset import Dataset, LabelSets, Split
 from hangtag.training.metrics.multi_label import Scores, choose_thresholds, decide, decide_top, evaluate
-from hangtag.training.networks.batch_norm import fold_batch_norm
-from hangtag.training.networks.inference import normalise
-from hangtag.training.networks.single_label import parameter_count
 from hangtag.training.observer import Observer
-from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.config import RunConfig
-from hangtag.training.runs.run import Run
-from hangtag.training.tasks.preparation import prepare
-
-_PREDICTION_BATCH = 250
+from hangtag.training.tasks.task import Task
 
 
-class MultiLabelTask:
-    """A multi-label data set for CNN-RNN or one of its baselines.
+class MultiLabelTask(Task):
+    """A multi-label data set.
 
     CNN-RNN decides itself: its label set is its most probable path. The baselines need a threshold, which is chosen
-    anew on the validation split for every measurement, so that each is measured at its best.
+    on the validation split for every measurement, so that each is measured at its best.
     """
 
     # Not the exact match: it counts few of the decisions, so it varies more by chance from epoch to epoch.
     selection_metric = "validation_o_f1"
+    _prediction_batch = 250
 
-    def __init__(self, config: RunConfig, data: MultiLabelData, device: torch.device, observer: Observer) -> None:
-        self._model, self._recipe, self._device, self._names = config.model, config.recipe, device, data.labels
-        self._observer = observer
-        train = data.train.first(config.limit)
-        self._validation, self._test = data.validation.first(config.limit), data.test
-        self._label_order = np.argsort(-train.labels.sum(axis=0), kind="stable")  # the most frequent label first
+    def __init__(self, config: RunConfig, data: Dataset, observer: Observer) -> None:
+        super().__init__(config, data, observer)
+        self._smoothing = config.recipe.label_smoothing
+        self._label_order = np.argsort(-self._train.classes.sum(axis=0), kind="stable")  # the most frequent label first
         objective = NETWORKS[config.model].objective
         assert objective is not None, f"{config.model} is not a multi-label network"
-        self._objective = objective(torch.tensor(self._label_order, device=device))
-        # from_numpy shares memory: a second copy of outfits on the CPU would take 410 MB. Normalised batch by batch.
-        self._images = torch.from_numpy(train.images).to(device)  # [n, 64, 64], uint8
-        self._labels = torch.from_numpy(train.labels).to(device)  # [n, labels], bool
+        self._objective = objective(torch.tensor(self._label_order, device=self._device))
+        self._sets = torch.from_numpy(self._train.classes).to(self._device)  # [n, labels], bool
 
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def precompute(self, group: ProcessGroup, run: Run) -> None:
-        """Nothing: multi-label networks have no teacher."""
-
-    def network(self) -> nn.Module:
-        return prepare(build(self._model, len(self._names)), self._recipe, self._device)
-
-    def training_step(self, network: nn.Module, indices: Tensor) -> BatchOutcome:
-        indices = indices.to(self._device)  # [batch]
-        images = augment(self._images[indices], self._recipe.augmentation)  # [batch, 64, 64], uint8
-        smoothing = self._recipe.label_smoothing
-        return self._objective.training_step(network, normalise(images), self._labels[indices], smoothing)
-
-    def deployable(self, network: nn.Module) -> nn.Module:
-        return fold_batch_norm(network)
+    def loss(self, network: nn.Module, pixels: Tensor, samples: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+        return self._objective.training_step(network, pixels, self._sets[samples], self._smoothing)
 
     def validate(self, deployable: nn.Module) -> dict[str, float]:
-        scores, sets = self._predict(deployable, self._validation)
-        truth = self._validation.labels
+        split, names = self._splits["validation"], ("o_f1", "exact_match")
+        scores, sets = self._scores_and_sets(deployable, split)
         if not np.isfinite(scores).all():
-            return {"validation_o_f1": float("nan"), "validation_exact_match": float("nan")}
+            return {f"validation_{name}": float("nan") for name in names}
         if sets is None:
-            sets = decide(scores, choose_thresholds(scores, truth).o_f1)
-        evaluation = evaluate(sets, scores, truth)
-        return {"validation_o_f1": evaluation.o_f1, "validation_exact_match": evaluation.exact_match}
+            sets = decide(scores, choose_thresholds(scores, split.classes).o_f1)
+        evaluation = evaluate(sets, scores, split.classes)
+        return {f"validation_{name}": getattr(evaluation, name) for name in names}
 
     def summarise(self, deployable: nn.Module) -> dict[str, Any]:
         """The figures on both splits: of the network's own label sets, by thresholds, and by rank.
@@ -82,18 +56,13 @@ class MultiLabelTask:
         best for O-F1. Under "by_threshold" are the figures for each threshold: best for O-F1, best for the exact match,
         and 0.5. Under "by_rank" are those of the three labels that score highest.
         """
-        splits = {"validation": self._validation, "test": self._test}
-        predictions = {name: self._predict(deployable, split) for name, split in splits.items()}
-        best = choose_thresholds(predictions["validation"][0], self._validation.labels)
+        predictions = {name: self._scores_and_sets(deployable, split) for name, split in self._splits.items()}
+        best = choose_thresholds(predictions["validation"][0], self._splits["validation"].classes)
         thresholds = asdict(best) | {"one_half": 0.5}
-        summary: dict[str, Any] = {
-            "parameters": parameter_count(deployable),
-            "labels": list(self._names),
-            "label_order": [self._names[label] for label in self._label_order],
-            "thresholds": thresholds,
-        }
+        order = [self.labels[label] for label in self._label_order]
+        summary = super().summarise(deployable) | {"label_order": order, "thresholds": thresholds}
         for name, (scores, sets) in predictions.items():
-            truth = splits[name].labels
+            truth = self._splits[name].classes
             decided = decide(scores, best.o_f1) if sets is None else sets
             summary[name] = asdict(evaluate(decided, scores, truth)) | {
                 "by_threshold": {
@@ -104,14 +73,9 @@ class MultiLabelTask:
             }
         return summary
 
-    def _predict(self, network: nn.Module, split: MultiLabelSplit) -> tuple[Scores, LabelSets | None]:
-        network.eval()
-        with torch.inference_mode():
-            predictions = []
-            for start in range(0, len(split), _PREDICTION_BATCH):
-                self._observer.raise_if_stopped()
-                pixels = torch.tensor(split.images[start : start + _PREDICTION_BATCH], device=self._device)
-                predictions.append(self._objective.predict(network, normalise(pixels)))
-        scores: Scores = torch.cat([prediction.scores for prediction in predictions]).cpu().numpy()
-        sets = [prediction.label_sets.cpu().numpy() for prediction in predictions if prediction.label_sets is not None]
-        return scores, np.concatenate(sets) if sets else None
+    def _scores_and_sets(self, network: nn.Module, split: Split) -> tuple[Scores, LabelSets | None]:
+        scores, *sets = self._predictions(network, split.images)
+        return scores, sets[0] if sets else None
+
+    def _predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
+        return self._objective.predict(network, pixels)

@@ -1,47 +1,210 @@
-"""The interface between the training loop and a task: the loop knows steps and epochs, a task knows data and losses."""
+"""What a network learns from a data set, and how it is measured: one label per image here, sets in multi_label.py.
 
-from collections.abc import Callable
-from typing import Any, Protocol
+The loop knows steps and epochs, a task knows labels and losses.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
-from hangtag.training.data.fashion_mnist import Images
-from hangtag.training.losses.outcome import BatchOutcome
+from hangtag.training.data.dataset import Dataset, Images
+from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.losses.single_label import class_loss, distillation_loss
+from hangtag.training.metrics.single_label import evaluate, worst
+from hangtag.training.networks.normalisation import normalise
+from hangtag.training.observer import Observer
 from hangtag.training.processes.process_group import ProcessGroup
+from hangtag.training.recipes import Augmentation
+from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
+from hangtag.training.tasks.augmentation import augment
+from hangtag.training.tasks.teacher import Teacher, teacher_logits
 
-Teacher = Callable[[Images], npt.NDArray[np.float32]]
-"""A trained model that another learns from: uint8 images [n, 28, 28] to logits [n, 10]."""
+WORST = 24
+"""Validation images with the highest loss that the summary lists."""
 
 
-class Task(Protocol):
-    """A network to train, the samples to train it on, and how to measure it."""
+class Task(ABC):
+    """A data set to learn from. Between batches it raises KeyboardInterrupt for a stop.
+
+    Attributes:
+        labels: Their names.
+        image: Describes the images.
+        images: To learn from, uint8 [views, height, width] or [views, height, width, 3], on the device. There are as
+            many as samples, or several views of each.
+        augmentation: How they are changed in every step.
+        selection_metric: The figure of ``validate`` that selects the best epoch: the higher the better.
+    """
 
     selection_metric: str
-    """The figure of validate() that selects the best epoch: the higher the better."""
+    _prediction_batch = 500
+
+    def __init__(self, config: RunConfig, data: Dataset, observer: Observer) -> None:
+        """Move the training images to the device. They stay uint8, and are normalised batch by batch."""
+        self.labels, self.image, self.augmentation = data.labels, data.image, config.recipe.augmentation
+        self._train, self._observer, self._device = (
+            data.train.first(config.limit),
+            observer,
+            torch.device(config.device),
+        )
+        self._splits = {"validation": data.validation.first(config.limit), "test": data.test}
+        # from_numpy shares the memory, which torch refuses for memory that is read-only.
+        images = self._train.images
+        self.images = torch.from_numpy(images if images.flags.writeable else images.copy()).to(self._device)
 
     def __len__(self) -> int:
         """The number of training samples."""
+        return len(self._train)
 
-    def precompute(self, group: ProcessGroup, run: Run) -> None:
-        """Compute, before the first step, what all epochs share, or read it from the run's folder.
+    def choose_views(self, samples: Tensor) -> Tensor:
+        """Indices into ``images`` [batch] of one view of each sample [batch], by torch's global random state."""
+        return samples
 
-        Called with the random state that the run's seed gives, whether the run is new or resumed.
+    @abstractmethod
+    def loss(self, network: nn.Module, pixels: Tensor, samples: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+        """The forward pass and the loss.
+
+        Args:
+            network: The network in training mode.
+            pixels: FP32 [batch, channels, height, width], augmented.
+            samples: Which samples they are of, [batch].
+            views: Which of ``images`` they are, [batch].
+
+        Returns:
+            The mean loss, a scalar to differentiate, and how many samples were predicted correctly.
         """
 
-    def network(self) -> nn.Module:
-        """The network to train, with fresh weights from torch's global random state."""
-
-    def training_step(self, network: nn.Module, indices: Tensor) -> BatchOutcome:
-        """The loss of the samples with these indices [batch]. Random choices use torch's global random state."""
-
-    def deployable(self, network: nn.Module) -> nn.Module:
-        """A copy in evaluation mode, without what only training needs."""
-
+    @abstractmethod
     def validate(self, deployable: nn.Module) -> dict[str, float]:
         """The epoch's figures on the validation split; NaN where the network's outputs are not finite."""
 
+    @abstractmethod
     def summarise(self, deployable: nn.Module) -> dict[str, Any]:
         """The figures of the best epoch's network. This method alone uses the test split."""
+        trainable = [weights for weights in deployable.parameters() if weights.requires_grad]
+        return {"parameters": sum(weights.numel() for weights in trainable), "labels": list(self.labels)}
+
+    @abstractmethod
+    def _predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
+        """The network's outputs for a batch, each [batch, ...]."""
+
+    @torch.inference_mode()
+    def _predictions(self, network: nn.Module, images: Images) -> list[npt.NDArray[Any]]:
+        """The network's outputs for all images, each [n, ...]."""
+        network.eval()
+        batches = []
+        for start in range(0, len(images), self._prediction_batch):
+            self._observer.raise_if_stopped()
+            batch = torch.tensor(images[start : start + self._prediction_batch], device=self._device)
+            batches.append(self._predict(network, normalise(batch, self.image)))
+        return [torch.cat(parts).cpu().numpy() for parts in zip(*batches, strict=True)]
+
+
+class SingleLabelTask(Task):
+    """A data set of one label per image, with or without a teacher."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: Dataset,
+        run: Run,
+        observer: Observer,
+        group: ProcessGroup,
+        teacher: Teacher | None,
+        distances: LabelDistances | None,
+    ) -> None:
+        """Let the teacher answer all training images, or read its answers from the run's folder.
+
+        Raises as ``build_task`` does.
+        """
+        super().__init__(config, data, observer)
+        self.selection_metric = f"validation_{config.select}"
+        self._classes = torch.tensor(self._train.classes, dtype=torch.long, device=self._device)  # [n]
+        weights = self._balance() if config.balance else None
+        self._class_loss = class_loss(config.loss, config.recipe.label_smoothing, distances, self._device, weights)
+        self._distillation = None if teacher is None else config.recipe.distillation
+        if teacher is not None and self._distillation is not None:
+            if self._distillation.views:
+                self._draw_views(self._distillation.views)
+            seen, mirrored = self.images.cpu().numpy(), self.augmentation.flip
+            logits = teacher_logits(teacher, seen, len(data.labels), run, group, observer, mirrored=mirrored)
+            self._teacher_logits = torch.from_numpy(logits).to(self._device)  # [n, labels], or [views * n, labels]
+
+    def _draw_views(self, count: int) -> None:
+        """Replace the images [n, ...] by augmented ones, [count * n, ...], the same in every rank.
+
+        Flipping is left to the training steps: the teacher's logits are averages over an image and its mirror image.
+        """
+        once = replace(self.augmentation, flip=False)
+        self.images = torch.cat([augment(self.images, once) for _ in range(count)])
+        self.augmentation = Augmentation(flip=self.augmentation.flip)
+
+    def _balance(self) -> Tensor:
+        """The weight of each class, [labels]: that of a rare one is larger, and the mean over the samples is 1."""
+        counts = torch.bincount(self._classes.cpu(), minlength=len(self.labels))
+        return (len(self) / (len(self.labels) * counts.clamp(min=1)).to(torch.float32)).to(self._device)
+
+    def choose_views(self, samples: Tensor) -> Tensor:
+        if self._distillation is None or not self._distillation.views:
+            return samples
+        return samples + len(self) * torch.randint(self._distillation.views, samples.shape).to(samples.device)
+
+    def loss(self, network: nn.Module, pixels: Tensor, samples: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+        classes = self._classes[samples]
+        logits = network(pixels).float()  # [batch, labels]
+        loss = self._class_loss(logits, classes)
+        if (how := self._distillation) is not None:
+            from_teacher = distillation_loss(logits, self._teacher_logits[views], how.temperature)
+            loss = (1 - how.weight) * loss + how.weight * from_teacher
+        return loss, (logits.argmax(dim=1) == classes).sum()
+
+    def validate(self, deployable: nn.Module) -> dict[str, float]:
+        split, names = self._splits["validation"], ("loss", "accuracy", "balanced_accuracy")
+        (logits,) = self._predictions(deployable, split.images)
+        if not np.isfinite(logits).all():
+            return {f"validation_{name}": float("nan") for name in names}
+        evaluation = evaluate(logits, split.classes)
+        return {f"validation_{name}": getattr(evaluation, name) for name in names}
+
+    def summarise(self, deployable: nn.Module) -> dict[str, Any]:
+        summary = super().summarise(deployable)
+        for name, split in self._splits.items():
+            (logits,) = self._predictions(deployable, split.images)
+            summary[name] = asdict(evaluate(logits, split.classes))
+            if name == "validation":  # nobody should choose by the mistakes on the test split
+                summary["worst"] = worst(logits, split.classes, WORST)
+        return summary
+
+    def _predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
+        return (network(pixels),)
+
+
+def build_task(
+    config: RunConfig,
+    data: Dataset,
+    run: Run,
+    observer: Observer,
+    group: ProcessGroup,
+    teacher: Teacher | None,
+    distances: LabelDistances | None,
+) -> Task:
+    """The task for a data set: one label or a set of labels per image.
+
+    Called with the random state that the run's seed gives, whether the run is new or resumed.
+
+    Raises:
+        LabelDistanceError: The config's loss needs label distances, and ``distances`` are not those that it names.
+        TeacherError: The teacher fails on the images.
+        RunMismatchError: The run's file of a teacher's logits is damaged, or cannot be written.
+    """
+    if data.has_label_sets:
+        from hangtag.training.tasks.multi_label import MultiLabelTask  # imports torchmetrics, which is slow
+
+        return MultiLabelTask(config, data, observer)
+    return SingleLabelTask(config, data, run, observer, group, teacher, distances)

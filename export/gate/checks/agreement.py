@@ -1,4 +1,4 @@
-"""Check that the file predicts PyTorch's label on the whole test set and loses no accuracy. For one label per image."""
+"""Check that the file gives PyTorch's labels on the whole test set, and with one label per image loses no accuracy."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from hangtag.export.arrays import Array
 from hangtag.export.errors import GateError
 from hangtag.export.gate.check import AGREEMENT, PassedCheck
 from hangtag.export.gate.tolerances import Tolerances
-from hangtag.training.data.fashion_mnist import Classes
+from hangtag.training.data.dataset import Classes
 from hangtag.training.metrics.single_label import evaluate
 
 
@@ -67,6 +67,27 @@ def check(
             "worst_image": worst,
         },
     )
+
+
+def check_sets(probabilities: Array, expected: Array, threshold: float, tolerances: Tolerances) -> PassedCheck:
+    """Compare the label sets that the threshold makes of the file's probabilities and of PyTorch's, both [n, labels].
+
+    Raises:
+        GateError: a set differs; the message names the image where a differing label is furthest from the threshold.
+    """
+    distance = np.abs(expected - threshold)
+    # Where a probability equals the threshold within the tolerance, either set is right.
+    differing = ((probabilities >= threshold) != (expected >= threshold)) & (distance > tolerances.absolute)
+    wrong = np.flatnonzero(differing.any(axis=1))
+    if wrong.size:
+        worst = int(np.where(differing, distance, 0).max(axis=1).argmax())
+        raise GateError(
+            AGREEMENT,
+            f"the file gives another set of labels than PyTorch for {wrong.size} of {len(expected)} images; worst at "
+            f"image {worst}.",
+        )
+    figures = {"images": len(expected), "agreement": 1.0, "threshold": threshold}
+    return PassedCheck(AGREEMENT, f"the same label sets for all of {len(expected)} images", figures)
 
 
 def _largest_margin(margin: Array, images: Array) -> int:

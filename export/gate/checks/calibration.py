@@ -6,7 +6,7 @@ from hangtag.export.arrays import Answers, Array
 from hangtag.export.errors import GateError
 from hangtag.export.gate.check import CALIBRATION, PassedCheck
 from hangtag.export.gate.runtime_answers import softmax, worst_image
-from hangtag.training.data.fashion_mnist import Classes
+from hangtag.training.data.dataset import Classes
 from hangtag.training.metrics.calibration import BINS, reliability
 
 

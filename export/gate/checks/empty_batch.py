@@ -1,11 +1,8 @@
 """Find out what ONNX Runtime does with a batch of 0 of a file.
 
-ONNX Runtime aborts the whole process on an LSTM with a batch of 0, so the check runs this module in a child process:
-``python -m hangtag.export.gate.checks.empty_batch FILE``, whose last line on standard output is JSON.
+ONNX Runtime aborts the whole process on an LSTM with a batch of 0, so a child process runs it.
 """
 
-import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,24 +26,26 @@ def check(path: Path) -> PassedCheck:
         GateError: the answer has rows, or the child fails otherwise than by a signal.
     """
     try:
-        answer = child_process.run("hangtag.export.gate.checks.empty_batch", path, _SECONDS)
+        answer = child_process.call(f"{__name__}:{run_empty_batch.__name__}", _SECONDS, path=str(path))
     except child_process.ChildAbortedError:
         summary = "the runtime ends the process on an empty batch, which the server refuses first"
         return PassedCheck(EMPTY_BATCH, summary, {"outcome": "aborted"})
     except child_process.ChildFailedError as error:
         raise GateError(EMPTY_BATCH, f"running a batch of 0 failed: {error}.") from error
+    if "refused" in answer:
+        raise GateError(EMPTY_BATCH, answer["refused"])
     if answer["outcome"] == "malformed":
         raise GateError(EMPTY_BATCH, f"a batch of 0 is answered with {answer['detail']}.")
     return PassedCheck(EMPTY_BATCH, f"an empty batch is {answer['outcome']}", {"outcome": answer["outcome"]})
 
 
-def run_empty_batch(path: Path) -> dict[str, str]:
+def run_empty_batch(path: str) -> dict[str, str]:
     """Run the file on a batch of 0 in this process.
 
     Returns:
         ``outcome``: answered, refused, or malformed; ``detail``: the runtime's message, or the shapes of the answer.
     """
-    runtime = Runtime(path, provider="cpu")
+    runtime = Runtime(Path(path), provider="cpu")
     inputs = {
         spec.name: np.zeros([0, *(1 if size is None else size for size in spec.shape[1:])], dtype_of(spec))
         for spec in runtime.signature.inputs
@@ -58,7 +57,3 @@ def run_empty_batch(path: Path) -> dict[str, str]:
     shapes = ", ".join(f"{name} {list(output.shape)}" for name, output in outputs.items())
     is_empty = all(len(output) == 0 for output in outputs.values())
     return {"outcome": "answered" if is_empty else "malformed", "detail": shapes}
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(run_empty_batch(Path(sys.argv[1]))) + "\n")

@@ -5,24 +5,20 @@ is wrong. So a differing answer is accepted, and counted as a tie, if the PyTorc
 weights were perturbed by about 1e-6 or 1e-5 of themselves. Every other difference is refused.
 """
 
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import GateError
 from hangtag.export.gate.check import PARITY, PassedCheck
+from hangtag.export.gate.reference import Answer
 from hangtag.export.gate.runtime_answers import REAL, answer
 from hangtag.export.gate.tolerances import BATCH_SIZES, Tolerances
-from hangtag.export.network import pytorch_answers
-from hangtag.export.network.served_network import LabelPath
 from hangtag.serving.server.runtime.session import Runtime
 
-PERTURBATIONS = (1e-6, 1e-5) * 16
-"""One entry per perturbed copy of the network: the standard deviation of each weight, relative to itself."""
+Perturbed = Callable[[], Iterator[Answer]]
 
 
 class Beams(NamedTuple):
@@ -43,7 +39,7 @@ class Beams(NamedTuple):
 
 
 def check(
-    served: LabelPath,
+    perturbed: Perturbed,
     runtime: Runtime,
     images: Mapping[str, Pixels],
     expected: Mapping[str, Answers],
@@ -52,6 +48,8 @@ def check(
     """Compare all images of each kind at the largest batch size, and four batches at each other size.
 
     Args:
+        perturbed: the network's answers after small changes of its weights.
+        runtime: the file.
         images: kind -> images [n, 64, 64].
         expected: kind -> PyTorch's answers.
 
@@ -73,7 +71,7 @@ def check(
             difference = beams.difference(expected_beams)
             differing = np.flatnonzero(~(difference <= tolerances.absolute))  # written so that NaN differs
             if differing.size:
-                _require_ties(served, canvases, beams, differing, difference, place, tolerances.absolute)
+                _require_ties(perturbed, canvases, beams, differing, difference, place, tolerances.absolute)
                 ties[kind] |= set(differing.tolist())
             worst[kind][str(size)] = float(np.delete(difference, differing).max(initial=0.0))
     largest = max(max(by_size.values()) for by_size in worst.values())
@@ -100,12 +98,12 @@ def _require_shapes(beams: Beams, expected: Beams, place: str) -> None:
 
 
 def _require_ties(
-    served: LabelPath, canvases: Pixels, beams: Beams, differing: Array, difference: Array, place: str, limit: float
+    perturbed: Perturbed, canvases: Pixels, beams: Beams, differing: Array, difference: Array, place: str, limit: float
 ) -> None:
     """Raise GateError, which names the worst image, unless all differing images are ties."""
     answers, unexplained = beams.rows(differing), np.ones(len(differing), dtype=bool)
-    for perturbed in _perturbed_copies(served):
-        reproduced = Beams(**pytorch_answers.answer(perturbed, canvases[differing])).difference(answers) <= limit
+    for perturbed_answer in perturbed():
+        reproduced = Beams(**perturbed_answer(canvases[differing])).difference(answers) <= limit
         unexplained &= ~reproduced
         if not unexplained.any():
             return
@@ -117,14 +115,3 @@ def _require_ties(
         f"{place}: for {len(wrong)} of {len(beams.path)} images the file answers otherwise than PyTorch, by more than "
         f"{limit:g} and not because paths are tied; worst at image {worst}, where {how}.",
     )
-
-
-def _perturbed_copies(served: LabelPath) -> Iterator[LabelPath]:
-    """Copies with random small changes of the weights, the same at every call."""
-    random = torch.Generator().manual_seed(0)
-    for deviation in PERTURBATIONS:
-        other = copy.deepcopy(served)
-        with torch.no_grad():
-            for weight in other.parameters():
-                weight.mul_(1 + deviation * torch.randn(weight.shape, generator=random))
-        yield other

@@ -6,16 +6,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from hangtag.evaluation import samples
 from hangtag.evaluation.cascade.curve import Curve, Floats, curve
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.file_subject import FileSubject
 from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, require_labels
 from hangtag.serving.model_repository import ModelFile, ModelRepositoryError, require_versions
-from hangtag.training.data.fashion_mnist import Split
+from hangtag.training.data.dataset import Classes
 
 OUTPUT = "probabilities"
 _ROUNDS = 7
@@ -31,13 +28,20 @@ class Members:
         classes: The right label of each image, [images].
         microseconds: What an image takes in each model, in a full batch, on all CPUs.
         names: The models as the route names them: NAME, or NAME@VERSION.
+        own: Whether the images are samples of the user's own, and not a split of the models' data set.
     """
 
     files: Sequence[ModelFile]
     answers: Sequence[Floats]
-    classes: npt.NDArray[np.uint8]
+    classes: Classes
     microseconds: Sequence[float]
     names: Sequence[str]
+    own: bool = False
+
+    @property
+    def images(self) -> str:
+        """How many images answered, and which."""
+        return f"{len(self.classes):,} {'images of --samples' if self.own else 'validation images'}"
 
     def curve(self) -> Curve:
         """What each threshold makes of the images."""
@@ -52,14 +56,15 @@ class Members:
             self.classes,
             [self.microseconds[at] for at in kept],
             [self.names[at] for at in kept],
+            self.own,
         )
 
 
 def measure(
     models: Path, names: Sequence[str], *, split: str = "validation", limit: int | None = None,
-    data_dir: Path | None = None,
+    data_dir: Path | None = None, own: str | None = None,
 ) -> Members:  # fmt: skip
-    """Let models answer a split of Fashion-MNIST.
+    """Let models answer a split of the data set that they were trained on, or samples.
 
     Args:
         models: The model repository.
@@ -67,10 +72,11 @@ def measure(
         split: ``validation`` or ``test``.
         limit: Use only so many images, the first ones.
         data_dir: The data set's folder; None for its usual places.
+        own: Samples in place of a data set; see ``samples.load``.
 
     Raises:
-        EvaluationError: A model is missing or named twice, fails, or is no classifier with probabilities of the data
-            set's labels.
+        EvaluationError: A model is missing or named twice, fails, is no classifier with probabilities of the data set's
+            labels, or learned from other pictures than the first.
         TrainingError: The data set is missing or damaged.
     """
     files = [_file(models, name) for name in names]
@@ -81,15 +87,29 @@ def measure(
         for name, subject in zip(names, subjects, strict=True):
             if subject.task != "single_label":
                 raise EvaluationError(f"{name} predicts sets of labels; a cascade goes by the most probable label.")
-        data = samples.load(subjects[0], split, limit, data_dir, None)
-        assert isinstance(data.content, Split)
+        if own is None:
+            _require_same_data(names, subjects)
+        data = samples.load(subjects[0], split, limit, data_dir, None, own)
         for subject in subjects:
             require_labels(subject, data.labels)
         answers = [
             _probabilities(name, subject.answer(data.images, _ignore))
             for name, subject in zip(names, subjects, strict=True)
         ]
-        return Members(files, answers, data.content.classes, _microseconds(subjects, data.images[:BATCH_SIZE]), names)
+        times = _microseconds(subjects, data.images[:BATCH_SIZE])
+        return Members(files, answers, data.content.classes, times, names, own is not None)
+
+
+def _require_same_data(names: Sequence[str], subjects: Sequence[FileSubject]) -> None:
+    """Refuse models of several data sets, or divisions of one: what validates one may have trained another."""
+    learned = [None if subject.config is None else subject.config.get("data_digest") for subject in subjects]
+    for name, digest in zip(names, learned, strict=True):
+        if None not in (digest, learned[0]) and digest != learned[0]:
+            raise EvaluationError(
+                f"{name} learned from other pictures than {names[0]}, or from others of the same, so {names[0]}'s "
+                f"validation pictures may be among those that {name} learned from. Name pictures that none of them was "
+                "trained on, with --samples."
+            )
 
 
 def _file(models: Path, member: str) -> ModelFile:

@@ -33,7 +33,7 @@ def page(members: Members, tried: Curve, chosen: Point, route: str, lose_at_most
             threshold=f"{chosen.threshold:g}",
             expectation=f"{route_text.sent_on(names, chosen)}, and an image costs {chosen.cost(times):.2f} of what "
             f"{last} alone takes.",
-            images=f"{len(members.classes):,}",
+            images=members.images,
             lose_at_most=f"{lose_at_most:g}",
             pictures={
                 f"Accuracy and what goes on to {last}": _picture(

@@ -32,7 +32,7 @@ def text(members: Members, tried: Curve, chosen: Point, lose_at_most: float) -> 
     ]
     description = (
         f"Chosen by 'hangtag route tune {' '.join(names)} --lose-at-most {lose_at_most:g}' on "
-        f"{datetime.now(UTC):%Y-%m-%d}: of {len(members.classes):,} validation images {sent_on(names, chosen)}, and "
+        f"{datetime.now(UTC):%Y-%m-%d}: of {members.images} {sent_on(names, chosen)}, and "
         f"{chosen.accuracy:.2%} are right; {', '.join(alone)}."
     )
     return "\n".join(

@@ -14,6 +14,7 @@ from hangtag.serving.loadtest.cli import progress, report_files
 from hangtag.serving.loadtest.cli.calibrate import calibrate_alone
 from hangtag.serving.loadtest.cli.compare import compare, warn_of_other_machine
 from hangtag.serving.loadtest.cli.interrupts import stop_event
+from hangtag.serving.loadtest.cli.parameter_types import SamplesPath
 from hangtag.serving.loadtest.cli.scenario_options import scenario_from, scenario_options
 from hangtag.serving.loadtest.comparison import gates
 from hangtag.serving.loadtest.comparison.compare import compare_targets
@@ -68,9 +69,9 @@ class WithCompare(click.Command):
 @click.option(
     "--samples",
     "--images",
-    type=click.Path(exists=True, path_type=Path),
-    help="Send the samples in this folder (Fashion-MNIST's t10k files, or else its images) or .npz file (an array for "
-    "each input, and perhaps 'labels').  [default: random values that fit the model]",
+    type=SamplesPath(exists=True, path_type=Path),
+    help="Send the samples in this folder (a folder of images for each label, or images alone, or Fashion-MNIST's t10k "
+    "files) or .npz file (an array for each input, and perhaps 'labels').  [default: random values that fit the model]",
 )
 @click.option("--accuracy", is_flag=True, help="First send every labelled sample once, and report the accuracy.")
 @click.option("--check-caching", is_flag=True, help="First compare one repeated sample with new ones.")

@@ -5,6 +5,13 @@ from typing import Any
 import click
 
 
+class SamplesPath(click.Path):
+    """A path, or folder:PATH as the other commands name samples."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value.removeprefix("folder:") if isinstance(value, str) else value, param, ctx)
+
+
 class NumberList(click.ParamType[Any]):
     """Numbers separated by commas: 1,8,64."""
 

@@ -141,7 +141,8 @@ def measure(
 
 def _library(scenario: Scenario, target: Target, description: Description, path: Path | None) -> SampleLibrary:
     neighbours = scenario.scenario == "multi-stream"
-    return load(target, description.metadata, scenario.batch_size, scenario.seed, path, neighbours=neighbours)
+    metadata, parameters = description.metadata, description.parameters
+    return load(target, metadata, scenario.batch_size, scenario.seed, path, parameters, neighbours=neighbours)
 
 
 def _accuracies(

@@ -143,7 +143,7 @@ class AccuracyDocument(TypedDict):
     accuracy: float
     low: float
     high: float
-    expected: float | None  # The accuracy on the same test set that the model's file records.
+    expected: float | None  # The accuracy on its test set that the model's file records.
 
 
 class TargetDocument(TypedDict):

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,6 +69,7 @@ def load(
     batch_size: int,
     seed: int,
     path: Path | None = None,
+    parameters: Mapping[str, str] | None = None,
     *,
     neighbours: bool = False,
     size: int = LIBRARY_SIZE,
@@ -81,6 +82,7 @@ def load(
         batch_size: Samples per request.
         seed: Seeds the values and the order of the samples.
         path: A folder or an .npz file; without it, samples are random values.
+        parameters: Of the model's configuration: how pictures are prepared for it, and its labels.
         neighbours: A request holds consecutive samples from a random index; otherwise samples are drawn in shuffled
             rounds through all of them.
         size: The number of requests; fewer where they would exceed LIBRARY_BYTES.
@@ -95,9 +97,9 @@ def load(
     if path is None:
         samples = generate(metadata, size * batch_size, batch_size, random, LIBRARY_BYTES)
     elif path.is_dir():
-        samples = read_folder(metadata, path)
+        samples = read_folder(metadata, path, parameters or {})
     else:
-        samples = read_npz(metadata, path, batch_size)
+        samples = read_npz(metadata, path, batch_size, parameters or {})
     order = (_neighbours if neighbours else _rounds)(len(samples), batch_size, size, random)
     requests: list[bytes] = []
     total_bytes = 0
@@ -139,8 +141,9 @@ def _serialise_classify(target: Target, metadata: pb.ModelMetadataResponse, samp
     """A ClassifyRequest with a PNG file, which the server decodes."""
     array = next(iter(samples.inputs.values()))[index]
     pixels = np.squeeze(array)
-    if len(samples.inputs) != 1 or array.dtype != np.uint8 or pixels.ndim != 2:
-        raise SampleError(f"model {metadata.name!r} takes no grey image, which is all that Classify sends")
+    is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
+    if len(samples.inputs) != 1 or array.dtype != np.uint8 or not is_image:
+        raise SampleError(f"model {metadata.name!r} takes no grey or coloured image, which is all that Classify sends")
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "PNG")
     request = classifier_pb2.ClassifyRequest(

@@ -1,6 +1,7 @@
 """Reads samples from a numpy .npz file: one array per model input, and optionally `labels`."""
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,19 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
 from hangtag.serving.loadtest.errors import SampleError
 from hangtag.serving.loadtest.samples.arrays import Samples, sample_shape
+from hangtag.serving.loadtest.samples.image_folder import labels_of, require_known
 
-LABELS = "labels"
+IMAGES, LABELS = "images", "labels"
 
 
-def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int) -> Samples:
-    """Read the file's arrays [samples, ...], named as the model's inputs.
+def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int, parameters: Mapping[str, str]) -> Samples:
+    """Read the file's arrays [samples, ...], named as the model's inputs; ``images`` for a model's only input.
+
+    Args:
+        metadata: The model's metadata from its server.
+        file: An .npz file. Its ``labels``, if it has any, are the model's numbers or names of them.
+        batch_size: Samples per request.
+        parameters: Of the model's configuration, which have the labels' names.
 
     Raises:
         SampleError: When the file cannot be read, or its arrays do not fit the model or each other.
@@ -34,6 +42,8 @@ def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int) ->
             f"{file} is no .npz file of numbers: name a folder, or a file that numpy.savez has written"
         ) from error
     inputs = {}
+    if len(metadata.inputs) == 1 and IMAGES in arrays:
+        arrays.setdefault(metadata.inputs[0].name, arrays[IMAGES])
     for tensor in metadata.inputs:
         if tensor.name not in arrays:
             raise SampleError(
@@ -53,8 +63,14 @@ def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int) ->
         counts[LABELS] = len(labels)
     if len(set(counts.values())) != 1 or not all(counts.values()):
         raise SampleError(f"{file} has to hold equally many samples of each, and one at least, not {counts}")
-    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
-        raise SampleError(f"'labels' in {file} has to be one whole number a sample, not {labels.dtype} {labels.shape}")
+    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iuU"):
+        raise SampleError(
+            f"'labels' in {file} has to be one whole number or name a sample, not {labels.dtype} {labels.shape}"
+        )
+    if labels is not None and labels.dtype.kind == "U":
+        numbers = {label: number for number, label in enumerate(labels_of(parameters))}
+        require_known(labels.tolist(), numbers, metadata.name, file)
+        labels = np.array([numbers[label] for label in labels.tolist()])
     source = f"{len(next(iter(inputs.values()))):,} samples from {file}"
     return Samples(inputs, source, None if labels is None else labels.astype(np.int64))
 

@@ -1,4 +1,4 @@
-"""Interprets a classifier's outputs: which labels the image has, in which order, and with what probability."""
+"""Prepares a classifier's input, and interprets its outputs: which labels the image has, and with what probability."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hangtag.serving.image_spec import Pixels
+from hangtag.serving.server.classification.image_decoding import decoded
 from hangtag.serving.server.errors import InferenceError, InvalidRequestError
 from hangtag.serving.signature import Signature
 
@@ -40,7 +42,7 @@ class PredictedLabels:
 
 @dataclass(frozen=True)
 class Classifier:
-    """Knows the image size that a model takes, and how to read its outputs.
+    """Knows the pictures that a model takes, and how to read its outputs.
 
     The metadata ``hangtag.task`` decides how they are read. In task ``single_label``, also the default, exactly
     one label is right, so the answer is a ranking. In task ``multi_label`` the answer is a set of labels:
@@ -50,9 +52,10 @@ class Classifier:
     - Without, the set is all labels whose probability reaches the threshold, and at least the min_labels most probable.
     """
 
+    name: str
     signature: Signature
-    height: int
-    width: int
+    shape: tuple[int, ...]
+    """Of one picture: (height, width), or (height, width, 3)."""
 
     @classmethod
     def from_signature(cls, name: str, signature: Signature) -> "Classifier":
@@ -61,24 +64,52 @@ class Classifier:
         Raises:
             InvalidRequestError: The model does not classify images.
         """
-        size = _image_size(signature)
-        if size is None:
+        shape = signature.picture_shape
+        if shape is None:
             raise InvalidRequestError(
-                f"{name!r} is not a classifier of images (it needs one UINT8 [batch, height, width] input, an output "
-                "`probabilities`, and hangtag.labels in its metadata); call it for "
+                f"{name!r} is not a classifier of images (it needs one UINT8 input, [batch, height, width] or [batch, "
+                "height, width, 3], an output `probabilities`, and hangtag.labels in its metadata); call it for "
                 "inference instead"
             )
-        return cls(signature, *size)
+        return cls(name, signature, shape)
 
     @staticmethod
     def fits(signature: Signature) -> bool:
         """Whether a model with this signature classifies images."""
-        return _image_size(signature) is not None
+        return signature.picture_shape is not None
 
     @property
     def is_multi_label(self) -> bool:
         """Whether the model answers with a set of labels."""
         return self.signature.task == MULTI_LABEL
+
+    @property
+    def channels(self) -> int:
+        """1 for grey pictures, 3 for colour."""
+        return self.shape[2] if len(self.shape) == 3 else 1
+
+    def prepare(self, data: bytes) -> Pixels:
+        """Decode a PNG, JPEG or WebP file, and make it the model's input as its file says.
+
+        Returns:
+            UINT8 in ``shape``.
+
+        Raises:
+            InvalidRequestError: The image is empty, has another format, is damaged, or is larger than an image may be;
+                or it has another size than the model takes, and the model's file does not say how to make it fit.
+            QueueFullError: Too many large images are being decoded.
+        """
+        height, width = self.shape[:2]
+        with decoded(data, self.channels) as picture:
+            if self.signature.image is not None:
+                return self.signature.image.prepare(picture, whole=self.is_multi_label)
+            if picture.size == (width, height):
+                return np.asarray(picture)
+            raise InvalidRequestError(
+                f"the image has {picture.width} x {picture.height} pixels, {self.name!r} takes {width} x {height}, and "
+                "its file does not say how an image is made to fit. Scale it yourself, or record in the file what the "
+                f"model learned: hangtag models fit {self.name} --fit stretch|crop|pad"
+            )
 
     def read(self, outputs: Mapping[str, npt.NDArray[Any]], top_k: int) -> PredictedLabels:
         """Read the labels of the first sample.
@@ -124,13 +155,3 @@ class Classifier:
             )
             for index in chosen
         )
-
-
-def _image_size(signature: Signature) -> tuple[int, int] | None:
-    """Return height and width of the one image that a classifier takes; None if the model is not a classifier."""
-    probabilities = signature.output("probabilities")
-    if len(signature.inputs) == 1 and probabilities and signature.labels:
-        match signature.inputs[0].datatype, signature.inputs[0].shape, probabilities.shape:
-            case ["UINT8", [None, int(height), int(width)], [None, int(count)]] if count == len(signature.labels):
-                return height, width
-    return None

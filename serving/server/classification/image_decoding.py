@@ -1,4 +1,4 @@
-"""Decodes PNG, JPEG and WebP files to grey images, within limits on the memory that decoding takes."""
+"""Decodes PNG, JPEG and WebP files to grey or colour, within limits on the memory that decoding takes."""
 
 import io
 import re
@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from hangtag.serving import image_spec
 from hangtag.serving.server.classification import jpeg_file, png_file, webp_file
 from hangtag.serving.server.classification.image_header import ImageHeader, damaged
 from hangtag.serving.server.errors import InvalidRequestError, QueueFullError, ServerError
@@ -29,7 +29,7 @@ WAIT_SECONDS = 10.0
 """How long a large image waits for its turn before it is refused."""
 
 _BAND_PIXELS = 1 << 18
-"""Pixels that are converted to grey at a time, so that the copies of a conversion stay small, and other threads can run
+"""Pixels that are flattened at a time, so that the copies of a conversion stay small, and other threads can run
 between two bands."""
 
 
@@ -63,39 +63,47 @@ _FORMATS = (
 
 
 @contextmanager
-def decoded_grey(data: bytes, wait_seconds: float = WAIT_SECONDS) -> Iterator[Image.Image]:
-    """Decode a file to an upright image of mode "L", with transparent parts on white.
+def decoded(data: bytes, channels: int, wait_seconds: float = WAIT_SECONDS) -> Iterator[Image.Image]:
+    """Decode a file to an upright image of mode "L" or "RGB", with transparent parts on white.
 
     The memory that decoding takes counts until the caller is done with the image.
 
     Args:
         data: The file's content.
+        channels: 1 for grey, 3 for colour.
         wait_seconds: How long it may wait for the memory that other large images take.
 
     Raises:
         InvalidRequestError: The file is empty, has another format, is damaged, or is larger than an image may be.
         QueueFullError: Too many large images are being decoded.
     """
-    format_, header = _format_of(data), header_of(data)
-    with _reserve(header.memory, wait_seconds):
-        yield _decode(data, format_, header)
+    format_, header = _format_of(data), header_of(data, channels)
+    with _reserve(header.memory(channels), wait_seconds):
+        yield _decode(data, format_, header, channels)
 
 
-def header_of(data: bytes) -> ImageHeader:
+def header_of(data: bytes, channels: int) -> ImageHeader:
     """Read what a file says of itself: the size of its image, and the memory that decoding takes.
+
+    Args:
+        data: The file's content.
+        channels: 1 for grey, 3 for colour.
 
     Raises:
         InvalidRequestError: The file is empty, has another format, is damaged, or is larger than an image may be.
     """
     header = _format_of(data).read_header(data)
-    header.require_limits()
+    header.require_limits(channels)
     return header
 
 
 def is_large(data: bytes) -> bool:
-    """Whether decoding the file may take long, and wait for other large images. A file that is refused is not large."""
+    """Whether decoding the file, in colour, may take long, and wait for other large images.
+
+    A file that is refused is not large.
+    """
     try:
-        return header_of(data).memory >= LARGE_BYTES
+        return header_of(data, 1).memory(3) >= LARGE_BYTES
     except InvalidRequestError:
         return False
 
@@ -141,29 +149,29 @@ def _reserve(size: int, wait_seconds: float) -> Iterator[None]:
             _budget.changed.notify_all()
 
 
-def _decode(data: bytes, format_: _Format, header: ImageHeader) -> Image.Image:
+def _decode(data: bytes, format_: _Format, header: ImageHeader, channels: int) -> Image.Image:
     try:
-        grey = _load(data, format_, header)
-        ImageOps.exif_transpose(grey, in_place=True)
+        flat = _load(data, format_, header, channels)
+        ImageOps.exif_transpose(flat, in_place=True)
     except ServerError:
         raise
     except SyntaxError:  # how Pillow says that it cannot read the header
         raise damaged("its header is wrong") from None
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
         raise damaged(error) from error
-    grey.info.clear()
-    return grey
+    flat.info.clear()
+    return flat
 
 
-def _load(data: bytes, format_: _Format, header: ImageHeader) -> Image.Image:
-    """Decode a file, and convert it to grey. Only the grey image is in memory when this returns."""
+def _load(data: bytes, format_: _Format, header: ImageHeader, channels: int) -> Image.Image:
+    """Decode a file, and flatten it. Only the flat image is in memory when this returns."""
     with format_.reader(io.BytesIO(format_.picture(data))) as image:
         if image.size != (header.width, header.height):
             raise damaged("its header is wrong")
         image.load()
         if _may_lack_rows(image):
             format_.require_rows(data)
-        return _convert(image)
+        return _flattened(image, channels)
 
 
 def _may_lack_rows(image: Image.Image) -> bool:
@@ -171,27 +179,17 @@ def _may_lack_rows(image: Image.Image) -> bool:
     return _rows(image, image.height - 1, image.height).getbbox() is None or "interlace" in image.info
 
 
-def _convert(image: Image.Image) -> Image.Image:
-    """Convert an image to grey, a band of rows after the other."""
-    grey = Image.new("L", image.size)
+def _flattened(image: Image.Image, channels: int) -> Image.Image:
+    """Flatten an image, a band of rows after the other."""
+    flat = Image.new("L" if channels == 1 else "RGB", image.size)
     rows = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
-        grey.paste(_grey(_rows(image, top, min(top + rows, image.height))), (0, top))
-    grey.info = image.info  # says how the image was turned
-    return grey
+        flat.paste(image_spec.flattened(_rows(image, top, min(top + rows, image.height)), channels), (0, top))
+    flat.info = image.info  # says how the image was turned
+    return flat
 
 
 def _rows(image: Image.Image, top: int, bottom: int) -> Image.Image:
     """Return a copy of some rows. Image.crop would check their size against Image.MAX_IMAGE_PIXELS."""
     box = (0, top, image.width, bottom)
     return image.resize((image.width, bottom - top), Image.Resampling.NEAREST, box)
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255 instead of scaling
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        transparent = image.convert("RGBA")
-        white = Image.new("RGBA", transparent.size, "white")  # the background of shop photos
-        image = Image.alpha_composite(white, transparent)
-    return image.convert("L")

@@ -15,6 +15,8 @@ MAX_DECODING_BYTES = 240 << 20
 """Most memory that decoding an image may take. A photo of 50 megapixels, a baseline JPEG, takes 239 MiB."""
 
 _ROW_POINTER_BYTES = 8
+_FLAT_BYTES = {1: 1, 3: 4}
+"""Of a pixel, by the number of channels. Pillow keeps a fourth byte for a pixel of three colours."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,14 @@ class ImageHeader:
     """What stays in memory with the decoded image: copies of parts of the file, a decoder's buffers."""
     advice: str = "Scale it down."
 
-    @property
-    def memory(self) -> int:
-        """The most bytes that decoding the image to grey takes, the file itself not counted."""
+    def memory(self, channels: int) -> int:
+        """The most bytes that decoding the image to grey (1) or colour (3) takes, the file itself not counted."""
         rows = _ROW_POINTER_BYTES * 2 * max(self.width, self.height)
         decoded = self.decoded_bytes + self.kept_bytes
-        grey = self.width * self.height
-        return rows + max(decoded + self.decoder_bytes, decoded + grey, 2 * grey)  # twice while it is turned upright
+        flat = self.width * self.height * _FLAT_BYTES[channels]
+        return rows + max(decoded + self.decoder_bytes, decoded + flat, 2 * flat)  # twice while it is turned upright
 
-    def require_limits(self) -> None:
+    def require_limits(self, channels: int) -> None:
         """Raise InvalidRequestError for an image that is larger, or takes more memory to decode, than it may."""
         size = f"{self.width} x {self.height} pixels"
         if self.width <= 0 or self.height <= 0:
@@ -52,9 +53,9 @@ class ImageHeader:
             raise InvalidRequestError(
                 f"the image has {size}; edges of at most {MAX_EDGE:,} pixels are taken. Scale it down."
             )
-        if self.memory > MAX_DECODING_BYTES:
+        if (memory := self.memory(channels)) > MAX_DECODING_BYTES:
             raise InvalidRequestError(
-                f"the image, a {self.kind} of {size}, may take {_mib(self.memory)} MiB of memory to decode; at most "
+                f"the image, a {self.kind} of {size}, may take {_mib(memory)} MiB of memory to decode; at most "
                 f"{_mib(MAX_DECODING_BYTES)} MiB are taken. {self.advice}"
             )
 

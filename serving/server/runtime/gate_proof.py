@@ -52,8 +52,8 @@ def require_proof(file: Path) -> None:
         raise ModelLoadError(f"{file} cannot be read as an ONNX file: {error}") from error
     if _STRUCTURE not in _figures(metadata):
         raise ModelLoadError(
-            f"{file} has not passed the gate, which --require-proof demands. Publish it by 'hangtag export', with "
-            "--onnx FILE where somebody else has made it"
+            f"{file} has not passed the gate, which --require-proof demands. Publish it by 'hangtag export', or "
+            "by 'hangtag import' where somebody else has made it"
         )
     recorded = metadata.get(f"{PREFIX}graph_digest", "")
     if digest != recorded:

@@ -54,7 +54,7 @@ def test_the_server_runs_with_limits_and_without_rights(default_stack: Stack) ->
 
 
 def test_classify_from_another_container(default_stack: Stack) -> None:
-    answer = default_stack.client("classify", "--server", "server:8001", "--json", "/garments/bag-1.png")
+    answer = default_stack.client("classify", "--model=cnn", "--server=server:8001", "--json", "/garments/bag-1.png")
     assert json.loads(answer)["labels"][0]["name"] == "Bag"
 
 
@@ -102,7 +102,15 @@ def secured(secrets: Path) -> Iterator[Stack]:
 
 
 def call(secured: Stack, secrets: Path, *options: str) -> str:
-    command = ("classify", "--server", "server-tls:8001", "--json", "/garments/bag-1.png", "--timeout", "10", *options)
+    command = (
+        "classify",
+        "--model=cnn",
+        "--server=server-tls:8001",
+        "--json",
+        "/garments/bag-1.png",
+        "--timeout=10",
+        *options,
+    )
     # Mount files, not their folder: only the folder's owner may enter it.
     mounts = tuple(f"--volume={secrets}/{name}:{MOUNT}/{name}:ro" for name in ("ca.crt", "tokens"))
     return secured.client(*command, options=mounts)

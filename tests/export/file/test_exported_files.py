@@ -29,7 +29,7 @@ KEYS = {
     "task", "labels", "label_distances", "label_distances_from", "precision", "recipe", "seed", "parameters",
     "data_digest", "git_revision", "trained", "training", "versions", "export_git_revision", "nodes_before_folding",
     "processor", "validation_accuracy", "test_accuracy", "parity", "gate", "reference", "reference_labels",
-    "graph_digest",
+    "graph_digest", "examples", "image",
 }  # fmt: skip
 LABELS = [
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -60,7 +60,7 @@ def test_a_server_needs_the_file_alone_and_answers_as_pytorch_does(
         for start, size in enumerate([1, 2, 3, 7, 16, 64, 50]):
             images = garments.images[10 * start :][:size]
             with torch.inference_mode():
-                logits = exported.network(torch.tensor(images).float() / 255)
+                logits = exported.network(torch.tensor(images).float()[:, None] / 255)
             served = client.infer("elsewhere", {"image": images})
             np.testing.assert_allclose(served["logits"], logits.numpy(), atol=1e-4, rtol=0)
             np.testing.assert_allclose(served["probabilities"], logits.softmax(dim=1).numpy(), atol=1e-4, rtol=0)
@@ -144,4 +144,6 @@ def test_nothing_of_the_exporting_machine_is_in_it(exported: Exported) -> None:
     model = onnx.load(exported.file)
     for tensor in model.graph.initializer:
         tensor.raw_data = b""
+    (pictures,) = [entry for entry in model.metadata_props if entry.key == "hangtag.examples"]
+    model.metadata_props.remove(pictures)
     assert not re.findall(rb"(?:/[A-Za-z_][\w.-]+){2,}", model.SerializeToString())

@@ -11,7 +11,7 @@ from scipy.special import softmax
 
 from hangtag.export.errors import GateError
 from hangtag.export.gate import speed
-from hangtag.export.gate.checks import agreement, batching, calibration
+from hangtag.export.gate.checks import agreement, batching, calibration, logits
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.serving.signature import Signature, TensorSpec
 from tests.kit.exported import Exported
@@ -61,7 +61,8 @@ class ByTheBatch:
 
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         means = inputs["image"].mean(axis=(1, 2))
-        return {"logits": np.stack([means + means.max(), means], axis=1)}
+        scores = np.stack([means + means.max(), means], axis=1)
+        return {"logits": scores, "probabilities": scores}
 
 
 def test_only_the_answers_of_tied_images_may_depend_on_their_batch() -> None:
@@ -71,6 +72,18 @@ def test_only_the_answers_of_tied_images_may_depend_on_their_batch() -> None:
     with pytest.raises(GateError, match=r"^batching: logits of an image differ by .* Worst at test image \d\."):
         batching.check(runtime, images[:8], images, TOLERANCES["fp32"], 1.0)
     batching.check(runtime, images[:8], images, TOLERANCES["fp32"], 1.0, ties=range(8))
+
+
+def test_in_int8_images_that_no_camera_takes_are_measured_and_not_required() -> None:
+    """Its scales come from real ones."""
+    images = {"test": np.full((4, 2, 2), 9, np.uint8), "black": np.zeros((4, 2, 2), np.uint8)}
+    runtime: Any = ByTheBatch()
+    right = {kind: runtime.run({"image": pixels}) for kind, pixels in images.items()}
+    expected = right | {"black": {"logits": right["black"]["logits"] + 5}}
+    with pytest.raises(GateError, match="batch 1 of black images: logits differ from PyTorch's by 5"):
+        logits.check(runtime, images, expected, TOLERANCES["fp16"], 1.0, None)
+    figures = logits.check(runtime, images, expected, TOLERANCES["int8"], 1.0, None).figures
+    assert figures["max_logit_difference"]["black"]["64"] == 5
 
 
 # A temperature's fold, which may have damaged the file.

@@ -1,6 +1,8 @@
 """Samples that make and prove a converted file: what is read and refused; and when two answers are alike."""
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hangtag.export.errors import ExportError
 from hangtag.export.quantization import agreement, samples
 from hangtag.export.quantization.agreement import EQUAL, LABELS, VALUES, Agreement, Comparison
 from hangtag.serving.signature import Signature, TensorSpec
+from hangtag.training.errors import DataCorruptError
 
 Shape = tuple[int | None, ...]
 
@@ -37,7 +40,7 @@ def rows(count: int = 200) -> Any:
 
 def from_arrays(folder: Path, model: Signature, **arrays: Any) -> samples.Samples:
     np.savez(folder / "samples.npz", **arrays)
-    return samples.read(folder / "samples.npz", model, None)
+    return samples.read(folder / "samples.npz", model)
 
 
 def test_the_halves_are_disjoint_and_hold_every_sample(tmp_path: Path) -> None:
@@ -95,106 +98,74 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for content in (b"", b"no zip", b"PK\x03\x04 damaged"):
         (tmp_path / "samples.npz").write_bytes(content)
         with pytest.raises(ExportError, match=r"cannot be read as a \.npz file"):
-            samples.read(tmp_path / "samples.npz", ROWS, None)
+            samples.read(tmp_path / "samples.npz", ROWS)
     with pytest.raises(ExportError, match="there is no file or folder"):
-        samples.read(tmp_path / "none.npz", ROWS, None)
+        samples.read(tmp_path / "none.npz", ROWS)
     np.save(tmp_path / "one.npy", rows())
     with pytest.raises(ExportError, match=r"is one array without a name\. Write it with numpy\.savez"):
-        samples.read(tmp_path / "one.npy", ROWS, None)
-    with pytest.raises(ExportError, match=r"--preprocessing is for a folder of images"):
-        samples.read(tmp_path / "one.npy", ROWS, "scale=255")
+        samples.read(tmp_path / "one.npy", ROWS)
 
 
 # Folders of images.
 
-COLOURS = signature(image=("FP32", (None, 3, 8, 8)))
 
-
-def bytes_in(*shape: int | None) -> Signature:
-    return signature(image=("UINT8", (None, *shape)))
+def pictures_in(*shape: int | None, **metadata: str) -> Signature:
+    return replace(signature(image=("UINT8", (None, *shape))), metadata=metadata)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Forty images of one colour each, the last in a subfolder, and a file that is none."""
+    """Forty pictures, left half white and right half black, the last in a subfolder, and a file that is none."""
     photos = tmp_path / "photos"
     (photos / "more").mkdir(parents=True)
-    for name, colour in (("a.png", (255, 0, 51)), ("b.webp", (0, 0, 0)), ("more/c.png", (255, 255, 255))):
-        Image.new("RGB", (20, 10), colour).save(photos / name, lossless=True)
-    for place in range(37):
-        Image.new("RGB", (20, 10), (place, place, place)).save(photos / f"b{place:02}.png")
-    (photos / "notes.txt").write_text("no image")
+    halves = Image.new("RGB", (20, 10), "white")
+    halves.paste("black", (10, 0, 20, 10))
+    for place in range(39):
+        halves.save(photos / f"{place:02}.{'webp' if place else 'png'}", lossless=True)
+    halves.save(photos / "more/last.png")
+    (photos / "notes.txt").write_text("no picture")
     return photos
 
 
-def test_pixels_become_numbers_as_stated(folder: Path) -> None:
-    stated = "order=bgr scale=255 mean=0,0.5,1 std=1,1,2"
-    first, second, *_, last = samples.read(folder, COLOURS, stated).feeds
-    assert first["image"].shape == (1, 3, 8, 8)
-    assert first["image"].dtype == np.float32
-    assert first["image"][0, :, 0, 0] == pytest.approx([0.2, -0.5, 0.0])  # blue, green, red
-    assert second["image"][0, :, 7, 7] == pytest.approx([0, -0.5, -0.5])
-    assert last["image"][0, :, 3, 3] == pytest.approx([1, 0.5, 0])
+@pytest.mark.parametrize("shape", [(8, 8, 3), (8, 8)])
+@pytest.mark.parametrize("fit", [None, "pad"])
+def test_pictures_are_made_to_fit_as_the_file_says_and_else_are_stretched(
+    fit: str | None, shape: tuple[int, ...], folder: Path
+) -> None:
+    image = {"height": 8, "width": 8, "channels": 3 if len(shape) == 3 else 1, "fit": fit}
+    taken = samples.read(folder, pictures_in(*shape, **({"image": json.dumps(image)} if fit else {}))).feeds
+    assert len(taken) == 40
+    pixels = taken[-1]["image"]
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (1, *shape)
+    assert (pixels[0, 0, 0] == 255).all() == (fit is None)  # with pad the first row is filled up
 
 
-@pytest.mark.parametrize("shape", [(8, 8, 3), (8, 8), (3, 8, 8), (1, 8, 8)])
-def test_raw_pixels_need_no_preprocessing(shape: tuple[int, ...], folder: Path) -> None:
-    white = samples.read(folder, bytes_in(*shape), None).feeds[-1]["image"]
-    assert white.dtype == np.uint8
-    assert white.shape == (1, *shape)
-    assert (white == 255).all()
-
-
-def test_a_free_size_is_stated(folder: Path) -> None:
-    for shape in ((3, None, None), (3, 8, None)):
-        with pytest.raises(ExportError, match="state its size with --preprocessing size=HEIGHTxWIDTH"):
-            samples.read(folder, bytes_in(*shape), None)
-    assert samples.read(folder, bytes_in(3, None, None), "size=4x6").feeds[0]["image"].shape == (1, 3, 4, 6)
-
-
-def test_of_a_large_folder_a_thousand_images_are_taken_evenly(tmp_path: Path) -> None:
+def test_of_a_large_folder_a_thousand_pictures_are_taken_evenly(tmp_path: Path) -> None:
     image = Image.new("L", (1, 1))
     for place in range(1999):
         image.putpixel((0, 0), place // 8)
-        image.save(tmp_path / f"{place:04}.bmp")
-    taken = [int(feed["image"].item()) for feed in samples.read(tmp_path, bytes_in(1, 1), None).feeds]
+        image.save(tmp_path / f"{place:04}.png")
+    taken = [int(feed["image"].item()) for feed in samples.read(tmp_path, pictures_in(1, 1)).feeds]
     assert taken == [2 * place // 8 for place in range(1000)]
 
 
 @pytest.mark.parametrize(
-    "stated",
+    "model",
     [
-        "size=8", "size=0x8", "order=gbr", "scale=0", "scale=1,2,3", "mean=1,2", "std=-1", "mean=nan", "mean=",
-        "nonsense", "crop=5",
+        signature(image=("FP32", (None, 3, 8, 8))), pictures_in(3, 8, 8), pictures_in(None, 8, 3),
+        signature(a=("UINT8", (None, 8, 8)), b=("INT64", (None,))), signature(text=("BYTES", (None,))),
     ],
 )  # fmt: skip
-def test_a_preprocessing_that_is_not_understood_is_refused_with_an_example(stated: str, folder: Path) -> None:
-    with pytest.raises(ExportError, match=r"--preprocessing: .* is not understood \(.*\)\. For example: --preproc"):
-        samples.read(folder, COLOURS, f"scale=255 {stated}")
+def test_pictures_are_for_a_model_of_pictures(model: Signature, folder: Path) -> None:
+    with pytest.raises(ExportError, match=r"are no single picture UINT8 .* Say with --preprocessing how"):
+        samples.read(folder, model)
 
 
-@pytest.mark.parametrize(
-    ("model", "stated", "message"),
-    [
-        (COLOURS, None, "say how pixels from 0 to 255 become its numbers. For example: "),
-        (COLOURS, "size=9x9", "size=9x9 does not fit the model's input"),
-        (signature(image=("FP32", (None, 8, 8))), "mean=1,2,3", "has 3 means or stds, and the model's input 1 channel"),
-        (TWO, "scale=1", "are no single image"),
-        (signature(text=("BYTES", (None,))), "scale=1", "are no single image"),
-    ],
-)
-def test_images_that_do_not_fit_the_model_are_refused(
-    model: Signature, stated: str | None, message: str, folder: Path
-) -> None:
-    with pytest.raises(ExportError) as caught:
-        samples.read(folder, model, stated)
-    assert message in str(caught.value)
-
-
-def test_a_damaged_image_is_named(folder: Path) -> None:
-    (folder / "a.png").write_bytes(b"damaged")
-    with pytest.raises(ExportError, match=r"photos/a\.png cannot be read as an image"):
-        samples.read(folder, bytes_in(3, 8, 8), None)
+def test_a_damaged_picture_is_named(folder: Path) -> None:
+    (folder / "03.webp").write_bytes(b"damaged")
+    with pytest.raises(DataCorruptError, match=r"photos/03\.webp cannot be read as a picture"):
+        samples.read(folder, pictures_in(8, 8))
 
 
 def compare(rule: str, expected: Any, answered: Any) -> int:

@@ -99,6 +99,13 @@ def test_parameters_models_and_statistics(client: Client) -> None:
     assert client.models() == ["classifier", "gather", "text", "two_inputs"]
 
 
+def test_pixels_may_be_in_colour(kind: Kind, tmp_path: Path) -> None:
+    onnx_models.publish(tmp_path, "colours", onnx_models.colours())
+    blue = np.full((24, 36, 3), (10, 20, 200), np.uint8)
+    with running_server(tmp_path) as server, kind.open(kind.of(server)) as client:
+        assert [label.name for label in client.classify(blue, "colours").labels] == ["blue", "green", "red"]
+
+
 def test_a_model_is_named_once_whichever_versions_serve(kind: Kind, tmp_path: Path) -> None:
     for version in (1, 2):
         onnx_models.publish(tmp_path, "gather", onnx_models.gather(), version=version)

@@ -48,6 +48,15 @@ def test_labels_are_shown_with_their_probabilities(address: str, garment: Path) 
     assert "classifier version 1: " in result.stdout
 
 
+def test_images_of_one_name_are_shown_with_their_folders(address: str, garment: Path, tmp_path: Path) -> None:
+    files = [tmp_path / folder / "1.png" for folder in ("bags", "boots")]
+    for file in files:
+        file.parent.mkdir()
+        shutil.copy(garment, file)
+    shown = classify(address, *files, garment, columns=500).stdout
+    assert [line.strip() for line in shown.splitlines() if ".png" in line] == [*map(str, files), garment.name]
+
+
 @pytest.mark.parametrize("top_k", [1, 5, 99])
 def test_json_is_one_object_a_line(address: str, garment: Path, top_k: int) -> None:
     result = classify(address, garment, garment, "--json", "--top-k", top_k)
@@ -64,11 +73,11 @@ def test_an_image_that_fails_is_reported_and_the_others_are_classified(
 ) -> None:
     data = garment.read_bytes()
     bad = {
-        "text.png": (b"no image", "PNG, JPEG, WebP, BMP, GIF or TIFF"),
+        "text.png": (b"no image", "PNG, JPEG or WebP"),
         "empty.jpg": (b"", "0 bytes"),
         "short.png": (data[:60], "damaged"),
         "header.png": (data[:12], "damaged"),
-        "short.bmp": (b"BM and no more", "damaged"),
+        "picture.bmp": (b"BM and no more", "PNG, JPEG or WebP"),
     }
     for name, (content, _) in bad.items():
         (tmp_path / name).write_bytes(content)
@@ -85,17 +94,18 @@ def test_an_image_that_fails_is_reported_and_the_others_are_classified(
     assert standard_input.startswith("-: nothing")
 
 
-@pytest.mark.parametrize("format_", ["BMP", "GIF", "TIFF", "PNG"])
-@pytest.mark.parametrize("mode", ["L", "RGB", "P", "1"])
-def test_formats_that_the_server_does_not_read_are_converted(
-    address: str, garment: Path, tmp_path: Path, format_: str, mode: str
-) -> None:
-    with Image.open(garment) as image:
-        image.convert(mode).save(tmp_path / "boot.png")
-        image.convert(mode).save(tmp_path / "boot", format_)
-    result = classify(address, tmp_path / "boot", tmp_path / "boot.png", "--json")
-    converted, png = (answer["labels"] for answer in answers(result))
-    assert [label["name"] for label in converted] == [label["name"] for label in png]
+def test_without_a_model_the_only_classifier_answers_and_several_are_named(garment: Path, tmp_path: Path) -> None:
+    models = onnx_models.publish_all(tmp_path / "one", "gather", "classifier")
+    with running_server(models) as server:
+        (answer,) = answers(classify(server.address, garment, "--json", models=()))
+    assert answer["model"] == "classifier"
+    onnx_models.publish(models, "other", onnx_models.classifier())
+    with running_server(models) as server:
+        result = classify(server.address, garment, models=(), exit_code=1)
+    assert "2 models that classify images: classifier, other. Name one with --model" in result.stderr
+    with running_server(onnx_models.publish_all(tmp_path / "none", "gather")) as server:
+        result = classify(server.address, garment, models=(), exit_code=1)
+    assert "gather; name one with --model" in result.stderr
 
 
 def test_a_folder_stands_for_its_images_and_a_dash_for_standard_input(
@@ -107,10 +117,10 @@ def test_a_folder_stands_for_its_images_and_a_dash_for_standard_input(
     assert ".png" in empty.stderr
     shutil.copy(garment, tmp_path / "b.PNG")
     with Image.open(garment) as image:
-        image.save(tmp_path / "a.gif")
+        image.save(tmp_path / "a.webp", lossless=True)
     (tmp_path / "notes.txt").write_text("no image")
     result = classify(address, tmp_path, "-", "--json", typed=garment.read_bytes())
-    assert [Path(answer["image"]).name for answer in answers(result)] == ["a.gif", "b.PNG", "-"]
+    assert [Path(answer["image"]).name for answer in answers(result)] == ["a.webp", "b.PNG", "-"]
 
 
 @pytest.mark.parametrize(

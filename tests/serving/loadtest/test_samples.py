@@ -1,12 +1,14 @@
 """What is sent: random values, images of a folder, a data set's files, the arrays of an .npz file."""
 
 import gzip
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
 from tests.kit.fake_server import IMAGE, FakeServer, Tensor
 from tests.serving.loadtest.command import LOOP, QUICK, Loadtest, Measured
@@ -34,7 +36,7 @@ def source(measured: Measured, model: str = "fast") -> str:
 def folder(tmp_path: Path) -> Path:
     """Grey images in files of every usual format, 40 steps apart: JPEG and WebP are lossy."""
     (tmp_path / "images").mkdir()
-    for place, name in enumerate(("0.PNG", "1.jpg", "2.jpeg", "3.webp", "4.bmp", "5.gif")):
+    for place, name in enumerate(("0.PNG", "1.jpg", "2.jpeg", "3.webp", "4.png", "5.WebP")):
         Image.fromarray(np.full((28, 28), 40 * place, np.uint8)).save(tmp_path / "images" / name)
     return tmp_path / "images"
 
@@ -54,26 +56,69 @@ def test_images_are_sent_equally_often_in_a_seeded_order(server: FakeServer, loa
     assert first != other
 
 
-def test_images_fit_inputs_with_other_axes_and_are_tiled_on_larger_ones(
+def configured(**metadata: object) -> pb.ModelConfig:
+    """The configuration of a model whose file says this."""
+    values = {
+        f"hangtag.{key}": pb.ModelParameter(string_value=value if isinstance(value, str) else json.dumps(value))
+        for key, value in metadata.items()
+    }
+    return pb.ModelConfig(max_batch_size=64, parameters=values)
+
+
+def test_images_fit_inputs_with_other_axes_and_are_prepared_as_the_models_file_says(
     server: FakeServer, loadtest: Loadtest, folder: Path
 ) -> None:
-    """As for a model of several labels: 2 by 2 images of 28 pixels on 64, with a black border of 4."""
+    """A model of garment sets gets each image whole, in the middle of its canvas."""
     server.inputs["channels-last"] = [Tensor(name="image", datatype="UINT8", shape=[-1, 28, 28, 1])]
     server.inputs["canvas"] = [CANVAS]
-    models = ("fast", "channels-last", "canvas")
-    measured = loadtest(*models, *LOOP, "--samples", folder)
+    garments = {"height": 64, "width": 64, "fit": "garment"}
+    server.configs = {"canvas": configured(image=garments, task="multi_label")}
+    for file in folder.iterdir():
+        Image.fromarray(np.pad(np.full((26, 26), 255, np.uint8), 1)).save(file)  # bright, with an edge of black
+    measured = loadtest("fast", "channels-last", "canvas", *LOOP, "--samples", folder)
     assert {each["image"].shape for each in sent(server)} == {(1, 28, 28)}
     assert {each["image"].shape for each in sent(server, "channels-last")} == {(1, 28, 28, 1)}
-    assert source(measured, "canvas") == f"6 images from {folder}, 4 side by side in a picture of 64x64"
-    assert "Sent to canvas: 6 images from" in measured.text
-    seen = set()
+    assert source(measured, "canvas") == f"6 images from {folder}"
     for each in sent(server, "canvas"):
-        (pixels,) = each["image"]
-        tiles = [pixels[top : top + 28, left : left + 28] for top in (4, 32) for left in (4, 32)]
-        seen.add(tuple(round(tile[0, 0] / 40) for tile in tiles))
-        assert all((tile == tile[0, 0]).all() for tile in tiles)
-        assert pixels.sum(dtype=int) == sum(tile.sum(dtype=int) for tile in tiles)
-    assert seen == {tuple((first + place) % 6 for place in range(4)) for first in range(6)}
+        (pixels,) = each["image"] > 127
+        assert pixels[19:45, 19:45].mean() > 0.95
+        assert pixels.sum() <= 27 * 27
+
+
+@pytest.mark.parametrize("given", ["", "folder:"])
+def test_a_folder_for_each_label_is_read_in_colour_and_its_labels_are_the_models(
+    server: FakeServer, loadtest: Loadtest, tmp_path: Path, given: str
+) -> None:
+    """The answer is the place of the brightest channel, of which the folders say the name."""
+
+    def answer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        pixels = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(list(request.inputs[0].shape))
+        response = pb.ModelInferResponse(model_name=request.model_name)
+        values = pixels[:, 0, 0].astype(np.float32)
+        response.outputs.add(name="probabilities", datatype="FP32", shape=values.shape)
+        response.raw_output_contents.append(values.tobytes())
+        return response
+
+    server.answer = answer
+    server.inputs["colours"] = [Tensor(name="image", datatype="UINT8", shape=[-1, 8, 12, 3])]
+    stated = {"height": 8, "width": 12, "channels": 3, "fit": "crop"}
+    server.configs = {"colours": configured(image=stated, labels=["red", "green", "blue"])}
+    for place, label in enumerate(("red", "green", "blue")):
+        (tmp_path / "photos" / label / "more").mkdir(parents=True)
+        pixels = np.zeros((40, 30, 3), np.uint8)
+        pixels[..., place] = 200
+        Image.fromarray(pixels).save(tmp_path / "photos" / label / "1.png")
+        Image.fromarray(pixels[:8, :12]).save(tmp_path / "photos" / label / "more" / "2.png")
+    wrong = tmp_path / "photos/red/3.png"
+    Image.fromarray(pixels).save(wrong)
+    measured = loadtest("colours", *LOOP, "--accuracy", "--samples", f"{given}{tmp_path / 'photos'}")
+    assert source(measured, "colours") == f"7 images of 3 labels from {tmp_path / 'photos'}"
+    (target,) = measured.document["targets"]
+    assert (target["accuracy"]["correct"], target["accuracy"]["total"]) == (6, 7)
+    assert {each["image"].shape for each in sent(server, "colours")} <= {(1, 8, 12, 3), (7, 8, 12, 3)}
+    (tmp_path / "photos" / "pink").mkdir()
+    wrong.rename(tmp_path / "photos" / "pink" / "3.png")
+    loadtest.refused("photos pink 'colours' red, green, blue", "colours", *LOOP, "--samples", tmp_path / "photos")
 
 
 def test_a_multi_stream_query_holds_neighbours_from_a_random_sample(
@@ -153,7 +198,6 @@ def zeros(*shape: int, dtype: type = np.uint8) -> tensors.Array:
     return np.zeros(shape, dtype)
 
 
-SIZES = ((40, 40), (28, 65), (65, 28), (100, 100))
 LABELS = "t10k-labels-idx1-ubyte"
 
 
@@ -171,13 +215,15 @@ LABELS = "t10k-labels-idx1-ubyte"
         ("empty", b"", "fast", "numpy.savez"),
         ("images/text.png", b"no image", "fast", "text.png"),
         ("images/odd.png", (10, 20), "fast", "odd.png 10x20 'fast' 28x28"),
-        *(("only/only.png", size, "canvas", f"only.png {size[0]}x{size[1]} 64x64 smaller") for size in SIZES),
+        ("images/odd.png", b"GIF89a", "fast", "odd.png PNG, JPEG or WebP"),
         ("other/notes.txt", b"no image", "fast", "no images (.png, .jpg, t10k-images"),
+        ("other/red/1.png", (28, 28), "fast", "other red 'fast'"),
+        ("s.npz", {"images": zeros(2, 28, 28), "labels": np.array(["red", "blue"])}, "fast", "s.npz blue, red 'fast'"),
         (f"data/{LABELS}", b"", "fast", f"{LABELS} IDX"),
         (f"data/{LABELS}", b"no idx", "fast", f"{LABELS} IDX"),
         (f"data/{LABELS}", bytes((0, 0, 8, 1, 0, 0, 0, 9, 1)), "fast", f"{LABELS} IDX"),
         (f"data/{LABELS}", bytes((0, 0, 9, 1, 0, 0, 0, 1, 1)), "fast", f"{LABELS} IDX"),
-        *(("images/0.png", (28, 28), model, f"'{model}' grey UINT8") for model in ("floats", "flat", "free", "both")),
+        *(("images/0.png", (28, 28), model, f"'{model}' images UINT8") for model in ("floats", "flat", "free", "both")),
     ],
 )
 def test_samples_that_cannot_be_read_or_do_not_fit_are_refused_by_name(
@@ -199,14 +245,14 @@ def test_samples_that_cannot_be_read_or_do_not_fit_are_refused_by_name(
         "both": [IMAGE, IMAGE],
     }
     file = tmp_path / name
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, bytes):
         file.write_bytes(content)
     elif isinstance(content, dict):
         np.savez(file, **content)  # type: ignore[arg-type]
     else:
         Image.fromarray(zeros(*reversed(content))).save(file)
-    samples = file if file.parent == tmp_path else file.parent
+    samples = tmp_path / Path(name).parts[0]
     loadtest.refused(facts, model, *LOOP, "--samples", samples)
     assert server.requests == []
 

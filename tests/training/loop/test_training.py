@@ -77,7 +77,7 @@ def test_the_best_epoch_is_saved_and_of_equal_ones_the_first(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("limit", "message"),
     [
-        (64, r"the loss became (nan|inf) in epoch 1, by step 2 of 2.* a lower learning_rate"),
+        (64, r"the loss became (nan|inf) in epoch 1, by step 2 of 2.* a lower rate with --set learning_rate=RATE"),
         (32, "outputs are not finite after epoch 1"),  # a single step: its own loss is fine
     ],
 )

@@ -15,8 +15,15 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from hangtag.training.metrics.calibration import HIGHEST, LOWEST, fit_temperature, reliability
 from hangtag.training.metrics.multi_label import choose_thresholds, decide, decide_top
 from hangtag.training.metrics.multi_label import evaluate as evaluate_sets
-from hangtag.training.metrics.severity import distance_at_k, least_expected_distance, mean_severity
-from hangtag.training.metrics.single_label import evaluate, log_probabilities, per_class, worst
+from hangtag.training.metrics.single_label import (
+    distance_at_k,
+    evaluate,
+    least_expected_distance,
+    log_probabilities,
+    mean_severity,
+    per_class,
+    worst,
+)
 
 
 @st.composite
@@ -66,12 +73,9 @@ def test_the_worst_samples_by_hand() -> None:
     probabilities = np.array([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8], [0.01, 0.99]])
     logits, classes = np.log(probabilities).astype(np.float32), np.array([0, 1, 0, 1], np.uint8)
     first, second = worst(logits, classes, 2)
-    assert (first.image, first.true, first.predicted) == (1, 1, 0)
-    assert first.probability == pytest.approx(0.9)
-    assert first.loss == pytest.approx(-math.log(0.1))
-    assert second.image == 2
-    assert second.loss == pytest.approx(-math.log(0.2))
-    assert [sample.image for sample in worst(logits, classes, 9)] == [1, 2, 0, 3]
+    assert first == pytest.approx({"image": 1, "true": 1, "predicted": 0, "probability": 0.9, "loss": -math.log(0.1)})
+    assert second == pytest.approx({"image": 2, "true": 0, "predicted": 1, "probability": 0.8, "loss": -math.log(0.2)})
+    assert [sample["image"] for sample in worst(logits, classes, 9)] == [1, 2, 0, 3]
 
 
 # How severe mistakes are.

@@ -31,8 +31,8 @@ def make_network(seed: int) -> CnnRnn:
 @pytest.fixture(scope="module")
 def pixels() -> Tensor:
     """Six images of noise, from dark to dazzling."""
-    brightness = torch.tensor([0.1, 0.3, 0.5, 1, 2, 4])[:, None, None]
-    return torch.rand(6, 64, 64, generator=torch.Generator().manual_seed(0)) * brightness
+    brightness = torch.tensor([0.1, 0.3, 0.5, 1, 2, 4])[:, None, None, None]
+    return torch.rand(6, 1, 64, 64, generator=torch.Generator().manual_seed(0)) * brightness
 
 
 @torch.no_grad()

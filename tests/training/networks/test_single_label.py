@@ -38,7 +38,7 @@ def test_the_teachers_differ_in_the_resolution_of_their_stages(name: str, size: 
     for module in model.modules():
         if type(module).__name__ == "_Residual":
             module.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1:]))
-    model(torch.rand(2, 28, 28))
+    model(torch.rand(2, 1, 28, 28))
     assert [tuple(shape) for shape in seen] == [
         (64, size, size), (128, size // 2, size // 2), (256, size // 4, size // 4)
     ]  # fmt: skip
@@ -48,7 +48,7 @@ def test_the_teachers_differ_in_the_resolution_of_their_stages(name: str, size: 
 def test_images_become_ten_logits_each_which_depend_on_nothing_else(name: str) -> None:
     """Neither on the rest of the batch nor, but in training, on dropout."""
     torch.manual_seed(0)
-    model, pixels = build(name).eval(), torch.rand(3, 28, 28)
+    model, pixels = build(name).eval(), torch.rand(3, 1, 28, 28)
     logits = model(pixels)
     assert logits.shape == (3, 10)
     assert logits.dtype == torch.float32
@@ -71,12 +71,12 @@ def test_dropout_rates_are_the_studys() -> None:
 @pytest.mark.parametrize("name", ["lstm", "lstm2"])
 def test_an_lstm_reads_rows_from_top_to_bottom(name: str) -> None:
     torch.manual_seed(0)
-    model, pixels = build(name).eval(), torch.rand(1, 28, 28)
-    assert not torch.allclose(model(pixels), model(pixels.flip(1)), atol=1e-4)
-    assert not torch.allclose(model(pixels), model(pixels.transpose(1, 2)), atol=1e-4)
+    model, pixels = build(name).eval(), torch.rand(1, 1, 28, 28)
+    assert not torch.allclose(model(pixels), model(pixels.flip(2)), atol=1e-4)
+    assert not torch.allclose(model(pixels), model(pixels.transpose(2, 3)), atol=1e-4)
     for row in (0, 27):  # from the first to the last
         changed = pixels.clone()
-        changed[0, row] = 0
+        changed[0, 0, row] = 0
         assert not torch.allclose(model(pixels), model(changed), rtol=0, atol=1e-6)
 
 

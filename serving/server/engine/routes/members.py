@@ -139,10 +139,16 @@ def _difference(one: Signature, other: Signature) -> str:
         ("their task", one.task, other.task),
         ("their labels", one.labels, other.labels),
         ("whether requests are batched", one.batched, other.batched),
+        ("how a picture of another size is made to fit", *_fits(one, other)),
     ):
         if left != right:
             return f"{what}: {_shown(left)} and {_shown(right)}"
     return ""
+
+
+def _fits(one: Signature, other: Signature) -> tuple[str, str]:
+    """How pictures are made to fit; equal where a file does not say it, for a route prepares them as the first does."""
+    return (one.image.fit, other.image.fit) if one.image and other.image else ("", "")
 
 
 def _shown(value: object) -> str:

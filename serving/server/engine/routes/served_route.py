@@ -1,6 +1,7 @@
 """A route that serves under a name of its own, as a model's version does."""
 
 import hashlib
+import json
 import random
 from collections.abc import Callable, Mapping
 from typing import ClassVar
@@ -241,7 +242,12 @@ def _unfit(settings: CascadeSettings, signature: Signature) -> str:
 
 
 def _own(signature: Signature) -> Signature:
-    """The members' signature without what is the first one's alone, such as its accuracy."""
-    common = ("task", "labels", "label_distances", "threshold", "min_labels", "batched")
+    """The members' signature without what is the first one's alone, such as its accuracy.
+
+    The first one's examples are pictures with the labels that all members have.
+    """
+    common = ("task", "labels", "label_distances", "threshold", "min_labels", "batched", "examples")
     metadata = {key: value for key, value in signature.metadata.items() if key in common}
+    if signature.image is not None:
+        metadata["image"] = json.dumps(signature.image.as_json())
     return Signature(signature.inputs, signature.outputs, metadata, signature.batching_override)

@@ -1,13 +1,14 @@
 """A classification as a query: one image of hangtag.v1.Classifier for one model that classifies pictures."""
 
+import math
 import time
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from hangtag.protos import classifier_pb2 as pb
+from hangtag.serving.image_spec import ImageSpec, Pixels
 from hangtag.serving.server.batching.request import InferenceResult
-from hangtag.serving.server.classification import image_preprocessing as images
 from hangtag.serving.server.classification.classifier import Classifier
 from hangtag.serving.server.classification.image_decoding import is_large
 from hangtag.serving.server.engine.servable import Servable
@@ -19,36 +20,37 @@ Request: TypeAlias = pb.ClassifyRequest | pb.CompareRequest
 
 
 class RequestImage:
-    """The image of a request, converted once for each size and kind of model, however many models get it."""
+    """The image of a request, prepared once for all models that take the same pictures."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self._pixels: dict[tuple[int, int, bool], images.Pixels] = {}
+        self._pixels: dict[tuple[ImageSpec | None, tuple[int, ...], bool], Pixels] = {}
 
     @property
     def is_large(self) -> bool:
-        """Whether converting the image may take long, and wait for the memory that other large images take."""
+        """Whether preparing the image may take long, and wait for the memory that other large images take."""
         return self._request.WhichOneof("image") == "encoded" and is_large(self._request.encoded)
 
-    def pixels(self, classifier: Classifier) -> images.Pixels:
-        """Return UINT8 [height, width] in the classifier's size. Raises InvalidRequestError for an unusable image."""
-        form = (classifier.height, classifier.width, classifier.is_multi_label)
+    def pixels(self, classifier: Classifier) -> Pixels:
+        """Return UINT8 in the classifier's shape. Raises InvalidRequestError for an unusable image."""
+        form = (classifier.signature.image, classifier.shape, classifier.is_multi_label)
         if form not in self._pixels:
-            self._pixels[form] = self._convert(*form)
+            self._pixels[form] = self._prepare(classifier)
         return self._pixels[form]
 
-    def _convert(self, height: int, width: int, whole: bool) -> images.Pixels:
+    def _prepare(self, classifier: Classifier) -> Pixels:
         match self._request.WhichOneof("image"):
             case "encoded":
-                return images.preprocess(self._request.encoded, height, width, whole=whole)
+                return classifier.prepare(self._request.encoded)
             case "raw":
-                raw = self._request.raw
-                if (raw.height, raw.width) != (height, width) or len(raw.pixels) != height * width:
+                raw, (height, width) = self._request.raw, classifier.shape[:2]
+                if (raw.height, raw.width) != (height, width) or len(raw.pixels) != math.prod(classifier.shape):
                     raise InvalidRequestError(
-                        f"raw pixels must be {height} x {width}, {height * width} bytes; got {raw.height} x "
-                        f"{raw.width} and {len(raw.pixels)} bytes. Send a PNG, JPEG or WebP file to have it converted."
+                        f"raw pixels must be {' x '.join(map(str, classifier.shape))}, {math.prod(classifier.shape)} "
+                        f"bytes; got {raw.height} x {raw.width} and {len(raw.pixels)} bytes. Send a PNG, JPEG or WebP "
+                        "file to have it converted."
                     )
-                return np.frombuffer(raw.pixels, np.uint8).reshape(height, width)
+                return np.frombuffer(raw.pixels, np.uint8).reshape(classifier.shape)
             case _:
                 raise InvalidRequestError("no image in the request; set `encoded` (a PNG, JPEG or WebP file) or `raw`")
 

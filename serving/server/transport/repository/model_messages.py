@@ -1,9 +1,11 @@
 """The Open Inference Protocol's messages about the server and its models: metadata, configuration, statistics."""
 
+import json
 from collections.abc import Sequence
 from importlib import metadata
 
 from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.classification.classifier import Classifier
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.telemetry.model_statistics import Duration
 from hangtag.serving.server.telemetry.server_state import VersionState
@@ -12,7 +14,7 @@ from hangtag.serving.signature import TensorSpec
 PLATFORM = "onnxruntime_onnx"
 _EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 # Metadata of the ONNX file that is long and that only its owner needs: 'hangtag models' reads it from the file.
-_UNPUBLISHED_METADATA = ("training", "reference", "reference_labels")
+_UNPUBLISHED_METADATA = ("training", "reference", "reference_labels", "examples")
 
 
 def server_metadata(*more_extensions: str) -> pb.ServerMetadataResponse:
@@ -102,9 +104,14 @@ def model_statistics(state: VersionState) -> pb.ModelStatistics:
 
 
 def _parameters(model: Servable) -> dict[str, str]:
+    signature = model.signature
     published = {
-        f"hangtag.{key}": value for key, value in model.signature.metadata.items() if key not in _UNPUBLISHED_METADATA
+        f"hangtag.{key}": value for key, value in signature.metadata.items() if key not in _UNPUBLISHED_METADATA
     }
+    if signature.image is not None:  # also of a file of garments that an earlier release wrote, which does not say it
+        published["hangtag.image"] = json.dumps(signature.image.as_json())
+    if Classifier.fits(signature):
+        published["classifies_images"] = "true"
     return published | dict(model.parameters())
 
 

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hangtag.serving.server.classification.image_decoding import header_of
-from hangtag.serving.server.classification.image_preprocessing import preprocess
+from hangtag.serving.image_spec import ImageSpec
+from hangtag.serving.server.classification.image_decoding import decoded, header_of
 from hangtag.serving.server.errors import InvalidRequestError
 from tests.kit import memory
 from tests.kit.forkserver import CONTEXT, Forked
@@ -89,18 +89,24 @@ KINDS: dict[str, tuple[int, Write]] = {
 }
 
 
+def prepare(data: bytes) -> None:
+    """Decode a file as a classifier of garments does."""
+    with decoded(data, 1) as picture:
+        ImageSpec(28, 28, fit="garment").prepare(picture)
+
+
 def answer(pipe: Connection) -> None:
     """Send for each picture that comes the bytes that it gained, those that it counts, and why it was refused."""
     for format_ in ("PNG", "JPEG", "WEBP"):  # loads what is loaded once
-        preprocess(encoded(Image.new("RGB", (100, 100)), format_), 28, 28)
+        prepare(encoded(Image.new("RGB", (100, 100)), format_))
     while True:
         data, counted, error = pipe.recv_bytes(), 0, ""
         ctypes.CDLL(None).malloc_trim(0)  # so that memory that the last one left does not hide what this one takes
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
         before = memory.held()
         try:
-            preprocess(data, 28, 28)
-            counted = header_of(data).memory
+            prepare(data)
+            counted = header_of(data, 1).memory(1)
         except InvalidRequestError as refusal:
             error = str(refusal)
         pipe.send((memory.most_held() - before, counted, error))

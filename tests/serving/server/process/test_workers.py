@@ -7,6 +7,7 @@ import select
 import signal
 import threading
 from contextlib import ExitStack
+from http.client import IncompleteRead
 from pathlib import Path
 
 import grpc
@@ -125,7 +126,7 @@ class Caller:
                 try:
                     while not done.is_set():
                         self._add(call())
-                except ConnectionError:  # of HTTP; the next call needs another connection
+                except (ConnectionError, IncompleteRead):  # of HTTP; the next call needs another connection
                     self.failures.append(grpc.StatusCode.UNAVAILABLE)
                 except grpc.RpcError as error:
                     self.failures.append(error.code())

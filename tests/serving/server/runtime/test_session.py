@@ -39,7 +39,7 @@ def test_a_model_computes_what_its_graph_says_and_its_signature_is_read_from_the
     assert [str(spec) for spec in signature.outputs] == ["logits: FP32 [any, 10]", "probabilities: FP32 [any, 10]"]
     assert signature.labels == onnx_models.LABELS
     assert signature.task == "single_label"
-    assert set(signature.metadata) == {"labels", "task"}
+    assert set(signature.metadata) == {"image", "labels", "task"}
 
 
 @pytest.mark.parametrize(

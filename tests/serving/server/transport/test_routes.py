@@ -20,6 +20,7 @@ from hangtag.protos import inference_pb2 as pb
 from tests.kit import onnx_models, shipped
 from tests.kit.live import Array, LiveServer, failure, outputs, request
 from tests.kit.over_http import OVER_GRPC, inference_over_http, live_server
+from tests.kit.picture_files import encoded
 from tests.kit.rest import Rest, metrics
 from tests.kit.shipped import latest
 from tests.kit.waiting import TIMEOUT
@@ -104,6 +105,9 @@ def test_a_route_is_described_listed_and_ready_as_a_model_is(routed: LiveServer)
     }
     assert both["file_bytes"] == str(sum(latest(name).stat().st_size for name in ("lstm", "cnn")))
     assert not {"hangtag.accuracy", "hangtag.test_accuracy"} & both.keys(), "that is the first member's"
+    assert both["hangtag.image"] == parameters("lstm")["hangtag.image"]
+    photo = classifier_pb2.ClassifyRequest(model_name="both", encoded=encoded(np.zeros((40, 30), np.uint8)))
+    assert routed.classifier.Classify(photo, timeout=TIMEOUT).labels
     assert parameters("canary")["route_description"] == "Chosen by hand."
     assert routed.ready("both")
     assert routed.statistics("both").name == "both"

@@ -178,7 +178,7 @@ def _require_known(fields: list[tuple[str, str]]) -> None:
 def _content(image: bytes, fields: list[tuple[str, str]]) -> dict[str, Any]:
     """Return the image and top_k in the fields that ClassifyRequest and CompareRequest have both.
 
-    With ``height`` and ``width`` the image is raw: 8-bit grey pixels, row by row, in the model's size.
+    With ``height`` and ``width`` the image is raw: 8-bit pixels, row by row, in the model's size.
     """
     content: dict[str, Any] = {"top_k": _number(fields, "top_k", _UINT32_MAX) or 0}
     height, width = (_number(fields, name, _UINT32_MAX) for name in ("height", "width"))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from starlette.requests import Request
 from starlette.routing import Route
 
+from hangtag.serving.server.classification.examples import examples
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.transport.http.endpoints.message_json import to_dict
@@ -29,6 +30,7 @@ class ModelEndpoints:
             Route("/openapi.json", self.openapi),
             Route("/v2/health/live", self.live),
             Route("/v2/health/ready", self.ready),
+            Route("/v1/examples/{model}", self.examples),
         ]
         for path in MODEL_PATHS:
             routes += [
@@ -63,6 +65,10 @@ class ModelEndpoints:
 
     async def config(self, request: Request) -> HttpResponse:
         return json_response(to_dict(model_config(self._requested(request))))
+
+    async def examples(self, request: Request) -> HttpResponse:
+        name, _, version = request.path_params["model"].partition("@")
+        return json_response({"examples": examples(self._engine.model(name, version).signature)})
 
     def _requested(self, request: Request) -> Servable:
         return self._engine.model(request.path_params["model"], request.path_params.get("version", ""))

@@ -23,7 +23,7 @@ _FIELDS: dict[str, Schema] = {
     },
     "top_k": {**_UINT32, "description": "The most labels; 0: three of a ranking, all of a set."},
     "timeout": {"type": "integer", "minimum": 1, "maximum": 2**63 - 1, "description": "In microseconds."},
-    "height": {**_UINT32, "description": "With width: the image is raw 8-bit grey pixels, row by row."},
+    "height": {**_UINT32, "description": "With width: the image is raw 8-bit pixels, row by row."},
     "width": {**_UINT32, "description": "With height."},
 }
 _IMAGE = {"schema": BINARY_SCHEMA}

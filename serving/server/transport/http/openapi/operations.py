@@ -124,6 +124,13 @@ def _health(name: str, about: str, schema: str) -> dict[str, Operation]:
 
 _INDEX = [{"name": "lstm", "version": "2", "state": "READY", "reason": ""}]
 _SERVER = {"name": "hangtag", "version": "2.1.0", "extensions": ["binary_tensor_data"]}
+_NAMED = {
+    "name": "model",
+    "in": "path",
+    "required": True,
+    "description": "NAME or NAME@VERSION.",
+    "schema": {"type": "string", "minLength": 1},
+}
 _MODELS = {
     "name": "models",
     "in": "path",
@@ -168,6 +175,15 @@ PATHS: dict[str, dict[str, Operation]] = {
             {"oneOf": [reference("Classification"), reference("Comparison")]},
             classification.ANSWER,
             _MODELS,
+        )
+    },
+    "/v1/examples/{model}": {
+        "get": _operation(
+            "examples",
+            "Give the pictures to try a model with that its file has.",
+            _json("Examples", {"examples": [{"label": "Coat", "png": "iVBORw0KGgo="}]}),
+            _OF_MODEL,
+            parameters=(_NAMED,),
         )
     },
     "/metrics": {

@@ -56,6 +56,10 @@ SCHEMAS: dict[str, Schema] = {
         **_object("name max_batch_size input output", name=_TEXT, max_batch_size=_COUNT),
         "description": "The fields of Triton's model configuration that mean something here.",
     },
+    "Examples": _object(
+        "examples",
+        examples=_array(_object("label png", label=_TEXT, png={**_TEXT, "contentEncoding": "base64"})),
+    ),
     "Statistics": _object("model_stats", model_stats=_array(reference("ModelStatistics"))),
     "ModelStatistics": _object(
         "name version inference_count execution_count inference_stats",

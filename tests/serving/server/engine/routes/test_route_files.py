@@ -63,6 +63,7 @@ MISTAKES = {
     'split = {one = 50, "two@1" = 50}': "of two version 2 serves ('hangtag serve --num-versions'",
     'split = {one = 50, "sound@2" = 50}': "a route has version 1 alone",
     "split = {one = 50, index = 50}": "one and index differ in their inputs: x: FP32 [any, 2] and index",
+    "split = {pictures = 50, cropped = 50}": "how a picture of another size is made to fit: garment and crop",
     'split = {one = 100}\nshadow = {model = "tow", share = 1}': "its shadow tow does not serve",
     'split = {index = 100}\nshadow = {model = "index", share = 1}': "a shadow compares labels",
     CASCADE.replace('"y"', '"z"'): "the models have no output 'z'; they have y",
@@ -91,11 +92,20 @@ def doubled(shape: str) -> onnx.ModelProto:
     return onnx_models.from_text(f"(float{shape} x) => (float{shape} y) {{ y = Add(x, x) }}")
 
 
+def cropped() -> onnx.ModelProto:
+    """The classifier of garments, but for the pictures that it learned from."""
+    model = onnx_models.classifier()
+    properties = {each.key: each.value.replace("garment", "crop") for each in model.metadata_props}
+    onnx.helper.set_model_props(model, properties)
+    return model
+
+
 MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "index": onnx_models.gather,
     "sums": onnx_models.two_inputs,
     "one_label": onnx_models.free_axis,
     "pictures": onnx_models.classifier,
+    "cropped": cropped,
     "all": onnx_models.every_type,
     "fixed": lambda: doubled("[1, 2]"),
     "lengths": lambda: doubled("[batch, length]"),

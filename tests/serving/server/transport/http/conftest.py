@@ -33,7 +33,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def shown_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier in two versions, one of sets, one with HTML as labels, one that takes no pictures, and routes."""
+    """Classifiers in two versions, of sets, with HTML as labels, of colours; one that takes no pictures, and routes."""
     models = tmp_path_factory.mktemp("models")
     (models / "lstm").symlink_to(shipped.MODELS / "lstm")
     (models / "cnn_rnn").symlink_to(EXAMPLES / "outfits/models/cnn_rnn")
@@ -41,6 +41,7 @@ def shown_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, value in HOSTILE_METADATA.items():
         hostile.metadata_props.add(key=f"hangtag.{name}", value=value)
     onnx_models.publish(models, "hostile", hostile)
+    onnx_models.publish(models, "colours", onnx_models.colours())
     onnx_models.publish(models, "two_inputs", onnx_models.two_inputs())
     for name, at_least in (("sure", 0), ("unsure", 1)):
         accept = f'accept = {{output = "probabilities", at_least = {at_least}}}'

@@ -30,6 +30,7 @@ HOSTILE_METADATA = {
     "test_accuracy": "very good",
     "parameters": "many",
     "speed": "[",
+    "examples": '[{"label": 10, "png": ""}]',
 }
 """What only looks like hangtag's own metadata."""
 
@@ -90,13 +91,18 @@ class Shown:
     def texts(self, selector: str) -> list[str]:
         return self.page.locator(selector).all_inner_texts()
 
-    def drawing(self) -> tuple[bytes, Array]:
-        """The file of what is drawn, as the page offers it, and how bright its 28 x 28 pixels are."""
+    def examples(self, *, shown: bool = False) -> list[str | None]:
+        """The labels of the examples that the page offers, or of the one that it shows."""
+        buttons = self.page.locator(f"#examples button{'[aria-pressed=true]' * shown}").all()
+        return [button.get_attribute("title") for button in buttons]
+
+    def drawing(self, height: int = 28, width: int = 28) -> tuple[bytes, Array]:
+        """The file of what is drawn, as the page offers it, and how bright its pixels are."""
         with self.page.expect_download() as download:
             self.page.get_by_role("link", name="drawing.png").click()
         drawing = Path(download.value.path()).read_bytes()
         grey = np.asarray(Image.open(io.BytesIO(drawing)).convert("L"))
-        assert grey.shape == (28, 28)
+        assert grey.shape == (height, width)
         return drawing, grey
 
     def code(self, language: str) -> str:

@@ -33,6 +33,7 @@ OPERATIONS = [
     *(f"POST /v2/repository/models/{{model}}/{action}" for action in ("load", "unload")),
     "POST /v1/classify",
     "POST /v1/classify/{models}",
+    "GET /v1/examples/{model}",
 ]
 """All that the server offers to programs."""
 STATUSES = {"400", "401", "403", "404", "413", "415", "429", "500", "503", "504"}

@@ -36,7 +36,7 @@ def client(shown: LiveServer) -> Iterator[Client]:
 
 def test_the_first_example_is_answered_at_once_and_nothing_is_broken(page: Shown, client: Client) -> None:
     page.choose("lstm", "lstm@1")
-    answer = client.classify(picture("garments/t-shirt-top-2.png"), "lstm")
+    answer = client.classify(picture("garments/pullover-2.png"), "lstm")
     assert page.labels("lstm") == [label.name for label in answer.labels]
     assert page.shares("lstm") == [f"{label.probability:.1%}" for label in answer.labels]
     assert page.texts(".answer[data-model='lstm'] .distance") == [
@@ -79,6 +79,26 @@ def test_a_drawing_is_sent_as_a_small_picture_white_on_black(page: Shown, client
     assert grey[8:18, 13:15].min() > 200
     assert page.labels("lstm") == [label.name for label in client.classify(drawing, "lstm").labels]
     page.ask(lambda: page.page.get_by_text("Choose", exact=True).click())
+
+
+def test_a_model_of_other_pictures_has_its_own_examples_size_and_colours(page: Shown, client: Client) -> None:
+    page.choose("colours")
+    assert (page.examples(), page.examples(shown=True)) == (["red", "green", "blue"], ["red"])
+    assert page.labels("colours")[0] == "red"
+    page.page.get_by_text("Draw", exact=True).click()
+    page.page.get_by_label("Colour of the brush").fill("#0000ff")
+    page.page.locator("#pad").focus()
+    for key in (" ", "ArrowLeft"):
+        page.page.keyboard.press(key)
+    page.ask(lambda: page.page.keyboard.press(" "))
+    drawing, grey = page.drawing(24, 36)
+    assert grey[0, 0] == 255  # its file says that its pictures were bright
+    assert page.labels("colours")[0] == "blue"
+    assert page.labels("colours") == [label.name for label in client.classify(drawing, "colours").labels]
+    assert "garment" not in page.page.locator(".picture").inner_text()
+    page.ask(lambda: page.page.get_by_text("Choose", exact=True).click())
+    page.choose("lstm")
+    assert page.examples(shown=True) == ["Pullover"]
 
 
 @pytest.mark.parametrize("way", ["paste", "drop"])

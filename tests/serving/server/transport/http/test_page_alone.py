@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from hangtag import Client, Credentials
+from tests.kit import shipped
 from tests.kit.certificates import TOKEN, Certificates
 from tests.kit.live import LiveServer
 from tests.kit.over_http import live_server
@@ -56,7 +57,7 @@ def test_a_page_takes_a_token_and_sees_models_come_and_the_server_end(
         assert TOKEN not in page.code("curl")
         assert "$(cat TOKEN_FILE)" in page.code("grpcurl")
         assert page.page.evaluate("() => Object.keys({...localStorage, ...sessionStorage}).length") == 0
-        (tmp_path / "t-shirt-top-2.png").write_bytes(picture("garments/t-shirt-top-2.png"))
+        (tmp_path / "pullover-2.png").write_bytes(picture("garments/pullover-2.png"))
         page.choose("lstm")
         assert set(map(str, labels_by_code(page, tmp_path).values())) == {str([page.labels("lstm")])}
         credentials = Credentials(tls_ca=tmp_path / "CA_FILE", token_file=tmp_path / "TOKEN_FILE")
@@ -67,6 +68,28 @@ def test_a_page_takes_a_token_and_sees_models_come_and_the_server_end(
         server.server.stop(grace=0)
         look_again(page)
         expect(page.page.locator("#health")).to_have_text("unreachable")
+
+
+def test_it_opens_with_a_picture_that_all_models_that_ship_answer_rightly(browser: Browser) -> None:
+    with (
+        live_server("native", shipped.MODELS, http_port=0, instances=1) as server,
+        shown_page(browser, server.server.http_address) as page,
+    ):
+        names = [each.input_value() for each in page.page.locator("#chooser input").all()]
+        assert len(names) == 7
+        page.choose(*names)
+        assert {page.labels(name)[0] for name in names} == set(page.examples(shown=True))
+
+
+def test_examples_have_a_path_of_their_own_and_malformed_ones_are_left_out(shown: LiveServer) -> None:
+    with Rest(shown.server.http_address) as rest:
+        given = {name: rest.get(f"/v1/examples/{name}").json["examples"] for name in ("colours@1", "hostile", "lstm")}
+        configuration = rest.get("/v2/models/colours/config").json["parameters"]
+        assert rest.get("/v1/examples/nobody").status == 404
+    assert [each["label"] for each in given["colours@1"]] == ["red", "green", "blue"]
+    assert (given["hostile"], given["lstm"]) == ([], [])
+    assert "hangtag.examples" not in configuration
+    assert configuration["classifies_images"]["string_value"] == "true"
 
 
 def test_keys_draw(browser: Browser, shown: LiveServer) -> None:

@@ -57,6 +57,12 @@ export class Answers {
     byId("answers").replaceChildren(make("p", { class: "card nothing muted" }, text));
   }
 
+  /** Show that models are about to be asked. */
+  wait(models) {
+    this.calls.abort();
+    this.lay(models);
+  }
+
   /** Lay a card for each model. A model's card keeps what it shows until the new answer is there. */
   lay(models) {
     const old = new Map([...byId("answers").children].map((card) => [card.dataset.model, card]));

@@ -14,21 +14,38 @@ const HEALTH = { 0: "unreachable", 401: "token needed", 503: "not ready" };
 
 const answers = new Answers();
 const code = new Code();
-const chooser = new Chooser(ask);
+const chooser = new Chooser(choose);
 const picture = new PictureInput(ask);
 const live = new Live(start, showHealth);
 
 async function ask() {
   const models = chooser.chosen;
-  if (!picture.blob) return;
   if (!models.length) {
     code.hide();
     const none = "No model here takes pictures and has labels. The models below are called with their tensors.";
     answers.explain(chooser.models.length ? "Choose a model." : none);
     return;
   }
+  if (!picture.blob) {
+    code.hide();
+    answers.explain("Drop, paste or choose a picture, or draw one.");
+    return;
+  }
   code.show({ models: models.map((model) => model.id), file: picture.name }, picture.blob);
   askForToken(await answers.ask(models, picture.blob));
+}
+
+/** Other models are chosen: they may take other pictures. */
+async function choose() {
+  const models = chooser.chosen;
+  answers.wait(models);
+  let isAsked = false;
+  try {
+    isAsked = await picture.showFor(models);
+  } catch (error) {
+    askForToken(error);
+  }
+  if (!isAsked) await ask();
 }
 
 /** Read what the server has, and ask the first question. */
@@ -40,9 +57,7 @@ async function start() {
     document.title = `${server.name} ${server.version}`;
     chooser.show(models);
     showModels(models);
-    await picture.examples.show(models);
-    if (picture.blob) await ask();
-    else picture.examples.pick();
+    if (!(await picture.showFor(chooser.chosen))) await ask();
   } catch (error) {
     live.distrust();
     showHealth(error);

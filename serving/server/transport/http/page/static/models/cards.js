@@ -4,6 +4,8 @@ import { byId, bytes, count, make, percent, style } from "../dom.js";
 import { accuracy, json } from "./catalog.js";
 import { about, isRoute, settings } from "./routes.js";
 
+const MOST_LABELS = 30; // that a card lists
+
 export function showModels(models) {
   const cards = models.map((model) => (model.ready ? servedCard(model) : otherCard(model)));
   byId("models-section").hidden = false;
@@ -110,8 +112,13 @@ function signature({ metadata, config, facts }) {
   return [
     [metadata.inputs.length > 1 ? "inputs" : "input", list(metadata.inputs)],
     [metadata.outputs.length > 1 ? "outputs" : "output", list(metadata.outputs)],
-    ...(Array.isArray(labels) ? [["labels", labels.join(", ")]] : []),
+    ...(Array.isArray(labels) ? [["labels", listed(labels)]] : []),
   ];
+}
+
+function listed(labels) {
+  const more = labels.length - MOST_LABELS;
+  return more > 0 ? `${labels.slice(0, MOST_LABELS).join(", ")} and ${count(more)} more` : labels.join(", ");
 }
 
 function checks({ facts }) {

@@ -11,7 +11,18 @@ const SERIES = 6; // colours of the style sheet
  * @property {boolean} ready false: `reason` says why, and nothing below is known.
  * @property {boolean} isDefault whether calls without a version get this one.
  * @property {boolean} classifies whether it takes a picture and has labels.
+ * @property {Image} image what pictures it takes, if it does.
  * @property {Object<string, string>} facts the parameters of its configuration.
+ */
+
+/**
+ * The pictures that a model takes.
+ * @typedef {Object} Image
+ * @property {number} height
+ * @property {number} width
+ * @property {number} channels 1 for grey, 3 for colour.
+ * @property {string} fit how others are made to fit; undefined where the model's file does not say.
+ * @property {boolean} isDark whether those that it learned from were rather dark than bright.
  */
 
 /** Return every version of every model, by name, those that serve first. */
@@ -44,18 +55,17 @@ async function describe({ name, version, state, reason }) {
   for (const [key, { string_value }] of Object.entries(model.config.parameters ?? {})) model.facts[key] = string_value;
   model.multiLabel = model.facts["hangtag.task"] === "multi_label";
   model.ready = true;
-  model.classifies = classifies(model);
+  model.classifies = model.facts.classifies_images === "true";
+  if (model.classifies) model.image = image(model);
   return model;
 }
 
-/** The server's own rule: one UINT8 picture, and as many probabilities as there are labels. */
-function classifies({ metadata: { inputs, outputs }, facts }) {
-  const labels = json(facts["hangtag.labels"]);
-  const probabilities = outputs.find((output) => output.name === "probabilities");
-  if (!Array.isArray(labels) || !probabilities || inputs.length !== 1) return false;
-  const { datatype, shape } = inputs[0];
-  const known = shape.length === 3 && shape[1] > 0 && shape[2] > 0;
-  return datatype === "UINT8" && known && probabilities.shape.length === 2 && probabilities.shape[1] === labels.length;
+/** @returns {Image} */
+function image({ metadata, facts }) {
+  const [, height, width, channels = 1] = metadata.inputs[0].shape;
+  const { fit, mean = [0] } = json(facts["hangtag.image"]) ?? {};
+  const brightness = mean.reduce((sum, each) => sum + each, 0) / mean.length; // 0 black, 1 white
+  return { height, width, channels, fit, isDark: brightness < 0.5 };
 }
 
 /** The figure that says how often a model is right: its name and value, or null. */

@@ -21,8 +21,12 @@ export class Chooser {
 
   defaults() {
     const current = this.models.filter((model) => model.isDefault);
-    const ranking = current.filter((model) => !model.multiLabel); // one picture rarely suits both kinds
-    return (ranking.length ? ranking : current).slice(0, FIRST_CHOICE);
+    const ranking = current.filter((model) => !model.multiLabel);
+    const [first, ...others] = ranking.length ? ranking : current;
+    if (!first) return [];
+    const labels = (model) => model.facts["hangtag.labels"];
+    // A picture rarely suits models of other labels.
+    return [first, ...others.filter((model) => labels(model) === labels(first))].slice(0, FIRST_CHOICE);
   }
 
   /** Show the models that classify pictures. Those chosen before stay chosen. */

@@ -2,7 +2,7 @@
 
 import { byId, bytes } from "../dom.js";
 import { Examples } from "./examples.js";
-import { Pad } from "./pad.js";
+import { DRAWING, Pad } from "./pad.js";
 
 const PIXELATED = 96; // pixels: a smaller picture is shown with sharp pixels
 
@@ -12,7 +12,8 @@ export class PictureInput {
     this.onPicture = onPicture;
     this.blob = null;
     this.name = "";
-    this.examples = new Examples((blob, name) => this.show(blob, name));
+    this.example = ""; // the name of the example that is shown
+    this.examples = new Examples((blob, name) => this.show(blob, name, name));
     this.pad = new Pad((blob, name) => this.take(blob, name));
     byId("file").addEventListener("change", ({ target }) => {
       this.showFile(target.files[0]);
@@ -45,8 +46,32 @@ export class PictureInput {
     if (file) this.show(file, file.name || "picture.png");
   }
 
+  /** Offer the examples of models, and draw as the first of them sees. A picture that is none of these models' is
+   * replaced by one of theirs.
+   * @returns {Promise<boolean>} whether there is another picture, so that the models are asked already. */
+  async showFor(models) {
+    await this.examples.show(models);
+    if (models.length) this.pad.fit(models[0].image);
+    if (this.name === DRAWING) {
+      if (this.pad.send()) return true;
+      this.forget();
+    } else if (models.length && (!this.blob || (this.example && !this.examples.has(this.example)))) {
+      if (this.examples.pick()) return true;
+      this.forget();
+    }
+    this.examples.mark(this.example);
+    return false;
+  }
+
+  /** Show no picture. */
+  forget() {
+    this.blob = null;
+    this.name = this.example = "";
+    byId("preview").hidden = byId("caption").hidden = true;
+  }
+
   /** Show a picture of a file, and take it. */
-  show(blob, name) {
+  show(blob, name, example = "") {
     this.turn("file");
     const preview = byId("preview");
     URL.revokeObjectURL(preview.src);
@@ -63,13 +88,14 @@ export class PictureInput {
     byId("caption").hidden = false;
     preview.hidden = false;
     preview.src = URL.createObjectURL(blob);
-    this.take(blob, name);
+    this.take(blob, name, example);
   }
 
-  take(blob, name) {
+  take(blob, name, example = "") {
     this.blob = blob;
     this.name = name;
-    this.examples.mark(name);
+    this.example = example;
+    this.examples.mark(example);
     this.onPicture();
   }
 
@@ -77,7 +103,10 @@ export class PictureInput {
   turnTo(source) {
     this.turn(source);
     if (source === "pad") this.pad.send();
-    else if (this.name === "drawing.png") this.examples.pick();
+    else if (this.name === DRAWING && !this.examples.pick()) {
+      this.forget();
+      this.onPicture();
+    }
   }
 
   turn(source) {

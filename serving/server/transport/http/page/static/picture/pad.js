@@ -1,10 +1,13 @@
-// The pad to draw on, with a pointer or with keys: white on black, sent as a picture of 28 x 28 pixels.
+// The pad to draw on, with a pointer or with keys. The drawing is sent in the size of the model's pictures.
 
 import { byId, style } from "../dom.js";
 
-const SENT = 28;
-const STEP = 12; // of the pen for one key, in the canvas's pixels: one pixel of what is sent
+const LONGEST = 336; // the canvas's longer edge
+const STEP = 12; // of the pen for one key, in the canvas's pixels
 const ARROWS = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] };
+export const DRAWING = "drawing.png";
+const BLACK = "#000000";
+const WHITE = "#ffffff";
 
 export class Pad {
   /** @param {(blob: Blob, name: string) => void} onPicture called after each stroke. */
@@ -12,14 +15,35 @@ export class Pad {
     this.onPicture = onPicture;
     this.canvas = byId("pad");
     this.context = this.canvas.getContext("2d", { alpha: false });
-    this.strokes = []; // each a width and its points
     this.canvas.addEventListener("pointerdown", (event) => this.begin(event));
     this.canvas.addEventListener("pointermove", (event) => this.move(event));
     for (const end of ["pointerup", "pointercancel", "blur"]) this.canvas.addEventListener(end, () => this.end());
-    this.pen = [this.canvas.width / 2, this.canvas.height / 2]; // where keys draw
     this.canvas.addEventListener("keydown", (event) => this.key(event));
     byId("undo").addEventListener("click", () => this.change(() => this.strokes.pop()));
     byId("clear").addEventListener("click", () => this.change(() => (this.strokes = [])));
+    this.fit({ width: 28, height: 28, channels: 1, isDark: true });
+  }
+
+  /** Take the form of a model's pictures. A drawing of another form, or on other paper, is given up. */
+  fit(image) {
+    const { width, height, channels, isDark } = image;
+    if (JSON.stringify(image) === this.form) return;
+    this.form = JSON.stringify(image);
+    const scale = LONGEST / Math.max(width, height);
+    const paper = isDark ? BLACK : WHITE;
+    const [wide, high] = [Math.round(width * scale), Math.round(height * scale)];
+    const isSame = this.paper === paper && this.canvas.width === wide && this.canvas.height === high;
+    if (!isSame) {
+      [this.canvas.width, this.canvas.height] = [wide, high];
+      this.strokes = []; // each a colour, a width and its points
+      this.pen = [wide / 2, high / 2]; // where keys draw
+      byId("ink").value = isDark ? WHITE : BLACK;
+    }
+    [this.paper, this.width, this.height, this.isColour] = [paper, width, height, channels === 3];
+    style(byId("paper"), { width: `${(100 * wide) / LONGEST}%`, height: `${(100 * high) / LONGEST}%` });
+    byId("ink").hidden = !this.isColour;
+    const tones = this.isColour ? "in colour" : isDark ? "white on black" : "black on white";
+    byId("pad-about").textContent = `Sent as a picture of ${width} × ${height} pixels, ${tones}.`;
     this.draw();
   }
 
@@ -30,7 +54,8 @@ export class Pad {
   }
 
   start(point) {
-    this.stroke = { width: Number(byId("brush").value), points: [point] };
+    const colour = this.isColour ? byId("ink").value : this.paper === BLACK ? WHITE : BLACK;
+    this.stroke = { colour, width: Number(byId("brush").value), points: [point] };
     this.strokes.push(this.stroke);
     this.draw();
   }
@@ -41,7 +66,8 @@ export class Pad {
     if (!step && event.key !== " ") return;
     event.preventDefault(); // the page would scroll
     if (!step) return this.stroke ? this.end() : this.start(this.pen);
-    this.pen = this.pen.map((place, axis) => Math.min(Math.max(place + step[axis], 0), this.canvas.width));
+    const ends = [this.canvas.width, this.canvas.height];
+    this.pen = this.pen.map((place, axis) => Math.min(Math.max(place + step[axis], 0), ends[axis]));
     this.stroke?.points.push(this.pen);
     this.draw();
   }
@@ -74,30 +100,32 @@ export class Pad {
 
   draw() {
     const { context, canvas } = this;
-    context.fillStyle = "black";
+    context.fillStyle = this.paper;
     context.fillRect(0, 0, canvas.width, canvas.height);
-    context.strokeStyle = "white";
     context.lineCap = context.lineJoin = "round";
-    for (const { width, points } of this.strokes) {
+    for (const { colour, width, points } of this.strokes) {
+      context.strokeStyle = colour;
       context.lineWidth = width;
       context.beginPath();
       context.moveTo(...points[0]);
       for (const point of points.length > 1 ? points : [points[0]]) context.lineTo(...point);
       context.stroke();
     }
-    const [left, top] = this.pen.map((place) => `${(100 * place) / canvas.width}%`);
-    style(byId("pen"), { left, top }).classList.toggle("down", Boolean(this.stroke));
+    const [x, y] = this.pen;
+    const place = { left: `${(100 * x) / canvas.width}%`, top: `${(100 * y) / canvas.height}%` };
+    style(byId("pen"), place).classList.toggle("down", Boolean(this.stroke));
     byId("pad-hint").hidden = this.strokes.length > 0;
   }
 
-  /** Send what is drawn, if anything is. */
+  /** Send what is drawn; false where nothing is. */
   send() {
-    if (!this.strokes.length) return;
+    if (!this.strokes.length) return false;
     const small = document.createElement("canvas");
-    small.width = small.height = SENT;
+    [small.width, small.height] = [this.width, this.height];
     const context = small.getContext("2d", { alpha: false });
     context.imageSmoothingQuality = "high";
-    context.drawImage(this.canvas, 0, 0, SENT, SENT);
-    small.toBlob((blob) => this.onPicture(blob, "drawing.png"), "image/png");
+    context.drawImage(this.canvas, 0, 0, this.width, this.height);
+    small.toBlob((blob) => this.onPicture(blob, DRAWING), "image/png");
+    return true;
   }
 }

@@ -1,0 +1,184 @@
+"""Convert LSTMs to int8: dynamic quantization by ONNX Runtime's own quantizer, with constant scales.
+
+ONNX Runtime's DynamicQuantizeLSTM derives the scale of what it multiplies, the input and then the last hidden state,
+from the smallest and the largest value in the *whole batch*. So an image's answer would depend on the other images of
+its batch: of 2,000 test images 6 got another label from lstm2. Here both ranges are pinned: values at the bounds are
+added to them, with weights of 0, so that they change no result.
+
+- The input gets features that are always at its bounds: 1 for pixels in [0, 1] (their 8-bit scale is then 1/255, and
+  their quantization exact), the smallest and the largest value of pixels that are normalised otherwise, -1 and 1 for
+  the hidden states of an LSTM below.
+- The hidden state gets two units with saturated gates: their cells count 1, 2, 3, ... and -1, -2, -3, ..., so their
+  outputs are tanh(t) and -tanh(t). No other unit can be larger, since a cell changes by less than 1 in each step.
+
+All scales are then constants, and an answer is the same, bit for bit, alone and in any batch.
+
+The weights get scales at which every processor computes the same sums. A processor with AVX2 and without 8-bit dot
+products (AVX-512 VNNI, AVX-VNNI) multiplies activations, 0 to 255, with weights, -127 to 127, and adds the products of
+two neighbouring inputs in 16 bits. A sum beyond 32,767 saturates without notice, so that the file answers differently
+there. ONNX Runtime's ``reduce_range`` avoids this with 7 bits for all weights, which costs ``lstm`` more than one
+answer in a hundred. Here only the columns that need it get a larger scale: those where two neighbouring weights of one
+sign add up to more than 128.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxscript import optimizer
+
+from hangtag.export.arrays import Array
+from hangtag.export.errors import ExportError
+from hangtag.export.file.onnx_model import operators
+from hangtag.export.quantization.converters import converting
+
+_SATURATED = 20.0
+"""Added to a gate before its sigmoid or tanh: the result is 1 up to 2e-9, below half a step of FP32."""
+_HIDDEN_BOUNDS = (-1.0, 1.0)
+_PINNING_UNITS = 2
+_LARGEST = 127
+_LARGEST_PAIR = 127.0
+"""Of the magnitudes of two neighbours: 255 * (127 + 1) fits into 16 bits, and rounding may add 1/2 to each weight."""
+# Inputs of DynamicQuantizeLSTM: the place of the weights, of their scales, and of the FP32 weights in LSTM.
+_PLACES = ((1, 8, 1), (2, 10, 2))
+
+
+def quantize_lstms(model: onnx.ModelProto, pixels: tuple[float, float] = (0.0, 1.0)) -> onnx.ModelProto:
+    """Quantize the weights of every LSTM to 8 bits, with one scale per gate of each unit. Dense layers stay in FP32.
+
+    Args:
+        model: its first LSTM reads pixels, every other one the outputs of an LSTM.
+        pixels: the smallest and the largest value of a pixel.
+
+    Raises:
+        ExportError: the quantizer left an LSTM as it was.
+    """
+    pinned = pin_ranges(model, pixels)
+    with tempfile.TemporaryDirectory() as folder, converting():
+        quantized = Path(folder, "quantized.onnx")
+        quantize_dynamic(
+            pinned, quantized, op_types_to_quantize=["LSTM"], per_channel=True, weight_type=QuantType.QInt8
+        )
+        result = onnx.load(quantized)
+    counts = operators(result)
+    if counts["LSTM"] or counts["DynamicQuantizeLSTM"] != operators(model)["LSTM"]:
+        raise ExportError(
+            f"ONNX Runtime's quantizer left {counts['LSTM']} LSTMs as they were; their weights must be initializers. "
+            "This is a bug of the export."
+        )
+    _prevent_saturation(result, pinned)
+    return result
+
+
+def pin_ranges(model: onnx.ModelProto, pixels: tuple[float, float] = (0.0, 1.0)) -> onnx.ModelProto:
+    """Return the same network, still in FP32, with constant ranges of every LSTM's input and hidden state."""
+    pinned = onnx.ModelProto()
+    pinned.CopyFrom(model)
+    graph = pinned.graph
+    nodes: list[onnx.NodeProto] = []
+    bounds = tuple(value for value in pixels if value != 0)  # the quantizer always includes 0
+    for node in graph.node:
+        if node.op_type == "LSTM":
+            nodes += _pin(graph, node, bounds)
+            bounds = _HIDDEN_BOUNDS
+        else:
+            nodes.append(node)
+    copied = onnx.GraphProto(node=nodes)  # copied before the field is emptied
+    graph.ClearField("node")
+    graph.node.extend(copied.node)
+    optimizer.remove_unused_nodes(pinned)
+    return pinned
+
+
+def _pin(graph: onnx.GraphProto, node: onnx.NodeProto, bounds: tuple[float, ...]) -> list[onnx.NodeProto]:
+    """The nodes that replace an LSTM: padding of its input, the LSTM with two more units, slices of its outputs."""
+    name = next(filter(None, node.output))
+    values = {tensor.name: tensor for tensor in graph.initializer}
+    kernel, recurrent, bias = (numpy_helper.to_array(values[part]) for part in node.input[1:4])
+    inputs, hidden = kernel.shape[2], recurrent.shape[2]
+
+    def constant(suffix: str, value: Array) -> str:
+        graph.initializer.append(numpy_helper.from_array(value, f"{name}.{suffix}"))
+        return f"{name}.{suffix}"
+
+    padded, pads = node.input[0], []
+    for place, bound in enumerate(bounds):
+        amounts = constant(f"pads{place}", np.array([0, 0, 0, 0, 0, 1], np.int64))  # one at the end of the last axis
+        value = constant(f"bound{place}", np.array(bound, np.float32))
+        pads.append(helper.make_node("Pad", [padded, amounts, value], [f"{name}.in{place}"]))
+        padded = f"{name}.in{place}"
+
+    wider = onnx.NodeProto()
+    wider.CopyFrom(node)
+    del wider.input[:]
+    wider.input.extend(
+        [
+            padded,
+            constant("kernel", _padded_weights(kernel, (4, hidden, inputs), (_PINNING_UNITS, len(bounds)))),
+            constant("recurrent", _padded_weights(recurrent, (4, hidden, hidden), (_PINNING_UNITS, _PINNING_UNITS))),
+            constant("bias", _padded_bias(bias, hidden)),
+        ]
+    )  # the initial states default to zeros
+    (size,) = [attribute for attribute in wider.attribute if attribute.name == "hidden_size"]
+    size.i = hidden + _PINNING_UNITS
+    cut = [constant(part, np.array([value], np.int64)) for part, value in (("from", 0), ("to", hidden), ("axis", -1))]
+    slices = []
+    for place, output in enumerate(node.output):  # all steps and the last one, if they are read
+        if output:
+            wider.output[place] = f"{output}.all"
+            slices.append(helper.make_node("Slice", [f"{output}.all", *cut], [output]))
+    return [*pads, wider, *slices]
+
+
+def _padded_weights(weights: Array, shape: tuple[int, int, int], more: tuple[int, int]) -> Array:
+    """Weights [1, 4 * units, inputs], viewed in this shape and padded with zeros for more units and more inputs."""
+    padded = np.pad(weights.reshape(shape), ((0, 0), (0, more[0]), (0, more[1])))
+    return padded.reshape(1, -1, padded.shape[2])
+
+
+def _padded_bias(bias: Array, hidden: int) -> Array:
+    """A bias [1, 8 * hidden] (gates i, o, f, c, of input and recurrence), extended by that of the two pinning units."""
+    padded = np.pad(bias.reshape(8, hidden), ((0, 0), (0, _PINNING_UNITS)))
+    padded[0:3, hidden:] = _SATURATED
+    padded[3, hidden:] = _SATURATED, -_SATURATED
+    return padded.reshape(1, -1)
+
+
+def _prevent_saturation(quantized: onnx.ModelProto, original: onnx.ModelProto) -> None:
+    """Quantize the weights of every DynamicQuantizeLSTM again, in place, with scales that avoid saturation.
+
+    Args:
+        quantized: the output of ONNX Runtime's quantizer for ``original``, with one scale for each column.
+        original: the same network in FP32, whose LSTMs come in the same order.
+    """
+    weights = {tensor.name: tensor for tensor in original.graph.initializer}
+    tensors = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    lstms = [node for node in original.graph.node if node.op_type == "LSTM"]
+    for lstm, node in zip(
+        lstms, (node for node in quantized.graph.node if node.op_type == "DynamicQuantizeLSTM"), strict=True
+    ):
+        for place, scale_place, original_place in _PLACES:
+            # LSTM holds [1, 4 * units, inputs], DynamicQuantizeLSTM [1, inputs, 4 * units].
+            values, scales = quantize(numpy_helper.to_array(weights[lstm.input[original_place]])[0].T)
+            for name, array in ((node.input[place], values[None]), (node.input[scale_place], scales)):
+                array = array.reshape(tuple(tensors[name].dims))
+                tensors[name].CopyFrom(numpy_helper.from_array(array, name))
+
+
+def quantize(weights: Array) -> tuple[Array, Array]:
+    """Quantize a matrix to 8 bits, symmetrically, one scale for each column.
+
+    Args:
+        weights: FP32 [inputs, columns].
+
+    Returns:
+        INT8 [inputs, columns], and scales FP32 [columns] with ``weights`` about equal to their product.
+    """
+    pairs = np.pad(weights, ((0, len(weights) % 2), (0, 0))).reshape(-1, 2, weights.shape[1])
+    pair = np.maximum(*(np.clip(sign * pairs, 0, None).sum(axis=1).max(axis=0) for sign in (1, -1)))
+    scales = np.maximum(np.abs(weights).max(axis=0) / _LARGEST, pair / _LARGEST_PAIR)
+    scales = np.where(scales > 0, scales, 1).astype(np.float32)
+    return np.rint(weights / scales).astype(np.int8), scales

@@ -1,0 +1,142 @@
+"""Read a file that claims to be an ONNX model, before anything runs it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+from onnx import TensorProto
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
+
+from hangtag.export.errors import ExportError
+from hangtag.export.file import onnx_model
+
+MAX_BYTES = 2 * 1024**3 - 1
+"""Protobuf's own limit for one message, and so for a model in one file."""
+NEWEST_OPSET: int = onnx.defs.onnx_opset_version()
+DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+"""The domains whose operators ONNX Runtime implements. It reports a missing operator of them when it loads the file."""
+
+
+def read(path: Path, max_bytes: int = MAX_BYTES) -> onnx.ModelProto:
+    """Read the model, and take external data into it.
+
+    Args:
+        max_bytes: a model that is larger, external data included, is refused.
+
+    Raises:
+        ExportError: the file is missing, too large, no ONNX model or a part of one, has external data outside its own
+            folder, a text that is not UTF-8, or needs an opset or operators that ONNX Runtime lacks.
+    """
+    if not path.is_file():
+        raise ExportError(f"there is no file {path}.")
+    _require_size(path, path.stat().st_size, max_bytes)
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise ExportError(f"{path} is no ONNX file, or a part of one: its protobuf cannot be read.") from error
+    _require_texts(model, path)
+    if not (model.HasField("graph") and model.opset_import and model.graph.output):
+        raise ExportError(f"{path} is no ONNX model: it has no graph, no opset or no output.")
+    _take_in_external_data(model, path, max_bytes)
+    _require_known_operators(model, path)
+    return model
+
+
+def _require_texts(message: Message, path: Path) -> None:
+    """Require that every name and text is UTF-8, which protobuf does not check: it hands out bytes, or raises."""
+    try:
+        if isinstance(message, TensorProto):  # its other fields are numbers, which would be copied
+            texts: list[str | bytes] = [message.name, message.doc_string]
+        else:
+            texts = []
+            for field, value in message.ListFields():
+                if field.type == FieldDescriptor.TYPE_STRING:
+                    texts += [value] if isinstance(value, str | bytes) else value
+                elif field.type == FieldDescriptor.TYPE_MESSAGE:
+                    for inner in [value] if isinstance(value, Message) else value:
+                        _require_texts(inner, path)
+        broken = any(isinstance(text, bytes) for text in texts)
+    except UnicodeDecodeError:
+        broken = True
+    if broken:
+        raise ExportError(f"{path} is damaged: a name or a text in it is not UTF-8.")
+
+
+def _require_size(path: Path, size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise ExportError(
+            f"{path} holds {size / 1e6:,.1f} MB with its external data; at most {max_bytes / 1e6:,.1f} MB are taken."
+        )
+
+
+def _take_in_external_data(model: onnx.ModelProto, path: Path, max_bytes: int) -> None:
+    folder = path.parent.resolve()
+    external = [tensor for tensor in _tensors(model) if tensor.data_location == TensorProto.EXTERNAL]
+    total = path.stat().st_size
+    for tensor in external:
+        total += _require_inside(tensor, folder, path)
+        _require_size(path, total, max_bytes)
+    for tensor in external:  # onnx's own function for a whole model leaves out some of them
+        load_external_data_for_tensor(tensor, str(folder))
+        tensor.data_location = TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+def _require_inside(tensor: TensorProto, folder: Path, path: Path) -> int:
+    """Require that the tensor's data lie in a file of the model's own folder; return how many bytes they are."""
+    data = f"{path}: the data of tensor {tensor.name!r}"
+    try:
+        info = ExternalDataInfo(tensor)
+        offset, length = int(info.offset or 0), int(info.length or 0)
+    except ValueError as error:
+        raise ExportError(f"{data} cannot be located: {error}.") from error
+    location = Path(info.location or "")
+    if location.is_absolute() or ".." in location.parts or not location.parts:
+        raise ExportError(f"{data} lie at {str(location)!r}; only files in the model's own folder are read.")
+    file = (folder / location).resolve()
+    if not file.is_relative_to(folder):
+        raise ExportError(f"{data} lie at {str(location)!r}, a link that leaves the model's own folder.")
+    if not file.is_file():
+        raise ExportError(f"{data} are missing: there is no file {folder / location}.")
+    size = file.stat().st_size
+    if offset < 0 or length < 0 or offset + length > size:
+        raise ExportError(f"{data} end at byte {offset + length:,} of {folder / location}, which has {size:,}.")
+    return length or size - offset
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node of the model, those of subgraphs and of functions' bodies included."""
+    yield from onnx_model.nodes(model.graph)
+    for function in model.functions:
+        yield from onnx_model.nodes(function)
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Every tensor of the model, those of subgraphs, functions and attributes included."""
+    graphs = [model.graph]
+    for node in _nodes(model):
+        for attribute in node.attribute:
+            yield attribute.t
+            yield from attribute.tensors
+            graphs += [attribute.g, *attribute.graphs]
+    for graph in graphs:
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield sparse.values
+            yield sparse.indices
+
+
+def _require_known_operators(model: onnx.ModelProto, path: Path) -> None:
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+    if opset is not None and not 1 <= opset <= NEWEST_OPSET:
+        raise ExportError(f"{path} has opset {opset}; the installed onnx knows 1 to {NEWEST_OPSET}. Update it.")
+    known = {*DOMAINS, *(function.domain for function in model.functions)}
+    custom = sorted({f"{node.domain}.{node.op_type}" for node in _nodes(model) if node.domain not in known})
+    if custom:
+        raise ExportError(
+            f"{path} needs operators that ONNX Runtime does not have: {', '.join(custom[:5])}"
+            f"{' and more' if len(custom) > 5 else ''}. Export the model without custom operators."
+        )

@@ -1,0 +1,201 @@
+"""Decide whether a file is to be a classifier of pictures, by the options and by the files that lie with it."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from hangtag.export import child_process
+from hangtag.export.errors import ExportError
+from hangtag.export.file import onnx_model
+from hangtag.export.gate.check import BATCHING, STRUCTURE
+from hangtag.export.third_party import companions, probe, wrapping
+from hangtag.export.third_party.preprocessing import Preprocessing, Steps
+from hangtag.training.data.division import named
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """A network with its preprocessing and softmax in one file.
+
+    Attributes:
+        file: Without metadata under ``hangtag.``.
+        steps: What it does to pixels.
+        output: The name of the network's output with the scores.
+        scores: One of ``preprocessing.SCORES``.
+        batch: The size of the first axis; None where it is free.
+        bare_batch: The number of pictures that the bare network takes at a time; None where any.
+    """
+
+    file: Path
+    steps: Steps
+    output: str
+    scores: str
+    batch: int | None
+    bare_batch: int | None
+
+    def __str__(self) -> str:
+        """The preprocessing in words."""
+        steps = self.steps
+        size = (steps.spec.height, steps.spec.width)
+        return str(Preprocessing(size, steps.spec.fit, steps.order, steps.scale, steps.mean, steps.std))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a file is published as.
+
+    Attributes:
+        wrapped: The classifier; None where the file is published as it is.
+        labels: Of the outputs' last axis; None where nothing names them.
+        sources: What was taken from files that lie with the network, in sentences.
+        notes: What is done otherwise than these say, and what could not be taken, likewise.
+        reason: Why there is no classifier.
+    """
+
+    wrapped: Wrapped | None
+    labels: tuple[str, ...] | None
+    sources: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def summaries(self) -> dict[str, str]:
+        """For the terminal and the report."""
+        rows = {}
+        if self.wrapped is not None:
+            rows["image"] = f"{self.wrapped}, in the graph; scores are {self.wrapped.scores}"
+        if self.sources and self.wrapped is not None:
+            rows["taken"] = "; ".join(self.sources)
+        if self.notes:
+            rows["note"] = "; ".join(self.notes)
+        return rows
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What is written into the file about its image and origin (keys without their prefix)."""
+        if self.wrapped is None:
+            return {}
+        described = {
+            "task": "single_label", "image": json.dumps(self.wrapped.steps.image), "preprocessing": str(self.wrapped),
+        }  # fmt: skip
+        return described | ({"taken": json.dumps(self.sources)} if self.sources else {})
+
+    def why_no_pictures(self, taken: str) -> str | None:
+        """Why `hangtag classify` takes no pictures, or not all.
+
+        Args:
+            taken: what the probe says of the published file: ``all``, ``exact`` or ``none``.
+        """
+        if taken == "all":
+            return None
+        if taken == "exact":
+            return "takes pictures of exactly its size: add --preprocessing fit=stretch|crop|pad for others"
+        why = self.reason or "it needs one input of pictures, UINT8, an output probabilities, and labels"
+        return f"`hangtag classify` will not take pictures: {why}"
+
+
+def choose(
+    model: onnx.ModelProto,
+    bare: Path,
+    path: Path,
+    labels_file: Path | None,
+    preprocessing: str | None,
+    scores: str | None,
+) -> Plan:
+    """Make a classifier of pictures where the preprocessing is stated. Options win over the files that lie with it.
+
+    Args:
+        model: The network.
+        bare: Its file, external data included, which is written where it is needed; others are written where it lies.
+        path: The user's file.
+        labels_file: has the labels, one per line or as a JSON list.
+        preprocessing: the option; None without it.
+        scores: likewise.
+
+    Raises:
+        ExportError: the labels cannot be read, or the option is given and the network or the labels do not fit it.
+        GateError: the network ends the process that puts the preprocessing before it.
+    """
+    written = companions.read(path, model)
+    given = None if labels_file is None else tuple(read_labels(labels_file))
+    stated = Preprocessing.parse(preprocessing or "").over(written.preprocessing)
+    if preprocessing is None and not stated.is_stated:
+        image = "nothing says how pixels become its input (--preprocessing)"
+        return Plan(None, given, notes=written.notes, reason=image)
+    labels = given or _own_labels(model) or written.labels
+    bare.write_bytes(model.SerializeToString())
+    wrapped = _wrapped(bare, path, stated, scores or written.scores, len(labels or ()))
+    if isinstance(wrapped, str):
+        if preprocessing is not None:
+            raise ExportError(f"{path}: {wrapped} Nothing was published.")
+        return Plan(None, given, notes=written.notes, reason=wrapped.rstrip("."))
+    sources = [one for one in written.sources if labels == written.labels or " labels from " not in one]
+    if sources and preprocessing:
+        sources.append(f"--preprocessing {preprocessing} wins over these")
+    if sources and scores:
+        sources.append(f"--scores {scores} too")
+    return Plan(wrapped, labels, tuple(sources), written.notes)
+
+
+def _wrapped(bare: Path, path: Path, stated: Preprocessing, scores: str | None, labels: int) -> Wrapped | str:
+    """The classifier, or why there is none. One of a network for a fixed number of pictures gets a free batch axis,
+    where the network allows it."""
+    wrapped = _joined(bare, path, "classifier.onnx", stated, scores, labels)
+    if isinstance(wrapped, str) or wrapped.batch is None:
+        return wrapped
+    try:
+        free = _joined(bare, path, "freed.onnx", stated, wrapped.scores, labels, freed=True)
+        if isinstance(free, Wrapped) and probe.run(free.file, path)[BATCHING]["batched"]:
+            return replace(free, bare_batch=wrapped.batch)
+    except ExportError:
+        pass  # it computes for its own number of pictures alone
+    if wrapped.batch > 1:
+        return (
+            f"it takes {wrapped.batch} pictures at a time, and does not compute with other numbers. Export it with "
+            "a free first axis (dynamic_axes or dynamic_shapes of torch.onnx.export)."
+        )
+    return wrapped
+
+
+def _joined(
+    bare: Path, path: Path, name: str, stated: Preprocessing, scores: str | None, labels: int, *, freed: bool = False
+) -> Wrapped | str:
+    file = bare.with_name(name)
+    joined = child_process.run(
+        wrapping.wrap, path, STRUCTURE,
+        bare=str(bare), target=str(file), stated=asdict(stated), scores=scores, labels=labels, freed=freed,
+    )  # fmt: skip
+    if "unfit" in joined:
+        return str(joined["unfit"])
+    return Wrapped(file, Steps(**joined["steps"]), joined["output"], joined["scores"], joined["batch"], joined["batch"])
+
+
+def read_labels(path: Path) -> list[str]:
+    """Read a file of labels. Raises ExportError: it cannot be read, holds none, or names one twice."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"{path} cannot be read as text: {error}.") from error
+    try:
+        labels = json.loads(text)
+    except ValueError:
+        labels = [line.strip() for line in text.splitlines() if line.strip()]
+    if not (isinstance(labels, list) and labels and all(isinstance(label, str) and label for label in labels)):
+        raise ExportError(f"{path} holds no labels: expected one a line, or a JSON list of strings.")
+    if repeated := [label for label, count in Counter(labels).items() if count > 1]:
+        raise ExportError(f"{path} names {named(repeated)} more than once: answers could not be distinguished.")
+    return labels
+
+
+def _own_labels(model: onnx.ModelProto) -> tuple[str, ...] | None:
+    own: Mapping[str, str] = onnx_model.metadata(model)
+    try:
+        labels = json.loads(own.get("labels", "null"))
+    except (ValueError, RecursionError):
+        return None
+    is_list = isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)
+    return tuple(labels) if is_list else None

@@ -1,0 +1,251 @@
+"""How a picture's pixels become a network's input: what is stated about it, and the steps that follow from that."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from hangtag.export.arrays import Array, Pixels
+from hangtag.export.errors import ExportError
+from hangtag.serving.image_spec import FITS, ImageSpec, ImageSpecError
+
+EXAMPLE = '--preprocessing "size=224x224 fit=crop order=rgb scale=255 mean=0.485,0.456,0.406 std=0.229,0.224,0.225"'
+LOGITS, PROBABILITIES = "logits", "probabilities"
+SCORES = (LOGITS, PROBABILITIES)
+_NUMPY = {"FP32": np.float32, "FP16": np.float16, "UINT8": np.uint8}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is stated about how pixels, 0 to 255, become numbers: ((pixel / scale) - mean) / std. None: not stated.
+
+    Attributes:
+        size: Height and width.
+        fit: One of ``image_spec.FITS``: how a picture of another size is made to fit.
+        order: rgb or bgr: of the network's channels, and so of mean and std.
+        scale: By which pixels are divided first.
+        mean: Of pixels that were divided by scale, one number or one for each channel.
+        std: Likewise.
+    """
+
+    size: tuple[int, int] | None = None
+    fit: str | None = None
+    order: str | None = None
+    scale: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Preprocessing":
+        """Read ``size=HEIGHTxWIDTH fit=stretch|crop|pad order=rgb|bgr scale=255 mean=R,G,B std=R,G,B``.
+
+        Each part may be left out.
+
+        Raises:
+            ExportError: a key is unknown, or a value is none of its kind.
+
+        Example:
+            >>> Preprocessing.parse("order=bgr scale=255 mean=0.5 std=0.5").order
+            'bgr'
+        """
+        parsed = cls()
+        for part in text.split():
+            key, _, value = part.partition("=")
+            try:
+                parsed = replace(parsed, **{key: _value(key, value)})
+            except ValueError as error:
+                raise ExportError(
+                    f"--preprocessing: {part!r} is not understood ({error}). For example: {EXAMPLE}"
+                ) from error
+        return parsed
+
+    @classmethod
+    def of(cls, stated: Mapping[str, Any]) -> "Preprocessing":
+        """Of what ``asdict`` returns, after JSON."""
+        read: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in stated.items()
+        }
+        return cls(**read)
+
+    @property
+    def is_stated(self) -> bool:
+        """Whether anything is stated."""
+        return self != NOTHING
+
+    def over(self, other: "Preprocessing") -> "Preprocessing":
+        """This, and of the other what is not stated here."""
+        return Preprocessing(
+            **{
+                one.name: getattr(self if getattr(self, one.name) is not None else other, one.name)
+                for one in fields(self)
+            }
+        )
+
+    def __str__(self) -> str:
+        texts = {
+            "size": None if self.size is None else f"{self.size[0]}x{self.size[1]}",
+            "fit": self.fit,
+            "order": self.order,
+            "scale": None if self.scale is None else f"{self.scale:g}",
+            "mean": None if self.mean is None else ",".join(f"{value:.6g}" for value in self.mean),
+            "std": None if self.std is None else ",".join(f"{value:.6g}" for value in self.std),
+        }
+        return " ".join(f"{key}={text}" for key, text in texts.items() if text is not None)
+
+
+NOTHING = Preprocessing()
+
+
+@dataclass(frozen=True)
+class NetworkImage:
+    """The input of a network that takes one picture.
+
+    Attributes:
+        name: Of the input.
+        datatype: FP32, FP16 or UINT8.
+        batch: The size of its first axis; None where that is free.
+        channels: 1 or 3; None where that axis is free.
+        axis: Where the channels are: 1, or 3; None without an axis of channels.
+        height: None where that axis is free.
+        width: Likewise.
+    """
+
+    name: str
+    datatype: str
+    batch: int | None
+    channels: int | None
+    axis: int | None
+    height: int | None
+    width: int | None
+
+    @classmethod
+    def of(cls, name: str, datatype: str, shape: Sequence[int | None]) -> "NetworkImage | None":
+        """None for an input that is no picture: [batch, 1|3, height, width], [batch, height, width, 1|3], or
+        [batch, height, width]. Four free axes are [batch, channels, height, width]."""
+        if datatype not in _NUMPY or len(shape) not in (3, 4):
+            return None
+        if len(shape) == 3:
+            return cls(name, datatype, shape[0], 1, None, *shape[1:])
+        if shape[3] in (1, 3) and shape[1] not in (1, 3):
+            return cls(name, datatype, shape[0], shape[3], 3, *shape[1:3])
+        if shape[1] in (None, 1, 3):
+            return cls(name, datatype, shape[0], shape[1], 1, *shape[2:])
+        return None
+
+    def __str__(self) -> str:
+        edges: list[object] = [self.height or "any", self.width or "any"]
+        if self.axis is not None:
+            edges.insert(self.axis - 1, self.channels or "any")
+        return f"{self.name}: {self.datatype} [{', '.join(map(str, [self.batch or 'any', *edges]))}]"
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How UINT8 images become the network's input. The graph of the published file does it; NumPy here proves it.
+
+    Attributes:
+        image: The published file's, as ``ImageSpec.as_json`` has it.
+        order: rgb or bgr.
+        scale: See Preprocessing.
+        mean: In the network's order of channels.
+        std: Likewise.
+        axis: See NetworkImage.
+        datatype: Likewise.
+        input: The name of the network's input.
+    """
+
+    image: dict[str, Any]
+    order: str
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    axis: int | None
+    datatype: str
+    input: str
+
+    @property
+    def spec(self) -> ImageSpec:
+        return ImageSpec.of(self.image)
+
+    @property
+    def factor(self) -> Array:
+        """By which pixels are multiplied, before ``offset`` is added: FP32, one number or one for each channel."""
+        return np.asarray(1 / (self.scale * np.array(self.std)), np.float32)
+
+    @property
+    def offset(self) -> Array:
+        return np.asarray(-np.array(self.mean) / np.array(self.std), np.float32)
+
+    @property
+    def changes_values(self) -> bool:
+        """Whether pixels become other numbers."""
+        return bool((self.factor != 1).any() or (self.offset != 0).any())
+
+    def network_input(self, image: Pixels) -> Array:
+        """What the network gets of one image, in ``spec.shape``: a batch of one."""
+        pixels: Array = image.astype(np.float32).reshape(*image.shape[:2], -1)
+        if self.order == "bgr":
+            pixels = pixels[:, :, ::-1]
+        pixels = (pixels / np.float32(self.scale) - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        if self.axis is None:
+            pixels = pixels[:, :, 0]
+        elif self.axis == 1:
+            pixels = pixels.transpose(2, 0, 1)
+        taken: Array = np.ascontiguousarray(pixels[None]).astype(_NUMPY[self.datatype])
+        return taken
+
+
+def steps(stated: Preprocessing, network: NetworkImage) -> Steps:
+    """Complete what is stated: what is not changes nothing, and a picture of another size is stretched.
+
+    Raises:
+        ExportError: it does not fit the network's input, or it is unclear.
+    """
+    size = stated.size or (network.height, network.width)
+    height, width = size
+    if height is None or width is None:
+        raise ExportError(f"the network's input is {network}: state its size with --preprocessing size=HEIGHTxWIDTH.")
+    if any(own not in (None, edge) for own, edge in zip((network.height, network.width), size, strict=True)):
+        raise ExportError(f"size={height}x{width} does not fit the network's input {network}.")
+    channels = network.channels or 3
+    mean, std, order = stated.mean or (0.0,), stated.std or (1.0,), stated.order or "rgb"
+    if max(len(mean), len(std)) > channels:
+        raise ExportError(f"there are 3 means or stds, and the network's input {network} has 1 channel.")
+    if order == "bgr" and channels == 1:
+        raise ExportError(f"order=bgr is for colour, and the network's input {network} has 1 channel.")
+    if stated.scale is None and (stated.mean or stated.std) and max(*mean, *std) <= 1:
+        raise ExportError(
+            "pixels are numbers from 0 to 255, and mean and std look like those of pixels from 0 to 1: add scale=255 "
+            "to --preprocessing if the network learned from such, else scale=1."
+        )
+    scale = stated.scale or 1.0
+    of_rgb = [
+        tuple(value * scale / 255 for value in (values[::-1] if order == "bgr" else values)) for values in (mean, std)
+    ]
+    try:
+        image = ImageSpec(height, width, channels, mean=of_rgb[0], std=of_rgb[1], fit=stated.fit or "stretch")
+    except ImageSpecError as error:
+        raise ExportError(f"the preprocessing {stated} is for no image: {error}.") from error
+    completed = Steps(image.as_json(), order, scale, mean, std, network.axis, network.datatype, network.name)
+    if network.datatype == "UINT8" and completed.changes_values:
+        raise ExportError(f"the network's input {network} takes pixels as they are: leave scale, mean and std out.")
+    return completed
+
+
+def _value(key: str, text: str) -> Any:
+    if key == "size":
+        height, width = (int(size) for size in text.split("x"))
+        if min(height, width) < 1:
+            raise ValueError("a size is at least 1")
+        return height, width
+    if key == "order" and text in ("rgb", "bgr"):
+        return text
+    if key == "fit" and text in FITS:
+        return text
+    numbers = tuple(float(number) for number in text.split(",")) if key in ("scale", "mean", "std") else ()
+    if not numbers or len(numbers) not in ((1,) if key == "scale" else (1, 3)) or not np.isfinite(numbers).all():
+        raise ValueError(f"expected {', '.join(one.name for one in fields(Preprocessing))}, each with its value")
+    if key != "mean" and min(numbers) <= 0:
+        raise ValueError(f"{key} must be above 0")
+    return numbers[0] if key == "scale" else numbers

@@ -1,0 +1,220 @@
+"""Put the preprocessing before a network's graph, and the softmax behind it.
+
+The published input is ``image``, UINT8 [batch, height, width] or [batch, height, width, 3], and the outputs are
+``logits``, where the network's scores are logits, and ``probabilities``, FP32 [batch, labels].
+
+onnx's shape inference runs meanwhile, so a child process does it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from hangtag.export.errors import ExportError
+from hangtag.export.file import onnx_model
+from hangtag.export.third_party.preprocessing import (
+    LOGITS,
+    PROBABILITIES,
+    NetworkImage,
+    Preprocessing,
+    Steps,
+    steps,
+)  # fmt: skip
+
+IMAGE = "image"
+_RENAMED = {name: f"hangtag.network.{name}" for name in (IMAGE, LOGITS, PROBABILITIES)}
+_FIRST_OPSET = 7
+"""The first in which arithmetic fits shapes to each other."""
+_DATATYPES: Mapping[int, str] = {TensorProto.FLOAT: "FP32", TensorProto.FLOAT16: "FP16", TensorProto.UINT8: "UINT8"}
+_PASSING = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze")
+"""Operators through which scores pass on to the output."""
+
+
+def wrap(
+    bare: str, target: str, stated: dict[str, Any], scores: str | None, labels: int, *, freed: bool = False
+) -> dict[str, Any]:
+    """Write a file of preprocessing, network and softmax, in a child process.
+
+    Args:
+        bare: The network's file.
+        target: The file to write, without metadata under ``hangtag.``.
+        stated: A ``Preprocessing``, as ``asdict`` has it: how pixels become the network's input.
+        scores: One of ``preprocessing.SCORES``; None for what the graph shows: probabilities behind
+            a Softmax, else logits.
+        labels: How many there are.
+        freed: Whether to declare the first axis free. Whether the network then computes must be tried.
+
+    Returns:
+        ``steps``, what it does to pixels; ``output``, the name of the network's output with the scores; ``scores``;
+        and ``batch``, the size of the first axis, None where it is free. Where the input is no single picture, the
+        preprocessing does not fit it, or no output has a score for each label: ``unfit``, the reason.
+    """
+    if labels == 0:
+        return {"unfit": "nothing names the labels: give a file with --labels."}
+    model = onnx.load(bare)
+    try:
+        if freed:
+            _free(model, labels)
+        image = _image(model)
+        completed = steps(Preprocessing.of(stated), image)
+        output = _output(model, labels)
+        name, scores = output.name, scores or _scores(model.graph, output.name)
+        _join(model, image, output, completed, scores, labels)
+    except ExportError as error:
+        return {"unfit": str(error)}
+    onnx_model.write(model, {}, Path(target))
+    return {"steps": asdict(completed), "output": name, "scores": scores, "batch": image.batch}
+
+
+def _join(
+    model: onnx.ModelProto,
+    image: NetworkImage,
+    output: onnx.ValueInfoProto,
+    completed: Steps,
+    scores: str,
+    labels: int,
+) -> None:
+    """Put nodes before and behind the model's own, in place; none of its values keeps the name of a published one."""
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset < _FIRST_OPSET:
+        raise ExportError(f"the file has opset {opset}: export the network with opset {_FIRST_OPSET} or a newer one.")
+    batch = "batch" if image.batch is None else image.batch
+    before = _before(completed)
+    before.end(_RENAMED.get(image.name, image.name))
+    after = _after(output, scores)
+    onnx_model.rename(model.graph, _RENAMED)
+    graph = model.graph
+    nodes = onnx.GraphProto(node=[*before.nodes, *graph.node, *after.nodes])  # copied before the field is emptied
+    inputs = onnx.GraphProto(input=[value for value in graph.input if value.name != before.last])
+    for field in ("node", "input", "output"):
+        graph.ClearField(field)
+    graph.node.extend(nodes.node)
+    graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, (batch, *completed.spec.shape)))
+    graph.input.extend(inputs.input)  # that files of old versions list for each constant
+    for name in (LOGITS, PROBABILITIES) if scores == LOGITS else (PROBABILITIES,):
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, (batch, labels)))
+
+
+def _free(model: onnx.ModelProto, labels: int) -> None:
+    """Declare the first axis of the picture and of its scores as free."""
+    names = (_image(model).name, _output(model, labels).name)
+    del model.graph.value_info[:]  # they have the fixed size
+    for value in (*model.graph.input, *model.graph.output):
+        if value.name in names:
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
+
+
+def _image(model: onnx.ModelProto) -> NetworkImage:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    image = None
+    if len(inputs) == 1:
+        (value,) = inputs
+        datatype = _DATATYPES.get(value.type.tensor_type.elem_type, "")
+        image = NetworkImage.of(value.name, datatype, _shape(value))
+    if image is None:
+        shown = ", ".join(f"{value.name} {_shape(value)}" for value in inputs).replace("None", "any")
+        raise ExportError(
+            f"the network's inputs ({shown}) are no single picture in FP32, FP16 or UINT8, [batch, 3, height, width] "
+            "or [batch, height, width, 3]."
+        )
+    return image
+
+
+def _output(model: onnx.ModelProto, labels: int) -> onnx.ValueInfoProto:
+    """The output with a score for each label; of several the one that is called so."""
+    inferred: Mapping[str, onnx.ValueInfoProto] = {}
+    if any(not value.type.tensor_type.HasField("shape") for value in model.graph.output):
+        inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.output}
+    outputs = [inferred.get(value.name, value) for value in model.graph.output]
+    fitting = [value for value in outputs if _has_scores(value, labels)]
+    named = [value for value in fitting if value.name in (LOGITS, PROBABILITIES)]
+    if len(fitting) > 1 and len(named) == 1:
+        return named[0]
+    if len(fitting) == 1:
+        return fitting[0]
+    shown = ", ".join(f"{value.name} {_shape(value)}" for value in outputs).replace("None", "any")
+    count = "several have" if fitting else "none has"
+    raise ExportError(f"of the network's outputs ({shown}) {count} one score for each of {labels} labels.")
+
+
+def _has_scores(value: onnx.ValueInfoProto, labels: int) -> bool:
+    shape = _shape(value)
+    floats = value.type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
+    return floats and len(shape) >= 2 and shape[1] in (None, labels) and all(size == 1 for size in shape[2:])
+
+
+def _scores(graph: onnx.GraphProto, name: str) -> str:
+    makers = {output: node for node in graph.node for output in node.output}
+    while name in makers and makers[name].op_type in _PASSING:
+        name = makers[name].input[0]
+    return PROBABILITIES if name in makers and makers[name].op_type == "Softmax" else LOGITS
+
+
+def _before(given: Steps) -> "_Chain":
+    """From ``image`` to the network's input."""
+    height, width, channels = given.spec.height, given.spec.width, given.spec.channels
+    along = {None: [], 1: [channels, 1, 1], 3: [channels]}[given.axis]
+    chain = _Chain(IMAGE)
+    if given.order == "bgr":
+        chain.add("Gather", np.array([2, 1, 0]), axis=3)
+    if given.axis == 1 and channels == 3:
+        chain.add("Transpose", perm=[0, 3, 1, 2])
+    elif given.axis is not None and channels == 1:
+        axes = (0, 1, height, width) if given.axis == 1 else (0, height, width, 1)  # 0 keeps the batch
+        chain.add("Reshape", np.array(axes))
+    if given.datatype != "UINT8":
+        chain.add("Cast", to=TensorProto.FLOAT)
+        for operator, numbers, without in (("Mul", given.factor, 1), ("Add", given.offset, 0)):
+            if (numbers != without).any():
+                chain.add(operator, np.broadcast_to(numbers, channels).reshape(along) if along else numbers[0])
+    if given.datatype == "FP16":
+        chain.add("Cast", to=TensorProto.FLOAT16)
+    return chain
+
+
+def _after(output: onnx.ValueInfoProto, scores: str) -> "_Chain":
+    """From the network's scores to ``logits`` and ``probabilities``."""
+    chain = _Chain(_RENAMED.get(output.name, output.name))
+    if len(_shape(output)) > 2:
+        chain.add("Flatten", axis=1)
+    if output.type.tensor_type.elem_type == TensorProto.FLOAT16:
+        chain.add("Cast", to=TensorProto.FLOAT)
+    if scores == LOGITS:
+        chain.end(LOGITS)
+        chain.add("Softmax", axis=1)
+    chain.end(PROBABILITIES)
+    return chain
+
+
+class _Chain:
+    """A row of nodes, each of which takes the output of the one before."""
+
+    def __init__(self, first: str) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.last = first
+
+    def add(self, operator: str, constant: object = None, **attributes: Any) -> None:
+        """Add a node, with a constant as its second input if there is one."""
+        output = f"hangtag.{operator}.{self.last}"
+        inputs = [self.last]
+        if constant is not None:  # nodes, since files of old versions list each initializer as an input too
+            values = numpy_helper.from_array(np.asarray(constant))
+            inputs.append(f"{output}.constant")
+            self.nodes.append(helper.make_node("Constant", [], [inputs[1]], value=values))
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+        self.last = output
+
+    def end(self, name: str) -> None:
+        """Give the last value this name."""
+        self.nodes.append(helper.make_node("Identity", [self.last], [name], name=f"hangtag.{name}"))
+        self.last = name
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[int | None]:
+    return [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]

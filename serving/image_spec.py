@@ -1,0 +1,266 @@
+"""How a picture becomes a model's input.
+
+The trainer, the server and the load test prepare pictures by this module alone, so that all of them make the same
+numbers of the same file.
+
+A file states it as ``hangtag.image``, a JSON object with the fields of :class:`ImageSpec`.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+
+FITS = ("stretch", "crop", "pad", "garment")
+"""What may be done to a picture of another size: change its proportions, cut its longer edge, fill up its shorter edge,
+or convert it as the authors of Fashion-MNIST converted their photos."""
+MAX_EDGE = 4_096
+"""The largest height and width of a model's input, in pixels."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+"""How the names of pictures end. The formats are those that the server decodes within its limits, so that every command
+takes the same files."""
+
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_THUMBNAIL_EDGE = 73  # the height of the shop's thumbnails that Fashion-MNIST was made of
+_BACKGROUND_TOLERANCE = 0.05 * 255  # the authors' 5 % of the maximum intensity
+
+Pixels = npt.NDArray[np.uint8]  # [height, width] or [height, width, 3]
+
+
+class ImageSpecError(ValueError):
+    """A description of an image is malformed."""
+
+
+class PictureError(ValueError):
+    """A file cannot be read as a picture."""
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """The pictures that a model takes.
+
+    Attributes:
+        height: Of the model's input, in pixels.
+        width: Of the model's input, in pixels.
+        channels: 1 for grey pictures, UINT8 [batch, height, width]; 3 for colour, UINT8 [batch, height, width, 3].
+        mean: Of pixels from 0 to 1, one number or one for each channel. The graph subtracts it.
+        std: By which the graph then divides.
+        fit: One of FITS: how a picture of another size is made to fit. One of the right size is used as it is.
+
+    Raises:
+        ImageSpecError: A value is out of range.
+
+    Example:
+        >>> ImageSpec(64, 64, channels=3, fit="crop").shape
+        (64, 64, 3)
+    """
+
+    height: int
+    width: int
+    channels: int = 1
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    fit: str = "stretch"
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= MAX_EDGE:
+                raise ImageSpecError(f"{name} must be a whole number from 1 to {MAX_EDGE:,}, not {value!r}")
+        if self.channels not in (1, 3):
+            raise ImageSpecError(f"channels must be 1 (grey) or 3 (colour), not {self.channels!r}")
+        if self.fit not in FITS:
+            raise ImageSpecError(f"fit must be one of {', '.join(FITS)}, not {self.fit!r}")
+        if self.fit == "garment" and self.channels == 3:
+            raise ImageSpecError("fit garment is for grey pictures; use stretch, crop or pad for colour")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or len(values) not in (1, self.channels):
+                raise ImageSpecError(f"{name} must be one number, or one for each of the {self.channels} channels")
+            if not all(_is_number(value) and (name == "mean" or value > 0) for value in values):
+                raise ImageSpecError(f"{name} must hold finite numbers{', above 0' if name == 'std' else ''}")
+
+    @classmethod
+    def parse(cls, text: str) -> "ImageSpec":
+        """Read the value of ``hangtag.image``.
+
+        Raises:
+            ImageSpecError: It is no JSON object of these fields, or a value is out of range.
+        """
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ImageSpecError(f"it is not JSON: {error}") from error
+        return cls.of(value)
+
+    @classmethod
+    def of(cls, value: object) -> "ImageSpec":
+        """Make a description of the object that ``as_json`` returns. Raises ImageSpecError as ``parse`` does."""
+        known = {one.name for one in fields(cls)}
+        if not isinstance(value, Mapping) or not {"height", "width"} <= set(value) <= known:
+            raise ImageSpecError(f"it must be an object with height, width, and of {', '.join(sorted(known))} no other")
+        arguments: dict[str, Any] = {
+            key: tuple(item) if isinstance(item, list) else item for key, item in value.items()
+        }
+        return cls(**arguments)
+
+    def as_json(self) -> dict[str, Any]:
+        """The description as JSON's values."""
+        return {key: list(item) if isinstance(item, tuple) else item for key, item in asdict(self).items()}
+
+    def __str__(self) -> str:
+        """For people, such as "64x64 pixels, colour, crop"."""
+        return f"{self.height}x{self.width} pixels, {'colour' if self.channels == 3 else 'grey'}, {self.fit}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one picture: (height, width), or (height, width, 3)."""
+        return (self.height, self.width) if self.channels == 1 else (self.height, self.width, self.channels)
+
+    def read(self, file: Path) -> Pixels:
+        """Read a picture of the user's own, as the server would prepare it.
+
+        Args:
+            file: A PNG, JPEG or WebP file.
+
+        Returns:
+            UINT8 in ``shape``.
+
+        Raises:
+            PictureError: It cannot be read.
+
+        Example:
+            >>> ImageSpec(64, 64, channels=3).read(Path("photo.jpg")).shape
+            (64, 64, 3)
+        """
+        return self.prepare(upright(file, self.channels))
+
+    def prepare(self, picture: Image.Image, *, whole: bool = False) -> Pixels:
+        """Make a picture fit.
+
+        Args:
+            picture: Upright, and flattened to this number of channels; see :func:`flattened`. It may be changed.
+            whole: With fit garment: the picture shows several garments, whose places and relative sizes matter, so
+                that all of it is scaled down instead of one garment being cut out.
+
+        Returns:
+            UINT8 in ``shape``.
+        """
+        size = (self.width, self.height)
+        if picture.size == size:
+            return np.asarray(picture)
+        if self.fit == "garment":
+            return _fit_whole(picture, *self.shape) if whole else _convert_garment(picture, *self.shape)
+        if self.fit == "crop":
+            return np.asarray(ImageOps.fit(picture, size, Image.Resampling.BILINEAR))
+        if self.fit == "pad":
+            return np.asarray(ImageOps.pad(picture, size, Image.Resampling.BILINEAR, _edge_colour(picture)))
+        return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
+
+
+def opened(file: Path) -> Image.Image:
+    """Open a PNG, JPEG or WebP file of the user's own; its pixels are decoded when they are needed.
+
+    Raises:
+        PictureError: It is empty, has another format, or its header is damaged.
+    """
+    try:
+        return Image.open(file, formats=_FORMATS)
+    except UnidentifiedImageError:
+        empty = not file.stat().st_size
+        why = "it is empty" if empty else "it is not a PNG, JPEG or WebP file; convert it to one of them"
+        raise PictureError(why) from None
+    except Exception as error:  # Pillow's readers raise whatever a broken file makes them raise
+        raise PictureError(_reason(error)) from error
+
+
+def upright(file: Path, channels: int) -> Image.Image:
+    """Decode a PNG, JPEG or WebP file, turn it as its EXIF data says, and flatten it.
+
+    Raises:
+        PictureError: It cannot be read.
+    """
+    with opened(file) as picture:
+        try:
+            return flattened(ImageOps.exif_transpose(picture), channels)
+        except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
+            raise PictureError(_reason(error)) from error
+
+
+def flattened(picture: Image.Image, channels: int) -> Image.Image:
+    """Convert a picture of any kind to mode "L" or "RGB": 16 bits are scaled to 8, transparent parts become white.
+
+    The rows of a picture may be converted one after another, with the same result.
+    """
+    mode = "L" if channels == 1 else "RGB"
+    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255 instead of scaling
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    elif picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        transparent = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", transparent.size, "white"), transparent)
+    return picture.convert(mode)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _convert_garment(grey: Image.Image, height: int, width: int) -> Pixels:
+    """Trim to the garment, subsample its longest edge to the input's, sharpen, centre on a square, negate.
+
+    Source: Xiao, Rasul, Vollgraf: Fashion-MNIST, 2017, figure 1. The authors began with thumbnails 73 pixels high, so a
+    larger photo is first scaled down to that.
+    """
+    grey.thumbnail((_THUMBNAIL_EDGE, _THUMBNAIL_EDGE), Image.Resampling.LANCZOS)
+    pixels = np.asarray(grey)
+    background = float(np.median([pixels[0, 0], pixels[0, -1], pixels[-1, 0], pixels[-1, -1]]))
+    garment = Image.fromarray(_trim(pixels, background))
+    scale = min(height / garment.height, width / garment.width)
+    size = (max(1, round(garment.width * scale)), max(1, round(garment.height * scale)))
+    garment = garment.resize(size, Image.Resampling.NEAREST)
+    garment = garment.filter(ImageFilter.UnsharpMask(radius=1, percent=100, threshold=0))
+    return _centre(garment, background, height, width)
+
+
+def _fit_whole(grey: Image.Image, height: int, width: int) -> Pixels:
+    """Scale down the whole picture until it fits. It is never enlarged: a garment of 28 pixels keeps its 28 pixels."""
+    grey.thumbnail((width, height), Image.Resampling.LANCZOS)
+    return _centre(grey, float(np.median(_edge(grey))), height, width)
+
+
+def _centre(picture: Image.Image, background: float, height: int, width: int) -> Pixels:
+    canvas = Image.new("L", (width, height), round(background))
+    canvas.paste(picture, ((width - picture.width) // 2, (height - picture.height) // 2))
+    result = np.asarray(canvas)
+    # The authors' photos have a white background, so they negate. A picture with a dark background keeps its tones.
+    return 255 - result if background > 127 else result
+
+
+def _trim(pixels: Pixels, background: float) -> Pixels:
+    differs = np.abs(pixels.astype(np.float32) - background) > _BACKGROUND_TOLERANCE
+    if not differs.any():
+        return pixels
+    rows, columns = np.flatnonzero(differs.any(axis=1)), np.flatnonzero(differs.any(axis=0))
+    return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _edge(picture: Image.Image) -> Pixels:
+    """The pixels along the picture's edge, [n] or [n, 3]: not of its corners alone, which something may cover."""
+    pixels = np.asarray(picture)
+    return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+
+
+def _edge_colour(picture: Image.Image) -> int | tuple[int, ...]:
+    colour = np.atleast_1d(np.median(_edge(picture), axis=0).round().astype(int)).tolist()
+    return colour[0] if len(colour) == 1 else tuple(colour)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

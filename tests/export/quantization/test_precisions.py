@@ -1,0 +1,218 @@
+"""In each precision a network keeps its inputs, outputs, metadata, and nearly every answer."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+
+from hangtag.export.errors import ExportError
+from hangtag.export.file import torch_export
+from hangtag.export.network.served_network import SingleLabel
+from hangtag.export.quantization.precision import convert, model_name
+from hangtag.training.catalog import build
+from hangtag.training.data import fashion_mnist
+from tests.kit import onnx_file
+from tests.kit.command import invoke, refusal
+from tests.kit.exported import Export, Garments, repository_in
+from tests.kit.onnx_file import answers, apart
+from tests.kit.onnx_models import classifier, from_text
+from tests.kit.shipped import MODELS, latest
+
+pytestmark = pytest.mark.slow
+
+
+def shipped(name: str) -> onnx.ModelProto:
+    """A trained network, in FP32."""
+    return onnx.load(latest(name))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("name", ["lstm", "lstm2", "cnn"])
+def test_the_contract_is_kept(name: str, precision: str, garments: Garments) -> None:
+    network = shipped(name)
+    content = network.SerializeToString()
+    assert convert(network, "fp32", garments.images[-96:]) is network
+    converted = convert(network, precision, garments.images[-96:])
+    assert network.SerializeToString() == content
+    for after, before in ((converted.graph.input, network.graph.input), (converted.graph.output, network.graph.output)):
+        assert [(value.name, value.type) for value in after] == [(value.name, value.type) for value in before]
+    assert converted.metadata_props == network.metadata_props
+    assert converted.producer_name == "hangtag"
+    used = {node.domain for node in converted.graph.node} | {""}
+    assert {opset.domain for opset in converted.opset_import} == used
+    onnx.checker.check_model(converted, full_check=True)
+    assert [model_name("cnn", each) for each in ("fp32", precision)] == ["cnn", f"cnn-{precision}"]
+
+
+@pytest.mark.parametrize("name", ["lstm", "cnn"])
+def test_fp16_halves_the_file_and_keeps_the_answers(name: str, few: Garments) -> None:
+    network = shipped(name)
+    converted = convert(network, "fp16", few.images)
+    weights = [tensor for tensor in converted.graph.initializer if numpy_helper.to_array(tensor).size > 100]
+    assert {tensor.data_type for tensor in weights} == {TensorProto.FLOAT16}
+    assert converted.ByteSize() < 0.55 * network.ByteSize()
+    expected, actual = (answers(each, image=few.images)["logits"] for each in (network, converted))
+    assert (actual.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.999
+    largest, typical = apart(actual, expected)
+    assert 0 < largest <= 1e-2
+    assert typical <= 5e-4
+
+    # The study's network, which is steep nowhere: rounding moves all its logits alike.
+    network = onnx.load(MODELS / name / "1" / "model.onnx")
+    converted = convert(network, "fp16", few.images)
+    assert 0 < apart(*(answers(each, image=few.images)["logits"] for each in (converted, network)))[0] <= 5e-4
+
+
+def test_int8_quantizes_the_convolutions_for_each_channel_but_the_first_and_nothing_dense(garments: Garments) -> None:
+    images = garments.images[:300]
+    network = shipped("cnn")
+    quantized = convert(network, "int8", garments.images[-96:])
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantized.graph.initializer}
+    producers = {output: node for node in quantized.graph.node for output in node.output}
+    convolutions = [node for node in quantized.graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == 5
+    assert values[convolutions[0].input[1]].shape == (64, 1, 7, 7)  # of one channel: faster as it is
+    assert values[convolutions[0].input[1]].dtype == np.float32
+    for node in convolutions[1:]:
+        weights = producers[node.input[1]]
+        assert weights.op_type == "DequantizeLinear"
+        assert values[weights.input[0]].dtype == np.int8
+        assert len(values[weights.input[1]]) == len(values[weights.input[0]])  # a scale for each channel
+        assert producers[node.input[0]].op_type == "DequantizeLinear"
+    for node in quantized.graph.node:
+        if node.op_type == "Gemm":
+            assert values[node.input[1]].dtype == np.float32
+    expected, actual = (answers(each, image=images)["logits"] for each in (network, quantized))
+    assert (actual.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.99
+    np.testing.assert_allclose(answers(quantized, 1, image=images[:100])["logits"], actual[:100], atol=1e-4)
+
+
+def test_int8_of_a_residual_network_keeps_its_answers(few: Garments) -> None:
+    """The sum of a residual block reads what its first convolution reads too."""
+    torch.manual_seed(0)
+    network = torch_export.to_onnx(SingleLabel(build("resnet-28x28"), fashion_mnist.IMAGE, 10), {})
+    quantized = convert(network, "int8", few.images[-16:])
+    weights = {tensor.name: tensor.data_type for tensor in quantized.graph.initializer}
+    scaled = {node.output[0]: node.input[0] for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
+    convolutions = [node for node in quantized.graph.node if node.op_type == "Conv"]
+    in_8_bits = [weights[scaled[node.input[1]]] == TensorProto.INT8 for node in convolutions if node.input[1] in scaled]
+    assert (len(convolutions), in_8_bits) == (9, [True] * 8)  # all but the first
+    assert apart(*(answers(each, image=few.images[:20])["logits"] for each in (quantized, network)))[0] < 0.05
+
+
+def test_int8_of_a_network_without_convolutions_or_lstms_is_refused(few: Garments) -> None:
+    with pytest.raises(ExportError, match=r"int8 is for networks with convolutions or LSTMs; this one has only Cast, "):
+        convert(classifier(), "int8", few.images)
+
+
+@pytest.mark.parametrize("name", ["lstm", "cnn"])
+def test_int8_of_nan_weights_is_refused_with_advice(name: str, few: Garments) -> None:
+    network = shipped(name)
+    for tensor in network.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(np.nan), tensor.name))
+    with pytest.raises(ExportError, match=r"converter fails on this network \(\w+: .*\)\. Where --precision fp32 is"):
+        convert(network, "int8", few.images)
+
+
+# ReLU and pooling commute, and int8 puts them into the faster order.
+
+
+def kinds(network: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in network.graph.node if node.op_type in ("Conv", "Relu", "MaxPool")]
+
+
+def exchanged(network: onnx.ModelProto) -> onnx.ModelProto:
+    """The network with every Conv, Relu, MaxPool as Conv, MaxPool, Relu: the other order that may be met."""
+    turned = onnx.ModelProto()
+    turned.CopyFrom(network)
+    for first, second in itertools.pairwise(turned.graph.node):
+        if (first.op_type, second.op_type) == ("Relu", "MaxPool"):
+            first.op_type, second.op_type = "MaxPool", "Relu"
+            first.attribute.extend(second.attribute)
+            second.ClearField("attribute")
+    turned.graph.ClearField("value_info")
+    return turned
+
+
+def test_the_order_of_relu_and_pooling_changes_no_answer(garments: Garments) -> None:
+    """Pooling comes first where it is computed in FP32, and last in 8 bits."""
+    images = garments.images[:100]
+    one, other = (convert(each, "int8", garments.images[-96:]) for each in (shipped("cnn"), exchanged(shipped("cnn"))))
+    assert kinds(one) == kinds(other)
+    assert kinds(one)[:3] == ["Conv", "MaxPool", "Relu"]
+    assert kinds(one)[3:] == ["Conv", "Conv", "MaxPool", "Conv", "Conv", "MaxPool", "Relu", "Relu"]
+    np.testing.assert_array_equal(answers(one, image=images)["logits"], answers(other, image=images)["logits"])
+
+
+def test_a_value_that_is_read_twice_keeps_its_order() -> None:
+    """The pooled maps are an answer too: the ReLU before them would take the negative ones away."""
+    x: Any = np.random.default_rng(0).normal(size=(32, 2, 4, 4)).astype(np.float32)
+    twice = from_text(
+        """(float[batch, 2, 4, 4] x) => (float[batch, 2, 2, 2] positive, float[batch, 2, 2, 2] negative)
+        <float[2, 2, 1, 1] w = {1, -2, 0.5, 1.5}> {
+            [conv] maps = Conv(x, w)
+            [pool] pooled = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (maps)
+            [relu] positive = Relu(pooled)
+            [neg] negative = Neg(pooled)
+        }"""
+    )
+    expected, actual = (answers(each, 32, x=x) for each in (twice, convert(twice, "int8", x)))
+    for name in ("positive", "negative"):
+        assert apart(actual[name], expected[name])[0] < 0.05
+
+
+def arguments(folder: Path, file: Path) -> list[object]:
+    return ["export", file, "--precision", "int8", "--timing", "none", *repository_in(folder)]
+
+
+def test_the_file_keeps_its_origin_and_has_figures_of_its_own(of_own_file: Export) -> None:
+    assert of_own_file.stdout.startswith("published models/lstm-int8/1\n")  # named after the network
+    assert "of the FP32 file at batch" in of_own_file.stdout
+    file = of_own_file.folder / "models/lstm-int8/1/model.onnx"
+    original, written = onnx_file.metadata(latest("lstm")), onnx_file.metadata(file)
+    for key in (
+        "recipe", "seed", "trained", "training", "labels", "validation_accuracy", "reference", "reference_labels",
+        "data_digest",
+    ):  # fmt: skip
+        assert written[key] == original[key]
+    assert written["precision"] == "int8"
+    assert written["made_of"].endswith(original["graph_digest"])
+    assert written["graph_digest"] != original["graph_digest"]
+    gate = json.loads(written["gate"])
+    assert gate["precision"] == "int8"
+    assert gate["agreement"]["images"] == 10_000
+    assert float(written["test_accuracy"]) == pytest.approx(gate["agreement"]["accuracy"], abs=1e-4)
+    assert json.loads(written["parity"])["against"] == "fp32 file"
+    assert list(json.loads(written["speed"])["median_ms"]["1"]) == ["file", "fp32 file"]
+    assert set(gate["batching"]["max_difference"].values()) == {0.0}
+    assert file.stat().st_size < 0.5 * latest("lstm").stat().st_size
+
+
+def test_what_the_file_says_of_itself_holds(of_own_file: Export) -> None:
+    """PyTorch's answers are in it still."""
+    result = invoke("models", "verify", "--models", of_own_file.folder / "models", "--json")
+    (verified,) = json.loads(result.stdout)
+    holds = {finding["check"]: finding["holds"] for finding in verified["findings"]}
+    assert all(holds.values()), holds
+    assert {"file", "parity", "agreement", "batching"} <= set(holds)
+
+
+def test_a_changed_graph_a_file_of_another_kind_and_labels_are_refused(tmp_path: Path) -> None:
+    model, changed = onnx.load(latest("lstm")), tmp_path / "changed.onnx"
+    model.graph.node[0].name = "another name"
+    onnx.save(model, changed)
+    message = refusal(*arguments(tmp_path, changed), unchanged=tmp_path)
+    assert "its graph or weights are not those that were exported. Convert it as anybody's file with: " in message
+    for key, value in (("precision", "int8"), ("task", "multi_label")):
+        onnx.save(onnx_file.with_metadata(latest("lstm"), **{key: value}), changed)
+        message = refusal(*arguments(tmp_path, changed), unchanged=tmp_path)
+        assert f"has {key} {value}, and another precision is made of" in message
+    onnx.save(onnx_file.with_metadata(latest("lstm"), data_digest="0" * 64), changed)
+    assert "was trained on another data set than " in refusal(*arguments(tmp_path, changed), unchanged=tmp_path)

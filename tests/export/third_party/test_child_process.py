@@ -1,0 +1,33 @@
+"""A child process that answers, and each way in which it can fail to."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hangtag.export import child_process
+from tests.kit.command import ROOT
+
+
+@pytest.mark.usefixtures("started_children")
+@pytest.mark.parametrize(
+    ("code", "seconds", "answer"),
+    [
+        ("print('noise'); return {'the last line': number}", 60, {"the last line": 5}),
+        ("raise SystemExit(3)", 60, "the process ended with exit code 3: it wrote no message"),
+        ("raise ValueError('too many')", 60, "the process ended with exit code 1: ValueError: too many"),
+        ("import os; os._exit(0)", 60, "the process ended with exit code 0: it wrote no message"),
+        ("import threading; threading.Event().wait()", 0.2, "there was no answer within 0.2 s"),
+        ("import os; os.abort()", 60, "signal 6"),
+    ],
+)
+def test_a_child_answers_or_the_error_describes_how_its_process_ended(
+    code: str, seconds: float, answer: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "some_module.py").write_text(f"def work(number):\n    {code}\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    try:
+        outcome: object = child_process.call("some_module:work", seconds, number=5)
+    except (child_process.ChildFailedError, child_process.ChildAbortedError) as error:
+        outcome = str(error)
+    assert outcome == answer

@@ -1,0 +1,302 @@
+"""``hangtag import --preprocessing``: a network of PyTorch becomes a classifier of pictures, which is served."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import Result
+from PIL import Image, ImageOps
+
+from hangtag.serving.client import Client
+from tests.kit import colour_networks, onnx_file, onnx_models
+from tests.kit.colour_networks import COLOURS, MEAN, PREPROCESSING, SIZE, STD, in_text
+from tests.kit.command import invoke, refusal
+from tests.kit.exported import importing, repository_in
+from tests.kit.once import once
+from tests.kit.picture_files import encoded
+from tests.kit.server import server
+
+pytestmark = pytest.mark.slow
+
+STEPS = "size=24x24 fit=stretch scale=255"
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that PyTorch exports."""
+
+    def make(folder: Path) -> Path:
+        colour_networks.export(folder / "colours.onnx")
+        return folder / "colours.onnx"
+
+    return once(tmp_path_factory, "colour-network", make, sources=["tests/kit/colour_networks.py"])
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    file = tmp_path / "labels.txt"
+    file.write_text("\n".join(COLOURS))
+    return file
+
+
+def take(folder: Path, model: onnx.ModelProto, *more: object) -> Result:
+    return invoke(*importing(folder, model, *more))
+
+
+def published(folder: Path, version: int = 1) -> Path:
+    return folder / f"models/theirs/{version}/model.onnx"
+
+
+def test_a_network_of_pytorch_is_served_and_classified_alike_over_every_way(
+    network: Path, labels: Path, tmp_path: Path
+) -> None:
+    """In FP32, and in int8 with the folder of pictures; each answer is PyTorch's after Pillow."""
+    photos = colour_networks.pictures(tmp_path / "photos")
+    stated = ("--labels", labels, "--preprocessing", PREPROCESSING, "--data", f"folder:{photos}")
+    places = repository_in(tmp_path)
+    result = invoke("import", network, "--name", "theirs", *stated, *places)
+    assert "  batching     batched: " in result.stdout
+    assert re.search(
+        r"  pictures     logits within \S+ and probabilities within \S+ of the bare network", result.stdout
+    )
+    assert f"  accuracy     100.00% of 60 pictures of folder:{photos}\n" in result.stdout
+    invoke("import", network, "--name", "theirs-int8", *stated, "--precision", "int8", *places)
+    assert "QuantizeLinear" in {
+        node.op_type for node in onnx.load(tmp_path / "models/theirs-int8/1/model.onnx").graph.node
+    }
+    inputs, outputs = onnx_file.signature(published(tmp_path))
+    assert inputs == {"image": ("UINT8", ["batch", SIZE, SIZE, 3])}
+    assert outputs == {name: ("FLOAT", ["batch", 3]) for name in ("logits", "probabilities")}
+    written = onnx_file.metadata(published(tmp_path))
+    assert json.loads(written["image"]) == {
+        "height": SIZE, "width": SIZE, "channels": 3, "mean": list(MEAN), "std": list(STD), "fit": "crop",
+    }  # fmt: skip
+    assert (written["test_accuracy"], json.loads(written["labels"])) == ("1.0000", list(COLOURS))
+    assert json.loads(written["gate"])["pictures"]["limits"]["probabilities"] == 1e-4
+    invoke("models", "verify", *places[:2])
+
+    file = photos / "green/7.png"
+    expected = by_pillow(network, file)
+    with server(tmp_path / "models", provider="cpu") as running:
+        for model in ("theirs", "theirs-int8"):
+            answers = []
+            for address in (running.address, f"http://{running.http_address}"):
+                with Client(address) as client:
+                    answer = client.classify(file.read_bytes(), model=model)
+                answers.append([(label.name, label.probability) for label in answer.labels])
+            shown = invoke("classify", file, "--model", model, "--server", running.address, "--json").stdout
+            answers.append([(label["name"], label["probability"]) for label in json.loads(shown)["labels"]])
+            assert answers[0] == answers[1]
+            assert [name for name, _ in answers[2]] == [name for name, _ in answers[0]]
+            assert dict(answers[2]) == pytest.approx(dict(answers[0]), abs=1e-6)
+            near = 1e-4 if model == "theirs" else 0.1
+            assert dict(answers[0]) == pytest.approx(dict(zip(COLOURS, expected, strict=True)), abs=near)
+
+
+def by_pillow(network: Path, file: Path) -> list[float]:
+    """The bare network's probabilities of a picture, prepared as its user would."""
+    with Image.open(file) as picture:
+        fitted = ImageOps.fit(picture.convert("RGB"), (SIZE, SIZE), Image.Resampling.BILINEAR)
+    pixels = ((np.asarray(fitted) / 255 - MEAN) / STD).transpose(2, 0, 1).astype(np.float32)
+    (name,) = onnx_file.signature(network)[0]
+    (logits,) = onnx_file.answers(network, 1, **{name: pixels[None]}).values()
+    powers = np.exp(logits[0] - logits[0].max())
+    return list((powers / powers.sum()).tolist())
+
+
+# Networks of other kinds. The command compares each with the bare network.
+
+CAST = "pixels = Cast <to = 1> (image)"
+
+
+@pytest.mark.parametrize(
+    ("model", "stated", "pixel", "batched"),
+    [
+        (in_text(), STEPS, (1, 2, 3), True),
+        (in_text(), f"{STEPS} order=bgr", (3, 2, 1), True),
+        (in_text(), f"{STEPS} order=bgr mean=0.1,0.2,0.3", (3 - 25.5, 2 - 51, 1 - 76.5), True),
+        (in_text("float[batch, 24, 24, 3]", axes="{1, 2}"), STEPS, (1, 2, 3), True),
+        (in_text("float[a, b, c, d]", "float[a, e]"), STEPS, (1, 2, 3), True),
+        (in_text("float16[batch, 3, 24, 24]", first=CAST), STEPS, (1, 2, 3), True),
+        (in_text("uint8[batch, 3, 24, 24]", first=CAST), "fit=pad", (255, 2 * 255, 3 * 255), True),
+        (in_text("float[1, 3, 24, 24]", "float[1, 3]"), STEPS, (1, 2, 3), True),
+        (
+            in_text(
+                "float[1, 3, 24, 24]", "float[1, 3]",
+                "shape = Constant <value = int64[4] {1, 3, 24, 24}> () pixels = Reshape(image, shape)",
+            ),
+            STEPS, (1, 2, 3), False,
+        ),
+        (in_text(last="logits = Softmax(scores)"), STEPS, (1, 2, 3), True),
+    ],
+    ids=[
+        "first", "bgr", "bgr and mean", "last", "free axes", "fp16", "uint8", "fixed to 1", "1 alone", "probabilities",
+    ],
+)  # fmt: skip
+def test_pixels_reach_a_network_as_stated_whatever_its_input(
+    model: onnx.ModelProto, stated: str, pixel: tuple[float, ...], batched: bool, labels: Path, tmp_path: Path
+) -> None:
+    take(tmp_path, model, "--labels", labels, "--preprocessing", stated)
+    file = published(tmp_path)
+    image = np.full((1, SIZE, SIZE, 3), (1, 2, 3), np.uint8)
+    answers = onnx_file.answers(file, image=image)
+    scores = np.array(pixel) / 25.5
+    assert answers["probabilities"][0] == pytest.approx(np.exp(scores) / np.exp(scores).sum(), abs=1e-3)
+    assert ("logits" in answers) == (model.graph.node[-1].op_type != "Softmax")
+    assert onnx_file.metadata(file)["batched"] == json.dumps(batched)
+    if not batched:
+        with server(tmp_path / "models", provider="cpu") as running, Client(running.address) as client:
+            assert client.classify(encoded(np.zeros((9, 9, 3), np.uint8)), model="theirs").labels[0].name == "red"
+
+
+# What lies with the file.
+
+TIMM = {
+    "pretrained_cfg": {
+        "input_size": [3, 24, 24], "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center",
+        "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3],
+    },
+    "label_names": list(COLOURS),
+}  # fmt: skip
+HUGGING_FACE = {
+    "do_resize": True, "size": {"height": 24, "width": 24}, "resample": 2, "do_rescale": True,
+    "rescale_factor": 0.00392156862745098, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3],
+}  # fmt: skip
+ULTRALYTICS = {"names": "{0: 'red', 1: 'green', 2: 'blue'}", "imgsz": "[24, 24]", "task": "classify"}
+ID2LABEL = {"id2label": {"2": "crane", "0": "crane", "1": "heron"}}
+
+
+@pytest.mark.parametrize(
+    ("files", "properties", "more", "image", "names", "said"),
+    [
+        ({"config.json": TIMM}, {}, (), {"fit": "crop", "mean": [0.4, 0.5, 0.6]}, COLOURS, "by the method bicubic"),
+        ({"config.json": TIMM}, {}, (), {"std": [0.2, 0.25, 0.3]}, COLOURS, "keeps the middle 87.5%"),
+        (
+            {"preprocessor_config.json": HUGGING_FACE, "config.json": ID2LABEL}, {}, (),
+            {"fit": "stretch", "mean": [0.4, 0.5, 0.6]}, ("crane (0)", "heron", "crane (2)"),
+            "3 labels from config.json",
+        ),
+        (
+            {"preprocessor_config.json": HUGGING_FACE}, {},
+            ("--labels", "labels.txt", "--preprocessing", "fit=pad mean=0.5"),
+            {"fit": "pad", "mean": [0.5], "std": [0.2, 0.25, 0.3]}, COLOURS,
+            "--preprocessing fit=pad mean=0.5 wins over",
+        ),
+        ({}, ULTRALYTICS, (), {"fit": "crop", "mean": [0.0]}, COLOURS, "the metadata of theirs.onnx"),
+    ],
+    ids=["timm", "timm's crop", "Hugging Face", "options win", "Ultralytics"],
+)  # fmt: skip
+def test_what_lies_with_the_file_is_taken_and_named(
+    files: dict[str, object],
+    properties: dict[str, str],
+    more: tuple[str, ...],
+    image: dict[str, object],
+    names: tuple[str, ...],
+    said: str,
+    labels: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    model = in_text(last="logits = Softmax(scores)" if properties else "logits = Identity(scores)")
+    onnx.helper.set_model_props(model, properties)
+    result = take(tmp_path, model, *more)
+    written = onnx_file.metadata(published(tmp_path))
+    assert json.loads(written["image"]).items() >= image.items()
+    assert json.loads(written["labels"]) == list(names)
+    assert said in result.stdout
+
+
+def test_files_of_other_networks_are_left_alone(tmp_path: Path) -> None:
+    """A network that is no classifier of pictures is published as it is, with the reason."""
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(HUGGING_FACE))
+    (tmp_path / "config.json").write_text(json.dumps(ID2LABEL))
+    result = take(tmp_path, onnx_models.two_inputs())
+    assert "  classify     `hangtag classify` will not take pictures: the network's inputs (a" in result.stdout
+    assert "labels" not in onnx_file.metadata(published(tmp_path))
+
+
+def test_without_preprocessing_a_network_stays_as_it_is(labels: Path, tmp_path: Path) -> None:
+    result = take(tmp_path, in_text(), "--labels", labels)
+    assert "will not take pictures: nothing says how pixels become its input (--preprocessing)" in result.stdout
+    assert onnx_file.signature(published(tmp_path))[0] == {"image": ("FLOAT", ["batch", 3, SIZE, SIZE])}
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "message"),
+    [
+        (in_text(), ("--scores", "probabilities"), r"^pictures: .*no probabilities .* Say --scores logits"),
+        (in_text(last="logits = Softmax(scores)"), ("--scores", "logits"), "are probabilities already"),
+        (in_text(), ("--preprocessing", "size=9x9"), "size=9x9 does not fit the network's input image"),
+        (in_text(), ("--preprocessing", "mean=0.5 std=0.5"), "add scale=255 to --preprocessing if the network learned"),
+        (in_text(), ("--preprocessing", "mean=1,2"), r"'mean=1,2' is not understood .* For example: --preprocessing"),
+        (in_text(), ("--preprocessing", "crop=5"), r"'crop=5' is not understood"),
+        (in_text(), ("--preprocessing", "std=0"), r"'std=0' is not understood \(std must be above 0"),
+        (in_text(), ("--preprocessing", "fit=garment scale=255"), "fit garment is for grey pictures"),
+        (in_text("float[a, b, c, d]"), ("--preprocessing", "scale=255"), "state its size with --preprocessing size="),
+        (in_text("uint8[batch, 3, 24, 24]", first=CAST), (), "takes pixels as they are: leave scale, mean and std out"),
+        (onnx_models.two_inputs(), (), r"the network's inputs \(a .*\) are no single picture"),
+        (in_text("float[batch, 4, 24, 24]"), (), "are no single picture"),
+        (in_text(answered="float[batch, 4]"), (), "none has one score for each of 3 labels"),
+        (
+            in_text(
+                "float[4, 3, 24, 24]", "float[4, 3]",
+                "shape = Constant <value = int64[4] {4, 3, 24, 24}> () pixels = Reshape(image, shape)",
+            ),
+            (), "takes 4 pictures at a time, and does not compute with other numbers. Export it with a free first axis",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(
+    model: onnx.ModelProto, more: tuple[str, ...], message: str, labels: Path, tmp_path: Path
+) -> None:
+    stated = () if "--preprocessing" in more else ("--preprocessing", STEPS)
+    reason = refusal(*importing(tmp_path, model, "--labels", labels, *stated, *more), unchanged=tmp_path)
+    assert re.search(message, reason), reason
+
+
+def test_a_version_that_is_worse_on_the_same_pictures_is_refused(labels: Path, tmp_path: Path) -> None:
+    """Also where the version that serves was never measured: it is measured now."""
+    data = ("--data", f"folder:{colour_networks.pictures(tmp_path / 'photos')}")
+    stated = ("--labels", labels, "--preprocessing", STEPS)
+    wrong = ("--preprocessing", f"{STEPS} order=bgr")
+    take(tmp_path, in_text(), *stated)
+    worse = refusal(*importing(tmp_path, in_text(), *stated, *wrong, *data))
+    assert re.search(r"^predecessor: test accuracy 33\.33%, and version 1, which serves, has 100\.00%\..*worse", worse)
+    take(tmp_path, in_text(), *stated, *data)
+    assert "which serves, has 100.00%" in refusal(*importing(tmp_path, in_text(), *stated, *wrong, *data))
+    unmeasured = refusal(*importing(tmp_path, in_text(), *stated))
+    assert re.search(
+        r"version 2, which serves, has test accuracy 100\.00%, so nothing says .* Measure both", unmeasured
+    )
+    result = take(tmp_path, in_text(), *stated, *wrong, *data, "--even-if-worse")
+    assert "  predecessor  WORSE, published all the same: test accuracy 33.33%" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("folder:photos", "has the classes pink, which are none of the labels red; green; blue"),
+        ("idx:photos", "name folder:PICTURES, with a folder for each label, or csv:FILE.csv"),
+        ("photos", "name folder:PICTURES"),
+    ],
+)
+def test_pictures_that_do_not_fit_the_labels_are_refused(
+    data: str, message: str, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    colour_networks.pictures(tmp_path / "photos", 1)
+    (tmp_path / "photos/red").rename(tmp_path / "photos/pink")
+    stated = ("--labels", labels, "--preprocessing", STEPS, "--data", data)
+    assert message in refusal(*importing(tmp_path, in_text(), *stated), unchanged=tmp_path)
+
+
+@pytest.mark.parametrize("stated", [(), ("--preprocessing", "fit=crop")])
+def test_a_name_that_is_not_utf_8_is_refused(stated: tuple[str, ...], tmp_path: Path) -> None:
+    damaged = onnx_models.classifier().SerializeToString().replace(b"image", b"im\xffge")
+    assert "is not UTF-8" in refusal(*importing(tmp_path, damaged, *stated), unchanged=tmp_path)

@@ -1,0 +1,230 @@
+"""``hangtag import --precision``: small networks whose sensitive layer is known, and refusals."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import Result
+from onnx import TensorProto
+from PIL import Image
+
+from hangtag.serving.client import Client
+from tests.kit import networks, onnx_file, onnx_models, unbatchable_models
+from tests.kit.colour_networks import COLOURS, in_text
+from tests.kit.command import ROOT, invoke, refusal
+from tests.kit.exported import importing
+from tests.kit.server import server
+
+pytestmark = pytest.mark.slow
+
+
+def arguments(folder: Path, model: onnx.ModelProto, *more: object, samples: Path | None = None) -> list[object]:
+    """The command that converts this model by these samples; without any, by 400 that suit networks of networks.py."""
+    if samples is None:
+        samples = folder / "samples.npz"
+        np.savez(samples, x=networks.samples(400))
+    return importing(folder, model, "--calibration", samples, *more)
+
+
+def convert(folder: Path, model: onnx.ModelProto, *more: object, samples: Path | None = None) -> Result:
+    return invoke(*arguments(folder, model, *more, samples=samples))
+
+
+def refused(folder: Path, model: onnx.ModelProto, *more: object, samples: Path | None = None) -> str:
+    command = arguments(folder, model, *more, samples=samples)
+    return refusal(*command, unchanged=folder)
+
+
+def published(folder: Path) -> Path:
+    return folder / "models/theirs/1/model.onnx"
+
+
+def kept(folder: Path) -> list[dict[str, Any]]:
+    """The layers that stay in FP32."""
+    layers: list[dict[str, Any]] = json.loads(onnx_file.metadata(published(folder))["fp32_layers"])
+    return layers
+
+
+def operators(folder: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(published(folder)).graph.node]
+
+
+INT8 = ("--precision", "int8", "--agree-at-least", "95")
+
+
+def test_a_converted_file_names_the_layer_in_fp32_everywhere_and_is_served(tmp_path: Path) -> None:
+    model = networks.sensitive()
+    result = convert(tmp_path, model, *INT8)
+    assert "  batching     batched: the same answers alone and in batches of 2, 3, 7, 16, 64\n" in result.stdout
+    assert "  precision    int8 in 2 of 3 layers; in FP32: fragile\n" in result.stdout
+    agreement = re.search(
+        r"  agreement    (\d+\.\d\d)% of 200 samples answered alike \(of all, (\d+\.\d\d)%", result.stdout
+    )
+    assert agreement, result.stdout
+    assert float(agreement[1]) >= 95
+    assert float(agreement[2]) < float(agreement[1])
+    assert re.search(r"  size         0\.00 MB, \d+% of the original's\n", result.stdout)
+    assert re.search(r"  speed        batch 1 in \S+ ms \(\S+x original\), batch 64 in .*, 1 thread", result.stdout)
+    progress = [line for line in result.stderr.splitlines() if "layer" in line]  # shown meanwhile
+    assert progress[0].startswith("3 of 3 layers converted: ")
+    assert progress[-1].startswith("2 of 3 layers converted: ")
+
+    written = onnx_file.metadata(published(tmp_path))
+    assert written["precision"] == "int8"
+    (layer,) = kept(tmp_path)
+    assert (layer["name"], layer["operator"]) == ("fragile", "MatMul")
+    assert layer["error"] > 0.05
+    gate = json.loads(written["gate"])
+    assert gate["agreement"]["least"] == 0.95
+    assert gate["agreement"]["share"] >= 0.95
+    assert gate["samples"] == {"made": 200, "proved": 200}
+    assert gate["rules"] == {"scores": "labels"}
+    assert set(json.loads(written["speed"])["median_ms"]["64"]) == {"file", "original"}
+    assert "fragile" in next((tmp_path / "reports").rglob("theirs-1.html")).read_text()
+
+    x = networks.samples(64, seed=9)
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    expected = (x @ constants["first"] * constants["scale"]) @ constants["small"] @ constants["last"]
+    with server(tmp_path / "models", provider="cpu") as running, Client(running.address) as client:
+        answered = client.infer("theirs", {"x": x})["scores"]
+    assert (answered.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
+    invoke("models", "verify", "--models", tmp_path / "models")
+
+
+def test_layers_that_there_is_no_time_to_measure_stay_first(tmp_path: Path) -> None:
+    result = convert(tmp_path, networks.sensitive(), *INT8, "--search-minutes", "0")
+    assert [layer["name"] for layer in kept(tmp_path)] == ["first", "fragile"]
+    assert [layer["error"] for layer in kept(tmp_path)] == [None, None]
+    assert "the time for measuring is over; layers 1 to 3 count as the most sensitive\n" in result.stderr
+
+
+def test_layers_without_names_get_some(tmp_path: Path) -> None:
+    model = networks.overflowing()
+    for node in model.graph.node:
+        node.name = ""
+    result = convert(tmp_path, model, "--precision", "fp16")
+    assert "  precision    fp16 in 2 of 4 layers; in FP32: Mul_1, Mul_2\n" in result.stdout
+    assert [layer["name"] for layer in kept(tmp_path)] == ["Mul_1", "Mul_2"]
+
+
+def test_a_bias_with_an_axis_of_one_is_quantized_and_an_old_opset_is_raised(tmp_path: Path) -> None:
+    """The runtime fuses a product and a sum into a Gemm, whose bias ONNX Runtime's quantizer expects flat."""
+    bias = networks.weights(2, 1, networks.LABELS)
+    model = networks.scoring("{ product = MatMul(x, last) scores = Add(product, bias) }", bias=bias)
+    model.opset_import[0].version = 11
+    convert(tmp_path, model, *INT8)
+    assert kept(tmp_path) == []
+    assert operators(tmp_path).count("DequantizeLinear") >= 3
+    opsets = {entry.domain: entry.version for entry in onnx.load(published(tmp_path)).opset_import}
+    assert opsets[""] >= 13
+
+
+@pytest.mark.parametrize("large", [slice(None), slice(999, None)], ids=["all samples", "the last of a thousand"])
+def test_in_half_precision_a_node_whose_values_are_too_large_stays(large: slice, tmp_path: Path) -> None:
+    """On a CPU ONNX Runtime computes most of half precision in FP32, so no answer would show that it overflows."""
+    x = networks.samples(1000) * np.float32(1e-3)
+    x[large] *= 1e3
+    np.savez(tmp_path / "some-are-large.npz", x=x)
+    samples = tmp_path / "some-are-large.npz"
+    result = convert(tmp_path, networks.overflowing(), "--precision", "fp16", samples=samples)
+    assert "  precision    fp16 in 2 of 4 layers; in FP32: squares, smaller\n" in result.stdout
+    inputs, outputs = onnx_file.signature(published(tmp_path))
+    assert {datatype for datatype, _ in (*inputs.values(), *outputs.values())} == {"FLOAT"}
+    types = {tensor.name: tensor.data_type for tensor in onnx.load(published(tmp_path)).graph.initializer}
+    assert (types["last"], types["tiny"]) == (TensorProto.FLOAT16, TensorProto.FLOAT)
+
+
+def test_a_folder_of_images_calibrates_a_model_of_images(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    random = np.random.default_rng(0)
+    for place in range(60):
+        Image.fromarray(random.integers(0, 256, (28, 28), np.uint8)).save(photos / f"{place:02}.png")
+    options = ("--precision", "int8", "--agree-at-least", "80", "--agree-on", "logits=labels")
+    result = convert(tmp_path, onnx_models.classifier(), *options, samples=photos)
+    assert "of 30 samples answered alike" in result.stdout
+    assert "; logits by labels\n" in result.stdout
+    assert "QuantizeLinear" in operators(tmp_path)
+    assert onnx_file.metadata(published(tmp_path))["labels"] == json.dumps(list(onnx_models.LABELS))
+
+
+def hardly_different() -> onnx.ModelProto:
+    """Scores of which 8 bits leave no order."""
+    last = np.outer(np.ones(16), 1 + 1e-4 * np.arange(5)).astype(np.float32)
+    return networks.scoring("{ scores = MatMul(x, last) }", last=last)
+
+
+def without_layers() -> onnx.ModelProto:
+    return onnx_models.from_text("(float[batch, 16] x) => (float[batch, 16] y) { y = Add(x, x) }")
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "message"),
+    [
+        (
+            hardly_different(),
+            (),
+            r"^99\.0% of the samples must be answered alike, .*: at best \d+\.\d\d% of 200 samples.*Nothing was",
+        ),
+        (without_layers(), (), r"int8 is for Conv, Gemm, MatMul with constant weights in the main graph"),
+        (networks.robust(), ("--agree-on", "nosuch=labels"), "--agree-on nosuch: the model has no such output; it has"),
+        (
+            networks.robust(),
+            ("--agree-on", "scores=nearly"),
+            r"--agree-on scores=nearly: give OUTPUT=labels\|values\|eq",
+        ),
+        (onnx_models.two_inputs(), (), "holds arrays named x; the model's inputs are a: FP32"),
+        (
+            unbatchable_models.scaled_by_the_largest(),
+            (),
+            r"'x' has shape \[400, 16\], which is no row of samples",
+        ),
+    ],
+)
+def test_what_cannot_be_converted_as_wanted_is_refused(
+    model: onnx.ModelProto, more: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    reason = refused(tmp_path, model, "--precision", "int8", *more)
+    assert re.search(message, reason), reason
+
+
+def test_samples_that_prove_worse_than_those_that_made_the_file_are_refused(tmp_path: Path) -> None:
+    """Every second sample, which proves, is a hundred times larger than any that made the file."""
+    x = networks.samples(400)
+    x[1::2] *= 100
+    np.savez(tmp_path / "uneven.npz", x=x)
+    message = refused(tmp_path, networks.robust(), "--precision", "int8", samples=tmp_path / "uneven.npz")
+    assert re.match(
+        r"agreement: \d+\.\d\d% of 200 samples answered alike, of those that the file was not made", message
+    )
+
+
+@pytest.mark.usefixtures("started_children")
+@pytest.mark.parametrize(
+    ("module", "end", "message"),
+    [
+        ("conversion", "os.abort()", r"conversion: \S+ ended the process that worked on it \(signal 6\)\. Nothing was"),
+        (
+            "wrapping",
+            "os._exit(3)",
+            r"structure: working on \S+ failed: the process ended with exit code 3: .* was pub",
+        ),
+    ],
+)
+def test_work_on_a_file_that_ends_its_process_is_reported(
+    module: str, end: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is done to the file, a process of its own does it."""
+    code = f"import os, sys\nif any('{module}:' in argument for argument in sys.orig_argv):\n    {end}\n"
+    (tmp_path / "sitecustomize.py").write_text(code)
+    (tmp_path / "labels.txt").write_text("\n".join(COLOURS))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    stated = ("--labels", tmp_path / "labels.txt", "--preprocessing", "scale=255")
+    reason = refused(tmp_path, in_text(), *stated, "--precision", "int8")
+    assert re.match(message, reason), reason

@@ -1,0 +1,276 @@
+"""``hangtag import``: what is published, batched or not, and what is refused with nothing written."""
+
+import json
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import Result
+
+from hangtag.serving.client import Client
+from tests.kit import onnx_file, onnx_models, unbatchable_models
+from tests.kit.command import invoke
+from tests.kit.exported import import_refused, importing
+from tests.kit.server import server
+from tests.kit.shipped import latest
+
+pytestmark = pytest.mark.slow
+
+Build = Callable[[], onnx.ModelProto]
+
+
+def take(folder: Path, model: onnx.ModelProto, *more: object) -> Result:
+    return invoke(*importing(folder, model, *more))
+
+
+def metadata(folder: Path) -> dict[str, str]:
+    return onnx_file.metadata(folder / "models/theirs/1/model.onnx")
+
+
+def shifted_by_the_first() -> onnx.ModelProto:
+    """y = x + 0 * x[0], which fails for a batch of 0."""
+    return onnx_models.from_text(
+        """(float[batch, 3] x) => (float[batch, 3] y) <int64 zero = {0}, float nothing = {0}> {
+            first = Gather(x, zero)
+            shift = Mul(first, nothing)
+            y = Add(x, shift)
+        }"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "empty_batch"),
+    [
+        (onnx_models.classifier, "answered"),
+        (onnx_models.two_inputs, "answered"),
+        (onnx_models.text, "answered"),
+        (onnx_models.every_type, "answered"),
+        (onnx_models.free_axis, "answered"),
+        (partial(onnx_models.sum_and_difference, "BYTES"), "answered"),
+        (shifted_by_the_first, "refused"),
+        (lambda: onnx.load(latest("lstm")), "aborted"),  # ONNX Runtime ends the process that runs it
+    ],
+)
+def test_a_model_that_may_be_batched_is_published_as_batched(build: Build, empty_batch: str, tmp_path: Path) -> None:
+    """What happens on an empty batch is reported, not refused: the server lets none through."""
+    result = take(tmp_path, build())
+    assert result.stdout.startswith(f"published {tmp_path / 'models/theirs/1'}\n")
+    assert "  batching     batched: the same answers alone and in batches of 2, 3, 7, 16, 64\n" in result.stdout
+    assert metadata(tmp_path)["batched"] == "true"
+    gate = json.loads(metadata(tmp_path)["gate"])
+    assert gate["empty batch"]["outcome"] == empty_batch
+    assert gate["batching"]["lengths"] == ([1, 2, 3, 5] if build is onnx_models.free_axis else [1])
+    assert list(json.loads(metadata(tmp_path)["speed"])["median_ms"]) == ["1", "64"]
+
+
+BATCH_DIFFERS = "'y' of the same input differs between a batch of 1 and a batch of 2"
+
+
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (onnx_models.unbatched, "the first axis of 'x' is fixed to 4"),
+        (onnx_models.not_a_batch_axis, "first axes have different names: m, n"),
+        (onnx_models.recurrent, BATCH_DIFFERS),
+        (unbatchable_models.reversal, BATCH_DIFFERS),
+        (unbatchable_models.one_row, "'y' has 1 rows for a batch of 2"),
+        (unbatchable_models.only_alone, "a batch of 2 fails: "),
+        (unbatchable_models.at_most_32, "a batch of 64 fails: "),
+        (unbatchable_models.declared_with_an_axis_too_many, "'y' has no axis"),
+        (onnx_models.state, "the first axis of 'state' is fixed to 2"),
+        (onnx_models.every_scalar, "'in_BOOL' has no axis"),
+    ],
+)
+def test_a_model_that_must_not_be_batched_is_published_as_unbatched(build: Build, why: str, tmp_path: Path) -> None:
+    assert f"  batching     one request at a time: {why}" in take(tmp_path, build()).stdout
+    assert metadata(tmp_path)["batched"] == "false"
+    gate = json.loads(metadata(tmp_path)["gate"])
+    assert gate["batching"]["why"].startswith(why)
+    assert gate["empty batch"]["outcome"] == "not run"
+
+
+FIXED = "steps = QuantizeLinear(x, scale, zero) rounded = DequantizeLinear(steps, scale, zero)"
+BY_BATCH = "found, one, none = DynamicQuantizeLinear(x) again = DequantizeLinear(found, one, none)"
+
+
+@pytest.mark.parametrize(
+    ("rounding", "source", "share", "batched"),
+    [
+        (FIXED, "rounded", 0.01, True),
+        (FIXED, "rounded", 0.5, False),
+        ("", "x", 0.01, False),
+        (FIXED + BY_BATCH, "rounded", 0.01, False),
+    ],
+    ids=["by a step", "by more than steps", "without 8 bits", "scales of the batch"],
+)
+def test_a_model_in_8_bits_may_be_batched_where_answers_differ_by_steps(
+    tmp_path: Path, rounding: str, source: str, share: float, batched: bool
+) -> None:
+    """To each sample this share of the mean over all samples of the batch is added."""
+    shifted = onnx_models.from_text(
+        f"""(float[batch, 3] x) => (float[batch, 3] y)
+        <float scale = {{0.05}}, int8 zero = {{0}}, float share = {{{share}}}, int64[1] samples = {{0}}> {{
+            {rounding}
+            mean = ReduceMean(x, samples)
+            shift = Mul(mean, share)
+            y = Add({source}, shift)
+        }}"""
+    )
+    take(tmp_path, shifted)
+    assert metadata(tmp_path)["batched"] == json.dumps(batched)
+
+
+def test_a_config_keeps_triton_from_batching_what_it_must_not(tmp_path: Path) -> None:
+    """It names inputs and outputs, since Triton overrides a max_batch_size of 0 without them."""
+    config = tmp_path / "models/theirs/config.pbtxt"
+    take(tmp_path, unbatchable_models.reversal())
+    lines = config.read_text().splitlines()
+    assert lines[0].startswith("# Written by hangtag export")
+    assert lines[1:] == [
+        'backend: "onnxruntime"', "max_batch_size: 0",
+        'input { name: "x", data_type: TYPE_FP32, dims: [-1, 3] }',
+        'output { name: "y", data_type: TYPE_FP32, dims: [-1, 3] }',
+    ]  # fmt: skip
+    assert config.stat().st_mode & 0o044 == 0o044
+    with server(tmp_path / "models", provider="cpu") as running, Client(running.address) as client:
+        x = np.arange(6, dtype=np.float32).reshape(2, 3)
+        assert client.infer("theirs", {"x": x})["y"].tolist() == x[::-1].tolist()  # hangtag's own server ignores it
+
+    take(tmp_path, onnx_models.classifier(), "--even-if-different")
+    assert sorted(path.name for path in config.parent.iterdir()) == ["1", "2"]
+    take(tmp_path, unbatchable_models.softmax(), "--even-if-different")
+    assert sorted(path.name for path in config.parent.iterdir()) == ["1", "2", "3", "config.pbtxt"]
+    config.write_text("# mine\nmax_batch_size: 0\n")
+    for model in (unbatchable_models.reversal(), onnx_models.classifier()):
+        take(tmp_path, model, "--even-if-different")
+        assert config.read_text().startswith("# mine\n")
+
+
+@pytest.mark.parametrize("build", [onnx_models.unbatched, onnx_models.every_scalar, onnx_models.state])
+def test_no_config_is_written_where_triton_needs_none(build: Build, tmp_path: Path) -> None:
+    take(tmp_path, build())
+    assert [path.name for path in (tmp_path / "models/theirs").iterdir()] == ["1"]
+
+
+def test_a_file_with_labels_serves_classify_requests(tmp_path: Path) -> None:
+    model = onnx_models.classifier()
+    del model.metadata_props[:]
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(onnx_models.LABELS) + "\n")
+    take(tmp_path, model, "--labels", labels)
+    with server(tmp_path / "models", provider="cpu") as running, Client(running.address) as client:
+        answer = client.classify(np.zeros((28, 28), np.uint8), model="theirs")
+    assert answer.labels[0].name == "label 9"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("one\n", "there is 1 label, and the outputs of .* have 10 or 10 values a row"),
+        ("\n \n", "holds no labels: expected one a line, or a JSON list of strings"),
+        ("[1, 2]", "holds no labels: expected one a line, or a JSON list of strings"),
+        (b"\xff\xfe\x00", "cannot be read as text"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(text: str | bytes, why: str, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_bytes(text if isinstance(text, bytes) else text.encode())
+    message = import_refused(tmp_path, onnx_models.classifier(), "--labels", labels)
+    assert re.search(why, message), message
+
+
+def test_a_files_own_claims_about_its_quality_are_dropped(tmp_path: Path) -> None:
+    """Kept are only how to read its outputs, and metadata of others."""
+    model = onnx_models.classifier()
+    for key, value in (("hangtag.test_accuracy", "0.9999"), ("hangtag.recipe", "magic"), ("hangtag.batched", "false")):
+        model.metadata_props.add(key=key, value=value)
+    take(tmp_path, model)
+    written = metadata(tmp_path)
+    assert not {"test_accuracy", "recipe"} & set(written)
+    assert (written["batched"], written["task"]) == ("true", "single_label")
+    assert written["source"].startswith("theirs.onnx, SHA-256 ")
+    there = {entry.key for entry in onnx.load(tmp_path / "models/theirs/1/model.onnx").metadata_props}
+    assert "not-ours" in there
+
+
+def test_a_published_file_is_verified(tmp_path: Path) -> None:
+    take(tmp_path, onnx_models.free_axis())
+    repository = ["--models", tmp_path / "models"]
+    verified = " ".join(invoke("models", "verify", *repository).stdout.split())
+    assert "holds batching batched: the same answers" in verified
+    file = tmp_path / "models/theirs/1/model.onnx"
+    onnx.save(onnx_file.with_metadata(file, batched="false"), file)
+    verified = " ".join(invoke("models", "verify", *repository, exit_code=1).stdout.split())
+    assert "DOES NOT HOLD batching" in verified
+
+
+# Files that are refused.
+
+
+def answering_nothing_with_a_row() -> onnx.ModelProto:
+    """x, or one row of zeros where x is empty."""
+    return onnx_models.from_text(
+        """(float[batch, 2] x) => (float[batch, 2] y) <int64[1] one = {1}, int64[1] none = {0}> {
+            rows = Shape <start = 0, end = 1> (x)
+            lacking = Sub(one, rows)
+            more = Max(lacking, none)
+            pads = Concat <axis = 0> (none, none, more, none)
+            y = Pad(x, pads)
+        }"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            unbatchable_models.of_a_huge_picture,
+            r"^runtime: no synthetic input .* 'x' has 1,099,511,627,776 values; 67,",
+        ),
+        (answering_nothing_with_a_row, r"^empty batch: a batch of 0 is answered with y \[1, 2\]\. Nothing was pub"),
+    ],
+)
+def test_a_file_that_cannot_be_proven_is_refused(build: Build, message: str, tmp_path: Path) -> None:
+    reason = import_refused(tmp_path, build())
+    assert re.search(message, reason), reason
+
+
+@pytest.mark.usefixtures("started_children")
+def test_a_file_that_aborts_the_process_is_refused(tmp_path: Path) -> None:
+    message = import_refused(tmp_path, onnx_models.aborting())
+    ending = "theirs.onnx ended the process that worked on it (signal 6). Nothing was published."
+    assert message.startswith("runtime: ")
+    assert message.endswith(ending)
+
+
+@pytest.mark.usefixtures("started_children")
+def test_nothing_in_the_current_folder_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by the child that probes the file, nor by the one that runs an empty batch."""
+    marker = tmp_path / "was run"
+    (tmp_path / "numpy.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\n")
+    monkeypatch.chdir(tmp_path)
+    assert "  batching     batched: " in take(tmp_path, onnx_models.gather()).stdout
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "/tmp/cnn", ".hidden", "-cnn", "a b", "cnn\n", "cnn\0"])
+def test_a_name_that_would_leave_the_repository_is_refused(name: str, tmp_path: Path) -> None:
+    message = import_refused(tmp_path, onnx_models.classifier(), f"--name={name}")
+    assert re.search(r"model name .*: use letters, digits", message)
+
+
+def test_a_route_and_a_repository_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    route = tmp_path / "models/theirs/route.toml"
+    route.parent.mkdir(parents=True)
+    route.write_text("split = {cnn = 100}")
+    message = import_refused(tmp_path, onnx_models.classifier())
+    assert message.startswith(f"theirs is a route, which answers by other models: {route}. Publish the")
+    (tmp_path / "file").write_text("a file, not a folder")
+    (tmp_path / "models/other").write_text("a file, not a folder")
+    for more in (["--models", tmp_path / "file/models"], ["--name", "other"]):
+        message = import_refused(tmp_path, onnx_models.unbatched(), *more)
+        assert re.search(r"models cannot be written: .*Nothing was published", message)

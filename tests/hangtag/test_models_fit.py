@@ -1,0 +1,57 @@
+"""``hangtag models fit``: a classifier that did not say it takes pictures of any size."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from hangtag.serving.client import Client, ClientError
+from tests.kit import onnx_file, onnx_models
+from tests.kit.command import invoke, refusal
+from tests.kit.picture_files import encoded
+from tests.kit.server import server
+from tests.kit.shipped import MODELS
+
+pytestmark = pytest.mark.slow
+
+
+def silent() -> onnx.ModelProto:
+    """The kit's classifier, whose file does not say how a picture fits."""
+    model = onnx_models.classifier()
+    kept = {entry.key: entry.value for entry in model.metadata_props if entry.key != "hangtag.image"}
+    onnx.helper.set_model_props(model, kept)
+    return model
+
+
+def test_pictures_of_other_sizes_are_taken_from_then_on(tmp_path: Path) -> None:
+    first = onnx_models.publish(tmp_path, "theirs", silent())
+    assert (
+        invoke("models", "fit", "theirs", "--fit", "pad", "--models", tmp_path).stdout
+        == f"published {tmp_path}/theirs/2\n"
+    )
+    second = tmp_path / "theirs/2/model.onnx"
+    assert onnx.load(second).graph == onnx.load(first).graph
+    assert onnx_file.metadata(second).keys() - onnx_file.metadata(first).keys() == {"image"}
+    shown = [
+        invoke("models", "show", "theirs", "--version", version, "--models", tmp_path).stdout for version in (1, 2)
+    ]
+    assert re.search(r"^image +pictures of this size alone; .*hangtag models fit theirs", shown[0], re.MULTILINE)
+    assert re.search(r"^image +28x28 pixels, grey, pad$", shown[1], re.MULTILINE)
+    picture = encoded(np.full((40, 20), 200, np.uint8))
+    with server(tmp_path, provider="cpu", num_versions=2) as running, Client(running.address) as client:
+        with pytest.raises(ClientError, match="hangtag models fit"):
+            client.classify(picture, model="theirs", version="1")
+        exact = client.classify(np.full((28, 28), 200, np.uint8), model="theirs", version="1")
+        assert client.classify(picture, model="theirs").labels == exact.labels  # all is filled up with its edge
+
+
+def test_only_a_classifier_that_does_not_say_it_is_changed(tmp_path: Path) -> None:
+    onnx_models.publish_all(tmp_path, "classifier", "two_inputs")
+    said = refusal("models", "fit", "classifier", "--fit", "crop", "--models", tmp_path, unchanged=tmp_path)
+    assert re.search(r"version 1 says already that its pictures have fit garment", said)
+    other = refusal("models", "fit", "two_inputs", "--fit", "crop", "--models", tmp_path, unchanged=tmp_path)
+    assert "two_inputs is no classifier of pictures" in other
+    shipped = refusal("models", "fit", "lstm", "--fit", "crop", "--models", MODELS)
+    assert "says already that its pictures have fit garment" in shipped

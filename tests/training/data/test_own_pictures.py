@@ -1,0 +1,307 @@
+"""A user's own pictures: how they are found, divided into splits and prepared, and what is refused or left out."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hangtag.training.data import pictures, sources
+from hangtag.training.data.dataset import Dataset
+from hangtag.training.data.pictures import OwnPictures
+from tests.kit import own_pictures
+from tests.kit.command import invoke, refusal
+
+SPLITS = ("train", "validation", "test")
+
+
+def show(source: str, *options: object) -> dict[str, Any]:
+    """What `hangtag data show` finds."""
+    document: dict[str, Any] = json.loads(invoke("data", "show", source, *options, "--json").stdout)
+    return document
+
+
+def refused(source: str, *options: object) -> str:
+    return refusal("data", "show", source, *options)
+
+
+def contents(source: str, **own: Any) -> dict[str, Counter[bytes]]:
+    """The images of each split, by their pixels."""
+    data = sources.load(source, own=OwnPictures(**own))
+    return {split: Counter(image.tobytes() for image in getattr(data, split).images) for split in SPLITS}
+
+
+# Splits.
+
+
+def test_each_class_has_its_share_of_every_split_and_no_picture_is_in_two(tmp_path: Path) -> None:
+    photos = f"folder:{own_pictures.folder(tmp_path, {'cats': 40, 'dogs': 20, 'emus': 3})}"
+    assert show(photos)["labels"] == {
+        "cats": {"train": 32, "validation": 4, "test": 4},
+        "dogs": {"train": 16, "validation": 2, "test": 2},
+        "emus": {"train": 1, "validation": 1, "test": 1},
+    }
+    found = show(photos, "--validation-share", 0.25, "--test-share", 0.5)
+    assert found["labels"]["cats"] == {"train": 10, "validation": 10, "test": 20}
+    assert found["splits"] == {"train": 16, "validation": 16, "test": 31}
+    splits = contents(photos)
+    assert sum(splits.values(), Counter()).total() == len(sum(splits.values(), Counter())) == 63
+
+
+def test_a_picture_stays_in_its_split_whatever_its_name_and_wherever_it_is_listed(tmp_path: Path) -> None:
+    photos = own_pictures.folder(tmp_path / "photos", {"cats": 20, "dogs": 20})
+    before = contents(f"folder:{photos}")
+    other = Path(shutil.copytree(photos, tmp_path / "other"))
+    for file in list(other.glob("*/*.png")):
+        (file.parent / "deeper").mkdir(exist_ok=True)
+        file.rename(file.parent / "deeper" / f"{99 - int(file.stem)}.PNG")
+    assert contents(f"folder:{other}") == before
+    (photos / "cats/again").symlink_to(photos)  # a loop, which is walked once
+    assert contents(f"folder:{photos}") == before
+    listed = own_pictures.csv(
+        tmp_path / "labels.csv", [(str(file), file.parent.name) for file in sorted(photos.glob("*/*.png"))[::-1]]
+    )
+    assert contents(f"csv:{listed}") == before
+    assert contents(f"folder:{photos}", split_seed=1) != before
+
+
+def test_more_pictures_of_one_class_move_none_of_another(tmp_path: Path) -> None:
+    photos = own_pictures.folder(tmp_path, {"cats": 20, "dogs": 20})
+    before = contents(f"folder:{photos}")
+    cats = {image.tobytes() for image in (own_pictures.noise(seed, brightness=127) for seed in range(20))}
+    own_pictures.folder(photos / "dogs", {"more": 30}, first=500)
+    after = contents(f"folder:{photos}")
+    for split in SPLITS:
+        assert before[split].keys() & cats == after[split].keys() & cats != set()
+
+
+def test_splits_that_are_given_stay_and_only_what_lacks_is_taken_from_the_training_pictures(tmp_path: Path) -> None:
+    given = {"train/cats": 20, "train/dogs": 20, "test/cats": 5, "test/dogs": 2}
+    photos = own_pictures.folder(tmp_path, given)
+    counts = show(f"folder:{photos}")["labels"]
+    assert counts == {
+        "cats": {"train": 18, "validation": 2, "test": 5},
+        "dogs": {"train": 18, "validation": 2, "test": 2},
+    }
+    own_pictures.folder(photos, {"val/cats": 7, "val/dogs": 1}, first=500)
+    counts = show(f"folder:{photos}")["labels"]
+    assert counts == {
+        "cats": {"train": 20, "validation": 7, "test": 5},
+        "dogs": {"train": 20, "validation": 1, "test": 2},
+    }
+    rows = [
+        (file.relative_to(tmp_path).as_posix(), file.parent.name, file.parents[1].name.upper())
+        for file in photos.glob("*/*/*.png")
+    ]
+    listed = own_pictures.csv(tmp_path / "labels.csv", rows, "File,Class,Split")
+    assert show(f"csv:{listed}")["labels"] == counts
+    (tmp_path / "test/dogs/000.png").write_bytes((tmp_path / "train/dogs/000.png").read_bytes())
+    leak = "1 pictures are in more than one split, so that the test would be of what was learned: "
+    assert f"{leak}test/dogs/000.png and train/dogs/000.png" in refused(f"folder:{photos}")
+
+
+# What is left out, and what is refused.
+
+
+def test_files_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> None:
+    photos = own_pictures.folder(tmp_path, {"cats": 20, "dogs": 20})
+    whole = (photos / "cats/000.png").read_bytes()
+    (photos / "cats/000.png").write_bytes(whole[:-30])
+    (photos / "cats/001.png").write_bytes(b"")
+    (photos / "cats/002.jpg").write_text("no picture")
+    (photos / "cats/.hidden.png").write_text("not even seen")
+    (photos / "dogs/readme.txt").write_text("no picture either")
+    found = show(f"folder:{photos}")
+    assert found["splits"] == {"train": 30, "validation": 4, "test": 4}
+    unreadable, others, few = found["notes"]
+    assert unreadable.startswith("Left out 3 pictures that cannot be read: cats/000.png (")
+    assert "cats/001.png (it is empty)" in unreadable
+    assert "cats/002.jpg (it is not a PNG, JPEG or WebP file" in unreadable
+    assert others.startswith("Left out 1 files whose names do not end in .png, .jpg, ")
+    assert others.endswith(f": {photos}/dogs/readme.txt.")
+    assert few == "Fewer than 20 pictures, too few to learn or to test by: cats (18)."
+    for file in photos.glob("cats/*"):
+        file.write_bytes(b"")
+    assert refused(f"folder:{photos}").startswith("no picture of cats can be read; 21 cannot, such as cats/000.png (")
+    (photos / "emus").mkdir()
+    assert "1 of 3 folders of classes" in refused(f"folder:{photos}")
+    (photos / "emus").rmdir()
+    for file in photos.glob("*/*.*"):
+        file.write_bytes(b"")
+    assert refused(f"folder:{photos}").startswith("none of 41 pictures can be read; the first is ")
+
+
+def test_the_same_picture_twice_counts_once_and_in_two_classes_is_refused(tmp_path: Path) -> None:
+    photos = own_pictures.folder(tmp_path, {"cats": 20, "dogs": 20})
+    shutil.copy(photos / "cats/000.png", photos / "cats/copy.png")
+    found = show(f"folder:{photos}")
+    assert sum(found["splits"].values()) == 40
+    assert found["notes"] == ["Left out 1 pictures that are there twice: cats/copy.png."]
+    shutil.copy(photos / "cats/000.png", photos / "dogs/copy.png")
+    message = refused(f"folder:{photos}")
+    assert message.startswith("1 pictures are in more than one class, so that one of their labels is wrong: ")
+    assert "cats/000.png and cats/copy.png and dogs/copy.png. Delete the wrong ones." in message
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({"cats": 5}, "all 5 pictures are of the class 'cats', and a classifier needs at least two."),
+        ({"cats": 5, "dogs": 2, "emus": 1}, "2 of 3 classes have too few pictures to have one in each of train, "),
+        ({}, "holds no pictures in folders. Put each class's pictures into a folder of its name"),
+        ({"": 5}, "holds no pictures in folders."),
+        ({"train/cats": 5, "test/cats": 5, "dogs": 5}, "holds folders of splits and others (dogs)."),
+        ({"train/cats": 5, "train/dogs": 5}, "has folders of splits, but none for test."),
+        ({"train/cats": 5, "train/dogs": 5, "test/cats": 5}, "and test: dogs (5, none in test). A class needs"),
+    ],
+    ids=["one class", "few", "nothing", "no folders", "mixed", "no test", "a class without test"],
+)
+def test_folders_that_cannot_be_divided_are_refused(tmp_path: Path, counts: dict[str, int], expected: str) -> None:
+    assert expected in refused(f"folder:{own_pictures.folder(tmp_path, counts)}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "has the columns (none); its first line must name the columns path and label"),
+        ("file,kind\n", "has the columns file, kind; its first line must name"),
+        ("path,label\n", "names no pictures."),
+        ("path,label\n000.png,\n", "labels.csv, line 2 has no label."),
+        ("path,label\n000.png,cats\n,cats\n", "labels.csv, line 3 has no path."),
+        ("path,label\ngone.png,cats\n", "names 1 files that are not in "),
+        ("path,label,split\n000.png,cats,later\n", "line 2 has the split 'later'; it must be train, validation or"),
+        ("path,label,split\n000.png,cats,train\n001.png,cats,val\n", "has no line with the split test."),
+        ('path,label\n000.png,"big\ncats"\ngone.png,cats\n', "gone.png in line 4."),
+        ("path,label\n000.png,cats\n000.png,dogs\n", "000.png and 000.png. Delete the wrong ones."),
+        (b"\xff\xfe", "labels.csv cannot be read ("),
+        (None, "labels.csv cannot be read ("),
+    ],
+)
+def test_csv_files_that_cannot_be_used_are_refused(tmp_path: Path, text: str | bytes | None, expected: str) -> None:
+    own_pictures.folder(tmp_path, {"": 3})
+    if text is not None:
+        (tmp_path / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert expected in refused(f"csv:{tmp_path / 'labels.csv'}")
+
+
+def test_sources_that_are_none_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for source, expected in (
+        ("folder", "there is no such data set; there are fashion-mnist, "),
+        ("folder:", "there is no such data set"),
+        ("zip:photos", "there is no such data set"),
+        (f"folder:{tmp_path}/gone", "gone is no folder. Name one that holds a folder of pictures for each class."),
+        (f"folder:{tmp_path}/file", "file is no folder."),
+        (f"idx:{tmp_path}/file", "file is no folder. Name one with four IDX files."),
+        (f"csv:{tmp_path}", f"{tmp_path} cannot be read ("),
+    ):
+        assert expected in refused(source)
+
+
+# IDX files.
+
+
+def test_idx_files_of_any_size_are_read(tmp_path: Path) -> None:
+    root = own_pictures.idx(tmp_path / "zipped")
+    found = show(f"idx:{root}")
+    assert (found["image"]["height"], found["image"]["width"], found["image"]["channels"]) == (9, 8, 1)
+    assert found["labels"] == {label: {"train": 18, "validation": 2, "test": 6} for label in ("0", "1")}
+    assert show(f"idx:{own_pictures.idx(tmp_path / 'plain', zipped=False)}")["digest"] == found["digest"]
+    (root / "labels.txt").write_text("even\nodd\n")
+    named = show(f"idx:{root}")
+    assert list(named["labels"]) == ["even", "odd"]
+    assert named["digest"] != found["digest"]
+    assert show(f"idx:{root}", "--validation-share", 0.5)["splits"] == {"train": 20, "validation": 20, "test": 12}
+    assert contents(f"idx:{root}", split_seed=1) != contents(f"idx:{root}")
+    assert show(f"idx:{root}", "--size", "16x12", "--fit", "pad")["image"]["height"] == 16
+
+
+def test_what_a_published_set_repeats_is_in_one_split_and_its_test_stays_whole(tmp_path: Path) -> None:
+    pictures = np.stack([own_pictures.noise(seed) for seed in range(40)])
+    pictures[20:30] = pictures[10]  # of both labels
+    root = own_pictures.idx(tmp_path, zipped=False)
+    own_pictures.write_idx(root / "train-images-idx3-ubyte", pictures)
+    own_pictures.write_idx(root / "t10k-images-idx3-ubyte", np.concatenate([pictures[:11], pictures[:1]]))
+    found = show(f"idx:{root}")
+    assert found["splits"] == {"train": 17, "validation": 2, "test": 12}
+    assert "Left out 21 pictures that are there twice: train 0; train 1; train 2; " in str(found["notes"])
+    assert "; train 10 and train 20 and train 21 and " in str(found["notes"])
+
+
+# What pictures become.
+
+
+def test_pictures_keep_their_size_and_colours_where_all_have_them(tmp_path: Path) -> None:
+    same = f"folder:{own_pictures.folder(tmp_path / 'same', {'cats': 3, 'dogs': 3}, (12, 20))}"
+    image = show(same)["image"]
+    assert (image["height"], image["width"], image["channels"], image["fit"]) == (12, 20, 1, "stretch")
+    pixels = sources.load(same).train.images / 255
+    assert image["mean"] == [pytest.approx(pixels.mean(), abs=1e-4)]
+    assert image["std"] == [pytest.approx(pixels.std(), abs=1e-4)]
+    coloured = own_pictures.folder(tmp_path / "coloured", {"cats": 3, "dogs": 3}, (12, 20, 3))
+    own_pictures.write(coloured / "cats/large.png", own_pictures.noise(99, (30, 20)))
+    source = f"folder:{coloured}"
+    image = show(source)["image"]
+    assert (image["height"], image["width"], image["channels"]) == (64, 64, 3)
+    assert len(image["mean"]) == len(image["std"]) == 3
+    image = show(source, "--size", "8x6", "--grey", "--fit", "pad")["image"]
+    assert (image["height"], image["width"], image["channels"], image["fit"]) == (8, 6, 1, "pad")
+    for size in ("8", "0x8", "8x", "5000x8", "8x8x3", "-1x8"):
+        assert f"--size {size}: write HEIGHTxWIDTH in pixels" in refused(source, f"--size={size}")
+    assert "fit garment is for grey pictures" in refused(source, "--fit", "garment", "--colour")
+
+
+def test_the_digest_counts_names_contents_and_splits_but_not_the_folder(tmp_path: Path) -> None:
+    photos = own_pictures.folder(tmp_path / "photos", {"cats": 9, "dogs": 9})
+    digest = show(f"folder:{photos}")["digest"]
+    copy = Path(shutil.copytree(photos, tmp_path / "copy"))
+    assert show(f"folder:{copy}")["digest"] == digest
+    assert show(f"folder:{copy}", "--size", "4x4")["digest"] == digest  # which is of the pictures, not of the images
+    others = {digest, show(f"folder:{copy}", "--split-seed", 1)["digest"]}
+    (copy / "cats/000.png").rename(copy / "cats/renamed.png")
+    others.add(show(f"folder:{copy}")["digest"])
+    own_pictures.write(copy / "cats/renamed.png", own_pictures.noise(999))
+    others.add(show(f"folder:{copy}")["digest"])
+    (copy / "cats").rename(copy / "lions")
+    others.add(show(f"folder:{copy}")["digest"])
+    assert len(others) == 5
+
+
+def test_pictures_that_are_mapped_are_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    photos = own_pictures.folder(tmp_path / "photos", {"cats": 9, "dogs": 9}, (9, 8, 3))
+    own = OwnPictures(size=(6, 5), fit="crop")
+
+    def load(memory_bytes: int) -> Dataset:
+        return pictures.load(f"folder:{photos}", own, memory_bytes=memory_bytes)
+
+    in_memory = load(1 << 20)
+    assert not (tmp_path / "cache").exists()
+    mapped, again = load(0), load(0)
+    assert len(list((tmp_path / "cache/hangtag/pictures").iterdir())) == 1
+    for split in SPLITS:
+        expected = getattr(in_memory, split).images
+        for data in (mapped, again):
+            images = getattr(data, split).images
+            assert isinstance(images, np.memmap)
+            np.testing.assert_array_equal(images, expected)
+    assert mapped.image == in_memory.image
+    own_pictures.write(photos / "cats/000.png", own_pictures.noise(999, (9, 8, 3)))
+    assert any(not np.array_equal(getattr(load(0), split).images, getattr(mapped, split).images) for split in SPLITS)
+
+
+def test_the_contact_sheet_has_a_row_for_each_class(tmp_path: Path) -> None:
+    photos = own_pictures.folder(tmp_path / "photos", {"cats": 9, "dogs": 9})
+    printed = invoke("data", "show", f"folder:{photos}", "--sheet", tmp_path / "sheet.png").stdout
+    assert [line.split() for line in printed.splitlines()[1:4]] == [
+        ["cats", "7", "1", "1"], ["dogs", "7", "1", "1"], ["all", "2", "14", "2", "2"]
+    ]  # fmt: skip
+    assert "images: 9x8 pixels, grey, stretch" in printed
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))
+    pictures = sheet[:, 160:]  # right of the names
+    upper, lower = pictures[: len(sheet) // 2], pictures[len(sheet) // 2 :]
+    assert upper[upper < 255].mean() < 80 < lower[lower < 255].mean()  # dogs are brighter

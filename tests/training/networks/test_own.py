@@ -1,0 +1,196 @@
+"""Networks of the user's own: by package.module:callable, and which are refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit import own_pictures
+from tests.kit.command import invoke, refusal
+from tests.training.small_runs import read, weights
+
+pytestmark = pytest.mark.slow
+
+NETWORKS = '''
+import torch
+from torch import nn
+
+class Linear(nn.Module):
+    """With normalisations and dropout of its own."""
+    def __init__(self, labels, image):
+        super().__init__()
+        values = image.channels * image.height * image.width
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(values, 8), nn.BatchNorm1d(8), nn.Dropout(0.4), nn.Linear(8, labels)
+        )
+        assert image.mean != (0.0,)
+
+    def forward(self, pixels):
+        assert not self.training or self.layers[3].p in (0.4, 0.1)
+        assert pixels.dtype == torch.float32 and abs(float(pixels.mean())) < 3
+        return self.layers(pixels)
+
+class Guess(nn.Module):
+    """Ignores the pixels: it learns how often each label is."""
+    def __init__(self, labels, image):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1, labels))
+
+    def forward(self, pixels):
+        return self.bias + 0 * pixels.mean(dim=(1, 2, 3))[:, None]
+
+class Threshold(nn.Module):
+    """Takes all pictures for the first label, and after the first step the brighter half of them for the second."""
+    def __init__(self, labels, image):
+        super().__init__()
+        self.nothing = nn.Parameter(torch.zeros(1))
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, pixels):
+        if self.training:
+            self.steps += 1
+        bright = pixels.mean(dim=(1, 2, 3)) * (self.steps > 1) - 0.001 + 0 * self.nothing
+        return torch.stack([-bright, bright], dim=1)
+
+class Wide(Linear):
+    def forward(self, pixels):
+        return super().forward(pixels).repeat(1, 2)
+
+class Tuple(Linear):
+    def forward(self, pixels):
+        return (super().forward(pixels),)
+
+class Flat(Linear):
+    def forward(self, pixels):
+        return self.layers(pixels.view(1, 7))
+
+class Half(Linear):
+    def forward(self, pixels):
+        return super().forward(pixels).half()
+
+class Company(Linear):
+    def forward(self, pixels):
+        return super().forward(pixels - pixels.mean(dim=0))
+
+def fails(labels, image):
+    raise RuntimeError("no such weights")
+
+def function(labels, image):
+    return lambda pixels: pixels
+
+def fixed(labels, image):
+    return nn.Flatten()
+
+def alone(labels):
+    return None
+
+number = 3
+'''
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Own pictures, with modules of networks in the current folder."""
+    (tmp_path / "own_networks.py").write_text(NETWORKS)
+    (tmp_path / "own_broken.py").write_text("import module_that_is_not_there")
+    monkeypatch.chdir(tmp_path)
+    return f"folder:{own_pictures.folder(tmp_path / 'photos', {'cats': 20, 'dogs': 20})}"
+
+
+def arguments(network: str, source: str, *options: object, out: str = "run") -> list[object]:
+    return ["train", network, "--data", source, "--threads", 1, "--device", "cpu", "--out", out, *options]
+
+
+def train(network: str, source: str, *options: object) -> dict[str, Any]:
+    """Train a network of the module by the command, and return its metrics.json."""
+    invoke(*arguments(f"own_networks:{network}", source, *options, "--restart"))
+    return read(Path("run"))
+
+
+def test_an_own_network_is_trained_with_its_own_normalisations_and_dropout(source: str) -> None:
+    """A last batch of one image joins the one before it, since the network may normalise."""
+    summary = train("Linear", source, "--set", "batch_size=31", "--set", "learning_rate=0.02")["summary"]  # of 32
+    assert summary["test"]["accuracy"] == 1
+    assert "layers.2.running_mean" in weights(Path("run"))
+    config = read(Path("run"), "config.json")
+    assert config["model"] == "own_networks:Linear"
+    assert (config["recipe"]["batch_norm"], config["recipe"]["dropout"]) == (False, None)
+    train("Linear", source, "--epochs", 1, "--set", "dropout=0.1")
+    assert read(Path("run"), "config.json")["recipe"]["dropout"] == 0.1
+
+
+def test_a_run_without_a_folder_is_named_after_the_callable(source: str) -> None:
+    printed = invoke(*arguments("own_networks:Guess", source, "--epochs", 1)[:-4]).stderr
+    assert "run: runs/guess-photos-pictures-seed0   next: hangtag export " in printed
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        ("own_gone:build", "own_gone:build cannot be imported (ModuleNotFoundError: No module named 'own_gone')."),
+        ("own_broken:build", "own_broken:build cannot be imported (ModuleNotFoundError: "),
+        (":build", ":build cannot be imported ("),
+        ("own_networks:", "own_networks has no callable ''; write package.module:callable."),
+        ("own_networks:gone", "own_networks has no callable 'gone'"),
+        ("own_networks:number", "own_networks has no callable 'number'"),
+        ("own_networks:fails", "own_networks:fails failed (RuntimeError: no such weights). It is called with the"),
+        ("own_networks:alone", "own_networks:alone failed (TypeError: "),
+        ("own_networks:function", "own_networks:function returned function; it must return a torch.nn.Module."),
+        ("own_networks:fixed", "own_networks:fixed returned a network without parameters, which cannot learn."),
+        (
+            "own_networks:Wide",
+            "returned torch.float32 [3, 4] for 3 images; it must return logits, ",
+        ),
+        ("own_networks:Tuple", "own_networks:Tuple returned tuple for 3 images"),
+        (
+            "own_networks:Half",
+            "returned torch.float16 [3, 2] for 3 images; it must return logits, ",
+        ),
+        ("own_networks:Company", "own_networks:Company answers an image otherwise together with others than alone"),
+        ("own_networks:Flat", "own_networks:Flat fails on pixels [3, 1, 9, 8], which are [batch, channels, height, "),
+        ("timm:resnet18", "timm:resnet18 needs the package timm. Install it with: pip install timm"),
+    ],
+)
+def test_networks_that_cannot_be_used_are_refused(source: str, network: str, expected: str) -> None:
+    assert expected in refusal(*arguments(network, source))
+
+
+def test_normalisations_are_not_added_to_an_own_network(source: str) -> None:
+    message = refusal(*arguments("own_networks:Linear", source, "--set", "batch_norm=true"), exit_code=2)
+    assert message == "--set batch_norm=true: own_networks:Linear has normalisations of its own, or none."
+    assert "there is no such recipe" in refusal(
+        *arguments("own_networks:Linear", source, "--recipe", "best"), exit_code=2
+    )
+
+
+# What is weighed, and by what the best epoch is chosen.
+
+
+def test_balanced_classes_count_alike_however_many_pictures_they_have(source: str) -> None:
+    own_pictures.folder(Path("photos/cats"), {"more": 140}, first=100)
+    steps = ("--epochs", 12, "--set", "batch_size=500", "--set", "learning_rate=0.1")
+
+    def preference() -> float:
+        """How much more probable the network takes the class of many pictures to be."""
+        bias = weights(Path("run"))["bias"][0]
+        return float(bias[0] - bias[1])
+
+    train("Guess", source, *steps)
+    assert preference() > 0.3
+    assert train("Guess", source, *steps, "--balance")["summary"]["validation"]["loss"] > 0.69  # log(2)
+    assert abs(preference()) < 0.01
+
+
+def test_the_best_epoch_is_that_of_the_chosen_figure(source: str) -> None:
+    own_pictures.folder(Path("photos/cats"), {"dark": 70, "bright": 70}, first=100)  # bright ones look like dogs
+    steps = ("--epochs", 2, "--set", "batch_size=500")
+    by_accuracy = train("Threshold", source, *steps)
+    first, second = by_accuracy["epochs"]
+    assert first["validation_accuracy"] > second["validation_accuracy"]
+    assert first["validation_balanced_accuracy"] == 0.5 < second["validation_balanced_accuracy"]
+    assert by_accuracy["summary"]["best_epoch"] == 1
+    balanced = train("Threshold", source, *steps, "--select", "balanced_accuracy")["summary"]
+    assert balanced["best_epoch"] == 2
+    assert balanced["peak_validation_balanced_accuracy"] == second["validation_balanced_accuracy"]
+    *_, last = invoke("runs", "show", "run").stdout.splitlines()
+    assert (last.split()[0], last.split()[-1]) == ("2", "best")

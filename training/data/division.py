@@ -1,0 +1,128 @@
+"""Divides pictures into training, validation and test splits, class by class, by the digests of their contents."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+from hangtag.training.data.listing import Picture
+from hangtag.training.errors import DataCorruptError
+
+LEAST = 3
+"""Pictures of a class: at least one for each split."""
+_NAMED = 5
+
+
+def divide(
+    pictures: Sequence[Picture],
+    validation_share: float = 0.1,
+    test_share: float = 0.1,
+    seed: int = 0,
+    *,
+    published: bool = False,
+) -> tuple[dict[str, list[Picture]], list[str]]:
+    """Divide pictures so that each class has its share of every split, and no content is in two.
+
+    A picture's split depends on its content, the seed and the other pictures of its class, not on its name or place.
+    Where the source has a test split, only a validation split is taken from its training pictures; where it has both,
+    they stay.
+
+    Args:
+        pictures: Those that could be read.
+        validation_share: Of each class's pictures, between 0 and 1.
+        test_share: Likewise.
+        seed: Another one divides them otherwise.
+        published: Whether the pictures are a published set, with a test split that stays whole. Then the same content
+            may be there several times: all of it is in one split.
+
+    Returns:
+        The pictures of train, validation and test, each in the order that was given; and sentences about those that
+        were left out.
+
+    Raises:
+        DataCorruptError: There is one class alone, a class has too few pictures, or, unless they are published, the
+            same content is in two classes or in two splits of the source.
+    """
+    by_digest: dict[str, list[Picture]] = defaultdict(list)
+    for picture in pictures:
+        by_digest[picture.digest].append(picture)
+    ambiguous = _names([each for each in by_digest.values() if len({one.label for one in each}) > 1])
+    leaks = _names([each for each in by_digest.values() if len({one.split for one in each}) > 1])
+    for names, what, advice in (
+        (ambiguous, "class, so that one of their labels is wrong", "Delete the wrong ones."),
+        (leaks, "split, so that the test would be of what was learned", "Delete one of each."),
+    ):
+        if names and not published:
+            raise DataCorruptError(f"{len(names)} pictures are in more than one {what}: {named(names)}. {advice}")
+    # Of the same content the first counts; of a published set one in the test split, where there is one.
+    unique = [min(each, key=lambda one: published and one.split != "test") for each in by_digest.values()]
+    split_of = _splits(unique, validation_share, test_share, seed)
+    splits: dict[str, list[Picture]] = {"train": [], "validation": [], "test": []}
+    repeated = []
+    chosen = set(unique)
+    for picture in pictures:
+        split = split_of[picture.digest]
+        if picture in chosen or (published and (split == "test") == (picture.split == "test")):
+            splits[split].append(picture)
+        else:
+            repeated.append(picture.name)
+    notes = [f"Left out {len(repeated)} pictures that are there twice: {named(repeated)}."] if repeated else []
+    if ambiguous:
+        notes.append(f"{len(ambiguous)} pictures are in more than one class: {named(ambiguous)}.")
+    return splits, notes
+
+
+def _splits(pictures: list[Picture], validation_share: float, test_share: float, seed: int) -> dict[str, str]:
+    """The split of each content, by its digest."""
+    given = {picture.split for picture in pictures}
+    of_label: dict[str, dict[str | None, list[Picture]]] = defaultdict(lambda: defaultdict(list))
+    for picture in pictures:
+        of_label[picture.label][picture.split].append(picture)
+    if len(of_label) < 2:
+        raise DataCorruptError(
+            f"all {len(pictures)} pictures are of the class {next(iter(of_label))!r}, and a classifier needs at least "
+            "two. Add a folder, or lines, of another class."
+        )
+    split_of: dict[str, str] = {}
+    too_few = []
+    for label, own in sorted(of_label.items()):
+        unsplit = sorted(own[None] + own["train"], key=lambda picture: _order(seed, picture.digest))
+        count = len(unsplit)
+        taken = {
+            split: own[split] if split in given else _take(unsplit, round(share * count))
+            for split, share in (("validation", validation_share), ("test", test_share))
+        } | {"train": unsplit}
+        if not all(taken.values()):
+            lacking = "".join(
+                f", none in {split}" for split in ("validation", "test") if split in given and not own[split]
+            )
+            too_few.append(f"{label} ({sum(map(len, own.values()))}{lacking})")
+        split_of |= {picture.digest: split for split, members in taken.items() for picture in members}
+    if too_few:
+        raise DataCorruptError(
+            f"{len(too_few)} of {len(of_label)} classes have too few pictures to have one in each of train, validation "
+            f"and test: {named(too_few)}. A class needs at least {LEAST} different ones. Add pictures, or leave the "
+            "class out."
+        )
+    return split_of
+
+
+def _take(ordered: list[Picture], count: int) -> list[Picture]:
+    """Remove pictures from the front of the list: at least one, and never the last."""
+    count = min(max(1, count), max(0, len(ordered) - 1))
+    taken = ordered[:count]
+    del ordered[:count]
+    return taken
+
+
+def _order(seed: int, digest: str) -> str:
+    return hashlib.sha256(f"{seed} {digest}".encode()).hexdigest()
+
+
+def _names(groups: list[list[Picture]]) -> list[str]:
+    return [" and ".join(picture.name for picture in group) for group in groups]
+
+
+def named(items: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = len(items) - _NAMED
+    return "; ".join(items[:_NAMED]) + (f"; and {more} more" if more > 0 else "")

@@ -1,0 +1,216 @@
+"""Trains a network, from images to weights. Read this file first: the way of a batch is in :func:`fit`.
+
+    images -> augment -> normalise -> forward pass and loss -> backward pass -> optimizer step -> moving average
+
+The pieces are next door: data/ has the images and their augmentation, networks/ the layers, losses/ the losses, tasks/
+what a data set's labels ask for, and recipes.py every hyperparameter. checkpoint.py saves, selects the best epoch, and
+lets a killed run go on. All tensors have the samples as their first axis.
+"""
+
+import contextlib
+import math
+import time
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hangtag.training.data.dataset import Dataset
+from hangtag.training.errors import DivergedError
+from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.loop import checkpoint
+from hangtag.training.loop.checkpoint import DIVERGENCE_HINT, TrainingState
+from hangtag.training.networks import own
+from hangtag.training.networks.normalisation import normalise
+from hangtag.training.observer import Observer, StepProgress
+from hangtag.training.processes.process_group import ProcessGroup
+from hangtag.training.runs.config import RunConfig
+from hangtag.training.runs.run import Run
+from hangtag.training.tasks import preparation
+from hangtag.training.tasks.augmentation import augment
+from hangtag.training.tasks.task import Task, build_task
+from hangtag.training.tasks.teacher import Teacher
+
+SYNC_INTERVAL = 10
+"""Steps between two exchanges of the sums. Reading a loss makes the GPU finish its work, so not every step does."""
+
+
+def train(
+    config: RunConfig,
+    data: Dataset,
+    run: Run,
+    observer: Observer = Observer(),  # noqa: B008  (stateless)
+    teacher: Teacher | None = None,
+    group: ProcessGroup = ProcessGroup(),  # noqa: B008  (stateless)
+    distances: LabelDistances | None = None,
+) -> dict[str, Any]:
+    """Train a run to the end of its recipe and return its metrics, as metrics.json has them.
+
+    A run whose folder has a checkpoint continues from there; on one machine the outcome is the same as without the
+    break, bit for bit. A finished run is not trained again; where the config has more epochs and a constant
+    learning rate, it goes on.
+
+    Args:
+        config: The run's settings.
+        data: The data set that the config names.
+        run: The folder; created if it is missing.
+        observer: Receives progress, and may request a stop.
+        teacher: The model to learn from, if the recipe has a distillation.
+        group: This process's place among the ranks of the run.
+        distances: The label distances that the config's loss names, if it names any.
+
+    Raises:
+        RunMismatchError: The folder holds another run, or files that cannot be used, or another process trains in it.
+        DivergedError: The loss or the network's outputs are not finite.
+        LabelDistanceError: ``distances`` are not those that the config's loss names.
+        TeacherError: The teacher fails on the images.
+        SettingsError: The network cannot be built for these images.
+        KeyboardInterrupt: The observer requested a stop.
+
+    Every rank raises what one of them raises.
+
+    Example:
+        >>> metrics = train(config, fashion_mnist.load(), Run(Path("runs/lstm")))
+        >>> metrics["summary"]["test"]["accuracy"]
+    """
+    with contextlib.ExitStack() as stack:
+
+        def claim_folder() -> dict[str, Any]:
+            stack.enter_context(run.lock())
+            run.start(config)
+            return run.read_metrics()
+
+        metrics = group.on_rank_zero(claim_folder)
+        if "summary" in metrics:
+            return metrics
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        task = build_task(config, data, run, observer, group, teacher, distances)
+        return fit(config, task, run, observer, group)
+
+
+def fit(
+    config: RunConfig,
+    task: Task,
+    run: Run,
+    observer: Observer,
+    group: ProcessGroup,
+    samples: int | None = None,
+) -> dict[str, Any]:
+    """Train the run's network on a task, in a folder that exists and is claimed.
+
+    Args:
+        config: See ``train``; so are the others, the result and the errors.
+        task: What the network learns.
+        run: The folder.
+        observer: Receives progress.
+        group: The ranks.
+        samples: End each epoch after so many: for a dry run. None: train on all.
+    """
+    recipe, device = config.recipe, torch.device(config.device)
+    samples = len(task) if samples is None else min(samples, len(task))
+    steps = math.ceil(samples / recipe.batch_size)
+    state = TrainingState(preparation.network(config, len(task.labels), task.image, steps), recipe, steps)
+    if not group.is_rank_zero:
+        torch.manual_seed(config.seed + group.rank)  # dropout and augmentation differ between the ranks
+    checkpoint.resume(state, run, group)
+    network = group.wrap(state.network)  # averages the gradients over the ranks
+    for epoch in range(len(state.rows) + 1, recipe.epochs + 1):
+        network.train()
+        batches = _batches(samples, config, group)
+        sums = _Sums(epoch, len(batches), config, observer, group)
+        for step, batch in enumerate(batches, 1):
+            learning_rate = state.learning_rate
+            share, weight = group.share_of(batch)  # this rank's part of the batch
+            share = share.to(device)  # [share]: which samples
+            views = task.choose_views(share)  # [share]: which images of them
+            images = augment(task.images[views], task.augmentation)  # [share, height, width] or [..., 3], uint8
+            with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16"):
+                pixels = normalise(images, task.image)  # [share, channels, height, width], FP32
+                loss, correct = task.loss(network, pixels, share, views)  # the forward pass; a scalar, and a count
+            state.optimizer.zero_grad(set_to_none=True)
+            (loss * weight if weight != 1.0 else loss).backward()
+            state.optimizer.step()
+            if state.scheduler is not None:
+                state.scheduler.step()
+            if state.average is not None:
+                state.average.update_parameters(state.network)
+            if weight:  # at weight 0 the sample is another rank's
+                sums.add(loss.detach(), correct, len(share))
+            sums.after_step(step, len(batch), learning_rate)
+            if not group.in_lockstep:
+                observer.raise_if_stopped()
+        row = sums.row(samples, learning_rate)
+        state.rows.append(group.on_rank_zero(partial(checkpoint.validate, row, config, task, state, run)))
+        random_states = group.all_gather(checkpoint.random_state(config.device))
+        group.on_rank_zero(partial(checkpoint.save, state, random_states, run))
+        group.on_rank_zero(partial(observer.on_epoch, state.rows[-1]))
+    return group.on_rank_zero(partial(checkpoint.finish, config, task, state, run))
+
+
+def _batches(samples: int, config: RunConfig, group: ProcessGroup) -> list[Tensor]:
+    """The epoch's sample indices in random order, split into batches; the same in every rank."""
+    order = group.broadcast(torch.randperm(samples))
+    batches = list(torch.split(order, config.recipe.batch_size))
+    # Batch norm needs two samples in every rank, so a smaller last batch joins the one before it. A network of the
+    # user's own may have some too.
+    normalises = config.recipe.batch_norm or own.is_own(config.model)
+    if normalises and len(batches) > 1 and len(batches[-1]) < 2 * group.world_size:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
+
+
+class _Sums:
+    """Sums an epoch's losses and correct samples on the device, and reads them every SYNC_INTERVAL steps."""
+
+    def __init__(self, epoch: int, steps: int, config: RunConfig, observer: Observer, group: ProcessGroup) -> None:
+        self._epoch, self._steps, self._observer, self._group = epoch, steps, observer, group
+        self._started = time.perf_counter()
+        self._sums = torch.zeros(2, dtype=torch.float64, device=config.device)  # of loss and of correct samples
+        self._seen = self._seen_before = 0
+        self._loss, self._totals = math.nan, (0.0, 0.0)
+
+    def add(self, loss: Tensor, correct: Tensor, count: int) -> None:
+        """Add a batch's mean loss and its number of correct samples."""
+        self._sums += torch.stack([loss.double() * count, correct.double()])
+
+    def after_step(self, step: int, count: int, learning_rate: float) -> None:
+        """Report a step over so many samples of all ranks.
+
+        Raises:
+            DivergedError: The loss is no longer finite.
+            KeyboardInterrupt: The observer of a rank requests a stop.
+        """
+        figures = None
+        self._seen += count
+        if step % SYNC_INTERVAL == 1 or step == self._steps:
+            before, self._totals = self._totals, self._sum_over_ranks()
+            recent, self._seen_before = self._seen - self._seen_before, self._seen
+            loss, correct = ((after - earlier) / recent for after, earlier in zip(self._totals, before, strict=True))
+            figures = {"loss": loss, "accuracy": correct, "learning_rate": learning_rate}
+            self._loss = self._totals[0] / self._seen
+            if not math.isfinite(self._loss):
+                raise DivergedError(
+                    f"the loss became {self._loss} in epoch {self._epoch}, by step {step} of {self._steps}. "
+                    f"{DIVERGENCE_HINT}"
+                )
+        self._observer.on_step(StepProgress(self._epoch, step, self._steps, self._loss, figures))
+
+    def row(self, samples: int, learning_rate: float) -> dict[str, float]:
+        """The epoch's figures."""
+        seconds = time.perf_counter() - self._started
+        return {
+            "epoch": self._epoch,
+            "train_loss": self._totals[0] / samples,
+            "train_accuracy": self._totals[1] / samples,
+            "learning_rate": learning_rate,
+            "seconds": round(seconds, 3),
+            "step_ms": round(seconds / self._steps * 1000, 4),
+        }
+
+    def _sum_over_ranks(self) -> tuple[float, float]:
+        parts = self._group.all_gather((self._sums.tolist(), self._observer.stop_requested()))
+        if any(stop for _, stop in parts):
+            raise KeyboardInterrupt
+        return sum(part[0] for part, _ in parts), sum(part[1] for part, _ in parts)
