@@ -246,7 +246,7 @@ def test_the_examples_in_the_help_are_valid(tmp_path: Path) -> None:
     for example in examples:
         alone = shlex.split(example.replace("--processes 2", "--processes 1"))
         if "--data" in alone:
-            expected = "photos is no folder", "labels.csv cannot be read", "kmnist is no folder"
+            expected = "photos is no folder", "labels.csv cannot be read", "mypackage.nets:build cannot be imported"
             assert refusal("train", *alone).startswith(expected)
         else:
             message = refusal("train", *alone, "--data-dir", tmp_path)
