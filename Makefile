@@ -10,8 +10,8 @@ PIP := $(BIN)/python -m pip install --quiet
 PROTOS := hangtag/protos/inference.proto hangtag/protos/classifier.proto
 MODEL ?= lstm
 TRITON_CLIENT := 58a44caa0dce77303115302e6dbdf64626b2b093
-# Tests wait for servers and timers for a third of their time, so one worker more than there are CPUs uses both.
-WORKERS := $(shell cpus=$$(nproc); echo $$((cpus < 4 ? cpus + 1 : 4)))
+# Tests wait for servers and timers for half of their time, so that two workers for each of two CPUs use both.
+WORKERS := $(shell cpus=$$(nproc); echo $$((cpus < 2 ? 2 : 4)))
 IN_PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
@@ -30,7 +30,7 @@ demo: $(VENV)/.serve ## Serve the shipped models, classify images, load-test cnn
 	BIN=$(BIN) examples/demo.sh
 
 # Types are checked beside the tests, which leave a processor idle now and then: without a cache it takes mypy a minute.
-test: lint imports stubs test-shape $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run all checks and tests that need no Docker engine, in eight to twelve minutes on 2 cores
+test: lint imports stubs test-shape $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run all checks and tests that need no Docker engine, in about eight minutes on 2 cores
 	@$(MAKE) --no-print-directory --jobs 2 types unit
 
 quick: $(VENV)/.dev ## Run lint, types, import rules and the fast tests, in under 90 seconds on 2 cores

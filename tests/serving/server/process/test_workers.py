@@ -163,7 +163,9 @@ def test_a_worker_that_is_killed_under_load_costs_only_its_calls_in_flight(model
                 caller.close()
         for caller in callers:
             assert set(caller.answers) == {20}
-            assert caller.failures in ([], [grpc.StatusCode.UNAVAILABLE])  # the one call that was in flight
+            # The call that was in flight; over HTTP also the next, whose connection may still reach the dying worker.
+            assert set(caller.failures) <= {grpc.StatusCode.UNAVAILABLE}
+            assert len(caller.failures) <= (2 if transport == HTTP else 1)
         until(lambda: len(list(supervisor.iterdir())) == descriptors)  # it closes those of the worker that ended
         now = metrics(server.metrics())
         assert (now["hangtag_workers"], now["hangtag_worker_restarts_total"]) == (2, 1)
