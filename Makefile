@@ -65,7 +65,7 @@ clean: ## Remove environments, caches and reports; keep runs/ and models/
 
 ##@ Parts of make test
 types: $(VENV)/.dev ## Check types with mypy in strict mode
-	$(BIN)/mypy
+	nice $(BIN)/mypy
 
 imports: $(VENV)/.dev ## Check which package imports which
 	$(BIN)/lint-imports
