@@ -8,7 +8,7 @@ from hangtag.export.errors import GateError, IncomparableError
 from hangtag.export.gate.check import CONTRACT, PREDECESSOR, PassedCheck
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry, Quality
-from hangtag.training.data.division import named
+from hangtag.printable import named
 
 CHANCE = 1.645
 """Standard errors that chance may explain. Of equal models one in twenty would lie beyond, were the two test sets drawn

@@ -4,11 +4,12 @@ Terminal escapes could rewrite what a person sees, and a line break could forge 
 it escapes such characters itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
+_NAMED = 5
 
 
 def escaped(text: str) -> str:
@@ -33,3 +34,9 @@ def _printable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map(_printable, value))
     return value
+
+
+def named(items: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = len(items) - _NAMED
+    return "; ".join(items[:_NAMED]) + (f"; and {more} more" if more > 0 else "")

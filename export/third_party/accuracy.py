@@ -15,10 +15,10 @@ from hangtag.export.errors import ExportError
 from hangtag.export.file import examples
 from hangtag.export.repository.inventory import Entry, Quality
 from hangtag.export.third_party.preprocessing import PROBABILITIES
+from hangtag.printable import named
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data import listing, sources
-from hangtag.training.data.division import named
 from hangtag.training.data.pictures import prepared
 from hangtag.training.errors import SettingsError
 
@@ -58,8 +58,7 @@ def read(name: str, labels: Sequence[str]) -> Labelled:
         kind = None
     if kind not in ("folder", "csv"):
         raise ExportError(f"--data {name}: name folder:PICTURES, with a folder for each label, or csv:FILE.csv.")
-    listed, _ = listing.listed(name)
-    chosen = [one for one in listed if one.split == "test"] or listed
+    chosen = listing.held_out(name)
     if unknown := sorted({one.label for one in chosen} - set(labels)):
         raise ExportError(
             f"--data {name} has the classes {named(unknown)}, which are none of the labels {named(list(labels))}. Name "

@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 
 from hangtag.export.third_party.preprocessing import NOTHING, PROBABILITIES, Preprocessing
-from hangtag.training.data.division import named
+from hangtag.printable import named
 
 _BILINEAR = (2, "bilinear", None)
 """Pillow's number for it, and its name."""

@@ -14,7 +14,7 @@ from hangtag.export.file import onnx_model
 from hangtag.export.gate.check import BATCHING, STRUCTURE
 from hangtag.export.third_party import companions, probe, wrapping
 from hangtag.export.third_party.preprocessing import Preprocessing, Steps
-from hangtag.training.data.division import named
+from hangtag.printable import named
 
 
 @dataclass(frozen=True)

@@ -125,8 +125,7 @@ def _pictures(own: str, subject: Subject, image: ImageSpec) -> Split:
     """The pictures of a folder or of a CSV file: those of its test split where it has one, else all."""
     if not own.startswith(("folder:", "csv:")):
         raise EvaluationError(f"--samples {own}: name FILE.npz, folder:PICTURES or csv:FILE.")
-    every, _ = listing.listed(own)
-    listed = [one for one in every if one.split == "test"] or every
+    listed = listing.held_out(own)
     classes = _numbers([one.label for one in listed], subject, own)
     images = np.stack([pictures.prepared(one.path, image) for one in listed])
     return Split(images, classes)

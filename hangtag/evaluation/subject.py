@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hangtag.evaluation.errors import EvaluationError
+from hangtag.printable import named
 from hangtag.serving.image_spec import ImageSpec
-from hangtag.training.data.division import named
 
 Array = npt.NDArray[Any]
 Outputs = Mapping[str, Array]

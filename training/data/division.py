@@ -4,12 +4,12 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
+from hangtag.printable import named
 from hangtag.training.data.listing import Picture
 from hangtag.training.errors import DataCorruptError
 
 LEAST = 3
 """Pictures of a class: at least one for each split."""
-_NAMED = 5
 
 
 def divide(
@@ -120,9 +120,3 @@ def _order(seed: int, digest: str) -> str:
 
 def _names(groups: list[list[Picture]]) -> list[str]:
     return [" and ".join(picture.name for picture in group) for group in groups]
-
-
-def named(items: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
-    more = len(items) - _NAMED
-    return "; ".join(items[:_NAMED]) + (f"; and {more} more" if more > 0 else "")

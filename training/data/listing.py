@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from hangtag.printable import named
 from hangtag.serving.image_spec import SUFFIXES, Pixels
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
 
@@ -57,6 +58,12 @@ def listed(source: str) -> tuple[list[Picture], list[Path]]:
     kind, _, place = source.partition(":")
     pictures, others = _in_folder(Path(place)) if kind == "folder" else (_in_csv(Path(place)), [])
     return sorted(pictures, key=lambda each: each.name), others
+
+
+def held_out(source: str) -> list[Picture]:
+    """List the pictures of the source's test split, or all where it has no splits. Raises as ``listed`` does."""
+    pictures, _ = listed(source)
+    return [picture for picture in pictures if picture.split == "test"] or pictures
 
 
 def _in_folder(root: Path) -> tuple[list[Picture], list[Path]]:
@@ -148,10 +155,7 @@ def _in_csv(file: Path) -> list[Picture]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataNotFoundError(f"{file} cannot be read ({error}). Name a CSV file in UTF-8.") from error
     if missing:
-        more = f"; and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise DataNotFoundError(
-            f"{file} names {len(missing)} files that are not in {file.parent}: {'; '.join(missing[:5])}{more}."
-        )
+        raise DataNotFoundError(f"{file} names {len(missing)} files that are not in {file.parent}: {named(missing)}.")
     if not pictures:
         raise DataNotFoundError(f"{file} names no pictures.")
     if columns["split"] and "test" not in {each.split for each in pictures}:

@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from hangtag.printable import named
 from hangtag.serving import image_spec
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError, PictureError, Pixels
 from hangtag.training.data import idx, listing
 from hangtag.training.data.dataset import Classes, Dataset, Images, Split
-from hangtag.training.data.division import divide, named
+from hangtag.training.data.division import divide
 from hangtag.training.data.fashion_mnist import cache_dir
 from hangtag.training.data.listing import Picture
 from hangtag.training.errors import DataCorruptError, SettingsError
