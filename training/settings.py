@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -148,15 +148,14 @@ class TrainSettings:
     @property
     def own_pictures(self) -> OwnPictures:
         """How the user's own pictures are divided and prepared."""
-        given: dict[str, Any] = {
-            "size": None if self.size is None else sources.parse_size(self.size),
-            "channels": None if self.colour is None else 3 if self.colour else 1,
-            "fit": self.fit,
-            "validation_share": self.validation_share,
-            "test_share": self.test_share,
-            "split_seed": self.split_seed,
-        }
-        return replace(OwnPictures(), **{name: value for name, value in given.items() if value is not None})
+        return sources.own_pictures(
+            self.size,
+            self.colour,
+            fit=self.fit,
+            validation_share=self.validation_share,
+            test_share=self.test_share,
+            split_seed=self.split_seed,
+        )
 
     @property
     def chosen_recipe(self) -> Recipe:

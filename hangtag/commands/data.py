@@ -17,7 +17,6 @@ from hangtag.printable import escaped
 from hangtag.serving.image_spec import FITS
 from hangtag.training.data import sources
 from hangtag.training.data.dataset import Dataset
-from hangtag.training.data.pictures import OwnPictures
 
 _SHOWN = 8
 """Pictures of each class on a contact sheet."""
@@ -69,9 +68,9 @@ def show(
     """
     if sheet is not None:
         require_writable(sheet)
-    channels = None if colour is None else 3 if colour else 1
-    edges = None if size is None else sources.parse_size(size)
-    own = OwnPictures(edges, channels, fit, validation_share, test_share, split_seed)
+    own = sources.own_pictures(
+        size, colour, fit=fit, validation_share=validation_share, test_share=test_share, split_seed=split_seed
+    )
     dataset = sources.load(source, data_dir, own=own)
     if as_json:
         click.echo(json.dumps(_document(dataset)))

@@ -4,7 +4,9 @@ Needs no torch, except for ``voc2007``, which torchvision reads.
 """
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hangtag.serving.image_spec import MAX_EDGE, ImageSpec
 from hangtag.training.data import fashion_mnist, outfits, pictures
@@ -44,6 +46,22 @@ def parse_size(text: str) -> tuple[int, int]:
     if match is None or not all(1 <= int(edge) <= MAX_EDGE for edge in match.groups()):
         raise SettingsError(f"--size {text}: write HEIGHTxWIDTH in pixels, such as 64x64, of at most {MAX_EDGE} each.")
     return int(match[1]), int(match[2])
+
+
+def own_pictures(size: str | None, colour: bool | None, **given: Any) -> OwnPictures:
+    """How own pictures are divided and prepared by the options of ``hangtag train``; None: as fits them.
+
+    Args:
+        size: HEIGHTxWIDTH.
+        colour: Whether the network sees colours.
+        given: Other fields of OwnPictures.
+
+    Raises:
+        SettingsError: The size is none.
+    """
+    channels = None if colour is None else 3 if colour else 1
+    chosen = {"size": None if size is None else parse_size(size), "channels": channels, **given}
+    return replace(pictures.AS_FITS, **{name: value for name, value in chosen.items() if value is not None})
 
 
 def load(
