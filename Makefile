@@ -56,7 +56,7 @@ loadtest: $(VENV)/.serve ## Load-test cnn, lstm and a route over both on a runni
 	$(BIN)/hangtag loadtest cnn lstm fast-and-accurate --samples examples/test-images.npz --accuracy \
 		--html reports/latest/loadtest.html --json reports/latest/loadtest.json $(ARGS)
 
-docs: $(VENV)/.dev ## Make the tables and pictures of docs/ and README.md anew from models, results, options and metrics
+docs: $(VENV)/.dev ## Write the tables and pictures of docs/ and README.md from models, results, options and metrics
 	$(BIN)/python -m studies report
 
 clean: ## Remove environments, caches and reports; keep runs/ and models/

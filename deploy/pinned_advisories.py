@@ -1,6 +1,6 @@
 """Keeps the advisories about the locked packages, for an audit where no database can be reached.
 
-    python -m deploy.pinned_advisories CHECKOUT     make deploy/pinned-advisories.json anew
+    python -m deploy.pinned_advisories CHECKOUT     write deploy/pinned-advisories.json
 
 CHECKOUT is a clone of github.com/pypa/advisory-database. The same commit and the same locks make the same file.
 """
