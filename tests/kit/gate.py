@@ -100,6 +100,11 @@ class _GatedRuntime(Runtime):
     gate: Gate | None = None
     failure: InferenceError | None = None
     play: Callable[[Runtime, Mapping[str, Any], bool], Any]
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
 
     def run(self, inputs: Any, *, alone: bool = False) -> Any:
         failure = self.failure  # of now: a batch that waits at the gate is computed as when it came
@@ -167,9 +172,9 @@ class Gates:
         return gate
 
     def loaded(self, model: str) -> int:
-        """How many loaded versions of a model are in memory, those included that serve no more."""
+        """How many versions of a model have open sessions, those included that serve no more."""
         with self._lock:
-            return sum(_model(runtime.path) == model for runtime in self._loaded)
+            return sum(_model(runtime.path) == model and not runtime.closed for runtime in self._loaded)
 
     @contextmanager
     def failing(self, model: str) -> Iterator[None]:

@@ -1,6 +1,6 @@
-"""Test doubles for a clock, a caller and ONNX Runtime, and short ways to build queues, models and engines."""
+"""Test doubles for a clock, a call and ONNX Runtime, and short ways to build queues, models and engines."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,9 @@ import numpy.typing as npt
 
 from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.batching.batcher import Batcher
-from hangtag.serving.server.batching.request import InferenceResult, OnComplete, QueuedRequest
+from hangtag.serving.server.batching.call import Call, InferenceResult, Tensors
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.errors import ServerError
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.signature import Signature, TensorSpec
 
@@ -29,24 +28,33 @@ class Clock:
         return self.now
 
 
-class Caller:
-    """Keeps each outcome that a request's callback gets."""
+class KeptCall(Call):
+    """A call that keeps each outcome that it gets."""
 
-    def __init__(self) -> None:
-        self.outcomes: list[InferenceResult | ServerError] = []
+    def __init__(
+        self,
+        inputs: Tensors | None = None,
+        samples: int = 1,
+        *,
+        batch_key: Hashable = None,
+        deadline: float | None = None,
+    ) -> None:
+        super().__init__(deadline)
+        self.inputs = inputs or {}
+        self.samples = samples
+        self.batch_key = batch_key
+        self.outcomes: list[InferenceResult | Exception] = []
 
-    def __call__(self, outcome: InferenceResult | ServerError) -> None:
-        self.outcomes.append(outcome)
+    def answer(self, result: InferenceResult) -> None:
+        self.outcomes.append(result)
+
+    def fail(self, error: Exception) -> None:
+        self.outcomes.append(error)
 
     @property
-    def outcome(self) -> InferenceResult | ServerError:
+    def outcome(self) -> InferenceResult | Exception:
         (only,) = self.outcomes
         return only
-
-    @property
-    def answer(self) -> InferenceResult:
-        assert isinstance(self.outcome, InferenceResult), self.outcome
-        return self.outcome
 
 
 class FakeRuntime(Runtime):
@@ -63,17 +71,18 @@ class FakeRuntime(Runtime):
         self.alone: list[bool] = []
         self.compute: Callable[[npt.NDArray[Any]], Outputs] = lambda x: {"y": x * 2}
 
+    def close(self) -> None:
+        """There is no session."""
+
     def run(self, inputs: Any, *, alone: bool = False) -> Outputs:
         self.alone.append(alone)
         self.batches.append(inputs["x"])
         return self.compute(inputs["x"])
 
 
-def new_request(
-    samples: int = 1, on_complete: OnComplete | None = None, *, batch_key: str = "", deadline: float | None = None
-) -> QueuedRequest:
-    """A request without inputs, for the batcher alone."""
-    return QueuedRequest({}, samples, on_complete or Caller(), batch_key=batch_key, deadline=deadline)
+def new_call(samples: int = 1, *, batch_key: str = "", deadline: float | None = None) -> KeptCall:
+    """A call without inputs, for the batcher alone."""
+    return KeptCall({}, samples, batch_key=batch_key, deadline=deadline)
 
 
 def batcher(
@@ -83,10 +92,10 @@ def batcher(
     return Batcher(max_batch_size=size, max_queue_size=queue, instances=instances, max_queue_delay=delay, clock=clock)
 
 
-def put(queue: Batcher, *requests: QueuedRequest) -> list[QueuedRequest]:
-    for one in requests:
+def put(queue: Batcher, *calls: KeptCall) -> list[KeptCall]:
+    for one in calls:
         queue.put(one)
-    return list(requests)
+    return list(calls)
 
 
 def served(runtime: Runtime, config: ServerConfig | None = None, *, version: int = 3) -> ServedModel:

@@ -1,6 +1,6 @@
 """Compares a request's deadline with the time that its answer needs: on admission, on holding it, on cancellation."""
 
-from hangtag.serving.server.batching.request import QueuedRequest
+from hangtag.serving.server.batching.call import Call
 from hangtag.serving.server.errors import CancelledError, DeadlineError, ServerError
 
 TOO_LATE = "the deadline passed while the request waited, or would have passed before its answer, so it was dropped"
@@ -17,11 +17,11 @@ _SLACK_SHARE = 0.01
 _SLACK_SECONDS = 0.001
 
 
-def require_time(request: QueuedRequest, expected: float, *, busy: bool, now: float) -> None:
+def require_time(call: Call, expected: float, *, busy: bool, now: float) -> None:
     """Set the request's ``ready_by``, or refuse it if its deadline cannot be met.
 
     Args:
-        request: Its ``ready_by`` stays None if it has no deadline.
+        call: Its ``ready_by`` stays None if it has no deadline.
         expected: Seconds from now until it would be computed.
         busy: Whether every instance computes.
         now: Seconds on the monotonic clock.
@@ -29,12 +29,12 @@ def require_time(request: QueuedRequest, expected: float, *, busy: bool, now: fl
     Raises:
         DeadlineError: The request would be computed later than ``ready_by``.
     """
-    if request.deadline is None:
+    if call.deadline is None:
         return
-    remaining = request.deadline - now
+    remaining = call.deadline - now
     share = 1 - RESERVED_SHARE if busy else 1.0
-    request.ready_by = now + share * remaining
-    if request.ready_by < now + expected:
+    call.ready_by = now + share * remaining
+    if call.ready_by < now + expected:
         left = f"is in {remaining * 1e3:.1f} ms" if remaining > 0 else "has passed"
         raise DeadlineError(
             f"an answer needs about {expected / share * 1e3:.1f} ms now and the deadline {left}; nothing was started. "
@@ -42,18 +42,18 @@ def require_time(request: QueuedRequest, expected: float, *, busy: bool, now: fl
         )
 
 
-def hold_seconds(request: QueuedRequest, max_delay: float, full_batch_seconds: float, now: float) -> float:
+def hold_seconds(call: Call, max_delay: float, full_batch_seconds: float, now: float) -> float:
     """Return how long a request may be held back: max_delay, but at most half of what its deadline leaves to spare."""
-    if request.ready_by is None:
+    if call.ready_by is None:
         return max_delay
-    spare = request.ready_by - now - full_batch_seconds
+    spare = call.ready_by - now - full_batch_seconds
     return min(max_delay, max(0.0, spare / 2))
 
 
-def cancellation_error(request: QueuedRequest, now: float) -> ServerError:
+def cancellation_error(call: Call, now: float) -> ServerError:
     """Return the error for a request whose client cancels: DeadlineError at its deadline, else CancelledError."""
-    if request.deadline is not None:
-        slack = _SLACK_SHARE * (request.deadline - request.enqueued) + _SLACK_SECONDS
-        if request.deadline - now <= slack:
+    if call.deadline is not None:
+        slack = _SLACK_SHARE * (call.deadline - call.enqueued) + _SLACK_SECONDS
+        if call.deadline - now <= slack:
             return DeadlineError("the deadline passed before there was an answer")
     return CancelledError("the caller cancelled the request")

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.compute_pool import ComputePool
+from hangtag.serving.server.engine.model_settings import largest_settings
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import STOPPING, NotFoundError, UnavailableError
 from hangtag.serving.server.telemetry.failure_counts import FailureCounts
@@ -19,6 +21,10 @@ class Engine:
         # A change replaces the whole table and never edits it, so a look-up needs no lock. The first version of a
         # model takes the requests that name none.
         self._table: dict[str, dict[str, Servable]] = {}
+        self.epoch = 0
+        """Rises with each change of the table: what was learnt of a model before may not hold any more."""
+        self.pool = ComputePool(largest_settings(config).instance_count)
+        """Computes the batches of all models."""
         self._ready = False
         self._closing = False
 
@@ -120,10 +126,11 @@ class Engine:
         before = self.versions(name)
         for model in models:
             if model not in before:
-                model.start()
+                model.start(self.pool)
         versions = {model.version: model for model in models}
         table = {**self._table, name: versions} if versions else {k: v for k, v in self._table.items() if k != name}
         self._table = dict(sorted(table.items()))
+        self.epoch += 1
         self.failures.forget_others(name, versions)
         return [model for model in before if model not in models]
 
@@ -132,7 +139,7 @@ class Engine:
         self._closing = True
 
     def close(self) -> None:
-        """Compute what is queued, then end every instance."""
+        """Compute what is queued."""
         self.stop_admission()
         for versions in self._table.values():
             for model in versions.values():

@@ -1,28 +1,16 @@
 """What the engine and the transports need of a name that serves: of a model's version, and of a route."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Protocol, TypeAlias
 
-from hangtag.serving.server.batching.batcher import Batcher
-from hangtag.serving.server.batching.request import OnComplete, QueuedRequest, Tensors
+from hangtag.serving.server.batching.call import Call, Tensors
+from hangtag.serving.server.engine.compute_pool import ComputePool
 from hangtag.serving.server.telemetry.model_statistics import ModelStatistics
 from hangtag.serving.server.telemetry.server_state import VersionState
 from hangtag.serving.signature import Signature
 
 Admission: TypeAlias = tuple[int, Hashable]
 """What a request's check returns: its number of samples, and its batch key (see ``validation.batch_key``)."""
-Cancel: TypeAlias = Callable[[], None]
-"""Drops a request, whose outcome is then an error; does nothing once it has ended."""
-
-
-class Computer(Protocol):
-    """What batches are taken from and computed by: a version of a model."""
-
-    @property
-    def batcher(self) -> Batcher: ...
-
-    def execute(self, batch: list[QueuedRequest]) -> None:
-        """Compute a batch that ``batcher.take`` returned, and complete its requests. Never raises."""
 
 
 class Servable(Protocol):
@@ -64,10 +52,6 @@ class Servable(Protocol):
     def max_queue_delay(self) -> float:
         """Seconds that a request may be held back to fill a batch."""
 
-    @property
-    def computers(self) -> Sequence[Computer]:
-        """The models one of whose queues a request is put into first."""
-
     def share_processors(self, shared: bool) -> None:
         """Compute no batch with more threads, although nothing else waits, until each caller has taken that back.
 
@@ -78,8 +62,8 @@ class Servable(Protocol):
             shared: True for the first call of a caller, False for its second one.
         """
 
-    def start(self) -> None:
-        """Take requests from now on."""
+    def start(self, pool: ComputePool) -> None:
+        """Take calls from now on. pool: computes their batches."""
 
     def require_place(self) -> None:
         """Raise QueueFullError where it is certain, before a request is decoded, that its queue is full."""
@@ -87,36 +71,18 @@ class Servable(Protocol):
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
         """Return a request's number of samples and its batch key. Both depend on shapes and datatypes alone.
 
+        Args:
+            inputs: An array for each input of the signature.
+            datatypes: The protocol's datatype of each input, for example "FP32".
+
         Raises:
             InvalidRequestError: The request does not fit.
         """
 
-    def submit(
-        self,
-        inputs: Tensors,
-        datatypes: Mapping[str, str],
-        on_complete: OnComplete,
-        deadline: float | None = None,
-        *,
-        admission: Admission | None = None,
-        wake: bool = True,
-        key: Callable[[str], str] | None = None,
-    ) -> Cancel:
-        """Check a request and queue it. When this raises, on_complete is not called.
-
-        Args:
-            inputs: An array for each input of the signature.
-            datatypes: The protocol's datatype of each input, for example "FP32".
-            on_complete: Receives the result or the error, from another thread.
-            deadline: Seconds on the monotonic clock; None for no deadline.
-            admission: What ``check`` returned for these shapes and datatypes before; None: they are checked now.
-            wake: Wake a thread that computes (see ``Batcher.put``). A caller that passes False takes a batch from
-                ``computers`` itself.
-            key: Returns the value of one of the call's metadata keys, empty where the call has none; for a route that
-                sends calls with one value to one member.
+    def put(self, call: Call) -> None:
+        """Queue a call that ``check`` has admitted. When this raises, the call gets no outcome here.
 
         Raises:
-            InvalidRequestError: The request does not fit.
             QueueFullError: The queue is full.
             DeadlineError: The answer would miss the deadline.
             UnavailableError: It is closed.

@@ -1,9 +1,7 @@
-"""A version of a model that serves: its session, its queue, the threads that compute its batches, and its counters."""
+"""A version of a model that serves: its session, its queue, and its counters."""
 
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 
 import numpy as np
 import structlog
@@ -11,14 +9,15 @@ import structlog
 from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.batching.after_batch import completing_batch
 from hangtag.serving.server.batching.batcher import Batcher
-from hangtag.serving.server.batching.request import InferenceResult, OnComplete, QueuedRequest, Tensors
+from hangtag.serving.server.batching.call import Call, InferenceResult, Tensors, answer
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.servable import Admission, Cancel, Computer
+from hangtag.serving.server.engine.compute_pool import ComputePool
+from hangtag.serving.server.engine.servable import Admission
 from hangtag.serving.server.engine.validation import batch_key, count_samples
 from hangtag.serving.server.errors import InferenceError, InvalidValuesError, ServerError
 from hangtag.serving.server.runtime.inference_session import VERSION
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.serving.server.telemetry.model_statistics import ModelStatistics, Timings
+from hangtag.serving.server.telemetry.model_statistics import BatchCost, ModelStatistics
 from hangtag.serving.server.telemetry.server_state import READY, VersionState
 
 log = structlog.get_logger()
@@ -55,10 +54,7 @@ class ServedModel:
             instances=config.instance_count,
             max_queue_delay=config.max_queue_delay_microseconds / 1e6,
         )
-        self._instances = [
-            threading.Thread(target=self._serve, name=f"{self.name}-{number}", daemon=True)
-            for number in range(config.instance_count)
-        ]
+        self._pool: ComputePool | None = None
 
     @property
     def queued(self) -> int:
@@ -67,10 +63,6 @@ class ServedModel:
     @property
     def computing(self) -> int:
         return self.batcher.computing
-
-    @property
-    def computers(self) -> Sequence[Computer]:
-        return (self,)
 
     @property
     def on_cpu(self) -> bool:
@@ -82,8 +74,8 @@ class ServedModel:
 
     @property
     def instances(self) -> int:
-        """Number of threads that compute batches."""
-        return len(self._instances)
+        """Number of batches that may be computed at once."""
+        return self.batcher.instances
 
     @property
     def shares_processors(self) -> bool:
@@ -96,26 +88,13 @@ class ServedModel:
         else:
             self._sharing.pop()
 
-    def start(self) -> None:
-        """Start the threads that compute batches."""
-        for instance in self._instances:
-            instance.start()
+    def start(self, pool: ComputePool) -> None:
+        self._pool = pool
 
-    def submit(
-        self,
-        inputs: Tensors,
-        datatypes: Mapping[str, str],
-        on_complete: OnComplete,
-        deadline: float | None = None,
-        *,
-        admission: Admission | None = None,
-        wake: bool = True,
-        key: Callable[[str], str] | None = None,
-    ) -> Cancel:
-        samples, equal_key = admission or self.check(inputs, datatypes)
-        request = QueuedRequest(inputs, samples, on_complete, batch_key=equal_key, deadline=deadline)
-        self.batcher.put(request, wake=wake)
-        return partial(self.batcher.cancel, request)
+    def put(self, call: Call) -> None:
+        self.batcher.put(call)
+        if self._pool is not None:
+            self._pool.offer(self)
 
     def require_place(self) -> None:
         self.batcher.require_place()
@@ -131,45 +110,47 @@ class ServedModel:
         )
         return samples, batch_key(self.signature, inputs)
 
-    def execute(self, batch: list[QueuedRequest]) -> None:
-        """Compute a batch that ``batcher.take`` returned, and complete its requests. Never raises.
+    def execute(self, batch: list[Call]) -> None:
+        """Compute a batch that ``batcher.take`` returned, and give its calls their outcomes. Never raises.
 
-        If the batch fails, each of its requests is computed once more, alone, so that none fails for the values of
-        another one.
+        If the batch fails, each of its calls is computed once more, alone, so that none fails for the values of another
+        one.
         """
         started = time.monotonic()
         try:
-            results = self._compute(batch, started)
+            outputs, cost = self._compute(batch)
         except Exception as error:
             self._execute_one_by_one(batch, error)
             return
-        self.batcher.finish(batch, time.monotonic() - started)
-        self.statistics.record_batch([result.timings for result in results])
+        calls = self.batcher.finish(batch, time.monotonic() - started)
+        self.statistics.record_batch([call.queue_ns for call in batch], cost)
         with completing_batch():
-            for request, result in zip(batch, results, strict=True):
-                request.complete(result)
+            answer(calls, outputs, cost)
 
-    def _execute_one_by_one(self, batch: list[QueuedRequest], batch_error: Exception) -> None:
-        requests = batch
+    def _execute_one_by_one(self, batch: list[Call], batch_error: Exception) -> None:
+        calls = batch
         outcomes: list[InferenceResult | ServerError] = [_failure(batch_error)]
         if len(batch) > 1:
-            requests = [request for request in batch if not request.completed]
-            outcomes = [self._compute_alone(request) for request in requests]
-        self.batcher.finish(batch)
+            calls = [call for call in batch if not call.done]
+            outcomes = [self._compute_alone(call) for call in calls]
+        waiting = set(self.batcher.finish(batch))
         with completing_batch():
-            for request, outcome in zip(requests, outcomes, strict=True):
+            for call, outcome in zip(calls, outcomes, strict=True):
                 if isinstance(outcome, InferenceResult):
-                    self.statistics.record_batch([outcome.timings])
-                request.complete(outcome)
-        all_answered = len(requests) == len(batch) and all(isinstance(each, InferenceResult) for each in outcomes)
+                    timings = outcome.timings
+                    self.statistics.record_batch([timings.queue_ns], BatchCost(*timings[1:5]))
+                if call in waiting:
+                    call.end(outcome)
+        all_answered = len(calls) == len(batch) and all(isinstance(each, InferenceResult) for each in outcomes)
         # Invalid values are the error of one client, which its own answer reports. If every request succeeds alone, no
         # client is at fault: the requests only cannot be batched, which the log must report.
         if not isinstance(batch_error, InvalidValuesError) or all_answered:
             log.error("batch failed", model=self.name, version=self.version, requests=len(batch), exc_info=batch_error)
 
-    def _compute_alone(self, request: QueuedRequest) -> InferenceResult | ServerError:
+    def _compute_alone(self, call: Call) -> InferenceResult | ServerError:
+        call.queue_ns = int((time.monotonic() - call.enqueued) * 1e9)
         try:
-            return self._compute([request], time.monotonic())[0]
+            return call.part_of(*self._compute([call]))
         except Exception as error:
             return _failure(error)
 
@@ -203,50 +184,37 @@ class ServedModel:
         }
 
     def close(self) -> None:
-        """Compute what is queued, then end the threads."""
+        """Compute what is queued, then free the session's memory."""
         self.batcher.close()
-        for instance in self._instances:
-            if instance.is_alive():
-                instance.join()
+        if self._pool is not None:
+            self._pool.offer(self)
+            self.batcher.join()
+        self.runtime.close()
 
-    def _serve(self) -> None:
-        while batch := self.batcher.take():
-            self.execute(batch)
-
-    def _compute(self, batch: list[QueuedRequest], started: float) -> list[InferenceResult]:
+    def _compute(self, batch: list[Call]) -> tuple[Tensors, BatchCost]:
         begin = time.perf_counter_ns()
         inputs = batch[0].inputs
         if len(batch) > 1:
-            inputs = {name: np.concatenate([request.inputs[name] for request in batch]) for name in inputs}
-        gathered = time.perf_counter_ns()
+            inputs = {name: np.concatenate([call.inputs[name] for call in batch]) for name in inputs}
+        joined = time.perf_counter_ns()
         self._alone_batches = self._alone_batches + 1 if self.batcher.computing == 1 and not len(self.batcher) else 0
         outputs = self.runtime.run(inputs, alone=self._alone_batches >= _ALONE_BATCHES and not self._sharing)
         computed = time.perf_counter_ns()
-        parts = _split(outputs, [request.samples for request in batch])
-        split = time.perf_counter_ns()
-        costs = (gathered - begin, computed - gathered, split - computed, sum(request.samples for request in batch))
-        return [
-            InferenceResult(part, Timings(int((started - request.enqueued) * 1e9), *costs))
-            for request, part in zip(batch, parts, strict=True)
-        ]
+        samples = batch[-1].row + batch[-1].samples if len(batch) > 1 else batch[0].samples
+        if len(batch) > 1:
+            _require_rows(outputs, samples)
+        checked = time.perf_counter_ns()
+        return outputs, BatchCost(joined - begin, computed - joined, checked - computed, samples, len(batch))
 
 
 def _failure(error: Exception) -> ServerError:
     return error if isinstance(error, ServerError) else InferenceError(f"the batch failed: {error}")
 
 
-def _split(outputs: Tensors, sizes: list[int]) -> list[Tensors]:
-    """Cut the outputs of a batch into those of its requests, which have these numbers of samples."""
-    if len(sizes) == 1:
-        return [outputs]
+def _require_rows(outputs: Tensors, samples: int) -> None:
+    """Raise InferenceError where an output has not one row for each sample: else a call would get another one's."""
     for name, array in outputs.items():
-        if len(array) != sum(sizes):  # else a request would get rows of another one
+        if len(array) != samples:
             raise InferenceError(
-                f"output {name!r} has {len(array)} rows for {sum(sizes)} samples: its first axis is not the batch's"
+                f"output {name!r} has {len(array)} rows for {samples} samples: its first axis is not the batch's"
             )
-    parts: list[Tensors] = []
-    end = 0
-    for size in sizes:
-        start, end = end, end + size
-        parts.append({name: array[start:end] for name, array in outputs.items()})
-    return parts

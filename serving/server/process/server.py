@@ -12,12 +12,15 @@ from hangtag.serving.server.config.server_config import OFF, ServerConfig
 from hangtag.serving.server.engine.control import Control
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import ModelControl
+from hangtag.serving.server.engine.model_settings import largest_settings
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host import memory
+from hangtag.serving.server.host.cpus import usable_cpus
 from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 from hangtag.serving.server.telemetry.server_state import ServerState
 from hangtag.serving.server.transport.choice import NATIVE, Transport, choose_transport
 from hangtag.serving.server.transport.grpc.server import GrpcServer
+from hangtag.serving.server.transport.queries.decoding_threads import DecodingThreads
 from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
 from hangtag.serving.server.transport.security.tls import server_credentials, ssl_contexts
 from hangtag.serving.server.transport.security.tokens import Authorise, Tokens
@@ -72,9 +75,11 @@ class Server:
             authorise = Tokens(config.token_file, config.limits.file_check_seconds).authorise
         control = self.control if wrap_control is None else wrap_control(self.control)
         self._repository = RepositoryCalls(control)
+        self._decoding = DecodingThreads(usable_cpus(), largest_settings(config).max_queue_size)
         self._grpc = GrpcServer(
             self._engine,
             self._repository,
+            self._decoding,
             authorise=authorise,
             credentials=server_credentials(config),
             tracing=self._tracing,
@@ -86,7 +91,7 @@ class Server:
         if config.http_port != OFF:
             state = self.state if wrap_control is None else control.state
             self._http = _http_server(
-                self._engine, self._repository, state, lambda: self.port, authorise, self._tracing
+                self._engine, self._repository, state, lambda: self.port, self._decoding, authorise, self._tracing
             )
         self.control.on_change = self._transport.refresh_health
 
@@ -158,8 +163,8 @@ class Server:
         self.control.close()
         self._engine.close()
         self._transport.close()
-        if self._http is not None:
-            self._http.close()
+        self._engine.pool.close()
+        self._decoding.close()
         self._repository.close()
         if self._tracing is not None:
             self._tracing.close()
@@ -169,7 +174,7 @@ class Server:
         # Imported here and not above, because the library may not be installed.
         from hangtag.serving.server.transport.native.server import NativeServer
 
-        return NativeServer(self._engine, self._grpc, authorise=authorise, tracing=self._tracing)
+        return NativeServer(self._engine, self._grpc, self._decoding, authorise=authorise, tracing=self._tracing)
 
     def __enter__(self) -> "Server":
         self.start()
@@ -186,6 +191,7 @@ def _http_server(
     repository: RepositoryCalls,
     state: Callable[[], ServerState],
     grpc_port: Callable[[], int],
+    decoding: DecodingThreads,
     authorise: Authorise | None,
     tracing: Tracing | None,
 ) -> "HttpServer":
@@ -198,4 +204,4 @@ def _http_server(
             "--http-port -1"
         ) from error
     tls = ssl_contexts(engine.config)
-    return HttpServer(engine, repository, state, grpc_port, authorise=authorise, tls=tls, tracing=tracing)
+    return HttpServer(engine, repository, state, grpc_port, decoding, authorise=authorise, tls=tls, tracing=tracing)

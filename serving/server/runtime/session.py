@@ -241,6 +241,11 @@ class Runtime:
         if factory.pinning_problem:
             self.notes["not_page_locked"] = factory.pinning_problem
 
+    def close(self) -> None:
+        """Free the memory of the sessions. Call it when nothing is computed any more; a second call does nothing."""
+        self.__dict__.pop("_session", None)
+        self._lone_batches = self._buffer_pool = None
+
     def _use_graphs(self, graphs: GraphPool) -> None:
         # The graphs' session replaces the first one, so that the device holds the model once. The same session computes
         # batches that have no graph, without a graph.

@@ -58,6 +58,17 @@ class Timings(NamedTuple):  # a tuple, because creating one per request must be 
         return self.compute_input_ns + self.compute_infer_ns + self.compute_output_ns
 
 
+class BatchCost(NamedTuple):
+    """Nanoseconds that one batch spent in each step, and its size."""
+
+    compute_input_ns: int
+    compute_infer_ns: int
+    compute_output_ns: int
+    batch_size: int
+    """In samples."""
+    calls: int = 1
+
+
 @dataclass(frozen=True)
 class Duration:
     """Triton's StatisticDuration: how many times, and the nanoseconds of all of them together."""
@@ -140,7 +151,7 @@ class ModelStatistics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._recorded: deque[Sequence[Timings]] = deque()  # batches that are not counted yet
+        self._recorded: deque[tuple[Sequence[int], BatchCost]] = deque()  # batches that are not counted yet
         self._inference_count = self._execution_count = self._last_inference_ns = 0
         self._fails = self._fail_ns = 0
         self._queue_ns = 0
@@ -155,9 +166,9 @@ class ModelStatistics:
         )
         self._batch_sizes = HistogramRecorder(BATCH_SIZE_BOUNDS)
 
-    def record_batch(self, timings: Sequence[Timings]) -> None:
-        """Count an executed batch. timings: one per request; they differ in queue_ns only."""
-        self._recorded.append(timings)
+    def record_batch(self, queue_ns: Sequence[int], cost: BatchCost) -> None:
+        """Count an executed batch. queue_ns: how long each of its requests waited."""
+        self._recorded.append((queue_ns, cost))
         self._last_inference_ns = time.time_ns()
         if len(self._recorded) >= _COUNT_FROM:
             with self._lock:
@@ -167,9 +178,9 @@ class ModelStatistics:
         batches = [self._recorded.popleft() for _ in range(len(self._recorded))]
         if not batches:
             return
-        requests = np.array([len(timings) for timings in batches])
-        queue_ns = np.array([each.queue_ns for timings in batches for each in timings])
-        input_ns, infer_ns, output_ns, sizes = np.array([timings[0][1:5] for timings in batches]).T
+        requests = np.array([len(waits) for waits, _ in batches])
+        queue_ns = np.array([ns for waits, _ in batches for ns in waits])
+        input_ns, infer_ns, output_ns, sizes = np.array([cost[:4] for _, cost in batches]).T
         compute_ns = np.repeat(input_ns + infer_ns + output_ns, requests)
         self._inference_count += int(sizes.sum())
         self._execution_count += len(batches)

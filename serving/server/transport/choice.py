@@ -22,7 +22,7 @@ class Transport(Protocol):
         """Set health to NOT_SERVING, refuse new calls, and let those in flight finish within ``grace`` seconds."""
 
     def close(self) -> None:
-        """End the threads. Call it after ``stop`` and after the engine's close, when nothing is computed."""
+        """Close the connections. Call it after ``stop`` and after the engine's close, when nothing is computed."""
 
 
 class TransportChoice(NamedTuple):

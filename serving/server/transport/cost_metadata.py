@@ -1,6 +1,6 @@
 """What a query cost, and for a route which of its members answered, as the trailing metadata of its call."""
 
-from hangtag.serving.server.telemetry.model_statistics import Timings
+from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
 
 QUEUE_NS, COMPUTE_NS, BATCH_SIZE = "hangtag-queue-ns", "hangtag-compute-ns", "hangtag-batch-size"
 MODEL, STAGE = "hangtag-model", "hangtag-stage"
@@ -23,6 +23,12 @@ def cost_metadata(timings: Timings) -> tuple[tuple[str, str], ...]:
         (BATCH_SIZE, str(timings.batch_size)),
     )
     return cost if not timings.stages else (*cost, *route_metadata(timings))
+
+
+def batch_metadata(cost: BatchCost) -> tuple[tuple[str, str], ...]:
+    """Return the part of `cost_metadata` that all calls of a batch have in common."""
+    compute_ns = cost.compute_input_ns + cost.compute_infer_ns + cost.compute_output_ns
+    return ((COMPUTE_NS, str(compute_ns)), (BATCH_SIZE, str(cost.batch_size)))
 
 
 def route_metadata(timings: Timings) -> list[tuple[str, str]]:

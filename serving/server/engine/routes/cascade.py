@@ -1,7 +1,7 @@
-"""One request on its way through the members of a cascade."""
+"""One call on its way through the members of a cascade."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from hangtag.serving.server.batching.request import InferenceResult, OnComplete, Tensors
-from hangtag.serving.server.engine.routes.members import RouteMembers
+from hangtag.serving.server.batching.call import Call, InferenceResult, Tensors
+from hangtag.serving.server.engine.routes.members import MemberCall, RouteMembers
 from hangtag.serving.server.engine.routes.route_file import ANSWER, CascadeSettings
-from hangtag.serving.server.engine.servable import Admission, Cancel
 from hangtag.serving.server.errors import (
     DeadlineError,
     InferenceError,
@@ -42,103 +41,53 @@ class Cascade:
     statistics: RouteStatistics
 
 
-class CascadeRequest:
-    """Submits a request to the first member, and the samples of which a member is not sure to the next one.
+class CascadeRun:
+    """Asks the first member for a call, and the next one for the samples of which a member is not sure.
 
-    A member's thread calls `_staged` when it has answered. Only one stage of a request is under way at a time.
+    It is what the call waits in. A member's thread calls `_staged` when it has answered. Only one stage of a call is
+    under way at a time.
     """
 
-    __slots__ = (
-        "_admission",
-        "_cancel_stage",
-        "_cancelled",
-        "_cascade",
-        "_datatypes",
-        "_deadline",
-        "_ended",
-        "_inputs",
-        "_key",
-        "_lock",
-        "_on_complete",
-        "_outputs",
-        "_rows",
-        "_stages",
-        "_unsure",
-    )
+    __slots__ = ("_call", "_cascade", "_lock", "_on_end", "_outputs", "_rows", "_stage_call", "_stages", "_unsure")
 
-    def __init__(
-        self,
-        cascade: Cascade,
-        inputs: Tensors,
-        datatypes: Mapping[str, str],
-        on_complete: OnComplete,
-        deadline: float | None,
-        admission: Admission,
-        key: Callable[[str], str] | None,
-    ) -> None:
-        """Submit nothing yet.
+    def __init__(self, cascade: Cascade, call: Call, on_end: Callable[[InferenceResult | Exception], None]) -> None:
+        """Ask nobody yet.
 
         Args:
             cascade: Its members.
-            inputs: An array for each input, the first axis the batch's.
-            datatypes: The protocol's datatype of each input.
-            on_complete: Gets the outcome, from a member's thread.
-            deadline: One for all stages, on the monotonic clock in seconds; None for none.
-            admission: What the check of the members returned.
-            key: See `Servable.submit`.
+            call: Its deadline is one for all stages.
+            on_end: Gets the outcome, from a member's thread.
         """
         self._cascade = cascade
-        self._inputs = inputs
-        self._datatypes = datatypes
-        self._on_complete = on_complete
-        self._deadline = deadline
-        self._admission = admission
-        self._key = key
+        self._call = call
+        self._on_end = on_end
         self._lock = threading.Lock()
-        self._cancelled = False
-        self._ended = False
-        self._cancel_stage: Cancel | None = None
+        self._stage_call: MemberCall | None = None
         self._outputs: Tensors = {}
-        self._rows: npt.NDArray[np.intp] | None = None  # of the request's samples, those that the current stage has
+        self._rows: npt.NDArray[np.intp] | None = None  # of the call's samples, those that the current stage has
         self._stages: list[StageTimings] = []
         self._unsure = 0
 
-    def start(self, *, wake: bool) -> None:
-        """Submit to the first member. Raises ServerError, and never calls on_complete then, if it refuses.
+    def start(self) -> None:
+        """Ask the first member. Raises ServerError, and there is no outcome then, if it refuses."""
+        self._put(0, self._call.inputs, self._call.samples)
 
-        Args:
-            wake: See `Servable.submit`.
-        """
-        self._submit(0, self._inputs, self._admission, wake)
-
-    def cancel(self) -> None:
-        """Drop what still waits. The current member completes the request with an error."""
+    def cancel(self, call: Call) -> None:
+        """Drop what still waits. The current member ends the call with an error."""
         with self._lock:
-            self._cancelled = True
-            cancel = self._cancel_stage
-        if cancel is not None:
-            cancel()
+            stage_call = self._stage_call
+        if stage_call is not None:
+            stage_call.cancel()
 
-    def _submit(self, stage: int, inputs: Tensors, admission: Admission, wake: bool) -> None:
-        cancel = self._cascade.members.submit(
-            self._cascade.settings.members[stage],
-            inputs,
-            self._datatypes,
-            partial(self._staged, stage),
-            self._deadline,
-            admission,
-            wake=wake,
-            key=self._key,
-        )
+    def _put(self, stage: int, inputs: Tensors, samples: int) -> None:
+        stage_call = MemberCall(self._call, inputs, samples, partial(self._staged, stage))
         with self._lock:
-            if self._ended:
-                return
-            self._cancel_stage = cancel
-            cancelled = self._cancelled
-        if cancelled:  # the caller left while the request was between two stages
-            cancel()
+            self._stage_call = stage_call
+        self._cascade.members.put(self._cascade.settings.members[stage], stage_call)
+        if self._call.cancelled:  # the caller left before there was anything to cancel in this stage
+            stage_call.cancel()
 
-    def _staged(self, stage: int, outcome: InferenceResult | ServerError) -> None:
+    def _staged(self, stage: int, outcome: InferenceResult | Exception) -> None:
         """A member has answered, or failed."""
         try:
             outcome = _answered(outcome)
@@ -148,24 +97,24 @@ class CascadeRequest:
                 return
             stage += 1
             self._rows = doubtful
-            inputs = {name: array[doubtful] for name, array in self._inputs.items()}
-            self._submit(stage, inputs, (len(doubtful), self._admission[1]), True)
+            inputs = {name: array[doubtful] for name, array in self._call.inputs.items()}
+            self._put(stage, inputs, len(doubtful))
         except (QueueFullError, DeadlineError) as error:
-            if stage and self._cascade.settings.on_overload == ANSWER and not self._cancelled:
+            if stage and self._cascade.settings.on_overload == ANSWER and not self._call.cancelled:
                 self._answer(unsure=0 if self._rows is None else len(self._rows))
             else:
-                self._end(error)
+                self._on_end(error)
         except ServerError as error:
-            self._end(error)
+            self._on_end(error)
         except Exception as error:  # a bug of ours, or outputs that are not as the signature says
             log.exception("joining the answers of a cascade failed", stage=stage)
-            self._end(InferenceError(f"the answers of the cascade's members cannot be joined: {error}"))
+            self._on_end(InferenceError(f"the answers of the cascade's members cannot be joined: {error}"))
 
     def _take(self, stage: int, result: InferenceResult) -> npt.NDArray[np.intp] | None:
         """Keep a member's answers; returns the samples that it is not sure of, None if there are none."""
         settings, rows, timings = self._cascade.settings, self._rows, result.timings
         key = self._cascade.stages[stage]
-        got = tuple(range(self._admission[0]) if rows is None else rows.tolist())
+        got = tuple(range(self._call.samples) if rows is None else rows.tolist())
         if timings.stages:  # the member is a route, which says which models answered
             self._stages += [each._replace(rows=tuple(got[row] for row in each.rows)) for each in timings.stages]
         else:
@@ -199,25 +148,10 @@ class CascadeRequest:
             queue_ns += stage.queue_ns
             compute_ns += stage.compute_ns
         timings = Timings(queue_ns, 0, compute_ns, 0, stages[0].batch_size, stages, self._unsure + unsure)
-        self._end(InferenceResult(self._outputs, timings))
-
-    def _end(self, outcome: InferenceResult | ServerError) -> None:
-        on_complete = self._on_complete
-        with self._lock:
-            self._ended = True
-            # A transport's call keeps what cancels it, which refers to this request. What completes the request and its
-            # key refer to the call: without this, the circle of references would keep an unloaded model in memory.
-            self._cancel_stage = None
-            self._on_complete = _nothing
-            self._key = None
-        on_complete(outcome)
+        self._on_end(InferenceResult(self._outputs, timings))
 
 
-def _answered(outcome: InferenceResult | ServerError) -> InferenceResult:
-    if isinstance(outcome, ServerError):
+def _answered(outcome: InferenceResult | Exception) -> InferenceResult:
+    if isinstance(outcome, Exception):
         raise outcome
     return outcome
-
-
-def _nothing(_outcome: InferenceResult | ServerError) -> None:
-    """Takes no outcome, since the request has ended."""

@@ -1,12 +1,12 @@
-"""What serves the members of a route, and how a request reaches them while models are replaced."""
+"""What serves the members of a route, and how a call reaches them while models are replaced."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from hangtag.serving.server.batching.request import OnComplete, Tensors
+from hangtag.serving.server.batching.call import Call, InferenceResult, Tensors
 from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.routes.route_file import Member
-from hangtag.serving.server.engine.servable import Admission, Cancel, Servable
+from hangtag.serving.server.engine.servable import Admission, Servable
 from hangtag.serving.server.errors import ModelLoadError, RepositoryError, UnavailableError
 from hangtag.serving.signature import Signature
 
@@ -49,43 +49,56 @@ class RouteMembers:
         """What served a member when the route was made."""
         return self._models[member]
 
-    def submit(
-        self,
-        member: Member,
-        inputs: Tensors,
-        datatypes: Mapping[str, str],
-        on_complete: OnComplete,
-        deadline: float | None,
-        admission: Admission,
-        *,
-        wake: bool = True,
-        key: Callable[[str], str] | None = None,
-    ) -> Cancel:
-        """Submit a request to a member's model, or to its successor where it is closed: see `Servable.submit`.
-
-        Args:
-            member: One of the route's.
-            inputs: See `Servable.submit`, as for all other arguments.
-            datatypes: Likewise.
-            on_complete: Likewise.
-            deadline: Likewise.
-            admission: Likewise.
-            wake: Likewise. A successor's own threads are always woken: a caller that passes False takes a batch from
-                the route's ``computers``, and those are the models of when the route was made.
-            key: Likewise.
+    def put(self, member: Member, call: Call) -> None:
+        """Queue a call with a member's model, or with its successor where it is closed: see `Servable.put`.
 
         Raises:
-            ServerError: The request is refused.
+            ServerError: The call is refused.
         """
         model = self._models[member]
         while True:
             try:
-                return model.submit(inputs, datatypes, on_complete, deadline, admission=admission, wake=wake, key=key)
+                model.put(call)
             except UnavailableError:
                 successor = self._look_up(member)
                 if successor is model or _difference(model.signature, successor.signature):
                     raise
-                model, wake = successor, True
+                model = successor
+            else:
+                return
+
+
+class MemberCall(Call):
+    """What a route asks a member for a call of its own: the whole call, or some of its samples."""
+
+    __slots__ = ("_of", "_on_end")
+
+    def __init__(
+        self, of: Call, inputs: Tensors, samples: int, on_end: Callable[[InferenceResult | Exception], None]
+    ) -> None:
+        """Ask for samples of a call.
+
+        Args:
+            of: The route's call; it has the same deadline and metadata.
+            inputs: Of the samples.
+            samples: How many there are.
+            on_end: Gets the outcome, from the thread that computed or dropped it.
+        """
+        super().__init__(of.deadline)
+        self.inputs = inputs
+        self.samples = samples
+        self.batch_key = of.batch_key
+        self._of = of
+        self._on_end = on_end
+
+    def answer(self, result: InferenceResult) -> None:
+        self._on_end(result)
+
+    def fail(self, error: Exception) -> None:
+        self._on_end(error)
+
+    def metadata_value(self, key: str) -> str:
+        return self._of.metadata_value(key)
 
 
 def require_one_signature(models: Mapping[Member, Servable]) -> None:

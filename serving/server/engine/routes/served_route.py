@@ -7,17 +7,18 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from hangtag.serving.server.batching.after_batch import after_batch
-from hangtag.serving.server.batching.request import InferenceResult, OnComplete, Tensors
+from hangtag.serving.server.batching.call import Call, InferenceResult, Tensors
 from hangtag.serving.server.config.limits import Limits
+from hangtag.serving.server.engine.compute_pool import ComputePool
 from hangtag.serving.server.engine.repository import ROUTE_VERSION
 from hangtag.serving.server.engine.routes.acceptance import FLOATS
-from hangtag.serving.server.engine.routes.cascade import Cascade, CascadeRequest
-from hangtag.serving.server.engine.routes.members import LookUp, RouteMembers
+from hangtag.serving.server.engine.routes.cascade import Cascade, CascadeRun
+from hangtag.serving.server.engine.routes.members import LookUp, MemberCall, RouteMembers
 from hangtag.serving.server.engine.routes.route_file import CascadeSettings, Member, RouteSettings, SplitSettings
 from hangtag.serving.server.engine.routes.shadow import Shadow
-from hangtag.serving.server.engine.servable import Admission, Cancel, Servable
-from hangtag.serving.server.errors import ModelLoadError, ServerError
-from hangtag.serving.server.telemetry.model_statistics import ModelStatistics, StageTimings
+from hangtag.serving.server.engine.servable import Admission, Servable
+from hangtag.serving.server.errors import ModelLoadError
+from hangtag.serving.server.telemetry.model_statistics import BatchCost, ModelStatistics, StageTimings
 from hangtag.serving.server.telemetry.route_statistics import RouteStatistics
 from hangtag.serving.server.telemetry.server_state import READY, VersionState
 from hangtag.serving.signature import Signature
@@ -66,8 +67,6 @@ class ServedRoute:
         self.on_cpu = all(model.on_cpu for model in members.values())
         self.max_queue_delay = max(model.max_queue_delay for model in members.values())
         self.max_batch_size = self._members.strictest.max_batch_size
-        entries = settings.members if isinstance(settings, SplitSettings) else settings.members[:1]
-        self.computers = tuple(dict.fromkeys(each for entry in entries for each in members[entry].computers))
         self._settings = settings
         self._shadow: Shadow | None = None
         self._stages: RouteStatistics = RouteStatistics() if previous is None else previous._stages
@@ -87,7 +86,7 @@ class ServedRoute:
         for member in self._settings.members:
             self._members.model(member).share_processors(shared)
 
-    def start(self) -> None:
+    def start(self, pool: ComputePool) -> None:
         """The members compute."""
 
     def close(self) -> None:
@@ -101,40 +100,30 @@ class ServedRoute:
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
         return self._members.check(inputs, datatypes)
 
-    def submit(
-        self,
-        inputs: Tensors,
-        datatypes: Mapping[str, str],
-        on_complete: OnComplete,
-        deadline: float | None = None,
-        *,
-        admission: Admission | None = None,
-        wake: bool = True,
-        key: Callable[[str], str] | None = None,
-    ) -> Cancel:
-        admission = admission or self.check(inputs, datatypes)
+    def put(self, call: Call) -> None:
         shadow = self._shadow
         copied = shadow is not None and shadow.wants()
 
-        def completed(outcome: InferenceResult | ServerError) -> None:
+        def end(outcome: InferenceResult | Exception) -> None:
             if isinstance(outcome, InferenceResult):
                 timings = outcome.timings
-                # The members count the batches that they computed; the route counts each request as one of its own.
-                whole = timings if timings.batch_size == admission[0] else timings._replace(batch_size=admission[0])
-                self.statistics.record_batch([whole])
+                # The members count the batches that they computed; the route counts each call as one of its own.
+                cost = BatchCost(*timings[1:4], call.samples)
+                self.statistics.record_batch([timings.queue_ns], cost)
                 if timings.unsure:
                     self._stages.record_unsure(timings.unsure)
-            on_complete(outcome)
+            if shadow is not None and copied and isinstance(outcome, InferenceResult):
+                shadow.compare(call, outcome)  # before the caller, who may have another call copied, has the answer
+            call.end(outcome)
             if shadow is not None:
-                if copied and isinstance(outcome, InferenceResult):
-                    shadow.compare(inputs, datatypes, admission, outcome)
                 after_batch(shadow.hand_over)
 
         if isinstance(self._settings, SplitSettings):
-            return self._submit_to_one(self._settings, inputs, datatypes, completed, deadline, admission, wake, key)
-        request = CascadeRequest(self._cascade, inputs, datatypes, completed, deadline, admission, key)
-        request.start(wake=wake)
-        return request.cancel
+            self._put_to_one(self._settings, call, end)
+        else:
+            run = CascadeRun(self._cascade, call, end)
+            call.queue = run
+            run.start()
 
     def state(self) -> VersionState:
         return VersionState(
@@ -166,31 +155,25 @@ class ServedRoute:
         weights = ", ".join(f"{weight:g}" for weight in settings.weights)
         return {"route": "split", **shared, "route_weights": weights, "route_sticky": settings.sticky}
 
-    def _submit_to_one(
-        self,
-        settings: SplitSettings,
-        inputs: Tensors,
-        datatypes: Mapping[str, str],
-        on_complete: OnComplete,
-        deadline: float | None,
-        admission: Admission,
-        wake: bool,
-        key: Callable[[str], str] | None,
-    ) -> Cancel:
-        member = chosen(self.name, settings, key(settings.sticky) if settings.sticky and key is not None else "")
+    def _put_to_one(
+        self, settings: SplitSettings, call: Call, end: Callable[[InferenceResult | Exception], None]
+    ) -> None:
+        member = chosen(self.name, settings, call.metadata_value(settings.sticky) if settings.sticky else "")
 
-        def completed(outcome: InferenceResult | ServerError) -> None:
+        def ended(outcome: InferenceResult | Exception) -> None:
             if isinstance(outcome, InferenceResult):
                 outputs, timings = outcome
                 stage = (1, str(member))
-                self._stages.record(stage, admission[0])
+                self._stages.record(stage, call.samples)
                 if not timings.stages:  # else the member is a route, which says more
-                    rows = tuple(range(admission[0]))
+                    rows = tuple(range(call.samples))
                     cost = StageTimings(stage[1], rows, timings.queue_ns, timings.compute_ns, timings.batch_size)
                     outcome = InferenceResult(outputs, timings._replace(stages=(cost,)))
-            on_complete(outcome)
+            end(outcome)
 
-        return self._members.submit(member, inputs, datatypes, completed, deadline, admission, wake=wake, key=key)
+        part = MemberCall(call, call.inputs, call.samples, ended)
+        call.queue = part
+        self._members.put(member, part)
 
     @property
     def queued(self) -> int:

@@ -17,38 +17,47 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.serving.server.batching.request import InferenceResult, Tensors, memory_of
+from hangtag.serving.server.batching.call import Call, InferenceResult, Tensors, memory_of
 from hangtag.serving.server.config.limits import Limits
-from hangtag.serving.server.engine.servable import Admission, Servable
+from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import QueueFullError, ServerError
 from hangtag.serving.server.telemetry.route_statistics import RouteStatistics
 
 
-@dataclass(slots=True)
-class _Copy:
-    """A request that was answered; the fields without a text are those of `Shadow.compare`."""
+class _Copy(Call):
+    """A copy of a call that was answered."""
 
-    inputs: Tensors
-    datatypes: Mapping[str, str]
-    admission: Admission
-    outputs: Tensors
-    """What the caller got."""
-    size: int
-    """Bytes of the inputs and of the outputs."""
-    attached: bool = True
-    """The outputs may be views into those of the whole batch, which stay in memory with them."""
+    __slots__ = ("attached", "on_end", "outputs", "size")
+
+    def __init__(
+        self, of: Call, outputs: Tensors, on_end: "Callable[[_Copy, InferenceResult | Exception], None]"
+    ) -> None:
+        """Copy a call. outputs: what its caller got. on_end: gets the shadow's outcome."""
+        super().__init__()
+        self.inputs = of.inputs
+        self.samples = of.samples
+        self.batch_key = of.batch_key
+        self.outputs = outputs
+        self.on_end = on_end
+        self.size = sum(map(memory_of, (*of.inputs.values(), *outputs.values())))
+        self.attached = True
+        """The outputs may be views into those of the whole batch, which stay in memory with them."""
+
+    def answer(self, result: InferenceResult) -> None:
+        self.on_end(self, result)
+
+    def fail(self, error: Exception) -> None:
+        self.on_end(self, error)
 
     def detach(self) -> None:
-        """Copy outputs that are a part of a larger array. The inputs are the request's own."""
+        """Copy outputs that are a part of a larger array. The inputs are the call's own."""
         self.outputs = {name: array.copy() if _is_part(array) else array for name, array in self.outputs.items()}
         self.attached = False
 
@@ -97,22 +106,12 @@ class Shadow:
         """Draw whether the next call is copied."""
         return random.random() < self._share  # noqa: S311 - samples calls, and is no secret
 
-    def compare(
-        self, inputs: Tensors, datatypes: Mapping[str, str], admission: Admission, answered: InferenceResult
-    ) -> None:
-        """Let a copy of a request that was answered wait for ``hand_over``. Never raises, and never blocks.
-
-        Args:
-            inputs: The request's.
-            datatypes: The protocol's datatype of each input.
-            admission: What the check of the request returned.
-            answered: What the caller got.
-        """
+    def compare(self, call: Call, answered: InferenceResult) -> None:
+        """Let a copy of a call wait for ``hand_over``. Never blocks. answered: what its caller got."""
         if self._model is None:
             self._statistics.shadow_failed()
             return
-        arrays = (*inputs.values(), *answered.outputs.values())
-        copy = _Copy(inputs, datatypes, admission, answered.outputs, sum(map(memory_of, arrays)))
+        copy = _Copy(call, answered.outputs, self._ended)
         with self._lock:
             dropped = 0
             if self._closed or not self._may_take(copy):
@@ -165,31 +164,28 @@ class Shadow:
             self._handed_over = len(copies)
             self._handed_over_at = time.monotonic()
         for copy in copies:
-            completed = partial(self._completed, copy)
             try:
-                model.submit(copy.inputs, copy.datatypes, completed, admission=copy.admission, wake=False)
+                model.put(copy)
             except ServerError as error:
-                completed(error)
-        for computer in model.computers:  # only now, so that one batch takes all of them
-            computer.batcher.wake()
+                copy.end(error)
 
     def _may_take(self, copy: _Copy) -> bool:
         """Whether the model takes what the route's members took: it may take fewer samples, or no empty tensor."""
         assert self._model is not None
-        fits = copy.admission[0] <= self._model.max_batch_size
+        fits = copy.samples <= self._model.max_batch_size
         return fits and all(array.size for array in copy.inputs.values())
 
     def _next(self) -> list[_Copy]:
         """Remove the oldest copies: at least one, and no more samples than are handed over at once."""
         copies: list[_Copy] = []
         samples = 0
-        while self._waiting and (not copies or samples + self._waiting[0].admission[0] <= self._at_once):
+        while self._waiting and (not copies or samples + self._waiting[0].samples <= self._at_once):
             copies.append(self._waiting.popleft())
-            samples += copies[-1].admission[0]
+            samples += copies[-1].samples
             self._bytes -= copies[-1].size
         return copies
 
-    def _completed(self, copy: _Copy, outcome: InferenceResult | ServerError) -> None:
+    def _ended(self, copy: _Copy, outcome: InferenceResult | Exception) -> None:
         with self._lock:
             self._handed_over -= 1
             if not self._handed_over:
@@ -200,10 +196,10 @@ class Shadow:
                 self._rests_until = self._handed_over_at + seconds / limits.shadow_share_of_time
         if isinstance(outcome, QueueFullError):
             self._statistics.shadow_skipped()
-        elif isinstance(outcome, ServerError):
-            self._statistics.shadow_failed()
-        else:
+        elif isinstance(outcome, InferenceResult):
             self._record(copy.outputs, outcome.outputs)
+        else:
+            self._statistics.shadow_failed()
 
     def _start_timer(self) -> None:
         timer = threading.Timer(self._limits.shadow_late_seconds, self._hand_over_late)

@@ -9,16 +9,15 @@ from collections.abc import AsyncIterator, Callable
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
-from hangtag.serving.server.transport.call import failures_recorded
+from hangtag.serving.server.transport.call import LARGE_MESSAGE, failures_recorded
 from hangtag.serving.server.transport.grpc.calls import Context, call_deadline, describe_call, set_cost
 from hangtag.serving.server.transport.grpc.handlers import abort
 from hangtag.serving.server.transport.grpc.streams.infer_stream import answer_stream
 from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
 from hangtag.serving.server.transport.methods import MODEL_INFER, MODEL_STREAM_INFER
-from hangtag.serving.server.transport.queries.infer_message import InferMessageQuery
-from hangtag.serving.server.transport.queries.infer_query import InferQuery
-from hangtag.serving.server.transport.queries.pending import Queries
-from hangtag.serving.server.transport.queries.request_templates import RequestTemplates
+from hangtag.serving.server.transport.queries.infer_query import InferQuery, infer_query, serialized
+from hangtag.serving.server.transport.queries.loop_calls import LoopCalls
+from hangtag.serving.server.transport.queries.plans import Plans
 from hangtag.serving.server.transport.repository.model_messages import (
     model_config,
     model_index,
@@ -27,7 +26,6 @@ from hangtag.serving.server.transport.repository.model_messages import (
     server_metadata,
 )
 from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
-from hangtag.serving.server.transport.submission import LARGE_MESSAGE
 from hangtag.serving.server.transport.tracing import Tracing
 
 
@@ -38,7 +36,7 @@ class InferenceService:
         self,
         engine: Engine,
         repository: RepositoryCalls,
-        queries: Queries,
+        calls: LoopCalls,
         streams: OpenStreams,
         stopping: Callable[[], bool],
         tracing: Tracing | None = None,
@@ -48,18 +46,18 @@ class InferenceService:
         Args:
             engine: This process' models, which answer inference.
             repository: Loads, unloads and describes models, of all workers where there are several.
-            queries: Submits ModelInfer.
+            calls: Submits ModelInfer.
             streams: Answers ModelStreamInfer.
             stopping: Whether the server takes no new requests, and so neither it nor a model is ready.
             tracing: Gets a span for each query; None records none.
         """
         self._engine = engine
         self._repository = repository
-        self._queries = queries
+        self._calls = calls
         self._streams = streams
         self._stopping = stopping
         self._tracing = tracing
-        self._templates = RequestTemplates()
+        self._plans = Plans(engine)
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -87,21 +85,17 @@ class InferenceService:
     async def ModelInfer(self, message: bytes, context: Context) -> bytes:
         """Answer ModelInfer from bytes to bytes."""
         request = None
-        call = describe_call(MODEL_INFER, context, self._tracing)
+        origin = describe_call(MODEL_INFER, context, self._tracing)
         try:
-            with failures_recorded(self._engine, call):
-                query = InferMessageQuery(message, call, self._templates)
+            with failures_recorded(self._engine, origin):
+                query = infer_query(message, self._plans)
             request = query.request
-            if query.is_known or len(message) < LARGE_MESSAGE:
-                message, timings = await self._queries.answer(query, call_deadline(context))
-            else:
-                large = InferQuery(request, call)
-                response, timings = await self._queries.answer(large, call_deadline(context), in_thread=True)
-                message = response.SerializeToString()
+            in_thread = isinstance(query, InferQuery) and len(message) >= LARGE_MESSAGE
+            response, timings = await self._calls.answer(query, origin, call_deadline(context), in_thread=in_thread)
         except Exception as error:
             await abort(error, MODEL_INFER, request, context)
         set_cost(context, timings)
-        return message
+        return serialized(response)
 
     async def ModelStreamInfer(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
         await answer_stream(self._streams, requests, context, describe_call(MODEL_STREAM_INFER, context, self._tracing))

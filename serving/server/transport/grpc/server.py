@@ -24,7 +24,8 @@ from hangtag.serving.server.transport.grpc.limits import channel_options
 from hangtag.serving.server.transport.grpc.reflection import add_reflection
 from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
 from hangtag.serving.server.transport.methods import MODEL_INFER
-from hangtag.serving.server.transport.queries.pending import Queries
+from hangtag.serving.server.transport.queries.decoding_threads import DecodingThreads
+from hangtag.serving.server.transport.queries.loop_calls import LoopCalls
 from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
 from hangtag.serving.server.transport.security.tokens import Authorise
 from hangtag.serving.server.transport.tracing import Tracing
@@ -47,6 +48,7 @@ class GrpcServer:
         self,
         engine: Engine,
         repository: RepositoryCalls,
+        decoding: DecodingThreads,
         *,
         authorise: Authorise | None = None,
         credentials: grpc.ServerCredentials | None = None,
@@ -58,6 +60,7 @@ class GrpcServer:
             engine: Has the models, and the configuration.
             repository: Loads, unloads and describes models, of all workers where there are several; the caller
                 closes it.
+            decoding: Decode pictures and large messages; the caller closes them too.
             authorise: Checks every call but those to health; None lets everybody call.
             credentials: TLS; None serves clear text.
             tracing: Gets a span for each call of an inference method; None records none.
@@ -65,17 +68,17 @@ class GrpcServer:
         self._engine = engine
         self._credentials = credentials
         config = engine.config
-        self._queries = Queries(engine)
+        self._calls = LoopCalls(engine, decoding)
         # So one stream can fill the next batch while another one is computed, but never the whole queue.
         window = min(config.max_queue_size, 2 * config.max_batch_size)
         self._streams = OpenStreams(
-            self._queries, window, config.max_message_mib * 1024 * 1024, config.limits.max_streams
+            self._calls, window, config.max_message_mib * 1024 * 1024, config.limits.max_streams
         )
         self._stopping = False
         self._inference = InferenceService(
-            engine, repository, self._queries, self._streams, lambda: self._stopping, tracing
+            engine, repository, self._calls, self._streams, lambda: self._stopping, tracing
         )
-        classifier = ClassifierService(engine, self._queries, self._streams, tracing)
+        classifier = ClassifierService(engine, self._calls, self._streams, tracing)
         self._health = HealthService(config.limits.max_watches)
         self._health_names: set[str] = set()  # models with a state of their own in health
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -125,8 +128,7 @@ class GrpcServer:
         run(self._stop(grace))
 
     def close(self) -> None:
-        """End the threads. Call it after ``stop`` and after the engine's close, when nothing is computed."""
-        self._queries.close()
+        """Do nothing: the connections are closed when it has stopped."""
 
     async def _start(self, address: str) -> int:
         config = self._engine.config
@@ -152,9 +154,9 @@ class GrpcServer:
         deadline = loop.time() + grace
         await self._announce_stop()
         self._handlers.refuse_new()
-        while (self._queries.open or len(self._streams)) and loop.time() < deadline:
+        while (self._calls.open or len(self._streams)) and loop.time() < deadline:
             await asyncio.sleep(_POLL_SECONDS)
-        flushed = max(self._queries.last_answer, self._streams.last_end) + _FLUSH_SECONDS
+        flushed = max(self._calls.last_answer, self._streams.last_end) + _FLUSH_SECONDS
         await asyncio.sleep(max(0.0, min(flushed, deadline) - loop.time()))
         if self._server is not None:
             await self._server.stop(max(0.0, deadline - loop.time()))

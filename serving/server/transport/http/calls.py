@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from hangtag.serving.server.transport.call import Call, LazyMetadata
+from hangtag.serving.server.transport.call import LazyMetadata, Origin
 from hangtag.serving.server.transport.tracing import Tracing
 
 
-def describe_call(method: str, scope: Any, tracing: Tracing | None) -> Call:
+def describe_call(method: str, scope: Any, tracing: Tracing | None) -> Origin:
     """Return what telemetry and routes need to know of a request."""
-    return Call(method, LazyMetadata(lambda: request_headers(scope)), tracing)
+    return Origin(method, LazyMetadata(lambda: request_headers(scope)), tracing)
 
 
 def request_headers(scope: Any) -> tuple[tuple[str, str], ...]:

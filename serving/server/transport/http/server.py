@@ -23,7 +23,8 @@ from hangtag.serving.server.transport.http.host_names import HostNames
 from hangtag.serving.server.transport.http.inference.endpoint import InferEndpoint
 from hangtag.serving.server.transport.http.page.endpoint import PageEndpoint
 from hangtag.serving.server.transport.http.tls_listener import TlsListener
-from hangtag.serving.server.transport.queries.pending import Queries
+from hangtag.serving.server.transport.queries.decoding_threads import DecodingThreads
+from hangtag.serving.server.transport.queries.loop_calls import LoopCalls
 from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
 from hangtag.serving.server.transport.security.tokens import Authorise
 from hangtag.serving.server.transport.tracing import Tracing
@@ -42,6 +43,7 @@ class HttpServer:
         repository: RepositoryCalls,
         state: Callable[[], ServerState],
         grpc_port: Callable[[], int],
+        decoding: DecodingThreads,
         *,
         authorise: Authorise | None = None,
         tls: Callable[[], ssl.SSLContext] | None = None,
@@ -55,6 +57,7 @@ class HttpServer:
                 it.
             state: Of all workers, for the metrics.
             grpc_port: Returns the port of gRPC, for the page. Called once the server listens.
+            decoding: Decode pictures and large messages; the caller closes them too.
             authorise: Checks every request but those to health; None lets everybody call.
             tls: Returns what the next connection is encrypted with; None serves clear text.
             tracing: Gets a span for each query; None records none.
@@ -66,13 +69,13 @@ class HttpServer:
         def stopping() -> bool:
             return self._stopping
 
-        self._queries = Queries(engine)
+        calls = LoopCalls(engine, decoding)
         budget = BodyBudget(config.http_bodies_bytes, config.max_message_mib << 20)
         page = None if config.no_page else PageEndpoint(grpc_port)
         application = Application(
             engine,
-            InferEndpoint(engine, self._queries, budget, tracing),
-            router(engine, repository, state, self._queries, budget, tracing, stopping, page),
+            InferEndpoint(engine, calls, budget, tracing),
+            router(engine, repository, state, calls, budget, tracing, stopping, page),
             authorise,
             stopping,
             HostNames(config.allowed_host) if config.allowed_host else None,
@@ -113,10 +116,6 @@ class HttpServer:
         """Close the port and idle connections, and let requests in flight finish within ``grace`` seconds."""
         if self._serving is not None:
             run(self._stop(grace))
-
-    def close(self) -> None:
-        """End the threads. Call it after ``stop``."""
-        self._queries.close()
 
     async def _start(self, listener: socket.socket) -> None:
         self._serving = asyncio.create_task(self._uvicorn.serve([listener]))

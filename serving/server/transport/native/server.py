@@ -19,13 +19,12 @@ import structlog
 from pygrpc_native import NativeGrpcFront
 
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.model_settings import largest_settings
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host.ports import require_free
 from hangtag.serving.server.transport.grpc.server import GrpcServer
-from hangtag.serving.server.transport.native.compute_threads import ComputeThreads
+from hangtag.serving.server.transport.native.calls import METHODS, TIMEOUT_HEADER, NativeCalls
 from hangtag.serving.server.transport.native.connection_limit import ConnectionLimit
-from hangtag.serving.server.transport.native.unary_calls import METHODS, TIMEOUT_HEADER, UnaryCalls
+from hangtag.serving.server.transport.queries.decoding_threads import DecodingThreads
 from hangtag.serving.server.transport.security.tokens import Authorise
 from hangtag.serving.server.transport.tracing import Tracing
 
@@ -48,6 +47,7 @@ class NativeServer:
         self,
         engine: Engine,
         grpc_server: GrpcServer,
+        decoding: DecodingThreads,
         *,
         authorise: Authorise | None = None,
         tracing: Tracing | None = None,
@@ -57,14 +57,13 @@ class NativeServer:
         Args:
             engine: Has the models, and the configuration.
             grpc_server: Answers all other methods; started and stopped here.
+            decoding: Decode pictures and large messages.
             authorise: Checks every call of the two methods; None lets everybody call.
             tracing: Gets a span for each query; None records none.
         """
-        config = engine.config
         self._engine = engine
         self._grpc_server = grpc_server
-        self._calls = UnaryCalls(engine, authorise, tracing)
-        self._threads = ComputeThreads(self._calls.dispatch, largest_settings(config).instance_count)
+        self._calls = NativeCalls(engine, decoding, authorise, tracing)
         self._front: NativeGrpcFront | None = None
         self._connection_limit: ConnectionLimit | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -102,7 +101,7 @@ class NativeServer:
         front.set_fallback(socket)
         front.start()
         self._front = self._calls.front = front
-        self._threads.start(front.recv_batch_details)
+        self._engine.pool.receive_from(self._calls.receive)
         self._connection_limit = ConnectionLimit(front.bound_port, config.max_connections)
         log.info(
             "the native transport sets no limit on the age and idleness of connections, and reads a message before it "
@@ -131,13 +130,10 @@ class NativeServer:
         time.sleep(max(0.0, min(_FLUSH_SECONDS, deadline - time.monotonic())))
 
     def close(self) -> None:
-        """Close the connections and end the threads. Call it after ``stop`` and after the engine's close."""
+        """Close the connections. Call it after ``stop`` and after the engine's close."""
         if self._connection_limit is not None:
             self._connection_limit.close()
         if self._front is not None:
             self._front.close()
-            self._threads.join()
-        self._calls.close()
-        self._grpc_server.close()
         if self._folder is not None:
             self._folder.cleanup()

@@ -6,14 +6,14 @@ from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.server.classification.classifier import Classifier
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, UnavailableError
-from hangtag.serving.server.transport.call import Call, failures_recorded
+from hangtag.serving.server.transport.call import Origin, failures_recorded
 from hangtag.serving.server.transport.queries.image_query import ImageQuery, RequestImage
 
 MAX_COMPARED = 32
 """Models that one comparison may name."""
 
 
-def compare_queries(request: pb.CompareRequest, engine: Engine, call: Call) -> list[ImageQuery]:
+def compare_queries(request: pb.CompareRequest, engine: Engine, origin: Origin) -> list[ImageQuery]:
     """Return the query of each model that a comparison names, or of every classifier that is served.
 
     Raises:
@@ -21,10 +21,10 @@ def compare_queries(request: pb.CompareRequest, engine: Engine, call: Call) -> l
         NotFoundError: None is named, and no served model classifies pictures.
         UnavailableError: None is named, and the models are being loaded.
     """
-    with failures_recorded(engine, call):
+    with failures_recorded(engine, origin):
         choices = _choices(request, engine)
     image = RequestImage(request)
-    return [ImageQuery(choice.name, choice.version, image, request.top_k, call) for choice in choices]
+    return [ImageQuery(choice.name, choice.version, image, request.top_k) for choice in choices]
 
 
 def _choices(request: pb.CompareRequest, engine: Engine) -> Sequence[pb.ModelChoice]:

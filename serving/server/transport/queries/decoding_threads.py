@@ -18,17 +18,16 @@ class DecodingThreads:
     request waits for them.
     """
 
-    def __init__(self, threads: int, places: int, name: str) -> None:
+    def __init__(self, threads: int, places: int) -> None:
         """Start no thread yet.
 
         Args:
             threads: How many decode large pictures, and how many all else.
             places: How many requests may wait.
-            name: The beginning of the threads' names.
         """
         self._free = threading.Semaphore(places)
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._threads_for_large = ThreadPoolExecutor(threads, thread_name_prefix=f"{name}-large")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._threads_for_large = ThreadPoolExecutor(threads, thread_name_prefix="decode-large")
 
     def take_place(self) -> None:
         """Take a place for a request before it is handed to a thread. Raises QueueFullError at once if none is free."""
@@ -61,7 +60,7 @@ class DecodingThreads:
         work()
         return None
 
-    def close(self, *, cancel: bool) -> None:
-        """End the threads when they have done their work. cancel: drop what waits for a thread."""
-        self._threads.shutdown(cancel_futures=cancel)
-        self._threads_for_large.shutdown(cancel_futures=cancel)
+    def close(self) -> None:
+        """End the threads when they have done their work, and drop what waits for one."""
+        self._threads.shutdown(cancel_futures=True)
+        self._threads_for_large.shutdown(cancel_futures=True)

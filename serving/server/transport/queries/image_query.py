@@ -2,19 +2,18 @@
 
 import math
 import time
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.image_spec import ImageSpec, Pixels
-from hangtag.serving.server.batching.request import InferenceResult
+from hangtag.serving.server.batching.call import InferenceResult
 from hangtag.serving.server.classification.classifier import Classifier
 from hangtag.serving.server.classification.image_decoding import is_large
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError
-from hangtag.serving.server.transport.call import Call
-from hangtag.serving.server.transport.submission import PreparedQuery, Query
+from hangtag.serving.server.transport.call import Query, TransportCall
 
 Request: TypeAlias = pb.ClassifyRequest | pb.CompareRequest
 
@@ -58,14 +57,13 @@ class RequestImage:
 class ImageQuery:
     """One image for one model."""
 
-    def __init__(self, model_name: str, model_version: str, image: RequestImage, top_k: int, call: Call) -> None:
-        self.call = call
+    def __init__(self, model_name: str, model_version: str, image: RequestImage, top_k: int) -> None:
         self.model_name = model_name
         self.model_version = model_version
         self.image = image
         self._top_k = top_k
 
-    def prepare(self, model: Servable, deadline: float | None) -> PreparedQuery[pb.ClassifyResponse]:
+    def prepare(self, model: Servable, call: TransportCall) -> None:
         classifier = Classifier.from_signature(model.name, model.signature)
         started = time.perf_counter_ns()
         pixels = self.image.pixels(classifier)
@@ -75,17 +73,18 @@ class ImageQuery:
         def encode(result: InferenceResult) -> pb.ClassifyResponse:
             return _response(model, classifier, result, self._top_k, preprocess_ns)
 
-        return PreparedQuery({tensor.name: pixels[np.newaxis]}, {tensor.name: tensor.datatype}, deadline, encode)
+        call.inputs, call.encode, call.outputs = {tensor.name: pixels[np.newaxis]}, encode, ()
+        call.samples, call.batch_key = model.check(call.inputs, {tensor.name: tensor.datatype})
 
 
-def has_large_picture(query: Query[Any]) -> bool:
+def has_large_picture(query: Query) -> bool:
     """Whether decoding a query may take long, and wait for the memory that other large images take."""
     return isinstance(query, ImageQuery) and query.image.is_large
 
 
-def classify_query(request: pb.ClassifyRequest, call: Call) -> ImageQuery:
+def classify_query(request: pb.ClassifyRequest) -> ImageQuery:
     """Return the query of a Classify request."""
-    return ImageQuery(request.model_name, request.model_version, RequestImage(request), request.top_k, call)
+    return ImageQuery(request.model_name, request.model_version, RequestImage(request), request.top_k)
 
 
 def _response(

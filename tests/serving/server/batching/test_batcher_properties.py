@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hangtag.serving.server.batching.request import InferenceResult, QueuedRequest
+from hangtag.serving.server.batching.call import Call, InferenceResult
 from hangtag.serving.server.errors import (
     CancelledError,
     DeadlineError,
@@ -14,7 +14,7 @@ from hangtag.serving.server.errors import (
     UnavailableError,
 )
 from hangtag.serving.server.telemetry.model_statistics import Timings
-from tests.kit.parts import Caller, Clock, batcher
+from tests.kit.parts import Clock, KeptCall, batcher
 
 RESERVED_SHARE = 0.2
 """Of the time to a deadline, for what the batcher does not see; reserved while every instance computes."""
@@ -32,18 +32,17 @@ class BatcherMachine(RuleBasedStateMachine):
     def start(self, size: int, queue: int, delay: float, instances: int) -> None:
         self.clock = Clock()
         self.batcher = batcher(self.clock, size=size, queue=queue, delay=delay, instances=instances)
-        self.callers: dict[QueuedRequest, Caller] = {}
-        self.waiting: list[QueuedRequest] = []
-        self.computing: list[list[QueuedRequest]] = []
-        self.expected: dict[QueuedRequest, type | InferenceResult] = {}
+        self.calls: list[KeptCall] = []
+        self.waiting: list[KeptCall] = []
+        self.computing: list[list[Call]] = []
+        self.expected: dict[KeptCall, type | InferenceResult] = {}
         self.closed = False
 
     @rule(samples=st.integers(1, 6), batch_key=st.sampled_from("ab"), patience=st.sampled_from([None, 0, 1, 2, 5]))
     def put(self, samples: int, batch_key: str, patience: int | None) -> None:
         samples = min(samples, self.batcher.max_batch_size)
         deadline = None if patience is None else self.clock.now + patience
-        caller = Caller()
-        request = QueuedRequest({}, samples, caller, batch_key=batch_key, deadline=deadline)
+        request = KeptCall({}, samples, batch_key=batch_key, deadline=deadline)
         now = self.clock.now  # added on both sides, as the batcher does: the sums are rounded alike
         refusal = (
             UnavailableError
@@ -57,20 +56,20 @@ class BatcherMachine(RuleBasedStateMachine):
         if refusal:
             with pytest.raises(refusal):
                 self.batcher.put(request)
-            assert caller.outcomes == []
+            assert request.outcomes == []
         else:
             self.batcher.put(request)
-            self.callers[request] = caller
+            self.calls.append(request)
             self.waiting.append(request)
 
     def share(self) -> float:
         """The share of its time within which a request that came now must be computed."""
         return 1 - RESERVED_SHARE if len(self.computing) >= self.batcher.instances else 1.0
 
-    @precondition(lambda self: self.callers)
+    @precondition(lambda self: self.calls)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        request = data.draw(st.sampled_from(list(self.callers)))
+        request = data.draw(st.sampled_from(self.calls))
         self.batcher.cancel(request)
         late = request.deadline is not None and request.deadline <= self.clock.now + 0.1
         self.expected.setdefault(request, DeadlineError if late else CancelledError)
@@ -84,8 +83,8 @@ class BatcherMachine(RuleBasedStateMachine):
     @rule()
     def take(self) -> None:
         oldest = self.waiting[0].enqueued if self.waiting else None
-        batch = self.batcher.take(wait=False)
-        dropped = [request for request in self.waiting if request.completed]
+        batch = self.batcher.take()
+        dropped = [request for request in self.waiting if request.done]
         for request in dropped:
             assert request.deadline is not None
             assert request.ready_by is not None
@@ -102,7 +101,7 @@ class BatcherMachine(RuleBasedStateMachine):
                 or self.clock.now >= oldest + self.batcher.max_queue_delay
             )
         )
-        self.waiting = [request for request in self.waiting if not request.completed]
+        self.waiting = [request for request in self.waiting if not request.done]
         if not batch:
             assert not (due and self.waiting)
             return
@@ -122,12 +121,13 @@ class BatcherMachine(RuleBasedStateMachine):
     @rule(data=st.data(), fails=st.booleans())
     def finish(self, data: st.DataObject, fails: bool) -> None:
         batch = self.computing.pop(data.draw(st.integers(0, len(self.computing) - 1)))
-        self.batcher.finish(batch, None if fails else data.draw(st.sampled_from([0.0, 0.5, 4.0])))
-        for request in batch:
+        waiting = self.batcher.finish(batch, None if fails else data.draw(st.sampled_from([0.0, 0.5, 4.0])))
+        assert waiting == [request for request in batch if request not in self.expected]
+        for request in waiting:
+            assert isinstance(request, KeptCall)
             outcome = InferenceError("made up") if fails else InferenceResult({}, Timings(id(request), 0, 0, 0, 1))
-            gone = request in self.expected
-            assert request.complete(outcome) is not gone
-            self.expected.setdefault(request, InferenceError if isinstance(outcome, InferenceError) else outcome)
+            request.end(outcome)
+            self.expected[request] = InferenceError if isinstance(outcome, InferenceError) else outcome
 
     @rule()
     def close(self) -> None:
@@ -136,14 +136,14 @@ class BatcherMachine(RuleBasedStateMachine):
 
     @invariant()
     def each_caller_has_exactly_its_own_outcome(self) -> None:
-        for request, caller in self.callers.items():
+        for request in self.calls:
             expected = self.expected.get(request)
             if expected is None:
-                assert caller.outcomes == []
+                assert request.outcomes == []
             elif isinstance(expected, InferenceResult):
-                assert caller.outcome is expected
+                assert request.outcome is expected
             else:
-                assert type(caller.outcome) is expected
+                assert type(request.outcome) is expected
         assert len(self.batcher) == len(self.waiting)
         assert self.batcher.computing == len(self.computing)
         assert self.batcher.queued_samples == sum(request.samples for request in self.waiting)
@@ -154,14 +154,12 @@ class BatcherMachine(RuleBasedStateMachine):
         self.close()
         while self.waiting or self.computing:
             while self.computing:
-                batch = self.computing.pop()
-                self.batcher.finish(batch)
-                for request in batch:
-                    request.complete(InferenceResult({}, Timings(id(request), 0, 0, 0, 1)))
+                for request in self.batcher.finish(self.computing.pop()):
+                    request.end(InferenceResult({}, Timings(id(request), 0, 0, 0, 1)))
             self.take()
         assert self.batcher.computing == 0
         assert self.batcher.take() == []
-        assert all(len(caller.outcomes) == 1 for caller in self.callers.values())
+        assert all(len(request.outcomes) == 1 for request in self.calls)
 
 
 TestBatcher = BatcherMachine.TestCase

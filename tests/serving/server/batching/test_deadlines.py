@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.errors import CancelledError, DeadlineError
-from tests.kit.parts import Caller, Clock, batcher, new_request, put
+from tests.kit.parts import Clock, batcher, new_call, put
 
 
 @pytest.fixture
@@ -25,20 +25,20 @@ def measured(clock: Clock, *, instances: int = 1, delay: float = 0.0) -> Batcher
     """Batches of up to 4 samples take a quarter of a second per sample."""
     queue = batcher(clock, instances=instances, delay=delay)
     for samples in (1, 4):
-        queue.put(new_request(samples))
+        queue.put(new_call(samples))
         clock.now += delay
         queue.finish(queue.take(), samples / 4)
     return queue
 
 
 def compute(queue: Batcher, samples: int) -> None:
-    put(queue, new_request(samples))
-    assert len(queue.take(wait=False)) == 1
+    put(queue, new_call(samples))
+    assert len(queue.take()) == 1
 
 
 def admitted(queue: Batcher, clock: Clock, seconds: float, samples: int = 1) -> bool:
     try:
-        queue.put(new_request(samples, deadline=clock.now + seconds))
+        queue.put(new_call(samples, deadline=clock.now + seconds))
     except DeadlineError:
         return False
     return True
@@ -46,7 +46,7 @@ def admitted(queue: Batcher, clock: Clock, seconds: float, samples: int = 1) -> 
 
 def wait(*samples: int) -> Callable[[Batcher, Clock], object]:
     """Requests of so many samples wait."""
-    return lambda queue, _: put(queue, *map(new_request, samples))
+    return lambda queue, _: put(queue, *map(new_call, samples))
 
 
 def begin(samples: int, seconds: float) -> Callable[[Batcher, Clock], None]:
@@ -87,39 +87,39 @@ def test_a_request_is_admitted_with_the_time_that_it_needs_and_refused_with_less
 ) -> None:
     queue = measured(clock, instances=instances)
     before(queue, clock)
-    waiting, refused = len(queue), Caller()
+    waiting, refused = len(queue), new_call(deadline=clock.now + needed - 0.01)
     with pytest.raises(DeadlineError, match=r"needs about \d+\.\d ms now" if needed else "the deadline has passed"):
-        queue.put(new_request(1, refused, deadline=clock.now + needed - 0.01))
+        queue.put(refused)
     assert (len(queue), refused.outcomes) == (waiting, [])
     assert admitted(queue, clock, needed + 0.01)
 
 
 def test_a_request_that_can_no_longer_be_answered_in_time_is_not_computed(clock: Clock) -> None:
     queue = measured(clock)
-    late, in_time = (new_request(deadline=clock.now + seconds) for seconds in (0.6, 0.9))
+    late, in_time = (new_call(deadline=clock.now + seconds) for seconds in (0.6, 0.9))
     put(queue, late, in_time)
     clock.now += 0.5
     assert queue.take() == [in_time]
-    assert (late.completed, in_time.completed) == (True, False)
+    assert (late.done, in_time.done) == (True, False)
 
 
 def test_a_request_that_would_be_computed_only_just_in_time_is_dropped(clock: Clock) -> None:
     """Sending the answer takes time that the batcher does not see, so the answer would be late."""
     queue = measured(clock)
-    put(queue, new_request(4))
+    put(queue, new_call(4))
     computed = queue.take()
-    just, soon = (new_request(deadline=clock.now + seconds) for seconds in (2, 3))
+    just, soon = (new_call(deadline=clock.now + seconds) for seconds in (2, 3))
     put(queue, just, soon)
     clock.now += 1.7  # it took longer than expected
     queue.finish(computed)
     assert queue.take() == [soon]
-    assert (just.completed, soon.completed) == (True, False)
+    assert (just.done, soon.done) == (True, False)
 
 
 def test_a_batch_grows_no_larger_than_its_members_deadlines_allow(clock: Clock) -> None:
     queue = measured(clock)
-    first = [new_request(), new_request(deadline=clock.now + 0.6)]
-    others = [new_request(deadline=clock.now + 9), new_request()]
+    first = [new_call(), new_call(deadline=clock.now + 0.6)]
+    others = [new_call(deadline=clock.now + 9), new_call()]
     put(queue, *first, *others)
     taken = queue.take()
     assert taken == first
@@ -131,14 +131,14 @@ def test_a_batch_grows_no_larger_than_its_members_deadlines_allow(clock: Clock) 
 def test_a_request_that_does_not_fit_the_batch_is_not_dropped_for_the_time_of_both(clock: Clock) -> None:
     """With the batch it would be 6 samples, 1.5 s; the next batch has 4 at most and takes a second."""
     queue = measured(clock, instances=2)
-    first, second = new_request(3), new_request(3, deadline=clock.now + 1.2)
+    first, second = new_call(3), new_call(3, deadline=clock.now + 1.2)
     put(queue, first, second)
-    assert [queue.take(wait=False), queue.take(wait=False)] == [[first], [second]]
+    assert [queue.take(), queue.take()] == [[first], [second]]
 
 
 def test_a_failed_batch_does_not_refresh_the_measurements(clock: Clock) -> None:
     queue = measured(clock)
-    queue.put(new_request(4))
+    queue.put(new_call(4))
     computed = queue.take()
     clock.now += FRESH_SECONDS + 1
     queue.finish(computed)
@@ -147,24 +147,24 @@ def test_a_failed_batch_does_not_refresh_the_measurements(clock: Clock) -> None:
 
 def test_a_delay_takes_no_more_than_half_of_what_a_deadline_leaves_to_spare(clock: Clock) -> None:
     queue = measured(clock, delay=10)
-    queue.put(new_request(1, deadline=clock.now + 3))  # a full batch takes 1
+    queue.put(new_call(1, deadline=clock.now + 3))  # a full batch takes 1
     assert queue.time_to_due() == pytest.approx(1)
-    assert queue.take(wait=False) == []
+    assert queue.take() == []
     clock.now += 1
-    taken = queue.take(wait=False)
+    taken = queue.take()
     assert len(taken) == 1
     queue.finish(taken, 0.25)
-    queue.put(new_request(1, deadline=clock.now + 0.5))  # which leaves nothing to spare
-    assert len(queue.take(wait=False)) == 1
+    queue.put(new_call(1, deadline=clock.now + 0.5))  # which leaves nothing to spare
+    assert len(queue.take()) == 1
 
 
 def test_the_nearest_deadline_ends_the_delay_of_the_whole_batch(clock: Clock) -> None:
     queue = batcher(clock, size=5, delay=10)
     deadlines = (None, clock.now + 8, clock.now + 4, clock.now + 100)
-    waiting = [new_request(deadline=deadline) for deadline in deadlines]
+    waiting = [new_call(deadline=deadline) for deadline in deadlines]
     put(queue, *waiting)
     clock.now += 1.9
-    assert queue.take(wait=False) == []
+    assert queue.take() == []
     clock.now += 0.1
     assert queue.take() == waiting
 
@@ -174,19 +174,18 @@ def test_the_nearest_deadline_ends_the_delay_of_the_whole_batch(clock: Clock) ->
 )
 def test_a_cancellation_at_the_deadline_counts_as_late(clock: Clock, after: float, expected: type[Exception]) -> None:
     """gRPC cancels a call at its deadline by the client's clock; the server may know it rounded up by a hundredth."""
-    queue, caller = batcher(clock), Caller()
-    one = new_request(on_complete=caller, deadline=clock.now + 10)
+    queue, one = batcher(clock), new_call(deadline=clock.now + 10)
     queue.put(one)
     clock.now += after
     queue.cancel(one)
-    assert type(caller.outcome) is expected
+    assert type(one.outcome) is expected
     assert len(queue) == 0
 
 
 def observe(queue: Batcher, *batches: tuple[int, float]) -> Batcher:
     """Compute batches of so many samples, which take so many seconds."""
     for samples, seconds in batches:
-        queue.put(new_request(samples))
+        queue.put(new_call(samples))
         queue.finish(queue.take(), seconds)
     return queue
 
@@ -194,7 +193,7 @@ def observe(queue: Batcher, *batches: tuple[int, float]) -> Batcher:
 def predict(queue: Batcher, samples: int) -> float:
     """The seconds that an answer needs, to a tenth of a millisecond, as the refusal of a late request says."""
     with pytest.raises(DeadlineError) as refusal:
-        queue.put(new_request(samples, deadline=0))
+        queue.put(new_call(samples, deadline=0))
     (milliseconds,) = re.findall(r"needs about (-?\d+\.\d) ms", str(refusal.value))
     return float(milliseconds) / 1e3
 

@@ -9,11 +9,11 @@ import pytest
 
 from hangtag.serving.server.telemetry.histogram import SECONDS_BOUNDS, BucketHistogram, HistogramRecorder
 from hangtag.serving.server.telemetry.model_statistics import (
+    BatchCost,
     BatchCounters,
     Counters,
     Duration,
     ModelStatistics,
-    Timings,
 )
 from hangtag.serving.server.telemetry.server_state import LOADING, READY, UNAVAILABLE, ServerState, VersionState, total
 
@@ -38,9 +38,9 @@ def test_batches_count_their_requests_and_samples_by_size_and_failures_apart() -
     statistics = ModelStatistics()
     empty = statistics.snapshot()
     before = time.time_ns() // 1_000_000
-    statistics.record_batch([Timings(1, 10, 100, 1000, 5), Timings(2, 10, 100, 1000, 5)])
+    statistics.record_batch([1, 2], BatchCost(10, 100, 1000, 5))
     for _ in range(2):
-        statistics.record_batch([Timings(0, 0, 7, 0, 4)])
+        statistics.record_batch([0], BatchCost(0, 7, 0, 4))
     for ns in (9, 1):
         statistics.record_failure(ns)
     counters = statistics.snapshot()
@@ -64,7 +64,7 @@ def test_threads_lose_no_count() -> None:
 
     def record() -> None:
         for _ in range(500):
-            statistics.record_batch([Timings(1, 1, 1, 1, 2)])
+            statistics.record_batch([1], BatchCost(1, 1, 1, 2))
             statistics.record_failure(1)
 
     threads = [threading.Thread(target=record) for _ in range(4)]
@@ -80,7 +80,7 @@ def test_threads_lose_no_count() -> None:
 @pytest.mark.parametrize("requests", [1, 5, 100])
 def test_the_histograms_hold_each_request_and_each_batch(requests: int) -> None:
     statistics = ModelStatistics()
-    statistics.record_batch([Timings(number * 1_000_000, 10, 100, 1000, 128) for number in range(requests)])
+    statistics.record_batch([number * 1_000_000 for number in range(requests)], BatchCost(10, 100, 1000, 128))
     counters = statistics.snapshot()
     seconds = [number / 1000 for number in range(requests)]
     assert counters.queue_seconds.count == counters.request_seconds.count == counters.compute_seconds.count == requests
@@ -94,9 +94,9 @@ def test_the_histograms_hold_each_request_and_each_batch(requests: int) -> None:
 def test_the_counters_of_two_processes_add_up() -> None:
     one, another, both = ModelStatistics(), ModelStatistics(), ModelStatistics()
     for statistics in (one, both):
-        statistics.record_batch([Timings(1, 10, 100, 1000, 5), Timings(2, 10, 100, 1000, 5)])
+        statistics.record_batch([1, 2], BatchCost(10, 100, 1000, 5))
     for statistics in (another, both):
-        statistics.record_batch([Timings(7, 1, 2, 3, 1)])
+        statistics.record_batch([7], BatchCost(1, 2, 3, 1))
         statistics.record_failure(9)
     total = one.snapshot() + another.snapshot()
     assert replace(total, last_inference_ms=0) == replace(both.snapshot(), last_inference_ms=0)
@@ -105,7 +105,7 @@ def test_the_counters_of_two_processes_add_up() -> None:
 def counted(calls: int) -> Counters:
     statistics = ModelStatistics()
     for _ in range(calls):
-        statistics.record_batch([Timings(1, 1, 1, 1, 2)])
+        statistics.record_batch([1], BatchCost(1, 1, 1, 2))
     return statistics.snapshot()
 
 

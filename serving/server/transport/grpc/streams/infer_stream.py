@@ -6,13 +6,13 @@ from typing import TypeAlias
 import grpc
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.transport.call import Call
+from hangtag.serving.server.transport.call import Origin
 from hangtag.serving.server.transport.cost_metadata import route_metadata
 from hangtag.serving.server.transport.grpc.calls import Context, invocation_metadata
 from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
 from hangtag.serving.server.transport.queries.infer_query import InferQuery
+from hangtag.serving.server.transport.queries.loop_calls import LoopCall
 from hangtag.serving.server.transport.status import call_status
-from hangtag.serving.server.transport.submission import Outcome
 
 _RPC = "ModelStreamInfer"
 _FINAL = "triton_final_response"  # always true: every request has exactly one response here
@@ -22,7 +22,7 @@ Response: TypeAlias = pb.ModelStreamInferResponse
 
 
 async def answer_stream(
-    streams: OpenStreams, requests: AsyncIterator[pb.ModelInferRequest], context: Context, call: Call
+    streams: OpenStreams, requests: AsyncIterator[pb.ModelInferRequest], context: Context, origin: Origin
 ) -> None:
     """Answer a stream of ModelInfer requests, in order.
 
@@ -33,15 +33,15 @@ async def answer_stream(
     """
     ends_at_error = _END_AT_ERROR in invocation_metadata(context)
 
-    def respond(request: pb.ModelInferRequest, outcome: Outcome[pb.ModelInferResponse]) -> Response:
+    def respond(request: pb.ModelInferRequest, call: LoopCall) -> Response:
         try:
-            response = outcome.response()
+            response = call.response()
         except Exception as error:
             if ends_at_error:
                 raise
             return _error_response(request, *call_status(error, _RPC, request))
         response.parameters[_FINAL].bool_param = True
-        if (timings := outcome.timings) is not None:
+        if (timings := call.timings) is not None:
             response.parameters["queue_ns"].int64_param = timings.queue_ns
             response.parameters["compute_ns"].int64_param = timings.compute_ns
             response.parameters["batch_size"].int64_param = timings.batch_size
@@ -49,7 +49,7 @@ async def answer_stream(
                 response.parameters[key.replace("-", "_")].string_param = value
         return Response(infer_response=response)
 
-    await streams.answer(requests, context, lambda request: InferQuery(request, call), respond)
+    await streams.answer(requests, context, origin, InferQuery, respond)
 
 
 def _error_response(request: pb.ModelInferRequest, code: grpc.StatusCode, message: str) -> Response:

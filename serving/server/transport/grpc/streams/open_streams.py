@@ -7,33 +7,32 @@ from functools import partial
 from typing import Any, TypeVar
 
 from hangtag.serving.server.errors import QueueFullError, UnavailableError
+from hangtag.serving.server.transport.call import LARGE_MESSAGE, Origin, Query
 from hangtag.serving.server.transport.grpc.calls import Context, call_deadline
 from hangtag.serving.server.transport.grpc.streams.ordered_stream import OrderedStream
-from hangtag.serving.server.transport.queries.pending import PendingQuery, Queries
-from hangtag.serving.server.transport.submission import LARGE_MESSAGE, Outcome, Query
+from hangtag.serving.server.transport.queries.loop_calls import LoopCall, LoopCalls
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-Result = TypeVar("Result")
 
 
 class OpenStreams:
     """Answers the streams of a server. To be used on the event loop alone."""
 
-    def __init__(self, queries: Queries, window: int, max_bytes: int, max_streams: int) -> None:
+    def __init__(self, calls: LoopCalls, window: int, max_bytes: int, max_streams: int) -> None:
         """Set the limits of each stream.
 
         Args:
-            queries: Submits the requests.
+            calls: Submits the requests.
             window: How many requests of one stream may be unanswered at once.
             max_bytes: How large these and their answers may be altogether; a single one may be larger.
             max_streams: How many streams may be open at once.
         """
-        self._queries = queries
+        self._calls = calls
         self._window = window
         self._max_bytes = max_bytes
         self._max_streams = max_streams
-        self._streams: set[OrderedStream[Any, Any]] = set()
+        self._streams: set[OrderedStream[Any]] = set()
         self._readers: set[asyncio.Task[None]] = set()  # asyncio itself keeps weak references only
         self._stopped = False
         self.last_end = -math.inf
@@ -43,8 +42,9 @@ class OpenStreams:
         self,
         requests: AsyncIterator[Request],
         context: Context,
-        query: Callable[[Request], Query[Result]],
-        respond: Callable[[Request, Outcome[Result]], Response],
+        origin: Origin,
+        query: Callable[[Request], Query],
+        respond: Callable[[Request, LoopCall], Response],
         *,
         in_thread: bool = False,
     ) -> None:
@@ -53,8 +53,9 @@ class OpenStreams:
         Args:
             requests: The messages as they come.
             context: The stream's call; its deadline is the deadline of every request.
+            origin: What brought the stream.
             query: Makes the query of a request.
-            respond: Makes the response of a request's outcome; an error that it raises ends the stream.
+            respond: Makes the response of a request's call, which has its outcome; an error of it ends the stream.
             in_thread: Whether decoding takes long, and would hold up the loop, for small requests too.
 
         Raises:
@@ -62,13 +63,15 @@ class OpenStreams:
             UnavailableError: The server stops, after everything that was read is answered.
             InvalidRequestError: The client sent bytes that are not a message, likewise.
         """
-        stream: OrderedStream[Request, Result] = OrderedStream(self._window, self._max_bytes, self._queries.pending)
         deadline = call_deadline(context)
 
-        async def submit(request: Request, size: int, pending: PendingQuery[Result]) -> None:
-            large = in_thread or size >= LARGE_MESSAGE
-            await self._queries.submit(pending, query(request), deadline, in_thread=large)
+        def call(request: Request) -> LoopCall:
+            return LoopCall(self._calls, query(request), origin, deadline)
 
+        async def submit(call: LoopCall, size: int) -> None:
+            await self._calls.submit(call, in_thread=in_thread or size >= LARGE_MESSAGE)
+
+        stream = OrderedStream(self._window, self._max_bytes, call)
         self._add(stream)
         # The reader is not cancelled: it ends with the call. grpcio would not free a message that comes for a read
         # that was cancelled.
@@ -76,11 +79,11 @@ class OpenStreams:
         self._readers.add(reader)
         reader.add_done_callback(self._readers.discard)
         try:
-            async for request, size, outcome in stream.outcomes():
-                if size < LARGE_MESSAGE and not outcome.is_large:
-                    response = respond(request, outcome)
+            async for request, size, answered in stream.outcomes():
+                if size < LARGE_MESSAGE and not answered.is_large:
+                    response = respond(request, answered)
                 else:
-                    response = await self._queries.in_thread(partial(respond, request, outcome))
+                    response = await self._calls.in_thread(partial(respond, request, answered))
                 await context.write(response)
         finally:
             stream.leave()
@@ -96,7 +99,7 @@ class OpenStreams:
         for stream in self._streams:
             stream.stop()
 
-    def _add(self, stream: OrderedStream[Any, Any]) -> None:
+    def _add(self, stream: OrderedStream[Any]) -> None:
         if self._stopped:
             raise UnavailableError("the server is stopping and takes no new streams; try another replica")
         # The reader of a stream that has ended may wait until its last message is decoded, which takes memory so long.

@@ -31,44 +31,42 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from hangtag.serving.server.batching.request import memory_of
+from hangtag.serving.server.batching.call import memory_of
 from hangtag.serving.server.errors import UnavailableError
-from hangtag.serving.server.transport.queries.pending import PendingQuery
-from hangtag.serving.server.transport.submission import Answered, Outcome
+from hangtag.serving.server.transport.queries.loop_calls import LoopCall
 
 FIRST = 4
 """How many requests of a stream may be computed before the size of an answer is known."""
 
 Request = TypeVar("Request")
-Result = TypeVar("Result")
 
 
 @dataclass(eq=False, slots=True)
-class _Place(Generic[Result]):
+class _Place:
     """One request's place in the order of the answers."""
 
     request: Any
     size: int  # bytes
-    query: PendingQuery[Result]
+    call: LoopCall
     answer: int | None = None  # bytes; None until there is an outcome
 
 
-class OrderedStream(Generic[Request, Result]):
+class OrderedStream(Generic[Request]):
     """The requests of one stream that are not answered yet, in order. To be used on the event loop alone."""
 
-    def __init__(self, window: int, max_bytes: int, pending: Callable[[], PendingQuery[Result]]) -> None:
+    def __init__(self, window: int, max_bytes: int, call: Callable[[Request], LoopCall]) -> None:
         """Create a stream that has read nothing yet.
 
         Args:
             window: How many requests may be unanswered at once.
             max_bytes: How large these and their answers may be altogether; a single one may be larger.
-            pending: Makes what a query is submitted with.
+            call: Makes the call of a request.
         """
         self._window = window
         self._max_bytes = max_bytes
-        self._pending = pending
+        self._call = call
         self._changed = asyncio.Event()
-        self._places: deque[_Place[Result]] = deque()
+        self._places: deque[_Place] = deque()
         self._held = 0  # bytes of the requests in the queue, and of those of their answers that are computed
         self._computing = 0  # places without an outcome
         self._expected: int | None = None  # bytes of an answer that is not computed; None before the first one
@@ -77,21 +75,19 @@ class OrderedStream(Generic[Request, Result]):
         self._stopped = False
         self._left = False
 
-    async def read(
-        self, requests: AsyncIterator[Request], submit: Callable[[Request, int, PendingQuery[Result]], Awaitable[None]]
-    ) -> None:
+    async def read(self, requests: AsyncIterator[Request], submit: Callable[[LoopCall, int], Awaitable[None]]) -> None:
         """Submit each request as it arrives, until the client has sent all of them or the stream ends.
 
         Args:
             requests: Waits for the next request; raises grpc.aio.BaseError once the call has ended.
-            submit: Queues the query of a request of so many bytes, and never raises.
+            submit: Queues the call of a request of so many bytes, and never raises.
         """
         try:
             async for request in requests:
                 place = await self._add_place(request)
                 if place is None:
                     return
-                await submit(request, place.size, place.query)
+                await submit(place.call, place.size)
         except grpc.aio.BaseError:  # the call has ended
             return
         except Exception as error:
@@ -99,8 +95,8 @@ class OrderedStream(Generic[Request, Result]):
         self._finished = True
         self._changed.set()
 
-    async def outcomes(self) -> AsyncIterator[tuple[Request, int, Outcome[Result]]]:
-        """Yield each request, its bytes and its outcome, in order, and end after the last.
+    async def outcomes(self) -> AsyncIterator[tuple[Request, int, LoopCall]]:
+        """Yield each request, its bytes and its call with its outcome, in order, and end after the last.
 
         Raises:
             UnavailableError: The server stops, after everything that was read has its outcome.
@@ -111,12 +107,12 @@ class OrderedStream(Generic[Request, Result]):
             if not self._places:
                 break
             place = self._places[0]
-            outcome = await place.query
-            self._completed(place, outcome)
+            await place.call
+            self._completed(place)
             self._places.popleft()
             self._held -= place.size + (place.answer or 0)
             self._changed.set()
-            yield place.request, place.size, outcome
+            yield place.request, place.size, place.call
         if self._read_error is not None:
             raise self._read_error
         if not self._finished:
@@ -134,31 +130,31 @@ class OrderedStream(Generic[Request, Result]):
         self._left = True
         self._changed.set()
         for place in self._places:
-            place.query.cancel()
-        self._places.clear()  # each refers to a query that may never complete, and that refers to this object
+            place.call.cancel()
+        self._places.clear()
 
-    async def _add_place(self, request: Any) -> _Place[Result] | None:
+    async def _add_place(self, request: Any) -> _Place | None:
         """Wait for room and append a place; None when the stream reads no more."""
         size = request.ByteSize()
         await self._until(lambda: self._has_room(size) or self._stopped or self._left)
         if self._stopped or self._left:
             return None
-        place = _Place(request, size, self._pending())
+        place = _Place(request, size, self._call(request))
         self._places.append(place)
         self._held += size
         self._computing += 1
-        place.query.when_completed(partial(self._completed, place))
+        place.call.when_ended(partial(self._completed, place))
         self._changed.set()
         return place
 
-    def _completed(self, place: _Place[Result], outcome: Outcome[Result]) -> None:
+    def _completed(self, place: _Place) -> None:
         """Count a place's answer; the second time, do nothing: the writer may be faster than the callback."""
         if place.answer is not None:
             return
         place.answer = 0
         self._computing -= 1
-        if isinstance(outcome, Answered):
-            place.answer = sum(map(memory_of, outcome.result.outputs.values()))
+        if (result := place.call.result) is not None:
+            place.answer = sum(map(memory_of, result.outputs.values()))
             self._held += place.answer
             # So a large answer among small ones holds up few requests after it.
             self._expected = max(place.answer, (self._expected or 0) // 2)

@@ -15,7 +15,7 @@ from hangtag.protos import classifier_pb2 as pb
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.transport import codec
-from hangtag.serving.server.transport.call import Call, failures_recorded
+from hangtag.serving.server.transport.call import Origin, failures_recorded
 from hangtag.serving.server.transport.http.bodies import read_decompressed
 from hangtag.serving.server.transport.http.body_budget import BodyBudget, HeldBytes
 from hangtag.serving.server.transport.http.calls import describe_call
@@ -25,9 +25,8 @@ from hangtag.serving.server.transport.http.status import error_response, http_st
 from hangtag.serving.server.transport.methods import HTTP_CLASSIFY
 from hangtag.serving.server.transport.queries.comparison import MAX_COMPARED, compare_queries
 from hangtag.serving.server.transport.queries.image_query import ImageQuery, classify_query
-from hangtag.serving.server.transport.queries.pending import Queries
+from hangtag.serving.server.transport.queries.loop_calls import LoopCall, LoopCalls
 from hangtag.serving.server.transport.status import call_status
-from hangtag.serving.server.transport.submission import Outcome
 from hangtag.serving.server.transport.tracing import Tracing
 
 _MAX_FIELDS = 32
@@ -43,9 +42,9 @@ _INT64_MAX = 2**63 - 1
 class ClassifyEndpoint:
     """Works with every model that takes one UINT8 picture and has labels for its output ``probabilities``."""
 
-    def __init__(self, engine: Engine, queries: Queries, budget: BodyBudget, tracing: Tracing | None) -> None:
+    def __init__(self, engine: Engine, calls: LoopCalls, budget: BodyBudget, tracing: Tracing | None) -> None:
         self._engine = engine
-        self._queries = queries
+        self._calls = calls
         self._tracing = tracing
         self._budget = budget
 
@@ -58,8 +57,8 @@ class ClassifyEndpoint:
             return await self._classify(request, held)
 
     async def _classify(self, request: Request, held: HeldBytes) -> HttpResponse:
-        call = describe_call(HTTP_CLASSIFY, request.scope, self._tracing)
-        with failures_recorded(self._engine, call):
+        origin = describe_call(HTTP_CLASSIFY, request.scope, self._tracing)
+        with failures_recorded(self._engine, origin):
             body = await read_decompressed(request.receive, dict(request.headers.raw), held)
             image, fields = await _image_and_fields(request, body)
             fields += request.query_params.multi_items()
@@ -69,20 +68,20 @@ class ClassifyEndpoint:
             deadline = codec.earlier_deadline(timeout, None) if timeout is not None else None
             content = _content(image, fields)
         if len(choices) == 1:
-            return await self._one(pb.ClassifyRequest(**content), choices[0], call, deadline)
+            return await self._one(pb.ClassifyRequest(**content), choices[0], origin, deadline)
         comparison = pb.CompareRequest(models=choices, **content)
-        queries = compare_queries(comparison, self._engine, call)
-        outcomes = await self._queries.outcomes(queries, deadline)
-        compared = [_outcome(*each) for each in zip(queries, outcomes, strict=True)]
+        queries = compare_queries(comparison, self._engine, origin)
+        calls = await self._calls.outcomes(queries, origin, deadline)
+        compared = [_outcome(*each) for each in zip(queries, calls, strict=True)]
         return json_response({"outcomes": compared})
 
     async def _one(
-        self, message: pb.ClassifyRequest, choice: pb.ModelChoice, call: Call, deadline: float | None
+        self, message: pb.ClassifyRequest, choice: pb.ModelChoice, origin: Origin, deadline: float | None
     ) -> HttpResponse:
         message.model_name, message.model_version = choice.name, choice.version
-        query = classify_query(message, call)
+        query = classify_query(message)
         try:
-            answer, timings = await self._queries.answer(query, deadline, in_thread=True)
+            answer, timings = await self._calls.answer(query, origin, deadline, in_thread=True)
         except Exception as error:
             return error_response(error, HTTP_CLASSIFY, query)
         headers = cost_headers(answer.model_name, answer.model_version, timings, answer.timings.preprocess_ns)
@@ -198,9 +197,9 @@ def _number(fields: list[tuple[str, str]], name: str, most: int) -> int | None:
     return int(text)
 
 
-def _outcome(query: ImageQuery, outcome: Outcome[pb.ClassifyResponse]) -> dict[str, Any]:
+def _outcome(query: ImageQuery, call: LoopCall) -> dict[str, Any]:
     try:
-        return {"model_name": query.model_name, "answer": to_dict(outcome.response())}
+        return {"model_name": query.model_name, "answer": to_dict(call.response())}
     except Exception as error:
         message = call_status(error, HTTP_CLASSIFY, query)[1]
         return {"model_name": query.model_name, "error": message, "status": http_status(error)}

@@ -13,7 +13,7 @@ from hangtag.serving.server.transport.http.endpoints.models import ModelEndpoint
 from hangtag.serving.server.transport.http.endpoints.repository import RepositoryEndpoints
 from hangtag.serving.server.transport.http.host_names import HostNames
 from hangtag.serving.server.transport.http.page.endpoint import PageEndpoint
-from hangtag.serving.server.transport.queries.pending import Queries
+from hangtag.serving.server.transport.queries.loop_calls import LoopCalls
 from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
 from hangtag.serving.server.transport.tracing import Tracing
 
@@ -22,7 +22,7 @@ def router(
     engine: Engine,
     repository: RepositoryCalls,
     state: Callable[[], ServerState],
-    queries: Queries,
+    calls: LoopCalls,
     budget: BodyBudget,
     tracing: Tracing | None,
     stopping: Callable[[], bool],
@@ -34,7 +34,7 @@ def router(
         engine: Has the models, and the configuration.
         repository: Loads, unloads and describes models, of all workers where there are several.
         state: Of all workers, for the metrics.
-        queries: Submits classifications.
+        calls: Submits classifications.
         budget: Of the bodies in flight.
         tracing: Gets a span for each query; None records none.
         stopping: Whether the server takes no new requests.
@@ -45,7 +45,7 @@ def router(
     routes = [
         *RepositoryEndpoints(repository, budget, names).routes(),  # before the models': /v2/models/stats is not a model
         *ModelEndpoints(engine, stopping).routes(),
-        *ClassifyEndpoint(engine, queries, budget, tracing).routes(),
+        *ClassifyEndpoint(engine, calls, budget, tracing).routes(),
         *MetricsEndpoint(repository, state).routes(),
     ]
     if page is not None:

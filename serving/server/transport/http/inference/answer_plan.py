@@ -6,8 +6,8 @@ from typing import Any
 import numpy.typing as npt
 
 from hangtag.protos import tensors
-from hangtag.serving.server.batching.request import Tensors
-from hangtag.serving.server.engine.servable import Admission
+from hangtag.serving.server.batching.call import Tensors
+from hangtag.serving.server.engine.servable import Admission, Servable
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.transport.http.inference import json_values
 from hangtag.serving.server.transport.http.inference.request_head import BINARY_DATA, BINARY_SIZE
@@ -21,20 +21,20 @@ class AnswerPlan:
     """The outputs that are wanted, and how. JSON without values is serialized once for each shape."""
 
     def __init__(
-        self, name: str, version: str, specs: Sequence[TensorSpec], binary: Sequence[bool], admission: Admission
+        self, model: Servable, specs: Sequence[TensorSpec], binary: Sequence[bool], admission: Admission
     ) -> None:
         """Keep what was decided for the first of the requests.
 
         Args:
-            name: The model's.
-            version: The version that answers.
+            model: The version that answers.
             specs: The requested outputs, in order.
             binary: Whether each of them is wanted as binary data.
             admission: What the model's check of the inputs returned.
         """
         self.admission = admission
         self.has_contents = any(binary)
-        self._model = {"model_name": name, "model_version": version}
+        self.model = model
+        self._model = {"model_name": model.name, "model_version": model.version}
         self._outputs = list(zip(specs, binary, strict=True))
         self.output_names = [spec.name for spec in specs]
         self._is_fixed = all(binary) and all(spec.datatype != "BYTES" for spec in specs)

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hangtag.protos import tensors
-from hangtag.serving.server.batching.request import InferenceResult
+from hangtag.serving.server.batching.call import InferenceResult
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeError
 from hangtag.serving.server.transport import codec
-from hangtag.serving.server.transport.call import Call
+from hangtag.serving.server.transport.call import TransportCall
 from hangtag.serving.server.transport.http.bodies import compress, decompress, response_encoding
 from hangtag.serving.server.transport.http.body_budget import HeldBytes
 from hangtag.serving.server.transport.http.inference import json_values
@@ -24,7 +24,6 @@ from hangtag.serving.server.transport.http.inference.request_head import (
     parse_head,
 )
 from hangtag.serving.server.transport.http.responses import BINARY, JSON, HttpResponse, cost_headers
-from hangtag.serving.server.transport.submission import PreparedQuery
 from hangtag.serving.signature import Signature, TensorSpec
 
 HEAD_LENGTH = b"inference-header-content-length"
@@ -38,12 +37,10 @@ class HttpInferQuery:
 
     __slots__ = (
         *("_body", "_encoding", "_head", "_headers", "_held", "_inputs"),
-        *("call", "id", "model_name", "model_version"),
+        *("id", "model_name", "model_version"),
     )
 
-    def __init__(
-        self, name: str, version: str, body: bytes, headers: Mapping[bytes, bytes], held: HeldBytes, call: Call
-    ) -> None:
+    def __init__(self, name: str, version: str, body: bytes, headers: Mapping[bytes, bytes], held: HeldBytes) -> None:
         """Keep what came; nothing is decoded yet.
 
         Args:
@@ -53,9 +50,7 @@ class HttpInferQuery:
             headers: The request's, by lower-case names.
             held: Takes the bytes of the decompressed body, and then those of the arrays in their place; its limit is
                 the response's too.
-            call: What brought the request.
         """
-        self.call = call
         self.model_name = name
         self.model_version = version
         self.id = ""
@@ -67,7 +62,7 @@ class HttpInferQuery:
         self._head: RequestHead | None = None
         self._inputs: Arrays | None = None
 
-    def prepare(self, model: Servable, deadline: float | None) -> PreparedQuery[HttpResponse]:
+    def prepare(self, model: Servable, call: TransportCall) -> None:
         if self._inputs is None:  # the query may be prepared again, for a new version
             self._decode()
         head, inputs = self._head, self._inputs
@@ -77,17 +72,19 @@ class HttpInferQuery:
             inputs, datatypes = {spec.name: array}, {spec.name: spec.datatype}
             outputs = model.signature.outputs
             admission = model.check(inputs, datatypes)
-            plan = AnswerPlan(model.name, model.version, outputs, [True] * len(outputs), admission)
+            plan = AnswerPlan(model, outputs, [True] * len(outputs), admission)
         else:
             datatypes = head.datatypes
-            plan = head.plans.get(model) or _plan(head, model, inputs, datatypes)
+            known = head.plans.get(model.name)
+            plan = known if known is not None and known.model is model else _plan(head, model, inputs, datatypes)
             if head.timeout is not None:
-                deadline = codec.earlier_deadline(head.timeout, deadline)
+                call.deadline = codec.earlier_deadline(head.timeout, call.deadline)
 
         def encode(result: InferenceResult) -> HttpResponse:
             return self._respond(model, plan, result)
 
-        return PreparedQuery(inputs, datatypes, deadline, encode, plan.admission, plan.output_names)
+        call.inputs, call.encode, call.outputs = inputs, encode, plan.output_names
+        call.samples, call.batch_key = plan.admission
 
     def _decode(self) -> None:
         """Read the head and the arrays, and let go of the body, which would wait in the queue with them. The body of a
@@ -132,11 +129,11 @@ class HttpInferQuery:
 
 
 def _plan(head: RequestHead, model: Servable, inputs: Arrays, datatypes: Mapping[str, str]) -> AnswerPlan:
-    """Decide how requests with this head are answered, and keep it for the next one."""
+    """Decide how requests with this head are answered, and keep it for the next one to the same model."""
     specs = codec.output_specs(head.outputs, model.signature)
     binary = head.binary_outputs or [head.binary_by_default] * len(specs)
-    plan = AnswerPlan(model.name, model.version, specs, binary, model.check(inputs, datatypes))
-    head.plans[model] = plan
+    plan = AnswerPlan(model, specs, binary, model.check(inputs, datatypes))
+    head.plans[model.name] = plan
     return plan
 
 

@@ -5,13 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
-from weakref import WeakKeyDictionary
 
 from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeError
 from hangtag.serving.server.transport.codec import TIMEOUT, require_supported
 
 if TYPE_CHECKING:
-    from hangtag.serving.server.engine.servable import Servable
     from hangtag.serving.server.transport.http.inference.answer_plan import AnswerPlan
 
 BINARY_SIZE, BINARY_DATA, BINARY_OUTPUTS = "binary_data_size", "binary_data", "binary_data_output"
@@ -43,8 +41,7 @@ class RequestHead:
         binary_outputs: Whether each requested output is wanted as binary data, in their order.
         binary_by_default: Likewise for outputs that the request does not name.
         timeout: In microseconds; None where there is none.
-        plans: By the version that answers. The keys are weak, because a head that is kept for the next request must not
-            keep an unloaded model in memory.
+        plans: By the name of the model; each is of the version that answered last.
     """
 
     id: str
@@ -53,7 +50,7 @@ class RequestHead:
     binary_outputs: tuple[bool, ...]
     binary_by_default: bool
     timeout: int | None
-    plans: "WeakKeyDictionary[Servable, AnswerPlan]" = field(default_factory=WeakKeyDictionary, compare=False)
+    plans: "dict[str, AnswerPlan]" = field(default_factory=dict, compare=False)
 
     @cached_property
     def datatypes(self) -> Mapping[str, str]:

@@ -1,0 +1,243 @@
+"""The threads that compute the batches of all models, and that receive calls for a transport that needs them for it.
+
+A free thread takes the next batch that is due, whatever its model, and computes it; when it has finished, it takes
+what has gathered for the same model meanwhile. No thread waits for a fuller batch.
+
+A transport may bring a `Source`, from which one thread at a time *receives*: it takes the calls that have come, which
+queues them, and computes the batch that is due then itself, while the next free thread receives. So a lone call is
+received, computed and answered by one thread.
+
+There are as many threads as one model may compute batches at once. Models that compute for long would occupy all of
+them, and then nothing would be received, computed for other models, or refused. So *further* threads start when a batch
+is due, or when nothing has been received for a moment, and no thread is free. They end after a second without work.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from hangtag.serving.server.batching.batcher import Batcher
+from hangtag.serving.server.batching.call import Call
+
+log = structlog.get_logger()
+
+UNRECEIVED_SECONDS = 0.005
+"""How long nothing may be received, since every thread computes, until a further thread does so."""
+_IDLE_SECONDS = 1.0
+"""How long a further thread waits for work."""
+
+
+class Computer(Protocol):
+    """What batches are taken from and computed by: a version of a model."""
+
+    @property
+    def batcher(self) -> Batcher: ...
+
+    def execute(self, batch: list[Call]) -> None:
+        """Compute a batch that ``batcher.take`` returned, and give its calls their outcomes. Never raises."""
+
+
+Receive = Callable[[int | None], bool]
+"""Queues the calls that have come. Waits, without the interpreter lock, until there are some, or for so many
+milliseconds (None: without end). Returns False once no more will come. Never raises."""
+
+
+Work = tuple[Computer, list[Call]]
+"""A batch, and what computes it."""
+
+
+class ComputePool:
+    """Runs threads from the first ``offer`` or ``receive_from`` until ``close``. Thread-safe."""
+
+    def __init__(self, threads: int) -> None:
+        """Start no thread yet. threads: how many there are always."""
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._core = _Waiting(self._lock)
+        self._further = _Waiting(self._lock)
+        self._running: set[threading.Thread] = set()
+        self._due: dict[Computer, None] = {}  # models that may have a batch
+        self._offers = 0
+        self._receive: Receive | None = None
+        self._receiver: int | None = None  # the thread that receives
+        self._receptions = 0
+        self._unreceived = threading.Event()  # no thread was free to receive
+        self._further_receive = False  # nothing was received for a moment, so that a further thread is to do so
+        self._closed = False
+
+    def offer(self, model: Computer) -> None:
+        """Have a batch of this model computed as soon as one is due. To be called after a call was queued."""
+        self._due[model] = None
+        if self._receiver == threading.get_ident():  # this thread takes a batch when it has received all
+            return
+        with self._lock:
+            self._offers += 1
+            if self._core.notify() or self._further.notify():
+                return
+            if len(self._running) < self._threads:
+                self._start(further=False)
+            elif model.batcher.time_to_due() is not None:  # else a thread that computes one of its batches takes it
+                self._start(further=True)
+
+    def receive_from(self, receive: Receive) -> None:
+        """Receive calls by this function from now on, until it returns False."""
+        with self._lock:
+            self._receive = receive
+            self._core.notify()
+            while len(self._running) < self._threads:
+                self._start(further=False)
+        threading.Thread(target=self._watch, name="compute-watch", daemon=True).start()
+
+    def close(self) -> None:
+        """End the threads. Call it when all models are closed, and nothing is received any more."""
+        with self._lock:
+            self._closed = True
+            self._core.notify_all()
+            self._further.notify_all()
+            running = list(self._running)
+        self._unreceived.set()
+        for thread in running:
+            thread.join()
+
+    def _start(self, *, further: bool) -> None:
+        thread = threading.Thread(target=self._work, args=(further,), name="compute", daemon=True)
+        self._running.add(thread)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no thread left: those that there are compute the batch later
+            self._running.discard(thread)
+            log.warning("a thread that computes did not start", reason=str(error))
+
+    def _work(self, further: bool) -> None:
+        while self._compute_next(further):
+            pass
+
+    def _compute_next(self, further: bool) -> bool:
+        """Compute the next batch. Returns False where the thread is to end. A thread that waits keeps no calls."""
+        try:
+            work = self._next(further)
+            if work is None:
+                return False
+            model, batch = work
+            while batch:  # an instance that finishes takes what has gathered for it
+                model.execute(batch)
+                batch = model.batcher.take()
+            if len(model.batcher):  # what is left is held back, or waits for another instance
+                self._due[model] = None
+        except Exception:  # a bug of ours must not end the thread
+            log.exception("computing a batch failed")
+        return True
+
+    def _next(self, further: bool) -> Work | None:
+        """Return the next batch; None where the thread is to end."""
+        while True:
+            offers = self._offers
+            work, seconds = self._take()
+            if work is not None:
+                if self._due:  # another model may have a batch, or have one soon
+                    with self._lock:
+                        self._core.notify()
+                return work
+            with self._lock:
+                if self._offers != offers:
+                    continue
+                if self._closed:
+                    break
+                if not self._may_receive(further):
+                    if not further:
+                        self._core.wait(seconds)
+                    elif not self._further.wait(min(seconds or _IDLE_SECONDS, _IDLE_SECONDS)) and not self._due:
+                        break
+                    continue
+                self._receiver = threading.get_ident()
+                self._further_receive = self._further_receive and further
+            try:
+                work = self._received()
+            finally:
+                with self._lock:
+                    self._receiver = None
+                    if not self._core.notify() and not self._unreceived.is_set():
+                        self._unreceived.set()
+            if work is not None:
+                return work
+        self._running.discard(threading.current_thread())
+        return None
+
+    def _may_receive(self, further: bool) -> bool:
+        return self._receive is not None and self._receiver is None and (self._further_receive or not further)
+
+    def _take(self) -> tuple[Work | None, float | None]:
+        """Take a batch that is due. Where none is, return the seconds until one is; None where none is held back."""
+        earliest: float | None = None
+        for model in list(self._due):
+            self._due.pop(model, None)  # before its queue is looked at: a call that comes then is offered again
+            batch = model.batcher.take()
+            seconds = model.batcher.time_to_due()
+            if seconds is not None:  # else no call waits, or the first instance that finishes takes what does
+                self._due[model] = None
+                earliest = seconds if earliest is None else min(earliest, seconds)
+            if batch:
+                return (model, batch), None
+        return None, earliest
+
+    def _received(self) -> Work | None:
+        """Receive until a batch is due, and return it; None once no more calls will come."""
+        assert self._receive is not None
+        milliseconds = 0 if self._due else None
+        while True:
+            self._receptions += 1
+            if not self._receive(milliseconds):
+                self._receive = None
+                return None
+            work, seconds = self._take()
+            if work is not None:
+                return work
+            milliseconds = None if seconds is None else math.ceil(seconds * 1e3)
+
+    def _watch(self) -> None:
+        """Let a further thread receive where nothing was received for a moment."""
+        while self._receive is not None and not self._closed:
+            self._unreceived.wait()
+            receptions = self._receptions
+            time.sleep(UNRECEIVED_SECONDS)
+            with self._lock:
+                if self._receiver is not None:
+                    self._unreceived.clear()
+                elif self._receptions == receptions and self._receive is not None:
+                    self._further_receive = True
+                    if not self._further.notify():
+                        self._start(further=True)
+
+
+class _Waiting:
+    """Threads that wait for work. To be used with the pool's lock held."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._condition = threading.Condition(lock)
+        self._count = 0
+        self._notified = 0  # of them, those that are about to go on
+
+    def wait(self, seconds: float | None) -> bool:
+        """Wait; False if nothing has happened for so many seconds."""
+        self._count += 1
+        notified = self._condition.wait(seconds)
+        self._count -= 1
+        self._notified = max(0, self._notified - 1)
+        return notified
+
+    def notify(self) -> bool:
+        """Let one thread go on; False where none waits."""
+        if self._count == self._notified:
+            return False
+        self._notified += 1
+        self._condition.notify()
+        return True
+
+    def notify_all(self) -> None:
+        """Let all go on."""
+        self._notified = self._count
+        self._condition.notify_all()
