@@ -39,7 +39,7 @@ class KeptCall(Call):
         batch_key: Hashable = None,
         deadline: float | None = None,
     ) -> None:
-        super().__init__(deadline)
+        self.deadline = deadline
         self.inputs = inputs or {}
         self.samples = samples
         self.batch_key = batch_key

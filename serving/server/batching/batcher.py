@@ -59,17 +59,15 @@ class Batcher:
         self.instances = instances
         self.max_queue_delay = max_queue_delay
         self._clock = clock
+        self.waiting = 0
+        """Number of calls in the queue."""
         self._queue: deque[Call] = deque()
-        self._waiting = 0  # calls of the queue that are not done yet
-        self._samples = 0  # samples of the queue, those of calls that are done included
+        self._samples = 0  # samples of the queue
         self._computing: dict[int, tuple[float, int]] = {}  # id of a batch not finished -> when taken, its samples
         self._service_time = ServiceTime(clock)
         self._closed = False
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
-
-    def __len__(self) -> int:
-        return self._waiting
 
     @property
     def computing(self) -> int:
@@ -95,9 +93,9 @@ class Batcher:
     def require_place(self) -> None:
         """Raise QueueFullError while max_queue_size calls wait. ``put`` does so too; a caller that asks first need not
         decode what would be refused."""
-        if self._waiting >= self.max_queue_size:
+        if self.waiting >= self.max_queue_size:
             raise QueueFullError(
-                f"{self._waiting} requests are waiting, as many as the queue holds; "
+                f"{self.waiting} requests are waiting, as many as the queue holds; "
                 "try again later with a back-off, or raise --max-queue-size"
             )
 
@@ -116,7 +114,7 @@ class Batcher:
             now = self._clock()
             if self._closed:
                 raise UnavailableError(STOPPING)
-            if self._waiting >= self.max_queue_size:
+            if self.waiting >= self.max_queue_size:
                 self.require_place()
             call.ready_by = None
             if call.deadline is not None:
@@ -127,7 +125,7 @@ class Batcher:
                 call.held_until += hold_seconds(call, self.max_queue_delay, full_batch_seconds, now)
             call.queue = self
             self._queue.append(call)
-            self._waiting += 1
+            self.waiting += 1
             self._samples += call.samples
 
     def cancel(self, call: Call) -> None:
@@ -141,7 +139,7 @@ class Batcher:
             call.done = True
             if call in self._queue:  # else an instance computes it
                 self._queue.remove(call)
-                self._waiting -= 1
+                self.waiting -= 1
                 self._samples -= call.samples
                 self._notify_if_ended()
         call.end(cancellation_error(call, self._clock()))
@@ -162,7 +160,8 @@ class Batcher:
                     return []
                 batch, samples = self._gather(late)
                 if batch:
-                    self._service_time.hold()
+                    if not self._computing:
+                        self._service_time.hold()
                     self._computing[id(batch)] = self._clock(), samples
                 else:
                     self._notify_if_ended()
@@ -187,10 +186,15 @@ class Batcher:
                 self._service_time.observe(samples, seconds)
             if not self._computing:
                 self._service_time.release()
-            waiting = [call for call in batch if not call.done]
+            waiting = batch
+            for call in batch:
+                if call.done:
+                    waiting = [call for call in batch if not call.done]
+                    break
             for call in waiting:
                 call.done = True
-            self._notify_if_ended()
+            if self._closed:
+                self._notify_if_ended()
             return waiting
 
     def time_to_due(self) -> float | None:
@@ -261,7 +265,7 @@ class Batcher:
                 # A call that no longer fits waits for the next batch, which is no larger than a full one.
                 done_at += predict(min(samples + call.samples, self.max_batch_size))
             if ready_by <= done_at:
-                self._waiting -= 1
+                self.waiting -= 1
                 call.done = True
                 late.append(call)
             elif batch and call.batch_key != batch[0].batch_key:
@@ -272,7 +276,7 @@ class Batcher:
                 self._samples += call.samples
                 break
             else:
-                self._waiting -= 1
+                self.waiting -= 1
                 batch.append(call)
                 call.row = samples
                 call.queue_ns = int((now - call.enqueued) * 1e9)

@@ -48,21 +48,6 @@ class Call:
     Neither may block. Its queue decides under its lock which thread that is, and marks it ``done``.
     """
 
-    __slots__ = (
-        "batch_key",
-        "cancelled",
-        "deadline",
-        "done",
-        "enqueued",
-        "held_until",
-        "inputs",
-        "queue",
-        "queue_ns",
-        "ready_by",
-        "row",
-        "samples",
-    )
-
     inputs: Tensors
     """Arrays that fit the model's signature; the first axis is the batch where the model has one."""
     samples: int
@@ -80,12 +65,13 @@ class Call:
     row: int
     """The first of its samples in its batch."""
 
-    def __init__(self, deadline: float | None = None) -> None:
-        """Describe a call that is not decoded yet. deadline: seconds on the monotonic clock; None for none."""
-        self.deadline = deadline
-        self.queue: Queue | None = None
-        self.done = False
-        self.cancelled = False
+    deadline: float | None = None
+    """Seconds on the monotonic clock; None for none."""
+    queue: Queue | None = None
+    """Where it waits, or is computed."""
+    done = False
+    """It has its outcome, or the thread that will give it."""
+    cancelled = False
 
     def answer(self, result: InferenceResult) -> None:
         """Take the outputs of this call."""
@@ -110,6 +96,7 @@ class Call:
 
     def end(self, outcome: InferenceResult | Exception) -> None:
         """Give the call its outcome. An exception of its own goes no further: it must not fail other calls."""
+        self.queue = None  # a route's queue refers to the call, and a circle would keep its arrays in memory
         try:
             if isinstance(outcome, InferenceResult):
                 self.answer(outcome)

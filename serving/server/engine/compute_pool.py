@@ -37,8 +37,13 @@ class Computer(Protocol):
     @property
     def batcher(self) -> Batcher: ...
 
-    def execute(self, batch: list[Call]) -> None:
-        """Compute a batch that ``batcher.take`` returned, and give its calls their outcomes. Never raises."""
+    def execute(self, batch: list[Call], *, alone: bool) -> None:
+        """Compute a batch that ``batcher.take`` returned, and give its calls their outcomes. Never raises.
+
+        Args:
+            batch: The same object.
+            alone: Nothing else is being computed.
+        """
 
 
 Receive = Callable[[int | None], bool]
@@ -67,7 +72,17 @@ class ComputePool:
         self._receptions = 0
         self._unreceived = threading.Event()  # no thread was free to receive
         self._further_receive = False  # nothing was received for a moment, so that a further thread is to do so
+        self._computing: set[int] = set()  # threads
+        self._after: dict[Callable[[], None], None] = {}  # in the order of their calls
         self._closed = False
+
+    def after_batch(self, work: Callable[[], None]) -> None:
+        """Do some work when a thread has answered all calls of its batch, so that no other caller waits for it.
+
+        Args:
+            work: It must not raise. If it is passed more than once until then, it is called once.
+        """
+        self._after[work] = None
 
     def offer(self, model: Computer) -> None:
         """Have a batch of this model computed as soon as one is due. To be called after a call was queued."""
@@ -123,13 +138,19 @@ class ComputePool:
             if work is None:
                 return False
             model, batch = work
+            self._computing.add(threading.get_ident())
             while batch:  # an instance that finishes takes what has gathered for it
-                model.execute(batch)
+                model.execute(batch, alone=len(self._computing) == 1)
+                for work_after in tuple(self._after):
+                    if self._after.pop(work_after, False) is None:  # else another thread does it
+                        work_after()
                 batch = model.batcher.take()
-            if len(model.batcher):  # what is left is held back, or waits for another instance
+            if model.batcher.waiting:  # what is left is held back, or waits for another instance
                 self._due[model] = None
         except Exception:  # a bug of ours must not end the thread
             log.exception("computing a batch failed")
+        finally:
+            self._computing.discard(threading.get_ident())
         return True
 
     def _next(self, further: bool) -> Work | None:
@@ -175,8 +196,9 @@ class ComputePool:
         earliest: float | None = None
         for model in list(self._due):
             self._due.pop(model, None)  # before its queue is looked at: a call that comes then is offered again
-            batch = model.batcher.take()
-            seconds = model.batcher.time_to_due()
+            batcher = model.batcher
+            batch = batcher.take()
+            seconds = batcher.time_to_due() if batcher.waiting else None
             if seconds is not None:  # else no call waits, or the first instance that finishes takes what does
                 self._due[model] = None
                 earliest = seconds if earliest is None else min(earliest, seconds)

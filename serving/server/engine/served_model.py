@@ -7,7 +7,6 @@ import numpy as np
 import structlog
 
 from hangtag.serving.model_repository import ModelFile
-from hangtag.serving.server.batching.after_batch import completing_batch
 from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.batching.call import Call, InferenceResult, Tensors, answer
 from hangtag.serving.server.config.server_config import ServerConfig
@@ -58,7 +57,7 @@ class ServedModel:
 
     @property
     def queued(self) -> int:
-        return len(self.batcher)
+        return self.batcher.waiting
 
     @property
     def computing(self) -> int:
@@ -110,7 +109,7 @@ class ServedModel:
         )
         return samples, batch_key(self.signature, inputs)
 
-    def execute(self, batch: list[Call]) -> None:
+    def execute(self, batch: list[Call], *, alone: bool) -> None:
         """Compute a batch that ``batcher.take`` returned, and give its calls their outcomes. Never raises.
 
         If the batch fails, each of its calls is computed once more, alone, so that none fails for the values of another
@@ -118,14 +117,13 @@ class ServedModel:
         """
         started = time.monotonic()
         try:
-            outputs, cost = self._compute(batch)
+            outputs, cost = self._compute(batch, alone=alone)
         except Exception as error:
             self._execute_one_by_one(batch, error)
             return
         calls = self.batcher.finish(batch, time.monotonic() - started)
         self.statistics.record_batch([call.queue_ns for call in batch], cost)
-        with completing_batch():
-            answer(calls, outputs, cost)
+        answer(calls, outputs, cost)
 
     def _execute_one_by_one(self, batch: list[Call], batch_error: Exception) -> None:
         calls = batch
@@ -134,13 +132,12 @@ class ServedModel:
             calls = [call for call in batch if not call.done]
             outcomes = [self._compute_alone(call) for call in calls]
         waiting = set(self.batcher.finish(batch))
-        with completing_batch():
-            for call, outcome in zip(calls, outcomes, strict=True):
-                if isinstance(outcome, InferenceResult):
-                    timings = outcome.timings
-                    self.statistics.record_batch([timings.queue_ns], BatchCost(*timings[1:5]))
-                if call in waiting:
-                    call.end(outcome)
+        for call, outcome in zip(calls, outcomes, strict=True):
+            if isinstance(outcome, InferenceResult):
+                timings = outcome.timings
+                self.statistics.record_batch([timings.queue_ns], BatchCost(*timings[1:5]))
+            if call in waiting:
+                call.end(outcome)
         all_answered = len(calls) == len(batch) and all(isinstance(each, InferenceResult) for each in outcomes)
         # Invalid values are the error of one client, which its own answer reports. If every request succeeds alone, no
         # client is at fault: the requests only cannot be batched, which the log must report.
@@ -150,7 +147,7 @@ class ServedModel:
     def _compute_alone(self, call: Call) -> InferenceResult | ServerError:
         call.queue_ns = int((time.monotonic() - call.enqueued) * 1e9)
         try:
-            return call.part_of(*self._compute([call]))
+            return call.part_of(*self._compute([call], alone=False))
         except Exception as error:
             return _failure(error)
 
@@ -191,13 +188,13 @@ class ServedModel:
             self.batcher.join()
         self.runtime.close()
 
-    def _compute(self, batch: list[Call]) -> tuple[Tensors, BatchCost]:
+    def _compute(self, batch: list[Call], *, alone: bool) -> tuple[Tensors, BatchCost]:
         begin = time.perf_counter_ns()
         inputs = batch[0].inputs
         if len(batch) > 1:
             inputs = {name: np.concatenate([call.inputs[name] for call in batch]) for name in inputs}
         joined = time.perf_counter_ns()
-        self._alone_batches = self._alone_batches + 1 if self.batcher.computing == 1 and not len(self.batcher) else 0
+        self._alone_batches = self._alone_batches + 1 if alone and not self.batcher.waiting else 0
         outputs = self.runtime.run(inputs, alone=self._alone_batches >= _ALONE_BATCHES and not self._sharing)
         computed = time.perf_counter_ns()
         samples = batch[-1].row + batch[-1].samples if len(batch) > 1 else batch[0].samples

@@ -52,21 +52,22 @@ class LoneBatches:
         """
         self.threads = threads
         """Threads of the session that computes lone batches."""
+        self.session = session
+        """Computes lone batches, as far as is known."""
+        self.is_decided = False
+        """Whether that is known for good."""
         self._path = path
-        self._session = session
         self._open_session = open_session
         self._more_threads = more_threads
         self._opening: threading.Thread | None = None
         self._second: InferenceSession | None = None
         self._shares: list[float] = []
-        self._decided = False
 
-    def compute(self, compute: Compute) -> dict[str, Array]:
-        """Compute a batch; while the sessions are compared, with both of them. Raises what ``compute`` raises."""
+    def compare(self, compute: Compute) -> dict[str, Array]:
+        """Compute a batch while it is not decided, with both sessions where there are two. Raises what that does."""
         started = time.perf_counter()
-        outputs = compute(self._session)
-        if not self._decided:
-            self._consider(compute, time.perf_counter() - started)
+        outputs = compute(self.session)
+        self._consider(compute, time.perf_counter() - started)
         return outputs
 
     def _consider(self, compute: Compute, seconds: float) -> None:
@@ -96,9 +97,9 @@ class LoneBatches:
             self._keep_first(f"it takes {share:.2f} of the first one's time")
             return
         assert self._second is not None
-        self._session, self.threads, self._decided = self._second, self._more_threads, True
+        self.session, self.threads, self.is_decided = self._second, self._more_threads, True
         log.info("lone batches use more threads", file=str(self._path), threads=self.threads, share=round(share, 2))
 
     def _keep_first(self, why: str) -> None:
-        self._second, self._decided = None, True
+        self._second, self.is_decided = None, True
         log.debug("lone batches use no second session", file=str(self._path), reason=why)

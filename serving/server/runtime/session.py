@@ -37,29 +37,6 @@ class RuntimeFactory(Protocol):
         """Load a file, with the arguments of `Runtime`."""
 
 
-class RunningBatches:
-    """Counts the batches that are being computed now. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.count = 0
-
-    def enter(self) -> int:
-        """Count one more; returns how many are being computed now, this one included."""
-        with self._lock:
-            self.count += 1
-            return self.count
-
-    def leave(self) -> None:
-        """Count one less."""
-        with self._lock:
-            self.count -= 1
-
-
-RUNNING = RunningBatches()
-"""The batches of all models in this process, because all of them compute on the same CPUs."""
-
-
 class Runtime:
     """A loaded model. ``run`` may be called from several threads; ONNX Runtime releases the GIL while it computes.
 
@@ -150,26 +127,28 @@ class Runtime:
 
         Args:
             inputs: An array for each of the model's inputs, of its dtype and shape.
-            alone: No other batch of this model waits or is being computed. Where no other model computes either, a
-                session with more threads may be used.
+            alone: No other batch of any model waits or is being computed, so that a session with more threads may be
+                used.
 
         Raises:
             InvalidValuesError: The inputs are at fault: ONNX Runtime refuses them, or fails on them and not on others.
             InferenceError: ONNX Runtime failed for another reason.
         """
-        running = RUNNING.enter()
         try:
-            if self._lone_batches is not None and alone and running == 1:
-                return self._lone_batches.compute(lambda session: self._compute(inputs, session))
-            return self._compute(inputs, self._session)
+            if self._buffer_pool is not None:
+                return self._compute_bound(inputs)
+            lone = self._lone_batches
+            if lone is None or not alone:
+                return self._run_session(inputs)
+            if lone.is_decided:
+                return self._run_session(inputs, lone.session)
+            return lone.compare(lambda session: self._run_session(inputs, session))
         except InvalidArgument as error:
             raise InvalidValuesError(f"ONNX Runtime refuses the values in the request: {error}") from error
         except Exception as error:  # ONNX Runtime's exceptions have no public base class
             if self._only_these_inputs_fail(error):
                 raise InvalidValuesError(f"ONNX Runtime cannot compute what is in the request: {error}") from error
             raise InferenceError(f"ONNX Runtime failed: {error}") from error
-        finally:
-            RUNNING.leave()
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Run zeros once at each batch size, so that no caller waits for first allocations. Other free axes get size 1.
@@ -252,16 +231,17 @@ class Runtime:
         self._session, self._buffer_pool, self._run_options = graphs.session, graphs, graph_options(-1)
         self.cuda_graphs = True
 
-    def _compute(self, inputs: Tensors, session: onnxruntime.InferenceSession) -> dict[str, Array]:
+    def _compute_bound(self, inputs: Tensors) -> dict[str, Array]:
+        """Compute by IO binding."""
         pool = self._buffer_pool
         if pool is None or not pool.fits(inputs):
-            return self._run_session(inputs, session)
+            return self._run_session(inputs)
         try:
             return pool.run(inputs)
         except Exception as error:
             # ONNX Runtime raises the same exceptions for a failed binding and for bad inputs. Running the session shows
             # which it is: if it fails too, the inputs are at fault and the binding stays in use.
-            outputs = self._run_session(inputs, session)
+            outputs = self._run_session(inputs)
             self._stop_io_binding(error)
             return outputs
 

@@ -8,6 +8,7 @@ leaves alone.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
@@ -36,56 +37,50 @@ class LazyMetadata:
         return iter(self._read())
 
 
-class Origin:
-    """What a transport knows of a call before it has read a request. Streams and comparisons have several requests."""
+class Origin(Protocol):
+    """What a transport knows of a call before it has read a request."""
 
-    __slots__ = ("metadata", "method", "tracing")
+    @property
+    def method(self) -> str:
+        """/package.Service/Method, or an HTTP method and its route."""
 
-    def __init__(self, method: str, metadata: Metadata = (), tracing: Tracing | None = None) -> None:
-        """Describe a call.
+    @property
+    def metadata(self) -> Metadata:
+        """What the caller sent; a trace continues from its ``traceparent``, and a route may go by one key."""
 
-        Args:
-            method: /package.Service/Method, or an HTTP method and its route.
-            metadata: What the caller sent; a trace continues from its ``traceparent``, and a route may go by one key.
-            tracing: Gets a span for each request; None records none.
-        """
-        self.method = method
-        self.metadata = metadata
-        self.tracing = tracing
+    @property
+    def tracing(self) -> Tracing | None:
+        """Gets a span for each request; None records none."""
+
+
+@dataclass(slots=True)
+class CallOrigin:
+    """The `Origin` of a call that may have several requests, as streams and comparisons have."""
+
+    method: str
+    metadata: Metadata = ()
+    tracing: Tracing | None = None
 
 
 class TransportCall(Call):
-    """A request of a transport, from before it is decoded until its outcome."""
+    """A request of a transport, from before it is decoded until its outcome. It is an `Origin` too."""
 
-    __slots__ = ("encode", "engine", "model_name", "model_version", "origin", "outputs", "query", "started")
-
+    engine: Engine
+    """Looks its model up, and counts its failure."""
+    method: str
+    metadata: Metadata
+    tracing: Tracing | None
+    started: int
+    """When it came, by time.perf_counter_ns."""
+    query: "Query | None" = None
+    """The request, from when it is read until it is decoded."""
+    model_name: str = ""
+    model_version: str = ""
+    """Empty: the version that serves by default."""
     encode: Callable[[InferenceResult], Any]
     """Turns the model's result into the transport's response; may raise ServerError. Set by the query."""
-    outputs: Sequence[str]
+    outputs: Sequence[str] = ()
     """The outputs that the response carries whole; empty for a response whose size they do not set. Set likewise."""
-    model_name: str
-    model_version: str
-    """Empty: the version that serves by default."""
-
-    def __init__(self, engine: Engine, origin: Origin, deadline: float | None, query: "Query | None" = None) -> None:
-        """Describe a request that is not decoded yet.
-
-        Args:
-            engine: Looks its model up, and counts its failure.
-            origin: The call that brought it.
-            deadline: The call's, on the monotonic clock in seconds; None if the caller waits for ever. The request may
-                set an earlier one.
-            query: The request, if it is read already.
-        """
-        super().__init__(deadline)
-        self.engine = engine
-        self.origin = origin
-        self.started = time.perf_counter_ns()
-        self.model_name = self.model_version = ""
-        self.outputs = ()
-        self.query = query
-        if query is not None:
-            self.model_name, self.model_version = query.model_name, query.model_version
 
     def respond(self, result: InferenceResult, *, is_large: bool) -> None:
         """Send the response of a result. is_large: whether encoding takes long, and would hold up an event loop."""
@@ -108,7 +103,7 @@ class TransportCall(Call):
             self.respond(result, is_large=is_large)
 
     def fail(self, error: Exception) -> None:
-        record_failure(self.engine, self.origin, error, self.started, self.model_name, self.model_version)
+        record_failure(self.engine, self, error, self.started, self.model_name, self.model_version)
         self.refuse(error)
 
     def encoded(self, result: InferenceResult) -> Any:
@@ -116,16 +111,15 @@ class TransportCall(Call):
         try:
             response = self.encode(result)
         except Exception as error:
-            record_failure(self.engine, self.origin, error, self.started, self.model_name, self.model_version)
+            record_failure(self.engine, self, error, self.started, self.model_name, self.model_version)
             raise
-        origin = self.origin
-        if origin.tracing is not None:
+        if self.tracing is not None:
             ns = time.perf_counter_ns() - self.started
-            origin.tracing.record(origin.method, origin.metadata, ns, grpc.StatusCode.OK, result.timings)
+            self.tracing.record(self.method, self.metadata, ns, grpc.StatusCode.OK, result.timings)
         return response
 
     def metadata_value(self, key: str) -> str:
-        values = (value for name, value in self.origin.metadata if name == key and isinstance(value, str))
+        values = (value for name, value in self.metadata if name == key and isinstance(value, str))
         return next(values, "")
 
 

@@ -89,6 +89,7 @@ class CascadeRun:
 
     def _staged(self, stage: int, outcome: InferenceResult | Exception) -> None:
         """A member has answered, or failed."""
+        self._stage_call = None
         try:
             outcome = _answered(outcome)
             doubtful = self._take(stage, outcome)

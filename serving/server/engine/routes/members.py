@@ -71,8 +71,6 @@ class RouteMembers:
 class MemberCall(Call):
     """What a route asks a member for a call of its own: the whole call, or some of its samples."""
 
-    __slots__ = ("_of", "_on_end")
-
     def __init__(
         self, of: Call, inputs: Tensors, samples: int, on_end: Callable[[InferenceResult | Exception], None]
     ) -> None:
@@ -84,7 +82,7 @@ class MemberCall(Call):
             samples: How many there are.
             on_end: Gets the outcome, from the thread that computed or dropped it.
         """
-        super().__init__(of.deadline)
+        self.deadline = of.deadline
         self.inputs = inputs
         self.samples = samples
         self.batch_key = of.batch_key

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
-from hangtag.serving.server.batching.after_batch import after_batch
 from hangtag.serving.server.batching.call import Call, InferenceResult, Tensors
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.engine.compute_pool import ComputePool
@@ -68,6 +67,7 @@ class ServedRoute:
         self.max_queue_delay = max(model.max_queue_delay for model in members.values())
         self.max_batch_size = self._members.strictest.max_batch_size
         self._settings = settings
+        self._pool: ComputePool | None = None
         self._shadow: Shadow | None = None
         self._stages: RouteStatistics = RouteStatistics() if previous is None else previous._stages
         if settings.shadow is not None:
@@ -87,7 +87,8 @@ class ServedRoute:
             self._members.model(member).share_processors(shared)
 
     def start(self, pool: ComputePool) -> None:
-        """The members compute."""
+        """The members compute. pool: computes for them."""
+        self._pool = pool
 
     def close(self) -> None:
         """The members finish what is queued; copies for the shadow are dropped."""
@@ -115,8 +116,8 @@ class ServedRoute:
             if shadow is not None and copied and isinstance(outcome, InferenceResult):
                 shadow.compare(call, outcome)  # before the caller, who may have another call copied, has the answer
             call.end(outcome)
-            if shadow is not None:
-                after_batch(shadow.hand_over)
+            if shadow is not None and self._pool is not None:
+                self._pool.after_batch(shadow.hand_over)
 
         if isinstance(self._settings, SplitSettings):
             self._put_to_one(self._settings, call, end)

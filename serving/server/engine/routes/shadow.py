@@ -34,13 +34,10 @@ from hangtag.serving.server.telemetry.route_statistics import RouteStatistics
 class _Copy(Call):
     """A copy of a call that was answered."""
 
-    __slots__ = ("attached", "on_end", "outputs", "size")
-
     def __init__(
         self, of: Call, outputs: Tensors, on_end: "Callable[[_Copy, InferenceResult | Exception], None]"
     ) -> None:
         """Copy a call. outputs: what its caller got. on_end: gets the shadow's outcome."""
-        super().__init__()
         self.inputs = of.inputs
         self.samples = of.samples
         self.batch_key = of.batch_key

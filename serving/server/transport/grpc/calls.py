@@ -6,16 +6,16 @@ from typing import Any, TypeAlias
 import grpc
 
 from hangtag.serving.server.telemetry.model_statistics import Timings
-from hangtag.serving.server.transport.call import LazyMetadata, Origin
+from hangtag.serving.server.transport.call import CallOrigin, LazyMetadata
 from hangtag.serving.server.transport.cost_metadata import cost_metadata
 from hangtag.serving.server.transport.tracing import Tracing
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
-def describe_call(method: str, context: Context, tracing: Tracing | None) -> Origin:
+def describe_call(method: str, context: Context, tracing: Tracing | None) -> CallOrigin:
     """Return what telemetry and routes need to know of a call."""
-    return Origin(method, LazyMetadata(lambda: invocation_metadata(context)), tracing)
+    return CallOrigin(method, LazyMetadata(lambda: invocation_metadata(context)), tracing)
 
 
 def invocation_metadata(context: Context) -> tuple[tuple[str, str | bytes], ...]:

@@ -15,7 +15,7 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import STOPPING, ServerError, UnauthenticatedError, UnavailableError
-from hangtag.serving.server.transport.call import Origin, failures_recorded, record_failure
+from hangtag.serving.server.transport.call import CallOrigin, failures_recorded, record_failure
 from hangtag.serving.server.transport.codec import parse_message
 from hangtag.serving.server.transport.grpc.awaited_messages import AwaitedMessages
 from hangtag.serving.server.transport.grpc.calls import Context, describe_call
@@ -61,7 +61,7 @@ class Handlers(grpc.GenericRpcHandler):
         """Return the handler of a call; None if there is no such method. grpcio asks before it receives a message."""
         if (self._authorise is not None or self._stopping) and not details.method.startswith(OPEN_PREFIX):
             try:
-                with failures_recorded(self._engine, Origin("")):
+                with failures_recorded(self._engine, CallOrigin("")):
                     self._admit(details.invocation_metadata)
             except (UnauthenticatedError, UnavailableError) as error:
                 return _refusal(error, details.method)

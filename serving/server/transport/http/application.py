@@ -11,7 +11,7 @@ from starlette.routing import Router
 
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.errors import STOPPING, UnavailableError
-from hangtag.serving.server.transport.call import Origin, failures_recorded
+from hangtag.serving.server.transport.call import CallOrigin, failures_recorded
 from hangtag.serving.server.transport.http.calls import request_headers
 from hangtag.serving.server.transport.http.host_names import HostNames
 from hangtag.serving.server.transport.http.inference.endpoint import InferEndpoint
@@ -83,10 +83,10 @@ class Application:
         if path in OPEN_PATHS or is_of_page(path):
             return
         if self._names is not None:
-            with failures_recorded(self._engine, Origin("")):
+            with failures_recorded(self._engine, CallOrigin("")):
                 self._names.require(dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
         if self._authorise is not None:
-            with failures_recorded(self._engine, Origin("")):
+            with failures_recorded(self._engine, CallOrigin("")):
                 self._authorise(request_headers(scope))
         if self._stopping():
             raise UnavailableError(STOPPING)

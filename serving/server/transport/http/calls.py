@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from hangtag.serving.server.transport.call import LazyMetadata, Origin
+from hangtag.serving.server.transport.call import CallOrigin, LazyMetadata
 from hangtag.serving.server.transport.tracing import Tracing
 
 
-def describe_call(method: str, scope: Any, tracing: Tracing | None) -> Origin:
+def describe_call(method: str, scope: Any, tracing: Tracing | None) -> CallOrigin:
     """Return what telemetry and routes need to know of a request."""
-    return Origin(method, LazyMetadata(lambda: request_headers(scope)), tracing)
+    return CallOrigin(method, LazyMetadata(lambda: request_headers(scope)), tracing)
 
 
 def request_headers(scope: Any) -> tuple[tuple[str, str], ...]:

@@ -7,7 +7,6 @@ take the slow way, `submit`, to the same queue.
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeAlias
 
 import structlog
 from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
@@ -19,7 +18,6 @@ from hangtag.serving.server.errors import STOPPING, InvalidRequestError, ServerE
 from hangtag.serving.server.telemetry.model_statistics import BatchCost
 from hangtag.serving.server.transport.call import (
     LARGE_MESSAGE,
-    Origin,
     Query,
     TransportCall,
     require_size,
@@ -45,10 +43,7 @@ MAX_EVENTS = 256
 TIMEOUT_HEADER = "grpc-timeout"
 """The header that the library has to pass on as each event's key. It takes it for no deadline where it cannot read it,
 and leaves it out of the metadata."""
-_INFER_ID, _CLASSIFY_ID = range(2)
-
-_Details: TypeAlias = tuple[Metadata, str, float | None]
-"""A call's metadata, the caller's address, and the seconds that are left until its deadline."""
+_INFER_ID = METHODS.index(MODEL_INFER)
 
 
 class NativeCalls:
@@ -81,52 +76,41 @@ class NativeCalls:
         events = self.front.recv_batch_details(MAX_EVENTS, milliseconds)
         if events is None:
             return False
-        find, guarded = self._plans.find, self._guarded
+        find, now = self._plans.find, time.monotonic
         for event in events:
             try:
                 kind, call_id, method_id, message, key, details = event
                 if kind == EVENT_CANCEL or message is None or details is None:  # only a cancel has neither
                     self._cancel(call_id)
                     continue
-                plan = None if method_id != _INFER_ID or guarded else find(message)
-                remaining = details[2]
+                metadata, _peer, remaining = details
+                deadline = None if remaining is None else now() + remaining
+                call = self.open[call_id] = NativeCall(self, call_id, METHODS[method_id], metadata, deadline)
+                plan = None if method_id != _INFER_ID or self._guarded else find(message)
                 if plan is None or (remaining is None and isinstance(key, bytes)):
-                    self._receive_slowly(call_id, method_id, message, key, details)
-                else:
-                    deadline = None if remaining is None else time.monotonic() + remaining
-                    call = NativeCall(self, call_id, method_id, details[0], deadline)
-                    self._put(call, plan, message)
+                    self._submit_slowly(call, message, key)
+                    continue
+                plan.decode(message, call)
+                call.plan = plan
+                try:
+                    plan.model.put(call)
+                except UnavailableError:  # another version serves by now, or none
+                    call.plan = None
+                    self._submit(call, message)
+                except ServerError as error:
+                    call.fail(error)
             except Exception:  # a bug of ours must not cost the events that came with this one
                 log.exception("an event was lost")
         return True
 
-    def _put(self, call: "NativeCall", plan: Plan, message: bytes) -> None:
-        """Queue a call whose message has a plan."""
-        call.plan = plan
-        plan.decode(message, call)
-        self.open[call.id] = call
+    def _submit_slowly(self, call: "NativeCall", message: bytes, key: bytes | str | None) -> None:
+        """Check a call whose message has no plan, and queue it or hand it to a thread that decodes it."""
         try:
-            plan.model.put(call)
-        except UnavailableError:  # another version serves by now, or none
-            call.plan = None
-            self._submit(call, message)
-        except ServerError as error:
-            call.fail(error)
-
-    def _receive_slowly(
-        self, call_id: int, method_id: int, message: bytes, key: bytes | str | None, details: _Details
-    ) -> None:
-        """Check a call, and queue it, or hand it to a thread that decodes it."""
-        metadata, _peer, remaining = details
-        deadline = None if remaining is None else time.monotonic() + remaining
-        call = NativeCall(self, call_id, method_id, metadata, deadline)
-        self.open[call_id] = call
-        try:
-            self._require_admission(metadata)
+            self._require_admission(call.metadata)
             require_size(self.engine, "Received", len(message))
-            if remaining is None:
+            if call.deadline is None:
                 _require_no_timeout(key)
-            if method_id == _CLASSIFY_ID:
+            if call.method == CLASSIFY:
                 self._submit_on_thread(call, lambda: self._classify_query(call, message))
             elif len(message) >= LARGE_MESSAGE and self._plans.find(message) is None:
                 call.is_large = True
@@ -198,29 +182,33 @@ def _require_no_timeout(key: bytes | str | None) -> None:
 class NativeCall(TransportCall):
     """A call that ends once, with one message or with a status."""
 
-    __slots__ = ("_calls", "_metadata", "_method_id", "id", "is_large", "plan", "request")
+    plan: Plan | None = None
+    """Of its message; None where it has none."""
+    is_large = False
+    """Decoding the request takes long, and so may encoding the response."""
+    request: object = None
+    """The parsed request, for the log."""
 
     def __init__(
-        self, calls: NativeCalls, call_id: int, method_id: int, metadata: Metadata, deadline: float | None
+        self, calls: NativeCalls, call_id: int, method: str, metadata: Metadata, deadline: float | None
     ) -> None:
-        """Describe a call.
+        """Describe a call that is not decoded yet.
 
         Args:
             calls: Those that it is one of.
             call_id: The library's number of it.
-            method_id: The library's number of its method.
+            method: /package.Service/Method.
             metadata: What the caller sent.
             deadline: On the monotonic clock in seconds; None for none.
         """
-        super().__init__(calls.engine, Origin(METHODS[method_id], metadata, calls.tracing), deadline)
-        self._calls = calls
         self.id = call_id
-        self.plan: Plan | None = None
-        """Of its message; None where it has none."""
-        self.is_large = False
-        """Decoding the request takes long, and so may encoding the response."""
-        self.request: object = None
-        """The parsed request, for the log."""
+        self.engine = calls.engine
+        self.method = method
+        self.metadata = metadata
+        self.tracing = calls.tracing
+        self.started = time.perf_counter_ns()
+        self.deadline = deadline
+        self._calls = calls
 
     def respond(self, result: InferenceResult, *, is_large: bool) -> None:
         if self.is_large or is_large:
@@ -230,7 +218,7 @@ class NativeCall(TransportCall):
 
     def refuse(self, error: Exception) -> None:
         """End the call with the error's status. The library ignores it where the caller has left."""
-        code, message = call_status(error, self.origin.method, self.plan.request if self.plan else self.request)
+        code, message = call_status(error, self.method, self.plan.request if self.plan else self.request)
         number: int = code.value[0]
         self._calls.front.fail(self.id, number, message)
         self._calls.open.pop(self.id, None)  # last: the server is not closed while calls are open
@@ -252,16 +240,14 @@ class NativeCall(TransportCall):
     @classmethod
     def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
         """Send the rows of each call, in one loop over all that have plans: each output becomes bytes once."""
-        planned = [call for call in calls if isinstance(call, NativeCall) and call.plan is not None]
         spent = batch_metadata(cost)
-        try:
-            parts_of = {plan: plan.parts(outputs, cost) for plan in {call.plan for call in planned if call.plan}}
-        except Exception:
-            log.exception("a batch is answered call by call")
-            parts_of = {}
+        plan: Plan | None = None
+        parts: list[tuple[bytes, bytes, int]] = []
         for call in calls:
             assert isinstance(call, NativeCall)
-            parts = None if call.plan is None or call.origin.tracing is not None else parts_of.get(call.plan)
+            if call.plan is not plan:
+                plan = call.plan
+                parts = [] if plan is None or call.tracing is not None else plan.parts(outputs, cost)
             if not parts:
                 call.end(call.part_of(outputs, cost))
                 continue

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from threading import get_ident
@@ -22,16 +23,27 @@ Result = TypeVar("Result")
 class LoopCall(TransportCall):
     """A call of a coroutine, which waits for its outcome by ``await``."""
 
-    __slots__ = ("_ended", "_hand_over", "_outcome", "is_large")
+    is_large = False
+    """Whether ``response`` takes long, and would hold up the loop."""
 
     def __init__(self, calls: "LoopCalls", query: Query, origin: Origin, deadline: float | None) -> None:
-        """See `TransportCall`. calls: those that it is one of."""
-        super().__init__(calls.engine, origin, deadline, query)
+        """Describe a call that is not decoded yet.
+
+        Args:
+            calls: Those that it is one of.
+            query: The request.
+            origin: What brought it.
+            deadline: On the monotonic clock in seconds; None if the caller waits for ever.
+        """
+        self.engine = calls.engine
+        self.method, self.metadata, self.tracing = origin.method, origin.metadata, origin.tracing
+        self.started = time.perf_counter_ns()
+        self.query = query
+        self.model_name, self.model_version = query.model_name, query.model_version
+        self.deadline = deadline
         self._hand_over = calls.hand_over
         self._ended: asyncio.Future[None] = calls.loop.create_future()
         self._outcome: InferenceResult | Exception | None = None
-        self.is_large = False
-        """Whether ``response`` takes long, and would hold up the loop."""
 
     def respond(self, result: InferenceResult, *, is_large: bool) -> None:
         self._outcome, self.is_large = result, is_large

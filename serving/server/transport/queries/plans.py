@@ -92,13 +92,18 @@ class Plan:
     def parts(self, outputs: Tensors, cost: BatchCost) -> list[tuple[bytes, bytes, int]]:
         """Return what the responses of a batch consist of, for each output: the bytes before a call's rows, those of
         all rows, and how many a row has. Empty where a response is so large that it is to be encoded on a thread."""
-        arrays = [outputs[name] for name in self.output_names]
-        alone = cost.calls == 1  # then the response has all rows, and more than those of samples if that is the output
-        sizes = [array.nbytes if alone else array.nbytes // cost.batch_size for array in arrays]
-        if sum(sizes) * (1 if alone else self.samples) >= LARGE_MESSAGE:
+        alone = cost.calls == 1  # then the response has all rows, however many the model has made of one call's
+        parts, shapes, large = [], [], 0
+        for name in self.output_names:
+            array = outputs[name]
+            size = array.nbytes if alone else array.nbytes // cost.batch_size
+            shapes.append(array.shape if alone else (self.samples, *array.shape[1:]))
+            parts.append((array, size))
+            large += size if alone else size * self.samples
+        if large >= LARGE_MESSAGE:
             return []
-        heads = self.heads(tuple([array.shape if alone else (self.samples, *array.shape[1:]) for array in arrays]))
-        return [(head, array.tobytes(), size) for head, array, size in zip(heads, arrays, sizes, strict=True)]
+        heads = self.heads(tuple(shapes))
+        return [(head, array.tobytes(), size) for head, (array, size) in zip(heads, parts, strict=True)]
 
     def heads(self, shapes: tuple[tuple[int, ...], ...]) -> list[bytes]:
         """Return what stands in a response before the raw bytes of each output, where these have the shapes."""

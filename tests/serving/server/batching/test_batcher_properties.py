@@ -144,7 +144,7 @@ class BatcherMachine(RuleBasedStateMachine):
                 assert request.outcome is expected
             else:
                 assert type(request.outcome) is expected
-        assert len(self.batcher) == len(self.waiting)
+        assert self.batcher.waiting == len(self.waiting)
         assert self.batcher.computing == len(self.computing)
         assert self.batcher.queued_samples == sum(request.samples for request in self.waiting)
 

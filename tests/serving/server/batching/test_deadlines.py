@@ -87,10 +87,10 @@ def test_a_request_is_admitted_with_the_time_that_it_needs_and_refused_with_less
 ) -> None:
     queue = measured(clock, instances=instances)
     before(queue, clock)
-    waiting, refused = len(queue), new_call(deadline=clock.now + needed - 0.01)
+    waiting, refused = queue.waiting, new_call(deadline=clock.now + needed - 0.01)
     with pytest.raises(DeadlineError, match=r"needs about \d+\.\d ms now" if needed else "the deadline has passed"):
         queue.put(refused)
-    assert (len(queue), refused.outcomes) == (waiting, [])
+    assert (queue.waiting, refused.outcomes) == (waiting, [])
     assert admitted(queue, clock, needed + 0.01)
 
 
@@ -125,7 +125,7 @@ def test_a_batch_grows_no_larger_than_its_members_deadlines_allow(clock: Clock) 
     assert taken == first
     queue.finish(taken, 0.5)
     assert queue.take() == others
-    assert len(queue) == 0
+    assert queue.waiting == 0
 
 
 def test_a_request_that_does_not_fit_the_batch_is_not_dropped_for_the_time_of_both(clock: Clock) -> None:
@@ -179,7 +179,7 @@ def test_a_cancellation_at_the_deadline_counts_as_late(clock: Clock, after: floa
     clock.now += after
     queue.cancel(one)
     assert type(one.outcome) is expected
-    assert len(queue) == 0
+    assert queue.waiting == 0
 
 
 def observe(queue: Batcher, *batches: tuple[int, float]) -> Batcher:

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hangtag.serving.server.errors import InferenceError
 from hangtag.serving.server.runtime.inference_session import SessionOpener
 from hangtag.serving.server.runtime.providers import Gpu
-from hangtag.serving.server.runtime.session import RUNNING, Runtime
+from hangtag.serving.server.runtime.session import Runtime
 from tests.kit import onnx_models, shipped
 from tests.kit.command import python
 from tests.kit.parts import Clock
@@ -133,20 +132,6 @@ def test_a_second_session_that_cannot_be_used_costs_no_request(path: Path, clock
     answers = timed.alone(10)
     assert all(answer["logits"].shape == (1, 10) for answer in answers)
     assert timed.runtime.alone_threads == 1
-
-
-def test_while_another_batch_is_computed_the_second_session_is_not_used(path: Path, clock: Clock) -> None:
-    timed = Timed(path, clock, 0.010, 0.001)
-    timed.alone()
-    timed.wait_until_open()
-    timed.alone(7)
-    timed.used.clear()
-    timed.second.before = timed.alone
-    timed.alone()
-    assert timed.used == [timed.second, timed.first]
-    with pytest.raises(InferenceError):
-        timed.runtime.run({"image": IMAGE["image"][0]})
-    assert RUNNING.count == 0
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="one processor has no more threads")

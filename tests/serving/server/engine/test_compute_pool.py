@@ -1,0 +1,193 @@
+"""The pool of threads that compute: which of them are woken, started and ended, and which of them receives.
+
+What a server promises of it is tested over every transport: in test_pressure and in engine/routes.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+
+import pytest
+
+from hangtag.serving.server.batching.batcher import Batcher
+from hangtag.serving.server.batching.call import Call
+from hangtag.serving.server.engine.compute_pool import ComputePool
+from tests.kit.parts import new_call
+from tests.kit.waiting import TIMEOUT, until
+
+
+class Model:
+    """Computes a batch when it is released, and keeps who computed it."""
+
+    def __init__(self, *, instances: int = 1, delay: float = 0.0) -> None:
+        self.batcher = Batcher(max_batch_size=4, max_queue_size=100, instances=instances, max_queue_delay=delay)
+        self.begun: list[list[Call]] = []
+        self.alone: list[bool] = []
+        self.threads: set[int] = set()
+        self.may_end = threading.Event()
+        self.may_end.set()
+
+    def execute(self, batch: list[Call], *, alone: bool) -> None:
+        self.threads.add(threading.get_ident())
+        self.alone.append(alone)
+        self.begun.append(batch)
+        assert self.may_end.wait(TIMEOUT)
+        self.batcher.finish(batch)
+
+    def hold(self) -> None:
+        self.may_end.clear()
+
+
+class Source:
+    """Calls for models, which a thread of the pool receives."""
+
+    def __init__(self, pool: ComputePool) -> None:
+        self._pool = pool
+        self._sent: SimpleQueue[Model | None] = SimpleQueue()
+        self.threads: set[int] = set()
+
+    def send(self, model: Model | None) -> None:
+        """Send a call for a model; None: no more will come."""
+        self._sent.put(model)
+
+    def receive(self, milliseconds: int | None) -> bool:
+        self.threads.add(threading.get_ident())
+        try:
+            model = self._sent.get(timeout=TIMEOUT if milliseconds is None else milliseconds / 1e3)
+        except Empty:
+            return True
+        if model is not None:
+            offer(self._pool, model)
+        return model is not None
+
+
+def offer(pool: ComputePool, model: Model, count: int = 1) -> None:
+    for _ in range(count):
+        model.batcher.put(new_call())
+    pool.offer(model)
+
+
+@pytest.fixture
+def pool() -> Iterator[ComputePool]:
+    pool = ComputePool(2)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def source(pool: ComputePool) -> Iterator[Source]:
+    source = Source(pool)
+    pool.receive_from(source.receive)
+    yield source
+    source.send(None)
+
+
+Offer = Callable[[Model], None]
+
+
+@pytest.fixture(params=["offered", "received"])
+def send(request: pytest.FixtureRequest, pool: ComputePool) -> Offer:
+    """Hands the pool a call from outside, or through its source."""
+    if request.param == "offered":
+        return lambda model: offer(pool, model)
+    source: Source = request.getfixturevalue("source")
+    return source.send
+
+
+def test_each_batch_is_computed_and_said_to_be_alone_where_it_is(send: Offer) -> None:
+    one, other = Model(), Model()
+    send(one)
+    until(lambda: one.alone == [True])
+    one.hold()
+    send(one)
+    until(lambda: len(one.begun) == 2)
+    send(other)
+    until(lambda: other.alone == [False])
+    one.may_end.set()
+
+
+def test_models_that_compute_for_long_hold_up_no_other_one(send: Offer) -> None:
+    slow, quick = [Model() for _ in range(4)], Model()
+    for model in slow:
+        model.hold()
+        send(model)
+    until(lambda: all(model.begun for model in slow))
+    for number in range(1, 4):
+        send(quick)
+        until(lambda number=number: len(quick.begun) == number)  # type: ignore[misc]
+    for model in slow:
+        model.may_end.set()
+
+
+def test_what_gathers_while_every_instance_computes_is_the_next_batch(pool: ComputePool) -> None:
+    model = Model()
+    model.hold()
+    offer(pool, model)
+    until(lambda: model.begun)
+    offer(pool, model, 3)
+    model.may_end.set()
+    until(lambda: [len(batch) for batch in model.begun] == [1, 3])
+    assert len(model.threads) == 1
+
+
+def test_a_batch_that_is_held_back_is_computed_when_its_delay_is_over(send: Offer) -> None:
+    model = Model(delay=0.05)
+    started = time.monotonic()
+    send(model)
+    until(lambda: model.begun)
+    assert time.monotonic() - started >= 0.05
+
+
+def test_a_lone_call_is_received_and_computed_by_one_thread(pool: ComputePool, source: Source) -> None:
+    model = Model()
+    for number in range(1, 20):
+        source.send(model)
+        until(lambda number=number: len(model.begun) == number)  # type: ignore[misc]
+    assert model.threads <= source.threads
+    assert len(source.threads) <= 2
+
+
+def computing_threads() -> int:
+    return sum(thread.name == "compute" for thread in threading.enumerate())
+
+
+def test_further_threads_end_when_there_is_no_more_work(pool: ComputePool) -> None:
+    slow = [Model() for _ in range(5)]
+    for model in slow:
+        model.hold()
+        offer(pool, model)
+    until(lambda: all(model.begun for model in slow))
+    assert computing_threads() == 5
+    for model in slow:
+        model.may_end.set()
+    until(lambda: computing_threads() == 2)
+
+
+def test_work_after_a_batch_is_done_once_when_it_is_answered(pool: ComputePool) -> None:
+    model, done = Model(), []
+
+    def after() -> None:
+        done.append(model.batcher.computing)
+
+    model.hold()
+    offer(pool, model)
+    until(lambda: model.begun)
+    for _ in range(3):
+        pool.after_batch(after)
+    model.may_end.set()
+    until(lambda: done == [0])
+
+
+def test_a_fault_of_a_model_ends_no_thread(pool: ComputePool) -> None:
+    class Broken(Model):
+        def execute(self, batch: list[Call], *, alone: bool) -> None:
+            super().execute(batch, alone=alone)
+            raise RuntimeError("a bug")
+
+    broken, sound = Broken(), Model()
+    for _ in range(3):
+        offer(pool, broken)
+        until(lambda: not broken.batcher.waiting)
+    offer(pool, sound)
+    until(lambda: sound.begun)
