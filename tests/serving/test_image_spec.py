@@ -64,16 +64,6 @@ def test_a_picture_of_the_models_size_is_taken_untouched(format_: str, options: 
     np.testing.assert_array_equal(result, pixels)
 
 
-def test_grey_pixels_are_the_same_in_every_mode() -> None:
-    pixels = random_pixels()
-    image = Image.fromarray(pixels)
-    sixteen_bits = Image.fromarray(pixels.astype(np.uint16) * 256 + 7)  # scaled, not cut off
-    for stored in (image, image.convert("RGB"), image.convert("P"), sixteen_bits):
-        np.testing.assert_array_equal(decoded(stored), pixels)
-    black_and_white = np.where(pixels > 127, 255, 0).astype(np.uint8)
-    np.testing.assert_array_equal(decoded(image.convert("1", dither=Image.Dither.NONE)), black_and_white)
-
-
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize(("background", "garment"), [(255, 60), (250, 60), (0, 195), (8, 195)])
 def test_a_photo_becomes_a_bright_garment_on_black_from_edge_to_edge(
@@ -114,12 +104,6 @@ def test_the_longest_edge_fills_the_picture(size: tuple[int, int]) -> None:
     ImageDraw.Draw(image).rectangle((10, 10, size[0] + 9, size[1] + 9), fill=0)
     filled = decoded(image) > 100
     assert filled.any(axis=1 if size[1] >= size[0] else 0).all()
-
-
-def test_another_models_size_is_honoured() -> None:
-    pixels = prepared(encoded(photo(255, 0)), 32, 48)
-    assert pixels.shape == (32, 48)
-    assert (pixels[:, 24] > 128).sum() >= 30
 
 
 def test_pillows_own_limit_belongs_to_the_program_and_decides_nothing_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,21 +206,6 @@ def test_a_worker_that_gets_sigterm_is_replaced_and_all_end_with_their_superviso
             os.close(worker)
 
 
-def test_a_replacement_loads_nothing_that_was_published_since(models: Path) -> None:
-    with two_workers(models, "--model-control", "poll", "--poll-seconds", "3600") as server:
-        (models / "unfinished").mkdir()
-        onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
-        onnx_models.publish(models, "text", onnx_models.text())
-        os.kill(pids(server)[0], signal.SIGKILL)
-        server.wait_for_count('"worker listens"', 3)
-        with connections(server, 16) as stubs:
-            sent = request("gather", index=index(2))
-            answers = [stub.ModelInfer(sent, timeout=TIMEOUT, wait_for_ready=True) for stub in stubs]
-            assert {answer.model_version for answer in answers} == {"1"}
-            assert not any(stub.ModelReady(pb.ModelReadyRequest(name="text")).ready for stub in stubs)
-        stop(server)
-
-
 def delays(server: Serving) -> list[str]:
     """For each worker that ended, after how many seconds it was to be replaced."""
     return [re.findall(r"replaced_in_seconds=(\S+)", line)[0] for line in server.log if '"worker ended"' in line]

@@ -8,7 +8,6 @@ import onnx
 import pytest
 import structlog.testing
 
-from hangtag import ClientError
 from tests.kit import onnx_models
 from tests.kit.kinds import message_of
 from tests.kit.repository import Repository, Running
@@ -166,13 +165,6 @@ def test_in_every_mode_a_mistake_is_logged_once_and_a_load_by_call_has_the_reaso
     reported = {line["model"]: line["reason"] for line in log if line["event"] == "route not loaded"}
     for text, name in (NAMES if mode == "none" else loaded).items():
         assert MISTAKES[text] in reported[name]
-
-
-def test_a_route_that_is_loaded_before_its_members_says_which_to_load(repository: Repository) -> None:
-    repository.route("both", SPLIT)
-    running = repository.start("explicit")
-    with pytest.raises(ClientError, match="load it first: 'hangtag models load one'"):
-        running.client.load_model("both")
 
 
 @pytest.mark.parametrize("mode", ["none", "poll"])
