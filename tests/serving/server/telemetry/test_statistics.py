@@ -133,3 +133,16 @@ def test_a_process_that_ended_leaves_only_its_counters() -> None:
     (left,) = done.versions
     assert (left.instances, left.queued, left.max_queue_size, left.reason) == (0, 0, 0, "")
     assert left.counters == state.counters
+
+
+def test_counts_of_versions_that_no_longer_serve_are_left_out() -> None:
+    state = ServerState(
+        (VersionState("a", "1", READY), VersionState("a", "2", READY)),
+        {("a", "1", "INTERNAL"): failed(1), ("a", "2", "INTERNAL"): failed(2), ("", "", "NOT_FOUND"): failed(3)},
+        {("a", "ok"): 2},
+    )
+    assert state.restricted_to({("a", "2")}) == ServerState(
+        (VersionState("a", "2", READY),),
+        {("a", "2", "INTERNAL"): failed(2), ("", "", "NOT_FOUND"): failed(3)},
+        {("a", "ok"): 2},
+    )
