@@ -4,7 +4,6 @@ import re
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
 
 import grpc
 import numpy as np
@@ -33,15 +32,6 @@ NAMED: dict[str, tuple[str, Callable[[str], Any]]] = {
     "a model to load": (f"{SERVICE}RepositoryModelLoad", lambda name: pb.RepositoryModelLoadRequest(model_name=name)),
 }
 NAMES = {"long": "m" * MEGABYTE, "wide": "\U0001f600" * (MEGABYTE // 4), "escapes": ESCAPES, "folders": "../" * 1000}
-OVER_HTTP = {
-    "a model's name": ("POST", "/v2/models/{}/infer"),
-    "a version": ("POST", "/v2/models/tiled/versions/{}/infer"),
-    "a name in ModelMetadata": ("GET", "/v2/models/{}"),
-    "a name in ModelStatistics": ("GET", "/v2/models/{}/stats"),
-    "a model to load": ("POST", "/v2/repository/models/{}/load"),
-}
-"""Where HTTP has the names of NAMED: it has no service in health."""
-LONGEST_PATH = 20_000  # a head that is much longer is refused as such
 
 
 def refused(target: Attacked, method: str, message: bytes) -> tuple[grpc.StatusCode, str]:
@@ -55,17 +45,6 @@ def test_a_name_is_refused_with_a_short_message(target: Attacked, where: str, na
     code, details = refused(target, method, message(name).SerializeToString())
     assert code in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
     assert len(details) < LONGEST_ERROR
-
-
-@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
-@pytest.mark.parametrize("where", OVER_HTTP)
-def test_a_name_is_refused_over_http_with_a_short_message(target: Attacked, where: str, name: str) -> None:
-    verb, path = OVER_HTTP[where]
-    with Rest(target.http_address) as rest:
-        quoted = quote(name, safe="")[: LONGEST_PATH // 12 * 12]  # a character takes up to 12
-        answer = rest.ask(verb, path.format(quoted), b"", {})
-    assert answer.status in (400, 404)
-    assert len(answer.error) < LONGEST_ERROR
 
 
 def test_an_id_of_a_megabyte_comes_back_with_the_answer(target: Attacked) -> None:

@@ -92,17 +92,6 @@ def test_a_worker_whose_end_another_thread_sees_first_is_replaced_too(
         wait_until_replaced(supervised, 0, first)
 
 
-def test_a_worker_that_hangs_before_it_listens_is_replaced_too(models: Path) -> None:
-    with supervising(models, limits=HANGING) as supervised:
-        first = pid(0)
-        os.kill(first, signal.SIGKILL)
-        until(lambda: pid(0) not in (0, first), TIMEOUT)
-        hanging = pid(0)
-        os.kill(hanging, signal.SIGSTOP)
-        wait_until_replaced(supervised, 0, hanging)
-        assert supervised.workers().restarts == 2
-
-
 def test_a_worker_that_hangs_at_the_first_start_ends_the_server(models: Path) -> None:
     supervised = supervisor(models, workers=1, limits=Limits(worker_check_seconds=0.05, worker_hang_seconds=1))
     failures: list[str] = []

@@ -3,7 +3,6 @@
 That calls without a message take no places of others is in tests/serving/server/hostile.
 """
 
-import os
 import re
 import shutil
 import struct
@@ -21,7 +20,7 @@ import pytest
 from hangtag.protos import classifier_pb2, classifier_pb2_grpc, inference_pb2_grpc
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.limits import Limits
-from tests.kit import onnx_models
+from tests.kit import memory, onnx_models
 from tests.kit.command import serving
 from tests.kit.live import LiveServer, failure, index, number, outputs, request
 from tests.kit.over_http import OVER_GRPC, live_server
@@ -111,18 +110,13 @@ def test_the_memory_of_huge_messages_is_given_back(tmp_path: Path, transport: st
             stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
             for _ in range(50):
                 stub.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT)
-            before = memory(server.process.pid)
+            before = memory.held(server.process.pid)
             code, message = send(channel, MODEL_INFER, bytes(HUGE))
             assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert message == f"SERVER: Received message larger than max ({HUGE} vs. {16 * MIB})"
-            until(lambda: memory(server.process.pid) - before <= MORE_MEMORY)
+            until(lambda: memory.held(server.process.pid) - before <= MORE_MEMORY)
             answer = stub.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT)
             assert outputs(answer)["value"].tolist() == [10]
-
-
-def memory(pid: int) -> int:
-    """A process's resident bytes."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture

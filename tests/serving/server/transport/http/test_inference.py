@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hangtag.protos import tensors
 from tests.kit.datatypes import VALUES, raw
 from tests.kit.live import LiveServer, request
 from tests.kit.rest import HEAD_LENGTH, Rest, as_http, tensor
@@ -56,13 +55,6 @@ def test_values_may_be_flat_or_nested_and_an_axis_empty(
     answer = rest.infer_json("free_axis", tensor("x", "FP32", shape, data))
     assert answer.headers["content-type"] == "application/json"
     assert answer.outputs["total"].tolist() == total
-
-
-def test_numbers_keep_their_precision_in_json(rest: Rest) -> None:
-    value = np.float32(0.1)
-    answer = rest.infer_json("free_axis", tensor("x", "FP32", [1, 1], [float(value)]))
-    assert answer.json["outputs"][0]["data"] == [float(value)]
-    assert tensors.DTYPES["FP32"].type(answer.json["outputs"][0]["data"][0]) == value
 
 
 def test_who_answered_and_what_it_cost_is_in_the_headers(rest: Rest) -> None:
