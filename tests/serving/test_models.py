@@ -233,10 +233,3 @@ def test_a_promotion_that_cannot_be_understood_is_an_error_and_no_guess(tmp_path
     (tmp_path / "m/promoted.toml").write_text(content)
     with pytest.raises(ModelRepositoryError, match=r"m/promoted\.toml .*'hangtag models promote NAME VERSION'"):
         versions(tmp_path, "m")
-
-
-def test_a_promoted_version_that_is_gone_is_named(tmp_path: Path) -> None:
-    add(tmp_path, "m/1", "m/3")
-    (tmp_path / "m/promoted.toml").write_text("version = 2")
-    with pytest.raises(ModelRepositoryError, match=r"version 2, .*there are 3, 1\."):
-        versions(tmp_path, "m")

@@ -80,17 +80,6 @@ def test_a_hostile_file_is_refused_with_the_reason_and_costs_the_server_nothing(
     assert running.index() == [("hostile", 1, "UNAVAILABLE")]
 
 
-def test_polling_serves_files_that_pass_and_goes_on_with_those_from_before(repository: Repository) -> None:
-    repository.remove("two")
-    running = repository.start("poll", trial_load_seconds=LONG)
-    repository.spoil("one", 2)
-    repository.publish("two", 2)
-    running.poll()
-    assert (running.answer("one"), running.answer("two")) == (1, 2)
-    (failed,) = [one for one in running.server.state().versions if one.state == "UNAVAILABLE"]
-    assert (failed.name, failed.version) == ("one", "2")
-
-
 def test_a_version_that_changes_during_its_trial_is_not_loaded(repository: Repository) -> None:
     """Else the file that is loaded could be another than the one that was tried."""
 

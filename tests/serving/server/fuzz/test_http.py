@@ -24,9 +24,8 @@ from tests.kit.raw import connect
 from tests.kit.rest import HEAD_LENGTH, as_http
 from tests.kit.target import Target
 from tests.kit.waiting import TIMEOUT
-from tests.serving.server.fuzz.fuzzed import serving_target
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("target", ["native"], indirect=True, scope="module")]
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
 """Of each of the three tests."""
@@ -37,12 +36,6 @@ CLASSIFY = ["/v1/classify", "/v1/classify/lstm", "/v1/classify/lstm,classifier"]
 PATHS = [*INFER, *REPOSITORY, *CLASSIFY, "/v2", "/metrics", "/v2/models/stats"]
 
 fuzzed = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    with serving_target(tmp_path_factory.mktemp("models"), "native") as target:
-        yield target
 
 
 @pytest.fixture(scope="module")

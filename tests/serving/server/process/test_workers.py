@@ -79,14 +79,6 @@ def test_load_and_unload_calls_reach_both(models: Path) -> None:
         stop(server)
 
 
-def test_an_error_at_the_start_is_one_line(models: Path) -> None:
-    (models / "gather/1/model.onnx").write_bytes(b"broken")
-    result = hangtag("serve", "--models", models, "--port", 0, "--workers", 2, exit_codes=[1])
-    assert "Traceback" not in result.stderr
-    (error,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert f"{models}/gather" in error
-
-
 def test_polling_reaches_both_whose_ports_are_no_other_servers(models: Path) -> None:
     with two_workers(models, "--model-control", "poll", "--poll-seconds", "0.1") as server:
         onnx_models.publish(models, "text", onnx_models.text())

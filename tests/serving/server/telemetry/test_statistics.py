@@ -51,6 +51,10 @@ def test_batches_count_their_requests_and_samples_by_size_and_failures_apart() -
     assert counters.compute_infer == Duration(4, 200 + 14)
     assert counters.compute_output == Duration(4, 2000)
     assert counters.fail == Duration(2, 10)
+    assert counters.queue_seconds.count == counters.request_seconds.count == counters.compute_seconds.count == 4
+    assert counters.queue_seconds.sum == pytest.approx(3e-9)
+    assert counters.request_seconds.sum == pytest.approx((3 + 2 * 1110 + 14) * 1e-9)
+    assert (counters.batch_sizes.count, counters.batch_sizes.sum) == (3, 13)
     assert counters.batches == {
         5: BatchCounters(Duration(1, 10), Duration(1, 100), Duration(1, 1000)),
         4: BatchCounters(Duration(2, 0), Duration(2, 14), Duration(2, 0)),
