@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hangtag.training.data.dataset import Split
 from hangtag.training.settings import cpu_computes_lstms_in_bf16
 from studies import results
 from studies.accuracy import report as accuracy
@@ -27,8 +25,6 @@ from studies.shipped.models import read_all, read_precisions
 from studies.third_party import report as third_party
 from studies.third_party.models import MODELS as THIRD_PARTY
 from studies.train_step import report as train_step
-from studies.train_step.torch_worker import WAYS
-from studies.train_step.worker import worker
 from tests.kit.shipped import MODELS, latest
 from tests.studies.run_study import measured, repository, study
 
@@ -181,21 +177,6 @@ def test_the_profile_of_a_training_step_has_every_way(tmp_path: Path) -> None:
     assert len(ways) > 4
     assert all(f"| {way} | " in text for way in ways)
     assert all(0 < row["fastest_ms"] <= row["median_ms"] for row in lines["ways"]["rows"])
-
-
-@NEEDS_BF16
-@pytest.mark.parametrize("way", WAYS)
-def test_a_worker_answers_each_request_with_the_milliseconds_of_a_step(
-    tmp_path: Path, garments: Split, way: str
-) -> None:
-    """The names of two networks after one another: one was once trained in the place of the other."""
-    few = garments.first(32 * 4)
-    np.savez(tmp_path / "images.npz", images=few.images, classes=few.classes)
-    names = ("64", "128") if way == "product" else ("lstm", "lstm-56")
-    with worker(
-        [sys.executable, "-m", "studies.train_step.torch_worker", way, "1", tmp_path / "images.npz"]
-    ) as working:
-        assert all(0 < working.step_ms(name, 2) < 60_000 for name in names)
 
 
 @NEEDS_BF16
