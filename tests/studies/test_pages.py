@@ -69,18 +69,6 @@ def test_every_command_has_its_help(name: str) -> None:
         assert f" {name} {command} " in run(name, command, "--help").output
 
 
-def test_a_dry_run_prints_the_commands_of_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # where no teacher has been exported
-    out = tmp_path / "results.jsonl"
-    commands = run("accuracy", "run", "--dry-run", "--out", out, "--", "--threads", "2").output.splitlines()
-    assert commands[0] == "hangtag train lstm --seed 0 --precision fp32 --out runs/lstm-study-seed0 --threads 2"
-    teacher = "hangtag train resnet-28x28 --seed 0 --precision bf16 --out runs/resnet-28x28-teacher-seed0 --threads 2"
-    assert commands[commands.index(teacher) + 1] == (
-        "hangtag export runs/resnet-28x28-teacher-seed0 --models runs/teachers --precision int8 --timing none"
-    )
-    assert [*tmp_path.iterdir()] == []
-
-
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
