@@ -31,14 +31,6 @@ def classify(server: Serving, model: str, *files: Path) -> list[Any]:
     return [json.loads(line) for line in printed.stdout.splitlines()]
 
 
-def loadtest(server: Serving, folder: Path, *arguments: object) -> tuple[Any, str]:
-    """What a load test writes as JSON, and prints."""
-    file = folder / "load.json"
-    command = ("loadtest", *arguments, "--server", server.address, *SHORT, "--json", file)
-    printed = hangtag(*command, exit_codes=VALID_OR_BUSY).stdout
-    return json.loads(file.read_text()), printed
-
-
 def test_the_shipped_label_sets_are_classified() -> None:
     """The files are named after their labels. Three of four label sets are right, which fits docs/cnn-rnn.md."""
     expected = answers(OUTFIT_MODELS / "cnn_rnn/1/model.onnx", image=pixels(OUTFITS))
@@ -63,10 +55,11 @@ def test_the_shipped_label_sets_are_classified() -> None:
 def test_the_shipped_models_and_their_route_are_as_accurate_on_the_server_as_alone(
     server: Serving, tmp_path: Path
 ) -> None:
-    samples, page = ROOT / "examples/test-images.npz", tmp_path / "load.html"
+    samples, file, page = ROOT / "examples/test-images.npz", tmp_path / "load.json", tmp_path / "load.html"
     names = ("cnn", "lstm", "fast-and-accurate")
-    options = ("--samples", samples, "--accuracy", "--check-caching", "--html", page)
-    results, printed = loadtest(server, tmp_path, *names, *options)
+    options = ("--samples", samples, "--accuracy", "--check-caching", "--json", file, "--html", page, *SHORT)
+    printed = hangtag("loadtest", *names, "--server", server.address, *options, exit_codes=VALID_OR_BUSY).stdout
+    results = json.loads(file.read_text())
     targets = {target["name"]: target for target in results["targets"]}
     correct = {name: targets[name]["accuracy"]["correct"] for name in names}
     with np.load(samples) as arrays:
