@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 CASES = int(os.environ.get("FUZZ_FILES", "32"))
 BUILDERS: tuple[Callable[[], onnx.ModelProto], ...] = (
     onnx_models.classifier, onnx_models.recurrent, onnx_models.text, onnx_models.two_inputs, onnx_models.free_axis,
-    onnx_models.gather, unbatchable_models.scaled_by_the_largest, onnx_models.aborting,
+    onnx_models.gather, unbatchable_models.scaled_by_the_largest, unbatchable_models.aborting,
 )  # fmt: skip
 
 
