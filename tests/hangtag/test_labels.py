@@ -134,6 +134,8 @@ def test_sources_without_distances_are_refused(tmp_path: Path) -> None:
     assert "each of the 2 labels" in refusal("labels", with_weights(tmp_path, "weights", 10, '["a", "b"]'))
     for garbled in ("no JSON", "10", "[1, 2]", '"ab"'):
         assert "is not a readable ONNX file" in refusal("labels", with_weights(tmp_path, "weights", 10, garbled))
+    make(tmp_path / "run", "lstm", summary={}, weights={"quantized.weight": torch.ones(10, 4, dtype=torch.int8)})
+    assert "best.pt holds no weights with a row for each of the 10 labels" in refusal("labels", tmp_path / "run")
     assert "--runs" in invoke("labels", CNN, "--runs", ".", exit_code=2).stderr
 
 
@@ -210,17 +212,3 @@ def test_a_networks_embeddings_are_the_rows_of_one_of_its_weights(
     kind = "label embeddings" if model == "cnn_rnn" else "weights of the last layer"
     assert measured["provenance"]["from"] == kind
     assert (measured["provenance"]["model"], measured["provenance"]["seed"]) == (model, 4)
-
-
-def test_weights_without_embeddings_are_refused(tmp_path: Path) -> None:
-    for number, weights in enumerate(
-        (
-            {"features.weight": torch.ones(3, 3), "bias": torch.ones(10)},
-            {"embeddings.weight": torch.ones(7, 4)},
-            {"quantized.weight": torch.ones(10, 4, dtype=torch.int8)},
-            3,
-        )
-    ):
-        make(tmp_path / str(number), "lstm", summary={}, weights=weights)
-        message = refusal("labels", tmp_path / str(number))
-        assert "best.pt holds no weights with a row for each of the 10 labels" in message

@@ -62,14 +62,6 @@ def test_a_file_and_its_server_have_the_same_figures_for_the_same_pictures(sampl
         assert each["confusion"] == figures[0]["confusion"]
 
 
-def test_a_cascade_is_tuned_on_them(samples: Path) -> None:
-    places = ("--models", samples / "models", "--reports", samples / "reports", "--name", "both")
-    invoke("route", "tune", "fast", "accurate", "--samples", f"folder:{samples}/photos", *places)
-    route = (samples / "models/both/route.toml").read_text()
-    assert 'cascade = ["fast", "accurate"]' in route
-    assert "of 12 images of --samples " in route
-
-
 def test_models_of_several_divisions_are_tuned_on_samples_alone(samples: Path, tmp_path: Path) -> None:
     for name in ("fast", "accurate"):
         model = onnx_models.colours()

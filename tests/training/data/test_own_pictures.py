@@ -153,12 +153,11 @@ def test_the_same_picture_twice_counts_once_and_in_two_classes_is_refused(tmp_pa
         ({"cats": 5}, "all 5 pictures are of the class 'cats', and a classifier needs at least two."),
         ({"cats": 5, "dogs": 2, "emus": 1}, "2 of 3 classes have too few pictures to have one in each of train, "),
         ({}, "holds no pictures in folders. Put each class's pictures into a folder of its name"),
-        ({"": 5}, "holds no pictures in folders."),
         ({"train/cats": 5, "test/cats": 5, "dogs": 5}, "holds folders of splits and others (dogs)."),
         ({"train/cats": 5, "train/dogs": 5}, "has folders of splits, but none for test."),
         ({"train/cats": 5, "train/dogs": 5, "test/cats": 5}, "and test: dogs (5, none in test). A class needs"),
     ],
-    ids=["one class", "few", "nothing", "no folders", "mixed", "no test", "a class without test"],
+    ids=["one class", "few", "nothing", "mixed", "no test", "a class without test"],
 )
 def test_folders_that_cannot_be_divided_are_refused(tmp_path: Path, counts: dict[str, int], expected: str) -> None:
     assert expected in refused(f"folder:{own_pictures.folder(tmp_path, counts)}")
@@ -168,23 +167,19 @@ def test_folders_that_cannot_be_divided_are_refused(tmp_path: Path, counts: dict
     ("text", "expected"),
     [
         ("", "has the columns (none); its first line must name the columns path and label"),
-        ("file,kind\n", "has the columns file, kind; its first line must name"),
         ("path,label\n", "names no pictures."),
         ("path,label\n000.png,\n", "labels.csv, line 2 has no label."),
-        ("path,label\n000.png,cats\n,cats\n", "labels.csv, line 3 has no path."),
         ("path,label\ngone.png,cats\n", "names 1 files that are not in "),
         ("path,label,split\n000.png,cats,later\n", "line 2 has the split 'later'; it must be train, validation or"),
         ("path,label,split\n000.png,cats,train\n001.png,cats,val\n", "has no line with the split test."),
         ('path,label\n000.png,"big\ncats"\ngone.png,cats\n', "gone.png in line 4."),
         ("path,label\n000.png,cats\n000.png,dogs\n", "000.png and 000.png. Delete the wrong ones."),
         (b"\xff\xfe", "labels.csv cannot be read ("),
-        (None, "labels.csv cannot be read ("),
     ],
 )
-def test_csv_files_that_cannot_be_used_are_refused(tmp_path: Path, text: str | bytes | None, expected: str) -> None:
+def test_csv_files_that_cannot_be_used_are_refused(tmp_path: Path, text: str | bytes, expected: str) -> None:
     own_pictures.folder(tmp_path, {"": 3})
-    if text is not None:
-        (tmp_path / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    (tmp_path / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     assert expected in refused(f"csv:{tmp_path / 'labels.csv'}")
 
 
@@ -192,10 +187,7 @@ def test_sources_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for source, expected in (
         ("folder", "there is no such data set; there are fashion-mnist, "),
-        ("folder:", "there is no such data set"),
-        ("zip:photos", "there is no such data set"),
         (f"folder:{tmp_path}/gone", "gone is no folder. Name one that holds a folder of pictures for each class."),
-        (f"folder:{tmp_path}/file", "file is no folder."),
         (f"idx:{tmp_path}/file", "file is no folder. Name one with four IDX files."),
         (f"csv:{tmp_path}", f"{tmp_path} cannot be read ("),
     ):

@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 from hangtag import Client, ClientError
-from tests.kit import memory, onnx_models
+from tests.kit import memory, onnx_models, unbatchable_models
 from tests.kit.command import serving
 from tests.kit.kinds import message_of
 from tests.kit.repository import Repository
@@ -64,7 +64,7 @@ def is_running(process: int) -> bool:
     [
         pytest.param(large(LARGER), LONG, "Failed to allocate memory", id="large"),
         pytest.param(endless(), 3.0, "it takes longer", id="slow"),
-        pytest.param(onnx_models.aborting(), LONG, "SIGABRT", id="fatal"),
+        pytest.param(unbatchable_models.aborting(), LONG, "SIGABRT", id="fatal"),
     ],
 )
 def test_a_hostile_file_is_refused_with_the_reason_and_costs_the_server_nothing(
