@@ -11,7 +11,7 @@ from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Array, Subject
 from hangtag.extras import needs
 from hangtag.serving.image_spec import ImageSpec
-from hangtag.training.data import fashion_mnist, listing, outfits, pictures, sources
+from hangtag.training.data import fashion_mnist, outfits, pictures, sources
 from hangtag.training.data.dataset import Classes, Dataset, Split
 from hangtag.training.runs import data as runs_data
 
@@ -22,7 +22,10 @@ _IMAGES, _CLASSES = ("images", "image", "x"), ("labels", "classes", "y")
 
 @dataclass(frozen=True)
 class Samples:
-    """One split of a data set, the first images of it, or samples of the user's own."""
+    """One split of a data set, the first images of it, or samples of the user's own.
+
+    ``notes`` are sentences about what was left out of these samples.
+    """
 
     dataset: str
     split: str
@@ -30,6 +33,7 @@ class Samples:
     labels: tuple[str, ...]
     image: ImageSpec
     content: Split
+    notes: tuple[str, ...] = ()
 
     @property
     def images(self) -> Array:
@@ -108,8 +112,15 @@ def _own_samples(subject: Subject, own: str, limit: int | None) -> Samples:
     image = _image(subject)
     if not subject.labels:
         raise EvaluationError(f"{subject.name} names no labels, by which --samples could be told apart.")
-    content = _npz(Path(own), subject, image) if own.endswith(".npz") else _pictures(own, subject, image)
-    return Samples(own, "samples", own, subject.labels, image, content.first(limit))
+    notes: tuple[str, ...] = ()
+    if own.endswith(".npz"):
+        content = _npz(Path(own), subject, image)
+    elif own.startswith(("folder:", "csv:")):
+        held_out = pictures.held_out(own, image, subject.labels)
+        content, notes = held_out.content, held_out.notes
+    else:
+        raise EvaluationError(f"--samples {own}: name FILE.npz, folder:PICTURES or csv:FILE.")
+    return Samples(own, "samples", own, subject.labels, image, content.first(limit), notes)
 
 
 def _image(subject: Subject) -> ImageSpec:
@@ -119,16 +130,6 @@ def _image(subject: Subject) -> ImageSpec:
             "--fit stretch|crop|pad"
         )
     return subject.image
-
-
-def _pictures(own: str, subject: Subject, image: ImageSpec) -> Split:
-    """The pictures of a folder or of a CSV file: those of its test split where it has one, else all."""
-    if not own.startswith(("folder:", "csv:")):
-        raise EvaluationError(f"--samples {own}: name FILE.npz, folder:PICTURES or csv:FILE.")
-    listed = listing.held_out(own)
-    classes = _numbers([one.label for one in listed], subject, own)
-    images = np.stack([pictures.prepared(one.path, image) for one in listed])
-    return Split(images, classes)
 
 
 def _numbers(labels: Sequence[str], subject: Subject, own: str) -> Classes:

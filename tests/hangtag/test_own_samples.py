@@ -54,12 +54,27 @@ def test_a_file_and_its_server_have_the_same_figures_for_the_same_pictures(sampl
     with server(samples / "models", provider="cpu") as running:
         served = evaluated("fast", "--server", running.address, "--samples", sources[0])
     assert served["subject"]["details"]["version"] == "1"
-    copied = shutil.copytree(samples / "photos", samples / "split/test")
-    shutil.copytree(copied, samples / "split/train")  # of which no picture is taken
+    shutil.copytree(samples / "photos", samples / "split/test")
+    own_pictures.folder(samples / "split/train", dict.fromkeys(COLOURS, 2))  # of which no picture is taken
     figures.append(evaluated(samples / "models/fast", "--samples", f"folder:{samples}/split"))
     for each in (*figures, served):
         assert (each["data"]["images"], each["accuracy"]) == (12, pytest.approx(11 / 12))
         assert each["confusion"] == figures[0]["confusion"]
+
+
+def test_they_are_read_with_the_checks_of_training(samples: Path, tmp_path: Path) -> None:
+    photos = shutil.copytree(samples / "photos", tmp_path / "photos")
+    for name, content in (("empty", b""), ("cut off", (photos / "red/00.png").read_bytes()[:-30])):
+        (photos / f"green/{name}.png").write_bytes(content)
+    shutil.copy(photos / "red/00.png", photos / "red/again.png")
+    command = ("evaluate", samples / "models/fast", "--samples", f"folder:{photos}")
+    result = invoke(*command)
+    assert "on 12 images of" in result.stdout
+    unreadable, twice = result.stderr.splitlines()
+    assert unreadable.startswith("Left out 2 pictures that cannot be read: green/cut off.png (image file is truncated")
+    assert twice == "Left out 1 picture that is there twice: red/again.png."
+    shutil.copy(photos / "red/00.png", photos / "blue")
+    assert "1 picture is in more than one class, so that" in refusal(*command)
 
 
 def test_a_cascade_is_tuned_on_them(samples: Path) -> None:
