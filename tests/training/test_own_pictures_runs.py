@@ -125,11 +125,12 @@ def test_changes_of_hyperparameters_are_checked(photos: str, tmp_path: Path, cha
         (["--loss", "soft-labels"], "--loss soft-labels: name your labels' distances with --distances FILE.json."),
         (["--recipe", "best", "--size", "8"], "--size 8: write HEIGHTxWIDTH in pixels"),
         (["--start-from", "gone.pt"], "'gone.pt' does not exist"),
+        (["--grey", "--colour"], "--colour and --grey: the network sees colours, or it does not. Name one of them."),
         (["--select", "luck"], "'luck' is not one of"),
         (["--test-share", "0.9"], "0.9 is not in the range 0.01<=x<=0.5"),
         (
             ["--data", "fashion-mnist", "--grey", "--fit", "pad"],
-            "--colour and --fit: the images of fashion-mnist are as",
+            "--grey and --fit: the images of fashion-mnist are as",
         ),
     ],
 )

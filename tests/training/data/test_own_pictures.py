@@ -275,6 +275,7 @@ def test_pictures_keep_their_size_and_colours_where_all_have_them(tmp_path: Path
     for size in ("8", "0x8", "8x", "5000x8", "8x8x3", "-1x8"):
         assert f"--size {size}: write HEIGHTxWIDTH in pixels" in refused(source, f"--size={size}")
     assert "fit garment is for grey pictures" in refused(source, "--fit", "garment", "--colour")
+    assert "--colour: the images of fashion-mnist are as they are." in refused("fashion-mnist", "--colour")
 
 
 def test_the_digest_counts_names_contents_and_splits_but_not_the_folder(tmp_path: Path) -> None:
