@@ -165,7 +165,7 @@ def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> Ru
         dataset=_absolute(settings.dataset),
         image=inputs.data.image if sources.kind_of(settings.dataset) else None,
         pictures=settings.own_pictures if sources.kind_of(settings.dataset) else None,
-        data_dir=str(settings.data_dir) if settings.data_dir else None,
+        data_dir=str(settings.data_dir.absolute()) if settings.data_dir else None,
     )
 
 

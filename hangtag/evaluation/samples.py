@@ -13,6 +13,7 @@ from hangtag.extras import needs
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data import fashion_mnist, outfits, pictures, sources
 from hangtag.training.data.dataset import Classes, Dataset, Split
+from hangtag.training.errors import DataCorruptError, DataNotFoundError
 from hangtag.training.runs import data as runs_data
 
 DEFAULTS = {"single_label": fashion_mnist.NAME, "multi_label": outfits.NAMES[0]}
@@ -69,13 +70,15 @@ def load(
     """
     if own is not None:
         return _own_samples(subject, own, limit)
+    if name in (None, subject.dataset) and data_dir is None and subject.config is not None:
+        data_dir = _folder(subject.config.get("data_dir"))
     name = name or subject.dataset
     if name is None:
         if subject.task == "single_label" and subject.labels != fashion_mnist.LABELS:
             known = f"has the labels {', '.join(subject.labels[:5])}, …" if subject.labels else "names no labels"
             raise EvaluationError(
-                f"{subject.name} {known}, and its file does not say what it was trained on: name its pictures with "
-                "--samples folder:PICTURES, or --samples FILE.npz with the arrays images and labels."
+                f"{subject.name} {known}, and nothing says what it was trained on: name its pictures with --samples "
+                "folder:PICTURES, or --samples FILE.npz with the arrays images and labels."
             )
         name = DEFAULTS[subject.task]
     kind = sources.kind_of(name)
@@ -95,6 +98,11 @@ def load(
     return _of(whole, split, limit)
 
 
+def _folder(recorded: object) -> Path | None:
+    """Where a run found its data set, if that was not its usual place."""
+    return Path(recorded) if isinstance(recorded, str) else None
+
+
 def _of(whole: Dataset, split: str, limit: int | None) -> Samples:
     chosen = whole.validation if split == "validation" else whole.test
     return Samples(whole.name, split, whole.source, whole.labels, whole.image, chosen.first(limit))
@@ -105,7 +113,12 @@ def _own_dataset(subject: Subject, name: str, data_dir: Path | None) -> Dataset:
     config: Mapping[str, Any] = subject.config or {}
     if name != config.get("dataset"):  # named with --data: any pictures, prepared as the model takes them
         return sources.load(name, image=_image(subject))
-    return runs_data.load(config, data_dir)
+    try:
+        return runs_data.load(config, data_dir)
+    except (DataNotFoundError, DataCorruptError) as error:
+        raise EvaluationError(
+            f"{subject.name}: {error} Or name other pictures, that it was not trained on, with --samples."
+        ) from error
 
 
 def _own_samples(subject: Subject, own: str, limit: int | None) -> Samples:

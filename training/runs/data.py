@@ -59,9 +59,12 @@ def load(
         return sources.load(name, folder, config.get("limit"))
     if data_dir is not None:
         name = f"{kind}:{data_dir}"
-    elif not Path(name.partition(":")[2]).exists():
+    elif not (place := Path(name.partition(":")[2])).exists():
+        # A published file has no folders of the machine that made it; a run has the whole path.
+        where = "there" if place.is_absolute() else "in the current folder, and their place is not recorded"
         raise DataNotFoundError(
-            f"the pictures that it was trained on, {name}, are not there. Name their folder with --data-dir."
+            f"the pictures that it was trained on, {name}, are not {where}. Name it with --data-dir: their folder, or "
+            "their CSV file."
         )
     try:
         own = OwnPictures(**config["pictures"])
