@@ -101,7 +101,7 @@ def _document(dataset: Dataset) -> dict[str, Any]:
         "source": dataset.source,
         "digest": dataset.digest,
         "image": dataset.image.as_json(),
-        "splits": {split: len(getattr(dataset, split)) for split in ("train", "validation", "test")},
+        "splits": dataset.sizes,
         "labels": _counts(dataset),
         "notes": list(dataset.notes),
     }
@@ -115,7 +115,7 @@ def _print(dataset: Dataset) -> None:
         table.add_row(Text(escaped(label)), *(f"{count:,}" for count in counts.values()))
     table.add_row(
         Text(f"all {len(dataset.labels)}", style="dim"),
-        *(f"{len(getattr(dataset, split)):,}" for split in ("train", "validation", "test")),
+        *(f"{size:,}" for size in dataset.sizes.values()),
     )
     console = Console()
     console.print(table)

@@ -68,8 +68,9 @@ def test_a_run_that_died_goes_on_wherever_the_pictures_are_now(photos: str, tmp_
     )
     own_pictures.write(here / "cats/one-more.png", own_pictures.noise(99))
     arguments = ("train", "cnn", "--data", f"folder:{here}", *options, "--threads", 1, "--out", tmp_path / "run")
-    assert "another data_digest" in refusal(*arguments)
-    assert "pictures.split_seed: 0 there, 1 requested" in refusal(*arguments, "--split-seed", 1)
+    other = "holds a run on other pictures: some were added, removed, renamed, edited or put into another class since ("
+    assert f"{other}train 40 then, 41 now). Choose" in refusal(*arguments)
+    assert "another pictures.split_seed (pictures.split_seed: 0 there, 1 " in refusal(*arguments, "--split-seed", 1)
 
 
 # --set.

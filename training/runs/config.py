@@ -54,6 +54,7 @@ class RunConfig:
     start_from: TeacherFile | None = None  # None: fresh weights
     image: ImageSpec | None = None  # of the user's own pictures; None: the data set's own
     pictures: OwnPictures | None = None  # how they were divided and prepared
+    sizes: Mapping[str, int] | None = None  # how many of them each split has
     data_dir: str | None = field(default=None, compare=False)  # None: the data set's usual place
     tensorboard: bool = field(default=False, compare=False)  # whether the run logs events
     command: tuple[str, ...] = field(default=(), compare=False)  # arguments of ``hangtag train``, without the folder
