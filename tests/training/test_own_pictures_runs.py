@@ -157,8 +157,12 @@ def test_a_run_starts_from_the_weights_of_another_and_relearns_the_last_layer_fo
     hardly = ("--epochs", 1, "--set", "learning_rate=1e-12", "--start-from", file)
     train("lstm", photos, tmp_path / "again", *hardly, "--seed", 1)
     learned, kept = weights(tmp_path / "first"), weights(tmp_path / "again")
-    for name in learned:
-        torch.testing.assert_close(kept[name], learned[name], rtol=1e-4, atol=1e-6)
+    parallel = {f"module.{name}": value for name, value in learned.items()}
+    torch.save({"state_dict": parallel, "epoch": 3}, tmp_path / "parallel.pt")
+    train("lstm", photos, tmp_path / "wrapped", *hardly[:-1], tmp_path / "parallel.pt")
+    for name, value in learned.items():
+        torch.testing.assert_close(kept[name], value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(weights(tmp_path / "wrapped")[name], value, rtol=1e-4, atol=1e-6)
     three = own_pictures.folder(tmp_path / "three", {"cats": 4, "dogs": 4, "emus": 4})
     train("lstm", f"folder:{three}", tmp_path / "other", *hardly)
     kept = weights(tmp_path / "other")

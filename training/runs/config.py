@@ -17,8 +17,8 @@ from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.data.sources import kind_of
 from hangtag.training.losses.single_label import DistanceLoss
-from hangtag.training.networks import own
 from hangtag.training.recipes import Recipe
+from hangtag.training.runs.files import short_name
 from hangtag.training.settings import TrainSettings
 
 
@@ -75,7 +75,7 @@ class RunConfig:
         """The name of the run's folder unless --out names one."""
         loss = f"-{self.loss.name}" if self.loss else ""
         dataset = "" if self.dataset == "fashion-mnist" else f"-{_short(self.dataset)}"
-        return f"{own.short_name(self.model)}{dataset}-{self.recipe.name}{loss}-seed{self.seed}"
+        return f"{short_name(self.model)}{dataset}-{self.recipe.name}{loss}-seed{self.seed}"
 
     def as_json(self) -> dict[str, Any]:
         """The content of config.json: dictionaries, lists, strings and numbers."""

@@ -122,6 +122,7 @@ def test_an_own_network_is_trained_with_its_own_normalisations_and_dropout(sourc
 def test_a_run_without_a_folder_is_named_after_the_callable(source: str) -> None:
     printed = invoke(*arguments("own_networks:Guess", source, "--epochs", 1)[:-4]).stderr
     assert "run: runs/guess-photos-pictures-seed0   next: hangtag export " in printed
+    assert invoke("runs", "show", "guess").stdout.split()[1] == "runs/guess-photos-pictures-seed0"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ _EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 # Metadata of the ONNX file that is long and that only its owner needs: 'hangtag models' reads it from the file.
 _UNPUBLISHED_METADATA = ("training", "reference", "reference_labels", "examples")
 # Of the training, its data set is published, by which 'hangtag evaluate' finds the test pictures.
-_DATA_SET = ("dataset", "data_digest", "pictures", "image", "limit")
+_DATA_SET = ("dataset", "data_digest", "pictures", "sizes", "image", "limit")
 
 
 def server_metadata(*more_extensions: str) -> pb.ServerMetadataResponse:
