@@ -58,6 +58,8 @@ def show(source: str, data_dir: Path | None, sheet: Path | None, as_json: bool, 
     if sheet is not None:
         with writing(sheet):
             contact_sheet(dataset).save(sheet)
+        if len(dataset.labels) > _MOST_ROWS:
+            click.echo(f"{sheet} shows the first {_MOST_ROWS} of {len(dataset.labels)} classes.", err=True)
 
 
 def contact_sheet(dataset: Dataset) -> Image.Image:

@@ -56,19 +56,20 @@ def divide(
     return splits, [*_twice(repeated), *notes]
 
 
-def held_out(pictures: Sequence[Picture], *, published: bool = False) -> tuple[list[Picture], list[str]]:
+def held_out(pictures: Sequence[Picture]) -> tuple[list[Picture], list[str]]:
     """The pictures to measure a model on: of the source's test split where it has one, else all, each content once.
-
-    Args and Raises: as for ``once``.
 
     Returns:
         The pictures, in the order that was given; and sentences about those that were left out.
+
+    Raises:
+        DataCorruptError: As for ``once``.
     """
-    unique, notes = once(pictures, published=published)
+    unique = set(once(pictures)[0])
     tested = [picture for picture in pictures if picture.split == "test"] or list(pictures)
-    chosen = set(tested if published else unique)
-    kept = [picture for picture in tested if picture in chosen]
-    return kept, [*_twice([picture.name for picture in tested if picture not in chosen]), *notes]
+    return [picture for picture in tested if picture in unique], _twice(
+        [picture.name for picture in tested if picture not in unique]
+    )
 
 
 def once(pictures: Sequence[Picture], *, published: bool = False) -> tuple[list[Picture], list[str]]:
@@ -113,8 +114,9 @@ def _splits(pictures: list[Picture], validation_share: float, test_share: float,
     for picture in pictures:
         of_label[picture.label][picture.split].append(picture)
     if len(of_label) < 2:
+        which = "the only picture is" if len(pictures) == 1 else f"all {len(pictures)} pictures are"
         raise DataCorruptError(
-            f"all {len(pictures)} pictures are of the class {next(iter(of_label))!r}, and a classifier needs at least "
+            f"{which} of the class {next(iter(of_label))!r}, and a classifier needs at least "
             "two. Add a folder, or lines, of another class."
         )
     split_of: dict[str, str] = {}

@@ -132,7 +132,7 @@ def held_out(name: str, image: ImageSpec, labels: Sequence[str], *, memory_bytes
     """Read pictures to measure a model on: those of the source's test split where it has one, else all.
 
     Args:
-        name: As for ``load``.
+        name: ``folder:PHOTOS`` or ``csv:FILE``.
         image: What the model takes.
         labels: The model's.
         memory_bytes: As for ``load``.
@@ -145,7 +145,7 @@ def held_out(name: str, image: ImageSpec, labels: Sequence[str], *, memory_bytes
     source = Source(name, labels)
     images = None
     while images is None:
-        chosen, notes = division.held_out(source.pictures, published=name.startswith("idx:"))
+        chosen, notes = division.held_out(source.pictures)
         images = source.prepared(chosen, image, memory_bytes)
     digest = hashlib.sha256()
     for one in chosen:

@@ -116,8 +116,8 @@ class Source:
             else:
                 kept.append(outcome)
         if not kept:
-            count = len(self._unreadable)
-            raise DataCorruptError(f"none of {count} pictures can be read; the first is {self._unreadable[0]}.")
+            count = counted(len(self._unreadable), "picture", "pictures")
+            raise DataCorruptError(f"none of {count} can be read; the first is {self._unreadable[0]}.")
         if lost := set(self.labels) - {picture.label for picture in kept}:
             raise DataCorruptError(
                 f"no picture of {named(sorted(lost))} can be read; {len(self._unreadable)} cannot, such as "
