@@ -99,8 +99,8 @@ def load(
 
 
 def _folder(recorded: object) -> Path | None:
-    """Where a run found its data set, if that was not its usual place."""
-    return Path(recorded) if isinstance(recorded, str) else None
+    """Where a run found its data set, if that was not its usual place, and is there still."""
+    return Path(recorded) if isinstance(recorded, str) and Path(recorded).is_dir() else None
 
 
 def _of(whole: Dataset, split: str, limit: int | None) -> Samples:
