@@ -14,7 +14,7 @@ from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 from hangtag.serving.model_repository import CONFIG_FILE
 
 _MEASURED = ("test_accuracy", "tested_on", "data_digest", "examples")
-"""What 'hangtag import --data' records of pictures that were made to fit."""
+"""What 'hangtag import --data' records, of pictures that were prepared by the file's fit."""
 
 
 def record(models: Path, name: str, fit: str) -> Path:

@@ -77,8 +77,9 @@ class Judge:
         """
         count = len(self.data.pictures)
         with tempfile.TemporaryDirectory() as folder:
-            images = Path(folder, "images.npz")
-            np.savez(images, images=self.data.images(image), classes=self.data.content.classes)
+            images, classes = Path(folder, "images.npy"), Path(folder, "classes.npy")
+            np.save(images, self.data.images(image))
+            np.save(classes, self.data.content.classes)
             answered = child_process.run(
                 count_right,
                 self.path,
@@ -86,7 +87,8 @@ class Judge:
                 seconds=_SECONDS + _SECONDS_A_PICTURE * count,
                 progress=self.progress,
                 file=str(file),
-                data=str(images),
+                pictures=str(images),
+                labels=str(classes),
                 batch=_BATCH if batched else 1,
             )
         share = answered["right"] / count
@@ -135,23 +137,23 @@ class Judge:
         return {**compared.figures, "summary": compared.summary}
 
 
-def count_right(file: str, data: str, batch: int) -> dict[str, Any]:
+def count_right(file: str, pictures: str, labels: str, batch: int) -> dict[str, Any]:
     """In a child process: count how many pictures get the right label, and keep some of these.
 
     Args:
         file: An ONNX file with the output ``probabilities``.
-        data: A .npz file with the images as the file takes them, and their places among its labels.
+        pictures: A .npy file with the images as the file takes them.
+        labels: Another with their places among its labels.
         batch: How many the file takes at a time.
     """
     runtime = Runtime(Path(file), provider="cpu")
-    arrays = np.load(data)
-    images, classes = arrays["images"], arrays["classes"]
-    labels = np.empty(len(classes), np.int64)
+    images, classes = np.load(pictures, mmap_mode="r"), np.load(labels)
+    answered = np.empty(len(classes), np.int64)
     for start in range(0, len(images), batch):
         answers = runtime.run({runtime.signature.inputs[0].name: images[start : start + batch]})
-        labels[start : start + batch] = answers[PROBABILITIES].argmax(axis=1)
+        answered[start : start + batch] = answers[PROBABILITIES].argmax(axis=1)
         done = min(start + batch, len(images))
         if done // _SHOWN_EVERY > start // _SHOWN_EVERY:
             child_process.report(f"{done:,} of {len(images):,} pictures answered")
-    kept = examples.choose({"logits": labels[:, None] == np.arange(len(runtime.signature.labels))}, classes)
-    return {"right": int((labels == classes).sum()), **examples.record(images[kept], classes[kept])}
+    kept = examples.choose({"logits": answered[:, None] == np.arange(len(runtime.signature.labels))}, classes)
+    return {"right": int((answered == classes).sum()), **examples.record(images[kept], classes[kept])}

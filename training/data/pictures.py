@@ -13,7 +13,7 @@ from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 from hangtag.training.data import division, listing
 from hangtag.training.data.dataset import Classes, Dataset, Images, Split
 from hangtag.training.data.listing import Picture
-from hangtag.training.data.reading import MEMORY_BYTES, Source, prepared
+from hangtag.training.data.reading import MEMORY_BYTES, Source, images_of
 from hangtag.training.errors import SettingsError
 
 FEW = 20
@@ -65,19 +65,22 @@ def load(
 
     Raises:
         DataNotFoundError: A file or a folder is missing.
-        DataCorruptError: The source or all its pictures cannot be read, or they cannot be divided; see ``divide``.
+        DataCorruptError: The source is malformed, no picture of a class can be read, or they cannot be divided; see
+            ``divide``.
         SettingsError: The images cannot be as ``own`` says.
     """
     kind, _, place = name.partition(":")
     source = Source(name)
-    images = None
-    while images is None:
+    while True:
         splits, notes = division.divide(
             source.pictures, own.validation_share, own.test_share, own.split_seed, published=kind == "idx"
         )
         spec = image or _image_for(source.pictures, own)
         chosen = [picture for members in splits.values() for picture in members]
-        images = source.prepared(chosen, spec, memory_bytes)
+        images, broken = images_of(chosen, spec, memory_bytes)
+        if not broken:
+            break
+        source.drop(broken)
     digest = hashlib.sha256(
         "".join(
             f"{split}\0{picture.name}\0{picture.label}\0{picture.digest}\n"
@@ -125,28 +128,29 @@ class HeldOut:
         """The images as another model takes them."""
         if (image.shape, image.fit) == (self.image.shape, self.image.fit):
             return self.content.images
-        return np.stack([prepared(picture.path, image) for picture in self.pictures])
+        return images_of(self.pictures, image)[0]
 
 
-def held_out(name: str, image: ImageSpec, labels: Sequence[str], *, memory_bytes: int = MEMORY_BYTES) -> HeldOut:
+def held_out(name: str, image: ImageSpec, labels: Sequence[str]) -> HeldOut:
     """Read pictures to measure a model on: those of the source's test split where it has one, else all.
 
     Args:
         name: ``folder:PHOTOS`` or ``csv:FILE``.
         image: What the model takes.
         labels: The model's.
-        memory_bytes: As for ``load``.
 
     Raises:
         DataNotFoundError: A file or a folder is missing.
-        DataCorruptError: The source or all pictures of a class cannot be read, the model lacks one of the classes, or
-            the same picture is in two classes, or in two splits of the source.
+        DataCorruptError: The source is malformed, the model lacks one of its classes, no picture of a class can be
+            read, or the same picture is in two classes, or in two splits of the source.
     """
     source = Source(name, labels)
-    images = None
-    while images is None:
+    while True:
         chosen, notes = division.held_out(source.pictures)
-        images = source.prepared(chosen, image, memory_bytes)
+        images, broken = images_of(chosen, image)
+        if not broken:
+            break
+        source.drop(broken)
     digest = hashlib.sha256()
     for one in chosen:
         digest.update(f"{one.name}\0{one.label}\0{one.digest}\n".encode())

@@ -51,7 +51,7 @@ class Source:
 
         Raises:
             DataNotFoundError: A file or a folder is missing.
-            DataCorruptError: The source is malformed, or all pictures of a class, or other labels are there.
+            DataCorruptError: The source is malformed, has other labels, or no picture of a class can be read.
         """
         kind, _, place = name.partition(":")
         listed = idx.listed(Path(place)) if kind == "idx" else listing.listed(name)
@@ -72,40 +72,19 @@ class Source:
             yield f"Left out {count} that cannot be read: {named(sorted(self._unreadable))}."
         yield from self._notes
 
-    def prepared(self, chosen: Sequence[Picture], image: ImageSpec, memory_bytes: int) -> Images | None:
-        """The images [n, ...] of pictures, in memory, or in a file of the cache, which is written if it is not there.
+    def drop(self, broken: Mapping[str, str]) -> None:
+        """Leave out pictures that could not be decoded.
 
-        A file that is cut off shows only when it is decoded. Then it is left out of ``pictures``, with its copies, and
-        there are no images, since the caller has to choose among the others again.
+        Args:
+            broken: The reason, by the digest of the content.
 
         Raises:
             DataCorruptError: No picture of a class can be read.
         """
-        broken: dict[str, str] = {}  # the reason, by the digest of the content
-
-        def fill(images: Images) -> None:
-            outcomes = _in_threads(lambda picture: _pixels(picture, image), chosen, "prepared")
-            for index, outcome in enumerate(outcomes):
-                if isinstance(outcome, str):
-                    broken[chosen[index].digest] = outcome
-                else:
-                    images[index] = outcome
-
-        shape = (len(chosen), *image.shape)
-        if math.prod(shape) <= memory_bytes:
-            images: Images = np.empty(shape, np.uint8)
-            fill(images)
-        else:
-            contents = hashlib.sha256("".join(picture.digest for picture in chosen).encode()).hexdigest()
-            form = f"{'x'.join(map(str, image.shape))}-{image.fit}"
-            images = _mapped(cache_dir() / "pictures" / f"{contents[:16]}-{form}.npy", shape, fill, broken)
-        if not broken:
-            return images
         self.pictures = self._readable(
             f"{picture.name} ({broken[picture.digest]})" if picture.digest in broken else picture
             for picture in self.pictures
         )
-        return None
 
     def _readable(self, outcomes: Iterable[Picture | str]) -> list[Picture]:
         """The outcomes that are pictures; the others are names of those that cannot be read, with the reason."""
@@ -124,6 +103,36 @@ class Source:
                 f"{self._unreadable[0]}. Replace them, or leave the class out."
             )
         return kept
+
+
+def images_of(
+    pictures: Sequence[Picture], image: ImageSpec, memory_bytes: int = MEMORY_BYTES
+) -> tuple[Images, Mapping[str, str]]:
+    """Decode pictures and prepare them, in memory, or in a file of the cache, which is written if it is not there.
+
+    Returns:
+        The images [n, ...]; and why pictures cannot be decoded, by the digest of their content, which shows only now of
+        a file that is cut off. Then the caller has to choose among the others again.
+    """
+    broken: dict[str, str] = {}
+
+    def fill(images: Images) -> None:
+        outcomes = _in_threads(lambda picture: _pixels(picture, image), pictures, "prepared")
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, str):
+                broken[pictures[index].digest] = outcome
+            else:
+                images[index] = outcome
+
+    shape = (len(pictures), *image.shape)
+    if math.prod(shape) <= memory_bytes:
+        images: Images = np.empty(shape, np.uint8)
+        fill(images)
+    else:
+        contents = hashlib.sha256("".join(picture.digest for picture in pictures).encode()).hexdigest()
+        form = f"{'x'.join(map(str, image.shape))}-{image.fit}"
+        images = _mapped(cache_dir() / "pictures" / f"{contents[:16]}-{form}.npy", shape, fill, broken)
+    return images, broken
 
 
 def prepared(file: Path, image: ImageSpec) -> Pixels:
