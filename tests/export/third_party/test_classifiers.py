@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,9 @@ def test_a_network_of_pytorch_is_served_and_classified_alike_over_every_way(
     photos = colour_networks.pictures(tmp_path / "photos")
     stated = ("--labels", labels, "--preprocessing", PREPROCESSING, "--data", f"folder:{photos}")
     places = repository_in(tmp_path)
+    (photos / "red/empty.png").touch()
     result = invoke("import", network, "--name", "theirs", *stated, *places)
+    assert "Left out 1 picture that cannot be read: red/empty.png (it is empty).\n" in result.stderr
     assert "  batching     batched: " in result.stdout
     assert re.search(
         r"  pictures     logits within \S+ and probabilities within \S+ of the bare network", result.stdout
@@ -276,7 +279,8 @@ def test_a_version_that_is_worse_on_the_same_pictures_is_refused(labels: Path, t
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("folder:photos", "has the classes pink, which are none of the labels red; green; blue"),
+        ("folder:photos", "has the classes pink, which are none of the model's labels red; green; blue"),
+        ("folder:twice", "1 picture is in more than one class, so that one of their labels is wrong: blue/0.png and"),
         ("idx:photos", "name folder:PICTURES, with a folder for each label, or csv:FILE.csv"),
         ("photos", "name folder:PICTURES"),
     ],
@@ -286,6 +290,8 @@ def test_pictures_that_do_not_fit_the_labels_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     colour_networks.pictures(tmp_path / "photos", 1)
+    shutil.copytree(tmp_path / "photos", tmp_path / "twice")
+    shutil.copy(tmp_path / "twice/blue/0.png", tmp_path / "twice/red")
     (tmp_path / "photos/red").rename(tmp_path / "photos/pink")
     stated = ("--labels", labels, "--preprocessing", STEPS, "--data", data)
     assert message in refusal(*importing(tmp_path, in_text(), *stated), unchanged=tmp_path)
