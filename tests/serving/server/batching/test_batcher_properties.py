@@ -42,7 +42,7 @@ class BatcherMachine(RuleBasedStateMachine):
     def put(self, samples: int, batch_key: str, patience: int | None) -> None:
         samples = min(samples, self.batcher.max_batch_size)
         deadline = None if patience is None else self.clock.now + patience
-        request = KeptCall({}, samples, batch_key=batch_key, deadline=deadline)
+        request = KeptCall(samples, batch_key=batch_key, deadline=deadline)
         now = self.clock.now  # added on both sides, as the batcher does: the sums are rounded alike
         refusal = (
             UnavailableError

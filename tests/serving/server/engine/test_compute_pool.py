@@ -13,7 +13,7 @@ import pytest
 from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.batching.call import Call
 from hangtag.serving.server.engine.compute_pool import ComputePool
-from tests.kit.parts import new_call
+from tests.kit.parts import KeptCall
 from tests.kit.waiting import TIMEOUT, until
 
 
@@ -64,7 +64,7 @@ class Source:
 
 def offer(pool: ComputePool, model: Model, count: int = 1) -> None:
     for _ in range(count):
-        model.batcher.put(new_call())
+        model.batcher.put(KeptCall())
     pool.offer(model)
 
 
