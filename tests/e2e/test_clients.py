@@ -101,7 +101,7 @@ def test_tritonclient_gets_the_bits_that_our_client_gets(triton: tuple[Any, dict
 def test_tritonclient_streams(triton: tuple[Any, dict[str, Any]]) -> None:
     report, arrays = triton
     order = list(report["grpc"]["stream"])
-    assert "no model 'nosuch' is served here" in order.pop(4)
+    assert "Request for unknown model: 'nosuch' is not served here" in order.pop(4)
     assert order == [str(number) for number in range(8)]
     np.testing.assert_allclose(arrays["grpc_streamed"], arrays["our logits"][:8], atol=1e-4)
 
@@ -111,7 +111,12 @@ def test_tritonclient_streams(triton: tuple[Any, dict[str, Any]]) -> None:
     [
         ("wrong_shape", "INVALID_ARGUMENT", "400", r"'image' has shape \[16, 14, 28\]; .* UINT8 \[any, 28, 28\]"),
         ("wrong_datatype", "INVALID_ARGUMENT", "400", r"'image' is FP32; .* UINT8 \[any, 28, 28\]"),
-        ("unknown_model", "NOT_FOUND", "404", r"no model 'nosuch' is served here; served: .*lstm"),
+        (
+            "unknown_model",
+            "NOT_FOUND",
+            "404",
+            r"Request for unknown model: 'nosuch' is not served here; served: .*lstm",
+        ),
         ("unload", "FAILED_PRECONDITION", "400", "--model-control explicit"),
     ],
 )
@@ -135,7 +140,7 @@ def test_kserves_clients(server: Serving, images: Path) -> None:
     for name in ("rest_binary", "rest_json", "grpc"):
         assert arrays[name].astype(np.float32).tobytes() == arrays["our logits"].tobytes(), name
     status, message = report["unknown_model"]
-    assert (status, "no model 'nosuch' is served here" in message) == (404, True)
+    assert (status, "Request for unknown model: 'nosuch' is not served here" in message) == (404, True)
 
 
 def test_the_examples_of_the_page_about_http_run_as_they_are_written(

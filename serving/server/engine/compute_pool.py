@@ -119,7 +119,8 @@ class ComputePool:
             thread.join()
 
     def _start(self, *, further: bool) -> None:
-        thread = threading.Thread(target=self._work, args=(further,), name="compute", daemon=True)
+        name = "compute-further" if further else "compute"
+        thread = threading.Thread(target=self._work, args=(further,), name=name, daemon=True)
         self._running.add(thread)
         try:
             thread.start()

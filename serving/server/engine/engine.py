@@ -78,7 +78,7 @@ class Engine:
             reason = next(filter(None, (reason(name) for reason in self.reasons)), "")
             if reason:
                 raise NotFoundError(f"{name!r} is out of service: {reason}; served: {served}")
-            raise NotFoundError(f"no model {name!r} is served here; served: {served}")
+            raise NotFoundError(f"Request for unknown model: {name!r} is not served here; served: {served}")
         if not version:
             return next(iter(versions.values()))
         model = versions.get(version)

@@ -12,7 +12,6 @@ from hangtag.serving.server.config.server_config import OFF, ServerConfig
 from hangtag.serving.server.engine.control import Control
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import ModelControl
-from hangtag.serving.server.engine.model_settings import largest_settings
 from hangtag.serving.server.errors import StartError
 from hangtag.serving.server.host import memory
 from hangtag.serving.server.host.cpus import usable_cpus
@@ -75,7 +74,7 @@ class Server:
             authorise = Tokens(config.token_file, config.limits.file_check_seconds).authorise
         control = self.control if wrap_control is None else wrap_control(self.control)
         self._repository = RepositoryCalls(control)
-        self._decoding = DecodingThreads(usable_cpus(), largest_settings(config).max_queue_size)
+        self._decoding = DecodingThreads(usable_cpus(), config.max_queue_size)
         self._grpc = GrpcServer(
             self._engine,
             self._repository,

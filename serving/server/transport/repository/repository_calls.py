@@ -93,4 +93,4 @@ def _requested(states: list[VersionState], name: str, version: str) -> list[Vers
     if versions:
         raise NotFoundError(f"version {version!r} of {name!r} is not served here; served: {versions}")
     names = ", ".join(dict.fromkeys(state.name for state in states)) or "none"
-    raise NotFoundError(f"no model {name!r} is served here; served: {names}")
+    raise NotFoundError(f"Request for unknown model: {name!r} is not served here; served: {names}")

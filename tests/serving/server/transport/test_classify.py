@@ -158,7 +158,7 @@ def test_a_stream_of_images_is_answered_in_order_as_each_alone(live: LiveServer)
 def test_an_image_that_fails_is_answered_in_its_place(live: LiveServer) -> None:
     failing = {
         "broken": (pb.ClassifyRequest(model_name="classifier", encoded=b"GIF89a"), INVALID, "the image is not a PNG"),
-        "unknown": (image(1, model_name="nobody"), NOT_FOUND, "no model 'nobody' is served here"),
+        "unknown": (image(1, model_name="nobody"), NOT_FOUND, "Request for unknown model: 'nobody' is not served here"),
         "gather": (image(1, model_name="gather"), INVALID, "'gather' is not a classifier of images"),
     }
     for name, (one, _, _) in failing.items():
@@ -202,7 +202,7 @@ def test_a_model_that_fails_does_not_hide_the_others(live: LiveServer) -> None:
     assert [outcome.model_name for outcome in outcomes] == ["nobody", "classifier", "gather", "classifier"]
     assert [outcome.answer.model_version for outcome in outcomes] == ["", "12", "", ""]
     for place, code, message in (
-        (0, NOT_FOUND, "no model 'nobody' is served here"),
+        (0, NOT_FOUND, "Request for unknown model: 'nobody' is not served here"),
         (2, INVALID, "'gather' is not a classifier of images"),
         (3, NOT_FOUND, "version '7' of 'classifier' is not served here"),
     ):

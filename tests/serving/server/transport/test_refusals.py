@@ -113,9 +113,12 @@ class Refusal:
 
 REFUSALS = {
     "unknown model": Refusal(
-        request("nobody", x=index(1)), "no model 'nobody' is served here; served: c", NOT_FOUND, 404
+        request("nobody", x=index(1)),
+        "Request for unknown model: 'nobody' is not served here; served: c",
+        NOT_FOUND,
+        404,
     ),
-    "empty request": Refusal(Request(), "no model '' is served here", NOT_FOUND, None),
+    "empty request": Refusal(Request(), "Request for unknown model: '' is not served here", NOT_FOUND, None),
     **{
         f"version {version}": Refusal(
             changed(lambda sent, version=version: setattr(sent, "model_version", version)),  # type: ignore[misc]
@@ -238,7 +241,7 @@ def test_a_model_or_version_that_is_not_served_has_no_description(live: LiveServ
     call, message = getattr(live.inference, method), getattr(pb, f"{method}Request")
     code, text = failure(lambda: call(message(name="nobody"), timeout=TIMEOUT))
     assert code is NOT_FOUND
-    assert text.startswith("no model 'nobody' is served here; served: classifier, every_scalar")
+    assert text.startswith("Request for unknown model: 'nobody' is not served here; served: classifier, every_scalar")
     code, text = failure(lambda: call(message(name="classifier", version="1"), timeout=TIMEOUT))
     assert (code, text) == (NOT_FOUND, "version '1' of 'classifier' is not served here; served: 12")
 

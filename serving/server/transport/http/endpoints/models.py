@@ -1,6 +1,8 @@
 """Health, and what the server and its models are."""
 
+import json
 from collections.abc import Callable
+from importlib import metadata, resources
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -12,6 +14,7 @@ from hangtag.serving.server.transport.http.endpoints.message_json import to_dict
 from hangtag.serving.server.transport.http.responses import HttpResponse, json_response
 from hangtag.serving.server.transport.repository.model_messages import model_config, model_metadata, server_metadata
 
+_HTTP = "hangtag.serving.server.transport.http"
 MODEL_PATHS = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 
 
@@ -41,10 +44,9 @@ class ModelEndpoints:
         return routes
 
     async def openapi(self, _request: Request) -> HttpResponse:
-        # Imported here and not above: few ask for it, and it would delay every start.
-        from hangtag.serving.server.transport.http.openapi.document import description
-
-        return json_response(description())
+        description = json.loads((resources.files(_HTTP) / "openapi.json").read_bytes())
+        description["info"]["version"] = metadata.version("hangtag")
+        return json_response(description)
 
     async def live(self, _request: Request) -> HttpResponse:
         return json_response({"live": True})

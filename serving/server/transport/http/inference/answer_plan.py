@@ -10,10 +10,11 @@ from hangtag.serving.server.batching.call import Tensors
 from hangtag.serving.server.engine.servable import Admission, Servable
 from hangtag.serving.server.errors import InvalidRequestError
 from hangtag.serving.server.transport.http.inference import json_values
-from hangtag.serving.server.transport.http.inference.request_head import BINARY_DATA, BINARY_SIZE
 from hangtag.serving.server.transport.http.responses import to_json
 from hangtag.serving.signature import TensorSpec
 
+BINARY_SIZE, BINARY_DATA, BINARY_OUTPUTS = "binary_data_size", "binary_data", "binary_data_output"
+"""Parameters of the binary tensor extension."""
 _MAX_HEADS = 64
 
 

@@ -16,13 +16,8 @@ from hangtag.serving.server.transport.call import TransportCall
 from hangtag.serving.server.transport.http.bodies import compress, decompress, response_encoding
 from hangtag.serving.server.transport.http.body_budget import HeldBytes
 from hangtag.serving.server.transport.http.inference import json_values
-from hangtag.serving.server.transport.http.inference.answer_plan import AnswerPlan
-from hangtag.serving.server.transport.http.inference.request_head import (
-    BINARY_SIZE,
-    InputHead,
-    RequestHead,
-    parse_head,
-)
+from hangtag.serving.server.transport.http.inference.answer_plan import BINARY_SIZE, AnswerPlan
+from hangtag.serving.server.transport.http.inference.request_head import InputHead, RequestHead, parse_head
 from hangtag.serving.server.transport.http.responses import BINARY, JSON, HttpResponse, cost_headers
 from hangtag.serving.signature import Signature, TensorSpec
 

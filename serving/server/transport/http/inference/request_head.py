@@ -4,15 +4,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeError
 from hangtag.serving.server.transport.codec import TIMEOUT, require_supported
+from hangtag.serving.server.transport.http.inference.answer_plan import (
+    BINARY_DATA,
+    BINARY_OUTPUTS,
+    BINARY_SIZE,
+    AnswerPlan,
+)
 
-if TYPE_CHECKING:
-    from hangtag.serving.server.transport.http.inference.answer_plan import AnswerPlan
-
-BINARY_SIZE, BINARY_DATA, BINARY_OUTPUTS = "binary_data_size", "binary_data", "binary_data_output"
 MAX_JSON_BYTES = 4 * 1024 * 1024
 """Most JSON of a request: Python reads it without a pause in which other requests would go on."""
 _CACHED_BYTES = 1024
@@ -50,7 +52,7 @@ class RequestHead:
     binary_outputs: tuple[bool, ...]
     binary_by_default: bool
     timeout: int | None
-    plans: "dict[str, AnswerPlan]" = field(default_factory=dict, compare=False)
+    plans: dict[str, AnswerPlan] = field(default_factory=dict, compare=False)
 
     @cached_property
     def datatypes(self) -> Mapping[str, str]:

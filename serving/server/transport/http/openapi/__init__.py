@@ -1,1 +1,0 @@
-"""The OpenAPI description of all routes, which GET /openapi.json returns."""
