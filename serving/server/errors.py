@@ -1,7 +1,8 @@
-"""The server's errors. They know no transport; each transport maps them to its own status codes.
+"""The server's errors. They know no transport; transport/status.py maps them to the codes of gRPC and HTTP.
 
     ServerError
     ├── InvalidRequestError     the request does not fit the model: names, datatypes, shapes, contents
+    │   └── UnsupportedEncodingError  ... its body is compressed in a way that the server does not read
     ├── NotFoundError           no such model, or no such version of it
     │   └── NothingToUnloadError  ... which is to be unloaded
     ├── MessageTooLargeError    the request or the response is larger than --max-message-mib
@@ -11,6 +12,7 @@
     ├── UnavailableError        the models are being loaded, or the server is stopping
     ├── ControlError            a model cannot be loaded or unloaded by call
     ├── UnauthenticatedError    the call has no token, or one that is not valid here
+    │   └── ForeignOriginError  ... a page of another site sends it
     ├── InferenceError          ONNX Runtime failed on a batch
     │   └── InvalidValuesError  ... because of values in the request's tensors
     └── StartError              the server cannot start with these settings
@@ -30,6 +32,10 @@ class ServerError(Exception):
 
 class InvalidRequestError(ServerError):
     """The request does not fit the model it names."""
+
+
+class UnsupportedEncodingError(InvalidRequestError):
+    """The body has a Content-Encoding that the server does not read."""
 
 
 class NotFoundError(ServerError):
@@ -66,6 +72,10 @@ class ControlError(ServerError):
 
 class UnauthenticatedError(ServerError):
     """The call does not prove that its client may call."""
+
+
+class ForeignOriginError(UnauthenticatedError):
+    """A page of another site asks a browser to change what the server serves, or the Host is no name of this server."""
 
 
 class InferenceError(ServerError):

@@ -67,6 +67,7 @@ class ComputePool:
         self._running: set[threading.Thread] = set()
         self._due: dict[Computer, None] = {}  # models that may have a batch
         self._offers = 0
+        self._wake_later: dict[int, Callable[[], None]] = {}  # by thread
         self._receive: Receive | None = None
         self._receiver: int | None = None  # the thread that receives
         self._receptions = 0
@@ -87,15 +88,32 @@ class ComputePool:
     def offer(self, model: Computer) -> None:
         """Have a batch of this model computed as soon as one is due. To be called after a call was queued."""
         self._due[model] = None
-        if self._receiver == threading.get_ident():  # this thread takes a batch when it has received all
+        thread = threading.get_ident()
+        if thread == self._receiver:  # it takes a batch when it has received all
             return
+        if (wake_later := self._wake_later.get(thread)) is not None:
+            wake_later()
+        else:
+            self.wake()
+
+    def gather_offers(self, wake_later: Callable[[], None]) -> None:
+        """Let this thread offer several calls before a batch is taken.
+
+        Args:
+            wake_later: Called at each offer of this thread; it has to see to it that ``wake`` is called soon.
+        """
+        self._wake_later[threading.get_ident()] = wake_later
+
+    def wake(self) -> None:
+        """Have a thread look for batches that are due."""
         with self._lock:
             self._offers += 1
             if self._core.notify() or self._further.notify():
                 return
             if len(self._running) < self._threads:
                 self._start(further=False)
-            elif model.batcher.time_to_due() is not None:  # else a thread that computes one of its batches takes it
+            # Where every instance of a model computes, the first that finishes takes what waits.
+            elif any(model.batcher.time_to_due() is not None for model in list(self._due)):
                 self._start(further=True)
 
     def receive_from(self, receive: Receive) -> None:

@@ -17,7 +17,7 @@ from hangtag.serving.server.batching.call import Call, InferenceResult
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import CancelledError, MessageTooLargeError, QueueFullError, UnavailableError
-from hangtag.serving.server.transport.status import status_code
+from hangtag.serving.server.transport.status import status
 from hangtag.serving.server.transport.tracing import Metadata, Tracing
 
 LARGE_MESSAGE = 64 * 1024
@@ -204,7 +204,7 @@ def record_failure(
         name: The model's name as the caller sent it; empty for a request that was refused before it was read.
         version: The model's version, likewise.
     """
-    code = status_code(error)
+    code = status(error).grpc
     ns = time.perf_counter_ns() - started
     engine.record_failure(name, version, code.name, ns, shed=isinstance(error, QueueFullError))
     if origin.tracing is not None:

@@ -1,9 +1,10 @@
-"""The status that a call ends with: one table from domain errors to gRPC status codes, and what is logged of a failure.
+"""The status that a call ends with: one table from domain errors to gRPC's and HTTP's, and what is logged of a failure.
 
-gRPC's codes are the server's vocabulary for failures; the metrics and every transport use them.
+gRPC's codes are the server's vocabulary for failures; the metrics use them for HTTP too.
 """
 
 import uuid
+from typing import NamedTuple
 
 import grpc
 import structlog
@@ -12,61 +13,73 @@ from hangtag.serving.server.errors import (
     CancelledError,
     ControlError,
     DeadlineError,
+    ForeignOriginError,
     InferenceError,
     InvalidRequestError,
     InvalidValuesError,
     MessageTooLargeError,
     NotFoundError,
-    NothingToUnloadError,
     QueueFullError,
     ServerError,
     UnauthenticatedError,
     UnavailableError,
+    UnsupportedEncodingError,
 )
 
 log = structlog.get_logger()
 
-STATUS: dict[type[ServerError], grpc.StatusCode] = {
+
+class Status(NamedTuple):
+    """What a call or a request ends with."""
+
+    grpc: grpc.StatusCode
+    http: int
+
+
+_CODE = grpc.StatusCode
+STATUS: dict[type[ServerError], Status] = {
     # The request does not fit the model that it names.
-    InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    UnsupportedEncodingError: Status(_CODE.INVALID_ARGUMENT, 415),
+    InvalidRequestError: Status(_CODE.INVALID_ARGUMENT, 400),
     # No model of this name, or no version of it, is served here.
-    NothingToUnloadError: grpc.StatusCode.NOT_FOUND,
-    NotFoundError: grpc.StatusCode.NOT_FOUND,
+    NotFoundError: Status(_CODE.NOT_FOUND, 404),
     # The queue is full: the model's holds max_queue_size requests, as many wait to be decoded, too many streams are
     # open, or the bodies of HTTP requests take --max-http-bodies-mib.
-    QueueFullError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    QueueFullError: Status(_CODE.RESOURCE_EXHAUSTED, 429),
     # The message is larger than --max-message-mib: gRPC's own code for it.
-    MessageTooLargeError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    MessageTooLargeError: Status(_CODE.RESOURCE_EXHAUSTED, 413),
     # The deadline has passed, or the measured service time shows that the answer would come too late.
-    DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
-    # The caller cancelled or disconnected before the answer was computed.
-    CancelledError: grpc.StatusCode.CANCELLED,
+    DeadlineError: Status(_CODE.DEADLINE_EXCEEDED, 504),
+    # The caller cancelled or disconnected before the answer was computed: nobody reads nginx' number.
+    CancelledError: Status(_CODE.CANCELLED, 499),
     # The models are being loaded, or the server drains before it stops.
-    UnavailableError: grpc.StatusCode.UNAVAILABLE,
-    # A model cannot be loaded or unloaded by call: the file is broken, or --model-control forbids it.
-    ControlError: grpc.StatusCode.FAILED_PRECONDITION,
-    # The call has no valid token.
-    UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    UnavailableError: Status(_CODE.UNAVAILABLE, 503),
+    # A model cannot be loaded or unloaded by call: the file is broken, or --model-control forbids it. 400 is Triton's.
+    ControlError: Status(_CODE.FAILED_PRECONDITION, 400),
+    # The call has no valid token, or a page of another site sends it.
+    ForeignOriginError: Status(_CODE.UNAUTHENTICATED, 403),
+    UnauthenticatedError: Status(_CODE.UNAUTHENTICATED, 401),
     # ONNX Runtime refused the values of this request, such as an index out of range: the caller's fault.
-    InvalidValuesError: grpc.StatusCode.INVALID_ARGUMENT,
+    InvalidValuesError: Status(_CODE.INVALID_ARGUMENT, 400),
     # ONNX Runtime failed on a valid request: not the caller's fault.
-    InferenceError: grpc.StatusCode.INTERNAL,
+    InferenceError: Status(_CODE.INTERNAL, 500),
 }
-"""The status code of each error, and of its subclasses; a subclass with a code of its own stands before its base."""
+"""The status of each error, and of its subclasses; a subclass with a status of its own stands before its base."""
 
-_codes: dict[type[Exception], grpc.StatusCode] = {}  # found so far, because a search takes as long as a refusal
+_BUG = Status(_CODE.INTERNAL, 500)
+_statuses: dict[type[Exception], Status] = {}  # found so far, because a search takes as long as a refusal
 
 _MAX_LOGGED_LENGTH = 128  # characters; the log must not grow with what callers send
 
 
-def status_code(error: Exception) -> grpc.StatusCode:
-    """Return the status code that a call ends with. INTERNAL, for an exception outside the table, means a bug."""
+def status(error: Exception) -> Status:
+    """Return the status that a call ends with. INTERNAL and 500, for an exception outside the table, mean a bug."""
     kind = type(error)
-    code = _codes.get(kind)
-    if code is None:
-        code = next((code for base, code in STATUS.items() if issubclass(kind, base)), grpc.StatusCode.INTERNAL)
-        _codes[kind] = code
-    return code
+    found = _statuses.get(kind)
+    if found is None:
+        found = next((status for base, status in STATUS.items() if issubclass(kind, base)), _BUG)
+        _statuses[kind] = found
+    return found
 
 
 def call_status(error: Exception, rpc: str, request: object = None) -> tuple[grpc.StatusCode, str]:
@@ -81,7 +94,7 @@ def call_status(error: Exception, rpc: str, request: object = None) -> tuple[grp
         rpc: The method, /package.Service/Method or an HTTP method and its path, for the log.
         request: Its model and its id are logged.
     """
-    code = status_code(error)
+    code = status(error).grpc
     if isinstance(error, ServerError):
         if code is grpc.StatusCode.INTERNAL:
             log.warning("request failed", reason=str(error), **_log_fields(rpc, request))

@@ -8,9 +8,13 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hangtag.serving.server.errors import CancelledError, InvalidRequestError, MessageTooLargeError
+from hangtag.serving.server.errors import (
+    CancelledError,
+    InvalidRequestError,
+    MessageTooLargeError,
+    UnsupportedEncodingError,
+)
 from hangtag.serving.server.transport.http.body_budget import HeldBytes
-from hangtag.serving.server.transport.http.status import UnsupportedEncodingError
 
 _FORMATS = {b"gzip": 31, b"deflate": 15}  # zlib's wbits; HTTP's deflate is the zlib format
 _CHUNK = 64 * 1024

@@ -9,7 +9,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
-from hangtag.serving.server.transport.http.status import ForeignOriginError
+from hangtag.serving.server.errors import ForeignOriginError
 
 _LOCALHOST = "localhost"
 _PORT = re.compile(r":[0-9]*$")

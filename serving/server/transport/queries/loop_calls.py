@@ -95,7 +95,19 @@ class LoopCalls:
         self.engine = engine
         self.loop = event_loop()
         self.hand_over = HandOver(self.loop)
+        self._wakes = False
+        self.loop.call_soon_threadsafe(engine.pool.gather_offers, self._wake_later)
         self._decoding = decoding
+
+    def _wake_later(self) -> None:
+        """Have batches taken when all calls are queued that the loop has received at once."""
+        if not self._wakes:
+            self._wakes = True
+            self.loop.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._wakes = False
+        self.engine.pool.wake()
 
     async def answer(
         self, query: Query, origin: Origin, deadline: float | None, *, in_thread: bool = False

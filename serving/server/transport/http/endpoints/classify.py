@@ -21,12 +21,12 @@ from hangtag.serving.server.transport.http.body_budget import BodyBudget, HeldBy
 from hangtag.serving.server.transport.http.calls import describe_call
 from hangtag.serving.server.transport.http.endpoints.message_json import to_dict
 from hangtag.serving.server.transport.http.responses import HttpResponse, cost_headers, json_response
-from hangtag.serving.server.transport.http.status import error_response, http_status
+from hangtag.serving.server.transport.http.status import error_response
 from hangtag.serving.server.transport.methods import HTTP_CLASSIFY
 from hangtag.serving.server.transport.queries.comparison import MAX_COMPARED, compare_queries
 from hangtag.serving.server.transport.queries.image_query import ImageQuery, classify_query
 from hangtag.serving.server.transport.queries.loop_calls import LoopCall, LoopCalls
-from hangtag.serving.server.transport.status import call_status
+from hangtag.serving.server.transport.status import call_status, status
 from hangtag.serving.server.transport.tracing import Tracing
 
 _MAX_FIELDS = 32
@@ -202,4 +202,4 @@ def _outcome(query: ImageQuery, call: LoopCall) -> dict[str, Any]:
         return {"model_name": query.model_name, "answer": to_dict(call.response())}
     except Exception as error:
         message = call_status(error, HTTP_CLASSIFY, query)[1]
-        return {"model_name": query.model_name, "error": message, "status": http_status(error)}
+        return {"model_name": query.model_name, "error": message, "status": status(error).http}

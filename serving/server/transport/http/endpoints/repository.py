@@ -5,7 +5,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.routing import Route
 
-from hangtag.serving.server.errors import InvalidRequestError
+from hangtag.serving.server.errors import ForeignOriginError, InvalidRequestError
 from hangtag.serving.server.transport.http.bodies import read_decompressed
 from hangtag.serving.server.transport.http.body_budget import BodyBudget
 from hangtag.serving.server.transport.http.endpoints.message_json import to_dict
@@ -13,7 +13,6 @@ from hangtag.serving.server.transport.http.endpoints.models import MODEL_PATHS
 from hangtag.serving.server.transport.http.host_names import HostNames
 from hangtag.serving.server.transport.http.inference.request_head import parameters_of, parse_json
 from hangtag.serving.server.transport.http.responses import HttpResponse, json_response
-from hangtag.serving.server.transport.http.status import ForeignOriginError
 from hangtag.serving.server.transport.repository.model_messages import model_index, model_statistics
 from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
 
