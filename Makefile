@@ -70,7 +70,7 @@ types: $(VENV)/.dev ## Check types with mypy in strict mode
 imports: $(VENV)/.dev ## Check which package imports which
 	$(BIN)/lint-imports
 
-stubs: $(VENV)/.dev ## Check that the committed gRPC stubs are what the .proto files generate
+stubs: $(VENV)/.dev ## Check that the committed message stubs are what the .proto files generate
 	$(BIN)/python -m tests.protos.generated_stubs $(PROTOS)
 
 unit: $(VENV)/.dev $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run all tests; some with ARGS="-k batcher -x"
@@ -123,8 +123,8 @@ triton-examples: $(VENV)/.dev $(VENV)-peers/.peers ## Run Triton's own example c
 	$(BIN)/pytest tests/e2e/test_clients.py -k example $(ARGS)
 
 ##@ Generated files, and environments of other programs
-proto: $(VENV)/.dev ## Generate the gRPC stubs from the .proto files
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+proto: $(VENV)/.dev ## Generate the message stubs from the .proto files
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. $(PROTOS)
 
 schema: $(VENV)/.dev ## Generate docs/loadtest.schema.json from the load test's types
 	$(BIN)/python -m hangtag.serving.loadtest.report.schema > docs/loadtest.schema.json

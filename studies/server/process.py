@@ -16,9 +16,9 @@ from typing import NamedTuple
 import click
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.machine import processes
+from studies.stubs import InferenceStub
 
 _TIMEOUT = 60.0
 _ERROR = re.compile(r"\blevel=(?:error|critical)\b|^Traceback ")
@@ -99,7 +99,7 @@ class Served:
         self._log.start()
         credentials = Credentials() if self.ca is None else Credentials(tls_ca=self.ca)
         self._channel = credentials.channel(self.address)
-        self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._stub = InferenceStub(self._channel)
 
     def answered(self, model: str) -> AnsweredCounts:
         """The model's statistics so far."""

@@ -10,12 +10,12 @@ from pathlib import Path
 import grpc
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.model_repository import numbered_versions
 from studies.soak.answers import MODELS
 from studies.soak.processes import workers
 from studies.soak.servers import WORKERS, Server
 from studies.soak.tally import Kill
+from studies.stubs import InferenceStub
 
 _SERVES_WITHIN = 30.0
 """Seconds after which a version that does not serve is a failure, and so is a worker that is not replaced."""
@@ -76,7 +76,7 @@ def _require_serving(server: Server, model: str, version: str, deadline: float) 
     problem, loaded = "", not server.explicit
     while time.monotonic() < deadline:
         with server.address.credentials.channel(server.address.grpc) as channel:
-            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            stub = InferenceStub(channel)
             try:
                 if not loaded:
                     stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=model), timeout=_SERVES_WITHIN)

@@ -7,10 +7,10 @@ from typing import Self
 import grpc
 import httpx2
 
-from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.client import AsyncClient
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
+from studies.stubs import InferenceStub
 
 _TIMEOUT = 15.0
 """Seconds. Every answer comes in a fraction of it, or something is wrong."""
@@ -57,7 +57,7 @@ class Connections:
     address: Address
     over_grpc: AsyncClient
     over_http: AsyncClient
-    stub: inference_pb2_grpc.GRPCInferenceServiceStub
+    stub: InferenceStub
     http: httpx2.AsyncClient
 
     @classmethod
@@ -74,7 +74,7 @@ class Connections:
             address,
             await stack.enter_async_context(address.client()),
             await stack.enter_async_context(address.client(http=True)),
-            inference_pb2_grpc.GRPCInferenceServiceStub(channel),
+            InferenceStub(channel),
             await stack.enter_async_context(
                 httpx2.AsyncClient(base_url=address.url, verify=verify, timeout=_TIMEOUT, trust_env=False)
             ),

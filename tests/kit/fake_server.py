@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import grpc
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.protos import inference_pb2_grpc
+from studies.stubs import serve_inference
 from tests.kit.other_servers import Answer, web_server
 
 # Called before the answer to each ModelInfer call with its number, from 0. It may wait, or abort through the context.
@@ -26,7 +26,7 @@ HTTP_STATUSES = {
 }
 
 
-class FakeServer(inference_pb2_grpc.GRPCInferenceServiceServicer):
+class FakeServer:
     """Models `fast` and `slow`, and `loading`, which never becomes ready; a test may add others."""
 
     def __init__(self) -> None:
@@ -149,7 +149,7 @@ def running(
     """Run the servicer over gRPC on this machine while the context is open, on a free port unless `at` names one."""
     options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
     server = grpc.server(futures.ThreadPoolExecutor(16), options=options)
-    inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    serve_inference(servicer, server)
     port = server.add_secure_port(at, credentials) if credentials else server.add_insecure_port(at)
     servicer.address = f"127.0.0.1:{port}"
     server.start()

@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from hangtag.protos import classifier_pb2_grpc, inference_pb2_grpc, tensors
 from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import tensors
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import RuntimeFactory
+from studies.stubs import ClassifierStub, InferenceStub
 from tests.kit.gate import Gate, Gates
 from tests.kit.waiting import TIMEOUT as TIMEOUT
 from tests.kit.waiting import until
@@ -49,8 +50,8 @@ class LiveServer:
     def open_stubs(self) -> None:
         """Connect to a server that listens already, though it may still be loading its models."""
         self.channel = self.connect()
-        self.inference = inference_pb2_grpc.GRPCInferenceServiceStub(self.channel)
-        self.classifier = classifier_pb2_grpc.ClassifierStub(self.channel)
+        self.inference = InferenceStub(self.channel)
+        self.classifier = ClassifierStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
 
     def __exit__(self, *_: object) -> None:
@@ -93,7 +94,7 @@ class LiveServer:
     def caller(self) -> Iterator[Callable[[pb.ModelInferRequest], pb.ModelInferResponse]]:
         """ModelInfer on a connection of its own, which all its calls share."""
         with self.connect() as channel:
-            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            stub = InferenceStub(channel)
             yield lambda request: stub.ModelInfer(request, timeout=TIMEOUT)
 
     def ready(self, name: str = "") -> bool:

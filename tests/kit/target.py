@@ -11,7 +11,7 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.protos import inference_pb2_grpc
+from studies.stubs import InferenceStub
 from tests.kit import live, memory
 from tests.kit.command import Serving
 from tests.kit.waiting import TIMEOUT, until
@@ -96,7 +96,7 @@ class Attacked(Target):
 
     def __init__(self, server: Serving, transport: str) -> None:
         super().__init__(server, transport)
-        self.inference: Any = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self.inference: Any = InferenceStub(self._channel)
 
     def call(self, method: str, message: bytes, metadata: Sequence[tuple[str, str]] = ()) -> bytes:
         """Raises grpc.RpcError where it is refused."""
@@ -124,7 +124,7 @@ class Attacked(Target):
         """It answers calls that native passes on to grpcio, also on a new connection."""
         own = [("grpc.use_local_subchannel_pool", 1)]
         with grpc.insecure_channel(self.address, own) as channel:
-            others = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            others = InferenceStub(channel)
             for inference in (self.inference, others):
                 assert inference.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT, wait_for_ready=True).ready
 

@@ -11,10 +11,10 @@ import grpc
 import structlog.testing
 from prometheus_client.parser import text_string_to_metric_families
 
-from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.workers.supervisor import Supervisor
+from studies.stubs import InferenceStub
 from tests.kit.command import Serving, serving
 from tests.kit.live import index, outputs, request
 from tests.kit.over_http import HTTP
@@ -22,7 +22,7 @@ from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT
 
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
-Stub = inference_pb2_grpc.GRPCInferenceServiceStub
+Stub = InferenceStub
 QUICK_CHECKS = Limits(worker_check_seconds=0.05, worker_answer_seconds=0.2, worker_restart_seconds=0.001)
 
 

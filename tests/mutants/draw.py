@@ -29,7 +29,7 @@ Position = tuple[str, tuple[int, int]]
 def _places(area: Path) -> dict[Position, list[Any]]:
     """cosmic-ray's changes in an area, by the file and the place that they change."""
     places: dict[Position, list[Any]] = defaultdict(list)
-    files = [file for file in sorted(area.rglob("*.py")) if not file.name.endswith(("_pb2.py", "_pb2_grpc.py"))]
+    files = [file for file in sorted(area.rglob("*.py")) if not file.name.endswith("_pb2.py")]
     annotated = {str(file): list(_annotations(file)) for file in files}
     for item in _all_work_items(files, {}):
         (change,) = item.mutations

@@ -1,4 +1,4 @@
-"""Checks that the committed gRPC stubs are what the .proto files generate, and names the command that writes them.
+"""Checks that the committed message stubs are what the .proto files generate, and names the command that writes them.
 
 Run in the root of the repository: ``python -m tests.protos.generated_stubs hangtag/protos/NAME.proto ...``.
 Exit code 1: a stub differs or is missing.
@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-SUFFIXES = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
+SUFFIXES = ("_pb2.py", "_pb2.pyi")
 
 
 def differing(protos: list[str]) -> list[str]:
@@ -22,7 +22,7 @@ def differing(protos: list[str]) -> list[str]:
         subprocess.run(
             [
                 *(sys.executable, "-m", "grpc_tools.protoc", "-I."),
-                *(f"--{output}={folder}" for output in ("python_out", "pyi_out", "grpc_python_out")),
+                *(f"--{output}={folder}" for output in ("python_out", "pyi_out")),
                 *protos,
             ],
             check=True,

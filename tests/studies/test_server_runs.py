@@ -13,7 +13,6 @@ import onnxruntime
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.protos import inference_pb2_grpc
 from hangtag.training.data.dataset import Split
 from studies import results
 from studies.hosts import network
@@ -29,6 +28,7 @@ from studies.server.peers.triton import ENVIRONMENT
 from studies.server.process import served
 from studies.server.systems import EARLIER, launches
 from studies.soak import report as soak_report
+from studies.stubs import InferenceStub
 from studies.workers.report import PROCESSES, SHARING, part, process_rows, sharing_rows
 from tests.kit import onnx_models
 from tests.kit.shipped import MODELS, latest
@@ -213,7 +213,7 @@ def test_a_system_that_is_compared_answers_as_onnx_runtime_does(system: str) -> 
     with ExitStack() as stack:
         server = stack.enter_context(served(launches([system], MODELS, EARLIER, stack)[system]))
         with grpc.insecure_channel(server.address) as channel:
-            answer = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=30)
+            answer = InferenceStub(channel).ModelInfer(request, timeout=30)
         assert server.answered("lstm").samples == 3
     images = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(3, 28, 28)
     expected = onnxruntime.InferenceSession(latest("lstm")).run(None, {"image": images})

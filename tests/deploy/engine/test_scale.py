@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import yaml
 
-from hangtag.protos import inference_pb2, inference_pb2_grpc
+from hangtag.protos import inference_pb2
 from hangtag.serving.client import Client, ClientError
+from studies.stubs import InferenceStub
 from tests.deploy.dashboard import expressions
 from tests.deploy.engine.stack import ROOT, Stack, docker
 from tests.kit.waiting import until
@@ -181,7 +182,7 @@ def call_with_short_deadline(channel: grpc.Channel) -> None:
     request = inference_pb2.ModelInferRequest(
         model_name="cnn", inputs=[image], raw_input_contents=[bytes(64 * 28 * 28)]
     )
-    inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=0.005)
+    InferenceStub(channel).ModelInfer(request, timeout=0.005)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.protos import inference_pb2_grpc
+from studies.stubs import InferenceStub
 from tests.kit import onnx_models, raw
 from tests.kit.command import Serving, serving
 from tests.kit.http2 import OPEN
@@ -36,7 +36,7 @@ class Starved:
         self.address = server.address
         self.http = server.http_address
         self._channel = grpc.insecure_channel(self.address)
-        self._inference = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._inference = InferenceStub(self._channel)
         self.require_answers()  # from here on the connections that serve it are open
 
     def require_answers(self) -> None:

@@ -19,8 +19,9 @@ import pytest
 import structlog.testing
 from onnx import TensorProto, helper
 
-from hangtag.protos import classifier_pb2, inference_pb2_grpc
+from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
+from studies.stubs import InferenceStub
 from tests.kit import onnx_models
 from tests.kit.live import LiveServer, failure, index, outputs, request
 from tests.kit.over_http import live_server
@@ -170,7 +171,7 @@ def test_a_program_may_use_grpc_aio_on_a_loop_of_its_own(few: Path) -> None:
     async def ask(address: str) -> list[float]:
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # older versions of grpcio report an error
         async with grpc.aio.insecure_channel(address) as channel:
-            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            stub = InferenceStub(channel)
             calls = [stub.ModelInfer(request("gather", index=index(value)), timeout=TIMEOUT) for value in (1, 2, 3)]
             return [outputs(await call)["value"].item() for call in calls]
 

@@ -17,9 +17,10 @@ import grpc
 import numpy as np
 import pytest
 
-from hangtag.protos import classifier_pb2, classifier_pb2_grpc, inference_pb2_grpc
+from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.limits import Limits
+from studies.stubs import ClassifierStub, InferenceStub
 from tests.kit import memory, onnx_models
 from tests.kit.command import serving
 from tests.kit.live import LiveServer, failure, index, number, outputs, request
@@ -59,7 +60,7 @@ def test_a_request_over_the_limit_is_refused(small: LiveServer, method: str, com
         )
         code, _ = send(channel, method, bytes(MIB))
         assert code is grpc.StatusCode.INVALID_ARGUMENT  # it was read, and is no message
-        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        stub = InferenceStub(channel)
         assert outputs(stub.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT))["value"].tolist() == [10]
 
 
@@ -89,8 +90,8 @@ def test_a_request_over_the_limit_of_a_stream_or_another_method_is_refused(small
     """On native these pass through to the gRPC server behind it."""
     huge = pb.ModelInferRequest(model_name="gather", raw_input_contents=[bytes(2 * MIB)])
     with grpc.insecure_channel(small.server.address, ANY_SIZE) as channel:
-        inference = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-        classifier = classifier_pb2_grpc.ClassifierStub(channel)
+        inference = InferenceStub(channel)
+        classifier = ClassifierStub(channel)
         for call in (
             lambda: list(inference.ModelStreamInfer(iter([huge]), timeout=TIMEOUT)),
             lambda: inference.ServerLive(pb.ServerLiveRequest.FromString(huge.SerializeToString()), timeout=TIMEOUT),
@@ -107,7 +108,7 @@ def test_the_memory_of_huge_messages_is_given_back(tmp_path: Path, transport: st
     with serving("--models", str(tmp_path), "--port", "0", "--transport", transport) as server:
         address = server.address
         with grpc.insecure_channel(address, ANY_SIZE) as channel:
-            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            stub = InferenceStub(channel)
             for _ in range(50):
                 stub.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT)
             before = memory.held(server.process.pid)

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from hangtag.protos import classifier_pb2, inference_pb2, inference_pb2_grpc
+from hangtag.protos import classifier_pb2, inference_pb2
 from hangtag.serving.server.runtime.session import Runtime
+from studies.stubs import InferenceStub
 from tests.kit import onnx_models, rest
 from tests.kit.command import serving
 from tests.kit.live import LiveServer, failure, index, request
@@ -269,7 +270,7 @@ def test_the_port_for_metrics_has_health_too_limits_its_connections_and_stays_si
             may_send = threading.Event()
             begun: Any = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
             begun = begun.future(iter(may_send.wait, True), timeout=TIMEOUT)  # in flight: its message does not come
-            live = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ServerLive
+            live = InferenceStub(channel).ServerLive
             assert live(inference_pb2.ServerLiveRequest(), timeout=TIMEOUT).live
             server.signal(signal.SIGTERM)
             server.wait_for("stopping")

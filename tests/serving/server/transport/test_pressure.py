@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from hangtag.protos import inference_pb2_grpc
+from studies.stubs import InferenceStub
 from tests.kit.conversation import gather, opened
 from tests.kit.live import LiveServer, failure, index, number, outputs, request
 from tests.kit.over_http import HTTP, OVER_GRPC, live_server
@@ -103,7 +103,7 @@ def test_calls_of_a_client_that_disconnects_are_dropped_and_others_answered(own:
     with own.gates.closed("gather") as gate:
         calls = own.occupy(gate, gather(0))
         with own.connect() as lost:
-            stub = inference_pb2_grpc.GRPCInferenceServiceStub(lost)
+            stub = InferenceStub(lost)
             gone = [stub.ModelInfer.future(gather(value), timeout=TIMEOUT) for value in (1, 2)]
             own.wait_until_queued("gather", 2)
             calls.append(own.begin(gather(3)))
@@ -151,7 +151,7 @@ def test_the_calls_in_flight_on_a_connection_are_limited(few: Path, transport: s
             beyond = live.begin(gather(2))
             own_connection = [("grpc.use_local_subchannel_pool", 1)]  # else channels to one address share one
             with grpc.insecure_channel(live.server.address, own_connection) as other:
-                stub = inference_pb2_grpc.GRPCInferenceServiceStub(other)
+                stub = InferenceStub(other)
                 calls.append(stub.ModelInfer.future(gather(3), timeout=TIMEOUT))
                 live.wait_until_queued("gather", 2)  # so what is beyond would have come by now
                 gate.open()

@@ -9,8 +9,8 @@ import pytest
 from grpc_health.v1 import health_pb2_grpc
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.errors import STOPPING
+from studies.stubs import InferenceStub
 from tests.kit import onnx_models
 from tests.kit.conversation import gather
 from tests.kit.live import LiveServer, failure, index, number, outputs, request, status_of, watch
@@ -169,7 +169,7 @@ def test_during_the_drain_nothing_is_ready_and_nothing_unloaded(models: Path, tr
     The transport grpc refuses every call then, probes too."""
     with live_server(transport, models, model_control="explicit", load_model=("*",)) as live:
         with live.gates.closed("free_axis") as gate:
-            stub = inference_pb2_grpc.GRPCInferenceServiceStub(live.channel)
+            stub = InferenceStub(live.channel)
             call = stub.ModelInfer.future(request("free_axis", x=number(3)), timeout=TIMEOUT)
             gate.wait_until_computing()
             with live.stopping():

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import structlog.testing
 
-from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import InferenceError
+from studies.stubs import InferenceStub
 from tests.kit import onnx_models
 from tests.kit.gate import Array, Held, Script
 from tests.kit.kinds import message_of
@@ -42,7 +42,7 @@ def infer() -> Iterator[Infer]:
 
         def infer(running: Running, values: list[float], timeout: float = TIMEOUT) -> Any:
             channel = stack.enter_context(grpc.insecure_channel(running.server.address))
-            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            stub = InferenceStub(channel)
             return stub.ModelInfer.future(request("both", **samples(values)), timeout=timeout)
 
         yield infer
@@ -238,7 +238,7 @@ STICKY = '\nsticky = "x-user-id"'
 def chosen(running: Running, route: str, users: list[str]) -> Counter[tuple[str, str]]:
     """Call a route for each user at once; return how often each user, "" for nobody, got each member's answer."""
     with grpc.insecure_channel(running.server.address) as channel:
-        infer = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer.future
+        infer = InferenceStub(channel).ModelInfer.future
         sent = request(route, **samples([0]))
         calls = [infer(sent, timeout=TIMEOUT, metadata=(("x-user-id", user),) if user else ()) for user in users]
         members = [str(dict(call.trailing_metadata())["hangtag-model"]) for call in calls]

@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.limits import Limits
+from studies.stubs import InferenceStub
 from tests.kit.certificates import Certificates
 from tests.kit.http2 import OPEN, PING, frame
 from tests.kit.live import index, is_closed, outputs, request
@@ -42,7 +42,7 @@ def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(model
         for connection in taken:
             connection.close()
         with live.connect() as channel:
-            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            stub = InferenceStub(channel)
             answer = stub.ModelInfer(request("gather", index=index(3)), timeout=TIMEOUT, wait_for_ready=True)
             assert outputs(answer)["value"].tolist() == [30]
 
@@ -73,7 +73,7 @@ def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, transport
     with live_server(transport, models) as live:
         for _ in range(3):
             with grpc.insecure_channel(live.server.address, options=own) as channel:
-                stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+                stub = InferenceStub(channel)
                 assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live  # it knows the server's limit
                 calls = [stub.ModelInfer.future(request("gather", index=index(1)), timeout=TIMEOUT) for _ in range(400)]
                 assert [call.exception() for call in calls if call.exception()] == []
@@ -100,7 +100,7 @@ def send_all(connection: socket.socket, data: bytes) -> None:
 
 def test_a_connection_without_calls_is_closed(models: Path) -> None:
     with live_server("grpc", models, connection_idle_seconds=1) as live, live.connect() as channel:
-        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        stub = InferenceStub(channel)
         assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
         idle = threading.Event()
 
@@ -115,7 +115,7 @@ def test_a_connection_without_calls_is_closed(models: Path) -> None:
 
 def test_old_connections_are_replaced_without_losing_a_call(models: Path) -> None:
     with live_server("grpc", models, connection_age_seconds=0.2) as live, live.connect() as channel:
-        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        stub = InferenceStub(channel)
         left = threading.Semaphore(0)
 
         def on_change(state: grpc.ChannelConnectivity) -> None:

@@ -46,7 +46,7 @@ def test_a_failure_is_answered_in_its_place_and_the_stream_goes_on(live: LiveSer
     answers += talk.finish()
     assert [value_of(answers[place]) for place in (0, 2, 7)] == [10, 20, 30]
     for place, name, status, message in (
-        (1, "a", "NOT_FOUND", "no model 'nobody' is served"),
+        (1, "a", "NOT_FOUND", "Request for unknown model: 'nobody'"),
         (3, "b", "INVALID_ARGUMENT", "unknown input 'place'"),
         (4, "c", "INVALID_ARGUMENT", "17 samples in one request"),
         (5, "d", "INVALID_ARGUMENT", "ONNX Runtime refuses the values"),
