@@ -99,7 +99,7 @@ def export(
         even_if_different: publish it also if the version that serves has other inputs, outputs or labels.
 
     Raises:
-        IncomparableError: the version that serves has no figure on the same test set.
+        ExportError: the version that serves has no figure on the same test set.
         ExportError: the precision or a temperature is not for this network, or nothing can be written.
         GateError: a check fails, no temperature fits, or the version that serves has other inputs, outputs or labels.
         Nothing is published in any of these cases.
@@ -118,8 +118,9 @@ def export(
             "without --calibrate."
         )
     rival = predecessors.serving(models, source.name)
-    inputs, outputs = (list(map(str, specs)) for specs in (expected.inputs, expected.outputs))
-    predecessors.require_same_contract(rival, inputs, outputs, source.labels, even_if_different=even_if_different)
+    predecessors.require_same_contract(
+        rival, expected.inputs, expected.outputs, source.labels, even_if_different=even_if_different
+    )
     if not even_if_worse:
         _require_comparable(rival, source.data_digest)
     with publish(models, source.name) as publication, tempfile.TemporaryDirectory() as folder:

@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from hangtag.export.errors import GateError, IncomparableError
+from hangtag.export.errors import ExportError, GateError
 from hangtag.export.gate.check import CONTRACT, PREDECESSOR, PassedCheck
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry, Quality
 from hangtag.printable import named
+from hangtag.serving.signature import TensorSpec
 
 CHANCE = 1.645
 """Standard errors that chance may explain. Of equal models one in twenty would lie beyond, were the two test sets drawn
@@ -24,8 +25,8 @@ def serving(models: Path, name: str) -> Entry | None:
 
 def require_same_contract(
     rival: Entry | None,
-    inputs: Sequence[str],
-    outputs: Sequence[str],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
     labels: Sequence[str],
     *,
     even_if_different: bool,
@@ -34,7 +35,7 @@ def require_same_contract(
 
     Args:
         rival: the version that serves.
-        inputs: of the new version, as ``str`` of their specs.
+        inputs: of the new version.
         outputs: likewise.
         labels: of the new version, in their order.
         even_if_different: let a different contract pass.
@@ -46,12 +47,9 @@ def require_same_contract(
         return
     old = rival.signature
     differences = [
-        f"{what} {'; '.join(before) or 'none'}, and the new one {'; '.join(now) or 'none'}"
-        for what, before, now in (
-            ("inputs", list(map(str, old.inputs)), list(inputs)),
-            ("outputs", list(map(str, old.outputs)), list(outputs)),
-        )
-        if before != now
+        f"{what} {_listed(before)}, and the new one {_listed(now)}"
+        for what, before, now in (("inputs", old.inputs, inputs), ("outputs", old.outputs, outputs))
+        if list(map(str, before)) != list(map(str, now))
     ] or _different_labels(old.labels, labels)
     if differences:
         raise GateError(
@@ -68,7 +66,7 @@ def recorded(rival: Entry, data_digest: str) -> Quality | None:
     return own if own is not None and own.data_digest == data_digest else None
 
 
-def incomparable(rival: Entry, why: str, remedy: str) -> IncomparableError:
+def incomparable(rival: Entry, why: str, remedy: str) -> ExportError:
     """The error about a version with which nothing can be compared.
 
     Args:
@@ -76,7 +74,7 @@ def incomparable(rival: Entry, why: str, remedy: str) -> IncomparableError:
         why: what it lacks.
         remedy: what to do, a sentence without its end.
     """
-    return IncomparableError(
+    return ExportError(
         f"{rival.path.parents[1]} version {rival.version}, which serves, {why}, so nothing says whether the new one is "
         f"worse. {remedy}. Nothing was published."
     )
@@ -114,6 +112,10 @@ def compare(
         f"WORSE, published all the same: {comparison}" if is_worse else comparison,
         figures | {"images": images, "explained_by_chance": chance, "worse": is_worse},
     )
+
+
+def _listed(specs: Sequence[TensorSpec]) -> str:
+    return "; ".join(map(str, specs)) or "none"
 
 
 def _different_labels(before: Sequence[str], now: Sequence[str]) -> list[str]:

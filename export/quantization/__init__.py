@@ -7,5 +7,4 @@ converters          anybody's file by the same quantizer, or in fp16, with some 
 samples             the user's samples, and which of them calibrate, choose and prove
 agreement           whether two answers to a sample are the same
 search              which layers stay in FP32
-conversion          in a child process: the last four
 """

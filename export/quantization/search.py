@@ -5,7 +5,7 @@ errors stay in FP32, as few of them as suffice, which bisection finds.
 """
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -16,16 +16,7 @@ from hangtag.export.quantization.agreement import Agreement
 from hangtag.export.quantization.converters import Converter
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Judge:
-    """Runs a converted file on samples, and compares its answers with the original's."""
-
-    agreement: Callable[[onnx.ModelProto], Agreement]
-    """On all samples by which layers are chosen."""
-    distance: Callable[[onnx.ModelProto], float]
-    """How far the outputs are apart, as ``Comparison.distance`` says, on a few of them."""
+Distance = Callable[[onnx.ModelProto], float]
 
 
 @dataclass(frozen=True)
@@ -47,10 +38,19 @@ class Found:
     agreement: Agreement
 
 
-def search(converter: Converter, judge: Judge, least: float, seconds: float, progress: Progress) -> Found:
+def search(
+    converter: Converter,
+    agreement: Callable[[onnx.ModelProto], Agreement],
+    distance: Distance,
+    least: float,
+    seconds: float,
+    progress: Progress,
+) -> Found:
     """Keep as few layers in FP32 as suffice.
 
     Args:
+        agreement: of a converted file's answers with the original's, on all samples by which layers are chosen.
+        distance: how far they are apart, as ``Comparison.distance`` says, on a few of them.
         least: the share of samples that must be answered alike. The search aims at half as many others, because the
             samples that prove the file are not those that it sees; where that cannot be had, at as many.
         seconds: for measuring layers; those that are not reached count as the most sensitive.
@@ -65,7 +65,7 @@ def search(converter: Converter, judge: Judge, least: float, seconds: float, pro
 
     def suffices(count: int) -> bool:
         model = converter.convert({layer.name for layer in ranked[:count]})
-        attempts[count] = Found(model, ranked[:count], judge.agreement(model))
+        attempts[count] = Found(model, ranked[:count], agreement(model))
         progress(
             f"{len(converter.layers) - count} of {len(converter.layers)} layers converted: {attempts[count].agreement}"
         )
@@ -73,7 +73,7 @@ def search(converter: Converter, judge: Judge, least: float, seconds: float, pro
 
     if suffices(0):
         return attempts[0]
-    ranked += _rank(converter, judge, seconds, progress)
+    ranked += _rank(converter, distance, seconds, progress)
     few, enough = 0, len(ranked)  # `few` do not suffice; with all in FP32 nothing is converted
     while enough - few > 1:
         middle = (few + enough) // 2
@@ -82,29 +82,25 @@ def search(converter: Converter, judge: Judge, least: float, seconds: float, pro
         for count in sorted(attempts):
             if attempts[count].agreement.share >= bound:
                 return attempts[count]
-    best = max((attempt.agreement for attempt in attempts.values()), key=lambda agreement: agreement.share)
+    best = max((attempt.agreement for attempt in attempts.values()), key=lambda reached: reached.share)
     raise ExportError(
         f"{least:.1%} of the samples must be answered alike, and no choice of layers reaches that: at best {best}. "
         "Lower --agree-at-least, or give more, and more typical, samples."
     )
 
 
-def _rank(converter: Converter, judge: Judge, seconds: float, progress: Progress) -> list[KeptLayer]:
+def _rank(converter: Converter, distance: Distance, seconds: float, progress: Progress) -> list[KeptLayer]:
     """All layers, the most sensitive first. Those that there is no time to measure come before all others."""
-    names = [node.name for node in converter.layers]
+    names = {node.name for node in converter.layers}
     end = time.monotonic() + seconds
     ranked, measured = [], 0
     for place, node in enumerate(converter.layers):
         error = None
         if time.monotonic() < end:
-            error = judge.distance(converter.convert(_others(names, node.name)))
+            error = distance(converter.convert(names - {node.name}))
             progress(f"layer {place + 1} of {len(names)}, {node.name}: alone it moves the outputs by {error:.2%}")
             measured += 1
         ranked.append(KeptLayer(node.name, node.op_type, error if error is not None and isfinite(error) else None))
     if measured < len(names):
         progress(f"the time for measuring is over; layers {measured + 1} to {len(names)} count as the most sensitive")
     return sorted(ranked, key=lambda layer: -(float("inf") if layer.error is None else layer.error))
-
-
-def _others(names: Collection[str], name: str) -> set[str]:
-    return set(names) - {name}

@@ -8,6 +8,6 @@ plan           decide by the options and those files whether a file becomes a cl
 proof          compare the classifier with the bare network on pictures
 accuracy       count right answers to the user's pictures, and compare with the version that serves
 probe          load the file, time it, and find out whether its requests may be batched
-converted      have it converted to another precision, and judge what comes back
+conversion     convert it to another precision, and require that it answers as before
 intake         all of the above, then metadata and publishing
 """

@@ -108,15 +108,15 @@ class Judge:
             ExportError: a picture cannot be read.
         """
         counted = child_process.run(
-            count_right,
-            self.path,
-            ACCURACY,
+            _count_right,
+            file,
+            image,
+            self.data.files,
+            _BATCH if batched else 1,
+            shown_as=self.path,
+            check=ACCURACY,
             seconds=_SECONDS + _SECONDS_A_PICTURE * len(self.data.files),
             progress=self.progress,
-            file=str(file),
-            image=image.as_json(),
-            pictures=self.data.files,
-            batch=_BATCH if batched else 1,
         )
         share = counted["right"] / counted["pictures"]
         of = f"{counted['pictures']:,} pictures of {self.data.name}"
@@ -138,7 +138,7 @@ class Judge:
             Figures for the gate's record; None if it cannot be compared, and the user wants it so.
 
         Raises:
-            IncomparableError: it cannot be compared, and not ``even_if_worse``.
+            ExportError: it cannot be compared, and not ``even_if_worse``.
             GateError: the new file is worse, and not ``even_if_worse``.
         """
         signature = rival.signature
@@ -164,17 +164,16 @@ class Judge:
         return {**compared.figures, "summary": compared.summary}
 
 
-def count_right(file: str, image: dict[str, Any], pictures: Sequence[tuple[str, int]], batch: int) -> dict[str, Any]:
+def _count_right(file: Path, spec: ImageSpec, pictures: Sequence[tuple[str, int]], batch: int) -> dict[str, Any]:
     """In a child process: count how many pictures get the right label, and keep some of these.
 
     Args:
         file: An ONNX file with the output ``probabilities``.
-        image: Its ``hangtag.image``.
+        spec: Its ``hangtag.image``.
         pictures: Their paths, each with the index of its label.
         batch: How many the file takes at a time.
     """
-    runtime = Runtime(Path(file), provider="cpu")
-    spec = ImageSpec.of(image)
+    runtime = Runtime(file, provider="cpu")
     classes = np.array([label for _, label in pictures])
     labels = np.empty(len(classes), np.int64)
     done = 0

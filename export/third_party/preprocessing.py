@@ -1,6 +1,6 @@
 """How a picture's pixels become a network's input: what is stated about it, and the steps that follow from that."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -59,19 +59,6 @@ class Preprocessing:
                     f"--preprocessing: {part!r} is not understood ({error}). For example: {EXAMPLE}"
                 ) from error
         return parsed
-
-    @classmethod
-    def of(cls, stated: Mapping[str, Any]) -> "Preprocessing":
-        """Of what ``asdict`` returns, after JSON."""
-        read: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in stated.items()
-        }
-        return cls(**read)
-
-    @property
-    def is_stated(self) -> bool:
-        """Whether anything is stated."""
-        return self != NOTHING
 
     def over(self, other: "Preprocessing") -> "Preprocessing":
         """This, and of the other what is not stated here."""
@@ -145,7 +132,7 @@ class Steps:
     """How UINT8 images become the network's input. The graph of the published file does it; NumPy here proves it.
 
     Attributes:
-        image: The published file's, as ``ImageSpec.as_json`` has it.
+        spec: The published file's.
         order: rgb or bgr.
         scale: See Preprocessing.
         mean: In the network's order of channels.
@@ -155,7 +142,7 @@ class Steps:
         input: The name of the network's input.
     """
 
-    image: dict[str, Any]
+    spec: ImageSpec
     order: str
     scale: float
     mean: tuple[float, ...]
@@ -163,10 +150,6 @@ class Steps:
     axis: int | None
     datatype: str
     input: str
-
-    @property
-    def spec(self) -> ImageSpec:
-        return ImageSpec.of(self.image)
 
     @property
     def factor(self) -> Array:
@@ -177,10 +160,9 @@ class Steps:
     def offset(self) -> Array:
         return np.asarray(-np.array(self.mean) / np.array(self.std), np.float32)
 
-    @property
-    def changes_values(self) -> bool:
-        """Whether pixels become other numbers."""
-        return bool((self.factor != 1).any() or (self.offset != 0).any())
+    def __str__(self) -> str:
+        size = (self.spec.height, self.spec.width)
+        return str(Preprocessing(size, self.spec.fit, self.order, self.scale, self.mean, self.std))
 
     def network_input(self, image: Pixels) -> Array:
         """What the network gets of one image, in ``spec.shape``: a batch of one."""
@@ -227,8 +209,8 @@ def steps(stated: Preprocessing, network: NetworkImage) -> Steps:
         image = ImageSpec(height, width, channels, mean=of_rgb[0], std=of_rgb[1], fit=stated.fit or "stretch")
     except ImageSpecError as error:
         raise ExportError(f"the preprocessing {stated} is for no image: {error}.") from error
-    completed = Steps(image.as_json(), order, scale, mean, std, network.axis, network.datatype, network.name)
-    if network.datatype == "UINT8" and completed.changes_values:
+    completed = Steps(image, order, scale, mean, std, network.axis, network.datatype, network.name)
+    if network.datatype == "UINT8" and ((completed.factor != 1).any() or (completed.offset != 0).any()):
         raise ExportError(f"the network's input {network} takes pixels as they are: leave scale, mean and std out.")
     return completed
 

@@ -1,7 +1,6 @@
 """Prove a classifier against the bare network, whose pictures Pillow and NumPy prepare."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from hangtag.export.errors import GateError
 from hangtag.export.gate.runtime_answers import softmax
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.export.quantization.samples import spread
-from hangtag.export.third_party.plan import Wrapped
-from hangtag.export.third_party.preprocessing import LOGITS, PROBABILITIES, Steps
+from hangtag.export.third_party.preprocessing import LOGITS, PROBABILITIES
+from hangtag.export.third_party.wrapping import Wrapped
 from hangtag.serving.image_spec import ImageSpec, flattened
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.pictures import prepared
@@ -43,47 +42,17 @@ def compare(bare: Path, wrapped: Wrapped, given: Sequence[str], path: Path) -> d
         ExportError: a picture cannot be read.
     """
     figures = child_process.run(
-        differences,
-        path,
-        PICTURES,
-        file=str(wrapped.file),
-        bare=str(bare),
-        bare_batch=wrapped.bare_batch or 1,
-        steps=asdict(wrapped.steps),
-        output=wrapped.output,
-        scores=wrapped.scores,
-        pictures=spread(given, COMPARED),
+        _differences, wrapped.file, bare, wrapped, spread(given, COMPARED), shown_as=path, check=PICTURES
     )
     furthest = " and ".join(f"{name} within {value:.1e}" for name, value in sorted(figures["furthest"].items()))
     kind = "drawn pictures" if figures["drawn"] else "of the pictures"
     return figures | {"summary": f"{furthest} of the bare network's after Pillow, for {figures['pictures']} {kind}"}
 
 
-def differences(
-    file: str,
-    bare: str,
-    bare_batch: int,
-    steps: dict[str, Any],
-    output: str,
-    scores: str,
-    pictures: Sequence[str],
-) -> dict[str, Any]:
-    """In a child process: how far the classifier's answers are from the network's.
-
-    Args:
-        file: The classifier.
-        bare: The network.
-        bare_batch: How many pictures the network takes at a time.
-        steps: What the classifier does to pixels, as ``asdict`` has it.
-        output: The network's output with the scores.
-        scores: One of ``preprocessing.SCORES``.
-        pictures: Their paths; without any, some are drawn.
-
-    Raises:
-        GateError: the answers differ, or the scores are not what they are stated to be.
-    """
-    published, network = Runtime(Path(file), provider="cpu"), Runtime(Path(bare), provider="cpu")
-    prepare = Steps(**steps)
+def _differences(file: Path, bare: Path, wrapped: Wrapped, pictures: Sequence[str]) -> dict[str, Any]:
+    """In a child process: how far the classifier's answers are from the network's."""
+    published, network = Runtime(file, provider="cpu"), Runtime(bare, provider="cpu")
+    prepare, scores, bare_batch = wrapped.steps, wrapped.scores, wrapped.bare_batch or 1
     spec = prepare.spec
     images = [prepared(Path(path), spec) for path in pictures] or [
         spec.prepare(flattened(picture, spec.channels)) for picture in _drawn(spec)
@@ -91,7 +60,7 @@ def differences(
     rows, answered = [], []
     for image in images:
         taken = np.repeat(prepare.network_input(image), bare_batch, axis=0)
-        rows.append(network.run({prepare.input: taken})[output][:1].astype(np.float64))
+        rows.append(network.run({prepare.input: taken})[wrapped.output][:1].astype(np.float64))
         answered.append(published.run({published.signature.inputs[0].name: image[None]}))
     expected = np.concatenate([row.reshape(1, -1) for row in rows])
     actual = {name: np.concatenate([answers[name] for answers in answered]) for name in answered[0]}

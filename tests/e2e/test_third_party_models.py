@@ -46,7 +46,7 @@ def third_party_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     for name, file in {"magika": magika, **silero}.items():
         (models / name / "1").mkdir(parents=True)
         shutil.copy(file, models / name / "1/model.onnx")
-    options = ("--name", "published_vad", "--models", models, "--reports", models.with_name("reports"))
+    options = ("--name", "published_vad", "--models", models)
     hangtag("import", silero["silero_vad"], *options, exit_codes=[0])
     with serving("--models", models, "--port", 0, script=True) as server:
         server.wait_for("ready")
@@ -137,9 +137,8 @@ def test_a_model_of_others_in_int8_answers_as_before(tmp_path: Path) -> None:
     samples = model.samples(60)
     np.savez(tmp_path / "samples.npz", **{name: samples})  # type: ignore[arg-type]  # numpy's stubs take no mapping
     options = ("--name", "theirs", "--precision", "int8", "--calibration", tmp_path / "samples.npz")
-    places = ("--models", tmp_path / "models", "--reports", tmp_path / "reports")
     quick = ("--agree-at-least", 95, "--search-minutes", 0.03)
-    hangtag("import", original, *options, *places, *quick, exit_codes=[0])
+    hangtag("import", original, *options, "--models", tmp_path / "models", *quick, exit_codes=[0])
     converted = tmp_path / "models/theirs/1/model.onnx"
     own = metadata(converted)
     gate = json.loads(own["gate"])

@@ -133,17 +133,11 @@ def label_scores(factory: pytest.TempPathFactory, model: str) -> Exported:
 
 @dataclass(frozen=True)
 class Export:
-    """What ``hangtag export``, or ``import``, did in a folder of its own: models/, reports/export/, and its output."""
+    """What ``hangtag export``, or ``import``, did in a folder of its own, with models/ in it, and its output."""
 
     folder: Path
     stdout: str
     stderr: str
-
-    @property
-    def page(self) -> Path:
-        """The report, which is the only one."""
-        (page,) = (self.folder / "reports/export").iterdir()
-        return page
 
 
 def published_in(folder: Path, *arguments: object, command: str = "export", **variables: str) -> Export:
@@ -160,18 +154,13 @@ def importing(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> li
     """The command that publishes this file, which it writes, as ``theirs`` into the folder's models/."""
     file = folder / "theirs.onnx"
     file.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-    return ["import", file, "--name", "theirs", *repository_in(folder), *more]
+    return ["import", file, "--name", "theirs", "--models", folder / "models", *more]
 
 
 def import_refused(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> str:
     """The message about such a file; nothing is written, not even the repository's folder."""
     command = importing(folder, model, *more)
     return refusal(*command, unchanged=folder)
-
-
-def repository_in(folder: Path) -> list[object]:
-    """Where export and import publish and report."""
-    return ["--models", folder / "models", "--reports", folder / "reports"]
 
 
 def _export(run: Run, models: Path) -> Exported:

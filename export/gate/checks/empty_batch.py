@@ -14,8 +14,6 @@ from hangtag.serving.server.errors import InferenceError
 from hangtag.serving.server.runtime.arrays import dtype_of
 from hangtag.serving.server.runtime.session import Runtime
 
-_SECONDS = 120.0
-
 
 def check(path: Path) -> PassedCheck:
     """Run the file on a batch of 0 in a child process.
@@ -26,34 +24,25 @@ def check(path: Path) -> PassedCheck:
         GateError: the answer has rows, or the child fails otherwise than by a signal.
     """
     try:
-        answer = child_process.call(f"{__name__}:{run_empty_batch.__name__}", _SECONDS, path=str(path))
+        outcome = child_process.run(_run_empty_batch, path, shown_as=path, check=EMPTY_BATCH, seconds=120)
     except child_process.ChildAbortedError:
         summary = "the runtime ends the process on an empty batch, which the server refuses first"
         return PassedCheck(EMPTY_BATCH, summary, {"outcome": "aborted"})
-    except child_process.ChildFailedError as error:
-        raise GateError(EMPTY_BATCH, f"running a batch of 0 failed: {error}.") from error
-    if "refused" in answer:
-        raise GateError(EMPTY_BATCH, answer["refused"])
-    if answer["outcome"] == "malformed":
-        raise GateError(EMPTY_BATCH, f"a batch of 0 is answered with {answer['detail']}.")
-    return PassedCheck(EMPTY_BATCH, f"an empty batch is {answer['outcome']}", {"outcome": answer["outcome"]})
+    return PassedCheck(EMPTY_BATCH, f"an empty batch is {outcome}", {"outcome": outcome})
 
 
-def run_empty_batch(path: str) -> dict[str, str]:
-    """Run the file on a batch of 0 in this process.
-
-    Returns:
-        ``outcome``: answered, refused, or malformed; ``detail``: the runtime's message, or the shapes of the answer.
-    """
-    runtime = Runtime(Path(path), provider="cpu")
+def _run_empty_batch(path: Path) -> str:
+    """Run the file on a batch of 0 in this process: whether that is answered or refused."""
+    runtime = Runtime(path, provider="cpu")
     inputs = {
         spec.name: np.zeros([0, *(1 if size is None else size for size in spec.shape[1:])], dtype_of(spec))
         for spec in runtime.signature.inputs
     }
     try:
         outputs = runtime.run(inputs)
-    except InferenceError as error:
-        return {"outcome": "refused", "detail": str(error)}
-    shapes = ", ".join(f"{name} {list(output.shape)}" for name, output in outputs.items())
-    is_empty = all(len(output) == 0 for output in outputs.values())
-    return {"outcome": "answered" if is_empty else "malformed", "detail": shapes}
+    except InferenceError:
+        return "refused"
+    if any(len(output) for output in outputs.values()):
+        shapes = ", ".join(f"{name} {list(output.shape)}" for name, output in outputs.items())
+        raise GateError(EMPTY_BATCH, f"a batch of 0 is answered with {shapes}.")
+    return "answered"
