@@ -15,8 +15,7 @@ from hangtag.export.arrays import Array, Pixels
 from hangtag.export.errors import GateError
 from hangtag.export.file import onnx_model
 from hangtag.export.gate.check import CALIBRATION
-from hangtag.export.gate.reference import load
-from hangtag.export.gate.runtime_answers import answer
+from hangtag.export.gate.reference import answer, load
 from hangtag.training.data.dataset import Split
 from hangtag.training.metrics.calibration import fit_temperature
 

@@ -13,14 +13,13 @@ from hangtag.export.arrays import Pixels
 from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model
 from hangtag.export.gate import speed
-from hangtag.export.gate.proof import GateData, Proof
-from hangtag.export.gate.prove import prove
+from hangtag.export.gate.prove import Proof, prove
 from hangtag.export.gate.reference import Reference
 from hangtag.export.quantization import precision
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry, Quality
 from hangtag.export.repository.publishing import publish
-from hangtag.training.data.dataset import Dataset
+from hangtag.training.data.dataset import Classes, Dataset
 
 if TYPE_CHECKING:  # a file needs no torch, which a run needs
     from hangtag.export.network.served_network import ServedNetwork
@@ -42,7 +41,8 @@ class Source:
         labels: In their order.
         data: What the network learned from.
         data_digest: Of that, as the run recorded it.
-        gate: The images that the file is proven on.
+        images: On which the file is proven.
+        classes: Their true classes, where each has one label.
         test_images: How many images the test figure is a share of.
         recorded: Metadata that follow from the proof.
         network: In PyTorch; None for a file.
@@ -55,7 +55,8 @@ class Source:
     labels: tuple[str, ...]
     data: Dataset
     data_digest: str
-    gate: GateData
+    images: Pixels
+    classes: Classes | None
     test_images: int
     recorded: Callable[[Proof], Mapping[str, str]] = lambda _: {}
     network: "ServedNetwork | None" = None
@@ -69,13 +70,11 @@ class Published:
         folder: The version's folder.
         proof: What the file proved.
         metadata: The file's own metadata (keys without their prefix).
-        images: The real images that the answers in the proof belong to.
     """
 
     folder: Path
     proof: Proof
     metadata: Mapping[str, str]
-    images: Pixels
 
 
 def export(
@@ -109,10 +108,10 @@ def export(
         >>> export(source, Path("models")).folder
         PosixPath('models/cnn/3')
     """
-    gate, expected, to = source.gate, source.reference, source.precision
-    if gate.classes is None and to != "fp32":
+    expected, to, logits_before = source.reference, source.precision, None
+    if source.classes is None and to != "fp32":
         raise ExportError(f"{source.name} answers with sets of labels, which are published in fp32 only, not in {to}.")
-    if gate.classes is None and calibrate:
+    if source.classes is None and calibrate:
         raise ExportError(
             f"{source.name} answers with sets of labels, and a temperature is fitted to one label per image. Export it "
             "without --calibrate."
@@ -132,13 +131,13 @@ def export(
         onnx_model.write(model, metadata, file)
         if calibrate:
             assert source.network is not None
-            calibrated = calibration.calibrate(file, model, source.data.validation, gate.images)
+            calibrated = calibration.calibrate(file, model, source.data.validation, source.images)
             model, source.network.temperature = calibrated.model, calibrated.temperature
             expected = replace(expected, temperature=calibrated.temperature)
-            gate = replace(gate, logits_before=calibrated.logits_before)
+            logits_before = calibrated.logits_before
             metadata = onnx_model.metadata(model)
             file.write_bytes(model.SerializeToString())
-        proof = prove(expected, file, model, gate, precision=to)
+        proof = prove(expected, file, model, source.images, source.classes, precision=to, logits_before=logits_before)
         own = Quality.of(metadata | proof.metadata)
         serving = None if rival is None else predecessors.recorded(rival, source.data_digest)
         if rival is not None and own is not None and serving is not None:
@@ -151,11 +150,11 @@ def export(
             )
             proof = replace(proof, checks=[*proof.checks, compared])
         other = fp32_file if to != "fp32" else None
-        proof = replace(proof, speed=speed.measure(file, gate.images, source.network, other, timing))
+        proof = replace(proof, speed=speed.measure(file, source.images, source.network, other, timing))
         metadata |= {**proof.metadata, **source.recorded(proof), "graph_digest": onnx_model.digest(model)}
         # Written again with the proof in its metadata; graph and weights, which were proven, are the same.
         onnx_model.write(model, metadata, file)
-    return Published(publication.folder, proof, metadata, gate.images)
+    return Published(publication.folder, proof, metadata)
 
 
 def _require_comparable(rival: Entry | None, data_digest: str) -> None:

@@ -15,7 +15,7 @@ from hangtag.export.errors import ExportError
 from hangtag.export.exporter import Source
 from hangtag.export.file import onnx_model
 from hangtag.export.gate import reference
-from hangtag.export.gate.proof import GateData
+from hangtag.export.gate.tolerances import GATE_IMAGES
 from hangtag.export.third_party import document
 from hangtag.training.data.dataset import Dataset
 
@@ -62,7 +62,7 @@ def of_file(file: Path, data: Dataset, to: str, name: str) -> Source:
         "made_of": f"the FP32 file with digest {onnx_model.digest(original)}",
         "versions": json.dumps(programs),
     }
-    gate = GateData.of(data.test)
+    images = data.test.images[:GATE_IMAGES]
     return Source(
         name=name,
         precision=to,
@@ -71,8 +71,9 @@ def of_file(file: Path, data: Dataset, to: str, name: str) -> Source:
         labels=tuple(json.loads(own.get("labels", "[]"))),
         data=data,
         data_digest=data.digest,
-        gate=gate,
-        test_images=len(gate.images),
+        images=images,
+        classes=data.test.classes[:GATE_IMAGES],
+        test_images=len(images),
     )
 
 

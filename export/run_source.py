@@ -1,16 +1,21 @@
 """A finished run as what is published."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import onnx
+import torch
 
+from hangtag.export.arrays import Answers, Pixels, batches
 from hangtag.export.exporter import Source
 from hangtag.export.file import examples, onnx_model, provenance, reference_answers, torch_export
-from hangtag.export.gate.network_reference import of_network
-from hangtag.export.gate.proof import GateData, Proof
+from hangtag.export.gate.prove import Proof
+from hangtag.export.gate.reference import Answer, Reference, sigmoid, softmax
+from hangtag.export.gate.tolerances import GATE_IMAGES
 from hangtag.export.network import checkpoint
-from hangtag.export.network.served_network import SingleLabel
+from hangtag.export.network.served_network import LabelPath, LabelThreshold, ServedNetwork, SingleLabel
 from hangtag.export.quantization.precision import model_name
 from hangtag.training.data import fashion_mnist, outfits, sources
 from hangtag.training.data.dataset import Dataset, Images, Split
@@ -21,6 +26,8 @@ from hangtag.training.runs.run import Run
 CANVASES = 1_000
 """A network that answers with several labels is compared on this many canvases, unless a caller says otherwise."""
 _VOC_TEST_IMAGES = 4_952
+_PERTURBATIONS = (1e-6, 1e-5) * 16
+"""One entry per perturbed copy of the network: the standard deviation of each weight, relative to itself."""
 
 
 def of_run(
@@ -50,12 +57,22 @@ def of_run(
     run.require_finished()
     config, metrics = run.read_config(), run.read_metrics()
     served = checkpoint.load(run)
+    classes = None
     if isinstance(served, SingleLabel):
-        gate = GateData.of(data.test)
-        test_images = len(gate.images)
+        images, classes = data.test.images[:GATE_IMAGES], data.test.classes[:GATE_IMAGES]
+        test_images = len(images)
     else:
-        gate = GateData(_canvases(data.test, config, canvases))
+        images = _canvases(data.test, config, canvases)
         test_images = outfits.SIZES["test"] if config.get("dataset") in outfits.NAMES else _VOC_TEST_IMAGES
+
+    def recorded(proof: Proof) -> dict[str, str]:
+        """PyTorch's answers, and examples; of own pictures, which may be gone some day, the answers to the examples."""
+        if classes is None:
+            return reference_answers.record(proof.expected, one_label=False)
+        chosen = examples.choose(proof.expected, classes)
+        kept = examples.record(images[chosen], classes[chosen])
+        first = chosen if sources.kind_of(str(config.get("dataset", fashion_mnist.NAME))) else None
+        return kept | reference_answers.record(proof.expected, one_label=True, first=first)
 
     def make() -> onnx.ModelProto:
         described = served.metadata | provenance.collect(served, config, metrics)
@@ -65,25 +82,16 @@ def of_run(
         name=model_name(name or own.short_name(run.model), to),
         precision=to,
         graph=make,
-        reference=of_network(served),
+        reference=_reference(served),
         labels=runs_data.labels(metrics["summary"]),
         data=data,
         data_digest=config["data_digest"],
-        gate=gate,
+        images=images,
+        classes=classes,
         test_images=test_images,
-        recorded=lambda proof: _recorded(proof, gate, config),
+        recorded=recorded,
         network=served,
     )
-
-
-def _recorded(proof: Proof, gate: GateData, config: Mapping[str, Any]) -> dict[str, str]:
-    """PyTorch's answers, and examples; of own pictures, which may be gone some day, the answers to the examples."""
-    if gate.classes is None:
-        return reference_answers.record(proof.expected, one_label=False)
-    chosen = examples.choose(proof.expected, gate.classes)
-    kept = examples.record(gate.images[chosen], gate.classes[chosen])
-    first = chosen if sources.kind_of(str(config.get("dataset", fashion_mnist.NAME))) else None
-    return kept | reference_answers.record(proof.expected, one_label=True, first=first)
 
 
 def _canvases(test: Split, config: Mapping[str, Any], count: int) -> Images:
@@ -93,3 +101,36 @@ def _canvases(test: Split, config: Mapping[str, Any], count: int) -> Images:
     """
     dataset = config.get("dataset")
     return outfits.load_split(dataset if dataset in outfits.NAMES else "outfits", "test", test, count).images
+
+
+def _reference(served: ServedNetwork) -> Reference:
+    """The network, in evaluation mode, as what its file must answer like."""
+    return Reference(
+        "PyTorch",
+        "pytorch",
+        served.inputs,
+        served.outputs,
+        partial(_answer, served),
+        activation={"softmax": softmax, "sigmoid": sigmoid}[served.activation],
+        threshold=served.threshold if isinstance(served, LabelThreshold) else None,
+        perturbed=partial(_perturbed, served) if isinstance(served, LabelPath) else None,
+    )
+
+
+def _answer(served: ServedNetwork, images: Pixels, batch_size: int = 500) -> Answers:
+    """Run the network on images [n, ...], and return each output for all of them."""
+    with torch.inference_mode():
+        parts = [served(torch.tensor(batch)) for batch in batches(images, batch_size)]
+    columns = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+    return {spec.name: column for spec, column in zip(served.outputs, columns, strict=True)}
+
+
+def _perturbed(served: LabelPath) -> Iterator[Answer]:
+    """Copies with random small changes of the weights, the same at every call."""
+    random = torch.Generator().manual_seed(0)
+    for deviation in _PERTURBATIONS:
+        other = copy.deepcopy(served)
+        with torch.no_grad():
+            for weight in other.parameters():
+                weight.mul_(1 + deviation * torch.randn(weight.shape, generator=random))
+        yield partial(_answer, other)

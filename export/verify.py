@@ -4,7 +4,6 @@ Run it on the machine that serves: processors round differently, and one without
 AVX-VNNI) may saturate sums of an int8 file of hangtag's first releases.
 """
 
-import json
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,17 +16,18 @@ import numpy as np
 
 from hangtag.export.arrays import Answers, Pixels
 from hangtag.export.errors import ExportError, GateError
-from hangtag.export.file import reference_answers
+from hangtag.export.file import examples, reference_answers
 from hangtag.export.file.reference_answers import ReferenceAnswers
+from hangtag.export.gate import agreement, batching, parity
 from hangtag.export.gate.check import AGREEMENT, BATCHING, CALIBRATION, EMPTY_BATCH, PARITY, STRUCTURE, PassedCheck
-from hangtag.export.gate.checks import batching, calibration, empty_batch, logits
-from hangtag.export.gate.runtime_answers import REAL, answer, artificial_images, softmax
-from hangtag.export.gate.tolerances import TOLERANCES, Tolerances
-from hangtag.export.recorded_data import PicturesGoneError, RecordedData
-from hangtag.export.repository import inventory
+from hangtag.export.gate.reference import REAL, answer, artificial_images, softmax
+from hangtag.export.gate.tolerances import GATE_IMAGES, TOLERANCES, Tolerances
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.training.data import fashion_mnist
+from hangtag.training.data import fashion_mnist, sources
+from hangtag.training.data.dataset import Split
+from hangtag.training.errors import DataCorruptError, DataNotFoundError
+from hangtag.training.runs import data as runs_data
 
 
 @dataclass(frozen=True)
@@ -61,54 +61,26 @@ def verify(entry: Entry, data_dir: Path | None) -> list[Finding]:
     return [_run(name, compute) for name, compute in verification.checks()]
 
 
-def record_calibration(entry: Entry, data_dir: Path | None) -> Path | None:
-    """Measure the calibration error of a classifier whose gate did not, and write it into calibration.json.
-
-    Call it where everything that the file records holds.
-
-    Args:
-        entry: a version.
-        data_dir: as for ``verify``.
-
-    Returns:
-        What was written; None for a model that has the figure, or is no classifier that hangtag exported.
-
-    Raises:
-        ExportError: the file cannot be written.
-    """
-    metadata = entry.metadata
-    is_ours = {"training", "graph_digest"} <= metadata.keys() and metadata.get("task") == "single_label"
-    if not is_ours or not isinstance(entry.gate, dict) or CALIBRATION in entry.gate:
-        return None
-    test = fashion_mnist.load_test(data_dir)
-    answers = answer(Runtime(entry.path, provider="cpu"), test.images)
-    figures = dict(calibration.check(answers, test.classes).figures)
-    document = {"graph_digest": metadata["graph_digest"], "gate": {CALIBRATION: figures}}
-    file = entry.path.with_name(inventory.LATER_FIGURES)
-    try:
-        file.write_text(json.dumps(document, indent=2) + "\n")
-    except OSError as error:
-        raise ExportError(f"{file} cannot be written: {error.strerror}") from error
-    return file
-
-
 def _run(name: str, compute: Callable[[], Finding]) -> Finding:
     try:
         return compute()
     except GateError as error:
         return Finding(name, False, error.reason)
-    except PicturesGoneError as error:
+    except _PicturesGoneError as error:
         return Finding(name, None, str(error))
     except (ValueError, TypeError, KeyError, AttributeError, zlib.error) as error:
         return Finding(name, False, f"what is recorded cannot be read: {error}")
+
+
+class _PicturesGoneError(Exception):
+    """The user's own pictures, of which figures were recorded, are not there, or are others now."""
 
 
 class _Verification:
     """The checks of one model that can be loaded."""
 
     def __init__(self, entry: Entry, data_dir: Path | None) -> None:
-        self._entry = entry
-        self._data = RecordedData(entry, data_dir)
+        self._entry, self._data_dir = entry, data_dir
         self._runtime = Runtime(entry.path, provider="cpu")
 
     def checks(self) -> Iterator[tuple[str, Callable[[], Finding]]]:
@@ -119,7 +91,7 @@ class _Verification:
         if problem := _metadata_problem(entry):
             yield "metadata", lambda: Finding("metadata", False, problem)
         elif "training" in entry.metadata:
-            images = self._data.images
+            images = self._images
             tolerances = TOLERANCES[entry.precision or "fp32"]
             yield PARITY, partial(self._parity, images, tolerances)
             if entry.metadata["task"] == "single_label":
@@ -131,7 +103,50 @@ class _Verification:
         elif "batched" in entry.metadata:
             yield BATCHING, self._third_party_batching
         if entry.batched:
-            yield EMPTY_BATCH, lambda: _passed(empty_batch.check(entry.path))
+            yield EMPTY_BATCH, lambda: _passed(batching.check_empty(entry.path))
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        """The config of the run that the file was exported from."""
+        config: dict[str, Any] = self._entry.json("training")["config"]
+        return config
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether the figures were recorded of pictures of the user's."""
+        return sources.kind_of(str(self._config.get("dataset", fashion_mnist.NAME))) is not None
+
+    @cached_property
+    def _test(self) -> Split:
+        """The test split, of own pictures as far as the gate used it."""
+        if not self._is_own:
+            return fashion_mnist.load_test(self._data_dir)
+        try:
+            return runs_data.load(self._config, self._data_dir).test.first(GATE_IMAGES)
+        except (DataNotFoundError, DataCorruptError) as error:
+            raise _PicturesGoneError(str(error)) from error
+
+    @cached_property
+    def _images(self) -> Pixels:
+        """The images that the reference answers belong to: the examples in a file of the user's own pictures, else the
+        first of the test split, or of the test canvases."""
+        if self._is_own:
+            kept = examples.read(self._entry.metadata)
+            if kept is None:
+                raise ValueError("the file has no examples")
+            return kept[0]
+        if self._entry.metadata["task"] == "single_label":
+            return self._test.images[: batching.IMAGES]
+        try:
+            from hangtag.training.data import outfits
+        except ModuleNotFoundError as error:
+            raise ExportError(
+                f"{self._entry.name} is verified on canvases, which need the Python module {error.name!r}. "
+                "In the project's folder, install it with: pip install '.[train]'"
+            ) from error
+        dataset = self._config.get("dataset")
+        dataset = dataset if dataset in outfits.NAMES else "outfits"
+        return outfits.load_split(dataset, "test", self._test, reference_answers.IMAGES).images
 
     @cached_property
     def _model(self) -> Any:
@@ -145,7 +160,7 @@ class _Verification:
     @cached_property
     def _answers(self) -> Answers:
         """The file's answers to the images of the test split."""
-        return answer(self._runtime, self._data.test.images)
+        return answer(self._runtime, self._test.images)
 
     def _file(self) -> Finding:
         recorded = self._entry.metadata.get("graph_digest")
@@ -163,7 +178,7 @@ class _Verification:
     def _structure(self) -> Finding:
         if self._model is None:
             return Finding(STRUCTURE, None, "the package onnx is not installed")
-        from hangtag.export.gate.checks import structure
+        from hangtag.export.gate import structure
 
         is_ours = "training" in self._entry.metadata
         return _passed(structure.check(self._model, self._entry.megabytes, strict=is_ours))
@@ -180,7 +195,9 @@ class _Verification:
         temperature = float(self._entry.metadata.get("temperature", "1"))
         one_label = self._entry.metadata["task"] == "single_label"
         activation = (lambda scores: softmax(scores / temperature)) if one_label else None
-        check = logits.check(self._runtime, {REAL: images}, {REAL: reference.answers}, tolerances, spread, activation)
+        check = parity.check_logits(
+            self._runtime, {REAL: images}, {REAL: reference.answers}, tolerances, spread, activation
+        )
         return Finding(check.name, True, f"{check.summary} (recorded {worst:.1e})")
 
     def _path_parity(self, reference: ReferenceAnswers, images: Pixels, tolerances: Tolerances) -> Finding:
@@ -195,8 +212,8 @@ class _Verification:
 
     def _same_data(self) -> Finding:
         """The data set's files were checked when they were read; this compares them with the training data."""
-        if self._data.is_own:
-            _ = self._data.test  # reading them checks their digest
+        if self._is_own:
+            _ = self._test  # reading them checks their digest
             return Finding("data", True, "the pictures are those that it was trained on")
         recorded, here = self._entry.metadata["data_digest"], fashion_mnist.DIGEST
         if recorded == here:
@@ -204,7 +221,7 @@ class _Verification:
         return Finding("data", False, f"it was trained on another data set: SHA-256 {recorded[:12]}, here {here[:12]}")
 
     def _agreement(self, tolerances: Tolerances) -> Finding:
-        test, labels = self._data.test, self._answers["logits"].argmax(axis=1)
+        test, labels = self._test, self._answers["logits"].argmax(axis=1)
         recorded = float(self._entry.metadata["test_accuracy"])
         accuracy = float((labels == test.classes).mean())
         summary = f"test accuracy {accuracy:.2%} (recorded {recorded:.2%})"
@@ -212,15 +229,17 @@ class _Verification:
         reference = reference_answers.read(self._entry.metadata)
         if reference is not None and reference.labels is not None and len(reference.labels) == len(test):
             gate = self._recorded(AGREEMENT)
-            agreement = float((labels == reference.labels).mean())
-            summary += f", {agreement:.2%} of the answers are PyTorch's (recorded {gate['agreement']:.2%})"
-            holds = holds and agreement >= tolerances.agreement - tolerances.verification
-            for figure, now in (("accuracy", accuracy), ("agreement", agreement)):  # the gate's figures must hold too
+            same = float((labels == reference.labels).mean())
+            summary += f", {same:.2%} of the answers are PyTorch's (recorded {gate['agreement']:.2%})"
+            holds = holds and same >= tolerances.agreement - tolerances.verification
+            for figure, now in (("accuracy", accuracy), ("agreement", same)):  # the gate's figures must hold too
                 holds = holds and abs(now - gate[figure]) <= tolerances.verification
         return Finding(AGREEMENT, holds, summary)
 
     def _calibration(self, tolerances: Tolerances) -> Finding:
-        error = float(calibration.check(self._answers, self._data.test.classes).figures["expected_calibration_error"])
+        error = float(
+            agreement.check_calibration(self._answers, self._test.classes).figures["expected_calibration_error"]
+        )
         recorded = float(self._recorded(CALIBRATION)["expected_calibration_error"])
         summary = f"expected calibration error {error:.2%} (recorded {recorded:.2%})"
         return Finding(CALIBRATION, abs(error - recorded) <= tolerances.verification, summary)

@@ -15,8 +15,8 @@ from hangtag.export import predecessors
 from hangtag.export.child_process import Progress
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import onnx_model
+from hangtag.export.gate import batching
 from hangtag.export.gate.check import AGREEMENT, BATCHING, EMPTY_BATCH, NOT_RUN, PREDECESSOR, STRUCTURE
-from hangtag.export.gate.checks import empty_batch
 from hangtag.export.quantization import samples
 from hangtag.export.quantization.samples import spread
 from hangtag.export.repository.inventory import Entry, Quality
@@ -232,7 +232,7 @@ def _require_labels_fit(labels: Sequence[str], signature: Signature, path: Path)
 def _check_empty_batch(target: Path, batched: bool) -> dict[str, str]:
     if not batched:
         return {"outcome": NOT_RUN, "why": "not run: the model is not batched"}
-    check = empty_batch.check(target)
+    check = batching.check_empty(target)
     return {"outcome": check.figures["outcome"], "why": check.summary}
 
 

@@ -8,8 +8,7 @@ import onnx
 
 from hangtag.export import child_process
 from hangtag.export.file import onnx_model
-from hangtag.export.gate import speed
-from hangtag.export.gate.checks import structure
+from hangtag.export.gate import speed, structure
 from hangtag.export.repository.publishing import triton_config
 from hangtag.serving.batchable import Axes, obstacle
 from hangtag.serving.server.runtime import batching_proof

@@ -10,7 +10,7 @@ from PIL import Image
 from hangtag.export import child_process
 from hangtag.export.arrays import Array
 from hangtag.export.errors import GateError
-from hangtag.export.gate.runtime_answers import softmax
+from hangtag.export.gate.reference import softmax
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.export.quantization.samples import spread
 from hangtag.export.third_party.preprocessing import LOGITS, PROBABILITIES
