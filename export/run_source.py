@@ -1,7 +1,6 @@
 """A finished run as what is published."""
 
-import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -12,10 +11,10 @@ from hangtag.export.arrays import Answers, Pixels, batches
 from hangtag.export.exporter import Source
 from hangtag.export.file import examples, onnx_model, provenance, reference_answers, torch_export
 from hangtag.export.gate.prove import Proof
-from hangtag.export.gate.reference import Answer, Reference, sigmoid, softmax
+from hangtag.export.gate.reference import Reference, sigmoid, softmax
 from hangtag.export.gate.tolerances import GATE_IMAGES
 from hangtag.export.network import checkpoint
-from hangtag.export.network.served_network import LabelPath, LabelThreshold, ServedNetwork, SingleLabel
+from hangtag.export.network.served_network import LabelThreshold, ServedNetwork, SingleLabel
 from hangtag.export.quantization.precision import model_name
 from hangtag.training.data import fashion_mnist, outfits, sources
 from hangtag.training.data.dataset import Dataset, Images, Split
@@ -26,8 +25,6 @@ from hangtag.training.runs.run import Run
 CANVASES = 1_000
 """A network that answers with several labels is compared on this many canvases, unless a caller says otherwise."""
 _VOC_TEST_IMAGES = 4_952
-_PERTURBATIONS = (1e-6, 1e-5) * 16
-"""One entry per perturbed copy of the network: the standard deviation of each weight, relative to itself."""
 
 
 def of_run(
@@ -113,7 +110,6 @@ def _reference(served: ServedNetwork) -> Reference:
         partial(_answer, served),
         activation={"softmax": softmax, "sigmoid": sigmoid}[served.activation],
         threshold=served.threshold if isinstance(served, LabelThreshold) else None,
-        perturbed=partial(_perturbed, served) if isinstance(served, LabelPath) else None,
     )
 
 
@@ -123,14 +119,3 @@ def _answer(served: ServedNetwork, images: Pixels, batch_size: int = 500) -> Ans
         parts = [served(torch.tensor(batch)) for batch in batches(images, batch_size)]
     columns = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
     return {spec.name: column for spec, column in zip(served.outputs, columns, strict=True)}
-
-
-def _perturbed(served: LabelPath) -> Iterator[Answer]:
-    """Copies with random small changes of the weights, the same at every call."""
-    random = torch.Generator().manual_seed(0)
-    for deviation in _PERTURBATIONS:
-        other = copy.deepcopy(served)
-        with torch.no_grad():
-            for weight in other.parameters():
-                weight.mul_(1 + deviation * torch.randn(weight.shape, generator=random))
-        yield partial(_answer, other)

@@ -17,7 +17,6 @@ import numpy as np
 from hangtag.export.arrays import Answers, Pixels
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import examples, reference_answers
-from hangtag.export.file.reference_answers import ReferenceAnswers
 from hangtag.export.gate import agreement, batching, parity
 from hangtag.export.gate.check import AGREEMENT, BATCHING, CALIBRATION, EMPTY_BATCH, PARITY, STRUCTURE, PassedCheck
 from hangtag.export.gate.reference import REAL, answer, artificial_images, softmax
@@ -188,8 +187,8 @@ class _Verification:
         if reference is None:
             return Finding(PARITY, None, "PyTorch's answers were not recorded when it was exported")
         images = images[: len(next(iter(reference.answers.values())))]
-        if "logits" not in reference.answers:
-            return self._path_parity(reference, images, tolerances)
+        if "path" in reference.answers:
+            return _passed(parity.check_paths(self._runtime, {REAL: images}, {REAL: reference.answers}, tolerances))
         recorded = self._recorded(PARITY)
         spread, worst = float(recorded["spread"]), max(recorded["max_logit_difference"][REAL].values())
         temperature = float(self._entry.metadata.get("temperature", "1"))
@@ -199,16 +198,6 @@ class _Verification:
             self._runtime, {REAL: images}, {REAL: reference.answers}, tolerances, spread, activation
         )
         return Finding(check.name, True, f"{check.summary} (recorded {worst:.1e})")
-
-    def _path_parity(self, reference: ReferenceAnswers, images: Pixels, tolerances: Tolerances) -> Finding:
-        """Of tied paths either may be answered; their probabilities must be the same."""
-        answers, expected = answer(self._runtime, images), reference.answers
-        same = (answers["path"] == expected["path"]).all(axis=1)
-        of_path, of_labels = (np.abs(answers[name] - expected[name]) for name in ("path_probability", "probabilities"))
-        worst = float(max(of_path.max(), np.where(same[:, None], of_labels, 0).max()))
-        paths = f"{int(same.sum())} of {len(same)} paths the same, others tied"
-        summary = f"probabilities within {worst:.1e} of PyTorch; {paths}"
-        return Finding(PARITY, worst <= tolerances.absolute, summary)
 
     def _same_data(self) -> Finding:
         """The data set's files were checked when they were read; this compares them with the training data."""
@@ -249,12 +238,7 @@ class _Verification:
         spread = float(figures.get(PARITY, {}).get("spread", 0.0))
         artificial = artificial_images(*images.shape[1:]).values()
         other_images = np.concatenate([images[-16:], *(pixels[:16] for pixels in artificial)])
-        ties: list[int] = []
-        if self._runtime.signature.output("path") is not None:
-            # Either of two tied paths may be answered; which images have ties shows when they are run twice.
-            alone, batched = answer(self._runtime, images, 1), answer(self._runtime, images)
-            ties = np.flatnonzero((alone["path"] != batched["path"]).any(axis=1)).tolist()
-        return _passed(batching.check(self._runtime, images, other_images, tolerances, spread, ties))
+        return _passed(batching.check(self._runtime, images, other_images, tolerances, spread))
 
     def _third_party_batching(self) -> Finding:
         """Repeat the proof that the requests of somebody else's model may, or may not, be batched."""

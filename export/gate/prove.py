@@ -104,9 +104,8 @@ def prove(
     def activation(scores: Array) -> Array:
         return reference.activation(scores / reference.temperature)
 
-    ties: frozenset[int] = frozenset()
-    if reference.perturbed is not None:
-        checked, ties = parity.check_paths(reference.perturbed, runtime, kinds, expected, tolerances)
+    if "path" in right:
+        checked = parity.check_paths(runtime, kinds, expected, tolerances)
     else:
         checked = parity.check_logits(runtime, kinds, expected, tolerances, spread, activation, reference.name)
     checks.append(checked)
@@ -120,9 +119,9 @@ def prove(
         checks.append(agreement.check_sets(*sets, reference.threshold, tolerances))
 
     other_images = np.concatenate([images[-32:], *(pixels[:16] for pixels in artificial.values())])
-    checks.append(batching.check(runtime, images, other_images, tolerances, spread, ties))
+    checks.append(batching.check(runtime, images, other_images, tolerances, spread))
     checks.append(batching.check_empty(path))
-    checks.append(parity.check_cuda(path, images, right, tolerances, spread, ties))
+    checks.append(parity.check_cuda(path, images, right, tolerances, spread))
     return Proof(precision, checks, right, against=reference.key)
 
 

@@ -1,6 +1,6 @@
 """What a file must answer like, and how files are run on images, real and artificial, to be compared with that."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +33,6 @@ class Reference:
         activation: Turns logits into probabilities, before a temperature.
         temperature: Divides the logits before that.
         threshold: From which probability on a label is in an image's set; None where something else decides.
-        perturbed: For a network that answers with paths of labels: its answers after small changes of its weights,
-            which show what a tie is.
     """
 
     name: str
@@ -45,7 +43,6 @@ class Reference:
     activation: Activation
     temperature: float = 1.0
     threshold: float | None = None
-    perturbed: Callable[[], Iterator[Answer]] | None = None
 
 
 def of_file(path: Path) -> Reference:
@@ -118,6 +115,20 @@ def artificial_images(*shape_of_one: int) -> dict[str, Pixels]:
         "white": np.full(shape, 255, np.uint8),
         "random": np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8),
     }
+
+
+def tied_paths(one: Answers, other: Answers, limit: float) -> Array:
+    """Of which images two answers differ, although their paths of labels are equally likely, bool [n].
+
+    A beam search chooses. Where paths are tied up to rounding, either may win, and nothing is wrong; where they are
+    tied at the edge of the beam, the winner is the same, and labels' probabilities over the beam differ.
+    """
+    if "path" not in one:
+        return np.zeros(len(next(iter(one.values()))), dtype=bool)
+    equally_likely = np.abs(one["path_probability"] - other["path_probability"]) <= limit
+    differs = (np.abs(one["probabilities"] - other["probabilities"]) > limit).any(axis=1)
+    tied: Array = ((one["path"] != other["path"]).any(axis=1) | differs) & equally_likely
+    return tied
 
 
 def worst_image(difference: Array) -> int:
