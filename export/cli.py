@@ -6,12 +6,11 @@ from pathlib import Path
 import click
 
 from hangtag.export import exporter, file_source
-from hangtag.export.errors import ExportError
 from hangtag.export.exporter import Source
 from hangtag.export.gate.speed import TIMINGS
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.export.quantization import agreement
-from hangtag.export.quantization.precision import PRECISIONS, model_name
+from hangtag.export.quantization.precision import PRECISIONS
 from hangtag.export.repository import inventory, promotion
 from hangtag.export.third_party import intake
 from hangtag.export.third_party.conversion import Request
@@ -101,7 +100,11 @@ def export(
       hangtag export models/lstm/2/model.onnx --precision int8
     """
     if run.endswith(".onnx"):
-        source = _of_file(Path(run), data_dir, precision, name)
+        if precision == "fp32":
+            raise click.UsageError(f"{run} is in FP32: name another --precision.")
+        refuse("runs", "calibrate", because="for a run; a file has neither.")
+        click.echo(f"exporting {run} in {precision}", err=True)
+        source = file_source.of_file(Path(run), data_dir, precision, name)
     else:
         source = _of_run(run, runs, data_dir, precision, name)
     published = exporter.export(
@@ -118,23 +121,6 @@ def export(
     if published.proof.speed is not None:
         summaries["speed"] = str(published.proof.speed)
     _print_published(published.folder, summaries)
-
-
-def _of_file(file: Path, data_dir: Path | None, precision: str, name: str | None) -> Source:
-    if not file.is_file():
-        raise ExportError(f"there is no file {file}.")
-    if not file_source.is_own(file):
-        raise ExportError(
-            f"{file} was not exported by hangtag from a run. Publish somebody else's file with: hangtag import {file} "
-            "--name NAME"
-        )
-    if precision == "fp32":
-        raise click.UsageError(f"{file} is in FP32: name another --precision.")
-    refuse("runs", "calibrate", because="for a run; a file has neither.")
-    config = file_source.config(file)
-    click.echo(f"exporting {file} in {precision}", err=True)
-    data = runs_data.load(config, data_dir)
-    return file_source.of_file(file, data, precision, name or model_name(str(config["model"]), precision))
 
 
 def _of_run(run: str, runs: Path, data_dir: Path | None, precision: str, name: str | None) -> Source:
@@ -269,22 +255,20 @@ def import_file(
             search_seconds=60 * search_minutes,
         )
     click.echo(f"checking {file}", err=True)
-    accepted = intake.accept(
+    folder, summaries = intake.accept(
         file,
         name,
         models,
-        intake.Options(
-            labels,
-            preprocessing,
-            scores,
-            data,
-            request,
-            even_if_worse=even_if_worse,
-            even_if_different=even_if_different,
-        ),
-        lambda line: click.echo(escaped(line), err=True),
+        labels=labels,
+        preprocessing=preprocessing,
+        scores=scores,
+        pictures=data,
+        request=request,
+        even_if_worse=even_if_worse,
+        even_if_different=even_if_different,
+        progress=lambda line: click.echo(escaped(line), err=True),
     )
-    _print_published(accepted.folder, accepted.summaries)
+    _print_published(folder, summaries)
 
 
 def _print_published(folder: Path, summaries: Mapping[str, str]) -> None:

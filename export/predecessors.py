@@ -9,6 +9,8 @@ from hangtag.export.gate.check import CONTRACT, PREDECESSOR, PassedCheck
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry, Quality
 from hangtag.printable import named
+from hangtag.serving import model_repository
+from hangtag.serving.model_repository import ModelRepositoryError
 from hangtag.serving.signature import TensorSpec
 
 CHANCE = 1.645
@@ -16,10 +18,20 @@ CHANCE = 1.645
 independently; both answer the same images, so that fewer do. Seeds of one recipe of the study lie up to 0.67 points
 apart (studies/accuracy/results.jsonl), which is within the bound too: 0.78 points at 87 % of 10,000 images."""
 
+_ALL_THE_SAME = "To publish it all the same, add --even-if-worse"
+
 
 def serving(models: Path, name: str) -> Entry | None:
-    """The version that serves under this name; None if there is none. A file that cannot be loaded serves nobody."""
-    rival = inventory.serving_version(models, name)
+    """The version that serves under this name; None if there is none. A file that cannot be loaded serves nobody.
+
+    Raises:
+        ExportError: the model's folder cannot be read.
+    """
+    try:
+        files = model_repository.versions(models, name)
+    except ModelRepositoryError as error:
+        raise ExportError(str(error)) from error
+    rival = inventory.read(files[0]) if files else None
     return None if rival is None or rival.signature is None else rival
 
 
@@ -66,7 +78,7 @@ def recorded(rival: Entry, data_digest: str) -> Quality | None:
     return own if own is not None and own.data_digest == data_digest else None
 
 
-def incomparable(rival: Entry, why: str, remedy: str) -> ExportError:
+def incomparable(rival: Entry, why: str, remedy: str = _ALL_THE_SAME) -> ExportError:
     """The error about a version with which nothing can be compared.
 
     Args:
@@ -81,7 +93,7 @@ def incomparable(rival: Entry, why: str, remedy: str) -> ExportError:
 
 
 def compare(
-    own: Quality, images: int, before: Quality, version: int, *, even_if_worse: bool, remedy: str
+    own: Quality, images: int, before: Quality, version: int, *, even_if_worse: bool, note: str = ""
 ) -> PassedCheck:
     """Compare two shares of the same test set by the two-proportion test.
 
@@ -91,7 +103,7 @@ def compare(
         before: the quality of the version that serves.
         version: that version's number.
         even_if_worse: let a worse file pass.
-        remedy: what to do about a worse file, a sentence for the end of the message.
+        note: why a worse file may be so, a sentence for the message.
 
     Raises:
         GateError: the file is worse by more than chance explains.
@@ -104,7 +116,8 @@ def compare(
     if is_worse and not even_if_worse:
         raise GateError(
             PREDECESSOR,
-            f"{comparison}. It is {100 * lost:.2f} points worse, and chance explains {100 * chance:.2f}. {remedy}",
+            f"{comparison}. It is {100 * lost:.2f} points worse, and chance explains {100 * chance:.2f}. {note}"
+            f"{_ALL_THE_SAME}, or give it another name with --name.",
         )
     figures = {"version": version, "figure": own.figure, "own": own.share, "serving": before.share}
     return PassedCheck(

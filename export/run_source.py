@@ -9,12 +9,11 @@ import torch
 
 from hangtag.export.arrays import Answers, Pixels, batches
 from hangtag.export.exporter import Source
-from hangtag.export.file import examples, onnx_model, provenance, reference_answers, torch_export
+from hangtag.export.file import kept_answers, onnx_model, provenance, torch_export
 from hangtag.export.gate.prove import Proof
 from hangtag.export.gate.reference import Reference, sigmoid, softmax
 from hangtag.export.gate.tolerances import GATE_IMAGES
-from hangtag.export.network import checkpoint
-from hangtag.export.network.served_network import LabelThreshold, ServedNetwork, SingleLabel
+from hangtag.export.network import LabelThreshold, ServedNetwork, SingleLabel, load_run
 from hangtag.export.quantization.precision import model_name
 from hangtag.training.data import fashion_mnist, outfits, sources
 from hangtag.training.data.dataset import Dataset, Images, Split
@@ -53,23 +52,23 @@ def of_run(
     """
     run.require_finished()
     config, metrics = run.read_config(), run.read_metrics()
-    served = checkpoint.load(run)
+    served = load_run(run)
     classes = None
     if isinstance(served, SingleLabel):
         images, classes = data.test.images[:GATE_IMAGES], data.test.classes[:GATE_IMAGES]
         test_images = len(images)
     else:
-        images = _canvases(data.test, config, canvases)
+        images = canvases_of(data.test, config, canvases)
         test_images = outfits.SIZES["test"] if config.get("dataset") in outfits.NAMES else _VOC_TEST_IMAGES
 
     def recorded(proof: Proof) -> dict[str, str]:
         """PyTorch's answers, and examples; of own pictures, which may be gone some day, the answers to the examples."""
         if classes is None:
-            return reference_answers.record(proof.expected, one_label=False)
-        chosen = examples.choose(proof.expected, classes)
-        kept = examples.record(images[chosen], classes[chosen])
+            return kept_answers.record_answers(proof.expected, one_label=False)
+        chosen = kept_answers.choose_examples(proof.expected, classes)
+        kept = kept_answers.record_examples(images[chosen], classes[chosen])
         first = chosen if sources.kind_of(str(config.get("dataset", fashion_mnist.NAME))) else None
-        return kept | reference_answers.record(proof.expected, one_label=True, first=first)
+        return kept | kept_answers.record_answers(proof.expected, one_label=True, first=first)
 
     def make() -> onnx.ModelProto:
         described = served.metadata | provenance.collect(served, config, metrics)
@@ -91,7 +90,7 @@ def of_run(
     )
 
 
-def _canvases(test: Split, config: Mapping[str, Any], count: int) -> Images:
+def canvases_of(test: Split, config: Mapping[str, Any], count: int) -> Images:
     """Canvases [count, 64, 64] of real test garments: of the run's own data set where that is one of outfits.
 
     For any other data set "outfits" serves as well, since it is arithmetic that is compared.

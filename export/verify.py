@@ -16,7 +16,7 @@ import numpy as np
 
 from hangtag.export.arrays import Answers, Pixels
 from hangtag.export.errors import ExportError, GateError
-from hangtag.export.file import examples, reference_answers
+from hangtag.export.file import kept_answers
 from hangtag.export.gate import agreement, batching, parity
 from hangtag.export.gate.check import AGREEMENT, BATCHING, CALIBRATION, EMPTY_BATCH, PARITY, STRUCTURE, PassedCheck
 from hangtag.export.gate.reference import REAL, answer, artificial_images, softmax
@@ -85,8 +85,8 @@ class _Verification:
     def checks(self) -> Iterator[tuple[str, Callable[[], Finding]]]:
         """The checks that apply to this model, by name."""
         entry = self._entry
-        yield "file", self._file
-        yield STRUCTURE, self._structure
+        yield "file", self._by_onnx("file", self._file)
+        yield STRUCTURE, self._by_onnx(STRUCTURE, self._structure)
         if problem := _metadata_problem(entry):
             yield "metadata", lambda: Finding("metadata", False, problem)
         elif "training" in entry.metadata:
@@ -100,7 +100,7 @@ class _Verification:
                     yield CALIBRATION, partial(self._calibration, tolerances)
             yield BATCHING, partial(self._batching, images, tolerances)
         elif "batched" in entry.metadata:
-            yield BATCHING, self._third_party_batching
+            yield BATCHING, self._by_onnx(BATCHING, self._third_party_batching)
         if entry.batched:
             yield EMPTY_BATCH, lambda: _passed(batching.check_empty(entry.path))
 
@@ -130,28 +130,29 @@ class _Verification:
         """The images that the reference answers belong to: the examples in a file of the user's own pictures, else the
         first of the test split, or of the test canvases."""
         if self._is_own:
-            kept = examples.read(self._entry.metadata)
+            kept = kept_answers.read_examples(self._entry.metadata)
             if kept is None:
                 raise ValueError("the file has no examples")
             return kept[0]
         if self._entry.metadata["task"] == "single_label":
             return self._test.images[: batching.IMAGES]
         try:
-            from hangtag.training.data import outfits
+            from hangtag.export.run_source import canvases_of
         except ModuleNotFoundError as error:
             raise ExportError(
                 f"{self._entry.name} is verified on canvases, which need the Python module {error.name!r}. "
                 "In the project's folder, install it with: pip install '.[train]'"
             ) from error
-        dataset = self._config.get("dataset")
-        dataset = dataset if dataset in outfits.NAMES else "outfits"
-        return outfits.load_split(dataset, "test", self._test, reference_answers.IMAGES).images
+        return canvases_of(self._test, self._config, kept_answers.IMAGES)
+
+    @staticmethod
+    def _by_onnx(check: str, compute: Callable[[], Finding]) -> Callable[[], Finding]:
+        """A check for which the package onnx must be installed."""
+        return compute if find_spec("onnx") else lambda: Finding(check, None, "the package onnx is not installed")
 
     @cached_property
     def _model(self) -> Any:
-        """The file as an onnx.ModelProto; None if the package onnx is not installed."""
-        if find_spec("onnx") is None:
-            return None
+        """The file as an onnx.ModelProto."""
         import onnx
 
         return onnx.load(self._entry.path)
@@ -165,8 +166,6 @@ class _Verification:
         recorded = self._entry.metadata.get("graph_digest")
         if recorded is None:
             return Finding("file", None, "no digest was recorded when it was exported")
-        if self._model is None:
-            return Finding("file", None, "the package onnx is not installed, which the digest is computed with")
         from hangtag.export.file import onnx_model
 
         digest = onnx_model.digest(self._model)
@@ -175,28 +174,25 @@ class _Verification:
         return Finding("file", False, f"graph or weights were changed: SHA-256 {digest[:12]}, recorded {recorded[:12]}")
 
     def _structure(self) -> Finding:
-        if self._model is None:
-            return Finding(STRUCTURE, None, "the package onnx is not installed")
         from hangtag.export.gate import structure
 
         is_ours = "training" in self._entry.metadata
         return _passed(structure.check(self._model, self._entry.megabytes, strict=is_ours))
 
     def _parity(self, images: Pixels, tolerances: Tolerances) -> Finding:
-        reference = reference_answers.read(self._entry.metadata)
+        reference = kept_answers.read_answers(self._entry.metadata)
         if reference is None:
             return Finding(PARITY, None, "PyTorch's answers were not recorded when it was exported")
-        images = images[: len(next(iter(reference.answers.values())))]
-        if "path" in reference.answers:
-            return _passed(parity.check_paths(self._runtime, {REAL: images}, {REAL: reference.answers}, tolerances))
+        answers, _ = reference
+        images = images[: len(next(iter(answers.values())))]
+        if "path" in answers:
+            return _passed(parity.check_paths(self._runtime, {REAL: images}, {REAL: answers}, tolerances))
         recorded = self._recorded(PARITY)
         spread, worst = float(recorded["spread"]), max(recorded["max_logit_difference"][REAL].values())
         temperature = float(self._entry.metadata.get("temperature", "1"))
         one_label = self._entry.metadata["task"] == "single_label"
         activation = (lambda scores: softmax(scores / temperature)) if one_label else None
-        check = parity.check_logits(
-            self._runtime, {REAL: images}, {REAL: reference.answers}, tolerances, spread, activation
-        )
+        check = parity.check_logits(self._runtime, {REAL: images}, {REAL: answers}, tolerances, spread, activation)
         return Finding(check.name, True, f"{check.summary} (recorded {worst:.1e})")
 
     def _same_data(self) -> Finding:
@@ -215,10 +211,10 @@ class _Verification:
         accuracy = float((labels == test.classes).mean())
         summary = f"test accuracy {accuracy:.2%} (recorded {recorded:.2%})"
         holds = abs(accuracy - recorded) <= tolerances.verification  # a higher one was not measured on this file either
-        reference = reference_answers.read(self._entry.metadata)
-        if reference is not None and reference.labels is not None and len(reference.labels) == len(test):
+        reference = kept_answers.read_answers(self._entry.metadata)
+        if reference is not None and reference[1] is not None and len(reference[1]) == len(test):
             gate = self._recorded(AGREEMENT)
-            same = float((labels == reference.labels).mean())
+            same = float((labels == reference[1]).mean())
             summary += f", {same:.2%} of the answers are PyTorch's (recorded {gate['agreement']:.2%})"
             holds = holds and same >= tolerances.agreement - tolerances.verification
             for figure, now in (("accuracy", accuracy), ("agreement", same)):  # the gate's figures must hold too
@@ -242,8 +238,6 @@ class _Verification:
 
     def _third_party_batching(self) -> Finding:
         """Repeat the proof that the requests of somebody else's model may, or may not, be batched."""
-        if self._model is None:
-            return Finding(BATCHING, None, "the package onnx is not installed")
         from hangtag.export.third_party import probe
 
         verdict = probe.run(self._entry.path, shown_as=self._entry.path)["batching"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from hangtag.export.file.onnx_model import versions
-from hangtag.export.network.served_network import ServedNetwork, SingleLabel
+from hangtag.export.network import ServedNetwork, SingleLabel
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.runs import data
 from hangtag.training.runs.config import git_revision, portable

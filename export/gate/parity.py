@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -47,10 +46,14 @@ def check_logits(
             for start in range(0, min(4 * size, len(pixels)), size):
                 rows = slice(start, start + size)
                 answers = answer_batch(runtime, pixels[rows], PARITY, f"{kind} image {start}")
-                batch = _Batch(kind, size, start)
-                difference = _compare_logits(answers["logits"], expected[kind]["logits"][rows], batch, most, against)
-                worst[kind][str(size)] = max(worst[kind][str(size)], difference)
-                _check_probabilities(answers, tolerances.probabilities, batch, activation)
+                logits, batch, how = answers["logits"], _batch(kind, size), f"differ from {against}'s"
+                right = expected[kind]["logits"][rows]
+                largest = _require_close(PARITY, logits, right, most, f"{batch}: logits", how, kind, start)
+                worst[kind][str(size)] = max(worst[kind][str(size)], largest)
+                if activation is not None:
+                    own, most_of_own = activation(logits), tolerances.probabilities
+                    what, how = f"{batch}: probabilities", "are not those of the file's own logits: they differ"
+                    _require_close(PARITY, answers["probabilities"], own, most_of_own, what, how, kind, start)
     required = worst.values() if tolerances.artificial else [worst[REAL]]
     largest = max(max(by_size.values()) for by_size in required)
     return PassedCheck(
@@ -60,48 +63,28 @@ def check_logits(
     )
 
 
-class _Batch(NamedTuple):
-    """Which images are compared, for error messages."""
-
-    kind: str
-    size: int
-    start: int
-
-    def __str__(self) -> str:
-        return f"batch {self.size}" if self.kind == REAL else f"batch {self.size} of {self.kind} images"
-
-    def worst(self, difference: Array) -> str:
-        return f"worst at {self.kind} image {self.start + worst_image(difference)}"
+def _batch(kind: str, size: int) -> str:
+    return f"batch {size}" if kind == REAL else f"batch {size} of {kind} images"
 
 
-def _compare_logits(logits: Array, expected: Array, batch: _Batch, limit: float, against: str) -> float:
-    if logits.shape != expected.shape:
-        raise GateError(PARITY, f"{batch}: logits have shape {list(logits.shape)}, expected {list(expected.shape)}.")
-    difference = np.abs(logits - expected)
+def _require_close(
+    check: str, numbers: Array, expected: Array, limit: float, what: str, how: str, kind: str = REAL, first: int = 0
+) -> float:
+    """The largest difference; the images are of this kind, from the ``first`` on.
+
+    Raises:
+        GateError: it is above the limit, or the shapes differ; the message says ``what`` differs ``how``.
+    """
+    if numbers.shape != expected.shape:
+        raise GateError(check, f"{what} have shape {list(numbers.shape)}, expected {list(expected.shape)}.")
+    difference = np.abs(numbers - expected)
     if not difference.max() <= limit:  # written so that NaN fails
         raise GateError(
-            PARITY,
-            f"{batch}: logits differ from {against}'s by {difference.max():.2g}, more than the allowed {limit:g}; "
-            f"{batch.worst(difference)}.",
+            check,
+            f"{what} {how} by {difference.max():.2g}, more than the allowed {limit:g}; worst at {kind} image "
+            f"{first + worst_image(difference)}.",
         )
     return float(difference.max())
-
-
-def _check_probabilities(answers: Answers, limit: float, batch: _Batch, activation: Activation | None) -> None:
-    logits, probabilities = answers["logits"], answers["probabilities"]
-    if probabilities.shape != logits.shape:
-        raise GateError(
-            PARITY, f"{batch}: probabilities have shape {list(probabilities.shape)}, expected {list(logits.shape)}."
-        )
-    if activation is None:
-        return
-    difference = np.abs(probabilities - activation(logits))
-    if not difference.max() <= limit:
-        raise GateError(
-            PARITY,
-            f"{batch}: probabilities are not those of the file's own logits: they differ by {difference.max():.2g}, "
-            f"more than the allowed {limit:g}; {batch.worst(difference)}.",
-        )
 
 
 def check_paths(
@@ -126,7 +109,7 @@ def check_paths(
             count = len(canvases) if size == max(BATCH_SIZES) else min(4 * size, len(canvases))
             answers = answer(runtime, canvases[:count], size)
             right = {name: values[:count] for name, values in expected[kind].items()}
-            place = str(_Batch(kind, size, 0))
+            place = _batch(kind, size)
             for name, values in right.items():
                 if answers[name].shape != values.shape:
                     shapes = f"shape {list(answers[name].shape)}, expected {list(values.shape)}"
@@ -182,20 +165,12 @@ def check_cuda(path: Path, images: Pixels, expected: Answers, tolerances: Tolera
         return PassedCheck(CUDA, "not run: no CUDA on this machine", {"outcome": NOT_RUN, "why": "no CUDA"}, ran=False)
     answers = answer(runtime, images[:_CUDA_IMAGES], check=CUDA)
     expected = {name: values[:_CUDA_IMAGES] for name, values in expected.items()}
-    limit = tolerances.logit_limit(spread)
-    largest = 0.0
-    for name in ("logits", "probabilities"):
-        if name not in answers:
-            continue
-        difference = np.abs(answers[name] - expected[name])
-        difference[tied_paths(answers, expected, limit)] = 0
-        if not difference.max() <= limit:  # written so that NaN fails
-            raise GateError(
-                CUDA,
-                f"under CUDA {name} differ from PyTorch's by {difference.max():.2g}, more than the allowed {limit:g}; "
-                f"worst at test image {worst_image(difference)}.",
-            )
-        largest = max(largest, float(difference.max()))
+    limit, largest = tolerances.logit_limit(spread), 0.0
+    tied = tied_paths(answers, expected, limit)
+    for name in {"logits", "probabilities"} & answers.keys():
+        what, how = f"under CUDA {name}", "differ from PyTorch's"
+        numbers = np.where(tied[:, None], expected[name], answers[name])
+        largest = max(largest, _require_close(CUDA, numbers, expected[name], limit, what, how))
     return PassedCheck(
         CUDA, f"loads under CUDA, within {largest:.1e} of PyTorch", {"outcome": "loads", "max_difference": largest}
     )

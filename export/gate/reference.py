@@ -45,26 +45,6 @@ class Reference:
     threshold: float | None = None
 
 
-def of_file(path: Path) -> Reference:
-    """A classifier's file in FP32, which has passed the gate against PyTorch, so that its answers stand for PyTorch's.
-
-    Raises:
-        GateError: it cannot be loaded.
-    """
-    runtime = load(path)
-    signature = runtime.signature
-    temperature = float(signature.metadata.get("temperature", "1"))
-    return Reference(
-        "the FP32 file",
-        "fp32 file",
-        signature.inputs,
-        signature.outputs,
-        lambda images: answer(runtime, images),
-        softmax,
-        temperature=temperature,
-    )
-
-
 def load(path: Path) -> Runtime:
     """Load a file on the CPU. Raises GateError: ONNX Runtime refuses it."""
     try:

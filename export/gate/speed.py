@@ -67,12 +67,6 @@ class Speed:
     others: float = 0.0
     """The share of the machine's CPUs that other processes took meanwhile; if it is large, no figure means much."""
 
-    @classmethod
-    def of(cls, figures: Mapping[str, Any]) -> "Speed":
-        """Of what ``figures`` is."""
-        milliseconds = {int(size): times for size, times in figures["median_ms"].items()}
-        return cls(milliseconds, figures["threads"], figures["missing"], figures["others"])
-
     def ratio(self, contender: str, batch_size: int) -> float | None:
         """How many times faster the file is than a contender; None for a contender that was not timed."""
         times = self.milliseconds[batch_size]
@@ -131,8 +125,8 @@ def measure(path: Path, images: Pixels, served: "nn.Module | None", fp32: Path |
         return Speed(milliseconds, THREADS, missing, CpuTime.now().share_of_others(before))
 
 
-def of_files(files: Mapping[str, Runtime], sample: Mapping[str, Array], *, batched: bool) -> dict[str, object]:
-    """Time files on one sample, and on 64 of a batched model: what ``Speed.figures`` is.
+def of_files(files: Mapping[str, Runtime], sample: Mapping[str, Array], *, batched: bool) -> Speed:
+    """Time files on one sample, and on 64 of a batched model.
 
     Args:
         files: Contender -> the file, with one thread.
@@ -143,7 +137,7 @@ def of_files(files: Mapping[str, Runtime], sample: Mapping[str, Array], *, batch
     for size in BATCH_SIZES if batched else (1,):
         inputs = {name: np.concatenate([array] * size) for name, array in sample.items()} if size > 1 else sample
         milliseconds[size] = interleaved(contenders, inputs, least=2, seconds=_SECONDS_OF_FILES)
-    return Speed(milliseconds, THREADS, {}).figures
+    return Speed(milliseconds, THREADS, {})
 
 
 @contextmanager

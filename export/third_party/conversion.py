@@ -1,8 +1,10 @@
 """Convert a file to another precision in a child process, and require that it answers the user's samples as before."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,14 @@ import onnx
 from hangtag.export import child_process
 from hangtag.export.arrays import Answers
 from hangtag.export.child_process import Progress
-from hangtag.export.errors import GateError
+from hangtag.export.errors import ExportError, GateError
 from hangtag.export.gate import speed
 from hangtag.export.gate.check import AGREEMENT, BATCHING
-from hangtag.export.gate.speed import Speed
 from hangtag.export.quantization import agreement, samples
 from hangtag.export.quantization.agreement import Agreement, Comparison
-from hangtag.export.quantization.converters import Fp16Converter, Int8Converter
+from hangtag.export.quantization.converters import Converter, Fp16Converter, Int8Converter
 from hangtag.export.quantization.precision import keep_origin
 from hangtag.export.quantization.samples import Feed, spread
-from hangtag.export.quantization.search import KeptLayer, search
 from hangtag.export.third_party import probe
 from hangtag.serving.server.runtime.session import Runtime
 
@@ -30,6 +30,8 @@ _SECONDS = 3600.0
 """For all but the measuring of layers, which has its own limit."""
 _NAMED = 6
 """So many layers in FP32 are named on the terminal; the metadata name all."""
+_Layer = dict[str, Any]
+"""One that stays in FP32: its name, operator and error."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,14 @@ class Request:
 
     Attributes:
         precision: int8 or fp16.
-        samples: The .npz file or the folder; None for the pictures that the accuracy is measured on.
+        samples: See ``samples.read``; None for the pictures that the accuracy is measured on.
         least: The share of samples that must be answered alike.
         rules: Output -> rule of ``agreement.RULES``; empty to compare every output by the rule that fits it.
         search_seconds: For measuring layers.
     """
 
     precision: str
-    samples: Path | None
+    samples: Path | Sequence[str] | None
     least: float
     rules: Mapping[str, str]
     search_seconds: float
@@ -68,6 +70,15 @@ class Converted:
     figures: Mapping[str, Any]
     metadata: Mapping[str, str]
     summaries: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The converted file, and the layers that stay in FP32 in it, the most sensitive first."""
+
+    model: onnx.ModelProto
+    kept: Sequence[_Layer]
+    agreement: Agreement
 
 
 def convert(original: Path, request: Request, progress: Progress, shown_as: Path) -> Converted:
@@ -110,7 +121,7 @@ def convert(original: Path, request: Request, progress: Progress, shown_as: Path
         "precision": request.precision,
         "fp32_layers": json.dumps(figures["fp32_layers"]),
         "processor": instructions,
-        "speed": json.dumps(figures["speed"]),
+        "speed": json.dumps(figures["speed"].figures),
     }
     kept, layers = [layer["name"] for layer in figures["fp32_layers"]], figures["layers"]
     in_fp32 = f"; in FP32: {', '.join(kept[:_NAMED])}{' and more' if len(kept) > _NAMED else ''}" if kept else ""
@@ -121,7 +132,7 @@ def convert(original: Path, request: Request, progress: Progress, shown_as: Path
         "precision": f"{request.precision} in {layers - len(kept)} of {layers} layers{in_fp32}",
         AGREEMENT: f"{proven['summary']} ({sure}), none of which it was made with; {rules}",
         "size": f"{megabytes:.2f} MB, {megabytes / before:.0%} of the original's",
-        "speed": f"{Speed.of(figures['speed'])}{f', with {instructions}' if instructions else ''}",
+        "speed": f"{figures['speed']}{f', with {instructions}' if instructions else ''}",
     }
     return Converted(converted, batched, figures, metadata, summaries)
 
@@ -152,23 +163,22 @@ def _convert(original: Path, target: Path, request: Request, batched: bool) -> d
         return _answers(Runtime(candidate, provider="cpu"), feeds)
 
     comparison, few = Comparison(making, rules), Comparison(spread(making, _FEW), rules)
-    chosen = search(
+    chosen = _search(
         converter,
         lambda model: comparison.agreement(answers(model, given.making)),
         lambda model: few.distance(answers(model, spread(given.making, _FEW))),
         request.least,
         request.search_seconds,
-        child_process.report,
     )
     onnx.save(chosen.model, target)
     converted = Runtime(target, provider="cpu")
     proven = Comparison(proof, rules).agreement(_answers(converted, given.proof))
-    too_large = [KeptLayer(node.name, node.op_type, None) for node in converter.too_large]
+    too_large = [_layer(node, None) for node in converter.too_large]
     return {
         "agreement": _figures(proven) | {"least": request.least},
         "agreement_while_choosing": _figures(chosen.agreement),
         "layers": len(converter.layers) + len(too_large),
-        "fp32_layers": [asdict(layer) for layer in (*too_large, *chosen.kept)],
+        "fp32_layers": [*too_large, *chosen.kept],
         "rules": rules,
         "samples": {"made": len(given.making), "proved": len(given.proof)},
         "speed": speed.of_files({speed.FILE: converted, "original": runtime}, given.proof[0], batched=batched),
@@ -187,3 +197,82 @@ def _figures(result: Agreement) -> dict[str, Any]:
         "at_least_with_95_percent_confidence": result.at_least,
         "summary": str(result),
     }
+
+
+def _search(
+    converter: Converter,
+    agreement: Callable[[onnx.ModelProto], Agreement],
+    distance: Callable[[onnx.ModelProto], float],
+    least: float,
+    seconds: float,
+) -> _Found:
+    """Keep as few layers in FP32 as suffice for as many samples as are wanted to be answered alike.
+
+    Each layer is converted alone, and its error measured: how far that moves the outputs. The layers with the largest
+    errors stay in FP32, as few of them as suffice, which bisection finds.
+
+    Args:
+        agreement: of a converted file's answers with the original's, on all samples by which layers are chosen.
+        distance: how far they are apart, as ``Comparison.distance`` says, on a few of them.
+        least: the share of samples that must be answered alike. The search aims at half as many others, because the
+            samples that prove the file are not those that it sees; where that cannot be had, at as many.
+        seconds: for measuring layers; those that are not reached count as the most sensitive.
+
+    Raises:
+        ExportError: the agreement holds only where no layer is converted.
+    """
+    wanted = 1 - (1 - least) / 2
+    attempts: dict[int, _Found] = {}
+    ranked: list[_Layer] = []
+
+    def suffices(count: int) -> bool:
+        model = converter.convert({layer["name"] for layer in ranked[:count]})
+        attempts[count] = _Found(model, ranked[:count], agreement(model))
+        child_process.report(
+            f"{len(converter.layers) - count} of {len(converter.layers)} layers converted: {attempts[count].agreement}"
+        )
+        return attempts[count].agreement.share >= wanted
+
+    if suffices(0):
+        return attempts[0]
+    ranked += _rank(converter, distance, seconds)
+    few, enough = 0, len(ranked)  # `few` do not suffice; with all in FP32 nothing is converted
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if suffices(middle) else (middle, enough)
+    for bound in (wanted, least):
+        for count in sorted(attempts):
+            if attempts[count].agreement.share >= bound:
+                return attempts[count]
+    best = max((attempt.agreement for attempt in attempts.values()), key=lambda reached: reached.share)
+    raise ExportError(
+        f"{least:.1%} of the samples must be answered alike, and no choice of layers reaches that: at best {best}. "
+        "Lower --agree-at-least, or give more, and more typical, samples."
+    )
+
+
+def _rank(converter: Converter, distance: Callable[[onnx.ModelProto], float], seconds: float) -> list[_Layer]:
+    """All layers, the most sensitive first. Those that there is no time to measure come before all others."""
+    names = {node.name for node in converter.layers}
+    end = time.monotonic() + seconds
+    ranked, measured = [], 0
+    for place, node in enumerate(converter.layers):
+        error = None
+        if time.monotonic() < end:
+            error = distance(converter.convert(names - {node.name}))
+            child_process.report(
+                f"layer {place + 1} of {len(names)}, {node.name}: alone it moves the outputs by {error:.2%}"
+            )
+            measured += 1
+        ranked.append(_layer(node, error if error is not None and isfinite(error) else None))
+    if measured < len(names):
+        child_process.report(
+            f"the time for measuring is over; layers {measured + 1} to {len(names)} count as the most sensitive"
+        )
+    return sorted(ranked, key=lambda layer: -(float("inf") if layer["error"] is None else layer["error"]))
+
+
+def _layer(node: onnx.NodeProto, error: float | None) -> _Layer:
+    """The error is by how much its conversion alone would move the outputs, as a share of their spread; None where the
+    time did not suffice to measure it, or the outputs were not finite."""
+    return {"name": node.name, "operator": node.op_type, "error": error}

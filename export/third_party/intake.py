@@ -4,11 +4,10 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 from hangtag.export import predecessors
@@ -19,16 +18,14 @@ from hangtag.export.gate import batching
 from hangtag.export.gate.check import AGREEMENT, BATCHING, EMPTY_BATCH, NOT_RUN, PREDECESSOR, STRUCTURE
 from hangtag.export.quantization import samples
 from hangtag.export.quantization.samples import spread
-from hangtag.export.repository.inventory import Entry, Quality
+from hangtag.export.repository.inventory import Quality
 from hangtag.export.repository.publishing import publish
-from hangtag.export.third_party import accuracy, conversion, document, plan, probe, proof
-from hangtag.export.third_party.accuracy import ACCURACY, Labelled
+from hangtag.export.third_party import conversion, document, plan, probe
 from hangtag.export.third_party.conversion import Request
+from hangtag.export.third_party.pictures import ACCURACY, PICTURES, Labelled, labelled, prove
 from hangtag.export.third_party.plan import Plan
-from hangtag.export.third_party.proof import PICTURES
-from hangtag.serving.image_spec import ImageSpec, ImageSpecError
+from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.signature import Signature
-from hangtag.training.data.pictures import prepared
 
 # How to read the outputs may stay as the file has it. Its claims about its origin and quality are dropped: they are not
 # proven here.
@@ -43,48 +40,36 @@ _GATE = (
 """The findings that are recorded as the gate's figures; those from AGREEMENT on, of a converted file alone."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """What to make of a file.
-
-    Attributes:
-        labels: A file with the meaning of the outputs' last axis, one label per line or a JSON list.
-        preprocessing: How pixels become the network's input; see ``Preprocessing.parse``.
-        scores: One of ``preprocessing.SCORES``; None for what the file shows.
-        data: The user's pictures with their labels, folder:PICTURES or csv:FILE, to measure the accuracy on.
-        conversion: To another precision; without samples of its own, by the pictures of ``data``.
-        even_if_worse: Publish also if the version that serves is better, or cannot be compared.
-        even_if_different: Publish also if the version that serves has other inputs, outputs or labels.
-    """
-
-    labels: Path | None = None
-    preprocessing: str | None = None
-    scores: str | None = None
-    data: str | None = None
-    conversion: Request | None = None
-    even_if_worse: bool = False
-    even_if_different: bool = False
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """A published file.
-
-    Attributes:
-        folder: The version's folder.
-        summaries: What was measured and proven, in words, by check.
-    """
-
-    folder: Path
-    summaries: Mapping[str, str]
-
-
-def accept(path: Path, name: str, models: Path, options: Options, progress: Progress = str) -> Accepted:
+def accept(
+    path: Path,
+    name: str,
+    models: Path,
+    *,
+    labels: Path | None = None,
+    preprocessing: str | None = None,
+    scores: str | None = None,
+    pictures: str | None = None,
+    request: Request | None = None,
+    even_if_worse: bool = False,
+    even_if_different: bool = False,
+    progress: Progress = str,
+) -> tuple[Path, dict[str, str]]:
     """Publish a file as the next version of a model.
 
     Args:
+        path: the file.
         name: the model's name in the repository ``models``.
+        labels: a file with the meaning of the outputs' last axis, one label per line or a JSON list.
+        preprocessing: how pixels become the network's input; see ``Preprocessing.parse``.
+        scores: one of ``preprocessing.SCORES``; None for what the file shows.
+        pictures: the user's, with their labels, folder:PICTURES or csv:FILE, to measure the accuracy on.
+        request: for another precision; without samples of its own, by these pictures.
+        even_if_worse: publish also if the version that serves is better, or cannot be compared.
+        even_if_different: publish also if the version that serves has other inputs, outputs or labels.
         progress: gets a line about each step that takes long.
+
+    Returns:
+        The version's folder; and what was measured and proven, in words, by check.
 
     Raises:
         ExportError: the file, the labels, the preprocessing or the samples cannot be used, it cannot be converted, the
@@ -93,78 +78,77 @@ def accept(path: Path, name: str, models: Path, options: Options, progress: Prog
         TrainingError: there are no such pictures. Nothing is published in any of these cases.
 
     Example:
-        >>> accept(Path("resnet.onnx"), "resnet", Path("models"), Options(labels=Path("imagenet.txt"))).folder
+        >>> accept(Path("resnet.onnx"), "resnet", Path("models"), labels=Path("imagenet.txt"))[0]
         PosixPath('models/resnet/1')
     """
-    with tempfile.TemporaryDirectory() as folder:
-        return _accept(path, name, models, options, progress, Path(folder))
-
-
-def _accept(path: Path, name: str, models: Path, options: Options, progress: Progress, folder: Path) -> Accepted:
     model = document.read(path)
-    bare = folder / "bare.onnx"
-    chosen = plan.choose(model, bare, path, options.labels, options.preprocessing, options.scores)
-    if options.preprocessing is None and options.scores is not None and chosen.wrapped is None:
-        raise ExportError(f"--scores is for a classifier of pictures: {chosen.reason}. Nothing was published.")
-    metadata = _metadata(model, path, chosen)
-    data = _data(options, metadata, path)
-    findings: dict[str, Any] = {}
-    with publish(models, name) as publication:
-        rival = predecessors.serving(models, name)
-        if rival is not None and data is None and not options.even_if_worse:
-            _require_no_figure(rival)
-        if chosen.wrapped is not None:
-            findings[PICTURES] = proof.compare(bare, chosen.wrapped, _pictures(data, options.conversion), path)
-            model = onnx.load(chosen.wrapped.file)
-        converted = None
-        if options.conversion is not None:
-            original = folder / "original.onnx"
-            onnx_model.write(model, metadata, original)
-            request = options.conversion
-            if request.samples is None:
-                assert data is not None
-                request = replace(request, samples=folder / "samples.npz")
-                _save_samples(data, metadata, model.graph.input[0].name, folder / "samples.npz")
-            converted = conversion.convert(original, request, progress, shown_as=path)
-            model = converted.model
-        target = publication.model_file
-        onnx_model.write(model, metadata, target)
-        findings |= probe.run(target, shown_as=path, timed=converted is None)
-        signature: Signature = findings["signature"]
-        labels = json.loads(metadata.get("labels", "[]"))
-        _require_labels_fit(labels, signature, path)
-        predecessors.require_same_contract(
-            rival, signature.inputs, signature.outputs, labels, even_if_different=options.even_if_different
-        )
-        verdict = findings[BATCHING]
-        findings[EMPTY_BATCH] = _check_empty_batch(target, verdict["batched"])
-        if converted is not None:
-            if converted.batched and not verdict["batched"]:
-                raise GateError(
-                    BATCHING,
-                    f"the original's requests may be batched, and those of the file in {request.precision} may not: "
-                    f"{verdict['why']}.",
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        bare = folder / "bare.onnx"
+        chosen = plan.choose(model, bare, path, labels, preprocessing, scores)
+        if preprocessing is None and scores is not None and chosen.wrapped is None:
+            raise ExportError(f"--scores is for a classifier of pictures: {chosen.reason}. Nothing was published.")
+        metadata = _metadata(model, path, chosen)
+        data = None
+        if pictures is not None:
+            if "image" not in metadata:
+                raise ExportError(
+                    "--data needs a file that says how a picture becomes its input: add --preprocessing. Nothing was "
+                    "published."
                 )
-            findings |= converted.figures
-            metadata |= converted.metadata
-        if data is not None:
-            judge = accuracy.Judge(data, path, progress)
-            measured = judge.measure(target, ImageSpec.parse(metadata["image"]), batched=verdict["batched"])
-            findings[ACCURACY] = measured.figures
-            if rival is not None and (compared := judge.compare(measured, rival, options.even_if_worse)):
-                findings[PREDECESSOR] = compared
-            metadata |= measured.metadata
-        metadata |= {
-            "batched": json.dumps(verdict["batched"]),
-            "gate": json.dumps({key: findings[key] for key in _GATE if key in findings}),
-            "speed": json.dumps(findings["speed"]),
-            "graph_digest": onnx_model.digest(model),
-        }
-        onnx_model.write(model, metadata, target)
-        if findings["triton"] is not None:
-            publication.config_file.write_text(findings["triton"], encoding="utf-8")
-    summaries = _summaries(findings, chosen) | dict(converted.summaries if converted else {})
-    return Accepted(publication.folder, summaries)
+            data = labelled(pictures, json.loads(metadata.get("labels", "[]")), path, progress)
+        findings: dict[str, Any] = {}
+        with publish(models, name) as publication:
+            rival = predecessors.serving(models, name)
+            if rival is not None and data is None and not even_if_worse and (figure := Quality.of(rival.metadata)):
+                remedy = "Measure both with --data folder:PICTURES, or add --even-if-worse"
+                raise predecessors.incomparable(rival, f"has {figure}", remedy)
+            if chosen.wrapped is not None:
+                findings[PICTURES] = prove(bare, chosen.wrapped, _pictures(data, request), path)
+                model = onnx.load(chosen.wrapped.file)
+            converted = None
+            if request is not None:
+                original = folder / "original.onnx"
+                onnx_model.write(model, metadata, original)
+                if data is not None and request.samples is None:
+                    chosen_pictures = spread([file for file, _ in data.files], samples.MOST_PICTURES)
+                    request = replace(request, samples=chosen_pictures)
+                converted = conversion.convert(original, request, progress, shown_as=path)
+                model = converted.model
+            target = publication.model_file
+            onnx_model.write(model, metadata, target)
+            findings |= probe.run(target, shown_as=path, timed=converted is None)
+            signature: Signature = findings["signature"]
+            names = json.loads(metadata.get("labels", "[]"))
+            _require_labels_fit(names, signature, path)
+            predecessors.require_same_contract(
+                rival, signature.inputs, signature.outputs, names, even_if_different=even_if_different
+            )
+            verdict = findings[BATCHING]
+            findings[EMPTY_BATCH] = _check_empty_batch(target, verdict["batched"])
+            if converted is not None:
+                if converted.batched and not verdict["batched"]:
+                    precision = converted.metadata["precision"]
+                    why = f"and those of the file in {precision} may not: {verdict['why']}."
+                    raise GateError(BATCHING, f"the original's requests may be batched, {why}")
+                findings |= converted.figures
+                metadata |= converted.metadata
+            if data is not None:
+                measured = data.measure(target, ImageSpec.parse(metadata["image"]), batched=verdict["batched"])
+                findings[ACCURACY] = measured.figures
+                if rival is not None and (compared := data.compare(measured, rival, even_if_worse)):
+                    findings[PREDECESSOR] = compared
+                metadata |= measured.metadata
+            metadata |= {
+                "batched": json.dumps(verdict["batched"]),
+                "gate": json.dumps({key: findings[key] for key in _GATE if key in findings}),
+                "speed": json.dumps(findings["speed"].figures),
+                "graph_digest": onnx_model.digest(model),
+            }
+            onnx_model.write(model, metadata, target)
+            if findings["triton"] is not None:
+                publication.config_file.write_text(findings["triton"], encoding="utf-8")
+        return publication.folder, _summaries(findings, chosen) | dict(converted.summaries if converted else {})
 
 
 def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str]:
@@ -180,43 +164,13 @@ def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str
     return metadata | {"source": f"{path.name}, SHA-256 {digest}", "versions": json.dumps(onnx_model.versions())}
 
 
-def _require_no_figure(rival: Entry) -> None:
-    """Require that a version whose accuracy is known is not replaced by a file whose accuracy is not."""
-    if (recorded := Quality.of(rival.metadata)) is not None:
-        remedy = "Measure both with --data folder:PICTURES, or add --even-if-worse"
-        raise predecessors.incomparable(rival, f"has {recorded}", remedy)
-
-
-def _data(options: Options, metadata: Mapping[str, str], path: Path) -> Labelled | None:
-    """The user's pictures with their labels, where they are given."""
-    if options.data is None:
-        return None
-    if "image" not in metadata:
-        raise ExportError(
-            "--data needs a file that says how a picture becomes its input: add --preprocessing. Nothing was published."
-        )
-    try:
-        ImageSpec.parse(metadata["image"])
-    except ImageSpecError as error:
-        raise ExportError(f"{path}: its hangtag.image is malformed: {error}. Nothing was published.") from error
-    return accuracy.read(options.data, json.loads(metadata.get("labels", "[]")))
-
-
 def _pictures(data: Labelled | None, request: Request | None) -> list[str]:
     """Paths of the user's pictures; none where there are no such."""
     if data is not None:
         return [path for path, _ in data.files]
-    if request is not None and request.samples is not None and request.samples.is_dir():
+    if request is not None and isinstance(request.samples, Path) and request.samples.is_dir():
         return list(map(str, samples.files_in(request.samples)))
     return []
-
-
-def _save_samples(data: Labelled, metadata: Mapping[str, str], name: str, file: Path) -> None:
-    """Write pictures as the samples of an input with this name."""
-    spec = ImageSpec.parse(metadata["image"])
-    chosen = [prepared(Path(path), spec) for path, _ in spread(data.files, samples.MOST_PICTURES)]
-    arrays: Any = {name: np.stack(chosen)}  # numpy's stubs take no mapping of arrays
-    np.savez(file, **arrays)
 
 
 def _require_labels_fit(labels: Sequence[str], signature: Signature, path: Path) -> None:

@@ -43,7 +43,7 @@ class Plan:
         rows = {}
         if self.wrapped is not None:
             rows["image"] = f"{self.wrapped.steps}, in the graph; scores are {self.wrapped.scores}"
-        if self.sources and self.wrapped is not None:
+        if self.sources:
             rows["taken"] = "; ".join(self.sources)
         if self.notes:
             rows["note"] = "; ".join(self.notes)

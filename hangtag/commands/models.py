@@ -166,13 +166,8 @@ def fit(name: str, fit: str, folder: Path) -> None:
         from hangtag.export.fit import record
     published = record(folder, name, fit)
     click.echo(f"published {published}")
-    serving = inventory.serving_version(folder, name)
-    if serving is not None and str(serving.version) != published.name:
-        click.echo(
-            f"note: version {serving.version} is promoted and goes on serving. Next: hangtag models promote {name} "
-            f"{published.name}",
-            err=True,
-        )
+    if note := promotion.note(published):
+        click.echo(note, err=True)
 
 
 @models.command("verify")

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from hangtag.export.gate import speed
 from hangtag.export.gate.speed import EAGER, FILE, FP32, TIMINGS, Speed
-from hangtag.export.network.served_network import ServedNetwork, SingleLabel
+from hangtag.export.network import ServedNetwork, SingleLabel
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION

@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 
 from hangtag.export.errors import ExportError
 from hangtag.export.file import torch_export
-from hangtag.export.network.served_network import SingleLabel
+from hangtag.export.network import SingleLabel
 from hangtag.export.quantization.precision import convert, model_name
 from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist
