@@ -150,8 +150,8 @@ def export(
                 own, source.test_images, serving, rival.version, even_if_worse=even_if_worse, note=trial
             )
             proof = replace(proof, checks=[*proof.checks, compared])
-        other = fp32_file if to != "fp32" else None
-        proof = replace(proof, speed=speed.measure(file, source.images, source.network, other, timing))
+        original = None if to == "fp32" else fp32_file
+        proof = replace(proof, speed=speed.measure(file, source.images, source.network, original, timing))
         metadata |= {**proof.metadata, **source.recorded(proof), "graph_digest": onnx_model.digest(model)}
         # Written again with the proof in its metadata; graph and weights, which were proven, are the same.
         onnx_model.write(model, metadata, file)

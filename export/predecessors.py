@@ -59,7 +59,7 @@ def require_same_contract(
         return
     old = rival.signature
     differences = [
-        f"{what} {_listed(before)}, and the new one {_listed(now)}"
+        f"{what} {'; '.join(map(str, before)) or 'none'}, and the new one {'; '.join(map(str, now)) or 'none'}"
         for what, before, now in (("inputs", old.inputs, inputs), ("outputs", old.outputs, outputs))
         if list(map(str, before)) != list(map(str, now))
     ] or _different_labels(old.labels, labels)
@@ -125,10 +125,6 @@ def compare(
         f"WORSE, published all the same: {comparison}" if is_worse else comparison,
         figures | {"images": images, "explained_by_chance": chance, "worse": is_worse},
     )
-
-
-def _listed(specs: Sequence[TensorSpec]) -> str:
-    return "; ".join(map(str, specs)) or "none"
 
 
 def _different_labels(before: Sequence[str], now: Sequence[str]) -> list[str]:

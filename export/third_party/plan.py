@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -94,8 +93,8 @@ def choose(
     given = None if labels_file is None else tuple(read_labels(labels_file))
     stated = Preprocessing.parse(preprocessing or "").over(written.preprocessing)
     if preprocessing is None and stated == NOTHING:
-        image = "nothing says how pixels become its input (--preprocessing)"
-        return Plan(None, given, notes=written.notes, reason=image)
+        unknown = "nothing says how pixels become its input (--preprocessing)"
+        return Plan(None, given, notes=written.notes, reason=unknown)
     labels = given or _own_labels(model) or written.labels
     bare.write_bytes(model.SerializeToString())
     wrapped = _wrapped(bare, path, stated, scores or written.scores, len(labels or ()))
@@ -154,9 +153,8 @@ def read_labels(path: Path) -> list[str]:
 
 
 def _own_labels(model: onnx.ModelProto) -> tuple[str, ...] | None:
-    own: Mapping[str, str] = onnx_model.metadata(model)
     try:
-        labels = json.loads(own.get("labels", "null"))
+        labels = json.loads(onnx_model.metadata(model).get("labels", "null"))
     except (ValueError, RecursionError):
         return None
     is_list = isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)
