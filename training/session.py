@@ -143,7 +143,7 @@ def _read(settings: TrainSettings, group: ProcessGroup) -> _Inputs:
 
 
 def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> RunConfig:
-    loss = None
+    loss, is_own = None, sources.kind_of(settings.dataset) is not None
     if settings.distance_loss and inputs.distances:
         loss = DistanceLoss(
             name=settings.distance_loss,
@@ -163,9 +163,10 @@ def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> Ru
         loss=loss,
         start_from=_file(settings.start_from) if settings.start_from else None,
         dataset=_absolute(settings.dataset),
-        image=inputs.data.image if sources.kind_of(settings.dataset) else None,
-        pictures=settings.own_pictures if sources.kind_of(settings.dataset) else None,
-        data_dir=str(settings.data_dir) if settings.data_dir else None,
+        image=inputs.data.image if is_own else None,
+        pictures=settings.own_pictures if is_own else None,
+        sizes=inputs.data.sizes if is_own else None,
+        data_dir=str(settings.data_dir.absolute()) if settings.data_dir else None,
     )
 
 

@@ -17,6 +17,8 @@ from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.training.data.dataset import Classes
 
 IMAGES = 32
+_NUMBERS, _LEAST = 1_600, 4
+"""Of each output so many numbers are kept at most, of at least so many images: very many labels are long."""
 _MOST = 16
 _MOST_BYTES = 512_000
 """Of all examples together. Large pictures are fewer."""
@@ -33,6 +35,7 @@ def record_answers(expected: Answers, *, one_label: bool, first: Array | None = 
         first: indices of the images whose answers are kept whole; None for the first IMAGES.
     """
     kept = np.arange(IMAGES) if first is None else first
+    kept = kept[: max(_LEAST, _NUMBERS // max(values[0].size for values in expected.values()))]
     whole = {name: _round(values[kept[kept < len(values)]]).tolist() for name, values in expected.items()}
     metadata = {"reference": json.dumps(whole, separators=(",", ":"))}
     if one_label:

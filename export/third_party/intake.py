@@ -22,9 +22,9 @@ from hangtag.export.repository.inventory import Quality
 from hangtag.export.repository.publishing import publish
 from hangtag.export.third_party import conversion, document, plan, probe
 from hangtag.export.third_party.conversion import Request
-from hangtag.export.third_party.pictures import ACCURACY, PICTURES, Labelled, labelled, prove
+from hangtag.export.third_party.pictures import ACCURACY, PICTURES, Judge, prove
 from hangtag.export.third_party.plan import Plan
-from hangtag.serving.image_spec import ImageSpec
+from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 from hangtag.serving.signature import Signature
 
 # How to read the outputs may stay as the file has it. Its claims about its origin and quality are dropped: they are not
@@ -96,7 +96,11 @@ def accept(
                     "--data needs a file that says how a picture becomes its input: add --preprocessing. Nothing was "
                     "published."
                 )
-            data = labelled(pictures, json.loads(metadata.get("labels", "[]")), path, progress)
+            try:
+                image = ImageSpec.parse(metadata["image"])
+            except ImageSpecError as error:
+                raise ExportError(f"{path}: its hangtag.image is malformed: {error}. Nothing was published.") from error
+            data = Judge.of(pictures, image, json.loads(metadata.get("labels", "[]")), path, progress)
         findings: dict[str, Any] = {}
         with publish(models, name) as publication:
             rival = predecessors.serving(models, name)
@@ -111,7 +115,7 @@ def accept(
                 original = folder / "original.onnx"
                 onnx_model.write(model, metadata, original)
                 if data is not None and request.samples is None:
-                    chosen_pictures = spread([file for file, _ in data.files], samples.MOST_PICTURES)
+                    chosen_pictures = spread(data.files, samples.MOST_PICTURES)
                     request = replace(request, samples=chosen_pictures)
                 converted = conversion.convert(original, request, progress, shown_as=path)
                 model = converted.model
@@ -134,7 +138,7 @@ def accept(
                 findings |= converted.figures
                 metadata |= converted.metadata
             if data is not None:
-                measured = data.measure(target, ImageSpec.parse(metadata["image"]), batched=verdict["batched"])
+                measured = data.measure(target, data.data.image, batched=verdict["batched"])
                 findings[ACCURACY] = measured.figures
                 if rival is not None and (compared := data.compare(measured, rival, even_if_worse)):
                     findings[PREDECESSOR] = compared
@@ -164,10 +168,10 @@ def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str
     return metadata | {"source": f"{path.name}, SHA-256 {digest}", "versions": json.dumps(onnx_model.versions())}
 
 
-def _pictures(data: Labelled | None, request: Request | None) -> list[str]:
+def _pictures(data: Judge | None, request: Request | None) -> list[str]:
     """Paths of the user's pictures; none where there are no such."""
     if data is not None:
-        return [path for path, _ in data.files]
+        return data.files
     if request is not None and isinstance(request.samples, Path) and request.samples.is_dir():
         return list(map(str, samples.files_in(request.samples)))
     return []

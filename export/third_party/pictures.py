@@ -4,18 +4,17 @@ The bare network's pictures are prepared by Pillow and NumPy. The accuracy is co
 serves.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from hangtag.export import child_process, predecessors
-from hangtag.export.arrays import Array, Pixels
+from hangtag.export.arrays import Array
 from hangtag.export.child_process import Progress
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import kept_answers
@@ -25,12 +24,12 @@ from hangtag.export.quantization.samples import spread
 from hangtag.export.repository.inventory import Entry, Quality
 from hangtag.export.third_party.preprocessing import LOGITS, PROBABILITIES
 from hangtag.export.third_party.wrapping import Wrapped
-from hangtag.printable import named
+from hangtag.printable import counted
 from hangtag.serving.image_spec import ImageSpec, flattened
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.training.data import listing, sources
-from hangtag.training.data.pictures import prepared
-from hangtag.training.errors import SettingsError
+from hangtag.training.data.dataset import Classes
+from hangtag.training.data.pictures import HeldOut, held_out
+from hangtag.training.data.reading import prepared
 
 PICTURES, ACCURACY = "pictures", "accuracy"
 """The checks' names in the file's metadata."""
@@ -150,52 +149,68 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """The user's pictures with their labels, on which files are measured.
+class Judge:
+    """Measures the accuracy of files on the user's pictures.
 
     Attributes:
-        name: As ``--data`` names them.
-        files: Each with the index of its label.
-        digest: SHA-256 of names, labels and contents.
+        data: The pictures.
         shown_as: The imported file's name in error messages.
         progress: Gets a line now and then.
     """
 
-    name: str
-    files: tuple[tuple[str, int], ...]
-    digest: str
+    data: HeldOut
     shown_as: Path
     progress: Progress
+
+    @classmethod
+    def of(cls, name: str, image: ImageSpec, labels: Sequence[str], shown_as: Path, progress: Progress) -> "Judge":
+        """Read the pictures of ``folder:`` or ``csv:``: those of its test split where it has one, else all.
+
+        Raises:
+            ExportError: it is neither.
+            DataNotFoundError: there are no such pictures.
+            DataCorruptError: they are not divided as they must be, cannot be read, or have a class that is none of the
+                labels.
+        """
+        if not name.startswith(("folder:", "csv:")):
+            raise ExportError(f"--data {name}: name folder:PICTURES, with a folder for each label, or csv:FILE.csv.")
+        data = held_out(name, image, labels)
+        for note in data.notes:
+            progress(note)
+        return cls(data, shown_as, progress)
+
+    @property
+    def files(self) -> list[str]:
+        """The pictures' paths."""
+        return [str(picture.path) for picture in self.data.pictures]
 
     def measure(self, file: Path, image: ImageSpec, *, batched: bool) -> Measured:
         """Measure a file's accuracy.
 
         Raises:
             GateError: it does not answer.
-            ExportError: a picture cannot be read.
         """
-        counted = child_process.run(
-            _count_right,
-            file,
-            image,
-            self.files,
-            _BATCH if batched else 1,
-            shown_as=self.shown_as,
-            check=ACCURACY,
-            seconds=_SECONDS + _SECONDS_A_PICTURE * len(self.files),
-            progress=self.progress,
-        )
-        share = counted["right"] / counted["pictures"]
-        of = f"{counted['pictures']:,} pictures of {self.name}"
+        count = len(self.data.pictures)
+        with TemporaryDirectory() as folder:
+            images = Path(folder, "images.npy")
+            np.save(images, self.data.images(image))
+            right, examples = child_process.run(
+                _count_right,
+                file,
+                images,
+                self.data.content.classes,
+                _BATCH if batched else 1,
+                shown_as=self.shown_as,
+                check=ACCURACY,
+                seconds=_SECONDS + _SECONDS_A_PICTURE * count,
+                progress=self.progress,
+            )
+        share = right / count
+        of = f"{counted(count, 'picture', 'pictures')} of {self.data.name}"
         return Measured(
-            Quality("test_accuracy", share, self.digest),
-            {"right": counted["right"], "pictures": counted["pictures"], "summary": f"{share:.2%} of {of}"},
-            {
-                "test_accuracy": f"{share:.4f}",
-                "data_digest": self.digest,
-                "tested_on": of,
-                "examples": counted["examples"],
-            },
+            Quality("test_accuracy", share, self.data.digest),
+            {"right": right, "pictures": count, "summary": f"{share:.2%} of {of}"},
+            {"test_accuracy": f"{share:.4f}", "data_digest": self.data.digest, "tested_on": of, **examples},
         )
 
     def compare(self, measured: Measured, rival: Entry, even_if_worse: bool) -> dict[str, Any] | None:
@@ -209,9 +224,9 @@ class Labelled:
             GateError: the new file is worse, and not ``even_if_worse``.
         """
         signature = rival.signature
-        before = predecessors.recorded(rival, self.digest)
+        before = predecessors.recorded(rival, self.data.digest)
         if before is None and signature is not None:
-            most = max(label for _, label in self.files)
+            most = self.data.content.classes.max()
             if signature.image is None or signature.picture_shape is None or most >= len(signature.labels):
                 if even_if_worse:
                     return None
@@ -222,7 +237,7 @@ class Labelled:
             return None
         compared = predecessors.compare(
             measured.quality,
-            len(self.files),
+            len(self.data.pictures),
             before,
             rival.version,
             even_if_worse=even_if_worse,
@@ -230,65 +245,25 @@ class Labelled:
         return {**compared.figures, "summary": compared.summary}
 
 
-def labelled(name: str, labels: Sequence[str], shown_as: Path, progress: Progress) -> Labelled:
-    """List the pictures of ``folder:`` or ``csv:``: those of its test split where it has one, else all.
-
-    Raises:
-        ExportError: it is neither, or has a class that is none of the labels.
-        DataNotFoundError: there are no such pictures.
-        DataCorruptError: they are not divided as they must be.
-    """
-    try:
-        kind = sources.kind_of(name)
-    except SettingsError:
-        kind = None
-    if kind not in ("folder", "csv"):
-        raise ExportError(f"--data {name}: name folder:PICTURES, with a folder for each label, or csv:FILE.csv.")
-    chosen = listing.held_out(name)
-    if unknown := sorted({one.label for one in chosen} - set(labels)):
-        raise ExportError(
-            f"--data {name} has the classes {named(unknown)}, which are none of the labels {named(list(labels))}. Name "
-            "its folders, or its column label, as the labels are named."
-        )
-    digest = hashlib.sha256()
-    for one in chosen:
-        digest.update(f"{one.name}\0{one.label}\0{hashlib.sha256(one.path.read_bytes()).hexdigest()}\n".encode())
-    places = {label: place for place, label in enumerate(labels)}
-    files = tuple((str(one.path), places[one.label]) for one in chosen)
-    return Labelled(name, files, digest.hexdigest(), shown_as, progress)
-
-
-def _count_right(file: Path, spec: ImageSpec, pictures: Sequence[tuple[str, int]], batch: int) -> dict[str, Any]:
-    """In a child process: count how many pictures get the right label, and keep some of these.
+def _count_right(file: Path, mapped: Path, classes: Classes, batch: int) -> tuple[int, dict[str, str]]:
+    """In a child process: count how many pictures get the right label, and keep some of these as examples.
 
     Args:
         file: An ONNX file with the output ``probabilities``.
-        spec: Its ``hangtag.image``.
-        pictures: Their paths, each with the index of its label.
+        mapped: A .npy file with the images as the file takes them.
+        classes: Their places among its labels.
         batch: How many the file takes at a time.
     """
     runtime = Runtime(file, provider="cpu")
-    classes = np.array([label for _, label in pictures])
+    images = np.load(mapped, mmap_mode="r")
     labels = np.empty(len(classes), np.int64)
-    done = 0
-    for images in _batches([path for path, _ in pictures], spec, batch):
-        answers = runtime.run({runtime.signature.inputs[0].name: np.stack(images)})
-        labels[done : done + len(images)] = answers[PROBABILITIES].argmax(axis=1)
-        done += len(images)
-        if done % _SHOWN_EVERY < len(images) and done >= _SHOWN_EVERY:
-            child_process.report(f"{done:,} of {len(classes):,} pictures answered")
+    for start in range(0, len(images), batch):
+        answers = runtime.run({runtime.signature.inputs[0].name: images[start : start + batch]})
+        labels[start : start + batch] = answers[PROBABILITIES].argmax(axis=1)
+        done = min(start + batch, len(images))
+        if done // _SHOWN_EVERY > start // _SHOWN_EVERY:
+            child_process.report(f"{done:,} of {len(images):,} pictures answered")
     kept = kept_answers.choose_examples(
         {"logits": labels[:, None] == np.arange(len(runtime.signature.labels))}, classes
     )
-    shown = [prepared(Path(pictures[place][0]), spec) for place in kept.tolist()]
-    return {
-        "right": int((labels == classes).sum()),
-        "pictures": len(classes),
-        **kept_answers.record_examples(np.stack(shown), classes[kept]),
-    }
-
-
-def _batches(paths: Sequence[str], spec: ImageSpec, size: int) -> Iterator[list[Pixels]]:
-    with ThreadPoolExecutor(2) as executor:
-        for start in range(0, len(paths), size):
-            yield list(executor.map(lambda path: prepared(Path(path), spec), paths[start : start + size]))
+    return int((labels == classes).sum()), kept_answers.record_examples(images[kept], classes[kept])

@@ -1,7 +1,6 @@
 """A dry run says what the real run then takes, leaves nothing, and refuses what the real run would refuse."""
 
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 
 from hangtag.cli import main
 from tests.kit import garments, shipped, voc_files
-from tests.kit.command import contents, invoke, refusal
+from tests.kit.command import contents, invoke
 from tests.kit.forkserver import Forked
 from tests.training.small_runs import EPOCHS, TRAINED, Finished
 
@@ -104,11 +103,3 @@ def test_it_says_what_the_run_would_do_with_its_folder_and_changes_nothing(
     assert state(broken_off) == f"it holds this run, 1 of {EPOCHS} epochs; it would go on"
     assert state(finished.folder) == "it holds this run, finished; nothing would be trained"
     assert state(finished.folder, "--restart") == "the run there would be replaced"
-
-
-def test_it_refuses_what_the_run_would_refuse(finished: Finished, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
-    other = (*TRAINED, "--seed", "1")
-    assert refusal(*other, "--dry-run", "--out", folder) == refusal(*other, "--out", folder)
-    (tmp_path / "file").touch()
-    assert "Not a directory" in refusal(*TRAINED, "--dry-run", "--out", tmp_path / "file/run")

@@ -17,8 +17,8 @@ from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.data.sources import kind_of
 from hangtag.training.losses.single_label import DistanceLoss
-from hangtag.training.networks import own
 from hangtag.training.recipes import Recipe
+from hangtag.training.runs.files import short_name
 from hangtag.training.settings import TrainSettings
 
 
@@ -54,6 +54,7 @@ class RunConfig:
     start_from: TeacherFile | None = None  # None: fresh weights
     image: ImageSpec | None = None  # of the user's own pictures; None: the data set's own
     pictures: OwnPictures | None = None  # how they were divided and prepared
+    sizes: Mapping[str, int] | None = None  # how many of them each split has
     data_dir: str | None = field(default=None, compare=False)  # None: the data set's usual place
     tensorboard: bool = field(default=False, compare=False)  # whether the run logs events
     command: tuple[str, ...] = field(default=(), compare=False)  # arguments of ``hangtag train``, without the folder
@@ -74,7 +75,7 @@ class RunConfig:
         """The name of the run's folder unless --out names one."""
         loss = f"-{self.loss.name}" if self.loss else ""
         dataset = "" if self.dataset == "fashion-mnist" else f"-{_short(self.dataset)}"
-        return f"{own.short_name(self.model)}{dataset}-{self.recipe.name}{loss}-seed{self.seed}"
+        return f"{short_name(self.model)}{dataset}-{self.recipe.name}{loss}-seed{self.seed}"
 
     def as_json(self) -> dict[str, Any]:
         """The content of config.json: dictionaries, lists, strings and numbers."""

@@ -46,3 +46,8 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     """The content of a run's metrics.json; before the first epoch, no rows. Raises as read_json does."""
     path = folder / "metrics.json"
     return read_json(path) if path.is_file() else {"epochs": []}
+
+
+def short_name(network: str) -> str:
+    """A name for folders and models, such as resnet18 for timm:resnet18 and build for nets:build."""
+    return network.rpartition(":")[2].replace(".", "-").lower()

@@ -10,6 +10,7 @@ from typing import Any
 from hangtag.training.errors import RunMismatchError
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
+from hangtag.training.runs.data import changes
 from hangtag.training.runs.files import flat
 
 
@@ -27,7 +28,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in values.items()
-        if key not in _NOT_COMPARED and key.partition(".")[0] != "environment"
+        if key not in _NOT_COMPARED and key.partition(".")[0] not in ("environment", "sizes")
     }
 
 
@@ -54,6 +55,13 @@ def is_extension(
     if keys == ["recipe.epochs"] and epochs_done > 0:
         _require_possible(folder, requested["recipe"], epochs_done, has_checkpoint=has_checkpoint)
         return True
+    if any(key.startswith("pictures.") for key in keys):  # what else differs of the pictures follows from these
+        keys = [key for key in keys if key != "data_digest" and not key.startswith("image.")]
+    elif "data_digest" in keys and requested.get("pictures"):
+        raise RunMismatchError(
+            f"{folder} holds a run on other pictures: {changes(stored, requested['sizes'])}. Choose another --out, or "
+            "add --restart to replace it."
+        )
     if "model" in keys or "recipe.name" in keys:
         # Then most of the recipe's settings differ too, which adds nothing to the message.
         keys = [key for key in keys if key == "recipe.name" or not key.startswith("recipe.")]

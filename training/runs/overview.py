@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hangtag.training.errors import RunMismatchError
-from hangtag.training.runs.files import FILES, read_json, read_metrics
+from hangtag.training.runs.files import FILES, read_json, read_metrics, short_name
 
 FIGURES = {"accuracy": "accuracy", "o_f1": "O-F1"}
 """The figures by which a run's best epoch is selected, and their names: of single labels, and of sets of labels."""
@@ -120,6 +120,8 @@ def read_all(runs: Path) -> list[RunOverview]:
 def find(run: str, runs: Path, alternative: str = "") -> RunOverview:
     """Find a run by its folder, a file in it, its name under ``runs``, or a model's name, for its latest finished run.
 
+    An own network's name may be short, such as build for nets:build.
+
     Args:
         run: What it is named by.
         runs: The folder of runs.
@@ -135,7 +137,7 @@ def find(run: str, runs: Path, alternative: str = "") -> RunOverview:
             break
     else:
         known = read_all(runs)
-        finished = [one for one in known if one.model == run and one.is_finished]
+        finished = [one for one in known if run in (one.model, short_name(one.model)) and one.is_finished]
         if not finished:
             names = ", ".join(one.folder.name for one in known) or "none"
             raise RunMismatchError(

@@ -12,6 +12,10 @@ from hangtag.training.networks.normalisation import add_batch_norm
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
 
+_WRAPPINGS = ("model", "state_dict", "model_state_dict")
+"""Where a file keeps the weights among an optimizer's state and an epoch."""
+_PREFIXES = ("", "module.", "_orig_mod.", "model.")
+"""What DataParallel, torch.compile and Lightning put before the name of each weight."""
 _MANY_STEPS = 1_000
 """Of an epoch: so many that running statistics follow the last of them as they usually do."""
 
@@ -61,10 +65,14 @@ def _load(network: nn.Module, config: RunConfig) -> None:
             "holds more than tensors. Save the network's state_dict()."
         ) from error
     state: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
-    state = next((state[key] for key in ("model", "state_dict") if isinstance(state.get(key), dict)), state)
+    state = next((state[key] for key in _WRAPPINGS if isinstance(state.get(key), dict)), state)
     own = network.state_dict()
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor) and key in own}
-    fitting = {key: value for key, value in tensors.items() if own[key].shape == value.shape}
+
+    def fits(key: str, value: object) -> bool:
+        return key in own and isinstance(value, Tensor) and own[key].shape == value.shape
+
+    bare = [{str(key).removeprefix(prefix): value for key, value in state.items()} for prefix in _PREFIXES]
+    fitting = max(({key: value for key, value in one.items() if fits(key, value)} for one in bare), key=len)
     if 2 * len(fitting) < len(own):
         raise SettingsError(
             f"--start-from {path} holds {len(fitting)} of the {len(own)} weights of {config.model}: it is of another "
