@@ -60,7 +60,7 @@ def accept(
         path: the file.
         name: the model's name in the repository ``models``.
         labels: a file with the meaning of the outputs' last axis, one label per line or a JSON list.
-        preprocessing: how pixels become the network's input; see ``Preprocessing.parse``.
+        preprocessing: how pixels become the network's input; see ``Stated.parse``.
         scores: one of ``preprocessing.SCORES``; None for what the file shows.
         pictures: the user's, with their labels, folder:PICTURES or csv:FILE, to measure the accuracy on.
         request: for another precision; without samples of its own, by these pictures.
@@ -158,10 +158,10 @@ def accept(
 def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str]:
     own = onnx_model.metadata(model)
     metadata = {key: own[key] for key in _KEPT_KEYS if key in own}
-    if chosen.labels is not None and json.dumps(chosen.labels) != own.get("labels"):
+    if chosen.stated.labels is not None and json.dumps(chosen.stated.labels) != own.get("labels"):
         for key in ("label_distances", "label_distances_from"):  # of other labels
             metadata.pop(key, None)
-        metadata["labels"] = json.dumps(chosen.labels)
+        metadata["labels"] = json.dumps(chosen.stated.labels)
         metadata.setdefault("task", "single_label")
     metadata |= chosen.metadata
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -12,7 +12,7 @@ from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model
 from hangtag.export.gate.check import BATCHING, STRUCTURE
 from hangtag.export.third_party import companions, probe, wrapping
-from hangtag.export.third_party.preprocessing import NOTHING, Preprocessing
+from hangtag.export.third_party.preprocessing import Stated
 from hangtag.export.third_party.wrapping import Wrapped
 from hangtag.printable import named
 from hangtag.serving.signature import Signature
@@ -24,16 +24,12 @@ class Plan:
 
     Attributes:
         wrapped: The classifier; None where the file is published as it is.
-        labels: Of the outputs' last axis; None where nothing names them.
-        sources: What was taken from files that lie with the network, in sentences.
-        notes: What is done otherwise than these say, and what could not be taken, likewise.
+        stated: Its labels, and what is recorded and shown about it.
         reason: Why there is no classifier.
     """
 
     wrapped: Wrapped | None
-    labels: tuple[str, ...] | None
-    sources: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    stated: Stated
     reason: str = ""
 
     @property
@@ -42,10 +38,10 @@ class Plan:
         rows = {}
         if self.wrapped is not None:
             rows["image"] = f"{self.wrapped.steps}, in the graph; scores are {self.wrapped.scores}"
-        if self.sources:
-            rows["taken"] = "; ".join(self.sources)
-        if self.notes:
-            rows["note"] = "; ".join(self.notes)
+        if self.stated.sources:
+            rows["taken"] = "; ".join(self.stated.sources)
+        if self.stated.notes:
+            rows["note"] = "; ".join(self.stated.notes)
         return rows
 
     @property
@@ -55,7 +51,7 @@ class Plan:
             return {}
         steps = self.wrapped.steps
         described = {"task": "single_label", "image": json.dumps(steps.spec.as_json()), "preprocessing": str(steps)}
-        return described | ({"taken": json.dumps(self.sources)} if self.sources else {})
+        return described | ({"taken": json.dumps(self.stated.sources)} if self.stated.sources else {})
 
     def why_no_pictures(self, signature: Signature) -> str | None:
         """Why `hangtag classify` takes no pictures, or not all, of the published file, which has this signature."""
@@ -89,48 +85,47 @@ def choose(
         ExportError: the labels cannot be read, or the option is given and the network or the labels do not fit it.
         GateError: the network ends the process that puts the preprocessing before it.
     """
-    written = companions.read(path, model)
     given = None if labels_file is None else tuple(read_labels(labels_file))
-    stated = Preprocessing.parse(preprocessing or "").over(written.preprocessing)
-    if preprocessing is None and stated == NOTHING:
-        unknown = "nothing says how pixels become its input (--preprocessing)"
-        return Plan(None, given, notes=written.notes, reason=unknown)
-    labels = given or _own_labels(model) or written.labels
+    written = companions.read(path, model)
+    stated = Stated.parse(preprocessing or "", labels=given or _own_labels(model), scores=scores).over(written)
+    unwrapped = Stated(labels=given, notes=stated.notes)
+    if not (preprocessing or str(stated)):
+        return Plan(None, unwrapped, "nothing says how pixels become its input (--preprocessing)")
     bare.write_bytes(model.SerializeToString())
-    wrapped = _wrapped(bare, path, stated, scores or written.scores, len(labels or ()))
+    wrapped = _wrapped(bare, path, stated)
     if isinstance(wrapped, str):
         if preprocessing is not None:
             raise ExportError(f"{path}: {wrapped} Nothing was published.")
-        return Plan(None, given, notes=written.notes, reason=wrapped.rstrip("."))
-    sources = [one for one in written.sources if labels == written.labels or " labels from " not in one]
+        return Plan(None, unwrapped, wrapped.rstrip("."))
+    sources = [one for one in stated.sources if stated.labels == written.labels or " labels from " not in one]
     if sources and preprocessing:
         sources.append(f"--preprocessing {preprocessing} wins over these")
     if sources and scores:
         sources.append(f"--scores {scores} too")
-    return Plan(wrapped, labels, tuple(sources), written.notes)
+    return Plan(wrapped, replace(stated, sources=tuple(sources)))
 
 
-def _wrapped(bare: Path, path: Path, stated: Preprocessing, scores: str | None, labels: int) -> Wrapped | str:
+def _wrapped(bare: Path, path: Path, stated: Stated) -> Wrapped | str:
     """The classifier, or why there is none. One of a network for a fixed number of pictures gets a free batch axis,
     where the network allows it."""
 
-    def wrap(name: str, scores: str | None, *, freed: bool) -> Wrapped | str:
-        arguments = (bare, bare.with_name(name), stated, scores, labels, freed)
+    def wrap(name: str, *, freed: bool) -> Wrapped | str:
+        arguments = (bare, bare.with_name(name), stated, freed)
         return child_process.run(wrapping.wrap, *arguments, shown_as=path, check=STRUCTURE)
 
-    wrapped = wrap("classifier.onnx", scores, freed=False)
-    if isinstance(wrapped, str) or wrapped.batch is None:
+    wrapped = wrap("classifier.onnx", freed=False)
+    if isinstance(wrapped, str) or wrapped.bare_batch is None:
         return wrapped
     try:
-        free = wrap("freed.onnx", wrapped.scores, freed=True)
+        free = wrap("freed.onnx", freed=True)
         if isinstance(free, Wrapped) and probe.run(free.file, path)[BATCHING]["batched"]:
-            return replace(free, bare_batch=wrapped.batch)
+            return replace(free, bare_batch=wrapped.bare_batch)
     except ExportError:
         pass  # it computes for its own number of pictures alone
-    if wrapped.batch > 1:
+    if wrapped.bare_batch > 1:
         return (
-            f"it takes {wrapped.batch} pictures at a time, and does not compute with other numbers. Export it with "
-            "a free first axis (dynamic_axes or dynamic_shapes of torch.onnx.export)."
+            f"it takes {wrapped.bare_batch} pictures at a time, and does not compute with other numbers. Export it "
+            "with a free first axis (dynamic_axes or dynamic_shapes of torch.onnx.export)."
         )
     return wrapped
 

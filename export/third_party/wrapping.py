@@ -21,7 +21,7 @@ from hangtag.export.third_party.preprocessing import (
     LOGITS,
     PROBABILITIES,
     NetworkImage,
-    Preprocessing,
+    Stated,
     Steps,
     steps,
 )  # fmt: skip
@@ -44,7 +44,6 @@ class Wrapped:
         steps: What it does to pixels.
         output: The name of the network's output with the scores.
         scores: One of ``preprocessing.SCORES``.
-        batch: The size of the first axis; None where it is free.
         bare_batch: The number of pictures that the bare network takes at a time; None where any.
     """
 
@@ -52,43 +51,38 @@ class Wrapped:
     steps: Steps
     output: str
     scores: str
-    batch: int | None
     bare_batch: int | None
 
 
-def wrap(
-    bare: Path, target: Path, stated: Preprocessing, scores: str | None, labels: int, freed: bool
-) -> Wrapped | str:
+def wrap(bare: Path, target: Path, stated: Stated, freed: bool) -> Wrapped | str:
     """Write a file of preprocessing, network and softmax, in a child process.
 
     Args:
         bare: The network's file.
         target: The file to write.
-        stated: How pixels become the network's input.
-        scores: One of ``preprocessing.SCORES``; None for what the graph shows: probabilities behind a Softmax, else
-            logits.
-        labels: How many there are.
+        stated: About the network. Scores that are not stated are what the graph shows: probabilities behind a Softmax,
+            else logits.
         freed: Whether to declare the first axis free. Whether the network then computes must be tried.
 
     Returns:
         The reason why there is none, where the input is no single picture, the preprocessing does not fit it, or no
         output has a score for each label.
     """
-    if labels == 0:
+    if not stated.labels:
         return "nothing names the labels: give a file with --labels."
-    model = onnx.load(bare)
+    model, labels = onnx.load(bare), len(stated.labels)
     try:
         if freed:
             _free(model, labels)
         image = _image(model)
         completed = steps(stated, image)
         output = _output(model, labels)
-        name, scores = output.name, scores or _scores(model.graph, output.name)
+        name, scores = output.name, stated.scores or _scores(model.graph, output.name)
         _join(model, image, output, completed, scores, labels)
     except ExportError as error:
         return str(error)
     onnx_model.write(model, {}, target)
-    return Wrapped(target, completed, name, scores, image.batch, image.batch)
+    return Wrapped(target, completed, name, scores, image.batch)
 
 
 def _join(
