@@ -83,7 +83,7 @@ def middle(speeds: Sequence[Speed]) -> Speed:
         own = median(one.milliseconds[size][FILE] for one in speeds)
         ratios = {name: median(one.ratio(name, size) or 0 for one in speeds) for name in times}
         milliseconds[size] = {name: own * ratio for name, ratio in ratios.items()}
-    return Speed(milliseconds, first.threads, first.missing, max(one.others for one in speeds))
+    return Speed(milliseconds, first.missing)
 
 
 def _entries(models: Path) -> Iterator[tuple[Entry, Path | None]]:

@@ -1,7 +1,6 @@
 """What the gate measures: differences between answers, and times of files and networks that take turns."""
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -149,19 +148,3 @@ def test_torch_compile_is_timed_too(lstm: Exported, few: Garments) -> None:
 class _Brightness(torch.nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return image.to(torch.float32).mean(dim=(1, 2))
-
-
-@pytest.mark.slow
-def test_the_share_of_other_processes_comes_from_linuxs_counters(tmp_path: Path) -> None:
-    """In hundredths of a second: user, nice, system, idle, iowait, irq, softirq, steal."""
-    (tmp_path / "stat").write_text("cpu  100 0 100 700 100 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\n")
-    now = speed.CpuTime.now(tmp_path / "stat")
-    assert (now.available, now.used) == (10, 2)
-    share = speed.CpuTime(20, 9, 5).share_of_others(speed.CpuTime(10, 2, 1))
-    assert share == pytest.approx(0.3)  # 7 s, of which 4 are ours
-    missing = speed.CpuTime.now(tmp_path / "none")
-    assert missing.share_of_others(missing) == 0
-    measured = speed.Speed({1: {"file": 1.0}, 64: {"file": 9.0}}, 2, {}, 0.3)
-    assert str(measured).endswith("2 threads; others took 30% of the CPUs meanwhile")
-    assert measured.figures["others"] == 0.3
-    assert "others" not in str(speed.Speed({1: {"file": 1.0}}, 2, {}, 0.09))
