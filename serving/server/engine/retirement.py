@@ -30,31 +30,27 @@ class RetiredModels:
     def __init__(self, linger_seconds: float) -> None:
         """linger_seconds: how long a model takes requests after it was replaced or unloaded."""
         self._linger_seconds = linger_seconds
-        self._waiting: dict[threading.Timer, list[Servable]] = {}  # by the timer that closes them
+        self._waiting: dict[threading.Timer, Servable] = {}  # by the timer that closes it
 
     def add(self, models: list[Servable]) -> None:
         """Close these models once they have lingered."""
         for model in models:
-            waiting = [model]  # emptied at the end, so that the timer does not keep the model in memory
-            timer = threading.Timer(self._linger_seconds, self._retire, [waiting])
+            timer = threading.Timer(self._linger_seconds, self._retire, [model])
             timer.daemon = True
-            self._waiting[timer] = waiting
+            self._waiting[timer] = model
             timer.start()
 
     def close(self) -> None:
         """Close every model now, and wait for those that are being closed: nothing goes on after this."""
-        for timer, waiting in list(self._waiting.items()):
+        for timer, model in list(self._waiting.items()):
             timer.cancel()
-            for model in waiting:
-                model.close()
+            model.close()
             if timer.is_alive():
                 timer.join()
 
-    def _retire(self, waiting: list[Servable]) -> None:
-        model = waiting.pop()
+    def _retire(self, model: Servable) -> None:
         model.close()
         log.info("model retired", model=model.name, version=model.version)
-        del model
         arena.shrink()
         memory.release_freed_memory()
         del self._waiting[threading.current_thread()]  # type: ignore[arg-type]  # it is the timer

@@ -181,15 +181,13 @@ class Runtime:
             is_unchanged: Whether the model's files are still those that this runtime has loaded.
         """
 
-        opener = self._opener  # not self: a circle of references would keep an unloaded model in memory
-
         def open_session(threads: int) -> onnxruntime.InferenceSession:
-            session = opener.open("cpu", threads=threads)
+            session = self._opener.open("cpu", threads=threads)
             if not is_unchanged():
                 raise ModelLoadError("the model's files have changed since they were loaded")
             return session
 
-        self._lone_batches = LoneBatches(opener.path, self._session, self.threads, open_session, threads)
+        self._lone_batches = LoneBatches(self._opener.path, self._session, self.threads, open_session, threads)
 
     def use_io_binding(self, max_batch_size: int, *, instances: int, cuda_graphs: str = "off") -> None:
         """Compute batches of up to this size by IO binding with pinned inputs, and by CUDA graphs if requested.
