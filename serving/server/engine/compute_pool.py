@@ -3,9 +3,9 @@
 A free thread takes the next batch that is due, whatever its model, and computes it; when it has finished, it takes
 what has gathered for the same model meanwhile. No thread waits for a fuller batch.
 
-A transport may bring a `Source`, from which one thread at a time *receives*: it takes the calls that have come, which
-queues them, and computes the batch that is due then itself, while the next free thread receives. So a lone call is
-received, computed and answered by one thread.
+A transport may bring a function by which one thread at a time *receives*: it queues the calls that have come, and
+computes the batch that is then due itself, while the next free thread receives. So a lone call is received, computed
+and answered by one thread.
 
 There are as many threads as one model may compute batches at once. Models that compute for long would occupy all of
 them, and then nothing would be received, computed for other models, or refused. So *further* threads start when a batch
@@ -72,7 +72,8 @@ class ComputePool:
         self._receiver: int | None = None  # the thread that receives
         self._receptions = 0
         self._unreceived = threading.Event()  # no thread was free to receive
-        self._further_receive = False  # nothing was received for a moment, so that a further thread is to do so
+        self._further_receive = False  # nothing was received for a moment, so that a further thread may do so
+        self._is_summoned = False  # a further thread was woken or started for it, and has not come yet
         self._computing: set[int] = set()  # threads
         self._after: dict[Callable[[], None], None] = {}  # in the order of their calls
         self._closed = False
@@ -190,11 +191,12 @@ class ComputePool:
                 if not self._may_receive(further):
                     if not further:
                         self._core.wait(seconds)
-                    elif not self._further.wait(min(seconds or _IDLE_SECONDS, _IDLE_SECONDS)) and not self._due:
+                    elif not self._further.wait(_IDLE_SECONDS if seconds is None else seconds) and not self._due:
                         break
                     continue
                 self._receiver = threading.get_ident()
                 self._further_receive = self._further_receive and further
+                self._is_summoned = False
             try:
                 work = self._received()
             finally:
@@ -248,8 +250,8 @@ class ComputePool:
             with self._lock:
                 if self._receiver is not None:
                     self._unreceived.clear()
-                elif self._receptions == receptions and self._receive is not None:
-                    self._further_receive = True
+                elif self._receptions == receptions and self._receive is not None and not self._is_summoned:
+                    self._further_receive = self._is_summoned = True
                     if not self._further.notify():
                         self._start(further=True)
 
