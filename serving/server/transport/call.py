@@ -154,7 +154,7 @@ def submit(call: TransportCall) -> None:
     assert query is not None
     name, version = call.model_name, call.model_version = query.model_name, query.model_version
     try:
-        _require_caller(call)
+        require_caller(call)
         while True:
             model = call.engine.model(name, version)
             try:
@@ -173,7 +173,8 @@ def submit(call: TransportCall) -> None:
         call.cancel()
 
 
-def _require_caller(call: TransportCall) -> None:
+def require_caller(call: TransportCall) -> None:
+    """Raise CancelledError if the caller has left."""
     if call.cancelled:
         raise CancelledError("the caller left before the request was decoded")
 

@@ -20,6 +20,7 @@ from hangtag.serving.server.transport.call import (
     LARGE_MESSAGE,
     Query,
     TransportCall,
+    require_caller,
     require_size,
     submit,
 )
@@ -150,8 +151,9 @@ class NativeCalls:
 
         def read() -> None:
             try:
-                call.query = None if call.cancelled else query_of()
-                is_large = call.query is not None and has_large_picture(call.query)
+                require_caller(call)
+                call.query = query = query_of()
+                is_large = has_large_picture(query)
             except Exception as error:
                 self.decoding.leave_place()
                 call.fail(error)
@@ -237,6 +239,16 @@ class NativeCall(TransportCall):
         self._calls.front.respond(self.id, message, None, cost_metadata(result.timings))
         self._calls.open.pop(self.id, None)  # last, as above
 
+    def parts(self, outputs: Tensors, cost: BatchCost) -> list[tuple[bytes, bytes, int]]:
+        """See `Plan.parts`. Empty also where each response of the batch has to be made by itself."""
+        if self.plan is None or self.tracing is not None:
+            return []
+        try:
+            return self.plan.parts(outputs, cost)
+        except Exception:  # a bug of ours, which each call then meets by itself
+            log.exception("answering a batch at once failed")
+            return []
+
     @classmethod
     def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
         """Send the rows of each call, in one loop over all that have plans: each output becomes bytes once."""
@@ -247,7 +259,7 @@ class NativeCall(TransportCall):
             assert isinstance(call, NativeCall)
             if call.plan is not plan:
                 plan = call.plan
-                parts = [] if plan is None or call.tracing is not None else plan.parts(outputs, cost)
+                parts = call.parts(outputs, cost)
             if not parts:
                 call.end(call.part_of(outputs, cost))
                 continue
