@@ -153,24 +153,24 @@ class ComputePool:
 
     def _compute_next(self, further: bool) -> bool:
         """Compute the next batch. Returns False where the thread is to end. A thread that waits keeps no calls."""
+        work = self._next(further)
+        if work is None:
+            return False
+        model, batch = work
+        self._computing.add(threading.get_ident())
         try:
-            work = self._next(further)
-            if work is None:
-                return False
-            model, batch = work
-            self._computing.add(threading.get_ident())
             while batch:  # an instance that finishes takes what has gathered for it
                 model.execute(batch, alone=len(self._computing) == 1)
                 for work_after in tuple(self._after):
                     if self._after.pop(work_after, False) is None:  # else another thread does it
                         work_after()
                 batch = model.batcher.take()
-            if model.batcher.waiting:  # what is left is held back, or waits for another instance
-                self._due[model] = None
         except Exception:  # a bug of ours must not end the thread
             log.exception("computing a batch failed")
         finally:
             self._computing.discard(threading.get_ident())
+            if model.batcher.waiting:  # what is left is held back, or waits for another instance
+                self._due[model] = None
         return True
 
     def _next(self, further: bool) -> Work | None:
@@ -179,9 +179,8 @@ class ComputePool:
             offers = self._offers
             work, seconds = self._take()
             if work is not None:
-                if self._due:  # another model may have a batch, or have one soon
-                    with self._lock:
-                        self._core.notify()
+                with self._lock:
+                    self._pass_on()
                 return work
             with self._lock:
                 if self._offers != offers:
@@ -202,12 +201,17 @@ class ComputePool:
             finally:
                 with self._lock:
                     self._receiver = None
-                    if not self._core.notify() and not self._unreceived.is_set():
-                        self._unreceived.set()
+                    self._pass_on()
             if work is not None:
                 return work
         self._running.discard(threading.current_thread())
         return None
+
+    def _pass_on(self) -> None:
+        """Before this thread computes, wake another one that receives, or takes what other models have."""
+        is_unreceived = self._receive is not None and self._receiver is None
+        if (is_unreceived or self._due) and not self._core.notify() and is_unreceived and not self._unreceived.is_set():
+            self._unreceived.set()
 
     def _may_receive(self, further: bool) -> bool:
         return self._receive is not None and self._receiver is None and (self._further_receive or not further)

@@ -44,22 +44,22 @@ class Source:
 
     def __init__(self, pool: ComputePool) -> None:
         self._pool = pool
-        self._sent: SimpleQueue[Model | None] = SimpleQueue()
+        self._sent: SimpleQueue[tuple[Model, ...]] = SimpleQueue()
         self.threads: set[int] = set()
 
-    def send(self, model: Model | None) -> None:
-        """Send a call for a model; None: no more will come."""
-        self._sent.put(model)
+    def send(self, *models: Model) -> None:
+        """Send a call for each model, which are received at once; for none: no more will come."""
+        self._sent.put(models)
 
     def receive(self, milliseconds: int | None) -> bool:
         self.threads.add(threading.get_ident())
         try:
-            model = self._sent.get(timeout=TIMEOUT if milliseconds is None else milliseconds / 1e3)
+            models = self._sent.get(timeout=TIMEOUT if milliseconds is None else milliseconds / 1e3)
         except Empty:
             return True
-        if model is not None:
+        for model in models:
             offer(self._pool, model)
-        return model is not None
+        return bool(models)
 
 
 def offer(pool: ComputePool, model: Model, count: int = 1) -> None:
@@ -80,7 +80,7 @@ def source(pool: ComputePool) -> Iterator[Source]:
     source = Source(pool)
     pool.receive_from(source.receive)
     yield source
-    source.send(None)
+    source.send()
 
 
 Offer = Callable[[Model], None]
@@ -118,6 +118,23 @@ def test_models_that_compute_for_long_hold_up_no_other_one(send: Offer) -> None:
         until(lambda number=number: len(quick.begun) == number)  # type: ignore[misc]
     for model in slow:
         model.may_end.set()
+
+
+def test_while_one_thread_computes_what_another_has_received_a_third_one_receives() -> None:
+    pool = ComputePool(3)
+    source = Source(pool)
+    models = [Model() for _ in range(3)]
+    for model in models:
+        model.hold()
+    pool.receive_from(source.receive)
+    source.send(*models[:2])
+    until(lambda: all(model.begun for model in models[:2]))
+    source.send(models[2])
+    until(lambda: models[2].begun)
+    for model in models:
+        model.may_end.set()
+    source.send()
+    pool.close()
 
 
 def test_what_gathers_while_every_instance_computes_is_the_next_batch(pool: ComputePool) -> None:
