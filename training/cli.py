@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -12,9 +12,9 @@ from hangtag.training import session
 from hangtag.training.catalog import NETWORKS, RECIPE_NAMES
 from hangtag.training.data import sources
 from hangtag.training.errors import SettingsError
-from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT
 from hangtag.training.processes.launch import launch
-from hangtag.training.settings import LOSSES, SELECTIONS, TrainSettings
+from hangtag.training.recipes import BETA, LOSS_WEIGHT, DistanceLossName
+from hangtag.training.settings import TrainSettings
 
 
 @click.command()
@@ -89,7 +89,7 @@ from hangtag.training.settings import LOSSES, SELECTIONS, TrainSettings
 @click.option("--balance", is_flag=True, help="Weigh classes so that each counts alike, however many pictures it has.")
 @click.option(
     "--select",
-    type=click.Choice(SELECTIONS),
+    type=click.Choice(("accuracy", "balanced_accuracy")),
     default="accuracy",
     show_default=True,
     help="Which validation figure chooses the best epoch; balanced_accuracy counts each class alike.",
@@ -136,8 +136,10 @@ from hangtag.training.settings import LOSSES, SELECTIONS, TrainSettings
 )
 @click.option(
     "--loss",
-    type=click.Choice(LOSSES),
-    help="The loss to minimise. The last two weigh mistakes by label distances.  [default: cross-entropy]",
+    type=click.Choice(("cross-entropy", *get_args(DistanceLossName))),
+    default="cross-entropy",
+    show_default=True,
+    help="The loss to minimise. The last two weigh mistakes by label distances.",
 )
 @click.option(
     "--beta",

@@ -1,13 +1,16 @@
 """The session of ``hangtag train`` in one process: reads the data, trains, and reports the result."""
 
-import hashlib
 import importlib
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
 
 from hangtag.extras import needs
 from hangtag.output import require_writable, writing
@@ -18,16 +21,14 @@ from hangtag.training.errors import SettingsError
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop.train import train as train_run
-from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT, DistanceLoss
 from hangtag.training.networks import own
 from hangtag.training.observer import Observer, Observers
 from hangtag.training.processes.launch import keep_freed_memory
 from hangtag.training.processes.process_group import ProcessGroup, process_group
 from hangtag.training.progress import TerminalObserver
-from hangtag.training.runs import overview
-from hangtag.training.runs.config import RunConfig, TeacherFile, command
-from hangtag.training.runs.files import REPORT
-from hangtag.training.runs.run import Run
+from hangtag.training.recipes import BETA, LOSS_WEIGHT, DistanceLoss
+from hangtag.training.runs.config import RunConfig, TeacherFile, command, short_dataset
+from hangtag.training.runs.run import REPORT, Run
 from hangtag.training.settings import TrainSettings
 from hangtag.training.tasks.preparation import first_network
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
@@ -46,18 +47,19 @@ def train(settings: TrainSettings) -> None:
     with process_group(settings.chosen_device) as group:
         inputs = group.on_every_rank(lambda: _read(settings, group))
         config = _config(settings, inputs, group)
-        run = Run(settings.out or Path("runs") / config.run_name)
+        name = _run_name(config)
+        run = Run(settings.out or Path("runs") / name)
+        # A network that cannot be built leaves no folder, and the run that is there as it is.
+        group.on_every_rank(lambda: _require_network(config, inputs.data))
         if settings.dry_run:
             _dry_run(settings, config, inputs, run, group)
             return
-        # A network that cannot be built leaves no folder, and the run that is there as it is.
-        group.on_every_rank(lambda: first_network(config, len(inputs.data.labels), inputs.data.image))
         if settings.restart:
             group.on_rank_zero(run.erase)
         if group.is_rank_zero:
             for note in inputs.data.notes:
                 _report(note)
-            _report(f"{config.run_name}: data from {inputs.data.source}, {_resources(config)}")
+            _report(f"{name}: data from {inputs.data.source}, {_resources(config)}")
         epochs_before = group.on_rank_zero(lambda: _finished_epochs(run))
         try:
             with (
@@ -81,7 +83,7 @@ def _dry_run(settings: TrainSettings, config: RunConfig, inputs: "_Inputs", run:
     """Print what the run would take; see dry_run.py."""
     state = group.on_rank_zero(lambda: _state(run, config, restart=settings.restart))
     if group.is_rank_zero:
-        _report(f"{config.run_name}: measuring, on {_resources(config)}")
+        _report(f"{_run_name(config)}: measuring, on {_resources(config)}")
     forecast = dry_run.measure(config, inputs.data, inputs.teacher, group, inputs.distances)
     if group.is_rank_zero:
         shown = [("run", f"{run.folder}: {state}"), ("data", f"{config.dataset} from {inputs.data.source}")]
@@ -95,8 +97,8 @@ def _state(run: Run, config: RunConfig, *, restart: bool) -> str:
     if restart and run.has("config.json"):
         return "the run there would be replaced"
     run.require_fitting(config)
-    done, epochs = len(run.read_metrics()["epochs"]), config.recipe.epochs
-    if done == epochs and run.is_finished():
+    done, epochs = len(run.rows), config.recipe.epochs
+    if done == epochs and run.is_finished:
         return "it holds this run, finished; nothing would be trained"
     return f"it holds this run, {done} of {epochs} epochs; it would go on" if done else "a new run"
 
@@ -152,8 +154,9 @@ def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> Ru
             distances=inputs.distances.digest,
             file=str(settings.distances) if settings.distances else None,
         )
-    return RunConfig.of_settings(
-        settings,
+    copied = ("model", "seed", "limit", "precision", "balance", "select", "tensorboard", "command")
+    return RunConfig(
+        **{name: getattr(settings, name) for name in copied},
         recipe=settings.chosen_recipe,
         data_digest=inputs.data.digest,
         threads=_threads(settings),
@@ -161,12 +164,44 @@ def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> Ru
         processes=group.world_size,
         teachers=inputs.teacher.files if inputs.teacher else (),
         loss=loss,
-        start_from=_file(settings.start_from) if settings.start_from else None,
+        start_from=TeacherFile.of(settings.start_from.absolute()) if settings.start_from else None,
         dataset=_absolute(settings.dataset),
         image=inputs.data.image if sources.kind_of(settings.dataset) else None,
         pictures=settings.own_pictures if sources.kind_of(settings.dataset) else None,
         data_dir=str(settings.data_dir) if settings.data_dir else None,
     )
+
+
+def _run_name(config: RunConfig) -> str:
+    """The name of the run's folder unless --out names one."""
+    loss = f"-{config.loss.name}" if config.loss else ""
+    dataset = "" if config.dataset == "fashion-mnist" else f"-{short_dataset(config.dataset)}"
+    return f"{own.short_name(config.model)}{dataset}-{config.recipe.name}{loss}-seed{config.seed}"
+
+
+def _require_network(config: RunConfig, data: Dataset) -> None:
+    """Raises SettingsError if the network cannot be built for this data, or computed in this precision."""
+    network = first_network(config, len(data.labels), data.image)
+    needs_bf16_lstm = config.precision == "bf16" and any(isinstance(module, nn.LSTM) for module in network.modules())
+    if needs_bf16_lstm and config.device == "cpu" and not cpu_computes_lstms_in_bf16():
+        raise SettingsError(
+            f"--precision bf16: PyTorch computes no LSTM in bfloat16 on this CPU, and {config.model} has one. Use "
+            "--precision fp32."
+        )
+
+
+@cache
+def cpu_computes_lstms_in_bf16() -> bool:
+    """Whether PyTorch computes an LSTM in bfloat16 on this CPU, by computing a small one.
+
+    It has none for CPUs without AVX-512.
+    """
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            nn.LSTM(4, 4)(torch.rand(2, 1, 4))
+    except RuntimeError:
+        return False
+    return True
 
 
 def _threads(settings: TrainSettings) -> int:
@@ -187,12 +222,13 @@ def _write_page(run: Run, data: Dataset) -> None:
 
     path = run.folder / REPORT
     with writing(path):
-        path.write_text(run_page(overview.read(run.folder), validation=data.validation.images), encoding="utf-8")
+        path.write_text(run_page(Run(run.folder), validation=data.validation.images), encoding="utf-8")
 
 
 def _finished_epochs(run: Run) -> int | None:
     """How many epochs a finished run has; None for one that is not finished, or not there."""
-    return len(run.read_metrics()["epochs"]) if run.is_finished() else None
+    metrics = run.read_metrics()
+    return len(metrics["epochs"]) if "summary" in metrics else None
 
 
 def _report_result(run: Run, metrics: dict[str, Any], epochs_before: int | None) -> None:
@@ -211,10 +247,6 @@ def _report_result(run: Run, metrics: dict[str, Any], epochs_before: int | None)
     ]
     _report(f"best epoch {summary['best_epoch']}: {', '.join(figures)}, {summary['parameters']:,} parameters")
     _report(f"run: {run.folder}   next: hangtag export {run.folder}")
-
-
-def _file(path: Path) -> TeacherFile:
-    return TeacherFile(hashlib.sha256(path.read_bytes()).hexdigest()[:12], str(path.absolute()))
 
 
 def _absolute(dataset: str) -> str:

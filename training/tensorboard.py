@@ -16,7 +16,8 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import hparams
 
 from hangtag.training.observer import Observer, StepProgress
-from hangtag.training.runs.files import EVENT_FILES, flat, read_metrics, reporting_write_errors
+from hangtag.training.runs.config import flat
+from hangtag.training.runs.run import EVENT_FILES, Run, reporting_write_errors
 
 _SPLITS = ("train", "validation")
 
@@ -65,7 +66,7 @@ class EventLog(Observer, AbstractContextManager["EventLog"]):
     def _begin(self, steps: int) -> None:
         """Open the file, before the run's first step."""
         self._steps = steps
-        rows = read_metrics(self._folder)["epochs"]
+        rows = Run(self._folder).read_metrics()["epochs"]
         earlier = len(list(self._folder.glob(EVENT_FILES)))
         with reporting_write_errors(self._folder):
             # The number makes the name another one than that of a file of the same second.

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hangtag.training.data.dataset import Split
-from hangtag.training.settings import cpu_computes_lstms_in_bf16
+from hangtag.training.session import cpu_computes_lstms_in_bf16
 from studies import results
 from studies.accuracy import report as accuracy
 from studies.calibration import section

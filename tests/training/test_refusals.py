@@ -68,8 +68,8 @@ def test_a_loss_from_a_variable_is_not_ignored_either(tmp_path: Path, monkeypatc
 
 
 NO_BF16 = """
-from hangtag.training import settings
-settings.cpu_computes_lstms_in_bf16 = lambda: False
+from hangtag.training import session
+session.cpu_computes_lstms_in_bf16 = lambda: False
 """
 
 

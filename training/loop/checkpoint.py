@@ -13,8 +13,7 @@ from hangtag.training.networks.normalisation import fold_batch_norm
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
-from hangtag.training.runs.files import RESTART_HINT
-from hangtag.training.runs.run import Run
+from hangtag.training.runs.run import RESTART_HINT, Run
 from hangtag.training.tasks.task import Task
 
 T = TypeVar("T")

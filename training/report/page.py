@@ -21,14 +21,14 @@ from hangtag.training.errors import TrainingError
 from hangtag.training.metrics.single_label import ClassFigures, per_class
 from hangtag.training.report import tables
 from hangtag.training.runs import data
-from hangtag.training.runs.overview import FIGURES, RunOverview
+from hangtag.training.runs.run import FIGURES, Run
 
 MOST_LABELS = 40
 """Of a matrix that can be read."""
 _MOST_FREQUENT = 40
 
 
-def run_page(run: RunOverview, exported_as: Sequence[str] = (), validation: Images | None = None) -> str:
+def run_page(run: Run, exported_as: Sequence[str] = (), validation: Images | None = None) -> str:
     """The page of one run: curves, confusion matrix, worst mistakes, recipe and provenance.
 
     Args:
@@ -36,7 +36,7 @@ def run_page(run: RunOverview, exported_as: Sequence[str] = (), validation: Imag
         exported_as: The versions that were exported from it.
         validation: The validation split's images, if they are in memory; None reads them where needed.
     """
-    summary = run.metrics["summary"] if run.is_finished else {}
+    summary = run.summary
     labels, parameters = data.labels(summary), summary.get("parameters")
     matrix = _confusion(summary, labels)
     images, why_none = _worst_images(run, summary, labels, validation) if matrix else ([], "")
@@ -55,14 +55,14 @@ def run_page(run: RunOverview, exported_as: Sequence[str] = (), validation: Imag
     )
 
 
-def comparison_page(runs: Sequence[RunOverview], exported_as: Sequence[Sequence[str]]) -> str:
+def comparison_page(runs: Sequence[Run], exported_as: Sequence[Sequence[str]]) -> str:
     """The page of several runs: their curves, above a table of their figures and of settings that differ."""
     cells = [tables.cells(run, versions) for run, versions in zip(runs, exported_as, strict=True)]
     rows = {key: [each[key] for each in cells] for key in cells[0]}
     return _render(runs, {**rows, **tables.differences(runs)}, run=None)
 
 
-def _render(runs: Sequence[RunOverview], rows: Mapping[str, Sequence[Any]], **content: Any) -> str:
+def _render(runs: Sequence[Run], rows: Mapping[str, Sequence[Any]], **content: Any) -> str:
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     pictures: list[tuple[str, Mapping[str, str], Formatter]] = [
         *(
@@ -114,7 +114,7 @@ def _confusion(summary: Mapping[str, Any], labels: Sequence[str]) -> _Confusion 
 
 
 def _worst_images(
-    run: RunOverview, summary: Mapping[str, Any], labels: Sequence[str], validation: Images | None
+    run: Run, summary: Mapping[str, Any], labels: Sequence[str], validation: Images | None
 ) -> tuple[list[tuple[str, str, str]], str]:
     """Source, name and caption of the images with the highest loss; or a sentence that says why there are none."""
     worst = summary.get("worst")
@@ -138,7 +138,7 @@ def _worst_images(
     ], ""
 
 
-def _validation_images(run: RunOverview) -> Images:
+def _validation_images(run: Run) -> Images:
     """Read the run's validation images, without a download. Raises TrainingError as the data set's reader does."""
     folder, name = run.config.get("data_dir"), str(run.config.get("dataset", fashion_mnist.NAME))
     if sources.kind_of(name) is None:
@@ -146,7 +146,7 @@ def _validation_images(run: RunOverview) -> Images:
     return data.load(run.config).validation.images
 
 
-def _curves(runs: Sequence[RunOverview], title: str, keys: Mapping[str, str], axis: Formatter) -> Markup | None:
+def _curves(runs: Sequence[Run], title: str, keys: Mapping[str, str], axis: Formatter) -> Markup | None:
     """The figures of each epoch with these keys, each with its name; None where no run has any.
 
     Validation is a solid line, training a dashed one; a dot is at the epoch whose weights were kept. Of a single epoch

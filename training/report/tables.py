@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from hangtag.training.runs.files import flat
-from hangtag.training.runs.overview import FIGURES, RunOverview
+from hangtag.training.runs.config import flat
+from hangtag.training.runs.run import FIGURES, Run
 
 _SHOWN_ELSEWHERE = ("model", "seed", "dataset", "limit", "recipe", "tensorboard", "command")
 
 
-def cells(run: RunOverview, exported_as: Sequence[str] = ()) -> dict[str, str]:
+def cells(run: Run, exported_as: Sequence[str] = ()) -> dict[str, str]:
     """Describe a run by what its row in a list shows, in words, and by its model.
 
     Args:
@@ -20,7 +20,7 @@ def cells(run: RunOverview, exported_as: Sequence[str] = ()) -> dict[str, str]:
     shares = {split: run.share(split) for split in ("validation", "test")}
     return {
         "model": run.model,
-        "recipe": run.recipe,
+        "recipe": run.config["recipe"].get("name", ""),
         "data": run.data,
         "seed": str(run.config.get("seed", "-")),
         "epochs": str(len(run.rows)) if run.is_finished else f"{len(run.rows)} of {run.epochs or '?'}",
@@ -30,7 +30,7 @@ def cells(run: RunOverview, exported_as: Sequence[str] = ()) -> dict[str, str]:
     }
 
 
-def differences(runs: Sequence[RunOverview]) -> dict[str, list[Any]]:
+def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """The settings in which the runs differ, flat, such as {"recipe.learning_rate": [0.001, 0.004]}."""
     configs = [flat(run.config) for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config if key != "command")
@@ -38,13 +38,13 @@ def differences(runs: Sequence[RunOverview]) -> dict[str, list[Any]]:
     return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
 
 
-def recipe(run: RunOverview) -> dict[str, str]:
+def recipe(run: Run) -> dict[str, str]:
     """Every hyperparameter of the run's recipe, in words."""
-    settings = flat(part) if isinstance(part := run.config.get("recipe"), dict) else {}
+    settings = flat(run.config["recipe"])
     return {key.replace("_", " ").replace(".", ": "): text(value) for key, value in settings.items()}
 
 
-def provenance(run: RunOverview) -> dict[str, str]:
+def provenance(run: Run) -> dict[str, str]:
     """What the run was made of and where: data, teachers, loss, machine and versions, in words."""
     rest = {key: value for key, value in run.config.items() if key not in _SHOWN_ELSEWHERE}
     return {

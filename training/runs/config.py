@@ -1,25 +1,24 @@
-"""The config of a run: everything that decides its outcome. It is stored as config.json, with the run's environment."""
+"""The config of a run: everything that decides its outcome. It is stored as config.json, with the run's environment.
 
+Needs no torch, so that ``hangtag runs`` starts fast.
+"""
+
+import hashlib
 import json
 import platform
 import shlex
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.data.sources import kind_of
-from hangtag.training.losses.single_label import DistanceLoss
-from hangtag.training.networks import own
-from hangtag.training.recipes import Recipe
-from hangtag.training.settings import TrainSettings
+from hangtag.training.recipes import DistanceLoss, Recipe
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,10 @@ class TeacherFile:
 
     digest: str  # the first 12 hexadecimal digits of the file's SHA-256
     path: str = field(compare=False)
+
+    @classmethod
+    def of(cls, path: Path) -> "TeacherFile":
+        return cls(hashlib.sha256(path.read_bytes()).hexdigest()[:12], str(path))
 
 
 @dataclass(frozen=True)
@@ -58,28 +61,49 @@ class RunConfig:
     tensorboard: bool = field(default=False, compare=False)  # whether the run logs events
     command: tuple[str, ...] = field(default=(), compare=False)  # arguments of ``hangtag train``, without the folder
 
-    @classmethod
-    def of_settings(cls, settings: TrainSettings, **resolved: Any) -> "RunConfig":
-        """The config of a run with these settings.
-
-        Args:
-            settings: Their values are copied for all fields that have the same name and are not in ``resolved``.
-            resolved: Fields that depend on the data set, the teachers' files, the machine or the process group.
-        """
-        copied = {one.name: getattr(settings, one.name) for one in fields(cls) if one.name not in resolved}
-        return cls(**copied, **resolved)
-
-    @property
-    def run_name(self) -> str:
-        """The name of the run's folder unless --out names one."""
-        loss = f"-{self.loss.name}" if self.loss else ""
-        dataset = "" if self.dataset == "fashion-mnist" else f"-{_short(self.dataset)}"
-        return f"{own.short_name(self.model)}{dataset}-{self.recipe.name}{loss}-seed{self.seed}"
-
     def as_json(self) -> dict[str, Any]:
         """The content of config.json: dictionaries, lists, strings and numbers."""
         stored: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return stored
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config's settings by their whole names: {"recipe": {"epochs": 10}} as {"recipe.epochs": 10}."""
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        result |= flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return result
+
+
+# Defaults for keys that older config.json files lack.
+_DEFAULTS = flat(
+    RunConfig("", Recipe("", 0, 0, 0.0), 0, "", limit=None, precision="", threads=0, device="").as_json()
+) | {"recipe.distillation.views": 0}
+_NOT_COMPARED = ("teachers", "threads", "data_dir", "loss.file", "start_from.path", "tensorboard", "command")
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What two runs of equal outcome have in common, flat, whichever version of this code wrote their config.json.
+
+    The environment, paths, the log and the number of threads are left out: threads change how sums are rounded, and a
+    run that a busy machine slows down may continue with fewer. Teachers count by their content, in any order.
+    """
+    files = config.get("teachers")
+    digests = sorted(str(file.get("digest")) for file in files) if isinstance(files, list) else []
+    values = _DEFAULTS | flat(config) | {"teacher": " and ".join(digests) or None}
+    if ":" in str(values.get("dataset")):  # own pictures count by their digest, wherever their folder is
+        values["dataset"] = str(values["dataset"]).partition(":")[0]
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in _NOT_COMPARED and key.partition(".")[0] != "environment"
+    }
+
+
+def key_of(config: Mapping[str, Any]) -> tuple[object, ...]:
+    """What a run's config.json and the config in an exported file have in common, and other runs do not."""
+    created, epochs = config.get("environment", {}).get("created"), config.get("recipe", {}).get("epochs")
+    return (config.get("model"), config.get("seed"), created, epochs)
 
 
 def command(config: Mapping[str, Any], out: Path | None = None) -> str:
@@ -119,7 +143,7 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
         published["teachers"] = [file | {"path": _shortened(file["path"])} for file in files]
     dataset = config.get("dataset")
     if isinstance(dataset, str) and kind_of(dataset):
-        published["dataset"] = f"{dataset.partition(':')[0]}:{_short(dataset)}"
+        published["dataset"] = f"{dataset.partition(':')[0]}:{short_dataset(dataset)}"
     if isinstance(start := config.get("start_from"), dict):
         published["start_from"] = start | {"path": _shortened(start["path"])}
     if isinstance(loss := config.get("loss"), dict) and loss.get("file"):
@@ -131,7 +155,7 @@ def _shortened(path: str) -> str:
     return "/".join(Path(path).parts[-3:]) if Path(path).is_absolute() else path
 
 
-def _short(dataset: str) -> str:
+def short_dataset(dataset: str) -> str:
     """A data set's name without its folder, such as photos for folder:/home/ann/photos."""
     return Path(dataset.partition(":")[2]).stem if kind_of(dataset) else dataset
 
@@ -141,8 +165,8 @@ def environment() -> dict[str, str]:
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
+        "torch": metadata.version("torch"),
+        "numpy": metadata.version("numpy"),
         "git_revision": git_revision(),
     }
 

@@ -8,35 +8,46 @@ runs/lstm-study-seed0/
     teacher.pt       with a teacher: its logits, which a killed run need not compute again; deleted as checkpoint.pt is
     report.html      the run as a page, once it is finished
     events.out.*     with --tensorboard: TensorBoard's events, one file for each time that the run was begun or resumed
+
+Only PyTorch's files need torch, which is imported for these alone.
 """
 
 import fcntl
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from hangtag.extras import needs
 from hangtag.training.errors import RunMismatchError
-from hangtag.training.runs import overview
-from hangtag.training.runs.config import RunConfig, command, environment
-from hangtag.training.runs.files import (
-    EVENT_FILES,
-    FILES,
-    RESTART_HINT,
-    read_json,
-    read_metrics,
-    reporting_write_errors,
-)
-from hangtag.training.runs.identity import is_extension
+from hangtag.training.recipes import Recipe
+from hangtag.training.runs.config import RunConfig, command, environment, identity
+
+REPORT = "report.html"
+EVENT_FILES = "events.out.tfevents.*"
+FIGURES = {"accuracy": "accuracy", "o_f1": "O-F1"}
+"""The figures that tell how right a run's best epoch is, and their names: of single labels, and of sets of labels."""
+RESTART_HINT = "'hangtag train' with --restart replaces the run."
+_FILES = ("checkpoint.pt", "teacher.pt", "best.pt", "metrics.json", "config.json", REPORT)
+
+
+@contextmanager
+def reporting_write_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError into a RunMismatchError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise RunMismatchError(f"{path} cannot be written ({error.strerror}).") from error
 
 
 class Run:
     """A run's folder, which need not exist yet.
+
+    The properties describe the run as its files were when the first of them was asked for.
 
     Example:
         >>> run = Run.find("lstm", Path("runs"))
@@ -45,6 +56,11 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @classmethod
+    def all(cls, runs: Path) -> "list[Run]":
+        """Every run under a folder, by name; the list is empty where there is no such folder."""
+        return [cls(config.parent) for config in sorted(runs.glob("*/config.json"))]
 
     @classmethod
     def find(cls, run: str, runs_dir: Path, *, alternative: str = "") -> "Run":
@@ -58,19 +74,105 @@ class Run:
         Raises:
             RunMismatchError: Nothing fits, or a file cannot be read; the message lists the runs that there are.
         """
-        return cls(overview.find(run, runs_dir, alternative).folder)
+        paths = (Path(run), runs_dir / run)
+        folders = [path.parent if path.name in _FILES else path for path in paths]
+        chosen = next((cls(folder) for folder in folders if (folder / "config.json").is_file()), None)
+        if chosen is None:
+            known = cls.all(runs_dir)
+            finished = [one for one in known if not one.trouble and one.model == run and one.is_finished]
+            if not finished:
+                names = ", ".join(one.folder.name for one in known) or "none"
+                raise RunMismatchError(
+                    f"no finished run {run!r}: not a run's folder, and under {runs_dir} there is no such run or model "
+                    f"(runs there: {names}). Train one with: hangtag train MODEL"
+                    + (f". {alternative}" if alternative else "")
+                )
+            chosen = max(finished, key=lambda one: (one.folder / "metrics.json").stat().st_mtime)
+        if chosen.trouble:
+            raise RunMismatchError(chosen.trouble)
+        return chosen
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What config.json holds, as when it was first asked for."""
+        return self.read_config()
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What metrics.json holds, as when it was first asked for."""
+        return self.read_metrics()
+
+    @cached_property
+    def trouble(self) -> str | None:
+        """Why config.json and metrics.json cannot be read as those of a run; None where they can."""
+        try:
+            config, metrics = self.config, self.metrics
+        except RunMismatchError as error:
+            return str(error)
+        kinds = ((config.get("model"), str), (config.get("recipe"), dict), (metrics["epochs"], list))
+        if all(isinstance(value, kind) for value, kind in kinds):
+            return None
+        return f"{self.folder} holds no run's config.json and metrics.json. {RESTART_HINT}"
 
     @property
     def model(self) -> str:
-        """The model's name. Raises RunMismatchError for a config.json without one."""
-        name = self.read_config().get("model")
-        if not isinstance(name, str):
-            raise RunMismatchError(f"{self.folder / 'config.json'} names no model. {RESTART_HINT}")
-        return name
+        """The model's name."""
+        return str(self.config.get("model"))
 
+    @property
+    def data(self) -> str:
+        """The name of the data set, and how much of it a trial run was trained on."""
+        limit, name = self.config.get("limit"), str(self.config.get("dataset", "fashion-mnist"))
+        return name if limit is None else f"{name}, first {limit:,}"
+
+    @property
+    def epochs(self) -> int | None:
+        """How many epochs the run is to have."""
+        epochs: int | None = self.config["recipe"].get("epochs")
+        return epochs
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, float]]:
+        """The figures of each finished epoch."""
+        rows: Sequence[Mapping[str, float]] = self.metrics["epochs"]
+        return rows
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """The figures of the best epoch's network; empty before the end."""
+        summary: Mapping[str, Any] = self.metrics.get("summary", {})
+        return summary
+
+    @property
     def is_finished(self) -> bool:
-        """Whether the run was trained to its end. Raises RunMismatchError if metrics.json is damaged."""
-        return "summary" in self.read_metrics()
+        """Whether the run was trained to its end."""
+        return "summary" in self.metrics
+
+    @property
+    def minutes(self) -> float:
+        """How long the finished epochs took to train."""
+        return sum(float(row.get("seconds", 0)) for row in self.rows) / 60
+
+    @property
+    def figure(self) -> str:
+        """The key of the figure that tells how right the run is: one of FIGURES."""
+        return next((key for key in FIGURES if any(f"validation_{key}" in row for row in self.rows)), "accuracy")
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The number of the epoch that is best on the validation split; None before the first."""
+        epoch: int | None = self.summary.get("best_epoch", self._best_row.get("epoch"))
+        return epoch
+
+    def share(self, split: str) -> float | None:
+        """The figure of the best epoch on a split; None where it is not known, as on the test split before the end."""
+        figures = self.summary.get(split)
+        return self._best_row.get(f"{split}_{self.figure}") if figures is None else figures.get(self.figure)
+
+    @property
+    def _best_row(self) -> Mapping[str, float]:
+        selects, figure = f"validation_{self.config.get('select')}", f"validation_{self.figure}"
+        return max(self.rows, key=lambda row: row.get(selects, row.get(figure, 0.0)), default={})
 
     def require_finished(self) -> None:
         """Raises RunMismatchError unless the folder holds a run that was trained to its end."""
@@ -78,7 +180,7 @@ class Run:
             raise RunMismatchError(f"{self.folder} is not a run's folder: it holds no config.json.")
         metrics = self.read_metrics()
         if "summary" not in metrics:
-            count = len(metrics.get("epochs", []))
+            count = len(metrics["epochs"])
             raise RunMismatchError(
                 f"{self.folder} is not finished ({count} epoch{'' if count == 1 else 's'} so far). "
                 f"Continue with: {self.command()}"
@@ -107,7 +209,7 @@ class Run:
             return
         if extended:
             # The summary goes first: after a kill in between, the run is unfinished, and the same command goes on.
-            self.write_metrics({"epochs": self.read_metrics().get("epochs", [])})
+            self.write_metrics({"epochs": self.read_metrics()["epochs"]})
         stored = self.read_config()
         updated = requested | {"environment": stored.get("environment", {})}
         if json.dumps(updated) != json.dumps(stored):
@@ -122,15 +224,50 @@ class Run:
         Raises:
             RunMismatchError: The folder holds another run, one that cannot go on, or files of an unknown run.
         """
-        if self.has("config.json"):
-            done, has_checkpoint = len(self.read_metrics().get("epochs", [])), self.has("checkpoint.pt")
-            return is_extension(self.folder, self.read_config(), config.as_json(), done, has_checkpoint=has_checkpoint)
-        if orphans := [name for name in FILES if self.has(name)]:
+        if not self.has("config.json"):
+            if orphans := [name for name in _FILES if self.has(name)]:
+                raise RunMismatchError(
+                    f"{self.folder} holds {' and '.join(orphans)} but no config.json, so their run is unknown. "
+                    "Choose another --out, or add --restart to replace it."
+                )
+            return False
+        there, here = identity(self.read_config()), identity(config.as_json())
+        keys = [key for key in here | there if there.get(key) != here.get(key)]
+        epochs_done = len(self.read_metrics()["epochs"])
+        if keys == ["recipe.epochs"] and epochs_done > 0:
+            self._require_extensible(config.recipe, epochs_done)
+            return True
+        if "model" in keys or "recipe.name" in keys:
+            # Then most of the recipe's settings differ too, which adds nothing to the message.
+            keys = [key for key in keys if key == "recipe.name" or not key.startswith("recipe.")]
+        if keys:
+            values = (f"{key}: {there.get(key)} there, {here.get(key)} requested" for key in keys)
             raise RunMismatchError(
-                f"{self.folder} holds {' and '.join(orphans)} but no config.json, so their run is unknown. "
-                "Choose another --out, or add --restart to replace it."
+                f"{self.folder} holds a run with another {' and '.join(keys)} ({', '.join(values)}). Choose another "
+                "--out, or add --restart to replace it."
             )
         return False
+
+    def _require_extensible(self, recipe: Recipe, epochs_done: int) -> None:
+        """Raises RunMismatchError unless the run can go on to the recipe's number of epochs."""
+        if recipe.epochs < epochs_done:
+            reason = f"has {epochs_done} epochs already"
+        elif recipe.schedule != "constant":
+            reason = (
+                f"cannot go on to {recipe.epochs} epochs: the recipe {recipe.name} raises and lowers its learning rate "
+                f"over all epochs of a run ({recipe.schedule}), so a shorter run is no part of a longer one"
+            )
+        elif not self.has("checkpoint.pt"):
+            reason = (
+                f"cannot go on to {recipe.epochs} epochs: it has no checkpoint.pt, which holds the last weights and "
+                "the optimizer's state. It was deleted, or an earlier hangtag trained the run"
+            )
+        else:
+            return
+        raise RunMismatchError(
+            f"{self.folder} {reason}. To train {recipe.epochs} epochs from the start, choose another --out, or add "
+            "--restart to replace it."
+        )
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -155,7 +292,7 @@ class Run:
     def erase(self) -> None:
         """Delete this run's files, and no others. Raises RunMismatchError if another process trains in the folder."""
         with self.lock(), reporting_write_errors(self.folder):
-            for name in FILES:
+            for name in _FILES:
                 (self.folder / name).unlink(missing_ok=True)
                 (self.folder / f"{name}.tmp").unlink(missing_ok=True)
             for file in self.folder.glob(EVENT_FILES):
@@ -163,11 +300,11 @@ class Run:
 
     def read_config(self) -> dict[str, Any]:
         """The content of config.json. Raises RunMismatchError if it is missing or damaged."""
-        return read_json(self.folder / "config.json")
+        return _read_json(self.folder / "config.json")
 
     def read_metrics(self) -> dict[str, Any]:
-        """The content of metrics.json; before the first epoch, no rows."""
-        return read_metrics(self.folder)
+        """The content of metrics.json; before the first epoch, no rows. Raises RunMismatchError if it is damaged."""
+        return {"epochs": []} | (_read_json(self.folder / "metrics.json") if self.has("metrics.json") else {})
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Replace metrics.json. Raises RunMismatchError if the folder cannot be written."""
@@ -175,13 +312,22 @@ class Run:
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Replace a file of PyTorch's, such as best.pt. Raises RunMismatchError if the folder cannot be written."""
+        import torch
+
         with self._replacing(name) as temporary, temporary.open("wb") as file:
             torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
 
     def load(self, name: str) -> dict[str, Any]:
-        """A saved state, on the CPU. Raises RunMismatchError if it is missing or damaged."""
+        """A saved state, on the CPU.
+
+        Raises:
+            RunMismatchError: The file is missing or damaged.
+            MissingExtraError: torch is not installed.
+        """
+        with needs("train", "reading the weights of a run"):
+            import torch
         path = self.folder / name
         try:
             with zipfile.ZipFile(path) as archive:
@@ -216,3 +362,14 @@ class Run:
         with reporting_write_errors(path):
             yield path.with_name(f"{name}.tmp")
             path.with_name(f"{name}.tmp").replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Raises RunMismatchError for a file that is missing, unreadable, or not a JSON object."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunMismatchError(f"{path} cannot be read ({error}). {RESTART_HINT}") from error
+    if not isinstance(value, dict):
+        raise RunMismatchError(f"{path} holds no JSON object. {RESTART_HINT}")
+    return value

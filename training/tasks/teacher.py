@@ -24,8 +24,7 @@ from hangtag.training.errors import RunMismatchError, TeacherError
 from hangtag.training.observer import Observer
 from hangtag.training.processes.process_group import ProcessGroup
 from hangtag.training.runs.config import TeacherFile
-from hangtag.training.runs.files import RESTART_HINT
-from hangtag.training.runs.run import Run
+from hangtag.training.runs.run import RESTART_HINT, Run
 
 Logits = npt.NDArray[np.float32]
 Teacher = Callable[[Images], Logits]
