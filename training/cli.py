@@ -12,7 +12,7 @@ from hangtag.training import session
 from hangtag.training.catalog import NETWORKS, RECIPE_NAMES
 from hangtag.training.data import sources
 from hangtag.training.errors import SettingsError
-from hangtag.training.processes.launch import launch
+from hangtag.training.processes import launch
 from hangtag.training.recipes import BETA, LOSS_WEIGHT, DistanceLossName
 from hangtag.training.settings import TrainSettings
 
@@ -171,7 +171,7 @@ from hangtag.training.settings import TrainSettings
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Say what the run would take: data, steps, memory, and the time, from a few measured steps. Leave no run.",
+    help="Say what the run would take: data, network, steps, and the time, from a few measured steps. Leave no run.",
 )
 @click.option("--restart", is_flag=True, help="Discard the run in the folder and start again.")
 def train(**options: Any) -> None:
@@ -201,7 +201,7 @@ def train(**options: Any) -> None:
       hangtag train lstm --recipe study --seed 1 --loss embedding-distance
       hangtag train cnn_rnn                   predicts the labels of a whole outfit, one after another
       hangtag train lstm --limit 2000 --epochs 1 --out runs/trial
-      hangtag train cnn --recipe best --dry-run   how long, and how much memory, before it begins
+      hangtag train cnn --recipe best --dry-run   how long it will take, before it begins
       hangtag train cnn --processes 2         two processes, or GPUs, on every batch
     """
     try:

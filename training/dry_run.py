@@ -1,9 +1,6 @@
-"""Measures what a run will take without leaving one: ``hangtag train --dry-run``.
+"""``hangtag train --dry-run``: what a run would take, measured by a short one in a temporary folder."""
 
-A few steps of the training loop run in a temporary folder, on all of the data, followed by everything that an epoch and
-a run end with. So whatever a run needs memory for was there once, and only what repeats is multiplied.
-"""
-
+import math
 import tempfile
 import time
 from collections.abc import Mapping
@@ -11,101 +8,72 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from hangtag.output import require_writable
 from hangtag.training.data.dataset import Dataset
 from hangtag.training.labels.distance import LabelDistances
-from hangtag.training.loop.train import fit
-from hangtag.training.observer import Observer, StepProgress
-from hangtag.training.processes.process_group import ProcessGroup
+from hangtag.training.loop.train import train
+from hangtag.training.processes import ProcessGroup
+from hangtag.training.progress import Observer, StepProgress
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
-from hangtag.training.tasks.task import build_task
 from hangtag.training.tasks.teacher import Teacher
 
 WARM_UP, MEASURED = 11, 30
 """Steps before those that are measured, and measured ones. After both the trainer waits for the GPU to finish."""
 
 
-def measure(
+def forecast(
     config: RunConfig,
     data: Dataset,
     teacher: Teacher | None,
     group: ProcessGroup,
     distances: LabelDistances | None,
-) -> list[tuple[str, str]]:
-    """Measure what a run will take, on every rank; the times are rank 0's. Nothing is left on disk.
+) -> Mapping[str, str]:
+    """What a run would take, in words; the times are rank 0's. Nothing is left on disk.
 
     Args and errors are those of ``loop.train.train``. The teacher is not asked: its logits are zeros here.
-
-    Returns:
-        What is expected, in words: pairs of a heading and a text.
     """
-    torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    recipe, image, clock = config.recipe, data.image, _Clock()
+    recipe, clock, images = config.recipe, _Clock(), len(data.train.first(config.limit))
+    few = min(images, (WARM_UP + MEASURED) * recipe.batch_size)
+    short = replace(config, limit=few, recipe=replace(recipe, epochs=1))
+    silent = (lambda images: np.zeros((len(images), len(data.labels)), np.float32)) if teacher else None
     with tempfile.TemporaryDirectory(prefix="hangtag-dry-run-") as folder:
-        run = Run(Path(folder))
-        silent = (lambda images: np.zeros((len(images), len(data.labels)), np.float32)) if teacher else None
-        task = build_task(config, data, run, clock, group, silent, distances)
-        once = replace(config, recipe=replace(recipe, epochs=1))
-        metrics = fit(once, task, run, clock, group, (WARM_UP + MEASURED) * recipe.batch_size)
-        final_seconds = time.perf_counter() - clock.epoch_end  # the test split
-    measured, step_seconds = clock.step()
-    steps = -(-len(task) // recipe.batch_size)
-    epoch_seconds = clock.epoch_end - clock.step_ends[-1]  # validation, and saving
-    seconds = recipe.epochs * (steps * step_seconds + epoch_seconds) + final_seconds
-    parameters = metrics["summary"]["parameters"]
-    splits = f"train {len(task):,}, validation {len(data.validation.first(config.limit)):,}, test {len(data.test):,}"
-    memory = f"about {sum(group.all_gather(peak_memory())) / 1e6:,.0f} MB"
-    if config.device == "cuda":
-        memory += f", and {torch.cuda.max_memory_allocated() / 1e6:,.0f} MB of the GPU's"
-    return [
-        ("images", f"{splits}, each of {image.height} by {image.width} pixels; {len(data.labels)} labels"),
-        ("network", f"{parameters:,} parameters, {parameters * 4 / 1e6:.1f} MB in FP32"),
-        ("steps", f"{recipe.epochs:,} epochs of {steps:,}: {recipe.epochs * steps:,}"),
-        ("memory", f"{memory}: the peak of this dry run"),
-        (
-            "time",
-            f"about {_duration(seconds)} on this machine: {step_seconds * 1000:.2f} ms a step, measured over "
-            f"{measured}; {epoch_seconds:.1f} s after each epoch, {final_seconds:.1f} s at the end"
-            + ("; and the teacher's logits, which are not included" if teacher else ""),
-        ),
-    ]
+        summary = train(short, data, Run(Path(folder)), clock, silent, group, distances)["summary"]
+    first = min(WARM_UP, len(clock.step_ends) - 2)
+    measured = clock.step_ends[first:]
+    step = (measured[-1] - measured[0]) / (len(measured) - 1)
+    steps = math.ceil(images / recipe.batch_size)
+    seconds = recipe.epochs * steps * step
+    duration = f"{seconds / 60:.1f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+    validation, test = len(data.validation.first(config.limit)), len(data.test)
+    size = f"each of {data.image.height} by {data.image.width} pixels; {len(data.labels)} labels"
+    return {
+        "images": f"train {images:,}, validation {validation:,}, test {test:,}, {size}",
+        "network": f"{summary['parameters']:,} parameters, {summary['parameters'] * 4 / 1e6:.1f} MB in FP32",
+        "steps": f"{recipe.epochs:,} epochs of {steps:,}: {recipe.epochs * steps:,}",
+        "time": f"about {duration} on this machine, at {step * 1000:.2f} ms a step; validation is not included"
+        + (", nor are the teacher's logits" if teacher else ""),
+    }
 
 
-def peak_memory() -> int:
-    """The most memory that this process has had resident, in bytes.
-
-    Not from getrusage: there a process begins with the peak of the one that started it.
-    """
-    status = Path("/proc/self/status").read_text()
-    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
+def state(run: Run, config: RunConfig, *, restart: bool) -> str:
+    """What the run would do with its folder. Raises RunMismatchError or OutputError where it could not begin."""
+    require_writable(run.folder / "config.json")
+    if restart and run.has("config.json"):
+        return "the run there would be replaced"
+    run.require_fitting(config)
+    done, epochs = len(run.rows), config.recipe.epochs
+    if done == epochs and run.is_finished:
+        return "it holds this run, finished; nothing would be trained"
+    return f"it holds this run, {done} of {epochs} epochs; it would go on" if done else "a new run"
 
 
 class _Clock(Observer):
-    """Records when each step ended, and when the epoch did."""
+    """Records when the first step began, and when each ended."""
 
     def __init__(self) -> None:
-        self.step_ends: list[float] = []
-        self.epoch_end = self._mean = 0.0
+        self.step_ends = [time.perf_counter()]
 
     def on_step(self, progress: StepProgress) -> None:
         self.step_ends.append(time.perf_counter())
-
-    def on_epoch(self, row: Mapping[str, float]) -> None:
-        self.epoch_end, self._mean = time.perf_counter(), row["step_ms"] / 1000
-
-    def step(self) -> tuple[int, float]:
-        """How many steps were measured, and the seconds of one of them."""
-        measured = len(self.step_ends) - WARM_UP
-        if measured < 1:  # a small data set: the mean of all
-            return len(self.step_ends), self._mean
-        return measured, (self.step_ends[-1] - self.step_ends[WARM_UP - 1]) / measured
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.1f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

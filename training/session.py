@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from hangtag.extras import needs
-from hangtag.output import require_writable, writing
+from hangtag.output import writing
 from hangtag.training import dry_run
+from hangtag.training.catalog import first_network
 from hangtag.training.data import sources
 from hangtag.training.data.dataset import Dataset
 from hangtag.training.errors import SettingsError
@@ -22,15 +23,12 @@ from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop.train import train as train_run
 from hangtag.training.networks import own
-from hangtag.training.observer import Observer, Observers
-from hangtag.training.processes.launch import keep_freed_memory
-from hangtag.training.processes.process_group import ProcessGroup, process_group
-from hangtag.training.progress import TerminalObserver
+from hangtag.training.processes import ProcessGroup, keep_freed_memory, process_group
+from hangtag.training.progress import Observer, Observers, TerminalObserver
 from hangtag.training.recipes import BETA, LOSS_WEIGHT, DistanceLoss
-from hangtag.training.runs.config import RunConfig, TeacherFile, command, short_dataset
+from hangtag.training.runs.config import RunConfig, WeightsFile, command, short_dataset
 from hangtag.training.runs.run import REPORT, Run
 from hangtag.training.settings import TrainSettings
-from hangtag.training.tasks.preparation import first_network
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 
 
@@ -81,26 +79,14 @@ def train(settings: TrainSettings) -> None:
 
 def _dry_run(settings: TrainSettings, config: RunConfig, inputs: "_Inputs", run: Run, group: ProcessGroup) -> None:
     """Print what the run would take; see dry_run.py."""
-    state = group.on_rank_zero(lambda: _state(run, config, restart=settings.restart))
+    state = group.on_rank_zero(lambda: dry_run.state(run, config, restart=settings.restart))
     if group.is_rank_zero:
         _report(f"{_run_name(config)}: measuring, on {_resources(config)}")
-    forecast = dry_run.measure(config, inputs.data, inputs.teacher, group, inputs.distances)
+    forecast = dry_run.forecast(config, inputs.data, inputs.teacher, group, inputs.distances)
     if group.is_rank_zero:
-        shown = [("run", f"{run.folder}: {state}"), ("data", f"{config.dataset} from {inputs.data.source}")]
-        for heading, text in [*shown, *forecast]:
+        shown = {"run": f"{run.folder}: {state}", "data": f"{config.dataset} from {inputs.data.source}", **forecast}
+        for heading, text in shown.items():
             sys.stdout.write(f"{heading:<8}  {text}\n")
-
-
-def _state(run: Run, config: RunConfig, *, restart: bool) -> str:
-    """What the run would do with its folder. Raises RunMismatchError or OutputError where it could not begin."""
-    require_writable(run.folder / "config.json")
-    if restart and run.has("config.json"):
-        return "the run there would be replaced"
-    run.require_fitting(config)
-    done, epochs = len(run.rows), config.recipe.epochs
-    if done == epochs and run.is_finished:
-        return "it holds this run, finished; nothing would be trained"
-    return f"it holds this run, {done} of {epochs} epochs; it would go on" if done else "a new run"
 
 
 def _event_log(config: RunConfig, run: Run, group: ProcessGroup) -> AbstractContextManager[Observer]:
@@ -164,7 +150,7 @@ def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> Ru
         processes=group.world_size,
         teachers=inputs.teacher.files if inputs.teacher else (),
         loss=loss,
-        start_from=TeacherFile.of(settings.start_from.absolute()) if settings.start_from else None,
+        start_from=WeightsFile.of(settings.start_from.absolute()) if settings.start_from else None,
         dataset=_absolute(settings.dataset),
         image=inputs.data.image if sources.kind_of(settings.dataset) else None,
         pictures=settings.own_pictures if sources.kind_of(settings.dataset) else None,

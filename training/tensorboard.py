@@ -15,7 +15,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import hparams
 
-from hangtag.training.observer import Observer, StepProgress
+from hangtag.training.progress import Observer, StepProgress
 from hangtag.training.runs.config import flat
 from hangtag.training.runs.run import EVENT_FILES, Run, reporting_write_errors
 

@@ -16,8 +16,8 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 
 from hangtag.training.errors import DivergedError
-from hangtag.training.observer import StepProgress
-from hangtag.training.processes.process_group import DistributedGroup, process_group
+from hangtag.training.processes import DistributedGroup, process_group
+from hangtag.training.progress import StepProgress
 from tests.kit import forkserver, garments, shipped
 from tests.kit.command import refusal
 from tests.kit.forkserver import Forked

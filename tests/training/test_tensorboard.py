@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 
 from hangtag.training.errors import RunMismatchError
-from hangtag.training.observer import Observers, StepProgress
+from hangtag.training.progress import Observers, StepProgress
 from hangtag.training.tensorboard import EventLog
 from tests.kit import garments, shipped
 from tests.training.small_runs import EPOCHS, Finished, OnStep, config, learn, read, scalars, train

@@ -10,7 +10,7 @@ from torch import nn
 from hangtag.training.errors import DivergedError, RunMismatchError
 from hangtag.training.loop import optimisation
 from hangtag.training.networks.normalisation import fold_batch_norm
-from hangtag.training.processes.process_group import ProcessGroup
+from hangtag.training.processes import ProcessGroup
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import RESTART_HINT, Run

@@ -22,14 +22,14 @@ from hangtag.training.recipes import DistanceLoss, Recipe
 
 
 @dataclass(frozen=True)
-class TeacherFile:
+class WeightsFile:
     """The ONNX file of a teacher, or weights to start from. Its content identifies it, wherever the file is."""
 
     digest: str  # the first 12 hexadecimal digits of the file's SHA-256
     path: str = field(compare=False)
 
     @classmethod
-    def of(cls, path: Path) -> "TeacherFile":
+    def of(cls, path: Path) -> "WeightsFile":
         return cls(hashlib.sha256(path.read_bytes()).hexdigest()[:12], str(path))
 
 
@@ -50,11 +50,11 @@ class RunConfig:
     device: str  # "cpu" or "cuda"
     processes: int = 1  # the world size
     dataset: str = "fashion-mnist"
-    teachers: tuple[TeacherFile, ...] = ()  # the run learns from the average of their logits
+    teachers: tuple[WeightsFile, ...] = ()  # the run learns from the average of their logits
     loss: DistanceLoss | None = None  # None: the cross-entropy
     balance: bool = False  # whether classes are weighed
     select: str = "accuracy"  # the validation figure that chooses the best epoch
-    start_from: TeacherFile | None = None  # None: fresh weights
+    start_from: WeightsFile | None = None  # None: fresh weights
     image: ImageSpec | None = None  # of the user's own pictures; None: the data set's own
     pictures: OwnPictures | None = None  # how they were divided and prepared
     data_dir: str | None = field(default=None, compare=False)  # None: the data set's usual place

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hangtag.training.catalog import NETWORKS
 from hangtag.training.data.dataset import Dataset, LabelSets, Split
 from hangtag.training.metrics.multi_label import Scores, choose_thresholds, decide, decide_top, evaluate
-from hangtag.training.observer import Observer
+from hangtag.training.progress import Observer
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.tasks.task import Task
 

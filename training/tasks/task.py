@@ -18,8 +18,8 @@ from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.losses.single_label import class_loss, distillation_loss
 from hangtag.training.metrics.single_label import evaluate, worst
 from hangtag.training.networks.normalisation import normalise
-from hangtag.training.observer import Observer
-from hangtag.training.processes.process_group import ProcessGroup
+from hangtag.training.processes import ProcessGroup
+from hangtag.training.progress import Observer
 from hangtag.training.recipes import Augmentation
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
@@ -48,11 +48,8 @@ class Task(ABC):
     def __init__(self, config: RunConfig, data: Dataset, observer: Observer) -> None:
         """Move the training images to the device. They stay uint8, and are normalised batch by batch."""
         self.labels, self.image, self.augmentation = data.labels, data.image, config.recipe.augmentation
-        self._train, self._observer, self._device = (
-            data.train.first(config.limit),
-            observer,
-            torch.device(config.device),
-        )
+        self._train, self._observer = data.train.first(config.limit), observer
+        self._device = torch.device(config.device)
         self._splits = {"validation": data.validation.first(config.limit), "test": data.test}
         # from_numpy shares the memory, which torch refuses for memory that is read-only.
         images = self._train.images
@@ -121,7 +118,12 @@ class SingleLabelTask(Task):
     ) -> None:
         """Let the teacher answer all training images, or read its answers from the run's folder.
 
-        Raises as ``build_task`` does.
+        Called with the random state that the run's seed gives, whether the run is new or resumed.
+
+        Raises:
+            LabelDistanceError: The config's loss needs label distances, and ``distances`` are not those that it names.
+            TeacherError: The teacher fails on the images.
+            RunMismatchError: The run's file of a teacher's logits is damaged, or cannot be written.
         """
         super().__init__(config, data, observer)
         self.selection_metric = f"validation_{config.select}"
@@ -183,28 +185,3 @@ class SingleLabelTask(Task):
 
     def _predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
         return (network(pixels),)
-
-
-def build_task(
-    config: RunConfig,
-    data: Dataset,
-    run: Run,
-    observer: Observer,
-    group: ProcessGroup,
-    teacher: Teacher | None,
-    distances: LabelDistances | None,
-) -> Task:
-    """The task for a data set: one label or a set of labels per image.
-
-    Called with the random state that the run's seed gives, whether the run is new or resumed.
-
-    Raises:
-        LabelDistanceError: The config's loss needs label distances, and ``distances`` are not those that it names.
-        TeacherError: The teacher fails on the images.
-        RunMismatchError: The run's file of a teacher's logits is damaged, or cannot be written.
-    """
-    if data.has_label_sets:
-        from hangtag.training.tasks.multi_label import MultiLabelTask  # imports torchmetrics, which is slow
-
-        return MultiLabelTask(config, data, observer)
-    return SingleLabelTask(config, data, run, observer, group, teacher, distances)
