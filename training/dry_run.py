@@ -63,8 +63,8 @@ def state(run: Run, config: RunConfig, *, restart: bool) -> str:
     if restart and run.has("config.json"):
         return "the run there would be replaced"
     run.require_fitting(config)
-    done, epochs = len(run.rows), config.recipe.epochs
-    if done == epochs and run.is_finished:
+    done, epochs = len(run.metrics["epochs"]), config.recipe.epochs
+    if done == epochs and "summary" in run.metrics:
         return "it holds this run, finished; nothing would be trained"
     return f"it holds this run, {done} of {epochs} epochs; it would go on" if done else "a new run"
 

@@ -1,15 +1,4 @@
-"""The errors of training, each of which the user can do something about.
-
-TrainingError
-├── SettingsError         a setting is out of range, or settings do not fit together
-├── DataNotFoundError     the data set, or one of its files, is missing
-├── DataCorruptError      a file's content is not what was published
-├── RunMismatchError      a run's folder holds another run, or files that cannot be used
-├── LabelDistanceError    label distances are malformed, of other labels, or unreadable
-├── TeacherError          a model to learn from is missing or does not fit
-├── ProcessesError        several processes cannot form one run
-└── DivergedError         the loss is no longer finite
-"""
+"""The errors of training, each of which the user can do something about."""
 
 from hangtag.errors import UserError
 

@@ -28,51 +28,42 @@ class StepProgress:
 
 
 class Observer:
-    """Null object: ignores progress, never stops the run. Subclasses override what they need."""
+    """Passes everything on to other observers, in their order; each of them may request a stop.
+
+    Of none it is a null object: it ignores progress, and never stops the run. Subclasses override what they need.
+
+    Example:
+        >>> train(config, data, run, Observer(terminal, event_log))
+    """
+
+    _others: tuple["Observer", ...] = ()
+
+    def __init__(self, *others: "Observer") -> None:
+        self._others = others
 
     def on_step(self, progress: StepProgress) -> None:
         """Called after every training step."""
+        for other in self._others:
+            other.on_step(progress)
 
     def on_epoch(self, row: Mapping[str, float]) -> None:
         """Called with an epoch's figures once they are saved, on rank 0 only."""
+        for other in self._others:
+            other.on_epoch(row)
 
     def on_teacher_logits(self, done: int, total: int) -> None:
         """Called while teachers compute logits: how many of this rank's images are done, mirror images included."""
+        for other in self._others:
+            other.on_teacher_logits(done, total)
 
     def stop_requested(self) -> bool:
         """Whether the run should stop. Called after every training step and between batches."""
-        return False
+        return any(other.stop_requested() for other in self._others)
 
     def raise_if_stopped(self) -> None:
         """Raises KeyboardInterrupt if a stop is requested. Called between batches, when no state is half written."""
         if self.stop_requested():
             raise KeyboardInterrupt
-
-
-class Observers(Observer):
-    """Passes everything on to several observers, in their order; each of them may request a stop.
-
-    Example:
-        >>> train(config, data, run, Observers(terminal, event_log))
-    """
-
-    def __init__(self, *observers: Observer) -> None:
-        self._observers = observers
-
-    def on_step(self, progress: StepProgress) -> None:
-        for observer in self._observers:
-            observer.on_step(progress)
-
-    def on_epoch(self, row: Mapping[str, float]) -> None:
-        for observer in self._observers:
-            observer.on_epoch(row)
-
-    def on_teacher_logits(self, done: int, total: int) -> None:
-        for observer in self._observers:
-            observer.on_teacher_logits(done, total)
-
-    def stop_requested(self) -> bool:
-        return any(observer.stop_requested() for observer in self._observers)
 
 
 class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):

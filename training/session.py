@@ -24,7 +24,7 @@ from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop.train import train as train_run
 from hangtag.training.networks import own
 from hangtag.training.processes import ProcessGroup, keep_freed_memory, process_group
-from hangtag.training.progress import Observer, Observers, TerminalObserver
+from hangtag.training.progress import Observer, TerminalObserver
 from hangtag.training.recipes import BETA, LOSS_WEIGHT, DistanceLoss
 from hangtag.training.runs.config import RunConfig, WeightsFile, command, short_dataset
 from hangtag.training.runs.run import REPORT, Run
@@ -64,7 +64,7 @@ def train(settings: TrainSettings) -> None:
                 TerminalObserver(config.recipe.epochs, shown=group.is_rank_zero) as terminal,
                 _event_log(config, run, group) as log,
             ):
-                observer = Observers(terminal, log)
+                observer = Observer(terminal, log)
                 metrics = train_run(config, inputs.data, run, observer, inputs.teacher, group, inputs.distances)
         except KeyboardInterrupt:
             if group.is_rank_zero:

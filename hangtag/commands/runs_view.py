@@ -44,13 +44,14 @@ def description(run: Run, published: Published) -> Table:
 
 def epochs(run: Run) -> Table:
     """Make a table with a row for each finished epoch; the best one is marked."""
-    columns = list(dict.fromkeys(key for row in run.rows for key in row))
+    rows, best_epoch = run.metrics["epochs"], run.overview()["best_epoch"]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column.replace("_", " "), justify="right")
     table.add_column("")
-    for row in run.rows:
-        best = "best" if row.get("epoch") == run.best_epoch else ""
+    for row in rows:
+        best = "best" if row.get("epoch") == best_epoch else ""
         table.add_row(*(tables.text(row.get(column)) for column in columns), best)
     return table
 
@@ -75,19 +76,7 @@ def summary(run: Run, published: Published) -> dict[str, Any]:
     return {
         "run": run.folder.name,
         "folder": str(run.folder),
-        "model": run.model,
-        "recipe": run.config["recipe"].get("name", ""),
-        "data": run.config.get("dataset", "fashion-mnist"),
-        "limit": run.config.get("limit"),
-        "seed": run.config.get("seed"),
-        "epochs": len(run.rows),
-        "epochs_planned": run.epochs,
-        "finished": run.is_finished,
-        "best_epoch": run.best_epoch,
-        "figure": run.figure,
-        "validation": run.share("validation"),
-        "test": run.share("test"),
-        "minutes": round(run.minutes, 2),
+        **run.overview(),
         "exported_as": exported_as(run, published),
     }
 

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 
 from hangtag.training.errors import RunMismatchError
-from hangtag.training.progress import Observers, StepProgress
+from hangtag.training.progress import Observer, StepProgress
 from hangtag.training.tensorboard import EventLog
 from tests.kit import garments, shipped
 from tests.training.small_runs import EPOCHS, Finished, OnStep, config, learn, read, scalars, train
@@ -76,7 +76,7 @@ def test_a_resumed_run_goes_on_in_the_same_log(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
 
         with EventLog(folder, {}) as log:
-            learn(config(limit=12 * 32), garments.few(), folder, Observers(log, OnStep(interrupt)))
+            learn(config(limit=12 * 32), garments.few(), folder, Observer(log, OnStep(interrupt)))
 
     logged(tmp_path / "unbroken")
     with pytest.raises(KeyboardInterrupt):

@@ -36,7 +36,7 @@ def run_page(run: Run, exported_as: Sequence[str] = (), validation: Images | Non
         exported_as: The versions that were exported from it.
         validation: The validation split's images, if they are in memory; None reads them where needed.
     """
-    summary = run.summary
+    summary = run.metrics.get("summary", {})
     labels, parameters = data.labels(summary), summary.get("parameters")
     matrix = _confusion(summary, labels)
     images, why_none = _worst_images(run, summary, labels, validation) if matrix else ([], "")
@@ -45,7 +45,7 @@ def run_page(run: Run, exported_as: Sequence[str] = (), validation: Images | Non
         {},
         run=tables.cells(run, exported_as),
         parameters=None if parameters is None else f"{parameters:,}",
-        best_epoch=run.best_epoch,
+        best_epoch=run.overview()["best_epoch"],
         matrix=matrix,
         labels=labels,
         images=images,
@@ -67,7 +67,7 @@ def _render(runs: Sequence[Run], rows: Mapping[str, Sequence[Any]], **content: A
     pictures: list[tuple[str, Mapping[str, str], Formatter]] = [
         *(
             (f"{FIGURES[figure]} by epoch", _both_splits(figure), PercentFormatter(1, decimals=None))
-            for figure in dict.fromkeys(run.figure for run in runs)
+            for figure in dict.fromkeys(run.overview()["figure"] for run in runs)
         ),
         ("loss by epoch", _both_splits("loss"), plain),
         ("learning rate by epoch", {"learning_rate": ""}, plain),
@@ -156,8 +156,9 @@ def _curves(runs: Sequence[Run], title: str, keys: Mapping[str, str], axis: Form
     with drawing(f"curves-{title}", title) as picture:
         axes = picture.axes
         for number, run in enumerate(runs):
+            best_epoch = run.overview()["best_epoch"]
             for key, name in keys.items():
-                points = {row["epoch"]: row[key] for row in run.rows if key in row}
+                points = {row["epoch"]: row[key] for row in run.metrics["epochs"] if key in row}
                 label = ", ".join(filter(None, [run.folder.name if len(runs) > 1 else "", name]))
                 train = key.startswith("train_")
                 if points:
@@ -166,8 +167,8 @@ def _curves(runs: Sequence[Run], title: str, keys: Mapping[str, str], axis: Form
                     if len(points) == 1:  # no line can be drawn
                         look |= {"marker": "o", "fillstyle": "none" if train else "full"}
                     axes.plot(list(points), list(points.values()), "--" if train else "-", **look)
-                if key.startswith("validation_") and run.best_epoch in points:
-                    axes.plot(run.best_epoch, points[run.best_epoch], "o", color=colour(number))
+                if key.startswith("validation_") and best_epoch in points:
+                    axes.plot(best_epoch, points[best_epoch], "o", color=colour(number))
         if "learning_rate" in keys:
             axes.set_ylim(0, highest * 1.08 or 1)
         axes.yaxis.set_major_formatter(axis)

@@ -16,16 +16,18 @@ def cells(run: Run, exported_as: Sequence[str] = ()) -> dict[str, str]:
         run: The run.
         exported_as: The versions that were exported from it, such as "lstm 3".
     """
-    name = "" if run.figure == "accuracy" else f" {FIGURES[run.figure]}"
-    shares = {split: run.share(split) for split in ("validation", "test")}
+    run_is = run.overview()
+    name = "" if run_is["figure"] == "accuracy" else f" {FIGURES[run_is['figure']]}"
+    planned = "" if run_is["finished"] else f" of {run_is['epochs_planned'] or '?'}"
+    shares = {split: run_is[split] for split in ("validation", "test")}
     return {
-        "model": run.model,
-        "recipe": run.config["recipe"].get("name", ""),
-        "data": run.data,
-        "seed": str(run.config.get("seed", "-")),
-        "epochs": str(len(run.rows)) if run.is_finished else f"{len(run.rows)} of {run.epochs or '?'}",
+        "model": run_is["model"],
+        "recipe": run_is["recipe"],
+        "data": run_is["data"] + (f", first {run_is['limit']:,}" if run_is["limit"] else ""),
+        "seed": text(run_is["seed"]),
+        "epochs": f"{run_is['epochs']}{planned}",
         **{split: "-" if share is None else f"{share:.2%}{name}" for split, share in shares.items()},
-        "minutes": f"{run.minutes:.1f}",
+        "minutes": f"{run_is['minutes']:.1f}",
         "exported as": ", ".join(exported_as) or "-",
     }
 

@@ -138,21 +138,18 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
 
     An absolute path is shortened to its last three parts, such as resnet/1/model.onnx.
     """
-    published = dict(config) | {"data_dir": None, "tensorboard": False, "command": []}
-    if isinstance(files := config.get("teachers"), list):
-        published["teachers"] = [file | {"path": _shortened(file["path"])} for file in files]
-    dataset = config.get("dataset")
-    if isinstance(dataset, str) and kind_of(dataset):
+    published = {key: _shortened(value) for key, value in config.items()}
+    if kind_of(dataset := str(config.get("dataset", "fashion-mnist"))):
         published["dataset"] = f"{dataset.partition(':')[0]}:{short_dataset(dataset)}"
-    if isinstance(start := config.get("start_from"), dict):
-        published["start_from"] = start | {"path": _shortened(start["path"])}
-    if isinstance(loss := config.get("loss"), dict) and loss.get("file"):
-        published["loss"] = loss | {"file": _shortened(loss["file"])}
-    return published
+    return published | {"data_dir": None, "tensorboard": False, "command": []}
 
 
-def _shortened(path: str) -> str:
-    return "/".join(Path(path).parts[-3:]) if Path(path).is_absolute() else path
+def _shortened(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _shortened(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shortened(item) for item in value]
+    return "/".join(Path(value).parts[-3:]) if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def short_dataset(dataset: str) -> str:

@@ -16,7 +16,7 @@ import fcntl
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -79,7 +79,7 @@ class Run:
         chosen = next((cls(folder) for folder in folders if (folder / "config.json").is_file()), None)
         if chosen is None:
             known = cls.all(runs_dir)
-            finished = [one for one in known if not one.trouble and one.model == run and one.is_finished]
+            finished = [one for one in known if not one.trouble and one.model == run and "summary" in one.metrics]
             if not finished:
                 names = ", ".join(one.folder.name for one in known) or "none"
                 raise RunMismatchError(
@@ -106,73 +106,46 @@ class Run:
     def trouble(self) -> str | None:
         """Why config.json and metrics.json cannot be read as those of a run; None where they can."""
         try:
-            config, metrics = self.config, self.metrics
+            _ = self.config, self.metrics
         except RunMismatchError as error:
             return str(error)
-        kinds = ((config.get("model"), str), (config.get("recipe"), dict), (metrics["epochs"], list))
-        if all(isinstance(value, kind) for value, kind in kinds):
+        if isinstance(self.config.get("model"), str) and isinstance(self.config.get("recipe"), dict):
             return None
-        return f"{self.folder} holds no run's config.json and metrics.json. {RESTART_HINT}"
+        return f"{self.folder / 'config.json'} names no model and recipe. {RESTART_HINT}"
 
     @property
     def model(self) -> str:
         """The model's name."""
         return str(self.config.get("model"))
 
-    @property
-    def data(self) -> str:
-        """The name of the data set, and how much of it a trial run was trained on."""
-        limit, name = self.config.get("limit"), str(self.config.get("dataset", "fashion-mnist"))
-        return name if limit is None else f"{name}, first {limit:,}"
+    def overview(self) -> dict[str, Any]:
+        """What tells the run apart from others, and its figures, under the names that ``hangtag runs --json`` gives.
 
-    @property
-    def epochs(self) -> int | None:
-        """How many epochs the run is to have."""
-        epochs: int | None = self.config["recipe"].get("epochs")
-        return epochs
-
-    @property
-    def rows(self) -> Sequence[Mapping[str, float]]:
-        """The figures of each finished epoch."""
-        rows: Sequence[Mapping[str, float]] = self.metrics["epochs"]
-        return rows
-
-    @property
-    def summary(self) -> Mapping[str, Any]:
-        """The figures of the best epoch's network; empty before the end."""
-        summary: Mapping[str, Any] = self.metrics.get("summary", {})
-        return summary
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the run was trained to its end."""
-        return "summary" in self.metrics
-
-    @property
-    def minutes(self) -> float:
-        """How long the finished epochs took to train."""
-        return sum(float(row.get("seconds", 0)) for row in self.rows) / 60
-
-    @property
-    def figure(self) -> str:
-        """The key of the figure that tells how right the run is: one of FIGURES."""
-        return next((key for key in FIGURES if any(f"validation_{key}" in row for row in self.rows)), "accuracy")
-
-    @property
-    def best_epoch(self) -> int | None:
-        """The number of the epoch that is best on the validation split; None before the first."""
-        epoch: int | None = self.summary.get("best_epoch", self._best_row.get("epoch"))
-        return epoch
-
-    def share(self, split: str) -> float | None:
-        """The figure of the best epoch on a split; None where it is not known, as on the test split before the end."""
-        figures = self.summary.get(split)
-        return self._best_row.get(f"{split}_{self.figure}") if figures is None else figures.get(self.figure)
-
-    @property
-    def _best_row(self) -> Mapping[str, float]:
-        selects, figure = f"validation_{self.config.get('select')}", f"validation_{self.figure}"
-        return max(self.rows, key=lambda row: row.get(selects, row.get(figure, 0.0)), default={})
+        "figure" is one of FIGURES. It is that of the best epoch on a split, and None where it is not known, as on the
+        test split before the end.
+        """
+        config, recipe, rows = self.config, self.config["recipe"], self.metrics["epochs"]
+        summary = self.metrics.get("summary", {})
+        figure = next((key for key in FIGURES if any(f"validation_{key}" in row for row in rows)), "accuracy")
+        selects = f"validation_{config.get('select')}"
+        best = max(rows, key=lambda row: row.get(selects, row.get(f"validation_{figure}", 0.0)), default={})
+        figures = {
+            split: summary.get(split, {figure: best.get(f"{split}_{figure}")}) for split in ("validation", "test")
+        }
+        return {
+            "model": self.model,
+            "recipe": recipe.get("name", ""),
+            "data": config.get("dataset", "fashion-mnist"),
+            "limit": config.get("limit"),
+            "seed": config.get("seed"),
+            "epochs": len(rows),
+            "epochs_planned": recipe.get("epochs"),
+            "finished": bool(summary),
+            "best_epoch": summary.get("best_epoch", best.get("epoch")),
+            "figure": figure,
+            **{split: each.get(figure) for split, each in figures.items()},
+            "minutes": round(sum(row.get("seconds", 0) for row in rows) / 60, 2),
+        }
 
     def require_finished(self) -> None:
         """Raises RunMismatchError unless the folder holds a run that was trained to its end."""
