@@ -144,12 +144,16 @@ from hangtag.training.settings import TrainSettings
 @click.option(
     "--beta",
     type=FiniteRange(min=0, min_open=True),
-    help=f"How fast a label's weight falls with its distance.  [default: {BETA:g}]",
+    default=BETA,
+    show_default=True,
+    help="How fast a label's weight falls with its distance.",
 )
 @click.option(
     "--loss-weight",
     type=FiniteRange(0, 1),
-    help=f"The weight of the loss's part with distances.  [default: {LOSS_WEIGHT:g}]",
+    default=LOSS_WEIGHT,
+    show_default=True,
+    help="The weight of the loss's part with distances.",
 )
 @click.option(
     "--distances",

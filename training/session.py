@@ -25,7 +25,7 @@ from hangtag.training.loop.train import train as train_run
 from hangtag.training.networks import own
 from hangtag.training.processes import ProcessGroup, keep_freed_memory, process_group
 from hangtag.training.progress import Observer, TerminalObserver
-from hangtag.training.recipes import BETA, LOSS_WEIGHT, DistanceLoss
+from hangtag.training.recipes import DistanceLoss
 from hangtag.training.runs.config import RunConfig, WeightsFile, command, short_dataset
 from hangtag.training.runs.run import REPORT, Run
 from hangtag.training.settings import TrainSettings
@@ -135,8 +135,8 @@ def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> Ru
     if settings.distance_loss and inputs.distances:
         loss = DistanceLoss(
             name=settings.distance_loss,
-            beta=BETA if settings.beta is None else settings.beta,
-            weight=LOSS_WEIGHT if settings.loss_weight is None else settings.loss_weight,
+            beta=settings.beta,
+            weight=settings.loss_weight,
             distances=inputs.distances.digest,
             file=str(settings.distances) if settings.distances else None,
         )

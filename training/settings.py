@@ -11,7 +11,7 @@ from hangtag.training.data import sources
 from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.errors import SettingsError
 from hangtag.training.networks import own
-from hangtag.training.recipes import DistanceLossName, Recipe, changed
+from hangtag.training.recipes import BETA, LOSS_WEIGHT, DistanceLossName, Recipe, changed
 
 _OF_OWN_PICTURES = ("size", "colour", "fit", "validation_share", "test_share", "split_seed")
 
@@ -51,8 +51,8 @@ class TrainSettings:
     device: str = "auto"
     teachers: tuple[Path, ...] = ()
     loss: DistanceLossName | Literal["cross-entropy"] = "cross-entropy"
-    beta: float | None = None
-    loss_weight: float | None = None
+    beta: float = BETA
+    loss_weight: float = LOSS_WEIGHT
     distances: Path | None = None
     out: Path | None = None
     tensorboard: bool = False

@@ -128,10 +128,9 @@ class Run:
         summary = self.metrics.get("summary", {})
         figure = next((key for key in FIGURES if any(f"validation_{key}" in row for row in rows)), "accuracy")
         selects = f"validation_{config.get('select')}"
-        best = max(rows, key=lambda row: row.get(selects, row.get(f"validation_{figure}", 0.0)), default={})
-        figures = {
-            split: summary.get(split, {figure: best.get(f"{split}_{figure}")}) for split in ("validation", "test")
-        }
+        best: Mapping[str, Any] = max(
+            rows, key=lambda row: row.get(selects, row.get(f"validation_{figure}", 0.0)), default={}
+        )
         return {
             "model": self.model,
             "recipe": recipe.get("name", ""),
@@ -143,7 +142,8 @@ class Run:
             "finished": bool(summary),
             "best_epoch": summary.get("best_epoch", best.get("epoch")),
             "figure": figure,
-            **{split: each.get(figure) for split, each in figures.items()},
+            "validation": summary.get("validation", {figure: best.get(f"validation_{figure}")}).get(figure),
+            "test": summary.get("test", {}).get(figure),
             "minutes": round(sum(row.get("seconds", 0) for row in rows) / 60, 2),
         }
 
