@@ -1,20 +1,22 @@
 """The session of ``hangtag train`` in one process: reads the data, trains, and reports the result."""
 
 import importlib
+import math
 import os
 import sys
+import tempfile
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from hangtag.extras import needs
-from hangtag.output import writing
-from hangtag.training import dry_run
+from hangtag.output import require_writable, writing
 from hangtag.training.catalog import first_network
 from hangtag.training.data import sources
 from hangtag.training.data.dataset import Dataset
@@ -30,6 +32,8 @@ from hangtag.training.runs.config import RunConfig, WeightsFile, command, short_
 from hangtag.training.runs.run import REPORT, Run
 from hangtag.training.settings import TrainSettings
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
+
+_TIMED_STEPS = 30
 
 
 def train(settings: TrainSettings) -> None:
@@ -50,7 +54,7 @@ def train(settings: TrainSettings) -> None:
         # A network that cannot be built leaves no folder, and the run that is there as it is.
         group.on_every_rank(lambda: _require_network(config, inputs.data))
         if settings.dry_run:
-            _dry_run(settings, config, inputs, run, group)
+            _dry_run(config, inputs, run, group, restart=settings.restart)
             return
         if settings.restart:
             group.on_rank_zero(run.erase)
@@ -77,16 +81,41 @@ def train(settings: TrainSettings) -> None:
             _report_result(run, metrics, epochs_before)
 
 
-def _dry_run(settings: TrainSettings, config: RunConfig, inputs: "_Inputs", run: Run, group: ProcessGroup) -> None:
-    """Print what the run would take; see dry_run.py."""
-    state = group.on_rank_zero(lambda: dry_run.state(run, config, restart=settings.restart))
-    if group.is_rank_zero:
-        _report(f"{_run_name(config)}: measuring, on {_resources(config)}")
-    forecast = dry_run.forecast(config, inputs.data, inputs.teacher, group, inputs.distances)
-    if group.is_rank_zero:
-        shown = {"run": f"{run.folder}: {state}", "data": f"{config.dataset} from {inputs.data.source}", **forecast}
-        for heading, text in shown.items():
-            sys.stdout.write(f"{heading:<8}  {text}\n")
+def _dry_run(config: RunConfig, inputs: "_Inputs", run: Run, group: ProcessGroup, *, restart: bool) -> None:
+    """Print what the run would take: its steps are timed in the second of two short epochs in a temporary folder.
+
+    The teacher is not asked: its logits are zeros here. Raises what the run would raise before it trains.
+    """
+
+    def require_folder() -> None:
+        require_writable(run.folder / "config.json")
+        if not restart:
+            run.require_fitting(config)
+
+    group.on_rank_zero(require_folder)
+    data, recipe, images = inputs.data, config.recipe, len(inputs.data.train.first(config.limit))
+    few = min(images, _TIMED_STEPS * recipe.batch_size)
+    short = replace(config, limit=few, recipe=replace(recipe, epochs=2))
+    silent = (lambda images: np.zeros((len(images), len(data.labels)), np.float32)) if inputs.teacher else None
+    with tempfile.TemporaryDirectory(prefix="hangtag-dry-run-") as folder:
+        metrics = train_run(short, data, Run(Path(folder)), Observer(), silent, group, inputs.distances)
+    if not group.is_rank_zero:
+        return
+    step_ms, parameters = metrics["epochs"][-1]["step_ms"], metrics["summary"]["parameters"]
+    steps = recipe.epochs * math.ceil(images / recipe.batch_size)
+    minutes = steps * step_ms / 60_000
+    shown = {
+        "run": f"{run.folder}, on {_resources(config)}",
+        "data": f"{config.dataset} from {data.source}",
+        "images": f"train {images:,}, validation {len(data.validation.first(config.limit)):,}, "
+        f"test {len(data.test):,}, each of {data.image.height} by {data.image.width} pixels; {len(data.labels)} labels",
+        "network": f"{parameters:,} parameters, {parameters * 4 / 1e6:.1f} MB in FP32",
+        "steps": f"{steps:,} in {recipe.epochs:,} epochs",
+        "time": f"about {minutes:.1f} minutes ({minutes / 60:.1f} hours) on this machine, at {step_ms:.2f} ms a step; "
+        f"validation{' and the teacher' if inputs.teacher else ''} not included",
+    }
+    for heading, text in shown.items():
+        sys.stdout.write(f"{heading:<8}  {text}\n")
 
 
 def _event_log(config: RunConfig, run: Run, group: ProcessGroup) -> AbstractContextManager[Observer]:
