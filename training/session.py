@@ -44,7 +44,7 @@ def train(settings: TrainSettings) -> None:
     """
     if settings.tensorboard:
         with needs("tensorboard", "--tensorboard"):
-            importlib.import_module("tensorboardX")
+            importlib.import_module("tensorboard")
     keep_freed_memory()
     with process_group(settings.chosen_device) as group:
         inputs = group.on_every_rank(lambda: _read(settings, group))
