@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hangtag.serving.image_spec import ImageSpec
+from hangtag.training import recipes
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.errors import SettingsError
 from hangtag.training.losses.multi_label import LabelPaths, Objective, Sigmoids, SoftmaxRanking
@@ -21,18 +22,7 @@ from hangtag.training.networks import own
 from hangtag.training.networks.cnn_rnn import CnnEmbedding, CnnLabels, CnnRnn
 from hangtag.training.networks.normalisation import add_batch_norm
 from hangtag.training.networks.single_label import Cnn, Lstm, Lstm2, ResNet
-from hangtag.training.recipes import (
-    CNN_BEST,
-    CNN_SAME_VIEW,
-    FULL_RESOLUTION_TEACHER,
-    LSTM2_BEST,
-    LSTM_BEST,
-    MULTI_LABEL_RECIPE,
-    PICTURES,
-    STUDY,
-    TEACHER,
-    Recipe,
-)
+from hangtag.training.recipes import PICTURES, STUDY, TEACHER, Recipe
 from hangtag.training.runs.config import RunConfig
 
 _MANY_STEPS = 1_000
@@ -53,24 +43,19 @@ class NetworkEntry:
     recipes: tuple[Recipe, ...]
     objective: type[Objective] | None = None
 
-    @property
-    def default_data(self) -> str:
-        """The name of the data set that it learns from unless another one is named."""
-        return sources.LABEL_SETS[0] if self.objective else fashion_mnist.NAME
-
 
 def _label_sets(network: Callable[[int], nn.Module], objective: type[Objective]) -> NetworkEntry:
-    return NetworkEntry(lambda labels, _: network(labels), (MULTI_LABEL_RECIPE,), objective)
+    return NetworkEntry(lambda labels, _: network(labels), (recipes.MULTI_LABEL_RECIPE,), objective)
 
 
 NETWORKS: Mapping[str, NetworkEntry] = {
-    "lstm": NetworkEntry(Lstm, (STUDY, LSTM_BEST)),
+    "lstm": NetworkEntry(Lstm, (STUDY, recipes.LSTM_BEST)),
     "lstm-56": NetworkEntry(partial(Lstm, hidden_size=56), (STUDY,)),  # 28 * 10 / 5: also tried in the study
     "lstm-280": NetworkEntry(partial(Lstm, hidden_size=280), (STUDY,)),  # 28 * 10
-    "lstm2": NetworkEntry(Lstm2, (STUDY, LSTM2_BEST)),
-    "cnn": NetworkEntry(Cnn, (STUDY, TEACHER, CNN_BEST, CNN_SAME_VIEW)),
+    "lstm2": NetworkEntry(Lstm2, (STUDY, recipes.LSTM2_BEST)),
+    "cnn": NetworkEntry(Cnn, (STUDY, TEACHER, recipes.CNN_BEST, recipes.CNN_SAME_VIEW)),
     "resnet": NetworkEntry(ResNet, (TEACHER,)),
-    "resnet-28x28": NetworkEntry(partial(ResNet, full_resolution=True), (FULL_RESOLUTION_TEACHER,)),
+    "resnet-28x28": NetworkEntry(partial(ResNet, full_resolution=True), (recipes.FULL_RESOLUTION_TEACHER,)),
     "cnn_rnn": _label_sets(CnnRnn, LabelPaths),
     "sigmoids": _label_sets(CnnLabels, Sigmoids),
     "softmax_ranking": _label_sets(CnnLabels, SoftmaxRanking),
@@ -125,14 +110,13 @@ def recipe_for(name: str | None, network: str, data: str = fashion_mnist.NAME) -
         SettingsError: The network has no such recipe.
     """
     found = entry(network)
-    recipes = {recipe.name: recipe for recipe in found.recipes}
+    known = {recipe.name: recipe for recipe in found.recipes}
     if found.objective is None:
-        recipes.setdefault(PICTURES.name, PICTURES)
-    default = PICTURES.name if sources.kind_of(data) else next(iter(recipes))
-    chosen = name or default
-    if chosen not in recipes:
-        raise SettingsError(f"--recipe {name}: there is no such recipe for {network}; it has: {', '.join(recipes)}.")
-    return recipes[chosen]
+        known.setdefault(PICTURES.name, PICTURES)
+    chosen = name or (PICTURES.name if sources.kind_of(data) else next(iter(known)))
+    if chosen not in known:
+        raise SettingsError(f"--recipe {name}: there is no such recipe for {network}; it has: {', '.join(known)}.")
+    return known[chosen]
 
 
 def dataset_for(name: str | None, network: str) -> str:
@@ -142,7 +126,7 @@ def dataset_for(name: str | None, network: str) -> str:
         SettingsError: There is no such data set, or it is of the wrong kind for the network.
     """
     found = entry(network)
-    chosen = name or found.default_data
+    chosen = name or (sources.LABEL_SETS[0] if found.objective else fashion_mnist.NAME)
     if (sources.kind_of(chosen) is None and chosen in sources.LABEL_SETS) != (found.objective is not None):
         takes = " or ".join(sources.LABEL_SETS) if found.objective else "pictures with a single label each"
         raise SettingsError(f"--data {name}: {network} cannot learn from {chosen}: it takes {takes}.")

@@ -1,8 +1,9 @@
 """What a run is between two epochs: its state, its best weights so far, and how a killed run goes on."""
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,14 +17,10 @@ from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import RESTART_HINT, Run
 from hangtag.training.tasks.task import Task
 
-T = TypeVar("T")
 DIVERGENCE_HINT = (
     "The best weights of earlier epochs are kept; try --precision fp32, another --seed, or a lower rate with --set "
     "learning_rate=RATE."
 )
-
-# What PyTorch raises for a state of another network or optimizer, or for something that is not a state.
-UNFITTING = (KeyError, IndexError, AttributeError, RuntimeError, ValueError, TypeError)
 
 RandomState = dict[str, torch.Tensor]
 
@@ -57,7 +54,7 @@ class TrainingState:
         return {**states, "rows": self.rows, "rng": random_states}
 
     def restore(self, checkpoint: dict[str, Any], rank: int) -> None:
-        """Load a checkpoint and this rank's random state. Raises one of UNFITTING for a checkpoint of another run."""
+        """Load a checkpoint and this rank's random state. For one of another run PyTorch raises all kinds of errors."""
         for name, part in self._parts.items():
             part.load_state_dict(checkpoint[name])
         for kind, value in checkpoint["rng"][rank].items():
@@ -106,7 +103,8 @@ def resume(state: TrainingState, run: Run, group: ProcessGroup) -> None:
 
     checkpoint = group.on_rank_zero(load)
     if checkpoint is not None:
-        _fitting(run, "checkpoint.pt", "a checkpoint of this run", lambda: state.restore(checkpoint, group.rank))
+        with _fitting(run, "checkpoint.pt", "a checkpoint of this run"):
+            state.restore(checkpoint, group.rank)
 
 
 def finish(config: RunConfig, task: Task, state: TrainingState, run: Run) -> dict[str, Any]:
@@ -125,17 +123,15 @@ def finish(config: RunConfig, task: Task, state: TrainingState, run: Run) -> dic
 def _load_best(state: TrainingState, run: Run) -> tuple[int, nn.Module]:
     """The best epoch's number and network."""
     best, deployable = run.load("best.pt"), fold_batch_norm(state.network)
-
-    def load() -> int:
+    with _fitting(run, "best.pt", "the weights of this run's network"):
         deployable.load_state_dict(best["model"])
-        return int(best["epoch"])
-
-    return _fitting(run, "best.pt", "the weights of this run's network", load), deployable
+        return int(best["epoch"]), deployable
 
 
-def _fitting(run: Run, name: str, expected: str, load: Callable[[], T]) -> T:
-    """What ``load`` returns. Raises RunMismatchError where the file is of another run."""
+@contextmanager
+def _fitting(run: Run, name: str, expected: str) -> Iterator[None]:
+    """Turn what PyTorch raises for a state of another network or optimizer into a RunMismatchError."""
     try:
-        return load()
-    except UNFITTING as error:
+        yield
+    except (KeyError, IndexError, AttributeError, RuntimeError, ValueError, TypeError) as error:
         raise RunMismatchError(f"{run.folder / name} does not hold {expected}. {RESTART_HINT}") from error

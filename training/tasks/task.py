@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from hangtag.training.data.dataset import Dataset, Images
+from hangtag.training.data.dataset import Dataset, Images, Split
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.losses.single_label import class_loss, distillation_loss
 from hangtag.training.metrics.single_label import evaluate, worst
@@ -43,6 +43,7 @@ class Task(ABC):
     """
 
     selection_metric: str
+    _followed: Sequence[str]  # the figures that are measured after every epoch
     _prediction_batch = 500
 
     def __init__(self, config: RunConfig, data: Dataset, observer: Observer) -> None:
@@ -77,9 +78,16 @@ class Task(ABC):
             The mean loss, a scalar to differentiate, and how many samples were predicted correctly.
         """
 
-    @abstractmethod
     def validate(self, deployable: nn.Module) -> dict[str, float]:
         """The epoch's figures on the validation split; NaN where the network's outputs are not finite."""
+        split = self._splits["validation"]
+        predictions = self._predictions(deployable, split.images)
+        figures = self._evaluate(predictions, split) if np.isfinite(predictions[0]).all() else {}
+        return {f"validation_{name}": figures.get(name, float("nan")) for name in self._followed}
+
+    @abstractmethod
+    def _evaluate(self, predictions: Sequence[npt.NDArray[Any]], split: Split) -> dict[str, Any]:
+        """The figures of predictions, as ``_predict`` has them for a batch, by a split's labels."""
 
     @abstractmethod
     def summarise(self, deployable: nn.Module) -> dict[str, Any]:
@@ -105,6 +113,8 @@ class Task(ABC):
 
 class SingleLabelTask(Task):
     """A data set of one label per image, with or without a teacher."""
+
+    _followed = ("loss", "accuracy", "balanced_accuracy")
 
     def __init__(
         self,
@@ -166,13 +176,8 @@ class SingleLabelTask(Task):
             loss = (1 - how.weight) * loss + how.weight * from_teacher
         return loss, (logits.argmax(dim=1) == classes).sum()
 
-    def validate(self, deployable: nn.Module) -> dict[str, float]:
-        split, names = self._splits["validation"], ("loss", "accuracy", "balanced_accuracy")
-        (logits,) = self._predictions(deployable, split.images)
-        if not np.isfinite(logits).all():
-            return {f"validation_{name}": float("nan") for name in names}
-        evaluation = evaluate(logits, split.classes)
-        return {f"validation_{name}": getattr(evaluation, name) for name in names}
+    def _evaluate(self, predictions: Sequence[npt.NDArray[Any]], split: Split) -> dict[str, Any]:
+        return asdict(evaluate(predictions[0], split.classes))
 
     def summarise(self, deployable: nn.Module) -> dict[str, Any]:
         summary = super().summarise(deployable)
