@@ -34,6 +34,7 @@ from hangtag.training.settings import TrainSettings
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 
 _TIMED_STEPS = 30
+"""Of a dry run, at most."""
 
 
 def train(settings: TrainSettings) -> None:

@@ -44,7 +44,7 @@ def description(run: Run, published: Published) -> Table:
 
 def epochs(run: Run) -> Table:
     """Make a table with a row for each finished epoch; the best one is marked."""
-    rows, best_epoch = run.metrics["epochs"], run.overview()["best_epoch"]
+    rows, best_epoch = run.metrics["epochs"], tables.overview(run)["best_epoch"]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = Table(box=None, pad_edge=False)
     for column in columns:
@@ -76,7 +76,7 @@ def summary(run: Run, published: Published) -> dict[str, Any]:
     return {
         "run": run.folder.name,
         "folder": str(run.folder),
-        **run.overview(),
+        **tables.overview(run),
         "exported_as": exported_as(run, published),
     }
 

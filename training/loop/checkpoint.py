@@ -116,7 +116,8 @@ def finish(config: RunConfig, task: Task, state: TrainingState, run: Run) -> dic
     metrics = {"epochs": state.rows, "summary": summary | task.summarise(deployable)}
     run.write_metrics(metrics)
     if config.recipe.schedule != "constant":  # with a constant rate the run may go on to more epochs
-        run.drop_checkpoint()
+        for name in ("checkpoint.pt", "teacher.pt"):
+            (run.folder / name).unlink(missing_ok=True)
     return metrics
 
 

@@ -21,7 +21,7 @@ from hangtag.training.errors import TrainingError
 from hangtag.training.metrics.single_label import ClassFigures, per_class
 from hangtag.training.report import tables
 from hangtag.training.runs import data
-from hangtag.training.runs.run import FIGURES, Run
+from hangtag.training.runs.run import Run
 
 MOST_LABELS = 40
 """Of a matrix that can be read."""
@@ -45,7 +45,7 @@ def run_page(run: Run, exported_as: Sequence[str] = (), validation: Images | Non
         {},
         run=tables.cells(run, exported_as),
         parameters=None if parameters is None else f"{parameters:,}",
-        best_epoch=run.overview()["best_epoch"],
+        best_epoch=tables.overview(run)["best_epoch"],
         matrix=matrix,
         labels=labels,
         images=images,
@@ -66,8 +66,8 @@ def _render(runs: Sequence[Run], rows: Mapping[str, Sequence[Any]], **content: A
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     pictures: list[tuple[str, Mapping[str, str], Formatter]] = [
         *(
-            (f"{FIGURES[figure]} by epoch", _both_splits(figure), PercentFormatter(1, decimals=None))
-            for figure in dict.fromkeys(run.overview()["figure"] for run in runs)
+            (f"{tables.FIGURES[figure]} by epoch", _both_splits(figure), PercentFormatter(1, decimals=None))
+            for figure in dict.fromkeys(tables.overview(run)["figure"] for run in runs)
         ),
         ("loss by epoch", _both_splits("loss"), plain),
         ("learning rate by epoch", {"learning_rate": ""}, plain),
@@ -156,7 +156,7 @@ def _curves(runs: Sequence[Run], title: str, keys: Mapping[str, str], axis: Form
     with drawing(f"curves-{title}", title) as picture:
         axes = picture.axes
         for number, run in enumerate(runs):
-            best_epoch = run.overview()["best_epoch"]
+            best_epoch = tables.overview(run)["best_epoch"]
             for key, name in keys.items():
                 points = {row["epoch"]: row[key] for row in run.metrics["epochs"] if key in row}
                 label = ", ".join(filter(None, [run.folder.name if len(runs) > 1 else "", name]))

@@ -1,12 +1,44 @@
 """What a terminal and a page say about runs in words: figures, settings that differ, recipe, and provenance."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hangtag.training.runs.config import flat
-from hangtag.training.runs.run import FIGURES, Run
+from hangtag.training.runs.run import Run
 
+FIGURES = {"accuracy": "accuracy", "o_f1": "O-F1"}
+"""The figures that tell how right a run's best epoch is, and their names: of single labels, and of sets of labels."""
 _SHOWN_ELSEWHERE = ("model", "seed", "dataset", "limit", "recipe", "tensorboard", "command")
+
+
+def overview(run: Run) -> dict[str, Any]:
+    """What tells the run apart from others, and its figures, under the names that ``hangtag runs --json`` gives.
+
+    "figure" is one of FIGURES. It is that of the best epoch on a split, and None where it is not known, as on the
+    test split before the end.
+    """
+    config, recipe, rows = run.config, run.config["recipe"], run.metrics["epochs"]
+    summary = run.metrics.get("summary", {})
+    figure = next((key for key in FIGURES if any(f"validation_{key}" in row for row in rows)), "accuracy")
+    selects = f"validation_{config.get('select')}"
+    best: Mapping[str, Any] = max(
+        rows, key=lambda row: row.get(selects, row.get(f"validation_{figure}", 0.0)), default={}
+    )
+    return {
+        "model": run.model,
+        "recipe": recipe.get("name", ""),
+        "data": config.get("dataset", "fashion-mnist"),
+        "limit": config.get("limit"),
+        "seed": config.get("seed"),
+        "epochs": len(rows),
+        "epochs_planned": recipe.get("epochs"),
+        "finished": bool(summary),
+        "best_epoch": summary.get("best_epoch", best.get("epoch")),
+        "figure": figure,
+        "validation": summary.get("validation", {figure: best.get(f"validation_{figure}")}).get(figure),
+        "test": summary.get("test", {}).get(figure),
+        "minutes": round(sum(row.get("seconds", 0) for row in rows) / 60, 2),
+    }
 
 
 def cells(run: Run, exported_as: Sequence[str] = ()) -> dict[str, str]:
@@ -16,7 +48,7 @@ def cells(run: Run, exported_as: Sequence[str] = ()) -> dict[str, str]:
         run: The run.
         exported_as: The versions that were exported from it, such as "lstm 3".
     """
-    run_is = run.overview()
+    run_is = overview(run)
     name = "" if run_is["figure"] == "accuracy" else f" {FIGURES[run_is['figure']]}"
     planned = "" if run_is["finished"] else f" of {run_is['epochs_planned'] or '?'}"
     shares = {split: run_is[split] for split in ("validation", "test")}

@@ -29,8 +29,6 @@ from hangtag.training.runs.config import RunConfig, command, environment, identi
 
 REPORT = "report.html"
 EVENT_FILES = "events.out.tfevents.*"
-FIGURES = {"accuracy": "accuracy", "o_f1": "O-F1"}
-"""The figures that tell how right a run's best epoch is, and their names: of single labels, and of sets of labels."""
 RESTART_HINT = "'hangtag train' with --restart replaces the run."
 _FILES = ("checkpoint.pt", "teacher.pt", "best.pt", "metrics.json", "config.json", REPORT)
 
@@ -117,35 +115,6 @@ class Run:
     def model(self) -> str:
         """The model's name."""
         return str(self.config.get("model"))
-
-    def overview(self) -> dict[str, Any]:
-        """What tells the run apart from others, and its figures, under the names that ``hangtag runs --json`` gives.
-
-        "figure" is one of FIGURES. It is that of the best epoch on a split, and None where it is not known, as on the
-        test split before the end.
-        """
-        config, recipe, rows = self.config, self.config["recipe"], self.metrics["epochs"]
-        summary = self.metrics.get("summary", {})
-        figure = next((key for key in FIGURES if any(f"validation_{key}" in row for row in rows)), "accuracy")
-        selects = f"validation_{config.get('select')}"
-        best: Mapping[str, Any] = max(
-            rows, key=lambda row: row.get(selects, row.get(f"validation_{figure}", 0.0)), default={}
-        )
-        return {
-            "model": self.model,
-            "recipe": recipe.get("name", ""),
-            "data": config.get("dataset", "fashion-mnist"),
-            "limit": config.get("limit"),
-            "seed": config.get("seed"),
-            "epochs": len(rows),
-            "epochs_planned": recipe.get("epochs"),
-            "finished": bool(summary),
-            "best_epoch": summary.get("best_epoch", best.get("epoch")),
-            "figure": figure,
-            "validation": summary.get("validation", {figure: best.get(f"validation_{figure}")}).get(figure),
-            "test": summary.get("test", {}).get(figure),
-            "minutes": round(sum(row.get("seconds", 0) for row in rows) / 60, 2),
-        }
 
     def require_finished(self) -> None:
         """Raises RunMismatchError unless the folder holds a run that was trained to its end."""
@@ -318,11 +287,6 @@ class Run:
     def has(self, name: str) -> bool:
         """Whether the folder holds this file."""
         return (self.folder / name).is_file()
-
-    def drop_checkpoint(self) -> None:
-        """Delete checkpoint.pt and teacher.pt, which a finished run needs only to go on to more epochs."""
-        for name in ("checkpoint.pt", "teacher.pt"):
-            (self.folder / name).unlink(missing_ok=True)
 
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
         with self._replacing(name) as temporary:
