@@ -18,6 +18,7 @@ from hangtag.extras import needs
 from hangtag.options import models_option, refuse, runs_option
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.runs import data as runs_data
+from hangtag.training.runs.config import short_name
 
 if TYPE_CHECKING:  # a file needs no torch, which a run needs
     from hangtag.training.runs.run import Run
@@ -97,7 +98,6 @@ def export(
         source = partial(_source_of_file, file, config, data_dir, precision, name)
     else:
         with needs("train", "'hangtag export RUN'"):
-            from hangtag.training.networks.own import short_name
             from hangtag.training.runs.run import Run
         chosen = Run.find(run, runs)
         shown, source = chosen.folder, partial(_source_of_run, chosen, data_dir, precision, name)

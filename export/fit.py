@@ -1,6 +1,7 @@
 """Record in a classifier's file how a picture becomes its input: ``hangtag models fit``."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -12,9 +13,13 @@ from hangtag.export.repository.publishing import is_our_config, publish
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 from hangtag.serving.model_repository import CONFIG_FILE
 
+_MEASURED = ("test_accuracy", "tested_on", "data_digest", "examples")
+"""What 'hangtag import --data' records, of pictures that were prepared by the file's fit."""
+
 
 def record(models: Path, name: str, fit: str) -> Path:
-    """Publish the version that serves again, with ``hangtag.image``. Graph, weights and all other metadata stay.
+    """Publish the version that serves again, with ``hangtag.image``. Graph and weights stay, and all other metadata but
+    figures of pictures that had another fit.
 
     Args:
         models: the model repository.
@@ -25,8 +30,8 @@ def record(models: Path, name: str, fit: str) -> Path:
         The new version's folder.
 
     Raises:
-        ExportError: there is no such model, it is no classifier of pictures, it says already how pictures fit, or
-            nothing can be written.
+        ExportError: there is no such model, it is no classifier of pictures, it says so already or learned another fit
+            in training, or nothing can be written.
     """
     entry = inventory.find(models, name)
     if entry.signature is None:
@@ -38,20 +43,23 @@ def record(models: Path, name: str, fit: str) -> Path:
             "width, 3], an output probabilities, and labels. 'hangtag import --preprocessing' makes one of a network. "
             "Nothing was published."
         )
-    if entry.signature.image is not None:
+    image = entry.signature.image
+    if image is not None and (image.fit == fit or "training" in entry.metadata):
         raise ExportError(
-            f"{name} version {entry.version} says already that its pictures have fit {entry.signature.image.fit}, "
-            "as it learned them. Nothing was published."
+            f"{name} version {entry.version} says already that its pictures have fit {image.fit}"
+            f"{'' if image.fit == fit else ', as it learned them; train it again to change that, with --fit'}. "
+            "Nothing was published."
         )
-    described = {"height": shape[0], "width": shape[1], "channels": shape[2] if len(shape) == 3 else 1, "fit": fit}
     try:
-        ImageSpec.of(described)
+        stated = image or ImageSpec(shape[0], shape[1], shape[2] if len(shape) == 3 else 1)
+        described = replace(stated, fit=fit).as_json()
     except ImageSpecError as error:
         raise ExportError(f"{name}: {error}. Nothing was published.") from error
     model = onnx.load(entry.path)
-    onnx_model.add_metadata(model, {"image": json.dumps(described)})
+    stale = _MEASURED if image is not None else ()
+    kept = {key: value for key, value in onnx_model.metadata(model).items() if key not in stale}
     with publish(models, name) as publication:
-        publication.model_file.write_bytes(model.SerializeToString())
+        onnx_model.write(model, kept | {"image": json.dumps(described)}, publication.model_file)
         config = models / name / CONFIG_FILE
         if is_our_config(config):  # else publishing would remove it
             publication.config_file.write_bytes(config.read_bytes())

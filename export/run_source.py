@@ -14,8 +14,8 @@ from hangtag.export.network.served_network import SingleLabel
 from hangtag.export.quantization.precision import model_name
 from hangtag.training.data import fashion_mnist, outfits, sources
 from hangtag.training.data.dataset import Dataset, Images, Split
-from hangtag.training.networks import own
 from hangtag.training.runs import data as runs_data
+from hangtag.training.runs.config import short_name
 from hangtag.training.runs.run import Run
 
 CANVASES = 1_000
@@ -62,7 +62,7 @@ def of_run(
         return torch_export.to_onnx(served, described) if graph is None else onnx_model.described(graph, described)
 
     return Source(
-        name=model_name(name or own.short_name(run.model), to),
+        name=model_name(name or short_name(run.model), to),
         precision=to,
         graph=make,
         reference=of_network(served),

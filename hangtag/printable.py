@@ -40,3 +40,13 @@ def named(items: Sequence[str]) -> str:
     """The first of some names, and how many more there are."""
     more = len(items) - _NAMED
     return "; ".join(items[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
+
+
+def counted(count: int, one: str, several: str) -> str:
+    """A number with its noun.
+
+    Example:
+        >>> counted(1, "picture is", "pictures are")
+        '1 picture is'
+    """
+    return f"{count:,} {one if count == 1 else several}"

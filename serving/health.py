@@ -87,12 +87,11 @@ class HealthClient:
         status, deadline = None, time.monotonic() + seconds
         failure: ClientError | None = None
         for pause in self._options.polling_pauses():
-            failure = None
             try:
                 # gRPC's Watch reports each change at once, and HTTP polls. wait_for_ready outlasts a server that is not
                 # up yet; one that stops ends the Watch.
                 for response in self._connection.stream(WATCH, [request], seconds_until(deadline), wait_for_ready=True):
-                    status = response.status
+                    status, failure = response.status, None
                     if status == SERVING:
                         return
             except ClientError as error:
@@ -100,7 +99,7 @@ class HealthClient:
                     break
                 if not outlasted(error):
                     raise
-                failure = error
+                failure = telling(failure, error)
             remaining = seconds_until(deadline)
             time.sleep(min(pause, remaining))
             if pause >= remaining:
@@ -157,6 +156,11 @@ def not_ready(address: str, model: str, *, unknown: bool) -> ClientError:
     )
 
 
+def telling(before: ClientError | None, last: ClientError) -> ClientError:
+    """Return the failure to report of two, one after the other: the last one, unless it alone lacks a reason."""
+    return before if before is not None and isinstance(last, StatusLostError) else last
+
+
 def not_ready_in_time(
     address: str, credentials: Credentials, model: str, seconds: float, status: int | None, failure: ClientError | None
 ) -> ClientError:
@@ -168,7 +172,7 @@ def not_ready_in_time(
         model: a model's name; "" is the whole server.
         seconds: how long the wait was.
         status: what the health service said last; None if it said nothing.
-        failure: how the last Watch failed; None if it did not, or waited for a server that is not up.
+        failure: how a Watch failed since the health service last said something; None if none did.
     """
     late = f"{model or 'the server'} at {address} was not ready within {seconds:g} s"
     if failure:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 FITS = ("stretch", "crop", "pad", "garment")
 """What may be done to a picture of another size: change its proportions, cut its longer edge, fill up its shorter edge,
@@ -192,6 +192,13 @@ def upright(file: Path, channels: int) -> Image.Image:
             return flattened(ImageOps.exif_transpose(picture), channels)
         except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
             raise PictureError(_reason(error)) from error
+
+
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """Height and width after a turn by EXIF data, by the header alone, so that no pixel is decoded."""
+    # PNG's own getexif decodes the picture, since EXIF data may also follow the pixels.
+    turned = Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1) >= 5
+    return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
 
 def flattened(picture: Image.Image, channels: int) -> Image.Image:

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import click
 
-LIMITS = {"lines": 42_000, "files": 320, "internal modules": 120, "edges": 400, "patches": 60}
-"""40,000 lines before users could train on pictures of their own, and 2,000 for that."""
+LIMITS = {"lines": 40_000, "files": 320, "internal modules": 120, "edges": 400, "patches": 60}
 PUBLIC = re.compile(
     r"hangtag(\.(cli|errors|protos(\.\w+)?|serving\.client|\w+\.errors|serving\.(server|loadtest)\.errors))?"
     r"|hangtag\.serving\.server\.(process\.server|config\.(server_config|limits))"

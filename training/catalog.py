@@ -25,6 +25,10 @@ from hangtag.training.networks.single_label import Cnn, Lstm, Lstm2, ResNet
 from hangtag.training.recipes import PICTURES, STUDY, TEACHER, Recipe
 from hangtag.training.runs.config import RunConfig
 
+_WRAPPINGS = ("model", "state_dict", "model_state_dict")
+"""Where a file keeps the weights among an optimizer's state and an epoch."""
+_PREFIXES = ("", "module.", "_orig_mod.", "model.")
+"""What DataParallel, torch.compile and Lightning put before the name of each weight."""
 _MANY_STEPS = 1_000
 """Of an epoch: so many that running statistics follow the last of them as they usually do."""
 
@@ -176,10 +180,13 @@ def _load(network: nn.Module, path: str, model: str) -> None:
             "holds more than tensors. Save the network's state_dict()."
         ) from error
     state: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
-    state = next((state[key] for key in ("model", "state_dict") if isinstance(state.get(key), dict)), state)
+    state = next((state[key] for key in _WRAPPINGS if isinstance(state.get(key), dict)), state)
     shapes = {key: value.shape for key, value in network.state_dict().items()}
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    fitting = {key: value for key, value in tensors.items() if shapes.get(key) == value.shape}
+    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    bare = [{key.removeprefix(prefix): value for key, value in tensors.items()} for prefix in _PREFIXES]
+    fitting = max(
+        ({key: value for key, value in one.items() if shapes.get(key) == value.shape} for one in bare), key=len
+    )
     if 2 * len(fitting) < len(shapes):
         raise SettingsError(
             f"--start-from {path} holds {len(fitting)} of the {len(shapes)} weights of {model}: it is of another "

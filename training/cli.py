@@ -7,10 +7,10 @@ from typing import Any, get_args
 import click
 
 from hangtag.options import FiniteRange
-from hangtag.serving.image_spec import FITS
 from hangtag.training import session
 from hangtag.training.catalog import NETWORKS, RECIPE_NAMES
 from hangtag.training.data import sources
+from hangtag.training.data.options import data_options
 from hangtag.training.errors import SettingsError
 from hangtag.training.processes import launch
 from hangtag.training.recipes import BETA, LOSS_WEIGHT, DistanceLossName
@@ -27,36 +27,7 @@ from hangtag.training.settings import TrainSettings
     "(four files as MNIST has them). 'hangtag data show SOURCE' shows them.  [default: fashion-mnist; outfits for the "
     "networks for several labels]",
 )
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    help="Folder with Fashion-MNIST's IDX files, or with VOCdevkit.  [default: Debian's package for Fashion-MNIST, "
-    "else a download by torchvision]",
-)
-@click.option(
-    "--size",
-    metavar="HEIGHTxWIDTH",
-    help="Own pictures are made so large.  [default: as they are, where all have one size of at most 128 pixels; else "
-    "64x64]",
-)
-@click.option(
-    "--colour/--grey",
-    default=None,
-    help="Whether the network sees colours.  [default: if a picture has any]",
-)
-@click.option(
-    "--fit",
-    type=click.Choice(FITS),
-    help="How a picture of another size becomes that large, now and when it is served: stretched, cropped to its "
-    "middle, padded with the colour of its edge, or converted like a garment of Fashion-MNIST.  [default: stretch]",
-)
-@click.option("--validation-share", type=FiniteRange(0.01, 0.5), help="Of each class's own pictures.  [default: 0.1]")
-@click.option("--test-share", type=FiniteRange(0.01, 0.5), help="Likewise, without a test folder.  [default: 0.1]")
-@click.option(
-    "--split-seed",
-    type=click.IntRange(0, 2**32 - 1),
-    help="Divides own pictures otherwise. --seed does not, so that its runs can be compared.  [default: 0]",
-)
+@data_options
 @click.option(
     "--recipe",
     type=click.Choice(RECIPE_NAMES),

@@ -28,7 +28,7 @@ from hangtag.training.networks import own
 from hangtag.training.processes import ProcessGroup, keep_freed_memory, process_group
 from hangtag.training.progress import Observer, TerminalObserver
 from hangtag.training.recipes import DistanceLoss
-from hangtag.training.runs.config import RunConfig, WeightsFile, command, short_dataset
+from hangtag.training.runs.config import RunConfig, WeightsFile, command, short_dataset, short_name
 from hangtag.training.runs.run import REPORT, Run
 from hangtag.training.settings import TrainSettings
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
@@ -161,7 +161,7 @@ def _read(settings: TrainSettings, group: ProcessGroup) -> _Inputs:
 
 
 def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> RunConfig:
-    loss = None
+    loss, is_own = None, sources.kind_of(settings.dataset) is not None
     if settings.distance_loss and inputs.distances:
         loss = DistanceLoss(
             name=settings.distance_loss,
@@ -182,9 +182,10 @@ def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> Ru
         loss=loss,
         start_from=WeightsFile.of(settings.start_from.absolute()) if settings.start_from else None,
         dataset=_absolute(settings.dataset),
-        image=inputs.data.image if sources.kind_of(settings.dataset) else None,
-        pictures=settings.own_pictures if sources.kind_of(settings.dataset) else None,
-        data_dir=str(settings.data_dir) if settings.data_dir else None,
+        image=inputs.data.image if is_own else None,
+        pictures=settings.own_pictures if is_own else None,
+        sizes=inputs.data.sizes if is_own else None,
+        data_dir=str(settings.data_dir.absolute()) if settings.data_dir else None,
     )
 
 
@@ -192,7 +193,7 @@ def _run_name(config: RunConfig) -> str:
     """The name of the run's folder unless --out names one."""
     loss = f"-{config.loss.name}" if config.loss else ""
     dataset = "" if config.dataset == "fashion-mnist" else f"-{short_dataset(config.dataset)}"
-    return f"{own.short_name(config.model)}{dataset}-{config.recipe.name}{loss}-seed{config.seed}"
+    return f"{short_name(config.model)}{dataset}-{config.recipe.name}{loss}-seed{config.seed}"
 
 
 def _require_network(config: RunConfig, data: Dataset) -> None:

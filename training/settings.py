@@ -13,8 +13,6 @@ from hangtag.training.errors import SettingsError
 from hangtag.training.networks import own
 from hangtag.training.recipes import BETA, LOSS_WEIGHT, DistanceLossName, Recipe, changed
 
-_OF_OWN_PICTURES = ("size", "colour", "fit", "validation_share", "test_share", "split_seed")
-
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -32,7 +30,8 @@ class TrainSettings:
     data: str | None = None
     data_dir: Path | None = None
     size: str | None = None  # HEIGHTxWIDTH
-    colour: bool | None = None
+    colour: bool = False
+    grey: bool = False  # neither: as fits the pictures
     fit: str | None = None
     validation_share: float | None = None
     test_share: float | None = None
@@ -62,11 +61,9 @@ class TrainSettings:
     def __post_init__(self) -> None:
         entry(self.model)
         kind = sources.kind_of(dataset_for(self.data, self.model))
-        if kind is None:
-            self._require_unset(*_OF_OWN_PICTURES, reason=f"the images of {self.dataset} are as they are.")
-        elif self.data_dir is not None:
+        if kind is not None and self.data_dir is not None:
             raise SettingsError(f"--data-dir: --data {self.data} names the folder already.")
-        _ = self.own_pictures
+        _ = self.own_pictures  # checks the options
         if self.device == "cuda" and not torch.cuda.is_available():
             raise SettingsError("--device cuda: PyTorch sees no CUDA device here. Use --device cpu.")
         recipe = self.chosen_recipe
@@ -109,7 +106,7 @@ class TrainSettings:
             ):
                 continue
             if isinstance(value, bool):
-                words.append(flag(field.name) if value else "--grey")
+                words.append(flag(field.name))
             else:
                 words += [
                     word
@@ -126,14 +123,7 @@ class TrainSettings:
     @property
     def own_pictures(self) -> OwnPictures:
         """How the user's own pictures are divided and prepared."""
-        return sources.own_pictures(
-            self.size,
-            self.colour,
-            fit=self.fit,
-            validation_share=self.validation_share,
-            test_share=self.test_share,
-            split_seed=self.split_seed,
-        )
+        return sources.own_pictures(self.dataset, **{name: getattr(self, name) for name in sources.OPTIONS})
 
     @property
     def chosen_recipe(self) -> Recipe:

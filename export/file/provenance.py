@@ -9,11 +9,9 @@ import torch
 from hangtag.export.file.onnx_model import versions
 from hangtag.export.network.served_network import ServedNetwork, SingleLabel
 from hangtag.training.labels import distance as label_distance
+from hangtag.training.metrics.single_label import MOST_IN_MATRIX
 from hangtag.training.runs import data
 from hangtag.training.runs.config import git_revision, portable
-
-MOST_IN_CONFUSION = 50
-"""Labels up to which a file keeps its confusion matrices, whose size grows with the square."""
 
 
 def collect(served: ServedNetwork, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
@@ -39,7 +37,7 @@ def collect(served: ServedNetwork, config: Mapping[str, Any], metrics: Mapping[s
 def _published(summary: Mapping[str, Any]) -> dict[str, Any]:
     """A run's summary without what a file needs no copy of: worst images, and confusions of very many labels."""
     splits = {key: value for key, value in summary.items() if key in ("validation", "test")}
-    if len(data.labels(summary)) > MOST_IN_CONFUSION:
+    if len(data.labels(summary)) > MOST_IN_MATRIX:
         splits = {
             key: {name: figure for name, figure in value.items() if name != "confusion"}
             for key, value in splits.items()

@@ -15,6 +15,8 @@ import numpy as np
 from hangtag.export.arrays import Answers, Array
 
 IMAGES = 32
+_NUMBERS, _LEAST = 1_600, 4
+"""Of each output so many numbers are kept at most, of at least so many images: very many labels are long."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ def record(expected: Answers, *, one_label: bool, first: Array | None = None) ->
         first: indices of the images whose answers are kept whole; None for the first IMAGES.
     """
     kept = np.arange(IMAGES) if first is None else first
+    kept = kept[: max(_LEAST, _NUMBERS // max(values[0].size for values in expected.values()))]
     whole = {name: _round(values[kept[kept < len(values)]]).tolist() for name, values in expected.items()}
     metadata = {"reference": json.dumps(whole, separators=(",", ":"))}
     if one_label:

@@ -18,7 +18,7 @@ from hangtag.export.errors import ExportError
 from hangtag.serving.image_spec import SUFFIXES, ImageSpec
 from hangtag.serving.server.runtime.arrays import dtype_of
 from hangtag.serving.signature import Signature, TensorSpec
-from hangtag.training.data.pictures import prepared
+from hangtag.training.data.reading import prepared
 
 LEAST = 40
 """Samples needed: with fewer, the half that proves says too little."""

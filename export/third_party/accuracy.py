@@ -1,8 +1,7 @@
 """Measure how many of the user's pictures a file labels rightly, and compare with the version that serves."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,15 @@ from typing import Any
 import numpy as np
 
 from hangtag.export import child_process, predecessors
-from hangtag.export.arrays import Pixels
 from hangtag.export.errors import ExportError
 from hangtag.export.file import examples
 from hangtag.export.repository.inventory import Entry, Quality
 from hangtag.export.third_party.preprocessing import PROBABILITIES
-from hangtag.printable import named
+from hangtag.printable import counted
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.training.data import listing, sources
-from hangtag.training.data.pictures import prepared
-from hangtag.training.errors import SettingsError
+from hangtag.training.data import pictures
+from hangtag.training.data.pictures import HeldOut
 
 ACCURACY = "accuracy"
 _BATCH = 16
@@ -29,46 +26,18 @@ _SHOWN_EVERY = 1_000
 _SECONDS, _SECONDS_A_PICTURE = 600.0, 2.0
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """The user's pictures with their labels.
-
-    Attributes:
-        name: As ``--data`` names them.
-        files: Each with the index of its label.
-        digest: SHA-256 of names, labels and contents.
-    """
-
-    name: str
-    files: tuple[tuple[str, int], ...]
-    digest: str
-
-
-def read(name: str, labels: Sequence[str]) -> Labelled:
-    """List the pictures of ``folder:`` or ``csv:``: those of its test split where it has one, else all.
+def read(name: str, image: ImageSpec, labels: Sequence[str]) -> HeldOut:
+    """Read the pictures of ``folder:`` or ``csv:``: those of its test split where it has one, else all.
 
     Raises:
-        ExportError: it is neither, or has a class that is none of the labels.
+        ExportError: it is neither.
         DataNotFoundError: there are no such pictures.
-        DataCorruptError: they are not divided as they must be.
+        DataCorruptError: they are not divided as they must be, cannot be read, or have a class that is none of the
+            labels.
     """
-    try:
-        kind = sources.kind_of(name)
-    except SettingsError:
-        kind = None
-    if kind not in ("folder", "csv"):
+    if not name.startswith(("folder:", "csv:")):
         raise ExportError(f"--data {name}: name folder:PICTURES, with a folder for each label, or csv:FILE.csv.")
-    chosen = listing.held_out(name)
-    if unknown := sorted({one.label for one in chosen} - set(labels)):
-        raise ExportError(
-            f"--data {name} has the classes {named(unknown)}, which are none of the labels {named(list(labels))}. Name "
-            "its folders, or its column label, as the labels are named."
-        )
-    digest = hashlib.sha256()
-    for one in chosen:
-        digest.update(f"{one.name}\0{one.label}\0{hashlib.sha256(one.path.read_bytes()).hexdigest()}\n".encode())
-    places = {label: place for place, label in enumerate(labels)}
-    return Labelled(name, tuple((str(one.path), places[one.label]) for one in chosen), digest.hexdigest())
+    return pictures.held_out(name, image, labels)
 
 
 @dataclass(frozen=True)
@@ -96,7 +65,7 @@ class Judge:
         progress: Gets a line now and then.
     """
 
-    data: Labelled
+    data: HeldOut
     path: Path
     progress: Callable[[str], object]
 
@@ -105,29 +74,33 @@ class Judge:
 
         Raises:
             GateError: it does not answer.
-            ExportError: a picture cannot be read.
         """
-        counted = child_process.run(
-            count_right,
-            self.path,
-            ACCURACY,
-            seconds=_SECONDS + _SECONDS_A_PICTURE * len(self.data.files),
-            progress=self.progress,
-            file=str(file),
-            image=image.as_json(),
-            pictures=self.data.files,
-            batch=_BATCH if batched else 1,
-        )
-        share = counted["right"] / counted["pictures"]
-        of = f"{counted['pictures']:,} pictures of {self.data.name}"
+        count = len(self.data.pictures)
+        with tempfile.TemporaryDirectory() as folder:
+            images, classes = Path(folder, "images.npy"), Path(folder, "classes.npy")
+            np.save(images, self.data.images(image))
+            np.save(classes, self.data.content.classes)
+            answered = child_process.run(
+                count_right,
+                self.path,
+                ACCURACY,
+                seconds=_SECONDS + _SECONDS_A_PICTURE * count,
+                progress=self.progress,
+                file=str(file),
+                pictures=str(images),
+                labels=str(classes),
+                batch=_BATCH if batched else 1,
+            )
+        share = answered["right"] / count
+        of = f"{counted(count, 'picture', 'pictures')} of {self.data.name}"
         return Measured(
             Quality("test_accuracy", share, self.data.digest),
-            {"right": counted["right"], "pictures": counted["pictures"], "summary": f"{share:.2%} of {of}"},
+            {"right": answered["right"], "pictures": count, "summary": f"{share:.2%} of {of}"},
             {
                 "test_accuracy": f"{share:.4f}",
                 "data_digest": self.data.digest,
                 "tested_on": of,
-                "examples": counted["examples"],
+                "examples": answered["examples"],
             },
         )
 
@@ -144,7 +117,7 @@ class Judge:
         signature = rival.signature
         before = predecessors.recorded(rival, self.data.digest)
         if before is None and signature is not None:
-            most = max(label for _, label in self.data.files)
+            most = self.data.content.classes.max()
             if signature.image is None or signature.picture_shape is None or most >= len(signature.labels):
                 if even_if_worse:
                     return None
@@ -155,7 +128,7 @@ class Judge:
             return None
         compared = predecessors.compare(
             measured.quality,
-            len(self.data.files),
+            len(self.data.pictures),
             before,
             rival.version,
             even_if_worse=even_if_worse,
@@ -164,36 +137,23 @@ class Judge:
         return {**compared.figures, "summary": compared.summary}
 
 
-def count_right(file: str, image: dict[str, Any], pictures: Sequence[tuple[str, int]], batch: int) -> dict[str, Any]:
+def count_right(file: str, pictures: str, labels: str, batch: int) -> dict[str, Any]:
     """In a child process: count how many pictures get the right label, and keep some of these.
 
     Args:
         file: An ONNX file with the output ``probabilities``.
-        image: Its ``hangtag.image``.
-        pictures: Their paths, each with the index of its label.
+        pictures: A .npy file with the images as the file takes them.
+        labels: Another with their places among its labels.
         batch: How many the file takes at a time.
     """
     runtime = Runtime(Path(file), provider="cpu")
-    spec = ImageSpec.of(image)
-    classes = np.array([label for _, label in pictures])
-    labels = np.empty(len(classes), np.int64)
-    done = 0
-    for images in _batches([path for path, _ in pictures], spec, batch):
-        answers = runtime.run({runtime.signature.inputs[0].name: np.stack(images)})
-        labels[done : done + len(images)] = answers[PROBABILITIES].argmax(axis=1)
-        done += len(images)
-        if done % _SHOWN_EVERY < len(images) and done >= _SHOWN_EVERY:
-            child_process.report(f"{done:,} of {len(classes):,} pictures answered")
-    kept = examples.choose({"logits": labels[:, None] == np.arange(len(runtime.signature.labels))}, classes)
-    shown = [prepared(Path(pictures[place][0]), spec) for place in kept.tolist()]
-    return {
-        "right": int((labels == classes).sum()),
-        "pictures": len(classes),
-        **examples.record(np.stack(shown), classes[kept]),
-    }
-
-
-def _batches(paths: Sequence[str], spec: ImageSpec, size: int) -> Iterator[list[Pixels]]:
-    with ThreadPoolExecutor(2) as executor:
-        for start in range(0, len(paths), size):
-            yield list(executor.map(lambda path: prepared(Path(path), spec), paths[start : start + size]))
+    images, classes = np.load(pictures, mmap_mode="r"), np.load(labels)
+    answered = np.empty(len(classes), np.int64)
+    for start in range(0, len(images), batch):
+        answers = runtime.run({runtime.signature.inputs[0].name: images[start : start + batch]})
+        answered[start : start + batch] = answers[PROBABILITIES].argmax(axis=1)
+        done = min(start + batch, len(images))
+        if done // _SHOWN_EVERY > start // _SHOWN_EVERY:
+            child_process.report(f"{done:,} of {len(images):,} pictures answered")
+    kept = examples.choose({"logits": answered[:, None] == np.arange(len(runtime.signature.labels))}, classes)
+    return {"right": int((answered == classes).sum()), **examples.record(images[kept], classes[kept])}

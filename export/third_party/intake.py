@@ -23,12 +23,12 @@ from hangtag.export.quantization.samples import spread
 from hangtag.export.repository.inventory import Entry, Quality
 from hangtag.export.repository.publishing import publish
 from hangtag.export.third_party import accuracy, converted, document, plan, probe, proof
-from hangtag.export.third_party.accuracy import ACCURACY, Labelled
+from hangtag.export.third_party.accuracy import ACCURACY
 from hangtag.export.third_party.converted import Converted
 from hangtag.export.third_party.plan import Plan
 from hangtag.export.third_party.proof import PICTURES
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
-from hangtag.training.data.pictures import prepared
+from hangtag.training.data.pictures import HeldOut
 
 # How to read the outputs may stay as the file has it. Its claims about its origin and quality are dropped: they are not
 # proven here.
@@ -184,7 +184,7 @@ class _Intake:
                 publication.config_file.write_text(findings["triton"], encoding="utf-8")
         return Accepted(publication.folder, findings, metadata, chosen, conversion)
 
-    def _data(self, metadata: Mapping[str, str]) -> Labelled | None:
+    def _data(self, metadata: Mapping[str, str]) -> HeldOut | None:
         if self._options.data is None:
             return None
         if "image" not in metadata:
@@ -193,34 +193,34 @@ class _Intake:
                 "published."
             )
         try:
-            ImageSpec.parse(metadata["image"])
+            image = ImageSpec.parse(metadata["image"])
         except ImageSpecError as error:
             raise ExportError(
                 f"{self._path}: its hangtag.image is malformed: {error}. Nothing was published."
             ) from error
-        return accuracy.read(self._options.data, json.loads(metadata.get("labels", "[]")))
+        data = accuracy.read(self._options.data, image, json.loads(metadata.get("labels", "[]")))
+        for note in data.notes:
+            self._progress(note)
+        return data
 
-    def _given(self, data: Labelled | None) -> list[str]:
+    def _given(self, data: HeldOut | None) -> list[str]:
         """The user's pictures; none where there are no such."""
         conversion = self._options.conversion
         if data is not None:
-            return [path for path, _ in data.files]
+            return [str(picture.path) for picture in data.pictures]
         if conversion is not None and Path(conversion.samples).is_dir():
             return list(map(str, samples.files_in(Path(conversion.samples))))
         return []
 
-    def _converted(
-        self, model: onnx.ModelProto, metadata: Mapping[str, str], data: Labelled | None
-    ) -> Converted | None:
+    def _converted(self, model: onnx.ModelProto, metadata: Mapping[str, str], data: HeldOut | None) -> Converted | None:
         request = self._options.conversion
         if request is None:
             return None
         if not request.samples:
             assert data is not None
-            spec = ImageSpec.parse(metadata["image"])
-            chosen = [prepared(Path(path), spec) for path, _ in spread(data.files, samples.MOST_PICTURES)]
+            chosen = data.content.images[spread(range(len(data.pictures)), samples.MOST_PICTURES)]
             request = replace(request, samples=str(self._folder / "samples.npz"))
-            arrays: Any = {model.graph.input[0].name: np.stack(chosen)}  # numpy's stubs take no mapping of arrays
+            arrays: Any = {model.graph.input[0].name: chosen}  # numpy's stubs take no mapping of arrays
             np.savez(request.samples, **arrays)
         original = self._folder / "original.onnx"
         onnx_model.write(model, metadata, original)

@@ -18,7 +18,7 @@ from hangtag.export.third_party.plan import Wrapped
 from hangtag.export.third_party.preprocessing import LOGITS, PROBABILITIES, Steps
 from hangtag.serving.image_spec import ImageSpec, flattened
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.training.data.pictures import prepared
+from hangtag.training.data.reading import prepared
 
 PICTURES = "pictures"
 COMPARED = 64

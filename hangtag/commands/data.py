@@ -11,12 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hangtag.options import FiniteRange
 from hangtag.output import require_writable, writing
 from hangtag.printable import escaped
-from hangtag.serving.image_spec import FITS
 from hangtag.training.data import sources
 from hangtag.training.data.dataset import Dataset
+from hangtag.training.data.options import data_options
 
 _SHOWN = 8
 """Pictures of each class on a contact sheet."""
@@ -31,13 +30,7 @@ def data() -> None:
 
 @data.command()
 @click.argument("source")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="As of 'hangtag train'.")
-@click.option("--size", metavar="HEIGHTxWIDTH", help="As of 'hangtag train'.")
-@click.option("--colour/--grey", default=None, help="As of 'hangtag train'.")
-@click.option("--fit", type=click.Choice(FITS), default="stretch", show_default=True, help="As of 'hangtag train'.")
-@click.option("--validation-share", type=FiniteRange(0.01, 0.5), default=0.1, show_default=True)
-@click.option("--test-share", type=FiniteRange(0.01, 0.5), default=0.1, show_default=True)
-@click.option("--split-seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@data_options
 @click.option(
     "--sheet",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -45,18 +38,7 @@ def data() -> None:
     help=f"Draw {_SHOWN} training pictures of each class, as the network sees them.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write the classes, counts and notes as JSON.")
-def show(
-    source: str,
-    data_dir: Path | None,
-    size: str | None,
-    colour: bool | None,
-    fit: str,
-    validation_share: float,
-    test_share: float,
-    split_seed: int,
-    sheet: Path | None,
-    as_json: bool,
-) -> None:
+def show(source: str, data_dir: Path | None, sheet: Path | None, as_json: bool, **own: Any) -> None:
     """Read SOURCE as 'hangtag train --data SOURCE' does, and show its classes, how many pictures each has in every
     split, what was left out, and what the network will see.
 
@@ -68,10 +50,7 @@ def show(
     """
     if sheet is not None:
         require_writable(sheet)
-    own = sources.own_pictures(
-        size, colour, fit=fit, validation_share=validation_share, test_share=test_share, split_seed=split_seed
-    )
-    dataset = sources.load(source, data_dir, own=own)
+    dataset = sources.load(source, data_dir, own=sources.own_pictures(source, **own))
     if as_json:
         click.echo(json.dumps(_document(dataset)))
     else:
@@ -79,6 +58,8 @@ def show(
     if sheet is not None:
         with writing(sheet):
             contact_sheet(dataset).save(sheet)
+        if len(dataset.labels) > _MOST_ROWS:
+            click.echo(f"{sheet} shows the first {_MOST_ROWS} of {len(dataset.labels)} classes.", err=True)
 
 
 def contact_sheet(dataset: Dataset) -> Image.Image:
@@ -122,7 +103,7 @@ def _document(dataset: Dataset) -> dict[str, Any]:
         "source": dataset.source,
         "digest": dataset.digest,
         "image": dataset.image.as_json(),
-        "splits": {split: len(getattr(dataset, split)) for split in ("train", "validation", "test")},
+        "splits": dataset.sizes,
         "labels": _counts(dataset),
         "notes": list(dataset.notes),
     }
@@ -136,7 +117,7 @@ def _print(dataset: Dataset) -> None:
         table.add_row(Text(escaped(label)), *(f"{count:,}" for count in counts.values()))
     table.add_row(
         Text(f"all {len(dataset.labels)}", style="dim"),
-        *(f"{len(getattr(dataset, split)):,}" for split in ("train", "validation", "test")),
+        *(f"{size:,}" for size in dataset.sizes.values()),
     )
     console = Console()
     console.print(table)

@@ -121,6 +121,8 @@ def evaluate(
         if subject.task == "multi_label":
             refuse("distances", because=f"{subject.name} predicts sets of labels; distances apply to single labels.")
         data = evaluated.load(subject, split, limit, data_dir, dataset, samples)
+        for note in data.notes:
+            click.echo(escaped(note), err=True)
         require_labels(subject, data.labels)
         label_distances = given or _known_distances(data.labels)
         if label_distances is not None:

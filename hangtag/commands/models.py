@@ -156,7 +156,8 @@ def fit(name: str, fit: str, folder: Path) -> None:
     """Record in a classifier's file how a picture of another size is made to fit: what its network learned from.
 
     The version that serves is published again as the next one, with the same graph and weights. A classifier whose file
-    does not say it takes pictures of its exact size alone.
+    does not say it takes pictures of its exact size alone. Of an imported file the fit can be changed; its accuracy,
+    measured with the other one, is then no longer recorded.
 
     \b
     Example:

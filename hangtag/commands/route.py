@@ -16,6 +16,7 @@ from hangtag.evaluation.errors import EvaluationError
 from hangtag.extras import MissingExtraError, needs
 from hangtag.options import FiniteRange, limit_option, models_option, samples_option
 from hangtag.output import write_text
+from hangtag.printable import escaped
 from hangtag.serving.model_repository import ROUTE_FILE, is_model_name, numbered_versions
 
 
@@ -86,6 +87,8 @@ def tune(
     if numbered_versions(models / name):
         raise EvaluationError(f"{models / name} holds a model; a route needs another name, given with --name.")
     members = cascade_members.measure(models, names, limit=limit, data_dir=data_dir, own=samples)
+    for note in members.notes:
+        click.echo(escaped(note), err=True)
     tried = members.curve()
     chosen = tried.cheapest(lose_at_most / 100)
     _print(members, tried, chosen, lose_at_most)

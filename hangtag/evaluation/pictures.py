@@ -15,10 +15,9 @@ from hangtag.evaluation.single_label import Mistake, SingleLabelResult
 from hangtag.output import writing
 from hangtag.training.data.dataset import Images
 from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.metrics.single_label import MOST_IN_MATRIX
 
 COLUMNS, ROWS = 6, 4
-MOST_LABELS = 40
-"""Of a confusion matrix that can be read."""
 DPI = 120
 
 
@@ -29,7 +28,7 @@ def single_label(result: SingleLabelResult, images: Images, name: str, folder: P
         OutputError: a file cannot be written.
     """
     accuracy, count = result.evaluation.accuracy, len(images)
-    if len(result.labels) <= MOST_LABELS:
+    if len(result.labels) <= MOST_IN_MATRIX:
         title = f"{name}: {accuracy:.2%} of {count:,} images"
         confusion_matrix(result.evaluation.confusion, result.labels, title, folder / "confusion.png")
     title = f"{name}: the most confident of {len(result.mistakes):,} mistakes"

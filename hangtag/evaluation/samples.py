@@ -11,8 +11,9 @@ from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Array, Subject
 from hangtag.extras import needs
 from hangtag.serving.image_spec import ImageSpec
-from hangtag.training.data import fashion_mnist, listing, outfits, pictures, sources
+from hangtag.training.data import fashion_mnist, outfits, pictures, sources
 from hangtag.training.data.dataset import Classes, Dataset, Split
+from hangtag.training.errors import DataCorruptError, DataNotFoundError
 from hangtag.training.runs import data as runs_data
 
 DEFAULTS = {"single_label": fashion_mnist.NAME, "multi_label": outfits.NAMES[0]}
@@ -22,7 +23,10 @@ _IMAGES, _CLASSES = ("images", "image", "x"), ("labels", "classes", "y")
 
 @dataclass(frozen=True)
 class Samples:
-    """One split of a data set, the first images of it, or samples of the user's own."""
+    """One split of a data set, the first images of it, or samples of the user's own.
+
+    ``notes`` are sentences about what was left out of these samples.
+    """
 
     dataset: str
     split: str
@@ -30,6 +34,7 @@ class Samples:
     labels: tuple[str, ...]
     image: ImageSpec
     content: Split
+    notes: tuple[str, ...] = ()
 
     @property
     def images(self) -> Array:
@@ -65,13 +70,15 @@ def load(
     """
     if own is not None:
         return _own_samples(subject, own, limit)
+    if name in (None, subject.dataset) and data_dir is None and subject.config is not None:
+        data_dir = _folder(subject.config.get("data_dir"))
     name = name or subject.dataset
     if name is None:
         if subject.task == "single_label" and subject.labels != fashion_mnist.LABELS:
             known = f"has the labels {', '.join(subject.labels[:5])}, …" if subject.labels else "names no labels"
             raise EvaluationError(
-                f"{subject.name} {known}, and its file does not say what it was trained on: name its pictures with "
-                "--samples folder:PICTURES, or --samples FILE.npz with the arrays images and labels."
+                f"{subject.name} {known}, and nothing says what it was trained on: name its pictures with --samples "
+                "folder:PICTURES, or --samples FILE.npz with the arrays images and labels."
             )
         name = DEFAULTS[subject.task]
     kind = sources.kind_of(name)
@@ -91,6 +98,11 @@ def load(
     return _of(whole, split, limit)
 
 
+def _folder(recorded: object) -> Path | None:
+    """Where a run found its data set, if that was not its usual place, and is there still."""
+    return Path(recorded) if isinstance(recorded, str) and Path(recorded).is_dir() else None
+
+
 def _of(whole: Dataset, split: str, limit: int | None) -> Samples:
     chosen = whole.validation if split == "validation" else whole.test
     return Samples(whole.name, split, whole.source, whole.labels, whole.image, chosen.first(limit))
@@ -101,15 +113,27 @@ def _own_dataset(subject: Subject, name: str, data_dir: Path | None) -> Dataset:
     config: Mapping[str, Any] = subject.config or {}
     if name != config.get("dataset"):  # named with --data: any pictures, prepared as the model takes them
         return sources.load(name, image=_image(subject))
-    return runs_data.load(config, data_dir)
+    try:
+        return runs_data.load(config, data_dir)
+    except (DataNotFoundError, DataCorruptError) as error:
+        raise EvaluationError(
+            f"{subject.name}: {error} Or name other pictures, that it was not trained on, with --samples."
+        ) from error
 
 
 def _own_samples(subject: Subject, own: str, limit: int | None) -> Samples:
     image = _image(subject)
     if not subject.labels:
         raise EvaluationError(f"{subject.name} names no labels, by which --samples could be told apart.")
-    content = _npz(Path(own), subject, image) if own.endswith(".npz") else _pictures(own, subject, image)
-    return Samples(own, "samples", own, subject.labels, image, content.first(limit))
+    notes: tuple[str, ...] = ()
+    if own.endswith(".npz"):
+        content = _npz(Path(own), subject, image)
+    elif own.startswith(("folder:", "csv:")):
+        held_out = pictures.held_out(own, image, subject.labels)
+        content, notes = held_out.content, held_out.notes
+    else:
+        raise EvaluationError(f"--samples {own}: name FILE.npz, folder:PICTURES or csv:FILE.")
+    return Samples(own, "samples", own, subject.labels, image, content.first(limit), notes)
 
 
 def _image(subject: Subject) -> ImageSpec:
@@ -119,16 +143,6 @@ def _image(subject: Subject) -> ImageSpec:
             "--fit stretch|crop|pad"
         )
     return subject.image
-
-
-def _pictures(own: str, subject: Subject, image: ImageSpec) -> Split:
-    """The pictures of a folder or of a CSV file: those of its test split where it has one, else all."""
-    if not own.startswith(("folder:", "csv:")):
-        raise EvaluationError(f"--samples {own}: name FILE.npz, folder:PICTURES or csv:FILE.")
-    listed = listing.held_out(own)
-    classes = _numbers([one.label for one in listed], subject, own)
-    images = np.stack([pictures.prepared(one.path, image) for one in listed])
-    return Split(images, classes)
 
 
 def _numbers(labels: Sequence[str], subject: Subject, own: str) -> Classes:

@@ -25,6 +25,7 @@ _FIGURES = {
 }
 _MOST_COLUMNS = 12  # of a confusion matrix; of more labels the pairs are listed that are mixed up most
 _MOST_PAIRS = 20
+_MOST_CLASSES = 40  # in the table of classes; of more the worst
 _SHORT = 5  # characters of a label above a column of the confusion matrix
 
 
@@ -75,7 +76,12 @@ def _classes(labels: Sequence[str], classes: Sequence[ClassFigures]) -> Table:
     table.add_column("class")
     for head in ("precision", "recall", "F1", "images"):
         table.add_column(head, justify="right")
-    for label, figures in zip(labels, classes, strict=True):
+    rows = list(zip(labels, classes, strict=True))
+    if left_out := max(0, len(rows) - _MOST_CLASSES):
+        rows = sorted(rows, key=lambda row: row[1].f1)[:_MOST_CLASSES]
+        table.title, table.title_justify = f"{left_out} classes with a higher F1 are left out; --json has all", "left"
+        table.title_style = "dim"
+    for label, figures in rows:
         table.add_row(
             Text(escaped(label)),
             f"{figures.precision:.1%}",

@@ -111,13 +111,12 @@ class AsyncClient:
         status, deadline = None, time.monotonic() + seconds
         failure: ClientError | None = None
         for pause in self._options.polling_pauses():
-            failure = None
             remaining = health.seconds_until(deadline)
             watching = self._connection.stream(health.WATCH, _each([request]), remaining, wait_for_ready=True)
             try:
                 async with aclosing(watching):
                     async for response in watching:
-                        status = response.status
+                        status, failure = response.status, None
                         if status == health.SERVING:
                             return
             except ClientError as error:
@@ -125,7 +124,7 @@ class AsyncClient:
                     break
                 if not health.outlasted(error):
                     raise
-                failure = error
+                failure = health.telling(failure, error)
             remaining = health.seconds_until(deadline)
             await asyncio.sleep(min(pause, remaining))
             if pause >= remaining:

@@ -57,7 +57,7 @@ def classify(
 ) -> None:
     """Classify each IMAGE (PNG, JPEG or WebP) with a served model.
 
-    A folder stands for the images in it, and - for standard input.
+    A folder stands for the images in it and in its folders, and - for standard input.
 
     An image of the model's input size is used as it is; the server makes any other fit as the model's file says:
     stretched, cropped, padded, or converted as a photo of a garment. An image that fails is reported on standard

@@ -10,19 +10,16 @@ STANDARD_INPUT = Path("-")
 
 
 def expand(path: Path) -> list[Path]:
-    """Return the path, or for a folder the images in it, by name.
+    """Return the path, or for a folder the images in it and in its folders, such as those of classes, by name.
 
     Raises:
         UserError: the folder holds no image, or cannot be read.
     """
     if path == STANDARD_INPUT or not path.is_dir():
         return [path]
-    try:
-        images = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+    images = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
     if not images:
-        raise UserError(f"{path} holds no image; expected files that end in {', '.join(SUFFIXES)}")
+        raise UserError(f"{path} holds no image that can be read; expected files that end in {', '.join(SUFFIXES)}")
     return images
 
 

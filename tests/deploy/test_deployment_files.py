@@ -53,11 +53,6 @@ def test_services_restart_and_servers_have_time_to_drain() -> None:
         assert float(SERVICES[name]["stop_grace_period"].removesuffix("s")) > ServerConfig().drain_seconds
 
 
-@pytest.mark.parametrize("name", ["proxy", "loadtest"])
-def test_callers_of_the_server_start_after_it_is_healthy(name: str) -> None:
-    assert SERVICES[name]["depends_on"] == {"server": {"condition": "service_healthy"}}
-
-
 def test_every_default_port_is_a_single_port_on_loopback() -> None:
     """From a range Docker may choose another port after a restart. Only --scale needs a range, set by HANGTAG_PORTS."""
     published = [with_defaults(port) for service in SERVICES.values() for port in service.get("ports", [])]
@@ -203,20 +198,6 @@ def test_counters_of_alerts_are_exported_at_zero_from_the_start(samples: list[Sa
         values = [sample.value for sample in samples if sample.name == name and labels.items() <= sample.labels.items()]
         assert values, f"{name} {labels}"
         assert not any(values), f"{name} {labels}"
-
-
-def test_panels_have_a_description_and_a_place_of_their_own() -> None:
-    board = json.loads(DASHBOARD.read_text())
-    panels = board["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    assert all(panel["description"] for panel in panels)
-    occupied: set[tuple[int, int]] = set()
-    for panel in panels:
-        position = panel["gridPos"]
-        cells = {(x + position["x"], y + position["y"]) for x in range(position["w"]) for y in range(position["h"])}
-        assert not cells & occupied, f"{panel['title']} overlaps another panel"
-        assert max(x for x, _ in cells) < 24, f"{panel['title']} is outside the grid"
-        occupied |= cells
 
 
 def test_every_alert_s_runbook_exists() -> None:

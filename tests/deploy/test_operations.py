@@ -1,34 +1,20 @@
-"""Runs the commands of docs/operations.md, calls replicas by the options of docs/deploy.md, and checks envoy.yaml."""
+"""Runs the commands of docs/operations.md, and checks envoy.yaml."""
 
-import ast
 import os
 import re
 import shutil
-import socket
-import socketserver
-import struct
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import grpc
 import yaml
 
 from hangtag import Client
-from hangtag.protos import inference_pb2_grpc
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
 from tests.kit.command import ROOT
-from tests.kit.live import index, request
 from tests.kit.server import server
-from tests.kit.waiting import TIMEOUT, until
 
-TYPE_A = 1  # DNS record type: an IPv4 address
 # A fake docker that logs its command lines: compose lists two replicas, and each is healthy at its second inspection.
 FAKE_DOCKER = """#!/bin/sh
 echo "$*" >> commands
@@ -89,57 +75,3 @@ def test_the_proxy_protects_the_servers_and_their_callers() -> None:
     seconds = {name: float(check[name].removesuffix("s")) for name in ("interval", "timeout")}
     ejection_seconds = float(cluster["outlier_detection"]["base_ejection_time"].removesuffix("s"))
     assert ejection_seconds > check["unhealthy_threshold"] * sum(seconds.values())
-
-
-@contextmanager
-def name_server(addresses: list[str]) -> Iterator[int]:
-    """The port of a DNS server (RFC 1035) that answers each query with the addresses that are in the list then."""
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            query, connection = self.request
-            # The name starts at byte 12 and ends with 0. Its type and class follow, with two bytes each.
-            end = query.index(b"\0", 12) + 5
-            (record_type,) = struct.unpack("!H", query[end - 4 : end - 2])
-            answered = list(addresses) if record_type == TYPE_A else []
-            header = query[:2] + struct.pack("!HHHHH", 0x8180, 1, len(answered), 0, 0)
-            record = b"\xc0\x0c" + struct.pack("!HHIH", TYPE_A, 1, 1, 4)  # points to the name at byte 12; valid for 1 s
-            answers = b"".join(record + socket.inet_aton(address) for address in answered)
-            connection.sendto(header + query[12:end] + answers, self.client_address)
-
-    with socketserver.UDPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def inference_count(server: Server) -> int:
-    with Client(server.address) as client:
-        (statistics,) = client.statistics()
-    return int(statistics.inference_count)
-
-
-def test_with_the_documented_options_a_replica_that_starts_later_gets_calls(tmp_path: Path) -> None:
-    (option,) = re.findall(r"^balanced = (.*)$", (ROOT / "docs/deploy.md").read_text(), re.MULTILINE)
-    # By default gRPC resolves a name at most once in 30 s.
-    options = [ast.literal_eval(option), ("grpc.dns_min_time_between_resolutions_ms", 100)]
-    onnx_models.publish(tmp_path, "gather", onnx_models.gather())
-    query = request("gather", index=index(1))
-
-    addresses = ["127.0.0.1"]
-    settings: dict[str, Any] = {"http_port": -1, "connection_age_seconds": 0.3, "transport": "grpc"}
-    with (
-        server(tmp_path, **settings) as first,
-        name_server(addresses) as port,
-        grpc.insecure_channel(f"dns://127.0.0.1:{port}/hangtag.example:{first.port}", options) as channel,
-    ):
-        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-        stub.ModelInfer(query, timeout=TIMEOUT)
-        with server(tmp_path, host="127.0.0.2", port=first.port, **settings) as second:
-            addresses.append("127.0.0.2")
-            until(lambda: stub.ModelInfer(query, timeout=TIMEOUT) and inference_count(second) >= 20)
-            assert inference_count(first) > 1

@@ -6,10 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from hangtag import Client, ClientError
 from hangtag.serving.client import Credentials
 from tests.kit.certificates import TOKEN, Certificates
 from tests.kit.command import ROOT, Serving, hangtag, last_line, serving
@@ -74,15 +72,6 @@ def test_the_load_test_reaches_the_server(secured: Secured, tmp_path: Path) -> N
     secured.run("loadtest", "lstm", *quick, "--json", file)
     (run,) = json.loads(file.read_text())["runs"]
     assert run["total"]["statuses"] == {"OK": run["total"]["queries"]}
-
-
-def test_streams_reach_the_server(secured: Secured) -> None:
-    """That a stream without the right token is refused is a promise of tests/serving/client."""
-    with Client(secured.server.address, credentials=secured.credentials) as client:
-        (answer,) = client.classify_stream([GARMENT.read_bytes()], "lstm")
-        (outputs,) = client.infer_stream("lstm", [{"image": np.zeros((1, 28, 28), np.uint8)}])
-    assert not isinstance(answer, ClientError)
-    assert not isinstance(outputs, ClientError)
 
 
 @pytest.mark.parametrize("command", [f"classify {GARMENT}", "top --once", "loadtest lstm", "models load cnn"])

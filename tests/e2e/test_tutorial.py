@@ -70,8 +70,12 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
 
 
 @pytest.fixture(scope="module")
-def learned(shell: Shell) -> str:
-    shell.follow("The pictures")
+def looked_at(shell: Shell) -> str:
+    return "".join(shell.follow("The pictures").values())
+
+
+@pytest.fixture(scope="module")
+def learned(shell: Shell, looked_at: str) -> str:
     return "".join(shell.follow("Training").values())
 
 
@@ -95,12 +99,16 @@ def server(shell: Shell, tuned: str) -> Iterator[Serving]:
         yield server
 
 
+def test_the_pictures_are_counted_and_drawn(shell: Shell, looked_at: str) -> None:
+    assert re.search(r"^all +\d+ ", looked_at, re.MULTILINE)
+    assert (shell.folder / "signs.png").is_file()
+
+
 def test_the_network_learns_the_pictures(shell: Shell, learned: str) -> None:
     best = re.search(r"best epoch .* test accuracy ([\d.]+)%", learned)
     assert best
     assert float(best[1]) >= 90
     assert "next: hangtag export runs/cnn-signs-pictures-seed0\n" in learned
-    assert (shell.folder / "signs.png").is_file()
     assert (shell.folder / "runs/cnn-signs-pictures-seed0/report.html").is_file()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from hangtag.export import child_process
 from tests.kit import forkserver, runs
-from tests.kit.exported import FEW, Export, Exported, Garments, label_paths, learned_lstm, published_in, single_label
+from tests.kit.exported import FEW, Export, Exported, Garments, label_sets, learned_lstm, published_in, single_label
 from tests.kit.once import once
 from tests.kit.shipped import latest
 
@@ -54,7 +54,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 @pytest.fixture(scope="session")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """An exported CNN-RNN, which answers with paths of labels."""
-    return label_paths(tmp_path_factory)
+    return label_sets(tmp_path_factory, "cnn_rnn")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from hangtag.export import report
 from tests.kit import onnx_file, onnx_models, runs
 from tests.kit.browser import chromium, require_good_looks
 from tests.kit.command import invoke
-from tests.kit.exported import Export, Exported, Garments, label_scores, published_in
+from tests.kit.exported import Export, Exported, Garments, label_sets, published_in
 from tests.kit.shipped import latest
 
 pytestmark = pytest.mark.slow
@@ -95,7 +95,7 @@ def test_label_sets_are_compared_too(
 ) -> None:
     """For a file that answers one canvas with no label, or with all of them, and PyTorch with some."""
     is_path = model == "cnn_rnn"
-    published = (paths if is_path else label_scores(tmp_path_factory, model)).published
+    published = (paths if is_path else label_sets(tmp_path_factory, model)).published
     labels = json.loads(published.metadata["labels"])
     expected = published.proof.expected
     answered = {name: rows.copy() for name, rows in published.proof.answered.items()}
@@ -136,13 +136,9 @@ def test_the_error_about_an_unwritable_report_says_that_the_model_is_published(t
     ("version", "page"),
     [
         ("models/cnn/3", "cnn-3.html"),
-        ("{here}/models/cnn/3", "cnn-3.html"),
         ("other/cnn/3", "other/cnn-3.html"),
-        ("team/shop/cnn/3", "team-shop/cnn-3.html"),
         ("{here}/team/shop/cnn/3", "team-shop/cnn-3.html"),
-        ("./models/../other/cnn/3", "other/cnn-3.html"),
         ("cnn/3", "{name}/cnn-3.html"),
-        ("/srv/models/cnn/3", "srv-models/cnn-3.html"),
         ("/cnn/3", "root/cnn-3.html"),
     ],
 )

@@ -40,13 +40,6 @@ def test_each_precision_is_published_and_served_as_a_model_of_its_own(
     assert labels["lstm"] == labels["lstm-fp16"] == labels["lstm-int8"]
 
 
-def test_a_run_that_is_not_finished_is_refused_with_how_to_go_on(tmp_path: Path, few: Garments) -> None:
-    run = runs.start(tmp_path / "run", "lstm")
-    run.save("best.pt", {"model": build("lstm").state_dict(), "epoch": 1})
-    run.write_metrics({"epochs": [{"epoch": 1}]})
-    assert "run is not finished (1 epoch so far). Continue with: hangtag train lstm " in refused(run, tmp_path, few)
-
-
 @pytest.mark.parametrize("damage", ["another network's", "too few labels", "no weights", "weights under another name"])
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path, few: Garments, damage: str) -> None:
     model, state = "lstm", build("lstm").state_dict()
@@ -61,15 +54,6 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, few: Garments, dama
     assert message.startswith(f"the weights in {run.folder / 'best.pt'} do not fit {model} (")
     assert message.endswith(f"Train it again with: hangtag train {model} --out FOLDER")
     assert len(message) < 600
-
-
-@pytest.mark.parametrize("content", [None, b"", b"not a checkpoint"])
-def test_a_lost_or_damaged_checkpoint_is_refused(tmp_path: Path, few: Garments, content: bytes | None) -> None:
-    run = runs.finished(tmp_path / "run", "lstm", {})
-    (run.folder / "best.pt").unlink()
-    if content is not None:
-        (run.folder / "best.pt").write_bytes(content)
-    assert "best.pt cannot be read" in refused(run, tmp_path, few)
 
 
 @pytest.mark.parametrize("model", ["transformer", "../lstm", ""])

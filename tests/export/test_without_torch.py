@@ -9,7 +9,7 @@ import pytest
 
 from tests.kit import networks
 from tests.kit.command import ROOT, hangtag
-from tests.kit.shipped import MODELS, latest
+from tests.kit.shipped import latest
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,3 @@ def test_anybodys_file_is_converted_and_published(run: Run, tmp_path: Path) -> N
 def test_another_precision_is_made_of_a_shipped_file(run: Run) -> None:
     printed = run("export", latest("lstm"), "--precision", "int8", "--timing", "none")
     assert printed.startswith("published models/lstm-int8/1\n")
-
-
-def test_a_shipped_model_is_verified(run: Run) -> None:
-    assert "holds" in run("models", "verify", "lstm", "--models", MODELS)

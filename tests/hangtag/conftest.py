@@ -11,7 +11,7 @@ import pytest
 from hangtag.serving.server.process.server import Server
 from tests.kit import forkserver, onnx_models, voc_files
 from tests.kit.command import invoke
-from tests.kit.exported import Exported, label_scores
+from tests.kit.exported import Exported, label_sets
 from tests.kit.once import once
 from tests.kit.server import server as running_server
 from tests.kit.shipped import MODELS
@@ -53,7 +53,7 @@ def proven(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sigmoids(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A network whose sets of labels are decided by a threshold."""
-    return label_scores(tmp_path_factory, "sigmoids")
+    return label_sets(tmp_path_factory, "sigmoids")
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,6 @@ import pytest
 from PIL import Image
 
 from hangtag import Client
-from hangtag.evaluation import pictures
-from hangtag.evaluation.single_label import Mistake
 from hangtag.serving.server.process.server import Server
 from hangtag.training.data.dataset import Split
 from hangtag.training.data.fashion_mnist import LABELS
@@ -187,18 +185,6 @@ def test_pictures_are_the_same_for_the_same_figures(tmp_path: Path) -> None:
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
     colours = np.asarray(Image.open(tmp_path / "confusion.png").convert("RGB")).reshape(-1, 3)
     assert len(np.unique(colours, axis=0)) > 50
-
-
-@pytest.mark.parametrize(("mistakes", "shown"), [(1, 1), (30, 24)])
-def test_each_mistake_has_its_image_in_the_picture(tmp_path: Path, mistakes: int, shown: int) -> None:
-    """Image i is all of one grey, which is found in the picture, and in no picture that does not show it."""
-    images = np.repeat(np.arange(30, dtype=np.uint8) * 5 + 20, 784).reshape(30, 28, 28)
-    listed = [Mistake(image, 0, 1, 0.9, 0.5) for image in reversed(range(30))][:mistakes]
-    pictures.confident_mistakes(listed, LABELS, images, "a test", "gray_r", tmp_path / "mistakes.png")
-    grey = np.asarray(Image.open(tmp_path / "mistakes.png").convert("L"))
-    areas = [int((np.abs(grey.astype(int) - (255 - images[image, 0, 0])) <= 1).sum()) for image in reversed(range(30))]
-    assert all(area > 100 * 100 for area in areas[:shown])
-    assert all(area < 1000 for area in areas[shown:])
 
 
 def test_without_a_mistake_there_is_no_severity(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from PIL import Image
 
 from hangtag.training.catalog import build
 from hangtag.training.data.fashion_mnist import LABELS
@@ -68,29 +67,6 @@ def test_a_run_and_its_export_have_the_same_distances(trained: Path, proven: Pat
     assert file["provenance"]["file"] == "lstm-56/1/model.onnx"
 
 
-def test_a_models_folder_is_its_latest_version(proven: Path, tmp_path: Path) -> None:
-    (tmp_path / "lstm" / "9").mkdir(parents=True)
-    (tmp_path / "lstm" / "9" / "model.onnx").symlink_to(CNN)
-    (tmp_path / "lstm" / "10").symlink_to(proven / "lstm-56/1")
-    (tmp_path / "lstm" / "old").symlink_to(CNN.parent)
-    latest = printed(proven / "lstm-56/1/model.onnx")
-    assert printed(tmp_path / "lstm") == printed(tmp_path / "lstm" / "10") == latest
-    assert printed(tmp_path / "lstm" / "9") == printed(CNN) != latest
-
-
-def test_the_colours_of_the_picture_span_the_distances_between_labels(tmp_path: Path) -> None:
-    """The nearest pair has one end of the colours, the furthest the other; a label's distance to itself has none."""
-    path = tmp_path / "new" / "labels.png"
-    invoke("labels", CNN, "--picture", path)
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        colours = np.asarray(picture.convert("RGB")).reshape(-1, 3)
-    purple, yellow = (68, 1, 84), (253, 231, 36)  # the ends of viridis
-    near, far = (int((np.abs(colours - np.array(end)).max(axis=1) <= 2).sum()) for end in (purple, yellow))
-    assert near > 0
-    assert 0.5 < near / far < 2  # each pair has two cells
-
-
 def with_weights(folder: Path, name: str, rows: int, labels: str | None = None) -> Path:
     """A file with one matrix of weights of this name, and labels in its metadata."""
     model = onnx_models.model(
@@ -134,13 +110,9 @@ def test_sources_without_distances_are_refused(tmp_path: Path) -> None:
     assert "each of the 2 labels" in refusal("labels", with_weights(tmp_path, "weights", 10, '["a", "b"]'))
     for garbled in ("no JSON", "10", "[1, 2]", '"ab"'):
         assert "is not a readable ONNX file" in refusal("labels", with_weights(tmp_path, "weights", 10, garbled))
+    make(tmp_path / "run", "lstm", summary={}, weights={"quantized.weight": torch.ones(10, 4, dtype=torch.int8)})
+    assert "best.pt holds no weights with a row for each of the 10 labels" in refusal("labels", tmp_path / "run")
     assert "--runs" in invoke("labels", CNN, "--runs", ".", exit_code=2).stderr
-
-
-@pytest.mark.parametrize("option", ["--picture", "--json"])
-def test_a_file_that_cannot_be_written_is_reported(tmp_path: Path, option: str) -> None:
-    (tmp_path / "file").write_text("")
-    assert "cannot write" in refusal("labels", CNN, option, tmp_path / "file" / "out")
 
 
 # Runs.
@@ -210,17 +182,3 @@ def test_a_networks_embeddings_are_the_rows_of_one_of_its_weights(
     kind = "label embeddings" if model == "cnn_rnn" else "weights of the last layer"
     assert measured["provenance"]["from"] == kind
     assert (measured["provenance"]["model"], measured["provenance"]["seed"]) == (model, 4)
-
-
-def test_weights_without_embeddings_are_refused(tmp_path: Path) -> None:
-    for number, weights in enumerate(
-        (
-            {"features.weight": torch.ones(3, 3), "bias": torch.ones(10)},
-            {"embeddings.weight": torch.ones(7, 4)},
-            {"quantized.weight": torch.ones(10, 4, dtype=torch.int8)},
-            3,
-        )
-    ):
-        make(tmp_path / str(number), "lstm", summary={}, weights=weights)
-        message = refusal("labels", tmp_path / str(number))
-        assert "best.pt holds no weights with a row for each of the 10 labels" in message

@@ -1,5 +1,6 @@
 """``hangtag models fit``: a classifier that did not say it takes pictures of any size."""
 
+import json
 import re
 from pathlib import Path
 
@@ -45,13 +46,18 @@ def test_pictures_of_other_sizes_are_taken_from_then_on(tmp_path: Path) -> None:
             client.classify(picture, model="theirs", version="1")
         exact = client.classify(np.full((28, 28), 200, np.uint8), model="theirs", version="1")
         assert client.classify(picture, model="theirs").labels == exact.labels  # all is filled up with its edge
+    onnx.save(onnx_file.with_metadata(second, test_accuracy="0.9"), second)
+    invoke("models", "fit", "theirs", "--fit", "crop", "--models", tmp_path)
+    changed = onnx_file.metadata(tmp_path / "theirs/3/model.onnx")
+    assert json.loads(changed["image"])["fit"] == "crop"
+    assert "test_accuracy" not in changed
 
 
-def test_only_a_classifier_that_does_not_say_it_is_changed(tmp_path: Path) -> None:
+def test_a_fit_that_was_learned_stays(tmp_path: Path) -> None:
     onnx_models.publish_all(tmp_path, "classifier", "two_inputs")
-    said = refusal("models", "fit", "classifier", "--fit", "crop", "--models", tmp_path, unchanged=tmp_path)
-    assert re.search(r"version 1 says already that its pictures have fit garment", said)
+    said = refusal("models", "fit", "classifier", "--fit", "garment", "--models", tmp_path, unchanged=tmp_path)
+    assert re.search(r"version 1 says already that its pictures have fit garment. Nothing", said)
     other = refusal("models", "fit", "two_inputs", "--fit", "crop", "--models", tmp_path, unchanged=tmp_path)
     assert "two_inputs is no classifier of pictures" in other
     shipped = refusal("models", "fit", "lstm", "--fit", "crop", "--models", MODELS)
-    assert "says already that its pictures have fit garment" in shipped
+    assert "fit garment, as it learned them; train it again to change that, with --fit" in shipped

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
+from hangtag.training.data.pictures import OwnPictures
 from tests.kit import onnx_models, own_pictures
 from tests.kit.command import invoke, refusal
 from tests.kit.server import server
@@ -54,20 +57,63 @@ def test_a_file_and_its_server_have_the_same_figures_for_the_same_pictures(sampl
     with server(samples / "models", provider="cpu") as running:
         served = evaluated("fast", "--server", running.address, "--samples", sources[0])
     assert served["subject"]["details"]["version"] == "1"
-    copied = shutil.copytree(samples / "photos", samples / "split/test")
-    shutil.copytree(copied, samples / "split/train")  # of which no picture is taken
+    shutil.copytree(samples / "photos", samples / "split/test")
+    own_pictures.folder(samples / "split/train", dict.fromkeys(COLOURS, 2))  # of which no picture is taken
     figures.append(evaluated(samples / "models/fast", "--samples", f"folder:{samples}/split"))
     for each in (*figures, served):
         assert (each["data"]["images"], each["accuracy"]) == (12, pytest.approx(11 / 12))
         assert each["confusion"] == figures[0]["confusion"]
 
 
-def test_a_cascade_is_tuned_on_them(samples: Path) -> None:
-    places = ("--models", samples / "models", "--reports", samples / "reports", "--name", "both")
-    invoke("route", "tune", "fast", "accurate", "--samples", f"folder:{samples}/photos", *places)
-    route = (samples / "models/both/route.toml").read_text()
-    assert 'cascade = ["fast", "accurate"]' in route
-    assert "of 12 images of --samples " in route
+def test_they_are_read_with_the_checks_of_training(samples: Path, tmp_path: Path) -> None:
+    photos = shutil.copytree(samples / "photos", tmp_path / "photos")
+    for name, content in (("empty", b""), ("cut off", (photos / "red/00.png").read_bytes()[:-30])):
+        (photos / f"green/{name}.png").write_bytes(content)
+    shutil.copy(photos / "red/00.png", photos / "red/again.png")
+    command = ("evaluate", samples / "models/fast", "--samples", f"folder:{photos}")
+    result = invoke(*command)
+    assert "on 12 images of" in result.stdout
+    unreadable, twice = result.stderr.splitlines()
+    assert unreadable.startswith("Left out 2 pictures that cannot be read: green/cut off.png (image file is truncated")
+    assert twice == "Left out 1 picture that is there twice: red/again.png."
+    shutil.copy(photos / "red/00.png", photos / "blue")
+    assert "1 picture is in more than one class, so that" in refusal(*command)
+
+
+def test_a_published_and_a_served_model_find_the_pictures_of_their_run(
+    samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the file says, from the current folder on; else a sentence has the options that name others."""
+    labels = [f"{place} {name}" for place, name in enumerate(COLOURS)]
+    for name, label in zip(COLOURS, labels, strict=True):
+        shutil.copytree(samples / "photos" / name, tmp_path / "here/photos" / label)
+    monkeypatch.chdir(tmp_path / "here")
+    own = OwnPictures()
+    digest, image = (
+        json.loads(invoke("data", "show", "folder:photos", "--json").stdout)[key] for key in ("digest", "image")
+    )
+    config = {"dataset": "folder:photos", "data_digest": digest, "image": image, "pictures": asdict(own)}
+    model = onnx_models.colours()
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    described = {
+        "hangtag.labels": json.dumps(labels),
+        "hangtag.training": json.dumps({"config": config, "metrics": {}}),
+    }
+    onnx.helper.set_model_props(model, kept | described)
+    onnx_models.publish(tmp_path / "models", "signs", model)
+    with server(tmp_path / "models", provider="cpu") as running:
+        ways: tuple[tuple[object, ...], ...] = ((tmp_path / "models/signs",), ("signs", "--server", running.address))
+        for way in ways:
+            assert (evaluated(*way)["data"]["images"], evaluated(*way)["data"]["split"]) == (3, "test")
+        monkeypatch.chdir(tmp_path)
+        for way in ways:
+            message = refusal("evaluate", *way)
+            assert (
+                "folder:photos, are not in the current folder, and their place is not recorded. Name it with --data-dir"
+                in message
+            )
+            assert message.endswith("that it was not trained on, with --samples.")
+            assert evaluated(*way, "--data-dir", "here/photos")["data"]["images"] == 3
 
 
 def test_models_of_several_divisions_are_tuned_on_samples_alone(samples: Path, tmp_path: Path) -> None:

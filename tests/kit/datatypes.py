@@ -2,9 +2,6 @@
 
 import numpy as np
 
-from hangtag.protos import inference_pb2 as pb
-from hangtag.protos import tensors
-
 FIELDS = {
     "BOOL": "bool_contents",
     "UINT8": "uint_contents",
@@ -35,10 +32,3 @@ VALUES: dict[str, list[object]] = {
     "FP64": [-np.inf, 1.7e308],
     "BYTES": [b"", "å\0b".encode()],
 }
-
-
-def raw(datatype: str, values: list[object]) -> tuple[pb.ModelInferRequest.InferInputTensor, bytes]:
-    """An input of ``every_type`` with two values, and its raw contents."""
-    array = np.array([values], tensors.DTYPES[datatype])
-    tensor = pb.ModelInferRequest.InferInputTensor(name=f"in_{datatype}", datatype=datatype, shape=[1, 2])
-    return tensor, tensors.to_raw(array)

@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx
 import pytest
+from click.testing import Result
 from torch import nn
 
 from hangtag.errors import UserError
@@ -24,7 +25,9 @@ from tests.kit.once import once
 Garments = Split
 """The type of the fixture ``garments``: images [n, 28, 28] with their classes."""
 FEW = 300
-"""As many test images as the four batches of 64 that are compared, and some more; and as many canvases."""
+"""As many test images as the four batches of 64 that are compared, and some more."""
+CANVASES = 100
+"""Of networks that answer with label sets, which are slower."""
 _SOURCES = ("training", "export", "hangtag", "serving/server/runtime", "tests/kit/runs.py")
 """What decides what is trained and exported, for tests/kit/once.py."""
 
@@ -93,42 +96,38 @@ def fault(
 
 def single_label(factory: pytest.TempPathFactory, model: str) -> Exported:
     """A network for one label, trained for two steps and exported by the real exporter."""
-
-    def make(folder: Path) -> Exported:
-        run = runs.train(folder / f"{model}-tiny", model, data.load_test().first(FEW))
-        return _export(run, folder / "models")
-
-    return once(factory, f"exported-{model}", make, sources=_SOURCES)
+    return _once(factory, model, lambda folder, few: runs.train(folder / f"{model}-tiny", model, few))
 
 
 def learned_lstm(factory: pytest.TempPathFactory) -> Exported:
     """An LSTM that has learned 300 images: its answers tell rounding from a fault."""
+    return _once(
+        factory, "learned-lstm", lambda folder, few: runs.train(folder / "run", "lstm", few, images=FEW, epochs=12)
+    )
+
+
+def label_sets(factory: pytest.TempPathFactory, model: str) -> Exported:
+    """A network with random weights that give label sets of every size: a CNN-RNN by paths, its baselines by scores."""
+
+    def make(folder: Path, few: Garments) -> Run:
+        network = runs.decisive_cnn_rnn(few) if model == "cnn_rnn" else runs.decisive_scores(model, few)
+        return runs.finished_network(folder / "run", model, network)
+
+    return _once(factory, model, make)
+
+
+def _once(factory: pytest.TempPathFactory, name: str, train: Callable[[Path, Garments], Run]) -> Exported:
+    """What the export of a run publishes, which ``train`` makes with a folder and the first test images."""
 
     def make(folder: Path) -> Exported:
-        run = runs.train(folder / "run", "lstm", data.load_test().first(FEW), images=FEW, epochs=12)
-        return _export(run, folder / "models")
+        test = data.load_test().first(FEW)
+        run = train(folder, test)
+        published = publish(run, folder / "models", test, canvases=CANVASES)
+        network = build(run.model)
+        network.load_state_dict(run.load("best.pt")["model"])
+        return Exported(run, network.eval(), folder / "models", published)
 
-    return once(factory, "exported-learned-lstm", make, sources=_SOURCES)
-
-
-def label_paths(factory: pytest.TempPathFactory) -> Exported:
-    """A CNN-RNN with random weights that give paths of every length."""
-
-    def make(folder: Path) -> Exported:
-        network = runs.decisive_cnn_rnn(data.load_test().first(FEW))
-        return _export(runs.finished_network(folder / "run", "cnn_rnn", network), folder / "models")
-
-    return once(factory, "exported-cnn_rnn", make, sources=_SOURCES)
-
-
-def label_scores(factory: pytest.TempPathFactory, model: str) -> Exported:
-    """A baseline of the CNN-RNN with random weights that give sets of different sizes."""
-
-    def make(folder: Path) -> Exported:
-        network = runs.decisive_scores(model, data.load_test().first(FEW))
-        return _export(runs.finished_network(folder / "run", model, network), folder / "models")
-
-    return once(factory, f"exported-{model}", make, sources=_SOURCES)
+    return once(factory, f"exported-{name}", make, sources=_SOURCES)
 
 
 @dataclass(frozen=True)
@@ -163,6 +162,11 @@ def importing(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> li
     return ["import", file, "--name", "theirs", *repository_in(folder), *more]
 
 
+def imported(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> Result:
+    """Publish such a file."""
+    return invoke(*importing(folder, model, *more))
+
+
 def import_refused(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> str:
     """The message about such a file; nothing is written, not even the repository's folder."""
     command = importing(folder, model, *more)
@@ -172,10 +176,3 @@ def import_refused(folder: Path, model: onnx.ModelProto | bytes, *more: object) 
 def repository_in(folder: Path) -> list[object]:
     """Where export and import publish and report."""
     return ["--models", folder / "models", "--reports", folder / "reports"]
-
-
-def _export(run: Run, models: Path) -> Exported:
-    published = publish(run, models, data.load_test().first(FEW), canvases=FEW)
-    network = build(run.model)
-    network.load_state_dict(run.load("best.pt")["model"])
-    return Exported(run, network.eval(), models, published)

@@ -114,13 +114,6 @@ class LiveServer:
         """Wait until so many requests of a model have failed. A cancelled one may count after its client has left."""
         until(lambda: self.statistics(name).inference_stats.fail.count == count)
 
-    def require_room(self) -> None:
-        """A new connection is accepted, and its call answered. It calls gather."""
-        with self.connect() as channel:
-            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-            answer = stub.ModelInfer(request("gather", index=index(3)), timeout=TIMEOUT, wait_for_ready=True)
-            assert outputs(answer)["value"].tolist() == [30]
-
     def begin(self, sent: pb.ModelInferRequest, timeout: float = TIMEOUT) -> Any:
         """A call that is on its way."""
         return self.inference.ModelInfer.future(sent, timeout=timeout)

@@ -27,14 +27,16 @@ def with_metadata(file: Path, **changed: str) -> onnx.ModelProto:
     return model
 
 
-def with_external_weights(place: str, datatype: onnx.TensorProto.DataType, size: int) -> onnx.ModelProto:
-    """x [batch, size] -> y: x plus weights of the same datatype, the first bytes of the file at ``place``."""
+def with_external_weights(
+    place: str, datatype: onnx.TensorProto.DataType, size: int, offset: int = 0
+) -> onnx.ModelProto:
+    """x [batch, size] -> y: x plus weights of the same datatype, which begin so far into the file at ``place``."""
     tensor = datatype, ("batch", size)
     built = onnx_models.model([onnx.helper.make_node("Add", ["x", "w"], ["y"])], {"x": tensor}, {"y": tensor})
     weights = built.graph.initializer.add(name="w", data_type=datatype, dims=[size])
     weights.data_location = onnx.TensorProto.EXTERNAL
     length = size * onnx.helper.tensor_dtype_to_np_dtype(datatype).itemsize
-    for key, value in (("location", place), ("offset", "0"), ("length", str(length))):
+    for key, value in (("location", place), ("offset", str(offset)), ("length", str(length))):
         weights.external_data.add(key=key, value=value)
     return built
 

@@ -75,16 +75,6 @@ def _of_graph(
     return built
 
 
-def mapped(
-    nodes: Iterable[onnx.NodeProto],
-    shape: Shape,
-    constants: Mapping[str, npt.NDArray[np.generic]] | None = None,
-    metadata: Mapping[str, str] | None = None,
-) -> onnx.ModelProto:
-    """Build a model from x FP32 to y FP32, both of this shape."""
-    return model(nodes, {"x": (TensorProto.FLOAT, shape)}, {"y": (TensorProto.FLOAT, shape)}, constants, metadata)
-
-
 def classifier(*, labels: str | None = None) -> onnx.ModelProto:
     """An affine classifier of pictures."""
     return from_text(
@@ -261,18 +251,6 @@ def doubled(first: str, last: str, metadata: Mapping[str, str] | None = None) ->
 def shifted(by: float) -> onnx.ModelProto:
     """x plus a constant. Its file has the same size for each constant."""
     return from_text("(float[batch, 2] x) => (float[batch, 2] y) { y = Add(x, by) }", by=np.array(by, np.float32))
-
-
-def aborting() -> onnx.ModelProto:
-    """Its LSTM gets an empty batch, for which ONNX Runtime aborts the process."""
-    return from_text(
-        """(float[length, batch, 3] x) => (float[length, 1, none, 2] y) <int64[1] from = {0}, int64[1] axis = {1}> {
-            none = Slice(x, from, from, axis)
-            y = LSTM <hidden_size = 2> (none, w, r)
-        }""",
-        w=np.ones((1, 8, 3), np.float32),
-        r=np.ones((1, 8, 2), np.float32),
-    )
 
 
 def tiled(times: int = 100) -> onnx.ModelProto:

@@ -49,7 +49,7 @@ def csv(file: Path, rows: Iterable[Iterable[str]], header: str = "path,label") -
     return file
 
 
-def idx(root: Path, train: int = 40, test: int = 12, size: tuple[int, int] = (9, 8), *, zipped: bool = True) -> Path:
+def idx(root: Path, train: int = 40, test: int = 12, size: tuple[int, ...] = (9, 8), *, zipped: bool = True) -> Path:
     """Write the four files of a set of two labels, which take turns; returns ``root``."""
     root.mkdir(parents=True, exist_ok=True)
     for name, count in (("train", train), ("t10k", test)):
@@ -60,9 +60,9 @@ def idx(root: Path, train: int = 40, test: int = 12, size: tuple[int, int] = (9,
     return root
 
 
-def write_idx(file: Path, values: npt.NDArray[Any], *, zipped: bool = False) -> None:
-    """Write bytes as MNIST has them, with .gz added to the name where they are compressed."""
-    content = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
+def write_idx(file: Path, values: npt.NDArray[Any], *, zipped: bool = False, kind: int = 8) -> None:
+    """Write bytes as MNIST has them, with .gz added to the name where they are compressed; ``kind`` 8 is for bytes."""
+    content = struct.pack(f">HBB{values.ndim}I", 0, kind, values.ndim, *values.shape) + values.tobytes()
     if zipped:
         file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(content))
     else:

@@ -1,22 +1,8 @@
-"""Test doubles for a clock, a caller and ONNX Runtime, and short ways to build queues, models and engines."""
+"""Test doubles for a clock and a caller, and short ways to build queues and their requests."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-
-from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.batching.request import InferenceResult, OnComplete, QueuedRequest
-from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.served_model import ServedModel
 from hangtag.serving.server.errors import ServerError
-from hangtag.serving.server.runtime.session import Runtime
-from hangtag.serving.signature import Signature, TensorSpec
-
-Outputs = dict[str, npt.NDArray[Any]]
 
 
 class Clock:
@@ -49,26 +35,6 @@ class Caller:
         return self.outcome
 
 
-class FakeRuntime(Runtime):
-    """Doubles x, or runs ``compute`` of a test; records each batch."""
-
-    def __init__(self, *, batched: bool = True) -> None:
-        shape = (None, 2) if batched else (1, 2)
-        self.provider = "CPUExecutionProvider"
-        self.requested_provider = "cpu"
-        self.file_bytes = 1
-        self.threads = 1
-        self.signature = Signature((TensorSpec("x", "FP32", shape),), (TensorSpec("y", "FP32", shape),))
-        self.batches: list[npt.NDArray[Any]] = []
-        self.alone: list[bool] = []
-        self.compute: Callable[[npt.NDArray[Any]], Outputs] = lambda x: {"y": x * 2}
-
-    def run(self, inputs: Any, *, alone: bool = False) -> Outputs:
-        self.alone.append(alone)
-        self.batches.append(inputs["x"])
-        return self.compute(inputs["x"])
-
-
 def new_request(
     samples: int = 1, on_complete: OnComplete | None = None, *, batch_key: str = "", deadline: float | None = None
 ) -> QueuedRequest:
@@ -87,13 +53,3 @@ def put(queue: Batcher, *requests: QueuedRequest) -> list[QueuedRequest]:
     for one in requests:
         queue.put(one)
     return list(requests)
-
-
-def served(runtime: Runtime, config: ServerConfig | None = None, *, version: int = 3) -> ServedModel:
-    """A model that computes with this runtime; not started."""
-    return ServedModel(ModelFile("double", version, Path("unused")), runtime, config or ServerConfig())
-
-
-def rows(*values: float) -> dict[str, npt.NDArray[np.float32]]:
-    """Inputs with one sample per value."""
-    return {"x": np.array([[value, value] for value in values], np.float32)}

@@ -163,6 +163,18 @@ def declared_with_an_axis_too_many() -> onnx.ModelProto:
     return built
 
 
+def aborting() -> onnx.ModelProto:
+    """Its LSTM gets an empty batch, for which ONNX Runtime aborts the process."""
+    return from_text(
+        """(float[length, batch, 3] x) => (float[length, 1, none, 2] y) <int64[1] from = {0}, int64[1] axis = {1}> {
+            none = Slice(x, from, from, axis)
+            y = LSTM <hidden_size = 2> (none, w, r)
+        }""",
+        w=np.ones((1, 8, 3), np.float32),
+        r=np.ones((1, 8, 2), np.float32),
+    )
+
+
 def of_a_huge_picture() -> onnx.ModelProto:
     """One sample has 2**40 values, and the file a few bytes."""
     shape = f"float[batch, {2**20}, {2**20}]"

@@ -1,5 +1,6 @@
 """How arrays travel: raw and typed contents of every datatype, and what is refused."""
 
+import contextlib
 import re
 from typing import Any
 
@@ -17,7 +18,6 @@ from tests.kit.datatypes import FIELDS
 pytestmark = pytest.mark.slow
 
 Array = npt.NDArray[Any]
-SIZES = {name: 6 * dtype.itemsize for name, dtype in tensors.DTYPES.items() if name != "BYTES"}
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 
 
@@ -81,54 +81,25 @@ def test_any_byte_but_0_is_true() -> None:
     assert array.view(np.uint8).tolist() == [0, 1, 1, 1]
 
 
-HOSTILE_SHAPES = [
-    [-1],
-    [-1, -1],
-    [2**62, 2**62],
-    [2**32, 2**32],  # 0 modulo 2**64
-    [2**63 - 1],
-    [0, 2**62],  # no elements, but numpy cannot hold the shape
-    [1] * 65,
-    [0] * 65,
-]
-
-
-@pytest.mark.parametrize("datatype", ["UINT8", "FP64", "BYTES"])
-@pytest.mark.parametrize("shape", HOSTILE_SHAPES, ids=str)
-def test_hostile_shapes_are_refused(datatype: str, shape: list[int]) -> None:
-    parsers: list[tuple[Any, Any]] = [(tensors.from_raw, b""), (tensors.from_contents, InferTensorContents())]
-    for parse, nothing in parsers:
-        if datatype == "UINT8" and shape == [0, 2**62]:
-            assert parse(datatype, shape, nothing).size == 0
-            continue
-        with pytest.raises(ValueError):  # noqa: PT011 - numpy's words or ours
-            parse(datatype, shape, nothing)
-
-
 sizes = st.one_of(st.integers(-3, 6), st.integers(-(2**63), 2**63 - 1))
 
 
 @settings(deadline=None)  # of time: the machine runs other tests too
 @given(st.sampled_from([*tensors.DTYPES, "BF16", ""]), st.lists(sizes, max_size=4), st.binary(max_size=64))
-def test_hostile_raw_contents_give_an_array_of_that_shape_or_a_value_error(
+def test_hostile_contents_give_an_array_of_that_shape_or_a_value_error(
     datatype: str, shape: list[int], raw: bytes
 ) -> None:
-    try:
-        array = tensors.from_raw(datatype, shape, raw)
-    except ValueError:
-        return
-    assert array.shape == tuple(shape)
-    assert array.dtype == tensors.DTYPES[datatype]
+    parsers: list[tuple[Any, Any]] = [(tensors.from_raw, raw), (tensors.from_contents, InferTensorContents())]
+    for parse, contents in parsers:
+        with contextlib.suppress(ValueError):
+            array = parse(datatype, shape, contents)
+            assert array.shape == tuple(shape)
+            assert array.dtype == tensors.DTYPES[datatype]
 
 
 @pytest.mark.parametrize(
     ("datatype", "shape", "raw", "message"),
     [
-        *(
-            (name, [2, 3], bytes(size + by), f"{name} [2, 3] needs {size} bytes, got {size + by}")
-            for name, size in SIZES.items()
-            for by in (-1, 1)
-        ),
         ("BYTES", [1], b"", "1 BYTES elements need at least 4 bytes"),
         ("BYTES", [2**60], b"\0\0\0\0", "elements need at least"),
         ("BYTES", [1], b"\3\0\0\0ab", "element 1 of 1 runs past the end"),
@@ -146,12 +117,6 @@ def test_raw_contents_that_are_not_of_the_shape_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         tensors.from_raw(datatype, shape, raw)
-
-
-def test_strings_travel_as_utf8() -> None:
-    for array in (np.array(["å", "b"]), np.array(["å", "b"], np.object_)):
-        assert tensors.datatype_of(array) == "BYTES"
-        assert tensors.from_raw("BYTES", [2], tensors.to_raw(array)).tolist() == ["å".encode(), b"b"]
 
 
 @pytest.mark.parametrize(

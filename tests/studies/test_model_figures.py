@@ -1,4 +1,4 @@
-"""The pages about models report only on the files that ship and of runs that can be compared.
+"""The pages about models report only on the files that ship.
 
 The tests of the pages show that these follow from the recorded figures: a fault in the arithmetic changes a page.
 """
@@ -9,15 +9,11 @@ import click
 import onnx
 import pytest
 
-from hangtag.export.gate import speed
 from studies import results
-from studies.accuracy import report as accuracy
-from studies.accuracy.run import RESULTS as ACCURACY_RUNS
 from studies.calibration import section
 from studies.calibration.run import RESULTS as CALIBRATION
 from studies.cascades import report as cascades
 from studies.cascades.run import RESULTS as CASCADES
-from studies.exported.run import middle
 from studies.shipped import measured, readme_part, route
 from studies.shipped.models import ShippedModel, read_all
 from studies.shipped.run import ACCURACY
@@ -89,18 +85,6 @@ def test_a_route_counts_only_as_it_was_measured_and_with_all_test_images(ships: 
     assert route.NAME not in readme_part.part(ships, file)
 
 
-def test_training_runs_that_cannot_be_compared_are_refused(file: Path) -> None:
-    lines = results.read(ACCURACY_RUNS)
-    line = next(iter(lines.values()))
-    for other, message in (
-        (line | {"run": "twin"}, f"twin is a second run of {line['model']} with seed {line['seed']}"),
-        (line | {"run": "shorter", "seed": -1, "epochs": 0}, "shorter has 0 epochs"),
-    ):
-        results.write(file, [*lines.values(), other])
-        with pytest.raises(click.ClickException, match=message):
-            accuracy.read(file)
-
-
 def test_figures_of_another_file_than_the_one_that_ships_are_refused(ships: list[ShippedModel], file: Path) -> None:
     changed(CALIBRATION, file, ships[0].name, graph_digest="other")
     with pytest.raises(
@@ -111,14 +95,3 @@ def test_figures_of_another_file_than_the_one_that_ships_are_refused(ships: list
     changed(CASCADES, file, "conditions", graph_digests=dict.fromkeys(digests, "other"))
     with pytest.raises(click.ClickException, match=r"no curve of \w+ version \d as it ships; measure it with"):
         cascades.part(file)
-
-
-def test_of_several_rounds_the_median_ratio_counts() -> None:
-    rounds = [
-        {speed.FILE: 1.0, speed.EAGER: 2.0},
-        {speed.FILE: 4.0, speed.EAGER: 12.0},
-        {speed.FILE: 2.0, speed.EAGER: 9.0},
-    ]
-    measured = middle([speed.Speed({64: times}, 1, {}, others=0.1 * number) for number, times in enumerate(rounds)])
-    assert measured.milliseconds == {64: {speed.FILE: 2.0, speed.EAGER: 6.0}}  # the ratios are 2, 3 and 4.5
-    assert measured.others == 0.2

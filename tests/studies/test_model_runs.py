@@ -1,17 +1,12 @@
 """A short run of each study of exported files, by `make studies-check`: it records the figures of its page."""
 
 import json
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from hangtag.training.data.dataset import Split
 from hangtag.training.session import cpu_computes_lstms_in_bf16
 from studies import results
 from studies.accuracy import report as accuracy
@@ -27,8 +22,6 @@ from studies.shipped.models import read_all, read_precisions
 from studies.third_party import report as third_party
 from studies.third_party.models import MODELS as THIRD_PARTY
 from studies.train_step import report as train_step
-from studies.train_step.torch_worker import WAYS
-from studies.train_step.worker import worker
 from tests.kit.shipped import MODELS, latest
 from tests.studies.run_study import measured, repository, study
 
@@ -56,18 +49,6 @@ def test_shipped_load_tests_everything_that_ships(out: Path) -> None:
         # ONNX Runtime sums in another order than PyTorch, so an image of 10,000 may change its label.
         recorded = float(model.metadata["test_accuracy"])
         assert lines[f"{model.name}, accuracy"]["accuracy"] == pytest.approx(recorded, abs=2e-4)
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
-def test_shipped_takes_a_picture_of_the_servers_page(tmp_path: Path) -> None:
-    file = tmp_path / "page.png"
-    study("shipped", "page-picture", "--seconds", "0", "--http-port", "0", "--out", file)
-    picture = Image.open(file)
-    assert picture.size == (1200, 960)
-    pixels = np.asarray(picture.convert("RGB"), np.int64)
-    # The colours of the route, which is the second series, of the third one, and of the time in a queue.
-    for colour in ((0xD9, 0x48, 0x0F), (0x0F, 0x8A, 0x6C), (0xC9, 0x85, 0x00)):
-        assert np.abs(pixels - colour).max(axis=-1).min() <= 12
 
 
 def test_calibration_fits_a_temperature(tmp_path: Path, out: Path) -> None:
@@ -104,20 +85,6 @@ def test_exported_times_a_file_and_judges_its_goal(tmp_path: Path, out: Path) ->
     assert lines["cnn-int8"]["accuracy_lost"] <= lines["cnn-int8"]["may_lose"]
     assert "| `lstm` | 1.5x PyTorch at batch 1 | " in text
     assert " LSTM " in study("exported", "profile", latest("lstm"))
-
-
-@pytest.mark.skipif(
-    not (shutil.which("perf") and shutil.which("objdump")), reason="needs Debian's packages linux-perf and binutils"
-)
-def test_exported_finds_the_instructions_of_this_processor(tmp_path: Path, out: Path) -> None:
-    models = repository(tmp_path / "models", "cnn", "cnn-int8")
-    words = ("exported", "instructions", "--models", models, "--seconds", "1")
-    lines, text = measured(out, exported.instructions_part, *words)
-    assert max(lines["cnn 64"]["shares"].items(), key=lambda item: item[1])[0] == "FP32"
-    if {"avx512_vnni", "avx_vnni"} & {*Path("/proc/cpuinfo").read_text().split()}:
-        shares = lines["cnn-int8 64"]["shares"]
-        assert shares.get("AMX int8", 0) + shares.get("VNNI", 0) > shares.get("FP32", 0)
-    assert "| `cnn-int8` | 64 | " in text
 
 
 @pytest.mark.skipif(
@@ -181,21 +148,6 @@ def test_the_profile_of_a_training_step_has_every_way(tmp_path: Path) -> None:
     assert len(ways) > 4
     assert all(f"| {way} | " in text for way in ways)
     assert all(0 < row["fastest_ms"] <= row["median_ms"] for row in lines["ways"]["rows"])
-
-
-@NEEDS_BF16
-@pytest.mark.parametrize("way", WAYS)
-def test_a_worker_answers_each_request_with_the_milliseconds_of_a_step(
-    tmp_path: Path, garments: Split, way: str
-) -> None:
-    """The names of two networks after one another: one was once trained in the place of the other."""
-    few = garments.first(32 * 4)
-    np.savez(tmp_path / "images.npz", images=few.images, classes=few.classes)
-    names = ("64", "128") if way == "product" else ("lstm", "lstm-56")
-    with worker(
-        [sys.executable, "-m", "studies.train_step.torch_worker", way, "1", tmp_path / "images.npz"]
-    ) as working:
-        assert all(0 < working.step_ms(name, 2) < 60_000 for name in names)
 
 
 @NEEDS_BF16

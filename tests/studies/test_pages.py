@@ -10,17 +10,11 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
-from studies import catalog, options, pictures, results
+from studies import catalog, pictures, results
 from studies.__main__ import main
 from studies.catalog import EXPERIMENTS
-from studies.http.systems import fastapi
-from studies.page import ROOT, Part, replace_part
+from studies.page import ROOT, Part
 from studies.pictures import Picture
-from studies.routes.repository import repository as routes_repository
-from studies.server.peers import earlier
-from studies.server.peers.triton import triton
-from studies.server.process import Launch, Served, hangtag_serve
-from studies.train_step.worker import worker
 from tests.kit.command import invoke
 from tests.kit.shipped import MODELS
 
@@ -44,16 +38,6 @@ def test_every_picture_that_a_page_shows_exists_and_every_picture_is_shown() -> 
     assert shown == {file.name for file in pictures.FOLDER.iterdir()}
 
 
-def test_a_marked_part_is_replaced_and_the_rest_stays() -> None:
-    begin, end = "<!-- part: x (written by make docs) -->", "<!-- end of part: x -->"
-    text = replace_part(f"a\n{begin}\nold\n{end}\nb\n", "x", "new")
-    assert text == f"a\n{begin}\n\nnew\n\n{end}\nb\n"
-    assert replace_part(text, "x", "new") == text
-    for other in ("a page", f"{text}{text}"):
-        with pytest.raises(click.ClickException, match=r"the page has [02] parts"):
-            replace_part(other, "x", "new")
-
-
 def test_a_run_replaces_its_own_results_and_a_broken_file_is_refused_by_the_line(tmp_path: Path) -> None:
     file = tmp_path / "some/results.jsonl"
     for run, figure in (("a", 1), ("b", 123456789.0), ("a", [{"share": 1 / 3}, 5])):
@@ -65,33 +49,6 @@ def test_a_run_replaces_its_own_results_and_a_broken_file_is_refused_by_the_line
         broken.write_text(f"{file.read_text()}{text}\n")
         with pytest.raises(click.ClickException, match=r"broken\.jsonl, line 3, is"):
             results.read(broken)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "recorded"),
-    [
-        ([], "page.jsonl"),
-        (["--quick", "--samples", "3"], None),
-        (["--samples", "3", "--out", "mine.jsonl"], "mine.jsonl"),
-    ],
-)
-def test_other_options_than_the_pages_are_recorded_only_in_a_file_that_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], recorded: str | None
-) -> None:
-    @click.command()
-    @click.option("--samples", type=int, default=9)
-    @click.option("--quick", is_flag=True)
-    @options.OUT
-    def experiment(samples: int, quick: bool, out: Path | None) -> None:
-        line = {"run": "conditions", "command": f"experiment{options.given()}"}
-        options.write(out, Path("page.jsonl"), [line], complete=not options.given())
-
-    monkeypatch.chdir(tmp_path)
-    invoke(*arguments, command=experiment)
-    assert [file.name for file in tmp_path.iterdir()] == ([recorded] if recorded else [])
-    if recorded:
-        given = " --samples 3" if arguments else ""
-        assert results.read(Path(recorded))["conditions"]["command"] == f"experiment{given}"
 
 
 def run(*words: str | Path, exit_code: int = 0) -> Result:
@@ -110,18 +67,6 @@ def test_it_lists_every_experiment_with_its_question_cost_and_pages() -> None:
 def test_every_command_has_its_help(name: str) -> None:
     for command in (*EXPERIMENTS[name].commands, *(["report"] if EXPERIMENTS[name].report else [])):
         assert f" {name} {command} " in run(name, command, "--help").output
-
-
-def test_a_dry_run_prints_the_commands_of_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # where no teacher has been exported
-    out = tmp_path / "results.jsonl"
-    commands = run("accuracy", "run", "--dry-run", "--out", out, "--", "--threads", "2").output.splitlines()
-    assert commands[0] == "hangtag train lstm --seed 0 --precision fp32 --out runs/lstm-study-seed0 --threads 2"
-    teacher = "hangtag train resnet-28x28 --seed 0 --precision bf16 --out runs/resnet-28x28-teacher-seed0 --threads 2"
-    assert commands[commands.index(teacher) + 1] == (
-        "hangtag export runs/resnet-28x28-teacher-seed0 --models runs/teachers --precision int8 --timing none"
-    )
-    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize(
@@ -143,18 +88,3 @@ def test_what_is_wrong_or_missing_is_named_before_anything_is_measured(
 ) -> None:
     monkeypatch.setenv("PATH", "")
     assert message in " ".join(run(*words, exit_code=code).output.split())
-
-
-def test_a_system_that_is_not_there_is_named_with_what_to_do(tmp_path: Path) -> None:
-    for attempt, message in (
-        (lambda: fastapi(MODELS, tmp_path), "'make fastapi'"),
-        (lambda: triton(MODELS, tmp_path).__enter__(), "'make triton'"),
-        (lambda: earlier.worktree("feed" * 10).__enter__(), "'git fetch --unshallow'"),
-        (lambda: routes_repository(MODELS, "nobody").__enter__(), "has no nobody"),
-        (lambda: worker(["gone"]).__enter__(), "gone cannot be started"),
-        (lambda: Served(Launch(("nothing",), "ready")), "nothing cannot be run"),
-        (lambda: Served(hangtag_serve(tmp_path / "none")), "did not start (exit code 1):"),
-    ):
-        with pytest.raises(click.ClickException) as refused:
-            attempt()
-        assert message in refused.value.message

@@ -1,7 +1,6 @@
 """The soak study: its load on a server of this process, and the figures that it reports."""
 
 import asyncio
-import dataclasses
 import random
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
@@ -12,18 +11,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hangtag.serving.client import Classification, Label
 from hangtag.serving.server.process.server import Server
-from studies.results import Line
 from studies.soak import load
-from studies.soak.answers import ROUTE, Answers, WrongAnswerError
+from studies.soak.answers import Answers
 from studies.soak.calls import KINDS
 from studies.soak.connections import Address, Connections
-from studies.soak.goals import Verdict, goals
 from studies.soak.load import Outcome, outcome_of
 from studies.soak.run import SAMPLES
 from studies.soak.servers import repository
-from studies.soak.situation import Callers, Situation
+from studies.soak.situation import Situation
 from studies.soak.summary import slope
 from studies.soak.tally import Kill, Tally
 from tests.kit.certificates import Certificates
@@ -55,109 +51,6 @@ def test_a_slopes_interval_holds_the_true_slope_also_where_memory_moves_in_steps
         _fitted, low, high = slope(minutes, values) or (0.0, 0.0, 0.0)
         held += low <= 0 <= high
     assert 0.88 < held / 400 < 0.99
-
-
-PROCESS: Line = {
-    "lived_on": True,
-    "mb_per_hour": (0.0, -1.0, 1.0),
-    "fds_first_last_max": [5, 5, 9],
-    "threads_first_last_max": [5, 5, 9],
-}
-CALLS: Line = {"compared": [1000, 1000], "first_p99_ms": 1.0, "last_p99_ms": 1.0}
-REACHED: Line = {
-    "longest_delay": 0.5,
-    "unexplained": 0,
-    "wrong": 0,
-    "problems": [],
-    "log_errors": [],
-    "latency": {"infer": {"native": CALLS}},
-    "processes": {"native": {"worker 0": PROCESS}},
-}
-"""The figures of a run that reached every goal."""
-
-
-@pytest.mark.parametrize(
-    ("figure", "missed"),
-    [
-        ({"longest_delay": 1.1}, 0),
-        ({"unexplained": 1}, 1),
-        ({"wrong": 1}, 2),
-        ({"problems": ["version 3 of lstm does not serve"]}, 3),
-        ({"log_errors": ["level=error"]}, 4),
-        ({"latency": {"infer": {"native": CALLS | {"last_p99_ms": 1.3}}}}, 5),
-        ({"processes": {"native": {"worker 0": PROCESS | {"fds_first_last_max": [5, 16, 16]}}}}, 7),
-        ({"processes": {"native": {"worker 0": PROCESS | {"threads_first_last_max": [5, 8, 8]}}}}, 8),
-    ],
-)
-def test_each_goal_is_judged_by_its_own_figure(figure: Line, missed: int) -> None:
-    verdicts = [goal.judge(REACHED).reached for goal in goals(REACHED)]
-    assert {*verdicts} == {"yes"}
-    verdicts[missed] = "no"
-    line = REACHED | figure
-    assert [goal.judge(line).reached for goal in goals(line)] == verdicts
-
-
-Fit = tuple[float, float, float] | None
-
-
-@pytest.mark.parametrize(
-    ("fits", "reached", "measured"),
-    [
-        ([(3.0, -4.0, 10.0)], "yes", "+3.0 (-4.0 to +10.0)"),
-        ([(9.0, -1.0, 19.0)], "cannot tell", "+9.0 (-1.0 to +19.0)"),
-        ([(-7.7, -134.1, 118.7)], "cannot tell", "-7.7 (-134.1 to +118.7)"),
-        ([(20.0, 2.1, 37.9)], "no", "+20.0 (+2.1 to +37.9)"),
-        # One process that surely grows counts, also where another one varies more.
-        ([(9.0, -100.0, 118.0), (3.0, 2.5, 3.5)], "no", "+3.0 (+2.5 to +3.5)"),
-        ([None], "cannot tell", "the run was too short"),
-    ],
-)
-def test_memory_is_judged_by_the_ends_of_the_interval_and_not_by_the_slope(
-    fits: list[Fit], reached: str, measured: str
-) -> None:
-    processes = {f"worker {number}": PROCESS | {"mb_per_hour": fit} for number, fit in enumerate(fits)}
-    line = REACHED | {"processes": {"native": processes}}
-    (memory,) = [goal for goal in goals(line) if goal.name.startswith("memory")]
-    assert memory.judge(line) == Verdict(reached, measured)  # type: ignore[arg-type]
-
-
-RIGHT = np.random.default_rng(0).random((8, 10), np.float32)
-ANSWERS = Answers(
-    np.zeros((8, 28, 28), np.uint8), {"lstm": {"probabilities": RIGHT}, ROUTE: {"probabilities": RIGHT[::-1]}}
-)
-
-
-def test_an_answer_of_other_images_or_of_fewer_or_more_is_wrong() -> None:
-    ANSWERS.check("lstm", 2, 4, {"probabilities": RIGHT[2:6]})
-    for answer in ({"probabilities": RIGHT[rows]} for rows in (slice(0), slice(2, 5), slice(2, 7), slice(3, 7))):
-        with pytest.raises(WrongAnswerError, match="instead of"):
-            ANSWERS.check("lstm", 2, 4, answer)
-    with pytest.raises(WrongAnswerError, match="no output probabilities"):
-        ANSWERS.check("lstm", 2, 4, {"logits": RIGHT[2:6]})
-
-
-def test_a_classification_with_other_labels_than_the_likeliest_is_wrong() -> None:
-    def classified(count: int, unsure: bool = False) -> Classification:
-        best = np.argsort(RIGHT[5])[::-1][:count]
-        labels = tuple(Label(str(index), float(RIGHT[5, index]), int(index)) for index in best)
-        return Classification("lstm", "1", labels, 0.0, 0.0, 0.0, 1, unsure=unsure)
-
-    ANSWERS.check_classification("lstm", 5, 3, classified(3))
-    ANSWERS.check_classification(ROUTE, 2, 3, classified(3))  # a cascade's second member
-    ANSWERS.check_classification(ROUTE, 5, 3, classified(3, unsure=True))  # its first one's labels
-    twice = dataclasses.replace(classified(3), labels=classified(1).labels * 3)
-    for wrong in (*map(classified, (0, 1, 2, 4, 10)), twice):
-        with pytest.raises(WrongAnswerError, match="image 5"):
-            ANSWERS.check_classification("lstm", 5, 3, wrong)
-
-
-def test_a_caller_of_the_split_must_always_get_the_same_member() -> None:
-    callers = Callers()
-    for caller, member in (("anna", "lstm"), ("ben", "cnn"), ("anna", "lstm")):
-        callers.check(caller, member)
-    for caller, member in (("anna", "cnn"), ("carl", "")):
-        with pytest.raises(WrongAnswerError):
-            callers.check(caller, member)
 
 
 def failure(planned: float, seconds: float, *, server: int = 1, error: str = "UNAVAILABLE") -> Outcome:

@@ -16,6 +16,13 @@ def few_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
     garments.use_few(monkeypatch)
 
 
+@pytest.fixture(scope="session")
+def forkable() -> None:
+    """The process that commands are forked from has imported PyTorch, for whose seconds no test then waits."""
+    with forkserver.Forked(int) as process:
+        process.wait()
+
+
 def _finish(folder: Path) -> Finished:
     with pytest.MonkeyPatch.context() as patch:
         garments.use_few(patch)

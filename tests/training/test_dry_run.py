@@ -1,13 +1,12 @@
 """A dry run says what the real run then takes, leaves nothing, and refuses what the real run would refuse."""
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.kit import shipped, voc_files
-from tests.kit.command import contents, invoke, refusal
+from tests.kit.command import contents, invoke
 from tests.training.small_runs import TRAINED, Finished
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("few_test_images")]
@@ -49,11 +48,3 @@ def test_it_leaves_a_run_as_it_is_and_no_new_one(finished: Finished, tmp_path: P
         before = contents(folder) if folder.exists() else None
         assert f"run       {folder}, on cpu" in invoke(*TRAINED, "--dry-run", "--out", folder).stdout
         assert (contents(folder) if folder.exists() else None) == before
-
-
-def test_it_refuses_what_the_run_would_refuse(finished: Finished, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
-    other = (*TRAINED, "--seed", "1")
-    assert refusal(*other, "--dry-run", "--out", folder) == refusal(*other, "--out", folder)
-    (tmp_path / "file").touch()
-    assert "Not a directory" in refusal(*TRAINED, "--dry-run", "--out", tmp_path / "file/run")

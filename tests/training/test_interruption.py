@@ -62,19 +62,20 @@ def test_a_run_that_dies_before_any_of_its_writes_resumes(tmp_path: Path) -> Non
         assert writes >= (5 if beginning else 7)
 
 
+@pytest.mark.usefixtures("forkable")
 def test_a_killed_command_resumes_with_every_state_that_a_recipe_has(tmp_path: Path) -> None:
     """Muon, a schedule, an average of weights, batch normalisation, dropout, augmentation, and a teacher's answers."""
     recipe = ("--recipe", "same-view", "--teacher", shipped.latest("lstm"))
-    arguments = command("cnn", *recipe, limit=140, epochs=4)  # two steps an epoch
+    arguments = command("cnn", *recipe, "--set", "batch_size=32", limit=40, epochs=6)  # two steps an epoch
     folders = tmp_path / "killed", tmp_path / "unbroken"
     with forkserver.hangtag([*arguments, "--out", folders[0]], first=garments.FEW_FIRST) as process:
         wait_for_file(folders[0] / "metrics.json", process)
         process.kill()
     assert process.returncode == -signal.SIGKILL
-    assert 1 <= len(read(folders[0])["epochs"]) < 4
+    assert 1 <= len(read(folders[0])["epochs"]) < 6
     assert "summary" not in read(folders[0])
     asked = (folders[0] / "teacher.pt").stat().st_mtime_ns
-    assert state(folders[0], "teacher.pt")["logits"].shape == (8 * 140, 10)
+    assert state(folders[0], "teacher.pt")["logits"].shape == (8 * 40, 10)
     with pytest.MonkeyPatch.context() as patch:
         garments.use_few(patch)
         with dying(writes=1), pytest.raises(DiedError):
@@ -198,10 +199,9 @@ def test_what_cannot_go_on_says_why_and_stays_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_test_images")
-def test_seeds_and_bf16_change_the_weights_which_stay_fp32(tmp_path: Path) -> None:
-    for name, *options in (("one",), ("seeded", "--seed", 1), ("rough", "--precision", "bf16")):
+def test_bf16_changes_the_weights_which_stay_fp32(tmp_path: Path) -> None:
+    for name, *options in (("one",), ("rough", "--precision", "bf16")):
         train("cnn", tmp_path / name, *options, limit=40)
-    assert not same_weights(weights(tmp_path / "one"), weights(tmp_path / "seeded"))
     assert not same_weights(weights(tmp_path / "one"), weights(tmp_path / "rough"))
     assert {str(tensor.dtype) for tensor in weights(tmp_path / "rough").values()} == {"torch.float32"}
     losses = [read(tmp_path / name)["epochs"][0]["train_loss"] for name in ("one", "rough")]

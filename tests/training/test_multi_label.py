@@ -16,7 +16,7 @@ from tests.kit import voc_files
 from tests.kit.command import contents, invoke, refusal
 from tests.kit.once import once
 from tests.kit.voc_files import BARS, IMAGES, annotation
-from tests.training.small_runs import SOURCES, DiedError, assert_same_outcome, config, dying, learn, read, train
+from tests.training.small_runs import SOURCES, config, learn, read, train
 
 pytestmark = pytest.mark.slow
 
@@ -56,17 +56,6 @@ def test_a_network_learns_label_sets_and_its_summary_has_their_figures(
     written = tmp_path / "evaluation.json"
     invoke("evaluate", folder / "run", "--data-dir", folder / "data", "--json", written)
     assert json.loads(written.read_text())["figures"] == pytest.approx(own)
-
-
-def test_a_run_that_dies_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    data = voc_files.write_bars(tmp_path / "data", 16)
-    options = ["--data", "voc2007", "--data-dir", data]
-    with dying(writes=4), pytest.raises(DiedError):  # config.json; the first epoch's weights, checkpoint and figures
-        train("cnn_rnn", tmp_path / "run", *options, epochs=3)
-    train("cnn_rnn", tmp_path / "run", *options, epochs=3)
-    train("cnn_rnn", tmp_path / "unbroken", *options, epochs=3)
-    assert_same_outcome(tmp_path / "run", tmp_path / "unbroken")
-    assert "checkpoint.pt" not in contents(tmp_path / "run")
 
 
 @pytest.mark.parametrize("model", ["cnn_rnn", "softmax_ranking"])

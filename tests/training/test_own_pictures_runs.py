@@ -68,8 +68,9 @@ def test_a_run_that_died_goes_on_wherever_the_pictures_are_now(photos: str, tmp_
     )
     own_pictures.write(here / "cats/one-more.png", own_pictures.noise(99))
     arguments = ("train", "cnn", "--data", f"folder:{here}", *options, "--threads", 1, "--out", tmp_path / "run")
-    assert "another data_digest" in refusal(*arguments)
-    assert "pictures.split_seed: 0 there, 1 requested" in refusal(*arguments, "--split-seed", 1)
+    other = "holds a run on other pictures: some were added, removed, renamed, edited or put into another class since ("
+    assert f"{other}train 40 then, 41 now). Choose" in refusal(*arguments)
+    assert "another pictures.split_seed (pictures.split_seed: 0 there, 1 " in refusal(*arguments, "--split-seed", 1)
 
 
 # --set.
@@ -86,26 +87,17 @@ def test_a_change_of_each_kind_reaches_the_recipe() -> None:
     [
         ("learning_rate", "write NAME=VALUE, such as --set learning_rate=3e-3."),
         ("rate=1", "there is no such hyperparameter; there are batch_size, epochs, learning_rate, "),
-        ("name=mine", "there is no such hyperparameter"),
         ("learning_rate=fast", "'fast' is not a number."),
-        ("learning_rate=", "'' is not a number."),
         ("learning_rate=0", "0 is out of range."),
-        ("learning_rate=-1", "-1 is out of range."),
         ("learning_rate=nan", "nan is out of range."),
-        ("learning_rate=inf", "inf is out of range."),
         ("batch_size=2.5", "'2.5' is not a whole number."),
-        ("batch_size=0", "0 is out of range."),
         ("batch_size=1", "batch normalisation needs 2 images"),
         ("optimizer=lion", "'lion' is not adam or adamw or sgd or muon."),
         ("schedule=cosine", "'cosine' is not constant or one_cycle."),
         ("betas=0.9", "'0.9' is not two numbers, such as 0.9,0.999."),
         ("betas=0.9,1", "0.9,1 is out of range."),
         ("batch_norm=maybe", "'maybe' is not true or false."),
-        ("flip=1", "'1' is not true or false."),
         ("dropout=1.5", "1.5 is out of range."),
-        ("label_smoothing=1.5", "1.5 is out of range."),
-        ("ema_decay=1", "1 is out of range."),
-        ("shift=left", "'left' is not a number."),
         ("erase=2", "2 is out of range."),
         ("temperature=2", "recipe pictures learns from no teacher."),
     ],
@@ -125,11 +117,12 @@ def test_changes_of_hyperparameters_are_checked(photos: str, tmp_path: Path, cha
         (["--loss", "soft-labels"], "--loss soft-labels: name your labels' distances with --distances FILE.json."),
         (["--recipe", "best", "--size", "8"], "--size 8: write HEIGHTxWIDTH in pixels"),
         (["--start-from", "gone.pt"], "'gone.pt' does not exist"),
+        (["--grey", "--colour"], "--colour and --grey: the network sees colours, or it does not. Name one of them."),
         (["--select", "luck"], "'luck' is not one of"),
         (["--test-share", "0.9"], "0.9 is not in the range 0.01<=x<=0.5"),
         (
             ["--data", "fashion-mnist", "--grey", "--fit", "pad"],
-            "--colour and --fit: the images of fashion-mnist are as",
+            "--grey and --fit: the images of fashion-mnist are as",
         ),
     ],
 )
@@ -155,8 +148,12 @@ def test_a_run_starts_from_the_weights_of_another_and_relearns_the_last_layer_fo
     hardly = ("--epochs", 1, "--set", "learning_rate=1e-12", "--start-from", file)
     train("lstm", photos, tmp_path / "again", *hardly, "--seed", 1)
     learned, kept = weights(tmp_path / "first"), weights(tmp_path / "again")
-    for name in learned:
-        torch.testing.assert_close(kept[name], learned[name], rtol=1e-4, atol=1e-6)
+    parallel = {f"module.{name}": value for name, value in learned.items()}
+    torch.save({"state_dict": parallel, "epoch": 3}, tmp_path / "parallel.pt")
+    train("lstm", photos, tmp_path / "wrapped", *hardly[:-1], tmp_path / "parallel.pt")
+    for name, value in learned.items():
+        torch.testing.assert_close(kept[name], value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(weights(tmp_path / "wrapped")[name], value, rtol=1e-4, atol=1e-6)
     three = own_pictures.folder(tmp_path / "three", {"cats": 4, "dogs": 4, "emus": 4})
     train("lstm", f"folder:{three}", tmp_path / "other", *hardly)
     kept = weights(tmp_path / "other")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hangtag.training.metrics.single_label import stored
 from tests.kit import garments
 from tests.kit.browser import chromium, require_good_looks
 from tests.kit.command import invoke, refusal
@@ -65,18 +66,21 @@ def test_the_matrix_is_that_of_the_validation_split(finished: Finished, page: st
     assert re.findall(r"--depth: 55%[^>]*>(\d+)<", table)[0] == str(mistakes.max())
 
 
-def test_of_many_labels_the_most_frequent_mistakes_are_listed(finished: Finished, tmp_path: Path) -> None:
+def test_of_many_labels_the_worst_and_the_most_frequent_mistakes_are_listed(finished: Finished, tmp_path: Path) -> None:
     metrics = read(finished.folder)
     counts = np.diag([9] * 41)
     counts[3, 5], counts[5, 3] = 2, 7
     metrics["summary"]["labels"] = [f"label {number}" for number in range(41)]
-    metrics["summary"]["validation"]["confusion"] = counts.tolist()
+    metrics["summary"]["validation"]["confusion"] = stored(counts.tolist())
     (tmp_path / "config.json").write_text((finished.folder / "config.json").read_text())
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     listed = shown(tmp_path, tmp_path / "page.html")
     assert "matrix" not in listed.partition("<body")[2]
     rows = re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td><td>(\d+)</td></tr>", listed)
     assert rows == [("label 5", "label 3", "7"), ("label 3", "label 5", "2")]
+    assert len(metrics["summary"]["validation"]["confusion"]) == 41 + 2  # pairs, and not 41 rows of 41
+    assert "Labels with a higher one, which are left out: 1." in listed
+    assert re.findall(r"<tr><td>([^<]*)</td><td>[^<]* %</td>", listed)[:2] == ["label 3", "label 5"]
 
 
 def test_the_images_are_those_with_the_highest_loss(finished: Finished, page: str) -> None:

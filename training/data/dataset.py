@@ -55,6 +55,11 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """How many samples each split has."""
+        return {split: len(getattr(self, split)) for split in ("train", "validation", "test")}
+
+    @property
     def has_label_sets(self) -> bool:
         """Whether an image has a set of labels, and not a single one."""
         return self.train.classes.ndim == 2

@@ -4,7 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
-from hangtag.printable import named
+from hangtag.printable import counted, named
 from hangtag.training.data.listing import Picture
 from hangtag.training.errors import DataCorruptError
 
@@ -42,19 +42,7 @@ def divide(
         DataCorruptError: There is one class alone, a class has too few pictures, or, unless they are published, the
             same content is in two classes or in two splits of the source.
     """
-    by_digest: dict[str, list[Picture]] = defaultdict(list)
-    for picture in pictures:
-        by_digest[picture.digest].append(picture)
-    ambiguous = _names([each for each in by_digest.values() if len({one.label for one in each}) > 1])
-    leaks = _names([each for each in by_digest.values() if len({one.split for one in each}) > 1])
-    for names, what, advice in (
-        (ambiguous, "class, so that one of their labels is wrong", "Delete the wrong ones."),
-        (leaks, "split, so that the test would be of what was learned", "Delete one of each."),
-    ):
-        if names and not published:
-            raise DataCorruptError(f"{len(names)} pictures are in more than one {what}: {named(names)}. {advice}")
-    # Of the same content the first counts; of a published set one in the test split, where there is one.
-    unique = [min(each, key=lambda one: published and one.split != "test") for each in by_digest.values()]
+    unique, notes = once(pictures, published=published)
     split_of = _splits(unique, validation_share, test_share, seed)
     splits: dict[str, list[Picture]] = {"train": [], "validation": [], "test": []}
     repeated = []
@@ -65,10 +53,58 @@ def divide(
             splits[split].append(picture)
         else:
             repeated.append(picture.name)
-    notes = [f"Left out {len(repeated)} pictures that are there twice: {named(repeated)}."] if repeated else []
-    if ambiguous:
-        notes.append(f"{len(ambiguous)} pictures are in more than one class: {named(ambiguous)}.")
-    return splits, notes
+    return splits, [*_twice(repeated), *notes]
+
+
+def held_out(pictures: Sequence[Picture]) -> tuple[list[Picture], list[str]]:
+    """The pictures to measure a model on: of the source's test split where it has one, else all, each content once.
+
+    Returns:
+        The pictures, in the order that was given; and sentences about those that were left out.
+
+    Raises:
+        DataCorruptError: As for ``once``.
+    """
+    unique = set(once(pictures)[0])
+    tested = [picture for picture in pictures if picture.split == "test"] or list(pictures)
+    return [picture for picture in tested if picture in unique], _twice(
+        [picture.name for picture in tested if picture not in unique]
+    )
+
+
+def once(pictures: Sequence[Picture], *, published: bool = False) -> tuple[list[Picture], list[str]]:
+    """Take each content once: of a published set the picture in its test split where there is one, else the first.
+
+    Args:
+        pictures: Those that could be read.
+        published: Whether the same content may be in several classes and splits, as in a published set.
+
+    Returns:
+        The pictures; and a sentence about those that are in several classes, where that may be.
+
+    Raises:
+        DataCorruptError: The same content is in two classes or in two splits of the source, and they are not published.
+    """
+    by_digest: dict[str, list[Picture]] = defaultdict(list)
+    for picture in pictures:
+        by_digest[picture.digest].append(picture)
+    ambiguous = _names([each for each in by_digest.values() if len({one.label for one in each}) > 1])
+    leaks = _names([each for each in by_digest.values() if len({one.split for one in each}) > 1])
+    for names, what, advice in (
+        (ambiguous, "class, so that one of their labels is wrong", "Delete the wrong ones."),
+        (leaks, "split, so that the test would be of what was learned", "Delete one of each."),
+    ):
+        if names and not published:
+            count = counted(len(names), "picture is", "pictures are")
+            raise DataCorruptError(f"{count} in more than one {what}: {named(names)}. {advice}")
+    unique = [min(each, key=lambda one: published and one.split != "test") for each in by_digest.values()]
+    count = counted(len(ambiguous), "picture is", "pictures are")
+    return unique, [f"{count} in more than one class: {named(ambiguous)}."] * bool(ambiguous)
+
+
+def _twice(names: list[str]) -> list[str]:
+    count = counted(len(names), "picture that is", "pictures that are")
+    return [f"Left out {count} there twice: {named(names)}."] * bool(names)
 
 
 def _splits(pictures: list[Picture], validation_share: float, test_share: float, seed: int) -> dict[str, str]:
@@ -78,8 +114,9 @@ def _splits(pictures: list[Picture], validation_share: float, test_share: float,
     for picture in pictures:
         of_label[picture.label][picture.split].append(picture)
     if len(of_label) < 2:
+        which = "the only picture is" if len(pictures) == 1 else f"all {len(pictures)} pictures are"
         raise DataCorruptError(
-            f"all {len(pictures)} pictures are of the class {next(iter(of_label))!r}, and a classifier needs at least "
+            f"{which} of the class {next(iter(of_label))!r}, and a classifier needs at least "
             "two. Add a folder, or lines, of another class."
         )
     split_of: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Reads images and labels in the IDX format of MNIST, of any size."""
+"""Reads images and labels in the IDX format of MNIST, of any size, in grey or in colour."""
 
 import gzip
 import math
@@ -9,23 +9,24 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.training.data.listing import Picture
+from hangtag.training.data.listing import Listing, Picture
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
 
 _UNSIGNED_BYTES = 8
+_OTHER_KINDS = {
+    9: "signed bytes", 11: "16-bit numbers", 12: "32-bit numbers", 13: "floating-point numbers", 14: "64-bit doubles",
+}  # fmt: skip
 
 
-def listed(root: Path) -> tuple[list[Picture], tuple[str, ...]]:
+def listed(root: Path) -> Listing:
     """Read a folder with four files.
 
-    Labels are numbers; they are named by the lines of a file ``labels.txt``, or by themselves.
+    Labels are numbers, which give their order. The lines of a file ``labels.txt`` name them; without it they name
+    themselves.
 
     Args:
         root: Has train-images, train-labels, t10k-images and t10k-labels, each with -idx3-ubyte or -idx1-ubyte, and
             with .gz or without. They may be named test in place of t10k.
-
-    Returns:
-        The images, and the labels that they have, in the order of their numbers.
 
     Raises:
         DataNotFoundError: A file is missing.
@@ -36,10 +37,12 @@ def listed(root: Path) -> tuple[list[Picture], tuple[str, ...]]:
     arrays = {}
     for split, file in (("train", "train"), ("test", "t10k")):
         images, classes = _read(_find(root, f"{file}-images*-ubyte")), _read(_find(root, f"{file}-labels*-ubyte"))
-        if images.ndim != 3 or classes.shape != images.shape[:1] or not images.size:
+        is_grey_or_colour = images.ndim >= 3 and images.shape[3:] in ((), (3,))
+        if not is_grey_or_colour or classes.shape != images.shape[:1] or not images.size:
             raise DataCorruptError(
                 f"{root}: the {split} images have the shape {list(images.shape)} and their labels "
-                f"{list(classes.shape)}; there must be [n, height, width] and [n], and none may be 0."
+                f"{list(classes.shape)}; there must be [n, height, width] or [n, height, width, 3], and [n], and none "
+                "may be 0."
             )
         arrays[split] = images, classes
     present = sorted({number for _, classes in arrays.values() for number in np.unique(classes).tolist()})
@@ -49,7 +52,7 @@ def listed(root: Path) -> tuple[list[Picture], tuple[str, ...]]:
         for split, (images, classes) in arrays.items()
         for index, (image, number) in enumerate(zip(images, classes.tolist(), strict=True))
     ]
-    return pictures, tuple(labels[number] for number in present)
+    return Listing(pictures, tuple(labels[number] for number in present), [])
 
 
 def _labels(root: Path, count: int) -> tuple[str, ...]:
@@ -82,6 +85,8 @@ def _read(file: Path) -> npt.NDArray[np.uint8]:
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise DataCorruptError(f"{file} cannot be read as an IDX file ({error}).") from error
     start = 4 + 4 * axes
+    if zero == 0 and kind in _OTHER_KINDS:
+        raise DataCorruptError(f"{file} holds {_OTHER_KINDS[kind]}; hangtag reads unsigned bytes alone. Convert them.")
     if (zero, kind) != (0, _UNSIGNED_BYTES) or len(content) - start != math.prod(shape):
-        raise DataCorruptError(f"{file} is no IDX file of bytes: its header does not fit its contents.")
+        raise DataCorruptError(f"{file} is no IDX file: its header does not fit its contents.")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

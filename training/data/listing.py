@@ -1,11 +1,16 @@
 """Lists the pictures of a folder or of a CSV file with their labels, without opening them."""
 
+import codecs
 import csv
+import io
 import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hangtag.printable import named
+from hangtag.printable import counted, named
 from hangtag.serving.image_spec import SUFFIXES, Pixels
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
 
@@ -40,39 +45,62 @@ class Picture:
     grey: bool = True
 
 
-def listed(source: str) -> tuple[list[Picture], list[Path]]:
-    """List the pictures of ``folder:PHOTOS`` or ``csv:FILE``.
+@dataclass(frozen=True)
+class Listing:
+    """What a source names.
+
+    Attributes:
+        pictures: In the order in which they count for the digest.
+        labels: Their labels, in their order.
+        notes: Sentences about what was left out, and about labels that look alike.
+    """
+
+    pictures: list[Picture]
+    labels: tuple[str, ...]
+    notes: list[str]
+
+
+def listed(source: str) -> Listing:
+    """List the pictures of ``folder:PHOTOS`` or ``csv:FILE``, in the order of their names.
 
     A folder has ``PHOTOS/CLASS/**``, or ``PHOTOS/train/CLASS/**`` and ``PHOTOS/test/CLASS/**``, and perhaps
     ``PHOTOS/validation/CLASS/**``. Hidden files and folders are left out. A CSV file has the columns ``path``, relative
-    to the file's folder, ``label`` and, if it likes, ``split``, which is train, validation or test.
-
-    Returns:
-        The pictures in the order of their names; and files that do not end like a picture, which were left out.
+    to the file's folder, ``label`` and, if it likes, ``split``, which is train, validation or test. Commas, semicolons
+    or tabs separate them.
 
     Raises:
         DataNotFoundError: A file or a folder is not there or cannot be read, or there are no pictures.
         DataCorruptError: Some folders are splits and others are not, a split or a column lacks, a class's folder has
-            no picture, or a line has no path, no label or an unknown split.
+            no picture, a line has no path, no label or an unknown split, or a CSV file is not in UTF-8.
     """
     kind, _, place = source.partition(":")
-    pictures, others = _in_folder(Path(place)) if kind == "folder" else (_in_csv(Path(place)), [])
-    return sorted(pictures, key=lambda each: each.name), others
+    pictures, notes = _in_folder(Path(place)) if kind == "folder" else (_in_csv(Path(place)), [])
+    labels = tuple(sorted({each.label for each in pictures}))
+    return Listing(sorted(pictures, key=lambda each: each.name), labels, [*notes, *_alike(labels)])
 
 
-def held_out(source: str) -> list[Picture]:
-    """List the pictures of the source's test split, or all where it has no splits. Raises as ``listed`` does."""
-    pictures, _ = listed(source)
-    return [picture for picture in pictures if picture.split == "test"] or pictures
+def normal(label: str) -> str:
+    """A label without the spaces around it, in Unicode's normal form C: macOS writes names of folders in another."""
+    return unicodedata.normalize("NFC", label).strip() or label
 
 
-def _in_folder(root: Path) -> tuple[list[Picture], list[Path]]:
+def _alike(labels: Iterable[str]) -> Iterator[str]:
+    by_letters: dict[str, list[str]] = defaultdict(list)
+    for label in labels:
+        by_letters[label.casefold()].append(label)
+    for alike in by_letters.values():
+        if len(alike) > 1:
+            yield f"The classes {' and '.join(alike)} differ in capitals alone."
+
+
+def _in_folder(root: Path) -> tuple[list[Picture], list[str]]:
     if not root.is_dir():
         raise DataNotFoundError(f"{root} is no folder. Name one that holds a folder of pictures for each class.")
     pictures: list[Picture] = []
-    others: list[Path] = []
+    others: list[str] = []
+    loose: list[str] = []
     visited: set[str] = set()
-    classes: dict[str, None] = {}
+    classes: dict[str, list[str]] = defaultdict(list)  # the folders of each label
     depth = 0  # of the folders that are named by their class, below the root
     for folder, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
         if (real := os.path.realpath(folder)) in visited:  # a symbolic link back to a folder above
@@ -83,27 +111,42 @@ def _in_folder(root: Path) -> tuple[list[Picture], list[Path]]:
         above = Path(folder).relative_to(root).parts
         if not above:
             depth = 1 if _are_splits(root, folders) else 0
-        if len(above) <= depth:
-            continue
-        if len(above) == depth + 1:
-            classes[above[depth]] = None
+        if len(above) == depth + 1 and above[depth] not in classes[normal(above[depth])]:
+            classes[normal(above[depth])].append(above[depth])
         for file in (Path(folder, each) for each in sorted(files) if not each.startswith(".")):
-            if file.suffix.lower() in SUFFIXES:
+            name, is_picture = file.relative_to(root).as_posix(), file.suffix.lower() in SUFFIXES
+            if len(above) <= depth:
+                loose += [name] if is_picture else []
+            elif is_picture:
                 split = SPLITS[above[0].lower()] if depth else None
-                pictures.append(Picture(file, file.relative_to(root).as_posix(), above[depth], split))
+                pictures.append(Picture(file, name, normal(above[depth]), split))
             else:
-                others.append(file)
+                others.append(name)
+    endings = ", ".join(SUFFIXES)
     if not pictures:
         raise DataNotFoundError(
             f"{root} holds no pictures in folders. Put each class's pictures into a folder of its name, such as "
-            f"{root}/cats/1.jpg; files may end in {', '.join(SUFFIXES)}."
+            f"{root}/cats/1.jpg; files may end in {endings}."
         )
     if empty := classes.keys() - {picture.label for picture in pictures}:
         raise DataCorruptError(
             f"{len(empty)} of {len(classes)} folders of classes in {root} hold no picture: {', '.join(sorted(empty))}. "
-            f"Files must end in {', '.join(SUFFIXES)}; convert others, or remove the folder."
+            f"Files must end in {endings}; convert others, or remove the folder."
         )
-    return pictures, others
+    notes = [
+        f"Left out {counted(len(names), *nouns)}: {named(names)}."
+        for names, nouns in (
+            (loose, ("picture that is in no class's folder", "pictures that are in no class's folder")),
+            (others, (f"file whose name does not end in {endings}", f"files whose names do not end in {endings}")),
+        )
+        if names
+    ]
+    same = [" and ".join(map(repr, folders)) for folders in classes.values() if len(folders) > 1]
+    if same:
+        notes.append(
+            f"Folders whose names differ by spaces or by how letters are encoded are one class: {named(same)}."
+        )
+    return pictures, notes
 
 
 def _refuse(error: OSError) -> None:
@@ -129,35 +172,53 @@ def _are_splits(root: Path, folders: list[str]) -> bool:
 def _in_csv(file: Path) -> list[Picture]:
     pictures = []
     missing = []
+    text = _text(file)
     try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            rows = csv.DictReader(opened)
-            names = rows.fieldnames or ()
-            columns = {
-                column: next((name for name in names if name.strip().lower() in spellings), "")
-                for column, spellings in _COLUMNS.items()
-            }
-            if not columns["path"] or not columns["label"]:
-                raise DataCorruptError(
-                    f"{file} has the columns {', '.join(names) or '(none)'}; its first line must name the columns path "
-                    "and label, and may name split."
-                )
-            for row in rows:
-                path, label, split = ((row.get(column) or "").strip() for column in columns.values())
-                line = f"{file}, line {rows.line_num}"
-                if not path or not label:
-                    raise DataCorruptError(f"{line} has no {'label' if path else 'path'}.")
-                if columns["split"] and split.lower() not in SPLITS:
-                    raise DataCorruptError(f"{line} has the split {split!r}; it must be train, validation or test.")
-                if not (file.parent / path).is_file():
-                    missing.append(f"{path} in line {rows.line_num}")
-                pictures.append(Picture(file.parent / path, path, label, SPLITS.get(split.lower())))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataNotFoundError(f"{file} cannot be read ({error}). Name a CSV file in UTF-8.") from error
+        header = text.partition("\n")[0]
+        rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
+        names = rows.fieldnames or ()
+        columns = {
+            column: next((name for name in names if name.strip().lower() in spellings), "")
+            for column, spellings in _COLUMNS.items()
+        }
+        if not columns["path"] or not columns["label"]:
+            raise DataCorruptError(
+                f"{file} has the columns {', '.join(names) or '(none)'}; its first line must name the columns path "
+                "and label, and may name split."
+            )
+        for row in rows:
+            path, label, split = ((row.get(column) or "").strip() for column in columns.values())
+            line = f"{file}, line {rows.line_num}"
+            if not path or not label:
+                raise DataCorruptError(f"{line} has no {'label' if path else 'path'}.")
+            if columns["split"] and split.lower() not in SPLITS:
+                raise DataCorruptError(f"{line} has the split {split!r}; it must be train, validation or test.")
+            if not (file.parent / path).is_file():
+                missing.append(f"{path} in line {rows.line_num}")
+            pictures.append(Picture(file.parent / path, path, normal(label), SPLITS.get(split.lower())))
+    except csv.Error as error:
+        raise DataCorruptError(f"{file} cannot be read as a CSV file ({error}).") from error
     if missing:
-        raise DataNotFoundError(f"{file} names {len(missing)} files that are not in {file.parent}: {named(missing)}.")
+        count = counted(len(missing), "file that is", "files that are")
+        raise DataNotFoundError(f"{file} names {count} not in {file.parent}: {named(missing)}.")
     if not pictures:
         raise DataNotFoundError(f"{file} names no pictures.")
     if columns["split"] and "test" not in {each.split for each in pictures}:
         raise DataCorruptError(f"{file} has no line with the split test. Add some, or leave the column out.")
     return pictures
+
+
+def _text(file: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with its mark, as spreadsheets write it."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DataNotFoundError(f"{file} cannot be read ({error.strerror}). Name a CSV file.") from error
+    is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if is_utf_16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataCorruptError(
+            f"{file}, line {line} is not in UTF-8. Save the file so; spreadsheets call it 'CSV UTF-8'."
+        ) from error

@@ -1,45 +1,27 @@
 """The user's own pictures as a data set: opens, divides and prepares them."""
 
 import hashlib
-import math
-import os
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from hangtag.printable import named
-from hangtag.serving import image_spec
-from hangtag.serving.image_spec import ImageSpec, ImageSpecError, PictureError, Pixels
-from hangtag.training.data import idx, listing
+from hangtag.serving.image_spec import ImageSpec, ImageSpecError
+from hangtag.training.data import division, listing
 from hangtag.training.data.dataset import Classes, Dataset, Images, Split
-from hangtag.training.data.division import divide
-from hangtag.training.data.fashion_mnist import cache_dir
 from hangtag.training.data.listing import Picture
-from hangtag.training.errors import DataCorruptError, SettingsError
+from hangtag.training.data.reading import MEMORY_BYTES, Source, images_of
+from hangtag.training.errors import SettingsError
 
-MEMORY_BYTES = 2 << 30
-"""Prepared pictures of up to this size are held in memory; more of them in a file of the cache, which is mapped."""
-MOST_PIXELS = 100_000_000
-"""Of one picture: a small file can hold a huge one."""
 FEW = 20
 """Pictures of a class below which its figures say little."""
 SMALL = 128
 """Pictures that all have one size are used in it, up to so many pixels of an edge."""
 DEFAULT_EDGE = 64
 """Otherwise pictures become squares of this size, unless ``--size`` names another."""
-_GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
-
-T = TypeVar("T")
-R = TypeVar("R")
-SHOWN = 10_000
-"""After each so many pictures standard error gets a line, since a large folder takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -83,30 +65,22 @@ def load(
 
     Raises:
         DataNotFoundError: A file or a folder is missing.
-        DataCorruptError: The source or all its pictures cannot be read, or they cannot be divided; see ``divide``.
+        DataCorruptError: The source is malformed, no picture of a class can be read, or they cannot be divided; see
+            ``divide``.
         SettingsError: The images cannot be as ``own`` says.
     """
     kind, _, place = name.partition(":")
-    others: list[Path] = []
-    labels: tuple[str, ...] = ()
-    if kind == "idx":
-        pictures, labels = idx.listed(Path(place))
-    else:
-        pictures, others = listing.listed(name)
-    outcomes = list(_in_threads(_open, pictures, "opened"))
-    opened = [outcome for outcome in outcomes if isinstance(outcome, Picture)]
-    unreadable = [outcome for outcome in outcomes if isinstance(outcome, str)]
-    if not opened:
-        raise DataCorruptError(f"none of {len(unreadable)} pictures can be read; the first is {unreadable[0]}.")
-    if lost := {picture.label for picture in pictures} - {picture.label for picture in opened}:
-        raise DataCorruptError(
-            f"no picture of {named(sorted(lost))} can be read; {len(unreadable)} cannot, such as {unreadable[0]}. "
-            "Replace them, or leave the class out."
+    source = Source(name)
+    while True:
+        splits, notes = division.divide(
+            source.pictures, own.validation_share, own.test_share, own.split_seed, published=kind == "idx"
         )
-    splits, notes = divide(opened, own.validation_share, own.test_share, own.split_seed, published=kind == "idx")
-    counts = Counter(picture.label for picture in opened)
-    labels = labels or tuple(sorted(counts))
-    chosen = [picture for members in splits.values() for picture in members]
+        spec = image or _image_for(source.pictures, own)
+        chosen = [picture for members in splits.values() for picture in members]
+        images, broken = images_of(chosen, spec, memory_bytes)
+        if not broken:
+            break
+        source.drop(broken)
     digest = hashlib.sha256(
         "".join(
             f"{split}\0{picture.name}\0{picture.label}\0{picture.digest}\n"
@@ -114,64 +88,83 @@ def load(
             for picture in members
         ).encode()
     ).hexdigest()
-    spec = image or _image_for(opened, own)
-    file = cache_dir() / "pictures" / f"{digest[:16]}-{'x'.join(map(str, spec.shape))}-{spec.fit}.npy"
-    mapped = len(chosen) * math.prod(spec.shape) > memory_bytes
-    images = _images(chosen, spec, file if mapped else None)
-    places = {label: place for place, label in enumerate(labels)}
-    classes: Classes = np.array([places[picture.label] for picture in chosen], np.int64)
+    classes = _places(chosen, source.labels)
     ends = np.cumsum([len(members) for members in splits.values()])[:-1]
     train, validation, test = map(Split, np.split(images, ends), np.split(classes, ends))
     return Dataset(
         name=name,
-        labels=labels,
+        labels=source.labels,
         image=spec if image else replace(spec, **_statistics(train.images, spec)),
         train=train,
         validation=validation,
         test=test,
         source=place,
         digest=digest,
-        notes=(*_notes(unreadable, others, counts), *notes),
+        notes=(*source.notes, *_few(source.pictures), *notes),
     )
 
 
-def prepared(file: Path, image: ImageSpec) -> Pixels:
-    """A picture's pixels as a model takes them.
+@dataclass(frozen=True)
+class HeldOut:
+    """The user's own pictures to measure a model on.
+
+    Attributes:
+        name: As the command line names them.
+        pictures: All of them can be read.
+        image: What the model takes.
+        content: Their images, as the model takes them, and their places among its labels.
+        digest: SHA-256 of names, labels and contents.
+        notes: Sentences about what was left out.
+    """
+
+    name: str
+    pictures: Sequence[Picture]
+    image: ImageSpec
+    content: Split
+    digest: str
+    notes: tuple[str, ...]
+
+    def images(self, image: ImageSpec) -> Images:
+        """The images as another model takes them."""
+        if (image.shape, image.fit) == (self.image.shape, self.image.fit):
+            return self.content.images
+        return images_of(self.pictures, image)[0]
+
+
+def held_out(name: str, image: ImageSpec, labels: Sequence[str]) -> HeldOut:
+    """Read pictures to measure a model on: those of the source's test split where it has one, else all.
+
+    Args:
+        name: ``folder:PHOTOS`` or ``csv:FILE``.
+        image: What the model takes.
+        labels: The model's.
 
     Raises:
-        DataCorruptError: It cannot be read.
+        DataNotFoundError: A file or a folder is missing.
+        DataCorruptError: The source is malformed, the model lacks one of its classes, no picture of a class can be
+            read, or the same picture is in two classes, or in two splits of the source.
     """
-    try:
-        return image.read(file)
-    except PictureError as error:
-        raise DataCorruptError(f"{file} cannot be read as a picture ({error}).") from error
+    source = Source(name, labels)
+    while True:
+        chosen, notes = division.held_out(source.pictures)
+        images, broken = images_of(chosen, image)
+        if not broken:
+            break
+        source.drop(broken)
+    digest = hashlib.sha256()
+    for one in chosen:
+        digest.update(f"{one.name}\0{one.label}\0{one.digest}\n".encode())
+    content = Split(images, _places(chosen, [listing.normal(label) for label in labels]))
+    return HeldOut(name, chosen, image, content, digest.hexdigest(), (*source.notes, *notes))
 
 
-def _open(picture: Picture) -> Picture | str:
-    """The picture; or its name and, in brackets, why it cannot be read."""
-    if (pixels := picture.pixels) is not None:
-        return replace(picture, digest=hashlib.sha256(pixels.tobytes()).hexdigest(), size=pixels.shape)
-    try:
-        content = picture.path.read_bytes()
-        with image_spec.opened(picture.path) as opened:
-            if opened.width * opened.height > MOST_PIXELS:
-                size = f"{opened.width} x {opened.height}"
-                return f"{picture.name} (it has {size} pixels; at most {MOST_PIXELS:,} can be read)"
-            opened.load()  # a file that is cut off shows only when it is decoded
-            width, height = ImageOps.exif_transpose(opened).size
-            digest, grey = hashlib.sha256(content).hexdigest(), opened.mode in _GREY_MODES
-            return replace(picture, digest=digest, size=(height, width), grey=grey)
-    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
-        return f"{picture.name} ({' '.join(str(error).split()) or type(error).__name__})"
+def _places(pictures: Sequence[Picture], labels: Sequence[str]) -> Classes:
+    places = {label: place for place, label in enumerate(labels)}
+    return np.array([places[picture.label] for picture in pictures], np.int64)
 
 
-def _notes(unreadable: Sequence[str], others: Sequence[Path], counts: Counter[str]) -> Iterator[str]:
-    """Sentences about what was left out, and about classes with few pictures."""
-    if unreadable:
-        yield f"Left out {len(unreadable)} pictures that cannot be read: {named(unreadable)}."
-    if others:
-        endings = ", ".join(image_spec.SUFFIXES)
-        yield f"Left out {len(others)} files whose names do not end in {endings}: {named(list(map(str, others)))}."
+def _few(pictures: Sequence[Picture]) -> Iterator[str]:
+    counts = Counter(picture.label for picture in pictures)
     if few := [f"{label} ({count})" for label, count in sorted(counts.items()) if count < FEW]:
         yield f"Fewer than {FEW} pictures, too few to learn or to test by: {named(few)}."
 
@@ -186,42 +179,6 @@ def _image_for(pictures: Sequence[Picture], own: OwnPictures) -> ImageSpec:
         return ImageSpec(height, width, channels, fit=own.fit)
     except ImageSpecError as error:
         raise SettingsError(f"--fit {own.fit}: {error}; or add --grey.") from error
-
-
-def _images(pictures: Sequence[Picture], image: ImageSpec, file: Path | None) -> Images:
-    """The images [n, ...] of pictures, in memory, or in a file that is written if it is not there."""
-
-    def prepare(picture: Picture) -> Pixels:
-        if picture.pixels is None:
-            return prepared(picture.path, image)
-        return image.prepare(image_spec.flattened(Image.fromarray(picture.pixels), image.channels))
-
-    def fill(images: Images) -> None:
-        for index, pixels in enumerate(_in_threads(prepare, pictures, "prepared")):
-            images[index] = pixels
-
-    shape = (len(pictures), *image.shape)
-    if file is None:
-        images: Images = np.empty(shape, np.uint8)
-        fill(images)
-        return images
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.tmp")
-        mapped = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
-        fill(mapped)
-        mapped.flush()
-        temporary.replace(file)
-    kept: Images = np.load(file, mmap_mode="c")  # writable, as torch wants it; nothing is written
-    return kept
-
-
-def _in_threads(work: Callable[[T], R], items: Sequence[T], what: str) -> Iterator[R]:
-    with ThreadPoolExecutor(min(8, len(os.sched_getaffinity(0)))) as executor:
-        for done, result in enumerate(executor.map(work, items), 1):
-            if done % SHOWN == 0:
-                sys.stderr.write(f"{what} {done:,} of {len(items):,} pictures\n")
-            yield result
 
 
 def _statistics(images: Images, image: ImageSpec) -> dict[str, Any]:

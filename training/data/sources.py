@@ -48,18 +48,30 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def own_pictures(size: str | None, colour: bool | None, **given: Any) -> OwnPictures:
-    """How own pictures are divided and prepared by the options of ``hangtag train``; None: as fits them.
+OPTIONS = ("size", "colour", "grey", "fit", "validation_share", "test_share", "split_seed")
+"""The options of commands, by their Python names, that say how own pictures are divided and prepared."""
+
+
+def own_pictures(dataset: str, *, size: str | None, colour: bool, grey: bool, **given: Any) -> OwnPictures:
+    """How own pictures are divided and prepared by the options of a command. None, and neither colour: as fits them.
 
     Args:
+        dataset: As for ``load``.
         size: HEIGHTxWIDTH.
         colour: Whether the network sees colours.
+        grey: Whether it sees none.
         given: Other fields of OwnPictures.
 
     Raises:
-        SettingsError: The size is none.
+        SettingsError: The size is none, options contradict each other, or the data set is none of own pictures.
     """
-    channels = None if colour is None else 3 if colour else 1
+    options = {"size": size, "colour": colour or None, "grey": grey or None, **given}
+    named = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if named and kind_of(dataset) is None:
+        raise SettingsError(f"{' and '.join(named)}: the images of {dataset} are as they are.")
+    if colour and grey:
+        raise SettingsError("--colour and --grey: the network sees colours, or it does not. Name one of them.")
+    channels = 3 if colour else 1 if grey else None
     chosen = {"size": None if size is None else parse_size(size), "channels": channels, **given}
     return replace(pictures.AS_FITS, **{name: value for name, value in chosen.items() if value is not None})
 

@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from hangtag.training.data.dataset import Classes
 
+MOST_IN_MATRIX = 40
+"""Labels of a confusion matrix that can be read. Its size grows with their square."""
 Distances = npt.NDArray[np.float64]
 """Between classes, [classes, classes]: they say how bad a mistake is."""
 
@@ -57,6 +59,26 @@ def confusion_matrix(classes: Classes, predicted: npt.NDArray[np.int64], count: 
     return confusion
 
 
+def stored(confusion: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+    """A confusion matrix as a run keeps it: of more than MOST_IN_MATRIX labels [true, predicted, count]."""
+    if len(confusion) <= MOST_IN_MATRIX:
+        return confusion
+    counts = np.asarray(confusion)
+    pairs = np.argwhere(counts)
+    triples: list[list[int]] = np.column_stack([pairs, counts[tuple(pairs.T)]]).tolist()
+    return triples
+
+
+def restored(kept: Sequence[Sequence[int]], labels: int) -> npt.NDArray[np.int64]:
+    """The confusion matrix [true][predicted] of so many labels that ``stored`` returned."""
+    given = np.asarray(kept, np.int64)
+    if given.shape == (labels, labels):  # also of many labels, by an earlier hangtag
+        return given
+    counts = np.zeros((labels, labels), np.int64)
+    counts[given[:, 0], given[:, 1]] = given[:, 2]
+    return counts
+
+
 def worst(logits: npt.NDArray[np.float32], classes: Classes, count: int) -> list[dict[str, float]]:
     """The ``count`` samples with the highest cross-entropy, the worst first, of logits [n, k] and classes [n].
 
@@ -86,7 +108,7 @@ class ClassFigures:
     support: int
 
 
-def per_class(confusion: Sequence[Sequence[int]]) -> list[ClassFigures]:
+def per_class(confusion: Sequence[Sequence[int]] | npt.NDArray[np.int64]) -> list[ClassFigures]:
     """The metrics of each class from confusion[true][predicted]. F1 is the harmonic mean of precision and recall."""
     counts = np.asarray(confusion, np.int64)
     correct, predicted, support = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)

@@ -26,11 +26,6 @@ def is_own(network: str) -> bool:
     return ":" in network
 
 
-def short_name(network: str) -> str:
-    """A name for folders and models, such as resnet18 for timm:resnet18 and build for nets:build."""
-    return network.rpartition(":")[2].replace(".", "-").lower()
-
-
 def build(network: str, labels: int, image: ImageSpec) -> nn.Module:
     """Build a network, with fresh weights from torch's global random state, and try it on three noisy images.
 

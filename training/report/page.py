@@ -18,13 +18,11 @@ from hangtag.page.images import png_address
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.data.dataset import Images
 from hangtag.training.errors import TrainingError
-from hangtag.training.metrics.single_label import ClassFigures, per_class
+from hangtag.training.metrics.single_label import MOST_IN_MATRIX, ClassFigures, per_class, restored
 from hangtag.training.report import tables
 from hangtag.training.runs import data
 from hangtag.training.runs.run import Run
 
-MOST_LABELS = 40
-"""Of a matrix that can be read."""
 _MOST_FREQUENT = 40
 
 
@@ -91,25 +89,31 @@ def _both_splits(figure: str) -> Mapping[str, str]:
 class _Confusion(NamedTuple):
     """How often a label was taken for another."""
 
-    matrix: Sequence[Sequence[int]]  # [true][predicted]; empty where there are more than MOST_LABELS labels
+    matrix: Sequence[Sequence[int]]  # [true][predicted]; empty where there are more than MOST_IN_MATRIX labels
     deepest: int  # the count of the most frequent mistake
     frequent: Sequence[tuple[int, str, str]]  # the most frequent mistakes: count, true label and predicted label
-    figures: Mapping[str, ClassFigures]  # of each label, by its name
+    figures: Mapping[str, ClassFigures]  # of each label, by its name; of more than MOST_IN_MATRIX the worst alone
+    left_out: int  # how many labels have no figures here
 
 
 def _confusion(summary: Mapping[str, Any], labels: Sequence[str]) -> _Confusion | None:
     """The confusion matrix of the validation split; None for runs that have none."""
-    counts = summary.get("validation", {}).get("confusion")
-    if not isinstance(counts, list) or len(counts) != len(labels):
+    kept = summary.get("validation", {}).get("confusion")
+    if not isinstance(kept, list):
         return None
+    counts = restored(kept, len(labels))
     mistakes = np.where(np.eye(len(labels), dtype=bool), 0, counts)
     pairs = np.argsort(-mistakes, axis=None, kind="stable")[:_MOST_FREQUENT].tolist()
     places = [divmod(pair, len(labels)) for pair in pairs]
+    figures = list(zip(labels, per_class(counts), strict=True))
+    if len(labels) > MOST_IN_MATRIX:
+        figures = sorted(figures, key=lambda row: row[1].f1)[:MOST_IN_MATRIX]
     return _Confusion(
-        counts if len(labels) <= MOST_LABELS else [],
+        counts.tolist() if len(labels) <= MOST_IN_MATRIX else [],
         max(1, int(mistakes.max())),
         [(int(mistakes[true, other]), labels[true], labels[other]) for true, other in places if mistakes[true, other]],
-        dict(zip(labels, per_class(counts), strict=True)),
+        dict(figures),
+        len(labels) - len(figures),
     )
 
 

@@ -57,6 +57,7 @@ class RunConfig:
     start_from: WeightsFile | None = None  # None: fresh weights
     image: ImageSpec | None = None  # of the user's own pictures; None: the data set's own
     pictures: OwnPictures | None = None  # how they were divided and prepared
+    sizes: Mapping[str, int] | None = None  # how many of them each split has
     data_dir: str | None = field(default=None, compare=False)  # None: the data set's usual place
     tensorboard: bool = field(default=False, compare=False)  # whether the run logs events
     command: tuple[str, ...] = field(default=(), compare=False)  # arguments of ``hangtag train``, without the folder
@@ -96,7 +97,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in values.items()
-        if key not in _NOT_COMPARED and key.partition(".")[0] != "environment"
+        if key not in _NOT_COMPARED and key.partition(".")[0] not in ("environment", "sizes")
     }
 
 
@@ -150,6 +151,11 @@ def _shortened(value: Any) -> Any:
     if isinstance(value, list):
         return [_shortened(item) for item in value]
     return "/".join(Path(value).parts[-3:]) if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def short_name(network: str) -> str:
+    """A name for folders and models, such as resnet18 for timm:resnet18 and build for nets:build."""
+    return network.rpartition(":")[2].replace(".", "-").lower()
 
 
 def short_dataset(dataset: str) -> str:

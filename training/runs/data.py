@@ -59,9 +59,12 @@ def load(
         return sources.load(name, folder, config.get("limit"))
     if data_dir is not None:
         name = f"{kind}:{data_dir}"
-    elif not Path(name.partition(":")[2]).exists():
+    elif not (place := Path(name.partition(":")[2])).exists():
+        # A published file has no folders of the machine that made it; a run has the whole path.
+        where = "there" if place.is_absolute() else "in the current folder, and their place is not recorded"
         raise DataNotFoundError(
-            f"the pictures that it was trained on, {name}, are not there. Name their folder with --data-dir."
+            f"the pictures that it was trained on, {name}, are not {where}. Name it with --data-dir: their folder, or "
+            "their CSV file."
         )
     try:
         own = OwnPictures(**config["pictures"])
@@ -70,7 +73,19 @@ def load(
     data = sources.load(name, own=own, image=image(config))
     if data.digest != config.get("data_digest"):
         raise DataCorruptError(
-            f"the pictures of {name} have changed since the run was trained on them: some were added, removed, renamed "
-            "or edited. Its test pictures may be among those that it learned from. Restore them, or train again."
+            f"the pictures of {name} are not those that the run was trained on: {changes(config, data.sizes)}. Its "
+            "test pictures may be among those that it learned from. Restore them, or train again."
         )
     return data
+
+
+def changes(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
+    """What is known about own pictures that are no longer those of a run, by its config and by their numbers now."""
+    what = "some were added, removed, renamed, edited or put into another class since"
+    before = config.get("sizes")
+    if not isinstance(before, Mapping) or before == sizes:
+        return what
+    changed = [
+        f"{split} {before.get(split)} then, {now} now" for split, now in sizes.items() if before.get(split) != now
+    ]
+    return f"{what} ({'; '.join(changed)})"

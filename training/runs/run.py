@@ -25,7 +25,8 @@ from typing import Any
 from hangtag.extras import needs
 from hangtag.training.errors import RunMismatchError
 from hangtag.training.recipes import Recipe
-from hangtag.training.runs.config import RunConfig, command, environment, identity
+from hangtag.training.runs.config import RunConfig, command, environment, identity, short_name
+from hangtag.training.runs.data import changes
 
 REPORT = "report.html"
 EVENT_FILES = "events.out.tfevents.*"
@@ -65,7 +66,8 @@ class Run:
         """Find a run.
 
         Args:
-            run: A run's folder or a file in it, its name under runs_dir, or a model, for its latest finished run.
+            run: A run's folder or a file in it, its name under runs_dir, or a model, for its latest finished run. An
+                own network's name may be short, such as build for nets:build.
             runs_dir: The folder of runs.
             alternative: What the caller takes instead of a run, as a sentence for the end of the message.
 
@@ -77,7 +79,8 @@ class Run:
         chosen = next((cls(folder) for folder in folders if (folder / "config.json").is_file()), None)
         if chosen is None:
             known = cls.all(runs_dir)
-            finished = [one for one in known if not one.trouble and one.model == run and "summary" in one.metrics]
+            of_model = [one for one in known if not one.trouble and run in (one.model, short_name(one.model))]
+            finished = [one for one in of_model if "summary" in one.metrics]
             if not finished:
                 names = ", ".join(one.folder.name for one in known) or "none"
                 raise RunMismatchError(
@@ -179,6 +182,13 @@ class Run:
         if keys == ["recipe.epochs"] and epochs_done > 0:
             self._require_extensible(config.recipe, epochs_done)
             return True
+        if any(key.startswith("pictures.") for key in keys):  # what else differs of the pictures follows from these
+            keys = [key for key in keys if key != "data_digest" and not key.startswith("image.")]
+        elif "data_digest" in keys and config.sizes is not None:
+            raise RunMismatchError(
+                f"{self.folder} holds a run on other pictures: {changes(self.read_config(), config.sizes)}. Choose "
+                "another --out, or add --restart to replace it."
+            )
         if "model" in keys or "recipe.name" in keys:
             # Then most of the recipe's settings differ too, which adds nothing to the message.
             keys = [key for key in keys if key == "recipe.name" or not key.startswith("recipe.")]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hangtag.training.data.dataset import Dataset, Images, Split
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.losses.single_label import class_loss, distillation_loss
-from hangtag.training.metrics.single_label import evaluate, worst
+from hangtag.training.metrics.single_label import evaluate, stored, worst
 from hangtag.training.networks.normalisation import normalise
 from hangtag.training.processes import ProcessGroup
 from hangtag.training.progress import Observer
@@ -183,7 +183,8 @@ class SingleLabelTask(Task):
         summary = super().summarise(deployable)
         for name, split in self._splits.items():
             (logits,) = self._predictions(deployable, split.images)
-            summary[name] = asdict(evaluate(logits, split.classes))
+            figures = asdict(evaluate(logits, split.classes))
+            summary[name] = figures | {"confusion": stored(figures["confusion"])}
             if name == "validation":  # nobody should choose by the mistakes on the test split
                 summary["worst"] = worst(logits, split.classes, WORST)
         return summary

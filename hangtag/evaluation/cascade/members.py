@@ -29,6 +29,7 @@ class Members:
         microseconds: What an image takes in each model, in a full batch, on all CPUs.
         names: The models as the route names them: NAME, or NAME@VERSION.
         own: Whether the images are samples of the user's own, and not a split of the models' data set.
+        notes: Sentences about what was left out of these samples.
     """
 
     files: Sequence[ModelFile]
@@ -37,6 +38,7 @@ class Members:
     microseconds: Sequence[float]
     names: Sequence[str]
     own: bool = False
+    notes: Sequence[str] = ()
 
     @property
     def images(self) -> str:
@@ -97,7 +99,7 @@ def measure(
             for name, subject in zip(names, subjects, strict=True)
         ]
         times = _microseconds(subjects, data.images[:BATCH_SIZE])
-        return Members(files, answers, data.content.classes, times, names, own is not None)
+        return Members(files, answers, data.content.classes, times, names, own is not None, data.notes)
 
 
 def _require_same_data(names: Sequence[str], subjects: Sequence[FileSubject]) -> None:

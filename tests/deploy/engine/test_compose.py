@@ -53,11 +53,6 @@ def test_the_server_runs_with_limits_and_without_rights(default_stack: Stack) ->
         assert run_inside(write) == "Read-only file system"
 
 
-def test_classify_from_another_container(default_stack: Stack) -> None:
-    answer = default_stack.client("classify", "--model=cnn", "--server=server:8001", "--json", "/garments/bag-1.png")
-    assert json.loads(answer)["labels"][0]["name"] == "Bag"
-
-
 def test_the_published_http_port_classifies(default_stack: Stack) -> None:
     url = f"http://{default_stack.address('server', 8000)}/v1/classify/lstm"
     with urllib.request.urlopen(url, (ROOT / "examples/garments/bag-1.png").read_bytes(), timeout=10) as response:

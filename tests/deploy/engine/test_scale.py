@@ -210,11 +210,6 @@ def test_invalid_calls_eject_no_replica(
             assert balanced(count_since_last())
 
 
-def test_a_readiness_call_through_the_proxy(scaled: Stack) -> None:
-    with Client(scaled.address("proxy", 8080)) as client:
-        assert client.is_ready("cnn")
-
-
 MONITORING = ROOT / "deploy/monitoring"
 SCRAPED_WITHIN = 90.0
 

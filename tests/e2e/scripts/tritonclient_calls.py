@@ -47,7 +47,7 @@ def description(client: Any, model: str, **options: bool) -> dict[str, Any]:
         "model_metadata": client.get_model_metadata(model, **options),
         "model_config": client.get_model_config(model, **options),
         "index": client.get_model_repository_index(**options),
-        "statistics_before": client.get_inference_statistics(model, **options),
+        "statistics": client.get_inference_statistics(model, **options),
     }
 
 
@@ -64,7 +64,6 @@ def over_grpc(address: str, model: str, pixels: Any, tensors: dict[str, Any]) ->
         tensors["probabilities"] = only.as_numpy("probabilities")
         tensors["grpc_concurrent"] = infer_concurrently(client, model, pixels)
         report["stream"], tensors["grpc_streamed"] = infer_in_stream(client, model, pixels)
-        report["statistics_after"] = client.get_inference_statistics(model, as_json=True)
         return report | mistakes(client, model, pixels, grpc_tensor)
 
 

@@ -2,19 +2,19 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from click.testing import Result
 from PIL import Image, ImageOps
 
 from hangtag.serving.client import Client
 from tests.kit import colour_networks, onnx_file, onnx_models
 from tests.kit.colour_networks import COLOURS, MEAN, PREPROCESSING, SIZE, STD, in_text
 from tests.kit.command import invoke, refusal
-from tests.kit.exported import importing, repository_in
+from tests.kit.exported import imported, importing, repository_in
 from tests.kit.once import once
 from tests.kit.picture_files import encoded
 from tests.kit.server import server
@@ -42,10 +42,6 @@ def labels(tmp_path: Path) -> Path:
     return file
 
 
-def take(folder: Path, model: onnx.ModelProto, *more: object) -> Result:
-    return invoke(*importing(folder, model, *more))
-
-
 def published(folder: Path, version: int = 1) -> Path:
     return folder / f"models/theirs/{version}/model.onnx"
 
@@ -57,7 +53,9 @@ def test_a_network_of_pytorch_is_served_and_classified_alike_over_every_way(
     photos = colour_networks.pictures(tmp_path / "photos")
     stated = ("--labels", labels, "--preprocessing", PREPROCESSING, "--data", f"folder:{photos}")
     places = repository_in(tmp_path)
+    (photos / "red/empty.png").touch()
     result = invoke("import", network, "--name", "theirs", *stated, *places)
+    assert "Left out 1 picture that cannot be read: red/empty.png (it is empty).\n" in result.stderr
     assert "  batching     batched: " in result.stdout
     assert re.search(
         r"  pictures     logits within \S+ and probabilities within \S+ of the bare network", result.stdout
@@ -139,7 +137,7 @@ CAST = "pixels = Cast <to = 1> (image)"
 def test_pixels_reach_a_network_as_stated_whatever_its_input(
     model: onnx.ModelProto, stated: str, pixel: tuple[float, ...], batched: bool, labels: Path, tmp_path: Path
 ) -> None:
-    take(tmp_path, model, "--labels", labels, "--preprocessing", stated)
+    imported(tmp_path, model, "--labels", labels, "--preprocessing", stated)
     file = published(tmp_path)
     image = np.full((1, SIZE, SIZE, 3), (1, 2, 3), np.uint8)
     answers = onnx_file.answers(file, image=image)
@@ -205,7 +203,7 @@ def test_what_lies_with_the_file_is_taken_and_named(
         (tmp_path / name).write_text(json.dumps(content))
     model = in_text(last="logits = Softmax(scores)" if properties else "logits = Identity(scores)")
     onnx.helper.set_model_props(model, properties)
-    result = take(tmp_path, model, *more)
+    result = imported(tmp_path, model, *more)
     written = onnx_file.metadata(published(tmp_path))
     assert json.loads(written["image"]).items() >= image.items()
     assert json.loads(written["labels"]) == list(names)
@@ -216,13 +214,13 @@ def test_files_of_other_networks_are_left_alone(tmp_path: Path) -> None:
     """A network that is no classifier of pictures is published as it is, with the reason."""
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(HUGGING_FACE))
     (tmp_path / "config.json").write_text(json.dumps(ID2LABEL))
-    result = take(tmp_path, onnx_models.two_inputs())
+    result = imported(tmp_path, onnx_models.two_inputs())
     assert "  classify     `hangtag classify` will not take pictures: the network's inputs (a" in result.stdout
     assert "labels" not in onnx_file.metadata(published(tmp_path))
 
 
 def test_without_preprocessing_a_network_stays_as_it_is(labels: Path, tmp_path: Path) -> None:
-    result = take(tmp_path, in_text(), "--labels", labels)
+    result = imported(tmp_path, in_text(), "--labels", labels)
     assert "will not take pictures: nothing says how pixels become its input (--preprocessing)" in result.stdout
     assert onnx_file.signature(published(tmp_path))[0] == {"image": ("FLOAT", ["batch", 3, SIZE, SIZE])}
 
@@ -265,23 +263,24 @@ def test_a_version_that_is_worse_on_the_same_pictures_is_refused(labels: Path, t
     data = ("--data", f"folder:{colour_networks.pictures(tmp_path / 'photos')}")
     stated = ("--labels", labels, "--preprocessing", STEPS)
     wrong = ("--preprocessing", f"{STEPS} order=bgr")
-    take(tmp_path, in_text(), *stated)
+    imported(tmp_path, in_text(), *stated)
     worse = refusal(*importing(tmp_path, in_text(), *stated, *wrong, *data))
     assert re.search(r"^predecessor: test accuracy 33\.33%, and version 1, which serves, has 100\.00%\..*worse", worse)
-    take(tmp_path, in_text(), *stated, *data)
+    imported(tmp_path, in_text(), *stated, *data)
     assert "which serves, has 100.00%" in refusal(*importing(tmp_path, in_text(), *stated, *wrong, *data))
     unmeasured = refusal(*importing(tmp_path, in_text(), *stated))
     assert re.search(
         r"version 2, which serves, has test accuracy 100\.00%, so nothing says .* Measure both", unmeasured
     )
-    result = take(tmp_path, in_text(), *stated, *wrong, *data, "--even-if-worse")
+    result = imported(tmp_path, in_text(), *stated, *wrong, *data, "--even-if-worse")
     assert "  predecessor  WORSE, published all the same: test accuracy 33.33%" in result.stdout
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("folder:photos", "has the classes pink, which are none of the labels red; green; blue"),
+        ("folder:photos", "has the classes pink, which are none of the model's labels red; green; blue"),
+        ("folder:twice", "1 picture is in more than one class, so that one of their labels is wrong: blue/0.png and"),
         ("idx:photos", "name folder:PICTURES, with a folder for each label, or csv:FILE.csv"),
         ("photos", "name folder:PICTURES"),
     ],
@@ -291,6 +290,8 @@ def test_pictures_that_do_not_fit_the_labels_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     colour_networks.pictures(tmp_path / "photos", 1)
+    shutil.copytree(tmp_path / "photos", tmp_path / "twice")
+    shutil.copy(tmp_path / "twice/blue/0.png", tmp_path / "twice/red")
     (tmp_path / "photos/red").rename(tmp_path / "photos/pink")
     stated = ("--labels", labels, "--preprocessing", STEPS, "--data", data)
     assert message in refusal(*importing(tmp_path, in_text(), *stated), unchanged=tmp_path)

@@ -7,12 +7,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx.external_data_helper import set_external_data
 
-from tests.kit import onnx_models
+from tests.kit import onnx_file, onnx_models
 from tests.kit.command import invoke, refusal
 from tests.kit.exported import import_refused, importing
-from tests.kit.onnx_file import answers
 
 pytestmark = pytest.mark.slow
 
@@ -62,19 +60,17 @@ def test_a_file_that_is_not_there_or_too_large_is_refused_before_it_is_read(tmp_
     assert "holds 3.1 MB with its external data; at most 2.5 MB are taken" in message
 
 
-def external(location: str, **place: int) -> onnx.ModelProto:
+X = (TensorProto.FLOAT, ("batch", 4))
+
+
+def external(location: str, offset: int = 0) -> onnx.ModelProto:
     """A model whose weights [4] lie in another file."""
-    weights = numpy_helper.from_array(np.arange(4, dtype=np.float32), "weights")
-    set_external_data(weights, location, place.get("offset"), place.get("length"))
-    weights.ClearField("raw_data")
-    model = added([], "weights")
-    model.graph.initializer.append(weights)
-    return model
+    return onnx_file.with_external_weights(location, TensorProto.FLOAT, 4, offset)
 
 
-def added(nodes: list[onnx.NodeProto], constant: str) -> onnx.ModelProto:
-    """x FP32 [batch, 4] -> y, x plus a constant that the nodes make."""
-    return onnx_models.mapped([*nodes, helper.make_node("Add", ["x", constant], ["y"])], ["batch", 4])
+def added(node: onnx.NodeProto) -> onnx.ModelProto:
+    """x FP32 [batch, 4] -> y, x plus the constant c that the node makes."""
+    return onnx_models.model([node, helper.make_node("Add", ["x", "c"], ["y"])], {"x": X}, {"y": X})
 
 
 def constant(location: str) -> onnx.NodeProto:
@@ -92,7 +88,7 @@ def in_a_function(then: onnx.NodeProto) -> onnx.ModelProto:
         helper.make_node("If", ["yes"], ["chosen"], then_branch=branches[0], else_branch=branches[1]),
         helper.make_node("Add", ["x", "chosen"], ["y"]),
     ]
-    model = onnx_models.mapped([helper.make_node("Theirs", ["x"], ["y"], domain="theirs")], ["batch", 4])
+    model = onnx_models.model([helper.make_node("Theirs", ["x"], ["y"], domain="theirs")], {"x": X}, {"y": X})
     model.opset_import.append(helper.make_opsetid("theirs", 1))
     model.functions.append(helper.make_function("theirs", "Theirs", ["x"], ["y"], body, [model.opset_import[0]]))
     return model
@@ -100,7 +96,7 @@ def in_a_function(then: onnx.NodeProto) -> onnx.ModelProto:
 
 @pytest.mark.parametrize(
     ("model", "offset"),
-    [(external("weights.bin", offset=8, length=16), 8), (in_a_function(constant("weights.bin")), 0)],
+    [(external("weights.bin", offset=8), 8), (in_a_function(constant("weights.bin")), 0)],
     ids=["an initializer", "a branch inside a function"],
 )
 def test_external_data_in_the_models_folder_are_taken_into_the_file(
@@ -109,7 +105,7 @@ def test_external_data_in_the_models_folder_are_taken_into_the_file(
     (tmp_path / "weights.bin").write_bytes(bytes(offset) + np.arange(4, dtype=np.float32).tobytes())
     invoke(*importing(tmp_path, model))
     (file,) = (tmp_path / "models/theirs/1").iterdir()
-    np.testing.assert_array_equal(answers(file, x=np.zeros((1, 4), np.float32))["y"], [[0, 1, 2, 3]])
+    np.testing.assert_array_equal(onnx_file.answers(file, x=np.zeros((1, 4), np.float32))["y"], [[0, 1, 2, 3]])
 
 
 ELSEWHERE = "only files in the model's own folder are read"
@@ -122,13 +118,13 @@ ELSEWHERE = "only files in the model's own folder are read"
         (external("a/../../secret"), ELSEWHERE),
         (external("/etc/passwd"), ELSEWHERE),
         (external(""), ELSEWHERE),
-        (added([constant("../secret")], "c"), ELSEWHERE),
+        (added(constant("../secret")), ELSEWHERE),
         (in_a_function(constant("../secret")), ELSEWHERE),
         (external("link"), "a link that leaves the model's own folder"),
         (external("folder-link/secret"), "a link that leaves the model's own folder"),
         (external("nothing.bin"), "are missing: there is no file"),
-        (external("here.bin", offset=8, length=16), r"end at byte 24 of \S+here\.bin, which has 16"),
-        (external("here.bin", offset=-8, length=16), "cannot be located: .* must be non-negative"),
+        (external("here.bin", offset=8), r"end at byte 24 of \S+here\.bin, which has 16"),
+        (external("here.bin", offset=-8), "cannot be located: .* must be non-negative"),
         (
             in_a_function(helper.make_node("Secret", [], ["c"], domain="com.example")),
             r"does not have: com\.example\.Secret\.",

@@ -9,22 +9,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from click.testing import Result
 
 from hangtag.serving.client import Client
 from tests.kit import onnx_file, onnx_models, unbatchable_models
-from tests.kit.command import invoke
-from tests.kit.exported import import_refused, importing
+from tests.kit.exported import import_refused, imported
 from tests.kit.server import server
 from tests.kit.shipped import latest
 
 pytestmark = pytest.mark.slow
 
 Build = Callable[[], onnx.ModelProto]
-
-
-def take(folder: Path, model: onnx.ModelProto, *more: object) -> Result:
-    return invoke(*importing(folder, model, *more))
 
 
 def metadata(folder: Path) -> dict[str, str]:
@@ -57,7 +51,7 @@ def shifted_by_the_first() -> onnx.ModelProto:
 )
 def test_a_model_that_may_be_batched_is_published_as_batched(build: Build, empty_batch: str, tmp_path: Path) -> None:
     """What happens on an empty batch is reported, not refused: the server lets none through."""
-    result = take(tmp_path, build())
+    result = imported(tmp_path, build())
     assert result.stdout.startswith(f"published {tmp_path / 'models/theirs/1'}\n")
     assert "  batching     batched: the same answers alone and in batches of 2, 3, 7, 16, 64\n" in result.stdout
     assert metadata(tmp_path)["batched"] == "true"
@@ -86,7 +80,7 @@ BATCH_DIFFERS = "'y' of the same input differs between a batch of 1 and a batch 
     ],
 )
 def test_a_model_that_must_not_be_batched_is_published_as_unbatched(build: Build, why: str, tmp_path: Path) -> None:
-    assert f"  batching     one request at a time: {why}" in take(tmp_path, build()).stdout
+    assert f"  batching     one request at a time: {why}" in imported(tmp_path, build()).stdout
     assert metadata(tmp_path)["batched"] == "false"
     gate = json.loads(metadata(tmp_path)["gate"])
     assert gate["batching"]["why"].startswith(why)
@@ -120,14 +114,14 @@ def test_a_model_in_8_bits_may_be_batched_where_answers_differ_by_steps(
             y = Add({source}, shift)
         }}"""
     )
-    take(tmp_path, shifted)
+    imported(tmp_path, shifted)
     assert metadata(tmp_path)["batched"] == json.dumps(batched)
 
 
 def test_a_config_keeps_triton_from_batching_what_it_must_not(tmp_path: Path) -> None:
     """It names inputs and outputs, since Triton overrides a max_batch_size of 0 without them."""
     config = tmp_path / "models/theirs/config.pbtxt"
-    take(tmp_path, unbatchable_models.reversal())
+    imported(tmp_path, unbatchable_models.reversal())
     lines = config.read_text().splitlines()
     assert lines[0].startswith("# Written by hangtag export")
     assert lines[1:] == [
@@ -140,31 +134,20 @@ def test_a_config_keeps_triton_from_batching_what_it_must_not(tmp_path: Path) ->
         x = np.arange(6, dtype=np.float32).reshape(2, 3)
         assert client.infer("theirs", {"x": x})["y"].tolist() == x[::-1].tolist()  # hangtag's own server ignores it
 
-    take(tmp_path, onnx_models.classifier(), "--even-if-different")
+    imported(tmp_path, onnx_models.classifier(), "--even-if-different")
     assert sorted(path.name for path in config.parent.iterdir()) == ["1", "2"]
-    take(tmp_path, unbatchable_models.softmax(), "--even-if-different")
+    imported(tmp_path, unbatchable_models.softmax(), "--even-if-different")
     assert sorted(path.name for path in config.parent.iterdir()) == ["1", "2", "3", "config.pbtxt"]
     config.write_text("# mine\nmax_batch_size: 0\n")
     for model in (unbatchable_models.reversal(), onnx_models.classifier()):
-        take(tmp_path, model, "--even-if-different")
+        imported(tmp_path, model, "--even-if-different")
         assert config.read_text().startswith("# mine\n")
 
 
 @pytest.mark.parametrize("build", [onnx_models.unbatched, onnx_models.every_scalar, onnx_models.state])
 def test_no_config_is_written_where_triton_needs_none(build: Build, tmp_path: Path) -> None:
-    take(tmp_path, build())
+    imported(tmp_path, build())
     assert [path.name for path in (tmp_path / "models/theirs").iterdir()] == ["1"]
-
-
-def test_a_file_with_labels_serves_classify_requests(tmp_path: Path) -> None:
-    model = onnx_models.classifier()
-    del model.metadata_props[:]
-    labels = tmp_path / "labels.txt"
-    labels.write_text("\n".join(onnx_models.LABELS) + "\n")
-    take(tmp_path, model, "--labels", labels)
-    with server(tmp_path / "models", provider="cpu") as running, Client(running.address) as client:
-        answer = client.classify(np.zeros((28, 28), np.uint8), model="theirs")
-    assert answer.labels[0].name == "label 9"
 
 
 @pytest.mark.parametrize(
@@ -188,24 +171,13 @@ def test_a_files_own_claims_about_its_quality_are_dropped(tmp_path: Path) -> Non
     model = onnx_models.classifier()
     for key, value in (("hangtag.test_accuracy", "0.9999"), ("hangtag.recipe", "magic"), ("hangtag.batched", "false")):
         model.metadata_props.add(key=key, value=value)
-    take(tmp_path, model)
+    imported(tmp_path, model)
     written = metadata(tmp_path)
     assert not {"test_accuracy", "recipe"} & set(written)
     assert (written["batched"], written["task"]) == ("true", "single_label")
     assert written["source"].startswith("theirs.onnx, SHA-256 ")
     there = {entry.key for entry in onnx.load(tmp_path / "models/theirs/1/model.onnx").metadata_props}
     assert "not-ours" in there
-
-
-def test_a_published_file_is_verified(tmp_path: Path) -> None:
-    take(tmp_path, onnx_models.free_axis())
-    repository = ["--models", tmp_path / "models"]
-    verified = " ".join(invoke("models", "verify", *repository).stdout.split())
-    assert "holds batching batched: the same answers" in verified
-    file = tmp_path / "models/theirs/1/model.onnx"
-    onnx.save(onnx_file.with_metadata(file, batched="false"), file)
-    verified = " ".join(invoke("models", "verify", *repository, exit_code=1).stdout.split())
-    assert "DOES NOT HOLD batching" in verified
 
 
 # Files that are refused.
@@ -241,7 +213,7 @@ def test_a_file_that_cannot_be_proven_is_refused(build: Build, message: str, tmp
 
 @pytest.mark.usefixtures("started_children")
 def test_a_file_that_aborts_the_process_is_refused(tmp_path: Path) -> None:
-    message = import_refused(tmp_path, onnx_models.aborting())
+    message = import_refused(tmp_path, unbatchable_models.aborting())
     ending = "theirs.onnx ended the process that worked on it (signal 6). Nothing was published."
     assert message.startswith("runtime: ")
     assert message.endswith(ending)
@@ -253,7 +225,7 @@ def test_nothing_in_the_current_folder_is_run(tmp_path: Path, monkeypatch: pytes
     marker = tmp_path / "was run"
     (tmp_path / "numpy.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\n")
     monkeypatch.chdir(tmp_path)
-    assert "  batching     batched: " in take(tmp_path, onnx_models.gather()).stdout
+    assert "  batching     batched: " in imported(tmp_path, onnx_models.gather()).stdout
     assert not marker.exists()
 
 

@@ -115,7 +115,8 @@ def test_a_folder_stands_for_its_images_and_a_dash_for_standard_input(
     assert (empty.stdout, empty.stderr.count("\n")) == ("", 1)
     assert f"{tmp_path} holds no image" in empty.stderr
     assert ".png" in empty.stderr
-    shutil.copy(garment, tmp_path / "b.PNG")
+    (tmp_path / "class").mkdir()
+    shutil.copy(garment, tmp_path / "class/b.PNG")
     with Image.open(garment) as image:
         image.save(tmp_path / "a.webp", lossless=True)
     (tmp_path / "notes.txt").write_text("no image")

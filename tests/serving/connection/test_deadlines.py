@@ -23,8 +23,8 @@ from tests.kit.live import LiveServer
 from tests.kit.other_servers import Pause, listener, say_nothing, unreachable, web_server
 from tests.kit.waiting import TIMEOUT, pass_time
 
-STEPS, PAUSE = 100, 0.1
-"""A slow peer takes ten seconds; the calls have much less."""
+STEPS, PAUSE = 600, 0.1
+"""A slow peer takes a minute; the calls have much less."""
 IN_TIME = STEPS * PAUSE / 2
 INDEX = {"index": np.array([1])}
 LATE = grpc.StatusCode.DEADLINE_EXCEEDED
@@ -78,7 +78,7 @@ def test_a_stream_whose_deadline_passes_while_the_event_loop_is_busy_is_late(ser
             answers = asyncio.ensure_future(anext(stream))
             for _ in range(turns):  # of the event loop, so that it is busy at each step of the stream's beginning
                 await asyncio.sleep(0)
-            hold_the_loop_up(0.04)
+            pass_time(0.04)  # as a program does that computes in a coroutine
             try:
                 await answers
             except ClientError as error:
@@ -89,11 +89,6 @@ def test_a_stream_whose_deadline_passes_while_the_event_loop_is_busy_is_late(ser
 
     error = asyncio.run(outcome())
     assert error is None or error.code is LATE, error
-
-
-def hold_the_loop_up(seconds: float) -> None:
-    """As a program does that computes in a coroutine."""
-    pass_time(seconds)
 
 
 def trickle(beginning: bytes) -> Callable[[socket.socket, Pause], None]:
@@ -113,8 +108,8 @@ def take_slowly(connection: socket.socket, pause: Pause) -> None:
         if pause(PAUSE):
             return
         taken = 0
-        while taken < 1 << 19:
-            part = connection.recv(1 << 19)
+        while taken < 1 << 16:  # 32 MiB take most of the minute
+            part = connection.recv(1 << 16)
             if not part:
                 return
             taken += len(part)

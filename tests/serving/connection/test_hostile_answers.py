@@ -53,8 +53,6 @@ def infer_answer(datatype: str, data: Any, shape: Any = (1,)) -> bytes:
     [
         *((status, b'{"error": ' + DEEP) for status in (400, 404, 500, 503)),
         (200, DEEP),
-        (200, b'{"model_name": "gather", "outputs": ' + DEEP),
-        (200, b"1" * 100_000),
         (200, b'{"outputs": [' + b"9" * 100_000 + b"]}"),
         (200, b'{"model_name": "\xff"}'),
         (200, b'"\\ud800"'),
@@ -78,9 +76,6 @@ def test_a_body_that_cannot_be_read_is_a_client_error(kind: Kind, status: int, b
     ("body", "problem"),
     [
         (infer_answer("UINT8", [-1]), "data of output 'value' holds values outside UINT8's range 0 to 255"),
-        (infer_answer("UINT8", [256]), "outside UINT8's range 0 to 255"),
-        (infer_answer("INT32", [2**40]), "outside INT32's range -2147483648 to 2147483647"),
-        (infer_answer("UINT64", [-1]), "outside UINT64's range 0 to 18446744073709551615"),
         (infer_answer("UINT64", [2**64]), "outside UINT64's range 0 to 18446744073709551615"),
         (infer_answer("FP32", [10**400]), "outside FP32's range"),
         (infer_answer("INT64", [float("nan")]), "NaN"),

@@ -189,12 +189,6 @@ def test_the_port_for_metrics_is_explained(metrics_address: str, tmp_path: Path,
     assert f"'hangtag top --metrics http://{metrics_address}/metrics'" in message
 
 
-@http_kinds
-def test_the_port_for_metrics_is_no_port_for_calls(kind: Kind, metrics_address: str) -> None:
-    with kind.open(metrics_address, options=NEVER) as client:
-        assert "has no /v2/models/gather/infer" in failure(client, grpc.StatusCode.UNIMPLEMENTED)
-
-
 @grpc_kinds
 def test_a_port_for_http_is_no_grpc_port(kind: Kind) -> None:
     with web_server(lambda _: (200, {}, b"hello")) as address, kind.open(address, options=NEVER) as client:

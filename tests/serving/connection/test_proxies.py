@@ -1,13 +1,10 @@
 """Proxies between a client and its server that the environment names; the tests of retries have what proxies answer."""
 
-import contextlib
 import re
 from collections.abc import Iterator
 
 import grpc
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from hangtag import AsyncClient, Client, ConnectionOptions, UserError
 from tests.kit.command import invoke, refusal
@@ -83,25 +80,6 @@ def test_a_variable_that_does_not_apply_is_not_read(client: AnyClient, monkeypat
 def test_a_command_says_it_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "::::")
     assert refusal("health", "--server", f"http://{SERVER}", alone=True).startswith("HTTP_PROXY ")
-
-
-VALUES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20) | st.builds(
-    "{}://{}:{}".format,
-    st.sampled_from(["http", "https", "socks5", "HTTP", "htp"]),
-    st.text("[]:@%/.0a1-_ü~|^", max_size=12),
-    st.integers(-1, 70_000),
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(value=VALUES, exempt=VALUES)
-def test_any_value_makes_a_client_or_is_named(value: str, exempt: str) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, text in {"HTTP_PROXY": value, "NO_PROXY": exempt, "http_proxy": ""}.items():
-            patch.setenv(name, text)
-        for client in (Client, AsyncClient):
-            with contextlib.suppress(UserError):
-                client(f"http://{SERVER}")
 
 
 def failure(kind: Kind, address: str = SERVER) -> str:

@@ -176,18 +176,3 @@ def test_a_connection_that_breaks_fails_its_call_and_the_next_one_gets_another(t
 def test_a_server_that_describes_itself_in_nonsense_is_refused_in_one_line(status: int, body: bytes) -> None:
     with web_server(lambda _: (status, {}, body)) as address:
         assert f"http://{address}" in refusal("loadtest", "cnn", "--server", f"http://{address}", *LOOP)
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        (200, {}, DEEP),
-        (200, {}, json.dumps({"model_name": "cnn", "outputs": [{"datatype": "UINT8", "data": [-1]}]}).encode()),
-        (500, {}, b'{"error": ' + DEEP),
-    ],
-    ids=["deep", "-1", "deep error"],
-)
-def test_a_server_that_answers_the_first_call_in_nonsense_is_refused_in_one_line(answer: Answer) -> None:
-    with web_server(lambda path: answer if path.endswith("/infer") else FakeServer().over_http(path)) as address:
-        message = refusal("loadtest", "cnn", "--server", f"http://{address}", *LOOP)
-    assert "cnn does not answer what would be sent (INTERNAL" in message

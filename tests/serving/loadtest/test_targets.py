@@ -122,11 +122,6 @@ def test_a_target_that_cannot_be_measured_exits_with_1_and_why(
     assert len(servers[at].requests if at in servers else []) <= 1
 
 
-def test_a_name_that_no_resolver_knows_is_reported() -> None:
-    """RFC 6761: it never resolves."""
-    refused("nowhere.invalid:1", "cnn", "--server", "nowhere.invalid:1", "--yes-load-remote")
-
-
 def test_one_command_measures_models_on_several_servers(
     server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

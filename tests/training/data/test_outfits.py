@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from hangtag.training.data.outfits import LOOKS, NAMES, independent, load, make_split, together
+from hangtag.training.data.outfits import LOOKS, independent, load, make_split, together
 from tests.kit import garments
 from tests.kit.garments import LABELS, Split
 
@@ -82,15 +82,6 @@ def test_a_whole_set_is_the_same_again_and_every_split_differs() -> None:
     assert len(load("outfits", whole, sizes=SMALL, limit=10**6).train) == 100
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_labels_have_the_frequencies_of_their_probabilities(name: str) -> None:
-    probabilities = {"outfits": together, "outfits-independent": independent}[name]()
-    sizes = {"train": 1, "validation": 1, "test": 1_000}
-    drawn = load(name, garments.whole(), sizes=sizes).test.classes
-    assert drawn.mean(axis=0) == pytest.approx(frequencies(probabilities), abs=0.06)
-    assert len(np.unique(drawn, axis=0)) <= (probabilities > 0).sum()
-
-
 def test_each_split_is_composed_from_its_own_garments_alone() -> None:
     white = Split(np.full((100, 28, 28), 255, np.uint8), np.arange(100, dtype=np.uint8) % 10)
     whole = garments.whole()
@@ -109,16 +100,6 @@ def canvases(garments: Split, labels: int, count: int) -> npt.NDArray[np.uint8]:
     chances = np.zeros(len(SETS))
     chances[(1 << labels) - 1] = 1
     return make_split(chances, Split(images, classes), (0, 0), count).images
-
-
-def test_a_canvas_shows_a_garment_of_each_of_its_labels_and_noise_and_clutter() -> None:
-    few = garments.few().test
-    shown = {count: (canvases(few, count, 40) > 75).mean() for count in (0, 1, 5)}
-    assert shown[0] == 0
-    assert 0.005 < shown[1] < 0.15
-    assert shown[5] > 2.5 * shown[1]
-    nothing = (np.arange(len(SETS)) == 0).astype(np.float64)
-    assert (make_split(nothing, few, (0, 0), 10).images > 75).any()  # clutter of real garments
 
 
 def test_garments_differ_in_scale_and_brightness_and_reach_every_part_of_the_canvas() -> None:

@@ -99,8 +99,11 @@ def test_splits_that_are_given_stay_and_only_what_lacks_is_taken_from_the_traini
     ]
     listed = own_pictures.csv(tmp_path / "labels.csv", rows, "File,Class,Split")
     assert show(f"csv:{listed}")["labels"] == counts
+    for delimiter, encoding in ((";", "utf-8-sig"), ("\t", "utf-16")):
+        (tmp_path / "other.csv").write_text(listed.read_text().replace(",", delimiter), encoding)
+        assert show(f"csv:{tmp_path / 'other.csv'}")["labels"] == counts
     (tmp_path / "test/dogs/000.png").write_bytes((tmp_path / "train/dogs/000.png").read_bytes())
-    leak = "1 pictures are in more than one split, so that the test would be of what was learned: "
+    leak = "1 picture is in more than one split, so that the test would be of what was learned: "
     assert f"{leak}test/dogs/000.png and train/dogs/000.png" in refused(f"folder:{photos}")
 
 
@@ -115,14 +118,16 @@ def test_files_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> Non
     (photos / "cats/002.jpg").write_text("no picture")
     (photos / "cats/.hidden.png").write_text("not even seen")
     (photos / "dogs/readme.txt").write_text("no picture either")
+    own_pictures.write(photos / "loose.png", own_pictures.noise(99))
     found = show(f"folder:{photos}")
     assert found["splits"] == {"train": 30, "validation": 4, "test": 4}
-    unreadable, others, few = found["notes"]
+    unreadable, loose, others, few = found["notes"]
+    assert loose == "Left out 1 picture that is in no class's folder: loose.png."
     assert unreadable.startswith("Left out 3 pictures that cannot be read: cats/000.png (")
     assert "cats/001.png (it is empty)" in unreadable
     assert "cats/002.jpg (it is not a PNG, JPEG or WebP file" in unreadable
-    assert others.startswith("Left out 1 files whose names do not end in .png, .jpg, ")
-    assert others.endswith(f": {photos}/dogs/readme.txt.")
+    assert others.startswith("Left out 1 file whose name does not end in .png, .jpg, ")
+    assert others.endswith(": dogs/readme.txt.")
     assert few == "Fewer than 20 pictures, too few to learn or to test by: cats (18)."
     for file in photos.glob("cats/*"):
         file.write_bytes(b"")
@@ -140,10 +145,10 @@ def test_the_same_picture_twice_counts_once_and_in_two_classes_is_refused(tmp_pa
     shutil.copy(photos / "cats/000.png", photos / "cats/copy.png")
     found = show(f"folder:{photos}")
     assert sum(found["splits"].values()) == 40
-    assert found["notes"] == ["Left out 1 pictures that are there twice: cats/copy.png."]
+    assert found["notes"] == ["Left out 1 picture that is there twice: cats/copy.png."]
     shutil.copy(photos / "cats/000.png", photos / "dogs/copy.png")
     message = refused(f"folder:{photos}")
-    assert message.startswith("1 pictures are in more than one class, so that one of their labels is wrong: ")
+    assert message.startswith("1 picture is in more than one class, so that one of their labels is wrong: ")
     assert "cats/000.png and cats/copy.png and dogs/copy.png. Delete the wrong ones." in message
 
 
@@ -153,12 +158,11 @@ def test_the_same_picture_twice_counts_once_and_in_two_classes_is_refused(tmp_pa
         ({"cats": 5}, "all 5 pictures are of the class 'cats', and a classifier needs at least two."),
         ({"cats": 5, "dogs": 2, "emus": 1}, "2 of 3 classes have too few pictures to have one in each of train, "),
         ({}, "holds no pictures in folders. Put each class's pictures into a folder of its name"),
-        ({"": 5}, "holds no pictures in folders."),
         ({"train/cats": 5, "test/cats": 5, "dogs": 5}, "holds folders of splits and others (dogs)."),
         ({"train/cats": 5, "train/dogs": 5}, "has folders of splits, but none for test."),
         ({"train/cats": 5, "train/dogs": 5, "test/cats": 5}, "and test: dogs (5, none in test). A class needs"),
     ],
-    ids=["one class", "few", "nothing", "no folders", "mixed", "no test", "a class without test"],
+    ids=["one class", "few", "nothing", "mixed", "no test", "a class without test"],
 )
 def test_folders_that_cannot_be_divided_are_refused(tmp_path: Path, counts: dict[str, int], expected: str) -> None:
     assert expected in refused(f"folder:{own_pictures.folder(tmp_path, counts)}")
@@ -168,23 +172,19 @@ def test_folders_that_cannot_be_divided_are_refused(tmp_path: Path, counts: dict
     ("text", "expected"),
     [
         ("", "has the columns (none); its first line must name the columns path and label"),
-        ("file,kind\n", "has the columns file, kind; its first line must name"),
         ("path,label\n", "names no pictures."),
         ("path,label\n000.png,\n", "labels.csv, line 2 has no label."),
-        ("path,label\n000.png,cats\n,cats\n", "labels.csv, line 3 has no path."),
-        ("path,label\ngone.png,cats\n", "names 1 files that are not in "),
+        ("path,label\ngone.png,cats\n", "names 1 file that is not in "),
         ("path,label,split\n000.png,cats,later\n", "line 2 has the split 'later'; it must be train, validation or"),
         ("path,label,split\n000.png,cats,train\n001.png,cats,val\n", "has no line with the split test."),
         ('path,label\n000.png,"big\ncats"\ngone.png,cats\n', "gone.png in line 4."),
         ("path,label\n000.png,cats\n000.png,dogs\n", "000.png and 000.png. Delete the wrong ones."),
-        (b"\xff\xfe", "labels.csv cannot be read ("),
-        (None, "labels.csv cannot be read ("),
+        (b"path,label\ncaf\xe9.png,cats\n", "labels.csv, line 2 is not in UTF-8. Save the file so; "),
     ],
 )
-def test_csv_files_that_cannot_be_used_are_refused(tmp_path: Path, text: str | bytes | None, expected: str) -> None:
+def test_csv_files_that_cannot_be_used_are_refused(tmp_path: Path, text: str | bytes, expected: str) -> None:
     own_pictures.folder(tmp_path, {"": 3})
-    if text is not None:
-        (tmp_path / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    (tmp_path / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     assert expected in refused(f"csv:{tmp_path / 'labels.csv'}")
 
 
@@ -192,14 +192,22 @@ def test_sources_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for source, expected in (
         ("folder", "there is no such data set; there are fashion-mnist, "),
-        ("folder:", "there is no such data set"),
-        ("zip:photos", "there is no such data set"),
         (f"folder:{tmp_path}/gone", "gone is no folder. Name one that holds a folder of pictures for each class."),
-        (f"folder:{tmp_path}/file", "file is no folder."),
         (f"idx:{tmp_path}/file", "file is no folder. Name one with four IDX files."),
         (f"csv:{tmp_path}", f"{tmp_path} cannot be read ("),
     ):
         assert expected in refused(source)
+
+
+def test_names_of_classes_that_look_alike_are_noted_and_spaces_are_no_part_of_them(tmp_path: Path) -> None:
+    folders = {"caf\u00e9": 20, "cafe\u0301 ": 20, "Tea": 20, "tea": 20}
+    found = show(f"folder:{own_pictures.folder(tmp_path, folders)}")
+    assert {label: sum(counts.values()) for label, counts in found["labels"].items()} == {
+        "Tea": 20, "caf\u00e9": 40, "tea": 20
+    }  # fmt: skip
+    same, alike = found["notes"]
+    assert same.endswith(" are one class: 'cafe\u0301 ' and 'caf\u00e9'.")
+    assert alike == "The classes Tea and tea differ in capitals alone."
 
 
 # IDX files.
@@ -218,6 +226,12 @@ def test_idx_files_of_any_size_are_read(tmp_path: Path) -> None:
     assert show(f"idx:{root}", "--validation-share", 0.5)["splits"] == {"train": 20, "validation": 20, "test": 12}
     assert contents(f"idx:{root}", split_seed=1) != contents(f"idx:{root}")
     assert show(f"idx:{root}", "--size", "16x12", "--fit", "pad")["image"]["height"] == 16
+    colours = own_pictures.idx(tmp_path / "colours", size=(9, 8, 3))
+    assert show(f"idx:{colours}")["image"]["channels"] == 3
+    assert sources.load(f"idx:{colours}").test.images.shape == (12, 9, 8, 3)
+    for shape, kind, expected in (((12, 9, 8, 2), 8, "must be [n, height, width] or"), ((12, 9, 8), 13, "floating")):
+        own_pictures.write_idx(root / "t10k-images-idx3-ubyte", np.zeros(shape, np.uint8), zipped=True, kind=kind)
+        assert expected in refused(f"idx:{root}")
 
 
 def test_what_a_published_set_repeats_is_in_one_split_and_its_test_stays_whole(tmp_path: Path) -> None:
@@ -253,6 +267,7 @@ def test_pictures_keep_their_size_and_colours_where_all_have_them(tmp_path: Path
     for size in ("8", "0x8", "8x", "5000x8", "8x8x3", "-1x8"):
         assert f"--size {size}: write HEIGHTxWIDTH in pixels" in refused(source, f"--size={size}")
     assert "fit garment is for grey pictures" in refused(source, "--fit", "garment", "--colour")
+    assert "--colour: the images of fashion-mnist are as they are." in refused("fashion-mnist", "--colour")
 
 
 def test_the_digest_counts_names_contents_and_splits_but_not_the_folder(tmp_path: Path) -> None:

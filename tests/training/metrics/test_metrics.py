@@ -5,12 +5,10 @@ import math
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.optimize import minimize_scalar
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from hangtag.training.metrics.calibration import HIGHEST, LOWEST, fit_temperature, reliability
 from hangtag.training.metrics.multi_label import choose_thresholds, decide, decide_top
@@ -20,7 +18,6 @@ from hangtag.training.metrics.single_label import (
     evaluate,
     least_expected_distance,
     log_probabilities,
-    mean_severity,
     per_class,
     worst,
 )
@@ -83,22 +80,6 @@ def test_the_worst_samples_by_hand() -> None:
 DISTANCES = np.array([[0, 0.25, 1], [0.25, 0, 0.5], [1, 0.5, 0]])
 
 
-@given(cases())
-def test_severity_is_the_distance_at_one_of_the_mistakes(
-    case: tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]],
-) -> None:
-    logits, classes = case
-    k = logits.shape[1]
-    places = np.arange(k) / k
-    distances = np.abs(places[:, None] - places)
-    figures = evaluate(logits, classes)
-    severity = mean_severity(figures.confusion, distances)
-    per_sample = [distances[true, row.argmax()] for row, true in zip(logits, classes, strict=True)]
-    assert distance_at_k(logits, classes, distances, 1) == pytest.approx(np.mean(per_sample))
-    wrong = [one for one, row, true in zip(per_sample, logits, classes, strict=True) if row.argmax() != true]
-    assert severity == (pytest.approx(np.mean(wrong)) if wrong else None)
-
-
 def test_distance_at_k_by_hand() -> None:
     logits, classes = np.array([[3, 2, 1], [1, 2, 3]], np.float32), np.array([0, 0], np.uint8)
     assert distance_at_k(logits, classes, DISTANCES, 2) == pytest.approx(((0 + 0.25) / 2 + (1 + 0.25) / 2) / 2)
@@ -139,17 +120,6 @@ def test_the_bins_by_hand() -> None:
     assert bins.confidence == pytest.approx([0, 0, 0.5, 0.75, 0.95])
     assert bins.accuracy == pytest.approx([0, 0, 1, 0.5, 1])
     assert bins.error == pytest.approx((0.5 + 2 * 0.25 + 2 * 0.05) / 5)
-
-
-@given(st.integers(0, 2**32 - 1), st.floats(0.3, 3))
-@settings(max_examples=25, deadline=None)
-def test_the_error_is_the_one_of_torchmetrics(seed: int, scale: float) -> None:
-    logits, classes = drawn(seed, scale, count=300)
-    probabilities = np.exp(log_probabilities(logits))  # type: ignore[arg-type]
-    expected = multiclass_calibration_error(
-        torch.from_numpy(probabilities), torch.from_numpy(classes.astype(np.int64)), num_classes=5, n_bins=15
-    )
-    assert reliability(probabilities, classes).error == pytest.approx(float(expected), abs=1e-6)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.2, 5))

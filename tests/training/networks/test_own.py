@@ -64,10 +64,6 @@ class Flat(Linear):
     def forward(self, pixels):
         return self.layers(pixels.view(1, 7))
 
-class Half(Linear):
-    def forward(self, pixels):
-        return super().forward(pixels).half()
-
 class Company(Linear):
     def forward(self, pixels):
         return super().forward(pixels - pixels.mean(dim=0))
@@ -81,10 +77,6 @@ def function(labels, image):
 def fixed(labels, image):
     return nn.Flatten()
 
-def alone(labels):
-    return None
-
-number = 3
 '''
 
 
@@ -92,7 +84,6 @@ number = 3
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Own pictures, with modules of networks in the current folder."""
     (tmp_path / "own_networks.py").write_text(NETWORKS)
-    (tmp_path / "own_broken.py").write_text("import module_that_is_not_there")
     monkeypatch.chdir(tmp_path)
     return f"folder:{own_pictures.folder(tmp_path / 'photos', {'cats': 20, 'dogs': 20})}"
 
@@ -122,19 +113,16 @@ def test_an_own_network_is_trained_with_its_own_normalisations_and_dropout(sourc
 def test_a_run_without_a_folder_is_named_after_the_callable(source: str) -> None:
     printed = invoke(*arguments("own_networks:Guess", source, "--epochs", 1)[:-4]).stderr
     assert "run: runs/guess-photos-pictures-seed0   next: hangtag export " in printed
+    assert invoke("runs", "show", "guess").stdout.split()[1] == "runs/guess-photos-pictures-seed0"
 
 
 @pytest.mark.parametrize(
     ("network", "expected"),
     [
         ("own_gone:build", "own_gone:build cannot be imported (ModuleNotFoundError: No module named 'own_gone')."),
-        ("own_broken:build", "own_broken:build cannot be imported (ModuleNotFoundError: "),
-        (":build", ":build cannot be imported ("),
         ("own_networks:", "own_networks has no callable ''; write package.module:callable."),
         ("own_networks:gone", "own_networks has no callable 'gone'"),
-        ("own_networks:number", "own_networks has no callable 'number'"),
         ("own_networks:fails", "own_networks:fails failed (RuntimeError: no such weights). It is called with the"),
-        ("own_networks:alone", "own_networks:alone failed (TypeError: "),
         ("own_networks:function", "own_networks:function returned function; it must return a torch.nn.Module."),
         ("own_networks:fixed", "own_networks:fixed returned a network without parameters, which cannot learn."),
         (
@@ -142,10 +130,6 @@ def test_a_run_without_a_folder_is_named_after_the_callable(source: str) -> None
             "returned torch.float32 [3, 4] for 3 images; it must return logits, ",
         ),
         ("own_networks:Tuple", "own_networks:Tuple returned tuple for 3 images"),
-        (
-            "own_networks:Half",
-            "returned torch.float16 [3, 2] for 3 images; it must return logits, ",
-        ),
         ("own_networks:Company", "own_networks:Company answers an image otherwise together with others than alone"),
         ("own_networks:Flat", "own_networks:Flat fails on pixels [3, 1, 9, 8], which are [batch, channels, height, "),
         ("timm:resnet18", "timm:resnet18 needs the package timm. Install it with: pip install timm"),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib import metadata
 
 from hangtag.protos import inference_pb2 as pb
@@ -15,6 +16,8 @@ PLATFORM = "onnxruntime_onnx"
 _EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 # Metadata of the ONNX file that is long and that only its owner needs: 'hangtag models' reads it from the file.
 _UNPUBLISHED_METADATA = ("training", "reference", "reference_labels", "examples")
+# Of the training, its data set is published, by which 'hangtag evaluate' finds the test pictures.
+_DATA_SET = ("dataset", "data_digest", "pictures", "sizes", "image", "limit")
 
 
 def server_metadata(*more_extensions: str) -> pb.ServerMetadataResponse:
@@ -108,11 +111,23 @@ def _parameters(model: Servable) -> dict[str, str]:
     published = {
         f"hangtag.{key}": value for key, value in signature.metadata.items() if key not in _UNPUBLISHED_METADATA
     }
+    if (data_set := _data_set(signature.metadata.get("training", ""))) is not None:
+        published["hangtag.training"] = data_set
     if signature.image is not None:  # also of a file of garments that an earlier release wrote, which does not say it
         published["hangtag.image"] = json.dumps(signature.image.as_json())
     if Classifier.fits(signature):
         published["classifies_images"] = "true"
     return published | dict(model.parameters())
+
+
+@lru_cache(maxsize=64)
+def _data_set(training: str) -> str | None:
+    """The metadata ``training``, but for all that does not name the data set; None where it names none."""
+    try:
+        config = json.loads(training)["config"]
+        return json.dumps({"config": {key: config[key] for key in _DATA_SET if key in config}})
+    except (ValueError, TypeError, KeyError, RecursionError):  # a file of somebody else's
+        return None
 
 
 def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:

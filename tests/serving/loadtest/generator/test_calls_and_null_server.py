@@ -1,6 +1,6 @@
 """What no server can show: grpcio's other internals, calls whose end is never reported, when exactly a call left.
 
-And the server that computes nothing: real clients take its answers, bytes may arrive in any pieces. And the recorder.
+And the server that computes nothing: real clients take its answers, bytes may arrive in any pieces.
 """
 
 import http.client
@@ -18,14 +18,12 @@ import pytest
 from hangtag.serving.client import Credentials
 from hangtag.serving.loadtest.generator.channels.connect import connect
 from hangtag.serving.loadtest.generator.executors import Assignment, create
-from hangtag.serving.loadtest.generator.executors.recorder import Recorder
 from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, SharedCounts
 from hangtag.serving.loadtest.plan.limits import Limits
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from hangtag.serving.loadtest.sut.null_server import PREFACE, NullConnection, NullHttpConnection, frame, null_server
 from tests.kit.fake_server import FakeServer, running_over_http
 from tests.kit.waiting import until
-from tests.serving.loadtest.command import LIMITS
 
 pytestmark = pytest.mark.quick
 
@@ -163,25 +161,3 @@ def test_answers_wait_for_the_clients_window_and_pings_are_acknowledged() -> Non
     assert len(connection.receive(frame(0x8, 0, 0, (100).to_bytes(4, "big")))) == len(alone)
     assert connection.receive(frame(0x6, 0, 0, b"12345678")) == frame(0x6, 0x1, 0, b"12345678")
     assert connection.receive(frame(0x6, 0x1, 0, b"12345678")) == b""
-
-
-def test_latency_counts_from_the_planned_time_and_the_warm_up_only_as_throughput() -> None:
-    recorder = Recorder(1.0, LIMITS)
-    recorder.record(0.5, 0.5, 0.9, "OK")
-    recorder.record(0.9, 0.9, 1.1, "OK")
-    recorder.fold()
-    recorder.record(1.0, 1.0, 1.2, "OK")
-    recorder.fold()
-    recorder.record(1.9, 1.92, 2.3, "OK")  # Sent late, and answered after the window.
-    recorder.record(1.9, 1.95, 2.8, "UNAVAILABLE")
-    result = recorder.result("cnn", OpenLoop(100.0), 2.0)
-    assert result.warm_up_queries == 2
-    assert result.statuses == {"OK": 2, "UNAVAILABLE": 1}
-    assert result.throughput == pytest.approx(2.0)
-    for durations, shortest, longest in ((result.latency, 0.2, 0.4), (result.service, 0.2, 0.38)):
-        assert len(durations) == 2  # failed calls have none
-        assert durations.percentile(0) == pytest.approx(shortest, rel=0.002)
-        assert durations.maximum == pytest.approx(longest, rel=0.002)
-    assert len(result.lateness) == 3
-    assert result.lateness.maximum == pytest.approx(0.05, rel=0.002)
-    assert result.delayed == 2

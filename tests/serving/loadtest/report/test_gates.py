@@ -28,8 +28,6 @@ SEARCH = ("--find-peak", "--target-latency", "10ms")
     [
         ("", "TARGET.METRIC"),
         ("fast.p99", "not a condition"),
-        ("fast.p99 > ", "not a condition"),
-        ("fast.p99 = 5ms", "not a condition"),
         ("fast is slow", "TARGET.METRIC"),
         ("fast.speed > 5", "metrics throughput p50 max peak"),
         ("fast.p99 > 5 parsecs", "not a condition"),
@@ -41,9 +39,7 @@ SEARCH = ("--find-peak", "--target-latency", "10ms")
         ("fast.throughput < 5ms", "throughput number 'ms'"),
         ("fast.accuracy < 91", "accuracy share 91 %"),
         ("fast.error_rate > 1ms", "error_rate share"),
-        ("fast.error_rate > 1", "error_rate share 1 %"),
         ("fast.error_rate >= 1", "error_rate share 1 %"),
-        ("fast.accuracy < 1", "accuracy share 1 %"),
         ("fast.error_rate > 100 %", "error_rate at most 100 %"),
         ("fast.accuracy < 910 %", "accuracy at most 100 %"),
         ("fast.throughput < 0", "never throughput below 0"),

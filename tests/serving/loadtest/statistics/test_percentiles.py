@@ -147,15 +147,6 @@ def test_too_few_queries_neither_keep_a_bound_nor_miss_it(latency: float) -> Non
     assert (long.valid, long.keeps_target) == (True, latency < 0.01)
 
 
-def test_the_bound_of_a_percentile_is_above_the_true_one_almost_always() -> None:
-    """An exponential distribution's 90th percentile is ln 10. With 99 % confidence hardly any bound is below."""
-    bounds = [
-        queries(*np.random.default_rng(seed).exponential(1.0, 200), percentile=90.0).percentile_bound
-        for seed in range(200)
-    ]
-    assert sum(bound < np.log(10) * 0.999 for bound in bounds) <= 7
-
-
 @pytest.mark.parametrize(
     ("load", "measured", "ceiling", "limited", "notes"),
     [

@@ -86,13 +86,6 @@ def test_the_lowest_rate_of_a_search_is_enough_for_poisson_arrivals() -> None:
         assert len(times) == 4603
 
 
-def test_a_run_ends_when_both_minima_are_reached_or_one_maximum() -> None:
-    limits = Limits(min_duration=1.0, min_query_count=10, max_duration=5.0, max_query_count=100)
-    assert not limits.reached(2.0, 9)
-    assert not limits.reached(0.9, 50)
-    assert limits.reached(1.0, 10)
-    assert not limits.exceeded(4.9, 99)
-    assert limits.exceeded(5.0, 0)
-    assert limits.exceeded(0.0, 100)
-    share = Limits(min_duration=3.0, min_query_count=500, max_duration=60.0, max_query_count=1000).per_block(7)
-    assert astuple(share) == pytest.approx((3 / 7, 72, 60 / 7, 143))
+def test_the_limits_of_a_run_are_divided_among_its_blocks() -> None:
+    limits = Limits(min_duration=3.0, min_query_count=500, max_duration=60.0, max_query_count=1000)
+    assert astuple(limits.per_block(7)) == pytest.approx((3 / 7, 72, 60 / 7, 143))

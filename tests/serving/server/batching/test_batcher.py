@@ -1,24 +1,258 @@
-"""The batcher by examples: delays, the threads that it wakes, and its end.
+"""The batcher by examples: deadlines, the measured service time, delays, cancellation, callbacks, work after a batch.
 
-test_batcher_properties has all that is true in any order.
+Late requests are refused, or dropped uncomputed, and end a delay early. test_batcher_properties has all that is true in
+any order; real servers show that requests wake threads.
 """
 
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hangtag.serving.server.batching.after_batch import after_batch, completing_batch
 from hangtag.serving.server.batching.batcher import Batcher
-from hangtag.serving.server.batching.request import InferenceResult, QueuedRequest
-from hangtag.serving.server.telemetry.model_statistics import Timings
+from hangtag.serving.server.errors import CancelledError, DeadlineError
 from tests.kit.parts import Caller, Clock, batcher, new_request, put
-from tests.kit.waiting import TIMEOUT, until
 
 
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+FRESH_SECONDS = 1.0
+"""Measurements that are older are ignored."""
+
+
+def measured(clock: Clock, *, instances: int = 1, delay: float = 0.0) -> Batcher:
+    """Batches of up to 4 samples take a quarter of a second per sample."""
+    queue = batcher(clock, instances=instances, delay=delay)
+    for samples in (1, 4):
+        queue.put(new_request(samples))
+        clock.now += delay
+        queue.finish(queue.take(), samples / 4)
+    return queue
+
+
+def compute(queue: Batcher, samples: int) -> None:
+    put(queue, new_request(samples))
+    assert len(queue.take(wait=False)) == 1
+
+
+def admitted(queue: Batcher, clock: Clock, seconds: float, samples: int = 1) -> bool:
+    try:
+        queue.put(new_request(samples, deadline=clock.now + seconds))
+    except DeadlineError:
+        return False
+    return True
+
+
+def wait(*samples: int) -> Callable[[Batcher, Clock], object]:
+    """Requests of so many samples wait."""
+    return lambda queue, _: put(queue, *map(new_request, samples))
+
+
+def begin(samples: int, seconds: float) -> Callable[[Batcher, Clock], None]:
+    """A batch of so many samples began so many seconds ago."""
+
+    def begin(queue: Batcher, clock: Clock) -> None:
+        compute(queue, samples)
+        clock.now += seconds
+
+    return begin
+
+
+def pause_and_begin(queue: Batcher, clock: Clock) -> None:
+    clock.now += FRESH_SECONDS + 1
+    compute(queue, 4)
+
+
+IN_TIME = 0.8
+"""Of a request that has to wait, the share of its time that is not reserved for sending its answer."""
+
+
+@pytest.mark.parametrize(
+    ("before", "instances", "needed"),
+    [
+        pytest.param(wait(), 1, 0.25, id="alone"),
+        pytest.param(wait(2), 1, 0.75, id="it joins a batch, which takes longer"),
+        pytest.param(wait(4, 4), 1, 3.0, id="whole batches ahead, and its own will be whole as well"),
+        pytest.param(wait(4, 4), 2, 2.0, id="instances share them"),
+        pytest.param(begin(4, 0.5), 1, 0.75 / IN_TIME, id="a batch is being computed"),
+        pytest.param(begin(1, 0.9), 1, 0.25 / IN_TIME, id="it takes longer than expected, and may end any moment"),
+        pytest.param(begin(4, 0), 2, 0.25, id="an instance is free"),
+        pytest.param(begin(4, FRESH_SECONDS + 1), 1, 0.25 / IN_TIME, id="measurements stay valid meanwhile"),
+        pytest.param(pause_and_begin, 1, 0, id="measurements were old when a batch began"),
+    ],
+)
+def test_a_request_is_admitted_with_the_time_that_it_needs_and_refused_with_less(
+    clock: Clock, before: Callable[[Batcher, Clock], object], instances: int, needed: float
+) -> None:
+    queue = measured(clock, instances=instances)
+    before(queue, clock)
+    waiting, refused = len(queue), Caller()
+    with pytest.raises(DeadlineError, match=r"needs about \d+\.\d ms now" if needed else "the deadline has passed"):
+        queue.put(new_request(1, refused, deadline=clock.now + needed - 0.01))
+    assert (len(queue), refused.outcomes) == (waiting, [])
+    assert admitted(queue, clock, needed + 0.01)
+
+
+def test_a_request_that_can_no_longer_be_answered_in_time_is_not_computed(clock: Clock) -> None:
+    queue = measured(clock)
+    late, in_time = (new_request(deadline=clock.now + seconds) for seconds in (0.6, 0.9))
+    put(queue, late, in_time)
+    clock.now += 0.5
+    assert queue.take() == [in_time]
+    assert (late.completed, in_time.completed) == (True, False)
+
+
+def test_a_request_that_would_be_computed_only_just_in_time_is_dropped(clock: Clock) -> None:
+    """Sending the answer takes time that the batcher does not see, so the answer would be late."""
+    queue = measured(clock)
+    put(queue, new_request(4))
+    computed = queue.take()
+    just, soon = (new_request(deadline=clock.now + seconds) for seconds in (2, 3))
+    put(queue, just, soon)
+    clock.now += 1.7  # it took longer than expected
+    queue.finish(computed)
+    assert queue.take() == [soon]
+    assert (just.completed, soon.completed) == (True, False)
+
+
+def test_a_batch_grows_no_larger_than_its_members_deadlines_allow(clock: Clock) -> None:
+    queue = measured(clock)
+    first = [new_request(), new_request(deadline=clock.now + 0.6)]
+    others = [new_request(deadline=clock.now + 9), new_request()]
+    put(queue, *first, *others)
+    taken = queue.take()
+    assert taken == first
+    queue.finish(taken, 0.5)
+    assert queue.take() == others
+    assert len(queue) == 0
+
+
+def test_a_request_that_does_not_fit_the_batch_is_not_dropped_for_the_time_of_both(clock: Clock) -> None:
+    """With the batch it would be 6 samples, 1.5 s; the next batch has 4 at most and takes a second."""
+    queue = measured(clock, instances=2)
+    first, second = new_request(3), new_request(3, deadline=clock.now + 1.2)
+    put(queue, first, second)
+    assert [queue.take(wait=False), queue.take(wait=False)] == [[first], [second]]
+
+
+def test_a_failed_batch_does_not_refresh_the_measurements(clock: Clock) -> None:
+    queue = measured(clock)
+    queue.put(new_request(4))
+    computed = queue.take()
+    clock.now += FRESH_SECONDS + 1
+    queue.finish(computed)
+    assert admitted(queue, clock, 0.2)
+
+
+def test_a_delay_takes_no_more_than_half_of_what_a_deadline_leaves_to_spare(clock: Clock) -> None:
+    queue = measured(clock, delay=10)
+    queue.put(new_request(1, deadline=clock.now + 3))  # a full batch takes 1
+    assert queue.time_to_due() == pytest.approx(1)
+    assert queue.take(wait=False) == []
+    clock.now += 1
+    taken = queue.take(wait=False)
+    assert len(taken) == 1
+    queue.finish(taken, 0.25)
+    queue.put(new_request(1, deadline=clock.now + 0.5))  # which leaves nothing to spare
+    assert len(queue.take(wait=False)) == 1
+
+
+def test_the_nearest_deadline_ends_the_delay_of_the_whole_batch(clock: Clock) -> None:
+    queue = batcher(clock, size=5, delay=10)
+    deadlines = (None, clock.now + 8, clock.now + 4, clock.now + 100)
+    waiting = [new_request(deadline=deadline) for deadline in deadlines]
+    put(queue, *waiting)
+    clock.now += 1.9
+    assert queue.take(wait=False) == []
+    clock.now += 0.1
+    assert queue.take() == waiting
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"), [(1.0, CancelledError), (9.8, CancelledError), (9.95, DeadlineError), (11.0, DeadlineError)]
+)
+def test_a_cancellation_at_the_deadline_counts_as_late(clock: Clock, after: float, expected: type[Exception]) -> None:
+    """gRPC cancels a call at its deadline by the client's clock; the server may know it rounded up by a hundredth."""
+    queue, caller = batcher(clock), Caller()
+    one = new_request(on_complete=caller, deadline=clock.now + 10)
+    queue.put(one)
+    clock.now += after
+    queue.cancel(one)
+    assert type(caller.outcome) is expected
+    assert len(queue) == 0
+
+
+def observe(queue: Batcher, *batches: tuple[int, float]) -> Batcher:
+    """Compute batches of so many samples, which take so many seconds."""
+    for samples, seconds in batches:
+        queue.put(new_request(samples))
+        queue.finish(queue.take(), seconds)
+    return queue
+
+
+def predict(queue: Batcher, samples: int) -> float:
+    """The seconds that an answer needs, to a tenth of a millisecond, as the refusal of a late request says."""
+    with pytest.raises(DeadlineError) as refusal:
+        queue.put(new_request(samples, deadline=0))
+    (milliseconds,) = re.findall(r"needs about (-?\d+\.\d) ms", str(refusal.value))
+    return float(milliseconds) / 1e3
+
+
+def observed(*batches: tuple[int, float]) -> Batcher:
+    """A batcher of batches of up to 64 samples, after these."""
+    return observe(batcher(Clock(), size=64), *batches)
+
+
+@given(st.floats(0, 10), st.floats(1e-3, 10), st.lists(st.integers(1, 64), min_size=20, max_size=60))
+def test_the_line_is_recovered_from_batches_on_it(a: float, b: float, sizes: list[int]) -> None:
+    queue = observed(*((samples, a + b * samples) for samples in (1, 64, *sizes)))
+    for samples in (1, 8, 64):
+        assert predict(queue, samples) == pytest.approx(a + b * samples, rel=0.35, abs=1e-4)
+
+
+def test_one_size_alone_counts_as_a_cost_per_sample_and_nothing_as_no_cost() -> None:
+    assert predict(observed(), 64) == 0
+    queue = observed(*[(8, 0.8)] * 5)
+    assert [predict(queue, samples) for samples in (8, 16)] == pytest.approx([0.8, 1.6])
+
+
+def test_a_size_seen_long_ago_still_gives_the_slope() -> None:
+    queue = observed((1, 0.11), (1, 0.11), *[(32, 0.42)] * 500)
+    assert predict(queue, 32) == pytest.approx(0.42, rel=0.01)
+    assert predict(queue, 1) == pytest.approx(0.11, rel=0.05)
+
+
+@given(st.lists(st.tuples(st.integers(1, 64), st.floats(0, 10)), min_size=1, max_size=50))
+def test_predictions_never_fall_with_size_and_are_never_negative(batches: list[tuple[int, float]]) -> None:
+    queue = observed(*batches)
+    times = [predict(queue, samples) for samples in range(1, 65)]
+    assert times[0] >= 0
+    assert times == sorted(times)
+
+
+def test_predictions_follow_a_machine_that_gets_slower_but_one_stall_is_no_trend() -> None:
+    slower, stalled = (observed(*[(1, 1.0), (4, 4.0)] * 20) for _ in range(2))
+    observe(slower, *[(4, 12.0)] * 20)
+    assert predict(slower, 4) == pytest.approx(12.0, rel=0.1)
+    observe(stalled, (4, 1000.0))
+    assert predict(stalled, 4) < 7
+
+
+def test_old_observations_are_ignored(clock: Clock) -> None:
+    queue = observe(batcher(clock), (4, 4.0))
+    clock.now += FRESH_SECONDS
+    assert predict(queue, 4) == 4
+    clock.now += 0.001
+    assert predict(queue, 4) == 0
+    observe(queue, (4, 4.0))
+    assert predict(queue, 4) == 4
 
 
 def test_a_late_callback_that_raises_loses_no_other_request(clock: Clock) -> None:
@@ -38,15 +272,6 @@ def test_a_request_cancelled_before_it_was_queued_is_never_computed(clock: Clock
     queue.put(gone)
     assert queue.take(wait=False) == []
     assert len(queue) == 0
-
-
-def test_a_full_batch_waits_for_no_delay_and_the_rest_keeps_its_own(clock: Clock) -> None:
-    queue = batcher(clock, size=4, delay=5)
-    requests = put(queue, new_request(2), new_request(2), new_request(1))
-    assert queue.take() == requests[:2]
-    assert queue.take(wait=False) == []
-    clock.now += 5
-    assert queue.take() == requests[2:]
 
 
 def test_the_delay_counts_from_the_oldest_request_that_is_not_cancelled(clock: Clock) -> None:
@@ -79,114 +304,3 @@ def test_work_after_a_batch_waits_for_its_last_request_and_not_for_another_threa
         other.join()
     after_batch(lambda: done.append("outside"))
     assert done == ["answer 0", "answer 1", "another thread's", "from a call", "outside"]
-
-
-def batches_until_closed(queue: Batcher) -> Iterator[list[QueuedRequest]]:
-    while batch := queue.take():
-        yield batch
-
-
-def test_several_takers_share_the_work_and_each_request_is_answered_once() -> None:
-    queue = Batcher(max_batch_size=3, max_queue_size=10_000, instances=4)
-    callers = [Caller() for _ in range(3000)]
-    sizes: list[int] = []
-
-    def compute() -> None:
-        for batch in batches_until_closed(queue):
-            sizes.append(len(batch))
-            for one in batch:
-                one.complete(InferenceResult({}, Timings(id(one), 0, 0, 0, 1)))
-            queue.finish(batch)
-
-    requests = [new_request(on_complete=caller) for caller in callers]
-    takers = [threading.Thread(target=compute) for _ in range(4)]
-    putters = [threading.Thread(target=put, args=(queue, *requests[part::3])) for part in range(3)]
-    for thread in (*takers, *putters):
-        thread.start()
-    for number in range(0, len(requests), 7):
-        queue.cancel(requests[number])
-    for thread in putters:
-        thread.join(60)
-    queue.close()
-    for thread in takers:
-        thread.join(60)
-        assert not thread.is_alive()
-    assert len(queue) == 0
-    assert max(sizes) <= 3
-    for number, (one, caller) in enumerate(zip(requests, callers, strict=True)):
-        if number % 7:
-            assert caller.answer.timings.queue_ns == id(one)
-        else:
-            assert len(caller.outcomes) == 1
-
-
-def test_a_request_wakes_a_thread_that_waits_and_close_wakes_them_all(clock: Clock) -> None:
-    queue = batcher(clock)
-    taken: list[list[QueuedRequest]] = []
-    takers = [threading.Thread(target=lambda: taken.extend(batches_until_closed(queue))) for _ in range(4)]
-    for taker in takers:
-        taker.start()
-    requests = put(queue, new_request())
-    until(lambda: taken)
-    queue.close()
-    for taker in takers:
-        taker.join(30)
-        assert not taker.is_alive()
-    assert taken == [requests]
-
-
-class Watched(threading.Condition):
-    """Counts the threads that it wakes, and knows whether one has begun to wait."""
-
-    def __init__(self, lock: threading.Lock) -> None:
-        super().__init__(lock)
-        self.woken = 0
-        self.awaited = threading.Event()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.awaited.set()
-        return super().wait(timeout)
-
-    def notify(self, n: int = 1) -> None:
-        self.woken += n
-        super().notify(n)
-
-
-def watched(size: int, delay: float = 0.0) -> tuple[Batcher, Watched]:
-    """A batcher with one instance, and its condition."""
-    conditions: list[Watched] = []
-
-    def condition(lock: threading.Lock) -> Watched:
-        conditions.append(Watched(lock))
-        return conditions[0]
-
-    queue = Batcher(max_batch_size=size, max_queue_size=100, instances=1, max_queue_delay=delay, condition=condition)
-    return queue, conditions[0]
-
-
-def test_a_batch_wakes_one_thread_at_most() -> None:
-    """The thread that finishes a batch takes the next one, so no other thread is woken."""
-    queue, condition = watched(4)
-    put(queue, new_request())
-    computed = queue.take()
-    assert condition.woken == 1
-    for _ in range(5):
-        put(queue, *(new_request() for _ in range(4)))
-        queue.finish(computed)
-        computed = queue.take()
-        assert len(computed) == 4
-    assert condition.woken == 1
-
-
-def test_a_request_that_came_while_all_instances_computed_is_taken_when_its_delay_ends() -> None:
-    queue, condition = watched(2, delay=0.1)
-    put(queue, new_request(2))
-    computed = queue.take(wait=False)  # by a thread that does not come back to wait
-    taken: list[list[QueuedRequest]] = []
-    taker = threading.Thread(target=lambda: taken.append(queue.take()), daemon=True)
-    taker.start()
-    assert condition.awaited.wait(TIMEOUT)
-    requests = put(queue, new_request())
-    queue.finish(computed)
-    taker.join(30)
-    assert taken == [requests]

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from hangtag.serving.image_spec import ImageSpec
@@ -27,7 +25,6 @@ TAKEN = 240 * MIB
 """What decoding may take; the rest is what is not counted: bands of rows, tables, the allocator's own."""
 UNCOUNTED = MOST - TAKEN
 MOST_PIXELS = 50_000_000
-MOST_EDGE = 16_384
 EXIF_ORIENTATION = 0x0112
 
 TURNED = Image.Exif()
@@ -59,7 +56,7 @@ def animated_webp(width: int, height: int) -> bytes:
 
 
 KINDS: dict[str, tuple[int, Write]] = {
-    # Bytes of a pixel, by which a size near the limit is drawn, and what writes the file.
+    # Bytes of a pixel, by which a large size is chosen, and what writes the file.
     **{
         f"PNG of colour type {colours}, {bits} bits": (
             2 if colours in (0, 3) and bits <= 8 else 5,
@@ -131,17 +128,11 @@ def decode() -> Iterator[Decode]:
         yield decode
 
 
-def size_near_the_limits(pixel_bytes: int, edge: int, share: float, upright: bool) -> tuple[int, int]:
-    """A size that takes this share of what a picture may take, one edge of which is as given, if it can be."""
-    pixels = min(TAKEN / pixel_bytes, MOST_PIXELS) * share
-    other = max(1, min(round(pixels / edge), MOST_EDGE + 100))
-    return (edge, other) if upright else (other, edge)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_picture_of_each_kind_gains_no_more_than_it_counts(kind: str, decode: Decode) -> None:
     pixel_bytes, write = KINDS[kind]
-    assert decode(write(*size_near_the_limits(pixel_bytes, 3000, 0.3, upright=True))) == ""
+    pixels = min(TAKEN / pixel_bytes, MOST_PIXELS) * 0.3
+    assert decode(write(3000, round(pixels / 3000))) == ""
 
 
 @pytest.mark.parametrize(
@@ -151,32 +142,14 @@ def test_a_picture_of_each_kind_gains_no_more_than_it_counts(kind: str, decode: 
         ("turned JPEG", (8160, 6120)),  # a phone's 50 megapixels
         ("progressive JPEG", (6900, 5200)),
         ("progressive CMYK JPEG", (5200, 4000)),
+        ("PNG of colour type 6, 8 bits", (16_384, 2900)),
+        ("PNG of colour type 6, 8 bits", (2900, 16_384)),
         ("animated WebP", (4500, 3450)),
     ],
 )
 def test_the_largest_pictures_are_taken(kind: str, size: tuple[int, int], decode: Decode) -> None:
     _, write = KINDS[kind]
     assert decode(write(*size)) == ""
-
-
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.sampled_from(sorted(KINDS)),
-    st.sampled_from([1, 2, 7, 100, 3000, 7000, 16_383, 16_384, 16_385]) | st.integers(1, 17_000),
-    st.floats(0, 1) | st.floats(0.95, 1.2),
-    st.booleans(),
-)
-@example("PNG of colour type 6, 8 bits", 16_384, 1.0, True)
-@example("PNG of colour type 6, 8 bits", 16_384, 1.0, False)
-def test_no_picture_gains_more_than_the_limit(
-    decode: Decode, kind: str, edge: int, share: float, upright: bool
-) -> None:
-    pixel_bytes, write = KINDS[kind]
-    width, height = size_near_the_limits(pixel_bytes, edge, share, upright)
-    if "WebP" in kind:  # which cannot be larger
-        width, height = min(width, 16_383), min(height, 16_383)
-    error = decode(write(width, height))
-    assert error == "" or "Scale it down" in error
 
 
 def test_files_of_a_few_bytes_gain_nothing(decode: Decode) -> None:

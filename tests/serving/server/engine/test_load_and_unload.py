@@ -15,37 +15,18 @@ from tests.kit.waiting import until
 NOT_FOUND, NOT_LOADED = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_a_load_serves_the_latest_or_the_promoted_version_and_an_unload_ends_it(repository: Repository) -> None:
-    running = repository.start("explicit")
-    client = running.client
-    repository.publish("one", 2)
-    client.load_model("one")
-    assert (running.served(), running.answer("one")) == ({"one": [2]}, 2)
-    repository.promote("one", 1)
-    client.load_model("one")
-    assert (running.served(), running.answer("one")) == ({"one": [1]}, 1)
-    client.unload_model("one")
-    assert (running.served(), client.is_ready("one")) == ({}, False)
-    assert running.loads("one") == (2, 0)
-    assert "served: none" in message_of(NOT_FOUND, running.answer, "one")
-    assert "nothing to unload" in message_of(NOT_FOUND, client.unload_model, "one")
-    for name in ("nobody", ""):
-        assert message_of(NOT_FOUND, client.load_model, name)
-        assert running.loads(name) == (0, 0)
-
-
-def test_a_broken_version_changes_nothing_and_is_reported_until_the_model_is_unloaded(repository: Repository) -> None:
+def test_a_broken_version_is_reported_until_its_model_is_unloaded(repository: Repository) -> None:
     running = repository.start("explicit", load_model=("one",))
     repository.spoil("one", 2)
     problem = message_of(NOT_LOADED, running.client.load_model, "one")
-    assert "one/2/model.onnx" in problem
-    assert "the versions that served before still serve" in problem
-    assert running.answer("one") == 1
     assert running.index() == [("one", 1, "READY"), ("one", 2, "UNAVAILABLE")]
     assert running.server.state().versions[1].reason in problem
-    assert running.loads("one") == (1, 1)
     running.client.unload_model("one")
     assert running.index() == []
+    assert "nothing to unload" in message_of(NOT_FOUND, running.client.unload_model, "one")
+    for name in ("nobody", ""):
+        assert message_of(NOT_FOUND, running.client.load_model, name)
+        assert running.loads(name) == (0, 0)
 
 
 @pytest.mark.parametrize("call", ["load_model", "unload_model"])

@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 from hangtag import Client, ClientError
-from tests.kit import memory, onnx_models
+from tests.kit import memory, onnx_models, unbatchable_models
 from tests.kit.command import serving
 from tests.kit.kinds import message_of
 from tests.kit.repository import Repository
@@ -64,7 +64,7 @@ def is_running(process: int) -> bool:
     [
         pytest.param(large(LARGER), LONG, "Failed to allocate memory", id="large"),
         pytest.param(endless(), 3.0, "it takes longer", id="slow"),
-        pytest.param(onnx_models.aborting(), LONG, "SIGABRT", id="fatal"),
+        pytest.param(unbatchable_models.aborting(), LONG, "SIGABRT", id="fatal"),
     ],
 )
 def test_a_hostile_file_is_refused_with_the_reason_and_costs_the_server_nothing(
@@ -78,17 +78,6 @@ def test_a_hostile_file_is_refused_with_the_reason_and_costs_the_server_nothing(
     assert f"--trial-load-seconds {seconds:g}, --trial-load-mib {MIB}" in problem
     assert memory.most_held() - before < MIB << 20
     assert running.index() == [("hostile", 1, "UNAVAILABLE")]
-
-
-def test_polling_serves_files_that_pass_and_goes_on_with_those_from_before(repository: Repository) -> None:
-    repository.remove("two")
-    running = repository.start("poll", trial_load_seconds=LONG)
-    repository.spoil("one", 2)
-    repository.publish("two", 2)
-    running.poll()
-    assert (running.answer("one"), running.answer("two")) == (1, 2)
-    (failed,) = [one for one in running.server.state().versions if one.state == "UNAVAILABLE"]
-    assert (failed.name, failed.version) == ("one", "2")
 
 
 def test_a_version_that_changes_during_its_trial_is_not_loaded(repository: Repository) -> None:

@@ -1,91 +1,38 @@
-"""Which inputs a model takes, and which requests share a batch, are computed alone, or one by one after a failure.
+"""Which empty tensors a model takes, and which requests are computed alone, or one by one after a failure.
 
-What a refusal says of the other mistakes is in tests/serving/server/transport.
+What a refusal says of the other mistakes, and which requests share a batch, is in tests/serving/server/transport.
 """
 
-from typing import Any
-
+import grpc
 import numpy as np
 import pytest
 import structlog.testing
-from hypothesis import given
-from hypothesis import strategies as st
 
-from hangtag.serving.server.engine.validation import batch_key, count_samples
-from hangtag.serving.server.errors import InvalidRequestError, InvalidValuesError
-from hangtag.serving.signature import Signature, TensorSpec
+from hangtag.serving.server.errors import InvalidValuesError
+from tests.kit import onnx_models
 from tests.kit.gate import Array, Script, echo
+from tests.kit.kinds import message_of
 from tests.kit.repository import Repository
 
-PICTURES = Signature((TensorSpec("image", "UINT8", (None, 4, 4)),), (TensorSpec("y", "FP32", (None, 2)),))
-PAIRS = Signature(
-    (TensorSpec("a", "FP32", (None, None)), TensorSpec("b", "INT64", (None, 3))), (TensorSpec("y", "FP32", (None,)),)
-)
-ROWS = Signature((TensorSpec("x", "FP32", (None, None), ("n", "m")),), (TensorSpec("y", "FP32", (None,), ("n",)),))
-STATE = Signature(
-    (TensorSpec("x", "FP32", (None, 8)), TensorSpec("state", "FP32", (2, None, 8))),
-    (TensorSpec("y", "FP32", (None, 8)),),
-)
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 
-def count(signature: Signature, limit: int = 8, no_empty_because: str = "", **inputs: Any) -> int:
-    """Inputs are given as dtype and shape."""
-    arrays = {name: np.zeros(shape, dtype) for name, (dtype, shape) in inputs.items()}
-    names = {np.float32: "FP32", np.int64: "INT64", np.uint8: "UINT8"}
-    datatypes = {name: names[dtype] for name, (dtype, _) in inputs.items()}
-    return count_samples(signature, arrays, datatypes, limit, no_empty_because=no_empty_because)
-
-
-def test_a_free_axis_may_be_empty_where_the_model_allows_it_but_no_batch() -> None:
-    assert count(PAIRS, a=(np.float32, (2, 0)), b=(np.int64, (2, 3))) == 2
-    assert count(STATE, x=(np.float32, (0, 8)), state=(np.float32, (2, 0, 8))) == 1
-    with pytest.raises(InvalidRequestError, match=r"\[2, 0\]; every size must be at least 1: it has LSTM"):
-        count(PAIRS, no_empty_because="it has LSTM", a=(np.float32, (2, 0)), b=(np.int64, (2, 3)))
-    for a, b in (((0, 0), (0, 3)), ((0, 2), (1, 3)), ((1, 2), (0, 3))):
-        with pytest.raises(InvalidRequestError, match="the first axis is the batch, and a request has at least 1"):
-            count(PAIRS, a=(np.float32, a), b=(np.int64, b))
-
-
-def test_an_empty_tensor_cannot_claim_sizes_that_no_message_has() -> None:
+def test_an_empty_tensor_claims_no_size_that_no_message_has_and_axes_of_one_name_are_empty_together(
+    repository: Repository,
+) -> None:
     """Twenty bytes could otherwise ask for an answer of any size, such as the sum over the empty axis."""
-    with pytest.raises(InvalidRequestError, match="with 1 in place of 0 it would have 40,000,000,000 bytes"):
-        count(ROWS, x=(np.float32, (0, 10**10)))
-
-
-def test_axes_of_one_name_are_empty_together() -> None:
-    axes = ("n", None)
-    same = Signature(
-        (TensorSpec("a", "FP32", (None, 3), axes), TensorSpec("b", "FP32", (None, 3), axes)),
-        (TensorSpec("y", "FP32", (None, 3), axes),),
-    )
-    assert not same.batched
-    assert count(same, a=(np.float32, (0, 3)), b=(np.float32, (0, 3))) == 1
-    for sizes in ((0, 2), (2, 0)):
-        with pytest.raises(InvalidRequestError, match="where one axis called 'n' has size 0, each must have it"):
-            count(same, a=(np.float32, (sizes[0], 3)), b=(np.float32, (sizes[1], 3)))
-
-
-_free_or_fixed = st.none() | st.integers(1, 3)
-
-
-@given(spec=st.lists(_free_or_fixed, max_size=4), shape=st.lists(st.integers(0, 3), max_size=4))
-def test_exactly_the_sizes_that_the_signature_allows_are_admitted(spec: list[int | None], shape: list[int]) -> None:
-    signature = Signature((TensorSpec("x", "FP32", tuple(spec)),), (TensorSpec("y", "FP32", (None,)),))
-    fits = len(spec) == len(shape) and all(want in (None, size) for want, size in zip(spec, shape, strict=True))
-    if fits and not (signature.batched and shape[0] == 0):
-        assert count(signature, x=(np.float32, shape)) == (shape[0] if signature.batched else 1)
-    else:
-        with pytest.raises(InvalidRequestError):
-            count(signature, x=(np.float32, shape))
-
-
-@given(first=st.lists(st.integers(0, 2), min_size=2, max_size=2), second=st.lists(st.integers(0, 2), min_size=2))
-def test_only_requests_that_can_be_concatenated_share_a_batch(first: list[int], second: list[int]) -> None:
-    signature = Signature((TensorSpec("x", "FP32", (None, None, None)),), (TensorSpec("y", "FP32", (None,)),))
-    keys = [batch_key(signature, {"x": np.zeros((batch, *sizes[:2]))}) for batch, sizes in ((1, first), (2, second))]
-    assert (keys[0] == keys[1]) == (first == second[:2])
-    fixed = [batch_key(PICTURES, {"image": np.zeros((batch, 4, 4))}) for batch in (1, 2)]
-    assert fixed[0] == fixed[1]
+    rows = "(float[n, m] x) => (float[n, 1] y) <int64[1] axes = {1}> { y = ReduceSum(x, axes) }"
+    repository.publish("rows", model=onnx_models.from_text(rows))
+    pairs = "(float[n, 3] a, float[n, 3] b) => (float[n, 3] y) { y = Add(a, b) }"
+    repository.publish("pairs", model=onnx_models.from_text(pairs))
+    infer = repository.start().client.infer
+    message = message_of(INVALID, infer, "rows", {"x": np.zeros((0, 10**10), np.float32)})
+    assert "with 1 in place of 0 it would have 40,000,000,000 bytes" in message
+    none, some = np.zeros((0, 3), np.float32), np.zeros((2, 3), np.float32)
+    assert len(infer("pairs", {"a": none, "b": none})["y"]) == 0
+    for a, b in ((none, some), (some, none)):
+        message = message_of(INVALID, infer, "pairs", {"a": a, "b": b})
+        assert "where one axis called 'n' has size 0, each must have it" in message
 
 
 BATCHES = 16

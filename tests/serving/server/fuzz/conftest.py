@@ -1,17 +1,35 @@
 """The server that is fuzzed, one for each file of tests and transport; each test leaves it healthy."""
 
+import resource
 from collections.abc import Iterator
 
 import pytest
 
+from tests.kit import onnx_models, requests, shipped
+from tests.kit.command import serving
 from tests.kit.target import Target
-from tests.serving.server.fuzz.fuzzed import serving_target
+
+MANY_FILES = 8192
+"""Files that this process and the server may open: a connection takes one in each."""
 
 
 @pytest.fixture(scope="module", params=["native", "grpc"])
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    with serving_target(tmp_path_factory.mktemp("models"), request.param) as target:
+    """Of one model of every kind."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    many = min(MANY_FILES, hard) if hard != resource.RLIM_INFINITY else MANY_FILES
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, many), hard))  # the server inherits it
+    models = tmp_path_factory.mktemp("models")
+    for name in requests.MODELS:
+        if name == "lstm":
+            (models / name).symlink_to(shipped.MODELS / name)
+        else:
+            onnx_models.publish(models, name, getattr(onnx_models, name)())
+    options = ("--max-batch-size", "16", "--transport", request.param)
+    with serving("--models", str(models), "--port", "0", *options) as server:
+        target = Target(server, request.param)
         yield target
+        target.close()
 
 
 @pytest.fixture(autouse=True)

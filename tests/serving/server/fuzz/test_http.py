@@ -1,6 +1,7 @@
 """Every HTTP request, whatever its bytes are, gets an answer or an error that says what is wrong with it.
 
-As over gRPC: the server must not crash, and neither its memory nor its log may grow with refusals.
+As over gRPC: the server must not crash, and neither its memory nor its log may grow with refusals. That any JSON,
+picture and parameter is answered as the server describes is in tests/serving/server/transport/http.
 """
 
 import gzip
@@ -23,12 +24,11 @@ from tests.kit.raw import connect
 from tests.kit.rest import HEAD_LENGTH, as_http
 from tests.kit.target import Target
 from tests.kit.waiting import TIMEOUT
-from tests.serving.server.fuzz.fuzzed import serving_target
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("target", ["native"], indirect=True, scope="module")]
 
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
-"""Of each of the five tests."""
+"""Of each of the three tests."""
 ANSWERS = {200, 400, 404, 405, 408, 413, 415, 431}
 INFER = ["/v2/models/free_axis/infer", "/v2/models/every_type/versions/1/infer", "/v2/models/text/infer"]
 REPOSITORY = ["/v2/repository/index", "/v2/repository/models/text/load", "/v2/repository/models/text/unload"]
@@ -36,22 +36,6 @@ CLASSIFY = ["/v1/classify", "/v1/classify/lstm", "/v1/classify/lstm,classifier"]
 PATHS = [*INFER, *REPOSITORY, *CLASSIFY, "/v2", "/metrics", "/v2/models/stats"]
 
 fuzzed = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
-
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
-keys = st.sampled_from(
-    ["inputs", "outputs", "parameters", "id", "name", "datatype", "shape", "data", "binary_data_size", "ready"]
-) | st.text(max_size=6)
-documents = st.recursive(
-    scalars | st.sampled_from(["x", "FP32", "in_INT8", "INT8"]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=5),
-    max_leaves=25,
-)
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    with serving_target(tmp_path_factory.mktemp("models"), "native") as target:
-        yield target
 
 
 @pytest.fixture(scope="module")
@@ -99,36 +83,6 @@ def test_a_good_request_with_something_changed(
     body, headers = with_values(sent)
     version = f"/versions/{quote(sent.model_version, safe='')}" if sent.model_version else ""
     send(connection, f"/v2/models/{quote(sent.model_name, safe='')}{version}/infer", body, headers)
-
-
-@fuzzed
-@given(document=documents, path=st.sampled_from(PATHS), method=st.sampled_from(["POST", "GET", "PUT"]))
-def test_any_json_to_any_path(connection: http.client.HTTPConnection, document: Any, path: str, method: str) -> None:
-    send(connection, path, json.dumps(document).encode(), {}, method)
-
-
-@fuzzed
-@given(
-    image=requests.pictures() | st.binary(max_size=40),
-    models=st.sampled_from(["lstm", "classifier", "text", "nobody", "lstm,classifier", ",", "@", "lstm@1,lstm"]),
-    query=st.dictionaries(
-        st.sampled_from(["top_k", "model", "height", "width", "timeout", "more"]),
-        st.sampled_from(["0", "1", "28", "-1", "lstm", "", "9" * 9, "9" * 30]) | st.text(max_size=5),
-        max_size=3,
-    ),
-    as_form=st.booleans(),
-)
-def test_any_picture(
-    connection: http.client.HTTPConnection, image: bytes, models: str, query: dict[str, str], as_form: bool
-) -> None:
-    if (timeout := query.get("timeout", "")).isdecimal() and int(timeout) < 10**7:
-        del query["timeout"]  # some microseconds: it would be late, and rightly
-    parameters = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
-    headers = {}
-    if as_form:
-        head = b'--edge\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
-        image, headers = head + image + b"\r\n--edge--\r\n", {"content-type": "multipart/form-data; boundary=edge"}
-    send(connection, f"/v1/classify/{models}?{parameters}", image, headers)
 
 
 @fuzzed

@@ -2,7 +2,6 @@
 
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,25 +49,6 @@ def calling(server: Serving, transport: str) -> Iterator[Any]:
             yield stub
 
 
-def rounds_of(stub: Any, seconds: float) -> int:
-    """How many rounds of the slow model take about so long."""
-    began = time.monotonic()
-    stub.ModelInfer(request("slow", rounds=np.array([1000])), timeout=TIMEOUT)
-    return round(1000 * seconds / (time.monotonic() - began))
-
-
-def calls_in_flight(stub: Any, server: Serving, rounds: int) -> list[Any]:
-    """Two calls that the server has accepted: it computes one, and one is queued. None where they ended meanwhile."""
-    sent = request("slow", rounds=np.array([rounds]))
-    calls = [stub.ModelInfer.future(sent, timeout=TIMEOUT) for _ in range(2)]
-    queued = 'nv_inference_pending_request_count{model="slow",version="1"} 1.0'
-    until(lambda: calls[0].done() or queued in server.metrics())
-    if not any(call.done() for call in calls):
-        return calls
-    assert [outputs(call.result())["done"].tolist() for call in calls] == [[rounds]] * 2
-    return []
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_it_logs_that_it_is_ready_answers_and_ends_on_a_signal(models: Path, number: signal.Signals) -> None:
     with started(models, "native") as server:
@@ -79,18 +59,6 @@ def test_it_logs_that_it_is_ready_answers_and_ends_on_a_signal(models: Path, num
     assert f"signal={number.name}" in server.wait_for("stopping")
     assert server.wait_for("stopped")
     assert all("event=" in line for line in server.log), "each line of the log is a record"
-
-
-@TRANSPORTS
-def test_a_call_in_flight_is_finished_first(models: Path, transport: str) -> None:
-    with started(models, transport, "--instances", "1") as server, calling(server, transport) as stub:
-        rounds = rounds_of(stub, 0.5)
-        while not (calls := calls_in_flight(stub, server, rounds)):  # a busy machine takes longer to look
-            rounds *= 2
-        server.signal(signal.SIGTERM)
-        server.wait_for("stopping")
-        assert [outputs(call.result())["done"].tolist() for call in calls] == [[rounds]] * 2
-        assert server.wait() == 0
 
 
 @TRANSPORTS

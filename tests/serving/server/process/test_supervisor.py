@@ -20,7 +20,7 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import ControlError, NotFoundError, StartError
 from hangtag.serving.server.process.workers.supervisor import Supervisor
-from tests.kit import onnx_models
+from tests.kit import onnx_models, unbatchable_models
 from tests.kit.live import failure, outputs, request
 from tests.kit.waiting import TIMEOUT, pass_time, until
 from tests.kit.workers import QUICK_CHECKS, supervising, supervising_and_stubs, supervisor
@@ -92,17 +92,6 @@ def test_a_worker_whose_end_another_thread_sees_first_is_replaced_too(
         wait_until_replaced(supervised, 0, first)
 
 
-def test_a_worker_that_hangs_before_it_listens_is_replaced_too(models: Path) -> None:
-    with supervising(models, limits=HANGING) as supervised:
-        first = pid(0)
-        os.kill(first, signal.SIGKILL)
-        until(lambda: pid(0) not in (0, first), TIMEOUT)
-        hanging = pid(0)
-        os.kill(hanging, signal.SIGSTOP)
-        wait_until_replaced(supervised, 0, hanging)
-        assert supervised.workers().restarts == 2
-
-
 def test_a_worker_that_hangs_at_the_first_start_ends_the_server(models: Path) -> None:
     supervised = supervisor(models, workers=1, limits=Limits(worker_check_seconds=0.05, worker_hang_seconds=1))
     failures: list[str] = []
@@ -121,7 +110,7 @@ def test_a_worker_that_hangs_at_the_first_start_ends_the_server(models: Path) ->
 
 
 def test_a_model_that_ends_the_worker_that_tries_it_first_reaches_no_other(models: Path) -> None:
-    onnx_models.publish(models, "fatal", onnx_models.aborting())
+    onnx_models.publish(models, "fatal", unbatchable_models.aborting())
     with supervising(models) as supervised:
         first = pid(0)
         with pytest.raises(ControlError, match="the worker that tried it first has ended"):

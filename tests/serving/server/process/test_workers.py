@@ -79,14 +79,6 @@ def test_load_and_unload_calls_reach_both(models: Path) -> None:
         stop(server)
 
 
-def test_an_error_at_the_start_is_one_line(models: Path) -> None:
-    (models / "gather/1/model.onnx").write_bytes(b"broken")
-    result = hangtag("serve", "--models", models, "--port", 0, "--workers", 2, exit_codes=[1])
-    assert "Traceback" not in result.stderr
-    (error,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert f"{models}/gather" in error
-
-
 def test_polling_reaches_both_whose_ports_are_no_other_servers(models: Path) -> None:
     with two_workers(models, "--model-control", "poll", "--poll-seconds", "0.1") as server:
         onnx_models.publish(models, "text", onnx_models.text())
@@ -204,21 +196,6 @@ def test_a_worker_that_gets_sigterm_is_replaced_and_all_end_with_their_superviso
         for worker in workers:
             assert select.select([worker], [], [], TIMEOUT)[0]
             os.close(worker)
-
-
-def test_a_replacement_loads_nothing_that_was_published_since(models: Path) -> None:
-    with two_workers(models, "--model-control", "poll", "--poll-seconds", "3600") as server:
-        (models / "unfinished").mkdir()
-        onnx_models.publish(models, "gather", onnx_models.gather(), version=2)
-        onnx_models.publish(models, "text", onnx_models.text())
-        os.kill(pids(server)[0], signal.SIGKILL)
-        server.wait_for_count('"worker listens"', 3)
-        with connections(server, 16) as stubs:
-            sent = request("gather", index=index(2))
-            answers = [stub.ModelInfer(sent, timeout=TIMEOUT, wait_for_ready=True) for stub in stubs]
-            assert {answer.model_version for answer in answers} == {"1"}
-            assert not any(stub.ModelReady(pb.ModelReadyRequest(name="text")).ready for stub in stubs)
-        stop(server)
 
 
 def delays(server: Serving) -> list[str]:

@@ -89,14 +89,6 @@ def test_a_model_whose_rows_depend_on_each_other_is_not(
     assert (runtime.signature.why_unbatched or "").startswith(why)
 
 
-@pytest.mark.parametrize(("max_batch_size", "batched"), [(7, True), (8, False), (64, False)])
-def test_a_row_may_depend_on_one_that_only_the_largest_batch_has(
-    tmp_path: Path, max_batch_size: int, batched: bool
-) -> None:
-    runtime = load(tmp_path, unbatchable_models.distant_row())
-    assert bool(decide_batching(runtime, max_batch_size).because) is batched
-
-
 def constant() -> onnx.ModelProto:
     return from_text("(float[batch, 3] x) => (float[batch, 3] y) <float zero = {0}> { y = Mul(x, zero) }")
 

@@ -93,46 +93,41 @@ def test_the_faster_session_computes_lone_batches_and_answers_alike(path: Path, 
     np.testing.assert_allclose(alone["logits"], together["logits"], rtol=1e-5, atol=1e-5)
 
 
-def test_a_second_session_that_is_not_faster_is_dropped(path: Path, clock: Clock) -> None:
-    timed = Timed(path, clock, 0.010, 0.009)
-    timed.alone()
-    timed.wait_until_open()
-    timed.alone(7)
-    second, timed.second = weakref.ref(timed.second), None
-    timed.used.clear()
-    timed.alone(3)
-    assert timed.used == 3 * [timed.first]
-    assert timed.runtime.alone_threads == 1
-    assert second() is None  # nothing holds its memory
-
-
-def test_no_second_session_is_opened_for_short_batches_or_before_a_batch_comes_alone(path: Path, clock: Clock) -> None:
-    timed = Timed(path, clock, 0.0001, 0.00001)
-    timed.alone(20)
-    slow = Timed(path, clock, 0.010, 0.001)
-    for _ in range(20):
-        slow.runtime.run(IMAGE)
-    assert timed.second is slow.second is None
-
-
 def fail() -> None:
     raise RuntimeError("out of memory")
 
 
-@pytest.mark.parametrize("what", ["the files have changed", "it cannot be opened", "it fails"])
-def test_a_second_session_that_cannot_be_used_costs_no_request(path: Path, clock: Clock, what: str) -> None:
-    timed = Timed(path, clock, 0.010, 0.001)
-    if what == "the files have changed":
-        timed.is_unchanged = False
-    elif what == "it cannot be opened":
+USELESS = {
+    "the files have changed": (0.010, 0.001),
+    "it cannot be opened": (0.010, 0.001),
+    "it fails": (0.010, 0.001),
+    "it is not faster": (0.010, 0.009),
+    "batches are short": (0.0001, 0.00001),
+}
+"""Why a second session is not used, with the seconds of a batch in the first one and in the second one."""
+
+
+@pytest.mark.parametrize("why", USELESS)
+def test_a_second_session_of_no_use_costs_no_request_and_no_memory(path: Path, clock: Clock, why: str) -> None:
+    timed = Timed(path, clock, *USELESS[why])
+    timed.is_unchanged = why != "the files have changed"
+    if why == "it cannot be opened":
         path.unlink()
+    for _ in range(20):
+        timed.runtime.run(IMAGE)
+    assert not timed.second  # no batch came alone
     timed.alone()
     timed.wait_until_open()
-    if what == "it fails":
+    if why == "it fails":
         timed.second.before = fail
-    answers = timed.alone(10)
-    assert all(answer["logits"].shape == (1, 10) for answer in answers)
+    assert all(answer["logits"].shape == (1, 10) for answer in timed.alone(10))
     assert timed.runtime.alone_threads == 1
+    opened = [weakref.ref(session) for session in [timed.second] if session]
+    timed.second = None
+    timed.used.clear()
+    timed.alone(3)
+    assert timed.used == 3 * [timed.first]
+    assert [session() for session in opened] == [None] * (why not in ("it cannot be opened", "batches are short"))
 
 
 def test_while_another_batch_is_computed_the_second_session_is_not_used(path: Path, clock: Clock) -> None:

@@ -64,16 +64,6 @@ def test_a_gpu_answers_as_the_cpu_does(name: str, graphs: str) -> None:
 
 
 @on_a_gpu
-def test_graphs_are_captured_where_there_is_no_recurrent_layer() -> None:
-    cnn, lstm = (Runtime(MODELS / name / "1/model.onnx", provider="cuda") for name in ("cnn", "lstm"))
-    for runtime in (cnn, lstm):
-        runtime.use_io_binding(8, instances=1, cuda_graphs="on")
-    assert cnn.cuda_graphs, cnn.notes
-    assert not lstm.cuda_graphs
-    assert "LSTM" in lstm.notes["no_cuda_graphs"]
-
-
-@on_a_gpu
 def test_a_memory_limit_that_is_too_small_is_an_error_that_names_the_file() -> None:
     def load() -> None:
         Runtime(MODELS / "cnn/1/model.onnx", provider="cuda", gpu=Gpu(mem_limit_mib=1)).warm_up([4096])

@@ -42,23 +42,6 @@ def test_a_model_computes_what_its_graph_says_and_its_signature_is_read_from_the
     assert set(signature.metadata) == {"image", "labels", "task"}
 
 
-@pytest.mark.parametrize(
-    "contents", [b"", b"not a model", LSTM.read_bytes()[:5000], None], ids=["empty", "text", "truncated", "missing"]
-)
-def test_the_error_names_a_broken_file(tmp_path: Path, contents: bytes | None) -> None:
-    file = tmp_path / "model.onnx"
-    if contents is not None:
-        file.write_bytes(contents)
-    with pytest.raises(ModelLoadError, match=r"model\.onnx cannot be loaded by ONNX Runtime \d"):
-        Runtime(file)
-
-
-def test_the_error_names_an_input_that_the_protocol_cannot_carry(models: Path) -> None:
-    model = from_text("(bfloat16[batch, 2] x) => (bfloat16[batch, 2] y) { y = Identity(x) }")
-    with pytest.raises(ModelLoadError, match=r"model\.onnx: 'x' is a tensor\(bfloat16\), which the Open Inference"):
-        Runtime(onnx_models.publish(models, "m", model))
-
-
 @pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime has CUDA")
 @pytest.mark.parametrize(("provider", "name"), [("cuda", "CUDA"), ("tensorrt", "TensorRT")])
 def test_a_gpu_with_a_cpu_build_is_an_error_that_says_how_to_install_it(provider: str, name: str) -> None:
@@ -95,36 +78,6 @@ def test_texts_that_are_not_utf8_are_an_error_that_names_the_file(models: Path, 
     file.write_bytes(file.read_bytes().replace(text, b"\xae" + text[1:]))
     with pytest.raises(ModelLoadError, match=r"m/1/model\.onnx: a name, or a text of its metadata, is not UTF-8"):
         Runtime(file)
-
-
-@pytest.mark.parametrize(
-    ("name", "shapes"),
-    [
-        ("classifier", [(1, 28, 28), (7, 28, 28)]),
-        ("two_inputs", [(1, 3), (7, 3)]),
-        ("text", [(1,), (7,)]),
-        ("every_type", [(1, 2), (7, 2)]),
-        ("free_axis", [(1, 1), (7, 1)]),
-        ("gather", [(1,), (7,)]),
-        ("unbatched", [(4,)]),
-        ("recurrent", [(1, 1, 3)]),
-        ("state", [(1, 3)]),
-        ("every_scalar", [()]),
-    ],
-)
-def test_every_kind_of_model_warms_up(models: Path, name: str, shapes: list[tuple[int, ...]]) -> None:
-    """The first input's shapes; a model without a batch axis is warmed up once."""
-    runtime = Runtime(onnx_models.publish(models, name, getattr(onnx_models, name)()))
-    seen: list[tuple[int, ...]] = []
-    run = runtime.run
-
-    def noting(inputs: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]) -> object:
-        seen.append(next(iter(inputs.values())).shape)
-        return run(inputs)
-
-    runtime.run = noting  # type: ignore[assignment, method-assign]
-    runtime.warm_up([1, 7])
-    assert seen == shapes
 
 
 def refuses_below(least: int, number: str, x: str) -> onnx.ModelProto:

@@ -5,11 +5,14 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import grpc
 import pytest
 import structlog
 import structlog.testing
 
+from hangtag import Client
 from hangtag.serving.server.telemetry.log import (
     INFO_BURST,
     PERIOD,
@@ -17,7 +20,12 @@ from hangtag.serving.server.telemetry.log import (
     configure_log,
     redirect_library_log,
 )
-from tests.kit.parts import Caller, Clock, FakeRuntime, rows, served
+from tests.kit import onnx_models
+from tests.kit.gate import Gates
+from tests.kit.kinds import message_of
+from tests.kit.live import index
+from tests.kit.parts import Clock
+from tests.kit.server import server
 
 BURST = 20
 
@@ -100,23 +108,19 @@ def closed() -> io.StringIO:
     return file
 
 
-def raising(_: object) -> None:
-    raise RuntimeError("the caller's own")
-
-
 @pytest.mark.usefixtures("_log_as_before")
 @pytest.mark.parametrize("there", [Unwritable(), closed(), None], ids=["nobody reads", "closed", "none"])
-def test_a_log_that_cannot_be_written_fails_no_call(monkeypatch: pytest.MonkeyPatch, there: io.StringIO | None) -> None:
+def test_a_log_that_cannot_be_written_fails_no_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: io.StringIO | None
+) -> None:
+    onnx_models.publish_all(tmp_path, "gather")
     monkeypatch.setattr(sys, "stderr", there)
     configure_log()
-    structlog.get_logger().info("nobody hears this")
-    runtime = FakeRuntime()
-    runtime.compute = lambda x: {"y": x[7:][0]}
-    model, callers = served(runtime), [Caller(), Caller()]
-    for on_complete in (callers[0], raising, callers[1]):
-        model.submit(rows(1), {"x": "FP32"}, on_complete)
-    model.execute(model.batcher.take())  # both the failure and the callback that raises are logged
-    assert [str(caller.outcome)[:16] for caller in callers] == ["the batch failed"] * 2
+    gates = Gates()
+    with server(tmp_path, runtimes=gates, http_port=-1) as running, Client(running.address) as client:
+        with gates.failing("gather"):  # which is logged
+            message_of(grpc.StatusCode.INTERNAL, client.infer, "gather", {"index": index(1)})
+        assert client.infer("gather", {"index": index(1)})["value"].tolist() == [10]
 
 
 HOSTILE = {

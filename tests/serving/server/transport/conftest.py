@@ -22,12 +22,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def models(tmp_path: Path) -> Path:
-    """A repository of this test's own, with the model that loads fastest."""
-    return onnx_models.publish_all(tmp_path / "models", "gather")
-
-
-@pytest.fixture
 def certificates(tmp_path: Path) -> Certificates:
     return Certificates(tmp_path / "certificates")
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import grpc
 import numpy as np
-import onnx
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
@@ -121,8 +120,7 @@ def test_the_server_does_not_start_with_impossible_batching(tmp_path: Path) -> N
 def test_a_model_whose_rows_depend_on_each_other_is_not_batched_and_says_why(tmp_path: Path) -> None:
     """Its axes would permit to join the calls. A model whose rows are independent stays batched."""
     kinds = {make.__name__: make() for make in (*unbatchable_models.MODELS, unbatchable_models.distant_row)}
-    sine = onnx.helper.make_node("Sin", ["x"], ["y"])
-    kinds["independent"] = onnx_models.mapped([sine], ["batch", unbatchable_models.COLUMNS])
+    kinds["independent"] = onnx_models.from_text("(float[batch, 3] x) => (float[batch, 3] y) { y = Sin(x) }")
     for name, model in kinds.items():
         onnx_models.publish(tmp_path, name, model)
     rows = np.random.default_rng(5).normal(size=(5, 2, unbatchable_models.COLUMNS)).astype(np.float32)

@@ -108,12 +108,10 @@ NOT_TESTED = "pygrpc-native {} is not tested with hangtag; versions from 0.5 to 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, ("native", "TLS is off and the address is loopback")),
         ({"host": "::1"}, ("native", "TLS is off and the address is loopback")),
         ({"host": "localhost"}, ("native", "TLS is off and the address is loopback")),
         ({"transport": "native"}, ("native", "--transport native")),
         ({"transport": "native", "host": "0.0.0.0"}, ("native", "--transport native")),
-        ({"transport": "grpc"}, ("grpc", "--transport grpc")),
         ({"host": "0.0.0.0"}, ("grpc", "the address is not loopback, and native does not limit what clients send")),
     ],
     ids=str,

@@ -3,8 +3,6 @@
 That calls without a message take no places of others is in tests/serving/server/hostile.
 """
 
-import asyncio
-import os
 import re
 import shutil
 import struct
@@ -22,12 +20,11 @@ import pytest
 from hangtag.protos import classifier_pb2, classifier_pb2_grpc, inference_pb2_grpc
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.limits import Limits
-from hangtag.serving.server.transport.grpc import awaited_messages
-from tests.kit import onnx_models
+from tests.kit import memory, onnx_models
 from tests.kit.command import serving
 from tests.kit.live import LiveServer, failure, index, number, outputs, request
 from tests.kit.over_http import OVER_GRPC, live_server
-from tests.kit.waiting import TIMEOUT, pass_time, until
+from tests.kit.waiting import TIMEOUT, until
 
 MIB = 1 << 20
 HUGE = 100 * MIB
@@ -113,18 +110,13 @@ def test_the_memory_of_huge_messages_is_given_back(tmp_path: Path, transport: st
             stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
             for _ in range(50):
                 stub.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT)
-            before = memory(server.process.pid)
+            before = memory.held(server.process.pid)
             code, message = send(channel, MODEL_INFER, bytes(HUGE))
             assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert message == f"SERVER: Received message larger than max ({HUGE} vs. {16 * MIB})"
-            until(lambda: memory(server.process.pid) - before <= MORE_MEMORY)
+            until(lambda: memory.held(server.process.pid) - before <= MORE_MEMORY)
             answer = stub.ModelInfer(request("gather", index=index(1)), timeout=TIMEOUT)
             assert outputs(answer)["value"].tolist() == [10]
-
-
-def memory(pid: int) -> int:
-    """A process's resident bytes."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture
@@ -149,31 +141,6 @@ def test_a_call_without_a_message_is_the_callers_error(few: Path) -> None:
             call: Any = live.channel.stream_unary(method)
             code, details = failure(lambda call=call: call(iter(()), timeout=TIMEOUT))  # type: ignore[misc]
             assert (code, "no message" in details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
-
-
-def test_a_call_takes_the_place_of_one_whose_time_is_over_already() -> None:
-    """Its time can no longer be set then: asyncio raises RuntimeError."""
-
-    async def scenario() -> None:
-        loop = asyncio.get_running_loop()
-        places: dict[asyncio.Timeout, None] = {}
-
-        async def wait_for_long() -> None:
-            async with asyncio.timeout(0.01) as time_limit:
-                awaited_messages.take_place(places, 1, time_limit)
-                await loop.create_future()
-
-        waiting = loop.create_task(wait_for_long())
-        await asyncio.sleep(0)
-        (longest,) = places
-        newer = asyncio.timeout(None)
-        loop.call_at((longest.when() or 0) + 1e-6, awaited_messages.take_place, places, 1, newer)
-        pass_time(0.05)  # so that the loop meets both times at once, before the first call can end
-        with pytest.raises(TimeoutError):
-            await waiting
-        assert list(places) == [newer]
-
-    asyncio.run(scenario())
 
 
 RAW = classifier_pb2.RawImage(height=28, width=28, pixels=bytes(784))

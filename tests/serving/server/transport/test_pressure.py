@@ -141,22 +141,6 @@ def test_a_request_with_invalid_values_fails_alone(own: LiveServer) -> None:
     assert (statistics.inference_stats.success.count, statistics.inference_stats.fail.count) == (3, 1)
 
 
-def test_a_failed_batch_fails_alone(own: LiveServer) -> None:
-    with own.gates.closed("gather") as gate:
-        computing, *calls, cancelled = own.occupy(gate, *map(gather, (0, 0, 1, 2, 3)))
-        cancelled.cancel()
-        own.wait_until_queued("gather", 3)
-        with own.gates.failing("gather"):
-            gate.open()
-            assert values([computing]) == [0]
-            for call in calls:
-                assert call.exception().code() is grpc.StatusCode.INTERNAL
-                assert call.exception().details().startswith("ONNX Runtime failed: ")
-        assert own.infer(request("gather", index=index(3)))["value"].tolist() == [30]
-    own.wait_until_failed("gather", 4)
-    assert own.statistics("gather").inference_stats.success.count == 2
-
-
 @OVER_GRPC
 def test_the_calls_in_flight_on_a_connection_are_limited(few: Path, transport: str) -> None:
     with live_server(transport, few, max_concurrent_streams=2, instances=1) as live:

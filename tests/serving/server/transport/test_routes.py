@@ -13,7 +13,6 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 import pytest
-from onnx import helper
 
 from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
@@ -187,8 +186,8 @@ IN_FLIGHT = 12
 
 def publish(models: Path, name: str, version: int) -> None:
     """x FP32 [batch, 2] -> y FP32 [batch, 2]: x plus the model's mark in the second column."""
-    add = helper.make_node("Add", ["x", "mark"], ["y"])
-    model = onnx_models.mapped([add], ["batch", 2], {"mark": np.array([0, MARKS[name]], np.float32)})
+    text = "(float[batch, 2] x) => (float[batch, 2] y) { y = Add(x, mark) }"
+    model = onnx_models.from_text(text, mark=np.array([0, MARKS[name]], np.float32))
     onnx_models.publish(models, name, model, version)
 
 

@@ -41,7 +41,10 @@ def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(model
         assert live.infer(request("gather", index=index(2)))["value"].tolist() == [20]
         for connection in taken:
             connection.close()
-        live.require_room()
+        with live.connect() as channel:
+            stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+            answer = stub.ModelInfer(request("gather", index=index(3)), timeout=TIMEOUT, wait_for_ready=True)
+            assert outputs(answer)["value"].tolist() == [30]
 
 
 @pytest.fixture(params=[True, False], ids=["TLS", "clear text"])

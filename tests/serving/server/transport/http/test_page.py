@@ -90,7 +90,11 @@ def test_a_model_of_other_pictures_has_its_own_examples_size_and_colours(page: S
     page.page.locator("#pad").focus()
     for key in (" ", "ArrowLeft"):
         page.page.keyboard.press(key)
+    pen = page.page.locator("#pen")
+    expect(pen).to_be_visible()
+    expect(pen).to_have_class("down")
     page.ask(lambda: page.page.keyboard.press(" "))
+    expect(pen).not_to_have_class("down")
     drawing, grey = page.drawing(24, 36)
     assert grey[0, 0] == 255  # its file says that its pictures were bright
     assert page.labels("colours")[0] == "blue"

@@ -92,29 +92,6 @@ def test_examples_have_a_path_of_their_own_and_malformed_ones_are_left_out(shown
     assert configuration["classifies_images"]["string_value"] == "true"
 
 
-def test_keys_draw(browser: Browser, shown: LiveServer) -> None:
-    with shown_page(browser, shown.server.http_address) as page:
-        page.choose("lstm")
-        keyboard = page.page.keyboard
-        page.page.get_by_label("Choose", exact=True).focus()
-        keyboard.press("ArrowRight")
-        keyboard.press("Tab")
-        expect(page.page.locator("#pad")).to_be_focused()
-        pen = page.page.locator("#pen")
-        expect(pen).to_be_visible()
-        for key, times in (("ArrowUp", 9), (" ", 1), ("ArrowDown", 18)):
-            for _ in range(times):
-                keyboard.press(key)
-        expect(pen).to_have_class("down")
-        page.ask(lambda: keyboard.press(" "))
-        expect(pen).not_to_have_class("down")
-        drawing, grey = page.drawing()
-        assert max(grey[:, :10].max(), grey[:3].max()) < 5
-        assert grey[6:22, 13:15].min() > 200
-        with Client(shown.server.address) as client:
-            assert page.labels("lstm") == [label.name for label in client.classify(drawing, "lstm").labels]
-
-
 @pytest.mark.parametrize("source", ["Choose", "Draw"])
 def test_a_keyboard_reaches_everything_and_shows_where_it_is(browser: Browser, shown: LiveServer, source: str) -> None:
     with shown_page(browser, shown.server.http_address) as page:

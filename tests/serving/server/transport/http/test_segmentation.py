@@ -178,13 +178,6 @@ def test_a_stream_is_answered_the_same_wherever_it_is_cut(comparison: Comparison
     comparison.require(before + of_interest + after, valid, each_place(before, of_interest), refusal)
 
 
-def test_a_stream_is_answered_the_same_if_it_comes_byte_by_byte(server: LiveServer, comparison: Comparison) -> None:
-    streams = {name: before + of_interest + after for name, (before, of_interest, after, *_) in STREAMS.items()}
-    whole = answers(server, [[stream] for stream in streams.values()])
-    by_bytes = answers(server, [cut(stream, range(1, len(stream))) for stream in streams.values()])
-    assert dict(zip(streams, by_bytes, strict=True)) == dict(zip(streams, whole, strict=True))
-
-
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(st.sampled_from(sorted(VALID)), max_size=6),

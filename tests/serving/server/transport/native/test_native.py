@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from hangtag.protos import classifier_pb2
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.errors import StartError
 from tests.kit import onnx_models
 from tests.kit.command import hangtag, last_line
 from tests.kit.conversation import Conversation, gather
@@ -180,15 +179,6 @@ def test_many_servers_come_and_go(config: ServerConfig, tmp_path: Path, monkeypa
     (first_files, first_threads), (last_files, last_threads) = held[2], held[-1]  # grpcio keeps some for later servers
     assert last_files <= first_files + 2
     assert last_threads <= first_threads + 1
-
-
-def test_a_port_in_use_is_refused_and_leaves_nothing_behind(native: LiveServer, config: ServerConfig) -> None:
-    threads = threading.active_count()
-    taken = native.server.port
-    with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1:{taken}: another program has the port"):
-        LiveServer(replace(config, port=taken)).__enter__()
-    assert threading.active_count() == threads
-    assert native.infer(request("gather", index=index(1)))["value"].tolist() == [10]
 
 
 def test_a_folder_for_temporary_files_with_too_long_a_path_is_refused(few: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_the_server_does_not_start_with_it(files: dict[str, Path], models: Path,
         path.unlink()
         replace(path)
         threading.Thread(target=start, daemon=True).start()
-        refusal = refusals.get(timeout=10)
+        refusal = refusals.get(timeout=TIMEOUT)
         if kind == "folder":
             assert refusal.endswith(f"{path} is not the path of a file")
         else:
@@ -96,12 +96,13 @@ def test_a_server_goes_on_with_the_files_from_before_and_stops(files: dict[str, 
             for replace, reason in REPLACEMENTS.values():
                 path.unlink()
                 replace(path)
-                with structlog.testing.capture_logs() as log:
+                with structlog.testing.capture_logs() as all_lines:
                     require_answers(live, files)
-                what = {"tokens"} if option == "--token-file" else {"TLS certificates", "TLS certificates of HTTP"}
-                assert {line["event"] for line in log} == {
+                log = [line for line in all_lines if "reloaded" in line["event"]]  # not on threads for slow batches
+                what = ["tokens"] if option == "--token-file" else ["TLS certificates", "TLS certificates of HTTP"]
+                assert sorted(line["event"] for line in log) == [
                     f"{each} not reloaded; the ones from before stay in use" for each in what
-                }
+                ]
                 assert all(line["reason"].endswith(f"{path} ({option}) cannot be read: {reason}") for line in log)
                 remove(path)
                 path.write_bytes(content)
