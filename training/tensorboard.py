@@ -1,5 +1,6 @@
 """Writes a run's figures into its folder as TensorBoard's events, which ``tensorboard --logdir runs`` shows."""
 
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -62,11 +63,13 @@ class EventLog(Observer, AbstractContextManager["EventLog"]):
         """Open the file, before the run's first step."""
         self._steps = steps
         rows = Run(self._folder).read_metrics()["epochs"]
-        earlier = len(list(self._folder.glob(EVENT_FILES)))
+        earlier = list(self._folder.glob(EVENT_FILES))
         with reporting_write_errors(self._folder):
-            # The number makes the name another one than that of a file of the same second.
+            # Readers take the files by their names, in which the second comes first.
+            while any(self._folder.glob(EVENT_FILES.replace("*", f"{int(time.time())}.*"))):
+                time.sleep(0.05)
             purge_step = len(rows) * steps + 1 if earlier else None
-            self._writer = SummaryWriter(str(self._folder), purge_step=purge_step, filename_suffix=f".{earlier:04}")
+            self._writer = SummaryWriter(str(self._folder), purge_step=purge_step)
             if not earlier:
                 settings = {key: x for key, x in flat(self._config).items() if isinstance(x, str | int | float)}
                 _, session, _ = hparams(settings, {})  # TensorBoard finds the metrics by itself
