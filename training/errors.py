@@ -1,5 +1,9 @@
 """The errors of training, each of which the user can do something about."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from hangtag.errors import UserError
 
 
@@ -37,3 +41,12 @@ class ProcessesError(TrainingError):
 
 class DivergedError(TrainingError):
     """The training loss, or the network's outputs, became infinite or NaN."""
+
+
+@contextmanager
+def reporting_write_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError into a RunMismatchError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise RunMismatchError(f"{path} cannot be written ({error.strerror}).") from error

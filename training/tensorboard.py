@@ -9,9 +9,10 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from hangtag.training.errors import reporting_write_errors
 from hangtag.training.progress import Observer, StepProgress
 from hangtag.training.runs.config import flat
-from hangtag.training.runs.run import EVENT_FILES, Run, reporting_write_errors
+from hangtag.training.runs.run import EVENT_FILES, Run
 
 
 class EventLog(Observer, AbstractContextManager["EventLog"]):

@@ -8,7 +8,7 @@ import json
 import platform
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -19,6 +19,7 @@ from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.data.sources import kind_of
 from hangtag.training.recipes import DistanceLoss, Recipe
+from hangtag.training.runs.data import changes
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,32 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in values.items()
         if key not in _NOT_COMPARED and key.partition(".")[0] not in ("environment", "sizes")
     }
+
+
+def differing(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
+    """The settings by which two runs of these configs end otherwise, by their whole names."""
+    there, here = identity(stored), identity(requested)
+    return [key for key in here | there if there.get(key) != here.get(key)]
+
+
+def what_differs(keys: Sequence[str], stored: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+    """What tells a stored run from a requested one, in words: with another seed (seed: 0 there, 1 requested).
+
+    Args:
+        keys: The settings that differ.
+        stored: The config of the one.
+        requested: The config of the other.
+    """
+    if any(key.startswith("pictures.") for key in keys):  # what else differs of the pictures follows from these
+        keys = [key for key in keys if key != "data_digest" and not key.startswith("image.")]
+    elif "data_digest" in keys and requested.get("pictures"):
+        return f"on other pictures: {changes(stored, requested['sizes'])}"
+    if "model" in keys or "recipe.name" in keys:
+        # Then most of the recipe's settings differ too, which adds nothing to the message.
+        keys = [key for key in keys if key == "recipe.name" or not key.startswith("recipe.")]
+    there, here = identity(stored), identity(requested)
+    values = (f"{key}: {there.get(key)} there, {here.get(key)} requested" for key in keys)
+    return f"with another {' and '.join(keys)} ({', '.join(values)})"
 
 
 def key_of(config: Mapping[str, Any]) -> tuple[object, ...]:

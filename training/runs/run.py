@@ -23,24 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from hangtag.extras import needs
-from hangtag.training.errors import RunMismatchError
+from hangtag.training.errors import RunMismatchError, reporting_write_errors
 from hangtag.training.recipes import Recipe
-from hangtag.training.runs.config import RunConfig, command, environment, identity, short_name
-from hangtag.training.runs.data import changes
+from hangtag.training.runs.config import RunConfig, command, differing, environment, short_name, what_differs
 
 REPORT = "report.html"
 EVENT_FILES = "events.out.tfevents.*"
 RESTART_HINT = "'hangtag train' with --restart replaces the run."
 _FILES = ("checkpoint.pt", "teacher.pt", "best.pt", "metrics.json", "config.json", REPORT)
-
-
-@contextmanager
-def reporting_write_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError into a RunMismatchError that names the path."""
-    try:
-        yield
-    except OSError as error:
-        raise RunMismatchError(f"{path} cannot be written ({error.strerror}).") from error
 
 
 class Run:
@@ -176,27 +166,16 @@ class Run:
                     "Choose another --out, or add --restart to replace it."
                 )
             return False
-        there, here = identity(self.read_config()), identity(config.as_json())
-        keys = [key for key in here | there if there.get(key) != here.get(key)]
+        stored, requested = self.read_config(), config.as_json()
+        keys = differing(stored, requested)
         epochs_done = len(self.read_metrics()["epochs"])
         if keys == ["recipe.epochs"] and epochs_done > 0:
             self._require_extensible(config.recipe, epochs_done)
             return True
-        if any(key.startswith("pictures.") for key in keys):  # what else differs of the pictures follows from these
-            keys = [key for key in keys if key != "data_digest" and not key.startswith("image.")]
-        elif "data_digest" in keys and config.sizes is not None:
-            raise RunMismatchError(
-                f"{self.folder} holds a run on other pictures: {changes(self.read_config(), config.sizes)}. Choose "
-                "another --out, or add --restart to replace it."
-            )
-        if "model" in keys or "recipe.name" in keys:
-            # Then most of the recipe's settings differ too, which adds nothing to the message.
-            keys = [key for key in keys if key == "recipe.name" or not key.startswith("recipe.")]
         if keys:
-            values = (f"{key}: {there.get(key)} there, {here.get(key)} requested" for key in keys)
             raise RunMismatchError(
-                f"{self.folder} holds a run with another {' and '.join(keys)} ({', '.join(values)}). Choose another "
-                "--out, or add --restart to replace it."
+                f"{self.folder} holds a run {what_differs(keys, stored, requested)}. Choose another --out, or add "
+                "--restart to replace it."
             )
         return False
 
