@@ -1,8 +1,7 @@
 """Publish trained weights, or anybody's ONNX file, into the model repository, each file proven in the runtime.
 
-Each folder imports only folders further down this list (import-linter checks it):
+Each part imports only parts further down this list (import-linter checks it):
 
-    report        the HTML report about one export
     third_party   somebody else's ONNX file
     quantization  any ONNX file in INT8 or FP16; layers stay in FP32 where its answers would change too much
     gate          what a file must prove before it is published

@@ -3,7 +3,6 @@
 Guo et al., On Calibration of Modern Neural Networks, ICML 2017, call it temperature scaling.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,53 +10,31 @@ import onnx
 from onnx import helper, numpy_helper
 from onnxscript import optimizer
 
-from hangtag.export.arrays import Array, Pixels
 from hangtag.export.errors import GateError
 from hangtag.export.file import onnx_model
 from hangtag.export.gate.check import CALIBRATION
-from hangtag.export.gate.reference import load
-from hangtag.export.gate.runtime_answers import answer
+from hangtag.export.gate.reference import answer, load
 from hangtag.training.data.dataset import Split
 from hangtag.training.metrics.calibration import fit_temperature
 
 _TEMPERATURE, _SCALED = "temperature", "logits_by_temperature"
 
 
-@dataclass(frozen=True)
-class Calibrated:
-    """A file with its temperature, and what the gate compares it with."""
-
-    model: onnx.ModelProto
-    temperature: float
-    logits_before: Array
-    """The logits of the file without a temperature for the test images, [n, labels]."""
-
-
-def calibrate(file: Path, model: onnx.ModelProto, validation: Split, test: Pixels) -> Calibrated:
-    """Fit a temperature to the logits that the file itself computes, and fold it into its graph and metadata.
-
-    Args:
-        file: the model in its precision, without a temperature.
-        model: the parsed content of the file. It is not changed.
-        validation: the images that the temperature is fitted on; the network was not trained on them.
-        test: images of the gate, [n, height, width].
+def fit(file: Path, validation: Split) -> float:
+    """Fit a temperature to the logits that a file computes for images that the network was not trained on.
 
     Raises:
         GateError: the file does not load or fails on an image, or no temperature is the best.
     """
-    runtime = load(file)
+    logits = answer(load(file), validation.images, check=CALIBRATION)["logits"]
     try:
-        fitted = fit_temperature(answer(runtime, validation.images, check=CALIBRATION)["logits"], validation.classes)
+        fitted = fit_temperature(logits, validation.classes)
     except ValueError as error:
         raise GateError(CALIBRATION, f"{error}. Export it without --calibrate.") from error
-    fitted = float(f"{fitted:.6g}")  # the metadata's digits
-    calibrated = _fold(model, fitted)
-    added = {"temperature": f"{fitted:g}", "temperature_fitted_on": f"{len(validation):,} validation images"}
-    onnx_model.add_metadata(calibrated, added)
-    return Calibrated(calibrated, fitted, answer(runtime, test, check=CALIBRATION)["logits"])
+    return float(f"{fitted:.6g}")  # the metadata's digits
 
 
-def _fold(model: onnx.ModelProto, temperature: float) -> onnx.ModelProto:
+def fold(model: onnx.ModelProto, temperature: float, images: int) -> onnx.ModelProto:
     """Return a copy of the classifier whose ``probabilities`` are the softmax of ``logits`` / T, in FP32.
 
     The graph is changed after its conversion to a precision, so that nothing that computes the logits changes with it.
@@ -65,6 +42,7 @@ def _fold(model: onnx.ModelProto, temperature: float) -> onnx.ModelProto:
     Args:
         model: has the outputs ``logits`` and ``probabilities``, FP32 [batch, labels].
         temperature: above 0. At 1 the probabilities stay what they are, within rounding.
+        images: on how many validation images it was fitted.
     """
     folded = onnx.ModelProto()
     folded.CopyFrom(model)
@@ -76,4 +54,6 @@ def _fold(model: onnx.ModelProto, temperature: float) -> onnx.ModelProto:
     graph.node.append(helper.make_node("Softmax", [_SCALED], ["probabilities"], name="calibrated_softmax", axis=1))
     # In FP16 the replaced node is a Cast, whose Softmax has no reader now.
     optimizer.remove_unused_nodes(folded)
+    added = {"temperature": f"{temperature:g}", "temperature_fitted_on": f"{images:,} validation images"}
+    onnx_model.add_metadata(folded, added)
     return folded

@@ -1,92 +1,56 @@
 """Call a function of ours on a file in a child process, since loading a file can end the process that does it.
 
-The child is ``python -m hangtag.export.child_process MODULE:FUNCTION ARGUMENTS``, where ARGUMENTS is a file with the
-function's arguments in JSON. What the function returns is JSON on the last line of the child's standard output.
+The child is ``python -m hangtag.export.child_process FOLDER MODULE:FUNCTION``. The folder holds the pickled call, and
+gets the pickled outcome; the name is for people who list processes.
 """
 
-import importlib
-import json
+import pickle
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryDirectory
 from threading import Thread
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from hangtag.errors import UserError
 from hangtag.export.errors import ExportError, GateError
 from hangtag.serving.server.errors import InferenceError, ModelLoadError
 
+T = TypeVar("T")
 Progress = Callable[[str], object]
 _PROGRESS = "progress: "
 """Lines on the child's standard error that begin so are for the user."""
-_SECONDS = 600.0
+_CALL, _OUTCOME = "call", "outcome"
 
 
-class ChildAbortedError(Exception):
+class ChildAbortedError(GateError):
     """A signal ended the child process."""
-
-    def __init__(self, signal: int) -> None:
-        super().__init__(f"signal {signal}")
-        self.signal = signal
-
-
-class ChildFailedError(Exception):
-    """The child process gave no answer in time, or ended without one."""
 
 
 def run(
-    function: Callable[..., dict[str, Any]],
+    function: Callable[..., T],
+    *arguments: Any,
     shown_as: Path,
     check: str,
-    *,
-    seconds: float = _SECONDS,
+    seconds: float = 600.0,
     progress: Progress = str,
-    **arguments: Any,
-) -> dict[str, Any]:
-    """Call a function on somebody else's file in a child process, and judge how that ends.
+) -> T:
+    """Call a function on a file in a child process, and judge how that ends.
 
     Args:
-        function: One of a module of ours. It returns JSON values.
+        function: One of a module.
+        arguments: Of the function.
         shown_as: The file's name in error messages, in place of arguments that end in .onnx.
         check: The check that fails where the file cannot be run.
         seconds: After so many the child is ended.
         progress: Gets each line that the child reports, in a thread of its own.
-        arguments: Of the function, by name; JSON values.
-
-    Raises:
-        GateError: the file cannot be loaded or run, ends the process or gives no answer, or the function raises it.
-        ExportError: the function raises another error that the user can correct.
-    """
-    try:
-        answer = call(f"{function.__module__}:{function.__name__}", seconds, progress, **arguments)
-    except ChildAbortedError as error:
-        raise GateError(check, f"{shown_as} ended the process that worked on it (signal {error.signal}).") from error
-    except ChildFailedError as error:
-        raise GateError(check, f"working on {shown_as} failed: {error}.") from error
-    if "refused" not in answer:
-        return answer
-    reason: str = answer["refused"]
-    for value in arguments.values():
-        if isinstance(value, str) and value.endswith(".onnx"):
-            reason = reason.replace(value, str(shown_as))
-    if answer["of_the_user"]:
-        raise ExportError(f"{reason} Nothing was published.")
-    raise GateError(answer["check"] or check, reason)
-
-
-def call(function: str, seconds: float, progress: Progress = str, **arguments: Any) -> dict[str, Any]:
-    """Call MODULE:FUNCTION in a child process, and return what it returns.
-
-    Returns:
-        Where it raises an error that a user may meet: ``refused``, the message; ``check`` of a GateError; and
-        ``of_the_user``, whether it is another UserError.
 
     Raises:
         ChildAbortedError: a signal ended the child.
-        ChildFailedError: it gave no answer within ``seconds``, or ended without one.
+        GateError: the file cannot be loaded or run, or gives no answer in time, or the function raises it.
+        ExportError: the function raises another error that the user can correct.
     """
     lines = deque(["it wrote no message"], maxlen=1)  # the last line of a traceback names the exception
 
@@ -97,31 +61,34 @@ def call(function: str, seconds: float, progress: Progress = str, **arguments: A
             elif line.strip():
                 lines.append(line.strip())
 
-    with TemporaryDirectory() as folder, TemporaryFile("w+", encoding="utf-8") as output:
-        file = Path(folder, "arguments.json")
-        file.write_text(json.dumps(arguments), encoding="utf-8")
+    with TemporaryDirectory() as folder:
+        Path(folder, _CALL).write_bytes(pickle.dumps((function, arguments, shown_as, check)))
         # -P keeps the working directory out of sys.path, so that a numpy.py that lies there is not run.
-        command = [sys.executable, "-P", "-m", __name__, function, str(file)]
-        with subprocess.Popen(command, stdout=output, stderr=subprocess.PIPE, text=True) as process:
+        command = [sys.executable, "-P", "-m", __name__, folder, f"{function.__module__}:{function.__name__}"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
             follower = Thread(target=follow, args=(process.stderr,))
             follower.start()
             try:
                 code = process.wait(seconds)
             except subprocess.TimeoutExpired as error:
-                raise ChildFailedError(f"there was no answer within {seconds:g} s") from error
+                raise GateError(
+                    check, f"working on {shown_as} failed: there was no answer within {seconds:g} s."
+                ) from error
             finally:  # also after Ctrl-C
                 process.kill()
                 follower.join()
-        output.seek(0)
-        answer = output.read()
-    if code < 0:
-        raise ChildAbortedError(-code)
-    try:
-        parsed: dict[str, Any] = json.loads(answer.splitlines()[-1])
-    except (IndexError, ValueError) as error:
-        raise ChildFailedError(f"the process ended with exit code {code}: {lines[-1][:300]}") from error
-    return parsed
+        if code < 0:
+            raise ChildAbortedError(check, f"{shown_as} ended the process that worked on it (signal {-code}).")
+        outcome = Path(folder, _OUTCOME)
+        if not outcome.exists():
+            reason = f"the process ended with exit code {code}: {lines[-1][:300]}"
+            raise GateError(check, f"working on {shown_as} failed: {reason}.")
+        answered: tuple[T, ExportError | None] = pickle.loads(outcome.read_bytes())  # noqa: S301  (our own child's)
+    answer, refusal = answered
+    if refusal is not None:
+        raise refusal
+    return answer
 
 
 def report(line: str) -> None:
@@ -130,20 +97,31 @@ def report(line: str) -> None:
     sys.stderr.flush()
 
 
-def _answer(function: str, file: str) -> dict[str, Any]:
-    module, _, name = function.partition(":")
-    arguments = json.loads(Path(file).read_text(encoding="utf-8"))
+def _outcome(
+    function: Callable[..., Any], arguments: tuple[Any, ...], shown_as: Path, check: str
+) -> tuple[Any, ExportError | None]:
+    """What the function returns, or an error that a user may meet."""
+
+    def reason(text: object) -> str:
+        shown = f"{' '.join(str(text).split()).rstrip('.')}."
+        for value in arguments:
+            if isinstance(value, Path) and value.suffix == ".onnx":
+                shown = shown.replace(str(value), str(shown_as))
+        return shown
+
     try:
-        answer: dict[str, Any] = getattr(importlib.import_module(module), name)(**arguments)
+        return function(*arguments), None
     except GateError as error:
-        return {"refused": error.reason, "check": error.check, "of_the_user": False}
+        return None, GateError(error.check, reason(error.reason))
     except UnicodeDecodeError as error:
-        return {"refused": f"a name or a text in it is not UTF-8 ({error}).", "check": None, "of_the_user": False}
-    except (UserError, ModelLoadError, InferenceError) as error:
-        reason = f"{' '.join(str(error).split()).rstrip('.')}."
-        return {"refused": reason, "check": None, "of_the_user": isinstance(error, UserError)}
-    return answer
+        return None, GateError(check, f"a name or a text in it is not UTF-8 ({error}).")
+    except (ModelLoadError, InferenceError) as error:
+        return None, GateError(check, reason(error))
+    except UserError as error:
+        return None, ExportError(f"{reason(error)} Nothing was published.")
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_answer(*sys.argv[1:])) + "\n")
+    _folder = Path(sys.argv[1])
+    _called = pickle.loads(Path(_folder, _CALL).read_bytes())  # noqa: S301  (our own parent's)
+    Path(_folder, _OUTCOME).write_bytes(pickle.dumps(_outcome(*_called)))

@@ -19,6 +19,5 @@ class GateError(ExportError):
         self.check = check
         self.reason = reason
 
-
-class IncomparableError(ExportError):
-    """The version that serves has no figure to compare with, so nothing says whether the new one is worse."""
+    def __reduce__(self) -> tuple[type["GateError"], tuple[str, str]]:
+        return type(self), (self.check, self.reason)  # a child process pickles it

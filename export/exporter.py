@@ -13,17 +13,17 @@ from hangtag.export.arrays import Pixels
 from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model
 from hangtag.export.gate import speed
-from hangtag.export.gate.proof import GateData, Proof
-from hangtag.export.gate.prove import prove
-from hangtag.export.gate.reference import Reference
+from hangtag.export.gate.check import CALIBRATION
+from hangtag.export.gate.prove import Proof, prove
+from hangtag.export.gate.reference import Reference, answer, load
 from hangtag.export.quantization import precision
 from hangtag.export.repository import inventory
-from hangtag.export.repository.inventory import Entry, Quality
+from hangtag.export.repository.inventory import Quality
 from hangtag.export.repository.publishing import publish
-from hangtag.training.data.dataset import Dataset
+from hangtag.training.data.dataset import Classes, Dataset
 
 if TYPE_CHECKING:  # a file needs no torch, which a run needs
-    from hangtag.export.network.served_network import ServedNetwork
+    from hangtag.export.network import ServedNetwork
 
 QUANTIZATION_IMAGES = 512
 """int8 sees this many images of the training split, to learn how large activations get."""
@@ -42,7 +42,8 @@ class Source:
         labels: In their order.
         data: What the network learned from.
         data_digest: Of that, as the run recorded it.
-        gate: The images that the file is proven on.
+        images: On which the file is proven.
+        classes: Their true classes, where each has one label.
         test_images: How many images the test figure is a share of.
         recorded: Metadata that follow from the proof.
         network: In PyTorch; None for a file.
@@ -55,7 +56,8 @@ class Source:
     labels: tuple[str, ...]
     data: Dataset
     data_digest: str
-    gate: GateData
+    images: Pixels
+    classes: Classes | None
     test_images: int
     recorded: Callable[[Proof], Mapping[str, str]] = lambda _: {}
     network: "ServedNetwork | None" = None
@@ -69,13 +71,11 @@ class Published:
         folder: The version's folder.
         proof: What the file proved.
         metadata: The file's own metadata (keys without their prefix).
-        images: The real images that the answers in the proof belong to.
     """
 
     folder: Path
     proof: Proof
     metadata: Mapping[str, str]
-    images: Pixels
 
 
 def export(
@@ -99,8 +99,8 @@ def export(
         even_if_different: publish it also if the version that serves has other inputs, outputs or labels.
 
     Raises:
-        IncomparableError: the version that serves has no figure on the same test set.
-        ExportError: the precision or a temperature is not for this network, or nothing can be written.
+        ExportError: the version that serves has no figure on the same test set, the precision or a temperature is not
+            for this network, or nothing can be written.
         GateError: a check fails, no temperature fits, or the version that serves has other inputs, outputs or labels.
         Nothing is published in any of these cases.
 
@@ -109,19 +109,22 @@ def export(
         >>> export(source, Path("models")).folder
         PosixPath('models/cnn/3')
     """
-    gate, expected, to = source.gate, source.reference, source.precision
-    if gate.classes is None and to != "fp32":
+    expected, to, logits_before = source.reference, source.precision, None
+    if source.classes is None and to != "fp32":
         raise ExportError(f"{source.name} answers with sets of labels, which are published in fp32 only, not in {to}.")
-    if gate.classes is None and calibrate:
+    if source.classes is None and calibrate:
         raise ExportError(
             f"{source.name} answers with sets of labels, and a temperature is fitted to one label per image. Export it "
             "without --calibrate."
         )
     rival = predecessors.serving(models, source.name)
-    inputs, outputs = (list(map(str, specs)) for specs in (expected.inputs, expected.outputs))
-    predecessors.require_same_contract(rival, inputs, outputs, source.labels, even_if_different=even_if_different)
-    if not even_if_worse:
-        _require_comparable(rival, source.data_digest)
+    predecessors.require_same_contract(
+        rival, expected.inputs, expected.outputs, source.labels, even_if_different=even_if_different
+    )
+    if rival is not None and not even_if_worse and predecessors.recorded(rival, source.data_digest) is None:
+        figure = Quality.of(rival.metadata)
+        why = "records no test figure" if figure is None else f"was tested on another data set ({figure})"
+        raise predecessors.incomparable(rival, why)
     with publish(models, source.name) as publication, tempfile.TemporaryDirectory() as folder:
         file, fp32_file = publication.model_file, Path(folder, "fp32.onnx")
         fp32 = source.graph()
@@ -131,35 +134,25 @@ def export(
         onnx_model.write(model, metadata, file)
         if calibrate:
             assert source.network is not None
-            calibrated = calibration.calibrate(file, model, source.data.validation, gate.images)
-            model, source.network.temperature = calibrated.model, calibrated.temperature
-            expected = replace(expected, temperature=calibrated.temperature)
-            gate = replace(gate, logits_before=calibrated.logits_before)
+            validation = source.data.validation
+            temperature = source.network.temperature = calibration.fit(file, validation)
+            logits_before = answer(load(file), source.images, check=CALIBRATION)["logits"]
+            model = calibration.fold(model, temperature, len(validation))
+            expected = replace(expected, temperature=temperature)
             metadata = onnx_model.metadata(model)
             file.write_bytes(model.SerializeToString())
-        proof = prove(expected, file, model, gate, precision=to)
+        proof = prove(expected, file, model, source.images, source.classes, precision=to, logits_before=logits_before)
         own = Quality.of(metadata | proof.metadata)
         serving = None if rival is None else predecessors.recorded(rival, source.data_digest)
         if rival is not None and own is not None and serving is not None:
             trial = f"The run is a trial, {text}. " if (text := inventory.trial(metadata)) else ""
-            remedy = (
-                f"{trial}To publish it all the same, add --even-if-worse, or name another repository with --models."
-            )
             compared = predecessors.compare(
-                own, source.test_images, serving, rival.version, even_if_worse=even_if_worse, remedy=remedy
+                own, source.test_images, serving, rival.version, even_if_worse=even_if_worse, note=trial
             )
             proof = replace(proof, checks=[*proof.checks, compared])
-        other = fp32_file if to != "fp32" else None
-        proof = replace(proof, speed=speed.measure(file, gate.images, source.network, other, timing))
+        original = None if to == "fp32" else fp32_file
+        proof = replace(proof, speed=speed.measure(file, source.images, source.network, original, timing))
         metadata |= {**proof.metadata, **source.recorded(proof), "graph_digest": onnx_model.digest(model)}
         # Written again with the proof in its metadata; graph and weights, which were proven, are the same.
         onnx_model.write(model, metadata, file)
-    return Published(publication.folder, proof, metadata, gate.images)
-
-
-def _require_comparable(rival: Entry | None, data_digest: str) -> None:
-    if rival is None or predecessors.recorded(rival, data_digest) is not None:
-        return
-    other = Quality.of(rival.metadata)
-    why = "records no test figure" if other is None else f"was tested on another data set ({other})"
-    raise predecessors.incomparable(rival, why, "To publish it all the same, add --even-if-worse")
+    return Published(publication.folder, proof, metadata)

@@ -4,7 +4,6 @@ Run it on the machine that serves: processors round differently, and one without
 AVX-VNNI) may saturate sums of an int8 file of hangtag's first releases.
 """
 
-import json
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,17 +16,17 @@ import numpy as np
 
 from hangtag.export.arrays import Answers, Pixels
 from hangtag.export.errors import ExportError, GateError
-from hangtag.export.file import reference_answers
-from hangtag.export.file.reference_answers import ReferenceAnswers
+from hangtag.export.file import kept_answers
+from hangtag.export.gate import agreement, batching, parity
 from hangtag.export.gate.check import AGREEMENT, BATCHING, CALIBRATION, EMPTY_BATCH, PARITY, STRUCTURE, PassedCheck
-from hangtag.export.gate.checks import batching, calibration, empty_batch, logits
-from hangtag.export.gate.runtime_answers import REAL, answer, artificial_images, softmax
-from hangtag.export.gate.tolerances import TOLERANCES, Tolerances
-from hangtag.export.recorded_data import PicturesGoneError, RecordedData
-from hangtag.export.repository import inventory
+from hangtag.export.gate.reference import REAL, answer, artificial_images, softmax
+from hangtag.export.gate.tolerances import GATE_IMAGES, TOLERANCES, Tolerances
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.training.data import fashion_mnist
+from hangtag.training.data import fashion_mnist, sources
+from hangtag.training.data.dataset import Split
+from hangtag.training.errors import DataCorruptError, DataNotFoundError
+from hangtag.training.runs import data as runs_data
 
 
 @dataclass(frozen=True)
@@ -61,65 +60,37 @@ def verify(entry: Entry, data_dir: Path | None) -> list[Finding]:
     return [_run(name, compute) for name, compute in verification.checks()]
 
 
-def record_calibration(entry: Entry, data_dir: Path | None) -> Path | None:
-    """Measure the calibration error of a classifier whose gate did not, and write it into calibration.json.
-
-    Call it where everything that the file records holds.
-
-    Args:
-        entry: a version.
-        data_dir: as for ``verify``.
-
-    Returns:
-        What was written; None for a model that has the figure, or is no classifier that hangtag exported.
-
-    Raises:
-        ExportError: the file cannot be written.
-    """
-    metadata = entry.metadata
-    is_ours = {"training", "graph_digest"} <= metadata.keys() and metadata.get("task") == "single_label"
-    if not is_ours or not isinstance(entry.gate, dict) or CALIBRATION in entry.gate:
-        return None
-    test = fashion_mnist.load_test(data_dir)
-    answers = answer(Runtime(entry.path, provider="cpu"), test.images)
-    figures = dict(calibration.check(answers, test.classes).figures)
-    document = {"graph_digest": metadata["graph_digest"], "gate": {CALIBRATION: figures}}
-    file = entry.path.with_name(inventory.LATER_FIGURES)
-    try:
-        file.write_text(json.dumps(document, indent=2) + "\n")
-    except OSError as error:
-        raise ExportError(f"{file} cannot be written: {error.strerror}") from error
-    return file
-
-
 def _run(name: str, compute: Callable[[], Finding]) -> Finding:
     try:
         return compute()
     except GateError as error:
         return Finding(name, False, error.reason)
-    except PicturesGoneError as error:
+    except _PicturesGoneError as error:
         return Finding(name, None, str(error))
     except (ValueError, TypeError, KeyError, AttributeError, zlib.error) as error:
         return Finding(name, False, f"what is recorded cannot be read: {error}")
+
+
+class _PicturesGoneError(Exception):
+    """The user's own pictures, of which figures were recorded, are not there, or are others now."""
 
 
 class _Verification:
     """The checks of one model that can be loaded."""
 
     def __init__(self, entry: Entry, data_dir: Path | None) -> None:
-        self._entry = entry
-        self._data = RecordedData(entry, data_dir)
+        self._entry, self._data_dir = entry, data_dir
         self._runtime = Runtime(entry.path, provider="cpu")
 
     def checks(self) -> Iterator[tuple[str, Callable[[], Finding]]]:
         """The checks that apply to this model, by name."""
         entry = self._entry
-        yield "file", self._file
-        yield STRUCTURE, self._structure
+        yield "file", self._by_onnx("file", self._file)
+        yield STRUCTURE, self._by_onnx(STRUCTURE, self._structure)
         if problem := _metadata_problem(entry):
             yield "metadata", lambda: Finding("metadata", False, problem)
         elif "training" in entry.metadata:
-            images = self._data.images
+            images = self._images
             tolerances = TOLERANCES[entry.precision or "fp32"]
             yield PARITY, partial(self._parity, images, tolerances)
             if entry.metadata["task"] == "single_label":
@@ -129,15 +100,59 @@ class _Verification:
                     yield CALIBRATION, partial(self._calibration, tolerances)
             yield BATCHING, partial(self._batching, images, tolerances)
         elif "batched" in entry.metadata:
-            yield BATCHING, self._third_party_batching
+            yield BATCHING, self._by_onnx(BATCHING, self._third_party_batching)
         if entry.batched:
-            yield EMPTY_BATCH, lambda: _passed(empty_batch.check(entry.path))
+            yield EMPTY_BATCH, lambda: _passed(batching.check_empty(entry.path))
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        """The config of the run that the file was exported from."""
+        config: dict[str, Any] = self._entry.json("training")["config"]
+        return config
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether the figures were recorded of pictures of the user's."""
+        return sources.kind_of(str(self._config.get("dataset", fashion_mnist.NAME))) is not None
+
+    @cached_property
+    def _test(self) -> Split:
+        """The test split, of own pictures as far as the gate used it."""
+        if not self._is_own:
+            return fashion_mnist.load_test(self._data_dir)
+        try:
+            return runs_data.load(self._config, self._data_dir).test.first(GATE_IMAGES)
+        except (DataNotFoundError, DataCorruptError) as error:
+            raise _PicturesGoneError(str(error)) from error
+
+    @cached_property
+    def _images(self) -> Pixels:
+        """The images that the reference answers belong to: the examples in a file of the user's own pictures, else the
+        first of the test split, or of the test canvases."""
+        if self._is_own:
+            kept = kept_answers.read_examples(self._entry.metadata)
+            if kept is None:
+                raise ValueError("the file has no examples")
+            return kept[0]
+        if self._entry.metadata["task"] == "single_label":
+            return self._test.images[: batching.IMAGES]
+        try:
+            from hangtag.export.run_source import canvases_of
+        except ModuleNotFoundError as error:
+            raise ExportError(
+                f"{self._entry.name} is verified on canvases, which need the Python module {error.name!r}. "
+                "In the project's folder, install it with: pip install '.[train]'"
+            ) from error
+        return canvases_of(self._test, self._config, kept_answers.IMAGES)
+
+    @staticmethod
+    def _by_onnx(check: str, compute: Callable[[], Finding]) -> Callable[[], Finding]:
+        """A check for which the package onnx must be installed."""
+        return compute if find_spec("onnx") else lambda: Finding(check, None, "the package onnx is not installed")
 
     @cached_property
     def _model(self) -> Any:
-        """The file as an onnx.ModelProto; None if the package onnx is not installed."""
-        if find_spec("onnx") is None:
-            return None
+        """The file as an onnx.ModelProto."""
         import onnx
 
         return onnx.load(self._entry.path)
@@ -145,14 +160,12 @@ class _Verification:
     @cached_property
     def _answers(self) -> Answers:
         """The file's answers to the images of the test split."""
-        return answer(self._runtime, self._data.test.images)
+        return answer(self._runtime, self._test.images)
 
     def _file(self) -> Finding:
         recorded = self._entry.metadata.get("graph_digest")
         if recorded is None:
             return Finding("file", None, "no digest was recorded when it was exported")
-        if self._model is None:
-            return Finding("file", None, "the package onnx is not installed, which the digest is computed with")
         from hangtag.export.file import onnx_model
 
         digest = onnx_model.digest(self._model)
@@ -161,42 +174,31 @@ class _Verification:
         return Finding("file", False, f"graph or weights were changed: SHA-256 {digest[:12]}, recorded {recorded[:12]}")
 
     def _structure(self) -> Finding:
-        if self._model is None:
-            return Finding(STRUCTURE, None, "the package onnx is not installed")
-        from hangtag.export.gate.checks import structure
+        from hangtag.export.gate import structure
 
         is_ours = "training" in self._entry.metadata
         return _passed(structure.check(self._model, self._entry.megabytes, strict=is_ours))
 
     def _parity(self, images: Pixels, tolerances: Tolerances) -> Finding:
-        reference = reference_answers.read(self._entry.metadata)
+        reference = kept_answers.read_answers(self._entry.metadata)
         if reference is None:
             return Finding(PARITY, None, "PyTorch's answers were not recorded when it was exported")
-        images = images[: len(next(iter(reference.answers.values())))]
-        if "logits" not in reference.answers:
-            return self._path_parity(reference, images, tolerances)
+        answers, _ = reference
+        images = images[: len(next(iter(answers.values())))]
+        if "path" in answers:
+            return _passed(parity.check_paths(self._runtime, {REAL: images}, {REAL: answers}, tolerances))
         recorded = self._recorded(PARITY)
         spread, worst = float(recorded["spread"]), max(recorded["max_logit_difference"][REAL].values())
         temperature = float(self._entry.metadata.get("temperature", "1"))
         one_label = self._entry.metadata["task"] == "single_label"
         activation = (lambda scores: softmax(scores / temperature)) if one_label else None
-        check = logits.check(self._runtime, {REAL: images}, {REAL: reference.answers}, tolerances, spread, activation)
+        check = parity.check_logits(self._runtime, {REAL: images}, {REAL: answers}, tolerances, spread, activation)
         return Finding(check.name, True, f"{check.summary} (recorded {worst:.1e})")
-
-    def _path_parity(self, reference: ReferenceAnswers, images: Pixels, tolerances: Tolerances) -> Finding:
-        """Of tied paths either may be answered; their probabilities must be the same."""
-        answers, expected = answer(self._runtime, images), reference.answers
-        same = (answers["path"] == expected["path"]).all(axis=1)
-        of_path, of_labels = (np.abs(answers[name] - expected[name]) for name in ("path_probability", "probabilities"))
-        worst = float(max(of_path.max(), np.where(same[:, None], of_labels, 0).max()))
-        paths = f"{int(same.sum())} of {len(same)} paths the same, others tied"
-        summary = f"probabilities within {worst:.1e} of PyTorch; {paths}"
-        return Finding(PARITY, worst <= tolerances.absolute, summary)
 
     def _same_data(self) -> Finding:
         """The data set's files were checked when they were read; this compares them with the training data."""
-        if self._data.is_own:
-            _ = self._data.test  # reading them checks their digest
+        if self._is_own:
+            _ = self._test  # reading them checks their digest
             return Finding("data", True, "the pictures are those that it was trained on")
         recorded, here = self._entry.metadata["data_digest"], fashion_mnist.DIGEST
         if recorded == here:
@@ -204,23 +206,25 @@ class _Verification:
         return Finding("data", False, f"it was trained on another data set: SHA-256 {recorded[:12]}, here {here[:12]}")
 
     def _agreement(self, tolerances: Tolerances) -> Finding:
-        test, labels = self._data.test, self._answers["logits"].argmax(axis=1)
+        test, labels = self._test, self._answers["logits"].argmax(axis=1)
         recorded = float(self._entry.metadata["test_accuracy"])
         accuracy = float((labels == test.classes).mean())
         summary = f"test accuracy {accuracy:.2%} (recorded {recorded:.2%})"
         holds = abs(accuracy - recorded) <= tolerances.verification  # a higher one was not measured on this file either
-        reference = reference_answers.read(self._entry.metadata)
-        if reference is not None and reference.labels is not None and len(reference.labels) == len(test):
+        reference = kept_answers.read_answers(self._entry.metadata)
+        if reference is not None and reference[1] is not None and len(reference[1]) == len(test):
             gate = self._recorded(AGREEMENT)
-            agreement = float((labels == reference.labels).mean())
-            summary += f", {agreement:.2%} of the answers are PyTorch's (recorded {gate['agreement']:.2%})"
-            holds = holds and agreement >= tolerances.agreement - tolerances.verification
-            for figure, now in (("accuracy", accuracy), ("agreement", agreement)):  # the gate's figures must hold too
+            same = float((labels == reference[1]).mean())
+            summary += f", {same:.2%} of the answers are PyTorch's (recorded {gate['agreement']:.2%})"
+            holds = holds and same >= tolerances.agreement - tolerances.verification
+            for figure, now in (("accuracy", accuracy), ("agreement", same)):  # the gate's figures must hold too
                 holds = holds and abs(now - gate[figure]) <= tolerances.verification
         return Finding(AGREEMENT, holds, summary)
 
     def _calibration(self, tolerances: Tolerances) -> Finding:
-        error = float(calibration.check(self._answers, self._data.test.classes).figures["expected_calibration_error"])
+        error = float(
+            agreement.check_calibration(self._answers, self._test.classes).figures["expected_calibration_error"]
+        )
         recorded = float(self._recorded(CALIBRATION)["expected_calibration_error"])
         summary = f"expected calibration error {error:.2%} (recorded {recorded:.2%})"
         return Finding(CALIBRATION, abs(error - recorded) <= tolerances.verification, summary)
@@ -230,17 +234,10 @@ class _Verification:
         spread = float(figures.get(PARITY, {}).get("spread", 0.0))
         artificial = artificial_images(*images.shape[1:]).values()
         other_images = np.concatenate([images[-16:], *(pixels[:16] for pixels in artificial)])
-        ties: list[int] = []
-        if self._runtime.signature.output("path") is not None:
-            # Either of two tied paths may be answered; which images have ties shows when they are run twice.
-            alone, batched = answer(self._runtime, images, 1), answer(self._runtime, images)
-            ties = np.flatnonzero((alone["path"] != batched["path"]).any(axis=1)).tolist()
-        return _passed(batching.check(self._runtime, images, other_images, tolerances, spread, ties))
+        return _passed(batching.check(self._runtime, images, other_images, tolerances, spread))
 
     def _third_party_batching(self) -> Finding:
         """Repeat the proof that the requests of somebody else's model may, or may not, be batched."""
-        if self._model is None:
-            return Finding(BATCHING, None, "the package onnx is not installed")
         from hangtag.export.third_party import probe
 
         verdict = probe.run(self._entry.path, shown_as=self._entry.path)["batching"]

@@ -36,7 +36,7 @@ SUBCOMMANDS = {
     ),
     "export": Subcommand("hangtag.export.cli:export", "Publish a trained network as an ONNX model.", "export"),
     "import": Subcommand(
-        "hangtag.export.import_cli:import_file", "Publish anybody's ONNX file, with its preprocessing.", "export"
+        "hangtag.export.cli:import_file", "Publish anybody's ONNX file, with its preprocessing.", "export"
     ),
     "models": Subcommand(
         "hangtag.commands.models:models", "List, show, verify, promote, load and unload models.", "cpu"

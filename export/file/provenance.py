@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from hangtag.export.file.onnx_model import versions
-from hangtag.export.network.served_network import ServedNetwork, SingleLabel
+from hangtag.export.network import ServedNetwork, SingleLabel
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.metrics.single_label import MOST_IN_MATRIX
 from hangtag.training.runs import data

@@ -16,7 +16,7 @@ from onnxscript import optimizer
 from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model
 from hangtag.export.file.lstm_simplification import simplify_lstms
-from hangtag.export.network.served_network import ServedNetwork
+from hangtag.export.network import ServedNetwork
 
 OPSET = 20
 # Constants of up to this many elements are folded; the largest here is lstm2's recurrent kernel, 2.5 million.

@@ -1,18 +1,23 @@
-"""What a file must answer like: the network in PyTorch, or, of a file in another precision, the FP32 file."""
+"""What a file must answer like, and how files are run on images, real and artificial, to be compared with that."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hangtag.export.arrays import Answers, Array, Pixels
+import numpy as np
+
+from hangtag.export.arrays import Answers, Array, Pixels, batches
 from hangtag.export.errors import GateError
-from hangtag.export.gate.check import STRUCTURE
-from hangtag.export.gate.runtime_answers import answer, softmax
-from hangtag.serving.server.errors import ModelLoadError
+from hangtag.export.gate.check import PARITY, STRUCTURE
+from hangtag.serving.server.errors import InferenceError, ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.signature import TensorSpec
 
 Answer = Callable[[Pixels], Answers]
+Activation = Callable[[Array], Array]
+REAL = "test"
+"""The key of real images where images are grouped by kind; ``artificial_images`` names the other kinds."""
+_ARTIFICIAL_COUNT = 64
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,6 @@ class Reference:
         activation: Turns logits into probabilities, before a temperature.
         temperature: Divides the logits before that.
         threshold: From which probability on a label is in an image's set; None where something else decides.
-        perturbed: For a network that answers with paths of labels: its answers after small changes of its weights,
-            which show what a tie is.
     """
 
     name: str
@@ -37,29 +40,9 @@ class Reference:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     answer: Answer
-    activation: Callable[[Array], Array] = softmax
+    activation: Activation
     temperature: float = 1.0
     threshold: float | None = None
-    perturbed: Callable[[], Iterator[Answer]] | None = None
-
-
-def of_file(path: Path) -> Reference:
-    """A classifier's file in FP32, which has passed the gate against PyTorch, so that its answers stand for PyTorch's.
-
-    Raises:
-        GateError: it cannot be loaded.
-    """
-    runtime = load(path)
-    signature = runtime.signature
-    temperature = float(signature.metadata.get("temperature", "1"))
-    return Reference(
-        "the FP32 file",
-        "fp32 file",
-        signature.inputs,
-        signature.outputs,
-        lambda images: answer(runtime, images),
-        temperature=temperature,
-    )
 
 
 def load(path: Path) -> Runtime:
@@ -68,3 +51,79 @@ def load(path: Path) -> Runtime:
         return Runtime(path, provider="cpu")
     except ModelLoadError as error:
         raise GateError(STRUCTURE, f"{error}.") from error
+
+
+def answer(runtime: Runtime, images: Pixels, batch_size: int = 64, check: str = PARITY) -> Answers:
+    """Run a file with one input on images, and return each output for all of them.
+
+    Args:
+        check: the check that needs the answers, for the error message.
+
+    Raises:
+        GateError: the runtime fails on a batch; the message names the check and the batch.
+    """
+    parts = [
+        answer_batch(runtime, batch, check, f"from image {number * batch_size} on")
+        for number, batch in enumerate(batches(images, batch_size))
+    ]
+    return {name: np.concatenate([outputs[name] for outputs in parts]) for name in parts[0]}
+
+
+def answer_batch(runtime: Runtime, batch: Pixels, check: str, contents: str) -> Answers:
+    """Run a file with one input on one batch.
+
+    Args:
+        check: the check that needs the answers, for the error message.
+        contents: which images the batch holds, for the error message.
+
+    Raises:
+        GateError: the runtime fails on the batch.
+    """
+    (image,) = runtime.signature.inputs
+    try:
+        return runtime.run({image.name: batch})
+    except InferenceError as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise GateError(check, f"the file loads, but fails at batch {len(batch)} {contents}: {reason}.") from error
+
+
+def artificial_images(*shape_of_one: int) -> dict[str, Pixels]:
+    """Images of a shape that no camera takes, 64 of each kind: black, white, and noise (the same at every call)."""
+    shape = (_ARTIFICIAL_COUNT, *shape_of_one)
+    return {
+        "black": np.zeros(shape, np.uint8),
+        "white": np.full(shape, 255, np.uint8),
+        "random": np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8),
+    }
+
+
+def tied_paths(one: Answers, other: Answers, limit: float) -> Array:
+    """Of which images two answers differ, although their paths of labels are equally likely, bool [n].
+
+    A beam search chooses. Where paths are tied up to rounding, either may win, and nothing is wrong; where they are
+    tied at the edge of the beam, the winner is the same, and labels' probabilities over the beam differ.
+    """
+    if "path" not in one:
+        return np.zeros(len(next(iter(one.values()))), dtype=bool)
+    equally_likely = np.abs(one["path_probability"] - other["path_probability"]) <= limit
+    differs = (np.abs(one["probabilities"] - other["probabilities"]) > limit).any(axis=1)
+    tied: Array = ((one["path"] != other["path"]).any(axis=1) | differs) & equally_likely
+    return tied
+
+
+def worst_image(difference: Array) -> int:
+    """The index of the image with the largest difference, [n] or [n, outputs]; NaN counts as the largest."""
+    return int(np.nan_to_num(difference, nan=np.inf).reshape(len(difference), -1).max(axis=1).argmax())
+
+
+def softmax(logits: Array) -> Array:
+    """Probabilities [n, labels] that sum to 1 per image."""
+    powers: Array = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: Array = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def sigmoid(logits: Array) -> Array:
+    """Probabilities [n, labels], each independent of the others."""
+    probabilities: Array = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    return probabilities

@@ -7,7 +7,6 @@ since an instance of the server computes on one. With several, a contender's thr
 about as long as a batch takes, on the processors that the next contender needs.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,8 +34,6 @@ _SECONDS_OF_FILES = 0.25
 """As ``_SECONDS``, for somebody else's file, which is compared with nothing or with one other."""
 _TURN_MS = 5.0
 """A turn's counted batches take this long together, or there is one of them."""
-_BUSY = 0.1
-"""From this share of the CPUs on, the summary mentions other processes."""
 
 INSTRUCTIONS = {
     "avx2": "AVX2",
@@ -61,17 +58,8 @@ class Speed:
 
     milliseconds: Mapping[int, Mapping[str, float]]
     """Batch size -> contender -> median."""
-    threads: int
     missing: Mapping[str, str]
     """Contender -> why it was not timed."""
-    others: float = 0.0
-    """The share of the machine's CPUs that other processes took meanwhile; if it is large, no figure means much."""
-
-    @classmethod
-    def of(cls, figures: Mapping[str, Any]) -> "Speed":
-        """Of what ``figures`` is."""
-        milliseconds = {int(size): times for size, times in figures["median_ms"].items()}
-        return cls(milliseconds, figures["threads"], figures["missing"], figures["others"])
 
     def ratio(self, contender: str, batch_size: int) -> float | None:
         """How many times faster the file is than a contender; None for a contender that was not timed."""
@@ -82,13 +70,12 @@ class Speed:
     def figures(self) -> dict[str, object]:
         """JSON values, for programs."""
         return {
-            "threads": self.threads,
+            "threads": THREADS,
             "median_ms": {
                 str(size): {contender: round(value, 4) for contender, value in times.items()}
                 for size, times in self.milliseconds.items()
             },
             "missing": dict(self.missing),
-            "others": round(self.others, 2),
         }
 
     def __str__(self) -> str:
@@ -98,8 +85,7 @@ class Speed:
                 f"{self.ratio(contender, size):.1f}x {contender}" for contender in times if contender != FILE
             )
             parts.append(f"batch {size} in {times[FILE]:.2f} ms ({ratios})" if ratios else f"{times[FILE]:.2f} ms")
-        busy = f"; others took {self.others:.0%} of the CPUs meanwhile" if self.others >= _BUSY else ""
-        return f"{', '.join(parts)}, {self.threads} thread{'s' if self.threads > 1 else ''}{busy}"
+        return f"{', '.join(parts)}, {THREADS} thread"
 
 
 def measure(path: Path, images: Pixels, served: "nn.Module | None", fp32: Path | None, timing: str) -> Speed | None:
@@ -126,13 +112,11 @@ def measure(path: Path, images: Pixels, served: "nn.Module | None", fp32: Path |
                 except Exception as error:  # a compiler may raise anything, and the file is not at fault
                     missing[COMPILED] = str(error).strip().splitlines()[0][:200]
         batches = {size: np.resize(images, (size, *images.shape[1:])) for size in BATCH_SIZES}
-        before = CpuTime.now()
-        milliseconds = {size: interleaved(contenders, batch) for size, batch in batches.items()}
-        return Speed(milliseconds, THREADS, missing, CpuTime.now().share_of_others(before))
+        return Speed({size: interleaved(contenders, batch) for size, batch in batches.items()}, missing)
 
 
-def of_files(files: Mapping[str, Runtime], sample: Mapping[str, Array], *, batched: bool) -> dict[str, object]:
-    """Time files on one sample, and on 64 of a batched model: what ``Speed.figures`` is.
+def of_files(files: Mapping[str, Runtime], sample: Mapping[str, Array], *, batched: bool) -> Speed:
+    """Time files on one sample, and on 64 of a batched model.
 
     Args:
         files: Contender -> the file, with one thread.
@@ -143,7 +127,7 @@ def of_files(files: Mapping[str, Runtime], sample: Mapping[str, Array], *, batch
     for size in BATCH_SIZES if batched else (1,):
         inputs = {name: np.concatenate([array] * size) for name, array in sample.items()} if size > 1 else sample
         milliseconds[size] = interleaved(contenders, inputs, least=2, seconds=_SECONDS_OF_FILES)
-    return Speed(milliseconds, THREADS, {}).figures
+    return Speed(milliseconds, {})
 
 
 @contextmanager
@@ -157,30 +141,6 @@ def _pytorch_threads() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@dataclass(frozen=True)
-class CpuTime:
-    """CPU seconds since the machine started: available on all CPUs, used by all processes, and used by this one."""
-
-    available: float
-    used: float
-    own: float
-
-    @classmethod
-    def now(cls, stat: Path = Path("/proc/stat")) -> "CpuTime":
-        """Read the line of all CPUs in /proc/stat, see proc_stat(5). All zeros on systems without that file."""
-        if not stat.exists():
-            return cls(0, 0, 0)
-        ticks = [int(field) for field in stat.read_text().partition("\n")[0].split()[1:9]]
-        seconds = [count / os.sysconf("SC_CLK_TCK") for count in ticks]
-        return cls(sum(seconds), sum(seconds) - sum(seconds[3:5]), time.process_time())  # idle and iowait
-
-    def share_of_others(self, before: "CpuTime") -> float:
-        """The share of the CPUs that other processes used since ``before``."""
-        available = self.available - before.available
-        others = (self.used - before.used) - (self.own - before.own)
-        return min(1.0, max(0.0, others / available)) if available > 0 else 0.0
 
 
 def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:

@@ -6,6 +6,9 @@ BATCH_SIZES = (1, 2, 3, 7, 16, 64)
 """Answers are compared at these. An export can freeze an axis of 1, 3 and 7 fill no vector register, 64 is a server's
 largest batch."""
 
+GATE_IMAGES = 10_000
+"""So many images of the test split are compared, at most."""
+
 
 @dataclass(frozen=True)
 class Tolerances:

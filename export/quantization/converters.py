@@ -5,7 +5,7 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,18 +32,6 @@ class ConversionError(ExportError):
     """ONNX Runtime's tools fail on a network."""
 
 
-class Converter(Protocol):
-    """Converts a network to one precision."""
-
-    layers: Sequence[onnx.NodeProto]
-    """The layers that can be converted, in the order of computation; each name is unique."""
-    too_large: Sequence[onnx.NodeProto]
-    """Layers that stay in FP32 in any case."""
-
-    def convert(self, in_fp32: Collection[str]) -> onnx.ModelProto:
-        """Convert all layers but those with these names."""
-
-
 class Int8Converter:
     """ONNX Runtime's static quantizer (QDQ): fixed scales, so that no answer depends on the other samples of a batch.
 
@@ -52,6 +40,7 @@ class Int8Converter:
     """
 
     too_large: Sequence[onnx.NodeProto] = ()
+    """Layers that stay in FP32 in any case."""
 
     def __init__(
         self,
@@ -84,6 +73,7 @@ class Int8Converter:
         self.layers: Sequence[onnx.NodeProto] = [
             node for node in self.model.graph.node if node.op_type in layers and node.input[1] in constants
         ]
+        """Those that can be converted, in the order of computation; each name is unique."""
         if not self.layers:
             raise ExportError(
                 f"int8 is for {', '.join(LAYERS)} with constant weights in the main graph; this file has none there. "
@@ -164,6 +154,9 @@ class Fp16Converter:
             _keep_fp32_between(converted.graph)
             ONNXModel(converted).topological_sort()
         return converted
+
+
+Converter = Int8Converter | Fp16Converter
 
 
 def _with_opset(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,17 +1,25 @@
 """Choose the converter for a precision and a network, and restore what the converters drop."""
 
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
 import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from hangtag.export.arrays import batches
 from hangtag.export.errors import ExportError
 from hangtag.export.file.onnx_model import metadata, nodes, operators
-from hangtag.export.quantization.converters import ConversionError, converting
-from hangtag.export.quantization.int8_convolutions import quantize_convolutions
+from hangtag.export.quantization.converters import ConversionError, Int8Converter, converting
 from hangtag.export.quantization.int8_lstms import quantize_lstms
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data.dataset import Images
 
 PRECISIONS = ("fp32", "fp16", "int8")
+_LAYERS, _PASSING = ("Conv",), ("MaxPool", "Relu")
+"""Computed in 8 bits: convolutions and what lies between them, so that no value is converted to FP32 and back."""
+_BATCH = 32
 
 
 def model_name(network: str, precision: str) -> str:
@@ -60,7 +68,7 @@ def _to_int8(model: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
             if counts["LSTM"]:
                 return quantize_lstms(model, _pixel_bounds(model))
             if counts["Conv"]:
-                return quantize_convolutions(model, calibration)
+                return _quantize_convolutions(model, calibration)
     except ConversionError as error:  # the quantizer asserts that weights and activations are finite
         raise ExportError(
             f"{error} Where --precision fp32 is refused too, its training went wrong. Nothing was published."
@@ -87,3 +95,66 @@ def _drop_unused_opsets(model: onnx.ModelProto) -> None:
     opsets = [opset for opset in model.opset_import if opset.domain in used]
     model.ClearField("opset_import")
     model.opset_import.extend(opsets)
+
+
+def _quantize_convolutions(model: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
+    """Quantize convolutions to 8 bits: static quantization (QDQ) by ONNX Runtime's own quantizer.
+
+    Weights get one scale per output channel, activations one per tensor, from the smallest and the largest value that
+    images of the training split cause. A fixed scale makes an answer independent of its batch. Two parts stay in FP32:
+    the dense layers at the end, since they are a thousandth of the work and nothing after them averages out their
+    rounding; and a convolution of a single channel, the first one, since ONNX Runtime computes it much faster in FP32
+    than in 8 bits, by its own profiler (studies/exported/profile.py).
+
+    Args:
+        calibration: uint8 images [n, height, width], whose activations set the scales.
+    """
+    (image,) = model.graph.input
+    feeds = ({image.name: np.ascontiguousarray(batch)} for batch in batches(calibration, _BATCH))
+    with tempfile.TemporaryDirectory() as folder:
+        converter = Int8Converter(_reorder_pooling(model), feeds, Path(folder), _LAYERS, _PASSING)
+        return converter.convert(sorted(_fp32_nodes(converter.model)))
+
+
+def _reorder_pooling(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Put ReLU and max pooling into the faster order: max(relu(x)) == relu(max(x)), so they commute.
+
+    In 8 bits ReLU comes first: the quantizer fuses it with the convolution, and no bit is spent on negative values. In
+    FP32 pooling comes first: otherwise ONNX Runtime would move the quantization in front of it, and pooling 8-bit
+    numbers in FP32's layout is slow.
+    """
+    ordered = onnx.ModelProto()
+    ordered.CopyFrom(model)
+    fp32_nodes = _fp32_nodes(ordered)
+    producers = {node.output[0]: node for node in ordered.graph.node}
+    reader_counts = Counter(name for node in ordered.graph.node for name in node.input)
+    for second in ordered.graph.node:
+        first = producers.get(second.input[0]) if second.op_type in ("Relu", "MaxPool") else None
+        if (
+            first is None
+            or reader_counts[first.output[0]] > 1
+            or {first.op_type, second.op_type} != {"Relu", "MaxPool"}
+        ):
+            continue
+        if (first.op_type == "Relu") == (first.name in fp32_nodes):
+            first.op_type, second.op_type = second.op_type, first.op_type
+            pooling = onnx.NodeProto(attribute=[*first.attribute, *second.attribute]).attribute  # ReLU has none
+            for node in (first, second):
+                node.ClearField("attribute")
+                if node.op_type == "MaxPool":
+                    node.attribute.extend(pooling)
+    ordered.graph.ClearField("value_info")  # the shapes between the two have changed, and are inferred again
+    return ordered
+
+
+def _fp32_nodes(model: onnx.ModelProto) -> set[str]:
+    """The names of the convolutions that read one channel, and of what follows them before the next convolution."""
+    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    names: set[str] = set()
+    outputs: set[str] = set()
+    for node in model.graph.node:  # in the order of computation
+        is_single_channel = node.op_type == "Conv" and shapes.get(node.input[1], [0, 0])[1] == 1
+        if is_single_channel or (node.op_type in ("Relu", "MaxPool") and node.input[0] in outputs):
+            names.add(node.name)
+            outputs.update(node.output)
+    return names

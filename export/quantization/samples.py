@@ -59,48 +59,47 @@ def spread(items: Sequence[T], most: int) -> list[T]:
     return [items[place * len(items) // count] for place in range(count)]
 
 
-def read(path: Path, signature: Signature) -> Samples:
+def read(given: Path | Sequence[str], signature: Signature) -> Samples:
     """Read samples for a model.
 
     Args:
-        path: a .npz file with an array for each input, or a folder of images for a model with one image as its input.
-            The arrays' first axis is the sample: [n, ...] for an input [batch, ...], or one axis more than an input
-            without a batch axis has. A scalar input may also have one value for all samples.
+        given: a .npz file with an array for each input; or, for a model with one picture as its input, a folder of
+            pictures, or their paths. The arrays' first axis is the sample: [n, ...] for an input [batch, ...], or one
+            axis more than an input without a batch axis has. A scalar input may also have one value for all samples.
 
     Raises:
         ExportError: there is no such file or folder, the samples do not fit the model, or they are too few.
         DataCorruptError: a picture cannot be read.
     """
-    if path.is_dir():
-        feeds: list[Feed] = list(_from_folder(path, signature))
+    shown, feeds = given if isinstance(given, Path) else "--data", list[Feed]()
+    if not isinstance(given, Path):
+        feeds += _from_pictures([Path(file) for file in given], shown, signature)
+    elif given.is_dir():
+        files = files_in(given)
+        places = np.linspace(0, len(files) - 1, min(len(files), MOST_PICTURES)).round().astype(int)
+        feeds += _from_pictures([files[place] for place in np.unique(places).tolist()], shown, signature)
     else:
-        feeds = list(_from_npz(path, signature))
+        feeds += _from_npz(given, signature)
     if len(feeds) < LEAST:
         raise ExportError(
-            f"{path} holds {len(feeds)} sample{'s' if len(feeds) != 1 else ''}; at least {LEAST} are needed, of which "
+            f"{shown} holds {len(feeds)} sample{'s' if len(feeds) != 1 else ''}; at least {LEAST} are needed, of which "
             "half calibrates and chooses the layers, and half proves. Several hundred prove more."
         )
     return Samples(feeds)
 
 
-def _from_folder(folder: Path, signature: Signature) -> Iterator[Feed]:
-    """Yield each picture of the folder and its subfolders, in the order of their names, as the model's input.
-
-    Raises:
-        ExportError: the model does not take a picture as its only input.
-        DataCorruptError: a picture cannot be read.
-    """
+def _from_pictures(files: Sequence[Path], shown: object, signature: Signature) -> Iterator[Feed]:
+    """Yield each picture as the model's input."""
     image = signature.image or _own_image(signature)
     if image is None:
         inputs = ", ".join(map(str, signature.inputs))
         raise ExportError(
-            f"{folder} is a folder of pictures, and the model's inputs ({inputs}) are no single picture UINT8 [batch, "
+            f"{shown} is a folder of pictures, and the model's inputs ({inputs}) are no single picture UINT8 [batch, "
             "height, width] or [batch, height, width, 3]. Say with --preprocessing how pixels become its numbers, or "
             "give its inputs in a .npz file."
         )
-    files = files_in(folder)
-    for place in np.unique(np.linspace(0, len(files) - 1, min(len(files), MOST_PICTURES)).round().astype(int)).tolist():
-        yield {signature.inputs[0].name: prepared(files[place], image)[None]}
+    for file in files:
+        yield {signature.inputs[0].name: prepared(file, image)[None]}
 
 
 def files_in(folder: Path) -> list[Path]:

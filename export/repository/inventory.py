@@ -132,18 +132,6 @@ def trial(metadata: Mapping[str, str]) -> str | None:
     return f"trained on the first {limit:,} images only" if isinstance(limit, int) else None
 
 
-def serving_version(models: Path, name: str) -> Entry | None:
-    """The version of a model that serves; None if there is no such model yet.
-
-    Raises:
-        ExportError: its folder cannot be read.
-    """
-    try:
-        return next((read(file) for file in model_repository.versions(models, name)), None)
-    except ModelRepositoryError as error:
-        raise ExportError(str(error)) from error
-
-
 def serving(models: Path) -> list[Entry]:
     """The version of each model that serves, by name.
 
@@ -153,22 +141,14 @@ def serving(models: Path) -> list[Entry]:
     return [read(files[0]) for files in _files(models)]
 
 
-def others(models: Path) -> list[Entry]:
-    """Every other version, by name and the highest first.
-
-    Raises:
-        ExportError: there is no repository.
-    """
-    return [read(file, serves=False) for files in _files(models) for file in files[1:]]
-
-
 def versions(models: Path) -> list[Entry]:
     """Every version of every model, by name and the highest first.
 
     Raises:
         ExportError: there is no repository.
     """
-    return sorted(serving(models) + others(models), key=lambda entry: (entry.name, -entry.version))
+    entries = [read(file, serves=file is files[0]) for files in _files(models) for file in files]
+    return sorted(entries, key=lambda entry: (entry.name, -entry.version))
 
 
 def routes(models: Path) -> list[str]:

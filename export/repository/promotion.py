@@ -38,7 +38,7 @@ def promote(models: Path, name: str, version: int | None) -> tuple[int | None, i
     except ModelRepositoryError:  # the damaged file is replaced
         before = None
     if version is None:
-        _remove(file)
+        _write(file, None)
     elif before is None:
         _write(file, Promotion(version))
     else:
@@ -111,17 +111,16 @@ def _files(models: Path, name: str) -> dict[int, ModelFile]:
     return {file.version: file for file in files}
 
 
-def _remove(file: Path) -> None:
-    try:
-        file.unlink(missing_ok=True)
-    except OSError as error:
-        raise ExportError(f"{file} cannot be removed: {error.strerror}. The same version serves as before.") from error
+def _write(file: Path, promotion: Promotion | None) -> None:
+    """Replace the file as a whole, so that a server that reads at any moment sees the old state or the new one.
 
-
-def _write(file: Path, promotion: Promotion) -> None:
-    """Replace the file as a whole, so that a server that reads at any moment sees the old state or the new one."""
+    None removes it.
+    """
     staged = file.with_name(f".{file.name}.{os.getpid()}")
     try:
+        if promotion is None:
+            file.unlink(missing_ok=True)
+            return
         staged.write_text(
             "# The version that serves, by 'hangtag models promote' or 'rollback'. Without this file: the latest.\n"
             f"version = {promotion.version}\nhistory = {list(promotion.history)}\n",
@@ -132,4 +131,5 @@ def _write(file: Path, promotion: Promotion) -> None:
         sync(file.parent)
     except OSError as error:
         staged.unlink(missing_ok=True)
-        raise ExportError(f"{file} cannot be written: {error.strerror}. The same version serves as before.") from error
+        change = "removed" if promotion is None else "written"
+        raise ExportError(f"{file} cannot be {change}: {error.strerror}. The same version serves as before.") from error

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from hangtag.export.errors import ExportError
@@ -20,22 +21,20 @@ PREFIX = ".publishing-"
 """Of the hidden folders in which versions are written before they are published."""
 
 
+@dataclass
 class Publication:
-    """A version that is being published: where to write its files and, afterwards, where they are."""
+    """A version that is being published: where to write its files and, afterwards, where they are.
 
-    def __init__(self, staging: Path) -> None:
-        self.model_file = staging / "1" / MODEL_FILE
-        """Write the model here."""
-        self.config_file = staging / CONFIG_FILE
-        """Optional: write a config.pbtxt here. It goes next to the versions, and replaces one that an export wrote."""
-        self._folder: Path | None = None
+    Attributes:
+        model_file: Write the model here.
+        config_file: Optional: write a config.pbtxt here. It goes next to the versions, and replaces one that an export
+            wrote.
+        folder: The published version's folder, after the ``with`` block; until then, where it is written.
+    """
 
-    @property
-    def folder(self) -> Path:
-        """The published version's folder. Raises RuntimeError before the ``with`` block has ended."""
-        if self._folder is None:
-            raise RuntimeError("the version is published at the end of the with block")
-        return self._folder
+    model_file: Path
+    config_file: Path
+    folder: Path
 
 
 @contextmanager
@@ -70,11 +69,11 @@ def publish(models: Path, name: str) -> Iterator[Publication]:
             sync(folder.parent)
         try:
             with _staging_folder(models, name) as staging:
-                publication = Publication(staging)
+                publication = Publication(staging / "1" / MODEL_FILE, staging / CONFIG_FILE, staging)
                 publication.model_file.parent.mkdir()
                 yield publication
                 _finish(staging, publication)
-                publication._folder = _move_into_place(staging, models, name)
+                publication.folder = _move_into_place(staging, models, name)
         finally:
             with suppress(OSError):  # a folder that is not empty stays
                 for folder in new_folders:

@@ -5,9 +5,8 @@ companions     what timm, Hugging Face and Ultralytics wrote about it, into file
 preprocessing  what is stated about how pixels become the network's input, and the steps that follow
 wrapping       put the preprocessing before the graph, and the softmax behind it
 plan           decide by the options and those files whether a file becomes a classifier
-proof          compare the classifier with the bare network on pictures
-accuracy       count right answers to the user's pictures, and compare with the version that serves
+pictures       compare the classifier with the bare network on pictures, and count right answers to the user's
 probe          load the file, time it, and find out whether its requests may be batched
-converted      have it converted to another precision, and judge what comes back
+conversion     convert it to another precision, and require that it answers as before
 intake         all of the above, then metadata and publishing
 """

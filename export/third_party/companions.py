@@ -8,36 +8,17 @@ import ast
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from hangtag.export.third_party.preprocessing import NOTHING, PROBABILITIES, Preprocessing
+from hangtag.export.third_party.preprocessing import PROBABILITIES, Stated
 from hangtag.printable import named
 
 _BILINEAR = (2, "bilinear", None)
 """Pillow's number for it, and its name."""
-
-
-@dataclass(frozen=True)
-class Stated:
-    """What was read.
-
-    Attributes:
-        preprocessing: How pixels become the network's input.
-        labels: The names along the outputs' last axis; None where nothing names them.
-        scores: One of ``preprocessing.SCORES``; None where nothing says so.
-        sources: What was taken from where, in sentences without a full stop.
-        notes: What these programs do otherwise than hangtag, likewise.
-    """
-
-    preprocessing: Preprocessing = NOTHING
-    labels: tuple[str, ...] | None = None
-    scores: str | None = None
-    sources: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def read(path: Path, model: onnx.ModelProto) -> Stated:
@@ -58,22 +39,11 @@ def read(path: Path, model: onnx.ModelProto) -> Stated:
     stated = Stated()
     for read_one, stated_by, where in readers:
         try:
-            stated = _joined(stated, read_one(stated_by, where))
+            stated = stated.over(read_one(stated_by, where))
         except (ValueError, TypeError, LookupError, SyntaxError, RecursionError, ZeroDivisionError) as error:
             note = f"{where} cannot be read ({type(error).__name__} {error}): nothing was taken"
             stated = replace(stated, notes=(*stated.notes, note))
     return stated
-
-
-def _joined(first: Stated, more: Stated) -> Stated:
-    """Both; where both state the same, the first counts."""
-    return Stated(
-        first.preprocessing.over(more.preprocessing),
-        first.labels or more.labels,
-        first.scores or more.scores,
-        first.sources + more.sources,
-        first.notes + more.notes,
-    )
 
 
 def _ultralytics(properties: Mapping[str, Any], where: str) -> Stated:
@@ -83,8 +53,8 @@ def _ultralytics(properties: Mapping[str, Any], where: str) -> Stated:
     if properties["task"] != "classify":
         return Stated(notes=(f"{where} says task {properties['task']}, which is no classifier: nothing was taken",))
     names, size = ast.literal_eval(properties["names"]), ast.literal_eval(properties["imgsz"])
-    taken = Preprocessing(_size(size), "crop", "rgb", 255.0, (0.0,), (1.0,))
-    stated = _with_labels(Stated(taken, scores=PROBABILITIES, sources=(f"{taken} from {where}",)), names, where)
+    taken = Stated(_size(size), "crop", "rgb", 255.0, (0.0,), (1.0,))
+    stated = _with_labels(replace(taken, scores=PROBABILITIES, sources=(f"{taken} from {where}",)), names, where)
     return replace(stated, sources=(*stated.sources, f"scores are probabilities, from {where}"))
 
 
@@ -93,7 +63,7 @@ def _timm(content: Mapping[str, Any], where: str) -> Stated:
     if not isinstance(config, dict):
         return Stated()
     fits = {"center": "crop", "squash": "stretch", "border": "pad"}
-    taken = Preprocessing(
+    taken = Stated(
         _size(config["input_size"][-2:]),
         fits[config.get("crop_mode") or "center"],
         "rgb",
@@ -102,7 +72,7 @@ def _timm(content: Mapping[str, Any], where: str) -> Stated:
         _numbers(config["std"]),
     )
     notes = _differences(where, config.get("interpolation"), config.get("crop_pct"))
-    stated = Stated(taken, sources=(f"{taken} from {where}",), notes=notes)
+    stated = replace(taken, sources=(f"{taken} from {where}",), notes=notes)
     names = config.get("label_names") or content.get("label_names")
     return _with_labels(stated, dict(enumerate(names)), where) if isinstance(names, list) else stated
 
@@ -114,7 +84,7 @@ def _preprocessor(content: Mapping[str, Any], where: str) -> Stated:
     edges = content.get("crop_size", size) if crops else size
     scaled = content.get("do_rescale", True)
     normalised = content.get("do_normalize", True) and "image_mean" in content
-    taken = Preprocessing(
+    taken = Stated(
         _size(edges) if edges is not None else None,
         "crop" if crops or (isinstance(size, dict) and "shortest_edge" in size) else "stretch",
         "rgb",
@@ -126,7 +96,7 @@ def _preprocessor(content: Mapping[str, Any], where: str) -> Stated:
     if crops and taken.size and isinstance(size, dict) and "shortest_edge" in size:
         smaller = min(taken.size) / float(size["shortest_edge"])
     notes = _differences(where, content.get("resample"), smaller)
-    return Stated(taken, sources=(f"{taken} from {where}",), notes=notes)
+    return replace(taken, sources=(f"{taken} from {where}",), notes=notes)
 
 
 def _id2label(content: Mapping[str, Any], where: str) -> Stated:

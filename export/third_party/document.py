@@ -19,19 +19,17 @@ DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 """The domains whose operators ONNX Runtime implements. It reports a missing operator of them when it loads the file."""
 
 
-def read(path: Path, max_bytes: int = MAX_BYTES) -> onnx.ModelProto:
+def read(path: Path) -> onnx.ModelProto:
     """Read the model, and take external data into it.
 
-    Args:
-        max_bytes: a model that is larger, external data included, is refused.
-
     Raises:
-        ExportError: the file is missing, too large, no ONNX model or a part of one, has external data outside its own
-            folder, a text that is not UTF-8, or needs an opset or operators that ONNX Runtime lacks.
+        ExportError: the file is missing, larger than 2 GiB with its external data, no ONNX model or a part of one, has
+            external data outside its own folder, a text that is not UTF-8, or needs an opset or operators that ONNX
+            Runtime lacks.
     """
     if not path.is_file():
         raise ExportError(f"there is no file {path}.")
-    _require_size(path, path.stat().st_size, max_bytes)
+    _require_size(path, path.stat().st_size)
     model = onnx.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
@@ -40,7 +38,7 @@ def read(path: Path, max_bytes: int = MAX_BYTES) -> onnx.ModelProto:
     _require_texts(model, path)
     if not (model.HasField("graph") and model.opset_import and model.graph.output):
         raise ExportError(f"{path} is no ONNX model: it has no graph, no opset or no output.")
-    _take_in_external_data(model, path, max_bytes)
+    _take_in_external_data(model, path)
     _require_known_operators(model, path)
     return model
 
@@ -65,20 +63,20 @@ def _require_texts(message: Message, path: Path) -> None:
         raise ExportError(f"{path} is damaged: a name or a text in it is not UTF-8.")
 
 
-def _require_size(path: Path, size: int, max_bytes: int) -> None:
-    if size > max_bytes:
+def _require_size(path: Path, size: int) -> None:
+    if size > MAX_BYTES:
         raise ExportError(
-            f"{path} holds {size / 1e6:,.1f} MB with its external data; at most {max_bytes / 1e6:,.1f} MB are taken."
+            f"{path} holds {size / 1e6:,.1f} MB with its external data; at most {MAX_BYTES / 1e6:,.1f} MB are taken."
         )
 
 
-def _take_in_external_data(model: onnx.ModelProto, path: Path, max_bytes: int) -> None:
+def _take_in_external_data(model: onnx.ModelProto, path: Path) -> None:
     folder = path.parent.resolve()
     external = [tensor for tensor in _tensors(model) if tensor.data_location == TensorProto.EXTERNAL]
     total = path.stat().st_size
     for tensor in external:
         total += _require_inside(tensor, folder, path)
-        _require_size(path, total, max_bytes)
+        _require_size(path, total)
     for tensor in external:  # onnx's own function for a whole model leaves out some of them
         load_external_data_for_tensor(tensor, str(folder))
         tensor.data_location = TensorProto.DEFAULT

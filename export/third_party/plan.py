@@ -2,8 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -13,35 +12,10 @@ from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model
 from hangtag.export.gate.check import BATCHING, STRUCTURE
 from hangtag.export.third_party import companions, probe, wrapping
-from hangtag.export.third_party.preprocessing import Preprocessing, Steps
+from hangtag.export.third_party.preprocessing import Stated
+from hangtag.export.third_party.wrapping import Wrapped
 from hangtag.printable import named
-
-
-@dataclass(frozen=True)
-class Wrapped:
-    """A network with its preprocessing and softmax in one file.
-
-    Attributes:
-        file: Without metadata under ``hangtag.``.
-        steps: What it does to pixels.
-        output: The name of the network's output with the scores.
-        scores: One of ``preprocessing.SCORES``.
-        batch: The size of the first axis; None where it is free.
-        bare_batch: The number of pictures that the bare network takes at a time; None where any.
-    """
-
-    file: Path
-    steps: Steps
-    output: str
-    scores: str
-    batch: int | None
-    bare_batch: int | None
-
-    def __str__(self) -> str:
-        """The preprocessing in words."""
-        steps = self.steps
-        size = (steps.spec.height, steps.spec.width)
-        return str(Preprocessing(size, steps.spec.fit, steps.order, steps.scale, steps.mean, steps.std))
+from hangtag.serving.signature import Signature
 
 
 @dataclass(frozen=True)
@@ -50,28 +24,24 @@ class Plan:
 
     Attributes:
         wrapped: The classifier; None where the file is published as it is.
-        labels: Of the outputs' last axis; None where nothing names them.
-        sources: What was taken from files that lie with the network, in sentences.
-        notes: What is done otherwise than these say, and what could not be taken, likewise.
+        stated: Its labels, and what is recorded and shown about it.
         reason: Why there is no classifier.
     """
 
     wrapped: Wrapped | None
-    labels: tuple[str, ...] | None
-    sources: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    stated: Stated
     reason: str = ""
 
     @property
     def summaries(self) -> dict[str, str]:
-        """For the terminal and the report."""
+        """For the terminal."""
         rows = {}
         if self.wrapped is not None:
-            rows["image"] = f"{self.wrapped}, in the graph; scores are {self.wrapped.scores}"
-        if self.sources and self.wrapped is not None:
-            rows["taken"] = "; ".join(self.sources)
-        if self.notes:
-            rows["note"] = "; ".join(self.notes)
+            rows["image"] = f"{self.wrapped.steps}, in the graph; scores are {self.wrapped.scores}"
+        if self.stated.sources:
+            rows["taken"] = "; ".join(self.stated.sources)
+        if self.stated.notes:
+            rows["note"] = "; ".join(self.stated.notes)
         return rows
 
     @property
@@ -79,23 +49,18 @@ class Plan:
         """What is written into the file about its image and origin (keys without their prefix)."""
         if self.wrapped is None:
             return {}
-        described = {
-            "task": "single_label", "image": json.dumps(self.wrapped.steps.image), "preprocessing": str(self.wrapped),
-        }  # fmt: skip
-        return described | ({"taken": json.dumps(self.sources)} if self.sources else {})
+        steps = self.wrapped.steps
+        described = {"task": "single_label", "image": json.dumps(steps.spec.as_json()), "preprocessing": str(steps)}
+        return described | ({"taken": json.dumps(self.stated.sources)} if self.stated.sources else {})
 
-    def why_no_pictures(self, taken: str) -> str | None:
-        """Why `hangtag classify` takes no pictures, or not all.
-
-        Args:
-            taken: what the probe says of the published file: ``all``, ``exact`` or ``none``.
-        """
-        if taken == "all":
-            return None
-        if taken == "exact":
+    def why_no_pictures(self, signature: Signature) -> str | None:
+        """Why `hangtag classify` takes no pictures, or not all, of the published file, which has this signature."""
+        if signature.picture_shape is None:
+            why = self.reason or "it needs one input of pictures, UINT8, an output probabilities, and labels"
+            return f"`hangtag classify` will not take pictures: {why}"
+        if signature.image is None:
             return "takes pictures of exactly its size: add --preprocessing fit=stretch|crop|pad for others"
-        why = self.reason or "it needs one input of pictures, UINT8, an output probabilities, and labels"
-        return f"`hangtag classify` will not take pictures: {why}"
+        return None
 
 
 def choose(
@@ -120,58 +85,49 @@ def choose(
         ExportError: the labels cannot be read, or the option is given and the network or the labels do not fit it.
         GateError: the network ends the process that puts the preprocessing before it.
     """
-    written = companions.read(path, model)
     given = None if labels_file is None else tuple(read_labels(labels_file))
-    stated = Preprocessing.parse(preprocessing or "").over(written.preprocessing)
-    if preprocessing is None and not stated.is_stated:
-        image = "nothing says how pixels become its input (--preprocessing)"
-        return Plan(None, given, notes=written.notes, reason=image)
-    labels = given or _own_labels(model) or written.labels
+    written = companions.read(path, model)
+    stated = Stated.parse(preprocessing or "", labels=given or _own_labels(model), scores=scores).over(written)
+    unwrapped = Stated(labels=given, notes=stated.notes)
+    if not (preprocessing or str(stated)):
+        return Plan(None, unwrapped, "nothing says how pixels become its input (--preprocessing)")
     bare.write_bytes(model.SerializeToString())
-    wrapped = _wrapped(bare, path, stated, scores or written.scores, len(labels or ()))
+    wrapped = _wrapped(bare, path, stated)
     if isinstance(wrapped, str):
         if preprocessing is not None:
             raise ExportError(f"{path}: {wrapped} Nothing was published.")
-        return Plan(None, given, notes=written.notes, reason=wrapped.rstrip("."))
-    sources = [one for one in written.sources if labels == written.labels or " labels from " not in one]
+        return Plan(None, unwrapped, wrapped.rstrip("."))
+    sources = [one for one in stated.sources if stated.labels == written.labels or " labels from " not in one]
     if sources and preprocessing:
         sources.append(f"--preprocessing {preprocessing} wins over these")
     if sources and scores:
         sources.append(f"--scores {scores} too")
-    return Plan(wrapped, labels, tuple(sources), written.notes)
+    return Plan(wrapped, replace(stated, sources=tuple(sources)))
 
 
-def _wrapped(bare: Path, path: Path, stated: Preprocessing, scores: str | None, labels: int) -> Wrapped | str:
+def _wrapped(bare: Path, path: Path, stated: Stated) -> Wrapped | str:
     """The classifier, or why there is none. One of a network for a fixed number of pictures gets a free batch axis,
     where the network allows it."""
-    wrapped = _joined(bare, path, "classifier.onnx", stated, scores, labels)
-    if isinstance(wrapped, str) or wrapped.batch is None:
+
+    def wrap(name: str, *, freed: bool) -> Wrapped | str:
+        arguments = (bare, bare.with_name(name), stated, freed)
+        return child_process.run(wrapping.wrap, *arguments, shown_as=path, check=STRUCTURE)
+
+    wrapped = wrap("classifier.onnx", freed=False)
+    if isinstance(wrapped, str) or wrapped.bare_batch is None:
         return wrapped
     try:
-        free = _joined(bare, path, "freed.onnx", stated, wrapped.scores, labels, freed=True)
+        free = wrap("freed.onnx", freed=True)
         if isinstance(free, Wrapped) and probe.run(free.file, path)[BATCHING]["batched"]:
-            return replace(free, bare_batch=wrapped.batch)
+            return replace(free, bare_batch=wrapped.bare_batch)
     except ExportError:
         pass  # it computes for its own number of pictures alone
-    if wrapped.batch > 1:
+    if wrapped.bare_batch > 1:
         return (
-            f"it takes {wrapped.batch} pictures at a time, and does not compute with other numbers. Export it with "
-            "a free first axis (dynamic_axes or dynamic_shapes of torch.onnx.export)."
+            f"it takes {wrapped.bare_batch} pictures at a time, and does not compute with other numbers. Export it "
+            "with a free first axis (dynamic_axes or dynamic_shapes of torch.onnx.export)."
         )
     return wrapped
-
-
-def _joined(
-    bare: Path, path: Path, name: str, stated: Preprocessing, scores: str | None, labels: int, *, freed: bool = False
-) -> Wrapped | str:
-    file = bare.with_name(name)
-    joined = child_process.run(
-        wrapping.wrap, path, STRUCTURE,
-        bare=str(bare), target=str(file), stated=asdict(stated), scores=scores, labels=labels, freed=freed,
-    )  # fmt: skip
-    if "unfit" in joined:
-        return str(joined["unfit"])
-    return Wrapped(file, Steps(**joined["steps"]), joined["output"], joined["scores"], joined["batch"], joined["batch"])
 
 
 def read_labels(path: Path) -> list[str]:
@@ -192,9 +148,8 @@ def read_labels(path: Path) -> list[str]:
 
 
 def _own_labels(model: onnx.ModelProto) -> tuple[str, ...] | None:
-    own: Mapping[str, str] = onnx_model.metadata(model)
     try:
-        labels = json.loads(own.get("labels", "null"))
+        labels = json.loads(onnx_model.metadata(model).get("labels", "null"))
     except (ValueError, RecursionError):
         return None
     is_list = isinstance(labels, list) and labels and all(isinstance(label, str) for label in labels)

@@ -1,7 +1,7 @@
 """How a picture's pixels become a network's input: what is stated about it, and the steps that follow from that."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ _NUMPY = {"FP32": np.float32, "FP16": np.float16, "UINT8": np.uint8}
 
 
 @dataclass(frozen=True)
-class Preprocessing:
-    """What is stated about how pixels, 0 to 255, become numbers: ((pixel / scale) - mean) / std. None: not stated.
+class Stated:
+    """What is stated about a network: how pixels, 0 to 255, become numbers, which are ((pixel / scale) - mean) / std;
+    and what its answers are. None: not stated.
 
     Attributes:
         size: Height and width.
@@ -27,6 +28,10 @@ class Preprocessing:
         scale: By which pixels are divided first.
         mean: Of pixels that were divided by scale, one number or one for each channel.
         std: Likewise.
+        labels: The names along the outputs' last axis.
+        scores: One of SCORES.
+        sources: What was taken from files that lie with the network, in sentences without a full stop.
+        notes: What these do otherwise than hangtag, and what could not be taken, likewise.
     """
 
     size: tuple[int, int] | None = None
@@ -35,54 +40,47 @@ class Preprocessing:
     scale: float | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    labels: tuple[str, ...] | None = None
+    scores: str | None = None
+    sources: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, text: str) -> "Preprocessing":
+    def parse(cls, text: str, **more: Any) -> "Stated":
         """Read ``size=HEIGHTxWIDTH fit=stretch|crop|pad order=rgb|bgr scale=255 mean=R,G,B std=R,G,B``.
 
         Each part may be left out.
+
+        Args:
+            text: The parts, between blanks.
+            more: Other fields, by name.
 
         Raises:
             ExportError: a key is unknown, or a value is none of its kind.
 
         Example:
-            >>> Preprocessing.parse("order=bgr scale=255 mean=0.5 std=0.5").order
+            >>> Stated.parse("order=bgr scale=255 mean=0.5 std=0.5").order
             'bgr'
         """
-        parsed = cls()
+        parsed = {}
         for part in text.split():
             key, _, value = part.partition("=")
             try:
-                parsed = replace(parsed, **{key: _value(key, value)})
+                parsed[key] = _value(key, value)
             except ValueError as error:
                 raise ExportError(
                     f"--preprocessing: {part!r} is not understood ({error}). For example: {EXAMPLE}"
                 ) from error
-        return parsed
+        return cls(**parsed, **more)
 
-    @classmethod
-    def of(cls, stated: Mapping[str, Any]) -> "Preprocessing":
-        """Of what ``asdict`` returns, after JSON."""
-        read: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in stated.items()
-        }
-        return cls(**read)
-
-    @property
-    def is_stated(self) -> bool:
-        """Whether anything is stated."""
-        return self != NOTHING
-
-    def over(self, other: "Preprocessing") -> "Preprocessing":
-        """This, and of the other what is not stated here."""
-        return Preprocessing(
-            **{
-                one.name: getattr(self if getattr(self, one.name) is not None else other, one.name)
-                for one in fields(self)
-            }
-        )
+    def over(self, other: "Stated") -> "Stated":
+        """This, and of the other what is not stated here, with the sources and notes of both."""
+        own, others = ({one.name: getattr(stated, one.name) for one in fields(self)} for stated in (self, other))
+        joined = {name: own[name] + others[name] for name in ("sources", "notes")}
+        return Stated(**(others | {name: value for name, value in own.items() if value is not None} | joined))
 
     def __str__(self) -> str:
+        """The steps, as ``parse`` reads them; empty where none is stated."""
         texts = {
             "size": None if self.size is None else f"{self.size[0]}x{self.size[1]}",
             "fit": self.fit,
@@ -92,9 +90,6 @@ class Preprocessing:
             "std": None if self.std is None else ",".join(f"{value:.6g}" for value in self.std),
         }
         return " ".join(f"{key}={text}" for key, text in texts.items() if text is not None)
-
-
-NOTHING = Preprocessing()
 
 
 @dataclass(frozen=True)
@@ -145,9 +140,9 @@ class Steps:
     """How UINT8 images become the network's input. The graph of the published file does it; NumPy here proves it.
 
     Attributes:
-        image: The published file's, as ``ImageSpec.as_json`` has it.
+        spec: The published file's.
         order: rgb or bgr.
-        scale: See Preprocessing.
+        scale: See Stated.
         mean: In the network's order of channels.
         std: Likewise.
         axis: See NetworkImage.
@@ -155,7 +150,7 @@ class Steps:
         input: The name of the network's input.
     """
 
-    image: dict[str, Any]
+    spec: ImageSpec
     order: str
     scale: float
     mean: tuple[float, ...]
@@ -163,10 +158,6 @@ class Steps:
     axis: int | None
     datatype: str
     input: str
-
-    @property
-    def spec(self) -> ImageSpec:
-        return ImageSpec.of(self.image)
 
     @property
     def factor(self) -> Array:
@@ -177,10 +168,9 @@ class Steps:
     def offset(self) -> Array:
         return np.asarray(-np.array(self.mean) / np.array(self.std), np.float32)
 
-    @property
-    def changes_values(self) -> bool:
-        """Whether pixels become other numbers."""
-        return bool((self.factor != 1).any() or (self.offset != 0).any())
+    def __str__(self) -> str:
+        size = (self.spec.height, self.spec.width)
+        return str(Stated(size, self.spec.fit, self.order, self.scale, self.mean, self.std))
 
     def network_input(self, image: Pixels) -> Array:
         """What the network gets of one image, in ``spec.shape``: a batch of one."""
@@ -196,7 +186,7 @@ class Steps:
         return taken
 
 
-def steps(stated: Preprocessing, network: NetworkImage) -> Steps:
+def steps(stated: Stated, network: NetworkImage) -> Steps:
     """Complete what is stated: what is not changes nothing, and a picture of another size is stretched.
 
     Raises:
@@ -227,8 +217,8 @@ def steps(stated: Preprocessing, network: NetworkImage) -> Steps:
         image = ImageSpec(height, width, channels, mean=of_rgb[0], std=of_rgb[1], fit=stated.fit or "stretch")
     except ImageSpecError as error:
         raise ExportError(f"the preprocessing {stated} is for no image: {error}.") from error
-    completed = Steps(image.as_json(), order, scale, mean, std, network.axis, network.datatype, network.name)
-    if network.datatype == "UINT8" and completed.changes_values:
+    completed = Steps(image, order, scale, mean, std, network.axis, network.datatype, network.name)
+    if network.datatype == "UINT8" and ((completed.factor != 1).any() or (completed.offset != 0).any()):
         raise ExportError(f"the network's input {network} takes pixels as they are: leave scale, mean and std out.")
     return completed
 
@@ -245,7 +235,7 @@ def _value(key: str, text: str) -> Any:
         return text
     numbers = tuple(float(number) for number in text.split(",")) if key in ("scale", "mean", "std") else ()
     if not numbers or len(numbers) not in ((1,) if key == "scale" else (1, 3)) or not np.isfinite(numbers).all():
-        raise ValueError(f"expected {', '.join(one.name for one in fields(Preprocessing))}, each with its value")
+        raise ValueError("expected size, fit, order, scale, mean, std, each with its value")
     if key != "mean" and min(numbers) <= 0:
         raise ValueError(f"{key} must be above 0")
     return numbers[0] if key == "scale" else numbers

@@ -7,7 +7,7 @@ onnx's shape inference runs meanwhile, so a child process does it.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from hangtag.export.third_party.preprocessing import (
     LOGITS,
     PROBABILITIES,
     NetworkImage,
-    Preprocessing,
+    Stated,
     Steps,
     steps,
 )  # fmt: skip
@@ -35,40 +35,54 @@ _PASSING = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze")
 """Operators through which scores pass on to the output."""
 
 
-def wrap(
-    bare: str, target: str, stated: dict[str, Any], scores: str | None, labels: int, *, freed: bool = False
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Wrapped:
+    """A network with its preprocessing and softmax in one file.
+
+    Attributes:
+        file: Without metadata under ``hangtag.``.
+        steps: What it does to pixels.
+        output: The name of the network's output with the scores.
+        scores: One of ``preprocessing.SCORES``.
+        bare_batch: The number of pictures that the bare network takes at a time; None where any.
+    """
+
+    file: Path
+    steps: Steps
+    output: str
+    scores: str
+    bare_batch: int | None
+
+
+def wrap(bare: Path, target: Path, stated: Stated, freed: bool) -> Wrapped | str:
     """Write a file of preprocessing, network and softmax, in a child process.
 
     Args:
         bare: The network's file.
-        target: The file to write, without metadata under ``hangtag.``.
-        stated: A ``Preprocessing``, as ``asdict`` has it: how pixels become the network's input.
-        scores: One of ``preprocessing.SCORES``; None for what the graph shows: probabilities behind
-            a Softmax, else logits.
-        labels: How many there are.
+        target: The file to write.
+        stated: About the network. Scores that are not stated are what the graph shows: probabilities behind a Softmax,
+            else logits.
         freed: Whether to declare the first axis free. Whether the network then computes must be tried.
 
     Returns:
-        ``steps``, what it does to pixels; ``output``, the name of the network's output with the scores; ``scores``;
-        and ``batch``, the size of the first axis, None where it is free. Where the input is no single picture, the
-        preprocessing does not fit it, or no output has a score for each label: ``unfit``, the reason.
+        The reason why there is none, where the input is no single picture, the preprocessing does not fit it, or no
+        output has a score for each label.
     """
-    if labels == 0:
-        return {"unfit": "nothing names the labels: give a file with --labels."}
-    model = onnx.load(bare)
+    if not stated.labels:
+        return "nothing names the labels: give a file with --labels."
+    model, labels = onnx.load(bare), len(stated.labels)
     try:
         if freed:
             _free(model, labels)
         image = _image(model)
-        completed = steps(Preprocessing.of(stated), image)
+        completed = steps(stated, image)
         output = _output(model, labels)
-        name, scores = output.name, scores or _scores(model.graph, output.name)
+        name, scores = output.name, stated.scores or _scores(model.graph, output.name)
         _join(model, image, output, completed, scores, labels)
     except ExportError as error:
-        return {"unfit": str(error)}
-    onnx_model.write(model, {}, Path(target))
-    return {"steps": asdict(completed), "output": name, "scores": scores, "batch": image.batch}
+        return str(error)
+    onnx_model.write(model, {}, target)
+    return Wrapped(target, completed, name, scores, image.batch)
 
 
 def _join(

@@ -167,13 +167,8 @@ def fit(name: str, fit: str, folder: Path) -> None:
         from hangtag.export.fit import record
     published = record(folder, name, fit)
     click.echo(f"published {published}")
-    serving = inventory.serving_version(folder, name)
-    if serving is not None and str(serving.version) != published.name:
-        click.echo(
-            f"note: version {serving.version} is promoted and goes on serving. Next: hangtag models promote {name} "
-            f"{published.name}",
-            err=True,
-        )
+    if note := promotion.note(published):
+        click.echo(note, err=True)
 
 
 @models.command("verify")
@@ -184,16 +179,10 @@ def fit(name: str, fit: str, folder: Path) -> None:
     type=click.Path(path_type=Path),
     help="Where the data set is now: Fashion-MNIST's IDX files, or your own pictures, if they were moved.",
 )
-@click.option(
-    "--record",
-    is_flag=True,
-    help="Where all holds, measure the calibration error of a classifier exported before the gate did, and write it "
-    "beside the file.",
-)
 @_models
 @_json
 def verify_models(
-    names: Sequence[str], version: int | None, data_dir: Path | None, record: bool, folder: Path, as_json: bool
+    names: Sequence[str], version: int | None, data_dir: Path | None, folder: Path, as_json: bool
 ) -> None:
     """Recompute the figures recorded in the named models' files, or in all. Exit code 1 if one does not hold.
 
@@ -208,10 +197,6 @@ def verify_models(
         documents.append(view.verification(entry, findings))
         if not as_json:
             view.print_plain(view.findings_table(entry, findings))
-        if record and not any(finding.holds is False for finding in findings):
-            written = verify.record_calibration(entry, data_dir)
-            if written is not None:
-                click.echo(f"wrote {written}", err=True)
     if as_json:
         view.print_json(documents)
     if any(finding["holds"] is False for document in documents for finding in document["findings"]):

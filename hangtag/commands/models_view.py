@@ -114,6 +114,7 @@ def details(entry: Entry, operators: dict[str, int] | None) -> dict[str, Any]:
         "provenance": dict(inventory.provenance(entry)),
         "gate": entry.gate,
         "speed": entry.json("speed"),
+        "fp32_layers": entry.json("fp32_layers"),
     }
 
 

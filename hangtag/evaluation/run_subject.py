@@ -3,8 +3,7 @@
 import torch
 
 from hangtag.evaluation.subject import Array, Outputs, Progress, Subject, batches, concatenated
-from hangtag.export.network import checkpoint
-from hangtag.export.network.served_network import LabelThreshold
+from hangtag.export.network import LabelThreshold, load_run
 from hangtag.training.runs import data as runs_data
 from hangtag.training.runs.run import Run
 
@@ -21,7 +20,7 @@ class RunSubject(Subject):
 
     def __init__(self, run: Run) -> None:
         run.require_finished()
-        self._served = checkpoint.load(run)
+        self._served = load_run(run)
         self.name, self.task = run.folder.name, self._served.task
         config = run.read_config()
         trial = config.get("limit") is not None

@@ -8,7 +8,7 @@ import numpy as np
 
 from hangtag.evaluation.file_subject import FileSubject
 from hangtag.export.arrays import Array
-from hangtag.export.gate.runtime_answers import softmax
+from hangtag.export.gate.reference import softmax
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION

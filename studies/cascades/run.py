@@ -12,7 +12,7 @@ from hangtag.evaluation.cascade import members as cascade_members
 from hangtag.evaluation.cascade.curve import Curve, Floats
 from hangtag.evaluation.cascade.members import Members
 from hangtag.evaluation.subject import BATCH_SIZE
-from hangtag.export.gate.runtime_answers import softmax
+from hangtag.export.gate.reference import softmax
 from hangtag.export.repository import inventory
 from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION
 from hangtag.training.metrics.calibration import fit_temperature

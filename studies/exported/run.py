@@ -18,7 +18,7 @@ from rich.table import Table
 
 from hangtag.export.gate import speed
 from hangtag.export.gate.speed import EAGER, FILE, FP32, TIMINGS, Speed
-from hangtag.export.network.served_network import ServedNetwork, SingleLabel
+from hangtag.export.network import ServedNetwork, SingleLabel
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION
@@ -83,7 +83,7 @@ def middle(speeds: Sequence[Speed]) -> Speed:
         own = median(one.milliseconds[size][FILE] for one in speeds)
         ratios = {name: median(one.ratio(name, size) or 0 for one in speeds) for name in times}
         milliseconds[size] = {name: own * ratio for name, ratio in ratios.items()}
-    return Speed(milliseconds, first.threads, first.missing, max(one.others for one in speeds))
+    return Speed(milliseconds, first.missing)
 
 
 def _entries(models: Path) -> Iterator[tuple[Entry, Path | None]]:

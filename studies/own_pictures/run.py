@@ -197,7 +197,7 @@ class Walk:
         return {"run": "loadtest", "accuracy": {each["name"]: each["accuracy"]["accuracy"] for each in targets}}
 
     def _publish(self, arguments: list[str]) -> None:
-        hangtag([*arguments, "--models", str(self.models), "--reports", str(self.folder / "reports")])
+        hangtag([*arguments, "--models", str(self.models)])
 
     def _evaluate(self, name: str, option: str, pictures: Path | str) -> float:
         """A model's accuracy on held-out pictures."""

@@ -39,7 +39,8 @@ def read_all(models: Path, task: str = "single_label") -> list[ShippedModel]:
 
 def read_earlier(models: Path, task: str = "single_label") -> list[ShippedModel]:
     """All versions but the latest of the same networks."""
-    return [model for model in _trained(inventory.others(models), task) if model.precision == "fp32"]
+    others = [entry for entry in inventory.versions(models) if not entry.serves]
+    return [model for model in _trained(others, task) if model.precision == "fp32"]
 
 
 def read_precisions(models: Path, task: str = "single_label") -> list[ShippedModel]:

@@ -58,7 +58,7 @@ def _convert(model: ThirdPartyModel, samples: int, search_minutes: float, only: 
             arguments = ["import", str(original), "--name", precision, "--precision", precision]
             arguments += ["--calibration", str(folder / "samples.npz"), "--agree-at-least", AGREE_AT_LEAST[precision]]
             arguments += ["--search-minutes", f"{search_minutes:g}"]
-            arguments += ["--models", str(folder / "models"), "--reports", str(folder / "reports")]
+            arguments += ["--models", str(folder / "models")]
             training_runs.hangtag(arguments)
         for entry in inventory.serving(folder / "models"):
             gate = entry.json("gate")

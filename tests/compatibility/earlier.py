@@ -123,23 +123,23 @@ class Client:
         )
 
 
-# Of `hangtag export --onnx`, in whose place `hangtag import` came.
-_OF_IMPORT = frozenset(
+# Of `hangtag export --onnx`, in whose place `hangtag import` came; of the page about an export; of `models verify`.
+_GONE = frozenset(
     f"{prefix}{name if prefix == '--' else name.upper().replace('-', '_')}"
     for prefix in ("--", "HANGTAG_EXPORT_")
     for name in (
         "onnx", "labels", "max-megabytes", "calibration", "preprocessing", "agree-at-least", "agree-on",
-        "search-minutes",
+        "search-minutes", "reports",
     )
-)  # fmt: skip
+) | {"--record", "HANGTAG_MODELS_VERIFY_RECORD"}  # fmt: skip
 
 RELEASES = (
     Release(
         "0.1.0",
         "from serving.client.client import Client\nfrom serving.connection import ClientError",
-        frozenset({"--hot-path", "HANGTAG_SERVE_HOT_PATH"}) | _OF_IMPORT,
+        frozenset({"--hot-path", "HANGTAG_SERVE_HOT_PATH"}) | _GONE,
         "23.85%",
         has_http=False,
     ),
-    Release("0.2.1", "from hangtag import Client, ClientError", _OF_IMPORT, "42.70%", has_http=True),
+    Release("0.2.1", "from hangtag import Client, ClientError", _GONE, "42.70%", has_http=True),
 )

@@ -42,7 +42,7 @@ def third_party_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     for name, file in {"magika": magika, **silero}.items():
         (models / name / "1").mkdir(parents=True)
         shutil.copy(file, models / name / "1/model.onnx")
-    options = ("--name", "published_vad", "--models", models, "--reports", models.with_name("reports"))
+    options = ("--name", "published_vad", "--models", models)
     hangtag("import", silero["silero_vad"], *options, exit_codes=[0])
     with serving("--models", models, "--port", 0, script=True) as server:
         server.wait_for("ready")

@@ -132,17 +132,11 @@ def _once(factory: pytest.TempPathFactory, name: str, train: Callable[[Path, Gar
 
 @dataclass(frozen=True)
 class Export:
-    """What ``hangtag export``, or ``import``, did in a folder of its own: models/, reports/export/, and its output."""
+    """What ``hangtag export``, or ``import``, did in a folder of its own, with models/ in it, and its output."""
 
     folder: Path
     stdout: str
     stderr: str
-
-    @property
-    def page(self) -> Path:
-        """The report, which is the only one."""
-        (page,) = (self.folder / "reports/export").iterdir()
-        return page
 
 
 def published_in(folder: Path, *arguments: object, command: str = "export", **variables: str) -> Export:
@@ -159,7 +153,7 @@ def importing(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> li
     """The command that publishes this file, which it writes, as ``theirs`` into the folder's models/."""
     file = folder / "theirs.onnx"
     file.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-    return ["import", file, "--name", "theirs", *repository_in(folder), *more]
+    return ["import", file, "--name", "theirs", "--models", folder / "models", *more]
 
 
 def imported(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> Result:
@@ -171,8 +165,3 @@ def import_refused(folder: Path, model: onnx.ModelProto | bytes, *more: object) 
     """The message about such a file; nothing is written, not even the repository's folder."""
     command = importing(folder, model, *more)
     return refusal(*command, unchanged=folder)
-
-
-def repository_in(folder: Path) -> list[object]:
-    """Where export and import publish and report."""
-    return ["--models", folder / "models", "--reports", folder / "reports"]

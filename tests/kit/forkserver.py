@@ -112,21 +112,14 @@ class Forked:
 class ForkedModule(Forked):
     """``python -P -m MODULE ARGUMENT…`` with the arguments and the interface of subprocess.Popen that export uses."""
 
-    def __init__(self, command: Sequence[str], *, stdout: IO[str], **_: object) -> None:
+    def __init__(self, command: Sequence[str], **_: object) -> None:
         super().__init__(_run_module, command[command.index("-m") + 1 :])
-        self._output = stdout
-
-    def wait(self, timeout: float | None = None) -> int:
-        code = super().wait(timeout)
-        if not self.stdout.closed:
-            self._output.write(self.stdout.read())
-        return code
 
 
 @contextmanager
 def forked_children() -> Iterator[None]:
     """The export's child processes, each of which runs a file, are forked inside the block."""
-    forking = SimpleNamespace(Popen=ForkedModule, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
+    forking = SimpleNamespace(**vars(subprocess) | {"Popen": ForkedModule})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hangtag.export.child_process.subprocess", forking)
         yield

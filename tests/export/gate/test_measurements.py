@@ -1,7 +1,6 @@
 """What the gate measures: differences between answers, and times of files and networks that take turns."""
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,10 @@ import torch
 from scipy.special import softmax
 
 from hangtag.export.errors import GateError
-from hangtag.export.gate import speed
-from hangtag.export.gate.checks import agreement, batching, calibration, logits
+from hangtag.export.gate import agreement, batching, parity, speed
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.serving.signature import Signature, TensorSpec
-from tests.kit.exported import Exported
+from tests.kit.exported import Exported, Garments
 from tests.kit.onnx_file import Array
 
 
@@ -25,10 +23,10 @@ def test_the_worst_disagreement_has_pytorchs_largest_margin() -> None:
     classes = np.zeros(1000, np.uint8)
     actual[3] = actual[8] = [0.0, 9.0, 0.0]
     with pytest.raises(GateError, match=r"for 2 of 1,000 test images \(99\.80% agree, 100\.0% must\); worst at .* 3\."):
-        agreement.check(actual, expected, classes, TOLERANCES["fp32"])
+        agreement.check_labels(actual, expected, classes, TOLERANCES["fp32"])
     with pytest.raises(GateError, match=r"\(99\.80% agree, 99\.9% must\)"):
-        agreement.check(actual, expected, classes, TOLERANCES["fp16"])
-    figures = agreement.check(actual, expected, classes, TOLERANCES["int8"]).figures
+        agreement.check_labels(actual, expected, classes, TOLERANCES["fp16"])
+    figures = agreement.check_labels(actual, expected, classes, TOLERANCES["int8"]).figures
     assert (figures["differing"], figures["worst_image"], figures["accuracy"]) == (2, 3, 0.998)
 
 
@@ -40,14 +38,14 @@ def test_lost_accuracy_is_refused_even_where_most_answers_agree() -> None:
     classes = np.zeros(1000, np.uint8)
     classes[7] = 1  # where PyTorch is surest of all it is wrong, and the file right
     with pytest.raises(GateError, match=r"99\.30% of the test set and PyTorch about 99\.90%; it must keep 99\.8% .* 6"):
-        agreement.check(actual, expected, classes, TOLERANCES["int8"])
+        agreement.check_labels(actual, expected, classes, TOLERANCES["int8"])
 
 
 def test_in_fp32_labels_and_accuracy_may_differ_where_two_labels_are_tied_alone() -> None:
     expected = np.array([[1.0, 1.00005]] * 3 + [[0.0, 5.0]] * 7, np.float32)
     actual = expected.copy()
     actual[:3] = actual[:3, ::-1]
-    passed = agreement.check(actual, expected, np.ones(10, np.uint8), TOLERANCES["fp32"])
+    passed = agreement.check_labels(actual, expected, np.ones(10, np.uint8), TOLERANCES["fp32"])
     figures = passed.figures
     assert (figures["level"], figures["differing"], figures["accuracy"]) == (3, 0, 0.7)
     assert figures["pytorch_accuracy"] == 1.0
@@ -65,13 +63,22 @@ class ByTheBatch:
         return {"logits": scores, "probabilities": scores}
 
 
+class TiedByTheBatch(ByTheBatch):
+    """Answers with one of two paths of labels by the size of the batch, both equally likely."""
+
+    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        size = len(inputs["image"])
+        scores = np.full((size, 2), 0.5, np.float32)
+        return {"path": np.full((size, 1), size % 2), "path_probability": scores[:, 0], "probabilities": scores}
+
+
 def test_only_the_answers_of_tied_images_may_depend_on_their_batch() -> None:
     """Two label paths may be equally likely: which of them is the answer may then depend on the batch."""
     images = np.arange(80, dtype=np.uint8).reshape(20, 2, 2)
-    runtime: Any = ByTheBatch()
+    runtimes: list[Any] = [ByTheBatch(), TiedByTheBatch()]
     with pytest.raises(GateError, match=r"^batching: logits of an image differ by .* Worst at test image \d\."):
-        batching.check(runtime, images[:8], images, TOLERANCES["fp32"], 1.0)
-    batching.check(runtime, images[:8], images, TOLERANCES["fp32"], 1.0, ties=range(8))
+        batching.check(runtimes[0], images[:8], images, TOLERANCES["fp32"], 1.0)
+    batching.check(runtimes[1], images[:8], images, TOLERANCES["fp32"], 0.0)
 
 
 def test_in_int8_images_that_no_camera_takes_are_measured_and_not_required() -> None:
@@ -81,8 +88,8 @@ def test_in_int8_images_that_no_camera_takes_are_measured_and_not_required() -> 
     right = {kind: runtime.run({"image": pixels}) for kind, pixels in images.items()}
     expected = right | {"black": {"logits": right["black"]["logits"] + 5}}
     with pytest.raises(GateError, match="batch 1 of black images: logits differ from PyTorch's by 5"):
-        logits.check(runtime, images, expected, TOLERANCES["fp16"], 1.0, None)
-    figures = logits.check(runtime, images, expected, TOLERANCES["int8"], 1.0, None).figures
+        parity.check_logits(runtime, images, expected, TOLERANCES["fp16"], 1.0, None)
+    figures = parity.check_logits(runtime, images, expected, TOLERANCES["int8"], 1.0, None).figures
     assert figures["max_logit_difference"]["black"]["64"] == 5
 
 
@@ -96,11 +103,13 @@ def test_a_temperature_changes_no_logit_and_no_label() -> None:
     changed = LOGITS.copy()
     changed[1, 2] = np.nextafter(changed[1, 2], np.float32(9))
     with pytest.raises(GateError, match=r"^calibration: the temperature changes the file's logits; worst at test imag"):
-        calibration.check({"logits": changed, "probabilities": softmax(changed / 2, axis=1)}, CLASSES, 2.0, LOGITS)
+        agreement.check_calibration(
+            {"logits": changed, "probabilities": softmax(changed / 2, axis=1)}, CLASSES, 2.0, LOGITS
+        )
     probabilities = softmax(LOGITS / 2, axis=1)
     probabilities[1] = probabilities[1][::-1].copy() * [1, 0.1, 3]
     with pytest.raises(GateError, match=r"another label than by its logits, for 1 of 2 test images, first for image 1"):
-        calibration.check({"logits": LOGITS, "probabilities": probabilities}, CLASSES, 2.0, LOGITS)
+        agreement.check_calibration({"logits": LOGITS, "probabilities": probabilities}, CLASSES, 2.0, LOGITS)
 
 
 @pytest.mark.slow
@@ -123,10 +132,10 @@ def test_what_a_contender_pays_for_the_others_turn_is_not_counted() -> None:
 
 
 @pytest.mark.slow
-def test_torch_compile_is_timed_too(lstm: Exported) -> None:
+def test_torch_compile_is_timed_too(lstm: Exported, few: Garments) -> None:
     """With a network that compiles quickly; PyTorch's threads are as before."""
     before = torch.get_num_threads()
-    measured = speed.measure(lstm.file, lstm.published.images[:2], _Brightness(), lstm.file, "compile")
+    measured = speed.measure(lstm.file, few.images[:2], _Brightness(), lstm.file, "compile")
     assert measured is not None
     assert torch.get_num_threads() == before
     contenders = {"file", "fp32 file", "PyTorch", "torch.compile"}
@@ -139,19 +148,3 @@ def test_torch_compile_is_timed_too(lstm: Exported) -> None:
 class _Brightness(torch.nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return image.to(torch.float32).mean(dim=(1, 2))
-
-
-@pytest.mark.slow
-def test_the_share_of_other_processes_comes_from_linuxs_counters(tmp_path: Path) -> None:
-    """In hundredths of a second: user, nice, system, idle, iowait, irq, softirq, steal."""
-    (tmp_path / "stat").write_text("cpu  100 0 100 700 100 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\n")
-    now = speed.CpuTime.now(tmp_path / "stat")
-    assert (now.available, now.used) == (10, 2)
-    share = speed.CpuTime(20, 9, 5).share_of_others(speed.CpuTime(10, 2, 1))
-    assert share == pytest.approx(0.3)  # 7 s, of which 4 are ours
-    missing = speed.CpuTime.now(tmp_path / "none")
-    assert missing.share_of_others(missing) == 0
-    measured = speed.Speed({1: {"file": 1.0}, 64: {"file": 9.0}}, 2, {}, 0.3)
-    assert str(measured).endswith("2 threads; others took 30% of the CPUs meanwhile")
-    assert measured.figures["others"] == 0.3
-    assert "others" not in str(speed.Speed({1: {"file": 1.0}}, 2, {}, 0.09))

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from hangtag.export.file import torch_export
-from hangtag.export.network.served_network import ServedNetwork
+from hangtag.export.network import ServedNetwork
 from hangtag.export.quantization.precision import convert
 from hangtag.serving.signature import TensorSpec
 from hangtag.training.data import fashion_mnist

@@ -13,13 +13,13 @@ from onnx import TensorProto, numpy_helper
 
 from hangtag.export.errors import ExportError
 from hangtag.export.file import torch_export
-from hangtag.export.network.served_network import SingleLabel
+from hangtag.export.network import SingleLabel
 from hangtag.export.quantization.precision import convert, model_name
 from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist
 from tests.kit import onnx_file
 from tests.kit.command import invoke, refusal
-from tests.kit.exported import Export, Garments, repository_in
+from tests.kit.exported import Export, Garments
 from tests.kit.onnx_file import answers, apart
 from tests.kit.onnx_models import classifier, from_text
 from tests.kit.shipped import MODELS, latest
@@ -169,7 +169,7 @@ def test_a_value_that_is_read_twice_keeps_its_order() -> None:
 
 
 def arguments(folder: Path, file: Path) -> list[object]:
-    return ["export", file, "--precision", "int8", "--timing", "none", *repository_in(folder)]
+    return ["export", file, "--precision", "int8", "--timing", "none", "--models", folder / "models"]
 
 
 def test_the_file_keeps_its_origin_and_has_figures_of_its_own(of_own_file: Export) -> None:

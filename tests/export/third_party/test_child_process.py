@@ -1,11 +1,14 @@
 """A child process that answers, and each way in which it can fail to."""
 
+import importlib
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from hangtag.export import child_process
+from hangtag.export.errors import GateError
 from tests.kit.command import ROOT
 
 
@@ -13,12 +16,12 @@ from tests.kit.command import ROOT
 @pytest.mark.parametrize(
     ("code", "seconds", "answer"),
     [
-        ("print('noise'); return {'the last line': number}", 60, {"the last line": 5}),
-        ("raise SystemExit(3)", 60, "the process ended with exit code 3: it wrote no message"),
-        ("raise ValueError('too many')", 60, "the process ended with exit code 1: ValueError: too many"),
-        ("import os; os._exit(0)", 60, "the process ended with exit code 0: it wrote no message"),
-        ("import threading; threading.Event().wait()", 0.2, "there was no answer within 0.2 s"),
-        ("import os; os.abort()", 60, "signal 6"),
+        ("print('noise'); return {'the answer': number}", 60, {"the answer": 5}),
+        ("raise SystemExit(3)", 60, "the process ended with exit code 3: it wrote no message."),
+        ("raise ValueError('too many')", 60, "the process ended with exit code 1: ValueError: too many."),
+        ("import os; os._exit(0)", 60, "the process ended with exit code 0: it wrote no message."),
+        ("import threading; threading.Event().wait()", 0.2, "there was no answer within 0.2 s."),
+        ("import os; os.abort()", 60, "x.onnx ended the process that worked on it (signal 6)."),
     ],
 )
 def test_a_child_answers_or_the_error_describes_how_its_process_ended(
@@ -26,8 +29,11 @@ def test_a_child_answers_or_the_error_describes_how_its_process_ended(
 ) -> None:
     (tmp_path / "some_module.py").write_text(f"def work(number):\n    {code}\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "some_module", raising=False)
+    work = importlib.import_module("some_module").work
     try:
-        outcome: object = child_process.call("some_module:work", seconds, number=5)
-    except (child_process.ChildFailedError, child_process.ChildAbortedError) as error:
-        outcome = str(error)
+        outcome: object = child_process.run(work, 5, shown_as=Path("x.onnx"), check="check", seconds=seconds)
+    except GateError as error:
+        outcome = error.reason.removeprefix("working on x.onnx failed: ")
     assert outcome == answer

@@ -14,7 +14,7 @@ from hangtag.serving.client import Client
 from tests.kit import colour_networks, onnx_file, onnx_models
 from tests.kit.colour_networks import COLOURS, MEAN, PREPROCESSING, SIZE, STD, in_text
 from tests.kit.command import invoke, refusal
-from tests.kit.exported import imported, importing, repository_in
+from tests.kit.exported import imported, importing
 from tests.kit.once import once
 from tests.kit.picture_files import encoded
 from tests.kit.server import server
@@ -52,7 +52,7 @@ def test_a_network_of_pytorch_is_served_and_classified_alike_over_every_way(
     """In FP32, and in int8 with the folder of pictures; each answer is PyTorch's after Pillow."""
     photos = colour_networks.pictures(tmp_path / "photos")
     stated = ("--labels", labels, "--preprocessing", PREPROCESSING, "--data", f"folder:{photos}")
-    places = repository_in(tmp_path)
+    places = ("--models", tmp_path / "models")
     (photos / "red/empty.png").touch()
     result = invoke("import", network, "--name", "theirs", *stated, *places)
     assert "Left out 1 picture that cannot be read: red/empty.png (it is empty).\n" in result.stderr

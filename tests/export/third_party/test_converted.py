@@ -85,7 +85,6 @@ def test_a_converted_file_names_the_layer_in_fp32_everywhere_and_is_served(tmp_p
     assert gate["samples"] == {"made": 200, "proved": 200}
     assert gate["rules"] == {"scores": "labels"}
     assert set(json.loads(written["speed"])["median_ms"]["64"]) == {"file", "original"}
-    assert "fragile" in next((tmp_path / "reports").rglob("theirs-1.html")).read_text()
 
     x = networks.samples(64, seed=9)
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}

@@ -55,9 +55,9 @@ def test_a_file_that_is_not_there_or_too_large_is_refused_before_it_is_read(tmp_
     (tmp_path / "theirs.onnx").unlink()
     assert refusal(*command, unchanged=tmp_path).startswith(f"there is no file {tmp_path}")
     with (tmp_path / "theirs.onnx").open("wb") as sparse:
-        sparse.truncate(3 * 1024**2)
-    message = refusal(*command, "--max-megabytes", "2.5", unchanged=tmp_path)
-    assert "holds 3.1 MB with its external data; at most 2.5 MB are taken" in message
+        sparse.truncate(3 * 1024**3)
+    message = refusal(*command)
+    assert "holds 3,221.2 MB with its external data; at most 2,147.5 MB are taken" in message
 
 
 X = (TensorProto.FLOAT, ("batch", 4))

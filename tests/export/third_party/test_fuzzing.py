@@ -54,7 +54,7 @@ def test_a_damaged_file_is_read_or_refused(tmp_path: Path) -> None:
 def test_a_damaged_file_is_published_completely_or_not_at_all(part: int, tmp_path: Path) -> None:
     """By the command, which runs the file in a process of its own; a server loads what was published."""
     file, models = tmp_path / "theirs.onnx", tmp_path / "models"
-    command = ["import", file, "--models", models, "--reports", tmp_path / "reports", "--name"]
+    command = ["import", file, "--models", models, "--name"]
     onnx_models.publish(models, "whole", onnx_models.gather())
     published, refusals = ["whole"], []
     for seed in range(part * CASES // 2, (part + 1) * CASES // 2):

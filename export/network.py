@@ -1,4 +1,5 @@
-"""Define what is deployed of a network: preprocessing, the network, and the conversion of its scores to outputs.
+"""A trained network in the form in which it is served: preprocessing, the network with the weights of the best epoch,
+and the conversion of its scores to outputs, in one module.
 
 One class per kind of answer: one label (SingleLabel), a path of labels (LabelPath), a threshold (LabelThreshold).
 """
@@ -8,11 +9,17 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from hangtag.export.errors import ExportError
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.signature import TensorSpec
+from hangtag.training import catalog
 from hangtag.training.data.outfits import MAX_LABELS
+from hangtag.training.errors import SettingsError
+from hangtag.training.losses.multi_label import SoftmaxRanking
 from hangtag.training.networks.cnn_rnn import BEAM_WIDTH, CnnRnn, beam_search
 from hangtag.training.networks.normalisation import normalise
+from hangtag.training.runs import data
+from hangtag.training.runs.run import Run
 
 
 class ServedNetwork(nn.Module, ABC):
@@ -113,3 +120,45 @@ class LabelThreshold(ServedNetwork):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.network(normalise(image, self.image))  # [batch, labels]
         return logits, logits.softmax(dim=1) if self.activation == "softmax" else logits.sigmoid()
+
+
+def load_run(run: Run) -> ServedNetwork:
+    """Load ``best.pt`` of a run into its network, in evaluation mode.
+
+    Raises:
+        ExportError: the run's model is unknown, or the weights do not fit it.
+        RunMismatchError: ``best.pt`` cannot be read.
+    """
+    served = _build(run)
+    state = run.load("best.pt")
+    try:
+        served.network.load_state_dict(state["model"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(
+            f"the weights in {run.folder / 'best.pt'} do not fit {run.model} ({reason}). They are of another network, "
+            f"or of another version of it. Train it again with: hangtag train {run.model} --out FOLDER"
+        ) from error
+    return served.eval()
+
+
+def _build(run: Run) -> ServedNetwork:
+    config, summary = run.read_config(), run.read_metrics()["summary"]
+    labels, image = data.labels(summary), data.image(config)
+    try:
+        entry = catalog.entry(run.model)
+        network = entry.build(len(labels), image)
+    except SettingsError as error:
+        raise ExportError(f"{run.folder} is a run of {run.model!r}, which cannot be built here: {error}") from error
+    if entry.objective is None:
+        return SingleLabel(network, image, len(labels))
+    if isinstance(network, CnnRnn):
+        return LabelPath(network, image)
+    try:
+        threshold = float(summary["thresholds"]["o_f1"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ExportError(
+            f"{run.folder / 'metrics.json'} lacks the thresholds of {run.model}; it is of another version of it. Train "
+            f"it again with: hangtag train {run.model} --out FOLDER"
+        ) from error
+    return LabelThreshold(network, image, len(labels), threshold, rivals=entry.objective is SoftmaxRanking)

@@ -1,0 +1,269 @@
+"""Run a file on pictures: prove a classifier against its bare network, and measure its accuracy.
+
+The bare network's pictures are prepared by Pillow and NumPy. The accuracy is compared with that of the version that
+serves.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hangtag.export import child_process, predecessors
+from hangtag.export.arrays import Array
+from hangtag.export.child_process import Progress
+from hangtag.export.errors import ExportError, GateError
+from hangtag.export.file import kept_answers
+from hangtag.export.gate.reference import softmax
+from hangtag.export.gate.tolerances import TOLERANCES
+from hangtag.export.quantization.samples import spread
+from hangtag.export.repository.inventory import Entry, Quality
+from hangtag.export.third_party.preprocessing import LOGITS, PROBABILITIES
+from hangtag.export.third_party.wrapping import Wrapped
+from hangtag.printable import counted
+from hangtag.serving.image_spec import ImageSpec, flattened
+from hangtag.serving.server.runtime.session import Runtime
+from hangtag.training.data.dataset import Classes
+from hangtag.training.data.pictures import HeldOut, held_out
+from hangtag.training.data.reading import prepared
+
+PICTURES, ACCURACY = "pictures", "accuracy"
+"""The checks' names in the file's metadata."""
+_COMPARED = 64
+"""So many of the user's pictures are compared at most."""
+_DRAWN = 24
+_BATCH = 16
+"""Pictures that a file whose requests may be batched answers at a time."""
+_SHOWN_EVERY = 1_000
+_SECONDS, _SECONDS_A_PICTURE = 600.0, 2.0
+
+
+def prove(bare: Path, wrapped: Wrapped, given: Sequence[str], path: Path) -> dict[str, Any]:
+    """Compare the classifier's answers with those of the bare network.
+
+    Args:
+        bare: The network's file.
+        wrapped: The classifier.
+        given: Paths of the user's pictures, of which some are taken; without any, some are drawn.
+        path: The file's name in error messages.
+
+    Returns:
+        Figures for the gate's record, and a summary.
+
+    Raises:
+        GateError: the answers differ, or the scores are not what they are stated to be.
+        ExportError: a picture cannot be read.
+    """
+    figures = child_process.run(
+        _differences, wrapped.file, bare, wrapped, spread(given, _COMPARED), shown_as=path, check=PICTURES
+    )
+    furthest = " and ".join(f"{name} within {value:.1e}" for name, value in sorted(figures["furthest"].items()))
+    kind = "drawn pictures" if figures["drawn"] else "of the pictures"
+    return figures | {"summary": f"{furthest} of the bare network's after Pillow, for {figures['pictures']} {kind}"}
+
+
+def _differences(file: Path, bare: Path, wrapped: Wrapped, pictures: Sequence[str]) -> dict[str, Any]:
+    """In a child process: how far the classifier's answers are from the network's."""
+    published, network = Runtime(file, provider="cpu"), Runtime(bare, provider="cpu")
+    prepare, scores, bare_batch = wrapped.steps, wrapped.scores, wrapped.bare_batch or 1
+    spec = prepare.spec
+    images = [prepared(Path(path), spec) for path in pictures] or [
+        spec.prepare(flattened(picture, spec.channels)) for picture in _drawn(spec)
+    ]
+    rows, answered = [], []
+    for image in images:
+        taken = np.repeat(prepare.network_input(image), bare_batch, axis=0)
+        rows.append(network.run({prepare.input: taken})[wrapped.output][:1].astype(np.float64))
+        answered.append(published.run({published.signature.inputs[0].name: image[None]}))
+    expected = np.concatenate([row.reshape(1, -1) for row in rows])
+    actual = {name: np.concatenate([answers[name] for answers in answered]) for name in answered[0]}
+    if expected.shape != actual[PROBABILITIES].shape:
+        shape = f"[batch, {actual[PROBABILITIES].shape[1]}]"
+        raise GateError(PICTURES, f"the network's scores are {list(rows[0].shape)} for a picture, and must be {shape}.")
+    _require_scores(expected, scores)
+    tolerances = TOLERANCES["fp16" if prepare.datatype == "FP16" else "fp32"]
+    wanted = {PROBABILITIES: softmax(expected) if scores == LOGITS else expected}
+    limits = {PROBABILITIES: tolerances.probabilities}
+    if scores == LOGITS:
+        range_of_scores = float(np.ptp(expected))
+        wanted[LOGITS] = expected
+        limits[LOGITS] = tolerances.absolute * max(1.0, range_of_scores) + tolerances.of_spread * range_of_scores
+    furthest = {name: float(np.abs(actual[name] - numbers).max()) for name, numbers in wanted.items()}
+    for name, difference in furthest.items():
+        if not difference <= limits[name]:
+            raise GateError(
+                PICTURES,
+                f"of {len(images)} pictures the published file's {name} are up to {difference:.2g} from the network's, "
+                f"and {limits[name]:.2g} is allowed.",
+            )
+    return {"pictures": len(images), "drawn": not pictures, "furthest": furthest, "limits": limits}
+
+
+def _require_scores(scores: Array, kind: str) -> None:
+    if not np.isfinite(scores).all():
+        raise GateError(PICTURES, "the network's scores are not finite for some pictures: is the preprocessing right?")
+    are_probabilities = bool((scores >= -1e-6).all()) and bool((np.abs(scores.sum(axis=1) - 1) < 1e-3).all())
+    if kind == PROBABILITIES and not are_probabilities:
+        low, high = float(scores.sum(axis=1).min()), float(scores.sum(axis=1).max())
+        raise GateError(
+            PICTURES,
+            f"the network's scores are no probabilities of one label for each picture: they add up to {low:.3g} to "
+            f"{high:.3g}, not to 1. Say --scores logits.",
+        )
+    if kind == LOGITS and are_probabilities and scores.shape[1] > 1:
+        raise GateError(
+            PICTURES,
+            "the network's scores are probabilities already: they add up to 1 for each picture. Say --scores "
+            "probabilities.",
+        )
+
+
+def _drawn(spec: ImageSpec) -> Iterator[Image.Image]:
+    """Pictures of blots, of several sizes: of the network's, larger, smaller, wide and high; the same at every call."""
+    random = np.random.default_rng(0)
+    sizes = [(1, 1), (2, 3), (3, 2), (1.5, 0.75), (0.5, 0.6), (1, 2)]
+    for place in range(_DRAWN):
+        high, wide = sizes[place % len(sizes)]
+        blots = Image.fromarray(random.integers(0, 256, (4 + place // 6, 5, 3), np.uint8))
+        size = (max(1, round(wide * spec.width)), max(1, round(high * spec.height)))
+        yield blots.resize(size, Image.Resampling.BICUBIC if place % 2 else Image.Resampling.NEAREST)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The accuracy of a file.
+
+    Attributes:
+        quality: Its share of right answers, not rounded, and the digest of the pictures.
+        figures: For the gate's record.
+        metadata: What is written into the file (keys without their prefix).
+    """
+
+    quality: Quality
+    figures: Mapping[str, Any]
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Measures the accuracy of files on the user's pictures.
+
+    Attributes:
+        data: The pictures.
+        shown_as: The imported file's name in error messages.
+        progress: Gets a line now and then.
+    """
+
+    data: HeldOut
+    shown_as: Path
+    progress: Progress
+
+    @classmethod
+    def of(cls, name: str, image: ImageSpec, labels: Sequence[str], shown_as: Path, progress: Progress) -> "Judge":
+        """Read the pictures of ``folder:`` or ``csv:``: those of its test split where it has one, else all.
+
+        Raises:
+            ExportError: it is neither.
+            DataNotFoundError: there are no such pictures.
+            DataCorruptError: they are not divided as they must be, cannot be read, or have a class that is none of the
+                labels.
+        """
+        if not name.startswith(("folder:", "csv:")):
+            raise ExportError(f"--data {name}: name folder:PICTURES, with a folder for each label, or csv:FILE.csv.")
+        data = held_out(name, image, labels)
+        for note in data.notes:
+            progress(note)
+        return cls(data, shown_as, progress)
+
+    @property
+    def files(self) -> list[str]:
+        """The pictures' paths."""
+        return [str(picture.path) for picture in self.data.pictures]
+
+    def measure(self, file: Path, image: ImageSpec, *, batched: bool) -> Measured:
+        """Measure a file's accuracy.
+
+        Raises:
+            GateError: it does not answer.
+        """
+        count = len(self.data.pictures)
+        with TemporaryDirectory() as folder:
+            images = Path(folder, "images.npy")
+            np.save(images, self.data.images(image))
+            right, examples = child_process.run(
+                _count_right,
+                file,
+                images,
+                self.data.content.classes,
+                _BATCH if batched else 1,
+                shown_as=self.shown_as,
+                check=ACCURACY,
+                seconds=_SECONDS + _SECONDS_A_PICTURE * count,
+                progress=self.progress,
+            )
+        share = right / count
+        of = f"{counted(count, 'picture', 'pictures')} of {self.data.name}"
+        return Measured(
+            Quality("test_accuracy", share, self.data.digest),
+            {"right": right, "pictures": count, "summary": f"{share:.2%} of {of}"},
+            {"test_accuracy": f"{share:.4f}", "data_digest": self.data.digest, "tested_on": of, **examples},
+        )
+
+    def compare(self, measured: Measured, rival: Entry, even_if_worse: bool) -> dict[str, Any] | None:
+        """Compare with the version that serves: by what it records of these pictures, or measured on them now.
+
+        Returns:
+            Figures for the gate's record; None if it cannot be compared, and the user wants it so.
+
+        Raises:
+            ExportError: it cannot be compared, and not ``even_if_worse``.
+            GateError: the new file is worse, and not ``even_if_worse``.
+        """
+        signature = rival.signature
+        before = predecessors.recorded(rival, self.data.digest)
+        if before is None and signature is not None:
+            most = self.data.content.classes.max()
+            if signature.image is None or signature.picture_shape is None or most >= len(signature.labels):
+                if even_if_worse:
+                    return None
+                why = "does not say how a picture becomes its input, or has other labels"
+                raise predecessors.incomparable(rival, why)
+            before = self.measure(rival.path, signature.image, batched=signature.batched).quality
+        if before is None:
+            return None
+        compared = predecessors.compare(
+            measured.quality,
+            len(self.data.pictures),
+            before,
+            rival.version,
+            even_if_worse=even_if_worse,
+        )
+        return {**compared.figures, "summary": compared.summary}
+
+
+def _count_right(file: Path, mapped: Path, classes: Classes, batch: int) -> tuple[int, dict[str, str]]:
+    """In a child process: count how many pictures get the right label, and keep some of these as examples.
+
+    Args:
+        file: An ONNX file with the output ``probabilities``.
+        mapped: A .npy file with the images as the file takes them.
+        classes: Their places among its labels.
+        batch: How many the file takes at a time.
+    """
+    runtime = Runtime(file, provider="cpu")
+    images = np.load(mapped, mmap_mode="r")
+    labels = np.empty(len(classes), np.int64)
+    for start in range(0, len(images), batch):
+        answers = runtime.run({runtime.signature.inputs[0].name: images[start : start + batch]})
+        labels[start : start + batch] = answers[PROBABILITIES].argmax(axis=1)
+        done = min(start + batch, len(images))
+        if done // _SHOWN_EVERY > start // _SHOWN_EVERY:
+            child_process.report(f"{done:,} of {len(images):,} pictures answered")
+    kept = kept_answers.choose_examples(
+        {"logits": labels[:, None] == np.arange(len(runtime.signature.labels))}, classes
+    )
+    return int((labels == classes).sum()), kept_answers.record_examples(images[kept], classes[kept])
