@@ -18,7 +18,7 @@ from hangtag.export.quantization.precision import model_name
 from hangtag.training.data import fashion_mnist, outfits, sources
 from hangtag.training.data.dataset import Dataset, Images, Split
 from hangtag.training.runs import data as runs_data
-from hangtag.training.runs.files import short_name
+from hangtag.training.runs.config import short_name
 from hangtag.training.runs.run import Run
 
 CANVASES = 1_000
@@ -65,7 +65,7 @@ def of_run(
         """PyTorch's answers, and examples; of own pictures, which may be gone some day, the answers to the examples."""
         if classes is None:
             return kept_answers.record_answers(proof.expected, one_label=False)
-        chosen = kept_answers.choose_examples(proof.expected, classes)
+        chosen = kept_answers.choose_examples(proof.expected["logits"].argmax(axis=1), classes)
         kept = kept_answers.record_examples(images[chosen], classes[chosen])
         first = chosen if sources.kind_of(str(config.get("dataset", fashion_mnist.NAME))) else None
         return kept | kept_answers.record_answers(proof.expected, one_label=True, first=first)

@@ -1,33 +1,36 @@
 """The catalog: every network by name, with its builder, the data sets that it learns from, and its recipes.
 
+Here a run's network is built, too, and prepared for training as its recipe requires.
+
 A new network is one new row of NETWORKS and its module in networks/.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from hangtag.serving.image_spec import ImageSpec
+from hangtag.training import recipes
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.errors import SettingsError
 from hangtag.training.losses.multi_label import LabelPaths, Objective, Sigmoids, SoftmaxRanking
 from hangtag.training.networks import own
 from hangtag.training.networks.cnn_rnn import CnnEmbedding, CnnLabels, CnnRnn
+from hangtag.training.networks.normalisation import add_batch_norm
 from hangtag.training.networks.single_label import Cnn, Lstm, Lstm2, ResNet
-from hangtag.training.recipes import (
-    CNN_BEST,
-    CNN_SAME_VIEW,
-    FULL_RESOLUTION_TEACHER,
-    LSTM2_BEST,
-    LSTM_BEST,
-    MULTI_LABEL_RECIPE,
-    PICTURES,
-    STUDY,
-    TEACHER,
-    Recipe,
-)
+from hangtag.training.recipes import PICTURES, STUDY, TEACHER, Recipe
+from hangtag.training.runs.config import RunConfig
+
+_WRAPPINGS = ("model", "state_dict", "model_state_dict")
+"""Where a file keeps the weights among an optimizer's state and an epoch."""
+_PREFIXES = ("", "module.", "_orig_mod.", "model.")
+"""What DataParallel, torch.compile and Lightning put before the name of each weight."""
+_MANY_STEPS = 1_000
+"""Of an epoch: so many that running statistics follow the last of them as they usually do."""
 
 
 @dataclass(frozen=True)
@@ -44,24 +47,19 @@ class NetworkEntry:
     recipes: tuple[Recipe, ...]
     objective: type[Objective] | None = None
 
-    @property
-    def default_data(self) -> str:
-        """The name of the data set that it learns from unless another one is named."""
-        return sources.LABEL_SETS[0] if self.objective else fashion_mnist.NAME
-
 
 def _label_sets(network: Callable[[int], nn.Module], objective: type[Objective]) -> NetworkEntry:
-    return NetworkEntry(lambda labels, _: network(labels), (MULTI_LABEL_RECIPE,), objective)
+    return NetworkEntry(lambda labels, _: network(labels), (recipes.MULTI_LABEL_RECIPE,), objective)
 
 
 NETWORKS: Mapping[str, NetworkEntry] = {
-    "lstm": NetworkEntry(Lstm, (STUDY, LSTM_BEST)),
+    "lstm": NetworkEntry(Lstm, (STUDY, recipes.LSTM_BEST)),
     "lstm-56": NetworkEntry(partial(Lstm, hidden_size=56), (STUDY,)),  # 28 * 10 / 5: also tried in the study
     "lstm-280": NetworkEntry(partial(Lstm, hidden_size=280), (STUDY,)),  # 28 * 10
-    "lstm2": NetworkEntry(Lstm2, (STUDY, LSTM2_BEST)),
-    "cnn": NetworkEntry(Cnn, (STUDY, TEACHER, CNN_BEST, CNN_SAME_VIEW)),
+    "lstm2": NetworkEntry(Lstm2, (STUDY, recipes.LSTM2_BEST)),
+    "cnn": NetworkEntry(Cnn, (STUDY, TEACHER, recipes.CNN_BEST, recipes.CNN_SAME_VIEW)),
     "resnet": NetworkEntry(ResNet, (TEACHER,)),
-    "resnet-28x28": NetworkEntry(partial(ResNet, full_resolution=True), (FULL_RESOLUTION_TEACHER,)),
+    "resnet-28x28": NetworkEntry(partial(ResNet, full_resolution=True), (recipes.FULL_RESOLUTION_TEACHER,)),
     "cnn_rnn": _label_sets(CnnRnn, LabelPaths),
     "sigmoids": _label_sets(CnnLabels, Sigmoids),
     "softmax_ranking": _label_sets(CnnLabels, SoftmaxRanking),
@@ -116,14 +114,13 @@ def recipe_for(name: str | None, network: str, data: str = fashion_mnist.NAME) -
         SettingsError: The network has no such recipe.
     """
     found = entry(network)
-    recipes = {recipe.name: recipe for recipe in found.recipes}
+    known = {recipe.name: recipe for recipe in found.recipes}
     if found.objective is None:
-        recipes.setdefault(PICTURES.name, PICTURES)
-    default = PICTURES.name if sources.kind_of(data) else next(iter(recipes))
-    chosen = name or default
-    if chosen not in recipes:
-        raise SettingsError(f"--recipe {name}: there is no such recipe for {network}; it has: {', '.join(recipes)}.")
-    return recipes[chosen]
+        known.setdefault(PICTURES.name, PICTURES)
+    chosen = name or (PICTURES.name if sources.kind_of(data) else next(iter(known)))
+    if chosen not in known:
+        raise SettingsError(f"--recipe {name}: there is no such recipe for {network}; it has: {', '.join(known)}.")
+    return known[chosen]
 
 
 def dataset_for(name: str | None, network: str) -> str:
@@ -133,8 +130,66 @@ def dataset_for(name: str | None, network: str) -> str:
         SettingsError: There is no such data set, or it is of the wrong kind for the network.
     """
     found = entry(network)
-    chosen = name or found.default_data
+    chosen = name or (sources.LABEL_SETS[0] if found.objective else fashion_mnist.NAME)
     if (sources.kind_of(chosen) is None and chosen in sources.LABEL_SETS) != (found.objective is not None):
         takes = " or ".join(sources.LABEL_SETS) if found.objective else "pictures with a single label each"
         raise SettingsError(f"--data {name}: {network} cannot learn from {chosen}: it takes {takes}.")
     return chosen
+
+
+def prepared(config: RunConfig, labels: int, image: ImageSpec, steps_per_epoch: int) -> nn.Module:
+    """The run's network, prepared for training on the run's device. Raises SettingsError as ``first_network`` does."""
+    if config.pictures is None:  # runs on a data set of ours end as in earlier releases, with few images too
+        steps_per_epoch = _MANY_STEPS
+    return prepare(first_network(config, labels, image), config.recipe, torch.device(config.device), steps_per_epoch)
+
+
+def first_network(config: RunConfig, labels: int, image: ImageSpec) -> nn.Module:
+    """The run's network with fresh weights, or with those that it starts from.
+
+    Raises:
+        SettingsError: It cannot be built for these images, or the weights to start from are of another network.
+    """
+    network = build(config.model, labels, image)
+    if config.start_from is not None:
+        _load(network, config.start_from.path, config.model)
+    return network
+
+
+def prepare(network: nn.Module, recipe: Recipe, device: torch.device, steps_per_epoch: int = _MANY_STEPS) -> nn.Module:
+    """Set the recipe's dropout rates, add its batch normalisation, and move the network to the device, all in place."""
+    if recipe.dropout is not None:
+        for module in network.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = recipe.dropout
+    if recipe.batch_norm:
+        add_batch_norm(network, steps_per_epoch)
+    # Convolutions are fastest in channels_last on CPUs and GPUs alike; the results are the same.
+    moved: nn.Module = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
+
+
+def _load(network: nn.Module, path: str, model: str) -> None:
+    """Load the weights of the file that the run starts from, but for those of another shape, as for other labels."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises all kinds of exceptions
+        # PyTorch's own message has many lines, and advises to run code from the file.
+        raise SettingsError(
+            f"--start-from {path} cannot be read as weights: it is damaged, or torch.save() did not write it, or it "
+            "holds more than tensors. Save the network's state_dict()."
+        ) from error
+    state: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
+    state = next((state[key] for key in _WRAPPINGS if isinstance(state.get(key), dict)), state)
+    shapes = {key: value.shape for key, value in network.state_dict().items()}
+    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    bare = [{key.removeprefix(prefix): value for key, value in tensors.items()} for prefix in _PREFIXES]
+    fitting = max(
+        ({key: value for key, value in one.items() if shapes.get(key) == value.shape} for one in bare), key=len
+    )
+    if 2 * len(fitting) < len(shapes):
+        raise SettingsError(
+            f"--start-from {path} holds {len(fitting)} of the {len(shapes)} weights of {model}: it is of another "
+            "network, or of other images."
+        )
+    network.load_state_dict(fitting, strict=False)

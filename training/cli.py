@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -12,9 +12,9 @@ from hangtag.training.catalog import NETWORKS, RECIPE_NAMES
 from hangtag.training.data import sources
 from hangtag.training.data.options import data_options
 from hangtag.training.errors import SettingsError
-from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT
-from hangtag.training.processes.launch import launch
-from hangtag.training.settings import LOSSES, SELECTIONS, TrainSettings
+from hangtag.training.processes import launch
+from hangtag.training.recipes import BETA, LOSS_WEIGHT, DistanceLossName
+from hangtag.training.settings import TrainSettings
 
 
 @click.command()
@@ -60,7 +60,7 @@ from hangtag.training.settings import LOSSES, SELECTIONS, TrainSettings
 @click.option("--balance", is_flag=True, help="Weigh classes so that each counts alike, however many pictures it has.")
 @click.option(
     "--select",
-    type=click.Choice(SELECTIONS),
+    type=click.Choice(("accuracy", "balanced_accuracy")),
     default="accuracy",
     show_default=True,
     help="Which validation figure chooses the best epoch; balanced_accuracy counts each class alike.",
@@ -107,18 +107,24 @@ from hangtag.training.settings import LOSSES, SELECTIONS, TrainSettings
 )
 @click.option(
     "--loss",
-    type=click.Choice(LOSSES),
-    help="The loss to minimise. The last two weigh mistakes by label distances.  [default: cross-entropy]",
+    type=click.Choice(("cross-entropy", *get_args(DistanceLossName))),
+    default="cross-entropy",
+    show_default=True,
+    help="The loss to minimise. The last two weigh mistakes by label distances.",
 )
 @click.option(
     "--beta",
     type=FiniteRange(min=0, min_open=True),
-    help=f"How fast a label's weight falls with its distance.  [default: {BETA:g}]",
+    default=BETA,
+    show_default=True,
+    help="How fast a label's weight falls with its distance.",
 )
 @click.option(
     "--loss-weight",
     type=FiniteRange(0, 1),
-    help=f"The weight of the loss's part with distances.  [default: {LOSS_WEIGHT:g}]",
+    default=LOSS_WEIGHT,
+    show_default=True,
+    help="The weight of the loss's part with distances.",
 )
 @click.option(
     "--distances",
@@ -140,7 +146,7 @@ from hangtag.training.settings import LOSSES, SELECTIONS, TrainSettings
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Say what the run would take: data, steps, memory, and the time, from a few measured steps. Leave no run.",
+    help="Say what the run would take: data, network, steps, and the time, from a few measured steps. Leave no run.",
 )
 @click.option("--restart", is_flag=True, help="Discard the run in the folder and start again.")
 def train(**options: Any) -> None:
@@ -170,7 +176,7 @@ def train(**options: Any) -> None:
       hangtag train lstm --recipe study --seed 1 --loss embedding-distance
       hangtag train cnn_rnn                   predicts the labels of a whole outfit, one after another
       hangtag train lstm --limit 2000 --epochs 1 --out runs/trial
-      hangtag train cnn --recipe best --dry-run   how long, and how much memory, before it begins
+      hangtag train cnn --recipe best --dry-run   how long it will take, before it begins
       hangtag train cnn --processes 2         two processes, or GPUs, on every batch
     """
     try:

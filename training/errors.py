@@ -1,15 +1,8 @@
-"""The errors of training, each of which the user can do something about.
+"""The errors of training, each of which the user can do something about."""
 
-TrainingError
-├── SettingsError         a setting is out of range, or settings do not fit together
-├── DataNotFoundError     the data set, or one of its files, is missing
-├── DataCorruptError      a file's content is not what was published
-├── RunMismatchError      a run's folder holds another run, or files that cannot be used
-├── LabelDistanceError    label distances are malformed, of other labels, or unreadable
-├── TeacherError          a model to learn from is missing or does not fit
-├── ProcessesError        several processes cannot form one run
-└── DivergedError         the loss is no longer finite
-"""
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from hangtag.errors import UserError
 
@@ -48,3 +41,12 @@ class ProcessesError(TrainingError):
 
 class DivergedError(TrainingError):
     """The training loss, or the network's outputs, became infinite or NaN."""
+
+
+@contextmanager
+def reporting_write_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError into a RunMismatchError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise RunMismatchError(f"{path} cannot be written ({error.strerror}).") from error

@@ -1,19 +1,69 @@
-"""A run in the terminal or in a log: its progress, and what Ctrl-C does."""
+"""The progress of a run: who observes it, how it looks in a terminal or in a log, and what Ctrl-C does."""
 
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hangtag.training.observer import Observer, StepProgress
-
 _FIGURES = ("validation_accuracy", "validation_o_f1", "validation_exact_match")
 LINE_INTERVAL = 60.0
 """Seconds between two lines within an epoch, where standard error is no terminal."""
+
+
+@dataclass(frozen=True)
+class StepProgress:
+    """Where a run stands after a training step."""
+
+    epoch: int  # from 1
+    step: int  # of this epoch, from 1
+    steps: int  # per epoch
+    loss: float  # the epoch's mean so far, as of the last step at which the trainer summed it up
+    figures: Mapping[str, float] | None = None  # at the steps at which the trainer summed up, every tenth or so:
+    # loss and accuracy, means over the samples since the last such step, and the learning_rate of this one
+
+
+class Observer:
+    """Passes everything on to other observers, in their order; each of them may request a stop.
+
+    Of none it is a null object: it ignores progress, and never stops the run. Subclasses override what they need.
+
+    Example:
+        >>> train(config, data, run, Observer(terminal, event_log))
+    """
+
+    _others: tuple["Observer", ...] = ()
+
+    def __init__(self, *others: "Observer") -> None:
+        self._others = others
+
+    def on_step(self, progress: StepProgress) -> None:
+        """Called after every training step."""
+        for other in self._others:
+            other.on_step(progress)
+
+    def on_epoch(self, row: Mapping[str, float]) -> None:
+        """Called with an epoch's figures once they are saved, on rank 0 only."""
+        for other in self._others:
+            other.on_epoch(row)
+
+    def on_teacher_logits(self, done: int, total: int) -> None:
+        """Called while teachers compute logits: how many of this rank's images are done, mirror images included."""
+        for other in self._others:
+            other.on_teacher_logits(done, total)
+
+    def stop_requested(self) -> bool:
+        """Whether the run should stop. Called after every training step and between batches."""
+        return any(other.stop_requested() for other in self._others)
+
+    def raise_if_stopped(self) -> None:
+        """Raises KeyboardInterrupt if a stop is requested. Called between batches, when no state is half written."""
+        if self.stop_requested():
+            raise KeyboardInterrupt
 
 
 class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):

@@ -1,11 +1,15 @@
 """Recipes: every hyperparameter of a training run. catalog.py says which network has which recipes."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from hangtag.training.errors import SettingsError
+
+DistanceLossName = Literal["soft-labels", "embedding-distance"]
+BETA, LOSS_WEIGHT = 5.0, 0.5
+"""Of a loss with distances, unless --beta and --loss-weight say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,17 @@ class Distillation:
     temperature: float
     views: int = 0  # how many augmented images of each original one the teacher answers, and the student sees; 0: the
     # teacher answers each original image, and the student sees other augmented images in every epoch
+
+
+@dataclass(frozen=True)
+class DistanceLoss:
+    """A loss that weighs mistakes by label distances; losses/single_label.py has them."""
+
+    name: DistanceLossName
+    beta: float  # how fast a label's weight falls with its distance
+    weight: float  # of the part with distances; the plain cross-entropy has the rest
+    distances: str  # the matrix's digest
+    file: str | None = field(default=None, compare=False)  # the matrix's path; None: the one that ships
 
 
 @dataclass(frozen=True)
@@ -193,6 +208,17 @@ _KINDS: dict[str, tuple[str, Any]] = {
     if name not in ("name", *_PARTS)
 }
 """The hyperparameters that ``--set`` reaches: which part of the recipe has each, and its type."""
+_READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
+    int: (int, "a whole number"),
+    float: (float, "a number"),
+    float | None: (lambda text: None if text == "none" else float(text), "a number"),
+    bool: (lambda text: {"true": True, "false": False}[text.lower()], "true or false"),
+    tuple[float, float]: (
+        lambda text: (float(text.partition(",")[0]), float(text.partition(",")[2])),
+        "two numbers, such as 0.9,0.999",
+    ),
+}
+"""How a value of each type is read, which raises ValueError or KeyError for another text; and what it is, in words."""
 _POSITIVE = ("batch_size", "epochs", "learning_rate", "epsilon", "temperature")
 _BELOW_ONE = ("betas", "ema_decay", "dropout", "label_smoothing")
 _UP_TO_ONE = ("erase", "weight")
@@ -200,11 +226,11 @@ _UP_TO_ONE = ("erase", "weight")
 
 def _parsed(change: str, text: str, kind: Any) -> Any:
     """The value of a change. Raises SettingsError for one that is not of this kind, or out of range."""
-    name = change.partition("=")[0]
+    name, words = change.partition("=")[0], get_args(kind)
+    read, expected = _READERS.get(kind) or ({word: word for word in words}.__getitem__, " or ".join(map(str, words)))
     try:
-        value = _value(text, kind)
-    except ValueError:
-        expected = " or ".join(get_args(kind)) if get_origin(kind) is Literal else _WORDS.get(kind, "a number")
+        value = read(text)
+    except (ValueError, KeyError):
         raise SettingsError(f"--set {change}: {text!r} is not {expected}.") from None
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, bool | str | None):
@@ -213,23 +239,3 @@ def _parsed(change: str, text: str, kind: Any) -> Any:
         if not in_range or (name in _UP_TO_ONE and number > 1) or (name in _BELOW_ONE and number >= 1):
             raise SettingsError(f"--set {change}: {text} is out of range.")
     return value
-
-
-_WORDS = {int: "a whole number", bool: "true or false", tuple[float, float]: "two numbers, such as 0.9,0.999"}
-
-
-def _value(text: str, kind: Any) -> Any:
-    if get_origin(kind) is Literal:
-        if text not in get_args(kind):
-            raise ValueError
-        return text
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError
-        return text.lower() == "true"
-    if get_origin(kind) is tuple:
-        first, second = map(float, text.split(","))
-        return first, second
-    if kind == float | None:
-        return None if text == "none" else float(text)
-    return kind(text)

@@ -1,36 +1,40 @@
 """The session of ``hangtag train`` in one process: reads the data, trains, and reports the result."""
 
-import hashlib
 import importlib
+import math
 import os
 import sys
+import tempfile
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import nn
+
 from hangtag.extras import needs
 from hangtag.output import require_writable, writing
-from hangtag.training import dry_run
+from hangtag.training.catalog import first_network
 from hangtag.training.data import sources
 from hangtag.training.data.dataset import Dataset
 from hangtag.training.errors import SettingsError
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop.train import train as train_run
-from hangtag.training.losses.single_label import BETA, LOSS_WEIGHT, DistanceLoss
 from hangtag.training.networks import own
-from hangtag.training.observer import Observer, Observers
-from hangtag.training.processes.launch import keep_freed_memory
-from hangtag.training.processes.process_group import ProcessGroup, process_group
-from hangtag.training.progress import TerminalObserver
-from hangtag.training.runs import overview
-from hangtag.training.runs.config import RunConfig, TeacherFile, command
-from hangtag.training.runs.files import REPORT
-from hangtag.training.runs.run import Run
+from hangtag.training.processes import ProcessGroup, keep_freed_memory, process_group
+from hangtag.training.progress import Observer, TerminalObserver
+from hangtag.training.recipes import DistanceLoss
+from hangtag.training.runs.config import RunConfig, WeightsFile, command, short_dataset, short_name
+from hangtag.training.runs.run import REPORT, Run
 from hangtag.training.settings import TrainSettings
-from hangtag.training.tasks.preparation import first_network
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
+
+_TIMED_STEPS = 30
+"""Of a dry run, at most."""
 
 
 def train(settings: TrainSettings) -> None:
@@ -41,30 +45,31 @@ def train(settings: TrainSettings) -> None:
     """
     if settings.tensorboard:
         with needs("tensorboard", "--tensorboard"):
-            importlib.import_module("tensorboardX")
+            importlib.import_module("tensorboard")
     keep_freed_memory()
     with process_group(settings.chosen_device) as group:
         inputs = group.on_every_rank(lambda: _read(settings, group))
         config = _config(settings, inputs, group)
-        run = Run(settings.out or Path("runs") / config.run_name)
-        if settings.dry_run:
-            _dry_run(settings, config, inputs, run, group)
-            return
+        name = _run_name(config)
+        run = Run(settings.out or Path("runs") / name)
         # A network that cannot be built leaves no folder, and the run that is there as it is.
-        group.on_every_rank(lambda: first_network(config, len(inputs.data.labels), inputs.data.image))
+        group.on_every_rank(lambda: _require_network(config, inputs.data))
+        if settings.dry_run:
+            _dry_run(config, inputs, run, group, restart=settings.restart)
+            return
         if settings.restart:
             group.on_rank_zero(run.erase)
         if group.is_rank_zero:
             for note in inputs.data.notes:
                 _report(note)
-            _report(f"{config.run_name}: data from {inputs.data.source}, {_resources(config)}")
+            _report(f"{name}: data from {inputs.data.source}, {_resources(config)}")
         epochs_before = group.on_rank_zero(lambda: _finished_epochs(run))
         try:
             with (
                 TerminalObserver(config.recipe.epochs, shown=group.is_rank_zero) as terminal,
                 _event_log(config, run, group) as log,
             ):
-                observer = Observers(terminal, log)
+                observer = Observer(terminal, log)
                 metrics = train_run(config, inputs.data, run, observer, inputs.teacher, group, inputs.distances)
         except KeyboardInterrupt:
             if group.is_rank_zero:
@@ -77,28 +82,41 @@ def train(settings: TrainSettings) -> None:
             _report_result(run, metrics, epochs_before)
 
 
-def _dry_run(settings: TrainSettings, config: RunConfig, inputs: "_Inputs", run: Run, group: ProcessGroup) -> None:
-    """Print what the run would take; see dry_run.py."""
-    state = group.on_rank_zero(lambda: _state(run, config, restart=settings.restart))
-    if group.is_rank_zero:
-        _report(f"{config.run_name}: measuring, on {_resources(config)}")
-    forecast = dry_run.measure(config, inputs.data, inputs.teacher, group, inputs.distances)
-    if group.is_rank_zero:
-        shown = [("run", f"{run.folder}: {state}"), ("data", f"{config.dataset} from {inputs.data.source}")]
-        for heading, text in [*shown, *forecast]:
-            sys.stdout.write(f"{heading:<8}  {text}\n")
+def _dry_run(config: RunConfig, inputs: "_Inputs", run: Run, group: ProcessGroup, *, restart: bool) -> None:
+    """Print what the run would take: its steps are timed in the second of two short epochs in a temporary folder.
 
+    The teacher is not asked: its logits are zeros here. Raises what the run would raise before it trains.
+    """
 
-def _state(run: Run, config: RunConfig, *, restart: bool) -> str:
-    """What the run would do with its folder. Raises RunMismatchError or OutputError where it could not begin."""
-    require_writable(run.folder / "config.json")
-    if restart and run.has("config.json"):
-        return "the run there would be replaced"
-    run.require_fitting(config)
-    done, epochs = len(run.read_metrics()["epochs"]), config.recipe.epochs
-    if done == epochs and run.is_finished():
-        return "it holds this run, finished; nothing would be trained"
-    return f"it holds this run, {done} of {epochs} epochs; it would go on" if done else "a new run"
+    def require_folder() -> None:
+        require_writable(run.folder / "config.json")
+        if not restart:
+            run.require_fitting(config)
+
+    group.on_rank_zero(require_folder)
+    data, recipe, images = inputs.data, config.recipe, len(inputs.data.train.first(config.limit))
+    few = min(images, _TIMED_STEPS * recipe.batch_size)
+    short = replace(config, limit=few, recipe=replace(recipe, epochs=2))
+    silent = (lambda images: np.zeros((len(images), len(data.labels)), np.float32)) if inputs.teacher else None
+    with tempfile.TemporaryDirectory(prefix="hangtag-dry-run-") as folder:
+        metrics = train_run(short, data, Run(Path(folder)), Observer(), silent, group, inputs.distances)
+    if not group.is_rank_zero:
+        return
+    step_ms, parameters = metrics["epochs"][-1]["step_ms"], metrics["summary"]["parameters"]
+    steps = recipe.epochs * math.ceil(images / recipe.batch_size)
+    minutes = steps * step_ms / 60_000
+    shown = {
+        "run": f"{run.folder}, on {_resources(config)}",
+        "data": f"{config.dataset} from {data.source}",
+        "images": f"train {images:,}, validation {len(data.validation.first(config.limit)):,}, "
+        f"test {len(data.test):,}, each of {data.image.height} by {data.image.width} pixels; {len(data.labels)} labels",
+        "network": f"{parameters:,} parameters, {parameters * 4 / 1e6:.1f} MB in FP32",
+        "steps": f"{steps:,} in {recipe.epochs:,} epochs",
+        "time": f"about {minutes:.1f} minutes ({minutes / 60:.1f} hours) on this machine, at {step_ms:.2f} ms a step; "
+        f"validation{' and the teacher' if inputs.teacher else ''} not included",
+    }
+    for heading, text in shown.items():
+        sys.stdout.write(f"{heading:<8}  {text}\n")
 
 
 def _event_log(config: RunConfig, run: Run, group: ProcessGroup) -> AbstractContextManager[Observer]:
@@ -147,13 +165,14 @@ def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> Ru
     if settings.distance_loss and inputs.distances:
         loss = DistanceLoss(
             name=settings.distance_loss,
-            beta=BETA if settings.beta is None else settings.beta,
-            weight=LOSS_WEIGHT if settings.loss_weight is None else settings.loss_weight,
+            beta=settings.beta,
+            weight=settings.loss_weight,
             distances=inputs.distances.digest,
             file=str(settings.distances) if settings.distances else None,
         )
-    return RunConfig.of_settings(
-        settings,
+    copied = ("model", "seed", "limit", "precision", "balance", "select", "tensorboard", "command")
+    return RunConfig(
+        **{name: getattr(settings, name) for name in copied},
         recipe=settings.chosen_recipe,
         data_digest=inputs.data.digest,
         threads=_threads(settings),
@@ -161,13 +180,45 @@ def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> Ru
         processes=group.world_size,
         teachers=inputs.teacher.files if inputs.teacher else (),
         loss=loss,
-        start_from=_file(settings.start_from) if settings.start_from else None,
+        start_from=WeightsFile.of(settings.start_from.absolute()) if settings.start_from else None,
         dataset=_absolute(settings.dataset),
         image=inputs.data.image if is_own else None,
         pictures=settings.own_pictures if is_own else None,
         sizes=inputs.data.sizes if is_own else None,
         data_dir=str(settings.data_dir.absolute()) if settings.data_dir else None,
     )
+
+
+def _run_name(config: RunConfig) -> str:
+    """The name of the run's folder unless --out names one."""
+    loss = f"-{config.loss.name}" if config.loss else ""
+    dataset = "" if config.dataset == "fashion-mnist" else f"-{short_dataset(config.dataset)}"
+    return f"{short_name(config.model)}{dataset}-{config.recipe.name}{loss}-seed{config.seed}"
+
+
+def _require_network(config: RunConfig, data: Dataset) -> None:
+    """Raises SettingsError if the network cannot be built for this data, or computed in this precision."""
+    network = first_network(config, len(data.labels), data.image)
+    needs_bf16_lstm = config.precision == "bf16" and any(isinstance(module, nn.LSTM) for module in network.modules())
+    if needs_bf16_lstm and config.device == "cpu" and not cpu_computes_lstms_in_bf16():
+        raise SettingsError(
+            f"--precision bf16: PyTorch computes no LSTM in bfloat16 on this CPU, and {config.model} has one. Use "
+            "--precision fp32."
+        )
+
+
+@cache
+def cpu_computes_lstms_in_bf16() -> bool:
+    """Whether PyTorch computes an LSTM in bfloat16 on this CPU, by computing a small one.
+
+    It has none for CPUs without AVX-512.
+    """
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            nn.LSTM(4, 4)(torch.rand(2, 1, 4))
+    except RuntimeError:
+        return False
+    return True
 
 
 def _threads(settings: TrainSettings) -> int:
@@ -188,12 +239,13 @@ def _write_page(run: Run, data: Dataset) -> None:
 
     path = run.folder / REPORT
     with writing(path):
-        path.write_text(run_page(overview.read(run.folder), validation=data.validation.images), encoding="utf-8")
+        path.write_text(run_page(Run(run.folder), validation=data.validation.images), encoding="utf-8")
 
 
 def _finished_epochs(run: Run) -> int | None:
     """How many epochs a finished run has; None for one that is not finished, or not there."""
-    return len(run.read_metrics()["epochs"]) if run.is_finished() else None
+    metrics = run.read_metrics()
+    return len(metrics["epochs"]) if "summary" in metrics else None
 
 
 def _report_result(run: Run, metrics: dict[str, Any], epochs_before: int | None) -> None:
@@ -212,10 +264,6 @@ def _report_result(run: Run, metrics: dict[str, Any], epochs_before: int | None)
     ]
     _report(f"best epoch {summary['best_epoch']}: {', '.join(figures)}, {summary['parameters']:,} parameters")
     _report(f"run: {run.folder}   next: hangtag export {run.folder}")
-
-
-def _file(path: Path) -> TeacherFile:
-    return TeacherFile(hashlib.sha256(path.read_bytes()).hexdigest()[:12], str(path.absolute()))
 
 
 def _absolute(dataset: str) -> str:

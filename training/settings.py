@@ -1,25 +1,17 @@
-"""The settings of a run, checked where they are made. cli.py has an option for each."""
+"""The settings of a run, as ``hangtag train`` takes them. cli.py has an option for each, with its range."""
 
-import math
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
-from torch import nn
 
-from hangtag.serving.image_spec import FITS
-from hangtag.training.catalog import MULTI_LABEL_NETWORKS, build, dataset_for, entry, recipe_for
+from hangtag.training.catalog import MULTI_LABEL_NETWORKS, dataset_for, entry, recipe_for
 from hangtag.training.data import sources
 from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.errors import SettingsError
-from hangtag.training.losses.single_label import DistanceLossName
 from hangtag.training.networks import own
-from hangtag.training.recipes import Recipe, changed
-
-LOSSES = ("cross-entropy", *get_args(DistanceLossName))
-SELECTIONS = ("accuracy", "balanced_accuracy")
+from hangtag.training.recipes import BETA, LOSS_WEIGHT, DistanceLossName, Recipe, changed
 
 
 @dataclass(frozen=True)
@@ -27,7 +19,7 @@ class TrainSettings:
     """The settings of one run. None stands for the default that ``hangtag train --help`` names.
 
     Raises:
-        SettingsError: A value is out of range, or values do not fit together.
+        SettingsError: Values do not fit together.
 
     Example:
         >>> TrainSettings("lstm", limit=2000, epochs=1, out=Path("runs/trial"))
@@ -57,9 +49,9 @@ class TrainSettings:
     precision: str = "fp32"
     device: str = "auto"
     teachers: tuple[Path, ...] = ()
-    loss: str | None = None
-    beta: float | None = None
-    loss_weight: float | None = None
+    loss: DistanceLossName | Literal["cross-entropy"] = "cross-entropy"
+    beta: float = BETA
+    loss_weight: float = LOSS_WEIGHT
     distances: Path | None = None
     out: Path | None = None
     tensorboard: bool = False
@@ -68,16 +60,12 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         entry(self.model)
-        _require_choices(self)
-        _require_ranges(self)
         kind = sources.kind_of(dataset_for(self.data, self.model))
         if kind is not None and self.data_dir is not None:
             raise SettingsError(f"--data-dir: --data {self.data} names the folder already.")
         _ = self.own_pictures  # checks the options
         if self.device == "cuda" and not torch.cuda.is_available():
             raise SettingsError("--device cuda: PyTorch sees no CUDA device here. Use --device cpu.")
-        if self.precision == "bf16" and self.chosen_device == "cpu" and not cpu_computes_lstms_in_bf16():
-            self._require_no_lstm()
         recipe = self.chosen_recipe
         if recipe.batch_norm and own.is_own(self.model):
             raise SettingsError(f"--set batch_norm=true: {self.model} has normalisations of its own, or none.")
@@ -106,17 +94,6 @@ class TrainSettings:
         defaults = type(self).__dataclass_fields__
         if unused := [flag(name) for name in names if getattr(self, name) != defaults[name].default]:
             raise SettingsError(f"{' and '.join(unused)}: {reason}")
-
-    def _require_no_lstm(self) -> None:
-        if own.is_own(self.model):
-            return
-        with torch.device("meta"):  # the layers without their weights
-            network = build(self.model)
-        if any(isinstance(module, nn.LSTM) for module in network.modules()):
-            raise SettingsError(
-                f"--precision bf16: PyTorch computes no LSTM in bfloat16 on this CPU, and {self.model} has one. "
-                "Use --precision fp32."
-            )
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -157,7 +134,7 @@ class TrainSettings:
     @property
     def distance_loss(self) -> DistanceLossName | None:
         """The loss, if it is one that uses label distances."""
-        return next((name for name in get_args(DistanceLossName) if name == self.loss), None)
+        return None if self.loss == "cross-entropy" else self.loss
 
     @property
     def chosen_device(self) -> Literal["cpu", "cuda"]:
@@ -165,54 +142,6 @@ class TrainSettings:
         return "cuda" if self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available()) else "cpu"
 
 
-@cache
-def cpu_computes_lstms_in_bf16() -> bool:
-    """Whether PyTorch computes an LSTM in bfloat16 on this CPU, by computing a small one.
-
-    It has none for CPUs without AVX-512.
-    """
-    try:
-        with torch.autocast("cpu", torch.bfloat16):
-            nn.LSTM(4, 4)(torch.rand(2, 1, 4))
-    except RuntimeError:
-        return False
-    return True
-
-
 def flag(name: str) -> str:
     """The option of ``hangtag train`` that sets a field, such as --teacher for teachers."""
     return {"teachers": "--teacher", "changes": "--set"}.get(name, f"--{name.replace('_', '-')}")
-
-
-def _require_choices(settings: TrainSettings) -> None:
-    choices = {
-        "precision": ("fp32", "bf16"),
-        "device": ("auto", "cpu", "cuda"),
-        "loss": (None, *LOSSES),
-        "select": SELECTIONS,
-        "fit": (None, *FITS),
-    }
-    for name, values in choices.items():
-        value = getattr(settings, name)
-        if value not in values:
-            raise SettingsError(f"{flag(name)}: {value!r} is not one of {', '.join(filter(None, values))}.")
-
-
-def _require_ranges(settings: TrainSettings) -> None:
-    ranges = {
-        "epochs": (1, math.inf),
-        "seed": (0, 2**32 - 1),
-        "split_seed": (0, 2**32 - 1),
-        "limit": (1, math.inf),
-        "processes": (1, 64),
-        "threads": (1, 256),
-        "beta": (1e-6, math.inf),
-        "loss_weight": (0, 1),
-        "validation_share": (0.01, 0.5),
-        "test_share": (0.01, 0.5),
-    }
-    for name, (least, most) in ranges.items():
-        value = getattr(settings, name)
-        if value is not None and not (math.isfinite(value) and least <= value <= most):
-            bounds = f"from {least:g} to {most:g}" if most < math.inf else f"at least {least:g}"
-            raise SettingsError(f"{flag(name)}: {value} is out of range; it must be {bounds}.")

@@ -1,8 +1,4 @@
-"""Writes a run's figures as TensorBoard events into the run's folder, so that ``tensorboard --logdir runs`` shows it.
-
-tensorboardX makes the events and the file's records; torch.utils.tensorboard would need the whole of TensorBoard, with
-its web server. Its SummaryWriter is not used: that writes on a thread of its own, which a full disk ends in silence.
-"""
+"""Writes a run's figures into its folder as TensorBoard's events, which ``tensorboard --logdir runs`` shows."""
 
 import time
 from collections.abc import Mapping
@@ -10,15 +6,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.summary import hparams
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
-from hangtag.training.observer import Observer, StepProgress
-from hangtag.training.runs.files import EVENT_FILES, flat, read_metrics, reporting_write_errors
-
-_SPLITS = ("train", "validation")
+from hangtag.training.errors import reporting_write_errors
+from hangtag.training.progress import Observer, StepProgress
+from hangtag.training.runs.config import flat
+from hangtag.training.runs.run import EVENT_FILES, Run
 
 
 class EventLog(Observer, AbstractContextManager["EventLog"]):
@@ -43,21 +37,25 @@ class EventLog(Observer, AbstractContextManager["EventLog"]):
             config: The content of config.json, whose texts and numbers are logged as hyperparameters.
         """
         self._folder, self._config = folder, config
-        self._writer: EventsWriter | None = None
+        self._writer: SummaryWriter | None = None
         self._steps = 0  # per epoch
 
     def on_step(self, progress: StepProgress) -> None:
-        if not self._writer:
+        if self._writer is None:
             self._begin(progress.steps)
         if figures := progress.figures:
             tags = {name if name == "learning_rate" else f"{name}/step": value for name, value in figures.items()}
-            self._write((progress.epoch - 1) * self._steps + progress.step, summary=_scalars(tags))
+            self._write(tags, (progress.epoch - 1) * self._steps + progress.step)
 
     def on_epoch(self, row: Mapping[str, float]) -> None:
-        self._write(int(row["epoch"]) * self._steps, summary=_scalars(_tags(row)))
+        """Log an epoch's figures by tags: {"validation_loss": 0.3} as {"loss/validation": 0.3}."""
+        splits = {key: key.partition("_") for key in row if key.startswith(("train_", "validation_"))}
+        tags = {f"{figure}/{split}": row[key] for key, (split, _, figure) in splits.items()}
+        times = {f"time/{key}": row[key] for key in ("seconds", "step_ms") if key in row}
+        self._write(tags | times, int(row["epoch"]) * self._steps)
 
     def __exit__(self, *_: object) -> None:
-        if self._writer:
+        if self._writer is not None:
             with reporting_write_errors(self._folder):
                 self._writer.close()
             self._writer = None
@@ -65,36 +63,24 @@ class EventLog(Observer, AbstractContextManager["EventLog"]):
     def _begin(self, steps: int) -> None:
         """Open the file, before the run's first step."""
         self._steps = steps
-        rows = read_metrics(self._folder)["epochs"]
-        earlier = len(list(self._folder.glob(EVENT_FILES)))
+        rows = Run(self._folder).read_metrics()["epochs"]
+        earlier = list(self._folder.glob(EVENT_FILES))
         with reporting_write_errors(self._folder):
-            # The number makes the name another one than that of a file of the same second.
-            self._writer = EventsWriter(str(self._folder / "events"), f".{earlier:04}")
-        if earlier:
-            self._write(len(rows) * steps + 1, session_log=SessionLog(status=SessionLog.START))
-        else:
-            settings = {key: value for key, value in flat(self._config).items() if isinstance(value, str | int | float)}
-            _, session, _ = hparams(settings, {})  # TensorBoard finds the metrics by itself
-            self._write(0, summary=session)
-            for row in rows:
-                self.on_epoch(row)
+            # Readers take the files by their names, in which the second comes first.
+            while any(self._folder.glob(EVENT_FILES.replace("*", f"{int(time.time())}.*"))):
+                time.sleep(0.05)
+            purge_step = len(rows) * steps + 1 if earlier else None
+            self._writer = SummaryWriter(str(self._folder), purge_step=purge_step)
+            if not earlier:
+                settings = {key: x for key, x in flat(self._config).items() if isinstance(x, str | int | float)}
+                _, session, _ = hparams(settings, {})  # TensorBoard finds the metrics by itself
+                self._writer.file_writer.add_summary(session, 0)  # type: ignore[attr-defined]  # there is one now
+        for row in rows if not earlier else ():
+            self.on_epoch(row)
 
-    def _write(self, step: int, **content: Any) -> None:
+    def _write(self, tags: Mapping[str, float], step: int) -> None:
         assert self._writer
         with reporting_write_errors(self._folder):
-            self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
+            for tag, value in tags.items():
+                self._writer.add_scalar(tag, value, step, new_style=False)
             self._writer.flush()
-
-
-def _tags(row: Mapping[str, float]) -> dict[str, float]:
-    """An epoch's figures by tag: {"validation_loss": 0.3} as {"loss/validation": 0.3}."""
-    tags = {}
-    for key, value in row.items():
-        split, _, figure = key.partition("_")
-        if split in _SPLITS:
-            tags[f"{figure}/{split}"] = value
-    return tags | {f"time/{key}": row[key] for key in ("seconds", "step_ms") if key in row}
-
-
-def _scalars(figures: Mapping[str, float]) -> Summary:
-    return Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()])

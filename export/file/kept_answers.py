@@ -80,17 +80,17 @@ def _round(values: Array) -> Array:
     return np.array([float(f"{value:.7g}") for value in values.astype(np.float64).ravel()]).reshape(values.shape)
 
 
-def choose_examples(expected: Answers, classes: Classes) -> Array:
+def choose_examples(answered: Classes, classes: Classes) -> Array:
     """Choose test pictures that the network answers rightly, of as many classes as possible, in turns.
 
     Args:
-        expected: the network's answers to the test pictures.
+        answered: the class that the network gives each test picture, [n].
         classes: the true class of each, [n].
 
     Returns:
         Their indices. Where nothing is answered rightly, the first pictures.
     """
-    right = expected["logits"].argmax(axis=1) == classes
+    right = answered == classes
     candidates = np.flatnonzero(right) if right.any() else np.arange(len(classes))
     turn = np.zeros(len(classes), np.int64)  # how many of its class come before a picture
     for label in np.unique(classes[candidates]):

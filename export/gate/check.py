@@ -29,5 +29,3 @@ class PassedCheck:
     name: str
     summary: str
     figures: Mapping[str, Any] = field(default_factory=dict)
-    ran: bool = True
-    """False for a check that this machine, or this file, has nothing to run on; the summary says why."""

@@ -162,7 +162,7 @@ def check_cuda(path: Path, images: Pixels, expected: Answers, tolerances: Tolera
     except ModelLoadError as error:
         raise GateError(CUDA, f"{error}.") from error
     if not runtime.provider.startswith("CUDA"):
-        return PassedCheck(CUDA, "not run: no CUDA on this machine", {"outcome": NOT_RUN, "why": "no CUDA"}, ran=False)
+        return PassedCheck(CUDA, "not run: no CUDA on this machine", {"outcome": NOT_RUN, "why": "no CUDA"})
     answers = answer(runtime, images[:_CUDA_IMAGES], check=CUDA)
     expected = {name: values[:_CUDA_IMAGES] for name, values in expected.items()}
     limit, largest = tolerances.logit_limit(spread), 0.0

@@ -1,7 +1,7 @@
 """List what a model repository holds, read from the files themselves. Needs no torch; onnx only to count nodes."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,11 +163,12 @@ def routes(models: Path) -> list[str]:
         raise ExportError(str(error)) from error
 
 
-def refuse_route(models: Path, name: str) -> None:
-    """Raise ExportError for a name that is a route, where a model's version is wanted."""
+def no_model(models: Path, name: str, known: Sequence[str]) -> ExportError:
+    """The error about a name without versions, where these names are known."""
     if model_repository.is_route(models, name):
         file = models / name / model_repository.ROUTE_FILE
-        raise ExportError(f"{name} is a route, which has no versions of its own: {file} names the models that answer.")
+        return ExportError(f"{name} is a route, which has no versions of its own: {file} names the models that answer.")
+    return ExportError(f"{models} holds no model {name!r}; the models there: {', '.join(known) or 'none'}.")
 
 
 def _files(models: Path) -> list[list[ModelFile]]:
@@ -187,9 +188,7 @@ def find(models: Path, name: str, version: int | None = None) -> Entry:
     """
     files = {file.version: file for versions in _files(models) for file in versions if file.name == name}
     if not files:
-        refuse_route(models, name)
-        known = ", ".join(versions[0].name for versions in _files(models)) or "none"
-        raise ExportError(f"{models} holds no model {name!r}; the models there: {known}.")
+        raise no_model(models, name, [versions[0].name for versions in _files(models)])
     if version is not None and version not in files:
         known = ", ".join(map(str, sorted(files)))
         raise ExportError(f"{models / name} has no version {version}; there are {known}.")

@@ -106,8 +106,7 @@ def _files(models: Path, name: str) -> dict[int, ModelFile]:
     except ModelRepositoryError as error:
         raise ExportError(str(error)) from error
     if not files:
-        inventory.refuse_route(models, name)
-        raise ExportError(f"{models} holds no model {name!r}; the models there: {', '.join(known) or 'none'}.")
+        raise inventory.no_model(models, name, known)
     return {file.version: file for file in files}
 
 

@@ -263,7 +263,5 @@ def _count_right(file: Path, mapped: Path, classes: Classes, batch: int) -> tupl
         done = min(start + batch, len(images))
         if done // _SHOWN_EVERY > start // _SHOWN_EVERY:
             child_process.report(f"{done:,} of {len(images):,} pictures answered")
-    kept = kept_answers.choose_examples(
-        {"logits": labels[:, None] == np.arange(len(runtime.signature.labels))}, classes
-    )
+    kept = kept_answers.choose_examples(labels, classes)
     return int((labels == classes).sum()), kept_answers.record_examples(images[kept], classes[kept])

@@ -13,8 +13,8 @@ from hangtag.options import models_option, runs_option
 from hangtag.output import require_writable, write_text
 from hangtag.printable import escaped
 from hangtag.training.report import tables
-from hangtag.training.runs import overview
-from hangtag.training.runs.overview import RunOverview
+from hangtag.training.runs.config import key_of
+from hangtag.training.runs.run import Run
 
 _models = models_option("The model repository where exported versions are looked for.")
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output, for a program.")
@@ -40,7 +40,7 @@ def list_runs(runs: Path, models: Path, as_json: bool) -> None:
 
     The figures are those of the epoch that is best on the validation split.
     """
-    found = overview.read_all(runs)
+    found = Run.all(runs)
     published = _published(models)
     if as_json:
         models_view.print_json([runs_view.summary(run, published) for run in found])
@@ -66,7 +66,7 @@ def show(run: str, html: Path | None, runs: Path, models: Path, as_json: bool) -
       hangtag runs show lstm
       hangtag runs show lstm-study-seed1 --html reports/lstm.html
     """
-    found = overview.find(run, runs)
+    found = Run.find(run, runs)
     published = _published(models)
     if as_json:
         models_view.print_json(runs_view.summary(found, published) | {"config": found.config, "metrics": found.metrics})
@@ -93,7 +93,7 @@ def compare(names: Sequence[str], html: Path | None, runs: Path, models: Path, a
     """
     if len(names) < 2:
         raise click.UsageError("name two runs or more; 'hangtag runs list' lists them.")
-    found = [overview.find(name, runs) for name in names]
+    found = [Run.find(name, runs) for name in names]
     published = _published(models)
     if as_json:
         documents = [runs_view.summary(run, published) for run in found]
@@ -115,11 +115,11 @@ def _published(models: Path) -> runs_view.Published:
     for entry in entries:
         training = entry.json("training")
         if isinstance(training, dict) and isinstance(training.get("config"), dict):
-            published.setdefault(overview.key_of(training["config"]), []).append(f"{entry.name} {entry.version}")
+            published.setdefault(key_of(training["config"]), []).append(f"{entry.name} {entry.version}")
     return published
 
 
-def _write_page(found: Sequence[RunOverview], published: runs_view.Published, path: Path) -> None:
+def _write_page(found: Sequence[Run], published: runs_view.Published, path: Path) -> None:
     require_writable(path)
     with needs("export", "--html"):
         from hangtag.training.report.page import comparison_page, run_page

@@ -7,14 +7,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from hangtag.training.report import tables
-from hangtag.training.runs.files import flat
-from hangtag.training.runs.overview import RunOverview
+from hangtag.training.runs.config import flat, key_of
+from hangtag.training.runs.run import Run
 
 Published = Mapping[tuple[object, ...], Sequence[str]]
 """The exported versions, such as "lstm 3", by the key of the run that they were made of."""
 
 
-def listing(runs: Sequence[RunOverview], published: Published) -> Table:
+def listing(runs: Sequence[Run], published: Published) -> Table:
     """Make a table with a row for each run."""
     table = Table(box=None, pad_edge=False)
     texts = ("run", "model", "recipe", "data", "exported as")
@@ -28,7 +28,7 @@ def listing(runs: Sequence[RunOverview], published: Published) -> Table:
     return table
 
 
-def description(run: RunOverview, published: Published) -> Table:
+def description(run: Run, published: Published) -> Table:
     """Make the table of `hangtag runs show`."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
@@ -42,20 +42,21 @@ def description(run: RunOverview, published: Published) -> Table:
     return table
 
 
-def epochs(run: RunOverview) -> Table:
+def epochs(run: Run) -> Table:
     """Make a table with a row for each finished epoch; the best one is marked."""
-    columns = list(dict.fromkeys(key for row in run.rows for key in row))
+    rows, best_epoch = run.metrics["epochs"], tables.overview(run)["best_epoch"]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column.replace("_", " "), justify="right")
     table.add_column("")
-    for row in run.rows:
-        best = "best" if row.get("epoch") == run.best_epoch else ""
+    for row in rows:
+        best = "best" if row.get("epoch") == best_epoch else ""
         table.add_row(*(tables.text(row.get(column)) for column in columns), best)
     return table
 
 
-def comparison(runs: Sequence[RunOverview], published: Published) -> Table:
+def comparison(runs: Sequence[Run], published: Published) -> Table:
     """Make a table with a column for each run: the figures, then the settings that differ."""
     table = Table(box=None, pad_edge=False)
     table.add_column("")
@@ -68,30 +69,18 @@ def comparison(runs: Sequence[RunOverview], published: Published) -> Table:
     return table
 
 
-def summary(run: RunOverview, published: Published) -> dict[str, Any]:
+def summary(run: Run, published: Published) -> dict[str, Any]:
     """Build the JSON object of one run in the list."""
     if run.trouble:
         return {"run": run.folder.name, "folder": str(run.folder), "trouble": run.trouble}
     return {
         "run": run.folder.name,
         "folder": str(run.folder),
-        "model": run.model,
-        "recipe": run.recipe,
-        "data": run.config.get("dataset", "fashion-mnist"),
-        "limit": run.config.get("limit"),
-        "seed": run.config.get("seed"),
-        "epochs": len(run.rows),
-        "epochs_planned": run.epochs,
-        "finished": run.is_finished,
-        "best_epoch": run.best_epoch,
-        "figure": run.figure,
-        "validation": run.share("validation"),
-        "test": run.share("test"),
-        "minutes": round(run.minutes, 2),
+        **tables.overview(run),
         "exported_as": exported_as(run, published),
     }
 
 
-def exported_as(run: RunOverview, published: Published) -> list[str]:
+def exported_as(run: Run, published: Published) -> list[str]:
     """The versions that were exported from a run."""
-    return list(published.get(run.key, ()))
+    return list(published.get(key_of(run.config), ()))

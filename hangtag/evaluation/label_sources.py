@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hangtag.evaluation.errors import NAMING_AN_EXPORTED_MODEL
 from hangtag.extras import needs
@@ -13,10 +12,7 @@ from hangtag.training.errors import LabelDistanceError, RunMismatchError
 from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances, find_embeddings
 from hangtag.training.runs import data
-from hangtag.training.runs.files import RESTART_HINT
-
-if TYPE_CHECKING:
-    from hangtag.training.runs.run import Run
+from hangtag.training.runs.run import RESTART_HINT, Run
 
 
 def read_distances(source: str, runs_dir: Path) -> LabelDistances:
@@ -37,13 +33,10 @@ def read_distances(source: str, runs_dir: Path) -> LabelDistances:
     if (file := model_repository.find_file(source)) is not None:
         with needs("export", "reading weights from an ONNX file"):
             return _read_onnx(file)
-    with needs("train", "reading the weights of a run"):
-        from hangtag.training.runs.run import Run
-
     return _read_run(Run.find(source, runs_dir, alternative=NAMING_AN_EXPORTED_MODEL))
 
 
-def _read_run(run: "Run") -> LabelDistances:
+def _read_run(run: Run) -> LabelDistances:
     """Compute them from a finished run's best weights."""
     run.require_finished()
     labels, config = data.labels(run.read_metrics()["summary"]), run.read_config()

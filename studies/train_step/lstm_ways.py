@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hangtag.training.catalog import build, recipe_for
+from hangtag.training.catalog import build, prepare, recipe_for
 from hangtag.training.loop.checkpoint import TrainingState
 from hangtag.training.networks.single_label import Lstm
-from hangtag.training.tasks.preparation import prepare
 from studies.train_step.one_product import OneProductLstm
 
 OWN = "hangtag"

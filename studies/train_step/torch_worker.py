@@ -20,8 +20,8 @@ from hangtag.training.catalog import build, recipe_for
 from hangtag.training.data import fashion_mnist
 from hangtag.training.data.dataset import Split
 from hangtag.training.loop import train as loop
-from hangtag.training.observer import Observer, StepProgress
-from hangtag.training.processes.launch import keep_freed_memory
+from hangtag.training.processes import keep_freed_memory
+from hangtag.training.progress import Observer, StepProgress
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
 

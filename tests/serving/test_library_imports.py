@@ -38,9 +38,9 @@ _STATEMENTS = (
     "import hangtag.serving.server.process.workers.worker",
     "import hangtag.serving.server.cli, hangtag.cli",
     "import hangtag.export.verify",
-    "from pathlib import Path; from hangtag.training.tasks.teacher import OnnxTeacher as Teacher\n"
+    "from pathlib import Path; from hangtag.training.tasks.teacher import TeacherEnsemble\n"
     "from hangtag.training.data.fashion_mnist import IMAGE, LABELS\n"
-    f"Teacher(Path({str(shipped.latest('cnn'))!r}), LABELS, IMAGE)",
+    f"TeacherEnsemble([Path({str(shipped.latest('cnn'))!r})], LABELS, IMAGE)",
 )
 _PREPARE = "from hangtag.serving.server.process import environment; environment.prepare(); environment.prepare()"
 _VERBOSITY = ("GRPC_VERBOSITY", "NONE", "debug")

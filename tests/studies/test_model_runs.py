@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hangtag.training.settings import cpu_computes_lstms_in_bf16
+from hangtag.training.session import cpu_computes_lstms_in_bf16
 from studies import results
 from studies.accuracy import report as accuracy
 from studies.calibration import section

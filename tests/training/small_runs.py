@@ -17,7 +17,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from hangtag.training.catalog import build
 from hangtag.training.loop import train as loop
-from hangtag.training.observer import Observer, StepProgress
+from hangtag.training.progress import Observer, StepProgress
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hangtag.training.observer import Observer
+from hangtag.training.progress import Observer
 from tests.kit import forkserver, garments, shipped
 from tests.kit.command import contents, invoke, refusal
 from tests.training.small_runs import (

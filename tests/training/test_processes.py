@@ -16,8 +16,8 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 
 from hangtag.training.errors import DivergedError
-from hangtag.training.observer import StepProgress
-from hangtag.training.processes.process_group import DistributedGroup, process_group
+from hangtag.training.processes import DistributedGroup, process_group
+from hangtag.training.progress import StepProgress
 from tests.kit import forkserver, garments, shipped
 from tests.kit.command import refusal
 from tests.kit.forkserver import Forked
@@ -170,8 +170,8 @@ def test_the_command_runs_under_torchrun(tmp_path: Path) -> None:
     command = [*torchrun, "-m", "hangtag", "train", "lstm", *USUAL, "--dry-run", "--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("a new run") == 1
-    assert re.search(r"2 processes with 1 thread\b", done.stderr)
+    assert done.stdout.count("162,574 parameters") == 1
+    assert re.search(r"2 processes with 1 thread\b", done.stdout)
 
 
 # Processes that --processes starts.

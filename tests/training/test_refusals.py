@@ -68,8 +68,8 @@ def test_a_loss_from_a_variable_is_not_ignored_either(tmp_path: Path, monkeypatc
 
 
 NO_BF16 = """
-from hangtag.training import settings
-settings.cpu_computes_lstms_in_bf16 = lambda: False
+from hangtag.training import session
+session.cpu_computes_lstms_in_bf16 = lambda: False
 """
 
 
@@ -80,9 +80,9 @@ settings.cpu_computes_lstms_in_bf16 = lambda: False
         (NO_BF16, ["lstm2", "--precision", "bf16", "--device", "cpu"], "and lstm2 has one. Use --precision fp32."),
         (NO_BF16, ["cnn_rnn", "--precision", "bf16", "--device", "cpu", "--data-dir", "."], "lacks train-images"),
         (
-            "import sys; sys.modules['tensorboardX'] = None",
+            "import sys; sys.modules['tensorboard'] = None",
             ["lstm", "--tensorboard"],
-            "--tensorboard needs the Python module 'tensorboardX', which is not installed here.",
+            "--tensorboard needs the Python module 'tensorboard', which is not installed here.",
         ),
         (
             "import sys; sys.modules['onnxruntime'] = None",
@@ -96,7 +96,7 @@ settings.cpu_computes_lstms_in_bf16 = lambda: False
             "lacks train-images-idx3-ubyte",
         ),
     ],
-    ids=["bf16", "bf16 without nn.LSTM", "tensorboardX", "onnxruntime", "mallopt"],
+    ids=["bf16", "bf16 without nn.LSTM", "tensorboard", "onnxruntime", "mallopt"],
 )
 def test_what_a_machine_lacks_is_named(tmp_path: Path, first: str, arguments: list[str], expected: str) -> None:
     stderr = hangtag("train", *arguments, "--out", tmp_path / "run", first=first, exit_codes=[1, 2]).stderr

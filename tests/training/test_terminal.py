@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hangtag.training.observer import StepProgress
-from hangtag.training.progress import LINE_INTERVAL, TerminalObserver
+from hangtag.training.progress import LINE_INTERVAL, StepProgress, TerminalObserver
 from tests.kit import shipped
 from tests.kit.command import hangtag, python
 from tests.training.small_runs import train

@@ -98,37 +98,27 @@ def independent() -> npt.NDArray[np.float64]:
 _SETS = dict(zip(NAMES, (together, independent), strict=True))
 
 
-def load(
-    name: str, data: Dataset, seed: int = SEED, sizes: Mapping[str, int] = SIZES, limit: int | None = None
-) -> Dataset:
+def load(name: str, data: Dataset, sizes: Mapping[str, int] = SIZES, limit: int | None = None) -> Dataset:
     """Compose a data set; a whole one takes about half a minute.
 
     Args:
         name: One of NAMES; KeyError is raised for another.
         data: The garments.
-        seed: Of all random choices.
         sizes: The number of samples of each split.
         limit: Compose only this many training and validation samples. The digest is that of the whole data set.
     """
-    probabilities = _SETS[name]()
-    splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    composed: dict[str, Any] = {}
-    for number, (split, garments) in enumerate(splits.items()):
-        count = sizes[split] if split == "test" or limit is None else min(limit, sizes[split])
-        composed[split] = make_split(probabilities, garments, (seed, number), count)
-    digest = hashlib.sha256(f"{name} {VERSION} {seed} {sizes} {data.digest}".encode()).hexdigest()
+    composed: dict[str, Any] = {
+        split: load_split(name, split, getattr(data, split), size if split == "test" else min(limit or size, size))
+        for split, size in sizes.items()
+    }
+    digest = hashlib.sha256(f"{name} {VERSION} {SEED} {sizes} {data.digest}".encode()).hexdigest()
     return Dataset(name=name, labels=LABELS, image=IMAGE, source=data.source, digest=digest, **composed)
 
 
 def load_split(name: str, split: str, garments: Split, count: int) -> Split:
     """The first samples of one split of a data set, composed from the garments of Fashion-MNIST's split."""
-    return make_split(_SETS[name](), garments, (SEED, list(SIZES).index(split)), count)
-
-
-def make_split(probabilities: npt.NDArray[np.float64], garments: Split, seed: tuple[int, int], count: int) -> Split:
-    """The first ``count`` samples of a split, with label sets drawn by their probability [1024]."""
-    wardrobe = Wardrobe(garments)
-    members, cumulative = _members(), probabilities.cumsum()
+    seed, wardrobe = (SEED, list(SIZES).index(split)), Wardrobe(garments)
+    members, cumulative = _members(), _SETS[name]().cumsum()
     cumulative /= cumulative[-1]
     canvases = np.empty((count, CANVAS_SIZE, CANVAS_SIZE), np.uint8)
     labels: LabelSets = np.empty((count, len(LABELS)), np.bool_)

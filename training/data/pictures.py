@@ -81,13 +81,10 @@ def load(
         if not broken:
             break
         source.drop(broken)
-    digest = hashlib.sha256(
-        "".join(
-            f"{split}\0{picture.name}\0{picture.label}\0{picture.digest}\n"
-            for split, members in splits.items()
-            for picture in members
-        ).encode()
-    ).hexdigest()
+    digest = hashlib.sha256()
+    for split, members in splits.items():
+        for one in members:
+            digest.update(f"{split}\0{one.name}\0{one.label}\0{one.digest}\n".encode())
     classes = _places(chosen, source.labels)
     ends = np.cumsum([len(members) for members in splits.values()])[:-1]
     train, validation, test = map(Split, np.split(images, ends), np.split(classes, ends))
@@ -99,7 +96,7 @@ def load(
         validation=validation,
         test=test,
         source=place,
-        digest=digest,
+        digest=digest.hexdigest(),
         notes=(*source.notes, *_few(source.pictures), *notes),
     )
 
@@ -189,11 +186,8 @@ def _statistics(images: Images, image: ImageSpec) -> dict[str, Any]:
         counts += np.stack([np.bincount(channel, minlength=256) for channel in part.T])
     values = np.arange(256) / 255
     means = counts @ values / counts.sum(axis=1)
-    deviations = [
-        float(np.sqrt((count * (values - mean) ** 2).sum() / count.sum()))
-        for count, mean in zip(counts, means, strict=True)
-    ]
+    deviations = np.sqrt((counts * (values - means[:, None]) ** 2).sum(axis=1) / counts.sum(axis=1))
     return {
-        "mean": tuple(round(float(mean), 4) for mean in means),
-        "std": tuple(max(round(deviation, 4), 0.01) for deviation in deviations),
+        "mean": tuple(round(mean, 4) for mean in means.tolist()),
+        "std": tuple(max(round(deviation, 4), 0.01) for deviation in deviations.tolist()),
     }

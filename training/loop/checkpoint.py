@@ -1,8 +1,9 @@
 """What a run is between two epochs: its state, its best weights so far, and how a killed run goes on."""
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,21 +11,16 @@ from torch import nn
 from hangtag.training.errors import DivergedError, RunMismatchError
 from hangtag.training.loop import optimisation
 from hangtag.training.networks.normalisation import fold_batch_norm
-from hangtag.training.processes.process_group import ProcessGroup
+from hangtag.training.processes import ProcessGroup
 from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig
-from hangtag.training.runs.files import RESTART_HINT
-from hangtag.training.runs.run import Run
+from hangtag.training.runs.run import RESTART_HINT, Run
 from hangtag.training.tasks.task import Task
 
-T = TypeVar("T")
 DIVERGENCE_HINT = (
     "The best weights of earlier epochs are kept; try --precision fp32, another --seed, or a lower rate with --set "
     "learning_rate=RATE."
 )
-
-# What PyTorch raises for a state of another network or optimizer, or for something that is not a state.
-UNFITTING = (KeyError, IndexError, AttributeError, RuntimeError, ValueError, TypeError)
 
 RandomState = dict[str, torch.Tensor]
 
@@ -58,7 +54,7 @@ class TrainingState:
         return {**states, "rows": self.rows, "rng": random_states}
 
     def restore(self, checkpoint: dict[str, Any], rank: int) -> None:
-        """Load a checkpoint and this rank's random state. Raises one of UNFITTING for a checkpoint of another run."""
+        """Load a checkpoint and this rank's random state. For one of another run PyTorch raises all kinds of errors."""
         for name, part in self._parts.items():
             part.load_state_dict(checkpoint[name])
         for kind, value in checkpoint["rng"][rank].items():
@@ -107,7 +103,8 @@ def resume(state: TrainingState, run: Run, group: ProcessGroup) -> None:
 
     checkpoint = group.on_rank_zero(load)
     if checkpoint is not None:
-        _fitting(run, "checkpoint.pt", "a checkpoint of this run", lambda: state.restore(checkpoint, group.rank))
+        with _fitting(run, "checkpoint.pt", "a checkpoint of this run"):
+            state.restore(checkpoint, group.rank)
 
 
 def finish(config: RunConfig, task: Task, state: TrainingState, run: Run) -> dict[str, Any]:
@@ -119,24 +116,23 @@ def finish(config: RunConfig, task: Task, state: TrainingState, run: Run) -> dic
     metrics = {"epochs": state.rows, "summary": summary | task.summarise(deployable)}
     run.write_metrics(metrics)
     if config.recipe.schedule != "constant":  # with a constant rate the run may go on to more epochs
-        run.drop_checkpoint()
+        for name in ("checkpoint.pt", "teacher.pt"):
+            (run.folder / name).unlink(missing_ok=True)
     return metrics
 
 
 def _load_best(state: TrainingState, run: Run) -> tuple[int, nn.Module]:
     """The best epoch's number and network."""
     best, deployable = run.load("best.pt"), fold_batch_norm(state.network)
-
-    def load() -> int:
+    with _fitting(run, "best.pt", "the weights of this run's network"):
         deployable.load_state_dict(best["model"])
-        return int(best["epoch"])
-
-    return _fitting(run, "best.pt", "the weights of this run's network", load), deployable
+        return int(best["epoch"]), deployable
 
 
-def _fitting(run: Run, name: str, expected: str, load: Callable[[], T]) -> T:
-    """What ``load`` returns. Raises RunMismatchError where the file is of another run."""
+@contextmanager
+def _fitting(run: Run, name: str, expected: str) -> Iterator[None]:
+    """Turn what PyTorch raises for a state of another network or optimizer into a RunMismatchError."""
     try:
-        return load()
-    except UNFITTING as error:
+        yield
+    except (KeyError, IndexError, AttributeError, RuntimeError, ValueError, TypeError) as error:
         raise RunMismatchError(f"{run.folder / name} does not hold {expected}. {RESTART_HINT}") from error

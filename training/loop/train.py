@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hangtag.training import catalog
 from hangtag.training.data.dataset import Dataset
 from hangtag.training.errors import DivergedError
 from hangtag.training.labels.distance import LabelDistances
@@ -23,13 +24,12 @@ from hangtag.training.loop import checkpoint
 from hangtag.training.loop.checkpoint import DIVERGENCE_HINT, TrainingState
 from hangtag.training.networks import own
 from hangtag.training.networks.normalisation import normalise
-from hangtag.training.observer import Observer, StepProgress
-from hangtag.training.processes.process_group import ProcessGroup
+from hangtag.training.processes import ProcessGroup
+from hangtag.training.progress import Observer, StepProgress
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
-from hangtag.training.tasks import preparation
 from hangtag.training.tasks.augmentation import augment
-from hangtag.training.tasks.task import Task, build_task
+from hangtag.training.tasks.task import SingleLabelTask, Task
 from hangtag.training.tasks.teacher import Teacher
 
 SYNC_INTERVAL = 10
@@ -86,39 +86,28 @@ def train(
             return metrics
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        task = build_task(config, data, run, observer, group, teacher, distances)
+        task: Task
+        if data.has_label_sets:
+            from hangtag.training.tasks.multi_label import MultiLabelTask  # imports torchmetrics, which is slow
+
+            task = MultiLabelTask(config, data, observer)
+        else:
+            task = SingleLabelTask(config, data, run, observer, group, teacher, distances)
         return fit(config, task, run, observer, group)
 
 
-def fit(
-    config: RunConfig,
-    task: Task,
-    run: Run,
-    observer: Observer,
-    group: ProcessGroup,
-    samples: int | None = None,
-) -> dict[str, Any]:
-    """Train the run's network on a task, in a folder that exists and is claimed.
-
-    Args:
-        config: See ``train``; so are the others, the result and the errors.
-        task: What the network learns.
-        run: The folder.
-        observer: Receives progress.
-        group: The ranks.
-        samples: End each epoch after so many: for a dry run. None: train on all.
-    """
+def fit(config: RunConfig, task: Task, run: Run, observer: Observer, group: ProcessGroup) -> dict[str, Any]:
+    """Train the run's network on a task, in a folder that is claimed. Arguments, result and errors are ``train``'s."""
     recipe, device = config.recipe, torch.device(config.device)
-    samples = len(task) if samples is None else min(samples, len(task))
-    steps = math.ceil(samples / recipe.batch_size)
-    state = TrainingState(preparation.network(config, len(task.labels), task.image, steps), recipe, steps)
+    steps = math.ceil(len(task) / recipe.batch_size)
+    state = TrainingState(catalog.prepared(config, len(task.labels), task.image, steps), recipe, steps)
     if not group.is_rank_zero:
         torch.manual_seed(config.seed + group.rank)  # dropout and augmentation differ between the ranks
     checkpoint.resume(state, run, group)
     network = group.wrap(state.network)  # averages the gradients over the ranks
     for epoch in range(len(state.rows) + 1, recipe.epochs + 1):
         network.train()
-        batches = _batches(samples, config, group)
+        batches = _batches(len(task), config, group)
         sums = _Sums(epoch, len(batches), config, observer, group)
         for step, batch in enumerate(batches, 1):
             learning_rate = state.learning_rate
@@ -141,7 +130,7 @@ def fit(
             sums.after_step(step, len(batch), learning_rate)
             if not group.in_lockstep:
                 observer.raise_if_stopped()
-        row = sums.row(samples, learning_rate)
+        row = sums.row(len(task), learning_rate)
         state.rows.append(group.on_rank_zero(partial(checkpoint.validate, row, config, task, state, run)))
         random_states = group.all_gather(checkpoint.random_state(config.device))
         group.on_rank_zero(partial(checkpoint.save, state, random_states, run))

@@ -11,9 +11,7 @@ The larger beta is, the less the distances matter; in the limit both losses are 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,23 +19,10 @@ from torch.nn import functional
 
 from hangtag.training.errors import LabelDistanceError
 from hangtag.training.labels.distance import LabelDistances
+from hangtag.training.recipes import DistanceLoss
 
 ClassLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits [batch, classes] and classes [batch] to the mean loss, a scalar."""
-
-DistanceLossName = Literal["soft-labels", "embedding-distance"]
-BETA, LOSS_WEIGHT = 5.0, 0.5
-
-
-@dataclass(frozen=True)
-class DistanceLoss:
-    """A loss that weighs mistakes by label distances."""
-
-    name: DistanceLossName
-    beta: float  # how fast a label's weight falls with its distance
-    weight: float  # of the part with distances; the plain cross-entropy has the rest
-    distances: str  # the matrix's digest
-    file: str | None = field(default=None, compare=False)  # the matrix's path; None: the one that ships
 
 
 def class_loss(

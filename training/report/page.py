@@ -21,12 +21,12 @@ from hangtag.training.errors import TrainingError
 from hangtag.training.metrics.single_label import MOST_IN_MATRIX, ClassFigures, per_class, restored
 from hangtag.training.report import tables
 from hangtag.training.runs import data
-from hangtag.training.runs.overview import FIGURES, RunOverview
+from hangtag.training.runs.run import Run
 
 _MOST_FREQUENT = 40
 
 
-def run_page(run: RunOverview, exported_as: Sequence[str] = (), validation: Images | None = None) -> str:
+def run_page(run: Run, exported_as: Sequence[str] = (), validation: Images | None = None) -> str:
     """The page of one run: curves, confusion matrix, worst mistakes, recipe and provenance.
 
     Args:
@@ -34,7 +34,7 @@ def run_page(run: RunOverview, exported_as: Sequence[str] = (), validation: Imag
         exported_as: The versions that were exported from it.
         validation: The validation split's images, if they are in memory; None reads them where needed.
     """
-    summary = run.metrics["summary"] if run.is_finished else {}
+    summary = run.metrics.get("summary", {})
     labels, parameters = data.labels(summary), summary.get("parameters")
     matrix = _confusion(summary, labels)
     images, why_none = _worst_images(run, summary, labels, validation) if matrix else ([], "")
@@ -43,7 +43,7 @@ def run_page(run: RunOverview, exported_as: Sequence[str] = (), validation: Imag
         {},
         run=tables.cells(run, exported_as),
         parameters=None if parameters is None else f"{parameters:,}",
-        best_epoch=run.best_epoch,
+        best_epoch=tables.overview(run)["best_epoch"],
         matrix=matrix,
         labels=labels,
         images=images,
@@ -53,19 +53,19 @@ def run_page(run: RunOverview, exported_as: Sequence[str] = (), validation: Imag
     )
 
 
-def comparison_page(runs: Sequence[RunOverview], exported_as: Sequence[Sequence[str]]) -> str:
+def comparison_page(runs: Sequence[Run], exported_as: Sequence[Sequence[str]]) -> str:
     """The page of several runs: their curves, above a table of their figures and of settings that differ."""
     cells = [tables.cells(run, versions) for run, versions in zip(runs, exported_as, strict=True)]
     rows = {key: [each[key] for each in cells] for key in cells[0]}
     return _render(runs, {**rows, **tables.differences(runs)}, run=None)
 
 
-def _render(runs: Sequence[RunOverview], rows: Mapping[str, Sequence[Any]], **content: Any) -> str:
+def _render(runs: Sequence[Run], rows: Mapping[str, Sequence[Any]], **content: Any) -> str:
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     pictures: list[tuple[str, Mapping[str, str], Formatter]] = [
         *(
-            (f"{FIGURES[figure]} by epoch", _both_splits(figure), PercentFormatter(1, decimals=None))
-            for figure in dict.fromkeys(run.figure for run in runs)
+            (f"{tables.FIGURES[figure]} by epoch", _both_splits(figure), PercentFormatter(1, decimals=None))
+            for figure in dict.fromkeys(tables.overview(run)["figure"] for run in runs)
         ),
         ("loss by epoch", _both_splits("loss"), plain),
         ("learning rate by epoch", {"learning_rate": ""}, plain),
@@ -118,7 +118,7 @@ def _confusion(summary: Mapping[str, Any], labels: Sequence[str]) -> _Confusion 
 
 
 def _worst_images(
-    run: RunOverview, summary: Mapping[str, Any], labels: Sequence[str], validation: Images | None
+    run: Run, summary: Mapping[str, Any], labels: Sequence[str], validation: Images | None
 ) -> tuple[list[tuple[str, str, str]], str]:
     """Source, name and caption of the images with the highest loss; or a sentence that says why there are none."""
     worst = summary.get("worst")
@@ -142,7 +142,7 @@ def _worst_images(
     ], ""
 
 
-def _validation_images(run: RunOverview) -> Images:
+def _validation_images(run: Run) -> Images:
     """Read the run's validation images, without a download. Raises TrainingError as the data set's reader does."""
     folder, name = run.config.get("data_dir"), str(run.config.get("dataset", fashion_mnist.NAME))
     if sources.kind_of(name) is None:
@@ -150,7 +150,7 @@ def _validation_images(run: RunOverview) -> Images:
     return data.load(run.config).validation.images
 
 
-def _curves(runs: Sequence[RunOverview], title: str, keys: Mapping[str, str], axis: Formatter) -> Markup | None:
+def _curves(runs: Sequence[Run], title: str, keys: Mapping[str, str], axis: Formatter) -> Markup | None:
     """The figures of each epoch with these keys, each with its name; None where no run has any.
 
     Validation is a solid line, training a dashed one; a dot is at the epoch whose weights were kept. Of a single epoch
@@ -160,8 +160,9 @@ def _curves(runs: Sequence[RunOverview], title: str, keys: Mapping[str, str], ax
     with drawing(f"curves-{title}", title) as picture:
         axes = picture.axes
         for number, run in enumerate(runs):
+            best_epoch = tables.overview(run)["best_epoch"]
             for key, name in keys.items():
-                points = {row["epoch"]: row[key] for row in run.rows if key in row}
+                points = {row["epoch"]: row[key] for row in run.metrics["epochs"] if key in row}
                 label = ", ".join(filter(None, [run.folder.name if len(runs) > 1 else "", name]))
                 train = key.startswith("train_")
                 if points:
@@ -170,8 +171,8 @@ def _curves(runs: Sequence[RunOverview], title: str, keys: Mapping[str, str], ax
                     if len(points) == 1:  # no line can be drawn
                         look |= {"marker": "o", "fillstyle": "none" if train else "full"}
                     axes.plot(list(points), list(points.values()), "--" if train else "-", **look)
-                if key.startswith("validation_") and run.best_epoch in points:
-                    axes.plot(run.best_epoch, points[run.best_epoch], "o", color=colour(number))
+                if key.startswith("validation_") and best_epoch in points:
+                    axes.plot(best_epoch, points[best_epoch], "o", color=colour(number))
         if "learning_rate" in keys:
             axes.set_ylim(0, highest * 1.08 or 1)
         axes.yaxis.set_major_formatter(axis)

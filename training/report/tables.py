@@ -1,36 +1,70 @@
 """What a terminal and a page say about runs in words: figures, settings that differ, recipe, and provenance."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hangtag.training.runs.files import flat
-from hangtag.training.runs.overview import FIGURES, RunOverview
+from hangtag.training.runs.config import flat
+from hangtag.training.runs.run import Run
 
+FIGURES = {"accuracy": "accuracy", "o_f1": "O-F1"}
+"""The figures that tell how right a run's best epoch is, and their names: of single labels, and of sets of labels."""
 _SHOWN_ELSEWHERE = ("model", "seed", "dataset", "limit", "recipe", "tensorboard", "command")
 
 
-def cells(run: RunOverview, exported_as: Sequence[str] = ()) -> dict[str, str]:
+def overview(run: Run) -> dict[str, Any]:
+    """What tells the run apart from others, and its figures, under the names that ``hangtag runs --json`` gives.
+
+    "figure" is one of FIGURES. It is that of the best epoch on a split, and None where it is not known, as on the
+    test split before the end.
+    """
+    config, recipe, rows = run.config, run.config["recipe"], run.metrics["epochs"]
+    summary = run.metrics.get("summary", {})
+    figure = next((key for key in FIGURES if any(f"validation_{key}" in row for row in rows)), "accuracy")
+    selects = f"validation_{config.get('select')}"
+    best: Mapping[str, Any] = max(
+        rows, key=lambda row: row.get(selects, row.get(f"validation_{figure}", 0.0)), default={}
+    )
+    return {
+        "model": run.model,
+        "recipe": recipe.get("name", ""),
+        "data": config.get("dataset", "fashion-mnist"),
+        "limit": config.get("limit"),
+        "seed": config.get("seed"),
+        "epochs": len(rows),
+        "epochs_planned": recipe.get("epochs"),
+        "finished": bool(summary),
+        "best_epoch": summary.get("best_epoch", best.get("epoch")),
+        "figure": figure,
+        "validation": summary.get("validation", {figure: best.get(f"validation_{figure}")}).get(figure),
+        "test": summary.get("test", {}).get(figure),
+        "minutes": round(sum(row.get("seconds", 0) for row in rows) / 60, 2),
+    }
+
+
+def cells(run: Run, exported_as: Sequence[str] = ()) -> dict[str, str]:
     """Describe a run by what its row in a list shows, in words, and by its model.
 
     Args:
         run: The run.
         exported_as: The versions that were exported from it, such as "lstm 3".
     """
-    name = "" if run.figure == "accuracy" else f" {FIGURES[run.figure]}"
-    shares = {split: run.share(split) for split in ("validation", "test")}
+    run_is = overview(run)
+    name = "" if run_is["figure"] == "accuracy" else f" {FIGURES[run_is['figure']]}"
+    planned = "" if run_is["finished"] else f" of {run_is['epochs_planned'] or '?'}"
+    shares = {split: run_is[split] for split in ("validation", "test")}
     return {
-        "model": run.model,
-        "recipe": run.recipe,
-        "data": run.data,
-        "seed": str(run.config.get("seed", "-")),
-        "epochs": str(len(run.rows)) if run.is_finished else f"{len(run.rows)} of {run.epochs or '?'}",
+        "model": run_is["model"],
+        "recipe": run_is["recipe"],
+        "data": run_is["data"] + (f", first {run_is['limit']:,}" if run_is["limit"] else ""),
+        "seed": text(run_is["seed"]),
+        "epochs": f"{run_is['epochs']}{planned}",
         **{split: "-" if share is None else f"{share:.2%}{name}" for split, share in shares.items()},
-        "minutes": f"{run.minutes:.1f}",
+        "minutes": f"{run_is['minutes']:.1f}",
         "exported as": ", ".join(exported_as) or "-",
     }
 
 
-def differences(runs: Sequence[RunOverview]) -> dict[str, list[Any]]:
+def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """The settings in which the runs differ, flat, such as {"recipe.learning_rate": [0.001, 0.004]}."""
     configs = [flat(run.config) for run in runs]
     keys = dict.fromkeys(key for config in configs for key in config if key != "command")
@@ -38,13 +72,13 @@ def differences(runs: Sequence[RunOverview]) -> dict[str, list[Any]]:
     return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
 
 
-def recipe(run: RunOverview) -> dict[str, str]:
+def recipe(run: Run) -> dict[str, str]:
     """Every hyperparameter of the run's recipe, in words."""
-    settings = flat(part) if isinstance(part := run.config.get("recipe"), dict) else {}
+    settings = flat(run.config["recipe"])
     return {key.replace("_", " ").replace(".", ": "): text(value) for key, value in settings.items()}
 
 
-def provenance(run: RunOverview) -> dict[str, str]:
+def provenance(run: Run) -> dict[str, str]:
     """What the run was made of and where: data, teachers, loss, machine and versions, in words."""
     rest = {key: value for key, value in run.config.items() if key not in _SHOWN_ELSEWHERE}
     return {

@@ -1,33 +1,37 @@
-"""The config of a run: everything that decides its outcome. It is stored as config.json, with the run's environment."""
+"""The config of a run: everything that decides its outcome. It is stored as config.json, with the run's environment.
 
+Needs no torch, so that ``hangtag runs`` starts fast.
+"""
+
+import hashlib
 import json
 import platform
 import shlex
 import subprocess
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.data.sources import kind_of
-from hangtag.training.losses.single_label import DistanceLoss
-from hangtag.training.recipes import Recipe
-from hangtag.training.runs.files import short_name
-from hangtag.training.settings import TrainSettings
+from hangtag.training.recipes import DistanceLoss, Recipe
+from hangtag.training.runs.data import changes
 
 
 @dataclass(frozen=True)
-class TeacherFile:
+class WeightsFile:
     """The ONNX file of a teacher, or weights to start from. Its content identifies it, wherever the file is."""
 
     digest: str  # the first 12 hexadecimal digits of the file's SHA-256
     path: str = field(compare=False)
+
+    @classmethod
+    def of(cls, path: Path) -> "WeightsFile":
+        return cls(hashlib.sha256(path.read_bytes()).hexdigest()[:12], str(path))
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,11 @@ class RunConfig:
     device: str  # "cpu" or "cuda"
     processes: int = 1  # the world size
     dataset: str = "fashion-mnist"
-    teachers: tuple[TeacherFile, ...] = ()  # the run learns from the average of their logits
+    teachers: tuple[WeightsFile, ...] = ()  # the run learns from the average of their logits
     loss: DistanceLoss | None = None  # None: the cross-entropy
     balance: bool = False  # whether classes are weighed
     select: str = "accuracy"  # the validation figure that chooses the best epoch
-    start_from: TeacherFile | None = None  # None: fresh weights
+    start_from: WeightsFile | None = None  # None: fresh weights
     image: ImageSpec | None = None  # of the user's own pictures; None: the data set's own
     pictures: OwnPictures | None = None  # how they were divided and prepared
     sizes: Mapping[str, int] | None = None  # how many of them each split has
@@ -59,28 +63,75 @@ class RunConfig:
     tensorboard: bool = field(default=False, compare=False)  # whether the run logs events
     command: tuple[str, ...] = field(default=(), compare=False)  # arguments of ``hangtag train``, without the folder
 
-    @classmethod
-    def of_settings(cls, settings: TrainSettings, **resolved: Any) -> "RunConfig":
-        """The config of a run with these settings.
-
-        Args:
-            settings: Their values are copied for all fields that have the same name and are not in ``resolved``.
-            resolved: Fields that depend on the data set, the teachers' files, the machine or the process group.
-        """
-        copied = {one.name: getattr(settings, one.name) for one in fields(cls) if one.name not in resolved}
-        return cls(**copied, **resolved)
-
-    @property
-    def run_name(self) -> str:
-        """The name of the run's folder unless --out names one."""
-        loss = f"-{self.loss.name}" if self.loss else ""
-        dataset = "" if self.dataset == "fashion-mnist" else f"-{_short(self.dataset)}"
-        return f"{short_name(self.model)}{dataset}-{self.recipe.name}{loss}-seed{self.seed}"
-
     def as_json(self) -> dict[str, Any]:
         """The content of config.json: dictionaries, lists, strings and numbers."""
         stored: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return stored
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config's settings by their whole names: {"recipe": {"epochs": 10}} as {"recipe.epochs": 10}."""
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        result |= flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return result
+
+
+# Defaults for keys that older config.json files lack.
+_DEFAULTS = flat(
+    RunConfig("", Recipe("", 0, 0, 0.0), 0, "", limit=None, precision="", threads=0, device="").as_json()
+) | {"recipe.distillation.views": 0}
+_NOT_COMPARED = ("teachers", "threads", "data_dir", "loss.file", "start_from.path", "tensorboard", "command")
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What two runs of equal outcome have in common, flat, whichever version of this code wrote their config.json.
+
+    The environment, paths, the log and the number of threads are left out: threads change how sums are rounded, and a
+    run that a busy machine slows down may continue with fewer. Teachers count by their content, in any order.
+    """
+    files = config.get("teachers")
+    digests = sorted(str(file.get("digest")) for file in files) if isinstance(files, list) else []
+    values = _DEFAULTS | flat(config) | {"teacher": " and ".join(digests) or None}
+    if ":" in str(values.get("dataset")):  # own pictures count by their digest, wherever their folder is
+        values["dataset"] = str(values["dataset"]).partition(":")[0]
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in _NOT_COMPARED and key.partition(".")[0] not in ("environment", "sizes")
+    }
+
+
+def differing(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
+    """The settings by which two runs of these configs end otherwise, by their whole names."""
+    there, here = identity(stored), identity(requested)
+    return [key for key in here | there if there.get(key) != here.get(key)]
+
+
+def what_differs(keys: Sequence[str], stored: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+    """What tells a stored run from a requested one, in words: with another seed (seed: 0 there, 1 requested).
+
+    Args:
+        keys: The settings that differ.
+        stored: The config of the one.
+        requested: The config of the other.
+    """
+    if any(key.startswith("pictures.") for key in keys):  # what else differs of the pictures follows from these
+        keys = [key for key in keys if key != "data_digest" and not key.startswith("image.")]
+    elif "data_digest" in keys and requested.get("pictures"):
+        return f"on other pictures: {changes(stored, requested['sizes'])}"
+    if "model" in keys or "recipe.name" in keys:
+        # Then most of the recipe's settings differ too, which adds nothing to the message.
+        keys = [key for key in keys if key == "recipe.name" or not key.startswith("recipe.")]
+    there, here = identity(stored), identity(requested)
+    values = (f"{key}: {there.get(key)} there, {here.get(key)} requested" for key in keys)
+    return f"with another {' and '.join(keys)} ({', '.join(values)})"
+
+
+def key_of(config: Mapping[str, Any]) -> tuple[object, ...]:
+    """What a run's config.json and the config in an exported file have in common, and other runs do not."""
+    created, epochs = config.get("environment", {}).get("created"), config.get("recipe", {}).get("epochs")
+    return (config.get("model"), config.get("seed"), created, epochs)
 
 
 def command(config: Mapping[str, Any], out: Path | None = None) -> str:
@@ -115,24 +166,26 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
 
     An absolute path is shortened to its last three parts, such as resnet/1/model.onnx.
     """
-    published = dict(config) | {"data_dir": None, "tensorboard": False, "command": []}
-    if isinstance(files := config.get("teachers"), list):
-        published["teachers"] = [file | {"path": _shortened(file["path"])} for file in files]
-    dataset = config.get("dataset")
-    if isinstance(dataset, str) and kind_of(dataset):
-        published["dataset"] = f"{dataset.partition(':')[0]}:{_short(dataset)}"
-    if isinstance(start := config.get("start_from"), dict):
-        published["start_from"] = start | {"path": _shortened(start["path"])}
-    if isinstance(loss := config.get("loss"), dict) and loss.get("file"):
-        published["loss"] = loss | {"file": _shortened(loss["file"])}
-    return published
+    published = {key: _shortened(value) for key, value in config.items()}
+    if kind_of(dataset := str(config.get("dataset", "fashion-mnist"))):
+        published["dataset"] = f"{dataset.partition(':')[0]}:{short_dataset(dataset)}"
+    return published | {"data_dir": None, "tensorboard": False, "command": []}
 
 
-def _shortened(path: str) -> str:
-    return "/".join(Path(path).parts[-3:]) if Path(path).is_absolute() else path
+def _shortened(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _shortened(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shortened(item) for item in value]
+    return "/".join(Path(value).parts[-3:]) if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def _short(dataset: str) -> str:
+def short_name(network: str) -> str:
+    """A name for folders and models, such as resnet18 for timm:resnet18 and build for nets:build."""
+    return network.rpartition(":")[2].replace(".", "-").lower()
+
+
+def short_dataset(dataset: str) -> str:
     """A data set's name without its folder, such as photos for folder:/home/ann/photos."""
     return Path(dataset.partition(":")[2]).stem if kind_of(dataset) else dataset
 
@@ -142,8 +195,8 @@ def environment() -> dict[str, str]:
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
+        "torch": metadata.version("torch"),
+        "numpy": metadata.version("numpy"),
         "git_revision": git_revision(),
     }
 

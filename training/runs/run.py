@@ -8,6 +8,8 @@ runs/lstm-study-seed0/
     teacher.pt       with a teacher: its logits, which a killed run need not compute again; deleted as checkpoint.pt is
     report.html      the run as a page, once it is finished
     events.out.*     with --tensorboard: TensorBoard's events, one file for each time that the run was begun or resumed
+
+Only PyTorch's files need torch, which is imported for these alone.
 """
 
 import fcntl
@@ -16,27 +18,25 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
+from hangtag.extras import needs
+from hangtag.training.errors import RunMismatchError, reporting_write_errors
+from hangtag.training.recipes import Recipe
+from hangtag.training.runs.config import RunConfig, command, differing, environment, short_name, what_differs
 
-from hangtag.training.errors import RunMismatchError
-from hangtag.training.runs import overview
-from hangtag.training.runs.config import RunConfig, command, environment
-from hangtag.training.runs.files import (
-    EVENT_FILES,
-    FILES,
-    RESTART_HINT,
-    read_json,
-    read_metrics,
-    reporting_write_errors,
-)
-from hangtag.training.runs.identity import is_extension
+REPORT = "report.html"
+EVENT_FILES = "events.out.tfevents.*"
+RESTART_HINT = "'hangtag train' with --restart replaces the run."
+_FILES = ("checkpoint.pt", "teacher.pt", "best.pt", "metrics.json", "config.json", REPORT)
 
 
 class Run:
     """A run's folder, which need not exist yet.
+
+    The properties describe the run as its files were when the first of them was asked for.
 
     Example:
         >>> run = Run.find("lstm", Path("runs"))
@@ -47,30 +47,67 @@ class Run:
         self.folder = folder
 
     @classmethod
+    def all(cls, runs: Path) -> "list[Run]":
+        """Every run under a folder, by name; the list is empty where there is no such folder."""
+        return [cls(config.parent) for config in sorted(runs.glob("*/config.json"))]
+
+    @classmethod
     def find(cls, run: str, runs_dir: Path, *, alternative: str = "") -> "Run":
         """Find a run.
 
         Args:
-            run: A run's folder or a file in it, its name under runs_dir, or a model, for its latest finished run.
+            run: A run's folder or a file in it, its name under runs_dir, or a model, for its latest finished run. An
+                own network's name may be short, such as build for nets:build.
             runs_dir: The folder of runs.
             alternative: What the caller takes instead of a run, as a sentence for the end of the message.
 
         Raises:
             RunMismatchError: Nothing fits, or a file cannot be read; the message lists the runs that there are.
         """
-        return cls(overview.find(run, runs_dir, alternative).folder)
+        paths = (Path(run), runs_dir / run)
+        folders = [path.parent if path.name in _FILES else path for path in paths]
+        chosen = next((cls(folder) for folder in folders if (folder / "config.json").is_file()), None)
+        if chosen is None:
+            known = cls.all(runs_dir)
+            of_model = [one for one in known if not one.trouble and run in (one.model, short_name(one.model))]
+            finished = [one for one in of_model if "summary" in one.metrics]
+            if not finished:
+                names = ", ".join(one.folder.name for one in known) or "none"
+                raise RunMismatchError(
+                    f"no finished run {run!r}: not a run's folder, and under {runs_dir} there is no such run or model "
+                    f"(runs there: {names}). Train one with: hangtag train MODEL"
+                    + (f". {alternative}" if alternative else "")
+                )
+            chosen = max(finished, key=lambda one: (one.folder / "metrics.json").stat().st_mtime)
+        if chosen.trouble:
+            raise RunMismatchError(chosen.trouble)
+        return chosen
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What config.json holds, as when it was first asked for."""
+        return self.read_config()
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What metrics.json holds, as when it was first asked for."""
+        return self.read_metrics()
+
+    @cached_property
+    def trouble(self) -> str | None:
+        """Why config.json and metrics.json cannot be read as those of a run; None where they can."""
+        try:
+            _ = self.config, self.metrics
+        except RunMismatchError as error:
+            return str(error)
+        if isinstance(self.config.get("model"), str) and isinstance(self.config.get("recipe"), dict):
+            return None
+        return f"{self.folder / 'config.json'} names no model and recipe. {RESTART_HINT}"
 
     @property
     def model(self) -> str:
-        """The model's name. Raises RunMismatchError for a config.json without one."""
-        name = self.read_config().get("model")
-        if not isinstance(name, str):
-            raise RunMismatchError(f"{self.folder / 'config.json'} names no model. {RESTART_HINT}")
-        return name
-
-    def is_finished(self) -> bool:
-        """Whether the run was trained to its end. Raises RunMismatchError if metrics.json is damaged."""
-        return "summary" in self.read_metrics()
+        """The model's name."""
+        return str(self.config.get("model"))
 
     def require_finished(self) -> None:
         """Raises RunMismatchError unless the folder holds a run that was trained to its end."""
@@ -78,7 +115,7 @@ class Run:
             raise RunMismatchError(f"{self.folder} is not a run's folder: it holds no config.json.")
         metrics = self.read_metrics()
         if "summary" not in metrics:
-            count = len(metrics.get("epochs", []))
+            count = len(metrics["epochs"])
             raise RunMismatchError(
                 f"{self.folder} is not finished ({count} epoch{'' if count == 1 else 's'} so far). "
                 f"Continue with: {self.command()}"
@@ -107,7 +144,7 @@ class Run:
             return
         if extended:
             # The summary goes first: after a kill in between, the run is unfinished, and the same command goes on.
-            self.write_metrics({"epochs": self.read_metrics().get("epochs", [])})
+            self.write_metrics({"epochs": self.read_metrics()["epochs"]})
         stored = self.read_config()
         updated = requested | {"environment": stored.get("environment", {})}
         if json.dumps(updated) != json.dumps(stored):
@@ -122,15 +159,46 @@ class Run:
         Raises:
             RunMismatchError: The folder holds another run, one that cannot go on, or files of an unknown run.
         """
-        if self.has("config.json"):
-            done, has_checkpoint = len(self.read_metrics().get("epochs", [])), self.has("checkpoint.pt")
-            return is_extension(self.folder, self.read_config(), config.as_json(), done, has_checkpoint=has_checkpoint)
-        if orphans := [name for name in FILES if self.has(name)]:
+        if not self.has("config.json"):
+            if orphans := [name for name in _FILES if self.has(name)]:
+                raise RunMismatchError(
+                    f"{self.folder} holds {' and '.join(orphans)} but no config.json, so their run is unknown. "
+                    "Choose another --out, or add --restart to replace it."
+                )
+            return False
+        stored, requested = self.read_config(), config.as_json()
+        keys = differing(stored, requested)
+        epochs_done = len(self.read_metrics()["epochs"])
+        if keys == ["recipe.epochs"] and epochs_done > 0:
+            self._require_extensible(config.recipe, epochs_done)
+            return True
+        if keys:
             raise RunMismatchError(
-                f"{self.folder} holds {' and '.join(orphans)} but no config.json, so their run is unknown. "
-                "Choose another --out, or add --restart to replace it."
+                f"{self.folder} holds a run {what_differs(keys, stored, requested)}. Choose another --out, or add "
+                "--restart to replace it."
             )
         return False
+
+    def _require_extensible(self, recipe: Recipe, epochs_done: int) -> None:
+        """Raises RunMismatchError unless the run can go on to the recipe's number of epochs."""
+        if recipe.epochs < epochs_done:
+            reason = f"has {epochs_done} epochs already"
+        elif recipe.schedule != "constant":
+            reason = (
+                f"cannot go on to {recipe.epochs} epochs: the recipe {recipe.name} raises and lowers its learning rate "
+                f"over all epochs of a run ({recipe.schedule}), so a shorter run is no part of a longer one"
+            )
+        elif not self.has("checkpoint.pt"):
+            reason = (
+                f"cannot go on to {recipe.epochs} epochs: it has no checkpoint.pt, which holds the last weights and "
+                "the optimizer's state. It was deleted, or an earlier hangtag trained the run"
+            )
+        else:
+            return
+        raise RunMismatchError(
+            f"{self.folder} {reason}. To train {recipe.epochs} epochs from the start, choose another --out, or add "
+            "--restart to replace it."
+        )
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -155,7 +223,7 @@ class Run:
     def erase(self) -> None:
         """Delete this run's files, and no others. Raises RunMismatchError if another process trains in the folder."""
         with self.lock(), reporting_write_errors(self.folder):
-            for name in FILES:
+            for name in _FILES:
                 (self.folder / name).unlink(missing_ok=True)
                 (self.folder / f"{name}.tmp").unlink(missing_ok=True)
             for file in self.folder.glob(EVENT_FILES):
@@ -163,11 +231,11 @@ class Run:
 
     def read_config(self) -> dict[str, Any]:
         """The content of config.json. Raises RunMismatchError if it is missing or damaged."""
-        return read_json(self.folder / "config.json")
+        return _read_json(self.folder / "config.json")
 
     def read_metrics(self) -> dict[str, Any]:
-        """The content of metrics.json; before the first epoch, no rows."""
-        return read_metrics(self.folder)
+        """The content of metrics.json; before the first epoch, no rows. Raises RunMismatchError if it is damaged."""
+        return {"epochs": []} | (_read_json(self.folder / "metrics.json") if self.has("metrics.json") else {})
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Replace metrics.json. Raises RunMismatchError if the folder cannot be written."""
@@ -175,13 +243,22 @@ class Run:
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
         """Replace a file of PyTorch's, such as best.pt. Raises RunMismatchError if the folder cannot be written."""
+        import torch
+
         with self._replacing(name) as temporary, temporary.open("wb") as file:
             torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
 
     def load(self, name: str) -> dict[str, Any]:
-        """A saved state, on the CPU. Raises RunMismatchError if it is missing or damaged."""
+        """A saved state, on the CPU.
+
+        Raises:
+            RunMismatchError: The file is missing or damaged.
+            MissingExtraError: torch is not installed.
+        """
+        with needs("train", "reading the weights of a run"):
+            import torch
         path = self.folder / name
         try:
             with zipfile.ZipFile(path) as archive:
@@ -200,11 +277,6 @@ class Run:
         """Whether the folder holds this file."""
         return (self.folder / name).is_file()
 
-    def drop_checkpoint(self) -> None:
-        """Delete checkpoint.pt and teacher.pt, which a finished run needs only to go on to more epochs."""
-        for name in ("checkpoint.pt", "teacher.pt"):
-            (self.folder / name).unlink(missing_ok=True)
-
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
         with self._replacing(name) as temporary:
             temporary.write_text(json.dumps(value, indent=1) + "\n")
@@ -216,3 +288,14 @@ class Run:
         with reporting_write_errors(path):
             yield path.with_name(f"{name}.tmp")
             path.with_name(f"{name}.tmp").replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Raises RunMismatchError for a file that is missing, unreadable, or not a JSON object."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunMismatchError(f"{path} cannot be read ({error}). {RESTART_HINT}") from error
+    if not isinstance(value, dict):
+        raise RunMismatchError(f"{path} holds no JSON object. {RESTART_HINT}")
+    return value

@@ -5,13 +5,14 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from hangtag.training.catalog import NETWORKS
-from hangtag.training.data.dataset import Dataset, LabelSets, Split
-from hangtag.training.metrics.multi_label import Scores, choose_thresholds, decide, decide_top, evaluate
-from hangtag.training.observer import Observer
+from hangtag.training.data.dataset import Dataset, Split
+from hangtag.training.metrics.multi_label import choose_thresholds, decide, decide_top, evaluate
+from hangtag.training.progress import Observer
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.tasks.task import Task
 
@@ -25,6 +26,7 @@ class MultiLabelTask(Task):
 
     # Not the exact match: it counts few of the decisions, so it varies more by chance from epoch to epoch.
     selection_metric = "validation_o_f1"
+    _followed = ("o_f1", "exact_match")
     _prediction_batch = 250
 
     def __init__(self, config: RunConfig, data: Dataset, observer: Observer) -> None:
@@ -39,15 +41,10 @@ class MultiLabelTask(Task):
     def loss(self, network: nn.Module, pixels: Tensor, samples: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
         return self._objective.training_step(network, pixels, self._sets[samples], self._smoothing)
 
-    def validate(self, deployable: nn.Module) -> dict[str, float]:
-        split, names = self._splits["validation"], ("o_f1", "exact_match")
-        scores, sets = self._scores_and_sets(deployable, split)
-        if not np.isfinite(scores).all():
-            return {f"validation_{name}": float("nan") for name in names}
-        if sets is None:
-            sets = decide(scores, choose_thresholds(scores, split.classes).o_f1)
-        evaluation = evaluate(sets, scores, split.classes)
-        return {f"validation_{name}": getattr(evaluation, name) for name in names}
+    def _evaluate(self, predictions: Sequence[npt.NDArray[Any]], split: Split) -> dict[str, Any]:
+        scores, *sets = predictions
+        decided = sets[0] if sets else decide(scores, choose_thresholds(scores, split.classes).o_f1)
+        return asdict(evaluate(decided, scores, split.classes))
 
     def summarise(self, deployable: nn.Module) -> dict[str, Any]:
         """The figures on both splits: of the network's own label sets, by thresholds, and by rank.
@@ -56,14 +53,14 @@ class MultiLabelTask(Task):
         best for O-F1. Under "by_threshold" are the figures for each threshold: best for O-F1, best for the exact match,
         and 0.5. Under "by_rank" are those of the three labels that score highest.
         """
-        predictions = {name: self._scores_and_sets(deployable, split) for name, split in self._splits.items()}
+        predictions = {name: self._predictions(deployable, split.images) for name, split in self._splits.items()}
         best = choose_thresholds(predictions["validation"][0], self._splits["validation"].classes)
         thresholds = asdict(best) | {"one_half": 0.5}
         order = [self.labels[label] for label in self._label_order]
         summary = super().summarise(deployable) | {"label_order": order, "thresholds": thresholds}
-        for name, (scores, sets) in predictions.items():
+        for name, (scores, *sets) in predictions.items():
             truth = self._splits[name].classes
-            decided = decide(scores, best.o_f1) if sets is None else sets
+            decided = sets[0] if sets else decide(scores, best.o_f1)
             summary[name] = asdict(evaluate(decided, scores, truth)) | {
                 "by_threshold": {
                     figure: asdict(evaluate(decide(scores, threshold), scores, truth))
@@ -72,10 +69,6 @@ class MultiLabelTask(Task):
                 "by_rank": {"top_3": asdict(evaluate(decide_top(scores, 3), scores, truth))},
             }
         return summary
-
-    def _scores_and_sets(self, network: nn.Module, split: Split) -> tuple[Scores, LabelSets | None]:
-        scores, *sets = self._predictions(network, split.images)
-        return scores, sets[0] if sets else None
 
     def _predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
         return self._objective.predict(network, pixels)

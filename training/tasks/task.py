@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from hangtag.training.data.dataset import Dataset, Images
+from hangtag.training.data.dataset import Dataset, Images, Split
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.losses.single_label import class_loss, distillation_loss
 from hangtag.training.metrics.single_label import evaluate, stored, worst
 from hangtag.training.networks.normalisation import normalise
-from hangtag.training.observer import Observer
-from hangtag.training.processes.process_group import ProcessGroup
+from hangtag.training.processes import ProcessGroup
+from hangtag.training.progress import Observer
 from hangtag.training.recipes import Augmentation
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.runs.run import Run
@@ -43,16 +43,14 @@ class Task(ABC):
     """
 
     selection_metric: str
+    _followed: Sequence[str]  # the figures that are measured after every epoch
     _prediction_batch = 500
 
     def __init__(self, config: RunConfig, data: Dataset, observer: Observer) -> None:
         """Move the training images to the device. They stay uint8, and are normalised batch by batch."""
         self.labels, self.image, self.augmentation = data.labels, data.image, config.recipe.augmentation
-        self._train, self._observer, self._device = (
-            data.train.first(config.limit),
-            observer,
-            torch.device(config.device),
-        )
+        self._train, self._observer = data.train.first(config.limit), observer
+        self._device = torch.device(config.device)
         self._splits = {"validation": data.validation.first(config.limit), "test": data.test}
         # from_numpy shares the memory, which torch refuses for memory that is read-only.
         images = self._train.images
@@ -80,9 +78,16 @@ class Task(ABC):
             The mean loss, a scalar to differentiate, and how many samples were predicted correctly.
         """
 
-    @abstractmethod
     def validate(self, deployable: nn.Module) -> dict[str, float]:
         """The epoch's figures on the validation split; NaN where the network's outputs are not finite."""
+        split = self._splits["validation"]
+        predictions = self._predictions(deployable, split.images)
+        figures = self._evaluate(predictions, split) if np.isfinite(predictions[0]).all() else {}
+        return {f"validation_{name}": figures.get(name, float("nan")) for name in self._followed}
+
+    @abstractmethod
+    def _evaluate(self, predictions: Sequence[npt.NDArray[Any]], split: Split) -> dict[str, Any]:
+        """The figures of predictions, as ``_predict`` has them for a batch, by a split's labels."""
 
     @abstractmethod
     def summarise(self, deployable: nn.Module) -> dict[str, Any]:
@@ -109,6 +114,8 @@ class Task(ABC):
 class SingleLabelTask(Task):
     """A data set of one label per image, with or without a teacher."""
 
+    _followed = ("loss", "accuracy", "balanced_accuracy")
+
     def __init__(
         self,
         config: RunConfig,
@@ -121,7 +128,12 @@ class SingleLabelTask(Task):
     ) -> None:
         """Let the teacher answer all training images, or read its answers from the run's folder.
 
-        Raises as ``build_task`` does.
+        Called with the random state that the run's seed gives, whether the run is new or resumed.
+
+        Raises:
+            LabelDistanceError: The config's loss needs label distances, and ``distances`` are not those that it names.
+            TeacherError: The teacher fails on the images.
+            RunMismatchError: The run's file of a teacher's logits is damaged, or cannot be written.
         """
         super().__init__(config, data, observer)
         self.selection_metric = f"validation_{config.select}"
@@ -164,13 +176,8 @@ class SingleLabelTask(Task):
             loss = (1 - how.weight) * loss + how.weight * from_teacher
         return loss, (logits.argmax(dim=1) == classes).sum()
 
-    def validate(self, deployable: nn.Module) -> dict[str, float]:
-        split, names = self._splits["validation"], ("loss", "accuracy", "balanced_accuracy")
-        (logits,) = self._predictions(deployable, split.images)
-        if not np.isfinite(logits).all():
-            return {f"validation_{name}": float("nan") for name in names}
-        evaluation = evaluate(logits, split.classes)
-        return {f"validation_{name}": getattr(evaluation, name) for name in names}
+    def _evaluate(self, predictions: Sequence[npt.NDArray[Any]], split: Split) -> dict[str, Any]:
+        return asdict(evaluate(predictions[0], split.classes))
 
     def summarise(self, deployable: nn.Module) -> dict[str, Any]:
         summary = super().summarise(deployable)
@@ -184,28 +191,3 @@ class SingleLabelTask(Task):
 
     def _predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:
         return (network(pixels),)
-
-
-def build_task(
-    config: RunConfig,
-    data: Dataset,
-    run: Run,
-    observer: Observer,
-    group: ProcessGroup,
-    teacher: Teacher | None,
-    distances: LabelDistances | None,
-) -> Task:
-    """The task for a data set: one label or a set of labels per image.
-
-    Called with the random state that the run's seed gives, whether the run is new or resumed.
-
-    Raises:
-        LabelDistanceError: The config's loss needs label distances, and ``distances`` are not those that it names.
-        TeacherError: The teacher fails on the images.
-        RunMismatchError: The run's file of a teacher's logits is damaged, or cannot be written.
-    """
-    if data.has_label_sets:
-        from hangtag.training.tasks.multi_label import MultiLabelTask  # imports torchmetrics, which is slow
-
-        return MultiLabelTask(config, data, observer)
-    return SingleLabelTask(config, data, run, observer, group, teacher, distances)

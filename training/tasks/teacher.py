@@ -1,31 +1,28 @@
-"""Teachers: exported ONNX files, the average of several, and their logits of all training images.
+"""Teachers: exported ONNX files, whose logits of all training images are averaged.
 
 The only module of training that uses ONNX Runtime.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from hangtag.extras import needs
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.model_repository import ModelRepositoryError, versions_in
 from hangtag.training.data.dataset import Images
 from hangtag.training.errors import RunMismatchError, TeacherError
-from hangtag.training.observer import Observer
-from hangtag.training.processes.process_group import ProcessGroup
-from hangtag.training.runs.config import TeacherFile
-from hangtag.training.runs.files import RESTART_HINT
-from hangtag.training.runs.run import Run
+from hangtag.training.processes import ProcessGroup
+from hangtag.training.progress import Observer
+from hangtag.training.runs.config import WeightsFile
+from hangtag.training.runs.run import RESTART_HINT, Run
 
 Logits = npt.NDArray[np.float32]
 Teacher = Callable[[Images], Logits]
@@ -33,79 +30,6 @@ Teacher = Callable[[Images], Logits]
 TEACHERS = Path("runs", "teachers")
 """The model repository of teachers, which are not served."""
 _BATCH = 500
-_TELEMETRY = "ORT_DISABLE_TELEMETRY"
-
-
-class OnnxTeacher:
-    """Computes logits [n, labels] of uint8 images with ONNX Runtime on the CPU."""
-
-    def __init__(self, path: Path, labels: tuple[str, ...], image: ImageSpec, threads: int = 1) -> None:
-        """Load the file.
-
-        Args:
-            path: The ONNX file.
-            labels: Those that it must have, in their order.
-            image: What it must take.
-            threads: How many CPU threads compute.
-
-        Raises:
-            TeacherError: The file is missing, broken, or not a classifier of these images and labels.
-            MissingExtraError: ONNX Runtime is not installed.
-        """
-        onnxruntime = _import_onnxruntime()
-        try:
-            contents = path.read_bytes()
-        except OSError as error:
-            raise TeacherError(
-                f"the teacher {path} cannot be read ({error.strerror}). {how_to_get_a_teacher()}"
-            ) from error
-        try:
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = threads
-            # Between two answers PyTorch trains on the same CPUs, which waiting threads must leave to it.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            self._session = onnxruntime.InferenceSession(contents, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime has an exception class for each kind of failure
-            raise TeacherError(f"the teacher {path} cannot be loaded as a model ({_reason(error)}).") from error
-        self.file = TeacherFile(hashlib.sha256(contents).hexdigest()[:12], str(path))
-        self._labels = labels
-        self._require(image)
-
-    def __call__(self, images: Images) -> Logits:
-        """Raises TeacherError if the model fails on the images, or its logits are not finite."""
-        try:
-            logits: Logits = self._session.run(["logits"], {"image": np.ascontiguousarray(images)})[0]
-        except Exception as error:  # as above
-            raise TeacherError(f"the teacher {self.file.path} fails on the images ({_reason(error)}).") from error
-        if broken := int((~np.isfinite(logits).all(axis=1)).sum()):
-            raise TeacherError(
-                f"the teacher {self.file.path} gave logits that are not finite for {broken} of {len(images)} images: "
-                "its training or its conversion went wrong. Choose another."
-            )
-        return logits
-
-    def _require(self, image: ImageSpec) -> None:
-        """Raises TeacherError unless the file takes any number of these images, and answers with the labels' logits.
-
-        A file without labels in its metadata is accepted, since its number of logits is right.
-        """
-        inputs = {tensor.name: (tensor.type, list(tensor.shape)) for tensor in self._session.get_inputs()}
-        outputs = {tensor.name: list(tensor.shape[1:]) for tensor in self._session.get_outputs()}
-        kind, (batch, *shape) = inputs.get("image", ("", [0]))
-        takes_images = len(inputs) == 1 and kind == "tensor(uint8)" and shape == list(image.shape)
-        if not takes_images or isinstance(batch, int) or outputs.get("logits") != [len(self._labels)]:
-            expected = ", ".join(map(str, ("batch", *image.shape)))
-            raise TeacherError(
-                f"the teacher {self.file.path} must have the input image: UINT8 [{expected}], for batches of any size, "
-                f"and the output logits: FP32 [batch, {len(self._labels)}], but its inputs are {inputs} and its "
-                f"outputs {outputs}."
-            )
-        metadata = self._session.get_modelmeta().custom_metadata_map.get("hangtag.labels")
-        if metadata is not None and (labels := _tuple(metadata)) != self._labels:
-            raise TeacherError(
-                f"the teacher {self.file.path} has the labels {', '.join(map(str, labels)) or 'none'}; it must have "
-                f"{', '.join(self._labels)}, in this order."
-            )
 
 
 class TeacherEnsemble:
@@ -115,22 +39,85 @@ class TeacherEnsemble:
     """
 
     def __init__(self, paths: Sequence[Path], labels: tuple[str, ...], image: ImageSpec, threads: int = 1) -> None:
-        """Load the teachers of these labels and images, each of which computes with so many CPU threads.
+        """Load ONNX files.
 
-        Raises as OnnxTeacher does, and TeacherError for a model that is named twice.
+        Args:
+            paths: The files.
+            labels: Those that each must have, in their order.
+            image: What each must take.
+            threads: How many CPU threads compute.
+
+        Raises:
+            TeacherError: A file is missing, broken, not a classifier of these images and labels, or named twice.
+            MissingExtraError: ONNX Runtime is not installed.
         """
-        teachers = [OnnxTeacher(path, labels, image, threads) for path in paths]
-        self.files = tuple(teacher.file for teacher in teachers)
-        # Sorted by content, since the order of a sum changes its rounding: --teacher options may come in any order.
-        self._teachers = sorted(teachers, key=lambda teacher: teacher.file.digest)
-        for one, other in pairwise(teacher.file for teacher in self._teachers):
+        onnxruntime = _import_onnxruntime()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Between two answers PyTorch trains on the same CPUs, which waiting threads must leave to it.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        teachers = []
+        for path in paths:
+            try:
+                file = WeightsFile.of(path)
+                session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            except OSError as error:
+                reason = f"cannot be read ({error.strerror}). {_how_to_get_one()}"
+                raise TeacherError(f"the teacher {path} {reason}") from error
+            except Exception as error:  # ONNX Runtime has an exception class for each kind of failure
+                raise TeacherError(f"the teacher {path} cannot be loaded as a model ({_reason(error)}).") from error
+            _require_fitting(session, path, labels, image)
+            teachers.append((file, session))
+        self.files = tuple(file for file, _ in teachers)
+        for one, other in combinations(self.files, 2):
             if one == other:
                 raise TeacherError(f"the teachers {one.path} and {other.path} are the same model.")
+        # Sorted by content, since the order of a sum changes its rounding: --teacher options may come in any order.
+        self._teachers = sorted(teachers, key=lambda teacher: teacher[0].digest)
 
     def __call__(self, images: Images) -> Logits:
-        """The average logits [n, labels] of uint8 images. Raises TeacherError as the teachers do."""
-        logits: Logits = np.mean([teacher(images) for teacher in self._teachers], axis=0)
-        return logits
+        """The average logits [n, labels]. Raises TeacherError if one fails on the images, or is not finite."""
+        answers = []
+        for file, session in self._teachers:
+            try:
+                (logits,) = session.run(["logits"], {"image": np.ascontiguousarray(images)})
+            except Exception as error:  # as above
+                raise TeacherError(f"the teacher {file.path} fails on the images ({_reason(error)}).") from error
+            if broken := int((~np.isfinite(logits).all(axis=1)).sum()):
+                raise TeacherError(
+                    f"the teacher {file.path} gave logits that are not finite for {broken} of {len(images)} images: "
+                    "its training or its conversion went wrong. Choose another."
+                )
+            answers.append(logits)
+        average: Logits = np.mean(answers, axis=0)
+        return average
+
+
+def _require_fitting(session: Any, path: Path, labels: tuple[str, ...], image: ImageSpec) -> None:
+    """Raises TeacherError unless the file takes any number of these images, and answers with the labels' logits.
+
+    A file without labels in its metadata is accepted, since its number of logits is right.
+    """
+    inputs = {tensor.name: (tensor.type, list(tensor.shape)) for tensor in session.get_inputs()}
+    outputs = {tensor.name: list(tensor.shape[1:]) for tensor in session.get_outputs()}
+    kind, (batch, *shape) = inputs.get("image", ("", [0]))
+    takes_images = len(inputs) == 1 and kind == "tensor(uint8)" and shape == list(image.shape)
+    if not takes_images or isinstance(batch, int) or outputs.get("logits") != [len(labels)]:
+        expected = ", ".join(map(str, ("batch", *image.shape)))
+        raise TeacherError(
+            f"the teacher {path} must have the input image: UINT8 [{expected}], for batches of any size, and the "
+            f"output logits: FP32 [batch, {len(labels)}], but its inputs are {inputs} and its outputs {outputs}."
+        )
+    recorded = session.get_modelmeta().custom_metadata_map.get("hangtag.labels")
+    try:
+        has = labels if recorded is None else tuple(json.loads(recorded))
+    except (ValueError, TypeError):
+        has = ()
+    if has != labels:
+        raise TeacherError(
+            f"the teacher {path} has the labels {', '.join(map(str, has)) or 'none'}; it must have "
+            f"{', '.join(labels)}, in this order."
+        )
 
 
 def teacher_logits(
@@ -162,7 +149,7 @@ def teacher_logits(
         TeacherError: The teacher fails on the images.
         RunMismatchError: The run's file is damaged, or the folder cannot be written.
     """
-    stored = group.on_rank_zero(lambda: _stored(run, (len(images), labels)))
+    stored: Logits | None = group.on_rank_zero(lambda: _stored(run, (len(images), labels)))
     if stored is not None:
         return stored
     share = np.arange(group.rank, len(images), group.world_size)
@@ -187,28 +174,27 @@ def teacher_logits(
 def _stored(run: Run, shape: tuple[int, int]) -> Logits | None:
     if not run.has("teacher.pt"):
         return None
-    logits: Tensor | None = run.load("teacher.pt").get("logits")
+    logits: torch.Tensor | None = run.load("teacher.pt").get("logits")
     if logits is None or logits.shape != shape:
         raise RunMismatchError(f"{run.folder / 'teacher.pt'} holds no logits of this run's images. {RESTART_HINT}")
     return logits.numpy()
 
 
-def published_teachers(model: str, teachers: Path = TEACHERS) -> list[Path]:
+def published_teachers(model: str) -> list[Path]:
     """The files of all versions of a model in the teachers' repository, the earliest first.
 
     Raises TeacherError if there are none, or the folder cannot be read.
     """
     try:
-        files = versions_in(teachers / model)
+        files = versions_in(TEACHERS / model)
     except ModelRepositoryError as error:
-        raise TeacherError(f"{error}. {how_to_get_a_teacher(model)}") from error
+        raise TeacherError(f"{error}. {_how_to_get_one(model)}") from error
     if not files:
-        raise TeacherError(f"no {model} under {teachers} to learn from. {how_to_get_a_teacher(model)}")
+        raise TeacherError(f"no {model} under {TEACHERS} to learn from. {_how_to_get_one(model)}")
     return [file.path for file in reversed(files)]
 
 
-def how_to_get_a_teacher(model: str = "resnet") -> str:
-    """What to do without a teacher, as a sentence for the end of an error message."""
+def _how_to_get_one(model: str = "resnet") -> str:
     network = model.removesuffix("-int8")
     precision = "" if network == model else "--precision int8 "
     return (
@@ -217,23 +203,17 @@ def how_to_get_a_teacher(model: str = "resnet") -> str:
     )
 
 
-def _tuple(labels: str) -> tuple[Any, ...]:
-    try:
-        return tuple(json.loads(labels))
-    except (ValueError, TypeError):
-        return ()
-
-
 def _import_onnxruntime() -> Any:
     """Import an extra that only distillation needs, with its telemetry off; the environment stays as it was."""
-    before = os.environ.get(_TELEMETRY)
-    os.environ[_TELEMETRY] = before or "1"  # ONNX Runtime reads it while it is imported
+    name = "ORT_DISABLE_TELEMETRY"  # ONNX Runtime reads it while it is imported
+    was_set = name in os.environ
+    os.environ.setdefault(name, "1")
     try:
         with needs("cpu", "learning from a teacher"):
             import onnxruntime
     finally:
-        if before is None:
-            del os.environ[_TELEMETRY]
+        if not was_set:
+            del os.environ[name]
     return onnxruntime
 
 

@@ -13,8 +13,8 @@ from hangtag.training.errors import LabelDistanceError
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.losses import single_label as losses
 from hangtag.training.losses.multi_label import LabelPaths, Sigmoids, SoftmaxRanking
-from hangtag.training.losses.single_label import DistanceLoss
 from hangtag.training.networks.cnn_rnn import CnnRnn
+from hangtag.training.recipes import DistanceLoss
 
 CPU = torch.device("cpu")
 MATRIX = np.array([[0, 0.25, 1], [0.25, 0, 0.5], [1, 0.5, 0]])

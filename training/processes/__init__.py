@@ -1,1 +1,0 @@
-"""The processes of a run: the process group of one process or of several ranks, and the launcher on one machine."""
