@@ -165,6 +165,7 @@ def test_the_log_says_which_and_why_and_what_native_does_not_limit(
 
 STATUSES: dict[type[errors.ServerError], tuple[grpc.StatusCode, int]] = {
     errors.InvalidRequestError: (grpc.StatusCode.INVALID_ARGUMENT, 400),
+    errors.UnsupportedEncodingError: (grpc.StatusCode.INVALID_ARGUMENT, 415),
     errors.NotFoundError: (grpc.StatusCode.NOT_FOUND, 404),
     errors.NothingToUnloadError: (grpc.StatusCode.NOT_FOUND, 404),
     errors.MessageTooLargeError: (grpc.StatusCode.RESOURCE_EXHAUSTED, 413),
@@ -174,6 +175,7 @@ STATUSES: dict[type[errors.ServerError], tuple[grpc.StatusCode, int]] = {
     errors.UnavailableError: (grpc.StatusCode.UNAVAILABLE, 503),
     errors.ControlError: (grpc.StatusCode.FAILED_PRECONDITION, 400),
     errors.UnauthenticatedError: (grpc.StatusCode.UNAUTHENTICATED, 401),
+    errors.ForeignOriginError: (grpc.StatusCode.UNAUTHENTICATED, 403),
     errors.InferenceError: (grpc.StatusCode.INTERNAL, 500),
     errors.InvalidValuesError: (grpc.StatusCode.INVALID_ARGUMENT, 400),
 }
