@@ -1,7 +1,7 @@
 """The threads that compute the batches of all models, and that receive calls for a transport that needs them for it.
 
-A free thread takes the next batch that is due, whatever its model, and computes it; when it has finished, it takes
-what has gathered for the same model meanwhile. No thread waits for a fuller batch.
+A free thread takes the next batch that is due, whatever its model, and computes it. No thread waits for a fuller batch:
+while every instance of a model computes, its calls gather and are the next batch.
 
 A transport may bring a function by which one thread at a time *receives*: it queues the calls that have come, and
 computes the batch that is then due itself, while the next free thread receives. So a lone call is received, computed
@@ -159,51 +159,46 @@ class ComputePool:
         model, batch = work
         self._computing.add(threading.get_ident())
         try:
-            while batch:  # an instance that finishes takes what has gathered for it
-                model.execute(batch, alone=len(self._computing) == 1)
-                for work_after in tuple(self._after):
-                    if self._after.pop(work_after, False) is None:  # else another thread does it
-                        work_after()
-                batch = model.batcher.take()
+            model.execute(batch, alone=len(self._computing) == 1)
+            for work_after in tuple(self._after):
+                if self._after.pop(work_after, False) is None:  # else another thread does it
+                    work_after()
         except Exception:  # a bug of ours must not end the thread
             log.exception("computing a batch failed")
         finally:
             self._computing.discard(threading.get_ident())
-            if model.batcher.waiting:  # what is left is held back, or waits for another instance
+            if model.batcher.waiting:  # what has gathered while every instance computed
                 self._due[model] = None
         return True
 
     def _next(self, further: bool) -> Work | None:
-        """Return the next batch; None where the thread is to end."""
+        """Return the next batch; None where the thread is to end.
+
+        A thread that may receive does so first, so that its batch has what came while all threads computed.
+        """
         while True:
-            offers = self._offers
-            work, seconds = self._take()
-            if work is not None:
-                with self._lock:
-                    self._pass_on()
-                return work
             with self._lock:
-                if self._offers != offers:
+                receives = self._may_receive(further)
+                if receives:
+                    self._receiver = threading.get_ident()
+                    self._further_receive = self._further_receive and further
+                    self._is_summoned = False
+            offers = self._offers
+            work, seconds = self._received() if receives else self._take()
+            with self._lock:
+                if receives:
+                    self._receiver = None
+                if work is not None:
+                    self._pass_on()
+                    return work
+                if self._offers != offers or self._may_receive(further):
                     continue
                 if self._closed:
                     break
-                if not self._may_receive(further):
-                    if not further:
-                        self._core.wait(seconds)
-                    elif not self._further.wait(_IDLE_SECONDS if seconds is None else seconds) and not self._due:
-                        break
-                    continue
-                self._receiver = threading.get_ident()
-                self._further_receive = self._further_receive and further
-                self._is_summoned = False
-            try:
-                work = self._received()
-            finally:
-                with self._lock:
-                    self._receiver = None
-                    self._pass_on()
-            if work is not None:
-                return work
+                if not further:
+                    self._core.wait(seconds)
+                elif not self._further.wait(_IDLE_SECONDS if seconds is None else seconds) and not self._due:
+                    break
         self._running.discard(threading.current_thread())
         return None
 
@@ -231,18 +226,18 @@ class ComputePool:
                 return (model, batch), None
         return None, earliest
 
-    def _received(self) -> Work | None:
-        """Receive until a batch is due, and return it; None once no more calls will come."""
+    def _received(self) -> tuple[Work | None, float | None]:
+        """Receive until a batch is due, and return it; no batch once no more calls will come."""
         assert self._receive is not None
         milliseconds = 0 if self._due else None
         while True:
             self._receptions += 1
             if not self._receive(milliseconds):
                 self._receive = None
-                return None
+                return None, None
             work, seconds = self._take()
             if work is not None:
-                return work
+                return work, None
             milliseconds = None if seconds is None else math.ceil(seconds * 1e3)
 
     def _watch(self) -> None:
