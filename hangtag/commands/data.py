@@ -49,6 +49,8 @@ def show(source: str, data_dir: Path | None, sheet: Path | None, as_json: bool, 
       hangtag data show csv:labels.csv --json
     """
     if sheet is not None:
+        if sheet.suffix.lower() != ".png":
+            raise click.UsageError(f"--sheet {sheet}: the sheet is a PNG file, so give it a name that ends in .png.")
         require_writable(sheet)
     dataset = sources.load(source, data_dir, own=sources.own_pictures(source, **own))
     if as_json:

@@ -18,7 +18,7 @@ Runtime. The policy:
 6. One outcome. Under the lock, ``cancel``, ``take`` and ``finish`` mark a call as done; the first that does so gives
    it its outcome.
 
-A batch that fails is ``ServedModel.execute``'s matter: it computes each call once more, alone.
+A batch that fails is ``ServedModel.compute``'s matter: it computes each call once more, alone.
 """
 
 import math

@@ -37,12 +37,15 @@ class Computer(Protocol):
     @property
     def batcher(self) -> Batcher: ...
 
-    def execute(self, batch: list[Call], *, alone: bool) -> None:
-        """Compute a batch that ``batcher.take`` returned, and give its calls their outcomes. Never raises.
+    def compute(self, batch: list[Call], *, alone: bool) -> Callable[[], None]:
+        """Compute a batch that ``batcher.take`` returned, and finish it. Never raises.
 
         Args:
             batch: The same object.
             alone: Nothing else is being computed.
+
+        Returns:
+            What gives the calls their outcomes.
         """
 
 
@@ -65,6 +68,7 @@ class ComputePool:
         self._core = _Waiting(self._lock)
         self._further = _Waiting(self._lock)
         self._running: set[threading.Thread] = set()
+        self._starting = 0  # threads of these that do not run yet
         self._due: dict[Computer, None] = {}  # models that may have a batch
         self._offers = 0
         self._wake_later: dict[int, Callable[[], None]] = {}  # by thread
@@ -109,13 +113,18 @@ class ComputePool:
         """Have a thread look for batches that are due."""
         with self._lock:
             self._offers += 1
-            if self._core.notify() or self._further.notify():
-                return
-            if len(self._running) < self._threads:
-                self._start(further=False)
-            # Where every instance of a model computes, the first that finishes takes what waits.
-            elif any(model.batcher.time_to_due() is not None for model in list(self._due)):
-                self._start(further=True)
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._starting or self._core.notified or self._further.notified:
+            return  # a thread is about to look, and wakes the next one when it takes a batch
+        if self._core.notify() or self._further.notify():
+            return
+        if len(self._running) < self._threads:
+            self._start(further=False)
+        # Where every instance of a model computes, the first that finishes takes what waits.
+        elif any(model.batcher.time_to_due() is not None for model in list(self._due)):
+            self._start(further=True)
 
     def receive_from(self, receive: Receive) -> None:
         """Receive calls by this function from now on, until it returns False."""
@@ -141,13 +150,17 @@ class ComputePool:
         name = "compute-further" if further else "compute"
         thread = threading.Thread(target=self._work, args=(further,), name=name, daemon=True)
         self._running.add(thread)
+        self._starting += 1
         try:
             thread.start()
         except RuntimeError as error:  # the system has no thread left: those that there are compute the batch later
             self._running.discard(thread)
+            self._starting -= 1
             log.warning("a thread that computes did not start", reason=str(error))
 
     def _work(self, further: bool) -> None:
+        with self._lock:
+            self._starting -= 1
         while self._compute_next(further):
             pass
 
@@ -159,7 +172,9 @@ class ComputePool:
         model, batch = work
         self._computing.add(threading.get_ident())
         try:
-            model.execute(batch, alone=len(self._computing) == 1)
+            answer = model.compute(batch, alone=len(self._computing) == 1)
+            self._computing.discard(threading.get_ident())  # before a lone caller has its answer, and calls again
+            answer()
             for work_after in tuple(self._after):
                 if self._after.pop(work_after, False) is None:  # else another thread does it
                     work_after()
@@ -203,10 +218,12 @@ class ComputePool:
         return None
 
     def _pass_on(self) -> None:
-        """Before this thread computes, wake another one that receives, or takes what other models have."""
-        is_unreceived = self._receive is not None and self._receiver is None
-        if (is_unreceived or self._due) and not self._core.notify() and is_unreceived and not self._unreceived.is_set():
-            self._unreceived.set()
+        """Before this thread computes, wake another one that receives, or takes what is left."""
+        if self._receive is not None and self._receiver is None:
+            if not self._core.notified and not self._core.notify() and not self._unreceived.is_set():
+                self._unreceived.set()
+        elif self._due:
+            self._wake()
 
     def _may_receive(self, further: bool) -> bool:
         return self._receive is not None and self._receiver is None and (self._further_receive or not further)
@@ -261,25 +278,26 @@ class _Waiting:
     def __init__(self, lock: threading.Lock) -> None:
         self._condition = threading.Condition(lock)
         self._count = 0
-        self._notified = 0  # of them, those that are about to go on
+        self.notified = 0
+        """How many of them are about to go on."""
 
     def wait(self, seconds: float | None) -> bool:
         """Wait; False if nothing has happened for so many seconds."""
         self._count += 1
         notified = self._condition.wait(seconds)
         self._count -= 1
-        self._notified = max(0, self._notified - 1)
+        self.notified = max(0, self.notified - 1)
         return notified
 
     def notify(self) -> bool:
         """Let one thread go on; False where none waits."""
-        if self._count == self._notified:
+        if self._count == self.notified:
             return False
-        self._notified += 1
+        self.notified += 1
         self._condition.notify()
         return True
 
     def notify_all(self) -> None:
         """Let all go on."""
-        self._notified = self._count
+        self.notified = self._count
         self._condition.notify_all()

@@ -1,7 +1,8 @@
 """A version of a model that serves: its session, its queue, and its counters."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import structlog
@@ -109,8 +110,8 @@ class ServedModel:
         )
         return samples, batch_key(self.signature, inputs)
 
-    def execute(self, batch: list[Call], *, alone: bool) -> None:
-        """Compute a batch that ``batcher.take`` returned, and give its calls their outcomes. Never raises.
+    def compute(self, batch: list[Call], *, alone: bool) -> Callable[[], None]:
+        """See `compute_pool.Computer`.
 
         If the batch fails, each of its calls is computed once more, alone, so that none fails for the values of another
         one.
@@ -119,30 +120,34 @@ class ServedModel:
         try:
             outputs, cost = self._compute(batch, alone=alone)
         except Exception as error:
-            self._execute_one_by_one(batch, error)
-            return
+            return self._compute_one_by_one(batch, error)
         calls = self.batcher.finish(batch, time.monotonic() - started)
         self.statistics.record_batch([call.queue_ns for call in batch], cost)
-        answer(calls, outputs, cost)
+        return partial(answer, calls, outputs, cost)
 
-    def _execute_one_by_one(self, batch: list[Call], batch_error: Exception) -> None:
+    def _compute_one_by_one(self, batch: list[Call], batch_error: Exception) -> Callable[[], None]:
         calls = batch
         outcomes: list[InferenceResult | ServerError] = [_failure(batch_error)]
         if len(batch) > 1:
             calls = [call for call in batch if not call.done]
             outcomes = [self._compute_alone(call) for call in calls]
         waiting = set(self.batcher.finish(batch))
-        for call, outcome in zip(calls, outcomes, strict=True):
+        for outcome in outcomes:
             if isinstance(outcome, InferenceResult):
                 timings = outcome.timings
                 self.statistics.record_batch([timings.queue_ns], BatchCost(*timings[1:5]))
-            if call in waiting:
-                call.end(outcome)
         all_answered = len(calls) == len(batch) and all(isinstance(each, InferenceResult) for each in outcomes)
         # Invalid values are the error of one client, which its own answer reports. If every request succeeds alone, no
         # client is at fault: the requests only cannot be batched, which the log must report.
         if not isinstance(batch_error, InvalidValuesError) or all_answered:
             log.error("batch failed", model=self.name, version=self.version, requests=len(batch), exc_info=batch_error)
+
+        def end() -> None:
+            for call, outcome in zip(calls, outcomes, strict=True):
+                if call in waiting:
+                    call.end(outcome)
+
+        return end
 
     def _compute_alone(self, call: Call) -> InferenceResult | ServerError:
         call.queue_ns = int((time.monotonic() - call.enqueued) * 1e9)

@@ -27,13 +27,15 @@ class Model:
         self.threads: set[int] = set()
         self.may_end = threading.Event()
         self.may_end.set()
+        self.answer: Callable[[], None] = lambda: None
 
-    def execute(self, batch: list[Call], *, alone: bool) -> None:
+    def compute(self, batch: list[Call], *, alone: bool) -> Callable[[], None]:
         self.threads.add(threading.get_ident())
         self.alone.append(alone)
         self.begun.append(batch)
         assert self.may_end.wait(TIMEOUT)
         self.batcher.finish(batch)
+        return self.answer
 
     def hold(self) -> None:
         self.may_end.clear()
@@ -107,6 +109,20 @@ def test_each_batch_is_computed_and_said_to_be_alone_where_it_is(send: Offer) ->
     one.may_end.set()
 
 
+def test_a_batch_is_no_longer_computed_when_its_caller_has_the_answer(pool: ComputePool) -> None:
+    """So a lone caller, who then calls again, has all processors for each call."""
+    model, again, held = Model(), Model(), threading.Event()
+
+    def answer() -> None:
+        offer(pool, again)
+        assert held.wait(TIMEOUT)
+
+    model.answer = answer
+    offer(pool, model)
+    until(lambda: again.alone == [True])
+    held.set()
+
+
 def test_models_that_compute_for_long_hold_up_no_other_one(send: Offer) -> None:
     slow, quick = [Model() for _ in range(4)], Model()
     for model in slow:
@@ -145,6 +161,17 @@ def test_what_gathers_while_every_instance_computes_is_the_next_batch(pool: Comp
     offer(pool, model, 3)
     model.may_end.set()
     until(lambda: [len(batch) for batch in model.begun] == [1, 3])
+
+
+def test_calls_that_come_at_once_are_computed_by_as_many_threads_as_there_are_instances(send: Offer) -> None:
+    model = Model(instances=3)
+    model.batcher.max_batch_size = 1
+    model.hold()
+    for _ in range(2):
+        model.batcher.put(KeptCall())
+    send(model)
+    until(lambda: len(model.begun) == 3)
+    model.may_end.set()
 
 
 def test_a_batch_that_is_held_back_is_computed_when_its_delay_is_over(send: Offer) -> None:
@@ -199,8 +226,8 @@ def test_work_after_a_batch_is_done_once_when_it_is_answered(pool: ComputePool) 
 
 def test_a_fault_of_a_model_ends_no_thread(pool: ComputePool) -> None:
     class Broken(Model):
-        def execute(self, batch: list[Call], *, alone: bool) -> None:
-            super().execute(batch, alone=alone)
+        def compute(self, batch: list[Call], *, alone: bool) -> Callable[[], None]:
+            super().compute(batch, alone=alone)
             raise RuntimeError("a bug")
 
     broken, sound = Broken(), Model()
