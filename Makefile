@@ -12,7 +12,8 @@ MODEL ?= lstm
 TRITON_CLIENT := 58a44caa0dce77303115302e6dbdf64626b2b093
 # Tests wait for servers and timers for half of their time, so that two workers for each of two CPUs use both.
 WORKERS := $(shell cpus=$$(nproc); echo $$((cpus < 2 ? 2 : 4)))
-IN_PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+# A process of the tests that a library aborts ends the run: xdist would replace it, and then wait for ever.
+IN_PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
