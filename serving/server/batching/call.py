@@ -1,6 +1,7 @@
 """The entry of a model's queue: one request, whatever brought it, from its admission to its one outcome."""
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -41,7 +42,7 @@ class Queue(Protocol):
         """Withdraw a call, whose outcome is then an error; does nothing once it has its outcome."""
 
 
-class Call:
+class Call(ABC):
     """A request in a model's queue. Each transport, and a route for its members, has a class of its own.
 
     A call gets exactly one outcome: ``answer`` or ``fail`` is called once, by the thread that computed or dropped it.
@@ -73,13 +74,13 @@ class Call:
     """It has its outcome, or the thread that will give it."""
     cancelled = False
 
+    @abstractmethod
     def answer(self, result: InferenceResult) -> None:
         """Take the outputs of this call."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fail(self, error: Exception) -> None:
         """Take the error with which the call ends."""
-        raise NotImplementedError
 
     def metadata_value(self, key: str) -> str:
         """Return the value of one of the call's metadata keys, empty where it has none: a route may go by it."""

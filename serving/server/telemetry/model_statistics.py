@@ -68,6 +68,11 @@ class BatchCost(NamedTuple):
     """In samples."""
     calls: int = 1
 
+    @property
+    def compute_ns(self) -> int:
+        """Nanoseconds of all steps."""
+        return self.compute_input_ns + self.compute_infer_ns + self.compute_output_ns
+
 
 @dataclass(frozen=True)
 class Duration:

@@ -7,6 +7,7 @@ leaves alone.
 """
 
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -82,13 +83,13 @@ class TransportCall(Call):
     outputs: Sequence[str] = ()
     """The outputs that the response carries whole; empty for a response whose size they do not set. Set likewise."""
 
+    @abstractmethod
     def respond(self, result: InferenceResult, *, is_large: bool) -> None:
         """Send the response of a result. is_large: whether encoding takes long, and would hold up an event loop."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refuse(self, error: Exception) -> None:
         """Send an error, which is counted already."""
-        raise NotImplementedError
 
     def answer(self, result: InferenceResult) -> None:
         outputs = result.outputs

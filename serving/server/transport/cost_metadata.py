@@ -17,18 +17,13 @@ _MAX_LISTED = 1024
 
 def cost_metadata(timings: Timings) -> tuple[tuple[str, str], ...]:
     """Return a query's cost as metadata, which clients and traces read."""
-    cost = (
-        (QUEUE_NS, str(timings.queue_ns)),
-        (COMPUTE_NS, str(timings.compute_ns)),
-        (BATCH_SIZE, str(timings.batch_size)),
-    )
+    cost = ((QUEUE_NS, str(timings.queue_ns)), *batch_metadata(timings))
     return cost if not timings.stages else (*cost, *route_metadata(timings))
 
 
-def batch_metadata(cost: BatchCost) -> tuple[tuple[str, str], ...]:
+def batch_metadata(cost: BatchCost | Timings) -> tuple[tuple[str, str], ...]:
     """Return the part of `cost_metadata` that all calls of a batch have in common."""
-    compute_ns = cost.compute_input_ns + cost.compute_infer_ns + cost.compute_output_ns
-    return ((COMPUTE_NS, str(compute_ns)), (BATCH_SIZE, str(cost.batch_size)))
+    return ((COMPUTE_NS, str(cost.compute_ns)), (BATCH_SIZE, str(cost.batch_size)))
 
 
 def route_metadata(timings: Timings) -> list[tuple[str, str]]:
