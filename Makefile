@@ -18,7 +18,7 @@ DATASET := /usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test-shape studies-check mutants mutants-draw test quick lint train export serve loadtest docs clean types imports stubs unit fast fuzz bench-server gpu-check \
-	release-check triton-examples proto schema peers others triton fastapi dataset programs
+	stores-check release-check triton-examples proto schema peers others triton fastapi dataset programs site site-lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,13 +55,20 @@ serve: $(VENV)/.serve ## Serve models/ on 127.0.0.1:8001
 loadtest: $(VENV)/.serve ## Load-test cnn, lstm and a route over both on a running server; the report goes to reports/latest
 	@folder=reports/$$(date +%Y-%m-%dT%H-%M-%S); mkdir -p $$folder && ln -sfn $$(basename $$folder) reports/latest
 	$(BIN)/hangtag loadtest cnn lstm fast-and-accurate --samples examples/test-images.npz --accuracy \
-		--html reports/latest/loadtest.html --json reports/latest/loadtest.json $(ARGS)
+		--html reports/latest/loadtest.html --json=reports/latest/loadtest.json $(ARGS)
 
-docs: $(VENV)/.dev ## Write the tables and pictures of docs/ and README.md from models, results, options and metrics
+docs: $(VENV)/.dev ## Write the tables and pictures of docs/, studies/ and README.md from models, results, options and metrics
 	$(BIN)/python -m studies report
 
+# Sphinx warns of a link that leads nowhere, and of a page that the menu in docs/conf.py lacks: a warning ends the build.
+# grep finds what a page would load from another host: scripts, styles, fonts, pictures.
+site: $(VENV)-site/.site ## Make the site of docs/, site/index.html, and check its links
+	@rm -rf site
+	$(VENV)-site/bin/sphinx-build --quiet --fail-on-warning --keep-going docs site
+	@! grep -rnoE '<(script|img|link|iframe)[^>]+(src|href)="(https?:)?//[^"]+|url\(.?(https?:)?//[^)]+' site --include='*.html' --include='*.css'
+
 clean: ## Remove environments, caches and reports; keep runs/ and models/
-	rm -rf .triton-examples $(VENV) $(VENV)-peers $(VENV)-others $(VENV)-keras $(VENV)-triton $(VENV)-fastapi $(VENV)-mutants reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .triton-examples $(VENV) $(VENV)-peers $(VENV)-others $(VENV)-triton $(VENV)-fastapi $(VENV)-mutants $(VENV)-site $(VENV)-stores site reports dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ##@ Parts of make test
@@ -107,12 +114,15 @@ mutants-draw: $(VENV)-mutants/.mutants ## Draw other faults for make mutants: ma
 studies-check: $(VENV)/.dev $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run each study for a moment, one after another, in about fifteen minutes, and see that it records what its page needs
 	$(BIN)/pytest -m studies tests/studies $(ARGS)
 
-bench-server: $(VENV)/.serve $(VENV)-triton/.triton ## Compare the server with Triton and others for forty minutes, for docs/performance.md (needs h2load)
+bench-server: $(VENV)/.serve $(VENV)-triton/.triton ## Compare the server with Triton and others for half an hour, for studies/bench/README.md (needs h2load)
 	$(BIN)/python -m studies server run $(ARGS)
 	$(BIN)/python -m studies server report
 
 gpu-check: $(VENV)/.serve ## Check a GPU: are its answers the CPU's, are CUDA graphs captured, what is faster
 	$(BIN)/python -m studies gpu run $(ARGS)
+
+stores-check: $(VENV)/.dev ## Check model repositories in az:// and gs:// with Azurite and fake-gcs-server (needs npm)
+	BIN=$(BIN) deploy/stores-check.sh
 
 release-check: $(VENV)/.dev ## Check that a release is cut (changelog, upgrade notes), build the wheel, install it in an empty environment, run the demo from there
 	BIN=$(BIN) deploy/release-check.sh
@@ -128,7 +138,11 @@ proto: $(VENV)/.dev ## Generate the message stubs from the .proto files
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. $(PROTOS)
 
 schema: $(VENV)/.dev ## Generate docs/loadtest.schema.json from the load test's types
-	$(BIN)/python -m hangtag.serving.loadtest.report.schema > docs/loadtest.schema.json
+	$(BIN)/python -m hangtag.serving.loadtest.report.document > docs/loadtest.schema.json
+
+site-lock: $(VENV)/.dev ## Lock what makes the site, with hashes, in docs/requirements.txt; ARGS=--upgrade for newer versions
+	$(BIN)/uv pip compile docs/requirements.in pyproject.toml --extra http --output-file docs/requirements.txt --universal \
+		--python-version 3.11 --generate-hashes --no-annotate --quiet --custom-compile-command "make site-lock" $(ARGS)
 
 peers: $(VENV)-peers/.peers ## Install tritonclient, perf_analyzer, grpcurl and KServe's clients into .venv-peers
 
@@ -147,8 +161,8 @@ dataset: # The tests read the real data set from Debian's package
 		echo "Fashion-MNIST is missing: run 'sudo apt-get install dataset-fashion-mnist', or see 'hangtag train --help'." >&2; exit 1; \
 	fi
 
-programs: # The tests look at pages in a real browser, compare with h2load, and call the tutorial's curl
-	@for program in chromium:chromium curl:curl h2load:nghttp2-client; do \
+programs: # The tests look at pages in a real browser, compare with h2load, call the tutorial's curl, and keep models in a registry
+	@for program in chromium:chromium curl:curl docker-registry:docker-registry h2load:nghttp2-client oras:oras; do \
 		command -v $${program%:*} >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 				apt-get install -y -qq --no-install-recommends $${program#*:} >/dev/null; \
@@ -162,13 +176,13 @@ $(VENV)/bin/python:
 	$(PIP) 'pip>=25.1'
 
 $(VENV)/.serve: pyproject.toml | $(VENV)/bin/python
-	@echo "installing hangtag[$(RUNTIME),loadtest] into $(VENV)"
-	$(PIP) --editable '.[$(RUNTIME),loadtest]'
+	@echo "installing hangtag[$(RUNTIME),network,loadtest] into $(VENV)"
+	$(PIP) --editable '.[$(RUNTIME),network,loadtest]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	@echo "installing hangtag[$(RUNTIME),loadtest,train,tensorboard,otel] and the development tools into $(VENV)"
-	$(PIP) --editable '.[$(RUNTIME),loadtest,train,tensorboard,otel]' --group dev
+	@echo "installing hangtag[$(RUNTIME),network,loadtest,train,otel] and the development tools into $(VENV)"
+	$(PIP) --editable '.[$(RUNTIME),network,loadtest,stores,train,otel]' --group dev
 	@touch $@ $(VENV)/.serve
 
 comma := ,
@@ -206,7 +220,9 @@ $(VENV)-mutants/.mutants: pyproject.toml
 	$(call environment,mutants,cosmic-ray)
 	@touch $@
 
-# TensorFlow alone is larger than all that hangtag needs, and only one benchmark asks for it.
-$(VENV)-keras/.keras: pyproject.toml
-	$(call environment,keras,Keras and TensorFlow)
+# Sphinx, and what the clients of hangtag need, whose docstrings it reads: as locked.
+$(VENV)-site/.site: docs/requirements.txt
+	@echo "installing Sphinx into $(VENV)-site"
+	$(PYTHON) -m venv $(VENV)-site
+	$(VENV)-site/bin/python -m pip install --quiet --require-hashes --requirement $<
 	@touch $@

@@ -9,8 +9,8 @@ lock() {
     "$BIN/uv" pip compile "$source" --output-file "deploy/locks/$name.txt" --universal --python-version 3.13 \
         --generate-hashes --no-annotate --quiet --custom-compile-command "make -C deploy lock" "$@"
 }
-lock cpu pyproject.toml --extra cpu --extra otel "$@"
-lock gpu pyproject.toml --extra gpu --extra otel "$@"
+lock cpu pyproject.toml --extra cpu --extra network --extra otel --extra stores "$@"
+lock gpu pyproject.toml --extra gpu --extra network --extra otel --extra stores "$@"
 lock client pyproject.toml --extra loadtest "$@"
 lock build deploy/locks/build.in "$@"
 lock compile deploy/locks/compile.in "$@"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Check that a release is cut, and works without this repository: CHANGELOG.md and docs/upgrading.md are about its version. Build the
+# Check that a release is cut, and works without this repository: CHANGELOG.md and docs/how-to/upgrade.md are about its version. Build the
 # sdist, the wheel and its SBOMs (dist/), install the wheel and its dependencies in an empty environment, check that it adds one name
 # to site-packages and that the SBOMs name all that was installed, and run the demo. The demo's working directory has packages
 # of the user named serving, protos, training and export, which raise when they are imported.
@@ -12,7 +12,7 @@ say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 unset PYTHONPATH
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-say "CHANGELOG.md and docs/upgrading.md are those of $version"
+say "CHANGELOG.md and docs/how-to/upgrade.md are those of $version"
 "$BIN/python" -m deploy.release
 "$BIN/python" -m pytest --quiet tests/deploy/test_release.py
 

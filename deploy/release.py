@@ -19,7 +19,7 @@ def missing(version: str, changelog: str, upgrading: str) -> list[str]:
     Args:
         version: The release, as pyproject.toml has it.
         changelog: CHANGELOG.md.
-        upgrading: docs/upgrading.md.
+        upgrading: docs/how-to/upgrade.md.
     """
     sections = re.findall(r"^## \[([^]\n]+)\]([^\n]*)\n(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)
     names = [name for name, _, _ in sections]
@@ -41,16 +41,16 @@ def missing(version: str, changelog: str, upgrading: str) -> list[str]:
     if any(name == "Unreleased" and text.strip() for name, _, text in sections):
         faults.append("CHANGELOG.md: the section [Unreleased] is not empty: its changes belong to the release")
     if not re.search(rf"^## From \S+ to {re.escape(version)}\s*$", upgrading, re.MULTILINE):
-        faults.append(f"docs/upgrading.md has no section 'From … to {version}'")
+        faults.append(f"docs/how-to/upgrade.md has no section 'From … to {version}'")
     return faults
 
 
 @click.command()
 @click.argument("root", default=".", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(root: Path) -> None:
-    """Check CHANGELOG.md and docs/upgrading.md for the version in pyproject.toml."""
+    """Check CHANGELOG.md and docs/how-to/upgrade.md for the version in pyproject.toml."""
     version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
-    faults = missing(version, (root / "CHANGELOG.md").read_text(), (root / "docs/upgrading.md").read_text())
+    faults = missing(version, (root / "CHANGELOG.md").read_text(), (root / "docs/how-to/upgrade.md").read_text())
     for fault in faults:
         click.echo(fault, err=True)
     sys.exit(1 if faults else 0)

@@ -10,7 +10,7 @@ Pixels = npt.NDArray[np.uint8]
 """Images, [n, height, width]."""
 Array = npt.NDArray[Any]
 Answers = Mapping[str, Array]
-"""Output name -> array; the first axis is the image."""
+"""Output name -> array, whose first axis is the image."""
 
 
 def batches(images: Pixels, size: int) -> Iterator[Pixels]:

@@ -1,7 +1,7 @@
-"""Call a function of ours on a file in a child process, since loading a file can end the process that does it.
+"""Call one of hangtag's functions on a file in a child process, because loading a bad file can end the process.
 
 The child is ``python -m hangtag.export.child_process FOLDER MODULE:FUNCTION``. The folder holds the pickled call, and
-gets the pickled outcome; the name is for people who list processes.
+later the pickled outcome. The module's name in the command helps people who list processes.
 """
 
 import pickle
@@ -21,12 +21,8 @@ from hangtag.serving.server.errors import InferenceError, ModelLoadError
 T = TypeVar("T")
 Progress = Callable[[str], object]
 _PROGRESS = "progress: "
-"""Lines on the child's standard error that begin so are for the user."""
+"""Prefix of lines on the child's standard error that are for the user."""
 _CALL, _OUTCOME = "call", "outcome"
-
-
-class ChildAbortedError(GateError):
-    """A signal ended the child process."""
 
 
 def run(
@@ -37,19 +33,19 @@ def run(
     seconds: float = 600.0,
     progress: Progress = str,
 ) -> T:
-    """Call a function on a file in a child process, and judge how that ends.
+    """Call a function on a file in a child process, and return its result or raise its error.
 
     Args:
-        function: One of a module.
-        arguments: Of the function.
-        shown_as: The file's name in error messages, in place of arguments that end in .onnx.
-        check: The check that fails where the file cannot be run.
-        seconds: After so many the child is ended.
-        progress: Gets each line that the child reports, in a thread of its own.
+        function: A function of a module.
+        arguments: The function's arguments.
+        shown_as: The file's name in error messages, instead of arguments that end in .onnx.
+        check: The check that fails if the file cannot be run.
+        seconds: The time limit, after which the child is ended.
+        progress: Called with each line that the child reports, in a separate thread.
 
     Raises:
-        ChildAbortedError: a signal ended the child.
-        GateError: the file cannot be loaded or run, or gives no answer in time, or the function raises it.
+        GateError: the file cannot be loaded or run, or ends the child, the child does not finish in time, or the
+            function raises this error.
         ExportError: the function raises another error that the user can correct.
     """
     lines = deque(["it wrote no message"], maxlen=1)  # the last line of a traceback names the exception
@@ -63,7 +59,7 @@ def run(
 
     with TemporaryDirectory() as folder:
         Path(folder, _CALL).write_bytes(pickle.dumps((function, arguments, shown_as, check)))
-        # -P keeps the working directory out of sys.path, so that a numpy.py that lies there is not run.
+        # -P keeps the working directory out of sys.path, so that a numpy.py in it is not run.
         command = [sys.executable, "-P", "-m", __name__, folder, f"{function.__module__}:{function.__name__}"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
@@ -79,7 +75,7 @@ def run(
                 process.kill()
                 follower.join()
         if code < 0:
-            raise ChildAbortedError(check, f"{shown_as} ended the process that worked on it (signal {-code}).")
+            raise GateError(check, f"{shown_as} ended the process that worked on it (signal {-code}).")
         outcome = Path(folder, _OUTCOME)
         if not outcome.exists():
             reason = f"the process ended with exit code {code}: {lines[-1][:300]}"
@@ -92,7 +88,7 @@ def run(
 
 
 def report(line: str) -> None:
-    """In a child: give the user a line at once."""
+    """In a child process, show the user a line at once."""
     sys.stderr.write(f"{_PROGRESS}{line}\n")
     sys.stderr.flush()
 
@@ -100,7 +96,7 @@ def report(line: str) -> None:
 def _outcome(
     function: Callable[..., Any], arguments: tuple[Any, ...], shown_as: Path, check: str
 ) -> tuple[Any, ExportError | None]:
-    """What the function returns, or an error that a user may meet."""
+    """Return the function's result, or an expected error of the function."""
 
     def reason(text: object) -> str:
         shown = f"{' '.join(str(text).split()).rstrip('.')}."
@@ -113,8 +109,8 @@ def _outcome(
         return function(*arguments), None
     except GateError as error:
         return None, GateError(error.check, reason(error.reason))
-    except UnicodeDecodeError as error:
-        return None, GateError(check, f"a name or a text in it is not UTF-8 ({error}).")
+    except UnicodeDecodeError:
+        return None, GateError(check, "a name or a text in it is not UTF-8.")
     except (ModelLoadError, InferenceError) as error:
         return None, GateError(check, reason(error))
     except UserError as error:

@@ -1,10 +1,18 @@
-"""What can stop an export, with a message for a person: ExportError and its kinds."""
+"""Errors that can stop an export, with a message for the user: ExportError and its subclasses."""
 
 from hangtag.errors import UserError
 
 
 class ExportError(UserError):
     """Base of all exceptions that this package raises on purpose."""
+
+
+class RecordError(ValueError):
+    """A file's record about itself is missing or damaged. The message is a clause for the user."""
+
+
+class PicturesGoneError(ExportError):
+    """The pictures behind recorded figures are missing or have changed, so the figures cannot be computed again."""
 
 
 class GateError(ExportError):

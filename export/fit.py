@@ -14,12 +14,11 @@ from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 from hangtag.serving.model_repository import CONFIG_FILE
 
 _MEASURED = ("test_accuracy", "tested_on", "data_digest", "examples")
-"""What 'hangtag import --data' records, of pictures that were prepared by the file's fit."""
+"""What 'hangtag import --data' records about pictures that were prepared with the file's fit."""
 
 
 def record(models: Path, name: str, fit: str) -> Path:
-    """Publish the version that serves again, with ``hangtag.image``. Graph and weights stay, and all other metadata but
-    figures of pictures that had another fit.
+    """Publish the version that serves again, with ``hangtag.image``. Figures of pictures with another fit are dropped.
 
     Args:
         models: the model repository.
@@ -30,8 +29,8 @@ def record(models: Path, name: str, fit: str) -> Path:
         The new version's folder.
 
     Raises:
-        ExportError: there is no such model, it is no classifier of pictures, it says so already or learned another fit
-            in training, or nothing can be written.
+        ExportError: there is no such model, the model is not a classifier of pictures, its file already has a fit or
+            its training used another fit, or the repository cannot be written.
     """
     entry = inventory.find(models, name)
     if entry.signature is None:
@@ -39,16 +38,16 @@ def record(models: Path, name: str, fit: str) -> Path:
     shape = entry.signature.picture_shape
     if shape is None:
         raise ExportError(
-            f"{name} is no classifier of pictures: it needs one UINT8 input, [batch, height, width] or [batch, height, "
-            "width, 3], an output probabilities, and labels. 'hangtag import --preprocessing' makes one of a network. "
-            "Nothing was published."
+            f"{name} does not classify pictures: a classifier needs one UINT8 input, [batch, height, width] or [batch, "
+            "height, width, 3], an output probabilities, and labels. 'hangtag import --preprocessing' turns a network "
+            "into a classifier. Nothing was published."
         )
     image = entry.signature.image
     if image is not None and (image.fit == fit or "training" in entry.metadata):
         raise ExportError(
-            f"{name} version {entry.version} says already that its pictures have fit {image.fit}"
-            f"{'' if image.fit == fit else ', as it learned them; train it again to change that, with --fit'}. "
-            "Nothing was published."
+            f"{name} version {entry.version} already says that its pictures have fit {image.fit}"
+            f"{'' if image.fit == fit else ', as it learned them; train it again to change that, with --fit'}. Nothing "
+            "was published."
         )
     try:
         stated = image or ImageSpec(shape[0], shape[1], shape[2] if len(shape) == 3 else 1)
@@ -61,6 +60,6 @@ def record(models: Path, name: str, fit: str) -> Path:
     with publish(models, name) as publication:
         onnx_model.write(model, kept | {"image": json.dumps(described)}, publication.model_file)
         config = models / name / CONFIG_FILE
-        if is_our_config(config):  # else publishing would remove it
+        if is_our_config(config):  # else publishing would remove the file
             publication.config_file.write_bytes(config.read_bytes())
     return publication.folder

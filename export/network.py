@@ -1,14 +1,17 @@
-"""A trained network in the form in which it is served: preprocessing, the network with the weights of the best epoch,
-and the conversion of its scores to outputs, in one module.
+"""A trained network in the form in which it is served. One module contains the preprocessing, the network with the
+weights of the best epoch, and the conversion of its scores to outputs.
 
 One class per kind of answer: one label (SingleLabel), a path of labels (LabelPath), a threshold (LabelThreshold).
 """
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
+from hangtag.export.arrays import Answers, Pixels, batches
 from hangtag.export.errors import ExportError
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.signature import TensorSpec
@@ -28,9 +31,9 @@ class ServedNetwork(nn.Module, ABC):
     task: str
     outputs: tuple[TensorSpec, ...]
     activation = "softmax"
-    """Turns ``logits`` into ``probabilities``, where there are both: softmax or sigmoid."""
+    """softmax or sigmoid: turns ``logits`` into ``probabilities``, if the network has both outputs."""
     temperature = 1.0
-    """Divides the logits before that. Only one label per image has another, once it is fitted."""
+    """Divides the logits before the activation. Only SingleLabel can have a value other than 1, after a fit."""
 
     def __init__(self, network: nn.Module, image: ImageSpec) -> None:
         super().__init__()
@@ -43,12 +46,22 @@ class ServedNetwork(nn.Module, ABC):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What a server must know of the input and the outputs, besides the labels (keys without their prefix)."""
+        """What a server must know about the input and outputs besides the labels (keys without their prefix)."""
         return {"task": self.task, "image": json.dumps(self.image.as_json())}
 
     @abstractmethod
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """The outputs, in the order of ``outputs``, for uint8 images [batch, *image.shape]."""
+
+    def answer(self, images: Pixels, batch_size: int = 500, progress: Callable[[int], object] = str) -> Answers:
+        """Return each output for all images [n, *image.shape]. Calls ``progress`` with the size of each batch."""
+        parts = []
+        with torch.inference_mode():
+            for batch in batches(images, batch_size):
+                parts.append(self(torch.tensor(batch)))
+                progress(len(batch))
+        columns = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
+        return {spec.name: column for spec, column in zip(self.outputs, columns, strict=True)}
 
 
 class SingleLabel(ServedNetwork):
@@ -70,7 +83,7 @@ class SingleLabel(ServedNetwork):
 
 
 class LabelPath(ServedNetwork):
-    """A set of labels per image: the likeliest path of the beam search, which becomes part of the graph."""
+    """A set of labels per image: the likeliest path of the beam search, which is part of the graph."""
 
     task = "multi_label"
 
@@ -92,18 +105,18 @@ class LabelPath(ServedNetwork):
 
 
 class LabelThreshold(ServedNetwork):
-    """A set of labels per image: those that reach a threshold, which the server applies, or else the most probable."""
+    """A set of labels per image: those that reach a threshold, which the server applies, or the most probable label."""
 
     task = "multi_label"
 
     def __init__(self, network: nn.Module, image: ImageSpec, labels: int, threshold: float, *, rivals: bool) -> None:
         """
         Args:
-            network: gives a logit for each label.
-            image: what it sees.
+            network: computes a logit for each label.
+            image: the pictures that the network takes.
             labels: how many labels there are.
-            threshold: from which probability on a label is in the set.
-            rivals: the labels share one probability (softmax); otherwise each has its own (sigmoid).
+            threshold: the least probability of a label in the set.
+            rivals: True if the labels' probabilities sum to 1 (softmax), False if they are independent (sigmoid).
         """
         super().__init__(network, image)
         self.threshold = threshold
@@ -136,8 +149,8 @@ def load_run(run: Run) -> ServedNetwork:
     except (KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ExportError(
-            f"the weights in {run.folder / 'best.pt'} do not fit {run.model} ({reason}). They are of another network, "
-            f"or of another version of it. Train it again with: hangtag train {run.model} --out FOLDER"
+            f"the weights in {run.folder / 'best.pt'} do not fit {run.model} ({reason}). They belong to another "
+            f"network, or to another version of it. Train it again with: hangtag train {run.model} --out FOLDER"
         ) from error
     return served.eval()
 
@@ -158,7 +171,7 @@ def _build(run: Run) -> ServedNetwork:
         threshold = float(summary["thresholds"]["o_f1"])
     except (KeyError, TypeError, ValueError) as error:
         raise ExportError(
-            f"{run.folder / 'metrics.json'} lacks the thresholds of {run.model}; it is of another version of it. Train "
-            f"it again with: hangtag train {run.model} --out FOLDER"
+            f"{run.folder / 'metrics.json'} lacks the thresholds of {run.model}; the run is of another version of the "
+            f"network. Train it again with: hangtag train {run.model} --out FOLDER"
         ) from error
     return LabelThreshold(network, image, len(labels), threshold, rivals=entry.objective is SoftmaxRanking)

@@ -1,4 +1,4 @@
-"""Compare a new version with the one that serves: it must take and answer the same, and be right as often."""
+"""Compare a new version with the version that serves: the contract must match, and the accuracy must not drop."""
 
 import math
 from collections.abc import Sequence
@@ -10,27 +10,25 @@ from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry, Quality
 from hangtag.printable import named
 from hangtag.serving import model_repository
-from hangtag.serving.model_repository import ModelRepositoryError
+from hangtag.serving.image_spec import ImageSpec
 from hangtag.serving.signature import TensorSpec
 
 CHANCE = 1.645
-"""Standard errors that chance may explain. Of equal models one in twenty would lie beyond, were the two test sets drawn
-independently; both answer the same images, so that fewer do. Seeds of one recipe of the study lie up to 0.67 points
-apart (studies/accuracy/results.jsonl), which is within the bound too: 0.78 points at 87 % of 10,000 images."""
+"""How many standard errors chance may explain. If the two test sets were drawn independently, one in twenty equal
+models would exceed this bound. In fact fewer do, because both versions answer the same images. Seeds of one recipe of
+the study are up to 0.67 points apart (studies/accuracy/results.jsonl), less than the bound of 0.78 points at 87 % of
+10,000 images."""
 
-_ALL_THE_SAME = "To publish it all the same, add --even-if-worse"
+_ALL_THE_SAME = "To publish it anyway, add --even-if-worse"
 
 
 def serving(models: Path, name: str) -> Entry | None:
-    """The version that serves under this name; None if there is none. A file that cannot be loaded serves nobody.
+    """The version that serves under this name; None if no version serves, or its file cannot be loaded.
 
     Raises:
-        ExportError: the model's folder cannot be read.
+        ModelRepositoryError: the model's folder cannot be read.
     """
-    try:
-        files = model_repository.versions(models, name)
-    except ModelRepositoryError as error:
-        raise ExportError(str(error)) from error
+    files = model_repository.versions(models, name)
     rival = inventory.read(files[0]) if files else None
     return None if rival is None or rival.signature is None else rival
 
@@ -40,20 +38,23 @@ def require_same_contract(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     labels: Sequence[str],
+    image: ImageSpec | None,
     *,
     even_if_different: bool,
 ) -> None:
-    """Check that a new version can take the place of the one that serves: that its callers need not change.
+    """Check that a new version can replace the version that serves without changes by its callers.
 
     Args:
         rival: the version that serves.
-        inputs: of the new version.
-        outputs: likewise.
-        labels: of the new version, in their order.
-        even_if_different: let a different contract pass.
+        inputs: the new version's inputs.
+        outputs: the new version's outputs.
+        labels: the new version's labels, in their order.
+        image: how the new version makes a picture its input; None if it does not say.
+        even_if_different: accept a different contract.
 
     Raises:
-        GateError: inputs, outputs or labels differ, and not ``even_if_different``; the message has both sides.
+        GateError: the inputs, the outputs, the labels or the fit of pictures differ, and ``even_if_different`` is
+            False. The message has both sides.
     """
     if rival is None or rival.signature is None or even_if_different:
         return
@@ -62,48 +63,47 @@ def require_same_contract(
         f"{what} {'; '.join(map(str, before)) or 'none'}, and the new one {'; '.join(map(str, now)) or 'none'}"
         for what, before, now in (("inputs", old.inputs, inputs), ("outputs", old.outputs, outputs))
         if list(map(str, before)) != list(map(str, now))
-    ] or _different_labels(old.labels, labels)
+    ] or [*_different_labels(old.labels, labels), *_different_fit(old.image, image)]
     if differences:
         raise GateError(
             CONTRACT,
             f"version {rival.version} of {rival.name}, which serves, has the {differences[0]}: its callers would get "
-            "other answers, or errors. Publish it under another name with --name, or all the same with "
-            "--even-if-different.",
+            "other answers, or errors. Publish it under another name with --name, or anyway with --even-if-different.",
         )
 
 
 def recorded(rival: Entry, data_digest: str) -> Quality | None:
-    """What a version records of this data set; None if it records nothing of it."""
+    """The quality that a version records for this data set; None if it records none."""
     own = Quality.of(rival.metadata)
     return own if own is not None and own.data_digest == data_digest else None
 
 
 def incomparable(rival: Entry, why: str, remedy: str = _ALL_THE_SAME) -> ExportError:
-    """The error about a version with which nothing can be compared.
+    """Return the error for a version with which no new version can be compared.
 
     Args:
         rival: the version that serves.
-        why: what it lacks.
-        remedy: what to do, a sentence without its end.
+        why: what that version lacks.
+        remedy: what to do, a sentence without its full stop.
     """
     return ExportError(
-        f"{rival.path.parents[1]} version {rival.version}, which serves, {why}, so nothing says whether the new one is "
-        f"worse. {remedy}. Nothing was published."
+        f"{rival.path.parents[1]} version {rival.version}, which serves, {why}, so nothing shows whether the new "
+        f"version is worse. {remedy}. Nothing was published."
     )
 
 
 def compare(
     own: Quality, images: int, before: Quality, version: int, *, even_if_worse: bool, note: str = ""
 ) -> PassedCheck:
-    """Compare two shares of the same test set by the two-proportion test.
+    """Compare two shares of the same test set with the two-proportion test.
 
     Args:
         own: the new version's quality.
         images: the size of the test set.
         before: the quality of the version that serves.
         version: that version's number.
-        even_if_worse: let a worse file pass.
-        note: why a worse file may be so, a sentence for the message.
+        even_if_worse: accept a worse file.
+        note: why a file may be worse, a sentence for the message.
 
     Raises:
         GateError: the file is worse by more than chance explains.
@@ -122,9 +122,18 @@ def compare(
     figures = {"version": version, "figure": own.figure, "own": own.share, "serving": before.share}
     return PassedCheck(
         PREDECESSOR,
-        f"WORSE, published all the same: {comparison}" if is_worse else comparison,
+        f"WORSE, but published: {comparison}" if is_worse else comparison,
         figures | {"images": images, "explained_by_chance": chance, "worse": is_worse},
     )
+
+
+def _different_fit(before: ImageSpec | None, now: ImageSpec | None) -> list[str]:
+    """Say how the fit differs; empty if the old version had no fit. Mean and std do not count, because they are in the
+    graph."""
+    if before is None or (now is not None and now.fit == before.fit):
+        return []
+    new = "takes only pictures of its own size" if now is None else f"fit {now.fit}"
+    return [f"fit {before.fit} for pictures of another size, and the new one {new}"]
 
 
 def _different_labels(before: Sequence[str], now: Sequence[str]) -> list[str]:

@@ -1,15 +1,16 @@
-"""A finished run as what is published."""
+"""A finished run as the source of an export."""
 
-from collections.abc import Mapping
-from functools import partial
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
 import torch
+from torch.onnx.errors import OnnxExporterError
 
-from hangtag.export.arrays import Answers, Pixels, batches
+from hangtag.export.errors import ExportError
 from hangtag.export.exporter import Source
-from hangtag.export.file import kept_answers, onnx_model, provenance, torch_export
+from hangtag.export.file import kept_answers, onnx_model, torch_export
 from hangtag.export.gate.prove import Proof
 from hangtag.export.gate.reference import Reference, sigmoid, softmax
 from hangtag.export.gate.tolerances import GATE_IMAGES
@@ -17,12 +18,14 @@ from hangtag.export.network import LabelThreshold, ServedNetwork, SingleLabel, l
 from hangtag.export.quantization.precision import model_name
 from hangtag.training.data import fashion_mnist, outfits, sources
 from hangtag.training.data.dataset import Dataset, Images, Split
+from hangtag.training.labels import distance as label_distance
+from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX, restored
 from hangtag.training.runs import data as runs_data
-from hangtag.training.runs.config import short_name
+from hangtag.training.runs.config import git_revision, portable, short_name
 from hangtag.training.runs.run import Run
 
 CANVASES = 1_000
-"""A network that answers with several labels is compared on this many canvases, unless a caller says otherwise."""
+"""How many canvases are compared for a network with several labels per image, by default."""
 _VOC_TEST_IMAGES = 4_952
 
 
@@ -35,34 +38,35 @@ def of_run(
     graph: onnx.ModelProto | None = None,
     canvases: int = CANVASES,
 ) -> Source:
-    """The network of the run's best epoch.
+    """Return the network of the run's best epoch as a source.
 
     Args:
-        run: it must be finished.
-        data: what the run learned from. For sets of labels: the garments that canvases are composed of.
-        to: the precision to publish it in.
-        name: the model's name in the repository, to which a precision adds its own; None for the network's.
-        graph: the network in FP32 as an earlier export of this run made it, for a caller that publishes the run several
-            times; it passes the same gate. None lets PyTorch export it.
-        canvases: on how many a network that answers with several labels is compared.
+        run: a finished run.
+        data: the data of the run's training. For sets of labels: the garments from which canvases are composed.
+        to: the precision to publish.
+        name: the model's name in the repository, to which the precision is added; None for the network's name.
+        graph: the network in FP32 from an earlier export of this run, for a caller that publishes the run several
+            times. The file passes the same gate. None lets PyTorch export the network.
+        canvases: on how many canvases a network with several labels per image is compared.
 
     Raises:
         RunMismatchError: the run is not finished.
-        ExportError: the weights do not fit.
+        ExportError: the weights do not fit the network.
     """
     run.require_finished()
     config, metrics = run.read_config(), run.read_metrics()
     served = load_run(run)
     classes = None
     if isinstance(served, SingleLabel):
-        images, classes = data.test.images[:GATE_IMAGES], data.test.classes[:GATE_IMAGES]
+        test = data.test.first(GATE_IMAGES)
+        images, classes = test.images, test.classes
         test_images = len(images)
     else:
         images = canvases_of(data.test, config, canvases)
         test_images = outfits.SIZES["test"] if config.get("dataset") in outfits.NAMES else _VOC_TEST_IMAGES
 
     def recorded(proof: Proof) -> dict[str, str]:
-        """PyTorch's answers, and examples; of own pictures, which may be gone some day, the answers to the examples."""
+        """PyTorch's answers, and examples. For a user's pictures, which may disappear, answers to the examples."""
         if classes is None:
             return kept_answers.record_answers(proof.expected, one_label=False)
         chosen = kept_answers.choose_examples(proof.expected["logits"].argmax(axis=1), classes)
@@ -71,15 +75,28 @@ def of_run(
         return kept | kept_answers.record_answers(proof.expected, one_label=True, first=first)
 
     def make() -> onnx.ModelProto:
-        described = served.metadata | provenance.collect(served, config, metrics)
-        return torch_export.to_onnx(served, described) if graph is None else onnx_model.described(graph, described)
+        described = served.metadata | _provenance(served, config, metrics)
+        if graph is not None:
+            return onnx_model.described(graph, described)
+        try:
+            return torch_export.to_onnx(served, described)
+        except OnnxExporterError as error:
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            why = next(iter(str(cause).splitlines()), "").rstrip(".") or type(cause).__name__
+            raise ExportError(
+                f"{run.model} cannot be exported to ONNX. PyTorch's exporter: {why}. In the network, replace this by "
+                "tensor operations that ONNX has, without if and float() of pixels, and train it again."
+            ) from error
 
     return Source(
         name=model_name(name or short_name(run.model), to),
         precision=to,
         graph=make,
-        reference=_reference(served),
+        reference=_reference(served, metrics["summary"]),
         labels=runs_data.labels(metrics["summary"]),
+        image=served.image,
         data=data,
         data_digest=config["data_digest"],
         images=images,
@@ -91,30 +108,81 @@ def of_run(
 
 
 def canvases_of(test: Split, config: Mapping[str, Any], count: int) -> Images:
-    """Canvases [count, 64, 64] of real test garments: of the run's own data set where that is one of outfits.
+    """Canvases [count, 64, 64] of real test garments, in the style of the run's data set if that is one of outfits.
 
-    For any other data set "outfits" serves as well, since it is arithmetic that is compared.
+    For any other data set, "outfits" is good enough, because the check compares only arithmetic.
     """
     dataset = config.get("dataset")
     return outfits.load_split(dataset if dataset in outfits.NAMES else "outfits", "test", test, count).images
 
 
-def _reference(served: ServedNetwork) -> Reference:
-    """The network, in evaluation mode, as what its file must answer like."""
+def _reference(served: ServedNetwork, summary: Mapping[str, Any]) -> Reference:
+    """Return the network, in evaluation mode, as its file's reference, with the accuracy that the run recorded."""
+    recorded, test = None, summary["test"]
+    if isinstance(served, SingleLabel) and "confusion" in test:
+        counts = restored(test["confusion"], len(runs_data.labels(summary)))
+        recorded = float(test["accuracy"]), int(counts.sum())
     return Reference(
         "PyTorch",
-        "pytorch",
         served.inputs,
         served.outputs,
-        partial(_answer, served),
+        served.answer,
         activation={"softmax": softmax, "sigmoid": sigmoid}[served.activation],
         threshold=served.threshold if isinstance(served, LabelThreshold) else None,
+        recorded=recorded,
     )
 
 
-def _answer(served: ServedNetwork, images: Pixels, batch_size: int = 500) -> Answers:
-    """Run the network on images [n, ...], and return each output for all of them."""
-    with torch.inference_mode():
-        parts = [served(torch.tensor(batch)) for batch in batches(images, batch_size)]
-    columns = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-    return {spec.name: column for spec, column in zip(served.outputs, columns, strict=True)}
+def _provenance(served: ServedNetwork, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Where a network comes from and what training measured, from its run's files (keys without their prefix)."""
+    summary, environment = metrics["summary"], config["environment"]
+    labels = runs_data.labels(summary)
+    return {
+        "labels": json.dumps(labels),
+        "recipe": config["recipe"]["name"],
+        "seed": str(config["seed"]),
+        "parameters": str(summary["parameters"]),
+        "data_digest": config["data_digest"],
+        "git_revision": environment["git_revision"],
+        "export_git_revision": git_revision(),
+        "trained": environment["created"],
+        "versions": json.dumps(
+            onnx_model.versions() | {"torch": environment["torch"], "torch_export": torch.__version__}
+        ),
+        **_figures(summary),
+        **_label_distances(served, labels),
+        "training": json.dumps({"config": portable(config), "metrics": {**metrics, "summary": _published(summary)}}),
+    }
+
+
+def _published(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's summary without parts that a file does not need: worst images, and confusions of very many labels."""
+    splits = {key: value for key, value in summary.items() if key in ("validation", "test")}
+    if len(runs_data.labels(summary)) > MOST_IN_MATRIX:
+        splits = {
+            key: {name: figure for name, figure in value.items() if name != "confusion"}
+            for key, value in splits.items()
+        }
+    return {key: value for key, value in summary.items() if key != "worst"} | splits
+
+
+def _label_distances(served: ServedNetwork, labels: Sequence[str]) -> dict[str, str]:
+    """How far apart a garment classifier's labels are, so that an answer can say how wrong the runners-up would be."""
+    distances = label_distance.default()
+    if not isinstance(served, SingleLabel) or distances.labels != tuple(labels):
+        return {}
+    return {
+        "label_distances": json.dumps(distances.matrix.tolist()),
+        "label_distances_from": json.dumps(dict(distances.provenance)),
+    }
+
+
+def _figures(summary: Mapping[str, Any]) -> dict[str, str]:
+    """What training measured. A classifier's test accuracy is added when the gate measures it on the file."""
+    if "accuracy" in summary["validation"]:
+        return {"validation_accuracy": f"{summary['validation']['accuracy']:.4f}"}
+    return {
+        f"{split}_{figure}": f"{summary[split][figure]:.4f}"
+        for split in ("validation", "test")
+        for figure in ("o_f1", "exact_match")
+    }

@@ -1,7 +1,7 @@
 """Train image classifiers, export them to ONNX, serve them over gRPC and HTTP, and call the server.
 
-``from hangtag import Client`` is what a caller of a server needs; these names load on first use, so that
-``import hangtag`` stays fast.
+``from hangtag import Client`` is what a caller of a server needs. These names load on first use: ``import hangtag``
+stays fast, and ``hangtag health``, which containers run often, loads neither numpy nor the protocol's messages.
 """
 
 import importlib
@@ -10,18 +10,13 @@ from typing import TYPE_CHECKING, Any
 from hangtag.errors import UserError
 
 if TYPE_CHECKING:
-    from hangtag.serving.client import (
-        AsyncClient,
-        Classification,
-        Client,
-        ClientError,
-        ConnectionOptions,
-        Credentials,
-        CredentialsError,
-        InferenceStage,
-        Label,
-        Outputs,
-    )
+    from hangtag.serving.client.async_client import AsyncClient
+    from hangtag.serving.client.classification import Classification, Label
+    from hangtag.serving.client.client import Client
+    from hangtag.serving.client.outputs import InferenceStage, Outputs
+    from hangtag.serving.connection.errors import ClientError
+    from hangtag.serving.connection.options import ConnectionOptions
+    from hangtag.serving.credentials import Credentials, CredentialsError
 
 __all__ = [
     "AsyncClient",
@@ -37,12 +32,25 @@ __all__ = [
     "UserError",
 ]
 
+_MODULES = {
+    "AsyncClient": "client.async_client",
+    "Classification": "client.classification",
+    "Client": "client.client",
+    "ClientError": "connection.errors",
+    "ConnectionOptions": "connection.options",
+    "Credentials": "credentials",
+    "CredentialsError": "credentials",
+    "InferenceStage": "client.outputs",
+    "Label": "client.classification",
+    "Outputs": "client.outputs",
+}
+
 if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name
 
     def __getattr__(name: str) -> Any:
-        if name not in __all__:
+        if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module("hangtag.serving.client"), name)
+        return getattr(importlib.import_module(f"hangtag.serving.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

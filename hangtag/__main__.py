@@ -1,5 +1,17 @@
-"""Run the command: ``python -m hangtag`` is ``hangtag``."""
+"""Run the command: ``hangtag`` and ``python -m hangtag`` start here."""
 
-from hangtag.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command. Ctrl-C during its import ends with one line and exit code 130, as it does later."""
+    try:
+        from hangtag.cli import main as command
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        sys.exit(130)
+    command()
+
+
+if __name__ == "__main__":
+    main()

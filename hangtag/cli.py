@@ -3,7 +3,7 @@
 import difflib
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import click
 
 from hangtag.extras import needs
 from hangtag.output import one_line_errors
-from hangtag.variables import name_variables, warn_about_unknown
+from hangtag.variables import name_variables, subcommands, warn_about_unknown
 
 
 class Subcommand(NamedTuple):
@@ -35,21 +35,56 @@ SUBCOMMANDS = {
         "hangtag.commands.labels:labels", "Show how far apart labels are to a trained network.", "cpu"
     ),
     "export": Subcommand("hangtag.export.cli:export", "Publish a trained network as an ONNX model.", "export"),
-    "import": Subcommand(
-        "hangtag.export.cli:import_file", "Publish anybody's ONNX file, with its preprocessing.", "export"
-    ),
+    "import": Subcommand("hangtag.export.cli:import_file", "Publish any ONNX file, with its preprocessing.", "export"),
     "models": Subcommand(
         "hangtag.commands.models:models", "List, show, verify, promote, load and unload models.", "cpu"
     ),
-    "route": Subcommand("hangtag.commands.route:route", "Choose how a cascade of models answers.", "cpu"),
+    "route": Subcommand("hangtag.commands.route:route", "Write routes: choose the threshold of a cascade.", "cpu"),
+    "choose": Subcommand(
+        "hangtag.commands.choose:choose", "Find the best model or cascade for this machine.", "loadtest"
+    ),
     "serve": Subcommand("hangtag.serving.server.cli:serve", "Serve the model repository over gRPC and HTTP.", "cpu"),
     "health": Subcommand("hangtag.serving.client.health:health", "Check whether a server is ready.", "cpu"),
-    "top": Subcommand("hangtag.serving.client.top:top", "Watch a running server.", "cpu"),
+    "top": Subcommand("hangtag.serving.client.top.command:top", "Watch a running server.", "cpu"),
     "classify": Subcommand("hangtag.serving.client.classify:classify", "Classify images with a served model.", "cpu"),
     "loadtest": Subcommand(
-        "hangtag.serving.loadtest.cli:loadtest", "Compare the latency of served models.", "loadtest"
+        "hangtag.serving.loadtest.cli.command:loadtest", "Compare the latency of served models.", "loadtest"
     ),
 }
+
+
+class _HelpFormatter(click.HelpFormatter):
+    """Gives option names less room than click does, so that their descriptions take fewer lines."""
+
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 22, col_spacing: int = 2) -> None:
+        super().write_dl(rows, col_max, col_spacing)
+
+
+class _Context(click.Context):
+    """Lets --help of a command fit on two screens of 80 columns."""
+
+    formatter_class = _HelpFormatter
+
+    def get_help(self) -> str:
+        """Leave out variables that only this command reads: they follow from the flags, as the root's --help says."""
+        options = [option for option in self.command.params if isinstance(option, click.Option)]
+        shown = [option.show_envvar for option in options]
+        for option in options:
+            option.show_envvar = len(option.envvar or []) > 1
+        try:
+            return super().get_help()
+        finally:  # errors name the variable
+            for option, before in zip(options, shown, strict=True):
+                option.show_envvar = before
+
+
+def _shorten_help(command: click.Command) -> None:
+    command.context_class = _Context
+    for option in command.params:
+        if option.type.name in ("integer range", "float range"):
+            option.metavar = option.metavar or "N"
+    for subcommand in subcommands(command).values():
+        _shorten_help(subcommand)
 
 
 class LazyGroup(click.Group):
@@ -58,8 +93,8 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Run a subcommand; a UserError that it raises is shown as one line, with exit code 1.
 
-        After Ctrl-C, where a subcommand does not say more itself, and while it is imported, the exit code is 130: the
-        status that a shell gives a process that SIGINT ended.
+        After Ctrl-C the exit code is 130, the status that a shell gives a process that SIGINT ended. This holds while
+        the subcommand is imported, and afterwards unless the subcommand handles Ctrl-C itself.
         """
         try:
             with one_line_errors():
@@ -94,6 +129,7 @@ class LazyGroup(click.Group):
             command: click.Command = getattr(importlib.import_module(module_name), attribute)
         prefix = f"HANGTAG_{cmd_name.upper()}"
         name_variables(command, prefix)
+        _shorten_help(command)
         if not ctx.resilient_parsing:  # while a shell completes a line
             warn_about_unknown(command, prefix)
         return command
@@ -127,9 +163,9 @@ def _safe_path_for_children() -> Iterator[None]:
 def main(ctx: click.Context) -> None:
     """Train image classifiers, export them to ONNX, serve them over gRPC and HTTP, and load-test them.
 
-    Every option can also be given as a variable: HANGTAG_SERVE_PORT=9000 is --port 9000 of hangtag serve.
-    HANGTAG_SERVER, HANGTAG_MODELS, HANGTAG_TLS_CA, HANGTAG_TLS_CERT, HANGTAG_TLS_KEY and HANGTAG_TOKEN_FILE hold for
-    every command that calls a server or uses a model repository; a command's own variable replaces them.
-    hangtag evaluate alone does not read HANGTAG_SERVER: without --server it evaluates a run or a file.
+    Every option can also be set by an environment variable: HANGTAG_SERVE_PORT=9000 is --port 9000 of hangtag serve.
+    HANGTAG_SERVER, HANGTAG_MODELS, HANGTAG_TLS_CA, HANGTAG_TLS_CERT, HANGTAG_TLS_KEY and HANGTAG_TOKEN_FILE apply to
+    every command that calls a server or uses a model repository; a command's own variable takes precedence. Only
+    hangtag evaluate does not read HANGTAG_SERVER: without --server it evaluates a run or a file.
     """
     ctx.with_resource(_safe_path_for_children())

@@ -1,4 +1,4 @@
-"""Packages that only some installations have: a missing one is reported with the extra that installs it."""
+"""Packages that only some installations have: a missing package is reported with the extra that installs it."""
 
 import shutil
 from collections.abc import Iterator
@@ -25,9 +25,10 @@ def needs(extra: str, feature: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name == "onnxruntime":  # only these two extras install it, and a machine wants one of them
+        package = str(error.name).partition(".")[0]
+        if package == "onnxruntime":  # only these two extras install it, and a machine wants one of them
             extra = "gpu" if shutil.which("nvidia-smi") else "cpu"
         raise MissingExtraError(
-            f"{feature} needs the Python module {error.name!r}, which is not installed here. "
+            f"{feature} needs the Python module {package!r}, which is not installed here. "
             f"In the project's folder, install it with: pip install '.[{extra}]'"
         ) from error

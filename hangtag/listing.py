@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from hangtag.errors import DataCorruptError, DataNotFoundError
 from hangtag.printable import counted, named
 from hangtag.serving.image_spec import SUFFIXES, Pixels
-from hangtag.training.errors import DataCorruptError, DataNotFoundError
 
 SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
           "test": "test"}  # fmt: skip
-"""Folders, and values of a CSV file's column ``split``, by the split that they mean."""
+"""Names of folders, and values of a CSV file's column ``split``, with the split that each means."""
 _COLUMNS = {"path": ("path", "file", "filename", "image"), "label": ("label", "class"), "split": ("split",)}
 
 
@@ -26,13 +26,17 @@ class Picture:
 
     Attributes:
         path: The file.
-        name: As it counts for the digest: the path relative to the source, with slashes.
-        label: Its class.
-        split: train, validation or test where the source says; None where the pictures are still to be split.
-        pixels: Of an image in an IDX file, which holds many; else None.
-        digest: SHA-256 of the content. This and what follows is known once the picture was opened.
+        name: The name that counts for the digest: the path relative to the source, with slashes.
+        label: The class of the picture.
+        split: train, validation or test if the source says so; None if the pictures are still to be split.
+        pixels: The pixels of an image in an IDX file, which holds many images; else None.
+        digest: SHA-256 of the file, or of an IDX image's pixels. This and the following attributes are known once the
+            picture was opened.
+        content: SHA-256 of the pixels that a network sees, once the picture was decoded. Pictures with the same content
+            count as one.
         size: Height and width, upright, in pixels.
-        grey: Whether it has no colours.
+        grey: Whether the picture has no colours.
+        bytes: How many bytes the file has.
     """
 
     path: Path
@@ -41,17 +45,19 @@ class Picture:
     split: str | None = None
     pixels: Pixels | None = None
     digest: str = ""
+    content: str = ""
     size: tuple[int, int] = (0, 0)
     grey: bool = True
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source names.
+    """The pictures that a source names.
 
     Attributes:
         pictures: In the order in which they count for the digest.
-        labels: Their labels, in their order.
+        labels: The pictures' labels, in their order.
         notes: Sentences about what was left out, and about labels that look alike.
     """
 
@@ -60,27 +66,37 @@ class Listing:
     notes: list[str]
 
 
+def place_of(source: str) -> Path:
+    """The path that a source names, with ~ expanded: a shell expands ~ only at the start of a word, not in
+    folder:~/photos."""
+    path = Path(source.partition(":")[2])
+    try:
+        return path.expanduser()
+    except RuntimeError:  # the path names a user that this machine does not have
+        return path
+
+
 def listed(source: str) -> Listing:
     """List the pictures of ``folder:PHOTOS`` or ``csv:FILE``, in the order of their names.
 
     A folder has ``PHOTOS/CLASS/**``, or ``PHOTOS/train/CLASS/**`` and ``PHOTOS/test/CLASS/**``, and perhaps
     ``PHOTOS/validation/CLASS/**``. Hidden files and folders are left out. A CSV file has the columns ``path``, relative
-    to the file's folder, ``label`` and, if it likes, ``split``, which is train, validation or test. Commas, semicolons
-    or tabs separate them.
+    to the file's folder, ``label`` and optionally ``split``, which is train, validation or test. Commas, semicolons or
+    tabs separate them.
 
     Raises:
         DataNotFoundError: A file or a folder is not there or cannot be read, or there are no pictures.
-        DataCorruptError: Some folders are splits and others are not, a split or a column lacks, a class's folder has
-            no picture, a line has no path, no label or an unknown split, or a CSV file is not in UTF-8.
+        DataCorruptError: Some folders are splits and others are not, a split or a column is missing, a class's folder
+            has no picture, a line has no path, no label or an unknown split, or a CSV file is not in UTF-8.
     """
-    kind, _, place = source.partition(":")
-    pictures, notes = _in_folder(Path(place)) if kind == "folder" else (_in_csv(Path(place)), [])
+    place = place_of(source)
+    pictures, notes = _in_folder(place) if source.startswith("folder:") else (_in_csv(place), [])
     labels = tuple(sorted({each.label for each in pictures}))
     return Listing(sorted(pictures, key=lambda each: each.name), labels, [*notes, *_alike(labels)])
 
 
 def normal(label: str) -> str:
-    """A label without the spaces around it, in Unicode's normal form C: macOS writes names of folders in another."""
+    """A label without the spaces around it, in Unicode's form C; macOS writes the names of folders in another form."""
     return unicodedata.normalize("NFC", label).strip() or label
 
 
@@ -90,12 +106,12 @@ def _alike(labels: Iterable[str]) -> Iterator[str]:
         by_letters[label.casefold()].append(label)
     for alike in by_letters.values():
         if len(alike) > 1:
-            yield f"The classes {' and '.join(alike)} differ in capitals alone."
+            yield f"The classes {' and '.join(alike)} differ only in capitals."
 
 
 def _in_folder(root: Path) -> tuple[list[Picture], list[str]]:
     if not root.is_dir():
-        raise DataNotFoundError(f"{root} is no folder. Name one that holds a folder of pictures for each class.")
+        raise DataNotFoundError(f"{root} is not a folder. Name a folder with a folder of pictures for each class.")
     pictures: list[Picture] = []
     others: list[str] = []
     loose: list[str] = []
@@ -154,14 +170,14 @@ def _refuse(error: OSError) -> None:
 
 
 def _are_splits(root: Path, folders: list[str]) -> bool:
-    """Whether the folders are those of splits. Raises DataCorruptError if only some are, or one lacks."""
+    """Whether the folders are those of splits. Raises DataCorruptError if only some are, or if a split is missing."""
     others = [each for each in folders if each.lower() not in SPLITS]
     if len(others) == len(folders):
         return False
     if others:
         raise DataCorruptError(
-            f"{root} holds folders of splits and others ({', '.join(others)}). Put all pictures into train/CLASS and "
-            "test/CLASS, or all of them into CLASS, to have them split."
+            f"{root} holds folders of splits and other folders ({', '.join(others)}). Put all pictures into "
+            "train/CLASS and test/CLASS, or all of them into CLASS, to have them split."
         )
     splits = {SPLITS[each.lower()] for each in folders}
     if lacking := [split for split in ("train", "test") if split not in splits]:
@@ -189,6 +205,11 @@ def _in_csv(file: Path) -> list[Picture]:
         for row in rows:
             path, label, split = ((row.get(column) or "").strip() for column in columns.values())
             line = f"{file}, line {rows.line_num}"
+            if None in row:  # None has the values beyond the columns
+                raise DataCorruptError(
+                    f"{line} has {len(names) + len(row[None])} values for {len(names)} columns. Put texts that contain "
+                    "a separator between quotation marks."
+                )
             if not path or not label:
                 raise DataCorruptError(f"{line} has no {'label' if path else 'path'}.")
             if columns["split"] and split.lower() not in SPLITS:
@@ -197,19 +218,21 @@ def _in_csv(file: Path) -> list[Picture]:
                 missing.append(f"{path} in line {rows.line_num}")
             pictures.append(Picture(file.parent / path, path, normal(label), SPLITS.get(split.lower())))
     except csv.Error as error:
-        raise DataCorruptError(f"{file} cannot be read as a CSV file ({error}).") from error
+        raise DataCorruptError(
+            f"{file} cannot be read as CSV after line {rows.line_num}: is a quotation mark not closed?"
+        ) from error
     if missing:
         count = counted(len(missing), "file that is", "files that are")
         raise DataNotFoundError(f"{file} names {count} not in {file.parent}: {named(missing)}.")
     if not pictures:
         raise DataNotFoundError(f"{file} names no pictures.")
     if columns["split"] and "test" not in {each.split for each in pictures}:
-        raise DataCorruptError(f"{file} has no line with the split test. Add some, or leave the column out.")
+        raise DataCorruptError(f"{file} has no line with the split test. Add such lines, or leave the column out.")
     return pictures
 
 
 def _text(file: Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with its mark, as spreadsheets write it."""
+    """The text of a file in UTF-8, or in UTF-16 with a byte order mark, as spreadsheets write it."""
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -220,5 +243,5 @@ def _text(file: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataCorruptError(
-            f"{file}, line {line} is not in UTF-8. Save the file so; spreadsheets call it 'CSV UTF-8'."
+            f"{file}, line {line} is not in UTF-8. Save the file in UTF-8, which spreadsheets call 'CSV UTF-8'."
         ) from error

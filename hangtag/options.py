@@ -2,13 +2,18 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
+from hangtag.settings import Rules, declared_settings, flag_of, type_of
+
 F = TypeVar("F", bound=Callable[..., Any])
+A_FOLDER = click.Path(file_okay=False, path_type=Path)
+AN_EXISTING_FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 
 
 class FiniteRange(click.FloatRange):
@@ -21,17 +26,114 @@ class FiniteRange(click.FloatRange):
         return number
 
 
-def models_option(about: str, parameter: str = "models") -> Callable[[F], F]:
+class Duration(FiniteRange):
+    """Seconds, written as 2, 2s, 500ms, 50us or 1m."""
+
+    name = "duration"
+    # "s" comes after "ms" and "us", which also end with "s".
+    _UNITS = {"ms": 1e-3, "us": 1e-6, "s": 1.0, "m": 60.0}  # noqa: RUF012
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        text = str(value).strip()
+        unit = next((unit for unit in self._UNITS if text.endswith(unit)), "")
+        try:
+            seconds = float(text.removesuffix(unit)) * self._UNITS.get(unit, 1.0)
+        except ValueError:
+            self.fail(f"{value!r} is not a duration such as 2s or 500ms", param, ctx)
+        return super().convert(seconds, param, ctx)
+
+
+def options_of(settings: type[Any], *left_out: str, **kinds: click.ParamType[Any]) -> Callable[[F], F]:
+    """Give a command an option for each field that is declared with ``setting``; it gets them by the fields' names.
+
+    Args:
+        settings: A dataclass.
+        left_out: The names of fields that the command has no option for.
+        kinds: Field -> the option's type, for fields whose declaration cannot name a type of click.
+    """
+
+    def decorated(command: F) -> F:
+        for declared, rules in reversed(declared_settings(settings)):
+            if declared.name in left_out:
+                continue
+            default, is_flag = declared.default, declared.type is bool
+            command = click.option(
+                flag_of(declared),
+                declared.name,
+                type=click.BOOL if is_flag else kinds.get(declared.name) or _kind_of(type_of(declared), rules),
+                is_flag=is_flag or None,  # False would let click take a value that begins with a hyphen for an option
+                multiple=isinstance(default, tuple) and not rules.listed,
+                show_default=not is_flag and default not in (None, MISSING),
+                help=rules.about,
+                metavar=rules.metavar,
+                envvar=rules.envvar,
+                show_envvar=True,
+                hidden=rules.hidden,
+                **_default_of(default, rules),
+            )(command)
+        return command
+
+    return decorated
+
+
+def _default_of(default: Any, rules: Rules) -> dict[str, Any]:
+    if default is MISSING:
+        return {"required": True}
+    return {"default": f"{default:g}s" if rules.duration and default is not None else default}
+
+
+def _kind_of(kind: Any, rules: Rules) -> click.ParamType[Any]:
+    if rules.kind is not None or rules.choices:
+        return rules.kind or click.Choice(rules.choices)
+    if rules.duration:
+        return Duration(min=0)
+    if kind in (int, float):
+        if rules.listed:
+            return NumberList(kind)
+        if rules.between == (None, None):
+            return click.INT if kind is int else click.FLOAT
+        return (click.IntRange if kind is int else FiniteRange)(*rules.between)
+    return click.Path(dir_okay=rules.folder, path_type=Path) if kind is Path else click.STRING
+
+
+class NumberList(click.ParamType[Any]):
+    """Numbers separated by commas: 1,8,64."""
+
+    name = "list"
+
+    def __init__(self, number: type[int] | type[float]) -> None:
+        self._number = number
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self._number(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 1,8,64", param, ctx)
+
+
+class RepositoryPath(click.Path):
+    """A model repository: the Path of a folder, or the text of a URL in an object store."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and "://" in value:
+            return value
+        return super().convert(value, param, ctx)
+
+
+def models_option(about: str, parameter: str = "models", *, store: bool = False) -> Callable[[F], F]:
     """``--models``, a model repository, which HANGTAG_MODELS sets for all commands.
 
     Args:
         about: The help text.
         parameter: The name under which the command receives it.
+        store: Whether the value may be a URL too.
     """
     return click.option(
         "--models",
         parameter,
-        type=click.Path(file_okay=False, path_type=Path),
+        type=(RepositoryPath if store else click.Path)(file_okay=False, path_type=Path),
         default=Path("models"),
         envvar="HANGTAG_MODELS",
         show_default=True,
@@ -41,31 +143,69 @@ def models_option(about: str, parameter: str = "models") -> Callable[[F], F]:
 
 
 def runs_option(command: F) -> F:
-    """``--runs``, as ``runs``: where a run is looked for by its name."""
+    """``--runs``, as ``runs``: the folder in which a run is looked up by its name."""
     return click.option(
         "--runs",
         type=click.Path(file_okay=False, path_type=Path),
         default=Path("runs"),
         show_default=True,
-        help="Where RUN is looked for when it is a name.",
+        help="The folder in which RUN is looked up if it is a name.",
     )(command)
 
 
 def limit_option(command: F) -> F:
-    """``--limit``, as ``limit``: the first N images alone, or None."""
-    return click.option("--limit", type=click.IntRange(min=1), help="Use only the first N images, for quick trials.")(
-        command
-    )
+    """``--limit``, as ``limit``: only the first N images, or None."""
+    return click.option(
+        "--limit",
+        type=click.IntRange(min=1),
+        help="Use only N images, for quick trials: the first N, or N evenly spaced ones of your own pictures.",
+    )(command)
 
 
 def samples_option(command: F) -> F:
-    """``--samples``, as ``samples``: pictures with their labels in place of a data set, or None."""
+    """``--samples``, as ``samples``: labelled pictures to use instead of a data set, or None."""
     return click.option(
         "--samples",
-        metavar="FILE.npz|folder:PICTURES|csv:FILE",
-        help="Your own pictures with their labels: the arrays images and labels of an .npz file, a folder for each "
-        "label, or a CSV file with the columns path and label.  [default: the data set that the model was trained on]",
+        metavar="FILE.npz|folder:PICTURES|csv:FILE|idx:FOLDER",
+        help="Your own labelled pictures: an .npz file with the arrays images and labels, a folder for each label, a "
+        "CSV file with the columns path and label, or IDX files. If there is a test split, only its pictures.  "
+        "[default: the data set that the model was trained on]",
     )(command)
+
+
+def json_option(about: str, kind: click.ParamType[Any] = click.STRING) -> Callable[[F], F]:
+    """``--json``, as ``json_file``: "-" prints JSON, as in every command, and ``--json=FILE`` writes it to a file.
+
+    Args:
+        about: What is written, for the help text.
+        kind: What the file's name is converted to.
+    """
+    help_text = f"Print only {about}, as JSON; --json=FILE writes it to a file."
+    return click.option("--json", "json_file", is_flag=False, flag_value="-", metavar="", type=kind, help=help_text)
+
+
+class JsonCommand(click.Command):
+    """A command with ``json_option``. For one release it takes ``--json FILE`` as 0.2.1 did, with a warning."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        args = list(args)
+        at = args.index("--json") if "--json" in args[:-1] else None
+        if at is not None and (args[at + 1] == "-" or not args[at + 1].startswith("-")):
+            word = args.pop(at + 1)
+            args[at] = f"--json={word}"
+            if self._is_file(ctx, word, [*args[:at], word, *args[at + 1 :]]):
+                form = "--json" if word == "-" else args[at]
+                click.echo(f"Warning: '--json {word}' will be removed in the next release: write {form}.", err=True)
+            else:
+                args[at : at + 1] = ["--json=-", word]
+        return super().parse_args(ctx, args)
+
+    def _is_file(self, ctx: click.Context, word: str, others: list[str]) -> bool:
+        """Whether a word after ``--json`` is not an argument: there are too many words, or the word is not a model's
+        name."""
+        _, too_many, _ = self.make_parser(ctx).parse_args(others)
+        variadic = any(argument.nargs == -1 for argument in self.params)
+        return bool(too_many) or (variadic and (word == "-" or "/" in word or word.endswith(".json")))
 
 
 def refuse(*names: str, because: str) -> None:

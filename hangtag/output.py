@@ -2,13 +2,14 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from hangtag.errors import UserError
+from hangtag.extras import MissingExtraError, needs
 from hangtag.printable import escaped
 
 
@@ -20,8 +21,8 @@ class OutputError(UserError):
 def one_line_errors() -> Iterator[None]:
     """Turn a UserError that is raised in this context into click's, which ends the command with one line.
 
-    The root command wraps every subcommand in this. Control characters in the message, which may be a server's or of
-    a model's file, are shown as escapes.
+    The root command wraps every subcommand in this. Control characters in the message, whose text may come from a
+    server or a model's file, are shown as escapes.
 
     Raises:
         click.ClickException: with the error's message; its exit code is 1.
@@ -33,9 +34,9 @@ def one_line_errors() -> Iterator[None]:
 
 
 def require_writable(path: Path) -> None:
-    """Check that a file can be written, before a command spends minutes on what goes into it.
+    """Check that a file can be written, before a command spends minutes on its content.
 
-    Missing folders are no obstacle, since ``writing`` creates them. A full disk shows only when the file is written.
+    Missing folders are fine, because ``writing`` creates them. A full disk is noticed only when the file is written.
 
     Raises:
         OutputError: the path is a folder, lies below a file, or its permissions forbid writing.
@@ -53,21 +54,50 @@ def require_writable(path: Path) -> None:
 
 
 def write_text(file: str, text: str) -> None:
-    """Write text and a line break to a file, or to standard output for "-".
+    """Write text, ended by a line break, to standard output for "-", else to a file, which is replaced as a whole.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written. Its old content stays, for example if the disk is full.
     """
+    text = text.removesuffix("\n")
     if file == "-":
         click.echo(text)
         return
     with writing(Path(file)):
-        Path(file).write_text(text + "\n", encoding="utf-8")
+        _replace(Path(file), f"{text}\n")
+
+
+def _replace(file: Path, text: str) -> None:
+    partial_file = file.with_name(f".{file.name}.part")
+    if (file.exists() and not file.is_file()) or file.is_symlink() or not os.access(file.parent, os.W_OK):
+        file.write_text(text, encoding="utf-8")
+        return
+    try:
+        partial_file.write_text(text, encoding="utf-8")
+        partial_file.replace(file)
+    finally:
+        partial_file.unlink(missing_ok=True)
+
+
+def write_page(file: Path, make: Callable[[], str]) -> None:
+    """Write a page. If packages that draw the page are missing, report that and continue: the command's work is already
+    done.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        with needs("export", "the page"):
+            text = make()
+    except MissingExtraError as error:
+        click.echo(f"no page: {error}", err=True)
+        return
+    write_text(str(file), text)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Create the folders above a file that is written in this context, and report on standard error that it was.
+    """Create the folders above a file that is written in this context, then report the file on standard error.
 
     Raises:
         OutputError: an OSError was raised in the context.

@@ -1,4 +1,4 @@
-"""Makes texts that others chose safe to print: those of a model's file, a route's file, a server or a caller.
+"""Makes texts of a model's file, a route's file, a server or a caller safe to print.
 
 Terminal escapes could rewrite what a person sees, and a line break could forge a line. JSON needs none of this, because
 it escapes such characters itself.
@@ -13,7 +13,7 @@ _NAMED = 5
 
 
 def escaped(text: str) -> str:
-    """Return the text with an escape in place of each character that is not printable, line breaks included."""
+    """Return the text with an escape for each character that is not printable, including line breaks."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

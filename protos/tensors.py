@@ -117,12 +117,12 @@ def from_contents(datatype: str, shape: Sequence[int], contents: inference_pb2.I
 
 
 def from_numbers(datatype: str, shape: Sequence[int], values: Sequence[Any], where: str) -> Array:
-    """Return an array of Python's numbers, truth values or bytes, of which there are as many as the shape says.
+    """Return an array of Python's numbers, truth values or bytes. Their number must be the product of the shape.
 
     Args:
         datatype: The protocol's name, such as "UINT8".
         shape: The size of each axis.
-        values: The elements, row-major, each of a type that the datatype's numbers have in Python.
+        values: The elements, row-major, of the Python type for the datatype's numbers.
         where: What holds the values, for the error.
 
     Raises:
@@ -132,7 +132,7 @@ def from_numbers(datatype: str, shape: Sequence[int], values: Sequence[Any], whe
     limits: Any = np.iinfo(dtype.name) if dtype.kind in "iu" else None
     problem = f"{where} holds values outside {datatype}'s range" + (f" {limits.min} to {limits.max}" if limits else "")
     try:
-        # The widest type first: without one numpy turns small and huge integers together into float64.
+        # The widest type first: without a type, numpy turns an array with small and huge integers into float64.
         wide = np.array(values, {"i": np.int64, "u": np.uint64}.get(dtype.kind, dtype))
     except OverflowError as error:  # a whole number of more than 64 bits, or a negative one for an unsigned type
         raise ValueError(problem) from error
@@ -148,7 +148,7 @@ def output(response: inference_pb2.ModelInferResponse, index: int) -> Array:
     """Return the array of one of a response's outputs, from raw bytes or typed contents.
 
     Args:
-        response: The answer of any server of the protocol. Raw contents are for all of its outputs, or for none.
+        response: The answer of any server of the protocol. Either all of its outputs have raw contents, or none has.
         index: The output's place.
 
     Raises:
@@ -166,7 +166,7 @@ def to_raw(array: Array) -> bytes:
     """Return raw bytes, little-endian and row-major. A BYTES element is its length in four bytes, then its bytes.
 
     Raises:
-        ValueError: An element of BYTES is text that UTF-8 does not have, or neither text, bytes nor a number.
+        ValueError: An element of BYTES is text that UTF-8 cannot encode, or is neither text, bytes nor a number.
     """
     if array.dtype.kind in "OSU":
         return b"".join(_pack_element(element) for element in array.ravel())

@@ -1,1 +1,1 @@
-"""Serve the models of a repository over gRPC and HTTP, call it, and load-test it. Nothing in here imports torch."""
+"""Server for a model repository over gRPC and HTTP, its clients, and the load test. Nothing here imports torch."""

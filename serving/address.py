@@ -1,4 +1,4 @@
-"""The address of a server: whether a text can be one, and which host and port it names."""
+"""Check whether a text can be the address of a server, and read the host and the port from the address."""
 
 import re
 from urllib.parse import urlsplit
@@ -10,7 +10,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 _GRPC_URL = re.compile(r"(?P<scheme>grpcs?)://(?P<address>[^/?#]*)", re.IGNORECASE)
 _HOST_PORT = re.compile(r"(?P<host>\[[^\[\]\s/]+\]|[^\[\]\s/:]+):(?P<port>\d{1,5})")
 _HTTP_URL = re.compile(r"https?://(\[[^\[\]\s/]+\]|[^\[\]\s/:?#@]+)(:(?P<port>\d{1,5}))?(/[^\s?#]*)?", re.IGNORECASE)
-_ONE_SERVER = re.compile(r"^(dns:///|dns:|ipv4:|ipv6:)")  # before HOST:PORT
+_ONE_SERVER = re.compile(r"^(dns:///|dns:|ipv4:|ipv6:)")  # a prefix of HOST:PORT
 # The name resolvers of gRPC: dns:///hangtag.default:8001, unix:/run/hangtag.sock.
 _RESOLVED = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:", "xds:")
 
@@ -20,24 +20,25 @@ class AddressError(UserError, ValueError):
 
 
 def is_http(address: str) -> bool:
-    """Return whether an address asks for HTTP: it begins with http:// or https://."""
+    """Return whether an address begins with http:// or https://, which means that calls go over HTTP."""
     return address.lower().startswith(("http://", "https://"))
 
 
 def require(address: str) -> None:
-    """Check that a client can look for a server by this text.
+    """Check that a text is an address to which a client can connect.
 
     Args:
-        address: HOST:PORT, or an address for one of gRPC's name resolvers, such as ``dns:///HOST:PORT``; for HTTP a
-            URL: http:// or https://, a host, perhaps a port, and perhaps a path.
+        address: HOST:PORT, or an address for one of gRPC's name resolvers, such as ``dns:///HOST:PORT``; for HTTP, a
+            URL with http:// or https://, a host, optionally a port, and optionally a path.
 
     Raises:
-        AddressError: it is another kind of URL, or has no port or one that cannot be. The message says what to write.
+        AddressError: the address is another kind of URL, or its port is missing or out of range. The message says what
+            to write.
     """
     if is_http(address):
         match = _HTTP_URL.fullmatch(address)
         if match is None or not 0 < int(match["port"] or 80) < 1 << 16:
-            raise AddressError(f"{address!r} is no URL of a server: write http://HOST:PORT, for example {DEFAULT_URL}")
+            raise AddressError(f"{address!r} is not a server's URL: write http://HOST:PORT, for example {DEFAULT_URL}")
         return
     if url := _GRPC_URL.match(address):
         raise AddressError(_url_problem(address, url["scheme"].lower(), url["address"]))
@@ -46,20 +47,20 @@ def require(address: str) -> None:
     # gRPC would look up "8001" as a host, and turn port 99999 into 34463.
     match = _HOST_PORT.fullmatch(address)
     if match is None or not 0 < int(match["port"]) < 1 << 16:
-        raise AddressError(f"{address!r} is no address: write HOST:PORT, for example {DEFAULT}")
+        raise AddressError(f"{address!r} is not an address: write HOST:PORT, for example {DEFAULT}")
 
 
 def authority(address: str) -> str:
-    """Return the name that calls to several servers carry, the first one's address; "" for any other address.
+    """Return the authority to send to several servers: the address of the first server. "" for any other address.
 
-    gRPC would send the whole list, which is no authority of a URL: the native transport refuses such calls.
+    By default gRPC sends the whole list, which is not a valid authority, and the native transport refuses such calls.
     """
     first, several, _ = address.removeprefix("ipv4:").removeprefix("ipv6:").partition(",")
     return first if several else ""
 
 
 def endpoint(address: str) -> tuple[str, int] | None:
-    """Return the host and the port that a valid address names; None for several servers, and for a Unix socket."""
+    """Return the host and the port of a valid address. None if the address names several servers or a Unix socket."""
     if is_http(address):
         url = urlsplit(address)
         return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)

@@ -8,10 +8,11 @@ Three tests, each stricter than the one before. Each returns the reason against 
     doubt           The names speak against batching. The server uses this test for files without ``hangtag.batched``:
                     batching by mistake mixes up callers' answers, not batching only costs speed.
 
-Axes that pass permit batching and do not prove that the rows of a batch are independent of each other. For that the
-server has a proof in the file, or tries it (``server.runtime.batching_decision``).
+Axes that pass these tests permit batching, but do not prove that the rows of a batch are independent of each other. The
+server reads a proof of independence in the file, or runs a trial itself (``server.runtime.batching_proof``).
 
-Exporters give the batch axes of inputs and outputs different names or none, so a name counts only if a person chose it.
+Exporters name the batch axes of inputs and outputs differently or not at all, so a name counts only if a person chose
+it.
 """
 
 import re
@@ -28,7 +29,8 @@ _GENERATED = re.compile(r"unk__\d+|.*_dim_\d+|[su]\d+|DynamicDimension\.\d+|\?",
 
 
 def impossibility(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None:
-    """Return why requests cannot be batched: an input or output has no first axis, or a fixed one. None if they can."""
+    """Return why requests cannot be batched: an input or output has no first axis, or its first axis is fixed. None if
+    they can."""
     if not inputs:
         return "it has no input"
     for name, axes in _every(inputs, outputs):
@@ -40,10 +42,10 @@ def impossibility(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> st
 
 
 def obstacle(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None:
-    """Return why batching is not worth a trial; None if it is.
+    """Return why batching is not worth a trial; None if a trial makes sense.
 
     First axes with different names differ in size (n images in, m rows out), and a tensor with the batch in two axes
-    cannot be split into requests.
+    cannot be split back into requests.
     """
     if reason := impossibility(inputs, outputs):
         return reason
@@ -60,10 +62,11 @@ def obstacle(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | N
 
 
 def doubt(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None:
-    """Return why the names of the axes do not permit batching; None if they do.
+    """Return why the names of the axes do not permit batching; None if the names permit batching.
 
-    A first axis with another name, such as a sequence's length, need not be the batch. One before an axis that is named
-    batch ([length, batch, features]) is not. Inputs whose first axes may differ in size have no batch in common.
+    A first axis with another name, such as a sequence's length, may not be the batch. A first axis is certainly not the
+    batch if a later axis is named batch ([length, batch, features]). Inputs whose first axes may differ in size do not
+    share a batch axis.
     """
     if reason := obstacle(inputs, outputs):
         return reason

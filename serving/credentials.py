@@ -1,6 +1,6 @@
 """Open channels with a client's TLS files, and send its bearer token. The client and the load test share this module.
 
-It knows nothing of the services that are called.
+This module does not depend on the services that are called.
 """
 
 import os
@@ -29,14 +29,14 @@ _RECONNECT_ARGUMENTS = [
 
 
 def channel_arguments(address: str) -> list[tuple[str, Any]]:
-    """Return gRPC's arguments for every channel to an address: when to connect again, and the name that calls carry."""
+    """Return gRPC's arguments for channels to an address: the pauses before reconnecting, and the calls' authority."""
     if authority := server_address.authority(address):
         return [*_RECONNECT_ARGUMENTS, ("grpc.default_authority", authority)]
     return list(_RECONNECT_ARGUMENTS)
 
 
 class CredentialsError(UserError):
-    """A TLS or token file cannot be read, has the wrong contents, or lacks its counterpart."""
+    """A TLS or token file cannot be read, has the wrong contents, or is given without the file that belongs to it."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Credentials:
     """A client's TLS files and token. Without arguments: no TLS and no token.
 
     Args:
-        tls_ca: PEM file of the authorities that may have signed the server's certificate; it turns TLS on.
-        tls_cert: PEM file of this client's own certificate, for a server that asks for one; needs ``tls_key``.
+        tls_ca: PEM file of the authorities that may have signed the server's certificate. Turns TLS on.
+        tls_cert: PEM file of this client's own certificate, for a server that verifies its clients. Needs ``tls_key``.
         tls_key: PEM file of the certificate's key, not encrypted.
-        token_file: a file whose first line is sent as bearer token.
+        token_file: a file whose first line the client sends as bearer token.
 
     Raises:
-        CredentialsError: ``tls_cert`` or ``tls_key`` is given without the other, or without ``tls_ca``.
+        CredentialsError: ``tls_cert`` or ``tls_key`` is given without its counterpart, or without ``tls_ca``.
 
     Example:
         >>> Client("models.example:8001", credentials=Credentials(tls_ca="ca.pem", token_file="token"))
@@ -65,7 +65,7 @@ class Credentials:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise CredentialsError("a client certificate needs its key: give --tls-cert and --tls-key together")
         if self.tls_cert is not None and self.tls_ca is None:
-            raise CredentialsError("a client certificate needs TLS: give --tls-ca, the authority of the server's, too")
+            raise CredentialsError("a client certificate needs TLS: give --tls-ca too, the server's authority")
 
     def channel(self, address: str, options: Sequence[tuple[str, Any]] = ()) -> grpc.Channel:
         """Open a channel to a server, or to a list of servers, encrypted if there is a ``tls_ca``.
@@ -80,7 +80,7 @@ class Credentials:
         return grpc.secure_channel(address, credentials, options)
 
     def channel_credentials(self) -> grpc.ChannelCredentials | None:
-        """Read the TLS files for a channel; None without a ``tls_ca``.
+        """Read the TLS files for a channel; None if there is no ``tls_ca``.
 
         Raises:
             CredentialsError: a TLS file cannot be read, or ``tls_ca`` holds no certificate.
@@ -95,10 +95,10 @@ class Credentials:
         return grpc.ssl_channel_credentials(authorities, key, certificate)
 
     def ssl_context(self, url: str) -> ssl.SSLContext | None:
-        """Read the TLS files for HTTP; None without a ``tls_ca``, where an https:// server is judged by the system's.
+        """Read the TLS files for HTTP; None without ``tls_ca``, which means the system's authorities.
 
         Raises:
-            CredentialsError: a TLS file cannot be read or is none, or one is given for http://.
+            CredentialsError: a TLS file cannot be read or is malformed, or ``tls_ca`` is given for an http:// URL.
         """
         if self.tls_ca is None:
             return None
@@ -110,21 +110,21 @@ class Credentials:
         try:
             context = ssl.create_default_context(cafile=self.tls_ca)
             if self.tls_cert is not None:
-                context.load_cert_chain(self.tls_cert, self.tls_key, password="")  # else OpenSSL asks at the terminal
+                context.load_cert_chain(self.tls_cert, self.tls_key, password="")  # else OpenSSL prompts for it
         except ssl.SSLError as error:
             raise CredentialsError(
-                f"{self.tls_ca} (--tls-ca) holds no certificate in PEM form, or --tls-cert and --tls-key are no "
-                f"certificate with its unencrypted key: {error.reason or error}"
+                f"{self.tls_ca} (--tls-ca) holds no certificate in PEM form, or --tls-cert and --tls-key are not a "
+                f"certificate and its unencrypted key: {error.reason or error}"
             ) from error
         return context
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Return the metadata that each call carries: the bearer token, or nothing without a ``token_file``.
+        """Return the metadata that each call carries: the bearer token, or nothing if there is no ``token_file``.
 
-        The file is read at each call, because tokens are renewed while a client lives.
+        The file is read at each call, because tokens may be renewed during a client's life.
 
         Raises:
-            CredentialsError: the token's file cannot be read, or its first line is no token.
+            CredentialsError: the token's file cannot be read, or its first line is not a token.
         """
         if self.token_file is None:
             return ()

@@ -7,6 +7,7 @@ from typing import Any, Self
 import grpc
 from grpc_health.v1 import health_pb2
 
+from hangtag.protos import methods
 from hangtag.serving import address as server_address
 from hangtag.serving.connection.connect import connect
 from hangtag.serving.connection.diagnosis import diagnose
@@ -16,14 +17,14 @@ from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
 
 DEFAULT_TIMEOUT = 10.0
-CHECK: Method[Any] = Method("/grpc.health.v1.Health/Check", health_pb2.HealthCheckResponse)
-WATCH: Method[Any] = Method("/grpc.health.v1.Health/Watch", health_pb2.HealthCheckResponse)
+CHECK: Method[Any] = Method(methods.CHECK, health_pb2.HealthCheckResponse)
+WATCH: Method[Any] = Method(methods.WATCH, health_pb2.HealthCheckResponse)
 SERVING: int = health_pb2.HealthCheckResponse.SERVING
 UNKNOWN: int = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class HealthClient:
-    """A client that can check readiness: the base of ``Client``, and all that `hangtag health` needs.
+    """A client that can check readiness: the base class of ``Client``, with all that `hangtag health` needs.
 
     The arguments and exceptions of construction are those of ``Client``.
     """
@@ -42,7 +43,7 @@ class HealthClient:
         self._connection = connect(address, timeout, credentials, options)
 
     def close(self) -> None:
-        """Take no more calls. Those in flight are cancelled over gRPC, and end over HTTP."""
+        """Take no more calls, and cancel those in flight."""
         self._connection.close()
 
     def __enter__(self) -> Self:
@@ -54,57 +55,47 @@ class HealthClient:
         self.close()
 
     def is_ready(self, model: str = "") -> bool:
-        """Return whether the server, or one model, serves; False while it loads or where the model is unknown.
+        """Return whether the server, or one model, serves; False while it loads, or if the model is unknown.
 
         Args:
-            model: a model's name; "" is the whole server.
+            model: a model's name; "" for the whole server.
 
         Raises:
-            ClientError: no server answers, or it refuses the call.
+            ClientError: no server answers, or the server refuses the call.
             CredentialsError: the token's file cannot be read.
         """
         return self._status(model) == SERVING
 
     def require_ready(self, model: str = "") -> None:
-        """As ``is_ready``, but raise ClientError with the reason where it returns False."""
+        """Raise ClientError with the reason unless the server, or one model, serves. See ``is_ready``."""
         status = self._status(model)
         if status != SERVING:
             raise not_ready(self._address, model, unknown=bool(model) and status == UNKNOWN and self.is_ready())
 
     def wait_until_ready(self, seconds: float, model: str = "") -> None:
-        """Return as soon as the server, or one model, serves. The server need not have started yet, and may be
-        replaced meanwhile.
+        """Return as soon as the server, or one model, serves. The server may start or be replaced during the wait.
 
         Args:
-            seconds: how long to wait at most.
-            model: a model's name; "" is the whole server.
+            seconds: the longest wait.
+            model: a model's name; "" for the whole server.
 
         Raises:
-            ClientError: it was not ready in time, or the server refuses the call.
+            ClientError: the server or model was not ready in time, or the server refuses the call.
             CredentialsError: the token's file cannot be read.
         """
         request = check_request(model)
-        status, deadline = None, time.monotonic() + seconds
-        failure: ClientError | None = None
-        for pause in self._options.polling_pauses():
+        wait = Wait(self._address, self._credentials, self._options, model, seconds)
+        while wait.remaining():
             try:
-                # gRPC's Watch reports each change at once, and HTTP polls. wait_for_ready outlasts a server that is not
-                # up yet; one that stops ends the Watch.
-                for response in self._connection.stream(WATCH, [request], seconds_until(deadline), wait_for_ready=True):
-                    status, failure = response.status, None
-                    if status == SERVING:
+                # gRPC's Watch reports each change at once; over HTTP there is a single answer. With wait_for_ready the
+                # call waits for a server that is not up yet. The Watch ends when the server stops.
+                for response in self._connection.stream(WATCH, [request], wait.remaining(), wait_for_ready=True):
+                    if wait.hears(response.status):
                         return
             except ClientError as error:
-                if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                    break
-                if not outlasted(error):
-                    raise
-                failure = telling(failure, error)
-            remaining = seconds_until(deadline)
-            time.sleep(min(pause, remaining))
-            if pause >= remaining:
-                break
-        raise not_ready_in_time(self._address, self._credentials, model, seconds, status, failure)
+                wait.goes_on_after(error)
+            time.sleep(wait.pause())
+        raise wait.error()
 
     def _status(self, model: str) -> int:
         try:
@@ -115,39 +106,24 @@ class HealthClient:
 
 @sending()
 def check_request(model: str) -> health_pb2.HealthCheckRequest:
-    """Return the request for the status of a model; "" is the whole server. Raises InputError for what is no name."""
+    """Return the request for the status of a model; "" for the server. Raises InputError if ``model`` is not a text."""
     return health_pb2.HealthCheckRequest(service=model)
 
 
 def status_of(error: ClientError) -> int:
-    """Return the health service's status for a check that failed: UNKNOWN, or else the error is raised."""
+    """Return the status UNKNOWN if a check failed because the model is unknown. Raises any other error."""
     if error.code is grpc.StatusCode.NOT_FOUND:  # the model is unknown, or not loaded yet
         return UNKNOWN
     raise error
 
 
-def seconds_until(deadline: float) -> float:
-    """Return the seconds until a time of ``time.monotonic()``; 0 once it has passed."""
-    return max(0.0, deadline - time.monotonic())
-
-
-def outlasted(error: ClientError) -> bool:
-    """Return whether a wait goes on after its Watch failed: the server stopped, or the connection to it broke.
-
-    CANCELLED is gRPC's answer to calls that arrive at a server while it stops. Where the status is lost, the next Watch
-    may tell more.
-    """
-    stopped = error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-    return isinstance(error, StatusLostError) or (stopped and not isinstance(error, ClosedError))
-
-
 def not_ready(address: str, model: str, *, unknown: bool) -> ClientError:
-    """Return the error that says that a server, or its model, does not serve.
+    """Return the error for a server or a model that does not serve.
 
     Args:
         address: the server's address.
-        model: a model's name; "" is the whole server.
-        unknown: whether the server is ready and has no such model.
+        model: a model's name; "" for the whole server.
+        unknown: whether the server is ready but has no such model.
     """
     if unknown:
         return ClientError(grpc.StatusCode.NOT_FOUND, f"the server at {address} serves no model {model!r}")
@@ -156,31 +132,64 @@ def not_ready(address: str, model: str, *, unknown: bool) -> ClientError:
     )
 
 
-def telling(before: ClientError | None, last: ClientError) -> ClientError:
-    """Return the failure to report of two, one after the other: the last one, unless it alone lacks a reason."""
-    return before if before is not None and isinstance(last, StatusLostError) else last
-
-
-def not_ready_in_time(
-    address: str, credentials: Credentials, model: str, seconds: float, status: int | None, failure: ClientError | None
-) -> ClientError:
-    """Return the error that ends a wait. It may take seconds to find the cause: see ``diagnose``.
+class Wait:
+    """A wait for readiness: the time that is left, and the latest status or failure.
 
     Args:
         address: the server's address.
-        credentials: what the calls used.
-        model: a model's name; "" is the whole server.
-        seconds: how long the wait was.
-        status: what the health service said last; None if it said nothing.
-        failure: how a Watch failed since the health service last said something; None if none did.
+        credentials: the credentials of the calls.
+        options: the pauses between two checks.
+        model: a model's name; "" for the whole server.
+        seconds: the longest wait.
     """
-    late = f"{model or 'the server'} at {address} was not ready within {seconds:g} s"
-    if failure:
-        message = f"{late}: {failure}"
-    elif model and status == UNKNOWN:
-        message = f"the server at {address} served no model {model!r} within {seconds:g} s"
-    elif status is None and (explanation := diagnose(address, credentials)):
-        message = explanation
-    else:
-        message = f"{late}; its log says why"
-    return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)
+
+    def __init__(
+        self, address: str, credentials: Credentials, options: ConnectionOptions, model: str, seconds: float
+    ) -> None:
+        self._address, self._credentials = address, credentials
+        self._model, self._seconds = model, seconds
+        self._pauses = options.polling_pauses()
+        self._deadline = time.monotonic() + seconds
+        self._status: int | None = None
+        self._failure: ClientError | None = None
+
+    def remaining(self) -> float:
+        """Return how many seconds are left."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def pause(self) -> float:
+        """Return how many seconds to pause before the next check."""
+        return min(next(self._pauses), self.remaining())
+
+    def hears(self, status: int) -> bool:
+        """Record a status, and return whether the status ends the wait."""
+        self._status, self._failure = status, None
+        return status == SERVING
+
+    def goes_on_after(self, error: ClientError) -> None:
+        """Record the failure of a Watch. Raises the failure, unless the server stopped or the connection broke.
+
+        gRPC answers CANCELLED to calls that arrive while a server stops. If a stream's status is lost, the wait
+        continues, because the next Watch may give the reason. An earlier failure with a reason is then kept.
+        """
+        lost = isinstance(error, StatusLostError)
+        stopped = error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            self._deadline = time.monotonic()
+        elif not lost and (not stopped or isinstance(error, ClosedError)):
+            raise error
+        elif not (lost and self._failure):
+            self._failure = error
+
+    def error(self) -> ClientError:
+        """Return the error that ends the wait. Finding the cause may take seconds; see ``diagnose``."""
+        late = f"{self._model or 'the server'} at {self._address} was not ready within {self._seconds:g} s"
+        if self._status is None and (explanation := diagnose(self._address, self._credentials)):
+            message = explanation
+        elif self._failure:
+            message = f"{late}: {self._failure}"
+        elif self._model and self._status == UNKNOWN:
+            message = f"the server at {self._address} served no model {self._model!r} within {self._seconds:g} s"
+        else:
+            message = f"{late}; the server's log says why"
+        return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)

@@ -1,13 +1,13 @@
 """How a picture becomes a model's input.
 
-The trainer, the server and the load test prepare pictures by this module alone, so that all of them make the same
-numbers of the same file.
+The trainer, the server and the load test prepare pictures only with this module, so all get the same numbers.
 
-A file states it as ``hangtag.image``, a JSON object with the fields of :class:`ImageSpec`.
+A model's file has the description as ``hangtag.image``, a JSON object with the fields of :class:`ImageSpec`.
 """
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,19 +17,24 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFilter, ImageOps, UnidentifiedImageError
 
+from hangtag.errors import reason
+
 FITS = ("stretch", "crop", "pad", "garment")
-"""What may be done to a picture of another size: change its proportions, cut its longer edge, fill up its shorter edge,
-or convert it as the authors of Fashion-MNIST converted their photos."""
+"""Ways to fit a picture of another size: change its proportions, crop its longer edge, pad its shorter edge, or convert
+it as the authors of Fashion-MNIST converted their photos."""
 MAX_EDGE = 4_096
 """The largest height and width of a model's input, in pixels."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-"""How the names of pictures end. The formats are those that the server decodes within its limits, so that every command
-takes the same files."""
+"""Suffixes of pictures' names, for the formats that the server decodes. Every command accepts the same files."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
-_THUMBNAIL_EDGE = 73  # the height of the shop's thumbnails that Fashion-MNIST was made of
-_BACKGROUND_TOLERANCE = 0.05 * 255  # the authors' 5 % of the maximum intensity
+_BEGINNING = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
+DAMAGED = "cannot be decoded and seems damaged: "
+THUMBNAIL_EDGE = 73
+"""Edge to which fit garment first scales down a photo: the height of the thumbnails behind Fashion-MNIST."""
+BACKGROUND_TOLERANCE = 0.05 * 255
+"""The least difference between a garment and its background: the authors' 5 % of the maximum intensity."""
 
 Pixels = npt.NDArray[np.uint8]  # [height, width] or [height, width, 3]
 
@@ -47,12 +52,12 @@ class ImageSpec:
     """The pictures that a model takes.
 
     Attributes:
-        height: Of the model's input, in pixels.
-        width: Of the model's input, in pixels.
+        height: The height of the model's input, in pixels.
+        width: The width of the model's input, in pixels.
         channels: 1 for grey pictures, UINT8 [batch, height, width]; 3 for colour, UINT8 [batch, height, width, 3].
-        mean: Of pixels from 0 to 1, one number or one for each channel. The graph subtracts it.
-        std: By which the graph then divides.
-        fit: One of FITS: how a picture of another size is made to fit. One of the right size is used as it is.
+        mean: The mean that the graph subtracts from pixels scaled to 0 to 1: one number, or a number for each channel.
+        std: The standard deviation by which the graph then divides.
+        fit: One of FITS: how to fit a picture of another size. A picture of the right size is used unchanged.
 
     Raises:
         ImageSpecError: A value is out of range.
@@ -92,20 +97,20 @@ class ImageSpec:
         """Read the value of ``hangtag.image``.
 
         Raises:
-            ImageSpecError: It is no JSON object of these fields, or a value is out of range.
+            ImageSpecError: The text is not a JSON object with these fields, or a value is out of range.
         """
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ImageSpecError(f"it is not JSON: {error}") from error
+            raise ImageSpecError("it is not JSON") from error
         return cls.of(value)
 
     @classmethod
     def of(cls, value: object) -> "ImageSpec":
-        """Make a description of the object that ``as_json`` returns. Raises ImageSpecError as ``parse`` does."""
+        """Build a description from the object that ``as_json`` returns. Raises ImageSpecError as ``parse`` does."""
         known = {one.name for one in fields(cls)}
         if not isinstance(value, Mapping) or not {"height", "width"} <= set(value) <= known:
-            raise ImageSpecError(f"it must be an object with height, width, and of {', '.join(sorted(known))} no other")
+            raise ImageSpecError(f"height and width are required; the known keys are {', '.join(sorted(known))}")
         arguments: dict[str, Any] = {
             key: tuple(item) if isinstance(item, list) else item for key, item in value.items()
         }
@@ -116,25 +121,25 @@ class ImageSpec:
         return {key: list(item) if isinstance(item, tuple) else item for key, item in asdict(self).items()}
 
     def __str__(self) -> str:
-        """For people, such as "64x64 pixels, colour, crop"."""
+        """A text for people, such as "64x64 pixels, colour, crop"."""
         return f"{self.height}x{self.width} pixels, {'colour' if self.channels == 3 else 'grey'}, {self.fit}"
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one picture: (height, width), or (height, width, 3)."""
+        """The shape of one picture: (height, width), or (height, width, 3)."""
         return (self.height, self.width) if self.channels == 1 else (self.height, self.width, self.channels)
 
     def read(self, file: Path) -> Pixels:
-        """Read a picture of the user's own, as the server would prepare it.
+        """Read a user's picture, and prepare it as the server would.
 
         Args:
             file: A PNG, JPEG or WebP file.
 
         Returns:
-            UINT8 in ``shape``.
+            UINT8 pixels with this ``shape``.
 
         Raises:
-            PictureError: It cannot be read.
+            PictureError: The file cannot be read.
 
         Example:
             >>> ImageSpec(64, 64, channels=3).read(Path("photo.jpg")).shape
@@ -146,12 +151,13 @@ class ImageSpec:
         """Make a picture fit.
 
         Args:
-            picture: Upright, and flattened to this number of channels; see :func:`flattened`. It may be changed.
-            whole: With fit garment: the picture shows several garments, whose places and relative sizes matter, so
-                that all of it is scaled down instead of one garment being cut out.
+            picture: Upright, and flattened to this number of channels; see :func:`flattened`. This function may modify
+                the picture.
+            whole: Only for fit garment: scale down the whole picture instead of cutting out one garment, because the
+                picture shows several garments whose places and relative sizes matter.
 
         Returns:
-            UINT8 in ``shape``.
+            UINT8 pixels with this ``shape``.
         """
         size = (self.width, self.height)
         if picture.size == size:
@@ -166,36 +172,54 @@ class ImageSpec:
 
 
 def opened(file: Path) -> Image.Image:
-    """Open a PNG, JPEG or WebP file of the user's own; its pixels are decoded when they are needed.
+    """Open a user's PNG, JPEG or WebP file; its pixels are decoded on first use.
 
     Raises:
-        PictureError: It is empty, has another format, or its header is damaged.
+        PictureError: The file is empty, has another format, or its header is damaged.
     """
     try:
         return Image.open(file, formats=_FORMATS)
-    except UnidentifiedImageError:
-        empty = not file.stat().st_size
-        why = "it is empty" if empty else "it is not a PNG, JPEG or WebP file; convert it to one of them"
-        raise PictureError(why) from None
     except Exception as error:  # Pillow's readers raise whatever a broken file makes them raise
-        raise PictureError(_reason(error)) from error
+        raise _error_of(file, error) from error
 
 
 def upright(file: Path, channels: int) -> Image.Image:
     """Decode a PNG, JPEG or WebP file, turn it as its EXIF data says, and flatten it.
 
     Raises:
-        PictureError: It cannot be read.
+        PictureError: The file cannot be read.
     """
     with opened(file) as picture:
         try:
             return flattened(ImageOps.exif_transpose(picture), channels)
         except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
-            raise PictureError(_reason(error)) from error
+            raise _error_of(file, error) from error
+
+
+def unreadable(content: bytes, why: object) -> str:
+    """Return what is wrong with a file that is not a picture, as the end of a sentence, for all commands.
+
+    Args:
+        content: The file's content, or its beginning.
+        why: The decoder's error.
+    """
+    if not content:
+        return "is empty (0 bytes)"
+    if not _BEGINNING.match(content):
+        return "is not a PNG, JPEG or WebP file; convert it to one of them"
+    return f"{DAMAGED}{why}"
+
+
+def _error_of(file: Path, error: Exception) -> PictureError:
+    if isinstance(error, Image.DecompressionBombError) or (isinstance(error, OSError) and error.errno):
+        return PictureError(reason(error))
+    with file.open("rb") as content:
+        why = "its header is wrong" if isinstance(error, UnidentifiedImageError | SyntaxError) else reason(error)
+        return PictureError(f"it {unreadable(content.read(16), why)}")
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
-    """Height and width after a turn by EXIF data, by the header alone, so that no pixel is decoded."""
+    """Return height and width after a turn by EXIF data. Reads only the header, without decoding pixels."""
     # PNG's own getexif decodes the picture, since EXIF data may also follow the pixels.
     turned = Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1) >= 5
     return (picture.width, picture.height) if turned else (picture.height, picture.width)
@@ -204,7 +228,7 @@ def upright_size(picture: Image.Image) -> tuple[int, int]:
 def flattened(picture: Image.Image, channels: int) -> Image.Image:
     """Convert a picture of any kind to mode "L" or "RGB": 16 bits are scaled to 8, transparent parts become white.
 
-    The rows of a picture may be converted one after another, with the same result.
+    Converting each row of a picture separately gives the same result.
     """
     mode = "L" if channels == 1 else "RGB"
     if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255 instead of scaling
@@ -215,19 +239,25 @@ def flattened(picture: Image.Image, channels: int) -> Image.Image:
     return picture.convert(mode)
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def background_of(grey: npt.NDArray[Any]) -> float:
+    """Return the tone of the background that fit garment assumes: the median of a photo's corners."""
+    return float(np.median([grey[0, 0], grey[0, -1], grey[-1, 0], grey[-1, -1]]))
+
+
+def negated_on_white(grey: npt.NDArray[Any], background: float) -> npt.NDArray[Any]:
+    """Negate a photo on a bright background, such as the authors' photos. Keep a photo on a dark background."""
+    return 255 - grey if background > 127 else grey
 
 
 def _convert_garment(grey: Image.Image, height: int, width: int) -> Pixels:
-    """Trim to the garment, subsample its longest edge to the input's, sharpen, centre on a square, negate.
+    """Trim to the garment, subsample it to fit the input, sharpen, centre on the background, and negate.
 
     Source: Xiao, Rasul, Vollgraf: Fashion-MNIST, 2017, figure 1. The authors began with thumbnails 73 pixels high, so a
     larger photo is first scaled down to that.
     """
-    grey.thumbnail((_THUMBNAIL_EDGE, _THUMBNAIL_EDGE), Image.Resampling.LANCZOS)
+    grey.thumbnail((THUMBNAIL_EDGE, THUMBNAIL_EDGE), Image.Resampling.LANCZOS)
     pixels = np.asarray(grey)
-    background = float(np.median([pixels[0, 0], pixels[0, -1], pixels[-1, 0], pixels[-1, -1]]))
+    background = background_of(pixels)
     garment = Image.fromarray(_trim(pixels, background))
     scale = min(height / garment.height, width / garment.width)
     size = (max(1, round(garment.width * scale)), max(1, round(garment.height * scale)))
@@ -237,7 +267,7 @@ def _convert_garment(grey: Image.Image, height: int, width: int) -> Pixels:
 
 
 def _fit_whole(grey: Image.Image, height: int, width: int) -> Pixels:
-    """Scale down the whole picture until it fits. It is never enlarged: a garment of 28 pixels keeps its 28 pixels."""
+    """Scale down the whole picture until it fits. Never enlarge it, so a garment of 28 pixels keeps its 28 pixels."""
     grey.thumbnail((width, height), Image.Resampling.LANCZOS)
     return _centre(grey, float(np.median(_edge(grey))), height, width)
 
@@ -246,12 +276,11 @@ def _centre(picture: Image.Image, background: float, height: int, width: int) ->
     canvas = Image.new("L", (width, height), round(background))
     canvas.paste(picture, ((width - picture.width) // 2, (height - picture.height) // 2))
     result = np.asarray(canvas)
-    # The authors' photos have a white background, so they negate. A picture with a dark background keeps its tones.
-    return 255 - result if background > 127 else result
+    return negated_on_white(result, background)
 
 
 def _trim(pixels: Pixels, background: float) -> Pixels:
-    differs = np.abs(pixels.astype(np.float32) - background) > _BACKGROUND_TOLERANCE
+    differs = np.abs(pixels.astype(np.float32) - background) > BACKGROUND_TOLERANCE
     if not differs.any():
         return pixels
     rows, columns = np.flatnonzero(differs.any(axis=1)), np.flatnonzero(differs.any(axis=0))
@@ -259,7 +288,7 @@ def _trim(pixels: Pixels, background: float) -> Pixels:
 
 
 def _edge(picture: Image.Image) -> Pixels:
-    """The pixels along the picture's edge, [n] or [n, 3]: not of its corners alone, which something may cover."""
+    """Return the pixels along the whole edge, [n] or [n, 3], not only the corners, which an object may cover."""
     pixels = np.asarray(picture)
     return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
 

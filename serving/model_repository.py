@@ -1,11 +1,11 @@
-"""Reads a model repository: which models it holds, in which versions, and where their files are.
+"""Read a model repository: which models and versions it contains, and where their files are.
 
 The layout is Triton's:
 
     <models>/
         <name>/             letters, digits, '_', '-' and '.', beginning with a letter or a digit
             serving.toml    optional: this model's own server settings
-            route.toml      in place of versions: a route, which answers by other models (docs/routes.md)
+            route.toml      in place of versions: a route, which answers by other models (docs/reference/routes.md)
             promoted.toml   optional: which version serves; without it, the latest
             config.pbtxt    optional: for Triton; hangtag's server does not read it
             <version>/      a whole number from 1
@@ -14,10 +14,10 @@ The layout is Triton's:
 promoted.toml is an alias: 'hangtag models promote' and 'rollback' write it (export/repository/promotion.py):
 
     version = 2         the version that serves
-    history = [1, 3]    the versions that served before, for a rollback; the last one is the most recent
+    history = [1, 3]    the versions that served before, for a rollback; the last is the most recent
 
-Training (which learns from teachers), the export (which publishes versions) and the server (which loads them) agree on
-this layout as they agree on the ONNX file, so all of them read it here.
+Training (for teachers), the export (to publish versions) and the server (to load versions) all read this layout with
+this module.
 """
 
 import re
@@ -26,6 +26,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hangtag.errors import UserError
 
 MODEL_FILE = "model.onnx"
 SETTINGS_FILE = "serving.toml"
@@ -36,16 +38,16 @@ ROUTE_FILE = "route.toml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")  # 255 bytes is the longest file name of common file systems
 _VERSION = re.compile(r"[1-9][0-9]*")
 _LARGEST_TOML = 1 << 20  # bytes
-_MEND_PROMOTION = "'hangtag models promote NAME VERSION' writes it anew; without the file the latest version serves"
+_MEND_PROMOTION = "'hangtag models promote NAME VERSION' rewrites it; without the file the latest version serves"
 _LAYOUT = f"<version>/{MODEL_FILE}, the version a whole number from 1"
 
 
-class ModelRepositoryError(Exception):
+class ModelRepositoryError(UserError):
     """The folder cannot be read as a model repository, or lacks a model or a version that is required."""
 
 
 class ModelNameError(ModelRepositoryError):
-    """The text cannot be a model's name, so no folder was looked at."""
+    """The text cannot be a model's name, so no folder was searched."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class ModelFile:
 
     @property
     def settings(self) -> Path:
-        """The serving.toml that all versions of the model share; it need not exist."""
+        """The path of the serving.toml that all versions of the model share. The file need not exist."""
         return self.path.parents[1] / SETTINGS_FILE
 
 
@@ -69,19 +71,19 @@ class Promotion:
     version: int
     """The version that serves."""
     history: tuple[int, ...] = ()
-    """The versions that served before, the most recent last."""
+    """The versions that served before, oldest first."""
 
 
 def is_model_name(name: str) -> bool:
-    """Whether a model may have this name. No such name leads out of the repository."""
+    """Return whether a model may have this name. No valid name leads out of the repository."""
     return _NAME.fullmatch(name) is not None
 
 
 def names(models: Path) -> list[str]:
-    """List the folders that can hold a model, in alphabetical order, with or without a version in them.
+    """List the folders that can hold a model, in alphabetical order, whether or not they contain a version.
 
     Raises:
-        ModelRepositoryError: There is no such folder, or it cannot be read.
+        ModelRepositoryError: The folder does not exist, or cannot be read.
     """
     try:
         return sorted(folder.name for folder in models.iterdir() if is_model_name(folder.name) and folder.is_dir())
@@ -92,7 +94,7 @@ def names(models: Path) -> list[str]:
 
 
 def is_route(models: Path, name: str) -> bool:
-    """Whether a name in the repository is a route, which answers by other models. A folder with versions is a model."""
+    """Return whether a name in the repository is a route, which calls models. A folder with versions is a model."""
     folder = models / name
     try:
         return is_model_name(name) and (folder / ROUTE_FILE).is_file() and not any(_versions(folder))
@@ -101,7 +103,7 @@ def is_route(models: Path, name: str) -> bool:
 
 
 def versions(models: Path, name: str) -> list[ModelFile]:
-    """List a model's versions: the one that serves, then the others, the latest first. Empty where there is no model.
+    """List a model's versions: first the serving version, then the others, latest first. Empty if there is no model.
 
     Raises:
         ModelNameError: The text cannot be a model's name.
@@ -109,14 +111,14 @@ def versions(models: Path, name: str) -> list[ModelFile]:
     """
     if not is_model_name(name):
         raise ModelNameError(
-            f"{name!r} cannot be a model's name: up to 255 letters, digits, '_', '-' and '.' can, and the first one is "
-            "a letter or a digit"
+            f"{name!r} cannot be a model's name: a name has up to 255 letters, digits, '_', '-' and '.', and begins "
+            "with a letter or a digit"
         )
     return versions_in(models / name)
 
 
 def versions_in(folder: Path) -> list[ModelFile]:
-    """As ``versions``, for one model's folder."""
+    """Do the same as ``versions``, for one model's folder."""
     files = numbered_versions(folder)
     promoted = promotion(folder) if files else None
     if promoted is None:
@@ -132,7 +134,7 @@ def versions_in(folder: Path) -> list[ModelFile]:
 
 
 def numbered_versions(folder: Path) -> list[ModelFile]:
-    """List the versions in one model's folder, the latest first, whichever serves.
+    """List the versions in one model's folder, latest first, regardless of which version serves.
 
     Raises:
         ModelRepositoryError: The folder cannot be read.
@@ -144,10 +146,10 @@ def numbered_versions(folder: Path) -> list[ModelFile]:
 
 
 def promotion(folder: Path) -> Promotion | None:
-    """Read which version of a model was promoted; None where the latest serves.
+    """Read which version of a model was promoted; None if the latest version serves.
 
     Raises:
-        ModelRepositoryError: The model's promoted.toml cannot be read, or holds something else.
+        ModelRepositoryError: The model's promoted.toml cannot be read, or has other contents.
     """
     file = folder / PROMOTION_FILE
     try:
@@ -169,8 +171,8 @@ def read_toml(file: Path) -> dict[str, Any]:
     """Read one of a model's small files, <models>/<name>/*.toml.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ModelRepositoryError: It is not TOML, is too large, or is a link that leads out of the repository.
+        FileNotFoundError: The file does not exist.
+        ModelRepositoryError: The file is not TOML, is too large, or is a link that leads out of the repository.
     """
     require_inside(file, file.parent)
     try:
@@ -183,24 +185,26 @@ def read_toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(content.decode())
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, RecursionError) as error:  # RecursionError: brackets in brackets without end
+    except UnicodeDecodeError as error:
+        raise ModelRepositoryError(f"{file} cannot be read as TOML: it is not UTF-8") from error
+    except (OSError, ValueError, RecursionError) as error:  # RecursionError: brackets that are nested too deeply
         raise ModelRepositoryError(f"{file} cannot be read as TOML: {error}") from error
 
 
 def require_inside(file: Path, folder: Path) -> None:
-    """Check where a model's file is, links followed: in the model's folder, or elsewhere in the repository.
+    """Check that a model's file is in the model's folder or elsewhere in the repository, after following links.
 
-    The model's folder itself may be a link to anywhere, which the repository's owner has made. What is in the folder
-    may come from somebody else, in an archive for example, and must not lead to other files of this machine.
-    Kubernetes mounts files as links inside one folder. The error does not say where the link leads: a caller who asks
-    for the model to be loaded gets it.
+    The model's folder itself may be a link to anywhere, because only the repository's owner creates it. The contents of
+    the folder may come from another person, in an archive for example, and must not lead to other files of this
+    machine. Links are allowed because Kubernetes mounts files as links inside one folder. The error does not say where
+    the link leads, because the caller who requests the load sees the error.
 
     Args:
         file: The file, which need not exist.
         folder: <models>/<name>.
 
     Raises:
-        ModelRepositoryError: It is elsewhere, or its links lead in a circle.
+        ModelRepositoryError: The file is outside the repository, or its links lead in a circle.
     """
     try:
         place = file.resolve()
@@ -215,7 +219,7 @@ def require_inside(file: Path, folder: Path) -> None:
 
 
 def require_names(models: Path) -> list[str]:
-    """As ``names``, but raise ModelRepositoryError for an empty repository too."""
+    """Do the same as ``names``, but also raise ModelRepositoryError if the repository is empty."""
     listed = names(models)
     if not listed:
         raise ModelRepositoryError(
@@ -225,7 +229,7 @@ def require_names(models: Path) -> list[str]:
 
 
 def require_versions(models: Path, name: str) -> list[ModelFile]:
-    """As ``versions``, but raise ModelRepositoryError for a model without a version, or that is not there, too."""
+    """Do the same as ``versions``, but also raise ModelRepositoryError if there is no version or no such model."""
     files = versions(models, name)
     if not files:
         if _VERSION.fullmatch(name) and (models / name / MODEL_FILE).is_file():
@@ -248,7 +252,7 @@ def require_versions(models: Path, name: str) -> list[ModelFile]:
 
 
 def serving_versions(models: Path) -> list[ModelFile]:
-    """Return the version of each model that serves, by name; routes have no version, and are left out.
+    """Return for each model, sorted by name, the version that serves. Routes have no versions.
 
     Raises:
         ModelRepositoryError: The repository is missing or empty, or one of its models has no version.
@@ -264,13 +268,13 @@ def next_version(models: Path, name: str) -> int:
 
 
 def find_file(source: str) -> Path | None:
-    """Resolve what a person names on the command line to an ONNX file.
+    """Find the ONNX file for an argument of a command line.
 
     Args:
-        source: FILE.onnx, the folder of a version, or the folder of a model, which stands for the one that serves.
+        source: FILE.onnx, the folder of a version, or the folder of a model, which stands for the version that serves.
 
     Returns:
-        The file's path, or None where ``source`` is none of these. A FILE.onnx need not exist.
+        The file's path, or None if ``source`` is something else. A FILE.onnx need not exist.
     """
     path = Path(source)
     if source.endswith(".onnx"):

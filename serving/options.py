@@ -1,4 +1,4 @@
-"""Command-line options that the commands which call a server share: its address, TLS and a token."""
+"""Command-line options shared by all commands that call a server: the address, TLS and a token."""
 
 import functools
 from collections.abc import Callable
@@ -14,15 +14,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _CREDENTIALS = {
-    "--tls-ca": "Use TLS, and trust servers whose certificate these authorities (a PEM file) signed.",
+    "--tls-ca": "Use TLS, and trust servers whose certificate an authority in this PEM file signed.",
     "--tls-cert": "This client's own certificate (PEM), for a server that asks for one. Needs --tls-key.",
     "--tls-key": "The key of --tls-cert (PEM, not encrypted).",
-    "--token-file": "Send the first line of this file as bearer token.",
+    "--token-file": "Send the first line of this file as a bearer token.",
 }
 
 
 class ServerAddress(click.ParamType[str]):
-    """HOST:PORT of a gRPC server, or a URL for HTTP. Any other text is a usage error, which says what to write."""
+    """HOST:PORT of a gRPC server, or a URL for HTTP. Any other text causes a usage error that says what to write."""
 
     name = "HOST:PORT"
 
@@ -46,9 +46,9 @@ server_option = click.option(
 
 
 def credentials_options(command: F) -> F:
-    """Add --tls-ca, --tls-cert, --tls-key and --token-file to a click command, which receives them as ``credentials``.
+    """Add --tls-ca, --tls-cert, --tls-key and --token-file to a click command, which receives ``credentials`` instead.
 
-    Files that do not fit together, and a token that cannot be read, are usage errors (exit code 2) before any call.
+    Before any call, files that do not fit together or a token that cannot be read cause a usage error (exit code 2).
     """
 
     @functools.wraps(command)

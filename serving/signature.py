@@ -1,6 +1,6 @@
-"""Describe a model by its ONNX file alone: inputs, outputs, labels, task, and whether requests may be batched.
+"""Describe a model from its ONNX file: inputs, outputs, labels, task, and whether requests may be batched.
 
-Serving a model needs no side file. Metadata properties whose key begins with ``hangtag.`` hold what the graph cannot
+Serving a model needs no other file. Metadata properties whose key begins with ``hangtag.`` hold what the graph cannot
 express: the task, the labels, and the model's provenance.
 """
 
@@ -34,7 +34,7 @@ _DATATYPES = {
 }
 
 _GARMENTS = ("fashion-mnist", "outfits", "outfits-independent")
-"""The data sets of garments that hangtag trains on, the first of which old files leave out."""
+"""The data sets of garments that hangtag trains on. Old files do not name the first of these data sets."""
 
 
 class UnsupportedModelError(ValueError):
@@ -46,10 +46,10 @@ class TensorSpec:
     """One input or output of a model.
 
     Attributes:
-        name: its name in the graph.
-        datatype: of the Open Inference Protocol, such as ``FP32``.
+        name: the tensor's name in the graph.
+        datatype: the datatype in the Open Inference Protocol, such as ``FP32``.
         shape: the size of each axis; None for a dynamic axis, whose size may differ between requests.
-        symbols: the file's name for each axis; None for an axis that is fixed or unnamed.
+        symbols: the file's name for each axis; None if an axis is fixed or unnamed.
     """
 
     name: str
@@ -70,7 +70,7 @@ class TensorSpec:
         """
         datatype = _DATATYPES.get(onnx_type)
         if datatype is None:
-            raise UnsupportedModelError(f"{name!r} is a {onnx_type}, which the Open Inference Protocol cannot carry")
+            raise UnsupportedModelError(f"{name!r} is a {onnx_type}, which the Open Inference Protocol does not have")
         sizes = tuple(shape)
         return cls(
             name,
@@ -81,12 +81,12 @@ class TensorSpec:
 
     @property
     def axes(self) -> batchable.Axes:
-        """The shape as the file has it: a size, or a dynamic axis' symbol."""
+        """The shape as in the file, with a size or a dynamic axis' symbol for each axis."""
         return tuple(symbol if size is None else size for size, symbol in zip(self.shape, self.symbols, strict=True))
 
     @property
     def wire_shape(self) -> tuple[int, ...]:
-        """The shape as the protocol writes it: -1 for a dynamic axis."""
+        """The shape as in the protocol, with -1 for a dynamic axis."""
         return tuple(-1 if size is None else size for size in self.shape)
 
     def __str__(self) -> str:
@@ -103,8 +103,8 @@ class Signature:
         inputs: in the graph's order.
         outputs: in the graph's order.
         metadata: the ``hangtag.`` properties, without their prefix.
-        batching_override: the operator's setting of whether requests may be batched; None without one.
-        disproof: what a trial of the model has shown against batching; None where it has not.
+        batching_override: the operator's setting whether requests may be batched; None if not set.
+        disproof: why a trial of the model ruled out batching; None if no trial did.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -124,8 +124,8 @@ class Signature:
         """Build the signature from a graph's inputs, outputs and metadata_props.
 
         Raises:
-            UnsupportedModelError: a ``hangtag.`` property is malformed, or batching is demanded of a graph that cannot
-                be batched.
+            UnsupportedModelError: a ``hangtag.`` property is malformed, or a setting demands batching although the
+                graph rules it out.
         """
         metadata = {key.removeprefix(PREFIX): value for key, value in properties.items() if key.startswith(PREFIX)}
         signature = cls(tuple(inputs), tuple(outputs), metadata, batching_override)
@@ -141,14 +141,14 @@ class Signature:
 
     @cached_property
     def why_unbatched(self) -> str | None:
-        """Why requests may not be batched; None if they may.
+        """Why requests may not be batched; None if batching is allowed.
 
-        The operator's setting comes first, then the file's ``hangtag.batched``, then what the axes suggest. A trial
-        can only forbid what the last two allow.
+        The operator's setting comes first, then the file's ``hangtag.batched``, then what the axes suggest. A trial can
+        only forbid batching that the file or the axes allow.
 
         Raises:
-            UnsupportedModelError: the property is malformed, or batching is demanded of a graph that cannot be batched.
-                This, and each malformed property below, is raised by ``from_onnx`` already.
+            UnsupportedModelError: the property is malformed, or a setting demands batching although the graph rules it
+                out. ``from_onnx`` already raises this error, also for each property below.
         """
         declared = self.metadata.get("batched")
         if declared not in ("true", "false", None):
@@ -163,12 +163,12 @@ class Signature:
 
     @property
     def impossibility(self) -> str | None:
-        """Why requests cannot be batched at all, even if a setting demands it; None if they can."""
+        """Why requests cannot be batched at all, even if a setting demands it; None if batching is possible."""
         return batchable.impossibility(*self._axes())
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """The names along the outputs' last axis, in order; empty for a model without ``hangtag.labels``.
+        """The names along the outputs' last axis, in order; empty if the file has no ``hangtag.labels``.
 
         Raises:
             UnsupportedModelError: the property is malformed.
@@ -198,13 +198,13 @@ class Signature:
             )
         if not all(_is_fraction(value) for row in rows for value in row) or any(rows[i][i] for i in range(count)):
             raise UnsupportedModelError(
-                f"{PREFIX}label_distances must hold numbers from 0 to 1, and 0 from each label to itself"
+                f"{PREFIX}label_distances must hold numbers from 0 to 1, with 0 from each label to itself"
             )
         return tuple(tuple(map(float, row)) for row in rows)
 
     @cached_property
     def threshold(self) -> float:
-        """For ``multi_label``: the probability from which a label is in the set; 0.5 by default.
+        """For ``multi_label``: the least probability of a label in the predicted set; 0.5 by default.
 
         Raises:
             UnsupportedModelError: the property is malformed.
@@ -216,7 +216,7 @@ class Signature:
 
     @cached_property
     def min_labels(self) -> int:
-        """For ``multi_label``: the smallest size of a set, filled with the most probable labels; 0 by default.
+        """For ``multi_label``: the least size of a set, filled up with the most probable labels; 0 by default.
 
         Raises:
             UnsupportedModelError: the property is malformed.
@@ -228,13 +228,13 @@ class Signature:
 
     @cached_property
     def image(self) -> ImageSpec | None:
-        """How a picture becomes the model's only input; None where the file does not say.
+        """How a picture becomes the model's only input; None if the file does not say.
 
-        Files that earlier releases trained on Fashion-MNIST, or on canvases composed from it, do not say it: they take
+        Files that earlier releases trained on Fashion-MNIST, or on canvases composed from it, do not say: they take
         garments.
 
         Raises:
-            UnsupportedModelError: the property is malformed, or describes another input than the model has.
+            UnsupportedModelError: the property is malformed, or describes an input that the model does not have.
         """
         if "image" in self.metadata:
             try:
@@ -254,7 +254,7 @@ class Signature:
 
     @property
     def picture_shape(self) -> tuple[int, ...] | None:
-        """Of the one picture that a classifier takes: (height, width), or (height, width, 3). None for other models."""
+        """The shape of a classifier's picture: (height, width), or (height, width, 3). None for other models."""
         probabilities = self.output("probabilities")
         if len(self.inputs) == 1 and probabilities and self.labels:
             labels = len(self.labels)
@@ -273,16 +273,34 @@ class Signature:
 
     @property
     def task(self) -> str | None:
-        """``single_label``, ``multi_label``, or None for a model without ``hangtag.task``."""
+        """``single_label``, ``multi_label``, or None if the file has no ``hangtag.task``."""
         return self.metadata.get("task")
 
     def input(self, name: str) -> TensorSpec | None:
-        """The input of this name; None if there is none."""
+        """Return the input of this name; None if there is no such input."""
         return next((spec for spec in self.inputs if spec.name == name), None)
 
     def output(self, name: str) -> TensorSpec | None:
-        """The output of this name; None if there is none."""
+        """Return the output of this name; None if there is no such output."""
         return next((spec for spec in self.outputs if spec.name == name), None)
+
+    def difference(self, other: "Signature") -> tuple[str, object, object] | None:
+        """Return what differs between two signatures and affects the answers: its name, and both values; None if equal.
+
+        The image descriptions count only if both files have one, since a route prepares a picture for its first model.
+        """
+        fits = (self.image.fit, other.image.fit) if self.image and other.image else ("", "")
+        for what, own, others in (
+            ("their inputs", self.inputs, other.inputs),
+            ("their outputs", self.outputs, other.outputs),
+            ("their task", self.task, other.task),
+            ("their labels", self.labels, other.labels),
+            ("whether requests are batched", self.batched, other.batched),
+            ("how a picture of another size is made to fit", *fits),
+        ):
+            if own != others:
+                return what, own, others
+        return None
 
     def _why_unbatched_by(self, batched: bool, source: str) -> str | None:
         if not batched:

@@ -1,12 +1,10 @@
-"""The options that several experiments have, each declared once."""
+"""Options that several experiments share."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 import click
 from click.core import ParameterSource
-
-from studies import results
 
 MODELS = click.option(
     "--models",
@@ -29,35 +27,28 @@ OUT = click.option(
 
 
 def given() -> str:
-    """The options of the running command that were given, as they are typed, each after a space; without --out."""
+    """The options given to the running command, as typed, with a space before each option, and without --out."""
     context = click.get_current_context()
-    words = []
+    words: list[str] = []
     for parameter in context.command.params:
         name = str(parameter.name)
-        if name != "out" and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            words.append(parameter.opts[0])
-            words += [] if context.params[name] is True else [str(context.params[name])]
+        if name == "out" or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = context.params[name]
+        values = value if parameter.multiple else [",".join(value) if isinstance(value, tuple) else value]
+        for each in values:
+            words += [parameter.opts[0], *([] if each is True else [str(each)])]
     return "".join(f" {word}" for word in words)
 
 
-def write(out: Path | None, page: Path, lines: Iterable[results.Line], *, complete: bool) -> None:
-    """Write the results, and say where.
-
-    Args:
-        out: The option of OUT.
-        page: The results file of which a page is made.
-        lines: The results.
-        complete: They are what the page shows. Other results go nowhere without ``out``, lest the page change.
-    """
-    if file := out or (page if complete else None):
-        results.write(file, lines)
-        click.echo(f"wrote {file}")
-    else:
-        click.echo(f"Not recorded: the options are not those of the results in {page.name}. --out FILE records it.")
+def complete(*names: str) -> bool:
+    """Whether none of these options was given, so that the run measures everything that the page shows."""
+    context = click.get_current_context()
+    return all(context.get_parameter_source(name) is not ParameterSource.COMMANDLINE for name in names)
 
 
 class Names(click.ParamType[tuple[str, ...]]):
-    """Names with a comma between them, each one of those that are known; they keep the order of these."""
+    """Known names, separated by commas. The result has the order of the known names."""
 
     name = "names"
 

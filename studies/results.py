@@ -1,44 +1,27 @@
-"""Reads and writes results files: JSON Lines, one line for each run, which its key "run" names."""
+"""Read and write results files: JSON Lines with one line for each run. The key "run" has the run's name."""
 
 import json
 import os
+import platform
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import click
-
-from hangtag.serving.loadtest.machine.environment import cpu_model
+from hangtag.serving.loadtest.machine import cpu_model
 
 SIGNIFICANT_DIGITS = 6
-"""Pages show four or five digits at most; more would only be noise that changes with every run."""
+"""Digits kept in results. Pages show at most four or five digits; more digits would be noise."""
 
 Line = dict[str, Any]
 
 
 def read(path: Path) -> dict[str, Line]:
-    """The lines of a results file by the names of their runs, in the file's order.
-
-    Raises:
-        click.ClickException: the file is missing or unreadable, a line is no JSON object with a "run", or two lines
-            name the same run.
-    """
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise click.ClickException(f"{path} cannot be read ({error}).") from error
-    lines: dict[str, Line] = {}
-    for number, row in enumerate(text.splitlines(), start=1):
-        try:
-            line: Line = json.loads(row)
-            name = line["run"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise click.ClickException(f"{path}, line {number}, is no result of a run ({error!r}).") from error
-        if name in lines:
-            raise click.ClickException(f"{path}, line {number}, is a second result of the run {name}.")
-        lines[name] = line
-    return lines
+    """Return the lines of a results file by the names of their runs, in the file's order."""
+    lines: list[Line] = [json.loads(row) for row in path.read_text().splitlines()]
+    return {line["run"]: line for line in lines}
 
 
 def write(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -48,13 +31,13 @@ def write(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def record(path: Path, line: Mapping[str, Any]) -> None:
-    """Write one line in the place of the line of the same run, or at the end; the other lines stay as they are."""
+    """Write a line in place of the same run's line, or at the end. The other lines do not change."""
     lines = read(path) if path.exists() else {}
     write(path, (lines | {line["run"]: dict(line)}).values())
 
 
 def conditions(command: str, versions: Mapping[str, str]) -> Line:
-    """The line "conditions" of a benchmark: its command, day, machine and the versions of the packages it measured."""
+    """The line "conditions" of a benchmark: its command, date and machine, and the measured programs' versions."""
     return {
         "run": "conditions",
         "command": command,
@@ -64,6 +47,22 @@ def conditions(command: str, versions: Mapping[str, str]) -> Line:
         "load_before": os.getloadavg()[0],
         "versions": dict(versions),
     }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of Python and of these packages, if installed."""
+    installed = {"python": platform.python_version()}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):  # pygrpc-native is optional.
+            installed[package] = metadata.version(package)
+    return installed
+
+
+def turn(names: Iterable[str], number: int) -> list[str]:
+    """The names in the order of this turn. Each turn begins with the next name, so each name is first equally often."""
+    order = list(names)
+    first = number % len(order)
+    return order[first:] + order[:first]
 
 
 def _rounded(value: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Calls the methods of the protocol's services, and serves them, by the descriptions in their messages' modules.
+"""Call and serve the methods of the protocol's services, from the descriptions in the messages' modules.
 
-The server and the clients of hangtag need no stubs; tests and studies call and serve each method by its name.
+hangtag's server and clients need no stubs. Tests and studies call and serve each method by name.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ CLASSIFIER: ServiceDescriptor = classifier_pb2.DESCRIPTOR.services_by_name["Clas
 
 
 class _Stub:
-    """Has a callable for each method of a service, which takes and returns messages."""
+    """Has a callable for each method of a service. The callable takes and returns messages."""
 
     def __init__(self, service: ServiceDescriptor, channel: Any) -> None:
         for method in service.methods:
@@ -37,7 +37,7 @@ class InferenceStub(_Stub):
     """
 
     def __init__(self, channel: Any) -> None:
-        """channel: of grpc or of grpc.aio."""
+        """``channel`` is a channel of grpc or of grpc.aio."""
         super().__init__(INFERENCE, channel)
 
 
@@ -45,12 +45,12 @@ class ClassifierStub(_Stub):
     """The methods of hangtag.v1.Classifier."""
 
     def __init__(self, channel: Any) -> None:
-        """channel: of grpc or of grpc.aio."""
+        """``channel`` is a channel of grpc or of grpc.aio."""
         super().__init__(CLASSIFIER, channel)
 
 
 def serve_inference(servicer: object, server: grpc.Server) -> None:
-    """Serve the unary methods of GRPCInferenceService that an object has by their names; the others are unknown."""
+    """Serve the unary methods of GRPCInferenceService that an object has. Other methods are unknown to callers."""
     handlers = {}
     for method in INFERENCE.methods:
         answer = getattr(servicer, method.name, None)

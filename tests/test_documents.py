@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PEERS = ROOT / ".venv-peers" / "bin"
 WITH_OUR_PROGRAMS = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("studies/**/*.md"))]
 OURS = [sys.executable, "-W", "error"]
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 
@@ -45,7 +45,7 @@ def example(language: str, containing: str, document: str = README) -> str:
     return str(blocks[0])
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_documents_name_folders_of_tests_that_exist(document: Path) -> None:
     named = re.findall(r"\btests/[\w/.]*\w", document.read_text())
     assert [path for path in named if not (ROOT / path).is_dir()] == []
@@ -59,21 +59,17 @@ def run(command: list[str], path: str = os.environ["PATH"], **more: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("document", "containing", "program", "printed"),
+    ("document", "containing", "printed"),
     [
         # It streams the same image twice.
-        ("README.md", "from hangtag import Client", OURS, r"Ankle boot (?:9\d|100)\.\d%\n\(2, 10\)\n(.+\n)\1"),
-        ("docs/client.md", "with Client", OURS, r"Bag\n"),
-        ("docs/client.md", "async with AsyncClient", OURS, r"\['Bag', 'Bag'\]\n"),
-        ("README.md", "tritonclient", [str(PEERS / "python")], r"\(1, 10\)\n"),
+        ("README.md", "from hangtag import Client", r"Ankle boot (?:9\d|100)\.\d%\n\(2, 10\)\n(.+\n)\1"),
+        ("docs/reference/client.md", "with Client", r"Bag\n"),
+        ("docs/reference/client.md", "async with AsyncClient", r"\['Bag', 'Bag'\]\n"),
     ],
 )
-def test_an_example_in_python_runs(
-    address: str, document: str, containing: str, program: list[str], printed: str
-) -> None:
-    assert Path(program[0]).exists(), f"{program[0]} is missing: 'make test' sets it up"
+def test_an_example_in_python_runs(address: str, document: str, containing: str, printed: str) -> None:
     code = example("python", containing, (ROOT / document).read_text()).replace(DEFAULT_ADDRESS, address)
-    assert re.fullmatch(printed, run([*program, "-c", code]))
+    assert re.fullmatch(printed, run([*OURS, "-c", code]))
 
 
 def test_the_grpcurl_example(address: str) -> None:
@@ -128,8 +124,8 @@ def test_a_classify_example_runs_as_it_is_written(example: str, address: str, ou
     assert all(file.name in shown for file in files)
 
 
-def test_the_answer_that_the_page_about_the_server_shows_is_the_answer(outfits: str) -> None:
-    page = (ROOT / "docs/serving.md").read_text()
+def test_the_answer_that_the_page_about_grpc_shows_is_the_answer(outfits: str) -> None:
+    page = (ROOT / "docs/reference/grpc.md").read_text()
     (block,) = re.findall(r"```console\n\$ (.*?)```", page, re.DOTALL)
     command, *shown = block.splitlines()
     answer = run(["bash", "-ec", command.replace("127.0.0.1:8003", outfits)], WITH_OUR_PROGRAMS, COLUMNS="120")
@@ -137,7 +133,7 @@ def test_the_answer_that_the_page_about_the_server_shows_is_the_answer(outfits: 
 
 
 @pytest.mark.parametrize(
-    "document", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name
+    "document", sorted({*ROOT.glob("*.md"), *DOCUMENTS}), ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_links_lead_to_files(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())

@@ -1,6 +1,6 @@
 """The catalog: every network by name, with its builder, the data sets that it learns from, and its recipes.
 
-Here a run's network is built, too, and prepared for training as its recipe requires.
+A run's network is built here, too, and prepared for training as its recipe requires.
 
 A new network is one new row of NETWORKS and its module in networks/.
 """
@@ -13,24 +13,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hangtag.printable import named
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.training import recipes
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.errors import SettingsError
 from hangtag.training.losses.multi_label import LabelPaths, Objective, Sigmoids, SoftmaxRanking
 from hangtag.training.networks import own
+from hangtag.training.networks.classifiers import Cnn, CnnSmall, Lstm, Lstm2, ResNet
 from hangtag.training.networks.cnn_rnn import CnnEmbedding, CnnLabels, CnnRnn
 from hangtag.training.networks.normalisation import add_batch_norm
-from hangtag.training.networks.single_label import Cnn, Lstm, Lstm2, ResNet
 from hangtag.training.recipes import PICTURES, STUDY, TEACHER, Recipe
 from hangtag.training.runs.config import RunConfig
 
 _WRAPPINGS = ("model", "state_dict", "model_state_dict")
-"""Where a file keeps the weights among an optimizer's state and an epoch."""
+"""The keys under which a file may keep the weights, next to an optimizer's state and an epoch."""
 _PREFIXES = ("", "module.", "_orig_mod.", "model.")
-"""What DataParallel, torch.compile and Lightning put before the name of each weight."""
+"""What DataParallel, torch.compile and Lightning put before each weight's name."""
 _MANY_STEPS = 1_000
-"""Of an epoch: so many that running statistics follow the last of them as they usually do."""
+"""Steps per epoch that are enough for running statistics to follow the last steps as usual."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class NetworkEntry:
     """One network.
 
     Attributes:
-        build: Makes it, with fresh weights, for a number of labels and for images of one size.
-        recipes: How it may be trained on Fashion-MNIST, or on label sets; the first is the default.
+        build: Builds it with fresh weights, for a number of labels and for images of one size.
+        recipes: How to train it on Fashion-MNIST, or on label sets; the first recipe is the default.
         objective: For label sets: the loss, and how outputs are read; None for a single label.
     """
 
@@ -58,6 +59,7 @@ NETWORKS: Mapping[str, NetworkEntry] = {
     "lstm-280": NetworkEntry(partial(Lstm, hidden_size=280), (STUDY,)),  # 28 * 10
     "lstm2": NetworkEntry(Lstm2, (STUDY, recipes.LSTM2_BEST)),
     "cnn": NetworkEntry(Cnn, (STUDY, TEACHER, recipes.CNN_BEST, recipes.CNN_SAME_VIEW)),
+    "cnn-small": NetworkEntry(CnnSmall, (STUDY, recipes.CNN_SMALL_SAME_VIEW)),
     "resnet": NetworkEntry(ResNet, (TEACHER,)),
     "resnet-28x28": NetworkEntry(partial(ResNet, full_resolution=True), (recipes.FULL_RESOLUTION_TEACHER,)),
     "cnn_rnn": _label_sets(CnnRnn, LabelPaths),
@@ -70,18 +72,18 @@ RECIPE_NAMES = tuple(dict.fromkeys(recipe.name for entry in NETWORKS.values() fo
 
 
 def entry(network: str) -> NetworkEntry:
-    """A network's entry; of the user's own network, one that is made for it.
+    """A network's entry; for the user's own network, a new entry.
 
     Raises:
         SettingsError: There is no network of this name.
     """
     if own.is_own(network):
-        # Its normalisations and rates of dropout are its own.
+        # Its normalisation layers and dropout rates are part of the network itself.
         return NetworkEntry(partial(own.build, network), (replace(PICTURES, batch_norm=False, dropout=None),))
     if network not in NETWORKS:
         raise SettingsError(
-            f"there is no network {network!r}; there are {', '.join(NETWORKS)}, your own as package.module:callable, "
-            "and timm:NAME."
+            f"there is no network {network!r}; there are {', '.join(NETWORKS)}, your own networks as "
+            "package.module:callable, and timm:NAME."
         )
     return NETWORKS[network]
 
@@ -91,8 +93,8 @@ def build(network: str, labels: int = 10, image: ImageSpec = fashion_mnist.IMAGE
 
     Args:
         network: A name of NETWORKS, ``package.module:callable`` or ``timm:NAME``.
-        labels: How many there are.
-        image: What it sees.
+        labels: The number of labels.
+        image: The images that the network sees.
 
     Raises:
         SettingsError: There is no such network, or it cannot be built for these images.
@@ -108,7 +110,7 @@ def build(network: str, labels: int = 10, image: ImageSpec = fashion_mnist.IMAGE
 def recipe_for(name: str | None, network: str, data: str = fashion_mnist.NAME) -> Recipe:
     """A network's recipe by name; for None, the default for the data set.
 
-    The recipe for anybody's pictures is there for every network of a single label.
+    Every network of a single label has the recipe for the user's own pictures.
 
     Raises:
         SettingsError: The network has no such recipe.
@@ -127,7 +129,7 @@ def dataset_for(name: str | None, network: str) -> str:
     """The name of the data set to learn from; the network's default for None.
 
     Raises:
-        SettingsError: There is no such data set, or it is of the wrong kind for the network.
+        SettingsError: There is no such data set, or it does not suit the network.
     """
     found = entry(network)
     chosen = name or (sources.LABEL_SETS[0] if found.objective else fashion_mnist.NAME)
@@ -138,46 +140,54 @@ def dataset_for(name: str | None, network: str) -> str:
 
 
 def prepared(config: RunConfig, labels: int, image: ImageSpec, steps_per_epoch: int) -> nn.Module:
-    """The run's network, prepared for training on the run's device. Raises SettingsError as ``first_network`` does."""
-    if config.pictures is None:  # runs on a data set of ours end as in earlier releases, with few images too
-        steps_per_epoch = _MANY_STEPS
-    return prepare(first_network(config, labels, image), config.recipe, torch.device(config.device), steps_per_epoch)
+    """The run's network on its device, with the recipe's dropout rates and batch normalisation.
 
-
-def first_network(config: RunConfig, labels: int, image: ImageSpec) -> nn.Module:
-    """The run's network with fresh weights, or with those that it starts from.
-
-    Raises:
-        SettingsError: It cannot be built for these images, or the weights to start from are of another network.
+    Raises SettingsError as ``first_network`` does.
     """
-    network = build(config.model, labels, image)
-    if config.start_from is not None:
-        _load(network, config.start_from.path, config.model)
-    return network
-
-
-def prepare(network: nn.Module, recipe: Recipe, device: torch.device, steps_per_epoch: int = _MANY_STEPS) -> nn.Module:
-    """Set the recipe's dropout rates, add its batch normalisation, and move the network to the device, all in place."""
-    if recipe.dropout is not None:
+    network, _ = first_network(config, labels, image)
+    if config.recipe.dropout is not None:
         for module in network.modules():
             if isinstance(module, nn.Dropout):
-                module.p = recipe.dropout
-    if recipe.batch_norm:
-        add_batch_norm(network, steps_per_epoch)
+                module.p = config.recipe.dropout
+    if config.recipe.batch_norm:
+        # Runs on hangtag's own data sets end as in earlier releases, even with few images.
+        add_batch_norm(network, steps_per_epoch if config.pictures else _MANY_STEPS)
     # Convolutions are fastest in channels_last on CPUs and GPUs alike; the results are the same.
-    moved: nn.Module = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    moved: nn.Module = network.to(  # type: ignore[call-overload]
+        torch.device(config.device), memory_format=torch.channels_last
+    )
     return moved
 
 
-def _load(network: nn.Module, path: str, model: str) -> None:
-    """Load the weights of the file that the run starts from, but for those of another shape, as for other labels."""
+def first_network(config: RunConfig, labels: int, image: ImageSpec) -> tuple[nn.Module, list[str]]:
+    """The run's network with fresh weights, or with the weights that it starts from.
+
+    Returns:
+        The network; and, with a file to start from, a sentence about the weights that stay fresh.
+
+    Raises:
+        SettingsError: The network cannot be built for these images, or the weights to start from are of another
+            network.
+    """
+    network = build(config.model, labels, image)
+    if config.start_from is None:
+        return network, []
+    return network, [_load(network, config.start_from.path, config.model)]
+
+
+def _load(network: nn.Module, path: str, model: str) -> str:
+    """Load the weights of the file that the run starts from. Weights of another shape, such as those for other labels,
+    are left out.
+
+    Returns a sentence about the weights that stay fresh.
+    """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises all kinds of exceptions
         # PyTorch's own message has many lines, and advises to run code from the file.
         raise SettingsError(
             f"--start-from {path} cannot be read as weights: it is damaged, or torch.save() did not write it, or it "
-            "holds more than tensors. Save the network's state_dict()."
+            "holds other objects than tensors. Save the network's state_dict()."
         ) from error
     state: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
     state = next((state[key] for key in _WRAPPINGS if isinstance(state.get(key), dict)), state)
@@ -189,7 +199,14 @@ def _load(network: nn.Module, path: str, model: str) -> None:
     )
     if 2 * len(fitting) < len(shapes):
         raise SettingsError(
-            f"--start-from {path} holds {len(fitting)} of the {len(shapes)} weights of {model}: it is of another "
-            "network, or of other images."
+            f"--start-from {path} holds {len(fitting)} of the {len(shapes)} weights of {model}: the file belongs to "
+            "another network, or to images of another size."
         )
     network.load_state_dict(fitting, strict=False)
+    fresh = [f"{key} {list(shape)}" for key, shape in shapes.items() if key not in fitting]
+    if not fresh:
+        return f"--start-from {path}: all {len(shapes)} weights are the file's."
+    return (
+        f"--start-from {path}: {len(fresh)} of {len(shapes)} weights begin fresh, because the file has no weights of "
+        f"their name and shape: {named(fresh)}."
+    )

@@ -1,9 +1,11 @@
-"""The errors of training, each of which the user can do something about."""
+"""The errors of training, all of which the user can fix."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hangtag.errors import DataCorruptError as DataCorruptError
+from hangtag.errors import DataNotFoundError as DataNotFoundError
 from hangtag.errors import UserError
 
 
@@ -13,14 +15,6 @@ class TrainingError(UserError):
 
 class SettingsError(TrainingError):
     """A setting is out of its range, or settings do not fit together."""
-
-
-class DataNotFoundError(TrainingError):
-    """The data set, or one of its files, could not be found or downloaded."""
-
-
-class DataCorruptError(TrainingError):
-    """A file's decompressed content does not have the published SHA-256, or cannot be read."""
 
 
 class RunMismatchError(TrainingError):

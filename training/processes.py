@@ -1,7 +1,7 @@
-"""The processes of a run: one, or several ranks over torch.distributed, by gloo on CPUs and by NCCL on GPUs.
+"""The processes of a run: one, or several ranks over torch.distributed, with gloo on CPUs and with NCCL on GPUs.
 
 Several ranks train one network: each computes its share of every batch, and the gradients are averaged, so that the run
-takes the same steps as a single process would. Rank 0 alone validates and writes files.
+takes the same steps as a single process would. Only rank 0 validates and writes files.
 """
 
 import atexit
@@ -29,12 +29,12 @@ from hangtag.training.errors import ProcessesError
 T = TypeVar("T")
 _TIMEOUT = timedelta(hours=1)  # of a collective operation: while rank 0 validates, the others wait for it
 _RELEASE_SECONDS = 0.1
-"""How long the interpreter lock is left to gloo's thread, which needs it to free the last operation's tensors.
+"""How long the interpreter lock is released for gloo's thread, which needs it to free the last operation's tensors.
 
-Without a break, a rank that an error ends may hang: its destructors wait for that thread while they hold the lock.
+Otherwise a rank that ends with an error may hang: its destructors hold the lock while they wait for that thread.
 """
 _GRACE = 30.0
-"""Seconds that the other processes have to end by themselves once one has ended with an error."""
+"""Seconds that the other processes have to end by themselves after a process has ended with an error."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, in malloc.h
 
 
@@ -59,22 +59,22 @@ class ProcessGroup:
         return [value]
 
     def on_rank_zero(self, work: Callable[[], T]) -> T:
-        """The result of work that rank 0 alone does. Every rank raises what rank 0 raises."""
+        """The result of work that only rank 0 does. Every rank raises what rank 0 raises."""
         return work()
 
     def on_every_rank(self, work: Callable[[], T]) -> T:
-        """The result of work that every rank does for itself. Where one fails, all raise."""
+        """The result of work that every rank does for itself. If one rank fails, all ranks raise."""
         return work()
 
     def share_of(self, batch: Tensor) -> tuple[Tensor, float]:
         """This rank's indices of a batch [batch], and the weight of their mean loss.
 
-        With these weights, the average over the ranks is the mean over the batch.
+        The average of these weighted losses over the ranks is the mean over the batch.
         """
         return batch, 1.0
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network to call in training steps, whose gradients are averaged over the ranks."""
+        """The network to call in training steps; its gradients are averaged over the ranks."""
         return network
 
 
@@ -104,7 +104,7 @@ class DistributedGroup(ProcessGroup):
         try:
             value = work()
         except BaseException as error:
-            # The rank with a bug shows its traceback; the others exit without one.
+            # The rank with a bug shows its traceback; the other ranks exit without a traceback.
             expected = isinstance(error, UserError | KeyboardInterrupt)
             self.all_gather(error if expected else SystemExit(1))
             raise
@@ -116,7 +116,7 @@ class DistributedGroup(ProcessGroup):
     def share_of(self, batch: Tensor) -> tuple[Tensor, float]:
         share = batch[self.rank :: self.world_size]
         if not len(share):
-            # A rank without samples recomputes one with weight 0, so that DDP never waits for it.
+            # A rank without samples computes any sample with weight 0, so that DDP never waits for the rank.
             return batch[:1], 0.0
         return share, self.world_size * len(share) / len(batch)
 
@@ -128,7 +128,8 @@ class DistributedGroup(ProcessGroup):
 
 @contextmanager
 def process_group(device: str) -> Iterator[ProcessGroup]:
-    """Join the process group that torchrun's environment variables describe; without them, a group of one process.
+    """Join the process group that torchrun's environment variables describe. Without these variables, join a group of
+    one process.
 
     Args:
         device: "cpu" or "cuda".
@@ -144,15 +145,15 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
             torch.cuda.set_device(local_rank)
         elif device == "cuda":
             raise ProcessesError(
-                f"{os.environ['LOCAL_WORLD_SIZE']} processes need a GPU each, and PyTorch sees "
+                f"{os.environ['LOCAL_WORLD_SIZE']} processes need one GPU each, but PyTorch sees "
                 f"{torch.cuda.device_count()} here. Start as many processes as there are GPUs."
             )
         dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_TIMEOUT)
-    except (KeyError, ValueError) as error:  # a variable is missing, or no number
+    except (KeyError, ValueError) as error:  # a variable is missing or is not a number
         raise ProcessesError(
-            f"WORLD_SIZE is set to {os.environ['WORLD_SIZE']}, for a run by several processes, which cannot form a "
-            f"group ({error}). Start several processes on one machine with 'hangtag train --processes N', on several "
-            "with torchrun; for a single process, unset WORLD_SIZE."
+            f"WORLD_SIZE is set to {os.environ['WORLD_SIZE']}, for a run with several processes, but they cannot form "
+            f"a group ({error}). Start several processes on one machine with 'hangtag train --processes N', on several "
+            "machines with torchrun; for a single process, unset WORLD_SIZE."
         ) from error
     try:
         yield DistributedGroup(dist.get_rank(), dist.get_world_size())
@@ -163,10 +164,10 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
 
 
 def _exit_without_destructors() -> None:
-    """End a process that succeeded before C++'s destructors run.
+    """End a process that succeeded, before C++'s destructors run.
 
-    DistributedDataParallel leaves gloo's threads behind, which nothing in Python can end. Now and then the destructors
-    abort because of them, and torchrun would report a finished run as a failed one.
+    DistributedDataParallel leaves gloo's threads behind, which Python cannot end. Because of them the destructors abort
+    now and then, and torchrun would report a finished run as failed.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -176,8 +177,8 @@ def _exit_without_destructors() -> None:
 def launch(processes: int, work: Callable[[T], None], settings: T) -> None:
     """Run ``work(settings)`` in several processes, which find each other through torchrun's environment variables.
 
-    torchrun does the same on several machines, but adds a traceback of its own to every error message. Ctrl-C is
-    forwarded to the processes. Raises SystemExit with the exit status of the first one that failed.
+    torchrun does the same on several machines, but adds its own traceback to every error message. Ctrl-C is forwarded
+    to the processes. Raises SystemExit with the exit status of the first process that failed.
     """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     context = start_processes(
@@ -218,11 +219,11 @@ def _process(rank: int, processes: int, port: int, work: Callable[[T], None], se
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for the tensors to come, instead of returning it to the kernel.
+    """Let the C library keep freed memory for later tensors, instead of returning it to the kernel.
 
-    Every step allocates the same large tensors and frees them. By default glibc maps the largest again each time, and
-    the kernel has to clear their pages: 60,000 in a step of ``resnet-28x28`` or of ``lstm2`` by the recipe ``best``.
-    In exchange the process holds more memory at its peak.
+    Every step allocates the same large tensors and frees them. By default glibc maps the largest tensors again each
+    time, and the kernel must clear their pages: 60,000 in a step of ``resnet-28x28`` or of ``lstm2`` by the recipe
+    ``best``. The price is that the process holds more memory at its peak.
 
     A C library without such a setting keeps its defaults.
     """

@@ -10,9 +10,9 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-_FIGURES = ("validation_accuracy", "validation_o_f1", "validation_exact_match")
+_FIGURES = ("accuracy", "o_f1", "exact_match")
 LINE_INTERVAL = 60.0
-"""Seconds between two lines within an epoch, where standard error is no terminal."""
+"""Seconds between two lines within an epoch, if standard error is not a terminal."""
 
 
 @dataclass(frozen=True)
@@ -22,46 +22,27 @@ class StepProgress:
     epoch: int  # from 1
     step: int  # of this epoch, from 1
     steps: int  # per epoch
-    loss: float  # the epoch's mean so far, as of the last step at which the trainer summed it up
-    figures: Mapping[str, float] | None = None  # at the steps at which the trainer summed up, every tenth or so:
-    # loss and accuracy, means over the samples since the last such step, and the learning_rate of this one
+    loss: float  # the epoch's mean so far; the trainer updates it every ten steps or so
 
 
 class Observer:
-    """Passes everything on to other observers, in their order; each of them may request a stop.
-
-    Of none it is a null object: it ignores progress, and never stops the run. Subclasses override what they need.
-
-    Example:
-        >>> train(config, data, run, Observer(terminal, event_log))
-    """
-
-    _others: tuple["Observer", ...] = ()
-
-    def __init__(self, *others: "Observer") -> None:
-        self._others = others
+    """Null object: ignores progress, and never stops the run. Subclasses override what they need."""
 
     def on_step(self, progress: StepProgress) -> None:
         """Called after every training step."""
-        for other in self._others:
-            other.on_step(progress)
 
     def on_epoch(self, row: Mapping[str, float]) -> None:
         """Called with an epoch's figures once they are saved, on rank 0 only."""
-        for other in self._others:
-            other.on_epoch(row)
 
     def on_teacher_logits(self, done: int, total: int) -> None:
-        """Called while teachers compute logits: how many of this rank's images are done, mirror images included."""
-        for other in self._others:
-            other.on_teacher_logits(done, total)
+        """Called while teachers compute logits. done, total: of this rank's images, mirror images included."""
 
     def stop_requested(self) -> bool:
         """Whether the run should stop. Called after every training step and between batches."""
-        return any(other.stop_requested() for other in self._others)
+        return False
 
     def raise_if_stopped(self) -> None:
-        """Raises KeyboardInterrupt if a stop is requested. Called between batches, when no state is half written."""
+        """Raises KeyboardInterrupt if a stop is requested. Called between batches, when all saved state is complete."""
         if self.stop_requested():
             raise KeyboardInterrupt
 
@@ -69,18 +50,22 @@ class Observer:
 class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
     """Shows progress on standard error, as bars or, in a log, as lines, and requests a stop after Ctrl-C.
 
-    It handles Ctrl-C of a run that trains in its ``with`` block.
+    In its ``with`` block, in which the run trains, it handles Ctrl-C.
     """
 
-    def __init__(self, epochs: int, *, shown: bool, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, epochs: int, *, shown: bool, select: str = "accuracy", clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Show nothing yet.
 
         Args:
             epochs: The run's number of epochs, for the length of the bar and for the lines.
+            select: The figure that selects the best epoch; it is shown with the others.
             shown: Whether this process shows progress; Ctrl-C is handled either way.
-            clock: In seconds.
+            clock: The clock, in seconds.
         """
         self._epochs, self._shown, self._interrupted = epochs, shown, False
+        self._figures = dict.fromkeys((*_FIGURES, select))
         self._last_epoch: Mapping[str, float] = {}
         self._console = Console(stderr=True)
         self._clock, self._next_line = clock, clock() + LINE_INTERVAL
@@ -100,20 +85,20 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
 
     def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGINT, self._previous)
-        if self._bars.tasks:  # they stay as they are
+        if self._bars.tasks:  # the bars stay on the terminal
             self._bars.stop()
 
     def on_step(self, progress: StepProgress) -> None:
         if progress.step % 10 and progress.step not in (1, progress.steps):
             return
-        figures = [f"loss {progress.loss:.3f}", *_validation_figures(self._last_epoch)]
+        figures = [f"loss {progress.loss:.3f}", *self._validation_figures(self._last_epoch)]
         done, total = (progress.epoch - 1) * progress.steps + progress.step, self._epochs * progress.steps
         self._show("steps", f"epoch {progress.epoch}/{self._epochs}", done, total, figures)
 
     def on_epoch(self, row: Mapping[str, float]) -> None:
         self._last_epoch = row
         if not self._console.is_terminal:
-            figures = [f"loss {row['train_loss']:.3f}", *_validation_figures(row), f"{row['seconds']:.0f} s"]
+            figures = [f"loss {row['train_loss']:.3f}", *self._validation_figures(row), f"{row['seconds']:.0f} s"]
             self._print(f"epoch {row['epoch']}/{self._epochs}: {', '.join(figures)}")
 
     def on_teacher_logits(self, done: int, total: int) -> None:
@@ -123,7 +108,7 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
         return self._interrupted
 
     def _show(self, unit: str, description: str, done: int, total: int, figures: Sequence[str] = ()) -> None:
-        """Show how far the work is that counts in this unit: it has a bar of its own, or a line now and then."""
+        """Show the progress of the work that counts in this unit, by a separate bar, or by a line now and then."""
         if not self._shown:
             return
         if not self._console.is_terminal:
@@ -149,6 +134,6 @@ class TerminalObserver(Observer, AbstractContextManager["TerminalObserver"]):
             raise KeyboardInterrupt
         self._interrupted = True
 
-
-def _validation_figures(row: Mapping[str, float]) -> list[str]:
-    return [f"{name.replace('_', ' ')} {row[name]:.2%}" for name in _FIGURES if name in row]
+    def _validation_figures(self, row: Mapping[str, float]) -> list[str]:
+        names = [f"validation_{name}" for name in self._figures]
+        return [f"{name.replace('_', ' ')} {row[name]:.2%}" for name in names if name in row]

@@ -9,16 +9,15 @@ from hangtag.training.errors import SettingsError
 
 DistanceLossName = Literal["soft-labels", "embedding-distance"]
 BETA, LOSS_WEIGHT = 5.0, 0.5
-"""Of a loss with distances, unless --beta and --loss-weight say otherwise."""
+"""The defaults of --beta and --loss-weight, for a loss with distances."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes to a training image, other ones in every epoch; none by default."""
+    """Random changes to a training image, different in every epoch; none by default."""
 
     flip: bool = False  # mirror left and right, with probability 1/2
-    shift: float = 0  # by up to so many pixels in each direction, or below 1 by such a part of the shorter edge; black
-    # moves in
+    shift: float = 0  # the most pixels in each direction, or if below 1, the part of the shorter edge; the gap is black
     erase: float = 0.0  # probability of a rectangle of noise over 2 to 20 % of the image (Zhong et al., 2017)
 
 
@@ -29,8 +28,8 @@ class Distillation:
     teacher: str  # the model that teaches unless --teacher names files
     weight: float  # of the teacher's part in the loss; the labels' part has the rest
     temperature: float
-    views: int = 0  # how many augmented images of each original one the teacher answers, and the student sees; 0: the
-    # teacher answers each original image, and the student sees other augmented images in every epoch
+    views: int = 0  # augmented images of each original that the teacher answers and the student sees; 0: the teacher
+    # answers only the original image, and the student sees new augmented images in every epoch
 
 
 @dataclass(frozen=True)
@@ -65,10 +64,10 @@ class Recipe:
     distillation: Distillation | None = None
 
 
-# The study: Keras' Adam with its defaults (its epsilon is 1e-7 where PyTorch's is 1e-8), cross-entropy, ten epochs.
+# The study: Keras' Adam with its defaults (its epsilon is 1e-7, PyTorch's is 1e-8), cross-entropy, ten epochs.
 STUDY = Recipe(name="study", batch_size=32, epochs=10, learning_rate=1e-3)
 
-# For a network that others learn from, and that learns from labels alone.
+# For a network that teaches others, and learns only from labels.
 TEACHER = Recipe(
     name="teacher",
     batch_size=128,
@@ -90,7 +89,7 @@ FULL_RESOLUTION_TEACHER = replace(
     TEACHER, epochs=20, ema_decay=0.998, augmentation=Augmentation(flip=True, shift=2, erase=0.5)
 )
 
-# A teacher's probabilities show which garments are nearly another one; labels do not (Hinton et al., 2015).
+# A teacher's probabilities show which garments resemble each other; labels do not (Hinton et al., 2015).
 CNN_BEST = replace(
     TEACHER,
     name="best",
@@ -101,15 +100,26 @@ CNN_BEST = replace(
     distillation=Distillation(teacher="resnet", weight=0.8, temperature=2.0),
 )
 
-# Augmentation may hide what the teacher saw in the original image, and in so many epochs a network learns the answer to
-# each image by heart. Here the teacher answers what the student sees (Beyer et al., Knowledge distillation: A good
-# teacher is patient and consistent, 2022), all of it before the first epoch: new answers in every step would take
-# longer than the student's own computation.
+# Augmentation may hide what the teacher saw in the original image, and in many epochs a network learns the answer to
+# each image by heart. Here the teacher answers exactly the images that the student sees (Beyer et al., Knowledge
+# distillation: A good teacher is patient and consistent, 2022). It answers them all before the first epoch, because new
+# answers in every step would take longer than the student's own computation.
 CNN_SAME_VIEW = replace(
     CNN_BEST,
     name="same-view",
     epochs=90,
     distillation=Distillation(teacher="resnet-28x28-int8", weight=0.8, temperature=2.0, views=8),
+)
+
+# With a tenth of the weights a network cannot learn the images by heart. So it gets more epochs, a larger share of the
+# teachers in the loss, no dropout, and noise on fewer images.
+CNN_SMALL_SAME_VIEW = replace(
+    CNN_SAME_VIEW,
+    epochs=300,
+    ema_decay=0.998,
+    dropout=0.0,
+    augmentation=Augmentation(flip=True, shift=2, erase=0.25),
+    distillation=Distillation(teacher="resnet-28x28-int8", weight=0.9, temperature=2.0, views=8),
 )
 
 LSTM_BEST = Recipe(
@@ -138,9 +148,10 @@ LSTM2_BEST = replace(
     augmentation=Augmentation(flip=True, shift=2),
 )
 
-# For anybody's pictures. They are not mirrored, which would make a wrong picture of a digit or of a traffic sign; where
-# left and right mean the same, --set flip=true is worth trying first. There is no average of the weights: in the few
-# steps of a small data set it would still consist of the first, bad ones, and the falling rate does what it is for.
+# For the user's own pictures. They are not mirrored, because a mirrored digit or traffic sign is wrong. If left and
+# right mean the same, --set flip=true is worth trying first. The weights are not averaged: a small data set has so few
+# steps that the average would still contain the first, bad weights. The falling learning rate has the effect of an
+# average.
 PICTURES = Recipe(
     name="pictures",
     batch_size=32,
@@ -180,7 +191,7 @@ def changed(recipe: Recipe, changes: Iterable[str]) -> Recipe:
             Augmentation's and Distillation's.
 
     Raises:
-        SettingsError: There is no such hyperparameter, or the value is none of its kind.
+        SettingsError: There is no such hyperparameter, or the value is not of its kind.
 
     Example:
         >>> changed(STUDY, ["batch_size=64", "flip=true"]).augmentation.flip
@@ -207,7 +218,7 @@ _KINDS: dict[str, tuple[str, Any]] = {
     for name, kind in get_type_hints(owner).items()
     if name not in ("name", *_PARTS)
 }
-"""The hyperparameters that ``--set`` reaches: which part of the recipe has each, and its type."""
+"""The hyperparameters that ``--set`` reaches: the part of the recipe that has each, and its type."""
 _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
     int: (int, "a whole number"),
     float: (float, "a number"),
@@ -218,24 +229,30 @@ _READERS: dict[Any, tuple[Callable[[str], Any], str]] = {
         "two numbers, such as 0.9,0.999",
     ),
 }
-"""How a value of each type is read, which raises ValueError or KeyError for another text; and what it is, in words."""
-_POSITIVE = ("batch_size", "epochs", "learning_rate", "epsilon", "temperature")
-_BELOW_ONE = ("betas", "ema_decay", "dropout", "label_smoothing")
-_UP_TO_ONE = ("erase", "weight")
+"""How a value of each type is read, with ValueError or KeyError for another text; and the type in words."""
+_Range = tuple[str, Callable[[float], bool]]
+_POSITIVE: _Range = "above 0", lambda number: number > 0
+_BELOW_ONE: _Range = "from 0, and below 1", lambda number: 0 <= number < 1
+_UP_TO_ONE: _Range = "from 0 to 1", lambda number: 0 <= number <= 1
+_ANY: _Range = "0 or more", lambda number: number >= 0
+_RANGES: dict[str, _Range] = {
+    **dict.fromkeys(("batch_size", "epochs", "learning_rate", "epsilon", "temperature"), _POSITIVE),
+    **dict.fromkeys(("betas", "ema_decay", "dropout", "label_smoothing"), _BELOW_ONE),
+    **dict.fromkeys(("erase", "weight"), _UP_TO_ONE),
+}
+"""The ranges of numbers: in words, and as a test of a number."""
 
 
 def _parsed(change: str, text: str, kind: Any) -> Any:
-    """The value of a change. Raises SettingsError for one that is not of this kind, or out of range."""
+    """The value of a change. Raises SettingsError if it is not of this kind, or out of range."""
     name, words = change.partition("=")[0], get_args(kind)
     read, expected = _READERS.get(kind) or ({word: word for word in words}.__getitem__, " or ".join(map(str, words)))
     try:
         value = read(text)
     except (ValueError, KeyError):
         raise SettingsError(f"--set {change}: {text!r} is not {expected}.") from None
+    limits, contains = _RANGES.get(name, _ANY)
     for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, bool | str | None):
-            continue
-        in_range = math.isfinite(number) and number >= 0 and (number > 0 or name not in _POSITIVE)
-        if not in_range or (name in _UP_TO_ONE and number > 1) or (name in _BELOW_ONE and number >= 1):
-            raise SettingsError(f"--set {change}: {text} is out of range.")
+        if not isinstance(number, bool | str | None) and not (math.isfinite(number) and contains(number)):
+            raise SettingsError(f"--set {change}: {text} is out of range; {name} is {limits}.")
     return value

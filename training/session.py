@@ -1,11 +1,9 @@
 """The session of ``hangtag train`` in one process: reads the data, trains, and reports the result."""
 
-import importlib
 import math
 import os
 import sys
 import tempfile
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hangtag.extras import needs
+from hangtag import listing
 from hangtag.output import require_writable, writing
 from hangtag.training.catalog import first_network
 from hangtag.training.data import sources
@@ -34,42 +32,35 @@ from hangtag.training.settings import TrainSettings
 from hangtag.training.tasks.teacher import TeacherEnsemble, published_teachers
 
 _TIMED_STEPS = 30
-"""Of a dry run, at most."""
+"""The most steps that a dry run times."""
 
 
 def train(settings: TrainSettings) -> None:
-    """Train a run by its settings, as this process's rank of it. Raises SystemExit with 130 after Ctrl-C.
+    """Train a run by its settings, as this process's rank. Raises SystemExit with 130 after Ctrl-C.
 
-    Raises TrainingError, in every rank, for data, teachers, distances or a folder that cannot be used, and
-    MissingExtraError for --tensorboard without its extra.
+    Raises TrainingError, in every rank, if data, teachers, distances or a folder cannot be used.
     """
-    if settings.tensorboard:
-        with needs("tensorboard", "--tensorboard"):
-            importlib.import_module("tensorboard")
     keep_freed_memory()
     with process_group(settings.chosen_device) as group:
         inputs = group.on_every_rank(lambda: _read(settings, group))
         config = _config(settings, inputs, group)
         name = _run_name(config)
         run = Run(settings.out or Path("runs") / name)
-        # A network that cannot be built leaves no folder, and the run that is there as it is.
-        group.on_every_rank(lambda: _require_network(config, inputs.data))
+        # If the network cannot be built, no folder is created, and an existing run is not changed.
+        notes = group.on_every_rank(lambda: _require_network(config, inputs.data))
         if settings.dry_run:
             _dry_run(config, inputs, run, group, restart=settings.restart)
             return
         if settings.restart:
             group.on_rank_zero(run.erase)
         if group.is_rank_zero:
-            for note in inputs.data.notes:
+            for note in (*inputs.data.notes, *notes):
                 _report(note)
             _report(f"{name}: data from {inputs.data.source}, {_resources(config)}")
-        epochs_before = group.on_rank_zero(lambda: _finished_epochs(run))
+        was_finished = group.on_rank_zero(lambda: "summary" in run.read_metrics())
         try:
-            with (
-                TerminalObserver(config.recipe.epochs, shown=group.is_rank_zero) as terminal,
-                _event_log(config, run, group) as log,
-            ):
-                observer = Observer(terminal, log)
+            shown = TerminalObserver(config.recipe.epochs, shown=group.is_rank_zero, select=config.select)
+            with shown as observer:
                 metrics = train_run(config, inputs.data, run, observer, inputs.teacher, group, inputs.distances)
         except KeyboardInterrupt:
             if group.is_rank_zero:
@@ -77,21 +68,23 @@ def train(settings: TrainSettings) -> None:
                 _report(f"stopped. Continue from the last finished epoch with: {resume}")
             raise SystemExit(130) from None  # the status of a process that SIGINT ended, in a shell
         if group.is_rank_zero:
-            if epochs_before != len(metrics["epochs"]):
-                _write_page(run, inputs.data)
-            _report_result(run, metrics, epochs_before)
+            if was_finished:
+                _report("this run is already finished: nothing was trained. --restart trains it again.")
+            else:
+                _write_page(config, run, inputs.data)
+            _report_result(run, metrics, config.select)
 
 
 def _dry_run(config: RunConfig, inputs: "_Inputs", run: Run, group: ProcessGroup, *, restart: bool) -> None:
-    """Print what the run would take: its steps are timed in the second of two short epochs in a temporary folder.
+    """Print what the run would take: the steps are timed in the second of two short epochs in a temporary folder.
 
-    The teacher is not asked: its logits are zeros here. Raises what the run would raise before it trains.
+    The teacher is not used: its logits are zeros here. Raises what the run would raise before it trains.
     """
 
     def require_folder() -> None:
         require_writable(run.folder / "config.json")
         if not restart:
-            run.require_fitting(config)
+            run.require_fitting(config, inputs.data.members)
 
     group.on_rank_zero(require_folder)
     data, recipe, images = inputs.data, config.recipe, len(inputs.data.train.first(config.limit))
@@ -119,18 +112,9 @@ def _dry_run(config: RunConfig, inputs: "_Inputs", run: Run, group: ProcessGroup
         sys.stdout.write(f"{heading:<8}  {text}\n")
 
 
-def _event_log(config: RunConfig, run: Run, group: ProcessGroup) -> AbstractContextManager[Observer]:
-    """The observer that logs for TensorBoard, if the run is to have one."""
-    if not (config.tensorboard and group.is_rank_zero):
-        return nullcontext(Observer())
-    from hangtag.training.tensorboard import EventLog  # its package is an extra, and slow to import
-
-    return EventLog(run.folder, config.as_json())
-
-
 @dataclass(frozen=True)
 class _Inputs:
-    """What a run reads before it trains."""
+    """What a run reads before training."""
 
     data: Dataset
     teacher: TeacherEnsemble | None
@@ -147,7 +131,7 @@ def _read(settings: TrainSettings, group: ProcessGroup) -> _Inputs:
     images, least = len(data.train.first(settings.limit)), 2 * group.world_size
     if settings.chosen_recipe.batch_norm and images < least:
         raise SettingsError(
-            f"batch normalisation needs {least} images to train on at least, and there are {images}. Name a larger "
+            f"batch normalisation needs at least {least} training images, and there are {images}. Give a larger "
             "--limit, or add --set batch_norm=false."
         )
     if distances is not None:
@@ -170,7 +154,7 @@ def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> Ru
             distances=inputs.distances.digest,
             file=str(settings.distances) if settings.distances else None,
         )
-    copied = ("model", "seed", "limit", "precision", "balance", "select", "tensorboard", "command")
+    copied = ("model", "seed", "limit", "precision", "balance", "select", "command")
     return RunConfig(
         **{name: getattr(settings, name) for name in copied},
         recipe=settings.chosen_recipe,
@@ -190,28 +174,43 @@ def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> Ru
 
 
 def _run_name(config: RunConfig) -> str:
-    """The name of the run's folder unless --out names one."""
+    """The name of the run's folder, if --out names none."""
     loss = f"-{config.loss.name}" if config.loss else ""
     dataset = "" if config.dataset == "fashion-mnist" else f"-{short_dataset(config.dataset)}"
     return f"{short_name(config.model)}{dataset}-{config.recipe.name}{loss}-seed{config.seed}"
 
 
-def _require_network(config: RunConfig, data: Dataset) -> None:
-    """Raises SettingsError if the network cannot be built for this data, or computed in this precision."""
-    network = first_network(config, len(data.labels), data.image)
+def _require_network(config: RunConfig, data: Dataset) -> list[str]:
+    """Build the network once, and return sentences about weights that are fresh and about what is probably wrong.
+
+    Raises SettingsError if the network cannot be built for this data, or computed in this precision.
+    """
+    network, notes = first_network(config, len(data.labels), data.image)
     needs_bf16_lstm = config.precision == "bf16" and any(isinstance(module, nn.LSTM) for module in network.modules())
     if needs_bf16_lstm and config.device == "cpu" and not cpu_computes_lstms_in_bf16():
         raise SettingsError(
-            f"--precision bf16: PyTorch computes no LSTM in bfloat16 on this CPU, and {config.model} has one. Use "
-            "--precision fp32."
+            f"--precision bf16: PyTorch cannot compute an LSTM in bfloat16 on this CPU, and {config.model} has an "
+            "LSTM. Use --precision fp32."
         )
+    if own.is_own(config.model) and own.answers_probabilities(network, data.image):
+        notes.append(
+            f"{config.model} seems to end in a softmax: its outputs are from 0 to 1 and add up to 1. The loss takes "
+            "logits and applies a softmax itself, so the network would learn slowly. Leave out the last softmax."
+        )
+    if own.is_own(config.model) and (why := own.why_not_exportable(network, data.image)):
+        notes.append(
+            f"{config.model} may not be worth training: PyTorch could not export it in a trial, and 'hangtag export' "
+            f"needs that. The exporter's error: {why}. Use only operations on tensors, without if, int() or float() of "
+            "a tensor."
+        )
+    return notes
 
 
 @cache
 def cpu_computes_lstms_in_bf16() -> bool:
-    """Whether PyTorch computes an LSTM in bfloat16 on this CPU, by computing a small one.
+    """Try, with a small LSTM, whether PyTorch computes an LSTM in bfloat16 on this CPU.
 
-    It has none for CPUs without AVX-512.
+    PyTorch cannot do so on CPUs without AVX-512.
     """
     try:
         with torch.autocast("cpu", torch.bfloat16):
@@ -233,29 +232,19 @@ def _resources(config: RunConfig) -> str:
     return f"{config.device}, {processes}{threads}{teachers}"
 
 
-def _write_page(run: Run, data: Dataset) -> None:
-    """Write the run's page into its folder. Raises OutputError if it cannot be written; the run is complete then."""
+def _write_page(config: RunConfig, run: Run, data: Dataset) -> None:
+    """Write the run's page into its folder. Raises OutputError if it cannot be written; the run is still complete."""
     from hangtag.training.report.page import run_page  # imports matplotlib, which takes a second
 
     path = run.folder / REPORT
     with writing(path):
-        path.write_text(run_page(Run(run.folder), validation=data.validation.images), encoding="utf-8")
+        validation = data.validation.first(config.limit).images
+        path.write_text(run_page(Run(run.folder), validation=validation), encoding="utf-8")
 
 
-def _finished_epochs(run: Run) -> int | None:
-    """How many epochs a finished run has; None for one that is not finished, or not there."""
-    metrics = run.read_metrics()
-    return len(metrics["epochs"]) if "summary" in metrics else None
-
-
-def _report_result(run: Run, metrics: dict[str, Any], epochs_before: int | None) -> None:
-    if epochs_before == len(metrics["epochs"]):
-        _report("this run had finished already: nothing was trained. --restart trains it again.")
-    elif epochs_before is not None:
-        epochs = f"{epochs_before} epoch{'' if epochs_before == 1 else 's'}"
-        _report(f"this run had finished {epochs}, and went on to {len(metrics['epochs'])}.")
+def _report_result(run: Run, metrics: dict[str, Any], select: str) -> None:
     summary = metrics["summary"]
-    names = {"accuracy": "accuracy", "o_f1": "O-F1", "exact_match": "exact match"}
+    names = {"accuracy": "accuracy", "o_f1": "O-F1", "exact_match": "exact match", select: select.replace("_", " ")}
     figures = [
         f"{split} {name} {summary[split][figure]:.2%}"
         for split in ("validation", "test")
@@ -267,9 +256,10 @@ def _report_result(run: Run, metrics: dict[str, Any], epochs_before: int | None)
 
 
 def _absolute(dataset: str) -> str:
-    """The name of a data set; of own pictures with the whole path, so that the run can be exported from anywhere."""
+    """The name of a data set. For the user's own pictures it has the whole path, so that the run can be exported from
+    any folder."""
     kind = sources.kind_of(dataset)
-    return f"{kind}:{Path(dataset.partition(':')[2]).absolute()}" if kind else dataset
+    return f"{kind}:{listing.place_of(dataset).absolute()}" if kind else dataset
 
 
 def _report(line: str) -> None:

@@ -1,21 +1,23 @@
-"""The settings of a run, as ``hangtag train`` takes them. cli.py has an option for each, with its range."""
+"""The settings of a run, each of which is an option of ``hangtag train``, declared here or in data/data_options.py."""
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
-from hangtag.training.catalog import MULTI_LABEL_NETWORKS, dataset_for, entry, recipe_for
+from hangtag.options import AN_EXISTING_FILE, FiniteRange
+from hangtag.settings import flag_of, setting
+from hangtag.training.catalog import MULTI_LABEL_NETWORKS, RECIPE_NAMES, dataset_for, entry, recipe_for
 from hangtag.training.data import sources
-from hangtag.training.data.pictures import OwnPictures
+from hangtag.training.data.data_options import DataOptions
 from hangtag.training.errors import SettingsError
 from hangtag.training.networks import own
 from hangtag.training.recipes import BETA, LOSS_WEIGHT, DistanceLossName, Recipe, changed
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(DataOptions):
     """The settings of one run. None stands for the default that ``hangtag train --help`` names.
 
     Raises:
@@ -26,37 +28,95 @@ class TrainSettings:
         >>> TrainSettings("cnn", data="folder:photos", changes=("learning_rate=3e-3",))
     """
 
-    model: str  # a key of catalog.NETWORKS, package.module:callable, or timm:NAME
-    data: str | None = None
-    data_dir: Path | None = None
-    size: str | None = None  # HEIGHTxWIDTH
-    colour: bool = False
-    grey: bool = False  # neither: as fits the pictures
-    fit: str | None = None
-    validation_share: float | None = None
-    test_share: float | None = None
-    split_seed: int | None = None
-    recipe: str | None = None
-    changes: tuple[str, ...] = ()  # of the recipe, each NAME=VALUE
-    epochs: int | None = None
-    seed: int = 0
-    limit: int | None = None
-    balance: bool = False
-    select: str = "accuracy"
-    start_from: Path | None = None
-    processes: int = 1
-    threads: int | None = None
-    precision: str = "fp32"
-    device: str = "auto"
-    teachers: tuple[Path, ...] = ()
-    loss: DistanceLossName | Literal["cross-entropy"] = "cross-entropy"
-    beta: float = BETA
-    loss_weight: float = LOSS_WEIGHT
-    distances: Path | None = None
-    out: Path | None = None
-    tensorboard: bool = False
-    dry_run: bool = False
-    restart: bool = False
+    model: str
+    """A key of catalog.NETWORKS, package.module:callable, or timm:NAME."""
+    recipe: str | None = setting(
+        None,
+        "How to train. study: as the study did. best: the same network for the highest accuracy. pictures: for your "
+        "own pictures. teacher: to teach other networks. same-view: longer, from a teacher that sees the same "
+        "augmented images. multi-label: for several labels.  [default: pictures for your own, else the first that "
+        "MODEL has of study, teacher, multi-label]",
+        choices=RECIPE_NAMES,
+    )
+    changes: tuple[str, ...] = setting(
+        (),
+        "Change a hyperparameter of the recipe, such as learning_rate=3e-3, batch_size=64, flip=true or dropout=0.3. "
+        "A wrong name lists all names. Repeatable.",
+        flag="--set",
+        metavar="NAME=VALUE",
+    )
+    epochs: int | None = setting(None, "Replaces the recipe's number of epochs.", between=(1, None))
+    seed: int = setting(0, "Decides initial weights, order, dropout and augmentation.", between=(0, 2**32 - 1))
+    limit: int | None = setting(
+        None,
+        "Train and validate on only N images each, for quick trials: the first N, or N evenly spaced ones of your "
+        "own pictures.",
+        between=(1, None),
+    )
+    balance: bool = setting(False, "Weigh classes so that each counts the same, however many pictures it has.")
+    select: str = setting(
+        "accuracy",
+        "The validation figure that chooses the best epoch; balanced_accuracy counts each class the same.",
+        choices=("accuracy", "balanced_accuracy"),
+    )
+    start_from: Path | None = setting(
+        None,
+        "Begin with the weights of an earlier run's best.pt, or of another PyTorch file. Weights that do not fit, "
+        "such as the last layer's for other labels, begin fresh and are listed.",
+        kind=AN_EXISTING_FILE,
+        metavar="FILE.pt",
+    )
+    processes: int = setting(1, "Processes that share every batch; one for each GPU.", between=(1, 64))
+    threads: int | None = setting(
+        None, "CPU threads of each process.  [default: the process's share of the CPUs]", between=(1, 256)
+    )
+    precision: str = setting(
+        "fp32",
+        "Arithmetic of the training steps. bf16 is faster if the CPU or GPU supports it; weights stay FP32.",
+        choices=("fp32", "bf16"),
+    )
+    device: str = setting(
+        "auto", "Where to train. auto takes the GPU if PyTorch sees one.", choices=("auto", "cpu", "cuda")
+    )
+    teachers: tuple[Path, ...] = setting(
+        (),
+        "The model to learn from, if the recipe has a teacher. Repeatable: the network learns from the average.  "
+        "[default: every version of the recipe's teacher under runs/teachers/]",
+        flag="--teacher",
+        metavar="FILE.onnx",
+    )
+    loss: DistanceLossName | Literal["cross-entropy"] = setting(
+        "cross-entropy",
+        "The loss to minimise. The last two losses weigh mistakes by label distances.",
+        choices=("cross-entropy", *get_args(DistanceLossName)),
+        hidden=True,
+    )
+    beta: float = setting(
+        BETA,
+        "How fast a label's weight falls with its distance.",
+        kind=FiniteRange(min=0, min_open=True),
+        hidden=True,
+    )
+    loss_weight: float = setting(
+        LOSS_WEIGHT, "The weight of the part of the loss that has distances.", between=(0, 1), hidden=True
+    )
+    distances: Path | None = setting(
+        None,
+        "The label distances that --loss uses, as 'hangtag labels RUN --json=FILE.json' writes them.  [default: the "
+        "shipped distances between the ten garments]",
+        metavar="FILE.json",
+        hidden=True,
+    )
+    out: Path | None = setting(
+        None,
+        "The run's folder.  [default: runs/MODEL-RECIPE-seedSEED, other data or another loss are added to the name]",
+        folder=True,
+    )
+    dry_run: bool = setting(
+        False,
+        "Train only a few steps, show the data, network, steps and estimated time of the run, and leave no run.",
+    )
+    restart: bool = setting(False, "Discard the run in the folder and start again.")
 
     def __post_init__(self) -> None:
         entry(self.model)
@@ -68,31 +128,31 @@ class TrainSettings:
             raise SettingsError("--device cuda: PyTorch sees no CUDA device here. Use --device cpu.")
         recipe = self.chosen_recipe
         if recipe.batch_norm and own.is_own(self.model):
-            raise SettingsError(f"--set batch_norm=true: {self.model} has normalisations of its own, or none.")
+            raise SettingsError(f"--set batch_norm=true: {self.model} has its own normalisation layers, or none.")
         least = 2 * self.processes
         if recipe.batch_norm and recipe.batch_size < least:
             raise SettingsError(
-                f"--set batch_size={recipe.batch_size}: batch normalisation needs {least} images at least in every "
-                "batch. Name more, or add --set batch_norm=false."
+                f"--set batch_size={recipe.batch_size}: batch normalisation needs at least {least} images in every "
+                "batch. Give a larger number, or add --set batch_norm=false."
             )
         if self.teachers and recipe.distillation is None:
             with_teacher = [f" or use --recipe {one.name}" for one in entry(self.model).recipes if one.distillation]
             raise SettingsError(
-                f"--teacher {self.teachers[0]}: recipe {recipe.name} learns from the labels alone. Leave --teacher out"
-                f"{''.join(with_teacher)}."
+                f"--teacher {self.teachers[0]}: recipe {recipe.name} learns only from the labels. Leave --teacher "
+                f"out{''.join(with_teacher)}."
             )
         if self.model in MULTI_LABEL_NETWORKS:
-            reason = f"{self.model} has a loss of its own; these options are for networks that predict a single label."
+            reason = f"{self.model} has its own loss; these options are for networks that predict a single label."
             self._require_unset("loss", "beta", "loss_weight", "distances", "balance", "select", reason=reason)
         elif self.distance_loss is None:
-            reason = "the cross-entropy uses no distances; add --loss embedding-distance."
+            reason = "the cross-entropy loss uses no distances; add --loss embedding-distance."
             self._require_unset("beta", "loss_weight", "distances", reason=reason)
         elif kind is not None and self.distances is None:
             raise SettingsError(f"--loss {self.loss}: name your labels' distances with --distances FILE.json.")
 
     def _require_unset(self, *names: str, reason: str) -> None:
-        defaults = type(self).__dataclass_fields__
-        if unused := [flag(name) for name in names if getattr(self, name) != defaults[name].default]:
+        given = [one for one in fields(self) if one.name in names and getattr(self, one.name) != one.default]
+        if unused := [flag_of(one) for one in given]:
             raise SettingsError(f"{' and '.join(unused)}: {reason}")
 
     @property
@@ -105,25 +165,14 @@ class TrainSettings:
                 value == field.default and field.name != "seed"
             ):
                 continue
-            if isinstance(value, bool):
-                words.append(flag(field.name))
-            else:
-                words += [
-                    word
-                    for item in (value if isinstance(value, tuple) else [value])
-                    for word in (flag(field.name), str(item))
-                ]
+            for item in value if isinstance(value, tuple) else [value]:
+                words += [flag_of(field)] if item is True else [flag_of(field), str(item)]
         return tuple(words)
 
     @property
     def dataset(self) -> str:
-        """The name of the data set: the chosen one, or the network's default."""
+        """The name of the chosen data set, or of the network's default."""
         return dataset_for(self.data, self.model)
-
-    @property
-    def own_pictures(self) -> OwnPictures:
-        """How the user's own pictures are divided and prepared."""
-        return sources.own_pictures(self.dataset, **{name: getattr(self, name) for name in sources.OPTIONS})
 
     @property
     def chosen_recipe(self) -> Recipe:
@@ -133,15 +182,10 @@ class TrainSettings:
 
     @property
     def distance_loss(self) -> DistanceLossName | None:
-        """The loss, if it is one that uses label distances."""
+        """The loss, if it uses label distances."""
         return None if self.loss == "cross-entropy" else self.loss
 
     @property
     def chosen_device(self) -> Literal["cpu", "cuda"]:
         """The device, with "auto" resolved."""
         return "cuda" if self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available()) else "cpu"
-
-
-def flag(name: str) -> str:
-    """The option of ``hangtag train`` that sets a field, such as --teacher for teachers."""
-    return {"teachers": "--teacher", "changes": "--set"}.get(name, f"--{name.replace('_', '-')}")

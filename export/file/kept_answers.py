@@ -1,7 +1,8 @@
-"""Keep what a file can be compared with where there is no run: PyTorch's answers, and some test pictures as examples.
+"""Keep PyTorch's answers and some test pictures in a file, for comparisons when the run is not available.
 
-`hangtag models verify` compares with the complete answers to the first images of the gate and, where each image has one
-label, with the most probable label of each image of the test set. The page that tries a model shows the examples.
+`hangtag models verify` compares a file's answers with the complete answers to the gate's first images. If each image
+has one label, it also compares the most probable label of each test image. The web page for trying a model shows the
+examples.
 """
 
 import base64
@@ -14,25 +15,27 @@ import numpy as np
 from PIL import Image
 
 from hangtag.export.arrays import Answers, Array, Pixels
+from hangtag.export.errors import RecordError
 from hangtag.training.data.dataset import Classes
 
 IMAGES = 32
 _NUMBERS, _LEAST = 1_600, 4
-"""Of each output so many numbers are kept at most, of at least so many images: very many labels are long."""
+"""How many numbers of each output to keep at most, and how many images at least, even if the labels exceed that
+limit."""
 _MOST = 16
 _MOST_BYTES = 512_000
-"""Of all examples together. Large pictures are fewer."""
+"""Size limit for all examples together, so fewer large pictures are kept."""
 
 
 def record_answers(expected: Answers, *, one_label: bool, first: Array | None = None) -> dict[str, str]:
-    """Turn PyTorch's answers to the gate's images into metadata (keys without their prefix).
+    """Turn PyTorch's answers to the gate's images into metadata (keys without prefix).
 
-    The most probable labels take one byte each or, of more than 256 labels, two, compressed.
+    Each most probable label takes one byte, or two if there are more than 256 labels, before compression.
 
     Args:
         expected: the answers.
         one_label: whether each image has one label.
-        first: indices of the images whose answers are kept whole; None for the first IMAGES.
+        first: indices of the images whose answers are kept completely; None for the first IMAGES.
     """
     kept = np.arange(IMAGES) if first is None else first
     kept = kept[: max(_LEAST, _NUMBERS // max(values[0].size for values in expected.values()))]
@@ -46,14 +49,14 @@ def record_answers(expected: Answers, *, one_label: bool, first: Array | None = 
 
 
 def read_answers(metadata: Mapping[str, str]) -> tuple[Answers, Array | None] | None:
-    """Read PyTorch's answers from a file's metadata; None for a file without any.
+    """Read PyTorch's answers from a file's metadata; None if the file has none.
 
     Returns:
-        The complete answers to the first images of the gate, or to the examples in the file; and the most probable
-        label of each image of the test set, [n], or None where an image has several labels.
+        The complete answers to the gate's first images, or to the examples in the file; and the most probable label of
+        each test image, [n], or None if images have several labels.
 
     Raises:
-        ValueError: they cannot be read.
+        RecordError, TypeError, KeyError: the metadata cannot be read.
     """
     if "reference" not in metadata:
         return None
@@ -62,42 +65,42 @@ def read_answers(metadata: Mapping[str, str]) -> tuple[Answers, Array | None] | 
     if "reference_labels" in metadata:
         try:
             content = zlib.decompress(base64.urlsafe_b64decode(metadata["reference_labels"]))
-        except zlib.error as error:
-            raise ValueError(f"reference_labels cannot be unpacked ({error})") from error
+        except (zlib.error, ValueError) as error:
+            raise RecordError("reference_labels is damaged") from error
         labels = np.frombuffer(content, _index_type(len(json.loads(metadata["labels"]))))
     return answers, labels
 
 
 def _index_type(labels: int) -> str:
-    """The type of an index into so many labels, as files hold it."""
+    """The data type in which files store the index of one of this many labels."""
     return "u1" if labels <= 256 else "<u2"
 
 
 def _round(values: Array) -> Array:
-    """Round to seven digits, as many as FP32 has, so that the text is short."""
+    """Round to seven digits, the precision of FP32, to keep the text short."""
     if not np.issubdtype(values.dtype, np.floating):
         return values
     return np.array([float(f"{value:.7g}") for value in values.astype(np.float64).ravel()]).reshape(values.shape)
 
 
 def choose_examples(answered: Classes, classes: Classes) -> Array:
-    """Choose test pictures that the network answers rightly, of as many classes as possible, in turns.
+    """Choose test pictures that the network answers correctly, taking a picture of each class in turn.
 
     Args:
-        answered: the class that the network gives each test picture, [n].
-        classes: the true class of each, [n].
+        answered: the network's class for each test picture, [n].
+        classes: the true class of each test picture, [n].
 
     Returns:
-        Their indices. Where nothing is answered rightly, the first pictures.
+        The indices of the chosen pictures. If no answer is correct, all pictures are candidates.
     """
     right = answered == classes
     candidates = np.flatnonzero(right) if right.any() else np.arange(len(classes))
-    turn = np.zeros(len(classes), np.int64)  # how many of its class come before a picture
+    turn = np.zeros(len(classes), np.int64)  # for each picture: how many of its class come before it
     for label in np.unique(classes[candidates]):
         own = candidates[classes[candidates] == label]
         turn[own] = np.arange(len(own))
     ordered = candidates[np.lexsort((classes[candidates], turn[candidates]))]
-    first = int((turn[ordered] == 0).sum())  # one of each class
+    first = int((turn[ordered] == 0).sum())  # how many pictures are the first of their class
     return ordered[:_MOST] if first <= _MOST else ordered[np.linspace(0, first - 1, _MOST).astype(int)]
 
 
@@ -115,10 +118,10 @@ def record_examples(images: Pixels, classes: Classes) -> dict[str, str]:
 
 
 def read_examples(metadata: Mapping[str, str]) -> tuple[Pixels, Classes] | None:
-    """Read the pictures of a file's metadata, and their classes; None for a file without any.
+    """Read the example pictures and their classes from a file's metadata; None if the file has none.
 
     Raises:
-        ValueError: they cannot be read.
+        RecordError, TypeError, KeyError: the metadata cannot be read.
     """
     if "examples" not in metadata:
         return None
@@ -126,8 +129,8 @@ def read_examples(metadata: Mapping[str, str]) -> tuple[Pixels, Classes] | None:
         kept = json.loads(metadata["examples"])
         images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(one["png"])))) for one in kept]
         return np.stack(images), np.array([int(one["label"]) for one in kept])
-    except (KeyError, TypeError, OSError) as error:
-        raise ValueError(f"examples cannot be read ({error})") from error
+    except (KeyError, TypeError, OSError, ValueError) as error:
+        raise RecordError("examples is damaged") from error
 
 
 def _png(pixels: Array) -> bytes:

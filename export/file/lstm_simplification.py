@@ -1,8 +1,8 @@
-"""Simplify the graph around each LSTM, with ONNX's own operators alone, so that every runtime gains.
+"""Simplify the graph around each LSTM, using only standard ONNX operators, so that every runtime benefits.
 
-PyTorch's exporter writes what nn.LSTM does in general: initial states of zeros, expanded to the batch and cut out
-again, a direction axis of size 1 that is merged by computed shapes, and a transposition of all steps to read the last
-one. ONNX's LSTM starts from zeros by default and outputs its last state: 7 of lstm's 22 nodes remain.
+PyTorch's exporter writes nn.LSTM in its general form: initial states of zeros that are expanded to the batch and sliced
+again, a direction axis of size 1 that computed shapes remove, and a transposition of all steps to read the last step.
+ONNX's LSTM starts from zeros by default and outputs its last state, so 7 of the 22 nodes of the model lstm remain.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ Sizes = tuple[int | None, ...]
 
 
 def simplify_lstms(model: onnx.ModelProto) -> None:
-    """Simplify the model in place, where its constants and shapes prove that no answer changes."""
+    """Simplify the model in place, as far as its constants and shapes prove that no answer changes."""
     graph = _Graph.from_model(model)
     for node in [node for node in model.graph.node if node.op_type == "LSTM"]:
         _drop_zero_states(node, graph)
@@ -55,18 +55,18 @@ class _Graph:
         )
 
     def readers(self, name: str, operator: str) -> Iterator[onnx.NodeProto]:
-        """The nodes of this operator that have the value as their first input."""
+        """The nodes of this operator whose first input is this value."""
         return (node for node in self.graph.node if node.op_type == operator and node.input[0] == name)
 
     def is_zero(self, name: str) -> bool:
-        """Whether every element is certainly 0."""
+        """Whether every element of the value is known to be 0."""
         if name in self.constants:
             return not numpy_helper.to_array(self.constants[name]).any()
         node = self.producers.get(name)
         return node is not None and node.op_type in ("Expand", "Slice") and self.is_zero(node.input[0])
 
     def axis_constant(self, name: str, axis: int) -> str:
-        """Add a constant that holds this axis, unless it is there, and return its name."""
+        """Return the name of a constant that holds this axis, after adding the constant if it is missing."""
         if name not in self.constants:
             self.graph.initializer.append(numpy_helper.from_array(np.array([axis], np.int64), name))
             self.constants[name] = self.graph.initializer[-1]
@@ -74,7 +74,8 @@ class _Graph:
 
 
 def _drop_zero_states(node: onnx.NodeProto, graph: _Graph) -> None:
-    """Of the inputs X, W, R, B, sequence_lens, initial_h, initial_c the last two default to zeros."""
+    """Drop the inputs initial_h and initial_c (after X, W, R, B and sequence_lens) if they are zero, which is their
+    default."""
     if any(node.input[7:]) or not all(name == "" or graph.is_zero(name) for name in node.input[5:7]):
         return
     inputs = list(node.input[:5])
@@ -92,7 +93,7 @@ def _is_forward(node: onnx.NodeProto) -> bool:
 
 
 def _merge_direction(node: onnx.NodeProto, graph: _Graph) -> None:
-    """Y [steps, 1, batch, hidden] -> [steps, batch, hidden] by Squeeze; and only its last step where that is read."""
+    """Y [steps, 1, batch, hidden] -> [steps, batch, hidden] by Squeeze; only the last step if no other step is read."""
     all_steps = node.output[0]
     for transposed in graph.readers(all_steps, "Transpose"):  # [steps, batch, 1, hidden]
         if _permutation(transposed) != [0, 2, 1, 3]:
@@ -103,7 +104,7 @@ def _merge_direction(node: onnx.NodeProto, graph: _Graph) -> None:
             batch_first = [
                 reader for reader in graph.readers(merged.output[0], "Transpose") if _permutation(reader) == [1, 0, 2]
             ]
-            # The merged shape is computed, so shape inference may know only that of its transposition.
+            # The graph computes the merged shape, so shape inference may know only the transposed shape.
             shapes = [graph.sizes.get(merged.output[0], ())]
             shapes += [(sizes[1], sizes[0], sizes[2]) for sizes in _sizes(batch_first, graph) if len(sizes) == 3]
             # The batch is the remaining size, so steps and hidden prove that only the axis of 1 is dropped.
@@ -119,7 +120,7 @@ def _sizes(nodes: list[onnx.NodeProto], graph: _Graph) -> list[Sizes]:
 
 
 def _read_last_state(node: onnx.NodeProto, batch_first: onnx.NodeProto, steps: int, graph: _Graph) -> None:
-    """The LSTM's output Y_h [1, batch, hidden] is the last step."""
+    """Replace reading the last step by the LSTM's output Y_h [1, batch, hidden], which is the last step."""
     for gather in graph.readers(batch_first.output[0], "Gather"):
         axis = next((attribute.i for attribute in gather.attribute if attribute.name == "axis"), 0)
         step = graph.constants.get(gather.input[1])

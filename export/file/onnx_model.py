@@ -34,12 +34,11 @@ def add_metadata(model: onnx.ModelProto, added: Mapping[str, str]) -> None:
 
 
 def described(model: onnx.ModelProto, added: Mapping[str, str]) -> onnx.ModelProto:
-    """A copy with this metadata instead of its own, of which only what PyTorch exported is still true."""
+    """Return a copy of the model whose metadata are replaced by this metadata."""
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
-    kept = {key: value for key, value in metadata(model).items() if key == "nodes_before_folding"}
     del copied.metadata_props[:]
-    add_metadata(copied, {**added, **kept})
+    add_metadata(copied, added)
     return copied
 
 
@@ -49,7 +48,7 @@ def versions() -> dict[str, str]:
 
 
 def write(model: onnx.ModelProto, added: Mapping[str, str], file: Path) -> None:
-    """Write a file with these properties under ``hangtag.`` (keys without it) and no others of ours; others' stay."""
+    """Write a file with exactly these properties under ``hangtag.`` (keys without it). All other properties stay."""
     others = {entry.key: entry.value for entry in model.metadata_props if not entry.key.startswith(PREFIX)}
     onnx.helper.set_model_props(model, others)
     add_metadata(model, added)
@@ -57,12 +56,12 @@ def write(model: onnx.ModelProto, added: Mapping[str, str], file: Path) -> None:
 
 
 def operators(model: onnx.ModelProto) -> Counter[str]:
-    """How many nodes of each operator the graph has, those of its subgraphs (the bodies of loops) included."""
+    """How many nodes of each operator the graph has, including its subgraphs (the bodies of loops)."""
     return Counter(node.op_type for node in nodes(model.graph))
 
 
 def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    """Give values other names, in subgraphs too. The new names must not be in the graph yet."""
+    """Rename values, also in subgraphs. The graph must not contain the new names yet."""
     for values in (graph.input, graph.output, graph.value_info, graph.initializer):
         for value in values:
             value.name = names.get(value.name, value.name)
@@ -77,7 +76,7 @@ def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
 
 
 def nodes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
-    """Every node of the graph, or of a function's body, and of the subgraphs inside it."""
+    """Every node of a graph or of a function's body, including subgraphs."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:

@@ -1,9 +1,11 @@
 """Turn a trained network into one self-describing ONNX model.
 
 Preprocessing is in the graph: the input is ``image``, UINT8 [batch, height, width]. The outputs are those of the served
-network. Metadata under ``hangtag.`` says what the model is and where it came from.
+network. Metadata under ``hangtag.`` says what the model is and where it comes from.
 """
 
+import contextlib
+import io
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -30,9 +32,9 @@ def to_onnx(served: ServedNetwork, metadata: Mapping[str, str]) -> onnx.ModelPro
         ExportError: the weights of an LSTM could not be folded into initializers.
     """
     served.eval()
-    example = torch.zeros(2, *served.image.shape, dtype=torch.uint8)  # 1 could freeze the batch axis
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own internals, which nobody here can change
+    example = torch.zeros(2, *served.image.shape, dtype=torch.uint8)  # a batch of 1 could freeze the batch axis
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # prints a refused graph
+        warnings.simplefilter("ignore")  # the exporter warns of its own internals
         program = torch.onnx.export(
             served,
             (example,),
@@ -44,16 +46,15 @@ def to_onnx(served: ServedNetwork, metadata: Mapping[str, str]) -> onnx.ModelPro
             verbose=False,
         )
     assert program is not None  # None only when the exporter itself writes the file
-    # The exporter computes an LSTM's weights with Slice and Concat nodes. Folded into initializers, ONNX Runtime can
-    # prepack and quantize them.
-    nodes_before_folding = program.model.graph.num_nodes()
+    # The exporter computes an LSTM's weights with Slice and Concat nodes. ONNX Runtime can prepack and quantize the
+    # weights only if they are folded into initializers.
     optimizer.optimize(program.model, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT)
     model = program.model_proto
     _cancel_unsqueezes(model)
     simplify_lstms(model)
     _strip(model)
     _require_recurrent_weights_are_initializers(model)
-    onnx_model.add_metadata(model, {**metadata, "nodes_before_folding": str(nodes_before_folding)})
+    onnx_model.add_metadata(model, metadata)
     model.producer_name = "hangtag"
     model.producer_version = ""
     onnx.checker.check_model(model, full_check=True)
@@ -61,7 +62,7 @@ def to_onnx(served: ServedNetwork, metadata: Mapping[str, str]) -> onnx.ModelPro
 
 
 def _cancel_unsqueezes(model: onnx.ModelProto) -> None:
-    """Remove an axis that a node adds and the next one drops: that of grey pixels' channel, before an LSTM."""
+    """Remove an axis that one node adds and the next node drops: the channel axis of grey pixels before an LSTM."""
     graph = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor).tolist() for tensor in graph.initializer}
     added = {node.output[0]: node for node in graph.node if node.op_type == "Unsqueeze"}
@@ -76,7 +77,7 @@ def _cancel_unsqueezes(model: onnx.ModelProto) -> None:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Drop the exporter's notes: stack traces with paths of the exporting machine, half of a small file."""
+    """Drop the exporter's notes: stack traces with paths of the exporting machine, which take half of a small file."""
     graph = model.graph
     parts: Iterable[Any] = (
         model,

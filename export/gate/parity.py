@@ -1,4 +1,4 @@
-"""Check that a file's numbers are PyTorch's, at every batch size, on real and on artificial images, and on a GPU."""
+"""Check that a file's numbers equal PyTorch's, at every batch size, on real and artificial images, and on a GPU."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from hangtag.serving.server.runtime.session import Runtime
 
 _CUDA_IMAGES = 256
 _AT_EDGE = 0.01
-"""At most this share of images may have paths that are tied at the edge of the beam."""
+"""The largest share of images that may have paths tied at the edge of the beam."""
 
 
 def check_logits(
@@ -27,16 +27,16 @@ def check_logits(
     activation: Activation | None,
     against: str = "PyTorch",
 ) -> PassedCheck:
-    """Check that the logits are PyTorch's: of up to four batches of each size, of each kind of images.
+    """Check that the logits equal PyTorch's, for up to four batches of each size and kind of images.
 
     Args:
         images: kind -> images, as ``artificial_images`` names the kinds.
         expected: kind -> PyTorch's answers.
-        activation: turns logits into probabilities; None where it is unknown, then probabilities are not compared.
-        against: what gave the expected answers, for the messages.
+        activation: turns logits into probabilities. If None, probabilities are not compared.
+        against: what computed the expected answers, for the messages.
 
     Raises:
-        GateError: a number differs; the message names the kind, the batch size and the worst image.
+        GateError: a number differs. The message names the kind, the batch size and the worst image.
     """
     limit = tolerances.logit_limit(spread)
     worst = {kind: {str(size): 0.0 for size in BATCH_SIZES} for kind in images}
@@ -70,10 +70,10 @@ def _batch(kind: str, size: int) -> str:
 def _require_close(
     check: str, numbers: Array, expected: Array, limit: float, what: str, how: str, kind: str = REAL, first: int = 0
 ) -> float:
-    """The largest difference; the images are of this kind, from the ``first`` on.
+    """Return the largest difference. The images are of this kind, from number ``first`` on.
 
     Raises:
-        GateError: it is above the limit, or the shapes differ; the message says ``what`` differs ``how``.
+        GateError: the difference is above the limit, or the shapes differ. The message says ``what`` differs ``how``.
     """
     if numbers.shape != expected.shape:
         raise GateError(check, f"{what} have shape {list(numbers.shape)}, expected {list(expected.shape)}.")
@@ -90,7 +90,7 @@ def _require_close(
 def check_paths(
     runtime: Runtime, images: Mapping[str, Pixels], expected: Mapping[str, Answers], tolerances: Tolerances
 ) -> PassedCheck:
-    """Check that the exported beam search finds the paths that PyTorch's finds.
+    """Check that the exported beam search finds the same paths as PyTorch's.
 
     All images of each kind are compared at the largest batch size, and four batches at each other size.
 
@@ -99,7 +99,7 @@ def check_paths(
         expected: kind -> PyTorch's answers.
 
     Raises:
-        GateError: an answer differs, and its path is not tied with PyTorch's; the message names the kind, the batch
+        GateError: an answer differs, and its path is not tied with PyTorch's. The message names the kind, the batch
             size and the worst image.
     """
     worst = {kind: {str(size): 0.0 for size in BATCH_SIZES} for kind in images}
@@ -118,7 +118,7 @@ def check_paths(
             tied = tied_paths(answers, right, tolerances.absolute)
             at_edge = tied & ~other_path
             if kind == REAL and at_edge.sum() > max(1, _AT_EDGE * count):
-                tied &= other_path  # so many are no chance
+                tied &= other_path  # so many ties are not by chance
             of_labels = np.abs(answers["probabilities"] - right["probabilities"]).max(axis=1)
             difference = np.maximum(of_labels, np.abs(answers["path_probability"] - right["path_probability"]))
             difference[other_path] = np.inf
@@ -129,7 +129,7 @@ def check_paths(
                 how = "another path is found" if np.isinf(difference[image]) else "probabilities differ"
                 raise GateError(
                     PARITY,
-                    f"{place}: for {len(wrong)} of {count} images the file answers otherwise than PyTorch, by more "
+                    f"{place}: for {len(wrong)} of {count} images the file and PyTorch give different answers, by more "
                     f"than {limit:g} and not because paths are tied; worst at image {image}, where {how}.",
                 )
             ties[kind] |= set(np.flatnonzero(tied).tolist())
@@ -150,12 +150,12 @@ def check_paths(
 
 
 def check_cuda(path: Path, images: Pixels, expected: Answers, tolerances: Tolerances, spread: float) -> PassedCheck:
-    """Check that the file loads on a GPU, and that its answers to the first images are PyTorch's there.
+    """Check that the file loads on a GPU, and that its answers there to the first images equal PyTorch's.
 
-    Without CUDA it is not run.
+    The check is not run without CUDA.
 
     Raises:
-        GateError: the file does not load there, fails, or differs.
+        GateError: the file does not load on the GPU, fails, or answers differently.
     """
     try:
         runtime = Runtime(path, provider="auto")

@@ -1,4 +1,4 @@
-"""Run all checks on a file against what it must answer like. The first check that fails stops the export."""
+"""Run all checks of a file against its reference. The first check that fails stops the export."""
 
 import json
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ import onnx
 
 from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import GateError
-from hangtag.export.gate import agreement, batching, parity, structure
-from hangtag.export.gate.check import AGREEMENT, CONTRACT, PARITY, PassedCheck
+from hangtag.export.file.onnx_model import operators
+from hangtag.export.gate import batching, label_checks, parity
+from hangtag.export.gate.check import AGREEMENT, CONTRACT, PARITY, STRUCTURE, PassedCheck
 from hangtag.export.gate.reference import REAL, Reference, answer, artificial_images, load
 from hangtag.export.gate.speed import Speed
 from hangtag.export.gate.tolerances import TOLERANCES
@@ -21,15 +22,13 @@ from hangtag.training.data.dataset import Classes
 
 @dataclass(frozen=True)
 class Proof:
-    """The checks that a file passed, how fast it is, and how PyTorch answered the gate's real images."""
+    """The checks that a file passed, its speed, and PyTorch's answers to the gate's real images."""
 
     precision: str
     checks: Sequence[PassedCheck]
     expected: Answers
     """PyTorch's answers, or those of the FP32 file."""
     speed: Speed | None = None
-    against: str = "pytorch"
-    """What the file was compared with."""
 
     def figures(self, name: str) -> dict[str, object]:
         """The figures of the check with this name; empty if it was not run."""
@@ -37,29 +36,14 @@ class Proof:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What is written into the file (keys without their prefix)."""
+        """The metadata to write into the file (keys without their prefix)."""
         gate = {"precision": self.precision} | {check.name: dict(check.figures) for check in self.checks}
-        metadata = {"gate": json.dumps(gate), "parity": json.dumps(self._parity())}
+        metadata = {"gate": json.dumps(gate)}
         if (accuracy := self.figures(AGREEMENT).get("accuracy")) is not None:
             metadata["test_accuracy"] = f"{accuracy:.4f}"
         if self.speed is not None:
             metadata["speed"] = json.dumps(self.speed.figures)
         return metadata
-
-    def _parity(self) -> dict[str, object]:
-        """In short: how far the answers to real images are from PyTorch's, by batch size."""
-        figures = self.figures(PARITY)
-        parity: dict[str, object] = {
-            "against": self.against,
-            "tolerance": figures["limit"],
-            "images": len(next(iter(self.expected.values()))),
-        }
-        for key in ("max_logit_difference", "max_probability_difference"):
-            if isinstance(by_kind := figures.get(key), dict):
-                parity[key] = by_kind[REAL]
-        if "ties" in figures:
-            parity["ties"] = figures["ties"]
-        return parity
 
     def __str__(self) -> str:
         return "; ".join(check.summary for check in self.checks)
@@ -75,22 +59,22 @@ def prove(
     precision: str,
     logits_before: Array | None = None,
 ) -> Proof:
-    """Take the file at ``path`` through every check that applies to this kind of network.
+    """Run every check that applies to this kind of network on the file at ``path``.
 
     Args:
-        reference: what the file must answer like.
+        reference: the network or file whose answers the file must match.
         path: the file.
-        model: its parsed content, so that it is not parsed again.
+        model: the file's parsed content, so that the file is not parsed again.
         images: test images.
-        classes: their true classes, where each has one label.
-        precision: of the file, which says how exact it must be.
-        logits_before: where a temperature was folded into the file, the logits [n, labels] of the file without it.
+        classes: the true class of each image; None if images have several labels.
+        precision: the file's precision, which determines how exact the file must be.
+        logits_before: if a temperature was folded into the file, the logits [n, labels] of the file without it.
 
     Raises:
-        GateError: a check fails; the message names the check and the worst image.
+        GateError: a check fails. The message names the check and the worst image.
     """
     tolerances = TOLERANCES[precision]
-    checks = [structure.check(model, path.stat().st_size / 1e6)]
+    checks = [check_structure(model, path.stat().st_size / 1e6)]
     runtime = load(path)
     checks.append(_contract(runtime.signature, reference))
 
@@ -111,18 +95,47 @@ def prove(
     checks.append(checked)
     answered = answer(runtime, images, check=AGREEMENT)
     if classes is not None:
+        if reference.recorded is not None:
+            label_checks.require_recorded(right["logits"], classes, reference.recorded)
         scores = answered["logits"], right["logits"]
-        checks.append(agreement.check_labels(*scores, classes, tolerances, reference.name))
-        checks.append(agreement.check_calibration(answered, classes, reference.temperature, logits_before))
+        checks.append(label_checks.check_labels(*scores, classes, tolerances, reference.name))
+        checks.append(label_checks.check_calibration(answered, classes, reference.temperature, logits_before))
     elif reference.threshold is not None:
         sets = answered["probabilities"], right["probabilities"]
-        checks.append(agreement.check_sets(*sets, reference.threshold, tolerances))
+        checks.append(label_checks.check_sets(*sets, reference.threshold, tolerances))
 
     other_images = np.concatenate([images[-32:], *(pixels[:16] for pixels in artificial.values())])
     checks.append(batching.check(runtime, images, other_images, tolerances, spread))
-    checks.append(batching.check_empty(path))
     checks.append(parity.check_cuda(path, images, right, tolerances, spread))
-    return Proof(precision, checks, right, against=reference.key)
+    return Proof(precision, checks, right)
+
+
+def check_structure(model: onnx.ModelProto, megabytes: float, *, strict: bool = True) -> PassedCheck:
+    """Run ONNX's checker, and, if ``strict``, shape inference that stops at the first contradiction.
+
+    Args:
+        megabytes: the size of the model's file, for the summary.
+
+    Raises:
+        GateError: the checker or the shape inference rejects the model.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=strict)
+        if strict:
+            onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise GateError(STRUCTURE, f"ONNX's checker refuses the file: {' '.join(str(error).split())}.") from error
+    counts = operators(model)
+    return PassedCheck(
+        STRUCTURE,
+        f"valid ONNX, {counts.total()} nodes, {megabytes:.2f} MB",
+        {
+            "opsets": {opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
+            "nodes": counts.total(),
+            "operators": dict(sorted(counts.items())),
+            "megabytes": round(megabytes, 3),
+        },
+    )
 
 
 def _contract(signature: Signature, reference: Reference) -> PassedCheck:
@@ -130,10 +143,21 @@ def _contract(signature: Signature, reference: Reference) -> PassedCheck:
     actual, expected = signature.inputs + signature.outputs, reference.inputs + reference.outputs
     if (signature.inputs, signature.outputs) != (reference.inputs, reference.outputs):
         has, wanted = ("; ".join(map(str, specs)) for specs in (actual, expected))
-        raise GateError(CONTRACT, f"the file has {has}; expected {wanted}.")
+        raise GateError(CONTRACT, f"the file has {has}; expected {wanted}.{_free(signature, reference)}")
     if not signature.batched:
         raise GateError(CONTRACT, "the first axis is not free in every input and output, so nothing can be batched.")
     return PassedCheck(CONTRACT, "names, datatypes and free batch axis as they should be")
+
+
+def _free(signature: Signature, reference: Reference) -> str:
+    """Say what to change in a network whose file has a fixed batch; empty if something else in the contract differs."""
+    shapes = [spec.shape[:1] for spec in signature.inputs + signature.outputs]
+    if all(shape == (None,) for shape in shapes) or reference.name != "PyTorch":
+        return ""
+    return (
+        " The batch must stay free: do not turn x.shape[0] into a number in the network, as int() and range() do; "
+        "then train it again."
+    )
 
 
 def _require_finite(expected: Answers) -> None:

@@ -1,4 +1,4 @@
-"""What a file must answer like, and how files are run on images, real and artificial, to be compared with that."""
+"""The reference whose answers a file must match, and how to run files on real and artificial images to compare them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,37 +16,38 @@ from hangtag.serving.signature import TensorSpec
 Answer = Callable[[Pixels], Answers]
 Activation = Callable[[Array], Array]
 REAL = "test"
-"""The key of real images where images are grouped by kind; ``artificial_images`` names the other kinds."""
+"""The key of real images among images grouped by kind. ``artificial_images`` names the other kinds."""
 _ARTIFICIAL_COUNT = 64
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a file is compared with.
+    """The network or file with which a file is compared.
 
     Attributes:
-        name: In messages.
-        key: In metadata.
-        inputs: What the file must take.
-        outputs: What it must answer with.
-        answer: Every output for images [n, ...].
+        name: The name in messages.
+        inputs: The inputs that the file must take.
+        outputs: The outputs that the file must have.
+        answer: Computes every output for images [n, ...].
         activation: Turns logits into probabilities, before a temperature.
-        temperature: Divides the logits before that.
-        threshold: From which probability on a label is in an image's set; None where something else decides.
+        temperature: Divides the logits before the activation.
+        threshold: The least probability of a label in an image's set; None if sets are not determined by a threshold.
+        recorded: The share of test images that the run recorded as correct, and the number of test images; None if
+            nothing was recorded.
     """
 
     name: str
-    key: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     answer: Answer
     activation: Activation
     temperature: float = 1.0
     threshold: float | None = None
+    recorded: tuple[float, int] | None = None
 
 
 def load(path: Path) -> Runtime:
-    """Load a file on the CPU. Raises GateError: ONNX Runtime refuses it."""
+    """Load a file on the CPU. Raises GateError if ONNX Runtime refuses the file."""
     try:
         return Runtime(path, provider="cpu")
     except ModelLoadError as error:
@@ -60,7 +61,7 @@ def answer(runtime: Runtime, images: Pixels, batch_size: int = 64, check: str = 
         check: the check that needs the answers, for the error message.
 
     Raises:
-        GateError: the runtime fails on a batch; the message names the check and the batch.
+        GateError: the runtime fails on a batch. The message names the check and the batch.
     """
     parts = [
         answer_batch(runtime, batch, check, f"from image {number * batch_size} on")
@@ -88,7 +89,7 @@ def answer_batch(runtime: Runtime, batch: Pixels, check: str, contents: str) -> 
 
 
 def artificial_images(*shape_of_one: int) -> dict[str, Pixels]:
-    """Images of a shape that no camera takes, 64 of each kind: black, white, and noise (the same at every call)."""
+    """Return artificial images of a shape, 64 of each kind: black, white, and noise (the same at every call)."""
     shape = (_ARTIFICIAL_COUNT, *shape_of_one)
     return {
         "black": np.zeros(shape, np.uint8),
@@ -98,10 +99,10 @@ def artificial_images(*shape_of_one: int) -> dict[str, Pixels]:
 
 
 def tied_paths(one: Answers, other: Answers, limit: float) -> Array:
-    """Of which images two answers differ, although their paths of labels are equally likely, bool [n].
+    """Return for which images two answers differ although their paths of labels are equally likely, bool [n].
 
-    A beam search chooses. Where paths are tied up to rounding, either may win, and nothing is wrong; where they are
-    tied at the edge of the beam, the winner is the same, and labels' probabilities over the beam differ.
+    If two paths are tied up to rounding, the beam search may choose either path, and both answers are right. If paths
+    are tied at the edge of the beam, the winner is the same, but the labels' probabilities over the beam differ.
     """
     if "path" not in one:
         return np.zeros(len(next(iter(one.values()))), dtype=bool)
@@ -112,7 +113,7 @@ def tied_paths(one: Answers, other: Answers, limit: float) -> Array:
 
 
 def worst_image(difference: Array) -> int:
-    """The index of the image with the largest difference, [n] or [n, outputs]; NaN counts as the largest."""
+    """The index of the image with the largest difference in [n] or [n, outputs]. NaN counts as the largest."""
     return int(np.nan_to_num(difference, nan=np.inf).reshape(len(difference), -1).max(axis=1).argmax())
 
 

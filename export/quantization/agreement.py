@@ -1,8 +1,8 @@
-"""Judge whether two files answer a sample alike.
+"""Judge whether two files give the same answer to a sample.
 
-What is alike depends on the output. Of scores of labels the label counts: the largest score of each row. Of other
-numbers, such as a probability of speech or a recurrent state, the distance counts. Integers, booleans and texts must be
-equal.
+The rule depends on the output. For scores of labels, the label with the largest score of each row must be the same. For
+other numbers, such as a probability of speech or a recurrent state, the distance must be small. Integers, booleans and
+texts must be equal.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ from hangtag.serving.signature import Signature, TensorSpec
 LABELS, VALUES, EQUAL = "labels", "values", "equal"
 RULES = (LABELS, VALUES, EQUAL)
 WITHIN = 0.05
-"""By ``values`` the root mean square of the differences may be this share of the output's spread over all samples."""
+"""For the rule ``values``: the largest root mean square of the differences, as a share of the output's spread."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many samples of how many are answered alike."""
+    """How many samples are answered alike, and how many samples there are."""
 
     agreeing: int
     samples: int
@@ -34,7 +34,7 @@ class Agreement:
 
     @property
     def at_least(self) -> float:
-        """The share of all possible samples that is answered alike, at least, with 95 % confidence (Wilson's bound)."""
+        """Lower bound of the share of all possible samples answered alike, with 95 % confidence (Wilson's bound)."""
         z, n = 1.645, self.samples
         centre = self.share + z * z / (2 * n)
         return (centre - z * sqrt(self.share * (1 - self.share) / n + z * z / (4 * n * n))) / (1 + z * z / n)
@@ -48,11 +48,11 @@ class Comparison:
     """Compares answers with those of the original file."""
 
     expected: Sequence[Answers]
-    """The original's answers, one mapping a sample."""
+    """The original file's answers, a mapping for each sample."""
     rules: Mapping[str, str]
     """Output -> one of RULES; other outputs are not compared."""
     spreads: Mapping[str, float] = field(init=False)
-    """Output -> its largest less its smallest number, over all samples."""
+    """Output -> the difference between its largest and its smallest number, over all samples."""
 
     def __post_init__(self) -> None:
         spreads = {}
@@ -67,7 +67,7 @@ class Comparison:
         object.__setattr__(self, "spreads", spreads)
 
     def agreement(self, answered: Sequence[Answers]) -> Agreement:
-        """How many samples are answered alike; a sample is if every compared output is."""
+        """Count the samples that are answered alike, that is, with agreement in every compared output."""
         alike = [
             all(self._alike(name, answers[name], expected[name]) for name in self.rules)
             for answers, expected in zip(answered, self.expected, strict=True)
@@ -75,7 +75,7 @@ class Comparison:
         return Agreement(sum(alike), len(alike))
 
     def distance(self, answered: Sequence[Answers]) -> float:
-        """How far the numbers are from the original's: their root mean square, as a share of the spread, averaged."""
+        """Return the mean distance from the original's numbers: the root mean square, as a share of the spread."""
         distances = [
             _root_mean_square(answers[name], expected[name]) / self.spreads[name]
             for answers, expected in zip(answered, self.expected, strict=True)
@@ -95,14 +95,14 @@ class Comparison:
 
 
 def _root_mean_square(actual: Array, expected: Array) -> float:
-    """Infinite where the numbers are not finite, or not as many."""
+    """Root mean square of the differences. Infinite if the numbers are not finite or differ in count."""
     if actual.shape != expected.shape or not np.isfinite(actual).all():
         return float("inf")
     return sqrt(float(np.mean((actual.astype(np.float64) - expected) ** 2)))
 
 
 def parse(texts: Sequence[str]) -> dict[str, str]:
-    """Read rules of the form OUTPUT=RULE. Raises ExportError: a text is none."""
+    """Read rules of the form OUTPUT=RULE. Raises ExportError if a text is malformed."""
     parsed = {}
     for text in texts:
         output, _, rule = text.rpartition("=")
@@ -113,14 +113,14 @@ def parse(texts: Sequence[str]) -> dict[str, str]:
 
 
 def rules(signature: Signature, answers: Sequence[Answers], chosen: Mapping[str, str]) -> dict[str, str]:
-    """Which rule holds for which output.
+    """Return the rule for each output that is compared.
 
     Args:
-        answers: the original's, by which scores of labels are recognised.
-        chosen: the user's rules; empty to compare every output by the rule that fits it.
+        answers: the original file's answers, from which scores of labels are recognised.
+        chosen: the user's rules; if empty, every output is compared, with the rule that fits.
 
     Raises:
-        ExportError: there is no such output, or the rule does not fit it.
+        ExportError: an output of ``chosen`` does not exist, or its rule does not fit.
     """
     outputs = {spec.name: spec for spec in signature.outputs}
     for name, rule in chosen.items():
@@ -132,7 +132,7 @@ def rules(signature: Signature, answers: Sequence[Answers], chosen: Mapping[str,
 
 
 def _fitting(spec: TensorSpec, answers: Sequence[Array]) -> str:
-    """Scores of labels are rows [batch, labels], or probabilities that sum to 1 along the last axis."""
+    """Return the rule that fits. Scores of labels are rows [batch, labels], or sum to 1 along the last axis."""
     if not spec.datatype.startswith("FP"):
         return EQUAL
     labels = spec.shape[-1] if len(spec.shape) >= 2 else None

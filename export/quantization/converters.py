@@ -1,4 +1,4 @@
-"""Convert any network to int8 or fp16, with some of its layers in FP32. A converter prepares once, converts often."""
+"""Convert any network to int8 or fp16, with some layers in FP32. A converter prepares once and converts many times."""
 
 import io
 import logging
@@ -18,14 +18,14 @@ from hangtag.export.errors import ExportError
 from hangtag.export.quantization.samples import Feed
 
 LAYERS = ("Conv", "Gemm", "MatMul")
-"""Computed in 8 bits, if their weights are constants."""
+"""Operators to compute in 8 bits, if their weights are constants."""
 PASSING = ("Relu", "Clip", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze")
-"""Computed in 8 bits between two of them, so that no value is converted to FP32 and back."""
+"""Operators to compute in 8 bits between two LAYERS, so that no value is converted to FP32 and back."""
 _OPSET = 13
-"""The first in which weights may have a scale for each channel."""
+"""The first opset in which weights may have a scale for each channel."""
 _AT_A_TIME = 256
 _LARGEST = 65_504 / 2
-"""Half of the largest number of half precision: other samples may be larger than those that were seen."""
+"""Half of the largest number of half precision, because other samples may have larger values than the observed ones."""
 
 
 class ConversionError(ExportError):
@@ -33,10 +33,10 @@ class ConversionError(ExportError):
 
 
 class Int8Converter:
-    """ONNX Runtime's static quantizer (QDQ): fixed scales, so that no answer depends on the other samples of a batch.
+    """ONNX Runtime's static quantizer (QDQ), with fixed scales, so that answers do not depend on the rest of a batch.
 
-    Weights get 7 bits and a scale for each output channel (``reduce_range``), so that processors without 8-bit dot
-    products, which add two products in 16 bits, compute the same sums as those with them.
+    Weights get 7 bits and a scale for each output channel (``reduce_range``). Processors without 8-bit dot products,
+    which add two products in 16 bits, then compute the same sums as processors with 8-bit dot products.
     """
 
     too_large: Sequence[onnx.NodeProto] = ()
@@ -52,18 +52,19 @@ class Int8Converter:
     ) -> None:
         """
         Args:
-            calibration: samples whose activations set the scales.
+            calibration: samples whose activations determine the scales.
             folder: for temporary files.
-            layers: operators that are computed in 8 bits, if their weights are constants.
-            passing: operators that are computed in 8 bits between two of them.
+            layers: operators to compute in 8 bits, if their weights are constants.
+            passing: operators to compute in 8 bits between two of ``layers``.
 
         Raises:
-            ExportError: the network has no layer that could be quantized, or ONNX Runtime's quantizer fails on it.
+            ExportError: the network has no layer that can be quantized, or ONNX Runtime's quantizer fails on the
+                network.
         """
         original, prepared = folder / "simple.onnx", folder / "prepared.onnx"
         with converting():
             onnx.save(_with_opset(model), original)
-            # Folds and fuses as the runtime would, so that scales are given only to tensors that still exist then.
+            # Folds and fuses as the runtime will, so that only tensors that still exist afterwards get scales.
             quant_pre_process(original, prepared, skip_symbolic_shape=True)
             self.model = onnx.load(prepared)
             _name_nodes(self.model)
@@ -73,11 +74,11 @@ class Int8Converter:
         self.layers: Sequence[onnx.NodeProto] = [
             node for node in self.model.graph.node if node.op_type in layers and node.input[1] in constants
         ]
-        """Those that can be converted, in the order of computation; each name is unique."""
+        """The layers that can be converted, in the order of computation, with unique names."""
         if not self.layers:
             raise ExportError(
                 f"int8 is for {', '.join(LAYERS)} with constant weights in the main graph; this file has none there. "
-                "Its other layers, LSTMs and those in branches and loops among them, stay in FP32."
+                "Its other layers, including LSTMs and layers in branches and loops, stay in FP32."
             )
         with converting():
             self._operators = [*layers, *passing]
@@ -92,7 +93,7 @@ class Int8Converter:
         ]
 
     def convert(self, in_fp32: Collection[str]) -> onnx.ModelProto:
-        """Quantize all layers but those with these names. Raises ExportError: the quantizer fails."""
+        """Quantize all layers except those with these names. Raises ExportError if the quantizer fails."""
         copied = onnx.ModelProto()
         copied.CopyFrom(self.model)
         with converting():
@@ -103,7 +104,7 @@ class Int8Converter:
             quantizer.quantize_model()
             quantizer.model.topological_sort()
         converted: onnx.ModelProto = quantizer.model.model
-        for tensor in converted.graph.initializer:  # the tools state a default, which published files do not
+        for tensor in converted.graph.initializer:  # the tools write this default, which published files omit
             tensor.ClearField("data_location")
         return converted
 
@@ -114,11 +115,11 @@ class Fp16Converter:
     def __init__(self, model: onnx.ModelProto, samples: Sequence[Feed], folder: Path) -> None:
         """
         Args:
-            samples: all that there are; they show which values are too large for half precision.
+            samples: all samples, which show what values are too large for half precision.
             folder: for temporary files.
 
         Raises:
-            ExportError: ONNX Runtime cannot run the network with the values in between as outputs.
+            ExportError: ONNX Runtime cannot run the network with its intermediate values as outputs.
         """
         self._model = onnx.ModelProto()
         self._model.CopyFrom(model)
@@ -128,7 +129,7 @@ class Fp16Converter:
             calibrator = create_calibrator(
                 folder / "named.onnx", None, augmented_model_path=str(folder / "calibration.onnx")
             )
-            for start in range(0, len(samples), _AT_A_TIME):  # it keeps figures of each sample until a call ends
+            for start in range(0, len(samples), _AT_A_TIME):  # a call keeps figures of each sample until it ends
                 calibrator.collect_data(_Reader(samples[start : start + _AT_A_TIME]))
             ranges = {
                 name: max(float(np.abs(end).max()) for end in values.range_value)
@@ -138,13 +139,14 @@ class Fp16Converter:
         self.too_large: Sequence[onnx.NodeProto] = [
             node for node in nodes if any(ranges.get(name, 0) > _LARGEST for name in (*node.input, *node.output))
         ]
-        """Nodes that read or write larger values than half precision has. They stay in FP32 whatever the answers are:
-        on a CPU ONNX Runtime computes most of half precision in FP32, so that no answer would show the overflow."""
+        """Nodes that read or write values beyond the range of half precision. They always stay in FP32, because ONNX
+        Runtime computes most of half precision in FP32 on a CPU, so that an answer there would not show the
+        overflow."""
         kept = {node.name for node in self.too_large}
         self.layers: Sequence[onnx.NodeProto] = [node for node in nodes if node.name not in kept]
 
     def convert(self, in_fp32: Collection[str]) -> onnx.ModelProto:
-        """Convert all nodes but those with these names. Raises ExportError: the converter fails."""
+        """Convert all nodes except those with these names. Raises ExportError if the converter fails."""
         copied = onnx.ModelProto()
         copied.CopyFrom(self._model)  # the converter changes its argument
         with converting():
@@ -165,7 +167,7 @@ def _with_opset(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:
-    """Give every node of the main graph a name of its own: the quantizer knows layers by their names."""
+    """Give every node of the main graph a unique name, because the quantizer identifies layers by name."""
     seen: set[str] = set()
     for place, node in enumerate(model.graph.node):
         if not node.name or node.name in seen:
@@ -176,7 +178,7 @@ def _name_nodes(model: onnx.ModelProto) -> None:
 
 
 def _flatten_biases(model: onnx.ModelProto) -> None:
-    """Give each Gemm a bias [n] instead of [1, n], at whose first axis ONNX Runtime's quantizer looks for n scales."""
+    """Give each Gemm a bias [n] instead of [1, n], because the quantizer expects n scales on the first axis."""
     biases = {
         tensor.name: tensor for tensor in model.graph.initializer if len(tensor.dims) == 2 and tensor.dims[0] == 1
     }
@@ -188,8 +190,8 @@ def _flatten_biases(model: onnx.ModelProto) -> None:
 
 
 def _keep_fp32_between(graph: onnx.GraphProto) -> None:
-    """Pass values from one node in FP32 to the next as they are. The converter casts them to FP16 and back, and large
-    ones to infinity."""
+    """Pass values between neighbouring nodes in FP32 unchanged. The converter would cast the values to FP16 and back,
+    which turns large values into infinity."""
 
     def casts(kind: int) -> dict[str, onnx.NodeProto]:
         return {node.output[0]: node for node in graph.node if node.op_type == "Cast" and node.attribute[0].i == kind}
@@ -210,7 +212,7 @@ def _keep_fp32_between(graph: onnx.GraphProto) -> None:
 
 @contextmanager
 def converting() -> Iterator[None]:
-    """Keep ONNX Runtime's tools quiet; any exception, of which they raise all kinds, becomes a ConversionError."""
+    """Keep ONNX Runtime's tools quiet, and turn any of their many kinds of exceptions into a ConversionError."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

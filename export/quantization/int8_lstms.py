@@ -1,9 +1,9 @@
-"""Convert LSTMs to int8: dynamic quantization by ONNX Runtime's own quantizer, with constant scales.
+"""Convert LSTMs to int8 with ONNX Runtime's dynamic quantizer, but with constant scales.
 
-ONNX Runtime's DynamicQuantizeLSTM derives the scale of what it multiplies, the input and then the last hidden state,
-from the smallest and the largest value in the *whole batch*. So an image's answer would depend on the other images of
-its batch: of 2,000 test images 6 got another label from lstm2. Here both ranges are pinned: values at the bounds are
-added to them, with weights of 0, so that they change no result.
+ONNX Runtime's DynamicQuantizeLSTM derives the scales of the input and of the last hidden state from the smallest and
+the largest value in the *whole batch*. So an image's answer would depend on the other images of its batch: lstm2 gave 6
+of 2,000 test images another label. Here both ranges are pinned. Values at the bounds are added to the input and to the
+hidden state, with weights of 0, so that they change no result.
 
 - The input gets features that are always at its bounds: 1 for pixels in [0, 1] (their 8-bit scale is then 1/255, and
   their quantization exact), the smallest and the largest value of pixels that are normalised otherwise, -1 and 1 for
@@ -17,8 +17,8 @@ The weights get scales at which every processor computes the same sums. A proces
 products (AVX-512 VNNI, AVX-VNNI) multiplies activations, 0 to 255, with weights, -127 to 127, and adds the products of
 two neighbouring inputs in 16 bits. A sum beyond 32,767 saturates without notice, so that the file answers differently
 there. ONNX Runtime's ``reduce_range`` avoids this with 7 bits for all weights, which costs ``lstm`` more than one
-answer in a hundred. Here only the columns that need it get a larger scale: those where two neighbouring weights of one
-sign add up to more than 128.
+answer in a hundred. Here a column gets a larger scale only if two neighbouring weights of one sign add up to more than
+128.
 """
 
 import tempfile
@@ -36,13 +36,13 @@ from hangtag.export.file.onnx_model import operators
 from hangtag.export.quantization.converters import converting
 
 _SATURATED = 20.0
-"""Added to a gate before its sigmoid or tanh: the result is 1 up to 2e-9, below half a step of FP32."""
+"""Added to a gate before its sigmoid or tanh, to make the result 1 up to 2e-9, which is below half a step of FP32."""
 _HIDDEN_BOUNDS = (-1.0, 1.0)
 _PINNING_UNITS = 2
 _LARGEST = 127
 _LARGEST_PAIR = 127.0
-"""Of the magnitudes of two neighbours: 255 * (127 + 1) fits into 16 bits, and rounding may add 1/2 to each weight."""
-# Inputs of DynamicQuantizeLSTM: the place of the weights, of their scales, and of the FP32 weights in LSTM.
+"""Largest sum of two neighbours' magnitudes: 255 * (127 + 1) fits into 16 bits, and rounding may add 1/2 to each."""
+# Places of inputs: the weights and their scales in DynamicQuantizeLSTM, and the FP32 weights in LSTM.
 _PLACES = ((1, 8, 1), (2, 10, 2))
 
 
@@ -50,11 +50,11 @@ def quantize_lstms(model: onnx.ModelProto, pixels: tuple[float, float] = (0.0, 1
     """Quantize the weights of every LSTM to 8 bits, with one scale per gate of each unit. Dense layers stay in FP32.
 
     Args:
-        model: its first LSTM reads pixels, every other one the outputs of an LSTM.
+        model: a network whose first LSTM reads pixels, and whose other LSTMs read the outputs of an LSTM.
         pixels: the smallest and the largest value of a pixel.
 
     Raises:
-        ExportError: the quantizer left an LSTM as it was.
+        ExportError: the quantizer left an LSTM unchanged.
     """
     pinned = pin_ranges(model, pixels)
     with tempfile.TemporaryDirectory() as folder, converting():
@@ -140,7 +140,7 @@ def _padded_weights(weights: Array, shape: tuple[int, int, int], more: tuple[int
 
 
 def _padded_bias(bias: Array, hidden: int) -> Array:
-    """A bias [1, 8 * hidden] (gates i, o, f, c, of input and recurrence), extended by that of the two pinning units."""
+    """A bias [1, 8 * hidden] (gates i, o, f, c, of input and recurrence), extended for the two pinning units."""
     padded = np.pad(bias.reshape(8, hidden), ((0, 0), (0, _PINNING_UNITS)))
     padded[0:3, hidden:] = _SATURATED
     padded[3, hidden:] = _SATURATED, -_SATURATED
@@ -148,7 +148,7 @@ def _padded_bias(bias: Array, hidden: int) -> Array:
 
 
 def _prevent_saturation(quantized: onnx.ModelProto, original: onnx.ModelProto) -> None:
-    """Quantize the weights of every DynamicQuantizeLSTM again, in place, with scales that avoid saturation.
+    """Quantize the weights of every DynamicQuantizeLSTM again, in place, with scales that prevent saturation.
 
     Args:
         quantized: the output of ONNX Runtime's quantizer for ``original``, with one scale for each column.
@@ -169,13 +169,13 @@ def _prevent_saturation(quantized: onnx.ModelProto, original: onnx.ModelProto) -
 
 
 def quantize(weights: Array) -> tuple[Array, Array]:
-    """Quantize a matrix to 8 bits, symmetrically, one scale for each column.
+    """Quantize a matrix to 8 bits, symmetrically, with a scale for each column.
 
     Args:
         weights: FP32 [inputs, columns].
 
     Returns:
-        INT8 [inputs, columns], and scales FP32 [columns] with ``weights`` about equal to their product.
+        INT8 [inputs, columns], and scales FP32 [columns]. The product of both is about equal to ``weights``.
     """
     pairs = np.pad(weights, ((0, len(weights) % 2), (0, 0))).reshape(-1, 2, weights.shape[1])
     pair = np.maximum(*(np.clip(sign * pairs, 0, None).sum(axis=1).max(axis=0) for sign in (1, -1)))

@@ -18,13 +18,19 @@ from hangtag.training.data.dataset import Images
 
 PRECISIONS = ("fp32", "fp16", "int8")
 _LAYERS, _PASSING = ("Conv",), ("MaxPool", "Relu")
-"""Computed in 8 bits: convolutions and what lies between them, so that no value is converted to FP32 and back."""
+"""Operators to compute in 8 bits: convolutions, and operators between convolutions, to avoid conversions to FP32."""
 _BATCH = 32
 
 
-def model_name(network: str, precision: str) -> str:
-    """The name of a network's model in the repository: ``cnn`` in FP32, ``cnn-int8`` in another precision."""
-    return network if precision == "fp32" else f"{network}-{precision}"
+def model_name(name: str, precision: str) -> str:
+    """A model's name in the repository: ``cnn`` in FP32, ``cnn-int8`` in int8. ``name`` may already have the suffix.
+
+    Example:
+        >>> model_name("cnn", "int8"), model_name("cnn-int8", "int8")
+        ('cnn-int8', 'cnn-int8')
+    """
+    suffix = "" if precision == "fp32" else f"-{precision}"
+    return f"{name.removesuffix(suffix)}{suffix}"
 
 
 def convert(model: onnx.ModelProto, precision: str, calibration: Images) -> onnx.ModelProto:
@@ -32,8 +38,7 @@ def convert(model: onnx.ModelProto, precision: str, calibration: Images) -> onnx
 
     Args:
         precision: one of PRECISIONS.
-        calibration: uint8 images [n, height, width] of the training split, from which int8 learns how large activations
-            get.
+        calibration: uint8 images [n, height, width] of the training split, which show int8 how large activations get.
 
     Raises:
         ExportError: this precision would change nothing in the network, or the network cannot be quantized.
@@ -71,7 +76,7 @@ def _to_int8(model: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
                 return _quantize_convolutions(model, calibration)
     except ConversionError as error:  # the quantizer asserts that weights and activations are finite
         raise ExportError(
-            f"{error} Where --precision fp32 is refused too, its training went wrong. Nothing was published."
+            f"{error} If --precision fp32 is refused too, its training went wrong. Nothing was published."
         ) from error
     raise ExportError(
         f"int8 is for networks with convolutions or LSTMs; this one has only {', '.join(sorted(counts))}. "
@@ -82,7 +87,7 @@ def _to_int8(model: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
 def _pixel_bounds(model: onnx.ModelProto) -> tuple[float, float]:
     """The smallest and the largest value of a normalised pixel, by the file's ``hangtag.image``."""
     described = metadata(model).get("image")
-    if described is None:  # of an earlier release, which left pixels in [0, 1]
+    if described is None:  # a file of an earlier release, whose pixels stay in [0, 1]
         return 0.0, 1.0
     image = ImageSpec.parse(described)
     channels = [(mean, std) for mean in image.mean for std in image.std]
@@ -90,7 +95,7 @@ def _pixel_bounds(model: onnx.ModelProto) -> tuple[float, float]:
 
 
 def _drop_unused_opsets(model: onnx.ModelProto) -> None:
-    """The quantizer declares every opset it knows; another runtime would refuse those that it lacks."""
+    """Drop opsets that no node uses. The quantizer declares all, and other runtimes refuse unknown opsets."""
     used = {node.domain for node in nodes(model.graph)} | {""}
     opsets = [opset for opset in model.opset_import if opset.domain in used]
     model.ClearField("opset_import")
@@ -98,16 +103,16 @@ def _drop_unused_opsets(model: onnx.ModelProto) -> None:
 
 
 def _quantize_convolutions(model: onnx.ModelProto, calibration: Images) -> onnx.ModelProto:
-    """Quantize convolutions to 8 bits: static quantization (QDQ) by ONNX Runtime's own quantizer.
+    """Quantize convolutions to 8 bits with ONNX Runtime's static quantizer (QDQ).
 
-    Weights get one scale per output channel, activations one per tensor, from the smallest and the largest value that
-    images of the training split cause. A fixed scale makes an answer independent of its batch. Two parts stay in FP32:
-    the dense layers at the end, since they are a thousandth of the work and nothing after them averages out their
-    rounding; and a convolution of a single channel, the first one, since ONNX Runtime computes it much faster in FP32
-    than in 8 bits, by its own profiler (studies/exported/profile.py).
+    Weights get a scale for each output channel, activations a scale for each tensor, from the smallest and the largest
+    value that images of the training split cause. Fixed scales make answers independent of the batch. Two parts stay in
+    FP32. The dense layers at the end are only a thousandth of the work, and no later layer averages out their rounding.
+    The first convolution, if it has a single input channel, is much faster in FP32 than in 8 bits, according to ONNX
+    Runtime's own profiler (studies/exported/README.md).
 
     Args:
-        calibration: uint8 images [n, height, width], whose activations set the scales.
+        calibration: uint8 images [n, height, width], whose activations determine the scales.
     """
     (image,) = model.graph.input
     feeds = ({image.name: np.ascontiguousarray(batch)} for batch in batches(calibration, _BATCH))
@@ -119,9 +124,9 @@ def _quantize_convolutions(model: onnx.ModelProto, calibration: Images) -> onnx.
 def _reorder_pooling(model: onnx.ModelProto) -> onnx.ModelProto:
     """Put ReLU and max pooling into the faster order: max(relu(x)) == relu(max(x)), so they commute.
 
-    In 8 bits ReLU comes first: the quantizer fuses it with the convolution, and no bit is spent on negative values. In
-    FP32 pooling comes first: otherwise ONNX Runtime would move the quantization in front of it, and pooling 8-bit
-    numbers in FP32's layout is slow.
+    In 8 bits ReLU comes first, because the quantizer then fuses it with the convolution and spends no bit on negative
+    values. In FP32 pooling comes first, because otherwise ONNX Runtime would move the quantization in front of the
+    pooling, and pooling 8-bit numbers in FP32's layout is slow.
     """
     ordered = onnx.ModelProto()
     ordered.CopyFrom(model)
@@ -148,7 +153,7 @@ def _reorder_pooling(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _fp32_nodes(model: onnx.ModelProto) -> set[str]:
-    """The names of the convolutions that read one channel, and of what follows them before the next convolution."""
+    """The names of convolutions that read one channel, and of the nodes between them and the next convolution."""
     shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     names: set[str] = set()
     outputs: set[str] = set()

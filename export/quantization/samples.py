@@ -1,8 +1,8 @@
-"""Read the samples by which a file is converted: from a .npz file, or from a folder of images.
+"""Read the samples for converting a file, from a .npz file or from a folder of images.
 
-Two halves: by one the converted file is calibrated and its layers in FP32 chosen, and by the other it is proven.
-So what judges the file has had no influence on it, with one exception: fp16 leaves in FP32 what overflows for
-any sample, since its answers on a CPU would not show that.
+The samples have two halves. The first half calibrates the converted file and chooses its layers in FP32. The second
+half proves the file, without having influenced it. There is one exception: fp16 keeps in FP32 what overflows for any
+sample, because answers on a CPU would not show the overflow.
 """
 
 import zipfile
@@ -21,10 +21,10 @@ from hangtag.serving.signature import Signature, TensorSpec
 from hangtag.training.data.reading import prepared
 
 LEAST = 40
-"""Samples needed: with fewer, the half that proves says too little."""
+"""The least number of samples. With fewer samples, the half that proves the file would say too little."""
 _LARGEST_CALIBRATION = 256
 MOST_PICTURES = 1_000
-"""Of a folder with more pictures this many are taken, evenly over the sorted names."""
+"""The largest number of pictures taken from a folder, evenly spaced over the sorted names."""
 
 T = TypeVar("T")
 Feed = Mapping[str, Array]
@@ -33,57 +33,67 @@ Feed = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples in the order of their file; the halves are interleaved, so that an order by classes does no harm."""
+    """Samples in the order of their file. The halves are interleaved, in case the file is sorted by class."""
 
     feeds: Sequence[Feed]
 
     @property
     def making(self) -> Sequence[Feed]:
-        """The half by whose answers the layers that stay in FP32 are chosen."""
-        return self.feeds[0::2]
+        """The half whose answers choose the layers that stay in FP32."""
+        return making(self.feeds)
 
     @property
     def calibration(self) -> Sequence[Feed]:
-        """Of that half, 256 at most: their activations set the scales of int8."""
+        """At most 256 samples of that half, whose activations determine the scales of int8."""
         return spread(self.making, _LARGEST_CALIBRATION)
 
     @property
     def proof(self) -> Sequence[Feed]:
-        """The half that chose nothing before: their answers decide whether the file is published."""
+        """The half that chose nothing. Its answers decide whether the file is published."""
         return self.feeds[1::2]
 
 
+def making(items: Sequence[T]) -> Sequence[T]:
+    """The half of the samples that makes the file."""
+    return items[0::2]
+
+
 def spread(items: Sequence[T], most: int) -> list[T]:
-    """Return so many of the items at most, at equal distances, so that an order by classes does no harm."""
+    """Return at most this many items, evenly spaced, so that a list sorted by class is sampled fairly."""
     count = min(most, len(items))
     return [items[place * len(items) // count] for place in range(count)]
 
 
-def read(given: Path | Sequence[str], signature: Signature) -> Samples:
+def pictures(given: Path | Sequence[Path]) -> Sequence[Path]:
+    """The pictures that are samples: at most MOST_PICTURES of a folder, sorted by name; none for a .npz file."""
+    if not isinstance(given, Path):
+        return given
+    files = sorted(file for file in given.rglob("*") if file.suffix.lower() in SUFFIXES) if given.is_dir() else []
+    return spread(files, MOST_PICTURES)
+
+
+def read(given: Path | Sequence[Path], signature: Signature) -> Samples:
     """Read samples for a model.
 
     Args:
-        given: a .npz file with an array for each input; or, for a model with one picture as its input, a folder of
-            pictures, or their paths. The arrays' first axis is the sample: [n, ...] for an input [batch, ...], or one
-            axis more than an input without a batch axis has. A scalar input may also have one value for all samples.
+        given: a .npz file with an array for each input; or, for a model whose only input is a picture, a folder of
+            pictures, or the paths of pictures. The first axis of an array counts samples: [n, ...] for an input [batch,
+            ...]; for an input without a batch axis, the array has an additional axis. A scalar input may also have one
+            value for all samples.
 
     Raises:
-        ExportError: there is no such file or folder, the samples do not fit the model, or they are too few.
+        ExportError: the file or folder does not exist, the samples do not fit the model, or there are too few samples.
         DataCorruptError: a picture cannot be read.
     """
-    shown, feeds = given if isinstance(given, Path) else "--data", list[Feed]()
-    if not isinstance(given, Path):
-        feeds += _from_pictures([Path(file) for file in given], shown, signature)
-    elif given.is_dir():
-        files = files_in(given)
-        places = np.linspace(0, len(files) - 1, min(len(files), MOST_PICTURES)).round().astype(int)
-        feeds += _from_pictures([files[place] for place in np.unique(places).tolist()], shown, signature)
+    shown = given if isinstance(given, Path) else "--data"
+    if isinstance(given, Path) and not given.is_dir():
+        feeds = list(_from_npz(given, signature))
     else:
-        feeds += _from_npz(given, signature)
+        feeds = list(_from_pictures(pictures(given), shown, signature))
     if len(feeds) < LEAST:
         raise ExportError(
-            f"{shown} holds {len(feeds)} sample{'s' if len(feeds) != 1 else ''}; at least {LEAST} are needed, of which "
-            "half calibrates and chooses the layers, and half proves. Several hundred prove more."
+            f"{shown} holds {len(feeds)} sample{'s' if len(feeds) != 1 else ''}; at least {LEAST} are needed: half of "
+            "them calibrate and choose the layers, the other half test the result. Several hundred prove more."
         )
     return Samples(feeds)
 
@@ -94,21 +104,16 @@ def _from_pictures(files: Sequence[Path], shown: object, signature: Signature) -
     if image is None:
         inputs = ", ".join(map(str, signature.inputs))
         raise ExportError(
-            f"{shown} is a folder of pictures, and the model's inputs ({inputs}) are no single picture UINT8 [batch, "
-            "height, width] or [batch, height, width, 3]. Say with --preprocessing how pixels become its numbers, or "
-            "give its inputs in a .npz file."
+            f"{shown} is a folder of pictures, and the model's inputs ({inputs}) are not a single picture UINT8 "
+            "[batch, height, width] or [batch, height, width, 3]. Say with --preprocessing how pixels become the "
+            "input's numbers, or give the inputs in a .npz file."
         )
     for file in files:
         yield {signature.inputs[0].name: prepared(file, image)[None]}
 
 
-def files_in(folder: Path) -> list[Path]:
-    """The pictures of a folder and its subfolders, by name."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
-
-
 def _own_image(signature: Signature) -> ImageSpec | None:
-    """Of a model that takes pictures and does not say how they are made to fit: they are stretched."""
+    """The image description of a model that takes pictures but does not say how to fit them: they are stretched."""
     if len(signature.inputs) == 1:
         match signature.inputs[0].datatype, signature.inputs[0].shape:
             case ["UINT8", [_, int(height), int(width)]]:
@@ -131,7 +136,7 @@ def _from_npz(path: Path, signature: Signature) -> Iterator[Feed]:
     counts = {name: len(column) for name, column in columns.items() if column is not None}
     if len(set(counts.values())) != 1:
         sizes = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise ExportError(f"{path}: every array must have one row a sample; there are {sizes or 'scalars alone'}.")
+        raise ExportError(f"{path}: every array must have one row per sample, but has {sizes or 'only scalars'}.")
     for place in range(next(iter(counts.values()))):
         yield {name: arrays[name] if column is None else column[place] for name, column in columns.items()}
 
@@ -145,13 +150,12 @@ def _load(path: Path) -> dict[str, Array]:
     except FileNotFoundError as error:
         raise ExportError(f"there is no file or folder {path}.") from error
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
-        raise ExportError(f"{path} cannot be read as a .npz file of numbers and texts ({reason}).") from error
+        raise ExportError(f"{path} cannot be read as a .npz file of numbers and texts.") from error
     raise ExportError(f"{path} is one array without a name. Write it with numpy.savez, inputs by name.")
 
 
 def _column(array: Array, spec: TensorSpec, path: Path) -> Sequence[Array] | None:
-    """What the input gets for each sample; None for a scalar that is the same for all."""
+    """The input's array for each sample; None for a scalar with one value for all samples."""
     array = _as_type(array, spec, path)
     if not spec.shape and not array.shape:
         return None
@@ -182,6 +186,6 @@ def _as_type(array: Array, spec: TensorSpec, path: Path) -> Array:
 
 def _misfit(array: Array, spec: TensorSpec, path: Path) -> ExportError:
     return ExportError(
-        f"{path}: the array {spec.name!r} has shape {list(array.shape)}, which is no row of samples for the model's "
+        f"{path}: the array {spec.name!r} has shape {list(array.shape)}, which is not rows of samples for the model's "
         f"input {spec}."
     )

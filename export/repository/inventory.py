@@ -1,4 +1,4 @@
-"""List what a model repository holds, read from the files themselves. Needs no torch; onnx only to count nodes."""
+"""List the contents of a model repository, read from its files. Needs no torch, and onnx only to count nodes."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,18 +8,14 @@ from typing import Any
 
 from hangtag.export.errors import ExportError
 from hangtag.serving import model_repository
-from hangtag.serving.model_repository import ModelFile, ModelRepositoryError
+from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.errors import ModelLoadError
-from hangtag.serving.server.runtime.batching_decision import decide_batching
+from hangtag.serving.server.runtime.batching_proof import decide_batching
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.signature import Signature
 
 FIGURES = ("test_accuracy", "test_exact_match")
-"""The metadata's keys. Both are shares of the test set: images with the right label, or with exactly their labels."""
-LATER_FIGURES = "calibration.json"
-"""A file where model.onnx lies: the calibration error of a model that was exported before the gate measured it. The
-model's file stays as it is, with every digest of it; the figures count for the graph whose digest they name."""
-_MAX_BATCH_SIZE = 64  # the server's default
+"""Metadata keys of test figures: the share of test images with the right label, or with exactly their labels."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +26,14 @@ class Quality:
     """One of FIGURES."""
     share: float
     data_digest: str
-    """Of the whole data set; empty where the file does not record it."""
+    """The digest of the whole data set; empty if the file does not record the digest."""
 
     def __str__(self) -> str:
         return f"{self.figure.replace('_', ' ')} {self.share:.2%}"
 
     @classmethod
     def of(cls, metadata: Mapping[str, str]) -> "Quality | None":
-        """Read the quality from a file's metadata; None if it records none, or no share."""
+        """Read the quality from a file's metadata; None if there is no figure, or the figure is not a share."""
         for figure in FIGURES:
             try:
                 share = float(metadata[figure])
@@ -52,7 +48,7 @@ class Quality:
 class Entry:
     """One version of a model.
 
-    signature: None if the file cannot be loaded; ``trouble`` says why then.
+    signature: None if the file cannot be loaded. In this case ``trouble`` says why.
     """
 
     name: str
@@ -61,7 +57,7 @@ class Entry:
     signature: Signature | None
     trouble: str | None = None
     serves: bool = True
-    """Whether it takes the requests that name no version."""
+    """Whether this version takes requests that do not name a version."""
 
     @property
     def megabytes(self) -> float:
@@ -70,53 +66,42 @@ class Entry:
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """The file's properties under ``hangtag.``, without that prefix; empty if it cannot be loaded."""
+        """The file's properties under ``hangtag.``, without that prefix; empty if the file cannot be loaded."""
         return self.signature.metadata if self.signature else {}
 
     @property
     def precision(self) -> str | None:
-        """None for a model that hangtag did not export. The first exports did not record it, and were all fp32."""
+        """None for a model that hangtag did not export. The first exports were in fp32 and did not record it."""
         return self.metadata.get("precision") or ("fp32" if "training" in self.metadata else None)
 
     @property
     def batched(self) -> bool | None:
-        """Whether a server joins requests unless its operator decides otherwise. None if it cannot be loaded."""
+        """Whether a server batches requests, unless its operator decides otherwise. None if the file does not load."""
         return self.signature.batched if self.signature else None
 
     @property
     def unbatched_because(self) -> str | None:
-        """Why a server joins no requests; None if it does, or if the file cannot be loaded."""
+        """Why a server does not batch requests; None if it does, or if the file cannot be loaded."""
         return self.signature.why_unbatched if self.signature else None
 
     @property
     def accuracy(self) -> tuple[str, float] | None:
-        """The name and value of the most telling test figure; None if the file has none, or it is no share."""
+        """The name and value of the most telling test figure; None if there is no figure, or it is not a share."""
         recorded = Quality.of(self.metadata)
         return (recorded.figure, recorded.share) if recorded else None
 
     @property
     def trial(self) -> str | None:
-        """What a trial run was trained on, in words; None for a model of a whole run."""
+        """What a trial run was trained on, in words; None for a model from a complete run."""
         return trial(self.metadata)
 
     @property
     def gate(self) -> Any:
-        """The figures of the gate's checks, by name, one that was measured later too; None if they cannot be read."""
-        gate = self.json("gate")
-        if not isinstance(gate, dict):
-            return gate
-        return self._later_figures() | gate
-
-    def _later_figures(self) -> dict[str, Any]:
-        try:
-            document = json.loads(self.path.with_name(LATER_FIGURES).read_text(encoding="utf-8"))
-            gate = document["gate"] if document["graph_digest"] == self.metadata.get("graph_digest", "") else {}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
-        return gate if isinstance(gate, dict) else {}
+        """The figures of the gate's checks, by name; None if they cannot be read."""
+        return self.json("gate")
 
     def json(self, key: str) -> Any:
-        """Parse a metadata value; None if it is missing or no JSON."""
+        """Parse a metadata value; None if the value is missing or not JSON."""
         try:
             return json.loads(self.metadata[key])
         except (KeyError, ValueError):
@@ -124,7 +109,7 @@ class Entry:
 
 
 def trial(metadata: Mapping[str, str]) -> str | None:
-    """What a trial run (``hangtag train --limit``) was trained on, in words; None for a model of a whole run."""
+    """What a trial run (``hangtag train --limit``) was trained on, in words; None for a model from a complete run."""
     try:
         limit = json.loads(metadata["training"])["config"]["limit"]
     except (KeyError, TypeError, ValueError):
@@ -136,35 +121,32 @@ def serving(models: Path) -> list[Entry]:
     """The version of each model that serves, by name.
 
     Raises:
-        ExportError: there is no repository.
+        ModelRepositoryError: there is no repository.
     """
     return [read(files[0]) for files in _files(models)]
 
 
 def versions(models: Path) -> list[Entry]:
-    """Every version of every model, by name and the highest first.
+    """Every version of every model, sorted by name, the highest version first.
 
     Raises:
-        ExportError: there is no repository.
+        ModelRepositoryError: there is no repository.
     """
     entries = [read(file, serves=file is files[0]) for files in _files(models) for file in files]
     return sorted(entries, key=lambda entry: (entry.name, -entry.version))
 
 
 def routes(models: Path) -> list[str]:
-    """The names that are routes (docs/routes.md), which answer by other models and have no version of their own.
+    """The names of routes, which call models and have no versions of their own (docs/reference/routes.md).
 
     Raises:
-        ExportError: there is no repository.
+        ModelRepositoryError: there is no repository.
     """
-    try:
-        return [name for name in model_repository.names(models) if model_repository.is_route(models, name)]
-    except ModelRepositoryError as error:
-        raise ExportError(str(error)) from error
+    return [name for name in model_repository.names(models) if model_repository.is_route(models, name)]
 
 
 def no_model(models: Path, name: str, known: Sequence[str]) -> ExportError:
-    """The error about a name without versions, where these names are known."""
+    """Return the error for a name without versions. ``known``: the names that exist."""
     if model_repository.is_route(models, name):
         file = models / name / model_repository.ROUTE_FILE
         return ExportError(f"{name} is a route, which has no versions of its own: {file} names the models that answer.")
@@ -172,41 +154,41 @@ def no_model(models: Path, name: str, known: Sequence[str]) -> ExportError:
 
 
 def _files(models: Path) -> list[list[ModelFile]]:
-    """The versions of each model that has one, by name: the one that serves, then the others, the highest first."""
-    try:
-        files = [model_repository.versions(models, name) for name in model_repository.names(models)]
-    except ModelRepositoryError as error:
-        raise ExportError(str(error)) from error
+    """For each model with versions, by name: the version that serves, then the others, highest first."""
+    files = [model_repository.versions(models, name) for name in model_repository.names(models)]
     return [versions for versions in files if versions]
 
 
 def find(models: Path, name: str, version: int | None = None) -> Entry:
-    """One version of a model, by default the one that serves.
+    """Return one version of a model, by default the version that serves.
 
     Raises:
-        ExportError: there is no such model or version; the message lists those that there are.
+        ExportError: there is no such model or version. The message lists the existing models or versions.
+        ModelRepositoryError: there is no repository, or the model's folder cannot be read.
     """
-    files = {file.version: file for versions in _files(models) for file in versions if file.name == name}
-    if not files:
-        raise no_model(models, name, [versions[0].name for versions in _files(models)])
+    known = model_repository.names(models)
+    own = model_repository.versions(models, name) if name in known else []
+    if not own:
+        raise no_model(models, name, [other for other in known if model_repository.numbered_versions(models / other)])
+    files = {file.version: file for file in own}
     if version is not None and version not in files:
-        known = ", ".join(map(str, sorted(files)))
-        raise ExportError(f"{models / name} has no version {version}; there are {known}.")
+        there = ", ".join(map(str, sorted(files)))
+        raise ExportError(f"{models / name} has no version {version}; there are {there}.")
     serving = next(iter(files))
     chosen = serving if version is None else version
     return read(files[chosen], serves=chosen == serving)
 
 
 def read(file: ModelFile, *, serves: bool = True) -> Entry:
-    """Read what one file says about itself, and try whether it may be batched where it does not prove that.
+    """Read what a file says about itself, and try whether requests may be batched if the file does not prove it.
 
     Args:
         file: one version of a model.
-        serves: whether it takes the requests that name no version.
+        serves: whether this version takes requests that do not name a version.
     """
     try:
         runtime = Runtime(file.path, provider="cpu")
-        decide_batching(runtime, _MAX_BATCH_SIZE)
+        decide_batching(runtime)
         signature, trouble = runtime.signature, None
     except ModelLoadError as error:
         signature, trouble = None, " ".join(str(error).split())
@@ -214,7 +196,7 @@ def read(file: ModelFile, *, serves: bool = True) -> Entry:
 
 
 def origin(entry: Entry) -> str | None:
-    """Where the model came from, in one line; None if the file does not say."""
+    """Where the model comes from, in one line; None if the file does not say."""
     metadata = entry.metadata
     if "recipe" not in metadata:
         return metadata.get("source")
@@ -235,11 +217,11 @@ def operators(entry: Entry) -> dict[str, int] | None:
 
 
 def provenance(entry: Entry) -> Iterator[tuple[str, str]]:
-    """Where the model came from: the recorded keys, with values in words."""
+    """Where the model comes from: the recorded keys, with values in words."""
     for key in (
         "source", "preprocessing", "tested_on", "recipe", "seed", "parameters", "temperature", "temperature_fitted_on",
         "precision", "processor",
-        "data_digest", "trained", "git_revision", "export_git_revision", "graph_digest", "nodes_before_folding",
+        "data_digest", "trained", "git_revision", "export_git_revision", "graph_digest",
     ):  # fmt: skip
         if key in entry.metadata:
             yield key, entry.metadata[key]

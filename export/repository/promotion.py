@@ -1,4 +1,4 @@
-"""Choose which version of a model serves: writes <models>/<name>/promoted.toml, which a server follows."""
+"""Choose which version of a model serves, by writing <models>/<name>/promoted.toml, which a server follows."""
 
 import os
 from collections.abc import Mapping
@@ -12,18 +12,19 @@ from hangtag.serving.model_repository import PROMOTION_FILE, ModelFile, ModelRep
 
 
 def promote(models: Path, name: str, version: int | None) -> tuple[int | None, int]:
-    """Let a version serve, until another one is promoted; newer versions that are published do not serve then.
+    """Let a version serve until another version is promoted. Until then, newly published versions do not serve.
 
     Args:
         models: the model repository.
         name: the model's name.
-        version: None for the latest one, now and after each export, as without any promotion.
+        version: the version to promote; None to remove the promotion, so that the latest version always serves.
 
     Returns:
-        The version that served before, None if promoted.toml was damaged, and the one that serves now.
+        The version that served before (None if promoted.toml was damaged), and the version that serves now.
 
     Raises:
         ExportError: there is no such model or version, or the file cannot be written.
+        ModelRepositoryError: there is no repository.
 
     Example:
         >>> promote(Path("models"), "cnn", 1)
@@ -47,24 +48,23 @@ def promote(models: Path, name: str, version: int | None) -> tuple[int | None, i
 
 
 def roll_back(models: Path, name: str, version: int | None = None) -> tuple[int, int]:
-    """Let a version serve that served before the present one; the present one is no target of the next rollback.
+    """Let an earlier version serve again. The current version is then not a target of the next rollback.
 
     Args:
         models: the model repository.
         name: the model's name.
-        version: None for the version before by the promotions, or else for the next lower number.
+        version: the version to return to; None for the previously promoted version, or, if there is none, the next
+            lower number.
 
     Returns:
-        The version that served before this call, and the one that serves now.
+        The version that served before this call, and the version that serves now.
 
     Raises:
-        ExportError: there is no such model or version, none to go back to, or the file cannot be read or written.
+        ExportError: there is no such model or version, there is no version to return to, or the file cannot be written.
+        ModelRepositoryError: the repository or the file cannot be read.
     """
     files = _files(models, name)
-    try:
-        promoted = model_repository.promotion(models / name) or Promotion(next(iter(files)))
-    except ModelRepositoryError as error:
-        raise ExportError(str(error)) from error
+    promoted = model_repository.promotion(models / name) or Promotion(next(iter(files)))
     past = [number for number in promoted.history if number in files]
     earlier = [*reversed(past), *(number for number in files if number < promoted.version)]
     target = version or next(iter(earlier), None)
@@ -87,7 +87,7 @@ def _require_usable(folder: Path, files: Mapping[int, ModelFile], version: int) 
 
 
 def note(folder: Path) -> str | None:
-    """What to do if a version, <models>/<name>/<version>, was published and does not serve; None if it does."""
+    """What to do if a published version, <models>/<name>/<version>, does not serve; None if it serves."""
     name, version = folder.parent.name, folder.name
     try:
         serving = model_repository.versions_in(folder.parent)[0].version
@@ -95,25 +95,22 @@ def note(folder: Path) -> str | None:
         return f"note: {error}"
     if str(serving) == version:
         return None
-    return f"note: version {serving} is promoted and goes on serving. Next: hangtag models promote {name} {version}"
+    return f"note: version {serving} is promoted and still serves. Next: hangtag models promote {name} {version}"
 
 
 def _files(models: Path, name: str) -> dict[int, ModelFile]:
     """The model's versions by number, the latest first."""
-    try:
-        known = model_repository.names(models)
-        files = model_repository.numbered_versions(models / name) if name in known else []
-    except ModelRepositoryError as error:
-        raise ExportError(str(error)) from error
+    known = model_repository.names(models)
+    files = model_repository.numbered_versions(models / name) if name in known else []
     if not files:
         raise inventory.no_model(models, name, known)
     return {file.version: file for file in files}
 
 
 def _write(file: Path, promotion: Promotion | None) -> None:
-    """Replace the file as a whole, so that a server that reads at any moment sees the old state or the new one.
+    """Replace the file as a whole, so that a server that reads it always sees the old or the new state.
 
-    None removes it.
+    ``promotion`` None removes the file.
     """
     staged = file.with_name(f".{file.name}.{os.getpid()}")
     try:

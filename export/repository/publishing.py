@@ -11,14 +11,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from hangtag.errors import reason
 from hangtag.export.errors import ExportError
 from hangtag.serving.model_repository import CONFIG_FILE, MODEL_FILE, ROUTE_FILE, is_model_name, is_route, next_version
 from hangtag.serving.signature import Signature, TensorSpec
 
 _OUR_FIRST_LINE = "# Written by hangtag export"
-"""The first line of a config.pbtxt that an export wrote begins so. Any other config.pbtxt is left as it is."""
+"""Start of the first line of a config.pbtxt that an export wrote. Any other config.pbtxt is left unchanged."""
 PREFIX = ".publishing-"
-"""Of the hidden folders in which versions are written before they are published."""
+"""Prefix of the hidden folders in which versions are written before they are published."""
 
 
 @dataclass
@@ -26,10 +27,11 @@ class Publication:
     """A version that is being published: where to write its files and, afterwards, where they are.
 
     Attributes:
-        model_file: Write the model here.
-        config_file: Optional: write a config.pbtxt here. It goes next to the versions, and replaces one that an export
-            wrote.
-        folder: The published version's folder, after the ``with`` block; until then, where it is written.
+        model_file: The path at which to write the model.
+        config_file: The path at which a config.pbtxt may be written. It is moved next to the versions, and replaces any
+            config.pbtxt that an export wrote.
+        folder: The published version's folder, after the ``with`` block; before, the folder in which the version is
+            written.
     """
 
     model_file: Path
@@ -39,13 +41,13 @@ class Publication:
 
 @contextmanager
 def publish(models: Path, name: str) -> Iterator[Publication]:
-    """Publish what the block writes as the next version of a model, when the block ends without an exception.
+    """Publish the files that the block writes as a model's next version, if the block ends without an exception.
 
-    The files are written in a hidden folder and renamed into their place, so that a server that looks at any moment,
-    also after a kill, sees the old state or the new one. A block that raises leaves nothing behind.
+    The files are written in a hidden folder, which is then renamed. So a server sees the old state or the new state at
+    any time, even if this process is killed. A block that raises leaves no files behind.
 
     Raises:
-        ExportError: the name cannot be a model's, or is a route's, or the repository cannot be written.
+        ExportError: the name is not a valid model name or belongs to a route, or the repository cannot be written.
 
     Example:
         >>> with publish(Path("models"), "cnn") as publication:
@@ -59,8 +61,8 @@ def publish(models: Path, name: str) -> Iterator[Publication]:
         )
     if is_route(models, name):
         raise ExportError(
-            f"{name} is a route, which answers by other models: {models / name / ROUTE_FILE}. Publish the model under "
-            "another name, or remove the route. Nothing was published."
+            f"{name} is a route, which answers with other models: {models / name / ROUTE_FILE}. Publish the model "
+            "under another name, or remove the route. Nothing was published."
         )
     new_folders = [folder for folder in (models, *models.parents) if not folder.exists()]
     try:
@@ -79,17 +81,17 @@ def publish(models: Path, name: str) -> Iterator[Publication]:
                 for folder in new_folders:
                     folder.rmdir()
     except OSError as error:
-        raise ExportError(f"{models} cannot be written: {error}. Nothing was published.") from error
+        raise ExportError(f"{models} cannot be written: {reason(error)}. Nothing was published.") from error
 
 
 @contextmanager
 def _staging_folder(models: Path, name: str) -> Iterator[Path]:
-    """Make a hidden folder, and remove it at the end. Those that killed exports left behind are removed first.
+    """Make a hidden folder, and remove it at the end. First, folders left behind by killed exports are removed.
 
     This process holds the kernel's lock on its folder for as long as it lives, so a folder whose lock is free belongs
     to a dead process.
     """
-    # A new model is staged in the repository itself: until its first version is there, it must have no folder.
+    # A new model is staged in the repository itself: it must have no folder until its first version is there.
     parent = models / name if (models / name).is_dir() else models
     with _locked(models):  # so that no other export removes the folder before it is locked
         for leftover in (*models.glob(f"{PREFIX}*"), *models.glob(f"*/{PREFIX}*")):
@@ -109,8 +111,8 @@ def _staging_folder(models: Path, name: str) -> Iterator[Path]:
 def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the kernel's lock on a folder.
 
-    Without ``wait``, raise OSError if another process holds it, or if the file system has no locks. With ``wait``, go
-    on without a lock on such a file system: a folder that cannot be locked is never removed, so it needs no guard.
+    Without ``wait``, raise OSError if another process holds it, or if the file system has no locks. With ``wait``,
+    continue without a lock on such a file system, because a folder that cannot be locked is never removed.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -125,7 +127,7 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def _finish(staging: Path, publication: Publication) -> None:
-    """Make what was written readable for other users, and safe from a loss of power."""
+    """Make the written files readable for other users, and safe from a loss of power."""
     staging.chmod(0o755)  # mkdtemp's 0700 would hide the model from a server that runs as another user
     config = [publication.config_file] if publication.config_file.exists() else []
     for path in (publication.model_file, *config, publication.model_file.parent, staging):
@@ -138,8 +140,8 @@ def _move_into_place(staging: Path, models: Path, name: str) -> Path:
         try:
             if folder.exists():
                 version = folder / str(next_version(models, name))
-                # A version that must not be batched is never there without the config.pbtxt that says so: a new one is
-                # moved before the version, an old one removed after it.
+                # A version that must not be batched never appears without its config.pbtxt: a new config.pbtxt is moved
+                # before the version, and an old config.pbtxt is removed after it.
                 _replace_config(staging / CONFIG_FILE, folder / CONFIG_FILE)
                 (staging / "1").rename(version)
                 _remove_config(staging / CONFIG_FILE, folder / CONFIG_FILE)
@@ -150,13 +152,13 @@ def _move_into_place(staging: Path, models: Path, name: str) -> Path:
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
-            # Another export took this version number meanwhile: try the next one.
+            # Another export took this version number in the meantime: try the next number.
         else:
             return version
 
 
 def _replace_config(staged: Path, target: Path) -> None:
-    """Copy the staged file, and keep it: it is copied again if another export took the version number."""
+    """Copy the staged file, but keep it, to copy it again if another export took the version number."""
     if staged.exists() and (not target.exists() or is_our_config(target)):
         copy = staged.with_suffix(".new")
         shutil.copyfile(staged, copy)
@@ -180,10 +182,10 @@ def sync(path: Path) -> None:
 
 
 def triton_config(signature: Signature) -> str | None:
-    """The text of ``config.pbtxt``, or None where Triton does not batch the model anyway.
+    """The text of ``config.pbtxt``; None if Triton does not batch the model in any case.
 
-    Triton gives a model a batch size when every first axis is free. It overrides a ``max_batch_size: 0`` without inputs
-    and outputs: its ONNX Runtime backend leaves only a configuration that names them as it is.
+    Triton gives a model a batch size if every first axis is free, even if a configuration without inputs and outputs
+    has ``max_batch_size: 0``. Its ONNX Runtime backend respects only a configuration that names the inputs and outputs.
     """
     specs = (*signature.inputs, *signature.outputs)
     if not signature.inputs or any(not spec.shape or spec.shape[0] is not None for spec in specs):

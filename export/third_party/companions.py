@@ -1,7 +1,8 @@
-"""What the files that lie with a network say about it: those of timm and Hugging Face, and Ultralytics' metadata.
+"""Read what a network's companion files, from timm or Hugging Face, or Ultralytics' metadata say about the network.
 
-Each program writes how it prepares pictures, and the names of its labels. hangtag scales pictures
-bilinearly, and cuts no border off before; where a program does otherwise, a note says so.
+Each program writes how it prepares pictures, and the names of its labels. hangtag scales pictures bilinearly, without
+cropping a border first. If a program prepares pictures differently, a note says so. Damaged files are a problem,
+because a network published without them would behave differently.
 """
 
 import ast
@@ -14,44 +15,75 @@ from typing import Any
 
 import onnx
 
+from hangtag.errors import reason
 from hangtag.export.third_party.preprocessing import PROBABILITIES, Stated
 from hangtag.printable import named
 
 _BILINEAR = (2, "bilinear", None)
-"""Pillow's number for it, and its name."""
+"""Values for bilinear interpolation: Pillow's number, its name, or none."""
+_STEPS = frozenset({
+    "do_resize", "size", "resample", "crop_pct", "do_center_crop", "crop_size", "do_rescale", "rescale_factor",
+    "rescale_offset", "do_normalize", "image_mean", "image_std", "include_top", "do_flip_channel_order",
+})  # fmt: skip
+"""The keys of Hugging Face's file that ``_preprocessor`` follows."""
+_HARMLESS = frozenset({
+    "image_processor_type", "feature_extractor_type", "processor_class", "_processor_class", "auto_map", "use_fast",
+    "transformers_version", "model_input_names", "_valid_processor_keys", "data_format", "input_data_format", "device",
+    "return_tensors", "disable_grouping", "default_to_square", "do_convert_rgb", "do_reduce_labels", "reduce_labels",
+    "pad_size", "num_channels",
+})  # fmt: skip
+"""Keys without effect in hangtag, which converts all pictures to RGB. ``pad_size`` has no effect without do_pad."""
+_SQUASHED_FROM = 384
+"""From this size on, ConvNeXT's processor, the only processor with ``crop_pct``, stretches; below, it crops."""
 
 
 def read(path: Path, model: onnx.ModelProto) -> Stated:
-    """Read what lies with an ONNX file: in its folder, or in the folder above one that is called ``onnx``."""
+    """Read the companion files of an ONNX file, in its folder and in the parent of a folder called ``onnx``."""
     folders = [path.parent, *([path.parent.resolve().parent] if path.parent.resolve().name == "onnx" else [])]
     properties = {entry.key: entry.value for entry in model.metadata_props}
-    readers: list[tuple[Callable[[Mapping[str, Any], str], Stated], Mapping[str, Any], str]] = [
-        (_ultralytics, properties, f"the metadata of {path.name}, which Ultralytics wrote")
-    ]
-    for name, reader, whose in (
-        ("config.json", _timm, "timm's pretrained_cfg"),
-        ("preprocessor_config.json", _preprocessor, "Hugging Face"),
-        ("config.json", _id2label, "id2label"),
+    stated = _taken(_ultralytics, properties, "Ultralytics", f"the metadata of {path.name}")
+    for name, whose, reader in (
+        ("config.json", "timm's pretrained_cfg", _timm),
+        ("preprocessor_config.json", "Hugging Face", _preprocessor),
+        ("config.json", "id2label", _id2label),
     ):
         file = next((folder / name for folder in folders if (folder / name).is_file()), None)
-        if file is not None and (content := _json(file)) is not None:
-            readers.append((reader, content, f"{name} ({whose})"))
-    stated = Stated()
-    for read_one, stated_by, where in readers:
-        try:
-            stated = stated.over(read_one(stated_by, where))
-        except (ValueError, TypeError, LookupError, SyntaxError, RecursionError, ZeroDivisionError) as error:
-            note = f"{where} cannot be read ({type(error).__name__} {error}): nothing was taken"
-            stated = replace(stated, notes=(*stated.notes, note))
-    return stated
+        if file is not None:
+            stated = stated.over(_taken(reader, file, whose, str(file)))
+    return replace(stated, problems=tuple(dict.fromkeys(stated.problems)))  # config.json is read twice
+
+
+def _taken(
+    reader: Callable[[Mapping[str, Any], str], Stated], given: Mapping[str, Any] | Path, whose: str, shown: str
+) -> Stated:
+    """Return what the reader takes from a file or from metadata; if the content is damaged, a problem."""
+    where = f"{given.name} ({whose})" if isinstance(given, Path) else f"{shown}, which {whose} wrote"
+    try:
+        content = json.loads(given.read_text(encoding="utf-8")) if isinstance(given, Path) else given
+        if not isinstance(content, Mapping):
+            raise _MalformedError("it is not a JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        return Stated(problems=(f"{shown} cannot be read: {reason(error)}",))
+    try:
+        return reader(content, where)
+    except _MalformedError as error:
+        return Stated(problems=(f"{shown} cannot be used for {whose}: {error}",))
+    except KeyError as error:
+        return Stated(problems=(f"{shown} cannot be used for {whose}: it lacks {error}",))
+    except (ValueError, TypeError, LookupError, SyntaxError, RecursionError, ZeroDivisionError, AttributeError):
+        return Stated(problems=(f"{shown} cannot be used for {whose}: a value is of the wrong kind",))
+
+
+class _MalformedError(ValueError):
+    """A file lacks a value or has a wrong value. The message is for the user."""
 
 
 def _ultralytics(properties: Mapping[str, Any], where: str) -> Stated:
-    """Ultralytics' exporter writes Python literals: names {0: 'tench', …}, imgsz [224, 224], task classify."""
+    """Read the Python literals of Ultralytics' exporter: names {0: 'tench', …}, imgsz [224, 224], task classify."""
     if not {"names", "imgsz", "task"} <= properties.keys():
         return Stated()
     if properties["task"] != "classify":
-        return Stated(notes=(f"{where} says task {properties['task']}, which is no classifier: nothing was taken",))
+        return Stated(notes=(f"{where} says task {properties['task']}, not classify: nothing was taken",))
     names, size = ast.literal_eval(properties["names"]), ast.literal_eval(properties["imgsz"])
     taken = Stated(_size(size), "crop", "rgb", 255.0, (0.0,), (1.0,))
     stated = _with_labels(replace(taken, scores=PROBABILITIES, sources=(f"{taken} from {where}",)), names, where)
@@ -60,8 +92,10 @@ def _ultralytics(properties: Mapping[str, Any], where: str) -> Stated:
 
 def _timm(content: Mapping[str, Any], where: str) -> Stated:
     config = content.get("pretrained_cfg")
-    if not isinstance(config, dict):
+    if config is None:
         return Stated()
+    if not isinstance(config, dict):
+        raise _MalformedError("it is not a JSON object")
     fits = {"center": "crop", "squash": "stretch", "border": "pad"}
     taken = Stated(
         _size(config["input_size"][-2:]),
@@ -71,37 +105,56 @@ def _timm(content: Mapping[str, Any], where: str) -> Stated:
         _numbers(config["mean"]),
         _numbers(config["std"]),
     )
-    notes = _differences(where, config.get("interpolation"), config.get("crop_pct"))
+    notes = _differences(where, config.get("interpolation") or "bicubic", config.get("crop_pct") or 0.875)
     stated = replace(taken, sources=(f"{taken} from {where}",), notes=notes)
     names = config.get("label_names") or content.get("label_names")
-    return _with_labels(stated, dict(enumerate(names)), where) if isinstance(names, list) else stated
+    return stated if names is None else _with_labels(stated, dict(enumerate(names)), where)
 
 
 def _preprocessor(content: Mapping[str, Any], where: str) -> Stated:
+    """Read how to resize, crop, rescale, normalise and flip, including EfficientNet's and MobileViT's processors."""
     if not {"image_mean", "size", "crop_size", "do_rescale"} & content.keys():
         return Stated()
+    if unknown := [key for key in content if content[key] not in (None, False) and key not in _STEPS | _HARMLESS]:
+        raise _MalformedError(f"hangtag does not know what {named(unknown)} does to pictures")
+    kind = str(content.get("image_processor_type") or content.get("feature_extractor_type"))
     size, crops = content.get("size"), bool(content.get("do_center_crop", False))
-    edges = content.get("crop_size", size) if crops else size
+    given = content.get("crop_size", size) if crops else size
+    edges = None if given is None else _size(given)
+    share = content.get("crop_pct")
+    if crops and edges is not None and size is not None:
+        share = (share or 1) * min(edges) / min(_size(size))
+    if crops and (content.get("do_resize") is False or (share or 1) > 1):
+        why = "do_center_crop is set, but pictures are not scaled first, or are scaled to less than crop_size"
+        raise _MalformedError(why)
+    shortest = size.get("shortest_edge") if isinstance(size, dict) else None
+    squashes = shortest is not None and not crops and "crop_pct" in content and shortest >= _SQUASHED_FROM
     scaled = content.get("do_rescale", True)
-    normalised = content.get("do_normalize", True) and "image_mean" in content
+    mean, std = _numbers(0), _numbers(1)
+    if normalised := content.get("do_normalize", "image_mean" in content):
+        mean, std = _numbers(content["image_mean"]), _numbers(content["image_std"])
+    if content.get("include_top", kind.startswith("EfficientNet")):  # divides by image_std once more
+        std = tuple(value * value if normalised else value for value in _numbers(content["image_std"]))
+    if scaled and content.get("rescale_offset"):  # subtracts 1 after rescale_factor
+        mean = tuple(value + 1 for value in mean)
+    flips = content.get("do_flip_channel_order", kind.startswith("MobileViT"))
+    if flips and max(len(mean), len(std)) > 1:
+        raise _MalformedError("hangtag does not know whether do_flip_channel_order comes before image_mean")
     taken = Stated(
-        _size(edges) if edges is not None else None,
-        "crop" if crops or (isinstance(size, dict) and "shortest_edge" in size) else "stretch",
-        "rgb",
+        edges,
+        "crop" if (shortest is not None and not squashes) or (crops and not isinstance(size, dict)) else "stretch",
+        "bgr" if flips else "rgb",
         round(1 / float(content.get("rescale_factor", 1 / 255)), 6) if scaled else 1.0,
-        _numbers(content["image_mean"]) if normalised else (0.0,),
-        _numbers(content["image_std"]) if normalised else (1.0,),
+        mean,
+        std,
     )
-    smaller = content.get("crop_pct")
-    if crops and taken.size and isinstance(size, dict) and "shortest_edge" in size:
-        smaller = min(taken.size) / float(size["shortest_edge"])
-    notes = _differences(where, content.get("resample"), smaller)
+    notes = _differences(where, content.get("resample"), None if squashes else share)
     return replace(taken, sources=(f"{taken} from {where}",), notes=notes)
 
 
 def _id2label(content: Mapping[str, Any], where: str) -> Stated:
     names = content.get("id2label")
-    return _with_labels(Stated(), names, where) if isinstance(names, dict) else Stated()
+    return Stated() if names is None else _with_labels(Stated(), names, where)
 
 
 def _differences(where: str, interpolation: object, share: object) -> tuple[str, ...]:
@@ -116,43 +169,35 @@ def _differences(where: str, interpolation: object, share: object) -> tuple[str,
 
 
 def _with_labels(stated: Stated, names: Any, where: str) -> Stated:
-    """Labels by their places. Those that are there twice get their places into their names."""
+    """Add labels, ordered by index. Labels that occur more than once get their index appended."""
     try:
         by_place = {int(place): str(name).strip() for place, name in names.items()}
     except (AttributeError, TypeError, ValueError):
         by_place = {}
     if sorted(by_place) != list(range(len(by_place))) or not by_place or not all(by_place.values()):
-        return replace(stated, notes=(*stated.notes, f"the labels of {where} are not numbered from 0: none was taken"))
+        raise _MalformedError("its labels are not numbered 0, 1, 2 and so on, each with a name")
     counts = Counter(by_place.values())
     labels = [by_place[place] for place in range(len(by_place))]
     unique = tuple(f"{label} ({place})" if counts[label] > 1 else label for place, label in enumerate(labels))
     notes = stated.notes
     if repeated := [label for label, count in counts.items() if count > 1]:
-        notes = (*notes, f"{where} names {named(repeated)} more than once, so these got their places into their names")
+        notes = (*notes, f"{where} names {named(repeated)} more than once, so their places were added to their names")
     sources = (*stated.sources, f"{len(unique)} labels from {where}")
     return replace(stated, labels=unique, sources=sources, notes=notes)
 
 
-def _json(file: Path) -> Mapping[str, Any] | None:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None  # many programs have a config.json; one that is no JSON is none of these
-    return content if isinstance(content, dict) else None
-
-
 def _size(value: Any) -> tuple[int, int]:
-    """Height and width of 224, [224, 224], {"height": 224, "width": 224} or {"shortest_edge": 224}."""
+    """Read height and width from 224, [224, 224], {"height": 224, "width": 224} or {"shortest_edge": 224}."""
     if isinstance(value, dict):
         value = value["shortest_edge"] if "shortest_edge" in value else [value["height"], value["width"]]
     height, width = (value, value) if isinstance(value, int) else value
     if not (type(height) is type(width) is int) or min(height, width) < 1:
-        raise ValueError(f"{value} is no size")
+        raise _MalformedError(f"{value} is not a size")
     return height, width
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
     numbers = tuple(map(float, value)) if isinstance(value, list | tuple) else (float(value),)
     if len(numbers) not in (1, 3):
-        raise ValueError(f"{value} is not 1 or 3 numbers")
+        raise _MalformedError(f"{value} is not 1 or 3 numbers")
     return numbers

@@ -1,4 +1,4 @@
-"""Convert a file to another precision in a child process, and require that it answers the user's samples as before."""
+"""Convert a file to another precision in a child process, and require unchanged answers to the user's samples."""
 
 import json
 import time
@@ -15,58 +15,37 @@ from hangtag.export.arrays import Answers
 from hangtag.export.child_process import Progress
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.gate import speed
-from hangtag.export.gate.check import AGREEMENT, BATCHING
+from hangtag.export.gate.check import AGREEMENT
 from hangtag.export.quantization import agreement, samples
 from hangtag.export.quantization.agreement import Agreement, Comparison
 from hangtag.export.quantization.converters import Converter, Fp16Converter, Int8Converter
 from hangtag.export.quantization.precision import keep_origin
 from hangtag.export.quantization.samples import Feed, spread
-from hangtag.export.third_party import probe
+from hangtag.export.third_party.import_options import ImportOptions
 from hangtag.serving.server.runtime.session import Runtime
 
 _FEW = 32
-"""A layer's error is measured on this many samples."""
+"""How many samples measure a layer's error."""
 _SECONDS = 3600.0
-"""For all but the measuring of layers, which has its own limit."""
+"""Time limit for the conversion, without measuring layers, which has its own limit."""
 _NAMED = 6
-"""So many layers in FP32 are named on the terminal; the metadata name all."""
+"""How many layers in FP32 are named on the terminal. The metadata name all."""
 _Layer = dict[str, Any]
-"""One that stays in FP32: its name, operator and error."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to convert a file to, and by which samples.
-
-    Attributes:
-        precision: int8 or fp16.
-        samples: See ``samples.read``; None for the pictures that the accuracy is measured on.
-        least: The share of samples that must be answered alike.
-        rules: Output -> rule of ``agreement.RULES``; empty to compare every output by the rule that fits it.
-        search_seconds: For measuring layers.
-    """
-
-    precision: str
-    samples: Path | Sequence[str] | None
-    least: float
-    rules: Mapping[str, str]
-    search_seconds: float
+"""A layer that stays in FP32: its name, operator and error."""
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A file in another precision, whose answers agree with the original's.
+    """A file in another precision whose answers agree with those of the original.
 
     Attributes:
         model: The file.
-        batched: Whether the original's requests may be batched.
-        figures: What was measured; JSON values, by check.
-        metadata: What is written into the file (keys without their prefix), the gate's figures excepted.
+        figures: What was measured, as JSON values, by check.
+        metadata: What to write into the file, except the gate's figures (keys without their prefix).
         summaries: The figures in words, by check.
     """
 
     model: onnx.ModelProto
-    batched: bool
     figures: Mapping[str, Any]
     metadata: Mapping[str, str]
     summaries: Mapping[str, str]
@@ -74,51 +53,51 @@ class Converted:
 
 @dataclass(frozen=True)
 class _Found:
-    """The converted file, and the layers that stay in FP32 in it, the most sensitive first."""
+    """The converted file, and its layers that stay in FP32, the most sensitive first."""
 
     model: onnx.ModelProto
     kept: Sequence[_Layer]
     agreement: Agreement
 
 
-def convert(original: Path, request: Request, progress: Progress, shown_as: Path) -> Converted:
-    """Convert a file, and require that it answers like the original.
+def convert(original: Path, options: ImportOptions, batched: bool, progress: Progress, shown_as: Path) -> Converted:
+    """Convert a file, and require that the result answers like the original.
 
     Args:
-        original: The file. Others are written where it lies.
-        request: With samples.
-        progress: gets a line about each step, from a thread of its own.
+        original: The file. Other files are written to its folder.
+        options: The options, with samples.
+        batched: Whether the original's requests may be batched.
+        progress: called with a line about each step, in a separate thread.
         shown_as: the file's name in error messages.
 
     Raises:
         ExportError: the samples do not fit, or the file cannot be converted.
-        GateError: the original does not run, or the converted file answers too many samples otherwise.
+        GateError: the original does not run, or the converted file answers too many samples differently.
     """
-    batched = probe.run(original, shown_as)[BATCHING]["batched"]
     target = original.with_name("converted.onnx")
     figures = child_process.run(
         _convert,
         original,
         target,
-        request,
+        options,
         batched,
         shown_as=shown_as,
         check="conversion",
-        seconds=request.search_seconds + _SECONDS,
+        seconds=options.search_seconds + _SECONDS,
         progress=progress,
     )
     proven = figures[AGREEMENT]
-    if proven["share"] < request.least:
+    if proven["share"] < options.least:
         raise GateError(
             AGREEMENT,
-            f"{proven['summary']}, of those that the file was not made with; {request.least:.2%} must be. Give more "
-            "samples, so that those by which layers are chosen are like these, or lower --agree-at-least.",
+            f"{proven['summary']}, among the samples that test the file; {options.least:.2%} must be. Give more "
+            "samples, so that those that choose the layers resemble these, or lower --agree-at-least.",
         )
     converted = onnx.load(target)
     keep_origin(converted, onnx.load(original))
     instructions = ", ".join(speed.instructions())
     metadata = {
-        "precision": request.precision,
+        "precision": options.precision,
         "fp32_layers": json.dumps(figures["fp32_layers"]),
         "processor": instructions,
         "speed": json.dumps(figures["speed"].figures),
@@ -126,34 +105,33 @@ def convert(original: Path, request: Request, progress: Progress, shown_as: Path
     kept, layers = [layer["name"] for layer in figures["fp32_layers"]], figures["layers"]
     in_fp32 = f"; in FP32: {', '.join(kept[:_NAMED])}{' and more' if len(kept) > _NAMED else ''}" if kept else ""
     rules = ", ".join(f"{name} by {rule}" for name, rule in figures["rules"].items())
-    sure = f"of all, {proven['at_least_with_95_percent_confidence']:.2%} at least, with 95 % confidence"
+    sure = f"with 95 % confidence at least {proven['at_least_with_95_percent_confidence']:.2%} of all such samples are"
     megabytes, before = (file.stat().st_size / 1e6 for file in (target, original))
     summaries = {
-        "precision": f"{request.precision} in {layers - len(kept)} of {layers} layers{in_fp32}",
-        AGREEMENT: f"{proven['summary']} ({sure}), none of which it was made with; {rules}",
+        "precision": f"{options.precision} in {layers - len(kept)} of {layers} layers{in_fp32}",
+        AGREEMENT: f"{proven['summary']}, none of which made the file; {sure}. Compared were {rules}",
         "size": f"{megabytes:.2f} MB, {megabytes / before:.0%} of the original's",
-        "speed": f"{figures['speed']}{f', with {instructions}' if instructions else ''}",
     }
-    return Converted(converted, batched, figures, metadata, summaries)
+    return Converted(converted, figures, metadata, summaries)
 
 
-def _convert(original: Path, target: Path, request: Request, batched: bool) -> dict[str, Any]:
-    """In a child process: write the converted file, and other files where it lies.
+def _convert(original: Path, target: Path, options: ImportOptions, batched: bool) -> dict[str, Any]:
+    """In a child process, write the converted file, and other files to its folder.
 
     Returns:
-        JSON values: ``agreement`` on the samples of the proof, ``fp32_layers`` with their errors, ``layers``, how many
-        there are, ``rules``, ``samples`` and ``speed``.
+        JSON values: ``agreement`` on the samples of the proof, ``fp32_layers`` with their errors, ``layers`` (the
+        number of all layers), ``rules``, ``samples`` and ``speed``.
     """
-    assert request.samples is not None
+    assert options.samples is not None
     folder = target.parent
     runtime = Runtime(original, provider="cpu")
-    given = samples.read(request.samples, runtime.signature)
-    child_process.report(f"{len(given.making)} samples make the file, {len(given.proof)} others prove it")
+    given = samples.read(options.samples, runtime.signature)
+    child_process.report(f"{len(given.making)} samples make the file, {len(given.proof)} others test it")
     making, proof = (_answers(runtime, feeds) for feeds in (given.making, given.proof))
-    rules = agreement.rules(runtime.signature, [*making, *proof], request.rules)
+    rules = agreement.rules(runtime.signature, [*making, *proof], options.rules)
     converter = (
         Fp16Converter(onnx.load(original), given.feeds, folder)
-        if request.precision == "fp16"
+        if options.precision == "fp16"
         else Int8Converter(onnx.load(original), given.calibration, folder)
     )
 
@@ -167,15 +145,15 @@ def _convert(original: Path, target: Path, request: Request, batched: bool) -> d
         converter,
         lambda model: comparison.agreement(answers(model, given.making)),
         lambda model: few.distance(answers(model, spread(given.making, _FEW))),
-        request.least,
-        request.search_seconds,
+        options.least,
+        options.search_seconds,
     )
     onnx.save(chosen.model, target)
     converted = Runtime(target, provider="cpu")
     proven = Comparison(proof, rules).agreement(_answers(converted, given.proof))
     too_large = [_layer(node, None) for node in converter.too_large]
     return {
-        "agreement": _figures(proven) | {"least": request.least},
+        "agreement": _figures(proven) | {"least": options.least},
         "agreement_while_choosing": _figures(chosen.agreement),
         "layers": len(converter.layers) + len(too_large),
         "fp32_layers": [*too_large, *chosen.kept],
@@ -206,20 +184,20 @@ def _search(
     least: float,
     seconds: float,
 ) -> _Found:
-    """Keep as few layers in FP32 as suffice for as many samples as are wanted to be answered alike.
+    """Keep as few layers in FP32 as possible while enough samples are answered alike.
 
-    Each layer is converted alone, and its error measured: how far that moves the outputs. The layers with the largest
-    errors stay in FP32, as few of them as suffice, which bisection finds.
+    A layer's error is how far the outputs move if only this layer is converted. The layers with the largest errors stay
+    in FP32. Bisection determines how many are needed.
 
     Args:
-        agreement: of a converted file's answers with the original's, on all samples by which layers are chosen.
-        distance: how far they are apart, as ``Comparison.distance`` says, on a few of them.
-        least: the share of samples that must be answered alike. The search aims at half as many others, because the
-            samples that prove the file are not those that it sees; where that cannot be had, at as many.
-        seconds: for measuring layers; those that are not reached count as the most sensitive.
+        agreement: computes the agreement of a converted file with the original, on all samples that choose layers.
+        distance: computes ``Comparison.distance`` of the same files, on a few of these samples.
+        least: the share of samples that must be answered alike. The search aims at half as many differing samples,
+            because other samples prove the file. If that is impossible, it accepts ``least``.
+        seconds: time limit for measuring layers. Layers not measured in time count as the most sensitive.
 
     Raises:
-        ExportError: the agreement holds only where no layer is converted.
+        ExportError: no choice of layers reaches ``least``, unless no layer is converted.
     """
     wanted = 1 - (1 - least) / 2
     attempts: dict[int, _Found] = {}
@@ -247,12 +225,12 @@ def _search(
     best = max((attempt.agreement for attempt in attempts.values()), key=lambda reached: reached.share)
     raise ExportError(
         f"{least:.1%} of the samples must be answered alike, and no choice of layers reaches that: at best {best}. "
-        "Lower --agree-at-least, or give more, and more typical, samples."
+        "Lower --agree-at-least, or give more samples that are more typical."
     )
 
 
 def _rank(converter: Converter, distance: Callable[[onnx.ModelProto], float], seconds: float) -> list[_Layer]:
-    """All layers, the most sensitive first. Those that there is no time to measure come before all others."""
+    """Return all layers, the most sensitive first. Layers not measured in time come before all others."""
     names = {node.name for node in converter.layers}
     end = time.monotonic() + seconds
     ranked, measured = [], 0
@@ -273,6 +251,6 @@ def _rank(converter: Converter, distance: Callable[[onnx.ModelProto], float], se
 
 
 def _layer(node: onnx.NodeProto, error: float | None) -> _Layer:
-    """The error is by how much its conversion alone would move the outputs, as a share of their spread; None where the
-    time did not suffice to measure it, or the outputs were not finite."""
+    """``error``: how far converting only this layer moves the outputs, as a share of their spread; None if there was no
+    time to measure it, or if the outputs were not finite."""
     return {"name": node.name, "operator": node.op_type, "error": error}

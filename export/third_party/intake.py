@@ -1,4 +1,4 @@
-"""Publish somebody else's ONNX file: check it, make it a classifier of pictures where that is stated, add metadata."""
+"""Publish a third-party ONNX file: check it, make it a classifier if preprocessing is stated, add metadata."""
 
 import hashlib
 import json
@@ -14,133 +14,106 @@ from hangtag.export import predecessors
 from hangtag.export.child_process import Progress
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import onnx_model
-from hangtag.export.gate import batching
-from hangtag.export.gate.check import AGREEMENT, BATCHING, EMPTY_BATCH, NOT_RUN, PREDECESSOR, STRUCTURE
+from hangtag.export.gate.check import (
+    ACCURACY,
+    AGREEMENT,
+    BATCHING,
+    PICTURES,
+    PREDECESSOR,
+    STRUCTURE,
+)  # fmt: skip
 from hangtag.export.quantization import samples
+from hangtag.export.quantization.precision import model_name
 from hangtag.export.quantization.samples import spread
 from hangtag.export.repository.inventory import Quality
 from hangtag.export.repository.publishing import publish
-from hangtag.export.third_party import conversion, document, plan, probe
-from hangtag.export.third_party.conversion import Request
-from hangtag.export.third_party.pictures import ACCURACY, PICTURES, Judge, prove
+from hangtag.export.third_party import conversion, onnx_document, plan, probe
+from hangtag.export.third_party.import_options import ImportOptions
+from hangtag.export.third_party.judge import Judge, prove
 from hangtag.export.third_party.plan import Plan
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 from hangtag.serving.signature import Signature
 
-# How to read the outputs may stay as the file has it. Its claims about its origin and quality are dropped: they are not
-# proven here.
+# These keys say how to read the outputs, and may keep the file's values. The file's claims about its origin and quality
+# are dropped, because nothing here has proven them.
 _KEPT_KEYS = (
     "task", "labels", "label_distances", "label_distances_from", "threshold", "min_labels", "max_labels", "beam_width",
     "image",
 )  # fmt: skip
 _GATE = (
-    STRUCTURE, BATCHING, EMPTY_BATCH, PICTURES, ACCURACY, PREDECESSOR, AGREEMENT, "agreement_while_choosing", "layers",
+    STRUCTURE, BATCHING, PICTURES, ACCURACY, PREDECESSOR, AGREEMENT, "agreement_while_choosing", "layers",
     "rules", "samples",
 )  # fmt: skip
-"""The findings that are recorded as the gate's figures; those from AGREEMENT on, of a converted file alone."""
+"""The findings recorded as the gate's figures. Those from AGREEMENT on are recorded only for a converted file."""
 
 
-def accept(
-    path: Path,
-    name: str,
-    models: Path,
-    *,
-    labels: Path | None = None,
-    preprocessing: str | None = None,
-    scores: str | None = None,
-    pictures: str | None = None,
-    request: Request | None = None,
-    even_if_worse: bool = False,
-    even_if_different: bool = False,
-    progress: Progress = str,
-) -> tuple[Path, dict[str, str]]:
+def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tuple[Path, dict[str, str]]:
     """Publish a file as the next version of a model.
 
     Args:
         path: the file.
-        name: the model's name in the repository ``models``.
-        labels: a file with the meaning of the outputs' last axis, one label per line or a JSON list.
-        preprocessing: how pixels become the network's input; see ``Stated.parse``.
-        scores: one of ``preprocessing.SCORES``; None for what the file shows.
-        pictures: the user's, with their labels, folder:PICTURES or csv:FILE, to measure the accuracy on.
-        request: for another precision; without samples of its own, by these pictures.
-        even_if_worse: publish also if the version that serves is better, or cannot be compared.
-        even_if_different: publish also if the version that serves has other inputs, outputs or labels.
-        progress: gets a line about each step that takes long.
+        options: what the user states about the file, and how to publish it.
+        progress: called with a line about each step that takes long.
 
     Returns:
-        The version's folder; and what was measured and proven, in words, by check.
+        The version's folder, and a summary of each check.
 
     Raises:
-        ExportError: the file, the labels, the preprocessing or the samples cannot be used, it cannot be converted, the
-            repository cannot be written, or the version that serves has an accuracy, and cannot be compared.
+        ExportError: the file, the labels, the preprocessing or the samples cannot be used, the file cannot be
+            converted, the repository cannot be written, or the version that serves has an accuracy with which the file
+            cannot be compared.
         GateError: the file fails a check.
-        TrainingError: there are no such pictures. Nothing is published in any of these cases.
+        TrainingError: the pictures do not exist. In all of these cases nothing is published.
 
     Example:
-        >>> accept(Path("resnet.onnx"), "resnet", Path("models"), labels=Path("imagenet.txt"))[0]
+        >>> accept(Path("resnet.onnx"), ImportOptions(name="resnet", labels=Path("imagenet.txt")))[0]
         PosixPath('models/resnet/1')
     """
-    model = document.read(path)
+    name, converts = model_name(options.name, options.precision), options.precision != "fp32"
+    model = onnx_document.read(path)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        bare = folder / "bare.onnx"
-        chosen = plan.choose(model, bare, path, labels, preprocessing, scores)
-        if preprocessing is None and scores is not None and chosen.wrapped is None:
+        bare, file = folder / "bare.onnx", folder / "original.onnx"
+        chosen = plan.choose(model, bare, path, options)
+        if options.preprocessing is None and options.scores is not None and chosen.wrapped is None:
             raise ExportError(f"--scores is for a classifier of pictures: {chosen.reason}. Nothing was published.")
         metadata = _metadata(model, path, chosen)
-        data = None
-        if pictures is not None:
-            if "image" not in metadata:
-                raise ExportError(
-                    "--data needs a file that says how a picture becomes its input: add --preprocessing. Nothing was "
-                    "published."
-                )
-            try:
-                image = ImageSpec.parse(metadata["image"])
-            except ImageSpecError as error:
-                raise ExportError(f"{path}: its hangtag.image is malformed: {error}. Nothing was published.") from error
-            data = Judge.of(pictures, image, json.loads(metadata.get("labels", "[]")), path, progress)
-        findings: dict[str, Any] = {}
-        with publish(models, name) as publication:
-            rival = predecessors.serving(models, name)
-            if rival is not None and data is None and not even_if_worse and (figure := Quality.of(rival.metadata)):
-                remedy = "Measure both with --data folder:PICTURES, or add --even-if-worse"
-                raise predecessors.incomparable(rival, f"has {figure}", remedy)
-            if chosen.wrapped is not None:
-                findings[PICTURES] = prove(bare, chosen.wrapped, _pictures(data, request), path)
-                model = onnx.load(chosen.wrapped.file)
-            converted = None
-            if request is not None:
-                original = folder / "original.onnx"
-                onnx_model.write(model, metadata, original)
-                if data is not None and request.samples is None:
-                    chosen_pictures = spread(data.files, samples.MOST_PICTURES)
-                    request = replace(request, samples=chosen_pictures)
-                converted = conversion.convert(original, request, progress, shown_as=path)
-                model = converted.model
-            target = publication.model_file
-            onnx_model.write(model, metadata, target)
-            findings |= probe.run(target, shown_as=path, timed=converted is None)
+        if chosen.wrapped is not None:
+            model = onnx.load(chosen.wrapped.file)
+        onnx_model.write(model, metadata, file)
+        with publish(options.models, name) as publication:
+            findings = probe.run(file, shown_as=path, timed=not converts)
             signature: Signature = findings["signature"]
             names = json.loads(metadata.get("labels", "[]"))
             _require_labels_fit(names, signature, path)
-            predecessors.require_same_contract(
-                rival, signature.inputs, signature.outputs, names, even_if_different=even_if_different
-            )
-            verdict = findings[BATCHING]
-            findings[EMPTY_BATCH] = _check_empty_batch(target, verdict["batched"])
-            if converted is not None:
-                if converted.batched and not verdict["batched"]:
-                    precision = converted.metadata["precision"]
-                    why = f"and those of the file in {precision} may not: {verdict['why']}."
-                    raise GateError(BATCHING, f"the original's requests may be batched, {why}")
-                findings |= converted.figures
+            rival = predecessors.serving(options.models, name)
+            contract = signature.inputs, signature.outputs, names, signature.image
+            predecessors.require_same_contract(rival, *contract, even_if_different=options.even_if_different)
+            data = None if options.data is None else _judge(options.data, metadata, path, chosen.reason, progress)
+            figure = None if rival is None or options.even_if_worse else Quality.of(rival.metadata)
+            if rival is not None and data is None and figure is not None:
+                remedy = "Measure both with --data folder:PICTURES, or add --even-if-worse"
+                raise predecessors.incomparable(rival, f"has {figure}", remedy)
+            if chosen.wrapped is not None:
+                findings[PICTURES] = prove(bare, chosen.wrapped, _pictures(data, options), path)
+            converted = None
+            if converts:
+                if data is not None:
+                    options, data = _apart(options, data)
+                batched = findings[BATCHING]["batched"]
+                converted = conversion.convert(file, options, batched, progress, shown_as=path)
+                model, file = converted.model, folder / "published.onnx"
+                onnx_model.write(model, metadata, file)
+                findings |= {**probe.run(file, shown_as=path), **converted.figures}
+                if batched and not findings[BATCHING]["batched"]:
+                    why = f"in {options.precision} they may not be batched: {findings[BATCHING]['why']}."
+                    raise GateError(BATCHING, f"the original's requests may be batched, and {why}")
                 metadata |= converted.metadata
+            verdict = findings[BATCHING]
             if data is not None:
-                measured = data.measure(target, data.data.image, batched=verdict["batched"])
+                measured = data.measure(file, data.data.image, batched=verdict["batched"])
                 findings[ACCURACY] = measured.figures
-                if rival is not None and (compared := data.compare(measured, rival, even_if_worse)):
+                if rival is not None and (compared := data.compare(measured, rival, options.even_if_worse)):
                     findings[PREDECESSOR] = compared
                 metadata |= measured.metadata
             metadata |= {
@@ -149,17 +122,27 @@ def accept(
                 "speed": json.dumps(findings["speed"].figures),
                 "graph_digest": onnx_model.digest(model),
             }
-            onnx_model.write(model, metadata, target)
+            onnx_model.write(model, metadata, publication.model_file)
             if findings["triton"] is not None:
                 publication.config_file.write_text(findings["triton"], encoding="utf-8")
         return publication.folder, _summaries(findings, chosen) | dict(converted.summaries if converted else {})
+
+
+def _judge(pictures: str, metadata: Mapping[str, str], path: Path, why: str, progress: Progress) -> Judge:
+    if "image" not in metadata:
+        raise ExportError(f"--data needs a picture classifier, and {path} is not one: {why}. Nothing was published.")
+    try:
+        image = ImageSpec.parse(metadata["image"])
+    except ImageSpecError as error:
+        raise ExportError(f"{path}: its hangtag.image is malformed: {error}. Nothing was published.") from error
+    return Judge.of(pictures, image, json.loads(metadata.get("labels", "[]")), path, progress)
 
 
 def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str]:
     own = onnx_model.metadata(model)
     metadata = {key: own[key] for key in _KEPT_KEYS if key in own}
     if chosen.stated.labels is not None and json.dumps(chosen.stated.labels) != own.get("labels"):
-        for key in ("label_distances", "label_distances_from"):  # of other labels
+        for key in ("label_distances", "label_distances_from"):  # these are of the file's former labels
             metadata.pop(key, None)
         metadata["labels"] = json.dumps(chosen.stated.labels)
         metadata.setdefault("task", "single_label")
@@ -168,13 +151,17 @@ def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str
     return metadata | {"source": f"{path.name}, SHA-256 {digest}", "versions": json.dumps(onnx_model.versions())}
 
 
-def _pictures(data: Judge | None, request: Request | None) -> list[str]:
-    """Paths of the user's pictures; none where there are no such."""
+def _pictures(data: Judge | None, options: ImportOptions) -> Sequence[Path]:
+    """The user's pictures; empty if there are none."""
     if data is not None:
         return data.files
-    if request is not None and isinstance(request.samples, Path) and request.samples.is_dir():
-        return list(map(str, samples.files_in(request.samples)))
-    return []
+    return samples.pictures(options.samples) if options.samples is not None else []
+
+
+def _apart(options: ImportOptions, data: Judge) -> tuple[ImportOptions, Judge]:
+    """If the options have no samples, use pictures as samples. Also return the remaining pictures, to measure with."""
+    given = spread(data.files, samples.MOST_PICTURES) if options.samples is None else options.samples
+    return replace(options, samples=given), data.without(samples.making(samples.pictures(given)))
 
 
 def _require_labels_fit(labels: Sequence[str], signature: Signature, path: Path) -> None:
@@ -187,13 +174,6 @@ def _require_labels_fit(labels: Sequence[str], signature: Signature, path: Path)
         )
 
 
-def _check_empty_batch(target: Path, batched: bool) -> dict[str, str]:
-    if not batched:
-        return {"outcome": NOT_RUN, "why": "not run: the model is not batched"}
-    check = batching.check_empty(target)
-    return {"outcome": check.figures["outcome"], "why": check.summary}
-
-
 def _summaries(findings: Mapping[str, Any], chosen: Plan) -> dict[str, str]:
     signature: Signature = findings["signature"]
     verdict = findings[BATCHING]
@@ -203,8 +183,9 @@ def _summaries(findings: Mapping[str, Any], chosen: Plan) -> dict[str, str]:
         "input": "; ".join(map(str, signature.inputs)),
         "output": "; ".join(map(str, signature.outputs)),
         BATCHING: f"{'batched' if verdict['batched'] else 'one request at a time'}: {verdict['why']}",
-        EMPTY_BATCH: findings[EMPTY_BATCH]["why"],
         **chosen.summaries,
         **{check: findings[check]["summary"] for check in (PICTURES, ACCURACY, PREDECESSOR) if check in findings},
         **({"classify": why_no_pictures} if why_no_pictures else {}),
+        **({} if why_no_pictures or ACCURACY in findings else {ACCURACY: "not measured: --data names pictures for it"}),
+        "speed": str(findings["speed"]),
     }

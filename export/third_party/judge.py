@@ -1,11 +1,11 @@
-"""Run a file on pictures: prove a classifier against its bare network, and measure its accuracy.
+"""Run a file on pictures: compare a classifier with its bare network, and measure the classifier's accuracy.
 
-The bare network's pictures are prepared by Pillow and NumPy. The accuracy is compared with that of the version that
-serves.
+Pillow and NumPy prepare the bare network's pictures. The accuracy is compared with that of the version that serves.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +18,7 @@ from hangtag.export.arrays import Array
 from hangtag.export.child_process import Progress
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import kept_answers
+from hangtag.export.gate.check import ACCURACY, PICTURES
 from hangtag.export.gate.reference import softmax
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.export.quantization.samples import spread
@@ -31,47 +32,46 @@ from hangtag.training.data.dataset import Classes
 from hangtag.training.data.pictures import HeldOut, held_out
 from hangtag.training.data.reading import prepared
 
-PICTURES, ACCURACY = "pictures", "accuracy"
-"""The checks' names in the file's metadata."""
 _COMPARED = 64
-"""So many of the user's pictures are compared at most."""
+"""The largest number of the user's pictures to compare."""
 _DRAWN = 24
 _BATCH = 16
-"""Pictures that a file whose requests may be batched answers at a time."""
+"""Batch size for files whose requests may be batched."""
 _SHOWN_EVERY = 1_000
 _SECONDS, _SECONDS_A_PICTURE = 600.0, 2.0
 
 
-def prove(bare: Path, wrapped: Wrapped, given: Sequence[str], path: Path) -> dict[str, Any]:
+def prove(bare: Path, wrapped: Wrapped, given: Sequence[Path], path: Path) -> dict[str, Any]:
     """Compare the classifier's answers with those of the bare network.
 
     Args:
         bare: The network's file.
         wrapped: The classifier.
-        given: Paths of the user's pictures, of which some are taken; without any, some are drawn.
+        given: The user's pictures; some of them are used. If empty, pictures are drawn.
         path: The file's name in error messages.
 
     Returns:
         Figures for the gate's record, and a summary.
 
     Raises:
-        GateError: the answers differ, or the scores are not what they are stated to be.
+        GateError: the answers differ, or the scores are not of the stated kind.
         ExportError: a picture cannot be read.
     """
     figures = child_process.run(
         _differences, wrapped.file, bare, wrapped, spread(given, _COMPARED), shown_as=path, check=PICTURES
     )
     furthest = " and ".join(f"{name} within {value:.1e}" for name, value in sorted(figures["furthest"].items()))
-    kind = "drawn pictures" if figures["drawn"] else "of the pictures"
-    return figures | {"summary": f"{furthest} of the bare network's after Pillow, for {figures['pictures']} {kind}"}
+    kind = "drawn pictures" if figures["drawn"] else "of your pictures"
+    of = f"the bare network's, for which Pillow prepared {figures['pictures']} {kind}"
+    return figures | {"summary": f"{furthest} of {of}"}
 
 
-def _differences(file: Path, bare: Path, wrapped: Wrapped, pictures: Sequence[str]) -> dict[str, Any]:
-    """In a child process: how far the classifier's answers are from the network's."""
+def _differences(file: Path, bare: Path, wrapped: Wrapped, pictures: Sequence[Path]) -> dict[str, Any]:
+    """In a child process, compute how far the classifier's answers are from the network's."""
     published, network = Runtime(file, provider="cpu"), Runtime(bare, provider="cpu")
     prepare, scores, bare_batch = wrapped.steps, wrapped.scores, wrapped.bare_batch or 1
     spec = prepare.spec
-    images = [prepared(Path(path), spec) for path in pictures] or [
+    images = [prepared(path, spec) for path in pictures] or [
         spec.prepare(flattened(picture, spec.channels)) for picture in _drawn(spec)
     ]
     rows, answered = [], []
@@ -83,7 +83,7 @@ def _differences(file: Path, bare: Path, wrapped: Wrapped, pictures: Sequence[st
     actual = {name: np.concatenate([answers[name] for answers in answered]) for name in answered[0]}
     if expected.shape != actual[PROBABILITIES].shape:
         shape = f"[batch, {actual[PROBABILITIES].shape[1]}]"
-        raise GateError(PICTURES, f"the network's scores are {list(rows[0].shape)} for a picture, and must be {shape}.")
+        raise GateError(PICTURES, f"the network's scores are {list(rows[0].shape)} for a picture, but must be {shape}.")
     _require_scores(expected, scores)
     tolerances = TOLERANCES["fp16" if prepare.datatype == "FP16" else "fp32"]
     wanted = {PROBABILITIES: softmax(expected) if scores == LOGITS else expected}
@@ -97,8 +97,8 @@ def _differences(file: Path, bare: Path, wrapped: Wrapped, pictures: Sequence[st
         if not difference <= limits[name]:
             raise GateError(
                 PICTURES,
-                f"of {len(images)} pictures the published file's {name} are up to {difference:.2g} from the network's, "
-                f"and {limits[name]:.2g} is allowed.",
+                f"of {len(images)} pictures the published file's {name} are up to {difference:.2g} from the "
+                f"network's, but at most {limits[name]:.2g} is allowed.",
             )
     return {"pictures": len(images), "drawn": not pictures, "furthest": furthest, "limits": limits}
 
@@ -111,19 +111,19 @@ def _require_scores(scores: Array, kind: str) -> None:
         low, high = float(scores.sum(axis=1).min()), float(scores.sum(axis=1).max())
         raise GateError(
             PICTURES,
-            f"the network's scores are no probabilities of one label for each picture: they add up to {low:.3g} to "
+            f"the network's scores are not probabilities of one label for each picture: they add up to {low:.3g} to "
             f"{high:.3g}, not to 1. Say --scores logits.",
         )
     if kind == LOGITS and are_probabilities and scores.shape[1] > 1:
         raise GateError(
             PICTURES,
-            "the network's scores are probabilities already: they add up to 1 for each picture. Say --scores "
+            "the network's scores are already probabilities: they add up to 1 for each picture. Say --scores "
             "probabilities.",
         )
 
 
 def _drawn(spec: ImageSpec) -> Iterator[Image.Image]:
-    """Pictures of blots, of several sizes: of the network's, larger, smaller, wide and high; the same at every call."""
+    """Draw random shapes, the same at every call, in several sizes: the network's, larger, smaller, wide and high."""
     random = np.random.default_rng(0)
     sizes = [(1, 1), (2, 3), (3, 2), (1.5, 0.75), (0.5, 0.6), (1, 2)]
     for place in range(_DRAWN):
@@ -138,9 +138,9 @@ class Measured:
     """The accuracy of a file.
 
     Attributes:
-        quality: Its share of right answers, not rounded, and the digest of the pictures.
-        figures: For the gate's record.
-        metadata: What is written into the file (keys without their prefix).
+        quality: The share of correct answers, not rounded, and the digest of the pictures.
+        figures: The figures for the gate's record.
+        metadata: What to write into the file (keys without their prefix).
     """
 
     quality: Quality
@@ -155,22 +155,24 @@ class Judge:
     Attributes:
         data: The pictures.
         shown_as: The imported file's name in error messages.
-        progress: Gets a line now and then.
+        progress: Called with a line now and then.
+        left_out: How many pictures are left out because they helped to make the file.
     """
 
     data: HeldOut
     shown_as: Path
     progress: Progress
+    left_out: int = 0
 
     @classmethod
     def of(cls, name: str, image: ImageSpec, labels: Sequence[str], shown_as: Path, progress: Progress) -> "Judge":
-        """Read the pictures of ``folder:`` or ``csv:``: those of its test split where it has one, else all.
+        """Read the pictures of ``folder:`` or ``csv:``, only those of the test split if there is one.
 
         Raises:
-            ExportError: it is neither.
-            DataNotFoundError: there are no such pictures.
-            DataCorruptError: they are not divided as they must be, cannot be read, or have a class that is none of the
-                labels.
+            ExportError: ``name`` is neither.
+            DataNotFoundError: the pictures do not exist.
+            DataCorruptError: the pictures are not split as required, cannot be read, or have a class that is not among
+                the labels.
         """
         if not name.startswith(("folder:", "csv:")):
             raise ExportError(f"--data {name}: name folder:PICTURES, with a folder for each label, or csv:FILE.csv.")
@@ -180,15 +182,26 @@ class Judge:
         return cls(data, shown_as, progress)
 
     @property
-    def files(self) -> list[str]:
-        """The pictures' paths."""
-        return [str(picture.path) for picture in self.data.pictures]
+    def files(self) -> list[Path]:
+        """The pictures' files."""
+        return [picture.path for picture in self.data.pictures]
+
+    def without(self, files: Sequence[Path]) -> "Judge":
+        """Judge without these pictures, because the pictures used to make a file say nothing about its quality.
+
+        Raises:
+            ExportError: no other pictures remain.
+        """
+        rest = self.data.without({hashlib.sha256(file.read_bytes()).hexdigest() for file in files})
+        if not rest.pictures:
+            raise ExportError("all pictures of --data made the file: name more with --data, or --calibration pictures.")
+        return replace(self, data=rest, left_out=len(self.data.pictures) - len(rest.pictures))
 
     def measure(self, file: Path, image: ImageSpec, *, batched: bool) -> Measured:
         """Measure a file's accuracy.
 
         Raises:
-            GateError: it does not answer.
+            GateError: the file does not answer.
         """
         count = len(self.data.pictures)
         with TemporaryDirectory() as folder:
@@ -206,22 +219,29 @@ class Judge:
                 progress=self.progress,
             )
         share = right / count
-        of = f"{counted(count, 'picture', 'pictures')} of {self.data.name}"
+        others = f", without the {self.left_out} that made the file" if self.left_out else ""
+        of = f"{counted(count, 'picture', 'pictures')} of {self.data.name}{others}"
         return Measured(
             Quality("test_accuracy", share, self.data.digest),
-            {"right": right, "pictures": count, "summary": f"{share:.2%} of {of}"},
+            {
+                "right": right,
+                "pictures": count,
+                "left_out": self.left_out,
+                "source": self.data.name,
+                "summary": f"{share:.2%} right of {of}",
+            },
             {"test_accuracy": f"{share:.4f}", "data_digest": self.data.digest, "tested_on": of, **examples},
         )
 
     def compare(self, measured: Measured, rival: Entry, even_if_worse: bool) -> dict[str, Any] | None:
-        """Compare with the version that serves: by what it records of these pictures, or measured on them now.
+        """Compare with the version that serves, using its recorded accuracy on these pictures, or measuring it now.
 
         Returns:
-            Figures for the gate's record; None if it cannot be compared, and the user wants it so.
+            Figures for the gate's record; None if no comparison is possible and ``even_if_worse`` is True.
 
         Raises:
-            ExportError: it cannot be compared, and not ``even_if_worse``.
-            GateError: the new file is worse, and not ``even_if_worse``.
+            ExportError: no comparison is possible, and ``even_if_worse`` is False.
+            GateError: the new file is worse, and ``even_if_worse`` is False.
         """
         signature = rival.signature
         before = predecessors.recorded(rival, self.data.digest)
@@ -246,13 +266,13 @@ class Judge:
 
 
 def _count_right(file: Path, mapped: Path, classes: Classes, batch: int) -> tuple[int, dict[str, str]]:
-    """In a child process: count how many pictures get the right label, and keep some of these as examples.
+    """In a child process, count how many pictures get the right label, and keep some of these pictures as examples.
 
     Args:
         file: An ONNX file with the output ``probabilities``.
-        mapped: A .npy file with the images as the file takes them.
-        classes: Their places among its labels.
-        batch: How many the file takes at a time.
+        mapped: A .npy file with the images, in the form that the file takes.
+        classes: The index of each image's label.
+        batch: How many images the file takes at a time.
     """
     runtime = Runtime(file, provider="cpu")
     images = np.load(mapped, mmap_mode="r")

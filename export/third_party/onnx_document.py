@@ -1,4 +1,4 @@
-"""Read a file that claims to be an ONNX model, before anything runs it."""
+"""Read and check a file that claims to be an ONNX model, before running it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,18 +13,19 @@ from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model
 
 MAX_BYTES = 2 * 1024**3 - 1
-"""Protobuf's own limit for one message, and so for a model in one file."""
+"""Protobuf's limit for one message, and therefore for a model in one file."""
 NEWEST_OPSET: int = onnx.defs.onnx_opset_version()
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
-"""The domains whose operators ONNX Runtime implements. It reports a missing operator of them when it loads the file."""
+"""The domains whose operators ONNX Runtime implements. When ONNX Runtime loads a file, it reports missing operators of
+these domains."""
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """Read the model, and take external data into it.
+    """Read the model, including its external data.
 
     Raises:
-        ExportError: the file is missing, larger than 2 GiB with its external data, no ONNX model or a part of one, has
-            external data outside its own folder, a text that is not UTF-8, or needs an opset or operators that ONNX
+        ExportError: the file is missing, exceeds 2 GiB with its external data, is not a complete ONNX model, has
+            external data outside its own folder, has a text that is not UTF-8, or needs an opset or operators that ONNX
             Runtime lacks.
     """
     if not path.is_file():
@@ -34,17 +35,17 @@ def read(path: Path) -> onnx.ModelProto:
     try:
         model.ParseFromString(path.read_bytes())
     except DecodeError as error:
-        raise ExportError(f"{path} is no ONNX file, or a part of one: its protobuf cannot be read.") from error
+        raise ExportError(f"{path} is not an ONNX file, or is cut off: its protobuf cannot be read.") from error
     _require_texts(model, path)
     if not (model.HasField("graph") and model.opset_import and model.graph.output):
-        raise ExportError(f"{path} is no ONNX model: it has no graph, no opset or no output.")
+        raise ExportError(f"{path} is not an ONNX model: it has no graph, no opset or no output.")
     _take_in_external_data(model, path)
     _require_known_operators(model, path)
     return model
 
 
 def _require_texts(message: Message, path: Path) -> None:
-    """Require that every name and text is UTF-8, which protobuf does not check: it hands out bytes, or raises."""
+    """Require that every name and text is UTF-8. Protobuf does not check this, but returns bytes, or raises."""
     try:
         if isinstance(message, TensorProto):  # its other fields are numbers, which would be copied
             texts: list[str | bytes] = [message.name, message.doc_string]
@@ -84,19 +85,19 @@ def _take_in_external_data(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _require_inside(tensor: TensorProto, folder: Path, path: Path) -> int:
-    """Require that the tensor's data lie in a file of the model's own folder; return how many bytes they are."""
+    """Require that the tensor's data are in a file in the model's own folder, and return their size in bytes."""
     data = f"{path}: the data of tensor {tensor.name!r}"
     try:
         info = ExternalDataInfo(tensor)
         offset, length = int(info.offset or 0), int(info.length or 0)
     except ValueError as error:
-        raise ExportError(f"{data} cannot be located: {error}.") from error
+        raise ExportError(f"{data} cannot be located: its offset or length is not a number from 0.") from error
     location = Path(info.location or "")
     if location.is_absolute() or ".." in location.parts or not location.parts:
         raise ExportError(f"{data} lie at {str(location)!r}; only files in the model's own folder are read.")
     file = (folder / location).resolve()
     if not file.is_relative_to(folder):
-        raise ExportError(f"{data} lie at {str(location)!r}, a link that leaves the model's own folder.")
+        raise ExportError(f"{data} lie at {str(location)!r}, a link to outside the model's own folder.")
     if not file.is_file():
         raise ExportError(f"{data} are missing: there is no file {folder / location}.")
     size = file.stat().st_size
@@ -106,14 +107,14 @@ def _require_inside(tensor: TensorProto, folder: Path, path: Path) -> int:
 
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Every node of the model, those of subgraphs and of functions' bodies included."""
+    """Every node of the model, including subgraphs and functions' bodies."""
     yield from onnx_model.nodes(model.graph)
     for function in model.functions:
         yield from onnx_model.nodes(function)
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Every tensor of the model, those of subgraphs, functions and attributes included."""
+    """Every tensor of the model, including subgraphs, functions and attributes."""
     graphs = [model.graph]
     for node in _nodes(model):
         for attribute in node.attribute:

@@ -1,4 +1,4 @@
-"""Decide whether a file is to be a classifier of pictures, by the options and by the files that lie with it."""
+"""Decide from the options and the companion files whether to publish a file as a classifier of pictures."""
 
 import json
 from collections import Counter
@@ -7,11 +7,13 @@ from pathlib import Path
 
 import onnx
 
+from hangtag.errors import reason
 from hangtag.export import child_process
 from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model
 from hangtag.export.gate.check import BATCHING, STRUCTURE
 from hangtag.export.third_party import companions, probe, wrapping
+from hangtag.export.third_party.import_options import ImportOptions
 from hangtag.export.third_party.preprocessing import Stated
 from hangtag.export.third_party.wrapping import Wrapped
 from hangtag.printable import named
@@ -20,75 +22,82 @@ from hangtag.serving.signature import Signature
 
 @dataclass(frozen=True)
 class Plan:
-    """What a file is published as.
+    """The form in which to publish a file.
 
     Attributes:
-        wrapped: The classifier; None where the file is published as it is.
-        stated: Its labels, and what is recorded and shown about it.
+        wrapped: The classifier; None if the file is published unchanged.
+        stated: The labels, and what to record and show about the file.
         reason: Why there is no classifier.
+        dropped: Preprocessing from companion files that is not in the file, because there is no classifier.
     """
 
     wrapped: Wrapped | None
     stated: Stated
     reason: str = ""
+    dropped: str = ""
 
     @property
     def summaries(self) -> dict[str, str]:
-        """For the terminal."""
+        """Summaries for the terminal."""
         rows = {}
+        if self.dropped:
+            rows["WARNING"] = f"the published file does not have {self.dropped}, which was read: {self.reason}"
         if self.wrapped is not None:
-            rows["image"] = f"{self.wrapped.steps}, in the graph; scores are {self.wrapped.scores}"
+            rows["image"] = f"the file prepares pictures by {self.wrapped.steps}; its scores are {self.wrapped.scores}"
         if self.stated.sources:
             rows["taken"] = "; ".join(self.stated.sources)
-        if self.stated.notes:
-            rows["note"] = "; ".join(self.stated.notes)
+        if notes := (*self.stated.notes, *self.stated.problems):
+            rows["note"] = "; ".join(notes)
         return rows
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What is written into the file about its image and origin (keys without their prefix)."""
+        """What to write into the file about its image and origin (keys without their prefix)."""
         if self.wrapped is None:
             return {}
         steps = self.wrapped.steps
-        described = {"task": "single_label", "image": json.dumps(steps.spec.as_json()), "preprocessing": str(steps)}
+        described = {
+            "task": "single_label", "image": json.dumps(steps.spec.as_json()), "preprocessing": str(steps),
+            "network": self.wrapped.as_json(),
+        }  # fmt: skip
         return described | ({"taken": json.dumps(self.stated.sources)} if self.stated.sources else {})
 
     def why_no_pictures(self, signature: Signature) -> str | None:
-        """Why `hangtag classify` takes no pictures, or not all, of the published file, which has this signature."""
+        """Why the published file, with this signature, takes no pictures of `hangtag classify`, or not all of them."""
         if signature.picture_shape is None:
             why = self.reason or "it needs one input of pictures, UINT8, an output probabilities, and labels"
             return f"`hangtag classify` will not take pictures: {why}"
         if signature.image is None:
-            return "takes pictures of exactly its size: add --preprocessing fit=stretch|crop|pad for others"
+            return "takes pictures of exactly its size: add --preprocessing fit=stretch|crop|pad for other sizes"
         return None
 
 
-def choose(
-    model: onnx.ModelProto,
-    bare: Path,
-    path: Path,
-    labels_file: Path | None,
-    preprocessing: str | None,
-    scores: str | None,
-) -> Plan:
-    """Make a classifier of pictures where the preprocessing is stated. Options win over the files that lie with it.
+def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOptions) -> Plan:
+    """Make a classifier of pictures if the preprocessing is stated. Options take precedence over companion files.
 
     Args:
         model: The network.
-        bare: Its file, external data included, which is written where it is needed; others are written where it lies.
+        bare: The path of the network's file with its external data, written if needed. Other files go to its folder.
         path: The user's file.
-        labels_file: has the labels, one per line or as a JSON list.
-        preprocessing: the option; None without it.
-        scores: likewise.
+        options: What the user states about the file.
 
     Raises:
-        ExportError: the labels cannot be read, or the option is given and the network or the labels do not fit it.
-        GateError: the network ends the process that puts the preprocessing before it.
+        ExportError: the labels cannot be read, or the option for preprocessing is given but does not fit the network or
+            the labels.
+        GateError: the network ends the process that adds the preprocessing.
     """
-    given = None if labels_file is None else tuple(read_labels(labels_file))
+    preprocessing, scores = options.preprocessing, options.scores
+    given = None if options.labels is None else tuple(_read_labels(options.labels))
     written = companions.read(path, model)
+    known = given or written.labels
+    if written.problems and not (known and preprocessing):
+        wins = "state all steps with --preprocessing, which takes precedence"
+        remedy = wins if known else "give both --preprocessing and --labels, which take precedence"
+        raise ExportError(
+            f"{'; '.join(written.problems)}. Correct it, move it away, or {remedy}. Nothing was published."
+        )
     stated = Stated.parse(preprocessing or "", labels=given or _own_labels(model), scores=scores).over(written)
-    unwrapped = Stated(labels=given, notes=stated.notes)
+    unwrapped = Stated(labels=given, notes=stated.notes, problems=stated.problems)
     if not (preprocessing or str(stated)):
         return Plan(None, unwrapped, "nothing says how pixels become its input (--preprocessing)")
     bare.write_bytes(model.SerializeToString())
@@ -96,18 +105,17 @@ def choose(
     if isinstance(wrapped, str):
         if preprocessing is not None:
             raise ExportError(f"{path}: {wrapped} Nothing was published.")
-        return Plan(None, unwrapped, wrapped.rstrip("."))
+        return Plan(None, unwrapped, wrapped.rstrip("."), dropped=f"the preprocessing {stated}")
     sources = [one for one in stated.sources if stated.labels == written.labels or " labels from " not in one]
     if sources and preprocessing:
-        sources.append(f"--preprocessing {preprocessing} wins over these")
+        sources.append(f"--preprocessing {preprocessing} takes precedence over these")
     if sources and scores:
         sources.append(f"--scores {scores} too")
     return Plan(wrapped, replace(stated, sources=tuple(sources)))
 
 
 def _wrapped(bare: Path, path: Path, stated: Stated) -> Wrapped | str:
-    """The classifier, or why there is none. One of a network for a fixed number of pictures gets a free batch axis,
-    where the network allows it."""
+    """Return the classifier, or why there is none. A network with a fixed batch gets a free batch axis if possible."""
 
     def wrap(name: str, *, freed: bool) -> Wrapped | str:
         arguments = (bare, bare.with_name(name), stated, freed)
@@ -121,27 +129,27 @@ def _wrapped(bare: Path, path: Path, stated: Stated) -> Wrapped | str:
         if isinstance(free, Wrapped) and probe.run(free.file, path)[BATCHING]["batched"]:
             return replace(free, bare_batch=wrapped.bare_batch)
     except ExportError:
-        pass  # it computes for its own number of pictures alone
+        pass  # the model computes only one fixed number of pictures
     if wrapped.bare_batch > 1:
         return (
-            f"it takes {wrapped.bare_batch} pictures at a time, and does not compute with other numbers. Export it "
-            "with a free first axis (dynamic_axes or dynamic_shapes of torch.onnx.export)."
+            f"it takes {wrapped.bare_batch} pictures at a time, and no other number. Export it with a free first axis "
+            "(dynamic_axes or dynamic_shapes of torch.onnx.export)."
         )
     return wrapped
 
 
-def read_labels(path: Path) -> list[str]:
-    """Read a file of labels. Raises ExportError: it cannot be read, holds none, or names one twice."""
+def _read_labels(path: Path) -> list[str]:
+    """Read a file of labels. Raises ExportError if the file cannot be read, is empty, or lists a label twice."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ExportError(f"{path} cannot be read as text: {error}.") from error
+        raise ExportError(f"{path} cannot be read as text: {reason(error)}.") from error
     try:
         labels = json.loads(text)
     except ValueError:
         labels = [line.strip() for line in text.splitlines() if line.strip()]
     if not (isinstance(labels, list) and labels and all(isinstance(label, str) and label for label in labels)):
-        raise ExportError(f"{path} holds no labels: expected one a line, or a JSON list of strings.")
+        raise ExportError(f"{path} holds no labels: expected one label per line, or a JSON list of strings.")
     if repeated := [label for label, count in Counter(labels).items() if count > 1]:
         raise ExportError(f"{path} names {named(repeated)} more than once: answers could not be distinguished.")
     return labels

@@ -1,4 +1,4 @@
-"""How a picture's pixels become a network's input: what is stated about it, and the steps that follow from that."""
+"""How a picture's pixels become a network's input: the stated preprocessing, and the steps that follow from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -13,25 +13,34 @@ from hangtag.serving.image_spec import FITS, ImageSpec, ImageSpecError
 EXAMPLE = '--preprocessing "size=224x224 fit=crop order=rgb scale=255 mean=0.485,0.456,0.406 std=0.229,0.224,0.225"'
 LOGITS, PROBABILITIES = "logits", "probabilities"
 SCORES = (LOGITS, PROBABILITIES)
+_FORMS = {
+    "size": "HEIGHTxWIDTH, two whole numbers above 0",
+    "fit": " or ".join(FITS),
+    "order": "rgb or bgr",
+    "scale": "a number above 0",
+    "mean": "one number, or three between commas",
+    "std": "one number above 0, or three between commas",
+}
 _NUMPY = {"FP32": np.float32, "FP16": np.float16, "UINT8": np.uint8}
 
 
 @dataclass(frozen=True)
 class Stated:
-    """What is stated about a network: how pixels, 0 to 255, become numbers, which are ((pixel / scale) - mean) / std;
-    and what its answers are. None: not stated.
+    """What is stated about a network: how pixels, 0 to 255, become its input, ((pixel / scale) - mean) / std, and what
+    its outputs are. None for values that are not stated.
 
     Attributes:
         size: Height and width.
-        fit: One of ``image_spec.FITS``: how a picture of another size is made to fit.
-        order: rgb or bgr: of the network's channels, and so of mean and std.
-        scale: By which pixels are divided first.
-        mean: Of pixels that were divided by scale, one number or one for each channel.
-        std: Likewise.
+        fit: One of ``image_spec.FITS``: how to fit a picture of another size.
+        order: rgb or bgr: the order of the network's channels, and of mean and std.
+        scale: The number by which pixels are divided first.
+        mean: The mean of pixels after the division by scale: one number, or a number for each channel.
+        std: The standard deviation of the same pixels, likewise.
         labels: The names along the outputs' last axis.
         scores: One of SCORES.
-        sources: What was taken from files that lie with the network, in sentences without a full stop.
-        notes: What these do otherwise than hangtag, and what could not be taken, likewise.
+        sources: What was taken from companion files, in sentences without a full stop.
+        notes: What the companion files' program does differently from hangtag, and what was not taken, likewise.
+        problems: Why some companion files could not be read, likewise.
     """
 
     size: tuple[int, int] | None = None
@@ -44,6 +53,7 @@ class Stated:
     scores: str | None = None
     sources: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, text: str, **more: Any) -> "Stated":
@@ -52,11 +62,11 @@ class Stated:
         Each part may be left out.
 
         Args:
-            text: The parts, between blanks.
+            text: The parts, separated by blanks.
             more: Other fields, by name.
 
         Raises:
-            ExportError: a key is unknown, or a value is none of its kind.
+            ExportError: a key is unknown, or a value is malformed.
 
         Example:
             >>> Stated.parse("order=bgr scale=255 mean=0.5 std=0.5").order
@@ -67,20 +77,22 @@ class Stated:
             key, _, value = part.partition("=")
             try:
                 parsed[key] = _value(key, value)
-            except ValueError as error:
+            except (ValueError, KeyError) as error:
+                form = f"{key} is {_FORMS[key]}" if key in _FORMS else f"its parts are {', '.join(_FORMS)}"
                 raise ExportError(
-                    f"--preprocessing: {part!r} is not understood ({error}). For example: {EXAMPLE}"
+                    f"--preprocessing: {part!r} is not understood: {form}. For example: {EXAMPLE}"
                 ) from error
         return cls(**parsed, **more)
 
     def over(self, other: "Stated") -> "Stated":
-        """This, and of the other what is not stated here, with the sources and notes of both."""
+        """Fill in the values that are unset in this object from ``other``, and add the sources, notes and problems of
+        ``other``."""
         own, others = ({one.name: getattr(stated, one.name) for one in fields(self)} for stated in (self, other))
-        joined = {name: own[name] + others[name] for name in ("sources", "notes")}
+        joined = {name: own[name] + others[name] for name in ("sources", "notes", "problems")}
         return Stated(**(others | {name: value for name, value in own.items() if value is not None} | joined))
 
     def __str__(self) -> str:
-        """The steps, as ``parse`` reads them; empty where none is stated."""
+        """The steps, in the form that ``parse`` reads; empty if no step is stated."""
         texts = {
             "size": None if self.size is None else f"{self.size[0]}x{self.size[1]}",
             "fit": self.fit,
@@ -97,13 +109,13 @@ class NetworkImage:
     """The input of a network that takes one picture.
 
     Attributes:
-        name: Of the input.
+        name: The name of the input.
         datatype: FP32, FP16 or UINT8.
-        batch: The size of its first axis; None where that is free.
-        channels: 1 or 3; None where that axis is free.
-        axis: Where the channels are: 1, or 3; None without an axis of channels.
-        height: None where that axis is free.
-        width: Likewise.
+        batch: The size of the first axis; None if this axis is free.
+        channels: 1 or 3; None if the channel axis is free.
+        axis: The number of the channel axis: 1 or 3; None if there is no channel axis.
+        height: The height in pixels; None if this axis is free.
+        width: The width in pixels; None if this axis is free.
     """
 
     name: str
@@ -116,8 +128,8 @@ class NetworkImage:
 
     @classmethod
     def of(cls, name: str, datatype: str, shape: Sequence[int | None]) -> "NetworkImage | None":
-        """None for an input that is no picture: [batch, 1|3, height, width], [batch, height, width, 1|3], or
-        [batch, height, width]. Four free axes are [batch, channels, height, width]."""
+        """Read an input; None if it is not a picture, that is, not [batch, 1|3, height, width], [batch, height, width,
+        1|3] or [batch, height, width]. Four free axes mean [batch, channels, height, width]."""
         if datatype not in _NUMPY or len(shape) not in (3, 4):
             return None
         if len(shape) == 3:
@@ -137,16 +149,16 @@ class NetworkImage:
 
 @dataclass(frozen=True)
 class Steps:
-    """How UINT8 images become the network's input. The graph of the published file does it; NumPy here proves it.
+    """How UINT8 images become the network's input. The published graph computes this; NumPy here checks the graph.
 
     Attributes:
-        spec: The published file's.
+        spec: The image description of the published file.
         order: rgb or bgr.
         scale: See Stated.
-        mean: In the network's order of channels.
-        std: Likewise.
+        mean: The mean, in the network's order of channels.
+        std: The standard deviation, in the network's order of channels.
         axis: See NetworkImage.
-        datatype: Likewise.
+        datatype: See NetworkImage.
         input: The name of the network's input.
     """
 
@@ -161,7 +173,7 @@ class Steps:
 
     @property
     def factor(self) -> Array:
-        """By which pixels are multiplied, before ``offset`` is added: FP32, one number or one for each channel."""
+        """Factor for pixels, applied before adding ``offset``: FP32, one number or a number for each channel."""
         return np.asarray(1 / (self.scale * np.array(self.std)), np.float32)
 
     @property
@@ -173,7 +185,7 @@ class Steps:
         return str(Stated(size, self.spec.fit, self.order, self.scale, self.mean, self.std))
 
     def network_input(self, image: Pixels) -> Array:
-        """What the network gets of one image, in ``spec.shape``: a batch of one."""
+        """The network's input for one image with ``spec.shape``, as a batch of one."""
         pixels: Array = image.astype(np.float32).reshape(*image.shape[:2], -1)
         if self.order == "bgr":
             pixels = pixels[:, :, ::-1]
@@ -187,10 +199,10 @@ class Steps:
 
 
 def steps(stated: Stated, network: NetworkImage) -> Steps:
-    """Complete what is stated: what is not changes nothing, and a picture of another size is stretched.
+    """Complete the stated preprocessing. Steps that are not stated change nothing; the default fit is to stretch.
 
     Raises:
-        ExportError: it does not fit the network's input, or it is unclear.
+        ExportError: the preprocessing is unclear, or does not fit the network's input.
     """
     size = stated.size or (network.height, network.width)
     height, width = size
@@ -201,13 +213,13 @@ def steps(stated: Stated, network: NetworkImage) -> Steps:
     channels = network.channels or 3
     mean, std, order = stated.mean or (0.0,), stated.std or (1.0,), stated.order or "rgb"
     if max(len(mean), len(std)) > channels:
-        raise ExportError(f"there are 3 means or stds, and the network's input {network} has 1 channel.")
+        raise ExportError(f"there are 3 means or stds, but the network's input {network} has 1 channel.")
     if order == "bgr" and channels == 1:
-        raise ExportError(f"order=bgr is for colour, and the network's input {network} has 1 channel.")
+        raise ExportError(f"order=bgr is for colour, but the network's input {network} has 1 channel.")
     if stated.scale is None and (stated.mean or stated.std) and max(*mean, *std) <= 1:
         raise ExportError(
             "pixels are numbers from 0 to 255, and mean and std look like those of pixels from 0 to 1: add scale=255 "
-            "to --preprocessing if the network learned from such, else scale=1."
+            "to --preprocessing if the network learned from pixels from 0 to 1, else scale=1."
         )
     scale = stated.scale or 1.0
     of_rgb = [
@@ -216,7 +228,7 @@ def steps(stated: Stated, network: NetworkImage) -> Steps:
     try:
         image = ImageSpec(height, width, channels, mean=of_rgb[0], std=of_rgb[1], fit=stated.fit or "stretch")
     except ImageSpecError as error:
-        raise ExportError(f"the preprocessing {stated} is for no image: {error}.") from error
+        raise ExportError(f"the preprocessing {stated} fits no image: {error}.") from error
     completed = Steps(image, order, scale, mean, std, network.axis, network.datatype, network.name)
     if network.datatype == "UINT8" and ((completed.factor != 1).any() or (completed.offset != 0).any()):
         raise ExportError(f"the network's input {network} takes pixels as they are: leave scale, mean and std out.")
@@ -224,18 +236,15 @@ def steps(stated: Stated, network: NetworkImage) -> Steps:
 
 
 def _value(key: str, text: str) -> Any:
+    """Read the value of a part. Raises ValueError or KeyError if the value is malformed."""
+    if key in ("fit", "order"):
+        return {choice: choice for choice in (FITS if key == "fit" else ("rgb", "bgr"))}[text]
     if key == "size":
         height, width = (int(size) for size in text.split("x"))
-        if min(height, width) < 1:
-            raise ValueError("a size is at least 1")
-        return height, width
-    if key == "order" and text in ("rgb", "bgr"):
-        return text
-    if key == "fit" and text in FITS:
-        return text
-    numbers = tuple(float(number) for number in text.split(",")) if key in ("scale", "mean", "std") else ()
-    if not numbers or len(numbers) not in ((1,) if key == "scale" else (1, 3)) or not np.isfinite(numbers).all():
-        raise ValueError("expected size, fit, order, scale, mean, std, each with its value")
-    if key != "mean" and min(numbers) <= 0:
-        raise ValueError(f"{key} must be above 0")
+        numbers: tuple[float, ...] = (height, width)
+    else:
+        numbers = tuple(float(number) for number in text.split(","))
+    counts = {"size": (2,), "scale": (1,), "mean": (1, 3), "std": (1, 3)}[key]
+    if len(numbers) not in counts or not np.isfinite(numbers).all() or (key != "mean" and min(numbers) <= 0):
+        raise ValueError(key)
     return numbers[0] if key == "scale" else numbers

@@ -1,4 +1,4 @@
-"""Load somebody else's file in a child process, time it, and find out whether its requests may be batched."""
+"""Load a third-party file in a child process, time it, and find out whether its requests may be batched."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,34 +8,35 @@ import onnx
 
 from hangtag.export import child_process
 from hangtag.export.file import onnx_model
-from hangtag.export.gate import speed, structure
+from hangtag.export.gate import speed
+from hangtag.export.gate.prove import check_structure
 from hangtag.export.repository.publishing import triton_config
 from hangtag.serving.batchable import Axes, obstacle
 from hangtag.serving.server.runtime import batching_proof
+from hangtag.serving.server.runtime.arrays import sample
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.serving.server.runtime.synthetic_inputs import sample
 
 
 def run(file: Path, shown_as: Path, *, timed: bool = False) -> dict[str, Any]:
-    """Describe a file: structure, signature, whether it may be batched, and, where it is ``timed``, its speed.
+    """Describe a file: structure, signature, whether requests may be batched, and, if ``timed``, its speed.
 
     Args:
         file: The ONNX file.
-        shown_as: Its name in error messages.
-        timed: Whether to measure its speed.
+        shown_as: The file's name in error messages.
+        timed: Whether to measure the speed.
 
     Returns:
-        JSON values, by check. ``signature`` is the runtime's, and ``triton`` the text of a config.pbtxt, or None.
+        JSON values, by check. ``signature`` comes from the runtime. ``triton`` is the text of a config.pbtxt, or None.
 
     Raises:
-        GateError: ONNX's checker or the runtime refuses the file, it ends the process, or gives no answer.
+        GateError: ONNX's checker or the runtime refuses the file, or the file ends the process or does not answer.
     """
     return child_process.run(_probe, file, timed, shown_as=shown_as, check="runtime")
 
 
 def _probe(file: Path, timed: bool) -> dict[str, Any]:
     model = onnx.load(file)
-    structure_check = structure.check(model, file.stat().st_size / 1e6, strict=False)
+    structure_check = check_structure(model, file.stat().st_size / 1e6, strict=False)
     runtime = Runtime(file, provider="cpu")
     # The graph also lists inputs that have an initializer: those are optional, and the runtime hides them.
     names = {spec.name for spec in runtime.signature.inputs}
@@ -43,7 +44,7 @@ def _probe(file: Path, timed: bool) -> dict[str, Any]:
     outputs = {value.name: _axes(value) for value in model.graph.output}
     verdict, sizes = batching_proof.prove(runtime, obstacle(inputs, outputs), set(onnx_model.operators(model)))
     if verdict.batched and runtime.signature.impossibility:
-        # The runtime may see other axes than the graph declares, and the server goes by the runtime's.
+        # The runtime may see other axes than the graph declares, and the server relies on the runtime.
         verdict = replace(verdict, batched=False, why=runtime.signature.impossibility)
     runtime.warm_up([1])
     found: dict[str, Any] = {
@@ -59,7 +60,7 @@ def _probe(file: Path, timed: bool) -> dict[str, Any]:
 
 
 def _axes(value: onnx.ValueInfoProto) -> Axes:
-    """The shape as the graph declares it: a size, a name, or None for an axis without either."""
+    """The shape as declared in the graph: a size or a name for each axis, or None if an axis has neither."""
     return [
         dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None)
         for dim in value.type.tensor_type.shape.dim

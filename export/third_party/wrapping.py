@@ -1,11 +1,12 @@
-"""Put the preprocessing before a network's graph, and the softmax behind it.
+"""Add the preprocessing before a network's graph, and the softmax after it.
 
 The published input is ``image``, UINT8 [batch, height, width] or [batch, height, width, 3], and the outputs are
-``logits``, where the network's scores are logits, and ``probabilities``, FP32 [batch, labels].
+``probabilities``, FP32 [batch, labels], and, if the network's scores are logits, ``logits``.
 
-onnx's shape inference runs meanwhile, so a child process does it.
+This runs in a child process, because it includes onnx's shape inference.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,22 +18,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model
-from hangtag.export.third_party.preprocessing import (
-    LOGITS,
-    PROBABILITIES,
-    NetworkImage,
-    Stated,
-    Steps,
-    steps,
-)  # fmt: skip
+from hangtag.export.third_party.preprocessing import LOGITS, PROBABILITIES, NetworkImage, Stated, Steps, steps
+from hangtag.serving.image_spec import ImageSpec
 
 IMAGE = "image"
 _RENAMED = {name: f"hangtag.network.{name}" for name in (IMAGE, LOGITS, PROBABILITIES)}
 _FIRST_OPSET = 7
-"""The first in which arithmetic fits shapes to each other."""
+"""The first opset in which arithmetic broadcasts shapes."""
 _DATATYPES: Mapping[int, str] = {TensorProto.FLOAT: "FP32", TensorProto.FLOAT16: "FP16", TensorProto.UINT8: "UINT8"}
 _PASSING = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze")
-"""Operators through which scores pass on to the output."""
+"""Operators that pass scores on to the output."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +35,11 @@ class Wrapped:
     """A network with its preprocessing and softmax in one file.
 
     Attributes:
-        file: Without metadata under ``hangtag.``.
-        steps: What it does to pixels.
-        output: The name of the network's output with the scores.
+        file: The file, without metadata under ``hangtag.``.
+        steps: The preprocessing of pixels.
+        output: The name of the network's output with scores.
         scores: One of ``preprocessing.SCORES``.
-        bare_batch: The number of pictures that the bare network takes at a time; None where any.
+        bare_batch: The number of pictures that the bare network takes at a time; None for any number.
     """
 
     file: Path
@@ -53,20 +48,59 @@ class Wrapped:
     scores: str
     bare_batch: int | None
 
+    def as_json(self) -> str:
+        """The file's ``hangtag.network``, from which ``Wrapped.read`` restores this object."""
+        steps = self.steps
+        return json.dumps(
+            {
+                "input": _RENAMED.get(steps.input, steps.input), "datatype": steps.datatype, "axis": steps.axis,
+                "order": steps.order, "scale": steps.scale, "mean": steps.mean, "std": steps.std, "scores": self.scores,
+            }
+        )  # fmt: skip
+
+    @classmethod
+    def read(cls, file: Path, image: ImageSpec, network: Mapping[str, Any]) -> "Wrapped":
+        """Restore the object from a published file and its metadata. ``bare`` returns the network."""
+        given = dict(network)
+        scores = given.pop("scores")
+        return cls(file, Steps(spec=image, **given), scores, scores, None)
+
+
+def bare(wrapped: Wrapped) -> onnx.ModelProto:
+    """Return the network of a published file without its preprocessing. The output has the original name.
+
+    Raises:
+        ValueError: the file does not contain such a network.
+    """
+    model, given = onnx.load(wrapped.file), wrapped.steps
+    graph = model.graph
+    (prepared,) = [place for place, node in enumerate(graph.node) if given.input in node.output]
+    del graph.node[: prepared + 1]
+    (image,) = [value for value in graph.input if value.name == IMAGE]
+    batch = image.type.tensor_type.shape.dim[0]
+    shape: list[int | str] = [batch.dim_value or batch.dim_param, given.spec.height, given.spec.width]
+    if given.axis is not None:
+        shape.insert(given.axis, given.spec.channels)
+    (datatype,) = [kind for kind, name in _DATATYPES.items() if name == given.datatype]
+    del model.metadata_props[:]  # they describe the published input
+    graph.input.remove(image)
+    graph.input.append(helper.make_tensor_value_info(given.input, datatype, shape))
+    return model
+
 
 def wrap(bare: Path, target: Path, stated: Stated, freed: bool) -> Wrapped | str:
-    """Write a file of preprocessing, network and softmax, in a child process.
+    """Write a file with preprocessing, network and softmax. Call this function in a child process.
 
     Args:
         bare: The network's file.
         target: The file to write.
-        stated: About the network. Scores that are not stated are what the graph shows: probabilities behind a Softmax,
-            else logits.
-        freed: Whether to declare the first axis free. Whether the network then computes must be tried.
+        stated: What is stated about the network. If scores are not stated, the graph decides: probabilities after a
+            Softmax, otherwise logits.
+        freed: Whether to declare the first axis free. Try afterwards whether the network still computes.
 
     Returns:
-        The reason why there is none, where the input is no single picture, the preprocessing does not fit it, or no
-        output has a score for each label.
+        The file; or the reason why there is none: the input is not a single picture, the preprocessing does not fit the
+        input, or no output has a score for each label.
     """
     if not stated.labels:
         return "nothing names the labels: give a file with --labels."
@@ -93,10 +127,10 @@ def _join(
     scores: str,
     labels: int,
 ) -> None:
-    """Put nodes before and behind the model's own, in place; none of its values keeps the name of a published one."""
+    """Add nodes before and after the model's own, in place. Values whose names the published file needs are renamed."""
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset < _FIRST_OPSET:
-        raise ExportError(f"the file has opset {opset}: export the network with opset {_FIRST_OPSET} or a newer one.")
+        raise ExportError(f"the file has opset {opset}: export the network with opset {_FIRST_OPSET} or newer.")
     batch = "batch" if image.batch is None else image.batch
     before = _before(completed)
     before.end(_RENAMED.get(image.name, image.name))
@@ -109,7 +143,7 @@ def _join(
         graph.ClearField(field)
     graph.node.extend(nodes.node)
     graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, (batch, *completed.spec.shape)))
-    graph.input.extend(inputs.input)  # that files of old versions list for each constant
+    graph.input.extend(inputs.input)  # files of old versions list an input for each constant
     for name in (LOGITS, PROBABILITIES) if scores == LOGITS else (PROBABILITIES,):
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, (batch, labels)))
 
@@ -117,7 +151,7 @@ def _join(
 def _free(model: onnx.ModelProto, labels: int) -> None:
     """Declare the first axis of the picture and of its scores as free."""
     names = (_image(model).name, _output(model, labels).name)
-    del model.graph.value_info[:]  # they have the fixed size
+    del model.graph.value_info[:]  # these shapes have the fixed size
     for value in (*model.graph.input, *model.graph.output):
         if value.name in names:
             value.type.tensor_type.shape.dim[0].dim_param = "batch"
@@ -134,14 +168,14 @@ def _image(model: onnx.ModelProto) -> NetworkImage:
     if image is None:
         shown = ", ".join(f"{value.name} {_shape(value)}" for value in inputs).replace("None", "any")
         raise ExportError(
-            f"the network's inputs ({shown}) are no single picture in FP32, FP16 or UINT8, [batch, 3, height, width] "
-            "or [batch, height, width, 3]."
+            f"the network's inputs ({shown}) are not a single picture in FP32, FP16 or UINT8, [batch, 3, height, "
+            "width] or [batch, height, width, 3]."
         )
     return image
 
 
 def _output(model: onnx.ModelProto, labels: int) -> onnx.ValueInfoProto:
-    """The output with a score for each label; of several the one that is called so."""
+    """The output with a score for each label; if there are several, the output named like scores."""
     inferred: Mapping[str, onnx.ValueInfoProto] = {}
     if any(not value.type.tensor_type.HasField("shape") for value in model.graph.output):
         inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.output}
@@ -171,7 +205,7 @@ def _scores(graph: onnx.GraphProto, name: str) -> str:
 
 
 def _before(given: Steps) -> "_Chain":
-    """From ``image`` to the network's input."""
+    """The nodes from ``image`` to the network's input."""
     height, width, channels = given.spec.height, given.spec.width, given.spec.channels
     along = {None: [], 1: [channels, 1, 1], 3: [channels]}[given.axis]
     chain = _Chain(IMAGE)
@@ -193,7 +227,7 @@ def _before(given: Steps) -> "_Chain":
 
 
 def _after(output: onnx.ValueInfoProto, scores: str) -> "_Chain":
-    """From the network's scores to ``logits`` and ``probabilities``."""
+    """The nodes from the network's scores to ``logits`` and ``probabilities``."""
     chain = _Chain(_RENAMED.get(output.name, output.name))
     if len(_shape(output)) > 2:
         chain.add("Flatten", axis=1)
@@ -207,7 +241,7 @@ def _after(output: onnx.ValueInfoProto, scores: str) -> "_Chain":
 
 
 class _Chain:
-    """A row of nodes, each of which takes the output of the one before."""
+    """A sequence of nodes, each of which takes the output of the previous node."""
 
     def __init__(self, first: str) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -217,7 +251,7 @@ class _Chain:
         """Add a node, with a constant as its second input if there is one."""
         output = f"hangtag.{operator}.{self.last}"
         inputs = [self.last]
-        if constant is not None:  # nodes, since files of old versions list each initializer as an input too
+        if constant is not None:  # Constant nodes: files of old versions list each initializer as an input too
             values = numpy_helper.from_array(np.asarray(constant))
             inputs.append(f"{output}.constant")
             self.nodes.append(helper.make_node("Constant", [], [inputs[1]], value=values))

@@ -1,5 +1,6 @@
 """``hangtag data``: look at a data set before a network learns from it."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hangtag.extras import needs
+from hangtag.options import options_of
 from hangtag.output import require_writable, writing
-from hangtag.printable import escaped
+from hangtag.printable import escaped, named
 from hangtag.training.data import sources
+from hangtag.training.data.data_options import DataOptions
 from hangtag.training.data.dataset import Dataset
-from hangtag.training.data.options import data_options
 
 _SHOWN = 8
 """Pictures of each class on a contact sheet."""
 _MOST_ROWS = 100
-_EDGE, _MARGIN, _LABEL_WIDTH = 72, 6, 160  # pixels
+_EDGE, _MARGIN, _LABEL_WIDTHS = 72, 6, (160, 480)  # pixels
 
 
 @click.group()
@@ -30,17 +33,21 @@ def data() -> None:
 
 @data.command()
 @click.argument("source")
-@data_options
+@options_of(DataOptions, "data")
 @click.option(
     "--sheet",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.png",
-    help=f"Draw {_SHOWN} training pictures of each class, as the network sees them.",
+    help=f"Draw {_SHOWN} training pictures of each class, as the network sees them. Needs the extra export.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write the classes, counts and notes as JSON.")
-def show(source: str, data_dir: Path | None, sheet: Path | None, as_json: bool, **own: Any) -> None:
+def show(source: str, sheet: Path | None, as_json: bool, **options: Any) -> None:
     """Read SOURCE as 'hangtag train --data SOURCE' does, and show its classes, how many pictures each has in every
-    split, what was left out, and what the network will see.
+    split, how large the files are, what was left out, and what the network will see.
+
+    SOURCE is fashion-mnist, outfits, outfits-independent or voc2007; or your own pictures: folder:PHOTOS with
+    PHOTOS/CLASS/*.jpg, or with PHOTOS/train/CLASS and PHOTOS/test/CLASS; csv:FILE with the columns path, label and
+    perhaps split; or idx:FOLDER with four files as MNIST has them.
 
     \b
     Examples:
@@ -52,14 +59,18 @@ def show(source: str, data_dir: Path | None, sheet: Path | None, as_json: bool, 
         if sheet.suffix.lower() != ".png":
             raise click.UsageError(f"--sheet {sheet}: the sheet is a PNG file, so give it a name that ends in .png.")
         require_writable(sheet)
-    dataset = sources.load(source, data_dir, own=sources.own_pictures(source, **own))
+        with needs("export", "--sheet"):  # before pictures are read, which may take minutes
+            importlib.import_module("matplotlib")  # has the font
+    given = DataOptions(data=source, **options)
+    dataset = sources.load(source, given.data_dir, own=given.own_pictures)
     if as_json:
         click.echo(json.dumps(_document(dataset)))
     else:
         _print(dataset)
     if sheet is not None:
+        drawn = contact_sheet(dataset)
         with writing(sheet):
-            contact_sheet(dataset).save(sheet)
+            drawn.save(sheet)
         if len(dataset.labels) > _MOST_ROWS:
             click.echo(f"{sheet} shows the first {_MOST_ROWS} of {len(dataset.labels)} classes.", err=True)
 
@@ -68,18 +79,33 @@ def contact_sheet(dataset: Dataset) -> Image.Image:
     """Draw the first training pictures of each class, a row for each, with the class's name."""
     rows = min(len(dataset.labels), _MOST_ROWS)
     step = _EDGE + _MARGIN
-    drawn = Image.new("RGB", (_LABEL_WIDTH + _SHOWN * step + _MARGIN, rows * step + _MARGIN), "white")
-    pen, font = ImageDraw.Draw(drawn), ImageFont.load_default(14)
+    font, known = _font()
+    lacking = [label for label in dataset.labels[:rows] if not known.issuperset(map(ord, label))]
+    if lacking:
+        click.echo(f"The sheet's font, DejaVu Sans, lacks letters of {escaped(named(lacking))}.", err=True)
+    needed = round(max(map(font.getlength, dataset.labels[:rows]))) + 2 * _MARGIN
+    left = min(max(needed, _LABEL_WIDTHS[0]), _LABEL_WIDTHS[1])
+    drawn = Image.new("RGB", (left + _SHOWN * step + _MARGIN, rows * step + _MARGIN), "white")
+    pen = ImageDraw.Draw(drawn)
     for row, label in enumerate(dataset.labels[:rows]):
         top = _MARGIN + row * step
-        pen.text((_MARGIN, top + _EDGE // 2 - 8), label[:20], fill="black", font=font)
+        pen.text((_MARGIN, top + _EDGE // 2 - 8), label, fill="black", font=font)
         for place, index in enumerate(_members(dataset, row)[:_SHOWN].tolist()):
             picture = Image.fromarray(dataset.train.images[index]).convert("RGB")
             scale = _EDGE / max(picture.size)
             wanted = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
             picture = picture.resize(wanted, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR)
-            drawn.paste(picture, (_LABEL_WIDTH + place * step, top))
+            drawn.paste(picture, (left + place * step, top))
     return drawn
+
+
+def _font() -> tuple[ImageFont.FreeTypeFont, set[int]]:
+    """A font of most European and some other scripts, and the code points that it has. Pillow's own has only ASCII."""
+    import matplotlib
+    from matplotlib.ft2font import FT2Font
+
+    file = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    return ImageFont.truetype(file, 14), set(FT2Font(str(file)).get_charmap())
 
 
 def _members(dataset: Dataset, label: int) -> Any:
@@ -105,6 +131,7 @@ def _document(dataset: Dataset) -> dict[str, Any]:
         "source": dataset.source,
         "digest": dataset.digest,
         "image": dataset.image.as_json(),
+        "files": dataset.files,
         "splits": dataset.sizes,
         "labels": _counts(dataset),
         "notes": list(dataset.notes),
@@ -123,6 +150,8 @@ def _print(dataset: Dataset) -> None:
     )
     console = Console()
     console.print(table)
-    console.print(f"images: {dataset.image}")
+    if dataset.files:
+        console.print(f"files: {dataset.files}", highlight=False, soft_wrap=True)
+    console.print(f"images: {dataset.image}", highlight=False)
     for note in dataset.notes:
         console.print(Text(escaped(note)))

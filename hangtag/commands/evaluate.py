@@ -14,7 +14,7 @@ from hangtag.evaluation import document, label_sources, multi_label, single_labe
 from hangtag.evaluation import samples as evaluated
 from hangtag.evaluation.subject import require_labels
 from hangtag.extras import needs
-from hangtag.options import FiniteRange, limit_option, refuse, runs_option, samples_option
+from hangtag.options import Duration, JsonCommand, json_option, limit_option, refuse, runs_option, samples_option
 from hangtag.output import require_writable, write_text
 from hangtag.printable import escaped
 from hangtag.serving.credentials import Credentials
@@ -25,7 +25,7 @@ from hangtag.training.labels import distance as label_distance
 from hangtag.training.labels.distance import LabelDistances
 
 
-@click.command()
+@click.command(cls=JsonCommand)
 @click.argument("model", metavar="RUN|FILE.onnx|FOLDER|NAME")
 @click.option(
     "--server",
@@ -33,9 +33,13 @@ from hangtag.training.labels.distance import LabelDistances
     help="Evaluate the model NAME of this server: its gRPC port, HOST:PORT, or http://HOST:PORT.  "
     "[default: none, whatever HANGTAG_SERVER says]",
 )
-@click.option("--model-version", default="", help="One version of a served model.  [default: the one that serves]")
+@click.option("--model-version", default="", help="The served model's version.  [default: the version that serves]")
 @click.option(
-    "--timeout", type=FiniteRange(min=0.001), default=30.0, show_default=True, help="Seconds per call to a server."
+    "--timeout",
+    type=Duration(min=0.001),
+    default=30.0,
+    show_default=True,
+    help="Time limit per call to a server, such as 30 or 500ms.",
 )
 @click.option(
     "--split",
@@ -48,27 +52,30 @@ from hangtag.training.labels.distance import LabelDistances
     "--data",
     "dataset",
     metavar="SOURCE",
-    help="The data set, as of 'hangtag train'.  [default: the one that the model was trained on, else fashion-mnist or "
+    help="A data set, read and split as 'hangtag train' does; the part named by --split is measured. To measure all "
+    "pictures of a set, use --samples.  [default: the data set that the model was trained on, else fashion-mnist or "
     "outfits]",
 )
 @samples_option
 @limit_option
 @click.option(
-    "--data-dir", type=click.Path(path_type=Path), help="Where the data set is now, if it is not in its usual place."
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="The folder of the data set, or of the run's own pictures, if they were moved.",
 )
 @runs_option
 @click.option(
     "--distances",
     metavar="RUN|FILE.onnx|FILE.json",
-    help="Distances of labels, for the severity of mistakes: of a run, an ONNX file, or JSON of 'hangtag labels'.  "
-    "[default: those that ship, of the ten garments]",
+    help="Distances between labels, to weigh mistakes: a run, an ONNX file, or JSON from 'hangtag labels'.  "
+    "[default: the shipped distances between the ten garments]",
 )
-@click.option("--json", "json_file", metavar="FILE", help="Write all figures as JSON; - is standard output.")
+@json_option("all figures")
 @click.option(
     "--pictures",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Draw the most confident mistakes there, mistakes.png; for single labels also confusion.png.",
+    help="Draw mistakes.png, the most confident mistakes, in this folder; for single labels also confusion.png.",
 )
 @credentials_options
 def evaluate(
@@ -90,22 +97,22 @@ def evaluate(
     """Measure how good a finished run, an ONNX file, or a model of a running server is, with the same figures.
 
     RUN is a run's folder or the checkpoint in it, its name under --runs, or a network's name, which stands for its
-    latest finished run. FOLDER is a model in a repository, such as models/cnn: its version that serves. With
-    --server, NAME is a served model, or a route. The figures of a single-label model are accuracy, cross-entropy, the
-    expected calibration error, and the severity of mistakes: the mean distance of the labels that were mixed up, where
-    'Shirt' for 'T-shirt/top' is near and for 'Ankle boot' far. Those of a multi-label model are the share of exact
-    sets, and the CNN-RNN paper's precision, recall and F1.
+    latest finished run. FOLDER is a model in a repository, such as models/cnn, and stands for the version that serves.
+    With --server, NAME is a served model or a route. The figures of a single-label model are accuracy, cross-entropy,
+    the expected calibration error, and the severity of mistakes: the mean distance between the labels that were mixed
+    up ('Shirt' is near 'T-shirt/top' and far from 'Ankle boot'). The figures of a multi-label model are the share of
+    exact sets, and the CNN-RNN paper's precision, recall and F1.
 
     \b
     Examples:
       hangtag evaluate lstm                                  the latest finished lstm run
       hangtag evaluate models/cnn --pictures reports/cnn
       hangtag evaluate models/flowers --samples folder:new   pictures that it has never seen
-      hangtag evaluate cnn --server 127.0.0.1:8001 --json -  figures for a program
+      hangtag evaluate cnn --server 127.0.0.1:8001 --json    figures for a program
     """
-    _refuse_unused_options(model, server, distances)
+    _refuse_unused_options(model, server, distances, own=samples or dataset)
     if samples is not None:
-        refuse("split", "dataset", "data_dir", because="--samples is evaluated in their place.")
+        refuse("split", "dataset", "data_dir", because="--samples replaces the data set.")
     if dataset is not None:
         _require_source(dataset)
     given = None if distances is None else label_sources.read_distances(distances, runs)
@@ -120,8 +127,9 @@ def evaluate(
     ) as subject:
         if subject.task == "multi_label":
             refuse("distances", because=f"{subject.name} predicts sets of labels; distances apply to single labels.")
-        data = evaluated.load(subject, split, limit, data_dir, dataset, samples)
-        for note in data.notes:
+        data = evaluated.load(subject, split, limit, data_dir, dataset, samples, runs)
+        known = evaluated.learned(subject, data.images, runs)
+        for note in (*data.notes, *filter(None, [known])):
             click.echo(escaped(note), err=True)
         require_labels(subject, data.labels)
         label_distances = given or _known_distances(data.labels)
@@ -160,7 +168,7 @@ def evaluate(
 
 
 def _known_distances(labels: tuple[str, ...]) -> LabelDistances | None:
-    """The distances that ship, if they are of these labels."""
+    """The distances that hangtag ships, if they are between these labels."""
     shipped = label_distance.default()
     return shipped if shipped.labels == labels else None
 
@@ -172,12 +180,12 @@ def _require_source(dataset: str) -> None:
         raise click.UsageError(str(error)) from error
 
 
-def _refuse_unused_options(model: str, server: str | None, distances: str | None) -> None:
+def _refuse_unused_options(model: str, server: str | None, distances: str | None, own: str | None) -> None:
     if server is None:
-        refuse("timeout", "model_version", because="only served models have it; name a server with --server.")
+        refuse("timeout", "model_version", because="only for served models; name a server with --server.")
     elif model.endswith(".onnx") or "/" in model:
         raise click.UsageError(f"{model} is a file or a folder; with --server, give the NAME of a model there.")
-    if distances is None and (server is not None or model.endswith(".onnx")):
+    if distances is None and own is None and (server is not None or model.endswith(".onnx")):
         refuse("runs", because=f"{model} is not a run.")
 
 

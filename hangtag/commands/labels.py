@@ -10,16 +10,16 @@ from rich.text import Text
 
 from hangtag.evaluation import label_sources
 from hangtag.extras import needs
-from hangtag.options import refuse, runs_option
+from hangtag.options import JsonCommand, json_option, refuse, runs_option
 from hangtag.output import require_writable, write_text
 from hangtag.printable import escaped
 from hangtag.training.labels.distance import LabelDistances
 
 
-@click.command()
+@click.command(cls=JsonCommand)
 @click.argument("source", metavar="RUN|FILE.onnx|FOLDER|FILE.json")
 @runs_option
-@click.option("--label", help="Show every other label's distance from this one.  [default: each label's nearest]")
+@click.option("--label", help="Show every other label's distance from this label.  [default: each label's nearest]")
 @click.option(
     "--nearest",
     type=click.IntRange(min=1),
@@ -28,23 +28,23 @@ from hangtag.training.labels.distance import LabelDistances
 @click.option(
     "--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw the matrix as a heat map, a PNG file."
 )
-@click.option("--json", "json_file", metavar="FILE", help="Write the distances as JSON; - is standard output.")
+@json_option("the distances")
 def labels(
     source: str, runs: Path, label: str | None, nearest: int | None, picture: Path | None, json_file: str | None
 ) -> None:
     """Show how far apart the labels are to a trained network: 0 is the same, 1 the farthest pair.
 
     A CNN-RNN has an embedding for each label; for another network the last layer's weights are used. The labels are
-    the network's own, such as Fashion-MNIST's or VOC's. The distance of two labels is the cosine distance of their
-    embeddings, divided by the largest one. FOLDER is a model in a repository, and stands for the version that serves.
-    'hangtag evaluate' measures the severity of mistakes by these distances, and 'hangtag train --loss
+    the network's own, such as Fashion-MNIST's or VOC's. The distance between two labels is the cosine distance of their
+    embeddings, divided by the largest distance. FOLDER is a model in a repository, and stands for the version that
+    serves. 'hangtag evaluate' measures the severity of mistakes by these distances, and 'hangtag train --loss
     embedding-distance' trains with them.
 
     \b
     Examples:
       hangtag labels cnn                                    the latest finished cnn run
       hangtag labels models/cnn --label Shirt               what is nearest to a shirt?
-      hangtag labels cnn_rnn --picture labels.png --json distances.json
+      hangtag labels cnn_rnn --picture labels.png --json=distances.json
     """
     if source.endswith((".onnx", ".json")):
         refuse("runs", because=f"{source} is a file.")

@@ -1,4 +1,4 @@
-"""``hangtag models``: list, show, verify and promote the models of a repository; load and unload those of a server."""
+"""``hangtag models``: list, show, verify and promote the models of a repository; load and unload a server's models."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,19 +6,20 @@ from pathlib import Path
 import click
 
 from hangtag.commands import models_view as view
-from hangtag.commands import routes_view
+from hangtag.commands import routes_view, stores
 from hangtag.errors import UserError
 from hangtag.export import verify
 from hangtag.export.repository import inventory, promotion
 from hangtag.extras import needs
 from hangtag.options import models_option
+from hangtag.printable import counted
 from hangtag.serving.client import model_control
 from hangtag.serving.image_spec import FITS
 from hangtag.serving.model_repository import is_route
 
 _models = models_option("The model repository.", "folder")
 _version = click.option(
-    "--version", type=click.IntRange(min=1), help="One of its versions.  [default: the one that serves]"
+    "--version", type=click.IntRange(min=1), help="The model's version.  [default: the version that serves]"
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output, for a program.")
 
@@ -35,23 +36,28 @@ class _ListByDefault(click.Group):
 def models() -> None:
     """List, show and verify the models of a repository, as their files describe them, and choose which versions serve.
 
-    load and unload call a running server; the others call none. Without a command it lists: 'hangtag models --json'
-    is 'hangtag models list --json'.
+    load and unload call a running server, push and pull call an object store. Without a subcommand, models are listed:
+    'hangtag models --json' is 'hangtag models list --json'.
     """
 
 
 models.add_command(model_control.load)
 models.add_command(model_control.unload)
+models.add_command(stores.push)
+models.add_command(stores.pull)
 
 
 @models.command("list")
-@_models
+@models_option("The model repository, or its URL in an object store.", "folder", store=True)
 @_json
-def list_models(folder: Path, as_json: bool) -> None:
-    """List every version of every model: which one serves, how accurate it is, and where it came from.
+def list_models(folder: Path | str, as_json: bool) -> None:
+    """List every version of every model: whether it serves, how accurate it is, and where it came from.
 
-    Then the routes, with the models that answer.
+    Routes follow, with the models that answer. For an object store, this lists the local copy that 'hangtag serve' uses
+    too, after updating it, and says if the copy is older than the store.
     """
+    if isinstance(folder, str):
+        folder = stores.local_copy(folder)
     entries = inventory.versions(folder)
     if as_json:
         routes = [routes_view.summary(folder, name) for name in inventory.routes(folder)]
@@ -75,7 +81,7 @@ def list_models(folder: Path, as_json: bool) -> None:
 def show(name: str, version: int | None, folder: Path, as_json: bool) -> None:
     """Show a model: its signature, labels, size, operators, provenance, and the export gate's figures.
 
-    Of a route: its members, its rule, and where that came from.
+    For a route: its members, its rule, and how the rule was chosen.
 
     \b
     Examples:
@@ -104,12 +110,12 @@ def show(name: str, version: int | None, folder: Path, as_json: bool) -> None:
 @click.argument("version", metavar="VERSION|latest")
 @_models
 def promote(name: str, version: str, folder: Path) -> None:
-    """Let a VERSION of a model serve, until another one is promoted.
+    """Let a VERSION of a model serve, until another version is promoted.
 
-    A newer version that is published meanwhile does not serve, but is there for --num-versions and for a promotion.
-    'latest' returns to the rule that the latest version serves. The choice is a file in the model's folder,
-    promoted.toml. A server with --model-control poll follows it within --poll-seconds, one with explicit at
-    'hangtag models load NAME', any other when it starts.
+    A newer version that is published meanwhile does not serve by default, but --num-versions can serve it, and it can
+    be promoted. 'latest' returns to the rule that the latest version serves. The choice is stored in the file
+    promoted.toml in the model's folder. A server with --model-control poll follows within --poll-seconds, with explicit
+    at 'hangtag models load NAME', and with none when it restarts.
 
     \b
     Examples:
@@ -128,9 +134,9 @@ def promote(name: str, version: str, folder: Path) -> None:
 @click.argument("version", type=click.IntRange(min=1), required=False)
 @_models
 def rollback(name: str, version: int | None, folder: Path) -> None:
-    """Let the version serve that served before, or an earlier VERSION. See promote for when servers follow.
+    """Return to the version that served before, or to an earlier VERSION. See promote for when servers follow.
 
-    Which version served before is known from the promotions; without any, it is the next lower number.
+    The version that served before is known from earlier promotions; without promotions, it is the next lower number.
 
     \b
     Examples:
@@ -148,16 +154,16 @@ def rollback(name: str, version: int | None, folder: Path) -> None:
     "--fit",
     type=click.Choice(FITS),
     required=True,
-    help="stretch: change the proportions. crop: cut the longer edge. pad: fill up the shorter edge. garment: convert "
+    help="stretch: change the proportions. crop: cut the longer edge. pad: extend the shorter edge. garment: convert "
     "a photo as the authors of Fashion-MNIST did.",
 )
 @_models
 def fit(name: str, fit: str, folder: Path) -> None:
-    """Record in a classifier's file how a picture of another size is made to fit: what its network learned from.
+    """Record in a classifier's file how pictures of other sizes are made to fit, as they were in its training.
 
-    The version that serves is published again as the next one, with the same graph and weights. A classifier whose file
-    does not say it takes pictures of its exact size alone. Of an imported file the fit can be changed; its accuracy,
-    measured with the other one, is then no longer recorded.
+    The version that serves is published again as the next version, with the same graph and weights. A classifier whose
+    file does not record a fit takes only pictures of its exact size. The fit of an imported file can be changed; the
+    accuracy that was measured with the old fit is then no longer recorded.
 
     \b
     Example:
@@ -177,27 +183,35 @@ def fit(name: str, fit: str, folder: Path) -> None:
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    help="Where the data set is now: Fashion-MNIST's IDX files, or your own pictures, if they were moved.",
+    help="The folder of Fashion-MNIST's IDX files, or of your own pictures if they were moved, including the "
+    "pictures of 'hangtag import --data'.",
 )
 @_models
 @_json
 def verify_models(
     names: Sequence[str], version: int | None, data_dir: Path | None, folder: Path, as_json: bool
 ) -> None:
-    """Recompute the figures recorded in the named models' files, or in all. Exit code 1 if one does not hold.
+    """Recompute the figures recorded in the named models' files, or in all.
 
-    Run it on the machine that serves, because the recorded figures were computed on another processor.
+    The exit code is 1 if a figure does not hold, or if its pictures are not at --data-dir. Figures that cannot be
+    computed again are listed with the reason. Run this on the machine that serves, because the figures were computed on
+    another processor.
     """
     if version is not None and len(names) != 1:
         raise click.UsageError(f"--version {version} needs a single model; name one.")
     entries = [inventory.find(folder, name, version) for name in names] if names else inventory.serving(folder)
-    documents = []
+    documents, failed, unchecked = [], False, 0
     for entry in entries:
         findings = verify.verify(entry, data_dir)
+        failed = failed or any(finding.holds is False or finding.lacks_pictures for finding in findings)
+        unchecked += sum(finding.holds is None for finding in findings)
         documents.append(view.verification(entry, findings))
         if not as_json:
             view.print_plain(view.findings_table(entry, findings))
     if as_json:
         view.print_json(documents)
-    if any(finding["holds"] is False for document in documents for finding in document["findings"]):
+    elif unchecked:
+        how = "" if data_dir else " To run the checks on pictures that are elsewhere, give --data-dir PICTURES."
+        click.echo(f"not checked: {counted(unchecked, 'figure', 'figures')}, for the reasons above.{how}")
+    if failed:
         raise SystemExit(1)

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import click
@@ -43,7 +44,7 @@ def listing(entries: Sequence[Entry]) -> Table:
 
 
 def unbatched(entries: Sequence[Entry]) -> list[str]:
-    """Say of each version that is not batched why, in one line."""
+    """For each version that is not batched, say in one line why."""
     return [
         escaped(f"{entry.name} version {entry.version} is not batched: {entry.unbatched_because}")
         for entry in entries
@@ -62,13 +63,14 @@ def description(entry: Entry, operators: dict[str, int] | None) -> Table:
 
 
 def findings_table(entry: Entry, findings: Sequence[Finding]) -> Table:
-    """Make a table of one model's verification, with a row for each recorded figure."""
+    """Make a table of one model's verification, with a row for each recorded figure, or one row for several figures
+    with the same cause."""
     table = Table(
         title=f"{cell(entry.name)} version {entry.version}", box=None, show_header=False, title_justify="left"
     )
-    for finding in findings:
-        verdict = {True: "[green]holds[/]", False: "[red]DOES NOT HOLD[/]", None: "not checked"}[finding.holds]
-        table.add_row(verdict, cell(finding.check), cell(finding.summary))
+    for (holds, why), same in groupby(findings, lambda finding: (finding.holds, finding.summary)):
+        verdict = {True: "[green]holds[/]", False: "[red]DOES NOT HOLD[/]", None: "not checked"}[holds]
+        table.add_row(verdict, cell(", ".join(finding.check for finding in same)), cell(why))
     return table
 
 
@@ -101,7 +103,7 @@ def summary(entry: Entry) -> dict[str, Any]:
 
 
 def details(entry: Entry, operators: dict[str, int] | None) -> dict[str, Any]:
-    """Build what JSON of `hangtag models show` adds to the summary. The model's file must be loadable."""
+    """Build the fields that `hangtag models show --json` adds to the summary. The model's file must be loadable."""
     assert entry.signature is not None
     return {
         **{
@@ -130,7 +132,7 @@ def _lines(entry: Entry, operators: dict[str, int] | None) -> list[tuple[str, st
     if entry.signature.image is not None:
         lines.append(("image", str(entry.signature.image)))
     elif entry.signature.picture_shape is not None:
-        lines.append(("image", f"pictures of this size alone; others need: hangtag models fit {entry.name} --fit ..."))
+        lines.append(("image", f"only pictures of this size; others need: hangtag models fit {entry.name} --fit ..."))
     unbatched = f"no: requests are served one at a time, because {entry.unbatched_because}"
     lines.append(("batched", "yes" if entry.batched else unbatched))
     if entry.signature.labels:
@@ -166,7 +168,9 @@ def _speed(speed: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _short(figures: dict[str, Any]) -> str:
-    """Write a check's figures in one line; a table of figures is reduced to its largest value."""
+    """Write a check's figures in one line: its own words, or each figure, a table reduced to its largest value."""
+    if words := figures.get("summary"):
+        return str(words)
     return ", ".join(
         f"{name.replace('_', ' ')} {_largest(value)}"
         for name, value in figures.items()
@@ -188,7 +192,7 @@ def _accuracy(entry: Entry) -> str:
 
 
 def change(name: str, before: int | None, now: int) -> str:
-    """Say which version is to serve after a promotion, and which one was before it. Servers need not follow at once."""
+    """Say which version serves after a promotion, and which version did before. Servers need not follow at once."""
     if before == now:
         return f"{name} version {now} is chosen, as before"
     return f"{name} version {now} is chosen" + (f" instead of version {before}" if before else "")
@@ -197,8 +201,8 @@ def change(name: str, before: int | None, now: int) -> str:
 def followers(name: str) -> str:
     """Say when running servers follow a promotion or a new route."""
     return (
-        "a server with --model-control poll follows within its --poll-seconds, one with explicit after "
-        f"'hangtag models load {name}', any other (the default) when it starts again"
+        "a server with --model-control poll follows within its --poll-seconds, with explicit after 'hangtag models "
+        f"load {name}', and with none (the default) when it restarts"
     )
 
 

@@ -1,28 +1,28 @@
 """``hangtag route``: choose a cascade's threshold from data, and write its route.toml."""
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from hangtag.choose import routes
+from hangtag.choose.candidates import Candidate, Point, candidates, in_order, shown
+from hangtag.choose.losses import may_lose
+from hangtag.choose.measuring import Measured, measure
 from hangtag.commands.models_view import followers
-from hangtag.evaluation.cascade import members as cascade_members
-from hangtag.evaluation.cascade import route_text
-from hangtag.evaluation.cascade.curve import Curve, Point
-from hangtag.evaluation.cascade.members import Members
 from hangtag.evaluation.errors import EvaluationError
-from hangtag.extras import MissingExtraError, needs
 from hangtag.options import FiniteRange, limit_option, models_option, samples_option
-from hangtag.output import write_text
+from hangtag.output import write_page, write_text
 from hangtag.printable import escaped
 from hangtag.serving.model_repository import ROUTE_FILE, is_model_name, numbered_versions
 
 
 @click.group()
 def route() -> None:
-    """Choose how a cascade of models answers. docs/routes.md says what routes are."""
+    """Write routes: choose a cascade's threshold. docs/reference/routes.md says what routes are."""
 
 
 @route.command()
@@ -32,13 +32,14 @@ def route() -> None:
     type=FiniteRange(min=0, max=100),
     default=0.1,
     show_default=True,
-    help="Points of accuracy that the cascade may lose against ACCURATE alone, on the validation images.",
+    help="The percentage of images that the cascade may have wrong and ACCURATE alone right. The validation images "
+    "have to show it with 95 % confidence; if they are too few for that, the cascade may lose none of them.",
 )
 @click.option("--name", default="fast-and-accurate", show_default=True, help="The route's name in the repository.")
 @click.option("--replace", is_flag=True, help="Replace a route of this name.")
 @click.option("--dry-run", is_flag=True, help="Print the curve and the choice, and write nothing.")
 @limit_option
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set is now, if it was moved.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="The data set's folder, if it was moved.")
 @samples_option
 @click.option(
     "--reports",
@@ -47,7 +48,7 @@ def route() -> None:
     show_default=True,
     help="Folder for the report with the curves, NAME.html.",
 )
-@models_option("The model repository that has the models, and gets the route.")
+@models_option("The model repository that has the models and to which the route is written.")
 def tune(
     names: Sequence[str],
     lose_at_most: float,
@@ -60,95 +61,156 @@ def tune(
     reports: Path,
     models: Path,
 ) -> None:
-    """Choose the lowest probability at which FAST's answer is taken; others go on to the next model.
+    """Choose the lowest probability at which FAST's answer is taken; other samples go on to the next model.
 
     The models answer the validation images of FAST's data set, which none was trained on, or those of --samples; the
-    test images are not looked at. The lowest threshold that loses at most --lose-at-most points of ACCURATE's accuracy
-    is written to <models>/NAME/route.toml, with where it came from; one threshold is for all models but the last. The
-    command says when a running server follows it. A model may be NAME@VERSION; a server serves more than the newest
-    with --num-versions.
+    test images are not looked at. The lowest threshold that loses at most --lose-at-most of what ACCURATE has right is
+    written to <models>/NAME/route.toml, with where it came from; one threshold is for all models but the last. If it
+    saves no time against ACCURATE alone, nothing is written. The command says when a running server follows it. A
+    model may be NAME@VERSION; a server serves more than the newest with --num-versions. 'hangtag choose' also finds
+    which models to take, and load-tests them.
 
     \b
     Examples:
-      hangtag route tune lstm cnn                           at most 0.1 points less than cnn
+      hangtag route tune lstm cnn                           at most 0.1 % are wrong that cnn has right
       hangtag route tune lstm cnn --lose-at-most 1 --dry-run
       hangtag route tune lstm lstm2 cnn --name three        three models
-      hangtag route tune lstm cnn@1 --name older            a version, and not the one that serves
-      hangtag route tune small large --samples folder:kept  with pictures of your own that none was trained on
+      hangtag route tune lstm cnn@1 --name older            a version that does not serve
+      hangtag route tune small large --samples folder:kept  with your own pictures, on which no model was trained
       hangtag evaluate fast-and-accurate --server 127.0.0.1:8001
     """
-    if not is_model_name(name):
-        raise click.BadParameter(f"{name!r} cannot be a route's name.", param_hint="--name")
     if len(names) < 2:
         raise click.UsageError("a cascade needs at least two models, the fastest first.")
-    file = models / name / ROUTE_FILE
-    if file.exists() and not (replace or dry_run):
-        raise EvaluationError(f"{file} is there already. Name another route with --name, or replace it with --replace.")
-    if numbered_versions(models / name):
-        raise EvaluationError(f"{models / name} holds a model; a route needs another name, given with --name.")
-    members = cascade_members.measure(models, names, limit=limit, data_dir=data_dir, own=samples)
-    for note in members.notes:
+    file = route_to_write(models, name, "--name", replace=replace or dry_run)
+    measured = measure(models, names, samples, limit=limit, data_dir=data_dir, option="--samples", sizes=(), seconds=0)
+    for note in measured.notes:
         click.echo(escaped(note), err=True)
-    tried = members.curve()
-    chosen = tried.cheapest(lose_at_most / 100)
-    _print(members, tried, chosen, lose_at_most)
+    cascade = in_order(measured.models, measured.classes, lose_at_most / 100)
+    _print(cascade, measured, lose_at_most)
+    if cascade.saved <= 0:
+        raise _saves_nothing(cascade, measured)
     if dry_run:
         return
-    write_text(str(file), route_text.text(members, tried, chosen, lose_at_most))
-    _write_report(reports / f"{name}.html", members, tried, chosen, lose_at_most)
+    command = f"hangtag route tune {' '.join(names)} --lose-at-most {lose_at_most:g}"
+    command += f" --samples {shlex.quote(samples)}" if samples else ""
+    write_text(str(file), routes.text(cascade, routes.description(cascade, measured, command)))
+    write_page(reports / f"{name}.html", lambda: _page(cascade, measured))
     click.echo(followers(name), err=True)
 
 
-def _write_report(file: Path, members: Members, tried: Curve, chosen: Point, lose_at_most: float) -> None:
-    try:
-        with needs("export", "the report"):
-            from hangtag.evaluation.cascade.page import page
-    except MissingExtraError as error:  # the route is written all the same: it may be chosen where it serves
-        click.echo(f"no report: {error}", err=True)
-        return
-    write_text(str(file), page(members, tried, chosen, file.stem, lose_at_most))
+def route_to_write(models: Path, name: str, option: str, *, replace: bool) -> Path:
+    """The file of the route that an option of the command names.
+
+    Raises:
+        The name is not a valid name of a route.
+        EvaluationError: There is a model of this name, or a route that may not be replaced.
+    """
+    if not is_model_name(name):
+        raise click.BadParameter(f"{name!r} cannot be a route's name.", param_hint=option)
+    if numbered_versions(models / name):
+        raise EvaluationError(f"{models / name} holds a model; a route needs another name, given with {option}.")
+    file = models / name / ROUTE_FILE
+    if file.exists() and not replace:
+        raise EvaluationError(f"{file} already exists. Name another route with {option}, or replace it with --replace.")
+    return file
 
 
-def _print(members: Members, tried: Curve, chosen: Point, lose_at_most: float) -> None:
-    names, times = members.names, members.microseconds
-    last = names[-1]
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for header in ("at least", *(f"sent on to {name}" for name in names[1:]), "accuracy", f"against {last}", "cost"):
-        table.add_column(header, justify="right")
-    for point in tried.shown(chosen):
-        table.add_row(
-            f"{point.threshold:g}",
-            *(f"{share:.1%}" for share in point.reached[1:]),
-            f"{point.accuracy:.2%}",
-            f"{100 * (point.accuracy - tried.alone[-1]):+.2f} points",
-            f"{point.cost(times):.2f} of {last}'s",
-            style="bold green" if point is chosen else None,
+def table(headers: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> Table:
+    """A table of rows. Each row has its cells, and whether it is the chosen row. A column without a header has
+    names."""
+    made = Table(box=None, header_style="dim", pad_edge=False)
+    for header in headers:
+        made.add_column(header, justify="right" if header else "left", overflow="fold")
+    for cells, chosen in rows:
+        made.add_row(*map(escaped, cells), style="bold green" if chosen else None)
+    return made
+
+
+def _saves_nothing(cascade: Candidate, measured: Measured) -> EvaluationError:
+    """The error about a cascade that costs no less than its last model; it names the nearest threshold that saves
+    time."""
+    first, *_, last = (model.name for model in cascade.models)
+    saving = [point for point in cascade.tried if cascade.cost_at(point) < cascade.models[-1].times.per_sample]
+    remedy = f"No threshold saves time, because {first} is not faster than {last}: serve only {last}."
+    if saving:
+        nearest = min(saving, key=lambda point: point.lost)
+        lost = 100 * may_lose(len(measured.classes), nearest.lost)
+        remedy = (
+            f"The nearest that saves time is at {nearest.threshold:g}: allow it with --lose-at-most {lost:g}, or serve "
+            f"{last} alone."
         )
-    console = Console()
-    alone = ", ".join(f"{name} {accuracy:.2%}" for name, accuracy in zip(names, tried.alone, strict=True))
-    console.print(f"{members.images}; right alone: {alone}")
-    console.print(table)
-    cost = chosen.cost(times)
-    console.print(
-        f"Chosen: {chosen.threshold:g}. To expect: of such images {route_text.sent_on(names, chosen)}, and an image "
-        f"costs {cost:.2f} of what {last} alone takes."
+    return EvaluationError(
+        f"this cascade saves nothing, because {last} alone takes no longer. {remedy} No route was written."
     )
-    if cost >= 1:
-        console.print(f"This cascade saves nothing: {last} alone takes no longer.")
-    elif not chosen.reached[1]:
-        console.print(f"You need no cascade: {names[0]} alone loses no more than you allow, and answers every image.")
-    for place in range(1, len(names) - 1):
-        _print_without(members, place, lose_at_most)
 
 
-def _print_without(members: Members, place: int, lose_at_most: float) -> None:
+def _page(cascade: Candidate, measured: Measured) -> str:
+    from hangtag.choose.page import page  # drawing needs an extra
+
+    drawn = [*candidates(measured.models, measured.classes, 0.0, most=1), cascade]
+    headers, rows = (
+        _headers(cascade),
+        [_cells(cascade, measured, point) for point in shown(cascade.tried, cascade.point)],
+    )
+    return page("route tune", "chosen", _expectation(cascade, measured), drawn, cascade, headers, rows)
+
+
+def _headers(cascade: Candidate) -> list[str]:
+    *_, last = names = [model.name for model in cascade.models]
+    sent_on = [f"sent on to {name}" for name in names[1:]]
+    return ["at least", *sent_on, "accuracy", f"against {last}", "lost", "relative cost"]
+
+
+def _cells(cascade: Candidate, measured: Measured, point: Point) -> list[str]:
+    last = cascade.models[-1]
+    return [
+        f"{point.threshold:g}",
+        *(f"{share:.1%}" for share in point.reached[1:]),
+        f"{point.accuracy:.2%}",
+        f"{100 * (point.accuracy - last.right(measured.classes)):+.2f} points",
+        f"{point.lost:,}",
+        f"{cascade.cost_at(point) / last.times.per_sample:.2f}",
+    ]
+
+
+def _expectation(cascade: Candidate, measured: Measured) -> list[str]:
+    names = [model.name for model in cascade.models]
+    alone = ", ".join(f"{model.name} {model.right(measured.classes):.2%}" for model in cascade.models)
+    sentences = [
+        f"{measured.shown}; right alone: {alone}.",
+        f"Chosen: {cascade.point.threshold:g}. To expect: of such images {routes.sent_on(names, cascade.point)}; "
+        f"{routes.lost(cascade, len(measured.classes))}; an image costs {1 - cascade.saved:.2f} of what {names[-1]} "
+        "alone takes.",
+    ]
+    if cascade.saved > 0 and not cascade.point.reached[1]:
+        sentences.append(
+            f"You need no cascade: {names[0]} alone loses no more than you allow, and answers every image."
+        )
+    return sentences
+
+
+def _print(cascade: Candidate, measured: Measured, lose_at_most: float) -> None:
+    console = Console()
+    first, *more = _expectation(cascade, measured)
+    console.print(first)
+    points = shown(cascade.tried, cascade.point)
+    rows = ((_cells(cascade, measured, point), point is cascade.point) for point in points)
+    console.print(table(_headers(cascade), rows))
+    for sentence in more:
+        console.print(sentence)
+    for place in range(1, len(cascade.models) - 1):
+        _print_without(cascade, place, measured, lose_at_most)
+
+
+def _print_without(cascade: Candidate, place: int, measured: Measured, lose_at_most: float) -> None:
     """Say what the cascade costs without one of its middle models, which may not be worth its time."""
-    fewer = members.without(place)
+    others = [model for model in cascade.models if model is not cascade.models[place]]
     try:
-        point = fewer.curve().cheapest(lose_at_most / 100)
+        fewer = in_order(others, measured.classes, lose_at_most / 100)
     except EvaluationError:
-        return  # without it, every threshold loses more
+        return  # without the model, every threshold loses more
     Console().print(
-        f"Without {members.names[place]}: {point.threshold:g}, {route_text.sent_on(fewer.names, point)}, and an image "
-        f"costs {point.cost(fewer.microseconds):.2f}."
+        f"Without {cascade.models[place].name}: {fewer.point.threshold:g}, "
+        f"{routes.sent_on([model.name for model in others], fewer.point)}, and an image costs "
+        f"{1 - fewer.saved:.2f}."
     )

@@ -8,40 +8,34 @@ from rich.table import Table
 
 from hangtag.commands.models_view import cell
 from hangtag.errors import UserError
-from hangtag.export.errors import ExportError
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.model_repository import ROUTE_FILE, is_route
 from hangtag.serving.server.engine.routes import route_file
-from hangtag.serving.server.engine.routes.route_file import CascadeSettings, Member
-from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.engine.routes.route_file import Member
 
 
 def details(models: Path, name: str) -> dict[str, Any]:
-    """Build the JSON object of a route: its file's content, and of each member the version that answers.
+    """Build the JSON object of a route: its file's content, and for each member the version that answers.
 
     Raises:
         UserError: The route's file is not valid.
     """
     file = models / name / ROUTE_FILE
-    try:
-        settings = route_file.read(file)
-    except StartError as error:
-        raise UserError(str(error)) from error
-    is_cascade = isinstance(settings, CascadeSettings)
-    shadow = settings.shadow
+    settings = route_file.read(file)
+    accept, shadow = settings.acceptance, settings.shadow
     return {
         "route": name,
-        "kind": "cascade" if is_cascade else "split",
+        "kind": "split" if accept is None else "cascade",
         "file": str(file),
         "members": [_member(models, member) for member in settings.members],
         **(
             {
-                "accept": {"output": settings.acceptance.output, settings.acceptance.rule: settings.acceptance.bound},
+                "accept": {"output": accept.output, accept.rule: accept.bound},
                 "on_overload": settings.on_overload,
-                "expected_sent_on": settings.expected_sent_on,
+                "expected_sent_on": settings.expected_escalation_rate,
             }
-            if isinstance(settings, CascadeSettings)
+            if accept is not None
             else {"shares": list(settings.weights), "sticky": settings.sticky or None}
         ),
         "shadow": {"share": shadow.share, **_member(models, shadow.member)} if shadow else None,
@@ -50,7 +44,7 @@ def details(models: Path, name: str) -> dict[str, Any]:
 
 
 def summary(models: Path, name: str) -> dict[str, Any]:
-    """Build the JSON object of a route for a list: as `details`, or what is wrong with its file."""
+    """Build the JSON object of a route for a list: as `details` does, or with what is wrong with its file."""
     try:
         return details(models, name)
     except UserError as error:
@@ -102,12 +96,12 @@ def description(models: Path, name: str) -> Table:
 
 
 def _member(models: Path, member: Member) -> dict[str, Any]:
-    """What is known of a member: a model's version and accuracy; nothing of a route, and what is wrong with others."""
+    """What is known of a member: a model's version and accuracy, nothing of a route, else what is wrong with it."""
     if is_route(models, member.name):
         return {"model": member.name, "is_route": True}
     try:
         entry: Entry = inventory.find(models, member.name, int(member.version) if member.version else None)
-    except ExportError as error:
+    except UserError as error:
         return {"model": str(member), "trouble": str(error)}
     accuracy = {entry.accuracy[0]: entry.accuracy[1]} if entry.accuracy else {}
     return {"model": entry.name, "version": entry.version, **accuracy}

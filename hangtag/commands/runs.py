@@ -1,11 +1,14 @@
-"""``hangtag runs``: list, show and compare training runs. Reads their files without torch."""
+"""``hangtag runs``: list, show and compare training runs, as tables and as JSON. Reads their files without torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
+from rich.markup import escape
+from rich.table import Table
 
-from hangtag.commands import models_view, runs_view
+from hangtag.commands import models_view
 from hangtag.errors import UserError
 from hangtag.export.repository import inventory
 from hangtag.extras import needs
@@ -13,16 +16,19 @@ from hangtag.options import models_option, runs_option
 from hangtag.output import require_writable, write_text
 from hangtag.printable import escaped
 from hangtag.training.report import tables
-from hangtag.training.runs.config import key_of
+from hangtag.training.runs.config import flat, key_of
 from hangtag.training.runs.run import Run
 
+Published = Mapping[tuple[object, ...], Sequence[str]]
+"""The exported versions, such as "lstm 3", by the key of the run that they were exported from."""
 _models = models_option("The model repository where exported versions are looked for.")
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output, for a program.")
 _html = click.option(
     "--html",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write a page with the learning curves; of a single run with its mistakes, recipe and provenance too.",
+    help="Write a page with the learning curves. The page of a single run also has its mistakes, recipe and "
+    "provenance.",
 )
 
 
@@ -36,16 +42,16 @@ def runs() -> None:
 @_models
 @_json
 def list_runs(runs: Path, models: Path, as_json: bool) -> None:
-    """List every run: recipe, data, seed, epochs, accuracy, minutes, and as which version it was exported.
+    """List every run: its recipe, data, seed, epochs, accuracy, minutes, and the versions that were exported from it.
 
     The figures are those of the epoch that is best on the validation split.
     """
     found = Run.all(runs)
     published = _published(models)
     if as_json:
-        models_view.print_json([runs_view.summary(run, published) for run in found])
+        models_view.print_json([summary(run, published) for run in found])
     elif found:
-        models_view.print_plain(runs_view.listing(found, published))
+        models_view.print_plain(listing(found, published))
     else:
         click.echo(f"{runs} holds no run; 'hangtag train MODEL' trains one.")
 
@@ -69,10 +75,10 @@ def show(run: str, html: Path | None, runs: Path, models: Path, as_json: bool) -
     found = Run.find(run, runs)
     published = _published(models)
     if as_json:
-        models_view.print_json(runs_view.summary(found, published) | {"config": found.config, "metrics": found.metrics})
+        models_view.print_json(summary(found, published) | {"config": found.config, "metrics": found.metrics})
     else:
-        models_view.print_plain(runs_view.description(found, published))
-        models_view.print_plain(runs_view.epochs(found))
+        models_view.print_plain(description(found, published))
+        models_view.print_plain(epochs(found))
     if html:
         _write_page([found], published, html)
 
@@ -96,16 +102,16 @@ def compare(names: Sequence[str], html: Path | None, runs: Path, models: Path, a
     found = [Run.find(name, runs) for name in names]
     published = _published(models)
     if as_json:
-        documents = [runs_view.summary(run, published) for run in found]
+        documents = [summary(run, published) for run in found]
         models_view.print_json({"runs": documents, "differences": tables.differences(found)})
     else:
-        models_view.print_plain(runs_view.comparison(found, published))
+        models_view.print_plain(comparison(found, published))
     if html:
         _write_page(found, published, html)
 
 
-def _published(models: Path) -> runs_view.Published:
-    """The exported versions by the run that they were made of; none where there is no repository."""
+def _published(models: Path) -> Published:
+    """The exported versions by the run that they were exported from; none if there is no repository."""
     published: dict[tuple[object, ...], list[str]] = {}
     try:
         entries = inventory.versions(models) if models.is_dir() else []
@@ -119,9 +125,81 @@ def _published(models: Path) -> runs_view.Published:
     return published
 
 
-def _write_page(found: Sequence[Run], published: runs_view.Published, path: Path) -> None:
+def _write_page(found: Sequence[Run], published: Published, path: Path) -> None:
     require_writable(path)
     with needs("export", "--html"):
         from hangtag.training.report.page import comparison_page, run_page
-    versions = [runs_view.exported_as(run, published) for run in found]
+    versions = [exported_as(run, published) for run in found]
     write_text(str(path), run_page(found[0], versions[0]) if len(found) == 1 else comparison_page(found, versions))
+
+
+def listing(runs: Sequence[Run], published: Published) -> Table:
+    """Make a table with a row for each run."""
+    table = Table(box=None, pad_edge=False)
+    texts = ("run", "model", "recipe", "data", "exported as")
+    for column in (*texts[:4], "seed", "epochs", "validation accuracy", "test accuracy", "minutes", texts[4]):
+        table.add_column(column, justify="left" if column in texts else "right")
+    for run in runs:
+        if run.trouble:
+            table.add_row(escape(run.folder.name), f"[red]{escape(run.trouble)}[/]")
+            continue
+        table.add_row(escape(run.folder.name), *map(escape, tables.cells(run, exported_as(run, published)).values()))
+    return table
+
+
+def description(run: Run, published: Published) -> Table:
+    """Make the table of `hangtag runs show`."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("run", escape(str(run.folder)))
+    for key, value in tables.cells(run, exported_as(run, published)).items():
+        table.add_row(key, escape(value))
+    for key, value in flat(run.config).items():
+        if key not in ("model", "recipe.name", "dataset", "seed", "recipe.epochs"):
+            table.add_row(key, escape(tables.text(value)))
+    return table
+
+
+def epochs(run: Run) -> Table:
+    """Make a table with a row for each finished epoch; the best epoch is marked."""
+    rows, best_epoch = run.metrics["epochs"], tables.overview(run)["best_epoch"]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    table.add_column("")
+    for row in rows:
+        best = "best" if row.get("epoch") == best_epoch else ""
+        table.add_row(*(tables.text(row.get(column)) for column in columns), best)
+    return table
+
+
+def comparison(runs: Sequence[Run], published: Published) -> Table:
+    """Make a table with a column for each run: the figures, then the settings that differ."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for run in runs:
+        table.add_column(escape(run.folder.name))
+    for key in tables.cells(runs[0]):
+        table.add_row(key, *(escape(tables.cells(run, exported_as(run, published))[key]) for run in runs))
+    for key, values in tables.differences(runs).items():
+        table.add_row(key, *(escape(tables.text(value)) for value in values))
+    return table
+
+
+def summary(run: Run, published: Published) -> dict[str, Any]:
+    """Build the JSON object of one run in the list."""
+    if run.trouble:
+        return {"run": run.folder.name, "folder": str(run.folder), "trouble": run.trouble}
+    return {
+        "run": run.folder.name,
+        "folder": str(run.folder),
+        **tables.overview(run),
+        "exported_as": exported_as(run, published),
+    }
+
+
+def exported_as(run: Run, published: Published) -> list[str]:
+    """The versions that were exported from a run."""
+    return list(published.get(key_of(run.config), ()))

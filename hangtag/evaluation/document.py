@@ -4,13 +4,14 @@ Within a version, fields are only added. Labels are given by name; a confusion m
 """
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from dataclasses import asdict
+from typing import Any, TypedDict, cast
 
 from hangtag.evaluation.multi_label import MultiLabelResult
-from hangtag.evaluation.single_label import SingleLabelResult
+from hangtag.evaluation.single_label import Mistake, SingleLabelResult
 from hangtag.evaluation.subject import Subject
 from hangtag.training.labels.distance import LabelDistances
-from hangtag.training.metrics.single_label import ClassFigures
+from hangtag.training.metrics.class_metrics import ClassFigures
 
 SCHEMA = "hangtag.evaluation/1"
 MISTAKES = 100
@@ -27,7 +28,7 @@ class SubjectDocument(TypedDict):
 
 
 class DataDocument(TypedDict):
-    """The images that it was evaluated on."""
+    """The images on which the model was evaluated."""
 
     dataset: str
     split: str  # validation or test; samples for the user's own
@@ -58,11 +59,11 @@ class MistakeDocument(TypedDict):
 class SeverityDocument(TypedDict):
     """How severe the mistakes are, measured by the distance of labels."""
 
-    mean: float | None  # over the mistakes alone; null without any
+    mean: float | None  # only over the mistakes; null if there are none
     at: dict[str, float]  # "k" -> mean distance of the k most probable labels from the true one, over all images
     distances: dict[str, Any]  # the matrix's digest and provenance
     nearest: dict[str, float | None]  # accuracy and mean of the least expected distance rule
-    second: float | None  # share of the mistakes whose true label is second; null without any
+    second: float | None  # share of the mistakes whose true label is second; null if there are none
 
 
 class SingleLabelDocument(TypedDict):
@@ -74,7 +75,7 @@ class SingleLabelDocument(TypedDict):
     accuracy: float
     loss: float  # mean cross-entropy, in nats, by the logits
     calibration_error: float  # the expected calibration error of the probabilities, in 15 bins
-    severity: SeverityDocument | None  # null where the labels have no distances
+    severity: SeverityDocument | None  # null if the labels have no distances
     labels: list[str]
     classes: list[ClassDocument]
     confusion: list[list[int]]  # confusion[true][predicted] is a number of images
@@ -117,16 +118,7 @@ def single_label(
         "labels": list(result.labels),
         "classes": _classes(result.labels, result.classes),
         "confusion": result.evaluation.confusion,
-        "mistakes": [
-            {
-                "image": mistake.image,
-                "true": result.labels[mistake.true],
-                "predicted": result.labels[mistake.predicted],
-                "probability": mistake.probability,
-                "distance": mistake.distance,
-            }
-            for mistake in result.mistakes[:MISTAKES]
-        ],
+        "mistakes": [_mistake(mistake, result.labels) for mistake in result.mistakes[:MISTAKES]],
     }
 
 
@@ -151,15 +143,7 @@ def multi_label(subject: Subject, data: DataDocument, result: MultiLabelResult) 
         "figures": dict(result.figures),
         "labels": list(result.labels),
         "classes": _classes(result.labels, result.classes),
-        "mistakes": [
-            {
-                "image": mistake.image,
-                "true": list(mistake.true),
-                "predicted": list(mistake.predicted),
-                "probability": mistake.probability,
-            }
-            for mistake in result.mistakes[:MISTAKES]
-        ],
+        "mistakes": [cast(SetMistakeDocument, asdict(mistake)) for mistake in result.mistakes[:MISTAKES]],
     }
 
 
@@ -167,14 +151,11 @@ def _subject(subject: Subject) -> SubjectDocument:
     return {"kind": subject.kind, "name": subject.name, "task": subject.task, "details": dict(subject.details)}
 
 
+def _mistake(mistake: Mistake, labels: Sequence[str]) -> MistakeDocument:
+    names = {"true": labels[mistake.true], "predicted": labels[mistake.predicted]}
+    return cast(MistakeDocument, asdict(mistake) | names)
+
+
 def _classes(labels: Sequence[str], classes: Sequence[ClassFigures]) -> list[ClassDocument]:
-    return [
-        {
-            "label": label,
-            "precision": figures.precision,
-            "recall": figures.recall,
-            "f1": figures.f1,
-            "support": figures.support,
-        }
-        for label, figures in zip(labels, classes, strict=True)
-    ]
+    rows = zip(labels, classes, strict=True)
+    return [cast(ClassDocument, {"label": label, **asdict(figures)}) for label, figures in rows]

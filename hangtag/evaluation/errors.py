@@ -3,7 +3,7 @@
 from hangtag.errors import UserError
 
 NAMING_AN_EXPORTED_MODEL = "An exported model is named by its file or its folder, such as models/cnn."
-"""What the user may have meant who names no run; the end of a message."""
+"""The end of a message to a user who names no run: what the user may have meant."""
 
 
 def sentence(error: Exception) -> str:

@@ -8,30 +8,36 @@ from typing import Any
 
 from hangtag.evaluation.errors import EvaluationError, sentence
 from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Progress, Subject, batches, concatenated
+from hangtag.serving import model_repository
 from hangtag.serving.server.errors import InferenceError, ModelLoadError
-from hangtag.serving.server.runtime.batching_decision import decide_batching
+from hangtag.serving.server.runtime.batching_proof import decide_batching
 from hangtag.serving.server.runtime.session import Runtime
 
 
 class FileSubject(Subject):
-    """An ONNX file with one image input. Its metadata gives the task and the labels.
-
-    Raises:
-        EvaluationError: the file cannot be loaded, or is not a classifier of such images.
-    """
+    """An ONNX file with one image input. Its metadata gives the task and the labels."""
 
     kind = "onnx"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        """Load the file.
+
+        Args:
+            path: the file.
+            threads: how many compute a batch; None: one for each CPU.
+
+        Raises:
+            EvaluationError: the file cannot be loaded, or is not a classifier of such images.
+        """
         if not path.is_file():
             raise EvaluationError(f"there is no file {path}.")
         try:
-            self._runtime = Runtime(path, threads=len(os.sched_getaffinity(0)))
+            self._runtime = Runtime(path, threads=threads or len(os.sched_getaffinity(0)))
             decide_batching(self._runtime, BATCH_SIZE)
         except ModelLoadError as error:
             raise EvaluationError(sentence(error)) from error
         self.name, self.details = str(path), {"provider": self._runtime.provider}
-        signature = self._runtime.signature
+        signature = self.signature = self._runtime.signature
         self.task = signature.task or "single_label"
         if [spec.datatype for spec in signature.inputs] != ["UINT8"] or len(signature.inputs[0].shape) not in (3, 4):
             raise EvaluationError(
@@ -41,6 +47,14 @@ class FileSubject(Subject):
         self._input, self.labels = signature.inputs[0].name, signature.labels
         self.config, self.image = _config(signature.metadata), signature.image
         self.threshold = signature.threshold
+        name, models = path.parent.parent.name, path.parent.parent.parent
+        if signature.picture_shape is not None and model_repository.find_file(str(models / name)) is not None:
+            self.fit_remedy = f"Record it with: hangtag models fit {name} --models {models} --fit stretch|crop|pad"
+        else:
+            self.fit_remedy = (
+                f"Turn it into a picture classifier with: hangtag import {path} --name {name or path.stem}-pictures "
+                "--preprocessing fit=stretch|crop|pad"
+            )
 
     def answer(self, images: Array, progress: Progress) -> Outputs:
         answers: list[Outputs] = []

@@ -16,7 +16,7 @@ from hangtag.training.runs.run import RESTART_HINT, Run
 
 
 def read_distances(source: str, runs_dir: Path) -> LabelDistances:
-    """Read the distances of a source's own labels; the caller checks that they are the labels it needs.
+    """Read the distances between a source's own labels. The caller checks that these are the labels that it needs.
 
     Args:
         source: FILE.json; FILE.onnx or a model's folder; or a run: its folder, its name, or a network's name, which
@@ -37,7 +37,7 @@ def read_distances(source: str, runs_dir: Path) -> LabelDistances:
 
 
 def _read_run(run: Run) -> LabelDistances:
-    """Compute them from a finished run's best weights."""
+    """Compute the distances from a finished run's best weights."""
     run.require_finished()
     labels, config = data.labels(run.read_metrics()["summary"]), run.read_config()
     state = run.load("best.pt").get("model")
@@ -58,7 +58,8 @@ def _read_run(run: Run) -> LabelDistances:
 
 
 def _read_onnx(path: Path) -> LabelDistances:
-    """Compute them from the weights in an exported file, where tensors have the names of the network's parameters.
+    """Compute the distances from an exported file's weights, in which tensors have the names of the network's
+    parameters.
 
     A file without labels is read as a Fashion-MNIST model.
     """

@@ -9,12 +9,13 @@ import numpy.typing as npt
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Array, Outputs, Subject
 from hangtag.extras import needs
-from hangtag.training.metrics.single_label import ClassFigures, per_class
+from hangtag.training.metrics.class_metrics import ClassFigures, per_class
 
 
 @dataclass(frozen=True)
 class SetMistake:
-    """A wrong set: the image's index in the split, both sets, and the predicted one's probability if it is known."""
+    """A wrong set: the image's index in the split, the true and the predicted set, and the predicted set's probability
+    if it is known."""
 
     image: int
     true: tuple[str, ...]
@@ -28,9 +29,9 @@ class MultiLabelResult:
 
     Attributes:
         labels: in the order of ``classes``.
-        figures: those of training/metrics/multi_label.py, by name.
-        classes: for each label precision, recall and F1 of the question whether it is in the set.
-        mistakes: all of them, the most confident first; without probabilities, the most wrong labels first.
+        figures: the figures of training/metrics/set_metrics.py, by name.
+        classes: precision, recall and F1 of each label, for the question whether the label is in the set.
+        mistakes: all mistakes, the most confident first; without probabilities, the most wrong labels first.
     """
 
     labels: tuple[str, ...]
@@ -55,7 +56,7 @@ def measure(
         MissingExtraError: the metrics need packages that are not installed.
     """
     with needs("train", "evaluating a model of several labels"):
-        from hangtag.training.metrics import multi_label as multi_label_metrics
+        from hangtag.training.metrics import set_metrics
     probabilities = outputs.get("probabilities")
     if probabilities is None or probabilities.shape != truth.shape:
         actual = "none" if probabilities is None else f"probabilities of the shape {list(probabilities.shape)}"
@@ -67,14 +68,15 @@ def measure(
     if "path" in outputs:
         sets = _sets_of_paths(outputs["path"], len(labels), subject.name)
     elif subject.threshold is not None:
-        sets = multi_label_metrics.decide(probabilities, subject.threshold)
+        sets = set_metrics.decide(probabilities, subject.threshold)
     else:
         raise EvaluationError(
-            f"{subject.name} decides by a threshold, which its server does not give: evaluate its run or its ONNX file."
+            f"{subject.name} decides by a threshold, which its server does not state: evaluate its run or its ONNX "
+            "file."
         )
     return MultiLabelResult(
         labels=labels,
-        figures=asdict(multi_label_metrics.evaluate(sets, probabilities.astype(np.float32), truth)),
+        figures=asdict(set_metrics.evaluate(sets, probabilities.astype(np.float32), truth)),
         classes=[_one_label(sets[:, index], truth[:, index]) for index in range(len(labels))],
         mistakes=_mistakes(sets, truth, labels, outputs.get("path_probability")),
     )
@@ -83,7 +85,7 @@ def measure(
 def _sets_of_paths(path: Array, count: int, name: str) -> npt.NDArray[np.bool_]:
     """Convert label indices [n, steps], where -1 is no label, into label sets [n, labels]."""
     if path.ndim != 2 or path.max(initial=-1) >= count:
-        raise EvaluationError(f"{name} gives paths with other labels than the {count} of the data set.")
+        raise EvaluationError(f"{name} gives paths with labels other than the data set's {count}.")
     sets: npt.NDArray[np.bool_] = (path[:, :, None] == np.arange(count)).any(axis=1)
     return sets
 

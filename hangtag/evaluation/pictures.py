@@ -15,29 +15,35 @@ from hangtag.evaluation.single_label import Mistake, SingleLabelResult
 from hangtag.output import writing
 from hangtag.training.data.dataset import Images
 from hangtag.training.labels.distance import LabelDistances
-from hangtag.training.metrics.single_label import MOST_IN_MATRIX
+from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX
 
 COLUMNS, ROWS = 6, 4
 DPI = 120
 
 
 def single_label(result: SingleLabelResult, images: Images, name: str, folder: Path, *, negated: bool = True) -> None:
-    """Draw confusion.png, of at most 40 labels, and mistakes.png into the folder; garments negated, dark on white.
+    """Draw confusion.png and mistakes.png into the folder; garments negated, dark on white.
+
+    With more than 40 labels, the matrix has only the labels with the lowest F1.
 
     Raises:
         OutputError: a file cannot be written.
     """
     accuracy, count = result.evaluation.accuracy, len(images)
-    if len(result.labels) <= MOST_IN_MATRIX:
-        title = f"{name}: {accuracy:.2%} of {count:,} images"
-        confusion_matrix(result.evaluation.confusion, result.labels, title, folder / "confusion.png")
+    worst = sorted(range(len(result.labels)), key=lambda place: result.classes[place].f1)[:MOST_IN_MATRIX]
+    shown = sorted(worst)
+    title = f"{name}: {accuracy:.2%} of {count:,} images"
+    if len(shown) < len(result.labels):
+        title += f"; the {len(shown)} of {len(result.labels)} labels with the lowest F1"
+    confusion = np.asarray(result.evaluation.confusion)[np.ix_(shown, shown)]
+    confusion_matrix(confusion, [result.labels[place] for place in shown], title, folder / "confusion.png")
     title = f"{name}: the most confident of {len(result.mistakes):,} mistakes"
     colours = "gray_r" if negated else "gray"
     confident_mistakes(result.mistakes, result.labels, images, title, colours, folder / "mistakes.png")
 
 
 def multi_label(result: MultiLabelResult, images: Images, name: str, folder: Path) -> None:
-    """Draw mistakes.png into the folder: the true set, the predicted one, and its probability if it is known.
+    """Draw mistakes.png into the folder: the true set, the predicted set, and its probability if it is known.
 
     Raises:
         OutputError: the file cannot be written.
@@ -56,9 +62,8 @@ def multi_label(result: MultiLabelResult, images: Images, name: str, folder: Pat
     _grid(panels, images, title, "gray", folder / "mistakes.png")
 
 
-def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str], title: str, path: Path) -> None:
-    """Draw confusion[true][predicted]; the diagonal stays pale, so that the mistakes stand out."""
-    counts = np.asarray(confusion)
+def confusion_matrix(counts: npt.NDArray[np.int64], labels: Sequence[str], title: str, path: Path) -> None:
+    """Draw counts [true, predicted]; the diagonal stays pale, so that the mistakes stand out."""
     mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     side = max(6.4, 0.45 * len(labels) + 1.5)
     figure = _figure(side + 1, side)
@@ -74,7 +79,7 @@ def confusion_matrix(confusion: Sequence[Sequence[int]], labels: Sequence[str], 
 def label_distances(distances: LabelDistances, path: Path) -> None:
     """Draw the distance of every pair of labels; similar labels are dark.
 
-    The colours span the distances that occur, so that they show what differs. The diagonal, always 0, has none.
+    The colours span the distances that occur, so that differences show. The diagonal, always 0, has no colour.
 
     Raises:
         OutputError: the file cannot be written.
@@ -134,7 +139,7 @@ def _heat_map(
 ) -> None:
     """Draw a matrix of labels against labels: values as colours, with the texts in black or white on them.
 
-    The colours span the bounds; NaN has none.
+    The colours span the bounds; NaN has no colour.
     """
     shown = axes.imshow(values, cmap=colours, vmin=bounds[0], vmax=bounds[1])
     for row, column in np.ndindex(values.shape):

@@ -1,8 +1,6 @@
 """Evaluate a finished run in PyTorch, with the same network and outputs that an export would have."""
 
-import torch
-
-from hangtag.evaluation.subject import Array, Outputs, Progress, Subject, batches, concatenated
+from hangtag.evaluation.subject import Array, Outputs, Progress, Subject
 from hangtag.export.network import LabelThreshold, load_run
 from hangtag.training.runs import data as runs_data
 from hangtag.training.runs.run import Run
@@ -13,7 +11,7 @@ class RunSubject(Subject):
 
     Raises:
         RunMismatchError: the run is not finished.
-        ExportError: its weights cannot be used.
+        ExportError: the run's weights cannot be used.
     """
 
     kind = "run"
@@ -35,14 +33,7 @@ class RunSubject(Subject):
             self.threshold = self._served.threshold
 
     def answer(self, images: Array, progress: Progress) -> Outputs:
-        names = [spec.name for spec in self._served.outputs]
-        answers: list[Outputs] = []
-        with torch.inference_mode():
-            for batch in batches(images, 250):
-                outputs = self._served(torch.tensor(batch))
-                answers.append({name: output.numpy() for name, output in zip(names, outputs, strict=True)})
-                progress(len(batch))
-        return concatenated(answers)
+        return self._served.answer(images, 250, progress)
 
     def close(self) -> None:
         del self._served

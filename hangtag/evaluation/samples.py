@@ -1,22 +1,27 @@
 """Load the images that a model is evaluated on: a split of a data set, or samples of the user's own."""
 
+import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hangtag.errors import reason
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Array, Subject
 from hangtag.extras import needs
+from hangtag.printable import named
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data import fashion_mnist, outfits, pictures, sources
-from hangtag.training.data.dataset import Classes, Dataset, Split
+from hangtag.training.data.dataset import Classes, Dataset, Member, Split, pixels_digest
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
 from hangtag.training.runs import data as runs_data
+from hangtag.training.runs.run import Run
 
 DEFAULTS = {"single_label": fashion_mnist.NAME, "multi_label": outfits.NAMES[0]}
+RUNS = Path("runs")
 _IMAGES, _CLASSES = ("images", "image", "x"), ("labels", "classes", "y")
 """Names of the arrays in an .npz file."""
 
@@ -51,41 +56,46 @@ def load(
     data_dir: Path | None,
     name: str | None,
     own: str | None = None,
+    runs: Path = RUNS,
+    option: str = "--samples",
 ) -> Samples:
     """Load what a model is evaluated on.
 
     Args:
         subject: the model to evaluate.
         split: ``validation`` or ``test``.
-        limit: load only so many images, the first ones.
-        data_dir: the data set's folder; None is its usual places.
-        name: the data set; None is the one that the subject was trained on if that is known, else its task's default.
-        own: samples in place of a data set: FILE.npz, folder:PICTURES or csv:FILE.
+        limit: load at most this many images.
+        data_dir: the data set's folder; None for its usual places.
+        name: the data set; None for the data set that the subject was trained on, or, if that is unknown, its task's
+            default.
+        own: samples to use instead of a data set: FILE.npz, folder:PICTURES, csv:FILE or idx:FOLDER.
+        runs: the folder in which to look for a published model's run, which records the model's pictures.
+        option: the command's option for ``own``, for messages.
 
     Raises:
-        EvaluationError: there is no such data set, it does not fit the subject's task, or nothing says what the model
-            is to be evaluated on.
+        EvaluationError: there is no such data set, it does not fit the subject's task, or it is unknown on what to
+            evaluate the model.
         MissingExtraError: the data set needs packages that are not installed.
         TrainingError: the data set is missing or damaged.
     """
     if own is not None:
-        return _own_samples(subject, own, limit)
+        return _own_samples(subject, own, limit, option)
     if name in (None, subject.dataset) and data_dir is None and subject.config is not None:
         data_dir = _folder(subject.config.get("data_dir"))
     name = name or subject.dataset
     if name is None:
         if subject.task == "single_label" and subject.labels != fashion_mnist.LABELS:
-            known = f"has the labels {', '.join(subject.labels[:5])}, …" if subject.labels else "names no labels"
+            known = f"has the labels {named(subject.labels)}" if subject.labels else "names no labels"
             raise EvaluationError(
-                f"{subject.name} {known}, and nothing says what it was trained on: name its pictures with --samples "
-                "folder:PICTURES, or --samples FILE.npz with the arrays images and labels."
+                f"{subject.name} {known}, and nothing says what it was trained on: name its pictures with {option} "
+                f"folder:PICTURES, or {option} FILE.npz with the arrays images and labels."
             )
         name = DEFAULTS[subject.task]
     kind = sources.kind_of(name)
     if (kind is None and name in sources.LABEL_SETS) != (subject.task == "multi_label"):
         raise EvaluationError(f"{subject.name} is a {subject.task} model and cannot be evaluated on {name}.")
     if kind is not None:
-        return _of(_own_dataset(subject, name, data_dir), split, limit)
+        return _by_name(_of(_own_dataset(subject, name, data_dir, runs, option), split, limit), subject)
     if name == fashion_mnist.NAME:
         garments, source = _garments(split, data_dir)
         return Samples(name, split, source, fashion_mnist.LABELS, fashion_mnist.IMAGE, garments.first(limit))
@@ -98,8 +108,44 @@ def load(
     return _of(whole, split, limit)
 
 
+def learned(subject: Subject, images: Array, runs: Path = RUNS) -> str | None:
+    """A sentence about samples that the model was trained on; None if there are no such samples, or its run is unknown.
+
+    Args:
+        subject: the model.
+        images: the samples, as the model takes them.
+        runs: the folder in which to look for a published model's run.
+    """
+    trained = {each.pixels: each.path for each in _members(subject, runs) if each.split == "train"}
+    known = [trained[digest] for digest in map(pixels_digest, images if trained else ()) if digest in trained]
+    if not known:
+        return None
+    pictures = f"{len(known):,} of these {len(images):,} pictures"
+    return (
+        f"{subject.name} was trained on {pictures} ({named(known)}), so it answers them better than new pictures. "
+        "Leave them out to learn how good it is."
+    )
+
+
+def _members(subject: Subject, runs: Path) -> Sequence[Member]:
+    """The user's own pictures by which a model was trained, from any run on the same pictures in the same division.
+
+    A server's metadata has the division, but not which run trained the model.
+    """
+    if subject.config is None or "data_digest" not in subject.config:
+        return ()
+    folder = subject.details.get("folder")
+    candidates = [Run(Path(folder))] if folder else Run.all(runs)
+    same = (run for run in candidates if not run.trouble and _division(run.config) == _division(subject.config))
+    return next((members for members in (run.members() for run in same) if members), ())
+
+
+def _division(config: Mapping[str, Any]) -> tuple[object, ...]:
+    return config.get("data_digest"), config.get("pictures")
+
+
 def _folder(recorded: object) -> Path | None:
-    """Where a run found its data set, if that was not its usual place, and is there still."""
+    """The folder from which a run read its data set, if that was not the usual place and still exists."""
     return Path(recorded) if isinstance(recorded, str) and Path(recorded).is_dir() else None
 
 
@@ -108,45 +154,51 @@ def _of(whole: Dataset, split: str, limit: int | None) -> Samples:
     return Samples(whole.name, split, whole.source, whole.labels, whole.image, chosen.first(limit))
 
 
-def _own_dataset(subject: Subject, name: str, data_dir: Path | None) -> Dataset:
-    """The user's pictures, divided and prepared as the model's run did."""
+def _by_name(samples: Samples, subject: Subject) -> Samples:
+    """The user's pictures with their labels in the model's order, whatever their order in the data set is."""
+    if not subject.labels or samples.labels == subject.labels:
+        return samples
+    places = _numbers(samples.labels, subject, samples.dataset)
+    content = replace(samples.content, classes=places[samples.content.classes])
+    return replace(samples, labels=subject.labels, content=content)
+
+
+def _own_dataset(subject: Subject, name: str, data_dir: Path | None, runs: Path, option: str) -> Dataset:
+    """The user's pictures, split and prepared as in the model's run."""
     config: Mapping[str, Any] = subject.config or {}
     if name != config.get("dataset"):  # named with --data: any pictures, prepared as the model takes them
         return sources.load(name, image=_image(subject))
     try:
-        return runs_data.load(config, data_dir)
+        return runs_data.load(config, data_dir, _members(subject, runs))
     except (DataNotFoundError, DataCorruptError) as error:
         raise EvaluationError(
-            f"{subject.name}: {error} Or name other pictures, that it was not trained on, with --samples."
+            f"{subject.name}: {error} Or use {option} to name other pictures, on which it was not trained."
         ) from error
 
 
-def _own_samples(subject: Subject, own: str, limit: int | None) -> Samples:
+def _own_samples(subject: Subject, own: str, limit: int | None, option: str) -> Samples:
     image = _image(subject)
     if not subject.labels:
-        raise EvaluationError(f"{subject.name} names no labels, by which --samples could be told apart.")
+        raise EvaluationError(f"{subject.name} names no labels, but {option} needs them to tell the classes apart.")
     notes: tuple[str, ...] = ()
     if own.endswith(".npz"):
         content = _npz(Path(own), subject, image)
-    elif own.startswith(("folder:", "csv:")):
+    elif own.startswith(tuple(f"{kind}:" for kind in sources.OWN)):
         held_out = pictures.held_out(own, image, subject.labels)
         content, notes = held_out.content, held_out.notes
     else:
-        raise EvaluationError(f"--samples {own}: name FILE.npz, folder:PICTURES or csv:FILE.")
+        raise EvaluationError(f"{option} {own}: name FILE.npz, folder:PICTURES, csv:FILE or idx:FOLDER.")
     return Samples(own, "samples", own, subject.labels, image, content.first(limit), notes)
 
 
 def _image(subject: Subject) -> ImageSpec:
     if subject.image is None:
-        raise EvaluationError(
-            f"{subject.name} does not say how a picture becomes its input. Record it with: hangtag models fit NAME "
-            "--fit stretch|crop|pad"
-        )
+        raise EvaluationError(f"{subject.name} does not say how a picture becomes its input. {subject.fit_remedy}")
     return subject.image
 
 
 def _numbers(labels: Sequence[str], subject: Subject, own: str) -> Classes:
-    """The labels' places among the model's."""
+    """The index of each label among the model's labels."""
     unknown = sorted(set(labels) - set(subject.labels))
     if unknown:
         raise EvaluationError(
@@ -158,12 +210,13 @@ def _numbers(labels: Sequence[str], subject: Subject, own: str) -> Classes:
 
 def _npz(file: Path, subject: Subject, image: ImageSpec) -> Split:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             images, classes = (
                 next((arrays[name] for name in names if name in arrays), None) for names in (_IMAGES, _CLASSES)
             )
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{file} cannot be read ({error}).") from error
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        why = reason(error) if isinstance(error, OSError) and error.errno else "it is not what numpy.savez writes"
+        raise EvaluationError(f"{file} cannot be read ({why}). Save the arrays images and labels.") from error
     if images is None or classes is None:
         raise EvaluationError(f"{file} must hold the arrays images and labels.")
     fits = images.dtype == np.uint8 and images.shape[1:] == image.shape and classes.shape == images.shape[:1]
@@ -184,9 +237,9 @@ def _npz(file: Path, subject: Subject, image: ImageSpec) -> Split:
 
 
 def _garments(split: str, data_dir: Path | None) -> tuple[Split, str]:
-    """A split of Fashion-MNIST, and the folder that it is from.
+    """A split of Fashion-MNIST, and the folder that it was read from.
 
-    The test images are read alone, because to decompress the training images takes most of a second.
+    The test images are read without the training images, whose decompression takes most of a second.
     """
     if split == "test":
         folder = fashion_mnist.locate(data_dir)

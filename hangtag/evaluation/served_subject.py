@@ -8,6 +8,7 @@ import grpc
 from hangtag.evaluation.errors import EvaluationError, sentence
 from hangtag.evaluation.subject import BATCH_SIZE, Array, Outputs, Progress, Subject, batches, concatenated
 from hangtag.serving.client import Client, ClientError, Credentials
+from hangtag.serving.client import Outputs as Inferred
 from hangtag.serving.image_spec import ImageSpec
 
 IN_FLIGHT = 4
@@ -21,7 +22,7 @@ class ServedSubject(Subject):
     Args:
         model: the model's name.
         address: HOST:PORT of the server.
-        version: one of its versions; "" is the one that serves.
+        version: one of the model's versions; "" for the version that serves.
         timeout: each request's deadline in seconds.
         credentials: for a server with TLS or tokens.
 
@@ -52,7 +53,8 @@ class ServedSubject(Subject):
 
     def answer(self, images: Array, progress: Progress) -> Outputs:
         try:
-            self._read_version(images[0])
+            version = self._infer(images[:1]).version
+            self.details = {"address": self._address, **({"version": version} if version else {})}
             size = self._largest_batch(images)
             with ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="evaluate") as pool:
                 pending = [pool.submit(self._infer, batch) for batch in batches(images, size)]
@@ -72,7 +74,8 @@ class ServedSubject(Subject):
         self._client.close()
 
     def _read_description(self) -> None:
-        """Read what the model's file says of itself. A server of another kind, or another file, says nothing."""
+        """Read what the model's file says about the model. Other servers and files that are not hangtag's say
+        nothing."""
         try:
             parameters = self._client.parameters(self.name, version=self._version)
         except ClientError as error:
@@ -86,21 +89,13 @@ class ServedSubject(Subject):
             self.threshold = float(metadata["threshold"]) if "threshold" in metadata else None
             self.config = dict(json.loads(metadata["training"])["config"]) if "training" in metadata else None
             self.image = ImageSpec.parse(metadata["image"]) if "image" in metadata else None
+            if "classifies_images" in parameters:
+                self.fit_remedy = f"Record it with: hangtag models fit {self.name} --fit stretch|crop|pad"
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise EvaluationError(
                 f"{self.name} at {self._address} has a configuration whose hangtag.labels, threshold, training or "
                 f"image cannot be read ({error})."
             ) from error
-
-    def _read_version(self, image: Array) -> None:
-        """Learn which version answers, by one classification: an inference's answer does not say it."""
-        try:
-            version = self._client.classify(image, self.name, version=self._version, top_k=1).version
-        except ClientError as error:
-            if error.code not in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT):
-                raise
-            return  # another kind of server, or no classifier
-        self.details = {"address": self._address, "version": version}
 
     def _explained(self, error: ClientError) -> str:
         if error.code is not grpc.StatusCode.NOT_FOUND:
@@ -113,8 +108,7 @@ class ServedSubject(Subject):
         return f"the server at {self._address} has no model {self.name!r}{version}; the models there: {models}."
 
     def _largest_batch(self, images: Array) -> int:
-        """Find the largest batch that the model takes, by halving BATCH_SIZE. It must take a single image."""
-        self._infer(images[:1])
+        """Find the largest batch that the model takes, by halving BATCH_SIZE."""
         size = min(BATCH_SIZE, len(images))
         while size > 1:
             try:
@@ -127,5 +121,5 @@ class ServedSubject(Subject):
                 break
         return size
 
-    def _infer(self, images: Array) -> Outputs:
+    def _infer(self, images: Array) -> Inferred:
         return self._client.infer(self.name, {INPUT: images}, version=self._version)

@@ -11,7 +11,7 @@ from hangtag.evaluation.subject import Outputs
 from hangtag.training.data.dataset import Split
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.metrics.calibration import reliability
-from hangtag.training.metrics.single_label import (
+from hangtag.training.metrics.class_metrics import (
     ClassFigures,
     Evaluation,
     confusion_matrix,
@@ -24,14 +24,14 @@ from hangtag.training.metrics.single_label import (
 )
 
 TOP = (1, 3)
-"""The k of distance@k: the mean distance of the k most probable labels from the true one."""
+"""The k of distance@k: the mean distance of the k most probable labels from the true label."""
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong prediction: the image's index in the split, both labels' indices, and the predicted one's probability.
+    """A wrong prediction: the image's index in the split, both labels' indices, and the predicted label's probability.
 
-    ``distance`` is that of the two labels; None where the labels have no distances.
+    ``distance`` is the distance of the two labels; None if the labels have no distances.
     """
 
     image: int
@@ -58,12 +58,12 @@ class SingleLabelResult:
         evaluation: accuracy, cross-entropy and the confusion matrix, by the logits.
         calibration_error: the expected calibration error of the probabilities, 0 to 1.
         classes: precision, recall and F1 of each class.
-        severity: the mean distance of the labels that were mixed up, over the mistakes; None without any.
-        distance_at: k -> mean distance of the k most probable labels from the true one, over all images.
-        nearest: accuracy and severity of the least expected distance rule. These three are None or empty where the
-            labels have no distances.
-        second: the share of the mistakes whose true label is the second most probable; None without any.
-        mistakes: all of them, the most confident first.
+        severity: the mean distance of the labels that were mixed up, over the mistakes; None if there are no mistakes.
+        distance_at: k -> mean distance of the k most probable labels from the true label, over all images.
+        nearest: accuracy and severity of the least expected distance rule. ``nearest``, ``severity`` and
+            ``distance_at`` are None or empty if the labels have no distances.
+        second: the share of the mistakes whose true label is the second most probable; None if there are no mistakes.
+        mistakes: all mistakes, the most confident first.
     """
 
     labels: tuple[str, ...]
@@ -83,15 +83,15 @@ def measure(
     """Measure a model's outputs for a whole split.
 
     Args:
-        outputs: must have ``logits`` [images, labels], or else ``probabilities``. ``probabilities`` are the softmax of
-            the logits where they are missing; with a temperature in the file they are not.
+        outputs: must have ``logits`` [images, labels] or ``probabilities``. If ``probabilities`` are missing, they are
+            the softmax of the logits; the probabilities of a file with a temperature differ from that softmax.
         split: the images with their true classes.
         labels: the names of the classes.
-        distances: of the labels; None where there are none.
+        distances: the labels' distances; None if there are none.
         name: the model's name, for error messages.
 
     Raises:
-        EvaluationError: there are neither, or an output is not finite.
+        EvaluationError: there are neither logits nor probabilities, or an output is not finite.
     """
     logits = _logits(outputs, len(split), len(labels), name)
     evaluation = evaluate(logits, split.classes)
@@ -123,7 +123,8 @@ def _second(logits: npt.NDArray[np.float32], split: Split) -> float | None:
 
 
 def _logits(outputs: Outputs, count: int, labels: int, name: str) -> npt.NDArray[np.float32]:
-    """The logits; where a model has none, the logarithms of its probabilities, whose softmax they are."""
+    """The logits; if a model has no logits, the logarithms of its probabilities: their softmax gives the
+    probabilities."""
     key = next((key for key in ("logits", "probabilities") if key in outputs), None)
     if key is None:
         raise EvaluationError(
@@ -152,7 +153,7 @@ def _require_finite(values: npt.NDArray[np.floating], name: str) -> None:
 
 
 def _probabilities(outputs: Outputs, logits: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.floating]:
-    """What the model answers; the softmax of the logits where it answers none, or something else by that name."""
+    """The model's probabilities; if the model has none, or another output of that name, the softmax of the logits."""
     answered = outputs.get("probabilities")
     if answered is None or answered.shape != logits.shape or not np.issubdtype(answered.dtype, np.floating):
         return np.exp(log_probabilities(logits))

@@ -30,11 +30,12 @@ class Subject(ABC):
     labels: tuple[str, ...] = ()  # empty if the model does not name them
     config: Mapping[str, Any] | None = None  # the config.json of its run, if known
     image: ImageSpec | None = None  # how a picture becomes its input, if known
+    fit_remedy: str = "Import its ONNX file with --preprocessing."  # what to do if ``image`` is None
     threshold: float | None = None  # multi-label: the probability from which a label is in the set, if known
 
     @property
     def dataset(self) -> str | None:
-        """The data set that it was trained on; None if that is not known. Old configs do not name Fashion-MNIST."""
+        """The data set that the model was trained on; None if unknown. Old configs do not name Fashion-MNIST."""
         return None if self.config is None else str(self.config.get("dataset", "fashion-mnist"))
 
     @abstractmethod
@@ -74,10 +75,10 @@ def concatenated(outputs: list[Outputs]) -> Outputs:
 
 
 def require_labels(subject: Subject, labels: tuple[str, ...]) -> None:
-    """Check that the model's labels are the data set's. A model that names none passes.
+    """Check that the model's labels are the data set's. A model without labels passes.
 
     Raises:
-        EvaluationError: its labels are others.
+        EvaluationError: the model has other labels.
     """
     if subject.labels and subject.labels != labels:
         raise EvaluationError(

@@ -20,13 +20,13 @@ def open_subject(
 ) -> Subject:
     """Open a model of ``server`` if one is given, else an ONNX file or a model's folder, else a run.
 
-    Each imports only the packages it runs in: a served model needs no ONNX Runtime, a file no PyTorch.
+    Each kind imports only the packages it runs in: a served model needs no ONNX Runtime, a file no PyTorch.
 
     Args:
         name: a served model's name; FILE.onnx or a model's folder; a run's folder, its name, or a network's name.
         runs_dir: the folder in which a run's name is looked up.
         server: HOST:PORT.
-        version: a served model's version; "" is the one that serves.
+        version: a served model's version; "" for the version that serves.
         timeout: each request's deadline in seconds.
         credentials: for a server with TLS or tokens.
 
@@ -48,7 +48,7 @@ def open_subject(
     folder = Path(name)
     if model_repository.is_route(folder.parent, folder.name):
         raise EvaluationError(
-            f"{name} is a route, which answers on a server alone; evaluate it there: hangtag evaluate {folder.name} "
+            f"{name} is a route, which only a server can answer; evaluate it there: hangtag evaluate {folder.name} "
             "--server HOST:PORT."
         )
     with needs("train", "evaluating a run"):

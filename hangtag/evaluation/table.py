@@ -10,7 +10,7 @@ from rich.text import Text
 from hangtag.evaluation.multi_label import MultiLabelResult
 from hangtag.evaluation.single_label import SingleLabelResult
 from hangtag.printable import escaped
-from hangtag.training.metrics.single_label import ClassFigures
+from hangtag.training.metrics.class_metrics import ClassFigures
 
 _FIGURES = {
     "exact_match": ("exact match", "images whose whole set is right"),
@@ -23,9 +23,9 @@ _FIGURES = {
     "mean_ap": ("mAP", "mean average precision"),
     "labels_per_image": ("labels", "predicted per image, on average"),
 }
-_MOST_COLUMNS = 12  # of a confusion matrix; of more labels the pairs are listed that are mixed up most
+_MOST_COLUMNS = 12  # the most labels of a confusion matrix; with more, the pairs that are mixed up most are listed
 _MOST_PAIRS = 20
-_MOST_CLASSES = 40  # in the table of classes; of more the worst
+_MOST_CLASSES = 40  # the most rows of the table of classes; with more, the worst classes are shown
 _SHORT = 5  # characters of a label above a column of the confusion matrix
 
 
@@ -103,13 +103,18 @@ def _mixed_up(result: SingleLabelResult) -> Table:
 
 
 def _confusion(labels: Sequence[str], confusion: list[list[int]]) -> Table:
-    """Rows are true classes, columns predicted ones; zeros are left blank, and the most frequent mistakes are red."""
+    """Rows are true classes, columns are predicted classes; zeros are left blank, and the most frequent mistakes are
+    red."""
     worst = max(max((count for j, count in enumerate(row) if j != i), default=0) for i, row in enumerate(confusion))
     table = Table(title="true class (rows), taken for (columns)", title_justify="left", title_style="dim")
     table.box, table.pad_edge, table.padding, table.header_style = None, False, (0, 1, 0, 0), "dim"  # 80 columns wide
     table.add_column("", no_wrap=True)
-    for label in labels:
-        table.add_column(Text(escaped(label[:_SHORT].rstrip())), justify="right", no_wrap=True, min_width=_SHORT)
+    heads = [label[:_SHORT].rstrip() for label in labels]
+    if len(set(heads)) < len(heads):  # names that differ further on: numbers tell them apart
+        heads = [str(number) for number, _ in enumerate(labels, 1)]
+        labels = [f"{head} {label}" for head, label in zip(heads, labels, strict=True)]
+    for head in heads:
+        table.add_column(Text(escaped(head)), justify="right", no_wrap=True, min_width=_SHORT)
     for i, (label, row) in enumerate(zip(labels, confusion, strict=True)):
         table.add_row(Text(escaped(label)), *(_cell(count, i == j, worst) for j, count in enumerate(row)))
     return table

@@ -1,1 +1,1 @@
-"""The one make of all HTML pages: layout and colours for light and dark, pictures, and labels beside their lines."""
+"""What all HTML pages share: layout, light and dark colours, pictures, and labels next to their lines."""

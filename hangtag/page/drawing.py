@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,13 +15,16 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 # Placeholder colours, replaced by the style sheet's variables, which differ between light and dark mode.
 INK, GRID, BAD = "#0000f0", "#0000f1", "#0000f2"
-_SERIES = ("#0000e0", "#0000e1", "#0000e2", "#0000e3", "#0000e4", "#0000e5")
+SERIES = 10
+_SERIES = tuple(f"#0000e{index}" for index in range(SERIES))
 _VARIABLES = {INK: "--muted", GRID: "--line", BAD: "--bad"}
 _VARIABLES |= {placeholder: f"--series-{index}" for index, placeholder in enumerate(_SERIES)}
 
 # An axis whose ends have at least this ratio contains two of 1, 2, 5, 10 ... wherever it begins.
 MIN_LOG_RATIO = 6.3
 MOST_LINES = 4
+# On an axis of many decades, this many labels fit side by side, even ones such as "1000 µs" and "10000 s".
+MOST_DECADES = 5
 
 # Inches: small, so that text keeps its size on a phone; a wide screen shows two pictures side by side.
 SIZE = (4.4, 3.0)
@@ -58,6 +61,15 @@ def colour(index: int) -> str:
     return _SERIES[index % len(_SERIES)]
 
 
+def draw_front(axes: Axes, points: Iterable[tuple[float, float]], ink: str = INK) -> None:
+    """Draw a dashed line through the points (cost, value) that no other beats by more value at no higher cost."""
+    front: list[tuple[float, float]] = []
+    for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or value > front[-1][1]:
+            front.append((cost, value))
+    axes.plot(*zip(*front, strict=True), "--", color=ink, linewidth=1, zorder=1)
+
+
 def latency_axis(axis: Axis, low: float, high: float) -> None:
     """Label a logarithmic axis of latencies in milliseconds, which spans low to high."""
     plain_log_axis(axis, low, high)
@@ -66,9 +78,9 @@ def latency_axis(axis: Axis, low: float, high: float) -> None:
 
 def plain_log_axis(axis: Axis, low: float, high: float) -> None:
     """Set grid lines at round values on a logarithmic axis, which spans low to high."""
-    # Less than two decades leave room for 2 and 5. Less than one decade may contain none of these, and a LogLocator
-    # would then set so many lines that their labels overlap.
-    steps = LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0))
+    # An axis of less than two decades has room for 2 and 5. An axis of less than one decade may contain none of these
+    # ticks. A LogLocator would then add too many ticks, with overlapping labels.
+    steps = LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0), numticks=MOST_DECADES)
     few = high / low < MIN_LOG_RATIO
     axis.set_major_locator(MaxNLocator(MOST_LINES, steps=[1, 2, 5, 10]) if few else steps)
     axis.set_minor_locator(NullLocator())
@@ -115,7 +127,8 @@ def identifier(text: str) -> str:
 
 
 def _svg(figure: Figure, name: str, label: str) -> str:
-    """The figure as an inline SVG: without a file's prologue and metadata, with variables as colours and unique ids."""
+    """The figure as an inline SVG: without the prologue and metadata of a file, with variables as colours and unique
+    ids."""
     buffer = io.StringIO()
     figure.patch.set_visible(False)
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))

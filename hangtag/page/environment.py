@@ -7,7 +7,7 @@ import jinja2
 
 @functools.cache
 def environment(package: str) -> jinja2.Environment:
-    """The templates in the folder `templates` of a package, and those that all pages share."""
+    """The templates in the folder `templates` of a package, and the templates that all pages share."""
     return jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package), jinja2.PackageLoader("hangtag.page")]),
         autoescape=True,

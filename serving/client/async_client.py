@@ -1,13 +1,10 @@
 """The typed client for asyncio: ``Client``'s methods, awaited."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self, TypeVar
-
-import grpc
 
 from hangtag.protos import inference_pb2
 from hangtag.serving import address as server_address
@@ -27,25 +24,27 @@ Item = TypeVar("Item")
 class AsyncClient:
     """A client of one server for asyncio, over one channel. The tasks of one event loop may share it.
 
-    It has the methods of ``Client``, with the same arguments, answers and exceptions. A task that is cancelled while it
-    waits cancels its call, and the server drops a request that it has not begun to compute. Close it with
-    ``await client.close()``, or use it in an ``async with`` block.
+    This class has the methods of ``Client``, with the same arguments, answers and exceptions. Cancelling a task that
+    waits for a call cancels the call, and the server drops the request if its computation has not begun. Close the
+    client with ``await client.close()``, or use it in an ``async with`` block.
 
     Args:
-        address: HOST:PORT of the server's gRPC port, or http://HOST:PORT (https:// with TLS) of its HTTP port. Several
-            servers: ``ipv4:IP:PORT,IP:PORT`` or ``dns:///HOST:PORT``, with ``options`` that balance.
-        timeout: each call's deadline in seconds. The deadline travels to the server, which drops a late request
-            before it computes it.
+        address: HOST:PORT of the server's gRPC port, or http://HOST:PORT (https:// with TLS) of its HTTP port. For
+            several servers, give ``ipv4:IP:PORT,IP:PORT`` or ``dns:///HOST:PORT``, and ``options`` with
+            ``round_robin``.
+        timeout: each call's deadline in seconds. The deadline travels to the server, which drops a late request instead
+            of computing it.
         credentials: for a server with TLS or tokens.
-        options: retries, balancing, pings and the largest answer; by default a call that the server did not take is
-            tried again three times.
+        options: retries, balancing, pings and the largest answer. By default, the client tries a call up to three more
+            times if the server did not take it.
 
     Raises:
-        AddressError: the address has no port, or is another kind of URL; or it is a URL, and HTTP_PROXY, HTTPS_PROXY or
-            ALL_PROXY names no proxy.
+        AddressError: the address has no port or is another kind of URL, or the variable that names its proxy
+            (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) is not a proxy's URL.
         CredentialsError: a TLS file cannot be read.
         MissingExtraError: the address is a URL, and the extra ``http`` is not installed.
-        RuntimeError: a method is awaited in another event loop than the first call was.
+        OptionsError: ``timeout`` is infinite or not a number.
+        RuntimeError: a method is awaited in an event loop other than that of the first call.
 
     Example:
         >>> import asyncio
@@ -95,7 +94,7 @@ class AsyncClient:
         return await self._status(model) == health.SERVING
 
     async def require_ready(self, model: str = "") -> None:
-        """As ``is_ready``, but raise ClientError with the reason where it returns False."""
+        """Raise ClientError with the reason unless the server, or one model, serves. See ``is_ready``."""
         status = await self._status(model)
         if status != health.SERVING:
             unknown = bool(model) and status == health.UNKNOWN and await self.is_ready()
@@ -108,30 +107,18 @@ class AsyncClient:
             >>> await client.wait_until_ready(30, "cnn")
         """
         request = health.check_request(model)
-        status, deadline = None, time.monotonic() + seconds
-        failure: ClientError | None = None
-        for pause in self._options.polling_pauses():
-            remaining = health.seconds_until(deadline)
+        wait = health.Wait(self._address, self._credentials, self._options, model, seconds)
+        while remaining := wait.remaining():
             watching = self._connection.stream(health.WATCH, _each([request]), remaining, wait_for_ready=True)
             try:
                 async with aclosing(watching):
                     async for response in watching:
-                        status, failure = response.status, None
-                        if status == health.SERVING:
+                        if wait.hears(response.status):
                             return
             except ClientError as error:
-                if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                    break
-                if not health.outlasted(error):
-                    raise
-                failure = health.telling(failure, error)
-            remaining = health.seconds_until(deadline)
-            await asyncio.sleep(min(pause, remaining))
-            if pause >= remaining:
-                break
-        raise await asyncio.to_thread(
-            health.not_ready_in_time, self._address, self._credentials, model, seconds, status, failure
-        )
+                wait.goes_on_after(error)
+            await asyncio.sleep(wait.pause())
+        raise await asyncio.to_thread(wait.error)
 
     async def classify(self, image: Image, model: str, *, version: str = "", top_k: int = 0) -> Classification:
         """Classify one image. See ``Client.classify`` for the arguments and exceptions.
@@ -151,9 +138,9 @@ class AsyncClient:
         top_k: int = 0,
         timeout: float | None = None,
     ) -> AsyncGenerator[Classification | ClientError, None]:
-        """Classify images over one stream, and yield one outcome for each image, in their order.
+        """Classify images over one stream, and yield one outcome for each image, in the order of the images.
 
-        ``images`` may be an asynchronous iterable; a plain one must not block, because it is read in the event loop.
+        ``images`` may be an asynchronous iterable; a plain iterable must not block, because the event loop reads it.
         See ``Client.classify_stream`` for the other arguments and the exceptions.
 
         Example:
@@ -194,9 +181,9 @@ class AsyncClient:
         version: str = "",
         timeout: float | None = None,
     ) -> AsyncGenerator[Outputs | ClientError, None]:
-        """Run a model on one set of arrays after another over one stream, and yield one outcome for each, in order.
+        """Run a model on one set of arrays after another over one stream, and yield the outcomes in order.
 
-        ``requests`` may be an asynchronous iterable; a plain one must not block, because it is read in the event loop.
+        ``requests`` may be an asynchronous iterable; a plain iterable must not block, because the event loop reads it.
         See ``Client.infer_stream`` for the other arguments and the exceptions.
 
         Example:
@@ -223,8 +210,8 @@ class AsyncClient:
         """Return the names of the models that take requests. See ``Client.models``.
 
         Example:
-            >>> await client.models()
-            ['cnn', 'cnn-int8', 'fast-and-accurate', 'lstm', 'lstm-int8', 'lstm2', 'lstm2-int8']
+            >>> (await client.models())[:3]
+            ['cnn', 'cnn-int8', 'cnn-small']
         """
         return await self._run(operations.models())
 
@@ -238,7 +225,7 @@ class AsyncClient:
         return await self._run(operations.statistics())
 
     async def load_model(self, model: str) -> list[str]:
-        """Load a model, or load it again; returns the versions that serve then. See ``Client.load_model``.
+        """Load or reload a model, and return its versions that serve. See ``Client.load_model``.
 
         Example:
             >>> await client.load_model("lstm")
@@ -248,7 +235,7 @@ class AsyncClient:
         return await self._run(operations.serving_versions(model))
 
     async def unload_model(self, model: str) -> None:
-        """Take a model out of service; it answers the requests that it has. See ``Client.unload_model``.
+        """Unload a model. The model still answers the requests that it already has. See ``Client.unload_model``.
 
         Example:
             >>> await client.unload_model("lstm2")

@@ -38,10 +38,10 @@ class Stage:
     """What one member of a route computed for an answer.
 
     Attributes:
-        model: its name, or NAME@VERSION where the route names a version.
-        queue_ms: milliseconds in its queue.
+        model: the member's name, or NAME@VERSION if the route names a version.
+        queue_ms: milliseconds in the member's queue.
         compute_ms: milliseconds of inference.
-        batch_size: images in the batch that it computed.
+        batch_size: images in the batch that the member computed.
     """
 
     model: str
@@ -56,19 +56,19 @@ class Classification:
 
     Attributes:
         model: the name of the model, or of the route.
-        version: its version.
-        labels: for the task ``single_label`` the candidates, most probable first. For ``multi_label`` the predicted
-            set, which may be empty, in the order of prediction if the model predicts one label after another, else
-            most probable first.
+        version: the version of the model or route.
+        labels: for the task ``single_label``, the candidates, most probable first. For ``multi_label``, the predicted
+            set, which may be empty. The set is in the order of prediction if the model predicts one label after
+            another; otherwise the most probable label comes first.
         preprocess_ms: milliseconds that the server spent on decoding and resizing the image.
         queue_ms: milliseconds in the server's queues.
         compute_ms: milliseconds of inference.
-        batch_size: images in the batch that this image was computed in; of a route, in that of its first stage.
+        batch_size: images in the batch that included this image; for a route, in the batch of its first stage.
         task: ``single_label`` or ``multi_label``.
-        path_probability: the probability of the whole set; None for a model that does not give one.
-        stages: of a route, what each of its members computed, one after another; empty for a model.
-        unsure: True where a cascade's next model could not answer in time, and the answer is that of a model that was
-            not sure of it.
+        path_probability: the probability of the whole set; None if the model does not give this probability.
+        stages: for a route, what each member computed, in order; empty for a model.
+        unsure: True if a cascade returned the answer of a model that was not sure of it, because the next model could
+            not answer in time.
     """
 
     model: str
@@ -85,7 +85,7 @@ class Classification:
 
     @property
     def answered_by(self) -> str:
-        """The model whose answer this is: of a route, the last member that computed."""
+        """The name of the model that answered; for a route, of the last member that computed."""
         return self.stages[-1].model if self.stages else self.model
 
 
@@ -121,7 +121,7 @@ def split_version(model: str) -> tuple[str, str]:
 
 
 def model_choice(model: str, version: str) -> tuple[str, str]:
-    """Return the name and the version of ``model``, NAME or NAME@VERSION. With a version apart, all of it is a name."""
+    """Return the name and the version of ``model``. If ``version`` is given, the whole of ``model`` is the name."""
     return (model, version) if version else split_version(model)
 
 
@@ -166,8 +166,8 @@ def _set_image(request: pb.ClassifyRequest | pb.CompareRequest, image: Image) ->
         return
     if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
         raise InputError(
-            f"pixels must be uint8 [height, width], or [height, width, 3] for a model of colours, not {image.dtype} "
-            f"{list(image.shape)}"
+            "pixels must be uint8 [height, width], or [height, width, 3] for a model with colour input, not "
+            f"{image.dtype} {list(image.shape)}"
         )
     height, width = image.shape[:2]
     request.raw.CopyFrom(pb.RawImage(height=height, width=width, pixels=image.tobytes()))

@@ -14,25 +14,26 @@ from hangtag.serving.health import HealthClient
 class Client(HealthClient):
     """A client of one server, over one channel. Thread-safe: threads may share it.
 
-    Close it with ``close``, or use it in a ``with`` block. In addition to what each method lists, every call raises
-    CredentialsError when ``token_file`` can no longer be read, and an argument that cannot be sent raises a ClientError
-    that is a TypeError and a ValueError too.
+    Close the client with ``close``, or use it in a ``with`` block. Every method may raise two exceptions that it does
+    not list: CredentialsError if ``token_file`` can no longer be read, and, if an argument cannot be sent, a
+    ClientError that is also a TypeError and a ValueError.
 
     Args:
-        address: HOST:PORT of the server's gRPC port, or http://HOST:PORT (https:// with TLS) of its HTTP port. Several
-            servers: ``ipv4:IP:PORT,IP:PORT`` or ``dns:///HOST:PORT``, with ``options`` that balance.
-        timeout: each call's deadline in seconds. The deadline travels to the server, which drops a late request
-            before it computes it.
+        address: HOST:PORT of the server's gRPC port, or http://HOST:PORT (https:// with TLS) of its HTTP port. For
+            several servers, give ``ipv4:IP:PORT,IP:PORT`` or ``dns:///HOST:PORT``, and ``options`` with
+            ``round_robin``.
+        timeout: each call's deadline in seconds. The deadline travels to the server, which drops a late request instead
+            of computing it.
         credentials: for a server with TLS or tokens.
-        options: retries, balancing, pings and the largest answer; by default a call that the server did not take is
-            tried again three times.
+        options: retries, balancing, pings and the largest answer. By default, the client tries a call up to three more
+            times if the server did not take it.
 
     Raises:
-        AddressError: the address has no port, or is another kind of URL; or it is a URL, and HTTP_PROXY, HTTPS_PROXY or
-            ALL_PROXY names no proxy.
+        AddressError: the address has no port or is another kind of URL, or the variable that names its proxy
+            (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) is not a proxy's URL.
         CredentialsError: a TLS file cannot be read.
         MissingExtraError: the address is a URL, and the extra ``http`` is not installed.
-        OptionsError: ``timeout`` is infinite or no number.
+        OptionsError: ``timeout`` is infinite or not a number.
 
     Example:
         >>> from pathlib import Path
@@ -50,15 +51,15 @@ class Client(HealthClient):
             image: the bytes of a PNG, JPEG or WebP file, or uint8 pixels of the model's size: grey
                 [height, width], or red, green and blue [height, width, 3].
             model: the model's name, or NAME@VERSION.
-            version: one of its versions; "" is the one that serves.
-            top_k: the largest number of labels to return; 0 is 3, or the whole set of a multi-label model.
+            version: the model's version; "" is the version that serves.
+            top_k: the largest number of labels to return. 0 is 3 labels, or, for a multi-label model, the whole set.
 
         Returns:
             The labels with their probabilities, and the server's timings.
 
         Raises:
             ClientError: the model is unknown, the image cannot be read, or the call failed.
-            TypeError: ``image`` is neither bytes nor such pixels.
+            TypeError: ``image`` is neither bytes nor an array of uint8 pixels.
 
         Example:
             >>> [label.name for label in client.classify(image, "cnn", top_k=1).labels]
@@ -75,24 +76,26 @@ class Client(HealthClient):
         top_k: int = 0,
         timeout: float | None = None,
     ) -> Iterator[Classification | ClientError]:
-        """Classify images over one stream, and yield one outcome for each image, in their order.
+        """Classify images over one stream, and yield one outcome for each image, in the order of the images.
 
-        The server takes the next image when it has room for it, and computes images together if it can. An exception
-        that ``images`` raises is raised here, after the outcomes of the images before it.
+        The server takes the next image when it has room, and batches images if it can. If iterating over ``images``
+        raises an exception, it is re-raised here, after the outcomes of all earlier images.
 
         Args:
             images: as for ``classify``; a generator may produce them one by one.
             model: the model's name, or NAME@VERSION.
-            version: one of its versions; "" is the one that serves.
-            top_k: the largest number of labels for each image; 0 is 3, or the whole set of a multi-label model.
-            timeout: deadline of the whole stream in seconds; None is no deadline.
+            version: the model's version; "" is the version that serves.
+            top_k: the largest number of labels for each image. 0 is 3 labels, or, for a multi-label model, the whole
+                set.
+            timeout: the deadline of the whole stream in seconds; None for no deadline.
 
         Yields:
-            A classification, or the ClientError of an image that failed; the stream goes on after it.
+            For each image a classification, or a ClientError if the image failed. The stream continues after a failed
+            image.
 
         Raises:
             ClientError: the stream ended before its last answer.
-            TypeError: an image is neither bytes nor such pixels.
+            TypeError: an image is neither bytes nor an array of uint8 pixels.
 
         Example:
             >>> [outcome.labels[0].name for outcome in client.classify_stream([image, image], "cnn")]
@@ -109,15 +112,17 @@ class Client(HealthClient):
 
         Args:
             image: as for ``classify``.
-            models: the models' names, or NAME@VERSION; without any, all models of the server that classify images.
-            top_k: the largest number of labels of each model; 0 is 3, or the whole set of a multi-label model.
+            models: the models' names, or NAME@VERSION. If empty, the server uses all its models that classify images.
+            top_k: the largest number of labels of each model. 0 is 3 labels, or, for a multi-label model, the whole
+                set.
 
         Returns:
-            For each model, as it was named, its classification, or the ClientError that says why there is none.
+            A classification for each model, under its name as given. If a model failed, a ClientError takes the place
+            of its classification.
 
         Raises:
             ClientError: the call as a whole failed, or a model is named twice.
-            TypeError: ``image`` is neither bytes nor such pixels.
+            TypeError: ``image`` is neither bytes nor an array of uint8 pixels.
 
         Example:
             >>> {model: outcome.labels[0].name for model, outcome in client.compare(image, ["lstm", "cnn"]).items()}
@@ -130,17 +135,17 @@ class Client(HealthClient):
 
         Args:
             model: the model's name, or NAME@VERSION.
-            inputs: an array for each input, with the shape that the model's signature gives, batch axis included. The
-                array's dtype sets the datatype on the wire, so it must be the input's own.
-            version: one of its versions; "" is the one that serves.
+            inputs: an array for each input, with the shape that the model's signature gives, including the batch axis.
+                The dtype of the array must match the datatype of the input, because the client does not convert it.
+            version: the model's version; "" is the version that serves.
 
         Returns:
-            An array for each output of the model, by its name. Attributes of the mapping say which model answered, of a
-            route which members, and what that took.
+            An array for each output of the model, by the output's name. Attributes of the mapping say which model, or
+            which members of a route, answered, and how long they took.
 
         Raises:
             ClientError: the model is unknown, an input does not fit its signature, or the call failed.
-            TypeError: an input is no numpy array.
+            TypeError: an input is not a numpy array.
             ValueError: the protocol has no datatype for an array's dtype.
 
         Example:
@@ -154,22 +159,24 @@ class Client(HealthClient):
     def infer_stream(
         self, model: str, requests: Iterable[Mapping[str, Array]], *, version: str = "", timeout: float | None = None
     ) -> Iterator[Outputs | ClientError]:
-        """Run a model on one set of arrays after another over one stream, and yield one outcome for each, in order.
+        """Run a model on one set of arrays after another over one stream, and yield the outcomes in order.
 
-        An exception that ``requests`` raises is raised here, after the outcomes of the requests before it.
+        If iterating over ``requests`` raises an exception, it is re-raised here, after the outcomes of all earlier
+        requests.
 
         Args:
             model: the model's name, or NAME@VERSION.
-            requests: the ``inputs`` of ``infer``, for each request.
-            version: one of its versions; "" is the one that serves.
-            timeout: deadline of the whole stream in seconds; None is no deadline.
+            requests: for each request, a mapping like the ``inputs`` of ``infer``.
+            version: the model's version; "" is the version that serves.
+            timeout: the deadline of the whole stream in seconds; None for no deadline.
 
         Yields:
-            What ``infer`` returns, or the ClientError of a request that failed; the stream goes on after it.
+            For each request what ``infer`` returns, or a ClientError if the request failed. The stream continues after
+            a failed request.
 
         Raises:
             ClientError: the stream ended before its last answer.
-            TypeError: an input is no numpy array.
+            TypeError: an input is not a numpy array.
             ValueError: the protocol has no datatype for an array's dtype.
 
         Example:
@@ -182,11 +189,11 @@ class Client(HealthClient):
             yield operations.infer_outcome(response)
 
     def parameters(self, model: str, *, version: str = "") -> dict[str, str]:
-        """Return the parameters of a model's configuration: its file's metadata, and the provider that runs it.
+        """Return the parameters of a model's configuration: its file's metadata, and its execution provider.
 
         Args:
             model: the model's name, or NAME@VERSION.
-            version: one of its versions; "" is the one that serves.
+            version: the model's version; "" is the version that serves.
 
         Raises:
             ClientError: the model is unknown, or the call failed.
@@ -198,14 +205,14 @@ class Client(HealthClient):
         return self._run(operations.parameters(model, version))
 
     def models(self) -> list[str]:
-        """Return the names of the models that take requests, each once, whichever of its versions serve.
+        """Return the names of the models that take requests, each name once, even if several versions of a model serve.
 
         Raises:
             ClientError: the call failed.
 
         Example:
-            >>> client.models()
-            ['cnn', 'cnn-int8', 'fast-and-accurate', 'lstm', 'lstm-int8', 'lstm2', 'lstm2-int8']
+            >>> client.models()[:3]
+            ['cnn', 'cnn-int8', 'cnn-small']
         """
         return self._run(operations.models())
 
@@ -222,12 +229,13 @@ class Client(HealthClient):
         return self._run(operations.statistics())
 
     def load_model(self, model: str) -> list[str]:
-        """Load a model, or load it again; returns the versions that serve then. Returns once they do.
+        """Load or reload a model, wait until it serves, and return its versions that serve.
 
         Raises:
-            ClientError: the server does not run with --model-control explicit, or has no such model; a file is broken,
-                and what served before still serves; ``timeout`` passed, in which case the load goes on; or the
-                connection broke, and the server may have loaded the model: the call is not tried again.
+            ClientError: the server does not run with --model-control explicit, or has no such model. Or a file is
+                broken; the server then serves what it served before. Or ``timeout`` passed; the server continues to
+                load the model. Or the connection broke; the server may have loaded the model, and the client does not
+                repeat the call.
 
         Example:
             >>> client.load_model("lstm")
@@ -237,11 +245,11 @@ class Client(HealthClient):
         return self._run(operations.serving_versions(model))
 
     def unload_model(self, model: str) -> None:
-        """Take a model out of service; it answers the requests that it has.
+        """Unload a model. The model still answers the requests that it already has.
 
         Raises:
-            ClientError: the server does not run with --model-control explicit, or serves no such model; or the
-                connection broke, and the server may have unloaded the model: the call is not tried again.
+            ClientError: the server does not run with --model-control explicit, or serves no such model. Or the
+                connection broke; the server may have unloaded the model, and the client does not repeat the call.
 
         Example:
             >>> client.unload_model("lstm2")

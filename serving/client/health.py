@@ -1,8 +1,8 @@
-"""``hangtag health``. Containers run it every few seconds, so it loads as little as it can."""
+"""``hangtag health``. Containers run this command every few seconds, so it imports as little as possible."""
 
 import click
 
-from hangtag.options import FiniteRange
+from hangtag.options import Duration
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.health import HealthClient
 from hangtag.serving.options import credentials_options, server_option
@@ -10,8 +10,8 @@ from hangtag.serving.options import credentials_options, server_option
 
 @click.command()
 @server_option
-@click.option("--model", default="", help="Ask for one model.  [default: the whole server]")
-@click.option("--wait", type=FiniteRange(min=0), help="Wait up to this many seconds for it to become ready.")
+@click.option("--model", default="", help="Ask about this model.  [default: the whole server]")
+@click.option("--wait", type=Duration(min=0), help="Wait up to this long until it is ready, such as 30 or 500ms.")
 @credentials_options
 def health(server: str, model: str, wait: float | None, credentials: Credentials) -> None:
     """Report whether a server is ready: exit code 0 if it is, else 1."""

@@ -1,8 +1,8 @@
-"""``hangtag models load`` and ``unload``: change what a running server serves."""
+"""``hangtag models load`` and ``unload``: load or unload a model of a running server."""
 
 import click
 
-from hangtag.options import FiniteRange
+from hangtag.options import Duration
 from hangtag.printable import escaped
 from hangtag.serving.client.client import Client
 from hangtag.serving.credentials import Credentials
@@ -14,17 +14,18 @@ from hangtag.serving.options import credentials_options, server_option
 @server_option
 @click.option(
     "--timeout",
-    type=FiniteRange(min=0, min_open=True),
+    type=Duration(min=0, min_open=True),
     default=300.0,
     show_default=True,
-    help="Seconds to wait for the model; the server goes on loading after that.",
+    help="Seconds to wait for the model; the server continues loading after that.",
 )
 @credentials_options
 def load(name: str, server: str, timeout: float, credentials: Credentials) -> None:
     """Load a model on a running server, or load it again.
 
-    It ends when the model serves. The server must run with --model-control explicit. It loads the version that its
-    repository promotes, or the latest, while the version before it answers requests; a broken file changes nothing.
+    The command ends when the model serves. The server must run with --model-control explicit. The server loads the
+    promoted version, else the latest, while the old version answers requests. If the file is broken, the old version
+    stays.
 
     \b
     Examples:
@@ -43,7 +44,7 @@ def load(name: str, server: str, timeout: float, credentials: Credentials) -> No
 def unload(name: str, server: str, credentials: Credentials) -> None:
     """Take a model of a running server out of service.
 
-    The model answers the requests that it has, and its files stay in the repository. The server must run with
+    The model still answers the requests that it has, and its files stay in the repository. The server must run with
     --model-control explicit.
 
     \b

@@ -1,6 +1,6 @@
-"""The calls of a client, apart from how they travel: what is asked, and how the answer is read.
+"""The calls of a client: how the request is built, and how the response is read.
 
-``Client`` and ``AsyncClient`` differ only in how they carry these out.
+``Client`` and ``AsyncClient`` differ only in how they send these calls.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 import numpy as np
 
-from hangtag.protos import classifier_pb2, inference_pb2, tensors
+from hangtag.protos import classifier_pb2, inference_pb2, methods, tensors
 from hangtag.serving.client.classification import (
     Classification,
     Image,
@@ -27,17 +27,16 @@ Answer = TypeVar("Answer")
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 _STATUS_BY_NAME = {code.name: code for code in grpc.StatusCode}
-_INFERENCE, _CLASSIFIER = "/inference.GRPCInferenceService/", "/hangtag.v1.Classifier/"
-CLASSIFY = Method(_CLASSIFIER + "Classify", classifier_pb2.ClassifyResponse)
-CLASSIFY_STREAM = Method(_CLASSIFIER + "ClassifyStream", classifier_pb2.ClassifyStreamResponse)
-COMPARE = Method(_CLASSIFIER + "Compare", classifier_pb2.CompareResponse)
-INFER = Method(_INFERENCE + "ModelInfer", inference_pb2.ModelInferResponse)
-INFER_STREAM = Method(_INFERENCE + "ModelStreamInfer", inference_pb2.ModelStreamInferResponse)
-CONFIG = Method(_INFERENCE + "ModelConfig", inference_pb2.ModelConfigResponse)
-STATISTICS = Method(_INFERENCE + "ModelStatistics", inference_pb2.ModelStatisticsResponse)
-INDEX = Method(_INFERENCE + "RepositoryIndex", inference_pb2.RepositoryIndexResponse)
-LOAD = Method(_INFERENCE + "RepositoryModelLoad", inference_pb2.RepositoryModelLoadResponse)
-UNLOAD = Method(_INFERENCE + "RepositoryModelUnload", inference_pb2.RepositoryModelUnloadResponse)
+CLASSIFY = Method(methods.CLASSIFY, classifier_pb2.ClassifyResponse)
+CLASSIFY_STREAM = Method(methods.CLASSIFY_STREAM, classifier_pb2.ClassifyStreamResponse)
+COMPARE = Method(methods.COMPARE, classifier_pb2.CompareResponse)
+INFER = Method(methods.MODEL_INFER, inference_pb2.ModelInferResponse)
+INFER_STREAM = Method(methods.MODEL_STREAM_INFER, inference_pb2.ModelStreamInferResponse)
+CONFIG = Method(methods.MODEL_CONFIG, inference_pb2.ModelConfigResponse)
+STATISTICS = Method(methods.MODEL_STATISTICS, inference_pb2.ModelStatisticsResponse)
+INDEX = Method(methods.REPOSITORY_INDEX, inference_pb2.RepositoryIndexResponse)
+LOAD = Method(methods.MODEL_LOAD, inference_pb2.RepositoryModelLoadResponse)
+UNLOAD = Method(methods.MODEL_UNLOAD, inference_pb2.RepositoryModelUnloadResponse)
 
 
 @dataclass(frozen=True)
@@ -49,18 +48,18 @@ class Operation(Generic[Answer]):
     read: Callable[[Any], Answer]
 
     def answer(self, response: Any) -> Answer:
-        """Read the response. Raises ClientError for one that is not of the protocol."""
+        """Read the response. Raises ClientError if the response does not follow the protocol."""
         with reading("the server"):
             return self.read(response)
 
 
 def classify(image: Image, model: str, version: str, top_k: int) -> Operation[Classification]:
-    """Classify one image. Raises InputError for what is no image."""
+    """Classify one image. Raises InputError if ``image`` is not an image."""
     return Operation(CLASSIFY, classify_request(image, model, version, top_k), from_response)
 
 
 def compare(image: Image, models: Sequence[str], top_k: int) -> Operation[dict[str, Classification | ClientError]]:
-    """Classify one image with several models. Raises InputError for what is no image."""
+    """Classify one image with several models. Raises InputError if ``image`` is not an image."""
 
     def read(response: classifier_pb2.CompareResponse) -> dict[str, Classification | ClientError]:
         names = models or [outcome.model_name for outcome in response.outcomes]
@@ -108,16 +107,16 @@ def load(model: str) -> Operation[None]:
 
 @sending()
 def unload(model: str) -> Operation[None]:
-    """Take a model out of service."""
+    """Unload a model."""
     return Operation(UNLOAD, inference_pb2.RepositoryModelUnloadRequest(model_name=model), lambda _: None)
 
 
 @sending()
 def infer_request(model: str, inputs: Mapping[str, Array], version: str) -> inference_pb2.ModelInferRequest:
-    """Build the request of ``infer``, or one of a stream.
+    """Build the request of ``infer``, or one request of a stream.
 
     Raises:
-        InputError: an input is no array, or one that the protocol cannot carry.
+        InputError: an input is not an array, or the protocol cannot carry the array.
     """
     model, version = model_choice(model, version)
     request = inference_pb2.ModelInferRequest(model_name=model, model_version=version)
@@ -133,25 +132,44 @@ def infer_request(model: str, inputs: Mapping[str, Array], version: str) -> infe
     return request
 
 
-def classify_outcome(
-    response: classifier_pb2.ClassifyStreamResponse | classifier_pb2.ModelOutcome,
-) -> Classification | ClientError:
-    """Read one response of a stream of images, or one model's part of a comparison."""
+def classify_outcome(response: Any) -> Classification | ClientError:
+    """Read one response of a stream of images, or one model's part of a comparison.
+
+    Args:
+        response: ClassifyStreamResponse or ModelOutcome; over HTTP, the response to a separate call, or the ClientError
+            of that call.
+    """
+    if isinstance(response, ClientError):
+        return response
+    if isinstance(response, classifier_pb2.ClassifyResponse):
+        return from_response(response)
     if response.HasField("failure"):
         code = _STATUS.get(response.failure.code, grpc.StatusCode.UNKNOWN)
         return ClientError(code, response.failure.message)
     return from_response(response.answer)
 
 
-def infer_outcome(response: inference_pb2.ModelStreamInferResponse) -> Outputs | ClientError:
-    """Read one response of a stream of inferences. One that is not of the protocol is an error in its place."""
+def infer_outcome(response: Any) -> Outputs | ClientError:
+    """Read one response of a stream of inferences. Returns a ClientError if the response does not follow the protocol.
+
+    Args:
+        response: ModelStreamInferResponse; over HTTP, the response to a separate call, or the ClientError of that call.
+    """
+    if isinstance(response, ClientError):
+        return response
+    if isinstance(response, inference_pb2.ModelInferResponse):
+        return _outputs(response)
     if response.error_message:
-        # Only hangtag sends a status; the protocol has the message alone.
+        # hangtag sends the status as well; the protocol itself has only the message.
         status = response.infer_response.parameters["status"].string_param
         return ClientError(_STATUS_BY_NAME.get(status, grpc.StatusCode.UNKNOWN), response.error_message)
+    return _outputs(response.infer_response)
+
+
+def _outputs(response: inference_pb2.ModelInferResponse) -> Outputs | ClientError:
     try:
         with reading("the server"):
-            return Outputs(response.infer_response)
+            return Outputs(response)
     except ClientError as error:
         return error
 

@@ -1,4 +1,4 @@
-"""The arrays that an inference returns, which also know who computed them."""
+"""The arrays that an inference returns, with the names of the models that computed them."""
 
 import re
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ class InferenceStage:
     """What one member of a route computed for a request.
 
     Attributes:
-        model: its name, or NAME@VERSION where the route names a version.
-        samples: of the request, those that it computed.
-        queue_ms: milliseconds in its queue.
+        model: the member's name, or NAME@VERSION if the route names a version.
+        samples: how many samples of the request the member computed.
+        queue_ms: milliseconds in the member's queue.
         compute_ms: milliseconds of inference.
-        batch_size: samples in the batch that it computed, other requests' included.
+        batch_size: samples in the batch that the member computed, including samples of other requests.
     """
 
     model: str
@@ -33,20 +33,21 @@ class InferenceStage:
 
 
 class Outputs(dict[str, Array]):
-    """An array for each output of the model, by its name, and what the server said of the answer.
+    """An array for each output of the model, by the output's name, with what the server reported about the answer.
 
     Attributes:
-        model: the name of the model, or of the route, as the server answered.
-        version: its version.
-        answered_by: the models whose answers the samples have: of a route, its members.
-        sample_stages: of a route, the stage, from 1, that answered each sample, or one value where all have the same;
-            empty for a model, and where more than 1,024 samples differ.
-        stages: of a route, what each of its members computed, one after another; empty for a model.
-        unsure: how many samples have the answer of a cascade's member that was not sure, since the next one had no
-            time or no place for them.
-        queue_ms: milliseconds in the server's queues; None from other servers, and in a stream over gRPC.
-        compute_ms: milliseconds of inference; None likewise.
-        batch_size: samples in the batch that was computed, of a route in that of its first stage; None likewise.
+        model: the name of the model or route, as given in the server's answer.
+        version: the version of the model or route.
+        answered_by: the models that answered; for a route, the members that answered at least one sample.
+        sample_stages: for a route, the number of the stage, from 1, that answered each sample; only one number if the
+            same stage answered all. Empty for a model, and for more than 1,024 samples that different stages answered.
+        stages: for a route, what each member computed, in order; empty for a model.
+        unsure: for how many samples a cascade returned the answer of a model that was not sure, because the next model
+            had no time or no room for them.
+        queue_ms: milliseconds in the server's queues; None in a stream over gRPC, and if the server is not hangtag's.
+        compute_ms: milliseconds of inference; None in the same cases.
+        batch_size: samples in the batch that was computed; for a route, in the batch of its first stage. None in the
+            same cases.
 
     Example:
         >>> outputs = client.infer("fast-and-accurate", {"image": np.zeros((2, 28, 28), np.uint8)})
@@ -57,8 +58,7 @@ class Outputs(dict[str, Array]):
     """
 
     def __init__(self, response: inference_pb2.ModelInferResponse) -> None:
-        """Read a response, with what the server said beside it among its parameters. Raises ValueError where it is not
-        of the protocol."""
+        """Read a response and its parameters. Raises ValueError if the response does not follow the protocol."""
         super().__init__(
             (output.name, tensors.output(response, index)) for index, output in enumerate(response.outputs)
         )

@@ -1,4 +1,4 @@
-"""Connections to one server: calls with a deadline and a token, which are tried again, and explained where they fail.
+"""Connections to one server: calls with a deadline, a token and retries, and errors that explain why a call failed.
 
 Nothing here imports numpy or the protocol's messages, because a container's health check loads it every few seconds.
 """

@@ -3,32 +3,31 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
 
+from hangtag.protos import methods
 from hangtag.serving import address as server_address
 from hangtag.serving.connection import errors
-from hangtag.serving.connection.costs import keep_costs
 from hangtag.serving.connection.grpc_failures import explained
-from hangtag.serving.connection.method import Message, Method
-from hangtag.serving.connection.one_loop import OneLoop
+from hangtag.serving.connection.method import Message, Method, keep_costs
 from hangtag.serving.connection.options import ConnectionOptions
-from hangtag.serving.connection.resets import Resets
 from hangtag.serving.credentials import Credentials, channel_arguments
 
 Response = TypeVar("Response", bound=Message)
 
-# grpc.aio's words, with the status INTERNAL, where it comes to send a request of a stream that has ended: by its
-# deadline, while the event loop was busy, or by the other side. The stream's own status is lost then. Where it comes to
-# send the end of the requests instead, it cancels the call.
+# grpc.aio raises INTERNAL with these words if it sends a request on a stream that has already ended: the deadline
+# passed while the event loop was busy, or the other side ended the stream. The stream's own status is then lost. If
+# grpc.aio sends the end of the requests on such a stream, it cancels the call.
 _CORE_REFUSES = "Internal error from Core"
 
 
 class AioConnection:
-    """One channel to one server, for the tasks of one event loop. Its channel opens at the first call.
+    """One channel to one server, for the tasks of one event loop. The channel opens at the first call.
 
     The arguments and exceptions of construction are those of ``GrpcConnection``.
     """
@@ -70,7 +69,7 @@ class AioConnection:
         except grpc.RpcError as error:
             raise await self._explained(error, self._timeout, method) from error
         except asyncio.CancelledError:
-            if self._closed and not _cancelled():  # gRPC raises the same for a closed channel
+            if self._closed and not being_cancelled():  # gRPC raises CancelledError for a closed channel too
                 raise errors.closed() from None
             self._resets.cancel(begun)
             raise
@@ -85,7 +84,7 @@ class AioConnection:
         *,
         wait_for_ready: bool = False,
     ) -> AsyncGenerator[Response, None]:
-        """Yield a stream's responses, as ``GrpcConnection.stream`` does; a task of gRPC's takes the requests."""
+        """Yield a stream's responses, as ``GrpcConnection.stream`` does; a task that gRPC starts takes the requests."""
         failures: list[BaseException] = []
         left = accepted = False
 
@@ -96,7 +95,7 @@ class AioConnection:
                         return
                     yield request
             except (Exception, asyncio.CancelledError) as error:  # gRPC would log it and cancel the requests in flight
-                if _cancelled():
+                if being_cancelled():
                     raise
                 failures.append(error)
 
@@ -121,16 +120,14 @@ class AioConnection:
         except grpc.RpcError as error:
             if error.details() == _CORE_REFUSES:
                 raise self._status_lost(ends, timeout) from error
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise errors.stream_too_late(self.address, timeout) from error
             raise await self._explained(error, timeout, method) from error
         except asyncio.CancelledError as error:
-            if _cancelled():
+            if being_cancelled():
                 raise
             raise (errors.closed() if self._closed else self._status_lost(ends, timeout)) from error
         finally:  # the caller may have stopped reading
             left = True
-            if accepted:  # by the server
+            if accepted:  # the server has accepted the stream
                 call.cancel()
             else:
                 self._resets.cancel(call)
@@ -157,26 +154,123 @@ class AioConnection:
         return errors.status_lost(self.address)
 
     async def _explained(self, error: grpc.RpcError, timeout: float | None, method: Method[Any]) -> errors.ClientError:
-        # In a thread, because it may make other connections to find the cause.
+        # In a thread, because ``explained`` may open other connections to find the cause.
         return await asyncio.to_thread(explained, error, self.address, timeout, method, self._credentials)
 
 
 async def _end(call: "grpc.aio.Call") -> None:
-    """Wait for a call's end. Where the task that waits is cancelled, the call goes on, which ``await call`` ends."""
+    """Wait until a call ends. Unlike ``await call``, cancelling the waiting task does not cancel the call."""
     ended = asyncio.Event()
     call.add_done_callback(lambda _: ended.set())
     await ended.wait()
 
 
 async def _first(responses: AsyncIterator[Response]) -> Response | None:
-    """Wait for a stream's first response; None where there is none. A task that is cancelled leaves the call alone."""
+    """Return a stream's first response; None if it has none. Cancelling the waiting task does not cancel the call."""
     first = asyncio.ensure_future(anext(responses, None))
-    first.add_done_callback(lambda task: task.cancelled() or task.exception())  # asyncio logs one that nobody has read
+    first.add_done_callback(lambda task: task.cancelled() or task.exception())  # asyncio logs unread exceptions
     await asyncio.wait((first,))
     return first.result()
 
 
-def _cancelled() -> bool:
-    """Whether the task that runs is being cancelled, so that a CancelledError in it is not gRPC's."""
+PROBE_SECONDS = 0.25
+"""Deadline of a probe, which may have to wait behind calls that gRPC has not sent yet. Unless the server stands still,
+it has accepted all earlier calls by then."""
+MOST_RESETS = 10
+"""Most streams to reset before a probe shows that the server has accepted them: half of the native limit."""
+
+
+class Resets:
+    """Cancels the calls of one channel, and makes new calls wait until the server has accepted earlier calls.
+
+    gRPC ends a cancelled call by resetting its stream. If many streams are reset before a server has accepted them, the
+    server assumes a rapid reset attack (CVE-2023-44487), and ends the connection with every call on it. The HTTP/2
+    library of hangtag's native transport does so at the 21st of such streams, and pygrpc-native 0.5 has no setting for
+    that limit. Calls that are cancelled as soon as they begin can reach the limit, because the server may receive all
+    of them in one read.
+
+    A server accepts streams in the order in which they began. So the answer to a short call, the probe, shows that the
+    server has accepted every stream that began before the probe. After ``MOST_RESETS`` resets a probe is sent. Until
+    its answer, about a millisecond later, no call is cancelled, and no call begins. A call that is cancelled before it
+    begins is never sent. As long as no call is cancelled, no call waits, and no probe is sent.
+    """
+
+    def __init__(self, channel: Callable[[], grpc.aio.Channel]) -> None:
+        """Send nothing yet.
+
+        Args:
+            channel: Returns the channel of the calls. This class does not call the function after ``close``.
+        """
+        self._channel = channel
+        self._resets = 0  # since the last probe
+        self._waiting: list[grpc.aio.Call] = []
+        self._probing = self._closed = False
+        self._may_begin = asyncio.Event()
+        self._may_begin.set()
+
+    async def wait_to_begin(self, timeout: float | None) -> float | None:
+        """Wait until a call may begin, and return how much of the timeout in seconds is left; None for no deadline.
+
+        Raises:
+            TimeoutError: The deadline has passed.
+        """
+        if self._may_begin.is_set():
+            return timeout
+        came = time.monotonic()
+        async with asyncio.timeout(timeout):
+            await self._may_begin.wait()
+        return None if timeout is None else max(0.0, came + timeout - time.monotonic())
+
+    def cancel(self, *calls: grpc.aio.Call) -> None:
+        """Cancel those of these calls that have not ended, at once or after a probe."""
+        unfinished = [call for call in calls if not call.done()]
+        room = len(unfinished) if self._closed else MOST_RESETS - self._resets
+        for call in unfinished[:room]:
+            call.cancel()
+            self._resets += 1
+        self._waiting += unfinished[room:]
+        if self._resets == MOST_RESETS and not (self._probing or self._closed):
+            self._probing = True
+            self._may_begin.clear()
+            accepted, self._waiting = self._waiting, []  # the server has accepted these once it answers the probe
+            # Any server answers a health check quickly, even if only with UNIMPLEMENTED. hangtag answers it without a
+            # token.
+            probe: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel().unary_unary(methods.CHECK)
+            probe(b"", timeout=PROBE_SECONDS).add_done_callback(partial(self._on_answer, accepted))
+
+    def close(self) -> None:
+        """Stop making calls wait. Call this before closing the channel."""
+        self._closed = True
+        self._may_begin.set()
+
+    def _on_answer(self, accepted: Sequence[grpc.aio.Call], _probe: object) -> None:
+        # A failed probe serves as well: the connection has ended, or the streams began long enough ago.
+        for call in accepted:
+            call.cancel()
+        self._resets = 0
+        self._probing = False
+        waiting, self._waiting = self._waiting, []
+        self.cancel(*waiting)
+        if not self._probing:
+            self._may_begin.set()
+
+
+class OneLoop:
+    """Binds a client to the event loop of its first call, which may start later than the client is created."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def require(self) -> None:
+        """Raise RuntimeError if the running loop is not the loop of the first call."""
+        running = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = running
+        elif running is not self._loop:
+            raise RuntimeError("this AsyncClient belongs to another event loop; make one for each loop")
+
+
+def being_cancelled() -> bool:
+    """Return whether the running task itself is being cancelled. If not, a CancelledError comes from another task."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0

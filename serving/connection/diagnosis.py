@@ -1,7 +1,7 @@
-"""Find out why no call succeeds at an address: connect once more, and see what the port speaks and what TLS objects to.
+"""Find out why no call to an address succeeds: connect again, and check the port's protocol and the TLS handshake.
 
-gRPC's and HTTP's libraries word these failures each in their own way, which differs by version, and often without the
-cause. Here both kinds of client get the same sentences.
+The libraries for gRPC and HTTP describe these failures differently, change the text between versions, and often omit
+the cause. With this module both kinds of client report the same sentences.
 """
 
 import socket
@@ -11,28 +11,28 @@ from hangtag.serving import address as server_address
 from hangtag.serving.credentials import Credentials, CredentialsError
 
 TIMEOUT = 2.0
-"""Seconds that each connection may take, of which three are made at most, and one where nothing listens."""
+"""Seconds that each connection may take. There are at most three connections, and only one if nothing listens."""
 _REQUEST = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
-# OpenSSL's codes: the certificate is for another host or IP address, not valid yet, not valid any more, or signed by an
-# authority that is not among the trusted ones.
+# OpenSSL's codes: the certificate is for another host or IP address, not yet valid, expired, or signed by an authority
+# that is not trusted.
 _OTHER_HOST, _TOO_EARLY, _EXPIRED, _UNKNOWN_AUTHORITY = (62, 64), 9, 10, (2, 18, 19, 20, 21)
-_NAMES = 5  # of a certificate, in a message
+_NAMES = 5  # the most names of a certificate that a message lists
 
 
 def diagnose(address: str, credentials: Credentials) -> str:
-    """Say why calls fail at an address where something listens, and what to do about it.
+    """Say why calls to an address fail although something listens there, and what to do about it.
 
-    It returns "" where nothing listens, where the address does not name one host and port, and where it finds no cause.
-    Behind a proxy it names the proxy, and connects to nothing.
+    Returns "" if nothing listens, if the address does not name exactly one host and port, or if no cause is known. If
+    calls go through a proxy, the answer names the proxy, and this function does not connect.
 
     Args:
-        address: what the calls go to, HOST:PORT or a URL.
-        credentials: what the calls use.
+        address: the address of the failed calls, HOST:PORT or a URL.
+        credentials: the credentials of the failed calls.
     """
     endpoint = server_address.endpoint(address)
     if endpoint is None:
         return ""
-    from hangtag.serving.connection import proxy  # here, because a container's health check has no use for it
+    from hangtag.serving.connection import proxy  # a container's health check does not need it
 
     url = server_address.is_http(address)
     if through := proxy.for_url(address) if url else proxy.for_grpc(address):
@@ -44,17 +44,17 @@ def diagnose(address: str, credentials: Credentials) -> str:
             return _Handshake(address, endpoint, credentials).problem()
         explanation = "" if url else _plain_http(address, endpoint)
         if not explanation and _speaks_tls(endpoint):
-            remedy = f"write https{address[4:]}" if url else "give --tls-ca, the authority of its certificate"
+            remedy = f"write https{address[4:]}" if url else "give --tls-ca, the authority that signed its certificate"
             explanation = f"the server at {address} wants TLS: {remedy}"
-    except (OSError, UnicodeError, CredentialsError):  # nothing listens, or not in time, or a file is gone by now
+    except (OSError, UnicodeError, CredentialsError):  # no server answered in time, or a file was deleted
         return ""
     return explanation
 
 
 def _plain_http(address: str, endpoint: tuple[str, int]) -> str:
-    """Say which HTTP port listens where gRPC failed, and which option takes it; "" where none does.
+    """Say which HTTP port listens at a gRPC address, and what to write instead; "" if the port does not speak HTTP.
 
-    It sends one GET in plain text.
+    Sends one GET in plain text.
     """
     # Imported here, because a container's health check loads this module every few seconds.
     import http.client
@@ -78,14 +78,14 @@ def _plain_http(address: str, endpoint: tuple[str, int]) -> str:
 
 
 class _Handshake:
-    """TLS with a server, as the calls have it."""
+    """A TLS handshake with a server, with the settings of the failed calls."""
 
     def __init__(self, address: str, endpoint: tuple[str, int], credentials: Credentials) -> None:
         self._address, self._endpoint, self._credentials = address, endpoint, credentials
         self._url = server_address.is_http(address)
 
     def problem(self) -> str:
-        """Say what is wrong with it; "" for nothing. Raises OSError where no connection is made."""
+        """Say what is wrong with the handshake; "" if nothing is wrong. Raises OSError if no connection is possible."""
         with socket.create_connection(self._endpoint, TIMEOUT) as connection:
             try:
                 with self._context().wrap_socket(connection, server_hostname=self._endpoint[0]) as secured:
@@ -95,7 +95,7 @@ class _Handshake:
             except ssl.SSLCertVerificationError as error:
                 return self._certificate_problem(error)
             except ssl.SSLEOFError:
-                return ""  # as of a proxy that has no server: it says nothing of TLS
+                return ""  # a proxy without a server answers so: it shows nothing about TLS
             except ssl.SSLError as error:
                 return self._no_tls(error.reason or str(error))
 
@@ -104,7 +104,7 @@ class _Handshake:
         context = context or ssl.create_default_context()
         context.set_alpn_protocols(["http/1.1" if self._url else "h2"])
         if not self._url:
-            context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as gRPC verifies; Python 3.13 and newer set it
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # gRPC does not set this flag; Python 3.13 and newer do
         return context
 
     def _certificate_problem(self, error: ssl.SSLCertVerificationError) -> str:
@@ -127,7 +127,7 @@ class _Handshake:
         return f"{certificate} was not signed by {by}: --tls-ca must name the authority that signed it ({reason})"
 
     def _names(self) -> str:
-        """The hosts that the server's certificate is for."""
+        """Return the host names in the server's certificate."""
         context = self._context()
         context.check_hostname = False
         with (
@@ -139,7 +139,7 @@ class _Handshake:
         return ", ".join(names[:_NAMES]) + (", ..." if len(names) > _NAMES else "") or "no host"
 
     def _no_tls(self, reason: str) -> str:
-        if "ALERT" in reason:  # the server speaks TLS, and says no
+        if "ALERT" in reason:  # the server speaks TLS, and refuses the client
             return f"the server at {self._address} refuses TLS ({reason}); {self._certificate_advice()}"
         if self._url:
             return f"the server at {self._address} does not use TLS: write http{self._address[5:]}"
@@ -168,7 +168,7 @@ class _Handshake:
 
 
 def _hangs_up(secured: ssl.SSLSocket, url: bool) -> bool:
-    """Whether the server ends a connection instead of answering. A server of gRPC sends its settings first."""
+    """Return whether the server closes a connection instead of answering. A gRPC server sends its settings unasked."""
     try:
         if url:
             secured.sendall(_REQUEST)
@@ -180,7 +180,7 @@ def _hangs_up(secured: ssl.SSLSocket, url: bool) -> bool:
 
 
 def _speaks_tls(endpoint: tuple[str, int]) -> bool:
-    """Whether TLS begins, whatever the certificate. Raises OSError where no connection is made."""
+    """Return whether a TLS handshake starts, whatever the certificate. Raises OSError if no connection is possible."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

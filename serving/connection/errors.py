@@ -1,4 +1,4 @@
-"""The exception of every failed call, whatever carried it."""
+"""The exceptions of failed calls, the same over gRPC and over HTTP."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,15 +8,15 @@ import grpc
 from hangtag.errors import UserError
 
 UNKNOWN_OUTCOME = (
-    "whether the server has done it is unknown, and the call is not repeated: models() of a client, or "
-    "'hangtag top --once', shows what it serves"
+    "the server may or may not have done it, and the call is not repeated: a client's models(), or 'hangtag top "
+    "--once', shows what the server serves"
 )
-"""Ends the message of a load or unload whose connection broke."""
-_QUOTED = 200  # characters of another exception's message
+"""End of the error message if the connection broke during a load or unload."""
+_QUOTED = 200  # the most characters that are quoted of another exception's message
 
 
 class ClientError(UserError):
-    """A call to the server failed. The message is the server's own, or says what to check.
+    """A call to the server failed. The message comes from the server, or says what to check.
 
     Attributes:
         code: gRPC's status code, such as ``grpc.StatusCode.NOT_FOUND`` for an unknown model.
@@ -28,15 +28,15 @@ class ClientError(UserError):
 
 
 class ClosedError(ClientError):
-    """The client was closed, so that no further call of it can succeed."""
+    """The client was closed, so its further calls fail."""
 
 
 class StatusLostError(ClientError):
-    """A stream ended, and nothing says why."""
+    """A stream ended without a status that says why."""
 
 
 class InputError(ClientError, TypeError, ValueError):
-    """An argument of a call cannot be sent. It is a TypeError and a ValueError too, which programs may catch."""
+    """An argument of a call cannot be sent. Programs may also catch this error as a TypeError or a ValueError."""
 
     def __init__(self, message: str) -> None:
         super().__init__(grpc.StatusCode.INVALID_ARGUMENT, message)
@@ -44,33 +44,41 @@ class InputError(ClientError, TypeError, ValueError):
 
 def closed() -> ClosedError:
     """Return the error of a call on a client that was closed."""
-    return ClosedError(grpc.StatusCode.CANCELLED, "this client is closed; make another one")
+    return ClosedError(grpc.StatusCode.CANCELLED, "this client is closed; make another client")
 
 
-def too_late(address: str, seconds: float) -> ClientError:
-    """Return the error of a call whose deadline passed."""
-    return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer from {address} within {seconds:g} s")
+def too_late(address: str, seconds: float | None, reason: str = "") -> ClientError:
+    """Return the error of a call whose deadline has passed, or will pass before the next attempt.
+
+    Args:
+        address: where the call went.
+        seconds: the deadline; None if the server set the deadline.
+        reason: how the last attempt failed; "" if the last attempt got no answer.
+    """
+    limit = "in time" if seconds is None else f"within {seconds:g} s"
+    message = f"no answer from {address} {limit}{f' ({reason})' if reason else ''}"
+    return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)
 
 
 def stream_too_late(address: str, seconds: float | None) -> ClientError:
-    """Return the error of a stream whose deadline passed: its own, or one that the server sets."""
+    """Return the error of a stream whose deadline passed, whether the client or the server set that deadline."""
     limit = "in time" if seconds is None else f"within {seconds:g} s"
-    message = f"the stream to {address} was not answered to its end {limit}"
+    message = f"the stream to {address} was not answered completely {limit}"
     return ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, message)
 
 
 def status_lost(address: str) -> StatusLostError:
-    """Return the error of a stream that ended while its requests were sent, and whose status gRPC has lost."""
+    """Return the error of a stream that ended while requests were being sent, so that gRPC lost the stream's status."""
     message = (
         f"the stream to {address} ended before its requests were sent, and gRPC lost the reason: the server stops or "
-        "refuses the stream, a proxy answered in its place, or the connection broke"
+        "refuses the stream, a proxy answered instead, or the connection broke"
     )
     return StatusLostError(grpc.StatusCode.UNKNOWN, message)
 
 
 @contextmanager
 def sending() -> Iterator[None]:
-    """Build a request in this context. Raises InputError for whatever exception an argument leads to."""
+    """Context in which to build a request. Turns any exception that an argument causes into an InputError."""
     try:
         yield
     except UserError:
@@ -81,20 +89,20 @@ def sending() -> Iterator[None]:
 
 @contextmanager
 def reading(source: str) -> Iterator[None]:
-    """Read an answer in this context. Raises ClientError for whatever exception the answer leads to.
+    """Context in which to read an answer. Turns any exception that the answer causes into a ClientError.
 
-    A server may answer anything, and the libraries that read it raise many kinds of exception: each one means that the
-    answer is not of the protocol.
+    A server may answer anything, and the libraries that parse answers raise many kinds of exception. Each exception
+    means that the answer does not follow the protocol.
 
     Args:
-        source: what answered.
+        source: what sent the answer, for the message.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        message = f"the answer of {source} is not of the Open Inference Protocol ({_named(error)})"
+        message = f"the answer of {source} does not follow the Open Inference Protocol ({_named(error)})"
         raise ClientError(grpc.StatusCode.INTERNAL, message) from error
 
 

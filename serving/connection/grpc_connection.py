@@ -7,9 +7,8 @@ import grpc
 
 from hangtag.serving import address as server_address
 from hangtag.serving.connection import errors
-from hangtag.serving.connection.costs import keep_costs
 from hangtag.serving.connection.grpc_failures import explained
-from hangtag.serving.connection.method import Message, Method
+from hangtag.serving.connection.method import Message, Method, keep_costs
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
 
@@ -27,7 +26,7 @@ class GrpcConnection:
 
     Raises:
         AddressError: the address is a URL, or has no port.
-        CredentialsError: a TLS file cannot be read. Calls raise it for the token's file.
+        CredentialsError: a TLS file cannot be read. Calls raise this error if the token's file cannot be read.
     """
 
     def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
@@ -44,7 +43,7 @@ class GrpcConnection:
         self._channel.close()
 
     def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
-        """Make one call and return its response; ``timeout`` in seconds instead of the connection's own.
+        """Make one call and return its response. ``timeout`` in seconds replaces the connection's timeout.
 
         Raises ClientError and CredentialsError.
         """
@@ -68,12 +67,12 @@ class GrpcConnection:
         *,
         wait_for_ready: bool = False,
     ) -> Iterator[Response]:
-        """Yield a stream's responses. An exception of ``requests`` is raised after the answers to those before it.
+        """Yield a stream's responses. Exceptions of ``requests`` are re-raised after all earlier answers.
 
         Args:
             method: a method with a stream of responses.
-            requests: taken one by one, by a thread of gRPC's.
-            timeout: deadline of the whole stream in seconds; None is no deadline.
+            requests: the requests, which a thread that gRPC starts takes one by one.
+            timeout: the deadline of the whole stream in seconds; None for no deadline.
             wait_for_ready: wait for a server that is not up yet, instead of failing.
 
         Raises:
@@ -86,7 +85,7 @@ class GrpcConnection:
         def outgoing() -> Iterator[Message]:
             try:
                 yield from requests
-            except Exception as error:  # gRPC would log it and cancel the requests in flight
+            except Exception as error:  # gRPC would log the exception and cancel the requests in flight
                 failures.append(error)
 
         start: grpc.StreamStreamMultiCallable[Message, Response] = self._channel.stream_stream(
@@ -97,8 +96,6 @@ class GrpcConnection:
         try:
             yield from call
         except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise errors.stream_too_late(self.address, timeout) from error
             raise explained(error, self.address, timeout, method, self._credentials) from error
         finally:
             call.cancel()  # the caller may have stopped reading

@@ -1,11 +1,14 @@
-"""A method of a gRPC service: the vocabulary in which every connection is asked for a call."""
+"""A method of a gRPC service, which every kind of connection takes to make a call, also over HTTP."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, Self, TypeVar
 
+from hangtag.protos import methods
+
 
 class Message(Protocol):
-    """What a connection needs to know of a protocol buffer's class."""
+    """What a connection needs from a protocol buffer's class."""
 
     def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
         """Return the message in its wire format."""
@@ -15,12 +18,9 @@ class Message(Protocol):
         """Read a message from its wire format."""
 
 
-CONTROL = (
-    "/inference.GRPCInferenceService/RepositoryModelLoad",
-    "/inference.GRPCInferenceService/RepositoryModelUnload",
-)
-"""Methods that no connection repeats by itself: where only the first answer was lost, a second unload would fail, and a
-second load repeat the work."""
+CONTROL = (methods.MODEL_LOAD, methods.MODEL_UNLOAD)
+"""Methods that no connection repeats by itself. If the server executed the call and only its answer was lost, a second
+unload would fail, and a second load would repeat the work."""
 Response = TypeVar("Response", bound=Message)
 
 
@@ -43,10 +43,31 @@ class Method(Generic[Response]):
 
     @property
     def repeatable(self) -> bool:
-        """Whether a call may be made again where nothing says whether the server has executed it."""
+        """Whether a connection may repeat a call without knowing whether the server has executed it."""
         return self.path not in CONTROL
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the responses are a stream."""
+        return self.path in (methods.CLASSIFY_STREAM, methods.MODEL_STREAM_INFER, methods.WATCH)
 
     def serialise(self, request: Any) -> bytes:
         """Return a request in its wire format."""
         data: bytes = request.SerializeToString()
         return data
+
+
+def keep_costs(response: Any, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+    """Copy metadata of a ModelInfer response into its parameters, where the responses of a stream have this data.
+
+    Args:
+        response: the response to any call. Only responses to ModelInfer are changed.
+        metadata: trailing metadata, or, over HTTP, headers. Only keys that begin with ``hangtag-`` are copied: how long
+            the answer took.
+    """
+    from hangtag.protos import inference_pb2  # health checks, which containers run often, do not need it
+
+    if isinstance(response, inference_pb2.ModelInferResponse):
+        for key, value in metadata:
+            if key.startswith("hangtag-") and isinstance(value, str):
+                response.parameters[key.replace("-", "_")].string_param = value

@@ -1,4 +1,4 @@
-"""The proxy that the environment names for a server: one reader of HTTP_PROXY and its kin for all clients."""
+"""The proxy that the environment names for a server: reads HTTP_PROXY and similar variables, for all clients."""
 
 import ipaddress
 import os
@@ -20,9 +20,9 @@ class Proxy:
     """A proxy between a client and a server.
 
     Attributes:
-        variable: the environment's variable that names it.
-        url: with the user and the password, if it has them.
-        exempting: the variable that exempts hosts from it.
+        variable: the environment variable that names the proxy.
+        url: the proxy's URL, including the user and the password if given.
+        exempting: the environment variable that exempts hosts from the proxy.
     """
 
     variable: str
@@ -30,7 +30,7 @@ class Proxy:
     exempting: str = "NO_PROXY"
 
     def failure(self, address: str, reason: str) -> str:
-        """Say that no call got through to a server, and why, without a password of the proxy's."""
+        """Say that no call reached a server, and why, without the proxy's password."""
         through = f"through the proxy {_without_password(self.url)}, which {self.variable} names"
         return (
             f"no connection to {address} {through} ({reason}): "
@@ -39,12 +39,13 @@ class Proxy:
 
 
 def for_url(url: str) -> Proxy | None:
-    """Return the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names for a URL, unless NO_PROXY has its host.
+    """Return the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names for a URL, unless NO_PROXY exempts its host.
 
     Raises:
-        AddressError: the variable is no URL of a proxy, or one of SOCKS, and the package ``socksio`` is not installed.
+        AddressError: the variable is not a proxy's URL, or is a SOCKS proxy's URL and the package ``socksio`` is not
+            installed.
     """
-    import urllib.request  # here, because a container's health check over gRPC has no use for it
+    import urllib.request  # a container's health check over gRPC does not need it
 
     proxies = urllib.request.getproxies()
     scheme, _, _ = url.lower().partition("://")
@@ -58,19 +59,19 @@ def for_url(url: str) -> Proxy | None:
     kind = "" if read is None else read.partition("://")[0]
     if read is None or kind not in ("http", "https", *_SOCKS):
         raise AddressError(
-            f"{variable} is {_without_password(value)!r}, which is no URL of a proxy: write http://HOST:PORT, unset "
+            f"{variable} is {_without_password(value)!r}, which is not a proxy's URL: write http://HOST:PORT, unset "
             f"{variable}, or add the server's host to NO_PROXY"
         )
     if kind in _SOCKS and find_spec("socksio") is None:
         raise AddressError(
             f"{variable} names a SOCKS proxy, which needs the Python package socksio: install it (pip install "
-            f"socksio), name a proxy for HTTP, unset {variable}, or add the server's host to NO_PROXY"
+            f"socksio), name an HTTP proxy, unset {variable}, or add the server's host to NO_PROXY"
         )
     return Proxy(variable, read)
 
 
 def for_grpc(address: str) -> Proxy | None:
-    """Return the proxy through which gRPC's library calls an address. It leaves out one that it cannot read.
+    """Return the proxy through which gRPC's library calls an address. gRPC ignores a proxy that it cannot parse.
 
     Source: gRPC's doc/environment_variables.md.
     """
@@ -87,14 +88,14 @@ def for_grpc(address: str) -> Proxy | None:
 
 
 def _read(value: str) -> str | None:
-    """Return a URL of a host and a port as every library reads it, without a path; None for what is none."""
+    """Return a proxy's URL, with host and port but no path, in a form that every library reads; None if malformed."""
     try:
         url = urlsplit(value if "://" in value else f"http://{value}")
         host = (url.hostname or "").encode("idna").decode()
         port = "" if url.port is None else f":{url.port}"
         if ":" in host:
             host = f"[{ipaddress.IPv6Address(host)}]"
-    except ValueError:  # UnicodeError too
+    except ValueError:  # UnicodeError is a ValueError too
         return None
     if not re.fullmatch(r"[\w.-]+|\[.*\]", host, re.ASCII) or port == ":0" or not value.isprintable() or " " in value:
         return None
@@ -111,10 +112,10 @@ def _exempt(exemptions: str, scheme: str, endpoint: tuple[str, int]) -> bool:
 
 
 def _exempts(entry: str, scheme: str, host: str, port: int) -> bool:
-    """Whether an entry of NO_PROXY has a host.
+    """Return whether an entry of NO_PROXY exempts a host.
 
-    It may be of any form that httpx2 knows. The standard library does not know *.example.com, [::1], 10.0.0.0/8 and
-    https://example.com.
+    The entry may have any form that httpx2 accepts. The standard library does not accept *.example.com, [::1],
+    10.0.0.0/8 or https://example.com.
     """
     limited_to, _, name = entry.rpartition("://")
     if limited_to not in ("", "all", scheme):
@@ -122,7 +123,7 @@ def _exempts(entry: str, scheme: str, host: str, port: int) -> bool:
     if name == "*":
         return True
     name = name.removeprefix("*").removeprefix(".").replace("[", "").replace("]", "").lower()
-    with suppress(ValueError):  # one of them is no address
+    with suppress(ValueError):  # one of the two is no address
         if ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False):
             return True
     ends = f".{host.lower()}", f".{host.lower()}:{port}"

@@ -1,4 +1,4 @@
-"""Errors of the load test, apart from failed calls: those are results, counted by status code.
+"""Errors of the load test. Failed calls are not errors but results, counted by status code.
 
     LoadTestError
     ├── TargetError         the server or a model cannot be measured: unreachable, not ready, another protocol

@@ -1,6 +1,8 @@
-"""Formats numbers for readers: three significant digits, always with a unit."""
+"""Format figures for readers, with three significant digits and a unit, and sentences that contain figures."""
 
 import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 NONE = "\N{EN DASH}"  # Shown in place of NaN.
 
@@ -26,6 +28,15 @@ def three_digits(value: float) -> str:
     return f"{value:,.{min(decimals, 6)}f}"
 
 
+def span(low: float, high: float, show: Callable[[float], str]) -> str:
+    """Format an interval: 1.20 to 1.40 ms; empty if the interval is unknown."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    least, most = show(low), show(high)
+    _, space, unit = most.rpartition(" ")
+    return f"{least.removesuffix(space + unit) if space else least} to {most}"
+
+
 def count(value: int) -> str:
     """Format a count: 12,345."""
     return f"{value:,}"
@@ -39,3 +50,46 @@ def times(ratio: float) -> str:
 def ratio(value: float) -> str:
     """Format a ratio in a sentence, to two significant digits: 0.26, 2.0, 11, 1,234."""
     return f"{value:,.0f}" if abs(value) >= 9.95 else f"{value:#.2g}"
+
+
+# A value, which orders the figures, and the text that is shown for it.
+Figure = tuple[float, str]
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A sentence with a place, {}, for each figure.
+
+    Args:
+        words: The sentence, without a full stop.
+        figures: The value and the text of each figure.
+
+    Example:
+        Remark("{} calls failed", ((1234, "1,234"),))
+    """
+
+    words: str
+    figures: tuple[Figure, ...] = ()
+
+    def __str__(self) -> str:
+        return self.words.format(*(shown for _, shown in self.figures))
+
+
+def combined(remarks: Iterable[tuple[str, Remark]]) -> list[str]:
+    """Make sentences from remarks on named runs. Remarks that differ only in their figures share one sentence.
+
+    A shared sentence shows the range of each figure.
+    """
+    alike: dict[str, list[tuple[str, Remark]]] = {}
+    for name, remark in remarks:
+        alike.setdefault(remark.words, []).append((name, remark))
+    return [
+        f"{'; '.join(name for name, _ in same)}: "
+        + words.format(*map(_range, zip(*(remark.figures for _, remark in same), strict=True)))
+        for words, same in alike.items()
+    ]
+
+
+def _range(figures: tuple[Figure, ...]) -> str:
+    (_, low), (_, high) = min(figures), max(figures)
+    return low if low == high else f"{low} to {high}"

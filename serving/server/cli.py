@@ -1,49 +1,83 @@
 """The command ``hangtag serve``."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import click
 import structlog
 
-from hangtag.printable import escaped
-from hangtag.serving.server.config.click_options import server_options
-from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.errors import StartError
+from hangtag.extras import needs
+from hangtag.options import RepositoryPath, options_of
+from hangtag.serving.server.config.platform import platform_settings
+from hangtag.serving.server.config.server_config import ModelLimit, ServerConfig
 from hangtag.serving.server.process import environment
 from hangtag.serving.server.telemetry.log import configure_log
 
 log = structlog.get_logger()
 
 
+class _ModelLimitType(click.ParamType[ModelLimit]):
+    """Parses NAME=N. ServerConfig checks whether the limit is valid."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ModelLimit:
+        if isinstance(value, tuple):
+            return value
+        name, _, limit = value.rpartition("=")
+        if not (name and limit.isascii() and limit.isdigit()):
+            self.fail(f"{value!r} is not a model's name, '=' and a number", param, ctx)
+        return name, int(limit)
+
+
 @click.command()
-@server_options
+@options_of(
+    ServerConfig,
+    models=RepositoryPath(path_type=Path),
+    model_max_batch_size=_ModelLimitType(),
+)
 def serve(**options: Any) -> None:
     """Serve every model of a repository over gRPC and HTTP.
 
     Both have the Open Inference Protocol (the clients of Triton and KServe work unchanged) and classify images. gRPC
-    has streams, health, and reflection too, and HTTP a page that tries the models. On SIGTERM the server finishes the
-    calls in flight and ends with exit code 0.
+    also has streams, health and reflection; HTTP also has a page to try the models. On SIGTERM the server finishes the
+    calls in flight and exits with code 0.
+
+    docs/reference/options.md also has the options that are rarely needed.
 
     \b
     Examples:
-      hangtag serve                               the models of ./models on 127.0.0.1:8001 and :8000
-      hangtag serve --models /srv/models --host 0.0.0.0 --tls-cert tls.crt --tls-key tls.key --token-file tokens
-      hangtag health --wait 30                    (in another shell) returns when the server is ready
+      hangtag serve             the models of ./models on 127.0.0.1:8001 and :8000
+      hangtag serve --models /srv/models --host 0.0.0.0 --tls-cert tls.crt \\
+          --tls-key tls.key --token-file tokens
+      hangtag health --wait 30  returns when the server is ready
     """
     configure_log()
     environment.prepare()
     # Imported here and not above, because gRPC and ONNX Runtime read their variables while they are imported.
-    from hangtag.serving.server.process import main
+    with needs("cpu", "'hangtag serve'"):
+        from hangtag.serving.server.process import main
 
-    try:
-        config = ServerConfig(**options)
-        if config.dangers:
-            log.warning(f"LISTENING BEYOND LOOPBACK: {' and '.join(config.dangers)}", host=config.host)
-        if environment.prints_headers():
-            log.warning(
-                "GRPC_TRACE IS SET: gRPC's core prints the headers of calls, tokens included, to standard error. "
-                "Unset it unless you look for a fault in gRPC."
-            )
-        main.run(config)
-    except StartError as error:
-        raise click.ClickException(escaped(str(error))) from error
+    options |= platform_settings(options["platform"], os.environ)
+    if isinstance(options["models"], str):
+        options["store"] = options.pop("models")
+    config = ServerConfig(**options)
+    if config.dangers:
+        log.warning(f"LISTENING BEYOND LOOPBACK: {' and '.join(config.dangers)}", host=config.host)
+    if environment.prints_headers():
+        log.warning(
+            "GRPC_TRACE IS SET: gRPC's core prints the headers of calls, including tokens, to standard error. Unset it "
+            "unless you are looking for a fault in gRPC."
+        )
+    main.run(config)
+
+
+_RARE = (
+    "model_cache", "model_cache_mib", "trial_load_mib", "platform_model", "gpu_device_id", "gpu_mem_limit_mib",
+    "cuda_graphs", "model_max_batch_size", "max_http_bodies_mib", "max_concurrent_streams", "max_connections",
+    "connection_idle_seconds", "connection_age_seconds", "keepalive_seconds",
+)  # fmt: skip
+for option in serve.params:
+    if isinstance(option, click.Option) and option.name in _RARE:
+        option.hidden = True

@@ -1,4 +1,4 @@
-"""How accurate each network is, with the study's recipe and with the best one: docs/study.md.
+"""How accurate is each network, with the study's recipe and with the best recipe? See README.md, which is finished.
 
-run trains, results.jsonl keeps the figures, report writes the page.
+run trains the networks, results.jsonl keeps the figures, and teachers/ has the files of three teachers.
 """

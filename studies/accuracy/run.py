@@ -1,18 +1,43 @@
-"""Trains the study's networks, the teachers and the networks that learn from them, and records each run's figures."""
+"""Train the study's networks, the teachers and their students, and record each run's figures."""
 
+import fnmatch
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import click
+
 from hangtag.training.runs.run import Run
-from studies import results, training_runs
-from studies.training_runs import RUNS, TrainingRun
+from studies import results
+from studies.hangtag_command import hangtag
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 TEACHER_FILES = Path("studies/accuracy/teachers")
+RUNS = Path("runs")
+TEACHERS = RUNS / "teachers"
+"""The repository where recipes look for their teachers."""
 SEEDS = (0, 1, 2)
-DRAWN = ("lstm", "lstm2", "cnn")
-"""The networks of the published study, whose learning curves and confusion matrices the page shows."""
+NETWORKS = ("lstm", "lstm2", "cnn")
+"""The networks of the published study."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One training run.
+
+    Args:
+        name: The run's folder under runs/, and its name in the results file.
+        arguments: The arguments of `hangtag train`, beginning with the network.
+        group: The part of the page that shows the run.
+        published: The version of TEACHERS to export the run as, with the options of `hangtag export`; None: do not
+            export.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    group: str
+    published: tuple[Path, tuple[str, ...]] | None = None
 
 
 def _study(model: str, seed: int) -> TrainingRun:
@@ -26,53 +51,73 @@ def _bf16(seed: int) -> TrainingRun:
 
 
 def _teacher(model: str, seed: int, *, int8: bool = False) -> TrainingRun:
-    """Each is exported as the next version under runs/teachers, where recipes look for their teachers."""
-    name, models = f"{model}-teacher-seed{seed}", RUNS / "teachers"
-    options, published = (("--precision", "int8", "--timing", "none"), f"{model}-int8") if int8 else ((), model)
-    return TrainingRun(
-        name,
-        (model, "--seed", str(seed), "--precision", "bf16"),
-        "teacher",
-        next_step=("export", str(RUNS / name), "--models", str(models), *options),
-        next_file=models / published / str(seed + 1) / "model.onnx",
-    )
+    options = ("--precision", "int8") if int8 else ()
+    version = TEACHERS / (f"{model}-int8" if int8 else model) / str(seed + 1)
+    arguments = (model, "--seed", str(seed), "--precision", "bf16")
+    return TrainingRun(f"{model}-teacher-seed{seed}", arguments, "teacher", (version, options))
 
 
 def _best(model: str) -> TrainingRun:
     return TrainingRun(f"{model}-best-seed0", (model, "--recipe", "best", "--precision", "bf16"), "best")
 
 
-def _same_view() -> TrainingRun:
-    """Learns from files in the repository, of the runs resnet-28x28-teacher-seed0 and 1, and cnn-best-seed0 in INT8."""
+def _same_view(model: str) -> TrainingRun:
+    """A run with teachers in the repository: from resnet-28x28-teacher-seed0 and 1, and cnn-best-seed0 in INT8."""
     versions = ("resnet-28x28-int8/1", "resnet-28x28-int8/2", "cnn-int8/1")
     teachers = (f"--teacher={TEACHER_FILES / version / 'model.onnx'}" for version in versions)
-    arguments = ("cnn", "--recipe", "same-view", "--precision", "bf16", *teachers)
-    return TrainingRun("cnn-same-view-seed0", arguments, "same-view")
+    arguments = (model, "--recipe", "same-view", "--precision", "bf16", *teachers)
+    return TrainingRun(f"{model}-same-view-seed0", arguments, "same-view")
 
 
-STUDY = (
+# The results file also has runs that nothing trains again: the group "before-muon" has runs of earlier versions of the
+# recipes; "same-view-ended-early" has a run that was ended after 36 of its 90 epochs.
+TRAINING_RUNS = (
     *(_study(model, seed) for model in ("lstm", "lstm-56", "lstm-280") for seed in SEEDS),
     _study("lstm2", 0),  # An hour and a half for a run: one seed.
     *(_study("cnn", seed) for seed in SEEDS),
-)
-# The results file also has runs that nothing trains again: the group "before-muon" has those of earlier versions of the
-# recipes, "same-view-ended-early" one that was ended after 36 of its 90 epochs.
-TEACHERS = (
+    *map(_bf16, SEEDS),
     *(_teacher("resnet", seed) for seed in SEEDS),
     *(_teacher("resnet-28x28", seed, int8=True) for seed in (0, 1)),
+    *map(_best, NETWORKS),
+    *map(_same_view, ("cnn", "cnn-small")),
 )
-STUDENTS = (*map(_best, DRAWN), _same_view())
-TRAINING_RUNS = (*STUDY, *map(_bf16, SEEDS), *TEACHERS, *STUDENTS)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("--only", default="*", show_default=True, help="Runs whose names fit this pattern, as lstm-*-seed0.")
+@click.option("--dry-run", is_flag=True, help="Print the commands and run none.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The results file to write lines into.")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- TRAIN_OPTIONS]")
+def main(only: str, dry_run: bool, out: Path, options: tuple[str, ...]) -> None:
+    """Train the study's networks, their teachers, and the networks by the recipes that learn from teachers.
+
+    A finished run costs nothing, and a stopped run continues. TRAIN_OPTIONS are options of hangtag train, such as --
+    --threads 2.
+    """
+    chosen = [run for run in TRAINING_RUNS if fnmatch.fnmatchcase(run.name, only)]
+    if not chosen:
+        names = ", ".join(run.name for run in TRAINING_RUNS)
+        raise click.ClickException(f"no run's name fits {only!r}; the runs are {names}.")
+    for run in chosen:
+        folder = RUNS / run.name
+        hangtag(["train", *run.arguments, "--out", str(folder), *options], dry_run=dry_run)
+        if run.published and not run.published[0].exists():
+            hangtag(["export", str(folder), "--models", str(TEACHERS), *run.published[1]], dry_run=dry_run)
+        if not dry_run:
+            trained = Run(folder)
+            trained.require_finished()
+            results.record(out, {"run": run.name} | line(run, trained))
+            click.echo(f"recorded {run.name} in {out}")
 
 
 def line(run: TrainingRun, trained: Run) -> results.Line:
-    """A finished run's line: what was trained, and the figures that the page shows.
+    """A finished run's line: what was trained, and its figures.
 
-    Its seconds are those of the median epoch times the epochs, since a run may be stopped for a while during some.
+    The seconds are the median epoch's times the number of epochs, because a run may be stopped for a while.
     """
     config, metrics = trained.read_config(), trained.read_metrics()
     recipe, summary, epochs = config["recipe"], metrics["summary"], metrics["epochs"]
-    figures = {
+    return {
         "group": run.group,
         "model": config["model"],
         "recipe": recipe["name"],
@@ -91,20 +136,3 @@ def line(run: TrainingRun, trained: Run) -> results.Line:
         "validation_accuracy": summary["validation"]["accuracy"],
         "test_accuracy": summary["test"]["accuracy"],
     }
-    if run.group == "study" and config["model"] in DRAWN:
-        figures["curves"] = {
-            key: [round(epoch[key], 4) for epoch in epochs] for key in ("train_accuracy", "validation_accuracy")
-        }
-        if config["seed"] == 0:
-            figures["confusion"] = summary["test"]["confusion"]
-    return figures
-
-
-main = training_runs.command(
-    TRAINING_RUNS,
-    line,
-    RESULTS,
-    "Train the study's networks, their teachers, and the networks by the recipes that learn from teachers.\n\n"
-    "A finished run costs nothing, and a stopped one continues. TRAIN_OPTIONS are options of hangtag train, such as "
-    "-- --threads 2.",
-)

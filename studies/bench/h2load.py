@@ -1,11 +1,10 @@
-"""Puts load on a server with nghttp2's h2load: HTTP/2 from native code, with a ModelInfer message as its body.
+"""Put load on a server with nghttp2's h2load: HTTP/2 from native code, with a ModelInfer message as the body.
 
-So the client takes little of the processors, and it is the server that is measured.
+The client then needs little processor time, so the server is the bottleneck.
 """
 
 import re
 import shutil
-import statistics
 import struct
 import subprocess
 import tempfile
@@ -27,12 +26,12 @@ class Load:
     """A closed loop, or calls at a rate.
 
     Args:
-        calls: Their number.
-        clients: Connections.
+        calls: The number of calls.
+        clients: The number of connections.
         streams: Calls in flight on each connection, at most.
         samples: Images in a call.
         rate: Calls a second, on all connections together; None for a closed loop.
-        deadline: Of each call, in seconds; the server ends a call that is over it, h2load does not.
+        deadline: Each call's deadline in seconds. The server ends a late call; h2load does not.
     """
 
     calls: int
@@ -45,22 +44,17 @@ class Load:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Calls a second, and each call's start and latency in seconds, in the order of starts; refused calls count."""
+    """Calls a second, and each call's latency in seconds, including refused calls."""
 
     per_second: float
     latencies: Sequence[float]
-    starts: Sequence[float]
 
     def percentile_ms(self, percent: float) -> float:
         return float(np.percentile(self.latencies, percent)) * 1e3
 
-    @property
-    def p50_ms(self) -> float:
-        return statistics.median(self.latencies) * 1e3
-
 
 def version() -> str:
-    """The version of h2load. Raises click.ClickException where it is missing."""
+    """The version of h2load. Raises click.ClickException if h2load is missing."""
     if shutil.which("h2load") is None:
         raise click.ClickException("h2load is missing; Debian and Ubuntu have it in the package nghttp2-client")
     output = subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=True).stdout
@@ -77,7 +71,7 @@ def message(model: str, samples: int) -> bytes:
 
 
 def run(server: str, model: str, load: Load) -> Outcome:
-    """Put a load on a server, http://host:port or https://host:port, whose certificate is not checked.
+    """Put a load on a server, http://host:port or https://host:port. Its certificate is not checked.
 
     Raises:
         click.ClickException: a call got no answer at all.
@@ -92,11 +86,11 @@ def post(url: str, body: bytes, headers: Sequence[str], load: Load, *options: st
     """Put a load of POST requests on a URL.
 
     Args:
-        url: http://host:port/path or https://…, whose certificate is not checked.
-        body: Of each request.
-        headers: Of each request, each as "name: value".
-        load: Its deadline is the headers' affair.
-        options: More of h2load's options, such as ``--h1`` for HTTP/1.1.
+        url: http://host:port/path or https://host:port/path. The certificate is not checked.
+        body: The body of each request.
+        headers: The headers of each request, each as "name: value".
+        load: Its deadline is ignored, because the headers set the deadline.
+        options: Further options of h2load, such as ``--h1`` for HTTP/1.1.
 
     Raises:
         click.ClickException: a request got no answer, or another status than 200 to 399.
@@ -122,6 +116,4 @@ def _read(output: str, log: Path) -> Outcome:
     if not (rate and complete):
         raise click.ClickException(f"h2load's calls were not all answered:\n{output}")
     rows = np.loadtxt(log, dtype=np.int64, ndmin=2)  # start in µs, HTTP status, duration in µs
-    rows = rows[np.argsort(rows[:, 0], kind="stable")]
-    starts = (rows[:, 0] - rows[0, 0]) / 1e6
-    return Outcome(float(rate[1]), (rows[:, 2] / 1e6).tolist(), starts.tolist())
+    return Outcome(float(rate[1]), (rows[:, 2] / 1e6).tolist())

@@ -1,5 +1,4 @@
-"""How fast each exported file is, compared with PyTorch and with its FP32 original: parts of docs/export.md.
+"""How fast is each exported file, compared with PyTorch and with its FP32 original? See README.md.
 
-run measures, results.jsonl keeps the figures, report writes the page; profile shows where a batch's time goes, and
-instructions with which of the processor's instructions it is computed (instructions.jsonl).
+run measures and writes the page; results.jsonl keeps the figures.
 """

@@ -1,31 +1,99 @@
-"""Times each published model, PyTorch and the model's FP32 file against each other, in bare ONNX Runtime.
+"""Compare the speed of each published model, in bare ONNX Runtime, with PyTorch and with the model's FP32 file.
 
-The contenders take turns of several batches, so that other load slows all of them alike. The ratios of the
-medians are what counts, and of these the median of several rounds over all models. Where a goal is missed, ONNX
-Runtime's profiler shows which nodes take the time.
+The contenders take turns of several batches on one thread, so that other load slows all contenders alike. The result is
+the ratio of medians, and of these ratios the median over several rounds. If a goal is missed, ONNX Runtime's profiler
+shows which nodes take the time.
 """
 
-import os
-from collections.abc import Iterator, Sequence
+import json
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
 import click
+import numpy as np
+import onnxruntime
 import torch
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
+from torch import nn
 
-from hangtag.export.gate import speed
-from hangtag.export.gate.speed import EAGER, FILE, FP32, TIMINGS, Speed
-from hangtag.export.network import ServedNetwork, SingleLabel
+from hangtag.export.arrays import Pixels
+from hangtag.export.gate.speed import BATCH_SIZES, FILE, FP32, THREADS, Contender, Speed, interleaved
+from hangtag.export.network import SingleLabel
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION
+from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist
 from studies import options, results
-from studies.exported import profile
+from studies.page import Part, made_from, table
+from studies.results import Line
+
+EAGER, COMPILED = "PyTorch", "torch.compile"
+TIMINGS = ("eager", "compile")
+"""What to compare a file's speed with: PyTorch in eager mode, or also torch.compile, which needs a C++ compiler."""
+_LEAST_ROUNDS, _SECONDS = 7, 2.0
+
+
+def measure(path: Path, images: Pixels, served: nn.Module, fp32: Path | None, timing: str) -> Speed:
+    """Time the file and its contenders.
+
+    Args:
+        path: The file.
+        images: The images to run, repeated if there are fewer than a batch.
+        served: The network in PyTorch.
+        fp32: The FP32 file of the same network, if ``path`` is in another precision.
+        timing: One of TIMINGS.
+    """
+    contenders = {FILE: _session(path)} | ({} if fp32 is None else {FP32: _session(fp32)})
+    with _pytorch_threads():
+        contenders[EAGER] = _network(served)
+        if timing == "compile" and any(map(shutil.which, ("c++", "g++", "clang++"))):
+            contenders[COMPILED] = _compiled(served, images)
+        batches = {size: np.resize(images, (size, *images.shape[1:])) for size in BATCH_SIZES}
+        return Speed(
+            {
+                size: interleaved(contenders, batch, least=_LEAST_ROUNDS, seconds=_SECONDS)
+                for size, batch in batches.items()
+            }
+        )
+
+
+@contextmanager
+def _pytorch_threads() -> Iterator[None]:
+    """Let PyTorch use THREADS threads inside the context."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _session(path: Path) -> Contender:
+    runtime = Runtime(path, provider="cpu", threads=THREADS)
+    (image,) = runtime.signature.inputs
+    return lambda batch: runtime.run({image.name: batch})
+
+
+def _network(network: Callable[..., object]) -> Contender:
+    def answer(batch: Pixels) -> object:
+        with torch.inference_mode():
+            return network(torch.from_numpy(batch))
+
+    return answer
+
+
+def _compiled(served: nn.Module, images: Pixels) -> Contender:
+    answer = _network(torch.compile(served, dynamic=False))
+    for size in BATCH_SIZES:
+        answer(np.resize(images, (size, *images.shape[1:])))
+    return answer
+
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 GOALS: dict[str, tuple[int, str, float]] = {
@@ -36,110 +104,159 @@ GOALS: dict[str, tuple[int, str, float]] = {
     "lstm-int8": (1, FP32, 1.0),
     "lstm2-int8": (1, FP32, 1.0),
 }
-"""Model -> batch size, contender, and how many times faster than this contender the file should be."""
-ACCURACY_GOALS = {"cnn-int8": 0.002, "lstm-int8": 0.002, "lstm2-int8": 0.002}
-"""Model -> how much of PyTorch's test accuracy, by the export's own figures, it may lose at most."""
+"""Model -> batch size, contender, and how many times as fast as this contender the file should be."""
+MAY_LOSE = 0.002
+"""The most of PyTorch's test accuracy that a file of another precision may lose, by the export's own figures."""
+_BATCHES, _NODES = 50, 8
+"""How many batches to profile, and how many nodes to name."""
 
 
 @click.command()
 @options.MODELS
-@click.option("--timing", type=click.Choice(TIMINGS[1:]), default="compile", show_default=True)
+@click.option("--timing", type=click.Choice(TIMINGS), default="compile", show_default=True)
 @options.ROUNDS
 @options.OUT
 def main(models: Path, timing: str, rounds: int, out: Path | None) -> None:
     """Time every model that was exported here, and judge the goals. Needs a machine that does nothing else."""
     images = fashion_mnist.load_test().images[:64]
-    console = Console()
     versions = {"ONNX Runtime": ONNXRUNTIME_VERSION, "PyTorch": torch.__version__}
     lines = [results.conditions(f"python -m studies exported run{options.given()}", versions) | {"rounds": rounds}]
-    entries = list(_entries(models))
-    speeds: dict[str, list[Speed]] = {entry.name: [] for entry, _ in entries}
-    for _ in track(range(rounds), "rounds", console=Console(stderr=True)):
-        for entry, fp32 in entries:
-            one = speed.measure(entry.path, images, _network(entry), fp32, timing)
-            assert one is not None
-            speeds[entry.name].append(one)
-    for entry, _ in entries:
-        measured = middle(speeds[entry.name])
-        console.print(_table(entry.name, measured))
-        line: results.Line = {"run": entry.name, "version": entry.version, "median_ms": measured.figures["median_ms"]}
-        if goal := GOALS.get(entry.name):
-            line |= _judge(entry, measured, goal, console)
-        if entry.name in ACCURACY_GOALS:
-            line |= _judge_accuracy(entry, console)
-        lines.append(line)
-    console.print(f"load average before: {lines[0]['load_before']:.2f}; now: {os.getloadavg()[0]:.2f}")
-    options.write(out, RESULTS, lines, complete=not options.given())
+    entries = {
+        entry.name: entry
+        for entry in inventory.serving(models)
+        if "training" in entry.metadata and entry.metadata["task"] == "single_label"
+    }
+    speeds: dict[str, list[Speed]] = defaultdict(list)
+    for number in range(1, rounds + 1):
+        click.echo(f"round {number} of {rounds}", err=True)
+        for name, entry in entries.items():
+            original = entries.get(name.removesuffix(f"-{entry.precision}"), entry)
+            # Random weights: their values do not change the time.
+            network = build(str(entry.json("training")["config"]["model"]))
+            served = SingleLabel(network, fashion_mnist.IMAGE, len(fashion_mnist.LABELS)).eval()
+            fp32 = None if original is entry else original.path
+            speeds[name].append(measure(entry.path, images, served, fp32, timing))
+    lines += [_line(entry, speeds[name]) for name, entry in entries.items()]
+    for text in _tables({line["run"]: line for line in lines[1:]}):
+        click.echo(f"{text}\n")
+    if out := out or (RESULTS if options.complete("models", "timing") else None):
+        results.write(out, lines)
+        click.echo(f"wrote {out}")
+
+
+def _line(entry: Entry, speeds: Sequence[Speed]) -> Line:
+    """A model's line: its medians, whether its goals are reached, and the slowest nodes if a goal is missed."""
+    measured = middle(speeds)
+    line: Line = {"run": entry.name, "version": entry.version, "median_ms": measured.figures["median_ms"]}
+    if goal := GOALS.get(entry.name):
+        size, contender, bound = goal
+        ratio = measured.ratio(contender, size)
+        line["goal"], line["reached"] = f"{bound:g}x {contender} at batch {size}", None
+        if ratio is not None:
+            line |= {"ratio": ratio, "reached": ratio >= bound}
+            if ratio < bound:
+                line["nodes"] = slowest_nodes(entry.path, size)
+    if entry.precision != "fp32":
+        figures = entry.json("gate")["agreement"]
+        line |= {"may_lose": MAY_LOSE, "accuracy_lost": round(figures["pytorch_accuracy"] - figures["accuracy"], 6)}
+    return line
 
 
 def middle(speeds: Sequence[Speed]) -> Speed:
     """The medians of several measurements: of the file's time, and of each contender's ratio to it.
 
-    A contender's time is the file's times that ratio, since ratios within a measurement are what can be compared.
+    A contender's time is the file's time multiplied by that ratio, because only ratios within a measurement can be
+    compared.
     """
     first = speeds[0]
     milliseconds: dict[int, dict[str, float]] = {}
     for size, times in first.milliseconds.items():
         own = median(one.milliseconds[size][FILE] for one in speeds)
-        ratios = {name: median(one.ratio(name, size) or 0 for one in speeds) for name in times}
-        milliseconds[size] = {name: own * ratio for name, ratio in ratios.items()}
-    return Speed(milliseconds, first.missing)
+        milliseconds[size] = {name: own * median(one.ratio(name, size) or 0 for one in speeds) for name in times}
+    return Speed(milliseconds)
 
 
-def _entries(models: Path) -> Iterator[tuple[Entry, Path | None]]:
-    """Every classifier that was exported here; for one in another precision also the same network's FP32 file."""
-    entries = {entry.name: entry for entry in inventory.serving(models)}
-    for name, entry in entries.items():
-        if "training" not in entry.metadata or entry.metadata["task"] != "single_label":
-            continue
-        original = entries.get(name.removesuffix(f"-{entry.precision}"))
-        yield entry, original.path if original is not None and original is not entry else None
+def slowest_nodes(path: Path, batch_size: int) -> list[Line]:
+    """The slowest nodes of a graph after fusion, on one thread, with median microseconds per batch and share of time.
+
+    Args:
+        path: An ONNX file with one input, UINT8 [batch, height, width].
+        batch_size: Images in each batch of random pixels.
+    """
+    session_options = onnxruntime.SessionOptions()
+    session_options.intra_op_num_threads = 1
+    session_options.enable_profiling = True
+    with tempfile.TemporaryDirectory() as folder:
+        session_options.profile_file_prefix = str(Path(folder, "profile"))
+        session = onnxruntime.InferenceSession(path, session_options, providers=["CPUExecutionProvider"])
+        (image,) = session.get_inputs()
+        pixels = np.random.default_rng(0).integers(0, 256, (batch_size, *image.shape[1:]), dtype=np.uint8)
+        for _ in range(_BATCHES):
+            session.run(None, {image.name: pixels})
+        events = json.loads(Path(session.end_profiling()).read_text())
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            times[event["name"].removesuffix("_kernel_time"), event["args"]["op_name"]].append(event["dur"])
+    medians = {node: median(values) for node, values in times.items()}
+    slowest = sorted(medians.items(), key=lambda node: -node[1])[:_NODES]
+    return [
+        {"name": name, "operator": operator, "microseconds": each, "share": each / sum(medians.values())}
+        for (name, operator), each in slowest
+    ]
 
 
-def _network(entry: Entry) -> ServedNetwork:
-    """The network in PyTorch with random weights, whose values do not change the time."""
-    return SingleLabel(
-        build(str(entry.json("training")["config"]["model"])), fashion_mnist.IMAGE, len(fashion_mnist.LABELS)
-    ).eval()
+def part(path: Path = RESULTS) -> str:
+    """How the figures were measured, and the tables."""
+    models = results.read(path)
+    conditions = models.pop("conditions")
+    source = (
+        f"{made_from(path, conditions)}, each contender on one thread; the load average before was "
+        f"{conditions['load_before']:.1f}. Milliseconds for a batch; in brackets, how many times faster the file is: "
+        f"the median of {conditions['rounds']} rounds, in each of which the contenders of a row took turns. Times in "
+        "different rows compare less well:"
+    )
+    return "\n\n".join([source, *_tables(models)])
 
 
-def _judge(entry: Entry, measured: Speed, goal: tuple[int, str, float], console: Console) -> results.Line:
-    """Whether the goal is reached; where it is missed, also the nodes that take most time."""
-    size, contender, bound = goal
-    ratio = measured.ratio(contender, size)
-    text = f"{bound:g}x {contender} at batch {size}"
-    if ratio is None:
-        console.print(f"  goal {text}: not measured, {contender} is missing\n")
-        return {"goal": text, "reached": None}
-    console.print(f"  goal {text}: {'reached' if ratio >= bound else 'MISSED'}, {ratio:.2f}x\n")
-    line: results.Line = {"goal": text, "ratio": ratio, "reached": ratio >= bound}
-    if ratio < bound:
-        nodes = profile.by_node(entry.path, size)[:8]
-        for node in nodes:
-            console.print(f"    {node.share:6.1%}  {node.microseconds:9.1f} µs  {node.operator:<24} {node.name}")
-        line["nodes"] = [vars(node) for node in nodes]
-    return line
+def _tables(models: Mapping[str, Line]) -> Iterator[str]:
+    """Tables of times, of goals, and of the slowest nodes of models that miss goals."""
+    yield table(("model", "batch", "the file", f"its {FP32}", EAGER, COMPILED), _times(models), right=5)
+    yield table(("model", "goal", "measured", "reached"), _goals(models))
+    for name, model in models.items():
+        if model.get("nodes"):
+            yield f"Where the time of `{name}` goes, on one thread:"
+            rows = [
+                (f"`{node['name']}`", node["operator"], f"{node['microseconds']:,.0f}", f"{node['share']:.1%}")
+                for node in model["nodes"]
+            ]
+            yield table(("node", "operator", "µs", "share"), rows, right=2)
 
 
-def _judge_accuracy(entry: Entry, console: Console) -> results.Line:
-    """The accuracy that the file loses against PyTorch, as a share of the test set, and the share that it may lose."""
-    figures = entry.json("gate")["agreement"]
-    lost, allowed = figures["pytorch_accuracy"] - figures["accuracy"], ACCURACY_GOALS[entry.name]
-    verdict = "reached" if lost <= allowed + 1e-9 else "MISSED"  # 1e-9: the subtraction's rounding error
-    console.print(f"  goal at most {100 * allowed:.2g} points of accuracy lost: {verdict}, {100 * lost:.2f}\n")
-    return {"may_lose": allowed, "accuracy_lost": round(lost, 6)}
+def _times(models: Mapping[str, Line]) -> Iterator[tuple[str, ...]]:
+    for name, model in models.items():
+        for size, times in model["median_ms"].items():
+            cells = (
+                f"{_ms(times[contender])} ({times[contender] / times[FILE]:.2f}x)" if contender in times else ""
+                for contender in (FP32, EAGER, COMPILED)
+            )
+            yield f"`{name}` version {model['version']}", str(size), _ms(times[FILE]), *cells
 
 
-def _table(name: str, measured: Speed) -> Table:
-    table = Table(title=f"{name}, on one thread", box=None, title_justify="left")
-    table.add_column("contender")
-    for size in measured.milliseconds:
-        table.add_column(f"batch {size}, ms", justify="right")
-        table.add_column("file is faster by", justify="right")
-    first = next(iter(measured.milliseconds.values()))
-    for contender in first:
-        cells = []
-        for size, times in measured.milliseconds.items():
-            cells += [f"{times[contender]:.3f}", f"{measured.ratio(contender, size):.2f}x"]
-        table.add_row(contender, *cells)
-    return table
+def _goals(models: Mapping[str, Line]) -> Iterator[tuple[str, ...]]:
+    for name, model in models.items():
+        if "goal" in model:
+            ratio = f"{model['ratio']:.2f}x" if "ratio" in model else ""
+            reached = {True: "yes", False: "no", None: "not measured"}[model["reached"]]
+            yield f"`{name}`", model["goal"], ratio, reached
+        if "may_lose" in model:
+            lost, allowed = 100 * model["accuracy_lost"], 100 * model["may_lose"]
+            reached = "yes" if lost <= allowed + 1e-6 else "no"
+            yield f"`{name}`", f"at most {allowed:.2g} points of accuracy lost", f"{lost:.2f}", reached
+
+
+def _ms(value: float) -> str:
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
+
+
+PARTS = (Part("studies/exported/README.md", part, "speed"),)

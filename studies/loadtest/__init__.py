@@ -1,4 +1,4 @@
-"""Whether the load test agrees with other load generators, and how many calls it can make: a part of docs/loadtest.md.
+"""Does the load test agree with other load generators? See README.md.
 
-run measures both (agreement and generators), results.jsonl keeps the figures, report writes the page.
+run measures the tools in turns, results.jsonl keeps the figures, and report writes the page.
 """

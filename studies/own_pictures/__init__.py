@@ -1,5 +1,5 @@
-"""What becomes of pictures, networks and ONNX files that are not hangtag's own: a part of docs/training.md.
+"""How well do pictures, networks and ONNX files work that are not hangtag's own? See README.md.
 
-run takes picture sets from a folder to a served, load-tested model; results.jsonl keeps what it measured, report writes
-the page.
+run takes the picture sets of sets, and the network of network, from a folder to a served, load-tested model, and writes
+the page. results.jsonl keeps the figures.
 """

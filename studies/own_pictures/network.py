@@ -1,4 +1,4 @@
-"""A network as a user would bring it: plain PyTorch that knows nothing of hangtag."""
+"""A network as a user might bring it: plain PyTorch that does not depend on hangtag."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from hangtag.serving.image_spec import ImageSpec
 
 
 class Block(nn.Module):
-    """Two convolutions with a shortcut around them; the picture's sides are halved."""
+    """Two convolutions with a shortcut around them. The block halves the picture's sides."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -28,8 +28,8 @@ def build(labels: int, image: ImageSpec) -> nn.Module:
     """A small residual network: pixels, FP32 [batch, channels, height, width] -> logits, FP32 [batch, labels].
 
     Args:
-        labels: How many there are.
-        image: What it sees.
+        labels: The number of labels.
+        image: The pictures that the network takes.
     """
     return nn.Sequential(
         Block(image.channels, 32),

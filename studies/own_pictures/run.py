@@ -1,4 +1,4 @@
-"""Takes pictures, networks and files of others from a folder to a load-tested service, by the commands of a user."""
+"""Take other people's pictures, networks and files from a folder to a load-tested service, with a user's commands."""
 
 import json
 import subprocess
@@ -12,29 +12,28 @@ import click
 import httpx2
 import numpy as np
 import torch
-from torch import nn
 
 from hangtag import Client
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.runs.run import Run
 from studies import results
+from studies.bench.process import Served, hangtag_serve, served
+from studies.hangtag_command import hangtag
 from studies.own_pictures.network import build
 from studies.own_pictures.sets import SETS, PictureSet, figures, many_figures
+from studies.page import Part, made_from, percent, table
 from studies.results import Line
-from studies.server.comparison import package_versions
-from studies.server.process import Served, hangtag_serve, served
-from studies.training_runs import hangtag
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 PACKAGES = ("onnxruntime", "torch", "pillow", "numpy")
-THEIRS = "their-file"
-"""The model that is imported from a bare ONNX file."""
-MANY = "many-figures"
+MANY, THEIRS = "many-figures", "their-file"
+"""The set of 200 classes, and the model that is imported from a bare ONNX file of that set's network."""
 MEMBERS = (f"{MANY}-int8", THEIRS)
 CASCADE = "fast-and-sure"
-"""Over MEMBERS."""
+"""The cascade of MEMBERS."""
 ASKED = 20
-"""Pictures of each model that are classified in every way."""
+"""How many pictures of each model are classified in every way."""
+_HEAD = ("pictures", "their number", "classes", "network", "held-out accuracy", "in int8")
 
 
 @click.command()
@@ -48,7 +47,7 @@ def main(out: Path, folder: Path | None) -> None:
     """
     with tempfile.TemporaryDirectory() as temporary:
         walk = Walk((folder or Path(temporary)).resolve())
-        lines = [results.conditions("python -m studies own_pictures run", package_versions(PACKAGES))]
+        lines = [results.conditions("python -m studies own_pictures run", results.versions(PACKAGES))]
         lines += [walk.learn(each) for each in SETS]
         lines += [walk.import_theirs(), walk.one_class()]
         walk.route()
@@ -59,7 +58,7 @@ def main(out: Path, folder: Path | None) -> None:
 
 
 class Walk:
-    """The folder of a run of this study: pictures/, runs/, models/ and reports/."""
+    """The folder of a run of this study: pictures/, runs/ and models/."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.models = folder, folder / "models"
@@ -69,73 +68,61 @@ class Walk:
 
     def learn(self, one: PictureSet) -> Line:
         """Train a set's network, and publish it in FP32 and int8."""
-        one.write(self.pictures(one.name))
-        run = self.folder / "runs" / one.name
-        hangtag(["train", one.network, "--data", f"folder:{self.pictures(one.name)}", *one.options, "--out", str(run)])
-        accuracy = {}
-        for precision, name in (("fp32", one.name), ("int8", f"{one.name}-int8")):
-            self._publish(["export", str(run), "--name", one.name, "--precision", precision, "--timing", "none"])
-            accuracy[precision] = self._evaluate(name, "--data-dir", self.pictures(one.name))
-        metrics = Run(run).read_metrics()
-        config = Run(run).read_config()
+        pictures, run = self.pictures(one.name), self.folder / "runs" / one.name
+        one.write(pictures)
+        hangtag(["train", one.network, "--data", f"folder:{pictures}", *one.options, "--out", str(run)])
+        for precision in ("fp32", "int8"):
+            self._publish("export", str(run), "--name", one.name, "--precision", precision)
         return {
             "run": one.name,
             "what": one.what,
             "network": one.network,
             "options": list(one.options),
-            "image": config["image"],
-            "classes": len(metrics["summary"]["labels"]),
-            "pictures": sum(1 for _ in self.pictures(one.name).rglob("*.png")),
-            "accuracy": accuracy["fp32"],
-            "int8_accuracy": accuracy["int8"],
+            "image": Run(run).read_config()["image"],
+            "classes": len(Run(run).read_metrics()["summary"]["labels"]),
+            "pictures": sum(1 for _ in pictures.rglob("*.png")),
+            "accuracy": self._evaluate(one.name, "--data-dir", str(pictures)),
+            "int8_accuracy": self._evaluate(f"{one.name}-int8", "--data-dir", str(pictures)),
         }
 
     def import_theirs(self) -> Line:
-        """Write the network of 200 classes as a stranger's file, bare, and import it with its preprocessing."""
+        """Write the network of 200 classes as a bare ONNX file, and import the file with its preprocessing."""
         run = Run(self.folder / "runs" / MANY)
         image = ImageSpec.of(run.read_config()["image"])
         labels = run.read_metrics()["summary"]["labels"]
-        network = self._network(run, len(labels), image)
+        network = build(len(labels), image)
+        network.load_state_dict(run.load("best.pt")["model"])
         file, names = self.folder / "theirs.onnx", self.folder / "theirs.txt"
-        example = torch.zeros(2, 3, image.height, image.width)
         torch.onnx.export(
-            network, (example,), file, input_names=["pixel_values"], output_names=["logits"], external_data=False,
-            dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False,
+            network.eval(), (torch.zeros(2, 3, image.height, image.width),), file, input_names=["pixel_values"],
+            output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False,
+            dynamo=True, verbose=False,
         )  # fmt: skip
         names.write_text("\n".join(labels))
         numbers = {name: ",".join(map(str, getattr(image, name))) for name in ("mean", "std")}
         steps = f"size={image.height}x{image.width} scale=255 mean={numbers['mean']} std={numbers['std']}"
-        pictures = f"folder:{self.pictures(MANY) / 'test'}"
-        common = [str(file), "--labels", str(names), "--preprocessing", steps, "--data", pictures]
-        self._publish(["import", *common, "--name", THEIRS])
-        learned = f"folder:{self.pictures(MANY) / 'train'}"
-        calibrated = [*common[:-1], learned]
-        self._publish(["import", *calibrated, "--name", f"{THEIRS}-int8", "--precision", "int8"])
+        described = ("import", str(file), "--labels", str(names), "--preprocessing", steps)
+        learned, tested = (f"folder:{self.pictures(MANY) / split}" for split in ("train", "test"))
+        self._publish(*described, "--data", tested, "--name", THEIRS)
+        self._publish(*described, "--data", learned, "--name", f"{THEIRS}-int8", "--precision", "int8")
         return {
             "run": THEIRS,
-            "accuracy": self._evaluate(THEIRS, "--samples", pictures),
-            "int8_accuracy": self._evaluate(f"{THEIRS}-int8", "--samples", pictures),
+            "accuracy": self._evaluate(THEIRS, "--samples", tested),
+            "int8_accuracy": self._evaluate(f"{THEIRS}-int8", "--samples", tested),
         }
-
-    @staticmethod
-    def _network(run: Run, labels: int, image: ImageSpec) -> nn.Module:
-        network = build(labels, image)
-        network.load_state_dict(run.load("best.pt")["model"])
-        return network.eval()
 
     def one_class(self) -> Line:
         """Try to learn a single class, which is refused."""
         folder = self.pictures("one-class")
         figures(folder, {"circle": 20})
-        arguments = ["train", "cnn", "--data", f"folder:{folder}", "--out", str(self.folder / "runs/one-class")]
-        done = self._hangtag(arguments)
+        done = _run("train", "cnn", "--data", f"folder:{folder}", "--out", str(self.folder / "runs/one-class"))
         return {"run": "one-class", "status": done.returncode, "message": done.stderr.strip().splitlines()[-1]}
 
     def route(self) -> None:
-        """Make a cascade of the third-party network, in int8, and the file, by pictures that neither saw."""
+        """Make a cascade of the third-party network in int8 and the file, tuned on pictures that neither has seen."""
         kept = self.pictures("kept")
         many_figures(kept, {"": 3}, seed=1)
-        self._publish(["route", "tune", *MEMBERS, "--name", CASCADE, "--samples", f"folder:{kept}"])
+        self._publish("route", "tune", *MEMBERS, "--name", CASCADE, "--samples", f"folder:{kept}")
 
     def ask(self, server: Served) -> Iterator[Line]:
         """Classify pictures of each model by the command, the page's call, gRPC and HTTP, and compare the answers."""
@@ -146,68 +133,95 @@ class Walk:
             yield self._ask(server, name, self.pictures(MANY))
 
     def _ask(self, server: Served, name: str, pictures: Path) -> Line:
-        all_files = sorted(pictures.rglob("*.png"))
-        files = all_files[:: max(1, len(all_files) // ASKED)][:ASKED]
+        every = sorted(pictures.rglob("*.png"))
+        files = every[:: max(1, len(every) // ASKED)][:ASKED]
         with Client(server.address) as grpc, Client(f"http://{server.http}") as http:
-            labels, spec = self._contract(http, name)
-            command = self._command(server, name, files, len(labels))
+            parameters = http.parameters(name)
+            labels, spec = json.loads(parameters["hangtag.labels"]), ImageSpec.parse(parameters["hangtag.image"])
+            top = str(len(labels))
+            done = _run(
+                "classify", *map(str, files), "--model", name, "--json", "--top-k", top, "--server", server.address
+            )
+            by_command = {
+                answer["image"]: _probabilities((label["name"], label["probability"]) for label in answer["labels"])
+                for answer in map(json.loads, done.stdout.splitlines())
+            }
             alike = 0
             for file in files:
-                data = file.read_bytes()
-                page = httpx2.post(
-                    f"http://{server.http}/v1/classify/{name}?top_k={len(labels)}", content=data, trust_env=False
-                ).json()
-                by_page = {label["label"]: np.float32(label["probability"]) for label in page["labels"]}
-                by_grpc = {
-                    label.name: np.float32(label.probability)
-                    for label in grpc.classify(data, name, top_k=len(labels)).labels
-                }
-                pixels = {"image": spec.read(file)[None]}
-                (probabilities,) = http.infer(name, pixels)["probabilities"]
-                (over_grpc,) = grpc.infer(name, pixels)["probabilities"]
-                by_http = dict(zip(labels, probabilities, strict=True))
+                data, pixels = file.read_bytes(), {"image": spec.read(file)[None]}
+                url = f"http://{server.http}/v1/classify/{name}?top_k={top}"
+                page = httpx2.post(url, content=data, trust_env=False).json()
+                classified = grpc.classify(data, name, top_k=len(labels)).labels
                 alike += (
-                    by_page == by_grpc == by_http == dict(zip(labels, over_grpc, strict=True)) == command[str(file)]
+                    by_command.get(str(file))
+                    == _probabilities((label["label"], label["probability"]) for label in page["labels"])
+                    == _probabilities((label.name, label.probability) for label in classified)
+                    == _probabilities(zip(labels, http.infer(name, pixels)["probabilities"][0], strict=True))
+                    == _probabilities(zip(labels, grpc.infer(name, pixels)["probabilities"][0], strict=True))
                 )
         return {"run": f"asked {name}", "pictures": len(files), "alike": alike}
-
-    def _command(self, server: Served, name: str, files: list[Path], top_k: int) -> dict[str, dict[str, Any]]:
-        """The probability of each label, by file, as ``hangtag classify`` answers."""
-        arguments = ["classify", *map(str, files), "--model", name, "--json", "--top-k", str(top_k)]
-        done = self._hangtag([*arguments, "--server", server.address], check=True)
-        answers = map(json.loads, done.stdout.splitlines())
-        return {
-            answer["image"]: {label["name"]: np.float32(label["probability"]) for label in answer["labels"]}
-            for answer in answers
-        }
-
-    @staticmethod
-    def _contract(http: Client, name: str) -> tuple[list[str], ImageSpec]:
-        """A served model's labels, and how pictures become its input."""
-        parameters = http.parameters(name)
-        return json.loads(parameters["hangtag.labels"]), ImageSpec.parse(parameters["hangtag.image"])
 
     def load_test(self, server: Served) -> Line:
         """Load-test both members of the cascade and the cascade, with the accuracy on held-out pictures."""
         file = self.folder / "loadtest.json"
-        arguments = ["loadtest", *MEMBERS, CASCADE, "--server", server.address, "--accuracy", "--json", str(file)]
-        arguments += ["--samples", str(self.pictures(MANY) / "test"), "--concurrency", "1,4"]
-        hangtag([*arguments, "--min-duration", "2s"])
+        samples = ("--samples", str(self.pictures(MANY) / "test"), "--accuracy")
+        load = ("--concurrency", "1,4", "--min-duration", "2s", f"--json={file}")
+        hangtag(["loadtest", *MEMBERS, CASCADE, "--server", server.address, *samples, *load])
         targets = json.loads(file.read_text())["targets"]
         return {"run": "loadtest", "accuracy": {each["name"]: each["accuracy"]["accuracy"] for each in targets}}
 
-    def _publish(self, arguments: list[str]) -> None:
+    def _publish(self, *arguments: str) -> None:
         hangtag([*arguments, "--models", str(self.models)])
 
-    def _evaluate(self, name: str, option: str, pictures: Path | str) -> float:
+    def _evaluate(self, name: str, option: str, pictures: str) -> float:
         """A model's accuracy on held-out pictures."""
-        done = self._hangtag(["evaluate", str(self.models / name), "--json", "-", option, str(pictures)], check=True)
+        done = _run("evaluate", str(self.models / name), "--json", option, pictures)
+        if done.returncode:
+            raise click.ClickException(f"hangtag evaluate ended with status {done.returncode}:\n{done.stderr}")
         return float(json.loads(done.stdout)["accuracy"])
 
-    @staticmethod
-    def _hangtag(arguments: list[str], *, check: bool = False) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "hangtag", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if check and done.returncode:
-            raise click.ClickException(f"hangtag {arguments[0]} ended with status {done.returncode}:\n{done.stderr}")
-        return done
+
+def _run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "hangtag", *arguments], capture_output=True, text=True, check=False)
+
+
+def _probabilities(labels: Any) -> dict[str, Any]:
+    """The probability of each label in FP32. ``labels``: pairs of a name and a probability."""
+    return {name: np.float32(probability) for name, probability in labels}
+
+
+def part(path: Path = RESULTS) -> str:
+    """The results for each picture set, and how the models were called."""
+    lines = results.read(path)
+    conditions, theirs, tested = lines["conditions"], lines[THEIRS], lines["loadtest"]["accuracy"]
+    asked = [line for name, line in lines.items() if name.startswith("asked ")]
+    alike, pictures = (sum(line[key] for line in asked) for key in ("alike", "pictures"))
+    imported = lines[MANY] | theirs | {"network": "the same, exported by PyTorch"}
+    rows = [_row(lines[one.name], lines[one.name]["what"]) for one in SETS]
+    rows.append(_row(imported, f"{imported['what']}, by an ONNX file without preprocessing and `hangtag import`", ""))
+    return f"""Pictures that anybody can have, by the recipe `pictures` and seed 0:
+
+{table(_HEAD, rows, right=2)}
+
+Of each of these models, in FP32 and int8, and of a cascade of `{MEMBERS[0]}` and `{THEIRS}`, \
+{asked[0]["pictures"]} pictures were classified by `hangtag classify`, by the page's call, and over gRPC \
+and HTTP with pixels that `ImageSpec` prepared: {alike} of {pictures} answers were the same in all ways, \
+to the last bit of every probability. The load test's accuracy on the held-out pictures of 200 classes is \
+{percent(tested[MEMBERS[0]])}, {percent(tested[THEIRS])}, and {percent(tested[CASCADE])} of the \
+cascade. A folder of a single class is refused: “{lines["one-class"]["message"]}”
+
+{made_from(path, conditions)}."""
+
+
+def _row(line: Line, what: str, size: str = ", {height}x{width}") -> tuple[str, ...]:
+    network = f"`{line['network']}{' --balance' if '--balance' in line['options'] else ''}`"
+    if ":" in network:
+        network = "a residual network of one's own"
+    elif " " in line["network"]:
+        network = line["network"]
+    counts = (f"{line['pictures']:,}", f"{line['classes']}")
+    shares = (percent(line["accuracy"]), percent(line["int8_accuracy"]))
+    return f"{what}{size.format(**line['image'])}", *counts, network, *shares
+
+
+PARTS = (Part("studies/own_pictures/README.md", part, "own pictures"),)

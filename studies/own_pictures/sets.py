@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from studies.third_party.models import PACKAGES
+from studies.page import ROOT
 
+PACKAGES = ROOT / ".venv-others/lib"
+"""The environment for other programs, which `make others` creates."""
 DIGITS = "python3*/site-packages/sklearn/datasets/data/digits.csv.gz"
 _FIGURES = ("circle", "square", "triangle", "ring", "cross")
 _COLOURS = {
@@ -26,7 +28,7 @@ def digits(folder: Path) -> None:
     """Write the 1,797 handwritten digits that scikit-learn ships, 8 x 8 grey pixels, into folders 0 to 9.
 
     Raises:
-        click.ClickException: scikit-learn is not in the environment of other programs.
+        click.ClickException: scikit-learn is not in the environment for other programs.
     """
     file = next(PACKAGES.glob(DIGITS), None)
     if file is None:
@@ -38,11 +40,11 @@ def digits(folder: Path) -> None:
 
 
 def figures(folder: Path, counts: Mapping[str, int]) -> None:
-    """Draw circles, squares and triangles of any colour and size, so many of each to learn from, and 60 to test by.
+    """Draw circles, squares and triangles of any colour and size: pictures for training, and 60 test pictures of each.
 
     Args:
-        folder: Gets train/CLASS and test/CLASS.
-        counts: Training pictures by class, of which a part validates.
+        folder: The folder in which to write train/CLASS and test/CLASS.
+        counts: Class -> number of training pictures, some of which become validation pictures.
     """
     random = np.random.default_rng(0)
     for split in ("train", "test"):
@@ -56,9 +58,9 @@ def many_figures(folder: Path, counts: Mapping[str, int], seed: int = 0) -> None
     """Draw 200 classes, such as red-ring-on-grey: each of five figures in eight colours on five grounds.
 
     Args:
-        folder: Gets a folder for each class; in folders of the splits, where these have names.
+        folder: The folder in which to write a folder for each class, inside a folder for each split that has a name.
         counts: Pictures of each class, by split.
-        seed: Of places, sizes and shades.
+        seed: The seed of places, sizes and shades.
     """
     random = np.random.default_rng(seed)
     for figure, (colour, paint), (ground, grey) in product(_FIGURES, _COLOURS.items(), _GROUNDS.items()):
@@ -70,7 +72,7 @@ def many_figures(folder: Path, counts: Mapping[str, int], seed: int = 0) -> None
 
 
 def _figure(random: np.random.Generator, name: str, ground: Colour, colour: Colour) -> Image.Image:
-    """A figure somewhere in a picture of 60 to 140 pixels."""
+    """Draw a figure at a random place in a picture of 60 to 140 pixels."""
     width, height = random.integers(60, 141, 2).tolist()
     radius = int(min(width, height) * random.uniform(0.2, 0.42))
     x, y = int(random.integers(radius, width - radius)), int(random.integers(radius, height - radius))
@@ -101,11 +103,11 @@ class PictureSet:
     """Pictures, and how a network learns them.
 
     Args:
-        name: Of the set, and of the model that is made of it.
-        what: What it shows, in a few words.
-        write: Writes it into a folder.
-        network: As ``hangtag train`` names it.
-        options: More of ``hangtag train``.
+        name: The name of the set, and of its model.
+        what: What the pictures show, in a few words.
+        write: Writes the pictures into a folder.
+        network: The network's name for ``hangtag train``.
+        options: Further options of ``hangtag train``.
     """
 
     name: str

@@ -1,4 +1,5 @@
-"""What the models in models/ reach and how fast they are served: docs/models.md and the README's table.
+"""How accurate are the models in models/, and how fast are they served? See README.md, and the table in docs/.
 
-run load-tests them, results.jsonl keeps the figures, report writes the pages from these and from the models' own files.
+run load-tests the models, results.jsonl keeps the figures, and report writes the pages from the figures and the models'
+files.
 """

@@ -1,18 +1,25 @@
-"""Draws the learning curves of the shipped models, and their accuracy against their speed."""
+"""Draw the learning curves of the shipped models, and their accuracy against their speed."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MultipleLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
+from hangtag.page.drawing import draw_front
 from hangtag.page.labels import Label, place
-from studies.pictures import COLOURS, accuracy_axes
-from studies.shipped.measured import Measured
+from hangtag.page.series import looks
+from studies.pictures import finish
+from studies.shipped.speed import Measured
+
+LOWEST = 0.8
+"""Accuracy at the bottom of the learning curves, so that the lower first epochs do not squeeze the rest."""
+SIZES = {"1 in flight": 3.5, "8 in flight": 6, "64 in flight": 9}
+"""A closed loop of the load test -> the size of its mark, in points."""
 
 
 def learning_curves(epochs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Accuracy over epochs, one line a model: a panel for validation, and one for training with dropout.
+    """Draw accuracy over epochs, a line for each model, in one panel for validation and one for training with dropout.
 
     Args:
         epochs: Model -> its epochs' figures, which include train_accuracy and validation_accuracy.
@@ -22,57 +29,61 @@ def learning_curves(epochs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figu
     for axes, key, title in zip(
         panels, ("validation_accuracy", "train_accuracy"), ("validation", "training, with dropout"), strict=True
     ):
-        for (name, rows), colour in zip(epochs.items(), COLOURS, strict=False):
+        for (name, rows), look in zip(epochs.items(), looks(epochs).values(), strict=True):
             values = [row[key] for row in rows]
-            axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3.5, color=colour, label=name)
-            if key == "validation_accuracy":
+            axes.plot(range(1, len(values) + 1), values, color=look.paper)
+            end = (len(values), values[-1])
+            validates = key == "validation_accuracy"
+            place_of_name = (4, -3 if validates else 4)  # below the other curves, or above them
+            axes.annotate(name, end, place_of_name, textcoords="offset points", fontsize=9, color=look.paper)
+            if validates:
                 best = int(np.argmax(values))
-                axes.plot(best + 1, values[best], marker="o", markersize=9, fillstyle="none", color=colour)
-        accuracy_axes(axes, max(len(rows) for rows in epochs.values()), title)
+                axes.plot(best + 1, values[best], marker="o", markersize=9, fillstyle="none", color=look.paper)
+        axes.set_xlabel("epoch")
+        axes.set_xlim(0, 1.1 * max(len(rows) for rows in epochs.values()))  # room for the names
+        axes.set_ylim(LOWEST, 1)
+        axes.yaxis.set_major_locator(MultipleLocator(0.05))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        finish(axes, title, grid="y")
     panels[0].set_ylabel("accuracy (ring: the epoch that is kept)")
-    panels[1].legend(frameon=False, loc="lower right")
     return figure
 
 
 def accuracy_and_speed(models: Sequence[Measured]) -> Figure:
-    """Test accuracy over p99 latency at one rate, and throughput over p99 latency at rising numbers in flight.
+    """Draw test accuracy over p99 latency with 64 calls in flight, and throughput over p99 latency with 1, 8 and 64.
 
     Args:
-        models: Models and routes with runs of closed loops, and one open loop at the same rate for all.
+        models: Models and routes, each with runs of closed loops.
     """
-    (rate,) = {load for each in models for load, line in each.runs.items() if line["rate"]}
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    figure = Figure(figsize=(12.5, 4.6), layout="constrained")
     accuracy, throughput = figure.subplots(1, 2)
-    labels = []
-    for each, colour in zip(models, COLOURS, strict=False):
-        p99 = each.run(rate)["latency_s"]["p99"] * 1000
+    labels, front = [], []
+    for each, look in zip(models, looks(each.name for each in models).values(), strict=True):
+        colour = look.paper
+        points = [(line["throughput"], line["latency_s"]["p99"] * 1000) for line in map(each.runs.get, SIZES) if line]
+        p99 = points[-1][1]
         accuracy.plot(p99, each.accuracy, marker="o", markersize=9, color=colour)
-        labels.append(Label(each.title, p99, each.accuracy, radius=4.5, size=10, colour=colour))
-        closed = sorted(
-            (line for line in each.runs.values() if line["concurrency"]), key=lambda line: line["concurrency"]
-        )
-        points = [(line["throughput"], line["latency_s"]["p99"] * 1000) for line in closed]
-        throughput.plot(*zip(*points, strict=True), marker="o", markersize=4, color=colour, label=each.title)
-        for line, point in zip(closed, points, strict=True):
-            throughput.annotate(str(line["concurrency"]), point, (0, 5), textcoords="offset points", fontsize=8)
-    accuracy.set_title(f"accuracy against latency at {rate}", loc="left", fontsize=10)
+        labels.append(Label(each.name, p99, each.accuracy, radius=4.5, size=10, colour=colour))
+        front.append((p99, each.accuracy))
+        throughput.plot(*zip(*points, strict=True), color=colour, label=each.title)
+        for point, size in zip(points, SIZES.values(), strict=True):
+            throughput.plot(*point, marker="o", markersize=size, color=colour)
+    draw_front(accuracy, front, ink="0.5")
     accuracy.set_ylabel("test accuracy")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     accuracy.margins(0.3)
-    throughput.set_title("1, 8 and 64 calls in flight", loc="left", fontsize=10)
+    accuracy.set_xlabel("p99 latency, ms (dashed: no other is both faster and more accurate)")
+    accuracy.set_xscale("log")
     throughput.set_xlabel("calls answered a second")
     throughput.set_xscale("log")
     throughput.set_ylabel("p99 latency, ms")
     throughput.set_yscale("log")
     throughput.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    accuracy.set_xlabel("p99 latency, ms")
-    accuracy.set_xscale("log")
     for axis in (accuracy.xaxis, throughput.xaxis, throughput.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 3)))
         axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axis.set_minor_formatter(NullFormatter())
-    for axes in (accuracy, throughput):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+    finish(accuracy, "accuracy against latency with 64 calls in flight")
+    finish(throughput, "with 1 (small), 8 and 64 (large) calls in flight")
     place(accuracy, labels)  # the route has nearly the accuracy of its last member
     return figure

@@ -1,39 +1,38 @@
-"""Load-tests the shipped models and the route over them on a server of this machine, with all test images.
+"""Load-test the shipped models and the route over them on a server on this machine, with all test images.
 
-It records throughput and latency of each, and how many of the test images each has right.
+The results are each model's throughput, latency, and share of test images with correct labels.
 """
 
+import io
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
-from studies import pictures, results, training_runs
+from hangtag.training.data.fashion_mnist import DEBIAN_DIR
+from studies import results
+from studies.bench.process import hangtag_serve, served
+from studies.hangtag_command import hangtag
 from studies.page import ROOT
-from studies.server.process import hangtag_serve, served
-from studies.shipped import route
 
 RESULTS = Path(__file__).with_name("results.jsonl")
-MODELS = ("lstm", "lstm2", "cnn")
-PRECISIONS = ("lstm-int8", "lstm2-int8", "cnn-int8")
-DATASET = Path("/usr/share/datasets/fashion-mnist")
+MODELS = ("lstm", "lstm2", "cnn-small", "cnn")
+PRECISIONS = ("lstm-int8", "lstm2-int8", "cnn-small-int8", "cnn-int8")
+ROUTE = "fast-and-accurate"
+IMAGES = ROOT / "docs/images"
 ACCURACY = "accuracy"
+_SETTLED_MS = 5000
 LATENCIES = ("p50", "p90", "p95", "p99")
 ENVIRONMENT = ("CPU", "CPUs usable", "Python", "hangtag", "grpcio")
 
 
-def lines(document: Mapping[str, Any], definition: Mapping[str, Any]) -> Iterator[results.Line]:
-    """The lines of a document of `hangtag loadtest --json`: the conditions, the accuracies, then one of each run.
-
-    Args:
-        document: The load test's.
-        definition: What the route answered by (see route.definition).
-    """
+def lines(document: Mapping[str, Any]) -> Iterator[results.Line]:
+    """The lines of a document of `hangtag loadtest --json`: the conditions, the accuracies, and each run."""
     yield {
         "run": "conditions",
         "command": "python -m studies shipped run",
@@ -43,15 +42,9 @@ def lines(document: Mapping[str, Any], definition: Mapping[str, Any]) -> Iterato
     }
     versions = {target["name"]: target["answering_version"] for target in document["targets"]}
     for target in document["targets"]:
-        measured = target["accuracy"]
-        yield {
-            "run": f"{target['name']}, {ACCURACY}",
-            "model": target["name"],
-            "version": versions[target["name"]],
-            "accuracy": measured["accuracy"],
-            "images": measured["total"],
-            **({"route": definition} if target["name"] == route.NAME else {}),
-        }
+        measured, name = target["accuracy"], target["name"]
+        line = {"run": f"{name}, {ACCURACY}", "model": name, "version": versions[name]}
+        yield line | {"accuracy": measured["accuracy"], "images": measured["total"]}
     for run in document["runs"]:
         load, total = run["load"], run["total"]
         name = f"{load['concurrency']} in flight" if load["concurrency"] else f"{load['rate']:g} calls/s"
@@ -70,31 +63,42 @@ def lines(document: Mapping[str, Any], definition: Mapping[str, Any]) -> Iterato
 @click.option("--seconds", default=6, show_default=True, help="At least, for each run.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="The results file.")
 def main(seconds: int, out: Path) -> None:
-    """Load-test every shipped model and the route over them on this machine, which should do nothing else.
+    """Load-test the shipped models and the route over them on this machine, which should do nothing else.
 
     The test images come from Debian's package dataset-fashion-mnist. Every target answers each of them once; the load
     has 256 of them, drawn at random.
 
-    Where Chromium is installed, docs/images/report.png is taken anew from the load test's report, unless --out names
-    another file than the page's.
+    If Chromium is installed, the pictures of the server's page and of the load test's report are taken again, unless
+    --out names another file than the page's.
     """
     reports = ROOT / "reports"
     reports.mkdir(exist_ok=True)
     document, html = reports / "shipped.json", reports / "shipped.html"
-    if not DATASET.is_dir():
-        raise click.ClickException(f"{DATASET} is missing: 'apt-get install dataset-fashion-mnist' brings it.")
-    models = ROOT / "models"
-    with served(hangtag_serve(models, "--transport", "native")) as server:
-        arguments = ["loadtest", *MODELS, *PRECISIONS, route.NAME, "--server", server.address]
-        arguments += ["--samples", str(DATASET), "--accuracy"]
-        arguments += ["--min-duration", str(seconds), "--json", str(document), "--html", str(html)]
-        training_runs.hangtag(arguments)
-    results.write(out, lines(json.loads(document.read_text()), route.definition(models)))
+    if not DEBIAN_DIR.is_dir():
+        raise click.ClickException(f"{DEBIAN_DIR} is missing: 'apt-get install dataset-fashion-mnist' brings it.")
+    with served(hangtag_serve(ROOT / "models", "--transport", "native")) as server:
+        arguments = ["loadtest", *MODELS, *PRECISIONS, ROUTE, "--server", server.address]
+        arguments += ["--samples", str(DEBIAN_DIR), "--accuracy"]
+        arguments += ["--min-duration", str(seconds), f"--json={document}", "--html", str(html)]
+        hangtag(arguments)
+        if out == RESULTS and (chromium := shutil.which("chromium")):
+            take_picture(chromium, f"http://{server.http}/", "page.png", (1200, 960))
+            take_picture(chromium, html.as_uri(), "report.png", (1280, 1500))
+    results.write(out, lines(json.loads(document.read_text())))
     click.echo(f"wrote {out}")
-    if out == RESULTS and (chromium := shutil.which("chromium")):
-        file = pictures.FOLDER / "report.png"
-        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        command += ["--window-size=1280,1500", f"--screenshot={file}", html.as_uri()]
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-        pictures.few_colours(Image.open(file).convert("RGB"), 128).save(file, optimize=True)
-        click.echo(f"drew {file.name}")
+
+
+def take_picture(chromium: str, url: str, name: str, size: tuple[int, int], folder: Path = IMAGES) -> None:
+    """Take a picture of a page, of this width and height, when the page no longer changes."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+        page.goto(url)
+        page.wait_for_timeout(_SETTLED_MS)
+        shot = page.screenshot()
+        browser.close()
+    # A palette by frequency would lose the colours of small parts, such as a short time's.
+    picture = Image.open(io.BytesIO(shot)).convert("RGB")
+    picture = picture.quantize(255, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    picture.save(folder / name, optimize=True)
+    click.echo(f"drew {name}")

@@ -1,5 +1,6 @@
-"""The right answers: ONNX Runtime's own to the same images, computed before the load starts."""
+"""The right answers: ONNX Runtime's own answers to the same images, computed before the load starts."""
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,36 +14,36 @@ import onnxruntime
 from PIL import Image
 
 from hangtag.serving.client import Classification
-from hangtag.serving.model_repository import serving_versions
-from studies.shipped import route
+from hangtag.serving.model_repository import ROUTE_FILE, serving_versions
 
-MODELS = ("lstm", "cnn")
+MODELS = ("cnn-small-int8", "cnn-int8")
 FAST, ACCURATE = MODELS
 ROUTE = "fast-and-accurate"
-"""The cascade of MODELS: from some probability on, FAST's answer is its answer."""
+"""The cascade of MODELS: it returns FAST's answer if FAST's probability reaches a threshold."""
 SHADOWED = "with-a-shadow"
 """A route that answers with FAST and compares it with ACCURATE, its shadow."""
 _NEAR = 0.01
-"""Images whose probability is so near to the route's threshold are left out: rounding may decide for either member."""
+"""Images whose probability is within this distance of the route's threshold are left out, because rounding may select
+either member."""
 _RTOL, _ATOL = 1e-4, 1e-4
-"""A batch is computed by other kernels than one image, so that the last digits differ."""
+"""Tolerances, because other kernels compute a batch than a single image, so that the last digits differ."""
 
 Images = npt.NDArray[np.uint8]
 Outputs = Mapping[str, npt.NDArray[np.float32]]
 
 
 class WrongAnswerError(Exception):
-    """An answer came that is not ONNX Runtime's."""
+    """An answer differs from ONNX Runtime's answer."""
 
 
 def threshold_of_route(models: Path) -> float:
-    """Return the probability from which on FAST's answer is the route's."""
-    return float(route.definition(models, ROUTE)["settings"]["accept"]["at_least"])
+    """Return the least probability at which the route returns FAST's answer."""
+    return float(tomllib.loads((models / ROUTE / ROUTE_FILE).read_text())["accept"]["at_least"])
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Images, and for them the outputs of each model and of the routes whose answers are known beforehand.
+    """Images, with the outputs of each model, and of the routes whose answers are known beforehand.
 
     Args:
         images: UINT8 [images, 28, 28].
@@ -54,10 +55,10 @@ class Answers:
 
     @classmethod
     def computed(cls, models: Path, samples: Path) -> Self:
-        """Compute them.
+        """Compute the answers.
 
         Args:
-            models: A model repository with MODELS and ROUTE; the versions that serve compute.
+            models: A model repository with MODELS and ROUTE; the serving versions compute the answers.
             samples: A .npz file with the images as its array "image".
         """
         images = np.load(samples)["image"]
@@ -93,7 +94,8 @@ class Answers:
         """Check the outputs for `count` images from number `first` on.
 
         Raises:
-            WrongAnswerError: They differ by more than rounding, one is missing, or they are of fewer or more images.
+            WrongAnswerError: The outputs differ by more than rounding, an output is missing, or the number of images is
+                wrong.
         """
         for name, expected in self.outputs[model].items():
             if name not in answer:
@@ -104,10 +106,10 @@ class Answers:
                 raise WrongAnswerError(f"{model}, image {first}, {name}: {array.tolist()} instead of {right.tolist()}")
 
     def check_classification(self, model: str, image: int, labels: int, answer: Classification) -> None:
-        """Check the labels for one image. A cascade whose second member had no time or no place says so, and is right.
+        """Check the labels for one image. A cascade may report that its second member had no time or no room.
 
         Raises:
-            WrongAnswerError: Their number, their order or a probability is another.
+            WrongAnswerError: The number or the order of the labels is wrong, or a probability differs.
         """
         answered = FAST if answer.unsure and model == ROUTE else model
         probabilities = self.outputs[answered]["probabilities"][image]

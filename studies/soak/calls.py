@@ -1,30 +1,35 @@
-"""The kinds of calls: each makes one call, and checks the answer, or that the call fails as it should."""
+"""The kinds of calls. Each function makes one call, and checks the answer or the expected failure."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
+import httpx2
 import numpy as np
+import numpy.typing as npt
 
-from hangtag.serving.client import AsyncClient, Classification, ClientError
-from studies.soak import messages
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos import tensors
+from hangtag.serving.client import AsyncClient, ClientError
 from studies.soak.answers import ACCURATE, FAST, MODELS, ROUTE, SHADOWED, WrongAnswerError
-from studies.soak.situation import SPLIT, STICKY, Situation
+from studies.soak.connections import SPLIT, STICKY, Situation
 
 _STREAM = 8
-"""Requests of a stream."""
+"""How many requests a stream has."""
 _LARGE = 32
-"""Images of a call that takes tens of milliseconds."""
+"""How many images a call has that takes tens of milliseconds."""
 _TOO_SHORT = 0.003
-"""Seconds: a deadline that LARGE images of ACCURATE cannot meet."""
+"""A deadline in seconds that a call to ACCURATE with _LARGE images cannot meet."""
 _LABELS = 3
-"""Of an answer where the request does not say how many."""
+"""How many labels an answer has if the request does not say."""
+_MEMBER = "hangtag-model"
 
-
+Answer = TypeVar("Answer")
 Call: TypeAlias = Callable[[Situation], Awaitable[None]]
+Outputs: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,11 @@ class Kind:
     """A kind of calls.
 
     Args:
-        name: For a reader.
-        call: Makes a call. Raises WrongAnswerError, ClientError or httpx2.TransportError where it fails.
-        weight: Its share of the calls, relative to the other kinds'.
-        fails: Whether the call is to fail, so that its latency says nothing.
-        drawn: Whether the page has its latency as a curve.
+        name: The name for a reader.
+        call: Makes a call. Raises WrongAnswerError, ClientError or httpx2.TransportError if the call fails.
+        weight: The kind's share of the calls, relative to the weights of other kinds.
+        fails: Whether the call is expected to fail, so that its latency means nothing.
+        drawn: Whether the page shows the latency as a curve.
     """
 
     name: str
@@ -46,56 +51,43 @@ class Kind:
     drawn: bool = False
 
 
-async def infer_raw(at: Situation) -> None:
-    """ModelInfer with raw_input_contents, one to four images."""
-    await _infer(at, at.connections.over_grpc, at.random.choice(MODELS))
+def infer(models: Sequence[str], client: Callable[[Situation], AsyncClient]) -> Call:
+    """An inference by hangtag's client with one of these models: binary tensors, one to four images."""
+    return lambda at: _infer(at, client(at), at.random.choice(models))
 
 
-async def infer_typed(at: Situation) -> None:
+def classify(client: Callable[[Situation], AsyncClient]) -> Call:
+    """Classify of a PNG file or of pixels, with a model or the cascade."""
+
+    async def call(at: Situation) -> None:
+        image, model = at.image(), at.random.choice((*MODELS, ROUTE))
+        as_file, labels = at.random.random() < 0.5, at.random.choice((1, _LABELS, 10))
+        data = at.answers.pngs[image] if as_file else at.answers.images[image]
+        at.answers.check_classification(model, image, labels, await client(at).classify(data, model, top_k=labels))
+
+    return call
+
+
+async def typed(at: Situation) -> None:
     """ModelInfer with typed contents."""
     first, model = at.image(), at.random.choice(MODELS)
-    answer, _ = await messages.typed(at, model, first)
+    answer, _ = await _typed(at, model, first)
     at.answers.check(model, first, 1, answer)
 
 
-async def route(at: Situation) -> None:
-    """ModelInfer of the cascade, over gRPC or HTTP."""
-    await _infer(at, at.random.choice((at.connections.over_grpc, at.connections.over_http)), ROUTE)
-
-
-async def shadowed(at: Situation) -> None:
-    """ModelInfer of the route with a shadow, over gRPC or HTTP. Its answers are its member's."""
-    await _infer(at, at.random.choice((at.connections.over_grpc, at.connections.over_http)), SHADOWED)
+async def in_json(at: Situation) -> None:
+    """An inference over HTTP with numbers in JSON."""
+    first, model = at.image(), at.random.choice(MODELS)
+    answer, _ = await _in_json(at, model, first)
+    at.answers.check(model, first, 1, answer)
 
 
 async def split(at: Situation) -> None:
-    """ModelInfer of the split by one of its callers, over gRPC or HTTP. It says which member answered."""
-    first, caller = at.image(), at.callers.one(at.random)
-    answer, member = await at.random.choice((messages.typed, messages.in_json))(at, SPLIT, first, {STICKY: caller})
-    at.callers.check(caller, member)
+    """ModelInfer on the split by one of its callers, over gRPC or HTTP. The answer says which member answered."""
+    first, caller = at.image(), at.caller()
+    answer, member = await at.random.choice((_typed, _in_json))(at, SPLIT, first, {STICKY: caller})
+    at.check_member(caller, member)
     at.answers.check(member, first, 1, answer)
-
-
-async def http_binary(at: Situation) -> None:
-    """An inference over HTTP with binary tensors."""
-    await _infer(at, at.connections.over_http, at.random.choice(MODELS))
-
-
-async def http_json(at: Situation) -> None:
-    """An inference over HTTP with numbers in JSON."""
-    first, model = at.image(), at.random.choice(MODELS)
-    answer, _ = await messages.in_json(at, model, first)
-    at.answers.check(model, first, 1, answer)
-
-
-async def classify(at: Situation) -> None:
-    """Classify of a PNG file or of pixels, with a model or the cascade."""
-    await _classify(at, at.connections.over_grpc)
-
-
-async def http_classify(at: Situation) -> None:
-    """POST /v1/classify of a PNG file."""
-    await _classify(at, at.connections.over_http)
 
 
 async def compare(at: Situation) -> None:
@@ -103,43 +95,36 @@ async def compare(at: Situation) -> None:
     image, models = at.image(), [*MODELS, ROUTE]
     answers = await at.connections.over_grpc.compare(at.answers.pngs[image], models)
     for model in models:
-        _check_outcome(at, model, image, answers[model])
+        at.answers.check_classification(model, image, _LABELS, _answered(answers[model]))
 
 
 async def infer_stream(at: Situation) -> None:
     """ModelStreamInfer of several images, answered in order."""
     first, model = at.image(_STREAM), at.random.choice((*MODELS, ROUTE))
     requests = [{"image": at.answers.images[first + n][None]} for n in range(_STREAM)]
-    count = 0
-    async for answer in at.connections.over_grpc.infer_stream(model, requests, timeout=15):
-        if isinstance(answer, ClientError):
-            raise answer
-        at.answers.check(model, first + count, 1, answer)
-        count += 1
-    _require_all(count)
+    answers = [each async for each in at.connections.over_grpc.infer_stream(model, requests, timeout=15)]
+    for number, answer in enumerate(_all(answers)):
+        at.answers.check(model, first + number, 1, answer)
 
 
 async def classify_stream(at: Situation) -> None:
     """ClassifyStream of several PNG files, answered in order."""
     first, model = at.image(_STREAM), at.random.choice(MODELS)
-    count = 0
     images = at.answers.pngs[first : first + _STREAM]
-    async for outcome in at.connections.over_grpc.classify_stream(images, model, timeout=15):
-        _check_outcome(at, model, first + count, outcome)
-        count += 1
-    _require_all(count)
+    answers = [each async for each in at.connections.over_grpc.classify_stream(images, model, timeout=15)]
+    for number, answer in enumerate(_all(answers)):
+        at.answers.check_classification(model, first + number, _LABELS, answer)
 
 
 async def new_connection(at: Situation) -> None:
-    """One call over a connection of its own, gRPC or HTTP, which is closed afterwards."""
+    """One call over a separate connection, gRPC or HTTP, which is closed afterwards."""
     async with at.connections.address.client(http=at.random.random() < 0.5) as client:
         await _infer(at, client, at.random.choice(MODELS))
 
 
 async def bad(at: Situation) -> None:
-    """A request that is refused, over gRPC or HTTP, with the status that it should get."""
-    client = at.random.choice((at.connections.over_grpc, at.connections.over_http))
-    image = at.answers.images[:1]
+    """A request that must be refused with a certain status, over gRPC or HTTP."""
+    client, image = at.client(), at.answers.images[:1]
     code, call = at.random.choice(
         (
             (grpc.StatusCode.NOT_FOUND, lambda: client.infer("nobody", {"image": image})),
@@ -155,7 +140,7 @@ async def bad(at: Situation) -> None:
 
 
 async def bad_http(at: Situation) -> None:
-    """Something that is no request of the protocol, over HTTP."""
+    """A request over HTTP that does not follow the protocol."""
     path, body, status = at.random.choice(
         (
             (f"/v2/models/{FAST}/infer", b"{", 400),
@@ -166,25 +151,24 @@ async def bad_http(at: Situation) -> None:
     )
     response = await at.connections.http.post(path, content=body)
     if response.status_code != status:
-        messages.raise_for(response)
+        _raise_for(response)
         raise WrongAnswerError(f"{path} with {body!r}: {response.status_code} instead of {status}")
 
 
 async def late(at: Situation) -> None:
     """A call with a deadline that cannot be met, over gRPC or HTTP."""
-    client = at.random.choice((at.connections.over_grpc, at.connections.over_http))
     with _fails(grpc.StatusCode.DEADLINE_EXCEEDED):
         try:
             async with asyncio.timeout(_TOO_SHORT):
-                await client.infer(ACCURATE, {"image": at.answers.images[:_LARGE]})
+                await at.client().infer(ACCURATE, {"image": at.answers.images[:_LARGE]})
         except TimeoutError as error:
             raise ClientError(grpc.StatusCode.DEADLINE_EXCEEDED, "") from error
 
 
 async def cancelled(at: Situation) -> None:
     """A call that is cancelled within a few milliseconds, perhaps after its answer."""
-    client = at.random.choice((at.connections.over_grpc, at.connections.over_http))
-    task = asyncio.ensure_future(client.infer(ACCURATE, {"image": at.answers.images[: at.random.choice((1, _LARGE))]}))
+    images = at.answers.images[: at.random.choice((1, _LARGE))]
+    task = asyncio.ensure_future(at.client().infer(ACCURATE, {"image": images}))
     await asyncio.sleep(at.random.uniform(0, 0.01))
     task.cancel()
     with suppress(asyncio.CancelledError):
@@ -202,19 +186,28 @@ async def broken_off(at: Situation) -> None:
             raise outcome
 
 
+def _over_grpc(at: Situation) -> AsyncClient:
+    return at.connections.over_grpc
+
+
+def _over_http(at: Situation) -> AsyncClient:
+    return at.connections.over_http
+
+
 KINDS = (
-    Kind("ModelInfer, raw", infer_raw, 16, drawn=True),
-    Kind("ModelInfer, typed", infer_typed, 8),
-    Kind("ModelInfer of the cascade", route, 10, drawn=True),
+    Kind("ModelInfer, raw", infer(MODELS, _over_grpc), 16, drawn=True),
+    Kind("ModelInfer, typed", typed, 8),
+    Kind("ModelInfer of the cascade", infer([ROUTE], Situation.client), 10, drawn=True),
     Kind("ModelInfer of the split", split, 4),
-    Kind("ModelInfer of the route with a shadow", shadowed, 4),
+    # Its answers are its member's.
+    Kind("ModelInfer of the route with a shadow", infer([SHADOWED], Situation.client), 4),
     Kind("ModelStreamInfer, 8 requests", infer_stream, 4),
-    Kind("Classify", classify, 12, drawn=True),
+    Kind("Classify", classify(_over_grpc), 12, drawn=True),
     Kind("ClassifyStream, 8 images", classify_stream, 2),
     Kind("Compare, 3 models", compare, 2),
-    Kind("HTTP, binary tensors", http_binary, 12, drawn=True),
-    Kind("HTTP, JSON", http_json, 6),
-    Kind("HTTP, /v1/classify", http_classify, 6),
+    Kind("HTTP, binary tensors", infer(MODELS, _over_http), 12, drawn=True),
+    Kind("HTTP, JSON", in_json, 6),
+    Kind("HTTP, /v1/classify", classify(_over_http), 6),
     Kind("over a new connection", new_connection, 3),
     Kind("bad request", bad, 4, fails=True),
     Kind("bad HTTP", bad_http, 2, fails=True),
@@ -231,27 +224,58 @@ async def _infer(at: Situation, client: AsyncClient, model: str) -> None:
     at.answers.check(model, first, count, answer)
 
 
-async def _classify(at: Situation, client: AsyncClient) -> None:
-    image, model = at.image(), at.random.choice((*MODELS, ROUTE))
-    as_file, labels = at.random.random() < 0.5, at.random.choice((1, _LABELS, 10))
-    data = at.answers.pngs[image] if as_file else at.answers.images[image]
-    at.answers.check_classification(model, image, labels, await client.classify(data, model, top_k=labels))
+async def _typed(at: Situation, model: str, first: int, metadata: Mapping[str, str] = {}) -> tuple[Outputs, str]:
+    """ModelInfer with typed contents. Returns its outputs, and the member of a route that answered."""
+    contents = pb.InferTensorContents(uint_contents=at.answers.images[first].ravel().tolist())
+    tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=(1, 28, 28), contents=contents)
+    request = pb.ModelInferRequest(model_name=model, inputs=[tensor])
+    call = at.connections.stub.ModelInfer(request, timeout=15, metadata=tuple(metadata.items()))
+    try:
+        answer = await call
+    except grpc.aio.AioRpcError as error:
+        raise ClientError(error.code(), error.details() or "") from error
+    arrays = zip(answer.outputs, answer.raw_output_contents, strict=True)
+    outputs = {output.name: tensors.from_raw(output.datatype, output.shape, raw) for output, raw in arrays}
+    return outputs, str(dict(await call.trailing_metadata()).get(_MEMBER, ""))
 
 
-def _check_outcome(at: Situation, model: str, image: int, outcome: Classification | ClientError) -> None:
+async def _in_json(at: Situation, model: str, first: int, headers: Mapping[str, str] = {}) -> tuple[Outputs, str]:
+    """The same as ``_typed``, over HTTP in JSON."""
+    data = at.answers.images[first : first + 1]
+    tensor = {"name": "image", "datatype": "UINT8", "shape": data.shape, "data": data.ravel().tolist()}
+    response = await at.connections.http.post(f"/v2/models/{model}/infer", json={"inputs": [tensor]}, headers=headers)
+    _raise_for(response)
+    outputs = response.json()["outputs"]
+    arrays = {each["name"]: np.array(each["data"], np.float32).reshape(each["shape"]) for each in outputs}
+    return arrays, response.headers.get(_MEMBER, "")
+
+
+def _raise_for(response: httpx2.Response) -> None:
+    """Raise the error for a server that does not take requests; see docs/reference/statuses.md."""
+    if response.status_code == 503:
+        raise ClientError(grpc.StatusCode.UNAVAILABLE, response.text)
+    if response.status_code != 200:
+        raise WrongAnswerError(f"HTTP {response.status_code}: {response.text[:200]}")
+
+
+def _answered(outcome: Answer | ClientError) -> Answer:
+    """Return the answer, or raise the server's error."""
     if isinstance(outcome, ClientError):
         raise outcome
-    at.answers.check_classification(model, image, _LABELS, outcome)
+    return outcome
 
 
-def _require_all(count: int) -> None:
-    if count != _STREAM:
-        raise WrongAnswerError(f"a stream of {_STREAM} requests has {count} answers")
+def _all(outcomes: Sequence[Answer | ClientError]) -> list[Answer]:
+    """Return the answers of a stream. Raises WrongAnswerError if the stream has not one answer for each request."""
+    answers = [_answered(outcome) for outcome in outcomes]
+    if len(answers) != _STREAM:
+        raise WrongAnswerError(f"a stream of {_STREAM} requests has {len(answers)} answers")
+    return answers
 
 
 @contextmanager
 def _fails(code: grpc.StatusCode) -> Iterator[None]:
-    """Raise WrongAnswerError where the call in it is answered, and what it raises with another status."""
+    """Context for a call that must fail with this status. Raises WrongAnswerError if it is answered."""
     try:
         yield
     except ClientError as error:

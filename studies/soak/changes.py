@@ -1,10 +1,11 @@
-"""What happens to the servers during the load: new versions of their models, and killed workers."""
+"""Changes to the servers during the load: new versions of models, and killed workers."""
 
 import os
 import shutil
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -12,14 +13,20 @@ import grpc
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.model_repository import numbered_versions
 from studies.soak.answers import MODELS
-from studies.soak.processes import workers
 from studies.soak.servers import WORKERS, Server
-from studies.soak.tally import Kill
 from studies.stubs import InferenceStub
 
 _SERVES_WITHIN = 30.0
-"""Seconds after which a version that does not serve is a failure, and so is a worker that is not replaced."""
+"""The time limit in seconds for a new version to serve, and for a killed worker to be replaced."""
 _PAUSE = 0.1
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A worker that was killed. server: the server's number; at: seconds on the monotonic clock."""
+
+    server: int
+    at: float
 
 
 class Changes:
@@ -31,14 +38,14 @@ class Changes:
         self._versions = 0
         self.kills: list[Kill] = []
         self.seconds_to_serve: list[float] = []
-        """For each version: from its publication to when no server had another one."""
+        """For each version: the seconds from its publication until all servers served only this version."""
         self.problems: list[str] = []
-        """Versions that did not come to serve, and workers that were not replaced."""
+        """Versions that did not begin to serve, and workers that were not replaced."""
 
     def publish(self) -> None:
-        """Publish the newest version of the next model again under the next number, and wait until it alone serves.
+        """Publish the newest version of the next model again under the next number, and wait until only it serves.
 
-        Then the versions before the last one are removed: one stays, as an operator keeps it to go back to.
+        Then remove all older versions except one, which an operator would keep for a rollback.
         """
         model = MODELS[self._versions % len(MODELS)]
         self._versions += 1
@@ -56,10 +63,10 @@ class Changes:
                 shutil.rmtree(file.path.parent)
 
     def kill(self) -> None:
-        """Kill the youngest worker of the next server. The eldest ones live on, so that their memory shows a leak."""
+        """Kill the youngest worker of the next server. The oldest workers keep running, so that a leak would show."""
         number = len(self.kills) % len(self._servers)
         deadline = time.monotonic() + _SERVES_WITHIN
-        while len(running := workers(self._servers[number].process.pid)) < WORKERS:  # The last one is being replaced.
+        while len(running := self._servers[number].workers()) < WORKERS:  # The last one is being replaced.
             if time.monotonic() > deadline:
                 self.problems.append(f"{self._servers[number].name} has only {len(running)} workers")
                 return
@@ -69,9 +76,9 @@ class Changes:
 
 
 def _require_serving(server: Server, model: str, version: str, deadline: float) -> str:
-    """Load a version where the server does not by itself, and wait until it alone serves; returns what went wrong.
+    """Load a version, unless the server does so itself, and wait until only it serves. Returns what went wrong.
 
-    A worker that is killed meanwhile may fail one call; the next one finds the others.
+    If a worker is killed meanwhile, one call may fail. The next call reaches another worker.
     """
     problem, loaded = "", not server.explicit
     while time.monotonic() < deadline:

@@ -1,8 +1,9 @@
-"""What a client process has open to one server: clients of hangtag over gRPC and HTTP, and bare ones."""
+"""The connections of a client process to one server, and the parameters of a call."""
 
+import random
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self
 
 import grpc
 import httpx2
@@ -10,23 +11,24 @@ import httpx2
 from hangtag.serving.client import AsyncClient
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
+from studies.soak.answers import MODELS, Answers, WrongAnswerError
 from studies.stubs import InferenceStub
 
+SPLIT, STICKY = "split-by-caller", "x-user-id"
+"""A route that sends half of its callers to each of MODELS, and the metadata key that identifies a caller."""
+_CALLERS = 200
 _TIMEOUT = 15.0
-"""Seconds. Every answer comes in a fraction of it, or something is wrong."""
-_NO_RETRIES = ConnectionOptions(retries=0)
-_OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+"""In seconds. Every answer should arrive in a fraction of this time."""
 
 
-@dataclass(frozen=True)
-class Address:
+class Address(NamedTuple):
     """Where a server listens.
 
     Args:
         name: The server's name in the results.
         grpc: host:port.
         http: host:port.
-        ca: PEM file of the authority that signed its certificate; None: it has no TLS.
+        ca: PEM file of the authority that signed its certificate; None: no TLS.
     """
 
     name: str
@@ -44,15 +46,16 @@ class Address:
         return Credentials() if self.ca is None else Credentials(tls_ca=self.ca)
 
     def client(self, *, http: bool = False) -> AsyncClient:
-        """A client of its own connection that tries no call again, so that every failure is seen."""
+        """A client with its own connection and without retries, so that every failure is visible."""
+        options = ConnectionOptions(retries=0)
         return AsyncClient(
-            self.url if http else self.grpc, timeout=_TIMEOUT, credentials=self.credentials, options=_NO_RETRIES
+            self.url if http else self.grpc, timeout=_TIMEOUT, credentials=self.credentials, options=options
         )
 
 
 @dataclass(frozen=True)
 class Connections:
-    """The connections that last as long as the load."""
+    """The connections that last as long as the load: clients of hangtag, and bare ones."""
 
     address: Address
     over_grpc: AsyncClient
@@ -62,20 +65,59 @@ class Connections:
 
     @classmethod
     async def open(cls, address: Address, stack: AsyncExitStack) -> Self:
-        """Open them; they are closed with the stack."""
-        credentials = address.credentials.channel_credentials()
-        if credentials is None:
-            channel = grpc.aio.insecure_channel(address.grpc, _OWN_CONNECTION)
+        """Open the connections, which close with the stack."""
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        if credentials := address.credentials.channel_credentials():
+            channel = grpc.aio.secure_channel(address.grpc, credentials, own)
         else:
-            channel = grpc.aio.secure_channel(address.grpc, credentials, _OWN_CONNECTION)
-        await stack.enter_async_context(channel)
+            channel = grpc.aio.insecure_channel(address.grpc, own)
         verify = address.credentials.ssl_context(address.url) or True
         return cls(
             address,
             await stack.enter_async_context(address.client()),
             await stack.enter_async_context(address.client(http=True)),
-            InferenceStub(channel),
+            InferenceStub(await stack.enter_async_context(channel)),
             await stack.enter_async_context(
                 httpx2.AsyncClient(base_url=address.url, verify=verify, timeout=_TIMEOUT, trust_env=False)
             ),
         )
+
+
+@dataclass(frozen=True)
+class Situation:
+    """The parameters of one call.
+
+    Args:
+        connections: The connections to the server.
+        answers: The images, and the right answer to each image.
+        random: Chooses the images.
+        members: The member that answered each caller of SPLIT; it must always be the same member, on every server.
+    """
+
+    connections: Connections
+    answers: Answers
+    random: random.Random
+    members: dict[str, str] = field(default_factory=dict)
+
+    def image(self, count: int = 1) -> int:
+        """The number of an image that at least count - 1 images follow."""
+        return self.random.randrange(len(self.answers.images) - count + 1)
+
+    def client(self) -> AsyncClient:
+        """The client over gRPC or over HTTP."""
+        return self.random.choice((self.connections.over_grpc, self.connections.over_http))
+
+    def caller(self) -> str:
+        """The STICKY value of a caller of SPLIT."""
+        return f"caller-{self.random.randrange(_CALLERS)}"
+
+    def check_member(self, caller: str, member: str) -> None:
+        """Check which member answered a caller.
+
+        Raises:
+            WrongAnswerError: The name is not that of a member, or another member answered this caller before.
+        """
+        if member not in MODELS:
+            raise WrongAnswerError(f"{SPLIT} says that {member or 'nobody'} answered")
+        if member != (before := self.members.setdefault(caller, member)):
+            raise WrongAnswerError(f"{SPLIT} sent {caller} to {before} first, and to {member} now")

@@ -1,33 +1,132 @@
-"""Keeps two servers under load for an hour, while their models change and their workers are killed."""
+"""Keep two servers under load for an hour, while their models change and their workers are killed."""
 
-import platform
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from studies import options, results
+from studies.bench.process import cpu_seconds
 from studies.page import ROOT
-from studies.server.comparison import package_versions
-from studies.soak.measurement import Measurement, Plan
-from studies.soak.report import RESULTS, longest, tables
-from studies.soak.servers import repository, servers
+from studies.soak.changes import Changes
+from studies.soak.load import Client, Outcome
+from studies.soak.report import RESULTS, tables
+from studies.soak.servers import Sample, Server, repository, servers
 from studies.soak.summary import summary
 
-PACKAGES = ("grpcio", "pygrpc-native", "onnxruntime", "numpy", "protobuf", "starlette", "uvicorn", "uvloop")
+PACKAGES = ("grpcio", "pygrpc-native", "onnxruntime", "numpy", "protobuf", "httptools", "uvloop")
 SAMPLES = ROOT / "examples/test-images.npz"
-_WIDTH = 150
-_PRINT_SECONDS = 60.0
-"""Between two lines of progress where there is no terminal."""
+CLIENTS = 2
+"""Client processes."""
+_TICK = 0.25
+_SAMPLE_SECONDS = 10.0
+
+
+class Measurement:
+    """The measurement, which `run` fills. A KeyboardInterrupt ends the load early, and is not re-raised."""
+
+    def __init__(
+        self,
+        planned_seconds: float,
+        rate: float,
+        servers: Sequence[Server],
+        changes: Changes,
+        clients: Sequence[Client],
+    ) -> None:
+        """rate: Calls a second, of all clients together."""
+        self.planned_seconds, self.rate = planned_seconds, rate
+        self.servers, self.changes, self._clients = servers, changes, clients
+        self.samples: dict[tuple[int, str], list[Sample]] = defaultdict(list)
+        """(Server's number, process's name) -> samples."""
+        self.began = self.ended = time.monotonic()
+        self.server_cpus = self.client_cpus = 0.0
+        """How many processors the servers and the clients used, on average."""
+        self._stop = threading.Event()
+
+    def run(self, version_seconds: float, kill_seconds: float) -> None:
+        """Run the load for its duration, with changes and samples, and print a line every minute.
+
+        Args:
+            version_seconds: Seconds between two new versions.
+            kill_seconds: Seconds between two killed workers.
+
+        Raises:
+            click.ClickException: A client process ended too early.
+        """
+        cpu = self._cpu()
+        actions = (
+            (self._sample, _SAMPLE_SECONDS, 0.0),
+            (self._print, 60.0, 60.0),
+            (self.changes.publish, version_seconds, version_seconds),
+            (self.changes.kill, kill_seconds, kill_seconds),
+        )
+        periodic = [threading.Thread(target=self._repeat, args=each) for each in actions]
+        for thread in periodic:
+            thread.start()
+        failed = False
+        try:
+            with suppress(KeyboardInterrupt):
+                while time.monotonic() < self.began + self.planned_seconds and not failed:
+                    time.sleep(_TICK)
+                    failed = not all(client.alive for client in self._clients)
+        finally:
+            self._stop.set()
+            for thread in periodic:
+                thread.join()
+        self.ended = time.monotonic()
+        self.server_cpus, self.client_cpus = (
+            (after - before) / self.seconds for before, after in zip(cpu, self._cpu(), strict=True)
+        )
+        for client in self._clients:
+            client.close()
+        if failed:
+            raise click.ClickException("a client ended before its time; its traceback is above.")
+
+    @property
+    def seconds(self) -> float:
+        """The duration of the load."""
+        return self.ended - self.began
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """The outcomes of all calls that have ended."""
+        return [outcome for client in self._clients for outcome in client.outcomes.copy()]
+
+    def _cpu(self) -> tuple[float, float]:
+        return (
+            sum(server.process.cpu_seconds() for server in self.servers),
+            sum(cpu_seconds(client.pid) for client in self._clients),
+        )
+
+    def _repeat(self, act: Callable[[], None], period: float, first: float) -> None:
+        due = self.began + first
+        while not self._stop.wait(max(0.0, due - time.monotonic())):
+            act()
+            due += period
+
+    def _sample(self) -> None:
+        for number, server in enumerate(self.servers):
+            for name, sample in server.samples():
+                self.samples[number, name].append(sample)
+
+    def _print(self) -> None:
+        failed = sum(bool(outcome.error) for outcome in self.outcomes)
+        versions, kills = len(self.changes.seconds_to_serve), len(self.changes.kills)
+        memory = sum(samples[-1].rss_mb for samples in list(self.samples.values()))
+        click.echo(
+            f"{(time.monotonic() - self.began) / 60:.0f} minutes: {len(self.outcomes):,} calls, {failed} failed, "
+            f"{versions} versions, {kills} kills, {memory:,.0f} MB",
+            err=True,
+        )
 
 
 @click.command()
-@click.option("--hours", type=click.FloatRange(0, min_open=True), help="How long.  [default: 1]")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="The same in minutes.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="How long.")
 @click.option("--rate", type=click.FloatRange(1), default=100.0, show_default=True, help="Calls a second.")
 @click.option(
     "--version-seconds", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Between two new versions."
@@ -36,86 +135,46 @@ _PRINT_SECONDS = 60.0
     "--kill-seconds", type=click.FloatRange(0.1), default=300.0, show_default=True, help="Between two killed workers."
 )
 @options.MODELS
-@click.option(
-    "--samples",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default=SAMPLES,
-    show_default="examples/test-images.npz",
-    help="The images that are sent, as the array 'image' of a .npz file.",
-)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="the page's", help="The results.")
-@click.option("--remark", help="What a reader of the page should know of this run. `soak remark` writes it later.")
+@click.option("--remark", help="What a reader of the page should know of this run.")
 def main(
-    hours: float | None,
-    minutes: float | None,
+    minutes: float,
     rate: float,
     version_seconds: float,
     kill_seconds: float,
     models: Path,
-    samples: Path,
     out: Path,
     remark: str | None,
 ) -> None:
     """Keep two servers under a steady mixed load while their models change and their workers are killed.
 
     \b
-    python -m studies soak run --hours 1         for the page
+    python -m studies soak run                   for the page
     python -m studies soak run --minutes 5       to try it
 
     Every answer is compared with ONNX Runtime's own. Ctrl-C or SIGTERM ends the load, and what was
     measured so far is kept. The clients share the servers' processors.
     """
-    if hours is not None and minutes is not None:
-        raise click.UsageError("give --hours or --minutes, not both.")
-    seconds = hours * 3600 if hours is not None else minutes * 60 if minutes is not None else 3600.0
-    plan = Plan(seconds, rate, version_seconds, kill_seconds)
-    command = f"python -m studies soak run --minutes {seconds / 60:g} --rate {rate:g}"
-    if (version_seconds, kill_seconds) != (60, 300):
-        command += f" --version-seconds {version_seconds:g} --kill-seconds {kill_seconds:g}"
-    conditions = results.conditions(command, {"python": platform.python_version()} | package_versions(PACKAGES))
-    console = Console(stderr=True)
-    with _termination_as_interrupt(), repository(models) as folder, servers(folder) as running:
-        measured = Measurement(plan, running, folder, models, samples)
-        with _progress(console) as progress:
-            task = progress.add_task("", total=seconds)
-            printed = 0.0
-
-            def advance() -> None:
-                nonlocal printed
-                progress.update(task, completed=measured.seconds, description=_state(measured))
-                if not console.is_terminal and measured.seconds >= printed + _PRINT_SECONDS:
-                    printed = measured.seconds
-                    console.print(f"{printed / 60:.0f} minutes: {_state(measured)}", soft_wrap=True)
-
-            measured.run(advance)
+    conditions = results.conditions(f"python -m studies soak run{options.given()}", results.versions(PACKAGES))
+    with _termination_as_interrupt(), ExitStack() as stack:
+        folder = stack.enter_context(repository(models))
+        running = stack.enter_context(servers(folder))
+        addresses = [server.address for server in running]
+        clients = []
+        for number in range(CLIENTS):
+            clients.append(Client(addresses, models, SAMPLES, rate / CLIENTS, number))
+            stack.callback(clients[-1].close)
+        measured = Measurement(minutes * 60, rate, running, Changes(folder, running), clients)
+        measured.run(version_seconds, kill_seconds)
         line = conditions | summary(measured)
-        line["run"] = (
-            f"{line['minutes']:.0f} minutes, interrupted" if line["interrupted"] else f"{seconds / 60:g} minutes"
-        )
-        if remark:
-            line["remark"] = remark
-        results.record(out, line)
-    screen = Console()
-    screen.width = max(screen.width, _WIDTH)
-    for table in tables(line):
-        screen.print(table)
+    line["run"] = f"{line['minutes']:.0f} minutes, interrupted" if line["interrupted"] else f"{minutes:g} minutes"
+    if remark:
+        line["remark"] = remark
+    results.record(out, line)
+    click.echo("\n\n".join(tables(line).values()))
     for failure in (*line["failures"], *line["problems"], *line["log_errors"]):
         click.echo(failure)
     click.echo(f"wrote {out}")
-
-
-@click.command()
-@click.argument("text")
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="the page's", help="The results.")
-def remark(text: str, out: Path) -> None:
-    """Write TEXT below the goals of the longest run, such as why one was missed. An empty TEXT takes it away.
-
-    \b
-    python -m studies soak remark "A backup ran on the machine from minute 40 to minute 44."
-    """
-    line = longest(out)
-    line["remark"] = text
-    results.record(out, line)
 
 
 @contextmanager
@@ -126,19 +185,3 @@ def _termination_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"), console=console
-    )
-
-
-def _state(measured: Measurement) -> str:
-    _, unexplained = measured.tally.explained_by(measured.changes.kills)
-    latest = [samples[-1].rss_mb for samples in list(measured.samples.values()) if samples]
-    versions, kills = len(measured.changes.seconds_to_serve), len(measured.changes.kills)
-    return (
-        f"{measured.tally.calls:,} calls, {len(unexplained)} unexplained errors, {versions} versions, {kills} kills, "
-        f"{sum(latest):,.0f} MB"
-    )

@@ -1,30 +1,31 @@
-"""The servers under load: one on the native transport, and one on grpcio's with TLS, over one model repository."""
+"""The servers under load, over one repository: a server on the native transport, and a server with TLS behind Envoy."""
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from hangtag.serving.loadtest.machine import family
 from hangtag.serving.model_repository import serving_versions
-from studies.server.peers.tls import with_tls
-from studies.server.process import Served, hangtag_serve, served
+from studies.bench.process import Served, hangtag_serve, kilobytes, served
+from studies.bench.systems import with_tls
 from studies.soak.answers import ACCURATE, FAST, MODELS, ROUTE, SHADOWED
-from studies.soak.connections import Address
-from studies.soak.situation import SPLIT, STICKY
+from studies.soak.connections import SPLIT, STICKY, Address
 
 WORKERS = 2
 CONNECTION_AGE_SECONDS = 60
-"""After which the server with TLS makes its clients connect anew; the native transport cannot."""
+"""After this time the server with TLS makes clients connect again, which the native transport cannot."""
 _POLL_SECONDS = 2
 _ROUTES = {
     SPLIT: f'split = {{{FAST} = 50, {ACCURATE} = 50}}\nsticky = "{STICKY}"\n',
     SHADOWED: f'split = {{{FAST} = 100}}\nshadow = {{model = "{ACCURATE}", share = 0.5}}\n',
 }
-"""The route.toml of each route that no shipped repository has."""
+"""The route.toml of each route that the shipped repository does not have."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Server:
     """A server of the study.
 
     Args:
-        name: Its transport, for a reader.
-        process: The server itself.
-        explicit: Whether it loads a new version when a client says so, and not because it polls the repository.
+        name: The server's transport, for a reader.
+        process: The server's process.
+        explicit: Whether the server loads new versions on a client's request, instead of polling the repository.
     """
 
     name: str
@@ -46,13 +47,48 @@ class Server:
         ca = self.process.ca
         return Address(self.name, self.process.address, self.process.http, None if ca is None else str(ca))
 
+    def workers(self) -> list[int]:
+        """The ids of the worker processes, the oldest first."""
+        started = {}
+        for pid in family(self.process.pid) - {self.process.pid}:
+            folder = Path("/proc", str(pid))
+            with suppress(OSError):  # It has ended.
+                if b"multiprocessing.spawn" in (folder / "cmdline").read_bytes():
+                    started[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[19])
+        return sorted(started, key=lambda pid: (started[pid], pid))
+
+    def samples(self) -> Iterator[tuple[str, "Sample"]]:
+        """Yield a sample of each process, with the process's name: "supervisor", "worker 1" (the oldest), and so on."""
+        for number, pid in enumerate([self.process.pid, *self.workers()]):
+            with suppress(OSError):  # It has ended.
+                yield f"worker {number}" if number else "supervisor", Sample.of(pid)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A process at one moment. Memory in MB (2^20 bytes). `pss_mb` counts an n-th of memory that n processes share."""
+
+    at: float
+    pid: int
+    rss_mb: float
+    pss_mb: float
+    fds: int
+    threads: int
+
+    @classmethod
+    def of(cls, pid: int) -> "Sample":
+        """Sample a process now. Raises OSError if the process has ended."""
+        fds, threads = (sum(1 for _ in Path(f"/proc/{pid}/{folder}").iterdir()) for folder in ("fd", "task"))
+        rss, pss = (kilobytes(pid, *field) / 1024 for field in (("status", "VmRSS"), ("smaps_rollup", "Pss")))
+        return cls(time.monotonic(), pid, rss, pss, fds, threads)
+
 
 @contextmanager
 def repository(models: Path) -> Iterator[Path]:
-    """A copy of what is called: the versions of MODELS that serve, ROUTE, a split and a route with a shadow.
+    """Copy everything that is called: the serving versions of MODELS, ROUTE, a split, and a route with a shadow.
 
     Raises:
-        click.ClickException: One of them is missing.
+        click.ClickException: A model or the route is missing.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, "models")
@@ -72,10 +108,10 @@ def repository(models: Path) -> Iterator[Path]:
 
 @contextmanager
 def servers(models: Path) -> Iterator[Sequence[Server]]:
-    """Run them for the time of the context.
+    """Run the servers until the end of the context.
 
     Raises:
-        click.ClickException: One does not start, or did not stop as it should.
+        click.ClickException: A server does not start, or does not stop as it should.
     """
     shared = ("--workers", str(WORKERS))
     poll = ("--model-control", "poll", "--poll-seconds", str(_POLL_SECONDS))
@@ -83,6 +119,6 @@ def servers(models: Path) -> Iterator[Sequence[Server]]:
     age = ("--connection-age-seconds", str(CONNECTION_AGE_SECONDS))
     with ExitStack() as stack:
         native = stack.enter_context(served(hangtag_serve(models, "--transport", "native", *shared, *poll)))
-        launch = stack.enter_context(with_tls(models, *shared, *explicit, *age))
+        launch = stack.enter_context(with_tls(models, "--transport", "grpc", *shared, *explicit, *age))
         tls = stack.enter_context(served(launch))
         yield Server("native", native, explicit=False), Server("grpc with TLS", tls, explicit=True)

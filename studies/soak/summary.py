@@ -1,127 +1,164 @@
-"""Turns a measurement into a line of results: counts, curves of at most 120 points, and fitted slopes."""
+"""Turn a measurement into a line of results: counts, curves of at most 120 points, and fitted slopes."""
 
 import statistics
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
-from hangtag.serving.loadtest.statistics.intervals import critical_value
 from studies.results import Line
 from studies.soak.calls import KINDS
+from studies.soak.changes import Kill
 from studies.soak.load import Outcome
-from studies.soak.measurement import Measurement
-from studies.soak.processes import Sample
+from studies.soak.servers import Sample
+
+if TYPE_CHECKING:
+    from studies.soak.run import Measurement
 
 _MOST_POINTS, _SHORTEST_WINDOW, _FEWEST_WINDOWS = 120, 60.0, 10
 _WARM_UP, _WARM_UP_SHARE = 300.0, 0.1
-"""Seconds that comparisons leave out, at most this share of the run."""
+"""Seconds at the beginning that comparisons leave out, but at most this share of the run."""
 _UNSETTLED_SHARE = 1 / 3
-"""The part of the run that slopes leave out: a process reaches the memory of its largest batches only after a while."""
+"""The share of the run that slopes leave out, because a process reaches the memory of its largest batches late."""
 _COMPARED = 600.0
-"""Seconds at either end whose p99s are compared, at most a third of the run."""
+"""Length in seconds of the first and last parts whose p99s are compared, at most a third of the run each."""
 _SHOWN = 10
-"""Failures with their messages."""
+"""How many failures are listed with their messages."""
+_BEFORE, _AFTER = 0.2, 1.0
+"""Seconds before and after a kill in which calls in flight may fail with UNAVAILABLE, because clock readings are
+inexact, and because calls may be sent to sockets that the kernel has not closed yet."""
 
 Values = npt.NDArray[np.float64]
 
 
-def summary(measured: Measurement) -> Line:
-    """All that goals, tables and pictures need. Times in it are in minutes from the beginning of the load."""
-    explained, unexplained = measured.tally.explained_by(measured.changes.kills)
+def summary(measured: "Measurement") -> Line:
+    """Return all that goals, tables and pictures need. Times are in minutes from the beginning of the load."""
+    outcomes, names = measured.outcomes, [server.name for server in measured.servers]
+    failures = [outcome for outcome in outcomes if outcome.error]
+    explained, unexplained = explained_by(failures, measured.changes.kills)
     seconds = measured.seconds
     window = min(max(_SHORTEST_WINDOW, seconds / _MOST_POINTS), seconds / _FEWEST_WINDOWS)
     warm_up = min(_WARM_UP, seconds * _WARM_UP_SHARE)
     compared = min(_COMPARED, (seconds - warm_up) / 3)
     to_serve = measured.changes.seconds_to_serve
+
+    times = defaultdict(list)
+    for each in outcomes:
+        if not each.error:
+            times[each.kind, each.server].append((each.planned - measured.began, each.seconds * 1e3))
+    answered = defaultdict(lambda: np.empty((0, 2)), {key: np.array(calls) for key, calls in times.items()})
+
+    def minute(at: float) -> float:
+        return round((at - measured.began) / 60, 2)
+
+    counts = {
+        key: Counter((outcome.kind, outcome.server) for outcome in some)
+        for key, some in (
+            ("ended", [outcome for outcome in outcomes if not outcome.error]),
+            ("explained", [outcome for each in explained for outcome in each]),
+            ("unexplained", unexplained),
+        )
+    }
     return {
         "minutes": seconds / 60,
-        "interrupted": seconds < measured.plan.seconds,
-        "rate": measured.plan.rate,
-        "calls": measured.tally.calls,
-        "longest_delay": measured.tally.longest_delay,
+        "interrupted": seconds < measured.planned_seconds,
+        "rate": measured.rate,
+        "calls": len(outcomes),
+        "longest_delay": max((outcome.delay for outcome in outcomes), default=0.0),
         "server_cpus": measured.server_cpus,
         "client_cpus": measured.client_cpus,
         "window_minutes": window / 60,
         "warm_up_minutes": warm_up / 60,
         "unsettled_minutes": seconds * _UNSETTLED_SHARE / 60,
         "compared_minutes": compared / 60,
-        "kinds": _kinds(measured, [each for kill in explained for each in kill], unexplained),
+        "kinds": {
+            kind.name: {
+                name: {key: count[number, server] for key, count in counts.items()} for server, name in enumerate(names)
+            }
+            for number, kind in enumerate(KINDS)
+        },
         "unexplained": len(unexplained),
         "wrong": sum(failure.error == "wrong answer" for failure in unexplained),
-        "failures": [_shown(measured, failure) for failure in unexplained[:_SHOWN]],
+        "failures": [
+            {
+                "kind": KINDS[failure.kind].name,
+                "server": names[failure.server],
+                "minute": minute(failure.planned),
+                "seconds": failure.seconds,
+                "error": failure.error,
+                "message": failure.message,
+            }
+            for failure in unexplained[:_SHOWN]
+        ],
         "problems": [*measured.changes.problems, *_replaced(measured)][:_SHOWN],
         "log_errors": [line[:300] for server in measured.servers for line in server.process.errors][:_SHOWN],
         "kills": [
-            {"server": measured.servers[kill.server].name, "minute": _minute(measured, kill.at), "explained": len(each)}
+            {"server": names[kill.server], "minute": minute(kill.at), "explained": len(each)}
             for kill, each in zip(measured.changes.kills, explained, strict=True)
         ],
         "model_versions": len(to_serve),
         "seconds_to_serve": max(to_serve, default=0.0),
-        "latency": _latencies(measured, window, warm_up, compared),
-        "processes": {
-            server.name: {
-                name: _process(measured, samples, window, warm_up, compared)
-                for (number, name), samples in measured.samples.items()
-                if measured.servers[number] is server
+        "latency": {
+            kind.name: {
+                name: _latency(answered[number, server], seconds, window if kind.drawn else None, warm_up, compared)
+                for server, name in enumerate(names)
             }
-            for server in measured.servers
+            for number, kind in enumerate(KINDS)
+            if not kind.fails
+        },
+        "processes": {
+            server_name: {
+                name: _process(samples, measured.began, seconds, window, warm_up, compared)
+                for (number, name), samples in measured.samples.items()
+                if number == server
+            }
+            for server, server_name in enumerate(names)
         },
     }
+
+
+def explained_by(failures: Sequence[Outcome], kills: Sequence[Kill]) -> tuple[list[list[Outcome]], list[Outcome]]:
+    """Return the failures that each kill explains, and the failures that no kill explains.
+
+    A kill explains UNAVAILABLE for a call to the killed worker's server that was in flight during the kill, or was sent
+    so soon afterwards that its connection still seemed open.
+    """
+    explained: list[list[Outcome]] = [[] for _ in kills]
+    unexplained = []
+    for failure in failures:
+        for number, kill in enumerate(kills):
+            in_flight = failure.planned - _AFTER <= kill.at <= failure.planned + failure.seconds + _BEFORE
+            if failure.error == "UNAVAILABLE" and failure.server == kill.server and in_flight:
+                explained[number].append(failure)
+                break
+        else:
+            unexplained.append(failure)
+    return explained, unexplained
 
 
 def slope(minutes: Values, values: Values) -> tuple[float, float, float] | None:
     """The least-squares slope per hour, and the ends of its 95 % interval; None for fewer than three points.
 
-    Memory moves in steps, so that a point resembles the one before it and says less than a point of its own would.
-    Where neighbouring residuals are correlated by r > 0, the interval is wider by sqrt((1 + r) / (1 - r)), as it is for
+    Memory changes in steps, so a point resembles the previous point and adds less information than an independent
+    point. If neighbouring residuals have a correlation r > 0, the interval is wider by sqrt((1 + r) / (1 - r)), as for
     an autoregressive process of first order.
     """
     if len(minutes) < 3:
         return None
-    hours = minutes / 60
-    centred = hours - hours.mean()
-    fitted = float(centred @ values / (centred @ centred))
-    residuals = values - values.mean() - fitted * centred
-    freedom = len(values) - 2
+    fitted = stats.linregress(minutes / 60, values)
+    residuals = values - fitted.intercept - fitted.slope * minutes / 60
     squares = float(residuals @ residuals)
-    correlation = float(residuals[1:] @ residuals[:-1]) / squares if squares else 0.0
-    correlation = max(0.0, correlation)
+    correlation = max(0.0, float(residuals[1:] @ residuals[:-1]) / squares if squares else 0.0)
     widening = np.sqrt((1 + correlation) / (1 - correlation))
-    half = critical_value(freedom) * float(widening * np.sqrt(squares / freedom / (centred @ centred)))
-    return fitted, fitted - half, fitted + half
+    half = float(stats.t.ppf(0.975, len(values) - 2) * widening * fitted.stderr)
+    return float(fitted.slope), float(fitted.slope - half), float(fitted.slope + half)
 
 
-def _kinds(measured: Measurement, explained: Sequence[Outcome], unexplained: Sequence[Outcome]) -> Line:
-    def count(outcomes: Sequence[Outcome], kind: int, server: int) -> int:
-        return sum((outcome.kind, outcome.server) == (kind, server) for outcome in outcomes)
-
-    return {
-        kind.name: {
-            server.name: {
-                "ended": measured.tally.ended.get((kind_number, number), 0),
-                "explained": count(explained, kind_number, number),
-                "unexplained": count(unexplained, kind_number, number),
-            }
-            for number, server in enumerate(measured.servers)
-        }
-        for kind_number, kind in enumerate(KINDS)
-    }
-
-
-def _shown(measured: Measurement, failure: Outcome) -> Line:
-    return {
-        "kind": KINDS[failure.kind].name,
-        "server": measured.servers[failure.server].name,
-        "minute": _minute(measured, failure.planned),
-        "seconds": failure.seconds,
-        "error": failure.error,
-        "message": failure.message[:300],
-    }
-
-
-def _replaced(measured: Measurement) -> list[str]:
-    """Processes that no kill was for and that ended nevertheless."""
+def _replaced(measured: "Measurement") -> list[str]:
+    """Processes that ended without being killed."""
     return [
         f"{name} of {measured.servers[number].name} ended, and was replaced, although it was not killed"
         for (number, name), samples in measured.samples.items()
@@ -129,63 +166,56 @@ def _replaced(measured: Measurement) -> list[str]:
     ]
 
 
-def _latencies(measured: Measurement, window: float, warm_up: float, compared: float) -> Line:
-    edges = np.arange(measured.began, measured.ended - window / 2, window)
+def _latency(calls: Values, seconds: float, window: float | None, warm_up: float, compared: float) -> Line:
+    """The percentiles of calls, [calls, 2]: seconds from the beginning, and milliseconds. ``window``: of the curve."""
 
-    def of(kind: int, server: int) -> Line:
-        whole = measured.tally.latencies(kind, server)
-        first = measured.tally.latencies(kind, server, measured.began + warm_up, measured.began + warm_up + compared)
-        last = measured.tally.latencies(kind, server, measured.ended - compared)
-        line: Line = {"p50_ms": _ms(whole, 50), "p99_ms": _ms(whole, 99)}
-        line |= {"first_p99_ms": _ms(first, 99), "last_p99_ms": _ms(last, 99), "compared": [len(first), len(last)]}
-        if KINDS[kind].drawn:
-            windows = [measured.tally.latencies(kind, server, edge, edge + window) for edge in edges]
-            line["curve"] = {
-                "minutes": [_minute(measured, edge + window / 2) for edge in edges],
-                "p50_ms": [_ms(each, 50) for each in windows],
-                "p99_ms": [_ms(each, 99) for each in windows],
-            }
-        return line
+    def between(since: float, until: float = np.inf) -> Values:
+        chosen: Values = calls[(calls[:, 0] >= since) & (calls[:, 0] < until), 1]
+        return chosen
 
-    return {
-        kind.name: {server.name: of(number, each) for each, server in enumerate(measured.servers)}
-        for number, kind in enumerate(KINDS)
-        if not kind.fails
-    }
-
-
-def _process(measured: Measurement, samples: Sequence[Sample], window: float, warm_up: float, compared: float) -> Line:
-    at = np.array([sample.at for sample in samples]) - measured.began
-    windows = (at // window).astype(int)
-    chosen = [np.flatnonzero(windows == number) for number in sorted(set(windows))]
-
-    def curve(figure: str) -> Values:
-        values = np.array([getattr(sample, figure) for sample in samples], float)
-        return np.array([values[each].mean() for each in chosen])
-
-    minutes = np.array([at[each].mean() for each in chosen]) / 60
-    settled = minutes >= measured.seconds * _UNSETTLED_SHARE / 60
-    lived_on = len({sample.pid for sample in samples}) == 1
-    line: Line = {
-        "lived_on": lived_on,
-        "mb_per_hour": slope(minutes[settled], curve("rss_mb")[settled]) if lived_on else None,
-        "minutes": minutes.round(2).tolist(),
-        **{figure: curve(figure).round(1).tolist() for figure in ("rss_mb", "pss_mb", "fds", "threads")},
-    }
-    first = [sample for sample, when in zip(samples, at, strict=True) if warm_up <= when < warm_up + compared]
-    last = [sample for sample in samples if sample.at >= measured.ended - compared]
-    for figure in ("fds", "threads"):
-        line[f"{figure}_first_last_max"] = [
-            statistics.median(getattr(sample, figure) for sample in first) if first else None,
-            statistics.median(getattr(sample, figure) for sample in last) if last else None,
-            max(getattr(sample, figure) for sample in samples),
-        ]
+    first, last = between(warm_up, warm_up + compared), between(seconds - compared)
+    line: Line = {"p50_ms": _percentile(calls[:, 1], 50), "p99_ms": _percentile(calls[:, 1], 99)}
+    line |= {"first_p99_ms": _percentile(first, 99), "last_p99_ms": _percentile(last, 99)}
+    line["compared"] = [len(first), len(last)]
+    if window:
+        edges = np.arange(0.0, seconds - window / 2, window)
+        windows = [between(edge, edge + window) for edge in edges]
+        line["curve"] = {
+            "minutes": ((edges + window / 2) / 60).round(2).tolist(),
+            "p50_ms": [_percentile(each, 50) for each in windows],
+            "p99_ms": [_percentile(each, 99) for each in windows],
+        }
     return line
 
 
-def _minute(measured: Measurement, at: float) -> float:
-    return round((at - measured.began) / 60, 2)
+def _percentile(values: Values, percent: float) -> float | None:
+    return float(np.percentile(values, percent)) if len(values) else None
 
 
-def _ms(seconds: Values, percentile: float) -> float | None:
-    return float(np.percentile(seconds, percentile)) * 1e3 if len(seconds) else None
+def _process(
+    samples: Sequence[Sample], began: float, seconds: float, window: float, warm_up: float, compared: float
+) -> Line:
+    at = np.array([sample.at for sample in samples]) - began
+    chosen = [np.flatnonzero(at // window == number) for number in np.unique(at // window)]
+
+    def curve(values: Values) -> Values:
+        return np.array([values[each].mean() for each in chosen])
+
+    figures = {
+        figure: np.array([getattr(sample, figure) for sample in samples], float)
+        for figure in ("rss_mb", "pss_mb", "fds", "threads")
+    }
+    minutes = curve(at) / 60
+    settled = minutes >= seconds * _UNSETTLED_SHARE / 60
+    lived_on = len({sample.pid for sample in samples}) == 1
+    line: Line = {
+        "lived_on": lived_on,
+        "mb_per_hour": slope(minutes[settled], curve(figures["rss_mb"])[settled]) if lived_on else None,
+        "minutes": minutes.round(2).tolist(),
+        **{figure: curve(values).round(1).tolist() for figure, values in figures.items()},
+    }
+    ends = ((at >= warm_up) & (at < warm_up + compared), at >= seconds - compared)
+    for figure in ("fds", "threads"):
+        medians = [statistics.median(figures[figure][end]) if end.any() else None for end in ends]
+        line[f"{figure}_first_last_max"] = [*medians, figures[figure].max()]
+    return line

@@ -66,7 +66,7 @@ class Release:
     Attributes:
         version: Its number.
         imports: How a program imports its client.
-        gone: Options and variables that releases after it removed, as docs/upgrading.md says.
+        gone: Options and variables that releases after it removed, as docs/how-to/upgrade.md says.
         accuracy: What its trained model has on the test set.
         has_http: Whether its client calls servers over HTTP too.
     """
@@ -123,7 +123,9 @@ class Client:
         )
 
 
-# Of `hangtag export --onnx`, in whose place `hangtag import` came; of the page about an export; of `models verify`.
+_PINGS = frozenset({"--min-ping-seconds", "HANGTAG_SERVE_MIN_PING_SECONDS"})  # before Envoy limited connections
+# Of `hangtag export --onnx`, in whose place `hangtag import` came; of the page about an export; of `models verify`; and
+# TensorBoard.
 _GONE = frozenset(
     f"{prefix}{name if prefix == '--' else name.upper().replace('-', '_')}"
     for prefix in ("--", "HANGTAG_EXPORT_")
@@ -131,7 +133,13 @@ _GONE = frozenset(
         "onnx", "labels", "max-megabytes", "calibration", "preprocessing", "agree-at-least", "agree-on",
         "search-minutes", "reports",
     )
-) | {"--record", "HANGTAG_MODELS_VERIFY_RECORD"}  # fmt: skip
+) | {
+    "--record", "HANGTAG_MODELS_VERIFY_RECORD", "--tensorboard", "HANGTAG_TRAIN_TENSORBOARD",
+    "--calibrate", "HANGTAG_LOADTEST_CALIBRATE",
+    "--public-api", "HANGTAG_LOADTEST_PUBLIC_API",
+    "--check-caching", "HANGTAG_LOADTEST_CHECK_CACHING", "--prometheus", "HANGTAG_LOADTEST_PROMETHEUS",
+    *_PINGS,
+}  # fmt: skip
 
 RELEASES = (
     Release(

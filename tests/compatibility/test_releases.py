@@ -94,7 +94,8 @@ def test_every_option_and_variable_is_still_there(release: Release) -> None:
 
 
 def test_an_option_that_is_gone_is_an_error() -> None:
-    assert "--hot-path" in refusal("serve", "--hot-path", "on", exit_code=2)
+    for option in ("--hot-path", "--min-ping-seconds"):
+        assert option in refusal("serve", option, "9", exit_code=2)
 
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples/garments").glob("*-1.png"))

@@ -28,8 +28,8 @@ def with_defaults(text: str) -> str:
     return re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", text)
 
 
-def test_docs_deploy_explains_every_variable() -> None:
-    explained = set(re.findall(r"HANGTAG_\w+", (ROOT / "docs/deploy.md").read_text()))
+def test_the_page_about_compose_explains_every_variable() -> None:
+    explained = set(re.findall(r"HANGTAG_\w+", (ROOT / "docs/how-to/compose.md").read_text()))
     assert set(VARIABLES) <= explained
 
 
@@ -60,7 +60,7 @@ def test_every_default_port_is_a_single_port_on_loopback() -> None:
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in published), published
 
 
-@pytest.mark.parametrize("document", ["docker-compose.yml", "docs/deploy.md"])
+@pytest.mark.parametrize("document", ["docker-compose.yml", "docs/how-to/compose.md"])
 def test_the_documented_scale_command_sets_enough_ports(document: str) -> None:
     (command,) = re.findall(
         r"^.*(?:docker compose.*--scale server=(\d)).*$", (ROOT / document).read_text(), re.MULTILINE
@@ -140,8 +140,10 @@ def test_the_network_policy_admits_clients_by_expressions_and_prometheus() -> No
 
 
 def test_the_documented_command_gives_the_operator_the_alerts_unchanged(tmp_path: Path) -> None:
-    """Runs docs/deploy.md's command with a fake kubectl that prints its input."""
-    (block,) = re.findall(r"```sh\n({\n.*?kubectl apply.*?)```", (ROOT / "docs/deploy.md").read_text(), re.DOTALL)
+    """Runs docs/how-to/kubernetes.md's command with a fake kubectl that prints its input."""
+    (block,) = re.findall(
+        r"```sh\n({\n.*?kubectl apply.*?)```", (ROOT / "docs/how-to/kubernetes.md").read_text(), re.DOTALL
+    )
     (tmp_path / "kubectl").write_text("#!/bin/sh\ncat\n")
     (tmp_path / "kubectl").chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
@@ -201,10 +203,10 @@ def test_counters_of_alerts_are_exported_at_zero_from_the_start(samples: list[Sa
 
 
 def test_every_alert_s_runbook_exists() -> None:
-    runbook = (ROOT / "docs/operations.md").read_text()
+    runbook = (ROOT / "docs/how-to/troubleshoot.md").read_text()
     anchors = {
         re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", runbook, re.M)
     }
-    links = re.findall(r"runbook: docs/operations.md#(\S+)", (MONITORING / "rules.yml").read_text())
+    links = re.findall(r"runbook: docs/how-to/troubleshoot.md#(\S+)", (MONITORING / "rules.yml").read_text())
     assert links
     assert set(links) <= anchors

@@ -1,4 +1,4 @@
-"""Runs the commands of docs/operations.md, and checks envoy.yaml."""
+"""Runs the commands of docs/how-to/change-models.md, and checks envoy.yaml."""
 
 import os
 import re
@@ -15,6 +15,7 @@ from tests.kit import onnx_models
 from tests.kit.command import ROOT
 from tests.kit.server import server
 
+PAGE = ROOT / "docs/how-to/change-models.md"
 # A fake docker that logs its command lines: compose lists two replicas, and each is healthy at its second inspection.
 FAKE_DOCKER = """#!/bin/sh
 echo "$*" >> commands
@@ -26,7 +27,7 @@ esac
 
 
 def test_replicas_restart_one_after_another(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```sh\n(for replica.*?)```", (ROOT / "docs/operations.md").read_text(), re.DOTALL)
+    (block,) = re.findall(r"```sh\n(for replica.*?)```", PAGE.read_text(), re.DOTALL)
     for name, text in (("docker", FAKE_DOCKER), ("sleep", "#!/bin/sh\n")):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -42,9 +43,7 @@ def test_replicas_restart_one_after_another(tmp_path: Path) -> None:
 
 def test_a_call_upgrades_a_model_and_another_rolls_it_back(tmp_path: Path) -> None:
     """The page's command loads the newest version; before it, version 2 is published, and then moved away."""
-    (command,) = re.findall(
-        r"```sh\n(\S*hangtag models load .*?)```", (ROOT / "docs/operations.md").read_text(), re.DOTALL
-    )
+    (command,) = re.findall(r"```sh\n(\S*hangtag models load .*?)```", PAGE.read_text(), re.DOTALL)
     models = tmp_path / "models"
     onnx_models.publish(models, "cnn", onnx_models.classifier())
     explicit = server(models, http_port=-1, model_control="explicit", load_model=("*",))

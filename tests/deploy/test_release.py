@@ -16,7 +16,7 @@ from packaging.version import Version
 from tests.kit.command import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = {"cpu": ("cpu", "otel"), "gpu": ("gpu", "otel"), "client": ("loadtest",)}
+EXTRAS = {"cpu": ("cpu", "otel", "stores"), "gpu": ("gpu", "otel", "stores"), "client": ("loadtest",)}
 
 
 def test_the_version_is_stated_in_pyproject_alone() -> None:
@@ -52,10 +52,10 @@ UPGRADING = "# Upgrading\n\n## From 1.0.0 to 1.1.0\n\nNothing.\n"
 
 def check_release(root: Path, version: str, changelog: str, upgrading: str) -> subprocess.CompletedProcess[str]:
     """What `make release-check` begins with, in a folder with these documents."""
-    (root / "docs").mkdir()
+    (root / "docs/how-to").mkdir(parents=True)
     (root / "pyproject.toml").write_text(f'[project]\nversion = "{version}"\n')
     (root / "CHANGELOG.md").write_text(changelog)
-    (root / "docs/upgrading.md").write_text(upgrading)
+    (root / "docs/how-to/upgrade.md").write_text(upgrading)
     command = [sys.executable, "-m", "deploy.release", str(root)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -126,7 +126,7 @@ def test_every_locked_package_has_hashes(path: Path) -> None:
     assert all("--hash=sha256:" in entry for entry in entries)
 
 
-ALWAYS = ["make test", "make -C deploy audit"]
+ALWAYS = ["make test", "make site", "make -C deploy audit"]
 PRINT_COMMAND = '#!/bin/sh\necho "$(basename "$0") $*"\n'
 
 

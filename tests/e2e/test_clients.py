@@ -146,7 +146,7 @@ def test_kserves_clients(server: Serving, images: Path) -> None:
 def test_the_examples_of_the_page_about_http_run_as_they_are_written(
     server: Serving, tmp_path: Path, shipped: list[tuple[str, str]]
 ) -> None:
-    page = (ROOT / "docs/http.md").read_text()
+    page = (ROOT / "docs/reference/http.md").read_text()
     health_and_images, any_model = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     (tritonclient,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
 
@@ -225,13 +225,11 @@ def statistics(server: Serving) -> pb.ModelStatistics:
 EXAMPLES = Path(os.environ.get("TRITON_EXAMPLES", ROOT / ".triton-examples/src/python/examples"))
 # Only Triton's own server has this name, and says this of a model that it does not have.
 OUR_WORDS = {'"triton"': '"hangtag"', "Request for unknown model": "no model"}
-GRPC = [
+NAMES = [
     "simple_grpc_infer_client", "simple_grpc_async_infer_client", "simple_grpc_aio_infer_client",
     "simple_grpc_string_infer_client", "simple_grpc_health_metadata", "simple_grpc_custom_args_client",
     "simple_grpc_keepalive_client", "grpc_explicit_int_content_client", "grpc_explicit_int8_content_client",
     "grpc_explicit_byte_content_client",
-]  # fmt: skip
-HTTP = [
     "simple_http_infer_client", "simple_http_async_infer_client", "simple_http_aio_infer_client",
     "simple_http_string_infer_client", "simple_http_health_metadata",
 ]  # fmt: skip
@@ -249,12 +247,12 @@ def examples_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servin
 
 
 @pytest.mark.skipif(not EXAMPLES.is_dir(), reason="needs Triton's examples: run 'make triton-examples'")
-@pytest.mark.parametrize("example", GRPC + HTTP)
+@pytest.mark.parametrize("example", NAMES)
 def test_an_example_of_triton_ends_well(example: str, examples_server: Serving, tmp_path: Path) -> None:
     script = tmp_path / "example.py"
     source = (EXAMPLES / f"{example}.py").read_text()
     for theirs, ours in OUR_WORDS.items():
         source = source.replace(theirs, ours)
     script.write_text("import sys\n" + source)  # some of them call sys.exit without importing it
-    address = examples_server.http_address if example in HTTP else examples_server.address
+    address = examples_server.http_address if "http" in example else examples_server.address
     assert "error" not in run(PEERS / "python", script, "-u", address)

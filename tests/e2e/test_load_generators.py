@@ -1,14 +1,13 @@
 """hangtag's load test, perf_analyzer and h2load measure the same figures for the same closed loop.
 
 The server waits 200 ms before each answer, so that the overhead of the tools and of a busy machine is small against it.
-`python -m studies loadtest agreement` compares them on the real server, which takes a machine that does nothing else.
+`python -m studies loadtest run` compares them on the real server, which takes a machine that does nothing else.
 """
 
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import grpc
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
@@ -34,11 +33,7 @@ def slow_server() -> Iterator[str]:
         output=[pb.ModelOutput(name="probabilities", data_type=pb.TYPE_FP32, dims=[10])],
     )
     servicer.configs = {"fast": config}
-
-    def wait(number: int, context: grpc.ServicerContext) -> None:
-        pass_time(ANSWER_SECONDS)
-
-    servicer.behaviour = wait
+    servicer.behaviour = lambda _number, _context: pass_time(ANSWER_SECONDS)
     with running(servicer):
         yield servicer.address
 

@@ -7,6 +7,7 @@ import pytest
 
 from hangtag.export import child_process
 from tests.kit import forkserver, runs
+from tests.kit.colour_networks import COLOURS
 from tests.kit.exported import FEW, Export, Exported, Garments, label_sets, learned_lstm, published_in, single_label
 from tests.kit.once import once
 from tests.kit.shipped import latest
@@ -19,6 +20,13 @@ def forked_children() -> Iterator[None]:
     """Run files in forked child processes, which do not start Python for each of them."""
     with forkserver.forked_children():
         yield
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    """A file with the labels of the networks of colour_networks.py."""
+    (tmp_path / "labels.txt").write_text("\n".join(COLOURS))
+    return tmp_path / "labels.txt"
 
 
 @pytest.fixture
@@ -74,9 +82,8 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory, few: Garments) -> Path:
 
 @pytest.fixture(scope="session")
 def of_run(runs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """``hangtag export RUN``, timed on a machine without a C++ compiler."""
-    arguments = ("older", "--runs", runs_dir)
-    return once(tmp_path_factory, "export-run", lambda folder: published_in(folder, *arguments, PATH=""))
+    """``hangtag export RUN``."""
+    return once(tmp_path_factory, "export-run", lambda folder: published_in(folder, "older", "--runs", runs_dir))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""``hangtag export --calibrate``: a temperature changes the probabilities, and nothing else."""
+"""``hangtag export --fit-temperature``: a temperature changes the probabilities, and nothing else."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def validation(garments: Garments) -> Garments:
-    """500 images, of which the network has seen none."""
+    """500 images that the network has not seen."""
     return replace(garments, images=garments.images[-500:], classes=garments.classes[-500:])
 
 
@@ -76,7 +76,7 @@ def test_where_no_temperature_fits_nothing_is_published(
     with pytest.raises(
         GateError,
         match=r"^calibration: no temperature from 0\.05 to 20 fits 500 images; .* right about 100\.0% of them\. Export "
-        r"it without --calibrate\. Nothing was published\.$",
+        r"it without --fit-temperature\. Nothing was published\.$",
     ):
         publish(learned.run, tmp_path / "models", few, calibrate_on=always_right, graph=learned.graph)
     assert contents(tmp_path) == {}
@@ -86,8 +86,8 @@ def test_where_no_temperature_fits_nothing_is_published(
 def by_command(learned: Exported, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder with the models that the command filled, and what it printed. The whole data set is used."""
     folder = tmp_path_factory.mktemp("calibrated")
-    options = ["--timing", "none", "--models", folder / "models"]
-    result = invoke("export", learned.run.folder, "--calibrate", *options)
+    options = ["--models", folder / "models"]
+    result = invoke("export", learned.run.folder, "--fit-temperature", *options)
     return folder, " ".join(result.stdout.split())
 
 

@@ -67,7 +67,7 @@ def test_a_model_that_is_not_known_is_refused(tmp_path: Path, few: Garments, mod
 
 
 def test_a_run_without_thresholds_is_refused(few: Garments, tmp_path: Path) -> None:
-    run = runs.finished_network(tmp_path / "run", "sigmoids", build("sigmoids"))
+    run = runs.finished_sets(tmp_path / "run", "sigmoids", build("sigmoids").state_dict())
     metrics = run.read_metrics()
     del metrics["summary"]["thresholds"]
     run.write_metrics(metrics)
@@ -80,8 +80,8 @@ def test_a_run_without_thresholds_is_refused(few: Garments, tmp_path: Path) -> N
 def test_sets_of_labels_are_published_in_fp32_only_and_have_no_temperature(
     model: str, few: Garments, tmp_path: Path
 ) -> None:
-    run = runs.finished_network(tmp_path / "run", model, build(model))
+    run = runs.finished_sets(tmp_path / "run", model, build(model).state_dict())
     for precision in ("fp16", "int8"):
         assert f"published in fp32 only, not in {precision}" in refused(run, tmp_path, few, to=precision)
     message = refused(run, tmp_path, few, calibrate_on=few)
-    assert message.startswith(f"{model} answers with sets of labels, and a temperature is fitted to one")
+    assert message.startswith(f"{model} answers with sets of labels, but a temperature can only be fitted to a")

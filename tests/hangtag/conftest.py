@@ -43,7 +43,7 @@ def proven(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with the trained network, which went through the gate."""
 
     def make(folder: Path) -> Path:
-        invoke("export", trained, "--timing", "none", "--models", folder / "models")
+        invoke("export", trained, "--models", folder / "models")
         return folder / "models"
 
     return once(tmp_path_factory, "proven", make, sources=SOURCES)

@@ -8,6 +8,7 @@ import onnx
 import pytest
 
 from tests.kit.command import invoke
+from tests.kit.onnx_file import with_metadata
 from tests.kit.onnx_models import LABELS, classifier, publish, publish_route
 
 HOSTILE = "\x1b[31mred\nmodel  ready [link=https://example.org]x[/link]"
@@ -17,10 +18,9 @@ HARMLESS = "größer als 8 µm ✓"
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    model = classifier(labels=json.dumps([HOSTILE, HARMLESS, *LABELS[2:]]))
-    own = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, own | {f"hangtag.{key}": HOSTILE for key in ("precision", "recipe", "source")})
-    publish(tmp_path, "one", model)
+    labels = json.dumps([HOSTILE, HARMLESS, *LABELS[2:]])
+    hostile = dict.fromkeys(("precision", "recipe", "source"), HOSTILE)
+    publish(tmp_path, "one", with_metadata(classifier(labels=labels), **hostile))
     described = f"split = {{one = 100}}\nsticky = 'x-id'\ndescription = {json.dumps(HOSTILE)}\n"
     publish_route(tmp_path, "route", described)
     return publish_route(tmp_path, "broken", f"split = {{{json.dumps(HOSTILE)} = 100}}\n")

@@ -18,16 +18,8 @@ from tests.kit.shipped import MODELS
 pytestmark = pytest.mark.slow
 
 
-def silent() -> onnx.ModelProto:
-    """The kit's classifier, whose file does not say how a picture fits."""
-    model = onnx_models.classifier()
-    kept = {entry.key: entry.value for entry in model.metadata_props if entry.key != "hangtag.image"}
-    onnx.helper.set_model_props(model, kept)
-    return model
-
-
 def test_pictures_of_other_sizes_are_taken_from_then_on(tmp_path: Path) -> None:
-    first = onnx_models.publish(tmp_path, "theirs", silent())
+    first = onnx_models.publish(tmp_path, "theirs", onnx_file.with_metadata(onnx_models.classifier(), image=None))
     assert (
         invoke("models", "fit", "theirs", "--fit", "pad", "--models", tmp_path).stdout
         == f"published {tmp_path}/theirs/2\n"
@@ -38,7 +30,7 @@ def test_pictures_of_other_sizes_are_taken_from_then_on(tmp_path: Path) -> None:
     shown = [
         invoke("models", "show", "theirs", "--version", version, "--models", tmp_path).stdout for version in (1, 2)
     ]
-    assert re.search(r"^image +pictures of this size alone; .*hangtag models fit theirs", shown[0], re.MULTILINE)
+    assert re.search(r"^image +only pictures of this size; .*hangtag models fit theirs", shown[0], re.MULTILINE)
     assert re.search(r"^image +28x28 pixels, grey, pad$", shown[1], re.MULTILINE)
     picture = encoded(np.full((40, 20), 200, np.uint8))
     with server(tmp_path, provider="cpu", num_versions=2) as running, Client(running.address) as client:
@@ -56,8 +48,8 @@ def test_pictures_of_other_sizes_are_taken_from_then_on(tmp_path: Path) -> None:
 def test_a_fit_that_was_learned_stays(tmp_path: Path) -> None:
     onnx_models.publish_all(tmp_path, "classifier", "two_inputs")
     said = refusal("models", "fit", "classifier", "--fit", "garment", "--models", tmp_path, unchanged=tmp_path)
-    assert re.search(r"version 1 says already that its pictures have fit garment. Nothing", said)
+    assert re.search(r"version 1 already says that its pictures have fit garment. Nothing", said)
     other = refusal("models", "fit", "two_inputs", "--fit", "crop", "--models", tmp_path, unchanged=tmp_path)
-    assert "two_inputs is no classifier of pictures" in other
+    assert "two_inputs does not classify pictures" in other
     shipped = refusal("models", "fit", "lstm", "--fit", "crop", "--models", MODELS)
     assert "fit garment, as it learned them; train it again to change that, with --fit" in shipped

@@ -1,18 +1,21 @@
 """``hangtag evaluate`` and ``hangtag route tune`` with ``--samples``: pictures of the user's own, in colour."""
 
+import hashlib
 import json
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
+from PIL import Image
 
 from hangtag.training.data.pictures import OwnPictures
 from tests.kit import onnx_models, own_pictures
 from tests.kit.command import invoke, refusal
+from tests.kit.onnx_file import with_metadata
 from tests.kit.server import server
 
 COLOURS = ("red", "green", "blue")
@@ -48,7 +51,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluated(*arguments: object) -> Any:
-    return json.loads(invoke("evaluate", *arguments, "--json", "-").stdout)
+    return json.loads(invoke("evaluate", *arguments, "--json").stdout)
 
 
 def test_a_file_and_its_server_have_the_same_figures_for_the_same_pictures(samples: Path) -> None:
@@ -60,6 +63,9 @@ def test_a_file_and_its_server_have_the_same_figures_for_the_same_pictures(sampl
     shutil.copytree(samples / "photos", samples / "split/test")
     own_pictures.folder(samples / "split/train", dict.fromkeys(COLOURS, 2))  # of which no picture is taken
     figures.append(evaluated(samples / "models/fast", "--samples", f"folder:{samples}/split"))
+    root = own_pictures.idx(samples / "idx", size=(*SIZE, 3))  # of whose files the test's are measured on
+    (root / "labels.txt").write_text("\n".join(COLOURS))
+    assert evaluated(samples / "models/fast", "--samples", f"idx:{root}")["data"]["images"] == 12
     for each in (*figures, served):
         assert (each["data"]["images"], each["accuracy"]) == (12, pytest.approx(11 / 12))
         assert each["confusion"] == figures[0]["confusion"]
@@ -74,17 +80,17 @@ def test_they_are_read_with_the_checks_of_training(samples: Path, tmp_path: Path
     result = invoke(*command)
     assert "on 12 images of" in result.stdout
     unreadable, twice = result.stderr.splitlines()
-    assert unreadable.startswith("Left out 2 pictures that cannot be read: green/cut off.png (image file is truncated")
+    assert unreadable.startswith("Left out 2 pictures that cannot be read: green/cut off.png (it cannot be ")
     assert twice == "Left out 1 picture that is there twice: red/again.png."
     shutil.copy(photos / "red/00.png", photos / "blue")
-    assert "1 picture is in more than one class, so that" in refusal(*command)
+    assert "1 picture is in more than one class, so" in refusal(*command)
 
 
 def test_a_published_and_a_served_model_find_the_pictures_of_their_run(
     samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the file says, from the current folder on; else a sentence has the options that name others."""
-    labels = [f"{place} {name}" for place, name in enumerate(COLOURS)]
+    labels = [f"sign {place} {name}" for place, name in enumerate(COLOURS)]
     for name, label in zip(COLOURS, labels, strict=True):
         shutil.copytree(samples / "photos" / name, tmp_path / "here/photos" / label)
     monkeypatch.chdir(tmp_path / "here")
@@ -93,38 +99,85 @@ def test_a_published_and_a_served_model_find_the_pictures_of_their_run(
         json.loads(invoke("data", "show", "folder:photos", "--json").stdout)[key] for key in ("digest", "image")
     )
     config = {"dataset": "folder:photos", "data_digest": digest, "image": image, "pictures": asdict(own)}
-    model = onnx_models.colours()
-    kept = {entry.key: entry.value for entry in model.metadata_props}
-    described = {
-        "hangtag.labels": json.dumps(labels),
-        "hangtag.training": json.dumps({"config": config, "metrics": {}}),
-    }
-    onnx.helper.set_model_props(model, kept | described)
-    onnx_models.publish(tmp_path / "models", "signs", model)
+    described = {"labels": json.dumps(labels), "training": json.dumps({"config": config, "metrics": {}})}
+    onnx_models.publish(tmp_path / "models", "signs", with_metadata(onnx_models.colours(), **described))
     with server(tmp_path / "models", provider="cpu") as running:
         ways: tuple[tuple[object, ...], ...] = ((tmp_path / "models/signs",), ("signs", "--server", running.address))
         for way in ways:
             assert (evaluated(*way)["data"]["images"], evaluated(*way)["data"]["split"]) == (3, "test")
+        table = invoke("evaluate", *ways[0]).stdout  # whose columns would all be named sign
+        assert re.search(r"^ +1 +2 +3$", table, re.MULTILINE)
+        assert re.search("^2 sign 1 green", table, re.MULTILINE)
         monkeypatch.chdir(tmp_path)
         for way in ways:
             message = refusal("evaluate", *way)
             assert (
-                "folder:photos, are not in the current folder, and their place is not recorded. Name it with --data-dir"
+                "folder:photos, are not in the current folder, and their place is not recorded. Give their folder"
                 in message
             )
-            assert message.endswith("that it was not trained on, with --samples.")
+            assert message.endswith("on which it was not trained.")
             assert evaluated(*way, "--data-dir", "here/photos")["data"]["images"] == 3
+
+
+def test_samples_that_a_model_was_trained_on_are_counted(samples: Path, tmp_path: Path) -> None:
+    """Where the list of its run's pictures is at hand: a picture counts by its pixels, whatever its file is now."""
+    config = {"model": "own", "seed": 0, "recipe": {"epochs": 1}, "dataset": "folder:gone", "data_digest": "0"}
+    described = {"training": json.dumps({"config": config})}
+    file = onnx_models.publish(tmp_path / "models", "signs", with_metadata(onnx_models.colours(), **described))
+    run = tmp_path / "runs/one"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps(config))
+    with np.load(samples / "names.npz") as arrays:
+        seen = [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in arrays["images"]]
+    rows = [("train", "red", seen[3], "old/3.png"), ("train", "green", seen[4], "4.png"), ("test", "red", seen[6], "6")]
+    own_pictures.csv(run / "pictures.csv", rows, "split,label,pixels,path")
+    with server(tmp_path / "models", provider="cpu") as running:
+        served = ("evaluate", "signs", "--server", running.address, "--samples", samples / "names.npz")
+        assert "signs was trained on 2 of these 12 pictures (" in invoke(*served, "--runs", tmp_path / "runs").stderr
+    for source in (samples / "names.npz", f"folder:{samples}/photos"):
+        command = ("evaluate", file, "--samples", source)
+        printed = invoke(*command, "--runs", tmp_path / "runs").stderr
+        assert "was trained on 2 of these 12 pictures (" in printed
+        assert "old/3.png" in printed
+        assert "was trained on" not in invoke(*command, "--runs", tmp_path / "elsewhere").stderr
+    own_pictures.csv(run / "pictures.csv", [("train", "red", each, each) for each in seen], "split,label,pixels,path")
+    divided = ("evaluate", file, "--data", f"folder:{samples}/photos", "--runs", tmp_path / "runs")
+    assert "was trained on 3 of these 3 pictures (" in invoke(*divided).stderr  # by another division
+    assert evaluated(*divided[1:])["accuracy"] == 1  # by the labels' names, which have another order there
+
+
+def test_of_many_labels_the_worst_are_drawn(tmp_path: Path) -> None:
+    model = onnx_models.from_text(
+        """(uint8[batch, 1, 50] image) => (float[batch, 50] probabilities) <int64[2] rows = {-1, 50}> {
+            pixels = Cast <to = 1> (image) probabilities = Reshape(pixels, rows)
+        }"""
+    )
+    described = {"labels": json.dumps([*map(str, range(50))]), "image": '{"height": 1, "width": 50}'}
+    file = onnx_models.publish(tmp_path / "models", "many", with_metadata(model, **described))
+    np.savez(tmp_path / "many.npz", images=np.eye(50, dtype=np.uint8)[:, None], labels=range(50))
+    invoke("evaluate", file, "--samples", tmp_path / "many.npz", "--pictures", tmp_path)
+    with Image.open(tmp_path / "confusion.png") as drawn:
+        assert drawn.width == round(120 * (0.45 * 40 + 2.5))
 
 
 def test_models_of_several_divisions_are_tuned_on_samples_alone(samples: Path, tmp_path: Path) -> None:
     for name in ("fast", "accurate"):
-        model = onnx_models.colours()
         config = {"dataset": "folder:photos", "data_digest": name}
-        model.metadata_props.add(key="hangtag.training", value=json.dumps({"config": config}))
-        onnx_models.publish(tmp_path, name, model)
+        learned = with_metadata(onnx_models.colours(), training=json.dumps({"config": config}))
+        onnx_models.publish(tmp_path, name, learned)
     tuned = ("route", "tune", "fast", "accurate", "--models", tmp_path, "--reports", tmp_path)
     assert "accurate learned from other pictures than fast" in refusal(*tuned)
-    invoke(*tuned, "--samples", samples / "names.npz")
+    assert "12 images of --samples" in invoke(*tuned, "--samples", samples / "names.npz", exit_code=None).output
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no arrays", b"PK\3\4 cut off", b"\x93NUMPY"], ids=["empty", "text", "cut off", "one array"]
+)
+def test_files_of_samples_that_cannot_be_read_are_named(samples: Path, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "wrong.npz").write_bytes(content)
+    for name, why in (("wrong", "it is not what numpy.savez writes"), ("gone", "no such file or directory")):
+        message = refusal("evaluate", samples / "models/fast", "--samples", tmp_path / f"{name}.npz")
+        assert message == f"{tmp_path}/{name}.npz cannot be read ({why}). Save the arrays images and labels."
 
 
 @pytest.mark.parametrize(
@@ -145,10 +198,24 @@ def test_labels_that_a_model_does_not_have_are_refused(
     assert reason in refusal("evaluate", samples / "models/fast", "--samples", tmp_path / "wrong.npz")
 
 
-def test_a_classifier_that_does_not_say_how_pictures_fit_names_the_command(samples: Path, tmp_path: Path) -> None:
-    model = onnx_models.colours()
-    kept = [entry for entry in model.metadata_props if entry.key != "hangtag.image"]
-    del model.metadata_props[:]
-    model.metadata_props.extend(kept)
+@pytest.mark.parametrize("image", [None, "no JSON", '{"height": 24}', '{"height": 24, "width": 36, "fit": "squeeze"}'])
+@pytest.mark.parametrize("option", ["--samples", "--data"])
+def test_a_classifier_that_does_not_say_how_pictures_fit_is_refused(
+    samples: Path, tmp_path: Path, option: str, image: str | None
+) -> None:
+    file = onnx_models.publish(tmp_path, "bare", with_metadata(onnx_models.colours(), image=image))
+    message = refusal("evaluate", file, option, f"folder:{samples}/photos")
+    assert (f"hangtag models fit bare --models {tmp_path} --fit" if image is None else "hangtag.image") in message
+
+
+def test_a_file_that_is_no_classifier_is_to_be_imported_as_one(samples: Path, tmp_path: Path) -> None:
+    model = onnx_models.from_text(
+        "(uint8[batch, 3, 24, 24] image) => (float[batch, 3] scores) <int64[2] axes = {2, 3}>"
+        "{ pixels = Cast <to = 1> (image) scores = ReduceMean <keepdims = 0> (pixels, axes) }"
+    )
+    with_metadata(model, labels=json.dumps(["red", "green", "blue"]))
     file = onnx_models.publish(tmp_path, "bare", model)
-    assert "hangtag models fit NAME --fit" in refusal("evaluate", file, "--samples", f"folder:{samples}/photos")
+    (command,) = re.findall(
+        r"hangtag (import .*) fit=", refusal("evaluate", file, "--samples", f"folder:{samples}/photos")
+    )
+    invoke(*command.split(), "fit=crop", "--models", tmp_path)

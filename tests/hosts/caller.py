@@ -1,6 +1,6 @@
-"""A program that calls servers at a steady rate, and writes a line of JSON about each call when it ends.
+"""A program that calls servers 20 times a second, and writes a line of JSON about each call when it ends.
 
-It ends when its standard input does. `python -m studies.hosts.caller --help` shows its options.
+It ends when its standard input does. `python -m tests.hosts.caller --help` shows its options.
 """
 
 import asyncio
@@ -10,11 +10,10 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
-import numpy.typing as npt
 
 from hangtag import AsyncClient, Client, ClientError, ConnectionOptions
 
@@ -22,8 +21,9 @@ MODEL = "number"
 OK = "OK"
 NO_HOST = -1
 DEADLINE = 10.0
+_PAUSE = 1 / 20
 _MOST_IN_FLIGHT = 1000
-Inputs: TypeAlias = dict[str, npt.NDArray[Any]]
+_INPUTS = {"x": np.zeros((1, 2), np.float32)}
 
 
 class Call(NamedTuple):
@@ -48,30 +48,24 @@ class Call(NamedTuple):
 @click.option("--round-robin", is_flag=True)
 @click.option("--retries", type=int, default=3)
 @click.option("--timeout", type=float, default=DEADLINE)
-@click.option("--rate", type=float, default=20.0, help="Calls a second.")
-@click.option("--samples", type=int, default=1, help="Samples in a call.")
-def main(
-    address: str, threads: bool, round_robin: bool, retries: int, timeout: float, rate: float, samples: int
-) -> None:
+def main(address: str, threads: bool, round_robin: bool, retries: int, timeout: float) -> None:
     """Call until standard input ends."""
     options = ConnectionOptions(retries=retries, round_robin=round_robin)
-    inputs = {"x": np.zeros((samples, 1), np.float32)}
-    calls = _by_threads if threads else _by_tasks
-    asyncio.run(calls(address, timeout, options, inputs, 1 / rate))
+    asyncio.run((_by_threads if threads else _by_tasks)(address, timeout, options))
 
 
-async def _by_threads(address: str, timeout: float, options: ConnectionOptions, inputs: Inputs, pause: float) -> None:
+async def _by_threads(address: str, timeout: float, options: ConnectionOptions) -> None:
     with ThreadPoolExecutor(_MOST_IN_FLIGHT) as pool, Client(address, timeout=timeout, options=options) as client:
         loop = asyncio.get_running_loop()
-        await _steadily(lambda: loop.run_in_executor(pool, client.infer, MODEL, inputs), pause)
+        await _steadily(lambda: loop.run_in_executor(pool, client.infer, MODEL, _INPUTS))
 
 
-async def _by_tasks(address: str, timeout: float, options: ConnectionOptions, inputs: Inputs, pause: float) -> None:
+async def _by_tasks(address: str, timeout: float, options: ConnectionOptions) -> None:
     async with AsyncClient(address, timeout=timeout, options=options) as client:
-        await _steadily(lambda: client.infer(MODEL, inputs), pause)
+        await _steadily(lambda: client.infer(MODEL, _INPUTS))
 
 
-async def _steadily(infer: Callable[[], Awaitable[Inputs]], pause: float) -> None:
+async def _steadily(infer: Callable[[], Awaitable[dict[str, Any]]]) -> None:
     """Start a call after each pause, whether or not the earlier ones have ended, until standard input ends."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -80,18 +74,18 @@ async def _steadily(infer: Callable[[], Awaitable[Inputs]], pause: float) -> Non
     async with asyncio.TaskGroup() as calls:
         while not ended.is_set():
             calls.create_task(_call(infer))
-            next_start += pause
+            next_start += _PAUSE
             await asyncio.sleep(next_start - loop.time())
 
 
-async def _call(infer: Callable[[], Awaitable[Inputs]]) -> None:
+async def _call(infer: Callable[[], Awaitable[dict[str, Any]]]) -> None:
     start = time.monotonic()
     try:
         answer = await infer()
     except ClientError as error:
         call = Call(start, time.monotonic(), error.code.name, NO_HOST)
     else:
-        call = Call(start, time.monotonic(), OK, int(answer["number"][0, 0]))
+        call = Call(start, time.monotonic(), OK, int(answer["y"][0, 0]))
     click.echo(json.dumps(call))
 
 

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
-from studies.hosts import network
-from studies.hosts.caller import DEADLINE, OK, Call
-from studies.hosts.faults import FAULTS
-from studies.hosts.lab import PROXY, SERVERS, Caller, Lab, lab
+from tests.hosts import network
+from tests.hosts.caller import DEADLINE, OK, Call
+from tests.hosts.lab import PROXY, SERVERS, Caller, Lab, lab
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,7 +53,7 @@ def test_a_killed_server_fails_only_the_calls_that_it_had(three: Lab) -> None:
     options = {"retries": (*BALANCED, "--threads"), "no retries": (*BALANCED, "--retries", "0")}
     with three.callers(options) as callers:
         begun = now(callers)
-        with FAULTS["killed"].during(three, three.hosts[VICTIM]):
+        with three.hosts[VICTIM].killed():
             killed = now(callers)
             for caller in callers.values():
                 caller.wait_until(lambda calls: calls[-1].start > killed + 1.5 * MARGIN)
@@ -70,7 +69,7 @@ def test_a_host_that_is_cut_off_is_left_and_no_call_outlasts_its_deadline(three:
         "short": (*BALANCED, "--timeout", str(SHORT_DEADLINE)),
     }
     with three.callers(options) as callers:
-        with FAULTS["cut"].during(three, three.hosts[VICTIM]):
+        with three.hosts[VICTIM].cut_off():
             begun = now(callers)
             for caller in callers.values():
                 caller.wait_until(lambda calls: calls[-1].start > begun + LEFT_WITHIN + 0.5)
@@ -88,7 +87,7 @@ def test_a_host_that_is_cut_off_is_left_and_no_call_outlasts_its_deadline(three:
 def test_behind_the_proxy_a_host_that_is_cut_off_fails_no_call_with_retries(three: Lab) -> None:
     with three.proxy(), three.callers({"retries": (PROXY,)}) as callers:
         caller = callers["retries"]
-        with FAULTS["cut"].during(three, three.hosts[VICTIM]):
+        with three.hosts[VICTIM].cut_off():
             begun = now(callers)
             caller.wait_until(lambda calls: calls[-1].start > begun + 4)
         wait_for_the_share(callers, now(callers))

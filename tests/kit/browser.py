@@ -5,9 +5,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, Request, sync_playwright
 
@@ -75,20 +77,9 @@ class Seen:
             self.complaints.append(f"failed: {request.url}: {request.failure}")
 
     @property
-    def overflowing(self) -> list[str]:
-        return self._found(OVERFLOWING)
-
-    @property
-    def colliding(self) -> list[str]:
-        return self._found(COLLIDING)
-
-    @property
-    def broken(self) -> list[str]:
-        return self._found(BROKEN)
-
-    def _found(self, script: str) -> list[str]:
-        texts: list[str] = self._page.evaluate(script)
-        return texts
+    def faults(self) -> list[str]:
+        """What reaches too far, collides, or is broken."""
+        return [fault for script in (OVERFLOWING, COLLIDING, BROKEN) for fault in self._page.evaluate(script)]
 
     @property
     def undrawn(self) -> list[str]:
@@ -125,9 +116,19 @@ def require_good_looks(browser: Browser, file: Path) -> None:
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         seen = Seen(page, file.as_uri())
         assert seen.complaints == []
-        assert seen.overflowing == []
-        assert seen.colliding == []
-        assert seen.broken == []
+        assert seen.faults == []
         assert seen.undrawn == []
         seen.require_scheme(scheme)
     page.close()
+    require_accessible(browser, file.as_uri())
+
+
+def require_accessible(browser: Browser, address: str) -> None:
+    """Fail if axe-core finds what a screen reader, or somebody who does not see well, would stumble over."""
+    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+    for scheme in schemes:
+        page = browser.new_page(bypass_csp=True, color_scheme=scheme)  # axe itself is a script
+        page.goto(address, wait_until="networkidle")
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        page.close()

@@ -184,7 +184,7 @@ class Serving:
         return self.wait_for_count(event, 1)[0]
 
     def wait_for_count(self, event: str, count: int) -> list[str]:
-        """Wait until the log has so many lines of this event; returns all that it has."""
+        """Wait until the log has this many lines of this event; returns all of them."""
 
         def lines() -> list[str]:
             return [line for line in self.log if f"event={event} " in f"{line.strip()} "]

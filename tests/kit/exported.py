@@ -69,7 +69,7 @@ def publish(
     """
     data = garments.of(test, calibrate_on or test, test)
     source = run_source.of_run(run, data, to, graph=graph, canvases=canvases)
-    return exporter.export(source, models, calibrate=calibrate_on is not None, **options)
+    return exporter.export(source, models, fit_temperature=calibrate_on is not None, **options)
 
 
 def refused(run: Run, folder: Path, test: Garments, error: type[UserError] = UserError, **options: Any) -> str:
@@ -111,7 +111,7 @@ def label_sets(factory: pytest.TempPathFactory, model: str) -> Exported:
 
     def make(folder: Path, few: Garments) -> Run:
         network = runs.decisive_cnn_rnn(few) if model == "cnn_rnn" else runs.decisive_scores(model, few)
-        return runs.finished_network(folder / "run", model, network)
+        return runs.finished_sets(folder / "run", model, network.state_dict())
 
     return _once(factory, model, make)
 
@@ -132,20 +132,18 @@ def _once(factory: pytest.TempPathFactory, name: str, train: Callable[[Path, Gar
 
 @dataclass(frozen=True)
 class Export:
-    """What ``hangtag export``, or ``import``, did in a folder of its own, with models/ in it, and its output."""
+    """What ``hangtag export`` did in a folder of its own, with models/ in it, and its output."""
 
     folder: Path
     stdout: str
     stderr: str
 
 
-def published_in(folder: Path, *arguments: object, command: str = "export", **variables: str) -> Export:
-    """Export, or import, with the command's default folders in this one."""
+def published_in(folder: Path, *arguments: object) -> Export:
+    """Export with the command's default folders in this one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        result = invoke(command, *arguments)
+        result = invoke("export", *arguments)
     return Export(folder, result.stdout, result.stderr)
 
 
@@ -163,5 +161,4 @@ def imported(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> Res
 
 def import_refused(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> str:
     """The message about such a file; nothing is written, not even the repository's folder."""
-    command = importing(folder, model, *more)
-    return refusal(*command, unchanged=folder)
+    return refusal(*importing(folder, model, *more), unchanged=folder)

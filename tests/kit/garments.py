@@ -21,7 +21,7 @@ _load = fashion_mnist.load
 
 @cache
 def whole() -> Dataset:
-    """The published data set. Where it is missing, the error says how to get it."""
+    """The published data set. If it is missing, the error says how to get it."""
     return _load()
 
 

@@ -21,26 +21,38 @@ Script = Callable[[Array], Array]
 """x [batch, 2] -> y [batch, 2]."""
 
 
-class Held:
-    """A script that waits at each batch with a certain value until it is released, and answers with its input."""
+class Stop:
+    """Where what comes waits until a test lets it go on."""
 
-    def __init__(self, value: float = 9) -> None:
-        self.value = value
+    def __init__(self) -> None:
         self._released = threading.Event()
         self._reached = threading.Semaphore(0)
 
-    def __call__(self, x: Array) -> Array:
-        if self.value in x:
-            self._reached.release()
-            assert self._released.wait(TIMEOUT)
-        return x
+    def stop(self) -> None:
+        """Wait here."""
+        self._reached.release()
+        assert self._released.wait(TIMEOUT)
 
     def wait(self) -> None:
-        """Wait until one more batch with the value has come."""
+        """Wait until one more has come."""
         assert self._reached.acquire(timeout=TIMEOUT)
 
     def release(self) -> None:
+        """Let go on what waits here, and all that comes later."""
         self._released.set()
+
+
+class Held(Stop):
+    """A script that stops each batch with a certain value, and answers with its input."""
+
+    def __init__(self, value: float = 9) -> None:
+        super().__init__()
+        self.value = value
+
+    def __call__(self, x: Array) -> Array:
+        if self.value in x:
+            self.stop()
+        return x
 
 
 def echo(x: Array) -> Array:
@@ -48,52 +60,32 @@ def echo(x: Array) -> Array:
     return x
 
 
-class Gate:
+class Gate(Stop):
     """What a test sees of the batches of one model from a certain moment on, and whether they may be computed."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.batch_sizes: list[int] = []
         """How many samples each batch had that reached the runtime, in this order."""
         self.begun: list[float] = []
         """When each of them reached it, on the monotonic clock."""
         self.delay = 0.0
         """How many seconds more each batch takes once the gate is open."""
-        self._may_pass = threading.Event()
-        self._reached = threading.Semaphore(0)
 
     def open(self) -> None:
         """Let the batches be computed that wait here, and all later ones."""
-        self._may_pass.set()
+        self.release()
 
     def wait_until_computing(self) -> None:
         """Wait until one more batch has reached the runtime."""
-        assert self._reached.acquire(timeout=TIMEOUT)
+        self.wait()
 
     def pass_through(self, samples: int) -> None:
         """Count a batch, and return when it may be computed."""
         self.batch_sizes.append(samples)
         self.begun.append(time.monotonic())
-        self._reached.release()
-        assert self._may_pass.wait(TIMEOUT)
+        self.stop()
         pass_time(self.delay)
-
-
-class HeldLoad:
-    """The next load of one model, which waits until a test lets it go on."""
-
-    def __init__(self) -> None:
-        self._begun = threading.Event()
-        self._may_go_on = threading.Event()
-
-    def wait_until_begun(self) -> None:
-        assert self._begun.wait(TIMEOUT)
-
-    def go_on(self) -> None:
-        self._may_go_on.set()
-
-    def begin(self) -> None:
-        self._begun.set()
-        assert self._may_go_on.wait(TIMEOUT)
 
 
 class _GatedRuntime(Runtime):
@@ -136,13 +128,13 @@ class Gates:
         self._on_load = on_load
         self._lock = threading.Lock()
         self._loaded: WeakSet[_GatedRuntime] = WeakSet()
-        self._held_loads: dict[str, HeldLoad] = {}
+        self._held_loads: dict[str, Stop] = {}
 
     def __call__(self, path: Path, **options: Any) -> Runtime:
         """Load a file, with the arguments of Runtime."""
         held = self._held_loads.get(_model(path))
         if held is not None:
-            held.begin()
+            held.stop()
         runtime = _GatedRuntime(path, **options)
         runtime.play = self._play
         with self._lock:
@@ -188,14 +180,14 @@ class Gates:
                 runtime.failure = None
 
     @contextmanager
-    def held_load(self, model: str) -> Iterator[HeldLoad]:
+    def held_load(self, model: str) -> Iterator[Stop]:
         """Hold back the loads of a model that begin inside the block until they may go on, at its end at the latest."""
-        held = self._held_loads[model] = HeldLoad()
+        held = self._held_loads[model] = Stop()
         try:
             yield held
         finally:
             del self._held_loads[model]
-            held.go_on()
+            held.release()
 
     def _play(self, runtime: Runtime, inputs: Mapping[str, Any], alone: bool) -> dict[str, Array] | None:
         name = _model(runtime.path)

@@ -1,8 +1,8 @@
-"""A TCP link to a server that a test can cut."""
+"""A TCP link to a server that a test can cut, silence, or let lie."""
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 
@@ -21,8 +21,9 @@ class Link:
         self._refused = refused
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
-        self._frozen = threading.Event()
         self._mute: set[socket.socket] = set()
+        self.alter: Callable[[bytes], bytes] = bytes
+        """What becomes of the bytes that come from the server; one that raises OSError cuts the connection."""
         self.connections = 0
         self.answered_bytes = 0
         threading.Thread(target=self._accept, daemon=True).start()
@@ -41,10 +42,6 @@ class Link:
     def lose_answers(self) -> None:
         """Forward nothing more from the server on the connections that there are; later ones are whole."""
         self._mute = set(self._open[::2])
-
-    def freeze(self) -> None:
-        """Forward nothing any more, as where the server's machine vanished."""
-        self._frozen.set()
 
     def close(self) -> None:
         with suppress(OSError):
@@ -72,9 +69,10 @@ class Link:
     def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
-                if not self._frozen.is_set() and sink not in self._mute:
-                    sink.sendall(data)
-                    if sink in self._open[::2]:
+                if sink not in self._mute:
+                    answered = sink in self._open[::2]
+                    sink.sendall(self.alter(data) if answered else data)
+                    if answered:
                         self.answered_bytes += len(data)
         for end in (source, sink):
             with suppress(OSError):

@@ -60,27 +60,27 @@ class LiveServer:
 
     @contextmanager
     def loading(self, model: str) -> Iterator[Callable[[], None]]:
-        """Run the server inside the block, which begins while it loads this model. The function that is yielded lets
-        the load go on, and returns once the server has started."""
+        """Run the server inside the block, which begins while it loads this model. The yielded function lets the load
+        continue, and returns once the server has started."""
         starting = threading.Thread(target=self.server.start)
         with self.gates.held_load(model) as load, ExitStack() as stack:
 
             def go_on() -> None:
-                load.go_on()
+                load.release()
                 starting.join(TIMEOUT)
 
             starting.start()
             stack.callback(self.server.stop, grace=0)
             stack.callback(go_on)
-            load.wait_until_begun()
+            load.wait()
             self.open_stubs()
             stack.callback(self.channel.close)
             yield go_on
 
     @contextmanager
     def stopping(self, grace: float = 3600.0) -> Iterator[threading.Thread]:
-        """Stop the server in a thread, which drains for so many seconds at most. Inside the block it has begun to, and
-        after it, it must end."""
+        """Stop the server in a thread, which drains for at most this many seconds. Inside the block it has begun to,
+        and after it, it must end."""
         thread = threading.Thread(target=self.server.stop, args=(grace,))
         thread.start()
         try:
@@ -108,11 +108,11 @@ class LiveServer:
         return sum(version.queued for version in self.server.state().versions if version.name == name)
 
     def wait_until_queued(self, name: str, count: int) -> None:
-        """Wait until so many requests are in a model's queue, those not that are computed."""
+        """Wait until this many requests are in a model's queue, not counting those being computed."""
         until(lambda: self.queued(name) == count)
 
     def wait_until_failed(self, name: str, count: int) -> None:
-        """Wait until so many requests of a model have failed. A cancelled one may count after its client has left."""
+        """Wait until this many requests of a model have failed. A cancelled one may count after its client has left."""
         until(lambda: self.statistics(name).inference_stats.fail.count == count)
 
     def begin(self, sent: pb.ModelInferRequest, timeout: float = TIMEOUT) -> Any:
@@ -120,7 +120,7 @@ class LiveServer:
         return self.inference.ModelInfer.future(sent, timeout=timeout)
 
     def occupy(self, gate: Gate, *sent: pb.ModelInferRequest) -> list[Any]:
-        """Calls of a model with one instance, of which it computes the first, and the others wait in this order."""
+        """Calls of a model with one instance: it computes the first call, and the others wait in this order."""
         calls = [self.begin(sent[0])]
         gate.wait_until_computing()
         for waiting, one in enumerate(sent[1:], start=1):

@@ -9,6 +9,12 @@ def held(process: int | str = "self") -> int:
     return _bytes(process, "VmRSS")
 
 
+def held_with_children(process: int) -> int:
+    """Bytes that a process and those that it has started hold."""
+    lists = Path(f"/proc/{process}/task").glob("*/children")
+    return held(process) + sum(held(int(child)) for each in lists for child in each.read_text().split())
+
+
 def most_held(process: int | str = "self") -> int:
     """The most bytes that a process has ever held."""
     return _bytes(process, "VmHWM")

@@ -15,7 +15,7 @@ def weights(seed: int, *shape: int) -> Array:
 
 
 def sensitive() -> onnx.ModelProto:
-    """Three matrix products, of which 8 bits destroy `fragile`.
+    """Three matrix products. 8 bits destroy `fragile`.
 
     Its inputs differ by a factor of 10,000 in size, and the small ones alone are passed on.
     """

@@ -19,11 +19,12 @@ def metadata(file: Path) -> dict[str, str]:
     return {key.removeprefix("hangtag."): value for key, value in entries.items() if key.startswith("hangtag.")}
 
 
-def with_metadata(file: Path, **changed: str) -> onnx.ModelProto:
-    """The file's model, with other values under ``hangtag.``."""
-    model = onnx.load(file)
+def with_metadata(model: Path | onnx.ModelProto, **changed: str | None) -> onnx.ModelProto:
+    """The model, of a file or in memory, with other values under ``hangtag.``; None removes one."""
+    model = onnx.load(model) if isinstance(model, Path) else model
     own = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, own | {f"hangtag.{key}": value for key, value in changed.items()})
+    all_of_them = own | {f"hangtag.{key}": value for key, value in changed.items()}
+    onnx.helper.set_model_props(model, {key: value for key, value in all_of_them.items() if value is not None})
     return model
 
 
@@ -46,7 +47,7 @@ def answers(model: Path | onnx.ModelProto, batch: int = 50, **inputs: Array) -> 
 
     Args:
         model: A file, or a model in memory.
-        batch: The inputs' rows are run so many at a time.
+        batch: How many of the inputs' rows are run at a time.
         inputs: The first axis of each holds the samples.
     """
     options = onnxruntime.SessionOptions()

@@ -254,12 +254,12 @@ def shifted(by: float) -> onnx.ModelProto:
 
 
 def tiled(times: int = 100) -> onnx.ModelProto:
-    """x so many times over."""
+    """x, repeated this many times."""
     return from_text("(float[batch, n] x) => (float[batch, m] y) { y = Tile(x, times) }", times=np.array([1, times]))
 
 
 def slow() -> onnx.ModelProto:
-    """A loop of so many rounds."""
+    """A loop of this many rounds."""
     return from_text(
         """(int64[1] rounds) => (int64[1] done) <bool yes = {1}, int64[1] zero = {0}> {
             times = Squeeze(rounds)

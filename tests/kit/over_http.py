@@ -21,8 +21,19 @@ from tests.kit.rest import Answer, Rest
 from tests.kit.waiting import TIMEOUT
 
 HTTP = "http"
-OVER_GRPC = pytest.mark.parametrize("transport", ["native", "grpc"], indirect=True, scope="session")
+ENVOY = "envoy"
+"""gRPC with native behind Envoy, which listens since clients are to reach the server by another address."""
+ELSEWHERE = {"published_host": "192.0.2.1"}
+OVER_GRPC = pytest.mark.parametrize("transport", ["native", "grpc", ENVOY], indirect=True, scope="session")
 """For a promise of gRPC's wire alone, where a test's fixtures, or itself, make their servers with `live_server`."""
+
+
+def options_of(transport: str) -> tuple[str, str]:
+    """The options of ``hangtag serve`` that have it serve over native, grpc, HTTP or ENVOY."""
+    if transport == ENVOY:
+        return "--published-host", ELSEWHERE["published_host"]
+    return "--transport", "auto" if transport == HTTP else transport
+
 
 Metadata = Sequence[tuple[str, str]]
 
@@ -134,7 +145,7 @@ def live_server(
     """Return a server, not started yet, that is called over this transport.
 
     Args:
-        transport: native, grpc or HTTP.
+        transport: native, grpc, HTTP or ENVOY.
         models: The model repository.
         runtimes: Loads the models in place of the server's ``gates``.
         wrap_control: Of Server: returns the control of the models for clients' calls.
@@ -142,5 +153,8 @@ def live_server(
     """
     http = transport == HTTP
     ports = {"port": 0, "http_port": 0 if http else -1}
-    config = ServerConfig(models=models, **{"transport": "grpc" if http else transport, **ports, **settings})
+    speaks: dict[str, Any] = {"transport": "grpc" if http else transport}
+    if transport == ENVOY:
+        speaks = ELSEWHERE
+    config = ServerConfig(models=models, **{**speaks, **ports, **settings})
     return (LiveHttpServer if http else LiveServer)(config, runtimes, wrap_control=wrap_control)

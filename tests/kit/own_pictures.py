@@ -26,7 +26,7 @@ def write(file: Path, pixels: Pixels) -> Path:
 
 
 def folder(root: Path, counts: Mapping[str, int], shape: tuple[int, ...] = (9, 8), *, first: int = 0) -> Path:
-    """Write so many pictures of each class, ``root/CLASS/NUMBER.png``; returns ``root``.
+    """Write this many pictures of each class, ``root/CLASS/NUMBER.png``; returns ``root``.
 
     The pixels of a class are darker than those of the next one, so that networks can tell them apart.
 

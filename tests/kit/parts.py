@@ -1,7 +1,7 @@
 """Test doubles for a clock and a call, and short ways to build queues and their calls."""
 
-from hangtag.serving.server.batching.batcher import Batcher
-from hangtag.serving.server.batching.call import Call, InferenceResult
+from hangtag.serving.server.queue.batcher import Batcher
+from hangtag.serving.server.queue.call import Call, InferenceResult
 
 
 class Clock:
@@ -39,7 +39,7 @@ class KeptCall(Call):
 def batcher(
     clock: Clock, *, size: int = 4, queue: int = 100, delay: float = 0.0, instances: int = 1_000_000
 ) -> Batcher:
-    """By default there are so many instances that one is always free."""
+    """By default there are enough instances, so one is always free."""
     return Batcher(max_batch_size=size, max_queue_size=queue, instances=instances, max_queue_delay=delay, clock=clock)
 
 

@@ -12,7 +12,7 @@ main.get_command(click.Context(main, resilient_parsing=True), "health")
 for module in (
     "tests.kit.sleeping_threads",
     "hangtag.serving.client.classify",
-    "hangtag.serving.client.top",
+    "hangtag.serving.client.top.command",
     "hangtag.serving.loadtest.cli.command",
     "hangtag.serving.server.cli",
     "hangtag.serving.server.process.main",

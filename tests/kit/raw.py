@@ -54,16 +54,8 @@ def send(connection: socket.socket, request_: bytes = INFER) -> None:
     connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(request_) + request_)
 
 
-def trickle(connection: socket.socket, data: bytes, bytes_per_second: float) -> None:
-    """Send data byte by byte."""
-    started = time.monotonic()
-    for count in range(len(data)):
-        pass_time(max(0, started + count / bytes_per_second - time.monotonic()))
-        connection.sendall(data[count : count + 1])
-
-
 def sip(connection: socket.socket, size: int, bytes_per_second: float) -> int:
-    """Read so many bytes, or until the connection ends; return how many came."""
+    """Read this many bytes, or until the connection ends; return how many came."""
     started, taken = time.monotonic(), 0
     with suppress(ConnectionResetError, ssl.SSLEOFError):
         while taken < size and (part := connection.recv(min(size - taken, 1 << 14))):

@@ -12,7 +12,6 @@ import onnx
 import structlog.testing
 
 from hangtag import Client, Outputs
-from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.process.server import Server
 from hangtag.serving.server.runtime.session import Runtime
@@ -31,7 +30,7 @@ class Repository:
         self._servers = ExitStack()
 
     def start(self, mode: str = "none", *, models: Path | None = None, **options: Any) -> "Running":
-        """Start a server of the folder, or of another one, with the arguments of Running."""
+        """Start a server of this or another folder, with the arguments of Running."""
         return self._servers.enter_context(Running(models or self.folder, mode, **options))
 
     def close(self) -> None:
@@ -81,7 +80,7 @@ class Running:
         on_load: Callable[[Runtime], object] = lambda _: None,
         **settings: Any,
     ) -> None:
-        """Prepare a server that polls when a test says so, and closes at once what was replaced.
+        """Prepare a server that polls when a test says so.
 
         Args:
             models: Its repository.
@@ -90,7 +89,7 @@ class Running:
             on_load: See `Gates`.
             settings: Of ServerConfig.
         """
-        usual: dict[str, Any] = {"transport": "grpc", "drain_seconds": 0, "limits": Limits(linger_seconds=0)}
+        usual: dict[str, Any] = {"transport": "grpc", "drain_seconds": 0}
         self.gates = Gates(on_load)
         config = ServerConfig(
             models=models, model_control=mode, poll_seconds=3600, port=0, http_port=-1, **(usual | settings)

@@ -102,13 +102,8 @@ def decisive_scores(model: str, garments: Split) -> nn.Module:
     return network
 
 
-def finished_network(folder: Path, model: str, network: nn.Module) -> Run:
-    """A finished run of this model with these weights, as training leaves it."""
-    return finished_sets(folder, model, network.state_dict())
-
-
 def finished_sets(folder: Path, model: str, state: Mapping[str, torch.Tensor]) -> Run:
-    """As ``finished_network``, with weights that need not fit the model."""
+    """A finished run of this model with these weights, which need not fit it, as training leaves it."""
     run = start(folder, model)
     run.save("best.pt", {"model": state, "epoch": 1})
     summary = {

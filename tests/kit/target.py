@@ -34,7 +34,7 @@ TIMES = 100
 PRINTED_BY_GRPCIO = re.compile(
     r"Traceback \(most recent call last\):$|  File \"src/python/grpcio/|grpc\._cython\.cygrpc\.ExecuteBatchError: |$"
 )
-"""It prints a traceback where it cannot send an error because the caller has left: docs/threat-model.md."""
+"""It prints a traceback where it cannot send an error because the caller has left: docs/explanation/threat-model.md."""
 
 
 class Target:
@@ -53,8 +53,8 @@ class Target:
         return [line for line in self._server.log if not PRINTED_BY_GRPCIO.match(line.rstrip("\n"))]
 
     def memory(self) -> int:
-        """Resident, in bytes."""
-        return memory.held(self._server.process.pid)
+        """Resident, in bytes, with the Envoy in front of it where there is one."""
+        return memory.held_with_children(self._server.process.pid)
 
     def send(self, method: str, data: bytes) -> bytes | None:
         """The answer; None where it was refused for a reason that is the caller's. Any other end is a failure."""

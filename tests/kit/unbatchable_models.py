@@ -62,11 +62,6 @@ def noise() -> onnx.ModelProto:
     return _rows("{ noise = RandomNormalLike(x) y = Add(x, noise) }")
 
 
-def ranking() -> onnx.ModelProto:
-    """The columns, each sorted."""
-    return _rows("{ rows = Shape <start = 0, end = 1> (x) y, places = TopK <axis = 0> (x, rows) }")
-
-
 def large_neighbour() -> onnx.ModelProto:
     """Softmax over the rows in two columns, next to one of values in the thousands that depend on their row alone."""
     return _rows(
@@ -111,7 +106,6 @@ MODELS: tuple[Callable[[], onnx.ModelProto], ...] = (
     cumulative_sum,
     reversal,
     centring,
-    ranking,
     large_neighbour,
     dynamic_quantization,
 )

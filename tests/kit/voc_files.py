@@ -39,7 +39,7 @@ def write(folder: Path) -> Path:
 
 
 def write_bars(folder: Path, count: int) -> Path:
-    """The folder, now with so many images in each split: two bright bars, of four places, say what an image shows."""
+    """The folder, now with this many images in each split: two bright bars, of four places, say what an image shows."""
     rng = np.random.default_rng(0)
     for number, image_set in enumerate(IMAGES):
         images = {}

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.process.workers.supervisor import Supervisor
+from hangtag.serving.server.process.supervisor import Supervisor
 from studies.stubs import InferenceStub
 from tests.kit.command import Serving, serving
 from tests.kit.live import index, outputs, request
@@ -76,7 +76,7 @@ def supervising(models: Path, **settings: Any) -> Iterator[Supervisor]:
 
 @contextmanager
 def supervising_and_stubs(models: Path, count: int, **settings: Any) -> Iterator[tuple[Supervisor, list[Stub]]]:
-    """A supervisor, and so many stubs with a connection each."""
+    """A supervisor, and this many stubs with a connection each."""
     with ExitStack() as stack:
         with structlog.testing.capture_logs() as log:
             supervised = stack.enter_context(supervising(models, **settings))

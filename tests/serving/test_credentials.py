@@ -38,7 +38,7 @@ def test_what_an_address_may_be(text: str) -> None:
         ("grpcs://gpu-1:8001", "write gpu-1:8001; for TLS add --tls-ca"),
         ("grpc://gpu-1", "write gpu-1:PORT"),
         *((text, "http://HOST:PORT") for text in ("http://", "http://:8000", "http://a:0", "http://a:99999")),
-        *((text, "no URL of a server") for text in ("http://a b", "http://a/?q=1", "https://[x")),
+        *((text, "not a server's URL") for text in ("http://a b", "http://a/?q=1", "https://[x")),
     ],
 )
 def test_other_texts_are_refused_before_any_call(text: str, advice: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from hangtag.serving.image_spec import ImageSpec
-from hangtag.serving.server.classification.image_decoding import decoded as decoded_image
+from hangtag.serving.server.classification.image_decoding import EncodedImage
 from tests.kit.picture_files import encoded
 
 Pixels = npt.NDArray[np.uint8]
@@ -18,7 +18,7 @@ DATASET = Path("/usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz")
 
 def prepared(data: bytes, height: int, width: int, *, whole: bool = False) -> Pixels:
     """A picture as a model of garments sees it."""
-    with decoded_image(data, 1) as picture:
+    with EncodedImage(data).decoded(1) as picture:
         return ImageSpec(height, width, fit="garment").prepare(picture, whole=whole)
 
 

@@ -35,7 +35,7 @@ _STATEMENTS = (
     "import hangtag.serving.loadtest.cli",
     "import hangtag.serving.server.process.server",
     "import hangtag.serving.server.process.main",
-    "import hangtag.serving.server.process.workers.worker",
+    "import hangtag.serving.server.process.worker",
     "import hangtag.serving.server.cli, hangtag.cli",
     "import hangtag.export.verify",
     "from pathlib import Path; from hangtag.training.tasks.teacher import TeacherEnsemble\n"
@@ -64,7 +64,7 @@ def test_an_import_changes_nothing_of_the_importing_program() -> None:
     [
         ("loadtest.cli", ["matplotlib"]),  # only its page needs it
         ("server.cli", ["grpc", "onnxruntime"]),  # the process prepares them first
-        ("server.process.workers.entry", ["grpc", "onnxruntime"]),
+        ("server.process.worker", ["grpc", "onnxruntime"]),
     ],
 )
 def test_a_command_loads_little_before_it_runs(module: str, heavy: list[str]) -> None:

@@ -31,7 +31,7 @@ def signature(**properties: str) -> Signature:
 
 @pytest.mark.parametrize("type_", ["tensor(bfloat16)", "tensor(complex64)", "seq(map(int64,tensor(float)))"])
 def test_a_type_that_the_protocol_lacks_is_refused(type_: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'x' is a .*, which the Open Inference Protocol cannot carry"):
+    with pytest.raises(UnsupportedModelError, match=r"'x' is a .*, which the Open Inference Protocol does not have"):
         TensorSpec.from_onnx("x", type_, [1])
 
 

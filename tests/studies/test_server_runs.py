@@ -1,7 +1,6 @@
 """A short run of each study of servers, by `make studies-check`: it records the figures of its page."""
 
 import json
-import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -15,21 +14,14 @@ import pytest
 from hangtag.protos import inference_pb2 as pb
 from hangtag.training.data.dataset import Split
 from studies import results
-from studies.hosts import network
-from studies.hosts.promises import CALLERS
-from studies.http import report as http_report
-from studies.loadtest import report as loadtest_report
+from studies.bench import h2load, http, routes, server, systems, workers
+from studies.bench.peers.triton import ENVIRONMENT
+from studies.bench.process import served
+from studies.loadtest import run as loadtest
 from studies.loadtest.tools import PEERS
 from studies.page import ROOT
-from studies.routes import report as routes_report
-from studies.server import h2load
-from studies.server import report as server_report
-from studies.server.peers.triton import ENVIRONMENT
-from studies.server.process import served
-from studies.server.systems import EARLIER, launches
 from studies.soak import report as soak_report
 from studies.stubs import InferenceStub
-from studies.workers.report import PROCESSES, SHARING, part, process_rows, sharing_rows
 from tests.kit import onnx_models
 from tests.kit.shipped import MODELS, latest
 from tests.studies.run_study import measured, repository, study
@@ -41,8 +33,7 @@ ONE_ROUND = ("--rounds", "1", "--seconds", "0.2")
 
 def plausible(figures: results.Line) -> bool:
     """Whether more than 10 calls a second were answered, each after some time."""
-    rate = figures.get("samples_per_s") or figures["calls_per_s"]
-    return bool(rate > 10 and 0 < figures["p50_ms"] <= figures["p99_ms"])
+    return bool(figures["samples_per_s"] > 10 and 0 < figures["p50_ms"] <= figures["p99_ms"])
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +48,18 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("systems", "loads"),
-    [("native,grpc,tls,hot,minimal,bare", "1,start"), ("native,bare", "poisson,overload")],
+    ("names", "loads"),
+    [("native,grpc,tls,minimal,bare", "1,start"), ("native,bare", "poisson,overload")],
     ids=str,
 )
-def test_server_measures_systems_in_turns(lstm_and_cnn: Path, out: Path, systems: str, loads: str) -> None:
-    """Triton, which is large, has a test below. The earlier server needs the repository's history."""
-    words = ("server", "run", "--only", systems, "--loads", loads, *ONE_ROUND, "--models", lstm_and_cnn)
-    lines, text = measured(out, server_report.part, *words)
+def test_server_measures_systems_in_turns(lstm_and_cnn: Path, out: Path, names: str, loads: str) -> None:
+    """Triton, which is large, has a test below."""
+    words = ("server", "run", "--only", names, "--loads", loads, *ONE_ROUND, "--models", lstm_and_cnn)
+    lines, text = measured(out, server.COMPARISON.part, *words)
     assert list(lines) == ["conditions", "round 1"]
     turn = lines["round 1"]
     if "start" in loads:
-        for name in systems.split(",")[:-1]:
-            assert all(plausible(turn[name][model]["1"]) for model in ("lstm", "cnn"))
+        assert all(plausible(turn[name][model]["1"]) for name in names.split(",")[:-1] for model in ("lstm", "cnn"))
         assert turn["native"]["start"]["pss_mb"] > 10
         assert turn["bare"]["lstm"]["batch"]["samples_per_s"] > 10
         assert "| lstm, 1 in flight, p50, ms |" in text
@@ -77,13 +67,11 @@ def test_server_measures_systems_in_turns(lstm_and_cnn: Path, out: Path, systems
         overload = turn["native"]["cnn"]["overload"]
         assert 0 <= turn["native"]["cnn"]["poisson"]["share"] <= 1
         assert overload["in_time_share"] >= 0 <= overload["gained_mb"]
-    worktrees = subprocess.run(["git", "-C", ROOT, "worktree", "list"], capture_output=True, text=True, check=True)
-    assert lines["conditions"]["commit"][:12] not in worktrees.stdout
 
 
 def test_http_measures_binary_and_json_requests_the_minimal_server_and_grpc(lstm_and_cnn: Path, out: Path) -> None:
     words = ("http", "run", "--only", "http,json,minimal,grpc", *ONE_ROUND, "--models", lstm_and_cnn)
-    lines, text = measured(out, http_report.part, *words)
+    lines, text = measured(out, http.COMPARISON.part, *words)
     for system in ("http", "json", "minimal", "grpc"):
         loads = lines["round 1"][system]["lstm"]
         assert list(loads) == ["1", "4", "16", "64"]
@@ -95,60 +83,43 @@ def test_routes_measures_the_cascade_the_split_and_the_shadow(garments: Split, t
     samples = tmp_path / "garments.npz"
     np.savez(samples, image=garments.images[:200], labels=garments.classes[:200])
     words = ("routes", "run", *ONE_ROUND, "--calls", "1000", "--models", MODELS, "--samples", samples)
-    lines, text = measured(out, routes_report.part, *words)
+    lines, text = measured(out, routes.part, *words)
     turn = lines["round 1"]
-    for load in ("1", "4", "16", "64"):
-        for system in ("lstm", "route", "cnn"):
-            assert plausible(turn["cascade"][load][system])
-    assert turn["accuracy"]["images"] == 200
-    assert all(0.85 < turn["accuracy"][system] <= 1 for system in ("lstm", "route", "cnn"))
-    assert sum(turn["split"]["counts"].values()) == 1000
-    assert turn["split"]["deviations"] < 5  # more has a chance of 1 in 1,000,000
-    assert turn["shadow"]["rate_per_s"] == pytest.approx(turn["shadow"]["peak_per_s"] / 2, rel=1e-3)
-    assert 0 < turn["shadow"]["shadowed"]["copied"] <= 1
+    for system in ("lstm", "route", "cnn"):
+        assert all(plausible(turn[system]["cascade"][load]) for load in ("1", "4", "16", "64"))
+        accuracy = turn[system]["cascade"]["accuracy"]
+        assert 0.85 < accuracy["share"] <= 1
+        assert accuracy["images"] == 200
+    split, alone = turn["split"]["split"]["calls"], turn["alone"]["shadow"]["half"]
+    assert sum(split["counts"].values()) == 1000
+    assert split["deviations"] < 5  # more has a chance of 1 in 1,000,000
+    assert alone["rate_per_s"] == pytest.approx(alone["peak_per_s"] / 2, rel=1e-3)
+    assert 0 < turn["shadowed"]["shadow"]["half"]["copied"] <= 1
     assert "Of 1,000 calls to the split, " in text
 
 
-def test_workers_measures_processes_and_the_memory_that_they_could_share(lstm_and_cnn: Path, out: Path) -> None:
-    words = ("workers", "run", "--rounds", "2", "--calls", "100", "--models", lstm_and_cnn)
-    lines, text = measured(out, lambda file: part(PROCESSES, process_rows, file), *words)
-    one, two = (lines[PROCESSES]["servers"][number] for number in ("1", "2"))
-    assert all(len(rates) == 2 and min(rates) > 0 for each in (one, two) for rates in each["per_second"].values())
-    assert two["pss_mb"] > 1.5 * one["pss_mb"]
+def test_workers_measures_processes_and_memory(lstm_and_cnn: Path, out: Path) -> None:
+    words = ("workers", "run", "--rounds", "2", "--seconds", "0.2", "--models", lstm_and_cnn)
+    lines, text = measured(out, workers.part, *words)
+    one, two = (lines["round 1"][number] for number in ("1", "2"))
+    assert all(plausible(each[model]["64"]) for each in (one, two) for model in ("lstm", "cnn"))
+    assert two["start"]["pss_mb"] > 1.5 * one["start"]["pss_mb"]
     assert "\n| 2 | " in text
-    lines, text = measured(
-        out, lambda file: part(SHARING, sharing_rows, file), "workers", "sharing", "--models", lstm_and_cnn
-    )
-    megabytes = lines[SHARING]["megabytes"]
-    assert sum(megabytes["no models"].values()) < sum(megabytes["as served"].values())
-    # Mapped weights that are not packed are not anonymous.
-    assert megabytes["mapped, as they are"]["anonymous"] < megabytes["as served"]["anonymous"]
-    assert "| weights in the model's file | " in text
 
 
 @pytest.mark.parametrize("place", ["apart", "together"])
 def test_loadtest_compares_three_tools(lstm_and_cnn: Path, out: Path, place: str) -> None:
     if not (PEERS / "perf_analyzer").exists():
         pytest.skip("needs perf_analyzer: run 'make peers'")
-    words = ("loadtest", "agreement", "--place", place, "--models", lstm_and_cnn, *ONE_ROUND, "--concurrency", "2")
+    words = ("loadtest", "run", "--place", place, "--models", lstm_and_cnn, *ONE_ROUND, "--concurrency", "2")
     # It ends with 1 where they disagree: whether they agree takes a machine that does nothing else.
-    lines, text = measured(out, loadtest_report.part, *words, exit_codes=(0, 1))
+    lines, text = measured(out, loadtest.part, *words, exit_codes=(0, 1))
     for model in ("cnn", "lstm"):
         for (figures,) in lines[place]["models"][model].values():
             assert figures["throughput"] > 10
             assert 0 < figures["p50"] < 1
             assert figures["server_cpu"] > 0
     assert "| cnn | h2load | " in text
-
-
-@pytest.mark.parametrize("server", ["null", "lstm"])
-def test_loadtest_measures_every_way_to_make_calls(out: Path, server: str) -> None:
-    words = ("loadtest", "generators", "--server", server, *ONE_ROUND, "--concurrency", "4")
-    lines, text = measured(out, loadtest_report.part, *words)
-    ways = lines[f"generators on {server}"]["ways"]
-    assert list(ways) == ["hangtag", "queue", "futures", "aio", "sync"]
-    assert all(each["4"][0]["throughput"] > 10 for each in ways.values())
-    assert "\n| sync | " in text
 
 
 def test_soak_records_what_it_measured_when_it_is_interrupted(out: Path) -> None:
@@ -171,15 +142,6 @@ def test_soak_records_what_it_measured_when_it_is_interrupted(out: Path) -> None
         assert processes["worker 1"]["lived_on"]
         assert processes["supervisor"]["rss_mb"][0] > 20
     assert "On a laptop.\n" in soak_report.text(out)
-    study("soak", "remark", "A backup ran.", "--out", out)
-    assert "\n\nA backup ran.\n\n" in soak_report.text(out)
-
-
-@pytest.mark.skipif(bool(network.missing()), reason=f"no network namespaces: {network.missing()}")
-@pytest.mark.skipif(shutil.which("haproxy") is None, reason="HAProxy is not installed (Debian: haproxy)")
-def test_hosts_says_what_every_caller_notices_of_a_fault() -> None:
-    output = study("hosts", "run", "--fault", "killed")
-    assert all(f"killed; {caller}: " in output for caller in CALLERS)
 
 
 def test_gpu_checks_itself_on_the_cpu(tmp_path: Path) -> None:
@@ -211,10 +173,10 @@ def test_gpu_checks_itself_on_the_cpu(tmp_path: Path) -> None:
 def test_a_system_that_is_compared_answers_as_onnx_runtime_does(system: str) -> None:
     request = pb.ModelInferRequest.FromString(h2load.message("lstm", 3)[5:])
     with ExitStack() as stack:
-        server = stack.enter_context(served(launches([system], MODELS, EARLIER, stack)[system]))
-        with grpc.insecure_channel(server.address) as channel:
+        running = stack.enter_context(served(stack.enter_context(systems.SERVER[system].launch(MODELS))))
+        with grpc.insecure_channel(running.address) as channel:
             answer = InferenceStub(channel).ModelInfer(request, timeout=30)
-        assert server.answered("lstm").samples == 3
+        assert running.answered("lstm") == 1
     images = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(3, 28, 28)
     expected = onnxruntime.InferenceSession(latest("lstm")).run(None, {"image": images})
     for raw, array in zip(answer.raw_output_contents, expected, strict=True):

@@ -3,41 +3,26 @@
 import asyncio
 import random
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from hangtag.serving.server.process.server import Server
-from studies.soak import load
 from studies.soak.answers import Answers
 from studies.soak.calls import KINDS
-from studies.soak.connections import Address, Connections
-from studies.soak.load import Outcome, outcome_of
+from studies.soak.changes import Kill
+from studies.soak.connections import Address, Connections, Situation
+from studies.soak.load import Client, Outcome, outcome_of
 from studies.soak.run import SAMPLES
 from studies.soak.servers import repository
-from studies.soak.situation import Situation
-from studies.soak.summary import slope
-from studies.soak.tally import Kill, Tally
+from studies.soak.summary import explained_by, slope
 from tests.kit.certificates import Certificates
-from tests.kit.forkserver import CONTEXT
 from tests.kit.server import server
 from tests.kit.shipped import MODELS
 from tests.kit.waiting import until
-
-
-def test_a_slope_and_its_interval_are_those_of_scipy() -> None:
-    minutes = np.arange(0.0, 60.0)
-    noise = np.random.default_rng(0).normal(0, 0.5, 60)
-    noise[1::2] -= 1.0  # Neighbours differ, so that the interval is not widened.
-    values = 100 + minutes / 60 * 3 + noise
-    fitted = stats.linregress(minutes / 60, values)
-    half = stats.t.ppf(0.975, 58) * fitted.stderr
-    assert slope(minutes, values) == pytest.approx((fitted.slope, fitted.slope - half, fitted.slope + half))
-    assert slope(minutes[:2], values[:2]) is None
 
 
 def test_a_slopes_interval_holds_the_true_slope_also_where_memory_moves_in_steps() -> None:
@@ -51,6 +36,7 @@ def test_a_slopes_interval_holds_the_true_slope_also_where_memory_moves_in_steps
         _fitted, low, high = slope(minutes, values) or (0.0, 0.0, 0.0)
         held += low <= 0 <= high
     assert 0.88 < held / 400 < 0.99
+    assert slope(minutes[:2], minutes[:2]) is None
 
 
 def failure(planned: float, seconds: float, *, server: int = 1, error: str = "UNAVAILABLE") -> Outcome:
@@ -70,15 +56,9 @@ def failure(planned: float, seconds: float, *, server: int = 1, error: str = "UN
     ],
 )
 def test_a_kill_explains_unavailable_of_calls_in_flight_to_its_server(outcome: Outcome, explained: bool) -> None:
-    tally = Tally()
-    tally.add([outcome])
-    ours, others = tally.explained_by([Kill(0, 50.0), Kill(server=1, at=100.0)])
+    ours, others = explained_by([outcome], [Kill(0, 50.0), Kill(server=1, at=100.0)])
     assert (ours, others) == (([[], [outcome]], []) if explained else ([[], []], [outcome]))
-    assert tally.explained_by([]) == ([], [outcome])
-
-
-CALLS_A_SECOND = 100.0
-SECONDS = 60.0
+    assert explained_by([outcome], []) == ([], [outcome])
 
 
 @pytest.fixture(scope="module")
@@ -95,34 +75,15 @@ def address(running: Server, ca: Path | None = None) -> Address:
 def test_all_kinds_of_calls_at_once_are_answered_rightly(models: Path, tmp_path: Path) -> None:
     """As in the study: one process makes calls of all kinds to two servers, and waits for no answer before the next."""
     certificates = Certificates(tmp_path)
-    ours, theirs = CONTEXT.Pipe(duplex=False)
-    stop = CONTEXT.Event()
-    outcomes: list[Outcome] = []
     with (
         server(models, transport="native") as native,
-        server(models, transport="grpc", **certificates.server()) as grpc_with_tls,
-        ours,
+        server(models, transport="grpc", **certificates.server()) as with_tls,
     ):
-        servers = [address(native), address(grpc_with_tls, certificates.ca())]
-        caller = CONTEXT.Process(target=load.run, args=(servers, MODELS, SAMPLES, CALLS_A_SECOND, 0, theirs, stop))
-
-        def every_kind_was_called() -> bool:
-            assert ours.poll(SECONDS)
-            outcomes.extend(ours.recv() or [])
-            return len({(each.kind, each.server) for each in outcomes}) == len(KINDS) * len(servers)
-
-        caller.start()
-        theirs.close()  # so that reading ends with the process
-        try:
-            until(every_kind_was_called, 3 * SECONDS)
-        finally:
-            stop.set()
-        with suppress(EOFError):
-            while ours.poll(SECONDS):
-                outcomes += ours.recv()
-        caller.join(SECONDS)
-    assert caller.exitcode == 0
-    assert [(KINDS[each.kind].name, each.error, each.message) for each in outcomes if each.error] == []
+        servers = [address(native), address(with_tls, certificates.ca())]
+        with closing(Client(servers, MODELS, SAMPLES, 100, 0)) as client:
+            until(lambda: len({(each.kind, each.server) for each in client.outcomes.copy()}) == len(KINDS) * 2, 180)
+            assert client.alive
+    assert [(KINDS[each.kind].name, each.error, each.message) for each in client.outcomes if each.error] == []
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hangtag.training.metrics.single_label import stored
+from hangtag.training.metrics.class_metrics import stored
 from tests.kit import garments
 from tests.kit.browser import chromium, require_good_looks
 from tests.kit.command import invoke, refusal
@@ -99,7 +99,7 @@ def test_the_images_are_those_with_the_highest_loss(finished: Finished, page: st
 @pytest.mark.parametrize(
     ("lost", "reason"),
     [
-        ("figures", "An earlier hangtag trained this run, and did not record them."),
+        ("figures", "An earlier version of hangtag trained this run, and did not record them."),
         ("data", "The images cannot be read: /nowhere lacks "),
     ],
 )

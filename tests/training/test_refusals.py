@@ -9,43 +9,37 @@ import pytest
 import torch
 
 from tests.kit.command import contents, hangtag, invoke, refusal
-from tests.training.small_runs import TRAINED, Finished, command, state, train
+from tests.training.small_runs import TRAINED, Finished, command, state
 
 pytestmark = pytest.mark.slow
 
-OWN_LOSS = "has a loss of its own"
+OWN_LOSS = "has its own loss"
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
         (["transformer"], "there is no network 'transformer'; there are lstm, lstm-56, lstm-280, lstm2, cnn"),
-        ([], "Missing argument"),
-        (["lstm", "--recipe", "better"], "--recipe': 'better' is not"),
+        (["lstm", "--recipe", "better"], ": 'better' is not one of"),
         (
             ["lstm-56", "--recipe", "best"],
             "--recipe best: there is no such recipe for lstm-56; it has: study, pictures.",
         ),
-        (["lstm", "--recipe", "multi-label"], "no such recipe for lstm"),
         (["sigmoids", "--recipe", "study"], "no such recipe for sigmoids; it has: multi-label"),
         (["lstm", "--data", "outfits"], "--data outfits: lstm cannot learn from outfits: it takes pictures with"),
         (["cnn_rnn", "--data", "fashion-mnist"], "cnn_rnn cannot learn from fashion-mnist: it takes outfits or "),
-        (["lstm", "--teacher", "cnn.onnx"], "--teacher cnn.onnx: recipe study learns from the labels alone."),
+        (["lstm", "--teacher", "cnn.onnx"], "--teacher cnn.onnx: recipe study learns only from the labels."),
         (
             ["lstm", "--beta", "3", "--loss-weight", "1"],
-            "--beta and --loss-weight: the cross-entropy uses no distances",
+            "--beta and --loss-weight: the cross-entropy loss uses no distances",
         ),
         (["lstm", "--loss", "soft-labels", "--beta", "nan"], "'nan' is not a finite number"),
         (["lstm", "--loss", "soft-labels", "--beta", "0"], "--beta"),
         (["lstm", "--loss", "soft-labels", "--loss-weight", "1.5"], "--loss-weight"),
-        (["lstm", "--processes", "65"], "--processes"),
         (["cnn_rnn", "--beta", "3"], f"--beta: cnn_rnn {OWN_LOSS}"),
         (["cnn_rnn", "--loss", "soft-labels"], f"--loss: cnn_rnn {OWN_LOSS}"),
         (["lstm", "--epochs", "0"], "--epochs"),
-        (["lstm", "--limit", "0"], "--limit"),
-        (["lstm", "--threads", "0"], "--threads"),
         (["lstm", "--seed", "-1"], "--seed"),
-        (["lstm", "--seed", str(2**70)], "--seed"),
         (["lstm", "--epoch", "3"], "--epoch"),
         pytest.param(
             ["lstm", "--device", "cuda"],
@@ -77,13 +71,8 @@ session.cpu_computes_lstms_in_bf16 = lambda: False
     ("first", "arguments", "expected"),
     [
         # PyTorch would end the first training step with an error about a primitive that it could not create.
-        (NO_BF16, ["lstm2", "--precision", "bf16", "--device", "cpu"], "and lstm2 has one. Use --precision fp32."),
+        (NO_BF16, ["lstm2", "--precision", "bf16", "--device", "cpu"], "and lstm2 has an LSTM. Use --precision fp32."),
         (NO_BF16, ["cnn_rnn", "--precision", "bf16", "--device", "cpu", "--data-dir", "."], "lacks train-images"),
-        (
-            "import sys; sys.modules['tensorboard'] = None",
-            ["lstm", "--tensorboard"],
-            "--tensorboard needs the Python module 'tensorboard', which is not installed here.",
-        ),
         (
             "import sys; sys.modules['onnxruntime'] = None",
             ["lstm", "--recipe", "best", "--teacher", "cnn.onnx"],
@@ -96,7 +85,7 @@ session.cpu_computes_lstms_in_bf16 = lambda: False
             "lacks train-images-idx3-ubyte",
         ),
     ],
-    ids=["bf16", "bf16 without nn.LSTM", "tensorboard", "onnxruntime", "mallopt"],
+    ids=["bf16", "bf16 without nn.LSTM", "onnxruntime", "mallopt"],
 )
 def test_what_a_machine_lacks_is_named(tmp_path: Path, first: str, arguments: list[str], expected: str) -> None:
     stderr = hangtag("train", *arguments, "--out", tmp_path / "run", first=first, exit_codes=[1, 2]).stderr
@@ -121,9 +110,7 @@ def test_data_and_distances_that_cannot_be_read_leave_no_folder(tmp_path: Path) 
 def test_too_few_images_for_batch_normalisation_leave_no_folder(tmp_path: Path) -> None:
     arguments = command("cnn", "--recipe", "teacher", "--out", tmp_path / "run", limit=1)
     for options in ([], ["--dry-run"]):
-        assert "batch normalisation needs 2 images to train on at least, and there are 1." in refusal(
-            *arguments, *options
-        )
+        assert "batch normalisation needs at least 2 training images, and there are 1." in refusal(*arguments, *options)
     assert not (tmp_path / "run").exists()
 
 
@@ -148,10 +135,10 @@ def test_a_broken_file_is_named_in_one_line_before_the_training(broken_off: Path
         assert "weights_only" not in message  # PyTorch's advice would be to run code from the file
 
 
-@pytest.mark.parametrize("name", ["checkpoint.pt", "best.pt", "metrics.json"])
+@pytest.mark.parametrize("name", ["best.pt", "metrics.json"])
 def test_files_of_an_unknown_run_are_refused(finished: Finished, tmp_path: Path, name: str) -> None:
     shutil.copy(finished.folder / name, tmp_path)
-    message = f"{tmp_path} holds {name} but no config.json, so their run is unknown. Choose another --out, or add"
+    message = f"{tmp_path} holds {name} but no config.json, so it is unknown which run they belong to. Choose another"
     assert message in refusal(*TRAINED, "--out", tmp_path)
     assert message in refusal(*TRAINED, "--dry-run", "--out", tmp_path)
 
@@ -178,16 +165,14 @@ def test_states_of_another_run_are_refused_before_the_training(broken_off: Path,
             before = contents(folder)
             assert refusal(*TRAINED, "--out", folder).startswith(f"{folder / name} ")
             assert contents(folder).items() >= before.items()
-            for log in folder.glob("events.out.tfevents.*"):
-                log.unlink()
         (folder / name).write_bytes(whole)
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
-    train("lstm", tmp_path / "run")
+def test_a_full_disk_leaves_the_old_file(broken_off: Path, tmp_path: Path) -> None:
     for name in ("config.json", "best.pt", "checkpoint.pt", "metrics.json"):
-        folder = Path(shutil.copytree(tmp_path / "run", tmp_path / f"without-space-for-{name}"))
+        folder = Path(shutil.copytree(broken_off, tmp_path / f"without-space-for-{name}"))
+        (folder / f"{name}.tmp").unlink(missing_ok=True)
         (folder / f"{name}.tmp").symlink_to("/dev/full")
-        message = refusal(*command("lstm", epochs=9), "--out", folder)
+        message = refusal(*TRAINED, "--threads", 2, "--out", folder)
         assert message == f"{folder / name} cannot be written (No space left on device)."
-        assert (folder / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+        assert (folder / name).read_bytes() == (broken_off / name).read_bytes()

@@ -50,7 +50,6 @@ def test_a_published_config_names_no_folders_of_this_machine() -> None:
     paths = "/home/me/models/resnet/1/model.onnx", "models/cnn/2/model.onnx"
     own = plain | {
         "data_dir": "/home/me/data",
-        "tensorboard": True,
         "command": ["lstm", "--data-dir", "/home/me/data"],
         "teachers": [{"digest": "0a", "path": path} for path in paths],
         "loss": {"name": "soft-labels", "file": "/home/me/all/of/it.json"},
@@ -59,7 +58,7 @@ def test_a_published_config_names_no_folders_of_this_machine() -> None:
     assert "/home/me" not in json.dumps(published)
     assert [file["path"] for file in published["teachers"]] == ["resnet/1/model.onnx", "models/cnn/2/model.onnx"]
     assert published["loss"]["file"] == "all/of/it.json"
-    different = {"data_dir", "tensorboard", "teachers", "loss", "command"}
+    different = {"data_dir", "teachers", "loss", "command"}
     assert {key: published[key] for key in published.keys() - different} == {
         key: plain[key] for key in plain.keys() - different
     }

@@ -53,7 +53,7 @@ def test_several_teachers_answer_once_are_averaged_and_may_be_moved(tmp_path: Pa
     assert f"learning from {moved} and {CNN}" in taught.stderr
     assert [file["path"] for file in read(run, "config.json")["teachers"]] == [str(moved), str(CNN)]
     assert not {"teacher.pt", "checkpoint.pt"} & contents(run).keys()
-    assert "had finished already" in invoke(*BEST, "--teacher", CNN, "--teacher", LSTM, "--out", run).stderr
+    assert "is already finished" in invoke(*BEST, "--teacher", CNN, "--teacher", LSTM, "--out", run).stderr
     assert "holds a run with another teacher (teacher: " in refusal(*BEST, "--teacher", CNN, "--out", run)
 
     assert "another teacher" in refusal(*BEST, "--teacher", LSTM, "--out", run)

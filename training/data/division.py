@@ -1,15 +1,15 @@
-"""Divides pictures into training, validation and test splits, class by class, by the digests of their contents."""
+"""Splits pictures into training, validation and test, class by class, by the digests of their contents."""
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
+from hangtag.listing import Picture
 from hangtag.printable import counted, named
-from hangtag.training.data.listing import Picture
 from hangtag.training.errors import DataCorruptError
 
 LEAST = 3
-"""Pictures of a class: at least one for each split."""
+"""The least pictures of a class: one for each split."""
 
 
 def divide(
@@ -20,27 +20,28 @@ def divide(
     *,
     published: bool = False,
 ) -> tuple[dict[str, list[Picture]], list[str]]:
-    """Divide pictures so that each class has its share of every split, and no content is in two.
+    """Divide pictures so that each class has its share of every split, and no picture is in two splits.
 
-    A picture's split depends on its content, the seed and the other pictures of its class, not on its name or place.
-    Where the source has a test split, only a validation split is taken from its training pictures; where it has both,
-    they stay.
+    A picture's split depends on its file's contents, the seed and the other pictures of its class, not on its name or
+    place. Files with the same pixels count as one picture.
+    If the source has a test split, only a validation split is taken from its training pictures. If the source has both
+    splits, they stay.
 
     Args:
-        pictures: Those that could be read.
-        validation_share: Of each class's pictures, between 0 and 1.
-        test_share: Likewise.
-        seed: Another one divides them otherwise.
-        published: Whether the pictures are a published set, with a test split that stays whole. Then the same content
-            may be there several times: all of it is in one split.
+        pictures: The pictures that could be read.
+        validation_share: The share of each class's pictures for validation, between 0 and 1.
+        test_share: The share of each class's pictures for testing.
+        seed: Another seed divides the pictures differently.
+        published: Whether the pictures are a published set, with a test split that stays whole. In such a set the same
+            picture may be there several times: all of its copies are in one split.
 
     Returns:
-        The pictures of train, validation and test, each in the order that was given; and sentences about those that
-        were left out.
+        The pictures of train, validation and test, each in the given order; and sentences about pictures that were left
+        out.
 
     Raises:
-        DataCorruptError: There is one class alone, a class has too few pictures, or, unless they are published, the
-            same content is in two classes or in two splits of the source.
+        DataCorruptError: There is only one class, a class has too few pictures, or, unless they are published, the same
+            picture is in two classes or in two splits of the source.
     """
     unique, notes = once(pictures, published=published)
     split_of = _splits(unique, validation_share, test_share, seed)
@@ -48,7 +49,7 @@ def divide(
     repeated = []
     chosen = set(unique)
     for picture in pictures:
-        split = split_of[picture.digest]
+        split = split_of[picture.content]
         if picture in chosen or (published and (split == "test") == (picture.split == "test")):
             splits[split].append(picture)
         else:
@@ -56,48 +57,53 @@ def divide(
     return splits, [*_twice(repeated), *notes]
 
 
-def held_out(pictures: Sequence[Picture]) -> tuple[list[Picture], list[str]]:
-    """The pictures to measure a model on: of the source's test split where it has one, else all, each content once.
+def held_out(pictures: Sequence[Picture], *, published: bool = False) -> tuple[list[Picture], list[str]]:
+    """The pictures to measure a model on, each once: the source's test split if there is one, else all pictures.
+
+    The test split of a published set stays whole.
 
     Returns:
-        The pictures, in the order that was given; and sentences about those that were left out.
+        The pictures, in the given order; and sentences about pictures that were left out.
 
     Raises:
         DataCorruptError: As for ``once``.
     """
-    unique = set(once(pictures)[0])
     tested = [picture for picture in pictures if picture.split == "test"] or list(pictures)
+    if published:
+        return tested, []
+    unique = set(once(pictures)[0])
     return [picture for picture in tested if picture in unique], _twice(
         [picture.name for picture in tested if picture not in unique]
     )
 
 
 def once(pictures: Sequence[Picture], *, published: bool = False) -> tuple[list[Picture], list[str]]:
-    """Take each content once: of a published set the picture in its test split where there is one, else the first.
+    """Take each picture once: in a published set the copy in its test split if there is one, else the first copy.
 
     Args:
-        pictures: Those that could be read.
-        published: Whether the same content may be in several classes and splits, as in a published set.
+        pictures: The pictures that could be read.
+        published: Whether the same picture may be in several classes and splits, as in a published set.
 
     Returns:
-        The pictures; and a sentence about those that are in several classes, where that may be.
+        The pictures; and, in a published set, a sentence about pictures that are in several classes.
 
     Raises:
-        DataCorruptError: The same content is in two classes or in two splits of the source, and they are not published.
+        DataCorruptError: The same picture is in two classes or in two splits of the source, and the set is not
+            published.
     """
-    by_digest: dict[str, list[Picture]] = defaultdict(list)
+    by_content: dict[str, list[Picture]] = defaultdict(list)
     for picture in pictures:
-        by_digest[picture.digest].append(picture)
-    ambiguous = _names([each for each in by_digest.values() if len({one.label for one in each}) > 1])
-    leaks = _names([each for each in by_digest.values() if len({one.split for one in each}) > 1])
+        by_content[picture.content].append(picture)
+    ambiguous = _names([each for each in by_content.values() if len({one.label for one in each}) > 1])
+    leaks = _names([each for each in by_content.values() if len({one.split for one in each}) > 1])
     for names, what, advice in (
-        (ambiguous, "class, so that one of their labels is wrong", "Delete the wrong ones."),
-        (leaks, "split, so that the test would be of what was learned", "Delete one of each."),
+        (ambiguous, "class, so one of their labels is wrong", "Delete the wrong ones."),
+        (leaks, "split, so the model would be tested on pictures that it learned from", "Delete one of each."),
     ):
         if names and not published:
             count = counted(len(names), "picture is", "pictures are")
             raise DataCorruptError(f"{count} in more than one {what}: {named(names)}. {advice}")
-    unique = [min(each, key=lambda one: published and one.split != "test") for each in by_digest.values()]
+    unique = [min(each, key=lambda one: published and one.split != "test") for each in by_content.values()]
     count = counted(len(ambiguous), "picture is", "pictures are")
     return unique, [f"{count} in more than one class: {named(ambiguous)}."] * bool(ambiguous)
 
@@ -108,7 +114,7 @@ def _twice(names: list[str]) -> list[str]:
 
 
 def _splits(pictures: list[Picture], validation_share: float, test_share: float, seed: int) -> dict[str, str]:
-    """The split of each content, by its digest."""
+    """The split of each picture, by its content."""
     given = {picture.split for picture in pictures}
     of_label: dict[str, dict[str | None, list[Picture]]] = defaultdict(lambda: defaultdict(list))
     for picture in pictures:
@@ -129,16 +135,15 @@ def _splits(pictures: list[Picture], validation_share: float, test_share: float,
             for split, share in (("validation", validation_share), ("test", test_share))
         } | {"train": unsplit}
         if not all(taken.values()):
-            lacking = "".join(
-                f", none in {split}" for split in ("validation", "test") if split in given and not own[split]
-            )
-            too_few.append(f"{label} ({sum(map(len, own.values()))}{lacking})")
-        split_of |= {picture.digest: split for split, members in taken.items() for picture in members}
+            lacking = [split for split in ("train", "validation", "test") if split in given and not own[split]]
+            count = sum(map(len, own.values()))
+            too_few.append(f"{label} ({count}{''.join(f', none in {split}' for split in lacking)})")
+        split_of |= {picture.content: split for split, members in taken.items() for picture in members}
     if too_few:
         raise DataCorruptError(
-            f"{len(too_few)} of {len(of_label)} classes have too few pictures to have one in each of train, validation "
-            f"and test: {named(too_few)}. A class needs at least {LEAST} different ones. Add pictures, or leave the "
-            "class out."
+            f"{len(too_few)} of {len(of_label)} classes would have no picture in train, validation or test: "
+            f"{named(too_few)}. A class needs a picture in each split that the source gives, and at least {LEAST} "
+            "different pictures in all. Add pictures, or leave the class out."
         )
     return split_of
 
@@ -156,4 +161,8 @@ def _order(seed: int, digest: str) -> str:
 
 
 def _names(groups: list[list[Picture]]) -> list[str]:
-    return [" and ".join(picture.name for picture in group) for group in groups]
+    """The pictures of each group, with their labels if their paths do not name them."""
+    return [
+        " and ".join(one.name if one.label in one.name.split("/") else f"{one.name} ({one.label})" for one in group)
+        for group in groups
+    ]

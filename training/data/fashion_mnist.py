@@ -1,17 +1,16 @@
 """Fashion-MNIST: finds its files, checks their SHA-256 digests against the published files', splits the images.
 
-Folders are searched in this order: --data-dir if given, and no other; else Debian's package ``dataset-fashion-mnist``,
-then torchvision's download in the cache, which is made if it is missing.
+Folders are searched in this order: only --data-dir if given; else Debian's package ``dataset-fashion-mnist``, then
+torchvision's download in the cache, which is downloaded if it is missing.
 """
 
-import gzip
 import hashlib
 import os
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from hangtag import idx
 from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data.dataset import Dataset, Split
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
@@ -52,7 +51,7 @@ def load(data_dir: Path | None = None) -> Dataset:
 
     Raises:
         DataNotFoundError: The files are not in the folder, or could not be downloaded.
-        DataCorruptError: A file cannot be read, or is not the published one.
+        DataCorruptError: A file cannot be read, or differs from the published file.
 
     Example:
         >>> fashion_mnist.load().train.images.shape
@@ -78,7 +77,7 @@ def load_test(data_dir: Path | None = None) -> Split:
 
 
 def load_validation(data_dir: Path | None = None) -> Split:
-    """Read and check only the training images, without a download, and take the 5,000 that validate from them.
+    """Read and check only the training images, without a download, and take the 5,000 validation images from them.
 
     Raises as load() does.
     """
@@ -86,9 +85,9 @@ def load_validation(data_dir: Path | None = None) -> Split:
 
 
 def locate(data_dir: Path | None = None, *, download: bool = True) -> Path:
-    """The folder that holds the four files; never another than ``data_dir``.
+    """The folder that holds the four files; with ``data_dir``, only that folder.
 
-    Raises DataNotFoundError, without ``download`` also where the files would be downloaded.
+    Raises DataNotFoundError; without ``download``, also if the files would have to be downloaded.
     """
     if data_dir is not None:
         folder = min((data_dir, data_dir / TORCHVISION_LAYOUT), key=lambda folder: len(_missing(folder)))
@@ -137,19 +136,16 @@ def _find(folder: Path, name: str) -> Path | None:
 def _split(folder: Path, name: str) -> Split:
     images = np.frombuffer(_read_checked(folder, f"{name}-images-idx3-ubyte"), np.uint8, offset=16)
     classes = np.frombuffer(_read_checked(folder, f"{name}-labels-idx1-ubyte"), np.uint8, offset=8)
-    return Split(images.reshape(-1, 28, 28), classes)  # after magic, n, rows, columns; after magic and n
+    return Split(images.reshape(-1, 28, 28), classes)  # headers: magic, n, rows, columns; magic, n
 
 
 def _read_checked(folder: Path, name: str) -> bytes:
     path = _find(folder, name) or folder / name
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataCorruptError(f"{path} cannot be read ({error}). {HOW_TO_GET_IT}") from error
+    content = idx.unpacked(path, HOW_TO_GET_IT)
     digest = hashlib.sha256(content).hexdigest()
     if digest != DIGESTS[name]:
         raise DataCorruptError(
             f"{path} is not the published file: its decompressed SHA-256 is {digest}, expected {DIGESTS[name]}. "
-            f"If an interrupted download left it, delete it. {HOW_TO_GET_IT}"
+            f"If it is left from an interrupted download, delete it. {HOW_TO_GET_IT}"
         )
     return content

@@ -1,8 +1,8 @@
 """The data set ``outfits``: canvases with garments that are worn together, composed from Fashion-MNIST's images.
 
 In ``outfits`` a canvas shows one look of the table below, so one garment makes others more or less likely. In the
-control, ``outfits-independent``, each label is as frequent, and a canvas has about as many labels, but they are drawn
-independently of each other.
+control, ``outfits-independent``, each label has the same frequency as in ``outfits``, and a canvas has about as many
+labels, but the labels are drawn independently of each other.
 
 A canvas shows its garments at random scale, contrast and position, overlapping, among clutter. Sample i of a split does
 not depend on how many samples are composed. The garments of the training split come from Fashion-MNIST's training
@@ -32,7 +32,7 @@ Canvas = npt.NDArray[np.uint8]  # [64, 64]
 IMAGE = ImageSpec(CANVAS_SIZE, CANVAS_SIZE, fit="garment")
 MAX_LABELS = 5
 """How many garments a canvas has at most."""
-# A canvas is cheaper to compose than to train on: with this many, few epochs suffice and overfitting is no concern.
+# A canvas is cheaper to compose than to train on: with this many, few epochs suffice, and the network does not overfit.
 SIZES: Mapping[str, int] = {"train": 100_000, "validation": 2_000, "test": 5_000}
 SEED = 0  # of the data set, not of a run: all runs train on the same canvases
 VERSION = 1  # increase it with every change to the canvases: it is part of a run's data digest
@@ -46,8 +46,9 @@ class Look(NamedTuple):
     slots: tuple[str, ...]  # pieces to choose from, equally likely, separated by commas
 
 
-# A capsule wardrobe: every top goes with every pair of shoes, and the other garments follow from the two. One piece
-# alone says little about another, but two determine the third: a network that ignores co-occurrence misses that.
+# A capsule wardrobe: every top goes with every pair of shoes, and the two determine the other garments. A single
+# garment says little about the others, but two garments determine a third. A network that ignores co-occurrence misses
+# that.
 LOOKS = (
     Look("beach", 10, ("T-shirt/top", "Sandal", "Dress", "Bag")),
     Look("sport", 10, ("T-shirt/top", "Sneaker", "Trouser")),
@@ -82,7 +83,7 @@ def together() -> npt.NDArray[np.float64]:
 def independent() -> npt.NDArray[np.float64]:
     """The probability of every label set in the control, [1024]: independent labels, given that there are 1 to 5.
 
-    The condition changes the labels' frequencies, so the odds are fitted until they are those of together().
+    The condition changes the labels' frequencies, so the odds are fitted until these equal those of together().
     """
     members = _members()
     frequencies = together() @ members
@@ -99,13 +100,13 @@ _SETS = dict(zip(NAMES, (together, independent), strict=True))
 
 
 def load(name: str, data: Dataset, sizes: Mapping[str, int] = SIZES, limit: int | None = None) -> Dataset:
-    """Compose a data set; a whole one takes about half a minute.
+    """Compose a data set. A whole data set takes about half a minute.
 
     Args:
-        name: One of NAMES; KeyError is raised for another.
+        name: One of NAMES; another name raises KeyError.
         data: The garments.
         sizes: The number of samples of each split.
-        limit: Compose only this many training and validation samples. The digest is that of the whole data set.
+        limit: Compose at most this many training and validation samples. The digest is that of the whole data set.
     """
     composed: dict[str, Any] = {
         split: load_split(name, split, getattr(data, split), size if split == "test" else min(limit or size, size))

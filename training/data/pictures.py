@@ -1,40 +1,44 @@
-"""The user's own pictures as a data set: opens, divides and prepares them."""
+"""The user's own pictures as a data set: opens, splits and prepares them."""
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from hangtag import listing
+from hangtag.listing import Picture
 from hangtag.printable import named
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
-from hangtag.training.data import division, listing
-from hangtag.training.data.dataset import Classes, Dataset, Images, Split
-from hangtag.training.data.listing import Picture
+from hangtag.training.data import division
+from hangtag.training.data.dataset import PIXELS_DIGITS, Classes, Dataset, Images, Member, Split
 from hangtag.training.data.reading import MEMORY_BYTES, Source, images_of
 from hangtag.training.errors import SettingsError
 
 FEW = 20
-"""Pictures of a class below which its figures say little."""
+"""With fewer pictures than this, a class's figures say little."""
 SMALL = 128
-"""Pictures that all have one size are used in it, up to so many pixels of an edge."""
+"""Pictures that all have one size keep that size if its edges have at most this many pixels."""
 DEFAULT_EDGE = 64
-"""Otherwise pictures become squares of this size, unless ``--size`` names another."""
+"""Otherwise pictures become squares with this edge, unless ``--size`` names another size."""
+_MOST_SIZES = 3
+"""The most sizes that a line about the files names."""
 
 
 @dataclass(frozen=True)
 class OwnPictures:
-    """How the user's own pictures are divided and prepared. None: as fits them.
+    """How the user's own pictures are split and prepared. None lets the pictures decide.
 
     Attributes:
         size: Height and width of the images.
         channels: 1 for grey, 3 for colour.
         fit: One of ``image_spec.FITS``.
-        validation_share: Of each class's pictures.
-        test_share: Likewise, where the source has no test split.
-        split_seed: Another one divides them otherwise.
+        validation_share: The share of each class's pictures for validation.
+        test_share: The share of each class's pictures for testing, if the source has no test split.
+        split_seed: Another seed divides the pictures differently.
     """
 
     size: tuple[int, int] | None = None
@@ -59,35 +63,37 @@ def load(
 
     Args:
         name: ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``.
-        own: How they are divided and prepared.
-        image: What an earlier run made of them, in place of ``own`` and of their mean.
-        memory_bytes: The most that images may take in memory. More are kept in the cache for the next run.
+        own: How the pictures are divided and prepared.
+        image: How an earlier run prepared the pictures; replaces ``own`` and their mean.
+        memory_bytes: The most memory that images may take. A larger set is kept in the cache for the next run.
 
     Raises:
         DataNotFoundError: A file or a folder is missing.
-        DataCorruptError: The source is malformed, no picture of a class can be read, or they cannot be divided; see
-            ``divide``.
-        SettingsError: The images cannot be as ``own`` says.
+        DataCorruptError: The source is malformed, no picture of a class can be read, or the pictures cannot be divided;
+            see ``divide``.
+        SettingsError: The images cannot be prepared as ``own`` says.
     """
-    kind, _, place = name.partition(":")
     source = Source(name)
     while True:
         splits, notes = division.divide(
-            source.pictures, own.validation_share, own.test_share, own.split_seed, published=kind == "idx"
+            source.pictures, own.validation_share, own.test_share, own.split_seed, published=_is_published(name)
         )
         spec = image or _image_for(source.pictures, own)
         chosen = [picture for members in splits.values() for picture in members]
         images, broken = images_of(chosen, spec, memory_bytes)
-        if not broken:
+        if source.settled(chosen, images, broken):
             break
-        source.drop(broken)
     digest = hashlib.sha256()
     for split, members in splits.items():
         for one in members:
             digest.update(f"{split}\0{one.name}\0{one.label}\0{one.digest}\n".encode())
     classes = _places(chosen, source.labels)
+    seen = {one.digest: one.content for one in source.pictures}
+    split_of = [split for split, members in splits.items() for _ in members]
     ends = np.cumsum([len(members) for members in splits.values()])[:-1]
-    train, validation, test = map(Split, np.split(images, ends), np.split(classes, ends))
+    train, validation, test = (
+        Split(*parts, by_name=True) for parts in zip(np.split(images, ends), np.split(classes, ends), strict=True)
+    )
     return Dataset(
         name=name,
         labels=source.labels,
@@ -95,9 +101,14 @@ def load(
         train=train,
         validation=validation,
         test=test,
-        source=place,
+        source=str(listing.place_of(name)),
         digest=digest.hexdigest(),
         notes=(*source.notes, *_few(source.pictures), *notes),
+        members=[
+            Member(split, one.label, seen[one.digest][:PIXELS_DIGITS], one.name)
+            for split, one in zip(split_of, chosen, strict=True)
+        ],
+        files=_files(chosen),
     )
 
 
@@ -106,10 +117,10 @@ class HeldOut:
     """The user's own pictures to measure a model on.
 
     Attributes:
-        name: As the command line names them.
-        pictures: All of them can be read.
+        name: The name on the command line.
+        pictures: The pictures, all of which can be read.
         image: What the model takes.
-        content: Their images, as the model takes them, and their places among its labels.
+        content: The pictures' images as the model takes them, and the indices of their labels among the model's.
         digest: SHA-256 of names, labels and contents.
         notes: Sentences about what was left out.
     """
@@ -127,32 +138,57 @@ class HeldOut:
             return self.content.images
         return images_of(self.pictures, image)[0]
 
+    def without(self, contents: Collection[str]) -> "HeldOut":
+        """The pictures without those that have these contents, by SHA-256."""
+        kept = [place for place, picture in enumerate(self.pictures) if picture.digest not in contents]
+        pictures = [self.pictures[place] for place in kept]
+        content = Split(self.content.images[kept], self.content.classes[kept])
+        return replace(self, pictures=pictures, content=content, digest=_digest(pictures))
+
 
 def held_out(name: str, image: ImageSpec, labels: Sequence[str]) -> HeldOut:
-    """Read pictures to measure a model on: those of the source's test split where it has one, else all.
+    """Read pictures to measure a model on: the source's test split if there is one, else all pictures.
 
     Args:
-        name: ``folder:PHOTOS`` or ``csv:FILE``.
+        name: ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``.
         image: What the model takes.
-        labels: The model's.
+        labels: The model's labels.
 
     Raises:
         DataNotFoundError: A file or a folder is missing.
         DataCorruptError: The source is malformed, the model lacks one of its classes, no picture of a class can be
-            read, or the same picture is in two classes, or in two splits of the source.
+            read, or, except in IDX files, the same picture is in two classes or in two splits of the source.
     """
     source = Source(name, labels)
     while True:
-        chosen, notes = division.held_out(source.pictures)
+        chosen, notes = division.held_out(source.pictures, published=_is_published(name))
         images, broken = images_of(chosen, image)
-        if not broken:
+        if source.settled(chosen, images, broken):
             break
-        source.drop(broken)
-    digest = hashlib.sha256()
-    for one in chosen:
-        digest.update(f"{one.name}\0{one.label}\0{one.digest}\n".encode())
-    content = Split(images, _places(chosen, [listing.normal(label) for label in labels]))
-    return HeldOut(name, chosen, image, content, digest.hexdigest(), (*source.notes, *notes))
+    classes = _places(chosen, [listing.normal(label) for label in labels])
+    content = Split(images, classes, by_name=True)
+    return HeldOut(name, chosen, image, content, _digest(chosen), (*source.notes, *notes))
+
+
+def _digest(pictures: Sequence[Picture]) -> str:
+    lines = (f"{one.name}\0{one.label}\0{one.digest}\n" for one in pictures)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _is_published(name: str) -> bool:
+    """Whether the pictures are a published set, which stays as it is."""
+    return name.startswith("idx:")
+
+
+def _files(pictures: Sequence[Picture]) -> str:
+    """The size of the files, and the sizes of the pictures, such as "0.1 MB, 18 of 9x8 pixels, 2 of 20x30"."""
+    sizes = Counter(picture.size for picture in pictures).most_common()
+    shown = [f"{count:,} of {height}x{width}" for (height, width), count in sizes[:_MOST_SIZES]]
+    if others := [size for size, _ in sizes[_MOST_SIZES:]]:
+        (low, narrow), (high, wide) = (extreme(others, key=math.prod) for extreme in (min, max))
+        shown.append(f"the others from {low}x{narrow} to {high}x{wide}")
+    shown[0] += " pixels"
+    return ", ".join([f"{sum(picture.bytes for picture in pictures) / 1e6:,.1f} MB", *shown])
 
 
 def _places(pictures: Sequence[Picture], labels: Sequence[str]) -> Classes:
@@ -163,11 +199,12 @@ def _places(pictures: Sequence[Picture], labels: Sequence[str]) -> Classes:
 def _few(pictures: Sequence[Picture]) -> Iterator[str]:
     counts = Counter(picture.label for picture in pictures)
     if few := [f"{label} ({count})" for label, count in sorted(counts.items()) if count < FEW]:
-        yield f"Fewer than {FEW} pictures, too few to learn or to test by: {named(few)}."
+        yield f"Fewer than {FEW} pictures, too few to learn from or to test with: {named(few)}."
 
 
 def _image_for(pictures: Sequence[Picture], own: OwnPictures) -> ImageSpec:
-    """As is asked for; else in their own size if it is small and all have it, and in colour if one has colours."""
+    """The requested size and channels. By default, the pictures' size if all have the same small size, and colour if
+    any picture has colours."""
     sizes = {picture.size for picture in pictures}
     one_size = next(iter(sizes)) if len(sizes) == 1 else (DEFAULT_EDGE, DEFAULT_EDGE)
     height, width = own.size or (one_size if max(one_size) <= SMALL else (DEFAULT_EDGE, DEFAULT_EDGE))

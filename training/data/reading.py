@@ -1,4 +1,4 @@
-"""Opens and decodes the user's own pictures, and keeps account of those that cannot be read."""
+"""Opens and decodes the user's own pictures, and records which pictures cannot be read."""
 
 import hashlib
 import math
@@ -13,52 +13,52 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from hangtag import idx, listing
+from hangtag.errors import reason
+from hangtag.listing import Picture
 from hangtag.printable import counted, named
 from hangtag.serving import image_spec
 from hangtag.serving.image_spec import ImageSpec, PictureError, Pixels
-from hangtag.training.data import idx, listing
 from hangtag.training.data.dataset import Images
 from hangtag.training.data.fashion_mnist import cache_dir
-from hangtag.training.data.listing import Picture
 from hangtag.training.errors import DataCorruptError
 
 MEMORY_BYTES = 2 << 30
-"""Prepared pictures of up to this size are held in memory; more of them in a file of the cache, which is mapped."""
+"""Prepared pictures of up to this size are kept in memory; larger sets in a file of the cache, which is mapped."""
 MOST_PIXELS = 100_000_000
-"""Of one picture: a small file can hold a huge one."""
+"""The largest number of pixels in one picture: a small file can hold a huge picture."""
 _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
 _SHOWN = 10_000
-"""After each so many pictures standard error gets a line, since a large folder takes minutes."""
+"""Standard error gets a line each time this many pictures are read, since a large folder takes minutes."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Source:
-    """The pictures that a source names, as far as they can be read.
+    """The pictures of a source that can be read.
 
     Attributes:
         pictures: In the order in which they count for the digest.
-        labels: Those that they have, in their order.
+        labels: The labels of the pictures, in their order.
     """
 
     def __init__(self, name: str, known: Sequence[str] | None = None) -> None:
-        """List them, and read their headers and digests.
+        """List the pictures, and read their headers and digests.
 
         Args:
             name: ``folder:PHOTOS``, ``csv:FILE`` or ``idx:FOLDER``.
-            known: The labels that they may have; None for any.
+            known: The labels that the pictures may have; None for any.
 
         Raises:
             DataNotFoundError: A file or a folder is missing.
             DataCorruptError: The source is malformed, has other labels, or no picture of a class can be read.
         """
-        kind, _, place = name.partition(":")
-        listed = idx.listed(Path(place)) if kind == "idx" else listing.listed(name)
+        listed = idx.listed(listing.place_of(name)) if name.startswith("idx:") else listing.listed(name)
         if known is not None and (unknown := sorted(set(listed.labels) - set(map(listing.normal, known)))):
             raise DataCorruptError(
-                f"{name} has the classes {named(unknown)}, which are none of the model's labels {named(list(known))}. "
-                "Name the folders, or the column label, as the labels are named."
+                f"{name} has the classes {named(unknown)}, which are not among the model's labels "
+                f"{named(list(known))}. Use the labels' names for the folders, or in the column label."
             )
         self.labels, self._notes = listed.labels, listed.notes
         self._unreadable: list[str] = []
@@ -72,22 +72,33 @@ class Source:
             yield f"Left out {count} that cannot be read: {named(sorted(self._unreadable))}."
         yield from self._notes
 
-    def drop(self, broken: Mapping[str, str]) -> None:
-        """Leave out pictures that could not be decoded.
+    def settled(self, chosen: Sequence[Picture], images: Images, broken: Mapping[str, str]) -> bool:
+        """Leave out pictures that could not be decoded, and record which pictures look the same to a network.
 
         Args:
-            broken: The reason, by the digest of the content.
+            chosen: The pictures that were decoded, of ``pictures``.
+            images: What a network sees of the pictures, [n, ...].
+            broken: Why some pictures could not be decoded, by their digest.
+
+        Returns:
+            False if the caller must choose among ``pictures`` again, because some are left out, or turned out to be the
+                same picture, for example in two formats.
 
         Raises:
             DataCorruptError: No picture of a class can be read.
         """
+        seen = {one.digest: hashlib.sha256(image).hexdigest() for one, image in zip(chosen, images, strict=True)}
+        known = len({one.content for one in chosen})
         self.pictures = self._readable(
-            f"{picture.name} ({broken[picture.digest]})" if picture.digest in broken else picture
-            for picture in self.pictures
+            f"{one.name} ({broken[one.digest]})"
+            if one.digest in broken
+            else replace(one, content=seen.get(one.digest, one.content))
+            for one in self.pictures
         )
+        return not broken and len(set(seen.values())) == known
 
     def _readable(self, outcomes: Iterable[Picture | str]) -> list[Picture]:
-        """The outcomes that are pictures; the others are names of those that cannot be read, with the reason."""
+        """The outcomes that are pictures; the other outcomes name a picture that cannot be read, with the reason."""
         kept: list[Picture] = []
         for outcome in outcomes:
             if isinstance(outcome, str):
@@ -108,11 +119,11 @@ class Source:
 def images_of(
     pictures: Sequence[Picture], image: ImageSpec, memory_bytes: int = MEMORY_BYTES
 ) -> tuple[Images, Mapping[str, str]]:
-    """Decode pictures and prepare them, in memory, or in a file of the cache, which is written if it is not there.
+    """Decode and prepare pictures, in memory or in a file of the cache, which is written if it does not exist.
 
     Returns:
-        The images [n, ...]; and why pictures cannot be decoded, by the digest of their content, which shows only now of
-        a file that is cut off. Then the caller has to choose among the others again.
+        The images [n, ...]; and by their digest why pictures cannot be decoded, such as a truncated file, which only
+        decoding detects. ``Source.settled`` takes both.
     """
     broken: dict[str, str] = {}
 
@@ -139,7 +150,7 @@ def prepared(file: Path, image: ImageSpec) -> Pixels:
     """A picture's pixels as a model takes them.
 
     Raises:
-        DataCorruptError: It cannot be read.
+        DataCorruptError: The picture cannot be read.
     """
     try:
         return image.read(file)
@@ -148,20 +159,23 @@ def prepared(file: Path, image: ImageSpec) -> Pixels:
 
 
 def _opened(picture: Picture) -> Picture | str:
-    """The picture with what its header says; or its name and, in brackets, why it cannot be read."""
+    """The picture with the data of its header; or its name and, in brackets, why it cannot be read."""
     if (pixels := picture.pixels) is not None:
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-        return replace(picture, digest=digest, size=pixels.shape[:2], grey=pixels.ndim == 2)
+        picture = replace(picture, digest=digest, content=digest, bytes=pixels.nbytes)
+        return replace(picture, size=pixels.shape[:2], grey=pixels.ndim == 2)
     try:
-        digest = hashlib.sha256(picture.path.read_bytes()).hexdigest()
+        content = picture.path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        picture = replace(picture, digest=digest, content=digest, bytes=len(content))
         with image_spec.opened(picture.path) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 edges = f"{opened.width} x {opened.height}"
                 return f"{picture.name} (it has {edges} pixels; at most {MOST_PIXELS:,} can be read)"
             size = image_spec.upright_size(opened)
-            return replace(picture, digest=digest, size=size, grey=opened.mode in _GREY_MODES)
+            return replace(picture, size=size, grey=opened.mode in _GREY_MODES)
     except (OSError, PictureError) as error:
-        return f"{picture.name} ({error})"
+        return f"{picture.name} ({reason(error)})"
 
 
 def _pixels(picture: Picture, image: ImageSpec) -> Pixels | str:
@@ -175,7 +189,7 @@ def _pixels(picture: Picture, image: ImageSpec) -> Pixels | str:
 
 
 def _mapped(file: Path, shape: tuple[int, ...], fill: Callable[[Images], None], broken: Mapping[str, str]) -> Images:
-    """The images in a file, which is filled if it is not there, and kept if none of the pictures is broken."""
+    """The images in a file. A missing file is written, and kept if none of the pictures is broken."""
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}.tmp")

@@ -1,6 +1,6 @@
 """PASCAL VOC 2007, read with torchvision, as 64x64 grey canvases with the set of classes in each.
 
-It is the data of the CNN-RNN paper. The splits are VOC's: 2,501 training, 2,510 validation and 4,952 test images.
+These are the data of the CNN-RNN paper. The splits are VOC's: 2,501 training, 2,510 validation and 4,952 test images.
 """
 
 import hashlib
@@ -75,7 +75,7 @@ def _read(root: Path, image_set: str, may_download: bool) -> Split:
 
 
 def _classes(annotation: dict[str, Any], path: str) -> list[int]:
-    """The classes of all objects, those marked "difficult" included, since some images show no others."""
+    """The classes of all objects, including those marked "difficult", since some images show no other objects."""
     names = [item["name"] for item in annotation["annotation"].get("object", [])]
     if unknown := sorted(set(names) - set(LABELS)):
         raise DataCorruptError(f"{path} shows {', '.join(unknown)}, which is not a class of VOC 2007.")

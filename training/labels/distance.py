@@ -6,7 +6,7 @@ cosine distance of their embeddings, scaled so that it is 0 from a label to itse
     d(i, j) = (1 - cos(w_i, w_j)) / max over k, l of (1 - cos(w_k, w_l))
 
 CNN-RNN has a matrix of embeddings (Wang et al., CVPR 2016, U_l). In any other network, the rows of the last layer's
-weights are the embeddings: a label's score is the inner product of the image's features with its row.
+weights are the embeddings: a label's score is the inner product of the image's features with the label's row.
 
 A matrix is stored as a JSON file with its provenance. The default is training/labels/distances.json.
 """
@@ -21,13 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from hangtag.errors import reason
 from hangtag.training.errors import LabelDistanceError
 
 SCHEMA = "hangtag.label_distances/1"
 DEFAULT_PATH = Path(__file__).with_name("distances.json")
 DECIMALS = 6
 _CNN_RNN_PARAMETER = "embeddings.weight"
-HOW_TO_MAKE_ONE = "Write a file of distances with: hangtag labels RUN --json FILE"
+HOW_TO_MAKE_ONE = "Write a file of distances with: hangtag labels RUN --json=FILE"
 
 Matrix = npt.NDArray[np.float64]  # [labels, labels]
 
@@ -41,9 +42,9 @@ class Neighbour(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LabelDistances:
-    """A matrix of distances: matrix[i, j] in [0, 1] is that of labels i and j; symmetric, 0 on the diagonal.
+    """A matrix of distances: matrix[i, j] in [0, 1] is the distance of labels i and j; symmetric, 0 on the diagonal.
 
-    Raises LabelDistanceError on construction for any other matrix. ``provenance`` names the network and its parameter.
+    Raises LabelDistanceError if the matrix is not of this form. ``provenance`` names the network and its parameter.
     """
 
     labels: tuple[str, ...]
@@ -53,7 +54,7 @@ class LabelDistances:
     def __post_init__(self) -> None:
         count = len(self.labels)
         if count < 2 or len(set(self.labels)) != count:
-            raise LabelDistanceError(f"distances need two different labels or more, not {list(self.labels)}.")
+            raise LabelDistanceError(f"distances need at least two different labels, not {list(self.labels)}.")
         if self.matrix.shape != (count, count):
             raise LabelDistanceError(
                 f"the matrix of distances has the shape {list(self.matrix.shape)}; its {count} labels need "
@@ -61,7 +62,7 @@ class LabelDistances:
             )
         # This form of the condition refuses NaN too.
         if not ((self.matrix >= 0) & (self.matrix <= 1)).all():
-            raise LabelDistanceError("distances of labels are numbers from 0 to 1; the matrix holds others.")
+            raise LabelDistanceError("distances of labels are numbers from 0 to 1; the matrix holds other values.")
         if self.matrix.diagonal().any() or not np.array_equal(self.matrix, self.matrix.T):
             raise LabelDistanceError("a matrix of distances is symmetric, with 0 from each label to itself.")
 
@@ -113,10 +114,11 @@ class Embeddings(NamedTuple):
 def find_embeddings(parameters: Mapping[str, npt.NDArray[Any]], labels: int) -> Embeddings | None:
     """The embeddings of the labels; None if no parameter can hold them.
 
-    CNN-RNN's are found by name, without END's row; others are the last matrix of floats with one row per label.
+    CNN-RNN's embeddings are looked up by name, without END's row. For other networks they are the last float matrix
+    with a row for each label.
 
     Args:
-        parameters: The network's parameters, in its order.
+        parameters: The network's parameters, in the network's order.
         labels: The number of labels.
     """
     named = parameters.get(_CNN_RNN_PARAMETER)
@@ -166,8 +168,8 @@ def read(path: Path) -> LabelDistances:
     except LabelDistanceError as error:
         raise LabelDistanceError(f"{path}: {error} {HOW_TO_MAKE_ONE}") from error
     except (KeyError, ValueError, TypeError, RecursionError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise LabelDistanceError(f"{path} holds no distances of labels ({reason}). {HOW_TO_MAKE_ONE}") from error
+        why = f"it has no {error}" if isinstance(error, KeyError) else reason(error)
+        raise LabelDistanceError(f"{path} holds no distances of labels ({why}). {HOW_TO_MAKE_ONE}") from error
 
 
 def _parse(document: Any) -> LabelDistances:
@@ -180,5 +182,5 @@ def _parse(document: Any) -> LabelDistances:
 
 
 def default() -> LabelDistances:
-    """The matrix that ships, of Fashion-MNIST's labels."""
+    """The matrix that hangtag ships, of Fashion-MNIST's labels."""
     return read(DEFAULT_PATH)

@@ -1,4 +1,4 @@
-"""What a run is between two epochs: its state, its best weights so far, and how a killed run goes on."""
+"""What a run is between two epochs: its state, its best weights so far, and how a killed run continues."""
 
 import math
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ RandomState = dict[str, torch.Tensor]
 
 
 class TrainingState:
-    """The network, what changes its weights, and the figures of the finished epochs."""
+    """The network, its optimizer, schedule and average, and the figures of the finished epochs."""
 
     def __init__(self, network: nn.Module, recipe: Recipe, steps_per_epoch: int) -> None:
         self.network = network
@@ -54,7 +54,8 @@ class TrainingState:
         return {**states, "rows": self.rows, "rng": random_states}
 
     def restore(self, checkpoint: dict[str, Any], rank: int) -> None:
-        """Load a checkpoint and this rank's random state. For one of another run PyTorch raises all kinds of errors."""
+        """Load a checkpoint and this rank's random state. For another run's checkpoint, PyTorch raises various
+        errors."""
         for name, part in self._parts.items():
             part.load_state_dict(checkpoint[name])
         for kind, value in checkpoint["rng"][rank].items():
@@ -63,7 +64,7 @@ class TrainingState:
 
 
 def random_state(device: str) -> RandomState:
-    """This process's random state, on the CPU and, if it trains there, on the GPU."""
+    """This process's random state: on the CPU and, if the process trains there, on the GPU."""
     state = {"cpu": torch.get_rng_state()}
     return state | {"cuda": torch.cuda.get_rng_state()} if device == "cuda" else state
 
@@ -71,8 +72,8 @@ def random_state(device: str) -> RandomState:
 def validate(row: dict[str, float], config: RunConfig, task: Task, state: TrainingState, run: Run) -> dict[str, float]:
     """Add the validation split's figures to the epoch's, and save the weights if they are the best so far.
 
-    Of equal epochs the first is the best. A user's validation split may have so few pictures that many epochs are
-    equal, the earliest ones too: of these, the one of the least loss is.
+    If epochs are equal, the first is the best. But a user's validation split may have so few pictures that many epochs
+    are equal, even the earliest. Then the epoch with the least loss is the best.
     """
     deployable = fold_batch_norm(state.evaluated)
     row |= task.validate(deployable)
@@ -87,7 +88,7 @@ def validate(row: dict[str, float], config: RunConfig, task: Task, state: Traini
 
 
 def save(state: TrainingState, random_states: list[RandomState], run: Run) -> None:
-    """Write the checkpoint, then the figures that say how many epochs it has."""
+    """Write the checkpoint, then the figures, which say how many epochs the checkpoint has."""
     run.save("checkpoint.pt", state.checkpoint(random_states))
     run.write_metrics({"epochs": state.rows})
 
@@ -107,17 +108,16 @@ def resume(state: TrainingState, run: Run, group: ProcessGroup) -> None:
             state.restore(checkpoint, group.rank)
 
 
-def finish(config: RunConfig, task: Task, state: TrainingState, run: Run) -> dict[str, Any]:
-    """Measure the best epoch's network, on the test split too, now that it is selected; write the summary."""
+def finish(task: Task, state: TrainingState, run: Run) -> dict[str, Any]:
+    """Measure the best epoch's network, also on the test split now that the epoch is selected; write the summary."""
     epoch, deployable = _load_best(state, run)
     metric = task.selection_metric
     figures = [row[metric] for row in state.rows]
     summary = {"best_epoch": epoch, f"peak_{metric}": max(figures), f"final_{metric}": figures[-1]}
     metrics = {"epochs": state.rows, "summary": summary | task.summarise(deployable)}
     run.write_metrics(metrics)
-    if config.recipe.schedule != "constant":  # with a constant rate the run may go on to more epochs
-        for name in ("checkpoint.pt", "teacher.pt"):
-            (run.folder / name).unlink(missing_ok=True)
+    for name in ("checkpoint.pt", "teacher.pt"):
+        (run.folder / name).unlink(missing_ok=True)
     return metrics
 
 

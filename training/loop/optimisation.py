@@ -1,11 +1,12 @@
 """Builds a recipe's optimizer, learning-rate schedule and moving average of the weights; and the Muon optimizer.
 
 Muon updates a matrix by the orthogonal matrix nearest to its averaged gradient (Jordan et al., 2024). A gradient has
-few large singular values and many small ones, and a learning rate per weight, as Adam's, does not change that. In an
+few large singular values and many small ones, which a learning rate per weight, such as Adam's, does not change. In an
 orthogonal matrix all singular values are 1, so a network learns all directions in a fraction of the epochs.
 
-torch.optim.Muon treats a parameter as one matrix. Here a parameter may stack several: an LSTM's weights stack those of
-its four gates, and each gate is orthogonalised separately. A convolution's weights are one matrix, [out, in * h * w].
+torch.optim.Muon treats a parameter as one matrix. Here a parameter may stack several matrices: an LSTM's weights stack
+the weights of its four gates, and each gate is orthogonalised separately. A convolution's weights are one matrix, [out,
+in * h * w].
 """
 
 from collections.abc import Callable, Iterable
@@ -20,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from hangtag.training.recipes import Recipe
 
 _WARM_UP = 0.15  # of the steps, with one_cycle
-_ADAMW_RATE = 0.25  # with muon: of the learning rate of Muon's matrices
+_ADAMW_RATE = 0.25  # with muon: AdamW's share of the learning rate of Muon's matrices
 _FIRST_RATE, _LAST_RATE = 0.04, 1e-3  # of the peak, with one_cycle
 _STEPS = 5
 _A, _B, _C = 3.4445, -4.7750, 2.0315  # Jordan's coefficients bring all singular values near 1 in few steps
@@ -32,7 +33,7 @@ _LSTM_GATES = 4  # input, forget, cell, output
 
 
 class Muon(AdamW):
-    """Muon for parameter groups whose "matrices" is at least 1, AdamW for those where it is 0."""
+    """Muon for parameter groups whose "matrices" is at least 1, AdamW for groups whose "matrices" is 0."""
 
     def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> None:
         """A group has params, lr, weight_decay, and matrices: how many matrices each parameter stacks."""
@@ -40,7 +41,7 @@ class Muon(AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update the parameters. The gradients of Muon's are set to None."""
+        """Update the parameters. Sets the gradients of Muon's parameters to None."""
         for group in self.param_groups:
             if not group["matrices"]:
                 continue
@@ -66,7 +67,7 @@ class Muon(AdamW):
 def _orthogonalise(stack: Tensor) -> Tensor:
     """Matrices [n, rows, columns] with nearly all singular values between 0.7 and 1.2, by Newton-Schulz iterations.
 
-    They run in bfloat16, since the iterations tolerate its rounding.
+    The iterations run in bfloat16, because they tolerate its rounding.
     """
     matrices = stack.bfloat16()
     if tall := matrices.shape[1] > matrices.shape[2]:
@@ -82,7 +83,7 @@ def _orthogonalise(stack: Tensor) -> Tensor:
 def optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
     """The recipe's optimizer over all parameters. Weight decay applies to matrices, not to vectors such as biases.
 
-    The fused implementation passes over the parameters once, where the others pass a dozen times.
+    The fused implementation passes over the parameters once, other implementations a dozen times.
     """
     if recipe.optimizer == "muon":
         return Muon(muon_groups(network, recipe), recipe.betas, recipe.epsilon)
@@ -94,9 +95,9 @@ def optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
 
 
 def muon_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Muon's groups, the matrices that map to hidden units, at the recipe's rate; AdamW's groups at a part of it.
+    """Muon's groups, the matrices that map to hidden units, at the recipe's rate; AdamW's at a share of that rate.
 
-    AdamW has the classifier, the last linear layer, because its rows are classes; and embeddings of labels.
+    AdamW gets the classifier, the last linear layer, because its rows are classes, and the embeddings of labels.
     """
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
     stacked, single = [], []

@@ -1,10 +1,10 @@
-"""Trains a network, from images to weights. Read this file first: the way of a batch is in :func:`fit`.
+"""Trains a network, from images to weights. Read this file first: :func:`fit` shows the way of a batch.
 
     images -> augment -> normalise -> forward pass and loss -> backward pass -> optimizer step -> moving average
 
-The pieces are next door: data/ has the images and their augmentation, networks/ the layers, losses/ the losses, tasks/
-what a data set's labels ask for, and recipes.py every hyperparameter. checkpoint.py saves, selects the best epoch, and
-lets a killed run go on. All tensors have the samples as their first axis.
+The parts are in other modules: data/ has the images and their augmentation, networks/ the layers, losses/ the losses,
+tasks/ what a data set's labels require, and recipes.py every hyperparameter. checkpoint.py saves, selects the best
+epoch, and resumes a killed run. All tensors have the samples as their first axis.
 """
 
 import contextlib
@@ -47,9 +47,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a run to the end of its recipe and return its metrics, as metrics.json has them.
 
-    A run whose folder has a checkpoint continues from there; on one machine the outcome is the same as without the
-    break, bit for bit. A finished run is not trained again; where the config has more epochs and a constant
-    learning rate, it goes on.
+    A run whose folder has a checkpoint continues from it. On one machine the outcome is the same, bit for bit, as
+    without the break. A finished run is not trained again.
 
     Args:
         config: The run's settings.
@@ -63,12 +62,12 @@ def train(
     Raises:
         RunMismatchError: The folder holds another run, or files that cannot be used, or another process trains in it.
         DivergedError: The loss or the network's outputs are not finite.
-        LabelDistanceError: ``distances`` are not those that the config's loss names.
+        LabelDistanceError: ``distances`` are not the distances that the config's loss names.
         TeacherError: The teacher fails on the images.
         SettingsError: The network cannot be built for these images.
         KeyboardInterrupt: The observer requested a stop.
 
-    Every rank raises what one of them raises.
+    If one rank raises an error, every rank raises it.
 
     Example:
         >>> metrics = train(config, fashion_mnist.load(), Run(Path("runs/lstm")))
@@ -78,7 +77,7 @@ def train(
 
         def claim_folder() -> dict[str, Any]:
             stack.enter_context(run.lock())
-            run.start(config)
+            run.start(config, data.members)
             return run.read_metrics()
 
         metrics = group.on_rank_zero(claim_folder)
@@ -88,7 +87,7 @@ def train(
         torch.manual_seed(config.seed)
         task: Task
         if data.has_label_sets:
-            from hangtag.training.tasks.multi_label import MultiLabelTask  # imports torchmetrics, which is slow
+            from hangtag.training.tasks.label_sets import MultiLabelTask  # imports torchmetrics, which is slow
 
             task = MultiLabelTask(config, data, observer)
         else:
@@ -97,7 +96,7 @@ def train(
 
 
 def fit(config: RunConfig, task: Task, run: Run, observer: Observer, group: ProcessGroup) -> dict[str, Any]:
-    """Train the run's network on a task, in a folder that is claimed. Arguments, result and errors are ``train``'s."""
+    """Train the run's network on a task, in a claimed folder. Arguments, result and errors are those of ``train``."""
     recipe, device = config.recipe, torch.device(config.device)
     steps = math.ceil(len(task) / recipe.batch_size)
     state = TrainingState(catalog.prepared(config, len(task.labels), task.image, steps), recipe, steps)
@@ -125,9 +124,9 @@ def fit(config: RunConfig, task: Task, run: Run, observer: Observer, group: Proc
                 state.scheduler.step()
             if state.average is not None:
                 state.average.update_parameters(state.network)
-            if weight:  # at weight 0 the sample is another rank's
+            if weight:  # at weight 0 the sample belongs to another rank
                 sums.add(loss.detach(), correct, len(share))
-            sums.after_step(step, len(batch), learning_rate)
+            sums.after_step(step, len(batch))
             if not group.in_lockstep:
                 observer.raise_if_stopped()
         row = sums.row(len(task), learning_rate)
@@ -135,15 +134,15 @@ def fit(config: RunConfig, task: Task, run: Run, observer: Observer, group: Proc
         random_states = group.all_gather(checkpoint.random_state(config.device))
         group.on_rank_zero(partial(checkpoint.save, state, random_states, run))
         group.on_rank_zero(partial(observer.on_epoch, state.rows[-1]))
-    return group.on_rank_zero(partial(checkpoint.finish, config, task, state, run))
+    return group.on_rank_zero(partial(checkpoint.finish, task, state, run))
 
 
 def _batches(samples: int, config: RunConfig, group: ProcessGroup) -> list[Tensor]:
     """The epoch's sample indices in random order, split into batches; the same in every rank."""
     order = group.broadcast(torch.randperm(samples))
     batches = list(torch.split(order, config.recipe.batch_size))
-    # Batch norm needs two samples in every rank, so a smaller last batch joins the one before it. A network of the
-    # user's own may have some too.
+    # Batch norm needs two samples in every rank, so a smaller last batch joins the one before it. The user's own
+    # network may have batch norm too.
     normalises = config.recipe.batch_norm or own.is_own(config.model)
     if normalises and len(batches) > 1 and len(batches[-1]) < 2 * group.world_size:
         batches[-2:] = [torch.cat(batches[-2:])]
@@ -157,34 +156,30 @@ class _Sums:
         self._epoch, self._steps, self._observer, self._group = epoch, steps, observer, group
         self._started = time.perf_counter()
         self._sums = torch.zeros(2, dtype=torch.float64, device=config.device)  # of loss and of correct samples
-        self._seen = self._seen_before = 0
+        self._seen = 0
         self._loss, self._totals = math.nan, (0.0, 0.0)
 
     def add(self, loss: Tensor, correct: Tensor, count: int) -> None:
         """Add a batch's mean loss and its number of correct samples."""
         self._sums += torch.stack([loss.double() * count, correct.double()])
 
-    def after_step(self, step: int, count: int, learning_rate: float) -> None:
-        """Report a step over so many samples of all ranks.
+    def after_step(self, step: int, count: int) -> None:
+        """Report a step over this many samples of all ranks.
 
         Raises:
             DivergedError: The loss is no longer finite.
             KeyboardInterrupt: The observer of a rank requests a stop.
         """
-        figures = None
         self._seen += count
         if step % SYNC_INTERVAL == 1 or step == self._steps:
-            before, self._totals = self._totals, self._sum_over_ranks()
-            recent, self._seen_before = self._seen - self._seen_before, self._seen
-            loss, correct = ((after - earlier) / recent for after, earlier in zip(self._totals, before, strict=True))
-            figures = {"loss": loss, "accuracy": correct, "learning_rate": learning_rate}
+            self._totals = self._sum_over_ranks()
             self._loss = self._totals[0] / self._seen
             if not math.isfinite(self._loss):
                 raise DivergedError(
                     f"the loss became {self._loss} in epoch {self._epoch}, by step {step} of {self._steps}. "
                     f"{DIVERGENCE_HINT}"
                 )
-        self._observer.on_step(StepProgress(self._epoch, step, self._steps, self._loss, figures))
+        self._observer.on_step(StepProgress(self._epoch, step, self._steps, self._loss))
 
     def row(self, samples: int, learning_rate: float) -> dict[str, float]:
         """The epoch's figures."""

@@ -1,1 +1,2 @@
-"""Loss functions: logits and labels to a scalar to differentiate, for one label and for a set of labels an image."""
+"""Loss functions turn logits and labels into a scalar to differentiate, for one label and for a set of labels per
+image."""

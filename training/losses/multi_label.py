@@ -57,9 +57,9 @@ class LabelPaths(Objective):
         return beam.probabilities, (beam.path[:, :, None] == labels).any(dim=1)
 
     def paths(self, labels: Tensor) -> Tensor:
-        """The target of each step, [batch, MAX_LABELS + 1]: the labels, END, then steps without a loss.
+        """The targets of each step, [batch, MAX_LABELS + 1]: the labels, END, then steps without a loss.
 
-        Of a set with more labels than a path can hold, the rarest are left out.
+        If a set has more labels than a path can hold, the rarest are left out.
         """
         present, first = labels[:, self.label_order].sort(dim=1, descending=True, stable=True)
         present, first = present[:, :MAX_LABELS], first[:, :MAX_LABELS]
@@ -91,7 +91,7 @@ class SoftmaxRanking(Objective):
         logits = network(pixels).float()  # [batch, labels]
         targets = labels.float() / labels.sum(dim=1, keepdim=True)
         loss = functional.cross_entropy(logits, targets, label_smoothing=smoothing)
-        # Correct where every label of the set outranks every other label.
+        # A set is predicted correctly if each of its labels outranks every other label.
         lowest = logits.where(labels, torch.inf).amin(dim=1)
         return loss, (lowest > logits.where(~labels, -torch.inf).amax(dim=1)).sum()
 

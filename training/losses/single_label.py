@@ -32,24 +32,24 @@ def class_loss(
     device: torch.device,
     weights: Tensor | None = None,
 ) -> ClassLoss:
-    """The cross-entropy with label smoothing, mixed with the part that uses distances if ``loss`` is not None.
+    """The cross-entropy with label smoothing; if ``loss`` is not None, mixed with the part that uses distances.
 
     Args:
         loss: The loss with distances, or None.
-        smoothing: Of the labels, in the plain part.
-        distances: Those that ``loss`` names.
-        device: Where the network computes.
-        weights: Of each class in the plain part, [labels]; None weighs all alike.
+        smoothing: The label smoothing of the plain part.
+        distances: The distances that ``loss`` names.
+        device: The device on which the network computes.
+        weights: The weight of each class in the plain part, [labels]; None for equal weights.
 
     Raises:
-        LabelDistanceError: The loss needs distances, and ``distances`` are not those that it names.
+        LabelDistanceError: The loss needs distances, and ``distances`` are not the distances that it names.
     """
 
     plain = partial(functional.cross_entropy, weight=weights, label_smoothing=smoothing)
     if loss is None:
         return plain
     if distances is None or distances.digest != loss.distances:
-        raise LabelDistanceError("the label distances are not those that the run's loss names.")
+        raise LabelDistanceError("the label distances differ from those that the run's loss names.")
     matrix = torch.tensor(distances.matrix, dtype=torch.float32, device=device)
     soft = soft_labels(matrix, loss.beta)
 
@@ -69,7 +69,7 @@ def soft_labels(distances: Tensor, beta: float) -> Tensor:
 
 
 def neighbourhood_loss(logits: Tensor, classes: Tensor, distances: Tensor, beta: float) -> Tensor:
-    """The mean of -log sum_j exp(-beta d(y, j)) p_j: the lower, the more probability is near the true class."""
+    """The mean of -log sum_j exp(-beta d(y, j)) p_j. It is lower if more probability is near the true class."""
     return -torch.logsumexp(functional.log_softmax(logits, dim=1) - beta * distances[classes], dim=1).mean()
 
 

@@ -1,4 +1,4 @@
-"""How well the probabilities of a classifier match how often it is right, and the temperature with which they do."""
+"""How well a classifier's probabilities match how often it is right, and the temperature that makes them match."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,8 @@ Floats = npt.NDArray[np.floating]
 BINS = 15
 """As in Guo et al., On Calibration of Modern Neural Networks, ICML 2017."""
 LOWEST, HIGHEST = 0.05, 20.0
-"""Temperatures that are tried. One beyond them would make every answer certain, or all labels equally probable."""
+"""The range of temperatures to try. A temperature outside it would make every answer certain, or all labels equally
+probable."""
 _HALVINGS = 50
 
 
@@ -21,8 +22,8 @@ class Reliability:
 
     Attributes:
         counts: Samples in each bin, [bins].
-        confidence: The mean confidence in each bin, [bins]; 0 in an empty one.
-        accuracy: The share of each bin that is right, [bins]; 0 in an empty one.
+        confidence: The mean confidence in each bin, [bins]; 0 in an empty bin.
+        accuracy: The share of each bin's samples that is right, [bins]; 0 in an empty bin.
     """
 
     counts: npt.NDArray[np.int64]
@@ -62,7 +63,7 @@ def reliability(probabilities: Floats, classes: Classes, bins: int = BINS) -> Re
 def fit_temperature(logits: Floats, classes: Classes) -> float:
     """The temperature T with which softmax(logits / T) has the lowest cross-entropy.
 
-    Above 1 it makes the answers less certain, below 1 more certain. It changes no order of labels.
+    A temperature above 1 makes the answers less certain, below 1 more certain. It never changes the order of labels.
 
     Args:
         logits: [n, labels] of samples that the network was not trained on.
@@ -76,7 +77,7 @@ def fit_temperature(logits: Floats, classes: Classes) -> float:
     true = scores[np.arange(len(classes)), classes].mean()
 
     def slope(inverse: float) -> float:
-        """The derivative of the cross-entropy with respect to 1 / T. It only rises, since the function is convex."""
+        """The derivative of the cross-entropy with respect to 1 / T. It never falls, since the function is convex."""
         weights = np.exp(scores * inverse)
         return float(((weights * scores).sum(axis=1) / weights.sum(axis=1)).mean() - true)
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from hangtag.training.data.dataset import Classes
 
 MOST_IN_MATRIX = 40
-"""Labels of a confusion matrix that can be read. Its size grows with their square."""
+"""The most labels of a readable confusion matrix. Its size grows with the square of their number."""
 Distances = npt.NDArray[np.float64]
-"""Between classes, [classes, classes]: they say how bad a mistake is."""
+"""Distances between classes, [classes, classes]: they say how bad a mistake is."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Evaluation:
 
     Attributes:
         accuracy: The share of samples that are right, in [0, 1].
-        balanced_accuracy: The mean over the classes of the share of theirs that are right.
+        balanced_accuracy: The mean over the classes of the share of each class's samples that are right.
         loss: The mean cross-entropy, in nats.
         confusion: [true][predicted] counts samples.
     """
@@ -60,7 +60,7 @@ def confusion_matrix(classes: Classes, predicted: npt.NDArray[np.int64], count: 
 
 
 def stored(confusion: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
-    """A confusion matrix as a run keeps it: of more than MOST_IN_MATRIX labels [true, predicted, count]."""
+    """A confusion matrix as a run stores it: with more than MOST_IN_MATRIX labels, as [true, predicted, count]."""
     if len(confusion) <= MOST_IN_MATRIX:
         return confusion
     counts = np.asarray(confusion)
@@ -70,9 +70,9 @@ def stored(confusion: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
 
 
 def restored(kept: Sequence[Sequence[int]], labels: int) -> npt.NDArray[np.int64]:
-    """The confusion matrix [true][predicted] of so many labels that ``stored`` returned."""
+    """The confusion matrix [true][predicted] of this many labels, from what ``stored`` returned."""
     given = np.asarray(kept, np.int64)
-    if given.shape == (labels, labels):  # also of many labels, by an earlier hangtag
+    if given.shape == (labels, labels):  # an earlier hangtag stored the whole matrix for many labels too
         return given
     counts = np.zeros((labels, labels), np.int64)
     counts[given[:, 0], given[:, 1]] = given[:, 2]
@@ -82,7 +82,7 @@ def restored(kept: Sequence[Sequence[int]], labels: int) -> npt.NDArray[np.int64
 def worst(logits: npt.NDArray[np.float32], classes: Classes, count: int) -> list[dict[str, float]]:
     """The ``count`` samples with the highest cross-entropy, the worst first, of logits [n, k] and classes [n].
 
-    Of each its index, "image"; its class, "true"; the "predicted" class with its "probability"; and the "loss".
+    For each sample its index, "image"; its class, "true"; the "predicted" class with its "probability"; and the "loss".
     """
     logarithms = log_probabilities(logits)
     losses = -logarithms[np.arange(len(classes)), classes]
@@ -139,7 +139,7 @@ def mean_severity(confusion: Sequence[Sequence[int]], distances: Distances) -> f
 
 
 def distance_at_k(logits: npt.NDArray[np.float32], classes: Classes, distances: Distances, k: int) -> float:
-    """The mean distance from the true class to the k most probable ones, over all samples.
+    """The mean distance from the true class to the k most probable classes, over all samples.
 
     Bertinetto et al., as above, call it the average hierarchical distance of top-k.
 

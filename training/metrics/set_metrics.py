@@ -1,6 +1,6 @@
 """Metrics of multi-label predictions, as in the CNN-RNN paper, computed by torchmetrics; 0 / 0 counts as 0.
 
-Per class (C-): precision and recall of each label, averaged over the labels. Overall (O-): over all decisions together.
+Per class (C-): precision and recall of each label, averaged over the labels. Overall (O-): over all decisions at once.
 C-F1 is the harmonic mean of C-P and C-R, as in the paper, and not the mean of the labels' F1.
 """
 
@@ -18,7 +18,7 @@ Scores = npt.NDArray[np.float32]  # [n, labels], in [0, 1]: the higher, the more
 
 @dataclass(frozen=True)
 class MultiLabelEvaluation:
-    """The metrics, in [0, 1] but the last. mean_ap ranks the images by a label's scores, over labels that occur."""
+    """The metrics, in [0, 1] except the last. mean_ap ranks the images by a label's scores, over labels that occur."""
 
     c_precision: float
     c_recall: float
@@ -60,7 +60,7 @@ def evaluate(predicted: LabelSets, scores: Scores, labels: LabelSets) -> MultiLa
 
 
 def decide(scores: Scores, threshold: float) -> LabelSets:
-    """The labels that score at least the threshold; if none does, the one that scores highest."""
+    """The labels that score at least the threshold; if there are none, the label that scores highest."""
     sets: LabelSets = (scores >= threshold) | (
         (scores.max(axis=1, keepdims=True) < threshold) & (np.arange(scores.shape[1]) == scores.argmax(axis=1)[:, None])
     )
@@ -76,14 +76,14 @@ def decide_top(scores: Scores, count: int) -> LabelSets:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The thresholds for decide() that are best by each of two metrics."""
+    """Two thresholds for decide(), each the best by one metric."""
 
     o_f1: float
     exact_match: float
 
 
 def choose_thresholds(scores: Scores, labels: LabelSets, candidates: int = 400) -> Thresholds:
-    """The best thresholds on these samples, of ``candidates`` quantiles of the scores; of equals, the lowest."""
+    """The best thresholds on these samples, among ``candidates`` quantiles of the scores; the lowest among equals."""
     thresholds = np.unique(np.quantile(scores, np.linspace(0, 1, candidates)))
     o_f1, exact_match = [], []
     for threshold in thresholds:

@@ -1,8 +1,9 @@
-"""The networks for one label per image, layer by layer: the study's three, and their teachers.
+"""The networks for one label per image, layer by layer: the study's three networks, a small network to serve, and
+teachers.
 
-Each is made for a number of labels and for images of one size, and maps pixels as ``normalise`` gives them, FP32
-[batch, channels, height, width], to logits [batch, labels]. The sizes in comments are those of Fashion-MNIST's 28x28
-grey pixels.
+Each network is built for a number of labels and for images of one size. It maps pixels as ``normalise`` returns them,
+FP32 [batch, channels, height, width], to logits [batch, labels]. The sizes in comments are those of Fashion-MNIST's
+28x28 grey pixels.
 
 Weights start as in Keras, which the study used: Glorot-uniform kernels, orthogonal recurrent kernels, zero biases, and
 1 for an LSTM's forget gate. PyTorch's nn.LSTM has two bias vectors where Keras has one, so there are a few more
@@ -19,7 +20,6 @@ from hangtag.training.errors import SettingsError
 
 STUDY_HIDDEN_SIZE = 186  # floor(2 * 28 * 10 / 3)
 _LEAST_EDGE = 8  # of an image, which three poolings halve
-_MOST_PLACES = 8  # along an edge of the maps that the first dense layer sees
 
 
 class Lstm(nn.Module):
@@ -61,20 +61,29 @@ def _rows(pixels: Tensor) -> Tensor:
     return pixels.squeeze(1) if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1).flatten(2)
 
 
-class Cnn(nn.Module):
+class _Features(nn.Module):
+    """Convolutions that find features, and dense layers that classify them."""
+
+    features: nn.Module
+    classifier: nn.Module
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(pixels))  # [batch, 10]
+        return logits
+
+
+class Cnn(_Features):
     """Five convolutions in three stages, each of which halves the image, then three dense layers.
 
-    Of an image of more than 71 pixels, the last maps are pooled once more, so that the first dense layer does not grow
-    with it.
+    With an image of more than 71 pixels, the last maps are pooled once more, so that the first dense layer does not
+    grow.
 
     max(relu(x)) == relu(max(x)), so ReLU and pooling commute: ReLU after pooling does a quarter of the work.
     """
 
     def __init__(self, labels: int, image: ImageSpec) -> None:
         super().__init__()
-        height, width = _halved_thrice(image)
-        pooled = (math.ceil(height / _MOST_PLACES), math.ceil(width / _MOST_PLACES))
-        pool = [] if pooled == (1, 1) else [nn.MaxPool2d(pooled)]
+        pool, places = _pooling(*_halved_thrice(image), most=8)
         self.features = nn.Sequential(
             nn.Conv2d(image.channels, 64, 7, padding="same"), nn.MaxPool2d(2), nn.ReLU(),  # [batch, 64, 14, 14]
             nn.Conv2d(64, 128, 3, padding="same"), nn.ReLU(),
@@ -84,15 +93,39 @@ class Cnn(nn.Module):
             *pool, nn.Flatten(),  # [batch, 2304]
         )  # fmt: skip
         self.classifier = nn.Sequential(
-            nn.Linear(256 * (height // pooled[0]) * (width // pooled[1]), 128), nn.ReLU(), nn.Dropout(0.5),
+            nn.Linear(256 * places, 128), nn.ReLU(), nn.Dropout(0.5),
             nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.5),
             nn.Linear(64, labels),  # [batch, 10]
         )  # fmt: skip
         self.apply(_initialise_like_keras)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(pixels))
-        return logits
+
+class CnnSmall(_Features):
+    """A network to serve fast: five convolutions, three of which halve the image by their stride, then two dense
+    layers.
+
+    An image takes a twentieth of Cnn's multiplications, and somewhat fewer than Lstm's. Lstm's steps wait for each
+    other; here an image that is computed alone takes hardly longer than an image in a batch.
+
+    With an image of more than 32 pixels, the last maps are pooled, so that the first dense layer does not grow.
+    """
+
+    def __init__(self, labels: int, image: ImageSpec) -> None:
+        super().__init__()
+        pool, places = _pooling(math.ceil(image.height / 8), math.ceil(image.width / 8), most=4)
+        self.features = nn.Sequential(
+            nn.Conv2d(image.channels, 16, 3, padding=1), nn.ReLU(),  # [batch, 16, 28, 28]
+            nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),  # [batch, 32, 14, 14]
+            nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU(),  # [batch, 64, 7, 7]
+            nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(64, 48, 3, stride=2, padding=1), nn.ReLU(),  # [batch, 48, 4, 4]
+            *pool, nn.Flatten(),  # [batch, 768]
+        )  # fmt: skip
+        self.classifier = nn.Sequential(
+            nn.Linear(48 * places, 64), nn.ReLU(), nn.Dropout(0.2),
+            nn.Linear(64, labels),  # [batch, 10]
+        )  # fmt: skip
+        self.apply(_initialise_like_keras)
 
 
 class _Residual(nn.Module):
@@ -110,8 +143,8 @@ class _Residual(nn.Module):
         return output
 
 
-class ResNet(nn.Module):
-    """A residual network of three stages, from which the study's networks learn. It is not shipped.
+class ResNet(_Features):
+    """A residual network of three stages that teaches the study's networks. It is not shipped.
 
     Its first stage sees the image at half its size or, with ``full_resolution``, pixel by pixel; every later stage
     halves the size once more. The full resolution takes four times as many multiplications.
@@ -136,17 +169,22 @@ class ResNet(nn.Module):
         self.classifier = nn.Linear(256, labels)
         self.apply(_initialise_like_keras)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(pixels))  # [batch, 10]
-        return logits
+
+def _pooling(height: int, width: int, most: int) -> tuple[list[nn.Module], int]:
+    """Layers that pool maps to at most this many places along an edge, if they have more; and the places that remain.
+
+    Without this pooling the first dense layer would grow with the image.
+    """
+    pooled = (math.ceil(height / most), math.ceil(width / most))
+    return [] if pooled == (1, 1) else [nn.MaxPool2d(pooled)], (height // pooled[0]) * (width // pooled[1])
 
 
 def _halved_thrice(image: ImageSpec) -> tuple[int, int]:
     """Height and width after three poolings. Raises SettingsError for an image that is too small for them."""
     if min(image.height, image.width) < _LEAST_EDGE:
         raise SettingsError(
-            f"the images have {image.height} x {image.width} pixels, and this network needs {_LEAST_EDGE} x "
-            f"{_LEAST_EDGE} at least, since it halves them three times. Name a larger --size, or train lstm."
+            f"the images have {image.height} x {image.width} pixels, but this network needs at least {_LEAST_EDGE} x "
+            f"{_LEAST_EDGE}, because it halves them three times. Name a larger --size, or train lstm."
         )
     return image.height // 8, image.width // 8
 

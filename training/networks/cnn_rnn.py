@@ -1,7 +1,7 @@
-"""CNN-RNN for images with several labels: Wang et al., CVPR 2016, with a smaller CNN in place of VGG-16; its baselines.
+"""CNN-RNN for images with several labels (Wang et al., CVPR 2016), with a smaller CNN than VGG-16; and its baselines.
 
 The CNN computes the image's features once. The RNN predicts labels one after another, as a path that ends with END. The
-same embedding of a label is the RNN's input and scores its output. Equation numbers below are the paper's.
+embedding of a label is both the RNN's input and what scores its output. Equation numbers are the paper's.
 
 Pixels are in [0, 1], [batch, 1, 64, 64]. Labels are indices 0..labels-1; the index ``labels`` is END, which is also the
 first input of every path.
@@ -26,7 +26,7 @@ class Encoder(nn.Sequential):
 
     def __init__(self) -> None:
         super().__init__(
-            nn.Identity(),  # keeps the numbers of the layers, by which the weights of earlier releases are named
+            nn.Identity(),  # keeps the layers' numbers, which are in the names of earlier releases' weights
             nn.Conv2d(1, 24, 5, stride=2, padding=2), nn.ReLU(),  # [batch, 24, 32, 32]
             nn.Conv2d(24, 48, 3, stride=2, padding=1), nn.ReLU(),  # [batch, 48, 16, 16]
             nn.Conv2d(48, 64, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2),  # [batch, 64, 8, 8]
@@ -98,19 +98,19 @@ class Beam(NamedTuple):
     """The most probable path of each image, and the labels' probabilities over all paths of the beam."""
 
     path: Tensor
-    """Labels in the order predicted, INT64 [batch, MAX_LABELS]; -1 after the last."""
+    """Labels in the order of prediction, INT64 [batch, MAX_LABELS]; -1 after the last label."""
     path_probability: Tensor
     """P(path | image), [batch]."""
     probabilities: Tensor
-    """Of each label, [batch, labels]: the share of the beam's probability that lies in paths with this label."""
+    """For each label, [batch, labels]: the share of the beam's probability that lies in paths with this label."""
 
 
 def beam_search(network: CnnRnn, pixels: Tensor, width: int = BEAM_WIDTH) -> Beam:
     """The most probable paths of at most MAX_LABELS distinct labels, by a beam search.
 
     The loop is unrolled over a fixed number of steps and has no branch that depends on the data, so that the whole
-    search becomes part of one ONNX graph. A path that has ended stays in the beam, with the probability that it ended
-    with, until ``width`` others are more probable.
+    search becomes part of one ONNX graph. A path that has ended stays in the beam with its final probability, until
+    ``width`` other paths are more probable.
 
     Args:
         network: CNN-RNN in evaluation mode.
@@ -125,7 +125,8 @@ def beam_search(network: CnnRnn, pixels: Tensor, width: int = BEAM_WIDTH) -> Bea
     path = torch.full((batch, width, MAX_LABELS), -1, device=pixels.device)
     used = torch.zeros(batch, width, symbols, dtype=torch.bool, device=pixels.device)
     ended = torch.zeros(batch, width, dtype=torch.bool, device=pixels.device)
-    # All paths of the beam start equal: only the first counts, or the beam would hold the same path ``width`` times.
+    # All paths of the beam start equal. Only the first path counts, or the beam would hold the same path ``width``
+    # times.
     score = torch.zeros(batch, width, device=pixels.device)
     score = score + torch.where(torch.arange(width, device=pixels.device) == 0, 0.0, -torch.inf)
     for position in range(MAX_LABELS + 1):

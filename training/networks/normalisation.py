@@ -1,7 +1,7 @@
-"""Normalisation: of the pixels, which is the only preprocessing there is, and of a layer's outputs during training.
+"""Normalisation: of the pixels, which is the only preprocessing, and of a layer's outputs during training.
 
-Batch normalisation is added after every convolution and every dense layer but the last, and afterwards folded into that
-layer's weights: the deployed network has exactly the layers and parameters of its class.
+Batch normalisation is added after every convolution and every dense layer but the last, and folded into that layer's
+weights after training: the deployed network has exactly the layers and parameters of its class.
 """
 
 import copy
@@ -36,8 +36,8 @@ class Normalised(nn.Sequential):
 def add_batch_norm(network: nn.Module, steps_per_epoch: int) -> None:
     """Add a normalisation after each convolution and dense layer but the last, in place.
 
-    A network is validated with running statistics. They follow the last ten steps or so; where an epoch has fewer, they
-    follow its steps, since after a few steps they would still consist of their initial values.
+    A network is validated with running statistics, which follow the last ten steps or so. In an epoch of fewer steps
+    they follow the epoch's steps; otherwise they would still consist of their initial values.
     """
     momentum = max(_MOMENTUM, 1 / steps_per_epoch)
     layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]

@@ -1,13 +1,16 @@
-"""Networks of the user's own, and timm's, by name.
+"""The user's own networks, and timm's, by name.
 
-The user's are named ``package.module:callable``. The callable takes the number of labels and the
-:class:`~hangtag.serving.image_spec.ImageSpec`, and returns a ``torch.nn.Module`` that maps pixels, FP32 [batch,
+The user's own are named ``package.module:callable``. The callable takes the number of labels and the
+:class:`~hangtag.serving.image_spec.ImageSpec`. It returns a ``torch.nn.Module`` that maps pixels, FP32 [batch,
 channels, height, width], normalised by the image's mean and std, to logits, FP32 [batch, labels]. It must do so for any
-batch, and each sample's logits must depend on that sample alone. Dropout and normalisations are the network's own.
+batch, and each sample's logits must depend only on that sample. Dropout and normalisations are the network's own.
 """
 
+import contextlib
 import importlib
+import io
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,21 +25,21 @@ TIMM = "timm"
 
 
 def is_own(network: str) -> bool:
-    """Whether a network's name is one of the user's own, or of timm's."""
+    """Whether a network's name is that of the user's own network or of timm's."""
     return ":" in network
 
 
 def build(network: str, labels: int, image: ImageSpec) -> nn.Module:
-    """Build a network, with fresh weights from torch's global random state, and try it on three noisy images.
+    """Build a network with fresh weights, drawn from torch's global random state, and try it on three noisy images.
 
     Args:
         network: ``package.module:callable``, or ``timm:NAME``.
-        labels: How many there are.
-        image: What it sees.
+        labels: The number of labels.
+        image: The images that the network sees.
 
     Raises:
-        SettingsError: It cannot be imported, is no network, does not map images to logits, FP32 [batch, labels], or
-            answers an image otherwise in company than alone.
+        SettingsError: The network cannot be imported, is not a network, does not map images to logits, FP32 [batch,
+            labels], or answers an image differently in a batch than alone.
     """
     where, _, name = network.partition(":")
     made = _timm(name, labels, image) if where == TIMM else _called(network, labels, image)
@@ -49,20 +52,24 @@ def build(network: str, labels: int, image: ImageSpec) -> nn.Module:
 
 
 def find(network: str) -> Any:
-    """Import timm, or the module of a network of the user's own, and return the one or the other's callable.
+    """Import timm, or the module of the user's own network, and return the callable.
 
     Raises:
-        SettingsError: It cannot be imported, or the module has no such callable.
+        SettingsError: The module cannot be imported, or has no such callable.
     """
     module, _, name = network.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)  # as python -m has it
+        sys.path.insert(0, here)  # as python -m does
     try:
         imported = importlib.import_module(module)
     except Exception as error:  # somebody's module may fail in any way
         if module == TIMM:
             raise SettingsError(f"{network} needs the package timm. Install it with: pip install timm") from error
-        raise SettingsError(f"{network} cannot be imported ({type(error).__name__}: {error}).") from error
+        raise SettingsError(
+            f"{network} cannot be imported ({type(error).__name__}: {error}). Name a network of your own as "
+            "MODULE:CALLABLE, such as nets:build for build() in nets.py; the module must be installed, or be in "
+            f"{here}."
+        ) from error
     if module == TIMM:
         return imported
     make: Callable[..., Any] | None = getattr(imported, name, None)
@@ -91,10 +98,43 @@ def _called(network: str, labels: int, image: ImageSpec) -> Any:
         ) from error
 
 
+def answers_probabilities(network: nn.Module, image: ImageSpec) -> bool:
+    """Whether a network ends in a softmax: whether its answers to three noisy images are all distributions."""
+    was_training = network.training
+    with torch.inference_mode():
+        answers = network.eval()(_noise(image))
+    network.train(was_training)
+    sums = answers.sum(dim=1)
+    return bool((answers >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
+
+
+def why_not_exportable(network: nn.Module, image: ImageSpec) -> str | None:
+    """Why PyTorch cannot export a network for any number of images, in PyTorch's words; None if it can.
+
+    The export to ONNX begins with this step, and would be refused for the same reason, but only after training.
+    """
+    was_training = network.training
+    dimensions = ({0: torch.export.Dim("batch")},)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # torch prints what it refuses
+            warnings.simplefilter("ignore")
+            torch.export.export(network.eval(), (_noise(image),), dynamic_shapes=dimensions, strict=False)
+    except Exception as error:  # somebody's network may fail in any way
+        return next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__
+    finally:
+        network.train(was_training)
+    return None
+
+
+def _noise(image: ImageSpec) -> torch.Tensor:
+    """Three noisy images, as the network takes them."""
+    random = torch.Generator().manual_seed(0)  # the global state decides only the weights
+    return torch.randn(3, image.channels, image.height, image.width, generator=random)
+
+
 def _try(network: str, made: nn.Module, labels: int, image: ImageSpec) -> None:
-    """Answer three images together, and one of them alone."""
-    random = torch.Generator().manual_seed(0)  # the global state decides the weights, and nothing else
-    pixels = torch.randn(3, image.channels, image.height, image.width, generator=random)
+    """Let the network answer three images together, and the first image alone."""
+    pixels = _noise(image)
     was_training = made.training
     answers = []
     try:
@@ -116,9 +156,15 @@ def _try(network: str, made: nn.Module, labels: int, image: ImageSpec) -> None:
         if logits.dtype != torch.float32 or tuple(logits.shape) != (len(batch), labels):
             actual = f"{logits.dtype} {list(logits.shape)}"
             raise SettingsError(f"{network} returned {actual} for {len(batch)} images; {expected}.")
-    together, alone = answers[0][:1], answers[1]
-    if not torch.allclose(together, alone, rtol=1e-3, atol=1e-3):
+    together, alone = answers
+    if not torch.isfinite(torch.cat(answers)).all():
         raise SettingsError(
-            f"{network} answers an image otherwise together with others than alone, or with numbers that are not "
-            "finite. Each image's logits must depend on that image alone."
+            f"{network} returned logits that are not finite, NaN or infinity, for images of noise before any training. "
+            "Look for a division by zero, or for a logarithm or a root of a number that may be 0 or negative."
+        )
+    if not torch.allclose(together[:1], alone, rtol=1e-3, atol=1e-3):
+        raise SettingsError(
+            f"{network} answers an image differently in a batch than alone: a logit differs by "
+            f"{(together[:1] - alone).abs().max():.2g}. Each image's logits must depend only on that image, not on the "
+            "rest of the batch, as they do after a mean over the first axis."
         )

@@ -1,7 +1,7 @@
 """Write a run, or several side by side, as one self-contained HTML page, without scripts and without other files.
 
-The mistakes are those on the validation split. The test split is left out on purpose: who looks at its mistakes while
-choosing settings chooses by it.
+The mistakes are those on the validation split. The test split is left out on purpose: a user who looks at its mistakes
+while choosing settings chooses by it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.ticker import Formatter, FuncFormatter, MaxNLocator, PercentFormatter
 
+from hangtag.errors import UserError
 from hangtag.page.drawing import colour, drawing
 from hangtag.page.environment import environment
 from hangtag.page.images import png_address
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.data.dataset import Images
-from hangtag.training.errors import TrainingError
-from hangtag.training.metrics.single_label import MOST_IN_MATRIX, ClassFigures, per_class, restored
+from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX, ClassFigures, per_class, restored
 from hangtag.training.report import tables
 from hangtag.training.runs import data
 from hangtag.training.runs.run import Run
@@ -32,7 +32,7 @@ def run_page(run: Run, exported_as: Sequence[str] = (), validation: Images | Non
     Args:
         run: The run, finished or not.
         exported_as: The versions that were exported from it.
-        validation: The validation split's images, if they are in memory; None reads them where needed.
+        validation: The validation split's images, if they are in memory; with None they are read if needed.
     """
     summary = run.metrics.get("summary", {})
     labels, parameters = data.labels(summary), summary.get("parameters")
@@ -87,17 +87,17 @@ def _both_splits(figure: str) -> Mapping[str, str]:
 
 
 class _Confusion(NamedTuple):
-    """How often a label was taken for another."""
+    """How often one label was mistaken for another."""
 
-    matrix: Sequence[Sequence[int]]  # [true][predicted]; empty where there are more than MOST_IN_MATRIX labels
+    matrix: Sequence[Sequence[int]]  # [true][predicted]; empty if there are more than MOST_IN_MATRIX labels
     deepest: int  # the count of the most frequent mistake
     frequent: Sequence[tuple[int, str, str]]  # the most frequent mistakes: count, true label and predicted label
-    figures: Mapping[str, ClassFigures]  # of each label, by its name; of more than MOST_IN_MATRIX the worst alone
+    figures: Mapping[str, ClassFigures]  # by each label's name; of more than MOST_IN_MATRIX labels, only the worst
     left_out: int  # how many labels have no figures here
 
 
 def _confusion(summary: Mapping[str, Any], labels: Sequence[str]) -> _Confusion | None:
-    """The confusion matrix of the validation split; None for runs that have none."""
+    """The confusion matrix of the validation split; None if a run has none."""
     kept = summary.get("validation", {}).get("confusion")
     if not isinstance(kept, list):
         return None
@@ -123,11 +123,11 @@ def _worst_images(
     """Source, name and caption of the images with the highest loss; or a sentence that says why there are none."""
     worst = summary.get("worst")
     if not isinstance(worst, list):
-        return [], "An earlier hangtag trained this run, and did not record them."
+        return [], "An earlier version of hangtag trained this run, and did not record them."
     if validation is None:
         try:
             validation = _validation_images(run)
-        except TrainingError as error:
+        except UserError as error:
             return [], f"The images cannot be read: {error}"
     negated = data.image(run.config).fit == "garment"
     return [
@@ -147,14 +147,14 @@ def _validation_images(run: Run) -> Images:
     folder, name = run.config.get("data_dir"), str(run.config.get("dataset", fashion_mnist.NAME))
     if sources.kind_of(name) is None:
         return fashion_mnist.load_validation(Path(folder) if folder else None).images
-    return data.load(run.config).validation.images
+    return data.load(run.config).validation.first(run.config.get("limit")).images
 
 
 def _curves(runs: Sequence[Run], title: str, keys: Mapping[str, str], axis: Formatter) -> Markup | None:
-    """The figures of each epoch with these keys, each with its name; None where no run has any.
+    """The figures with these keys over the epochs, each with its name; None if no run has such figures.
 
-    Validation is a solid line, training a dashed one; a dot is at the epoch whose weights were kept. Of a single epoch
-    both are dots, and training's is hollow.
+    Validation is a solid line, training a dashed line; a dot is at the epoch whose weights were kept. With a single
+    epoch both are dots, and training's dot is hollow.
     """
     highest = 0.0
     with drawing(f"curves-{title}", title) as picture:

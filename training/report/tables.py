@@ -7,15 +7,15 @@ from hangtag.training.runs.config import flat
 from hangtag.training.runs.run import Run
 
 FIGURES = {"accuracy": "accuracy", "o_f1": "O-F1"}
-"""The figures that tell how right a run's best epoch is, and their names: of single labels, and of sets of labels."""
+"""The figures that show how right a run's best epoch is, and their names: for single labels, and for sets of labels."""
 _SHOWN_ELSEWHERE = ("model", "seed", "dataset", "limit", "recipe", "tensorboard", "command")
 
 
 def overview(run: Run) -> dict[str, Any]:
-    """What tells the run apart from others, and its figures, under the names that ``hangtag runs --json`` gives.
+    """What distinguishes the run from other runs, and its figures, under the names that ``hangtag runs --json`` uses.
 
-    "figure" is one of FIGURES. It is that of the best epoch on a split, and None where it is not known, as on the
-    test split before the end.
+    "figure" is one of FIGURES: the best epoch's figure on a split. It is None if it is unknown, as for the test split
+    before the run ends.
     """
     config, recipe, rows = run.config, run.config["recipe"], run.metrics["epochs"]
     summary = run.metrics.get("summary", {})
@@ -42,7 +42,7 @@ def overview(run: Run) -> dict[str, Any]:
 
 
 def cells(run: Run, exported_as: Sequence[str] = ()) -> dict[str, str]:
-    """Describe a run by what its row in a list shows, in words, and by its model.
+    """Describe a run in words as its row in a list shows it, with its model.
 
     Args:
         run: The run.
@@ -79,7 +79,7 @@ def recipe(run: Run) -> dict[str, str]:
 
 
 def provenance(run: Run) -> dict[str, str]:
-    """What the run was made of and where: data, teachers, loss, machine and versions, in words."""
+    """What the run used and where: data, teachers, loss, machine and versions, in words."""
     rest = {key: value for key, value in run.config.items() if key not in _SHOWN_ELSEWHERE}
     return {
         key.removeprefix("environment.").replace("_", " ").replace(".", ": "): text(value)

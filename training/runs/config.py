@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hangtag.serving.image_spec import ImageSpec
+from hangtag.training.data.dataset import Member
 from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.data.sources import kind_of
 from hangtag.training.recipes import DistanceLoss, Recipe
@@ -24,7 +25,7 @@ from hangtag.training.runs.data import changes
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """The ONNX file of a teacher, or weights to start from. Its content identifies it, wherever the file is."""
+    """A teacher's ONNX file, or weights to start from. Its content identifies the file, wherever it is."""
 
     digest: str  # the first 12 hexadecimal digits of the file's SHA-256
     path: str = field(compare=False)
@@ -38,7 +39,7 @@ class WeightsFile:
 class RunConfig:
     """Two runs of equal configs on one machine end with equal weights.
 
-    Paths, ``tensorboard`` and the command, which continues the run, are stored too, and never compared.
+    Paths and the command that continues the run are stored too, and never compared.
     """
 
     model: str
@@ -58,9 +59,8 @@ class RunConfig:
     start_from: WeightsFile | None = None  # None: fresh weights
     image: ImageSpec | None = None  # of the user's own pictures; None: the data set's own
     pictures: OwnPictures | None = None  # how they were divided and prepared
-    sizes: Mapping[str, int] | None = None  # how many of them each split has
+    sizes: Mapping[str, int] | None = None  # how many pictures each split has
     data_dir: str | None = field(default=None, compare=False)  # None: the data set's usual place
-    tensorboard: bool = field(default=False, compare=False)  # whether the run logs events
     command: tuple[str, ...] = field(default=(), compare=False)  # arguments of ``hangtag train``, without the folder
 
     def as_json(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class RunConfig:
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A config's settings by their whole names: {"recipe": {"epochs": 10}} as {"recipe.epochs": 10}."""
+    """A config's settings by their full names: {"recipe": {"epochs": 10}} as {"recipe.epochs": 10}."""
     result: dict[str, Any] = {}
     for key, item in value.items():
         result |= flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
@@ -81,14 +81,16 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 _DEFAULTS = flat(
     RunConfig("", Recipe("", 0, 0, 0.0), 0, "", limit=None, precision="", threads=0, device="").as_json()
 ) | {"recipe.distillation.views": 0}
-_NOT_COMPARED = ("teachers", "threads", "data_dir", "loss.file", "start_from.path", "tensorboard", "command")
+_NOT_COMPARED = ("teachers", "threads", "data_dir", "loss.file", "start_from.path", "command")
+_OF_EARLIER_RELEASES = ("tensorboard",)
+"""Keys of config.json that have no effect, and that hangtag no longer writes."""
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What two runs of equal outcome have in common, flat, whichever version of this code wrote their config.json.
+    """What two runs of equal outcome have in common, flat, whichever release wrote their config.json.
 
-    The environment, paths, the log and the number of threads are left out: threads change how sums are rounded, and a
-    run that a busy machine slows down may continue with fewer. Teachers count by their content, in any order.
+    The environment, paths, the log and the number of threads are left out: threads change how sums are rounded, but a
+    run that a busy machine slows down may continue with fewer threads. Teachers count by their content, in any order.
     """
     files = config.get("teachers")
     digests = sorted(str(file.get("digest")) for file in files) if isinstance(files, list) else []
@@ -98,30 +100,38 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in values.items()
-        if key not in _NOT_COMPARED and key.partition(".")[0] not in ("environment", "sizes")
+        if key not in (*_NOT_COMPARED, *_OF_EARLIER_RELEASES) and key.partition(".")[0] not in ("environment", "sizes")
     }
 
 
 def differing(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
-    """The settings by which two runs of these configs end otherwise, by their whole names."""
+    """The settings that make two runs of these configs end differently, by their full names."""
     there, here = identity(stored), identity(requested)
     return [key for key in here | there if there.get(key) != here.get(key)]
 
 
-def what_differs(keys: Sequence[str], stored: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
-    """What tells a stored run from a requested one, in words: with another seed (seed: 0 there, 1 requested).
+def what_differs(
+    keys: Sequence[str],
+    stored: Mapping[str, Any],
+    requested: Mapping[str, Any],
+    recorded: Sequence[Member] = (),
+    members: Sequence[Member] = (),
+) -> str:
+    """How a stored run differs from a requested run, in words: with another seed (seed: 0 there, 1 requested).
 
     Args:
         keys: The settings that differ.
-        stored: The config of the one.
-        requested: The config of the other.
+        stored: The config of the stored run.
+        requested: The config of the requested run.
+        recorded: The stored run's own pictures, if they are known.
+        members: The requested run's own pictures.
     """
-    if any(key.startswith("pictures.") for key in keys):  # what else differs of the pictures follows from these
+    if any(key.startswith("pictures.") for key in keys):  # all other differences of the pictures follow from these
         keys = [key for key in keys if key != "data_digest" and not key.startswith("image.")]
     elif "data_digest" in keys and requested.get("pictures"):
-        return f"on other pictures: {changes(stored, requested['sizes'])}"
+        return f"on other pictures: {changes(stored, requested['sizes'], recorded, members)}"
     if "model" in keys or "recipe.name" in keys:
-        # Then most of the recipe's settings differ too, which adds nothing to the message.
+        # Then most of the recipe's settings differ too, so listing them would add nothing to the message.
         keys = [key for key in keys if key == "recipe.name" or not key.startswith("recipe.")]
     there, here = identity(stored), identity(requested)
     values = (f"{key}: {there.get(key)} there, {here.get(key)} requested" for key in keys)
@@ -135,11 +145,11 @@ def key_of(config: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def command(config: Mapping[str, Any], out: Path | None = None) -> str:
-    """The command that trains a run with this config. Raises KeyError or TypeError for something else than a config.
+    """The command that trains a run with this config. Raises KeyError or TypeError if ``config`` is not a config.
 
     Args:
-        config: The content of config.json, or of a file that was exported. Neither those of an exported file nor those
-            of earlier releases have the command: for those it is made from what matters.
+        config: The content of config.json, or of an exported file. Without a command, as in exported files and in
+            earlier releases, it is built from the settings that matter.
         out: The run's folder; None for a command for any machine.
     """
     words = list(config.get("command", ()))
@@ -162,14 +172,14 @@ def command(config: Mapping[str, Any], out: Path | None = None) -> str:
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config.json's content to publish: without this machine's folders and log.
+    """A config.json's content to publish, without this machine's folders.
 
     An absolute path is shortened to its last three parts, such as resnet/1/model.onnx.
     """
     published = {key: _shortened(value) for key, value in config.items()}
     if kind_of(dataset := str(config.get("dataset", "fashion-mnist"))):
-        published["dataset"] = f"{dataset.partition(':')[0]}:{short_dataset(dataset)}"
-    return published | {"data_dir": None, "tensorboard": False, "command": []}
+        published["dataset"] = f"{dataset.partition(':')[0]}:{Path(dataset.partition(':')[2]).name}"
+    return published | {"data_dir": None, "command": []}
 
 
 def _shortened(value: Any) -> Any:
@@ -181,7 +191,7 @@ def _shortened(value: Any) -> Any:
 
 
 def short_name(network: str) -> str:
-    """A name for folders and models, such as resnet18 for timm:resnet18 and build for nets:build."""
+    """A name for folders and models, such as resnet18 for timm:resnet18, or build for nets:build."""
     return network.rpartition(":")[2].replace(".", "-").lower()
 
 
@@ -191,7 +201,7 @@ def short_dataset(dataset: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """The versions, the source revision and the time of this moment, which are never compared."""
+    """The versions, the source revision and the present time, which are never compared."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),

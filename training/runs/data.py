@@ -1,12 +1,14 @@
-"""What a run learned from: its labels, its images, and the data set itself, read again as config.json describes it."""
+"""What a run learned from: its labels, its images, and the data set, read again as config.json describes it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hangtag import listing
+from hangtag.printable import named
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
 from hangtag.training.data import fashion_mnist, outfits, sources
-from hangtag.training.data.dataset import Dataset
+from hangtag.training.data.dataset import Dataset, Member
 from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.errors import DataCorruptError, DataNotFoundError, RunMismatchError
 
@@ -14,7 +16,7 @@ from hangtag.training.errors import DataCorruptError, DataNotFoundError, RunMism
 def labels(summary: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of a run's labels, by the summary in its metrics.json.
 
-    Earlier releases did not record those of networks with a single label, which all learned the ten garments.
+    Earlier releases did not record the labels of single-label networks, which all learned the ten garments.
     """
     recorded = summary.get("labels")
     return tuple(map(str, recorded)) if isinstance(recorded, list) else fashion_mnist.LABELS
@@ -24,7 +26,7 @@ def image(config: Mapping[str, Any]) -> ImageSpec:
     """What a run's network sees, by its config.json.
 
     Raises:
-        RunMismatchError: The config does not describe it.
+        RunMismatchError: The config does not describe the images.
     """
     name = str(config.get("dataset", fashion_mnist.NAME))
     if sources.kind_of(name) is None:
@@ -40,17 +42,19 @@ def image(config: Mapping[str, Any]) -> ImageSpec:
 def load(
     config: Mapping[str, Any],
     data_dir: Path | None = None,
+    recorded: Sequence[Member] = (),
 ) -> Dataset:
-    """The data set that a run was trained on, divided and prepared as it was then.
+    """The data set that a run was trained on, split and prepared as it was for the run.
 
     Args:
         config: The content of config.json.
-        data_dir: Where Fashion-MNIST's files, or own pictures, are now; None for where they were.
+        data_dir: The folder of Fashion-MNIST's files or of the user's pictures; None if they have not moved.
+        recorded: The run's own pictures, if they are known, to name the pictures that changed.
 
     Raises:
         RunMismatchError: The config does not describe a data set.
-        DataNotFoundError: It is no longer there.
-        DataCorruptError: It has changed since, or cannot be read.
+        DataNotFoundError: The data set is no longer there.
+        DataCorruptError: The data set has changed since, or cannot be read.
     """
     name = str(config.get("dataset", fashion_mnist.NAME))
     kind = sources.kind_of(name)
@@ -59,12 +63,12 @@ def load(
         return sources.load(name, folder, config.get("limit"))
     if data_dir is not None:
         name = f"{kind}:{data_dir}"
-    elif not (place := Path(name.partition(":")[2])).exists():
-        # A published file has no folders of the machine that made it; a run has the whole path.
+    elif not (place := listing.place_of(name)).exists():
+        # A published file does not name the folders of the machine that wrote it; a run has the whole path.
         where = "there" if place.is_absolute() else "in the current folder, and their place is not recorded"
         raise DataNotFoundError(
-            f"the pictures that it was trained on, {name}, are not {where}. Name it with --data-dir: their folder, or "
-            "their CSV file."
+            f"the pictures that it was trained on, {name}, are not {where}. Give their folder, or their CSV file, with "
+            "--data-dir."
         )
     try:
         own = OwnPictures(**config["pictures"])
@@ -73,19 +77,42 @@ def load(
     data = sources.load(name, own=own, image=image(config))
     if data.digest != config.get("data_digest"):
         raise DataCorruptError(
-            f"the pictures of {name} are not those that the run was trained on: {changes(config, data.sizes)}. Its "
-            "test pictures may be among those that it learned from. Restore them, or train again."
+            f"the pictures of {name} are not the pictures that the run was trained on: "
+            f"{changes(config, data.sizes, recorded, data.members)}. Its test pictures may now include pictures that "
+            "it learned from. Restore the pictures, or train again."
         )
     return data
 
 
-def changes(config: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
-    """What is known about own pictures that are no longer those of a run, by its config and by their numbers now."""
+def changes(
+    config: Mapping[str, Any], sizes: Mapping[str, int], recorded: Sequence[Member] = (), now: Sequence[Member] = ()
+) -> str:
+    """How the user's pictures differ from the pictures of a run.
+
+    Args:
+        config: The run's config.
+        sizes: How many pictures each split has now.
+        recorded: The pictures that the run learned from and was measured on. If they are not known, as with a published
+            file, only numbers can be named.
+        now: The pictures that are there now.
+    """
+    if recorded:
+        before, after = ({each.path: each for each in members} for members in (recorded, now))
+        same = [path for path in before if path in after]
+        lists = {
+            "added": [path for path in after if path not in before],
+            "removed": [path for path in before if path not in after],
+            "put into another class": [path for path in same if before[path].label != after[path].label],
+            "edited": [path for path in same if before[path].pixels != after[path].pixels],
+            "moved to another split": [path for path in same if before[path].split != after[path].split],
+        }
+        changed = [f"{len(paths):,} {what} ({named(paths)})" for what, paths in lists.items() if paths]
+        return f"since then {', '.join(changed) or 'files of the same pixels were written again'}"
     what = "some were added, removed, renamed, edited or put into another class since"
-    before = config.get("sizes")
-    if not isinstance(before, Mapping) or before == sizes:
+    then = config.get("sizes")
+    if not isinstance(then, Mapping) or then == sizes:
         return what
     changed = [
-        f"{split} {before.get(split)} then, {now} now" for split, now in sizes.items() if before.get(split) != now
+        f"{split} {then.get(split)} then, {count} now" for split, count in sizes.items() if then.get(split) != count
     ]
     return f"{what} ({'; '.join(changed)})"

@@ -3,40 +3,43 @@
 runs/lstm-study-seed0/
     config.json      model, recipe, seed, data digest, versions: written first
     metrics.json     one row per epoch, then the summary; rewritten after every epoch
-    checkpoint.pt    what a killed run needs to continue; at the end it is deleted, unless more epochs may follow
+    checkpoint.pt    what a killed run needs to continue; deleted at the end
     best.pt          the weights of the best epoch so far
-    teacher.pt       with a teacher: its logits, which a killed run need not compute again; deleted as checkpoint.pt is
+    teacher.pt       with a teacher: its logits, so that a killed run need not compute them again; deleted at the end
     report.html      the run as a page, once it is finished
-    events.out.*     with --tensorboard: TensorBoard's events, one file for each time that the run was begun or resumed
+    pictures.csv     for the user's pictures: the split, label and path of each, and what a network sees of it
 
-Only PyTorch's files need torch, which is imported for these alone.
+torch is imported only for PyTorch's files.
 """
 
+import csv
 import fcntl
 import json
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hangtag.errors import reason
 from hangtag.extras import needs
+from hangtag.training.data.dataset import Member
 from hangtag.training.errors import RunMismatchError, reporting_write_errors
-from hangtag.training.recipes import Recipe
 from hangtag.training.runs.config import RunConfig, command, differing, environment, short_name, what_differs
 
 REPORT = "report.html"
-EVENT_FILES = "events.out.tfevents.*"
 RESTART_HINT = "'hangtag train' with --restart replaces the run."
-_FILES = ("checkpoint.pt", "teacher.pt", "best.pt", "metrics.json", "config.json", REPORT)
+_AS_WRITTEN: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}
+"""File names may be bytes that are not valid text."""
+_FILES = ("checkpoint.pt", "teacher.pt", "best.pt", "metrics.json", "config.json", REPORT, "pictures.csv")
 
 
 class Run:
     """A run's folder, which need not exist yet.
 
-    The properties describe the run as its files were when the first of them was asked for.
+    The properties describe the run by its files as they were at the first use.
 
     Example:
         >>> run = Run.find("lstm", Path("runs"))
@@ -48,7 +51,7 @@ class Run:
 
     @classmethod
     def all(cls, runs: Path) -> "list[Run]":
-        """Every run under a folder, by name; the list is empty where there is no such folder."""
+        """Every run under a folder, by name; the list is empty if there is no such folder."""
         return [cls(config.parent) for config in sorted(runs.glob("*/config.json"))]
 
     @classmethod
@@ -56,13 +59,13 @@ class Run:
         """Find a run.
 
         Args:
-            run: A run's folder or a file in it, its name under runs_dir, or a model, for its latest finished run. An
-                own network's name may be short, such as build for nets:build.
+            run: A run's folder or a file in it, its name under runs_dir, or a model's name for its latest finished run.
+                The name of the user's own network may be short, such as build for nets:build.
             runs_dir: The folder of runs.
-            alternative: What the caller takes instead of a run, as a sentence for the end of the message.
+            alternative: What the caller accepts instead of a run, as a sentence for the end of the message.
 
         Raises:
-            RunMismatchError: Nothing fits, or a file cannot be read; the message lists the runs that there are.
+            RunMismatchError: Nothing fits, or a file cannot be read; the message lists the existing runs.
         """
         paths = (Path(run), runs_dir / run)
         folders = [path.parent if path.name in _FILES else path for path in paths]
@@ -85,17 +88,17 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """What config.json holds, as when it was first asked for."""
+        """The content of config.json, as at the first use."""
         return self.read_config()
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """What metrics.json holds, as when it was first asked for."""
+        """The content of metrics.json, as at the first use."""
         return self.read_metrics()
 
     @cached_property
     def trouble(self) -> str | None:
-        """Why config.json and metrics.json cannot be read as those of a run; None where they can."""
+        """Why config.json and metrics.json cannot be read as those of a run; None if they can."""
         try:
             _ = self.config, self.metrics
         except RunMismatchError as error:
@@ -128,77 +131,44 @@ class Run:
         except (KeyError, TypeError) as error:
             raise RunMismatchError(f"{self.folder / 'config.json'} is not a run's config. {RESTART_HINT}") from error
 
-    def start(self, config: RunConfig) -> None:
-        """Claim the folder for this config, or confirm that it already holds a run with it. Paths are updated.
+    def start(self, config: RunConfig, members: Sequence[Member] = ()) -> None:
+        """Claim the folder for this config, or confirm that the folder already holds its run. Paths are updated.
 
-        A run that differs in its number of epochs alone goes on to the requested number, where its recipe allows it.
+        The members of the user's own pictures are written into pictures.csv.
 
         Raises:
-            RunMismatchError: The folder holds another run, one that cannot go on, or files of an unknown run.
-            RunMismatchError: The folder cannot be written.
+            RunMismatchError: The folder holds another run, or files of an unknown run, or cannot be written.
         """
-        extended = self.require_fitting(config)
+        self.require_fitting(config, members)
         requested = config.as_json()
-        if not self.has("config.json"):
-            self._write_json("config.json", requested | {"environment": environment()})
-            return
-        if extended:
-            # The summary goes first: after a kill in between, the run is unfinished, and the same command goes on.
-            self.write_metrics({"epochs": self.read_metrics()["epochs"]})
-        stored = self.read_config()
-        updated = requested | {"environment": stored.get("environment", {})}
+        stored = self.read_config() if self.has("config.json") else {}
+        updated = requested | {"environment": stored.get("environment", {}) if stored else environment()}
         if json.dumps(updated) != json.dumps(stored):
             self._write_json("config.json", updated)
+        if members and not self.has("pictures.csv"):
+            with self._replacing("pictures.csv") as temporary, temporary.open("w", newline="", **_AS_WRITTEN) as file:
+                csv.writer(file).writerows([Member._fields, *members])
 
-    def require_fitting(self, config: RunConfig) -> bool:
+    def require_fitting(self, config: RunConfig, members: Sequence[Member] = ()) -> None:
         """Check that ``start`` takes this config, without writing anything.
 
-        Returns:
-            Whether the folder holds this run with another number of epochs.
-
         Raises:
-            RunMismatchError: The folder holds another run, one that cannot go on, or files of an unknown run.
+            RunMismatchError: The folder holds another run, or files of an unknown run.
         """
         if not self.has("config.json"):
             if orphans := [name for name in _FILES if self.has(name)]:
                 raise RunMismatchError(
-                    f"{self.folder} holds {' and '.join(orphans)} but no config.json, so their run is unknown. "
-                    "Choose another --out, or add --restart to replace it."
+                    f"{self.folder} holds {' and '.join(orphans)} but no config.json, so it is unknown which run they "
+                    "belong to. Choose another --out, or add --restart to replace it."
                 )
-            return False
-        stored, requested = self.read_config(), config.as_json()
-        keys = differing(stored, requested)
-        epochs_done = len(self.read_metrics()["epochs"])
-        if keys == ["recipe.epochs"] and epochs_done > 0:
-            self._require_extensible(config.recipe, epochs_done)
-            return True
-        if keys:
-            raise RunMismatchError(
-                f"{self.folder} holds a run {what_differs(keys, stored, requested)}. Choose another --out, or add "
-                "--restart to replace it."
-            )
-        return False
-
-    def _require_extensible(self, recipe: Recipe, epochs_done: int) -> None:
-        """Raises RunMismatchError unless the run can go on to the recipe's number of epochs."""
-        if recipe.epochs < epochs_done:
-            reason = f"has {epochs_done} epochs already"
-        elif recipe.schedule != "constant":
-            reason = (
-                f"cannot go on to {recipe.epochs} epochs: the recipe {recipe.name} raises and lowers its learning rate "
-                f"over all epochs of a run ({recipe.schedule}), so a shorter run is no part of a longer one"
-            )
-        elif not self.has("checkpoint.pt"):
-            reason = (
-                f"cannot go on to {recipe.epochs} epochs: it has no checkpoint.pt, which holds the last weights and "
-                "the optimizer's state. It was deleted, or an earlier hangtag trained the run"
-            )
-        else:
             return
-        raise RunMismatchError(
-            f"{self.folder} {reason}. To train {recipe.epochs} epochs from the start, choose another --out, or add "
-            "--restart to replace it."
-        )
+        stored, requested = self.read_config(), config.as_json()
+        self.read_metrics()  # a damaged file is named before the training
+        if keys := differing(stored, requested):
+            other = what_differs(keys, stored, requested, self.members(), members)
+            raise RunMismatchError(
+                f"{self.folder} holds a run {other}. Choose another --out, or add --restart to replace it."
+            )
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -221,20 +191,18 @@ class Run:
             os.close(descriptor)
 
     def erase(self) -> None:
-        """Delete this run's files, and no others. Raises RunMismatchError if another process trains in the folder."""
+        """Delete only this run's files. Raises RunMismatchError if another process trains in the folder."""
         with self.lock(), reporting_write_errors(self.folder):
             for name in _FILES:
                 (self.folder / name).unlink(missing_ok=True)
                 (self.folder / f"{name}.tmp").unlink(missing_ok=True)
-            for file in self.folder.glob(EVENT_FILES):
-                file.unlink()
 
     def read_config(self) -> dict[str, Any]:
         """The content of config.json. Raises RunMismatchError if it is missing or damaged."""
         return _read_json(self.folder / "config.json")
 
     def read_metrics(self) -> dict[str, Any]:
-        """The content of metrics.json; before the first epoch, no rows. Raises RunMismatchError if it is damaged."""
+        """The content of metrics.json; no rows before the first epoch. Raises RunMismatchError if it is damaged."""
         return {"epochs": []} | (_read_json(self.folder / "metrics.json") if self.has("metrics.json") else {})
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
@@ -242,7 +210,7 @@ class Run:
         self._write_json("metrics.json", metrics)
 
     def save(self, name: str, state: Mapping[str, Any]) -> None:
-        """Replace a file of PyTorch's, such as best.pt. Raises RunMismatchError if the folder cannot be written."""
+        """Replace one of PyTorch's files, such as best.pt. Raises RunMismatchError if the folder cannot be written."""
         import torch
 
         with self._replacing(name) as temporary, temporary.open("wb") as file:
@@ -269,9 +237,25 @@ class Run:
             if not isinstance(state, dict):
                 raise TypeError("it holds no state")  # noqa: TRY301
         except Exception as error:  # torch.load raises all kinds of exceptions for a damaged file
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise RunMismatchError(f"{path} cannot be read as a checkpoint ({reason}). {RESTART_HINT}") from error
+            # Only the first line: PyTorch's other lines advise to run code from the file.
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            why = reason(error) if isinstance(error, OSError) else first
+            raise RunMismatchError(f"{path} cannot be read as a checkpoint ({why}). {RESTART_HINT}") from error
         return state
+
+    def members(self) -> Sequence[Member]:
+        """The user's own pictures that the run used; none if an earlier release trained the run.
+
+        Raises RunMismatchError if pictures.csv cannot be read.
+        """
+        path = self.folder / "pictures.csv"
+        if not path.is_file():
+            return ()
+        try:
+            with path.open(newline="", **_AS_WRITTEN) as file:
+                return [Member(**row) for row in csv.DictReader(file)]
+        except (OSError, csv.Error, TypeError) as error:
+            raise RunMismatchError(f"{path} is not a list of pictures. {RESTART_HINT}") from error
 
     def has(self, name: str) -> bool:
         """Whether the folder holds this file."""
@@ -283,7 +267,8 @@ class Run:
 
     @contextmanager
     def _replacing(self, name: str) -> Iterator[Path]:
-        """A file to write, which then replaces the one of this name: a kill leaves the old one or the new one."""
+        """A file to write, which then replaces the file of this name, so that a killed process leaves the old or the
+        new file."""
         path = self.folder / name
         with reporting_write_errors(path):
             yield path.with_name(f"{name}.tmp")
@@ -291,11 +276,11 @@ class Run:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Raises RunMismatchError for a file that is missing, unreadable, or not a JSON object."""
+    """Raises RunMismatchError if the file is missing, unreadable, or not a JSON object."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise RunMismatchError(f"{path} cannot be read ({error}). {RESTART_HINT}") from error
+        raise RunMismatchError(f"{path} cannot be read ({reason(error)}). {RESTART_HINT}") from error
     if not isinstance(value, dict):
         raise RunMismatchError(f"{path} holds no JSON object. {RESTART_HINT}")
     return value

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hangtag.training.catalog import NETWORKS
 from hangtag.training.data.dataset import Dataset, Split
-from hangtag.training.metrics.multi_label import choose_thresholds, decide, decide_top, evaluate
+from hangtag.training.metrics.set_metrics import choose_thresholds, decide, decide_top, evaluate
 from hangtag.training.progress import Observer
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.tasks.task import Task
@@ -20,8 +20,8 @@ from hangtag.training.tasks.task import Task
 class MultiLabelTask(Task):
     """A multi-label data set.
 
-    CNN-RNN decides itself: its label set is its most probable path. The baselines need a threshold, which is chosen
-    on the validation split for every measurement, so that each is measured at its best.
+    CNN-RNN decides by itself: its label set is its most probable path. The baselines need a threshold, which is chosen
+    on the validation split for every measurement, so that each baseline is measured at its best.
     """
 
     # Not the exact match: it counts few of the decisions, so it varies more by chance from epoch to epoch.
@@ -49,9 +49,9 @@ class MultiLabelTask(Task):
     def summarise(self, deployable: nn.Module) -> dict[str, Any]:
         """The figures on both splits: of the network's own label sets, by thresholds, and by rank.
 
-        "validation" and "test" measure the network's own sets; for a network without, the sets by the threshold that is
-        best for O-F1. Under "by_threshold" are the figures for each threshold: best for O-F1, best for the exact match,
-        and 0.5. Under "by_rank" are those of the three labels that score highest.
+        "validation" and "test" measure the network's own sets, or else the sets by the threshold that is best for O-F1.
+        "by_threshold" has the figures for each threshold: best for O-F1, best for the exact match, and 0.5. "by_rank"
+        has the figures of the three labels that score highest.
         """
         predictions = {name: self._predictions(deployable, split.images) for name, split in self._splits.items()}
         best = choose_thresholds(predictions["validation"][0], self._splits["validation"].classes)

@@ -1,6 +1,6 @@
-"""What a network learns from a data set, and how it is measured: one label per image here, sets in multi_label.py.
+"""What a network learns from a data set, and how it is measured: one label per image here, sets in label_sets.py.
 
-The loop knows steps and epochs, a task knows labels and losses.
+The loop handles steps and epochs, a task handles labels and losses.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hangtag.training.data.dataset import Dataset, Images, Split
 from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.losses.single_label import class_loss, distillation_loss
-from hangtag.training.metrics.single_label import evaluate, stored, worst
+from hangtag.training.metrics.class_metrics import evaluate, stored, worst
 from hangtag.training.networks.normalisation import normalise
 from hangtag.training.processes import ProcessGroup
 from hangtag.training.progress import Observer
@@ -27,18 +27,18 @@ from hangtag.training.tasks.augmentation import augment
 from hangtag.training.tasks.teacher import Teacher, teacher_logits
 
 WORST = 24
-"""Validation images with the highest loss that the summary lists."""
+"""How many validation images with the highest loss the summary lists."""
 
 
 class Task(ABC):
-    """A data set to learn from. Between batches it raises KeyboardInterrupt for a stop.
+    """A data set to learn from. Between batches it raises KeyboardInterrupt if a stop is requested.
 
     Attributes:
-        labels: Their names.
+        labels: The labels' names.
         image: Describes the images.
-        images: To learn from, uint8 [views, height, width] or [views, height, width, 3], on the device. There are as
-            many as samples, or several views of each.
-        augmentation: How they are changed in every step.
+        images: The images to learn from, uint8 [views, height, width] or [views, height, width, 3], on the device.
+            There are as many as samples, or several views of each sample.
+        augmentation: How the images are changed in every step.
         selection_metric: The figure of ``validate`` that selects the best epoch: the higher the better.
     """
 
@@ -47,7 +47,7 @@ class Task(ABC):
     _prediction_batch = 500
 
     def __init__(self, config: RunConfig, data: Dataset, observer: Observer) -> None:
-        """Move the training images to the device. They stay uint8, and are normalised batch by batch."""
+        """Move the training images to the device. The images stay uint8, and are normalised batch by batch."""
         self.labels, self.image, self.augmentation = data.labels, data.image, config.recipe.augmentation
         self._train, self._observer = data.train.first(config.limit), observer
         self._device = torch.device(config.device)
@@ -71,15 +71,15 @@ class Task(ABC):
         Args:
             network: The network in training mode.
             pixels: FP32 [batch, channels, height, width], augmented.
-            samples: Which samples they are of, [batch].
-            views: Which of ``images`` they are, [batch].
+            samples: Which samples the pixels are of, [batch].
+            views: Which of ``images`` the pixels are, [batch].
 
         Returns:
             The mean loss, a scalar to differentiate, and how many samples were predicted correctly.
         """
 
     def validate(self, deployable: nn.Module) -> dict[str, float]:
-        """The epoch's figures on the validation split; NaN where the network's outputs are not finite."""
+        """The epoch's figures on the validation split; NaN if the network's outputs are not finite."""
         split = self._splits["validation"]
         predictions = self._predictions(deployable, split.images)
         figures = self._evaluate(predictions, split) if np.isfinite(predictions[0]).all() else {}
@@ -87,11 +87,11 @@ class Task(ABC):
 
     @abstractmethod
     def _evaluate(self, predictions: Sequence[npt.NDArray[Any]], split: Split) -> dict[str, Any]:
-        """The figures of predictions, as ``_predict`` has them for a batch, by a split's labels."""
+        """The figures of predictions, as ``_predict`` returns them for a batch, against a split's labels."""
 
     @abstractmethod
     def summarise(self, deployable: nn.Module) -> dict[str, Any]:
-        """The figures of the best epoch's network. This method alone uses the test split."""
+        """The figures of the best epoch's network. Only this method uses the test split."""
         trainable = [weights for weights in deployable.parameters() if weights.requires_grad]
         return {"parameters": sum(weights.numel() for weights in trainable), "labels": list(self.labels)}
 
@@ -131,9 +131,10 @@ class SingleLabelTask(Task):
         Called with the random state that the run's seed gives, whether the run is new or resumed.
 
         Raises:
-            LabelDistanceError: The config's loss needs label distances, and ``distances`` are not those that it names.
+            LabelDistanceError: The config's loss needs label distances, and ``distances`` are not the distances that it
+                names.
             TeacherError: The teacher fails on the images.
-            RunMismatchError: The run's file of a teacher's logits is damaged, or cannot be written.
+            RunMismatchError: The run's file of the teacher's logits is damaged, or cannot be written.
         """
         super().__init__(config, data, observer)
         self.selection_metric = f"validation_{config.select}"
@@ -149,7 +150,7 @@ class SingleLabelTask(Task):
             self._teacher_logits = torch.from_numpy(logits).to(self._device)  # [n, labels], or [views * n, labels]
 
     def _draw_views(self, count: int) -> None:
-        """Replace the images [n, ...] by augmented ones, [count * n, ...], the same in every rank.
+        """Replace the images [n, ...] with augmented images, [count * n, ...], the same in every rank.
 
         Flipping is left to the training steps: the teacher's logits are averages over an image and its mirror image.
         """
@@ -158,7 +159,7 @@ class SingleLabelTask(Task):
         self.augmentation = Augmentation(flip=self.augmentation.flip)
 
     def _balance(self) -> Tensor:
-        """The weight of each class, [labels]: that of a rare one is larger, and the mean over the samples is 1."""
+        """The weight of each class, [labels]: a rare class has a larger weight, and the mean over the samples is 1."""
         counts = torch.bincount(self._classes.cpu(), minlength=len(self.labels))
         return (len(self) / (len(self.labels) * counts.clamp(min=1)).to(torch.float32)).to(self._device)
 

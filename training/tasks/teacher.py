@@ -1,6 +1,6 @@
 """Teachers: exported ONNX files, whose logits of all training images are averaged.
 
-The only module of training that uses ONNX Runtime.
+This is the only module of training that uses ONNX Runtime.
 """
 
 import json
@@ -26,7 +26,7 @@ from hangtag.training.runs.run import RESTART_HINT, Run
 
 Logits = npt.NDArray[np.float32]
 Teacher = Callable[[Images], Logits]
-"""A trained model that another learns from: uint8 images [n, ...] to logits [n, labels]."""
+"""A trained model that another model learns from: uint8 images [n, ...] to logits [n, labels]."""
 TEACHERS = Path("runs", "teachers")
 """The model repository of teachers, which are not served."""
 _BATCH = 500
@@ -35,7 +35,7 @@ _BATCH = 500
 class TeacherEnsemble:
     """The average of several teachers' logits (Hinton et al., Distilling the Knowledge in a Neural Network, 2015).
 
-    Softmax turns it into the geometric mean of their probabilities, at every temperature.
+    Softmax turns this average into the geometric mean of the teachers' probabilities, at every temperature.
     """
 
     def __init__(self, paths: Sequence[Path], labels: tuple[str, ...], image: ImageSpec, threads: int = 1) -> None:
@@ -43,8 +43,8 @@ class TeacherEnsemble:
 
         Args:
             paths: The files.
-            labels: Those that each must have, in their order.
-            image: What each must take.
+            labels: The labels that each file must have, in their order.
+            image: The images that each file must take.
             threads: How many CPU threads compute.
 
         Raises:
@@ -54,7 +54,7 @@ class TeacherEnsemble:
         onnxruntime = _import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # Between two answers PyTorch trains on the same CPUs, which waiting threads must leave to it.
+        # Between two answers PyTorch trains on the same CPUs, so waiting threads must not spin on them.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         teachers = []
         for path in paths:
@@ -76,7 +76,7 @@ class TeacherEnsemble:
         self._teachers = sorted(teachers, key=lambda teacher: teacher[0].digest)
 
     def __call__(self, images: Images) -> Logits:
-        """The average logits [n, labels]. Raises TeacherError if one fails on the images, or is not finite."""
+        """The average logits [n, labels]. Raises TeacherError if a teacher fails, or its logits are not finite."""
         answers = []
         for file, session in self._teachers:
             try:
@@ -86,7 +86,7 @@ class TeacherEnsemble:
             if broken := int((~np.isfinite(logits).all(axis=1)).sum()):
                 raise TeacherError(
                     f"the teacher {file.path} gave logits that are not finite for {broken} of {len(images)} images: "
-                    "its training or its conversion went wrong. Choose another."
+                    "its training or its conversion went wrong. Choose another teacher."
                 )
             answers.append(logits)
         average: Logits = np.mean(answers, axis=0)
@@ -96,7 +96,7 @@ class TeacherEnsemble:
 def _require_fitting(session: Any, path: Path, labels: tuple[str, ...], image: ImageSpec) -> None:
     """Raises TeacherError unless the file takes any number of these images, and answers with the labels' logits.
 
-    A file without labels in its metadata is accepted, since its number of logits is right.
+    A file without labels in its metadata is accepted if its number of logits is right.
     """
     inputs = {tensor.name: (tensor.type, list(tensor.shape)) for tensor in session.get_inputs()}
     outputs = {tensor.name: list(tensor.shape[1:]) for tensor in session.get_outputs()}
@@ -130,19 +130,19 @@ def teacher_logits(
     *,
     mirrored: bool,
 ) -> Logits:
-    """The teacher's logits [n, labels] of images [n, ...]. They are computed once in a run, whose folder keeps them.
+    """The teacher's logits [n, labels] of images [n, ...]. They are computed once per run, and kept in its folder.
 
-    Each rank computes its share, and all ranks get all.
+    Each rank computes its share, and all ranks get all logits.
 
     Args:
-        teacher: What computes them.
+        teacher: The teacher.
         images: uint8.
-        labels: How many there are.
-        run: The folder. A run that is resumed reads them from there.
+        labels: The number of labels.
+        run: The folder of the run. A resumed run reads the logits from it.
         group: The ranks.
         observer: Receives progress, and may request a stop between two batches.
-        mirrored: Average them over the image and its mirror image, where the recipe mirrors images too: both then have
-            the same label, and the average of two predictions is more accurate than one.
+        mirrored: Average the logits over the image and its mirror image, if the recipe mirrors images too: then both
+            have the same label, and the average of two predictions is more accurate than one prediction.
 
     Raises:
         KeyboardInterrupt: The observer of a rank requests a stop.
@@ -181,7 +181,7 @@ def _stored(run: Run, shape: tuple[int, int]) -> Logits | None:
 
 
 def published_teachers(model: str) -> list[Path]:
-    """The files of all versions of a model in the teachers' repository, the earliest first.
+    """The files of all versions of a model in the teachers' repository, earliest version first.
 
     Raises TeacherError if there are none, or the folder cannot be read.
     """
@@ -190,7 +190,7 @@ def published_teachers(model: str) -> list[Path]:
     except ModelRepositoryError as error:
         raise TeacherError(f"{error}. {_how_to_get_one(model)}") from error
     if not files:
-        raise TeacherError(f"no {model} under {TEACHERS} to learn from. {_how_to_get_one(model)}")
+        raise TeacherError(f"{TEACHERS} has no {model} to learn from. {_how_to_get_one(model)}")
     return [file.path for file in reversed(files)]
 
 

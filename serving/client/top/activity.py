@@ -1,25 +1,33 @@
-"""Turn two snapshots of a server's counters, which only grow, into rates, means and percentiles of each model."""
+"""From two snapshots of a server's counters, compute rates, means and percentiles of each model, the calls of routes to
+their members, and the share of a route's samples that reached each member. The counters only grow.
+
+A server counts a request to a route for the route and again for each member, so a sum over all models counts such a
+request at least twice.
+"""
 
 import itertools
 import math
+import urllib.error
 import urllib.request
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from hangtag.errors import UserError
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.address import AddressError
 from hangtag.serving.connection import proxy
+from hangtag.serving.credentials import Credentials
 
 Version = tuple[str, str]
 """A model's name and version."""
 Buckets = dict[float, float]
-"""Upper bound in seconds -> number of requests that took at most so long: a Prometheus histogram."""
+"""A Prometheus histogram: upper bound in seconds -> number of requests that took at most that time."""
 
 Stage = tuple[str, int, str]
-"""A route's name, the stage from 1, and the member that answered in it."""
+"""A route's name, the number of a stage, from 1, and the member that answered in this stage."""
 
 METRICS_TIMEOUT = 5.0
 _PERCENTILES = (0.5, 0.99)
@@ -31,7 +39,7 @@ class MetricsError(UserError):
 
 @dataclass(frozen=True)
 class Metrics:
-    """What only the server's Prometheus metrics contain, not the protocol's statistics."""
+    """What only the server's Prometheus metrics contain; the protocol's statistics do not."""
 
     queued: Mapping[Version, float] = field(default_factory=dict)
     max_queue_size: Mapping[Version, float] = field(default_factory=dict)
@@ -39,11 +47,11 @@ class Metrics:
     workers: float = 0
     workers_wanted: float = 0
     transports: Mapping[str, float] = field(default_factory=dict)
-    """Processes by the name of the transport that they serve with."""
+    """Name of a transport -> number of processes that serve with this transport."""
     stage_requests: Mapping[Stage, float] = field(default_factory=dict)
     stage_samples: Mapping[Stage, float] = field(default_factory=dict)
     copies: float = 0
-    """Requests that shadows of routes answered, and their samples."""
+    """Requests that shadows of routes answered. The next field counts the samples of these requests."""
     copied_samples: float = 0
 
 
@@ -54,12 +62,6 @@ class Snapshot:
     time: float
     statistics: Mapping[Version, pb.ModelStatistics]
     metrics: Metrics | None = None
-
-    @classmethod
-    def from_statistics(
-        cls, time: float, statistics: Iterable[pb.ModelStatistics], metrics: Metrics | None = None
-    ) -> "Snapshot":
-        return cls(time, {(model.name, model.version): model for model in statistics}, metrics)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Activity:
 
 
 def activities(before: Snapshot, after: Snapshot) -> list[Activity]:
-    """Compute the activity of every version in the second snapshot; a new or reloaded one counts from zero."""
+    """Compute the activity of every version in the second snapshot. A new or reloaded version counts from zero."""
     return [_activity(key, before, after) for key in sorted(after.statistics)]
 
 
@@ -129,7 +131,7 @@ def _percentiles(key: Version, before: Metrics | None, after: Metrics | None) ->
 def quantile(buckets: Buckets, fraction: float) -> float | None:
     """Estimate a quantile in milliseconds, linear within a bucket as Prometheus' histogram_quantile is.
 
-    Values above the last finite bound count as that bound. None for an empty histogram.
+    Values above the last finite bound count as that bound. Returns None for an empty histogram.
     """
     ordered = sorted(buckets.items())
     if not ordered or ordered[-1][1] <= 0:
@@ -144,27 +146,43 @@ def quantile(buckets: Buckets, fraction: float) -> float | None:
     return None
 
 
-def fetch_metrics(url: str) -> Metrics:
+def fetch_metrics(url: str, credentials: Credentials) -> Metrics:
     """Fetch and parse the Prometheus metrics of a hangtag server.
 
+    Args:
+        url: http://HOST:PORT/metrics, with the server's metrics port, which needs no token, or with its HTTP port.
+        credentials: a token, and for an https:// URL the authorities and the certificate. If authorities are given, the
+            token is sent only over TLS, so an http:// URL does not get the token.
+
     Raises:
-        MetricsError: the URL is not http or https, nothing answers there, or the answer is not Prometheus' format.
-        AddressError: HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names no proxy.
+        MetricsError: the URL is not http or https, nothing answers there, or the answer is not in Prometheus' format.
+        AddressError: the variable that names the URL's proxy (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) is not a proxy's
+            URL.
+        CredentialsError: a TLS or token file cannot be read.
     """
     if not url.startswith(("http://", "https://")):
-        raise MetricsError(f"{url!r} is not the address of metrics: http://HOST:PORT/metrics")
+        raise MetricsError(f"{url!r} is not an address of metrics: write http://HOST:PORT/metrics")
     try:
         between = proxy.for_url(url)
         proxies = {} if between is None else {url.partition(":")[0]: between.url}
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
-        with opener.open(url, timeout=METRICS_TIMEOUT) as response:
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler(proxies)]
+        request = urllib.request.Request(url)  # noqa: S310 - the scheme was checked
+        if encrypted := url.startswith("https:"):
+            handlers.append(urllib.request.HTTPSHandler(context=credentials.ssl_context(url)))
+        if encrypted or credentials.tls_ca is None:
+            request.headers.update(credentials.metadata())
+        with urllib.request.build_opener(*handlers).open(request, timeout=METRICS_TIMEOUT) as response:
             return parse_metrics(response.read().decode())
-    except AddressError:
+    except UserError:
         raise
-    except Exception as error:  # a server may answer anything, and the parser raises many kinds of it
+    except Exception as error:  # a server may answer anything, so the parser raises many kinds of exceptions
+        advice = "Give"
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # the error is the response, and holds its connection
+            advice = "Give --token-file, or" if error.code in (401, 403) else advice
         raise MetricsError(
-            f"no metrics at {url}: {str(error) or type(error).__name__}. Give --metrics the server's port for metrics, "
-            "8002 unless 'hangtag serve --metrics-port' set another"
+            f"no metrics at {url}: {str(error) or type(error).__name__}. {advice} --metrics the server's port for "
+            "metrics, 8002 unless 'hangtag serve --metrics-port' set another"
         ) from error
 
 
@@ -174,45 +192,78 @@ def parse_metrics(text: str) -> Metrics:
     Raises:
         ValueError, LookupError, OverflowError: the text is not in that format.
     """
-    queued: dict[Version, float] = {}
-    limits: dict[Version, float] = {}
-    latencies: dict[Version, Buckets] = {}
-    transports: dict[str, float] = {}
-    stages: dict[str, dict[Stage, float]] = {"requests": {}, "samples": {}}
-    copies = copied_samples = 0.0
-    unlabelled: dict[str, float] = {}
+    named: dict[str, list[Sample]] = defaultdict(list)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if not math.isfinite(sample.value):
-                continue  # the server does not know it
-            key = (sample.labels.get("model", ""), sample.labels.get("version", ""))
-            if sample.name == "nv_inference_pending_request_count":
-                queued[key] = sample.value
-            elif sample.name == "hangtag_max_queue_size":
-                limits[key] = sample.value
-            elif sample.name == "hangtag_request_seconds_bucket" and sample.labels["code"] == "OK":
-                latencies.setdefault(key, {})[float(sample.labels["le"])] = sample.value
-            elif sample.name == "hangtag_transport":
-                name = sample.labels["transport"]
-                transports[name] = transports.get(name, 0) + sample.value
-            elif sample.name in ("hangtag_route_requests_total", "hangtag_route_samples_total"):
-                stage = (key[0], int(sample.labels["stage"]), sample.labels["member"])
-                stages[sample.name.split("_")[2]][stage] = sample.value
-            elif sample.name == "hangtag_route_shadow_requests_total" and sample.labels["outcome"] == "compared":
-                copies += sample.value
-            elif sample.name == "hangtag_route_shadow_samples_total":
-                copied_samples += sample.value
-            elif not sample.labels:
-                unlabelled[sample.name] = sample.value
+            if math.isfinite(sample.value):  # NaN: the server does not know the value
+                named[sample.name].append(sample)
+
+    def by_version(name: str) -> dict[Version, float]:
+        return {_version(sample): sample.value for sample in named[name]}
+
+    def by_stage(name: str) -> dict[Stage, float]:
+        return {
+            (_version(sample)[0], int(sample.labels["stage"]), sample.labels["member"]): sample.value
+            for sample in named[name]
+        }
+
+    def total(samples: Iterable[Sample]) -> float:
+        return sum(sample.value for sample in samples)
+
+    latencies: dict[Version, Buckets] = defaultdict(dict)
+    for sample in named["hangtag_request_seconds_bucket"]:
+        if sample.labels["code"] == "OK":
+            latencies[_version(sample)][float(sample.labels["le"])] = sample.value
+    transports: dict[str, float] = defaultdict(float)
+    for sample in named["hangtag_transport"]:
+        transports[sample.labels["transport"]] += sample.value
+    shadows = named["hangtag_route_shadow_requests_total"]
     return Metrics(
-        queued,
-        limits,
-        latencies,
-        unlabelled.get("hangtag_workers", 0),
-        unlabelled.get("hangtag_workers_wanted", 0),
-        transports,
-        stages["requests"],
-        stages["samples"],
-        copies,
-        copied_samples,
+        queued=by_version("nv_inference_pending_request_count"),
+        max_queue_size=by_version("hangtag_max_queue_size"),
+        latencies=latencies,
+        workers=total(named["hangtag_workers"]),
+        workers_wanted=total(named["hangtag_workers_wanted"]),
+        transports=transports,
+        stage_requests=by_stage("hangtag_route_requests_total"),
+        stage_samples=by_stage("hangtag_route_samples_total"),
+        copies=total(sample for sample in shadows if sample.labels["outcome"] == "compared"),
+        copied_samples=total(named["hangtag_route_shadow_samples_total"]),
     )
+
+
+def _version(sample: Sample) -> Version:
+    return sample.labels.get("model", ""), sample.labels.get("version", "")
+
+
+def callers(rows: list[Activity], before: Snapshot, after: Snapshot) -> tuple[float, float]:
+    """Compute the calls and samples a second that callers sent. Without metrics, calls by routes are included."""
+    calls, samples = sum(row.calls for row in rows), sum(row.samples for row in rows)
+    if before.metrics is None or after.metrics is None:
+        return calls, samples
+    seconds = after.time - before.time
+    requests, inside = (now - then for now, then in zip(_inside(after.metrics), _inside(before.metrics), strict=True))
+    # A route counts a member's answer a moment before the member does, so a difference may be below zero.
+    return max(0.0, calls - requests / seconds), max(0.0, samples - inside / seconds)
+
+
+def shares(before: Snapshot, after: Snapshot) -> dict[str, dict[str, float]]:
+    """For each route that answered in the interval, compute which share of its samples reached each member, 0 to 1."""
+    if before.metrics is None or after.metrics is None:
+        return {}
+    then, now = before.metrics.stage_samples, after.metrics.stage_samples
+    got = {stage: count - then.get(stage, 0) for stage, count in sorted(now.items())}
+    totals: dict[str, float] = {}
+    for (route, stage, _), count in got.items():
+        totals[route] = totals.get(route, 0) + (count if stage == 1 else 0)
+    return {
+        route: {member: count / total for (name, _, member), count in got.items() if name == route}
+        for route, total in totals.items()
+        if total > 0
+    }
+
+
+def _inside(metrics: Metrics) -> tuple[float, float]:
+    """Requests and samples that routes sent to their members and shadows."""
+    requests, samples = sum(metrics.stage_requests.values()), sum(metrics.stage_samples.values())
+    return requests + metrics.copies, samples + metrics.copied_samples

@@ -1,21 +1,22 @@
-"""The command: takes snapshots of a server at an interval, and shows what happened between them."""
+"""``hangtag top``: take snapshots of a server at an interval, and show what happened between the snapshots."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict
-from time import monotonic
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from time import monotonic, sleep
 
 import click
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
-from hangtag.options import FiniteRange
+from hangtag.options import Duration
+from hangtag.printable import printable
 from hangtag.serving.client.client import Client
-from hangtag.serving.client.top.activity import Snapshot, activities, fetch_metrics
-from hangtag.serving.client.top.keyboard import Keyboard, keyboard
-from hangtag.serving.client.top.routes import shares
-from hangtag.serving.client.top.view import History, view
+from hangtag.serving.client.top.activity import Activity, Snapshot, activities, callers, fetch_metrics, shares
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.options import credentials_options, server_option
 
@@ -28,18 +29,23 @@ from hangtag.serving.options import credentials_options, server_option
     help="Show its metrics too, http://HOST:8002/metrics: percentiles, queue, workers, transport.",
 )
 @click.option(
-    "--interval", type=FiniteRange(min=0.1), default=1.0, show_default=True, help="Seconds between two snapshots."
+    "--interval",
+    type=Duration(min=0.1),
+    default=1.0,
+    show_default=True,
+    help="Time between two snapshots, such as 1 or 500ms.",
 )
-@click.option("--once", is_flag=True, help="Show what happened between two snapshots, and end.")
+@click.option("--once", is_flag=True, help="Show what happened between two snapshots, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Write one line of JSON per interval, for scripts.")
 @credentials_options
 def top(server: str, metrics: str | None, interval: float, once: bool, as_json: bool, credentials: Credentials) -> None:
     """Show what a running server is doing: calls, samples and failures a second, batch size and times of each model.
 
-    It calls the protocol's ModelStatistics, so it works with Triton too. Times are means over the requests answered
-    in the interval; percentiles need --metrics, and so do the members of routes (docs/routes.md): without it the total
-    counts a route's calls once more for each member. q or Ctrl-C ends it. A narrow terminal shows the most
-    important columns.
+    The command calls the protocol's ModelStatistics, so it works with Triton too. Times are means over the requests
+    answered in the interval. Percentiles and the members of routes (docs/reference/routes.md) need --metrics; without
+    --metrics, the total counts a route's calls again for each member. Ctrl-C ends the command. A narrow terminal shows
+    the most important columns. --tls-ca and --token-file apply to --metrics too; with --tls-ca, an http:// address gets
+    no token.
 
     \b
     Examples:
@@ -51,28 +57,33 @@ def top(server: str, metrics: str | None, interval: float, once: bool, as_json: 
     try:
         with Client(server, credentials=credentials) as client:
             if as_json or once or not console.is_terminal:
-                for before, after in _pairs(client, metrics, interval, Keyboard(None)):
+                for before, after in _pairs(client, metrics, interval, credentials):
                     _print(console, server, before, after, as_json)
                     if once:
                         break
             else:
                 history = History()
                 waiting = Text(f"waiting for {server} ...")
-                with keyboard() as keys, Live(waiting, console=console, auto_refresh=False, screen=True) as live:
-                    for before, after in _pairs(client, metrics, interval, keys):
+                with Live(waiting, console=console, auto_refresh=False, screen=True) as live:
+                    for before, after in _pairs(client, metrics, interval, credentials):
                         live.update(view(server, before, after, console.width, history), refresh=True)
     except KeyboardInterrupt:
         return
 
 
-def _pairs(client: Client, metrics: str | None, interval: float, keys: Keyboard) -> Iterator[tuple[Snapshot, Snapshot]]:
-    """Two snapshots an interval apart, then the second and a third, and so on until the keyboard's `q`."""
+def _pairs(
+    client: Client, metrics: str | None, interval: float, credentials: Credentials
+) -> Iterator[tuple[Snapshot, Snapshot]]:
+    """Yield each snapshot with the snapshot taken one interval later."""
 
     def snapshot() -> Snapshot:
-        return Snapshot.from_statistics(monotonic(), client.statistics(), fetch_metrics(metrics) if metrics else None)
+        read = fetch_metrics(metrics, credentials) if metrics else None
+        statistics = {(model.name, model.version): model for model in client.statistics()}
+        return Snapshot(monotonic(), statistics, read)
 
     before = snapshot()
-    while not keys.quits_within(interval):
+    while True:
+        sleep(interval)
         after = snapshot()
         yield before, after
         before = after
@@ -89,3 +100,111 @@ def _print(console: Console, server: str, before: Snapshot, after: Snapshot, as_
         click.echo(json.dumps({"seconds": after.time - before.time, **transports, **routes, "models": models}))
     else:
         console.print(view(server, before, after, console.width))
+
+
+_GAP = 2  # Terminal columns between two columns of the table.
+_MIN_MODEL = 12
+_BARS = "▁▂▃▄▅▆▇█"
+_INTERVALS = 60
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers."""
+
+    title: str
+    text: Callable[[Activity], str]
+    importance: int  # If the terminal is too narrow, the least important columns are left out.
+    needs_metrics: bool = False
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+_FAILED = "failed/s"
+COLUMNS = (
+    Column("version", lambda row: row.version, 7),
+    Column("calls/s", lambda row: f"{row.calls:,.0f}", 10),
+    Column("samples/s", lambda row: f"{row.samples:,.0f}", 2),
+    Column(_FAILED, lambda row: f"{row.failures:,.1f}", 9),
+    Column("batch", lambda row: _number(row.batch_size, 1), 3),
+    Column("queue ms", lambda row: _number(row.queue_ms, 2), 5),
+    Column("compute ms", lambda row: _number(row.compute_ms, 2), 4),
+    Column("p50 ms", lambda row: _number(row.p50_ms, 2), 6, needs_metrics=True),
+    Column("p99 ms", lambda row: _number(row.p99_ms, 2), 8, needs_metrics=True),
+    # A route has no queue of its own.
+    Column(
+        "queued", lambda row: f"{row.queued}/{row.max_queue_size}" if row.max_queue_size else "-", 1, needs_metrics=True
+    ),
+)
+
+
+@dataclass
+class History:
+    """The calls per second of all models together, for the latest intervals."""
+
+    rates: deque[float] = field(default_factory=lambda: deque(maxlen=_INTERVALS))
+
+    def line(self, width: int) -> str:
+        """Draw a bar for each interval, in proportion to the highest rate. Empty for fewer than two intervals."""
+        highest = max(self.rates, default=0.0)
+        words = f"  at most {highest:,.0f} calls/s"
+        shown = list(self.rates)[-max(1, width - len(words)) :]
+        if len(shown) < 2 or highest <= 0:
+            return ""
+        return "".join(_BARS[round(rate / highest * (len(_BARS) - 1))] for rate in shown) + words
+
+
+def view(server: str, before: Snapshot, after: Snapshot, width: int, history: History | None = None) -> RenderableType:
+    """Draw what happened between two snapshots. Adds the interval to ``history``, if given."""
+    rows = printable(activities(before, after))
+    calls, samples = callers(rows, before, after)
+    facts = [server, f"{calls:,.0f} calls/s", f"{samples:,.0f} samples/s"]
+    if after.metrics is not None:
+        facts.append(f"workers {after.metrics.workers:.0f}/{after.metrics.workers_wanted:.0f}")
+        facts.append(f"transport {' and '.join(printable(list(after.metrics.transports))) or 'unknown'}")
+    parts: list[RenderableType] = [Text(line, style="bold") for line in _lines(facts, width)]
+    if history is not None:
+        history.rates.append(calls)
+        if line := history.line(width):
+            parts.append(Text(line, style="cyan", no_wrap=True))
+    parts.append(_table(rows, width, with_metrics=after.metrics is not None))
+    for route, members in printable(shares(before, after)).items():
+        listed = ", ".join(f"{member} {share:.1%}" for member, share in members.items())
+        parts.append(Text(f"{route}: {listed} of its samples", style="dim"))
+    if history is not None:
+        parts.append(Text("Ctrl-C ends it", style="dim"))
+    return Group(*parts)
+
+
+def _lines(facts: Sequence[str], width: int) -> list[str]:
+    """Join the facts in as few lines as possible."""
+    lines: list[str] = []
+    for fact in facts:
+        if lines and len(lines[-1]) + 3 + len(fact) <= width:
+            lines[-1] += f"   {fact}"
+        else:
+            lines.append(fact)
+    return lines
+
+
+def _table(rows: Sequence[Activity], width: int, *, with_metrics: bool) -> Table:
+    columns = [column for column in COLUMNS if with_metrics or not column.needs_metrics]
+    widths = {column: max(map(len, [column.title, *(column.text(row) for row in rows)])) for column in columns}
+    names = max(map(cell_len, ["model", *(row.model for row in rows)]))
+
+    def left() -> int:
+        return width - sum(_GAP + widths[column] for column in columns)
+
+    while columns and left() < min(names, _MIN_MODEL):
+        columns.remove(min(columns, key=lambda column: column.importance))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", overflow="fold", max_width=max(1, left()))  # a shortened name could be another model's
+    for column in columns:
+        table.add_column(column.title, justify="right", no_wrap=True, min_width=widths[column])
+    for row in rows:
+        styles = {_FAILED: "bold red"} if row.failures else {}
+        cells = [Text(column.text(row), style=styles.get(column.title, "")) for column in columns]
+        table.add_row(Text(row.model), *cells)
+    return table

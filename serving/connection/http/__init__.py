@@ -1,1 +1,1 @@
-"""Calls over HTTP/1.1, for http:// and https:// addresses alone: it needs httpx2, which the extra ``http`` installs."""
+"""Calls over HTTP/1.1, for http:// and https:// addresses. Needs httpx2, which the extra ``http`` installs."""

@@ -1,29 +1,37 @@
-"""Turn failures of HTTP into the errors that gRPC's failures become."""
+"""Turn failures of HTTP calls into the same errors as failures of gRPC calls."""
 
 import socket
 import ssl
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias, get_args
 
 import grpc
-import httpx2
+import httpcore2
 
 from hangtag.serving.connection.errors import UNKNOWN_OUTCOME, ClientError
-from hangtag.serving.connection.http.codec.status import error_text, status_code
-from hangtag.serving.connection.http.codec.wire import HttpAnswer, HttpRequest
+from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest, error_text, status_code
 from hangtag.serving.connection.method import CONTROL, Method
 
-BROKEN = (httpx2.TransportError, UnicodeError)
-"""What httpx2 raises for a call that got no answer."""
-_QUOTED = 200  # characters of an answer that is not of the protocol
+Broken: TypeAlias = (
+    httpcore2.NetworkError
+    | httpcore2.TimeoutException
+    | httpcore2.ProtocolError
+    | httpcore2.ProxyError
+    | UnicodeError
+    | ssl.SSLError
+)
+"""What httpcore2 raises for a call that got no answer, including TimeoutException if the system gave up the connection,
+UnicodeError for a host name that DNS cannot contain, and with asyncio SSLError for a late TLS alert."""
+BROKEN = get_args(Broken)
+_QUOTED = 200  # the most characters that are quoted of an answer outside the protocol
 
 
 def refused(answer: HttpAnswer, method: Method[Any], request: HttpRequest, address: str) -> ClientError:
-    """Return the error of a call that was answered with a failure."""
+    """Return the error of a call that the server answered with a failure."""
     text = error_text(answer)
     code = status_code(answer.status)
     if code is grpc.StatusCode.INVALID_ARGUMENT and method.path in CONTROL:
-        code = grpc.StatusCode.FAILED_PRECONDITION  # HTTP has one status for both
+        code = grpc.StatusCode.FAILED_PRECONDITION  # HTTP has one status for both codes
     if text:
         return ClientError(code, text)
     if answer.status in (404, 405, 501):
@@ -40,42 +48,45 @@ def refused(answer: HttpAnswer, method: Method[Any], request: HttpRequest, addre
 
 
 def too_large(size: int, limit: int) -> ClientError:
-    """Return the error of an answer above the client's own limit."""
+    """Return the error of an answer that exceeds the client's limit."""
     message = f"the answer is larger than max_message_mib allows ({size:,} vs. {limit:,} bytes)"
     return ClientError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
 
 
-def broken(
-    error: httpx2.TransportError | UnicodeError, address: str, method: Method[Any], explanation: str
-) -> ClientError:
+def reason(error: ClientError | Broken) -> str:
+    """Return the text of a failure."""
+    return str(error) or type(error).__name__
+
+
+def broken(error: Broken, address: str, method: Method[Any], explanation: str) -> ClientError:
     """Return the error of a call that got no answer.
 
     Args:
-        error: what httpx2 raised.
+        error: what httpcore2 raised.
         address: where the call went.
-        method: what was called.
-        explanation: why calls fail there; "" where that is not known.
+        method: the called method.
+        explanation: why calls to this address fail; "" if unknown.
     """
-    reason = str(error) or type(error).__name__
     advice = f"if it is a gRPC port, write {address.partition('://')[2]} without a scheme"
-    connected = not isinstance(error, httpx2.ConnectError | httpx2.ProxyError | UnicodeError)
+    unconnected = httpcore2.ConnectError | httpcore2.ConnectTimeout | httpcore2.ProxyError | UnicodeError
+    connected = not isinstance(error, unconnected)
     if explanation:
         message = explanation
     elif any(isinstance(cause, ssl.SSLError) for cause in _causes(error)):
-        message = f"no TLS with {address} ({reason}); does it serve TLS, and is --tls-ca its authority?"
+        message = f"no TLS with {address} ({reason(error)}); does it serve TLS, and is --tls-ca its authority?"
     elif not connected:
-        message = f"no server answers at {address}; start one with 'hangtag serve', or name another with --server"
-    elif isinstance(error, httpx2.RemoteProtocolError) and "illegal" in str(error):
+        message = f"no server answers at {address}; start a server with 'hangtag serve', or name another with --server"
+    elif isinstance(error, httpcore2.RemoteProtocolError) and "illegal" in str(error):
         message, connected = f"the port at {address} does not speak HTTP/1.1; {advice}", False
     else:
-        message = f"the connection to {address} broke before the answer came ({reason}); {advice}"
+        message = f"the connection to {address} broke before the answer came ({reason(error)}); {advice}"
     if connected and not method.repeatable:
         message = f"{message}; {UNKNOWN_OUTCOME}"
     return ClientError(grpc.StatusCode.UNAVAILABLE, message)
 
 
 def host_is_unknown(error: BaseException) -> bool:
-    """Whether a call failed because its host has no address. A host that DNS cannot have is a UnicodeError."""
+    """Return whether a call failed because its host has no address."""
     return any(isinstance(cause, socket.gaierror | UnicodeError) for cause in _causes(error))
 
 

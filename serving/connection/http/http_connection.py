@@ -1,63 +1,50 @@
 """Connections over HTTP/1.1 for threads."""
 
+import queue
 import threading
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import grpc
-import httpx2
-from grpc_health.v1 import health_pb2
+import httpcore2
 
 from hangtag.serving.connection import errors
-from hangtag.serving.connection.errors import ClientError
-from hangtag.serving.connection.http import failures
-from hangtag.serving.connection.http.codec import routes
-from hangtag.serving.connection.http.codec.wire import HttpAnswer, HttpRequest
-from hangtag.serving.connection.http.deadline_transport import DeadlineTransport, until
-from hangtag.serving.connection.http.ordered_calls import ordered_calls
-from hangtag.serving.connection.http.session import LIMITS, HttpSession
-from hangtag.serving.connection.http.streams import IN_FLIGHT, STREAMS
+from hangtag.serving.connection.http.calls import IN_FLIGHT, OF_STREAM, Deadline, HttpCalls, Result, finished
+from hangtag.serving.connection.http.deadline_network import DeadlineNetwork
+from hangtag.serving.connection.http.wire import HttpAnswer
 from hangtag.serving.connection.method import Message, Method, Response
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
 
+Begun = queue.SimpleQueue[Future[Any] | Exception | None]
+"""The calls of a stream in order. The last item is None, or the exception that ended the requests."""
+
 
 class HttpConnection:
-    """Connections to one server, one for each call in flight. Thread-safe. See ``GrpcConnection`` for the methods.
+    """Connections to one server, a connection for each call in flight. Thread-safe. Methods as in ``GrpcConnection``.
 
     Raises:
-        AddressError: the address is no URL of a server, or the variable that names its proxy is no URL of one.
-        CredentialsError: a TLS file cannot be read, or one is given for http://.
+        AddressError: the address is not a server's URL, or the variable that names its proxy is not a proxy's URL.
+        CredentialsError: a TLS file cannot be read, or is given for an http:// address.
     """
 
     def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
-        self.address = address
         self._timeout = timeout
-        self._options = options
-        self._session = HttpSession(address, credentials, options)
-        transport = DeadlineTransport(self._session.verify, LIMITS, self._session.proxy)
-        self._client = httpx2.Client(**self._session.client_settings(), transport=transport)
-        self._closed = threading.Event()
-        self._in_flight = 0
-        self._lock = threading.Lock()
+        self._calls = HttpCalls(address, credentials, options)
+        self._carrier = _ThreadCarrier(self._calls)
 
     def close(self) -> None:
-        """Take no more calls. Calls in flight end with their answers or deadlines, and the last closes the connections:
-        another thread's socket cannot be closed safely while it is read."""
-        with self._lock:
-            self._closed.set()
-            idle = self._in_flight == 0
-        if idle:
-            self._client.close()
+        """Close the connections; calls in flight are cancelled."""
+        self._carrier.close()
 
     def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
-        """Make one call and return its response; ``timeout`` in seconds instead of the connection's own.
+        """Make one call and return its response. ``timeout`` in seconds replaces the connection's timeout.
 
         Raises ClientError and CredentialsError.
         """
-        return self._call(method, request, self._timeout if timeout is None else timeout)
+        deadline = Deadline.after(self._timeout if timeout is None else timeout)
+        return finished(self._calls.call(self._carrier, method, request, deadline))
 
     def stream(
         self,
@@ -66,105 +53,145 @@ class HttpConnection:
         timeout: float | None,
         *,
         wait_for_ready: bool = False,
-    ) -> Iterator[Response]:
-        """Yield the response to each request, in their order; several calls are in flight at once.
+    ) -> Iterator[Any]:
+        """Make a separate call for each request, and yield each call's response or ClientError, in order.
 
-        Watch of the health service yields the status again and again, and outlasts a server that is not up yet.
+        Several calls are in flight at once. For Watch of the health service, yields one status.
         """
-        if self._closed.is_set():
-            raise errors.closed()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        if method.path == routes.WATCH:
-            yield from self._watch(next(iter(requests)), deadline)
-            return
-        stream = STREAMS[method.path]
+        deadline = Deadline.after(timeout)
+        of_stream = OF_STREAM[method.path]
 
         def call(request: Message) -> Any:
-            try:
-                return stream.of_answer(self._call(stream.method, request, _remaining(deadline)))
-            except ClientError as error:
-                return stream.failure(error)
+            return finished(self._calls.call_of_stream(self._carrier, of_stream, request, deadline))
 
+        with self._carrier.open_stream() as begun:
+            try:
+                yield from _in_order(call, requests, begun, deadline)
+            except TimeoutError as error:
+                raise errors.stream_too_late(self._calls.address, timeout) from error
+
+
+class _ThreadCarrier:
+    """A carrier that blocks its thread, which ``finished`` requires."""
+
+    def __init__(self, calls: HttpCalls) -> None:
+        self._calls = calls
+        self._network = DeadlineNetwork()
+        self._pool = httpcore2.ConnectionPool(**calls.pool_settings, network_backend=self._network)
+        self._closed = threading.Event()
+        self._in_flight = 0
+        self._streams: set[Begun] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed.is_set()
+
+    async def exchange(self, request: httpcore2.Request, deadline: Deadline) -> HttpAnswer:
+        request.extensions = {"timeout": dict.fromkeys(("connect", "read", "write"), deadline.at)}
         try:
-            yield from ordered_calls(call, requests, IN_FLIGHT, lambda: _remaining(deadline))
-        except (TimeoutError, ClientError) as error:
-            if isinstance(error, ClientError) and error.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise
-            raise errors.stream_too_late(self.address, timeout) from error
+            with self._call_in_flight():
+                response = self._pool.handle_request(request)
+                try:
+                    answer = self._calls.answer(response)
+                    for piece in response.iter_stream():
+                        answer.add(piece)
+                    return answer.complete()
+                finally:
+                    response.close()
+        except httpcore2.TimeoutException as error:
+            if deadline.remaining() == 0:
+                raise TimeoutError from error
+            raise
 
-    def _watch(self, request: Message, deadline: float | None) -> Iterator[Any]:
-        check = Method(routes.CHECK, health_pb2.HealthCheckResponse)
-        for pause in self._options.polling_pauses():
-            remaining = _remaining(deadline)
-            if remaining == 0:
-                raise errors.stream_too_late(self.address, None)
-            try:
-                yield self._call(check, request, remaining)
-            except ClientError as error:
-                if error.code is not grpc.StatusCode.UNAVAILABLE:
-                    raise
-            if self._closed.wait(pause if remaining is None else min(pause, remaining)):
-                raise errors.closed()
+    async def pause(self, seconds: float, deadline: Deadline) -> None:
+        if seconds:
+            self._closed.wait(seconds)
 
-    def _call(self, method: Method[Response], message: Message, seconds: float | None) -> Response:
-        deadline = None if seconds is None else time.monotonic() + seconds
-        request = self._session.encode(method, message, seconds)
-        pauses = self._options.retry_pauses(method)
-        for pause in (*pauses, None):
-            try:
-                answer = self._answer(request, deadline, seconds)
-                return self._session.decode(method, message, request, answer)
-            except ClientError as error:
-                if error.code is not grpc.StatusCode.UNAVAILABLE or not _in_time(pause, deadline):
-                    raise
-            except failures.BROKEN as error:
-                if not _in_time(pause, deadline):
-                    raise self._session.broken(error, method) from error
-            self._closed.wait(pause)
-        raise AssertionError("unreachable: the last attempt returns or raises")
+    async def find_out(self, question: Callable[[], Result]) -> Result:
+        return question()
 
-    def _answer(self, request: HttpRequest, deadline: float | None, seconds: float | None) -> HttpAnswer:
-        """Make one attempt, within what remains of the time. Raises ClientError; BROKEN where no answer comes."""
-        chunks, size = [], 0
-        headers = self._session.headers(request)
-        try:
-            with (
-                self._attempt(),
-                self._client.stream(
-                    request.verb, request.path, content=request.body, headers=headers, extensions=until(deadline)
-                ) as response,
-            ):
-                self._session.require_size(int(response.headers.get("content-length", 0)))
-                for chunk in response.iter_raw():
-                    chunks.append(chunk)
-                    size += len(chunk)
-                    self._session.require_size(size)
-                return HttpAnswer(response.status_code, response.headers, b"".join(chunks))
-        except httpx2.TimeoutException as error:
-            raise errors.too_late(self.address, seconds or 0) from error
+    def close(self) -> None:
+        """Cancel the calls in flight. The call that ends last closes the pool, so no socket is freed during a read."""
+        with self._lock:
+            self._closed.set()
+            idle = self._in_flight == 0
+            streams = tuple(self._streams)
+        self._network.shut_down()
+        for begun in streams:
+            begun.put(errors.closed())
+        if idle:
+            self._pool.close()
 
     @contextmanager
-    def _attempt(self) -> Iterator[None]:
+    def open_stream(self) -> Iterator[Begun]:
+        """Yield the queue of a new stream, which ends when the connection closes. Raises ClientError if closed."""
+        begun: Begun = queue.SimpleQueue()
         with self._lock:
-            if self._closed.is_set():
-                raise errors.closed()
+            self._require_open()
+            self._streams.add(begun)
+        try:
+            yield begun
+        finally:
+            with self._lock:
+                self._streams.discard(begun)
+
+    @contextmanager
+    def _call_in_flight(self) -> Iterator[None]:
+        with self._lock:
+            self._require_open()
             self._in_flight += 1
         try:
             yield
         finally:
             with self._lock:
                 self._in_flight -= 1
-                last = self._closed.is_set() and self._in_flight == 0
+                last = self.closed and self._in_flight == 0
             if last:
-                self._client.close()
+                self._pool.close()
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise errors.closed()
 
 
-def _remaining(deadline: float | None) -> float | None:
-    """Seconds until a deadline, 0 once it has passed; None without one."""
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+def _in_order(
+    call: Callable[[Message], Any], requests: Iterable[Message], begun: Begun, deadline: Deadline
+) -> Iterator[Any]:
+    """Yield the results of the calls in the order of their requests.
 
+    A thread takes the next request when another call may begin. If iterating over the requests raises an exception, it
+    is re-raised after the results of all earlier requests. Raises TimeoutError if a result does not arrive in time.
+    """
+    free, stopped = threading.Semaphore(IN_FLIGHT), threading.Event()
+    pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="stream")
 
-def _in_time(pause: float | None, deadline: float | None) -> bool:
-    """Whether there is another attempt, after this pause in seconds, before the deadline."""
-    remaining = _remaining(deadline)
-    return pause is not None and (remaining is None or pause <= remaining)
+    def begin_all() -> None:
+        try:
+            for request in requests:
+                free.acquire()
+                if stopped.is_set():
+                    return
+                begun.put(pool.submit(call, request))
+        except Exception as error:
+            begun.put(error)
+        else:
+            begun.put(None)
+
+    threading.Thread(target=begin_all, name="requests", daemon=True).start()
+    try:
+        while True:
+            try:
+                future = begun.get(timeout=deadline.remaining())
+            except queue.Empty:
+                raise TimeoutError from None
+            if future is None:
+                return
+            if isinstance(future, Exception):
+                raise future
+            yield future.result(deadline.remaining())
+            free.release()
+    finally:
+        stopped.set()
+        free.release()  # the thread that takes requests may be waiting for it
+        pool.shutdown(wait=False, cancel_futures=True)

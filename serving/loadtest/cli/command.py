@@ -1,36 +1,89 @@
-"""`hangtag loadtest`: parse, measure, render."""
+"""`hangtag loadtest` and `hangtag loadtest compare`: parse, measure, render."""
 
 import shlex
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
+from rich.text import Text
 
+from hangtag.options import JsonCommand, json_option, options_of
+from hangtag.printable import escaped
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.cli import progress, report_files
-from hangtag.serving.loadtest.cli.calibrate import calibrate_alone
-from hangtag.serving.loadtest.cli.compare import compare, warn_of_other_machine
-from hangtag.serving.loadtest.cli.interrupts import stop_event
-from hangtag.serving.loadtest.cli.parameter_types import SamplesPath
-from hangtag.serving.loadtest.cli.scenario_options import scenario_from, scenario_options
+from hangtag.serving.loadtest.cli import output
 from hangtag.serving.loadtest.comparison import gates
-from hangtag.serving.loadtest.comparison.compare import compare_targets
-from hangtag.serving.loadtest.comparison.gate_outcomes import judge
-from hangtag.serving.loadtest.comparison.gate_requirements import require_judgeable
-from hangtag.serving.loadtest.comparison.saved_results import SavedResults
+from hangtag.serving.loadtest.comparison.compare import SavedResults, compare_saved, compare_targets
+from hangtag.serving.loadtest.comparison.gates import judge, require_judgeable
 from hangtag.serving.loadtest.measuring.load_test import Extras, measure
 from hangtag.serving.loadtest.plan import target
-from hangtag.serving.loadtest.plan.scenario import Scenario
+from hangtag.serving.loadtest.plan.scenario import PRESETS, Scenario
 from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.report import table
-from hangtag.serving.loadtest.report.json_reader import read
+from hangtag.serving.loadtest.report.document import read
 from hangtag.serving.options import credentials_options, server_option
 
 
-class WithCompare(click.Command):
+class SamplesPath(click.Path):
+    """A path, or folder:PHOTOS, csv:FILE.csv or idx:FOLDER, which other commands accept as samples too."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        kind, _, place = str(value).partition(":")
+        if kind == "csv" and not place.lower().endswith(".csv"):
+            self.fail(f"{value!r}: name a file that ends in .csv", param, ctx)
+        return super().convert(place if kind in ("folder", "csv", "idx") else value, param, ctx)
+
+
+def warn_of_other_machine(saved: SavedResults, environment: Mapping[str, str], console: Console) -> None:
+    """Print a warning for each difference between the machines of saved results and of this environment."""
+    for line in saved.machine_differences(environment):
+        console.print(Text.assemble(("WARNING ", "bold yellow"), escaped(f"different machines. {line}")))
+
+
+@click.command("compare", cls=JsonCommand)
+@click.argument("a", type=output.FILE, metavar="A.json")
+@click.argument("b", type=output.FILE, metavar="B.json")
+@click.option("--html", "html_file", type=output.FILE, help="Write a page with both runs side by side.")
+@json_option("the comparison", output.FILE)
+def compare(a: Path, b: Path, html_file: Path | None, json_file: Path | None) -> None:
+    """Compare saved results: B's figures as multiples of A's, for every target and load in both.
+
+    Blocks of two files did not run next to each other, so drift of the machine between them is part of the ratio.
+    Results of different machines are compared with a warning: their ratio depends on the machines as much as on the
+    models.
+
+    \b
+    Examples:
+      hangtag loadtest cnn --json=before.json      then change something, and measure again
+      hangtag loadtest cnn --json=after.json
+      hangtag loadtest compare before.json after.json --html comparison.html
+
+    \b
+    Exit code: 0 compared, 1 a file cannot be used or nothing can be compared.
+    """
+    # Imported here, because matplotlib takes half of the startup time of `hangtag loadtest`.
+    from hangtag.serving.loadtest.report import saved_comparison
+
+    output.require_all_writable(html_file, json_file)
+    before, after = read(a), read(b)
+    console = Console(quiet=json_file == output.STDOUT)
+    warn_of_other_machine(before, after.environment, Console(stderr=True))
+    comparisons = compare_saved(before, after)
+    if not comparisons:
+        raise click.ClickException(f"{a} and {b} have no target and load in common, so there is nothing to compare")
+    groups = saved_comparison.groups_of(before, after, comparisons)
+    saved_comparison.render_differences(before, after, console)
+    saved_comparison.render_tables(groups, console)
+    renderers = {html_file: saved_comparison.render_page, json_file: saved_comparison.render_json}
+    output.write({file: partial(render, before, after, groups) for file, render in renderers.items() if file})
+
+
+class WithCompare(JsonCommand):
     """A command with MODEL arguments, whose first argument may be the subcommand `compare` instead."""
 
     commands = MappingProxyType({"compare": compare})
@@ -54,38 +107,37 @@ class WithCompare(click.Command):
     "others",
     multiple=True,
     metavar="NAME=HOST:PORT/MODEL[@VERSION]",
-    help="Measure this model on this server too, under this name; NAME=http://HOST:PORT/MODEL measures it over HTTP. "
-    "May be given several times.",
+    help="Measure this model too, under the given name. Addresses that begin with http:// are called over HTTP. "
+    "Repeatable.",
 )
 @click.option(
     "--method",
     type=click.Choice(["infer", "classify"]),
     default="infer",
     show_default=True,
-    help="infer: ModelInfer, of the Open Inference Protocol, over HTTP with binary tensors. classify: hangtag's "
-    "Classify, an image file a call.",
+    help="infer: the Open Inference Protocol's ModelInfer. classify: hangtag's Classify, one image file per call.",
 )
-@scenario_options
+@options_of(Scenario)
 @click.option(
     "--samples",
-    "--images",
     type=SamplesPath(exists=True, path_type=Path),
-    help="Send the samples in this folder (a folder of images for each label, or images alone, or Fashion-MNIST's t10k "
-    "files) or .npz file (an array for each input, and perhaps 'labels').  [default: random values that fit the model]",
+    help="Send the samples in this folder (images, or a folder of images for each label, or t10k files), .npz file, or "
+    "CSV file with the columns path and label. The prefixes folder:, csv: and idx: may name the kind.  "
+    "[default: random values]",
 )
+@click.option("--images", type=SamplesPath(exists=True, path_type=Path), hidden=True, deprecated="Write --samples.")
 @click.option("--accuracy", is_flag=True, help="First send every labelled sample once, and report the accuracy.")
-@click.option("--check-caching", is_flag=True, help="First compare one repeated sample with new ones.")
-@click.option("--calibrate", is_flag=True, help="Also measure the generator's own ceiling; alone without a MODEL.")
-@click.option("--public-api", is_flag=True, help="Make calls with grpcio's public API only, which is slower.")
 @click.option(
     "--fail-if",
     "conditions",
     multiple=True,
     metavar="CONDITION",
-    help="Exit with 1 where this holds, e.g. 'lstm[1].p99 > 5ms'. May be given several times.",
+    help="Exit with 1 if this condition holds, such as 'lstm[1].p99 > 5ms'. Repeatable.",
 )
-@click.option("--baseline", type=click.Path(dir_okay=False, path_type=Path), help="Saved results, for --fail-if.")
-@report_files.report_file_options
+@click.option(
+    "--baseline", type=click.Path(dir_okay=False, path_type=Path), help="Saved results, to compare with in --fail-if."
+)
+@output.report_file_options
 @click.option("--yes-load-remote", is_flag=True, help="Allow a server on another machine. Ask its owner first.")
 @credentials_options
 @click.pass_context
@@ -97,77 +149,78 @@ def loadtest(
     others: tuple[str, ...],
     method: target.Method,
     samples: Path | None,
+    images: Path | None,
     accuracy: bool,
-    check_caching: bool,
-    calibrate: bool,
-    public_api: bool,
     conditions: tuple[str, ...],
     baseline: Path | None,
     yes_load_remote: bool,
     credentials: Credentials,
     **settings: Any,
 ) -> None:
-    """Measure the latency and throughput of one or several MODELs on a server, and compare them.
-    `hangtag loadtest compare A.json B.json` compares saved runs. MODEL@VERSION measures one version of a model.
+    """Measure the latency and throughput of MODELs on a server, and compare them with the first.
+    MODEL@VERSION is one version of a model; `hangtag loadtest compare A.json B.json` compares saved runs.
 
     \b
-    closed loop  a fixed number of queries in flight; an answer triggers the next query. Finds the peak throughput.
-    open loop    queries leave at planned times, at a fixed rate, as those of independent users: whether or not earlier
-                 ones were answered. Latency counts from the planned time, so a server that stalls cannot hide it.
+    closed loop  an answer triggers the next query: shows the peak throughput
+    open loop    queries at planned times: the latency that users see
 
-    Without --concurrency and --rate, closed loops with 1, 8 and 64 in flight run first, then one open loop for all
-    targets at half the peak of the slowest. Each run is cut into blocks, and the targets' blocks are interleaved, so
-    that drift of the machine affects all alike. The others are compared with the first one named.
+    Without --concurrency and --rate, closed loops with 1, 8 and 64 in flight run, then an open loop at half the peak of
+    the slowest target. The targets take turns, so that drift of the machine affects all alike.
 
     \b
-    Scenarios (MLPerf LoadGen's):
-      single-stream  one query of one sample in flight; judged by p90
-      multi-stream   one query of eight samples in flight; judged by p99
-      server         Poisson arrivals at --rate, or --find-peak with --target-latency
-      offline        large batches, enough to keep the server busy; judged by samples a second
-
-    \b
-    Conditions of --fail-if: TARGET.METRIC, or TARGET[64].METRIC for one load; then <, <=, > or >=; then a value with
-    its unit, another TARGET.METRIC, or baseline (the same figure in --baseline), with a factor before it if you like.
-    Metrics: throughput samples_per_second p50 p90 p95 p99 p99.9 max errors error_rate accuracy peak
-
-    \b
-    Exit code: 0 every run is VALID, 1 a run is INVALID, calls failed or a --fail-if holds, 2 the command was wrong.
+    A condition of --fail-if is TARGET.METRIC or TARGET[64].METRIC, then <, <=, >
+    or >=, then a value with its unit, another TARGET.METRIC, or baseline; the
+    last two may have a factor. Metrics: throughput samples_per_second p50 p99.9
+    max errors error_rate accuracy peak
 
     \b
     Examples:
-      hangtag loadtest lstm cnn --html report.html        compare two models, with pictures
-      hangtag loadtest cnn@2 cnn@1                        compare two versions that a server serves
-      hangtag loadtest cnn --concurrency 1,2,4,8,16       where does throughput stop growing?
-      hangtag loadtest cnn --rate 500 --min-duration 1m   what do users see at 500 calls/s?
+      hangtag loadtest lstm cnn --html report.html       two models, with pictures
+      hangtag loadtest cnn@2 cnn@1 --concurrency 1,4,16  two versions
+      hangtag loadtest cnn --rate 500 --min-duration 1m  what do users see?
       hangtag loadtest cnn --scenario server --find-peak --target-latency 10ms
-      hangtag loadtest --target a=127.0.0.1:8001/cnn --target b=127.0.0.1:9001/cnn
-      hangtag loadtest --target grpc=127.0.0.1:8001/cnn --target rest=http://127.0.0.1:8000/cnn
-      hangtag loadtest lstm cnn --samples examples/garments --fail-if 'cnn[1].p99 > 20ms'
+      hangtag loadtest --target a=127.0.0.1:8001/cnn --target b=http://[::1]/cnn
+      hangtag loadtest cnn --samples examples/garments --fail-if 'cnn.p99 > 20ms'
+
+    Exit code: 0 every run is VALID, 1 a run is INVALID, calls failed or a --fail-if holds, 2 the command was wrong.
     """
-    files = {name: settings.pop(name) for name in list(settings) if name.endswith("_file")}
+    files = {name: settings.pop(f"{name}_file") for name in output.REPORTS}
     stderr = Console(stderr=True)
-    if calibrate and not (models or others):
-        calibrate_alone(scenario_from(ctx, settings, (Target("null", "null"),)), stderr)
-        return
-    scenario = scenario_from(ctx, settings, _targets(models, server, others, method))
+    scenario = _scenario(ctx, settings, _targets(models, server, others, method))
     if not yes_load_remote:
         _refuse_remote(scenario)
     saved = read(baseline) if baseline is not None else None
     fail_if = _gates(conditions, scenario, accuracy, saved)
-    report_files.require_all_writable(files)
-    extras = Extras(samples, accuracy, check_caching, calibrate, public_api)
+    output.require_all_writable(*files.values())
+    extras = Extras(samples or images, accuracy)
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    with stop_event() as stop, progress.live(stderr) as show:
+    with output.stop_event() as stop, output.live(stderr) as show:
         results = measure(scenario, extras, credentials, stop, show, command)
     outcomes = tuple(judge(gate, results, saved) for gate in fail_if)
     if saved is not None:
         warn_of_other_machine(saved, results.environment, stderr)
     comparisons = compare_targets(results)
-    table.render(results, comparisons, Console(), outcomes)
-    report_files.write(files, results, comparisons, outcomes)
+    table.render(results, comparisons, Console(quiet=files["json"] == output.STDOUT), outcomes)
+    reports = {file: output.REPORTS[name][1] for name, file in files.items() if file is not None}
+    output.write({file: partial(render, results, comparisons, outcomes) for file, render in reports.items()})
     if not results.valid or any(outcome.failed for outcome in outcomes):
         sys.exit(1)
+
+
+def _scenario(ctx: click.Context, settings: dict[str, Any], targets: tuple[Target, ...]) -> Scenario:
+    """Build a Scenario from the values of the options.
+
+    If --scenario is given, its preset replaces values that neither the command line nor an environment variable sets.
+
+    Raises:
+        click.UsageError: When a setting is out of range, or two settings contradict each other.
+    """
+    preset = PRESETS[settings["scenario"]] if settings["scenario"] else {}
+    unset = {name: value for name, value in preset.items() if ctx.get_parameter_source(name) == ParameterSource.DEFAULT}
+    try:
+        return Scenario(targets, **(settings | unset))
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from error
 
 
 def _targets(

@@ -1,38 +1,88 @@
-"""Compares runs under the same load: ratios with confidence intervals, and a sentence for each comparison."""
+"""Compare runs under the same load, from one test or saved tests: ratios with intervals, and a sentence for each."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from hangtag.serving.loadtest import units
-from hangtag.serving.loadtest.comparison.saved_results import SavedResults
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import Load, OpenLoop
+from hangtag.serving.loadtest.record import shown, stored, unstored
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 from hangtag.serving.loadtest.statistics.intervals import Interval, ratio_of_percentiles, ratio_of_rates
+
+# The entries of the environment that differ between machines.
+MACHINE = ("CPU", "CPUs usable", "system")
+
+
+@dataclass(frozen=True)
+class SavedResults:
+    """The content of a file that `hangtag loadtest --json` wrote."""
+
+    file: Path
+    runs: tuple[Run, ...]
+    accuracies: dict[str, float]  # By target, between 0 and 1.
+    peaks: dict[str, float]  # By target, in queries per second.
+    environment: dict[str, str]
+    started: str
+    settings: dict[str, str] = field(default_factory=dict)  # What was measured and how: models, samples, options.
+
+    @classmethod
+    def of(cls, results: Results) -> "SavedResults":
+        """The figures of a load test that was not saved, in the same form."""
+        accuracies = {name: accuracy.share for name, accuracy in results.accuracies.items()}
+        peaks = {peak.target: peak.rate for peak in results.peaks if peak.rate is not None}
+        return cls(Path(), results.runs, accuracies, peaks, results.environment, results.started)
+
+    def run(self, target: str, load: Load) -> Run | None:
+        """The run of this target under this load, if there is one."""
+        return next((run for run in self.runs if run.target == target and run.load == load), None)
+
+    def environment_differences(self, environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+        """What differs between this environment and another environment: both values, by label."""
+        return _differences(self.environment, environment, {**self.environment, **environment})
+
+    def setting_differences(self, after: "SavedResults") -> dict[str, tuple[str, str]]:
+        """What differs between the settings that both files record: both values, by label."""
+        return _differences(
+            self.settings, after.settings, [label for label in self.settings if label in after.settings]
+        )
+
+    def machine_differences(self, environment: Mapping[str, str]) -> tuple[str, ...]:
+        """How the machine differs from another environment's, line by line; empty for the same machine."""
+        differences = _differences(self.environment, environment, MACHINE, unknown="unknown")
+        return tuple(f"{label}: {own} and {other}" for label, (own, other) in differences.items())
+
+
+def _differences(
+    own: Mapping[str, str], other: Mapping[str, str], labels: Iterable[str], unknown: str = units.NONE
+) -> dict[str, tuple[str, str]]:
+    values = {label: (own.get(label, unknown), other.get(label, unknown)) for label in labels}
+    return {label: both for label, both in values.items() if both[0] != both[1]}
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A target's figures as multiples of the baseline's, under one load."""
 
-    target: str
-    baseline: str
-    load: Load
-    throughput: Interval
-    p50: Interval
-    p99: Interval
-    reason: str = ""  # Why the two cannot be compared; empty when they can.
-    doubt: str = ""  # Which of the two runs are doubtful; empty for none.
-    generator_limited: bool = False  # The generator, not the server, limited a throughput.
-    saved: bool = False  # The same target in two files; the baseline is the earlier one.
+    target: str = stored("The target's name.", name="model")
+    baseline: str = stored()
+    load: Load = stored()
+    throughput: Interval = stored()
+    p50: Interval = stored()
+    p99: Interval = stored()
+    reason: str = unstored(default="")  # Why the two cannot be compared; empty when they can.
+    doubt: str | None = stored("Why the two are doubtful: what other programs took meanwhile.", default=None)
+    generator_limited: bool = unstored(default=False)  # The generator, not the server, limited a throughput.
+    saved: bool = unstored(default=False)  # The same target in two files; the baseline is the earlier one.
 
-    @property
+    @shown()
     def meaningful(self) -> bool:
-        """Whether both runs are VALID, so that their ratios say something."""
+        """False if either run is not valid."""
         return not self.reason
 
-    @property
+    @shown()
     def sentence(self) -> str:
         """For example: cnn's p99 at 8 in flight is 4.1 times lstm's (95 %: 3.8 to 4.4)."""
         at = f"at {self.load}"
@@ -51,7 +101,7 @@ class Comparison:
 
 
 def compare_targets(results: Results) -> tuple[Comparison, ...]:
-    """Compare the other targets with the first one, under each load that both ran under."""
+    """Compare each other target with the first target, under each load that both ran under."""
     comparisons = []
     for load in results.loads:
         runs = {run.target: run for run in results.under(load)}
@@ -64,7 +114,7 @@ def compare_targets(results: Results) -> tuple[Comparison, ...]:
 def compare_saved(before: SavedResults, after: SavedResults) -> tuple[Comparison, ...]:
     """Compare `after` with `before`, for each target and load in both.
 
-    Their blocks did not run next to each other, so the two vary independently.
+    The blocks of two saved tests did not run next to each other, so their figures vary independently.
     """
     comparisons = []
     for run in after.runs:
@@ -78,13 +128,14 @@ def compare_saved(before: SavedResults, after: SavedResults) -> tuple[Comparison
 def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) -> Comparison:
     """Compare two runs under one load.
 
-    `files` names the two runs in a sentence where they are saved runs of one target, whose blocks are not paired.
+    `files`: what to call each run in a sentence, for saved runs of one target, whose blocks are not paired.
     """
     paired = files is None
     latencies, baseline_latencies = run.block_latencies(), baseline.block_latencies()
     rates, baseline_rates = run.block_throughputs(), baseline.block_throughputs()
     if paired:
-        # An interrupted test may have one block more of one target; only rounds that both ran can be paired.
+        # After an interruption one target may have an extra block. Only rounds that both targets completed can be
+        # paired.
         blocks = min(len(rates), len(baseline_rates))
         latencies, baseline_latencies = latencies[:blocks], baseline_latencies[:blocks]
         rates, baseline_rates = rates[:blocks], baseline_rates[:blocks]
@@ -112,16 +163,16 @@ def _answered(run: Run, baseline: Run) -> bool:
 
 
 def _invalid(runs: Sequence[tuple[str, Run]]) -> str:
-    """Which runs are INVALID: figures that mean nothing alone mean nothing in a ratio."""
+    """Which runs are INVALID: a ratio of INVALID figures means nothing."""
     names = [name for name, run in runs if not run.valid]
     return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} INVALID" if names else ""
 
 
-def _doubt(run: Run, baseline: Run) -> str:
-    """How much of the CPUs other programs took during the two runs, where that makes one of them doubtful."""
+def _doubt(run: Run, baseline: Run) -> str | None:
+    """How much of the CPUs other programs took during the two runs, if that makes either run doubtful."""
     if not (run.doubt or baseline.doubt):
-        return ""
-    shares = [share for each in (run, baseline) if (share := each.total.others) is not None]
+        return None
+    shares = [share for each in (run, baseline) if (share := each.total.others_cpu_share) is not None]
     return f"other programs took up to {max(shares):.0%} of the CPUs meanwhile"
 
 
@@ -130,5 +181,5 @@ def _phrase(subject: str, ratio: Interval, baseline: str) -> str:
     if ratio.too_wide:
         return f"{subject} cannot be compared with {baseline}: the blocks vary too much ({interval} times)"
     if ratio.known and not ratio.shows_difference:
-        return f"{subject} shows no difference to {baseline} ({interval} times)"
+        return f"{subject} shows no difference from {baseline} ({interval} times)"
     return f"{subject} is {units.ratio(ratio.estimate)} times {baseline}" + (f" ({interval})" if interval else "")

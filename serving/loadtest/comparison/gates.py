@@ -1,11 +1,19 @@
-"""Gates: the conditions of --fail-if, such as `lstm.p99 > 5ms` or `cnn.throughput < 0.95 * baseline`."""
+"""Gates: the conditions of --fail-if, such as `lstm.p99 > 5ms` or `cnn.throughput < 0.95 * baseline`, what a load test
+must measure for them, and whether they failed."""
 
+import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from hangtag.serving.loadtest import units
+from hangtag.serving.loadtest.comparison.compare import SavedResults
+from hangtag.serving.loadtest.measuring.results import Results
+from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import Load
+from hangtag.serving.loadtest.plan.scenario import Scenario
+from hangtag.serving.loadtest.record import stored
 
 OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
@@ -16,7 +24,7 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
 DURATION_UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 SHARE_METRICS = ("accuracy", "error_rate")
 PLAIN_METRICS = ("throughput", "samples_per_second", "errors", "peak")
-TEST_METRICS = ("accuracy", "peak")  # One figure of the whole test, whatever the load.
+TEST_METRICS = ("accuracy", "peak")  # Figures of the whole test, not of one load.
 BASELINE = "baseline"
 
 _METRIC = r"throughput|samples_per_second|p\d{1,2}(?:\.\d+)?|max|errors|error_rate|accuracy|peak"
@@ -40,14 +48,14 @@ SYNTAX = (
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric of a target, under one load or, without one, under every load."""
+    """A metric of a target, under one load, or, if `load` is None, under every load."""
 
     target: str
     metric: str
     load: str | None = None
 
     def is_under(self, load: Load) -> bool:
-        """Whether this is the metric under that load, which is named in whole or by its amount."""
+        """Whether this is the metric under that load. The condition may name a load in full, or only by its amount."""
         return self.load is None or self.load.strip() in (str(load), str(load).split(" ")[0])
 
 
@@ -58,18 +66,18 @@ class Gate:
     text: str
     figure: Figure
     operator: str
-    factor: float  # The bound itself, where there is nothing to multiply.
+    factor: float  # The bound itself, if there is nothing to multiply.
     against: Figure | None = None
     against_baseline: bool = False
 
     @property
     def figures(self) -> tuple[Figure, ...]:
-        """What the run has to measure."""
+        """What the run must measure."""
         return (self.figure,) if self.against is None else (self.figure, self.against)
 
     @property
     def needs_common_load(self) -> bool:
-        """Whether each run is compared with one under the same load, of the baseline or of another target."""
+        """Whether each run is compared with a run of the baseline or of another target under the same load."""
         other = self.against
         if self.figure.load is not None or self.figure.metric in TEST_METRICS:
             return False
@@ -82,8 +90,8 @@ def parse(text: str, targets: tuple[str, ...], has_baseline: bool) -> Gate:
     """Parse a condition, for example `cnn[64].p99 > 2 * lstm.p99`.
 
     Raises:
-        ValueError: When the text is no condition, refers to a target or a baseline that is missing, has a value
-            whose unit does not fit the metric, or can never hold.
+        ValueError: When the text is not a condition, refers to a target or a baseline that is missing, has a value
+            whose unit does not fit the metric, or is a condition that can never hold.
     """
     match = _GATE.fullmatch(text)
     if match is None:
@@ -129,8 +137,155 @@ def _in_unit(text: str, metric: str, value: float, unit: str) -> float:
 
 
 def _require_possible(text: str, metric: str, comparison: str, bound: float) -> None:
-    """Refuse a condition that no figure can meet: a gate that cannot fail protects nothing. Raises ValueError."""
+    """Raise ValueError for a condition that no figure can meet, because a gate that cannot fail protects nothing."""
     if comparison == "<" and bound == 0:
         raise ValueError(f"{text!r} can never hold: {metric} is never below 0")
     if metric in SHARE_METRICS and (bound > 1 or (comparison == ">" and bound == 1)):
         raise ValueError(f"{text!r} makes no sense: {metric} is a share, which is at most 100 %")
+
+
+def require_judgeable(gate: Gate, scenario: Scenario, *, accuracy: bool, baseline: SavedResults | None) -> None:
+    """Refuse, before the run, a condition that this run cannot judge and that would fail only after minutes.
+
+    Args:
+        gate: The condition.
+        scenario: What will be measured.
+        accuracy: Whether the accuracy will be measured.
+        baseline: The saved results that the condition may compare with.
+
+    Raises:
+        ValueError: The message names the option that would measure what is missing.
+    """
+    for figure in gate.figures:
+        if figure.metric == "accuracy" and not accuracy:
+            raise ValueError(f"{gate.text!r}: nothing measures the accuracy: add --accuracy, and labelled --samples")
+        if figure.metric == "peak" and not scenario.find_peak:
+            raise ValueError(f"{gate.text!r}: nothing searches the peak: add --find-peak and --target-latency")
+        may_run = scenario.derives_rate or any(map(figure.is_under, scenario.planned_loads))
+        if figure.load is not None and not may_run:
+            planned = ", ".join(map(str, scenario.planned_loads))
+            raise ValueError(
+                f"{gate.text!r}: no run has the load {figure.load!r}, only {planned}: add it to --concurrency or --rate"
+            )
+    if gate.needs_common_load and not scenario.planned_loads:
+        raise ValueError(f"{gate.text!r}: --find-peak chooses its own rates: leave out --rate, or compare the peak")
+    other = gate.against
+    if gate.figure.metric in TEST_METRICS and other and not (other.load or other.metric in TEST_METRICS):
+        raise ValueError(f"{gate.text!r}: name the load of the other figure: {other.target}[LOAD].{other.metric}")
+    if gate.against_baseline and baseline is not None:
+        _require_in_baseline(gate, scenario, baseline)
+
+
+def _require_in_baseline(gate: Gate, scenario: Scenario, baseline: SavedResults) -> None:
+    target, metric = gate.figure.target, gate.figure.metric
+    if metric in TEST_METRICS:
+        if target not in (baseline.accuracies if metric == "accuracy" else baseline.peaks):
+            raise ValueError(f"{gate.text!r}: {baseline.file} has no {metric} of {target}")
+        return
+    for load in scenario.planned_loads:
+        if gate.figure.is_under(load):
+            run = baseline.run(target, load)
+            if run is None or not run.valid:
+                lacks = f"no run of {target} at {load}" if run is None else f"only an INVALID run of {target} at {load}"
+                raise ValueError(f"{gate.text!r}: {baseline.file} has {lacks}")
+
+
+@dataclass(frozen=True)
+class GateOutcome:
+    """Whether a gate failed, and why, in a sentence."""
+
+    condition: str = stored()
+    failed: bool = stored()
+    sentence: str = stored()
+
+
+def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) -> GateOutcome:
+    """Decide whether a gate failed: its condition holds under at least one load, or cannot be judged.
+
+    A condition that cannot be judged fails, because it would protect nothing.
+    """
+    sentences = []
+    left_out = ""
+    measured = SavedResults.of(results)
+    for load in _loads(gate.figure, measured):
+        if (
+            load is not None
+            and load not in results.scenario.planned_loads
+            and _leaves_out(gate, load, measured, baseline)
+        ):
+            left_out = f"; {load} is left out, because each test finds this rate for itself"
+            continue
+        value = _value(gate.figure, measured, load)
+        bound = gate.factor * _multiplicand(gate, measured, baseline, load)
+        where = f" at {load}" if load is not None else ""
+        shown = f"{gate.figure.target}'s {gate.figure.metric}{where} is {_show(gate.figure.metric, value)}"
+        if math.isnan(value) or math.isnan(bound):
+            missing = shown if math.isnan(value) else f"there is nothing VALID to compare it with{where}"
+            return GateOutcome(gate.text, True, f"{gate.text} cannot be judged: {missing}")
+        sentence = f"{shown}, the bound {_show(gate.figure.metric, bound)}"
+        if OPERATORS[gate.operator](value, bound):
+            return GateOutcome(gate.text, True, f"{gate.text}: {sentence}")
+        sentences.append(sentence)
+    if not sentences:
+        return GateOutcome(gate.text, True, f"{gate.text} cannot be judged: {gate.figure.target} has no such run")
+    return GateOutcome(gate.text, False, f"not {gate.text}: {'; '.join(sentences)}{left_out}")
+
+
+def _leaves_out(gate: Gate, load: Load, measured: SavedResults, baseline: SavedResults | None) -> bool:
+    """Whether the comparison leaves out a rate that the test chose, because the other side did not use it."""
+    if not gate.needs_common_load:
+        return False
+    other, target = (baseline, gate.figure.target) if gate.against is None else (measured, gate.against.target)
+    return other is None or other.run(target, load) is None
+
+
+def _loads(figure: Figure, measured: SavedResults) -> Iterator[Load | None]:
+    if figure.metric in TEST_METRICS:
+        yield None
+        return
+    for run in measured.runs:
+        if run.target == figure.target and figure.is_under(run.load):
+            yield run.load
+
+
+def _multiplicand(gate: Gate, measured: SavedResults, baseline: SavedResults | None, load: Load | None) -> float:
+    """The value that the gate's factor multiplies."""
+    if gate.against is not None:
+        if gate.against.load is not None:
+            load = next(_loads(gate.against, measured), None)
+        return _value(gate.against, measured, load)
+    if not gate.against_baseline:
+        return 1.0
+    assert baseline is not None
+    run = None if load is None else baseline.run(gate.figure.target, load)
+    if run is not None and not run.valid:  # It is never compared, because it could hide a regression.
+        return math.nan
+    return _value(gate.figure, baseline, load)
+
+
+def _value(figure: Figure, measured: SavedResults, load: Load | None) -> float:
+    if figure.metric in TEST_METRICS:
+        values = measured.accuracies if figure.metric == "accuracy" else measured.peaks
+        return values.get(figure.target, math.nan)
+    run = None if load is None else measured.run(figure.target, load)
+    return math.nan if run is None else _run_value(run, figure.metric)
+
+
+def _run_value(run: Run, metric: str) -> float:
+    total = run.total
+    values: dict[str, float] = {
+        "throughput": run.throughput,
+        "samples_per_second": run.samples_per_second,
+        "errors": total.failed,
+        "error_rate": total.failed / total.queries if total.queries else math.nan,
+        "max": total.latency.maximum,
+    }
+    return values[metric] if metric in values else total.latency.percentile(float(metric[1:]))
+
+
+def _show(metric: str, value: float) -> str:
+    if metric in SHARE_METRICS:
+        return f"{value:.2%}" if not math.isnan(value) else units.NONE
+    if metric in ("throughput", "samples_per_second", "peak"):
+        return f"{units.three_digits(value)}/s"
+    return units.count(round(value)) if metric == "errors" and not math.isnan(value) else units.duration(value)

@@ -1,130 +1,282 @@
-"""What one block measured, and how the results of processes or blocks are combined."""
+"""The result of one block: how each query ended, recorded by a process, and combined over processes and blocks."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from statistics import fmean
 
-from hangtag.serving.loadtest.plan.limits import Limits
-from hangtag.serving.loadtest.plan.load import Load
+import numpy as np
+import numpy.typing as npt
+
+from hangtag.serving.loadtest.plan.load import Limits
+from hangtag.serving.loadtest.record import combined, shown, stored, unstored
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 
 OK = "OK"
-# A query of an open loop that left this many seconds later than planned is a delayed request: that is more than the
-# operating system needs to wake a thread on a busy machine, so the generator had fallen behind.
+# A query of an open loop is a delayed request if it left this many seconds later than planned. Even on a busy machine
+# the operating system wakes a thread sooner than that, so the generator had fallen behind.
 DELAYED_AFTER = 0.005
 
 
 @dataclass(frozen=True)
 class TimeSlice:
-    """A short part of a block: the latencies of the answers that arrived in it, and the number of failed calls."""
+    """The answers that arrived in a short part of a block, which starts `start` seconds after the start of the test."""
 
-    start: float  # Seconds from the end of the warm-up, in a process; from the start of the test, in a run.
-    length: float
-    latency: DurationHistogram
-    failed: int = 0
+    latency: DurationHistogram = unstored()
+    start: float = stored()  # in a generator process: seconds from the end of the warm-up
+    length: float = stored()
+    failed: int = stored(default=0)
+
+    @shown()
+    def answered(self) -> int:
+        """Queries."""
+        return len(self.latency)
+
+    @shown()
+    def p50(self) -> float | None:
+        """Seconds."""
+        return self.latency.known(50)
+
+    @shown()
+    def p99(self) -> float | None:
+        """Seconds."""
+        return self.latency.known(99)
+
+    @shown()
+    def max(self) -> float | None:
+        """Seconds."""
+        return self.latency.known(100)
+
+
+def _first_messages(parts: Sequence[dict[str, str]]) -> dict[str, str]:
+    return {status: message for part in reversed(parts) for status, message in part.items()}
+
+
+def _mean_of_known(parts: Sequence[float | None]) -> float | None:
+    known = [part for part in parts if part is not None]
+    return fmean(known) if known else None
+
+
+def _chained(parts: Sequence[tuple[TimeSlice, ...]]) -> tuple[TimeSlice, ...]:
+    return tuple(time_slice for part in parts for time_slice in part)
 
 
 @dataclass(frozen=True)
 class BlockResult:
-    """What one block measured, or several blocks combined. Durations in seconds.
+    """The result of one block, or of all blocks of a run. Durations in seconds.
 
-    Latency counts from the planned send time, service time from the actual one. A closed loop plans a query for the
-    moment at which an answer frees its slot, so there they differ by microseconds. Only answered queries (status OK)
-    have durations.
+    Latency counts from the planned send time, service time from the actual send time. A closed loop plans a query for
+    the moment at which an answer frees its slot, so its latency and service time differ only by microseconds. Only
+    answered queries (status OK) have durations.
     """
 
-    target: str
-    load: Load
-    window: float  # From the end of the warm-up until the last query was sent.
-    answered_in_window: int  # OK answers that arrived within the window, those to warm-up queries included.
-    warm_up_queries: int  # Discarded.
-    statuses: Counter[str] = field(default_factory=Counter)
-    details: dict[str, str] = field(default_factory=dict)  # The first message of each status but OK.
-    latency: DurationHistogram = field(default_factory=DurationHistogram)
-    service: DurationHistogram = field(default_factory=DurationHistogram)
-    lateness: DurationHistogram = field(default_factory=DurationHistogram)  # Actual minus planned send, all queries.
-    delayed: int = 0  # Queries sent more than DELAYED_AFTER late.
-    finished: bool = True  # Both minima were reached, and nothing stopped the block early.
-    timeline: tuple[TimeSlice, ...] = ()
-    generator_cpu: float = 0.0  # CPUs that the generator's busiest process used, on average.
-    generator_busy: float = 0.0  # The share of the time that its busiest thread computed or waited for a CPU.
-    cpu_share: float = 0.0  # The share of the CPUs it may use that the generator took, with all of its processes.
-    cpus_busy: float = 0.0  # The share of the time that these were busy; 0 where they are not the server's too.
-    others: float | None = None  # The share of this machine's CPUs that other programs took; None where unknown.
-    server: ServerTimings | None = None  # What the server counted in the meantime, where it keeps statistics.
+    warm_up_queries: int = stored("Discarded.", combine=sum)
+    duration: float = stored("Of the measuring, without the warm-up.", combine=sum)
+    answered: int = stored("OK answers that arrived while it measured, to warm-up queries too.", combine=sum)
+    statuses: Counter[str] = stored(
+        "gRPC status code to count, OK included.",
+        combine=lambda parts: sum(parts, Counter()),
+        default_factory=Counter,
+    )
+    # The first message of each status but OK.
+    details: dict[str, str] = unstored(combine=_first_messages, default_factory=dict)
+    delayed_queries: int = stored("Open loop: sent more than 5 ms later than planned.", combine=sum, default=0)
+    finished: bool = stored("Both minima were reached, and nothing stopped it early.", combine=all, default=True)
+    generator_cpu: float = stored("CPUs that the generator's busiest process used.", combine=max, default=0.0)
+    generator_busy: float = stored(
+        "The share of the time that its busiest thread computed or waited for a CPU.", combine=max, default=0.0
+    )
+    generator_latency_share: float = stored(
+        "The share of a closed loop's latency that the generator took; 0 for an open loop.",
+        combine=fmean,
+        default=0.0,
+    )
+    generator_cpu_share: float = stored(
+        "The share of the CPUs it may use that the generator took, with all of its processes.",
+        combine=fmean,
+        default=0.0,
+    )
+    cpus_busy: float = stored(
+        "The share of the time that these CPUs were busy; 0 if the server does not use them too.",
+        combine=fmean,
+        default=0.0,
+    )
+    others_cpu_share: float | None = stored(
+        "The share of this machine's CPUs that other programs took; null if unknown.",
+        combine=_mean_of_known,
+        default=None,
+    )
+    latency: DurationHistogram = stored(
+        "From the planned send time to the answer; answered calls only.",
+        combine=DurationHistogram.merged,
+        default_factory=DurationHistogram,
+    )
+    service_time: DurationHistogram = stored(
+        "From the actual send time to the answer; answered calls only.",
+        combine=DurationHistogram.merged,
+        default_factory=DurationHistogram,
+    )
+    lateness: DurationHistogram = stored(
+        "From the planned to the actual send time; every call.",
+        combine=DurationHistogram.merged,
+        default_factory=DurationHistogram,
+    )
+    server: ServerTimings | None = stored(
+        "Null if the server keeps no statistics, restarted, or is one of several.",
+        combine=ServerTimings.of_blocks,
+        default=None,
+    )
+    timeline: tuple[TimeSlice, ...] = stored(combine=_chained, default=())
 
-    @property
+    @shown()
     def queries(self) -> int:
-        """Queries sent and ended, without the warm-up's."""
+        """Number of queries sent and ended, without those of the warm-up."""
         return self.statuses.total()
+
+    @shown()
+    def throughput(self) -> float:
+        """Answered calls a second."""
+        return self.answered / self.duration if self.duration > 0 else 0.0
 
     @property
     def failed(self) -> int:
         """Queries that ended with a status other than OK."""
         return self.queries - self.statuses[OK]
 
-    @property
-    def throughput(self) -> float:
-        """Answered queries per second."""
-        return self.answered_in_window / self.window if self.window > 0 else 0.0
-
     @classmethod
     def from_processes(cls, parts: Sequence["BlockResult"], limits: Limits) -> "BlockResult":
-        """Combine what several processes measured of one block at the same time. `limits` are the whole block's."""
-        total = cls._summed(parts, window=max(part.window for part in parts))
+        """Combine the results of processes that issued one block together. `limits` are those of the whole block."""
+        duration = max(part.duration for part in parts)
+        reached = limits.reached(duration, sum(part.queries for part in parts))
         slices: dict[float, list[TimeSlice]] = {}
-        for part in parts:
-            for time_slice in part.timeline:
-                slices.setdefault(time_slice.start, []).append(time_slice)
-        return replace(
-            total,
-            cpu_share=sum(part.cpu_share for part in parts),
-            finished=total.finished and limits.reached(total.window, total.queries),
+        for time_slice in _chained([part.timeline for part in parts]):
+            slices.setdefault(time_slice.start, []).append(time_slice)
+        timeline = (
+            TimeSlice(
+                DurationHistogram.merged([part.latency for part in same]),
+                start,
+                same[0].length,
+                sum(part.failed for part in same),
+            )
+            for start, same in sorted(slices.items())
+        )
+        return combined(
+            cls,
+            parts,
+            duration=duration,
+            finished=reached and all(part.finished for part in parts),
+            generator_latency_share=max(part.generator_latency_share for part in parts),
+            generator_cpu_share=sum(part.generator_cpu_share for part in parts),
+            timeline=tuple(timeline),
+        )
+
+
+# The picture of latency over time has about this many slices per block, none shorter than SHORTEST_SLICE seconds.
+SLICES = 10
+SHORTEST_SLICE = 0.1
+LOST = "UNKNOWN"
+"""The status of a query whose end gRPC never reported."""
+
+
+class Recorder:
+    """Collects the queries of one block. Times are seconds on one monotonic clock.
+
+    `record` runs once per query, on the channels' threads, so it only appends to a list. `fold` counts the list into
+    histograms now and then, which bounds the memory and gives the live figures.
+    """
+
+    def __init__(self, window_start: float, limits: Limits) -> None:
+        """Start recording.
+
+        Queries planned before `window_start` are warm-up. If answered within the window, they count, but only towards
+        the throughput.
+        """
+        self.window_start = window_start
+        self.statuses: Counter[str] = Counter()
+        self.details: dict[str, str] = {}
+        self.latency = DurationHistogram()
+        self._service = DurationHistogram()
+        self._lateness = DurationHistogram()
+        self._delayed = 0
+        self._slice_length = max(limits.min_duration / SLICES, SHORTEST_SLICE)
+        self._slices: dict[int, tuple[DurationHistogram, Counter[str]]] = {}
+        self._ended: list[tuple[float, float, float, str]] = []
+        self._warm_up_ended: list[tuple[float, str]] = []
+        self._folded = 0
+        self._answered_in_window = 0
+        self._warm_up_queries = 0
+
+    def record(self, planned: float, sent: float, ended: float, status: str) -> None:
+        """Record that a query ended. Thread-safe: appending to a list is atomic."""
+        if planned >= self.window_start:
+            self._ended.append((planned, sent, ended, status))
+        else:
+            self._warm_up_ended.append((ended, status))
+
+    def record_lost(self, count: int) -> None:
+        """Record queries whose end gRPC never reported."""
+        self.statuses[LOST] += count
+        self.details.setdefault(LOST, "gRPC did not report the end of the call, not even when its deadline had passed")
+        self._folded += count
+
+    @property
+    def queries(self) -> int:
+        """Number of queries that have ended so far, without those of the warm-up."""
+        return self._folded + len(self._ended)
+
+    def fold(self, window_end: float = 0.0) -> None:
+        """Count the queries recorded since the last call; `window_end` is 0 while the block runs."""
+        window_end = window_end or math.inf
+        warm_up, self._warm_up_ended = self._warm_up_ended, []
+        self._warm_up_queries += len(warm_up)
+        self._count_answers(np.array([ended for ended, status in warm_up if status == OK]), window_end)
+        batch, self._ended = self._ended, []
+        if not batch:
+            return
+        *times, statuses = zip(*batch, strict=True)
+        planned, sent, ended = map(np.array, times)
+        ok = np.array([status == OK for status in statuses])
+        self._folded += len(batch)
+        self.statuses.update(statuses)
+        self._count_answers(ended[ok], window_end)
+        self.latency.record((ended - planned)[ok])
+        self._service.record((ended - sent)[ok])
+        self._lateness.record(sent - planned)
+        self._delayed += int(np.count_nonzero(sent - planned > DELAYED_AFTER))
+        self._count_slices(planned, ended, ok)
+
+    def _count_answers(self, arrivals: npt.NDArray[np.float64], window_end: float) -> None:
+        inside = (arrivals >= self.window_start) & (arrivals <= window_end)
+        self._answered_in_window += int(np.count_nonzero(inside))
+
+    def _count_slices(
+        self, planned: npt.NDArray[np.float64], ended: npt.NDArray[np.float64], ok: npt.NDArray[np.bool_]
+    ) -> None:
+        indices = ((ended - self.window_start) // self._slice_length).astype(int)
+        for index in np.unique(indices).tolist():
+            here = indices == index
+            latency, ends = self._slices.setdefault(index, (DurationHistogram(), Counter()))
+            latency.record((ended - planned)[here & ok])
+            ends["failed"] += int(np.count_nonzero(here & ~ok))
+
+    def result(self, window_end: float, *, stopped: bool = False) -> BlockResult:
+        """Return the block's result until `window_end`. `stopped`: the block ended early. Record nothing afterwards."""
+        self.fold(window_end)
+        return BlockResult(
+            duration=max(window_end - self.window_start, 0.0),
+            answered=self._answered_in_window,
+            warm_up_queries=self._warm_up_queries,
+            statuses=self.statuses,
+            details=self.details,
+            latency=self.latency,
+            service_time=self._service,
+            lateness=self._lateness,
+            delayed_queries=self._delayed,
+            finished=not stopped,
             timeline=tuple(
-                TimeSlice(
-                    start,
-                    same[0].length,
-                    DurationHistogram.merged(part.latency for part in same),
-                    sum(part.failed for part in same),
-                )
-                for start, same in sorted(slices.items())
+                TimeSlice(latency, index * self._slice_length, self._slice_length, ends["failed"])
+                for index, (latency, ends) in sorted(self._slices.items())
             ),
-        )
-
-    @classmethod
-    def from_blocks(cls, blocks: Sequence["BlockResult"]) -> "BlockResult":
-        """Combine the blocks of one target under one load, which ran one after the other."""
-        timings = [block.server for block in blocks if block.server is not None]
-        others = [block.others for block in blocks if block.others is not None]
-        return replace(
-            cls._summed(blocks, window=sum(block.window for block in blocks)),
-            timeline=tuple(time_slice for block in blocks for time_slice in block.timeline),
-            server=ServerTimings.summed(timings) if timings else None,
-            others=fmean(others) if others else None,
-        )
-
-    @classmethod
-    def _summed(cls, parts: Sequence["BlockResult"], window: float) -> "BlockResult":
-        details: dict[str, str] = {}
-        for part in reversed(parts):
-            details |= part.details
-        return cls(
-            target=parts[0].target,
-            load=parts[0].load,
-            window=window,
-            answered_in_window=sum(part.answered_in_window for part in parts),
-            warm_up_queries=sum(part.warm_up_queries for part in parts),
-            statuses=sum((part.statuses for part in parts), Counter()),
-            details=details,
-            latency=DurationHistogram.merged(part.latency for part in parts),
-            service=DurationHistogram.merged(part.service for part in parts),
-            lateness=DurationHistogram.merged(part.lateness for part in parts),
-            delayed=sum(part.delayed for part in parts),
-            finished=all(part.finished for part in parts),
-            generator_cpu=max(part.generator_cpu for part in parts),
-            generator_busy=max(part.generator_busy for part in parts),
-            cpu_share=fmean(part.cpu_share for part in parts),
-            cpus_busy=fmean(part.cpus_busy for part in parts),
         )

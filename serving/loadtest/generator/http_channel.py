@@ -1,7 +1,8 @@
-"""Makes asynchronous HTTP/1.1 calls: the requests are whole texts of HTTP, written to a connection as they are.
+"""Make asynchronous HTTP/1.1 calls. A request is its complete HTTP text, which is written to a connection unchanged.
 
-An event loop in a thread holds the connections, uvloop's where that is installed; httptools (llhttp, Node's parser)
-reads the answers. A general client such as httpx2 takes several times as long for a call, and would be the limit.
+An event loop in a thread holds the connections (uvloop's event loop if installed), and httptools (llhttp, Node's
+parser) reads the answers. A general client such as httpx2 takes several times as long for a call, and would limit the
+measurement.
 """
 
 import asyncio
@@ -15,11 +16,38 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httptools
+from google.protobuf.message import Message
 
-from hangtag.serving.connection.http.codec.status import error_text, status_code
-from hangtag.serving.connection.http.codec.wire import HttpAnswer
+from hangtag.serving.connection.http.routes import ROUTES
+from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest, error_text, status_code
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.generator.channels.channel import Metadata, OnEnd, clock
+from hangtag.serving.loadtest.generator.channels import Metadata, OnEnd, clock
+
+LIVE = HttpRequest("GET", "v2/health/live")
+
+
+def as_text(address: str, request: HttpRequest) -> bytes:
+    """Return the HTTP text of a request for the server at a URL, without the headers for credentials."""
+    url = urlsplit(address)
+    headers = {"host": url.netloc, **request.headers}
+    if request.verb == "POST":
+        headers["content-length"] = str(len(request.body))
+    lines = [f"{request.verb} {url.path.rstrip('/')}/{request.path} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + request.body
+
+
+def message_as_text(address: str, method: str, message: Message, deadline: float) -> bytes:
+    """Return a gRPC request as the text of the same request over HTTP.
+
+    Args:
+        address: the server's URL.
+        method: the full gRPC name of ModelInfer or Classify.
+        message: the request.
+        deadline: the call's deadline in seconds, which the request passes on to the server.
+    """
+    return as_text(address, ROUTES[method].encode(message, round(deadline * 1e6)))
+
 
 _run: Callable[..., object] = asyncio.run
 _LOOP = "asyncio"
@@ -30,11 +58,11 @@ with suppress(ImportError):  # uvloop has no wheel for some platforms
 
 _UNAVAILABLE, _DEADLINE_EXCEEDED, _CANCELLED = 14, 4, 1  # gRPC's codes
 SWEEP_SECONDS = 0.05
-"""How often calls are looked for whose deadline has passed."""
+"""Seconds between two searches for calls whose deadline has passed."""
 
 
 class HttpChannel:
-    """Connections to one server: one for each call in flight, kept for later calls."""
+    """Connections to one server: a connection for each call in flight, kept for later calls."""
 
     name = f"HTTP/1.1 on {_LOOP} and httptools"
 
@@ -55,7 +83,7 @@ class HttpChannel:
         self._loop, self._closing = started.result()
 
     def send(self, method: str, request: bytes, timeout: float, metadata: Metadata, token: Any, on_end: OnEnd) -> None:
-        """See Channel. `request` is a whole request; `metadata` are headers that are added to it."""
+        """See Channel. `request` is the complete HTTP text, to which the headers in `metadata` are added."""
         call = _Call(_with_headers(request, metadata), clock() + timeout, token, on_end)
         if threading.current_thread() is self._thread:  # an answer triggers this call
             self._begin(call)
@@ -85,11 +113,12 @@ class HttpChannel:
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def _begin(self, call: "_Call") -> None:
-        # Not in `send`: where this thread is behind, the call waits for it, which is the generator's delay. Opening a
-        # connection is a part of the call, as with gRPC, since the server may be what takes long.
+        # The clock starts here and not in `send`: if this thread is behind, the call's wait for this thread is the
+        # generator's delay. Opening a connection counts as part of the call, as with gRPC, because the server may be
+        # slow to accept.
         call.sent = clock()
         if self._idle:
-            connection = self._idle.pop()  # the one used last: the server closes those that idle
+            connection = self._idle.pop()  # the one used last: the server closes idle connections
             self._busy.add(connection)
             connection.begin(call)
         else:
@@ -175,12 +204,12 @@ class _Connection(asyncio.Protocol):
             call.end(_UNAVAILABLE, f"the connection broke before the answer came: {error or 'the server closed it'}")
 
     def on_body(self, body: bytes) -> None:
-        """Keep the body of a failure, for its message. httptools calls it."""
+        """Keep the body of an error response, for the error's message. httptools calls this method."""
         if self._parser.get_status_code() != 200:
             self._body += body
 
     def on_message_complete(self) -> None:
-        """End the call. httptools calls it."""
+        """End the call. Called by httptools."""
         call, self._call = self._call, None
         status, body, self._body = self._parser.get_status_code(), self._body, b""
         self._busy.discard(self)

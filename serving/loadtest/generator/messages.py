@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from hangtag.protos import methods
 from hangtag.serving.credentials import Credentials
-from hangtag.serving.loadtest.plan.limits import Limits
-from hangtag.serving.loadtest.plan.load import Load
+from hangtag.serving.loadtest.plan.load import Limits, Load
 
-INFER = "/inference.GRPCInferenceService/ModelInfer"
-CLASSIFY = "/hangtag.v1.Classifier/Classify"
+INFER, CLASSIFY = methods.MODEL_INFER, methods.CLASSIFY
 
 
 @dataclass(frozen=True)
@@ -24,16 +23,15 @@ class RequestPool:
 
 @dataclass(frozen=True)
 class CallSettings:
-    """How calls are made: connections per process and server, the deadline of each call in seconds, credentials.
+    """Settings of calls: connections per process and server, each call's deadline in seconds, credentials.
 
-    A call that has not ended `lost_after` seconds after its deadline is lost. Under overload gRPC's core (grpcio 1.85)
-    at times reports no end of a call whose connection the server has cut.
+    A call that has not ended `lost_after` seconds after its deadline is lost. Under overload, if the server cuts a
+    connection, gRPC's core (grpcio 1.85) sometimes never reports that its calls ended.
     """
 
     channels: int = 1
     deadline: float = 10.0
     credentials: Credentials = field(default_factory=Credentials)
-    public_api: bool = False  # Use grpcio's public API even where its completion queue works.
     lost_after: float = 5.0
 
 
@@ -47,9 +45,8 @@ class Block:
         limits: When the block ends.
         warm_up: Seconds before measuring starts.
         seed: The test's seed.
-        round: Distinguishes the schedules of blocks with one seed.
-        start: When the block starts on the monotonic clock, which all processes of a machine share; 0 is now.
-        first: The index of the first request to send.
+        round: Distinguishes the schedules of blocks with the same seed.
+        start: When the block starts on the monotonic clock, which all processes of a machine share; 0 for now.
     """
 
     target: str
@@ -59,7 +56,6 @@ class Block:
     seed: int
     round: int
     start: float = 0.0
-    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,19 +71,19 @@ class Snapshot:
 
 
 class SharedCounts:
-    """Lets each process see how many queries all processes have completed.
+    """Lets each process see how many queries all processes together have completed.
 
-    Nothing is locked: each process writes only its own count, and the first to see the end of the block writes that.
+    No lock is needed: each process writes only its own count, and the first process to reach the end writes the end.
     """
 
     def __init__(self, context: BaseContext, processes: int) -> None:
-        """Allocate zeroed memory. Pass this object to the processes when they start."""
+        """Allocate zeroed memory. Pass this object to each process at its start."""
         # ctypes' own array types, which mypy sees as Any.
         self._counts: Any = context.RawArray(ctypes.c_int64, processes)
         self._end: Any = context.RawValue(ctypes.c_double, 0.0)
 
     def reset(self) -> None:
-        """Start a new block. Call it while no process is running one."""
+        """Start a new block. Call this method while no process is running a block."""
         self._counts[:] = [0] * len(self._counts)
         self._end.value = 0.0
 
@@ -98,7 +94,7 @@ class SharedCounts:
 
     @property
     def end(self) -> float:
-        """When the block's measuring ended, on the monotonic clock; 0 while it goes on."""
+        """When the block's measuring ended, on the monotonic clock; 0 while measuring continues."""
         return float(self._end.value)
 
     def finish(self, at: float) -> None:

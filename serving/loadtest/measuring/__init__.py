@@ -1,2 +1,1 @@
-"""Measures a whole load test: the interleaved blocks, whether each run is VALID, and extras: accuracy, caching, peaks,
-the generator's ceiling."""
+"""Measure a whole load test: interleaved blocks, whether each run is VALID, and optionally accuracy and peaks."""

@@ -1,47 +1,120 @@
-"""Searches each target's peak: the highest rate that keeps the target latency, as in LoadGen's server scenario."""
+"""Search each target's peak: the highest rate that keeps the target latency, as in LoadGen's server scenario."""
 
+import math
 from dataclasses import dataclass
 
 from hangtag.serving.loadtest import units
 from hangtag.serving.loadtest.generator.messages import Block
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.measuring.session import Session
-from hangtag.serving.loadtest.plan.load import OpenLoop
-from hangtag.serving.loadtest.plan.peak_search import LOWEST_RATE, PeakSearch
+from hangtag.serving.loadtest.plan.load import LOWEST_RATE, MAX_RATE, OpenLoop, random_generator
 from hangtag.serving.loadtest.plan.scenario import SHARE_OF_PEAK, Scenario
-from hangtag.serving.loadtest.plan.schedule import random_generator
+from hangtag.serving.loadtest.record import shown, stored, unstored
 
-FIRST_RATE = 100.0  # Queries per second, where no closed loop has run.
+# The peak is within this ratio of a rate that was shown not to keep the bound.
+PRECISION = 1.05
+
+
+class PeakSearch:
+    """A bisection on a logarithmic scale, with a second run to confirm the peak.
+
+    The search doubles or halves the rate until one rate keeps the bound and another rate does not, then bisects between
+    these rates. A rate near the edge may pass once by luck, so a peak is a rate that kept the bound in two runs.
+
+    Example:
+        search = PeakSearch(first=100.0)
+        while search.rate is not None:
+            search.record(kept=measure(search.rate).keeps_bound)
+        print(search.peak)
+    """
+
+    def __init__(self, first: float, lowest: float = LOWEST_RATE) -> None:
+        """Start at the rate `first`, in queries per second, and give up at `lowest`."""
+        self._lowest = _three_digits(min(lowest, MAX_RATE))
+        self._low: float | None = None  # The highest rate that kept the bound.
+        self._high: float | None = None  # The lowest rate that did not.
+        self._confirming = False
+        self._near_edge = False  # A confirmation failed, so the edge is just below.
+        self.rate: float | None = _three_digits(min(max(first, self._lowest), MAX_RATE))
+        self.peak: float | None = None
+
+    def record(self, kept: bool) -> None:
+        """Record whether the run at `rate` kept the bound, and choose the next `rate`.
+
+        `rate` becomes None when the search ends; `peak` stays None when even the lowest rate did not keep the bound.
+
+        Raises:
+            ValueError: When the search has ended.
+        """
+        if self.rate is None:
+            raise ValueError("the search has ended")
+        if self._confirming and kept:
+            self.peak, self.rate = self.rate, None
+            return
+        if kept:
+            self._low = self.rate
+        else:
+            self._high = self.rate
+            if self._confirming:
+                self._low, self._confirming, self._near_edge = None, False, True
+        self.rate = self._next()
+
+    def _next(self) -> float | None:
+        if self._high is None:
+            assert self._low is not None
+            if self._low >= MAX_RATE:
+                return self._confirm(self._low)
+            return min(_three_digits(2 * self._low), float(MAX_RATE))
+        if self._low is None:
+            if self._high <= self._lowest:
+                return None
+            lower = _three_digits(self._high / (PRECISION if self._near_edge else 2.0))
+            return max(lower if lower < self._high else self._high / 2, self._lowest)
+        middle = _three_digits(math.sqrt(self._low * self._high))
+        if self._high / self._low <= PRECISION or not self._low < middle < self._high:
+            return self._confirm(self._low)
+        return middle
+
+    def _confirm(self, rate: float) -> float:
+        self._confirming = True
+        return rate
+
+
+def _three_digits(rate: float) -> float:
+    return float(f"{rate:.3g}")
+
+
+FIRST_RATE = 100.0  # Queries per second, if no closed loop has run.
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The result of a search. `steps` are all of its runs in order; a step that kept the bound is VALID too."""
+    """The highest rate at which a target keeps the target latency, and every run of the search."""
 
-    target: str
-    rate: float | None  # Queries per second; None when no rate kept the bound, or the search did not end.
-    steps: tuple[Run, ...]
-    ended: bool = True
+    target: str = stored()
+    rate: float | None = stored("Calls a second; null if no rate kept the bound, or the search did not end.")
+    steps: tuple[Run, ...] = stored("In order; a step that kept the bound is valid too.")
+    ended: bool = unstored(default=True)
 
-    @property
+    @shown()
     def limited_by_generator(self) -> bool:
         """Whether the generator failed at the lowest rate above the peak, so that the server's peak may be higher.
 
-        Where the generator failed only at higher rates, and the server missed the bound below them, the peak is the
+        If the server missed the bound at a lower rate than that at which the generator failed, the peak is the
         server's.
         """
         failed = [run for run in self.steps if not run.keeps_bound and _rate(run) > (self.rate or 0)]
         edge = min(failed, key=_rate, default=None)
         return edge is not None and edge.generator_late
 
-    @property
+    @shown()
     def sentence(self) -> str:
         """For example: cnn keeps p99 within 10.0 ms up to 1,450 calls/s."""
         last = self.steps[-1]
         assert last.target_latency is not None
         bound = f"p{last.percentile:g} within {units.duration(last.target_latency)}"
         if not self.ended:
-            return f"{self.target}: the search was stopped before it knew how far {bound} holds."
+            return f"{self.target}: the search was stopped before it knew up to which rate {bound} holds."
         if self.rate is None and last.keeps_target is None:
             return f"{self.target}: no run was long enough to tell whether {bound} holds."
         lowest = _rate(last)
@@ -49,7 +122,7 @@ class Peak:
             late = f"the generator could not keep up even at {units.three_digits(lowest)} calls/s"
             return f"{self.target}: whether {bound} holds is not known: {late}."
         if self.rate is None:
-            limit = f" from {units.three_digits(lowest)} calls/s on (lower ones take a longer --max-duration)"
+            limit = f" from {units.three_digits(lowest)} calls/s on (lower rates take a longer --max-duration)"
             return f"{self.target} keeps {bound} at no rate{limit * (lowest > LOWEST_RATE)}."
         limited = " (the generator could not send more: the server may keep it further)" * self.limited_by_generator
         return f"{self.target} keeps {bound} up to {units.three_digits(self.rate)} calls/s{limited}."
@@ -66,7 +139,7 @@ def _rate(run: Run) -> float:
 
 
 def find(scenario: Scenario, session: Session) -> tuple[Peak, ...]:
-    """Search the peaks of all targets, with their runs interleaved. A stopped session returns what it has so far.
+    """Search the peaks of all targets, with their runs interleaved. If the session is stopped, return the peaks so far.
 
     Raises:
         GeneratorError: When a generator process failed.
@@ -94,7 +167,7 @@ def find(scenario: Scenario, session: Session) -> tuple[Peak, ...]:
             result = session.run_block(block, later=(scenario.min_duration + scenario.warm_up) * (len(running) - 1))
             if not result.queries:
                 break
-            run = session.as_run([result], planned_blocks=1)
+            run = session.as_run(name, load, [result], planned_blocks=1)
             steps[name].append(run)
             if not session.stopped:
                 searches[name].record(run.keeps_bound)

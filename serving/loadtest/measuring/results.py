@@ -1,37 +1,58 @@
 """The results of a load test: everything that a report needs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from hangtag.serving.loadtest import units
-from hangtag.serving.loadtest.machine.other_programs import SHORTEST
+from hangtag.serving.loadtest.machine import SHORTEST
 from hangtag.serving.loadtest.measuring.accuracy import Accuracy
-from hangtag.serving.loadtest.measuring.caching import CacheCheck
-from hangtag.serving.loadtest.measuring.calibration import Ceiling
 from hangtag.serving.loadtest.measuring.peaks import Peak
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import Load, sort_key
 from hangtag.serving.loadtest.plan.scenario import Scenario
-from hangtag.serving.loadtest.sut.description import Description
+from hangtag.serving.loadtest.record import extended, shown, stored, unstored
+from hangtag.serving.loadtest.sut import Description, Server
+
+
+@dataclass(frozen=True)
+class TargetResults(Description):
+    """A target, as described by its server. Fields are empty or null if the server does not report them."""
+
+    accuracy: Accuracy | None = stored(default=None)
 
 
 @dataclass(frozen=True)
 class Results:
     """Everything that a load test measured, and the circumstances."""
 
-    scenario: Scenario
-    descriptions: dict[str, Description]  # By target, from its server.
-    sources: dict[str, str]  # By target: where its samples come from.
-    runs: tuple[Run, ...]  # By load, then by target.
-    interrupted: bool
-    started: str  # ISO 8601, UTC.
-    duration: float  # Seconds.
-    command: str
-    environment: dict[str, str] = field(default_factory=dict)
-    peaks: tuple[Peak, ...] = ()
-    accuracies: dict[str, Accuracy] = field(default_factory=dict)  # By target.
-    caching: tuple[CacheCheck, ...] = ()
-    ceilings: tuple[Ceiling, ...] = ()  # The generator's, where it was calibrated.
+    descriptions: dict[str, Description] = unstored()  # By target, from its server.
+    scenario: Scenario = stored("Every setting, the defaults included.")
+    runs: tuple[Run, ...] = stored("By load, then by target.")
+    interrupted: bool = stored()
+    started: str = stored("ISO 8601, UTC")
+    duration: float = stored()
+    command: str = stored()
+    environment: dict[str, str] = stored(default_factory=dict)
+    peaks: tuple[Peak, ...] = stored(default=())
+    accuracies: dict[str, Accuracy] = unstored(default_factory=dict)  # By target.
+
+    @shown()
+    def targets(self) -> tuple[TargetResults, ...]:
+        """The targets, in the order of the command."""
+        accuracies = self.accuracies
+        return tuple(
+            extended(TargetResults, each, accuracy=accuracies.get(name)) for name, each in self.descriptions.items()
+        )
+
+    @shown()
+    def server(self) -> Server:
+        """The server of the first target."""
+        return self.targets[0].server
+
+    @shown()
+    def samples(self) -> dict[str, str]:
+        """Name of a target -> where its samples come from."""
+        return {name: description.samples for name, description in self.descriptions.items()}
 
     @cached_property
     def loads(self) -> tuple[Load, ...]:
@@ -43,8 +64,13 @@ class Results:
         return tuple(run for run in self.runs if run.load == load)
 
     @property
+    def batched(self) -> bool:
+        """Whether a query holds several samples, so that calls and samples a second differ."""
+        return self.scenario.batch_size > 1
+
+    @property
     def generator_share(self) -> str | None:
-        """A sentence on the generator's share of CPUs that it shared with the server; None where it shared none."""
+        """A sentence on how much of the CPUs shared with the server the generator took; None if no CPUs are shared."""
         if not (self.runs and self.scenario.is_loopback):
             return None
         busiest = max(run.total.generator_cpu for run in self.runs)
@@ -55,43 +81,42 @@ class Results:
 
     @property
     def others_sentence(self) -> str:
-        """How much of this machine's CPUs other programs took; empty without runs."""
+        """How much of this machine's CPUs other programs took; empty if there are no runs."""
         if not self.runs:
             return ""
-        shares = [run.total.others for run in self.runs if run.total.others is not None]
+        shares = [run.total.others_cpu_share for run in self.runs if run.total.others_cpu_share is not None]
         if not shares:
-            longest = self.scenario.warm_up + max(block.window for run in self.runs for block in run.blocks)
+            longest = self.scenario.warm_up + max(block.duration for run in self.runs for block in run.blocks)
             if longest < SHORTEST:
                 reason = f"each block took less than {units.duration(SHORTEST)}: raise --min-duration"
             else:
-                reason = "the processes of a server on it cannot be distinguished from them"
+                reason = "the server's processes cannot be distinguished from other programs"
             return f"How much of this machine's CPUs other programs took is not known, since {reason}."
         return f"Other programs took up to {max(shares):.0%} of this machine's CPUs during a run."
 
     @property
     def warm_up_queries(self) -> int:
-        """Queries sent during warm-ups, and discarded."""
+        """Number of queries that were sent during warm-ups and discarded."""
         return sum(run.total.warm_up_queries for run in self.runs)
 
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """Why the test as a whole is INVALID, apart from its runs: sentences without a full stop."""
+    @shown("problems")
+    def invalid(self) -> tuple[str, ...]:
+        """Why the test as a whole is not valid, without the reasons of its runs."""
         sentences = []
         if self.interrupted:
-            sentences.append("The test was interrupted: only a part was measured")
+            sentences.append("The test was interrupted: only a part of it was measured")
         if not self.runs:
             sentences.append("Nothing was measured")
-        sentences += [f"{check.target}: {check.problem}" for check in self.caching if check.problem]
-        sentences += [f"{name}: {accuracy.problem}" for name, accuracy in self.accuracies.items() if accuracy.problem]
+        sentences += [f"{name}: {accuracy.invalid}" for name, accuracy in self.accuracies.items() if accuracy.invalid]
         sentences += [peak.sentence.removesuffix(".") for peak in self.peaks if peak.rate is None]
         return tuple(sentences)
 
     @property
     def doubtful(self) -> bool:
-        """Whether other programs took so much of the CPUs that some run's figures are doubtful."""
+        """Whether other programs took so much CPU time that the figures of a run are doubtful."""
         return any(run.doubt for run in self.runs)
 
-    @property
+    @shown()
     def valid(self) -> bool:
-        """Whether the whole test ran, and all of its runs are VALID."""
-        return not self.problems and all(run.valid for run in self.runs)
+        """Whether the whole test ran, and all of its runs are valid."""
+        return not self.invalid and all(run.valid for run in self.runs)

@@ -1,32 +1,75 @@
-"""The two kinds of load: a closed loop keeps queries in flight, an open loop issues them at planned times."""
+"""The two kinds of load, the limits of a run, and the schedule of an open loop. Only arithmetic."""
 
 import math
+import zlib
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
+from hangtag.serving.loadtest.record import shown, stored
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A run ends when it has reached both minima, or either maximum. Durations in seconds, without the warm-up."""
+
+    min_duration: float
+    min_query_count: int
+    max_duration: float
+    max_query_count: int
+
+    def reached(self, elapsed: float, queries: int) -> bool:
+        """Whether both minima are reached."""
+        # A schedule may end exactly at the minimum: the tolerance keeps rounding from making it too short.
+        return elapsed >= self.min_duration - 1e-9 and queries >= self.min_query_count
+
+    def exceeded(self, elapsed: float, queries: int) -> bool:
+        """Whether either maximum is reached."""
+        return elapsed >= self.max_duration or queries >= self.max_query_count
+
+    def per_block(self, blocks: int) -> "Limits":
+        """Divide the limits among this many blocks, which together reach the whole."""
+        return Limits(
+            min_duration=self.min_duration / blocks,
+            min_query_count=math.ceil(self.min_query_count / blocks),
+            max_duration=self.max_duration / blocks,
+            max_query_count=math.ceil(self.max_query_count / blocks),
+        )
+
+
 Arrivals = Literal["poisson", "constant"]
 
-MAX_RATE = 1_000_000  # Queries per second.
+LOWEST_RATE, MAX_RATE = 1.0, 1_000_000  # Queries per second.
 
 
 @dataclass(frozen=True)
 class ClosedLoop:
     """Keeps `concurrency` queries in flight: the next query leaves when an answer arrives.
 
-    A closed loop finds the peak throughput. It cannot show the latency of independent users, because it sends less to a
-    server that stalls.
+    A closed loop finds the peak throughput. It cannot show the latency of independent users, because it sends fewer
+    queries when the server stalls.
     """
 
-    concurrency: int
+    concurrency: int = stored("Queries in flight.")
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:
             raise ValueError(f"--concurrency must be 1 or more, not {self.concurrency}")
 
-    @property
+    @shown()
     def kind(self) -> Literal["closed loop"]:
-        """The kind of load, for reports."""
+        """The kind of load."""
         return "closed loop"
+
+    @shown()
+    def rate(self) -> None:
+        """None; only an open loop has a rate."""
+
+    @shown()
+    def arrivals(self) -> None:
+        """None; only an open loop has arrivals."""
 
     def __str__(self) -> str:
         return f"{self.concurrency:,} in flight"
@@ -34,10 +77,10 @@ class ClosedLoop:
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """Issues `rate` queries per second on average, at planned times, whether or not earlier queries were answered."""
+    """Issues `rate` queries per second on average, at planned times, even if earlier queries are not answered yet."""
 
-    rate: float
-    arrivals: Arrivals = "poisson"
+    rate: float = stored("Calls a second, as planned.")
+    arrivals: Arrivals = stored("The gaps between queries.", default="poisson")
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.rate) and self.rate > 0):
@@ -45,10 +88,14 @@ class OpenLoop:
         if self.rate > MAX_RATE:
             raise ValueError(f"--rate must be at most {MAX_RATE:,} calls/s, not {self.rate:g}")
 
-    @property
+    @shown()
     def kind(self) -> Literal["open loop"]:
-        """The kind of load, for reports."""
+        """The kind of load."""
         return "open loop"
+
+    @shown()
+    def concurrency(self) -> None:
+        """None; only a closed loop has a concurrency."""
 
     def __str__(self) -> str:
         return f"{self.rate:,.6g} calls/s" + (" at equal gaps" if self.arrivals == "constant" else "")
@@ -60,3 +107,51 @@ Load = ClosedLoop | OpenLoop
 def sort_key(load: Load) -> tuple[bool, float]:
     """Sorts closed loops first, then each kind by concurrency or rate."""
     return not isinstance(load, ClosedLoop), load.concurrency if isinstance(load, ClosedLoop) else load.rate
+
+
+Times = npt.NDArray[np.float64]
+
+
+def random_generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
+    """Return a separate random generator for each purpose (samples, schedule, order), so purposes do not interfere."""
+    return np.random.default_rng([seed, zlib.crc32(purpose.encode()), *index])
+
+
+def planned_send_times(load: OpenLoop, limits: Limits, warm_up: float, random: np.random.Generator) -> Times:
+    """Compute the planned send times of one block, including its warm-up.
+
+    The gaps of a Poisson process are independent and exponentially distributed with mean 1 / rate; constant arrivals
+    have equal gaps. The schedule ends with the first query that reaches both minima of `limits`, counted from the end
+    of the warm-up, or with the last query that exceeds no maximum.
+
+    Args:
+        load: The request rate and the kind of arrivals.
+        limits: The block's limits.
+        warm_up: Seconds of warm-up.
+        random: The source of the gaps.
+
+    Returns:
+        Ascending times [queries] in seconds from the block's start.
+    """
+    times = np.empty(0)
+    while not _is_enough(times, limits, warm_up):
+        start = times[-1] if times.size else 0.0
+        # A tenth more than the expected number of queries: one draw is nearly always enough.
+        missing = math.ceil(1.1 * max(load.rate * (warm_up + limits.min_duration), limits.min_query_count)) + 1
+        missing = min(missing, limits.max_query_count + math.ceil(load.rate * warm_up) + 1)
+        gaps = np.full(missing, 1 / load.rate)
+        if load.arrivals == "poisson":
+            gaps = random.exponential(1 / load.rate, missing)
+        times = np.concatenate([times, start + np.cumsum(gaps)])
+    first = int(np.searchsorted(times, warm_up))  # The first query after the warm-up.
+    by_minima = max(first + limits.min_query_count, int(np.searchsorted(times, warm_up + limits.min_duration)) + 1)
+    by_maxima = min(first + limits.max_query_count, int(np.searchsorted(times, warm_up + limits.max_duration)))
+    return times[: min(by_minima, by_maxima)]
+
+
+def _is_enough(times: Times, limits: Limits, warm_up: float) -> bool:
+    if not times.size:
+        return False
+    elapsed = float(times[-1]) - warm_up
+    queries = int(np.count_nonzero(times >= warm_up))
+    return limits.reached(elapsed, queries) or limits.exceeded(elapsed, queries)

@@ -1,4 +1,4 @@
-"""A target: one model on one server, measured under a name. LoadGen calls it the system under test (SUT)."""
+"""A target: one model on one server, measured under a name. LoadGen calls a target the system under test (SUT)."""
 
 import ipaddress
 import re
@@ -14,14 +14,14 @@ _UNIX = ("unix:", "unix-abstract:")
 
 @dataclass(frozen=True)
 class Target:
-    """One model on one server, in one version or in the one that serves by default. Raises ValueError.
+    """One model on one server, in a given version or in the version that serves by default. Raises ValueError.
 
     Attributes:
         name: The name in reports.
         model: The model's name on its server.
         address: HOST:PORT, or an address for one of gRPC's name resolvers; for HTTP a URL.
         method: `infer` calls the Open Inference Protocol's ModelInfer, `classify` hangtag's Classify.
-        version: The model version that every request names; empty for the one that serves by default.
+        version: The model version that every request names; empty for the version that serves by default.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Target:
 
     @property
     def protocol(self) -> Literal["gRPC", "HTTP"]:
-        """What is spoken at the address."""
+        """The protocol at the address."""
         return "HTTP" if server_address.is_http(self.address) else "gRPC"
 
     @property
@@ -68,14 +68,14 @@ class Target:
 
 
 def of_model(text: str, address: str = server_address.DEFAULT, method: Method = "infer") -> Target:
-    """Parse MODEL or MODEL@VERSION, which is the target's name too. Raises ValueError."""
+    """Parse MODEL or MODEL@VERSION, which is also the target's name. Raises ValueError."""
     return _target(text, text, address, method)
 
 
 def _target(name: str, text: str, address: str, method: Method) -> Target:
     model, at, version = text.partition("@")
     if (at and not (model and version)) or "@" in version:
-        raise ValueError(f"{text!r} is no version of a model: write MODEL@VERSION, for example cnn@2, or MODEL alone")
+        raise ValueError(f"{text!r} is not a model's version: write MODEL@VERSION, for example cnn@2, or only MODEL")
     return Target(name, model, address, method, version)
 
 

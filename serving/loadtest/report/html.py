@@ -1,8 +1,8 @@
-"""Renders results as one self-contained HTML page: no network, no script, no other file."""
+"""Render results as one self-contained HTML page, without network access, scripts or other files."""
 
 import functools
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -10,24 +10,26 @@ import jinja2
 from markupsafe import Markup
 
 from hangtag.page.environment import environment
+from hangtag.page.series import looks
 from hangtag.serving.loadtest import units
+from hangtag.serving.loadtest.comparison.answer import Front, answer, common_load
 from hangtag.serving.loadtest.comparison.compare import Comparison
-from hangtag.serving.loadtest.comparison.gate_outcomes import GateOutcome
-from hangtag.serving.loadtest.comparison.transports import transport_costs
+from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.generator.block_result import DELAYED_AFTER, OK
 from hangtag.serving.loadtest.measuring.results import Results
-from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.measuring.run import LATENCY_SHARE, Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop, Load, OpenLoop
 from hangtag.serving.loadtest.report import pictures
-from hangtag.serving.loadtest.report.pictures.overview import ModelPoint
+from hangtag.serving.loadtest.report.pictures import ModelPoint
+from hangtag.serving.loadtest.report.table import groups_of
 
 
 @dataclass(frozen=True)
 class Headline:
-    """A target's main figures: label, value, and the load under which it was measured."""
+    """A target's main figures: label, value, 95 % interval if known, and the load under which it was measured."""
 
     target: str
-    figures: tuple[tuple[str, str, str], ...]
+    figures: tuple[tuple[str, str, str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -45,28 +47,33 @@ def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequen
     closed = [run for run in measured if isinstance(run.load, ClosedLoop)]
     loads = tuple(dict.fromkeys(run.load for run in measured))
     choices, choice_load = accuracy_choices(results)
+    look = looks(names)
     return page_template("report.html.j2").render(
         results=results,
-        started=datetime.fromisoformat(results.started).strftime("%d %B %Y, %H:%M UTC"),
         comparisons=comparisons,
-        transport_costs=transport_costs(results),
+        answer=answer(results),
+        title=f"{len(names)} models compared" if len(names) > 2 else " and ".join(names),
         outcomes=outcomes,
-        series={name: pictures.series_variable(index) for index, name in enumerate(names)},
+        looks=look,
         headlines=[headline for name in names if (headline := _headline(results, name)).figures],
-        pareto_picture=Markup(pictures.accuracy_and_latency(choices, names)) if choices else None,  # noqa: S704
+        pareto_picture=Markup(pictures.accuracy_and_latency(choices, look)) if choices else None,  # noqa: S704
         pareto_load=choice_load,
         choices=choices,
-        sources=list(dict.fromkeys(results.sources[choice.target] for choice in choices)),
-        throughput_picture=Markup(pictures.throughput_and_latency(closed, names)) if closed else None,  # noqa: S704
+        others_recorded=[f"{name} {each.expected:.2%}" for name, each in results.accuracies.items() if each.note],
+        sources=list(dict.fromkeys(results.samples[choice.target] for choice in choices)),
+        throughput_picture=Markup(pictures.throughput_and_latency(closed, look)) if closed else None,  # noqa: S704
         load_pictures=[
             (
                 load,
-                Markup(pictures.latency_by_percentile(runs, names)),  # noqa: S704
-                Markup(pictures.latency_over_time(runs, names)) if any(run.total.timeline for run in runs) else None,  # noqa: S704
+                Markup(pictures.latency_by_percentile(runs, look, scale)),  # noqa: S704
+                Markup(pictures.latency_over_time(runs, look, scale))  # noqa: S704
+                if any(run.total.timeline for run in runs)
+                else None,
                 _splits(runs),
             )
             for load in loads
-            if (runs := [run for run in measured if run.load == load])
+            for runs in [[run for run in measured if run.load == load]]
+            for scale in [pictures.latency_range(runs)]
         ],
         failures=[
             (run, status, count, run.total.details.get(status, ""))
@@ -75,49 +82,37 @@ def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequen
             if status != OK
         ],
         settings=asdict(results.scenario),
-        batched=results.scenario.batch_size > 1,
+        groups=groups_of(results, comparisons),
+        latency_share=LATENCY_SHARE,
         delayed_after_ms=DELAYED_AFTER * 1e3,
     )
 
 
 def accuracy_choices(results: Results) -> tuple[list[ModelPoint], Load | None]:
-    """The targets with their accuracy and p99 latency, and the load of that latency.
-
-    That load is the `common_load`.
-    """
-    names = set(results.accuracies)
-    load = common_load(results, names)
-    if not names or load is None:
-        return [], None
-    return [
+    """The targets with their accuracy and p99 latency under the common load, and this load."""
+    load = common_load(results)
+    names = results.accuracies.keys()
+    runs = {run.target: run for run in results.under(load) if run.valid and run.target in names} if load else {}
+    front = Front(runs, results.accuracies)
+    points = [
         ModelPoint(
-            target=run.target,
-            accuracy=results.accuracies[run.target].share,
-            latency=run.total.latency.percentile(99),
-            file_bytes=results.descriptions[run.target].file_bytes,
+            target=name,
+            accuracy=results.accuracies[name].interval,
+            latency=run.latency(99),
+            beaten=front.is_beaten(name),
+            file_bytes=results.descriptions[name].file_bytes,
         )
-        for run in results.under(load)
-        if run.target in names
-    ], load
-
-
-def common_load(results: Results, names: Set[str]) -> Load | None:
-    """The load whose figures stand for these targets; None if there is no load under which all of them are VALID.
-
-    It is the lightest open loop, since an open loop is most like real use; else the lightest closed loop.
-    """
-    for load in sorted(results.loads, key=lambda load: isinstance(load, ClosedLoop)):
-        if {run.target for run in results.under(load) if run.valid and run.total.latency} >= names:
-            return load
-    return None
+        for name, run in runs.items()
+    ]
+    return points, load
 
 
 def _splits(runs: Sequence[Run]) -> list[TimeSplit]:
-    """Split mean service times: queue and compute from the server's statistics; the rest is network and generator."""
+    """Split mean service times: queue and compute from the server's statistics, the rest as network and generator."""
     splits = []
-    longest = max(run.total.service.mean for run in runs)
+    longest = max(run.total.service_time.mean for run in runs)
     for run in runs:
-        server, service_time = run.total.server, run.total.service.mean
+        server, service_time = run.total.server, run.total.service_time.mean
         if server is None or not server.count or math.isnan(service_time):
             continue
         queue = server.mean("queue")
@@ -135,17 +130,28 @@ def _headline(results: Results, name: str) -> Headline:
     figures = []
     accuracy = results.accuracies.get(name)
     if accuracy is not None:
-        figures.append(("accuracy", f"{accuracy.share:.2%}", f"{accuracy.total:,} samples"))
+        range_ = f"{100 * accuracy.interval.low:.2f} to {100 * accuracy.interval.high:.2f}"
+        figures.append(("accuracy", f"{accuracy.share:.2%}", range_, f"{accuracy.total:,} samples"))
     for peak in results.peaks:
         if peak.target == name and peak.rate is not None:
-            figures.append(("peak", f"{units.three_digits(peak.rate)}/s", "within the target latency"))
+            figures.append(("peak", f"{units.three_digits(peak.rate)}/s", "", "within the target latency"))
     if closed:
         fastest = max(closed, key=lambda run: run.throughput)
-        figures.append(("peak throughput", f"{units.three_digits(fastest.throughput)}/s", _load_of(fastest)))
-    load = common_load(results, set(results.scenario.names))
+        rate = f"{units.three_digits(fastest.throughput)}/s"
+        figures.append(
+            (
+                "peak throughput",
+                rate,
+                units.span(fastest.rate.low, fastest.rate.high, units.three_digits),
+                _load_of(fastest),
+            )
+        )
+    load = common_load(results)
     for run in [run for run in runs if run.load == load] or runs[:1]:
         for q in (50, 99):
-            figures.append((f"p{q} latency", units.duration(run.total.latency.percentile(q)), _load_of(run)))
+            latency = run.latency(q)
+            value, range_ = units.duration(latency.estimate), units.span(latency.low, latency.high, units.duration)
+            figures.append((f"p{q} latency", value, range_, _load_of(run)))
     return Headline(name, tuple(figures))
 
 
@@ -158,10 +164,13 @@ def page_template(name: str) -> jinja2.Template:
     """Load a template of this package, with the filters that format figures."""
     templates = environment("hangtag.serving.loadtest.report")
     templates.filters |= {
+        "moment": lambda text: datetime.fromisoformat(text).strftime("%d %B %Y, %H:%M UTC"),
         "duration": units.duration,
         "rate": units.three_digits,
         "count": units.count,
         "times": units.times,
+        "ratio": units.ratio,
+        "duration_span": lambda interval: units.span(interval.low, interval.high, units.duration),
     }
     templates.tests["open_loop"] = lambda load: isinstance(load, OpenLoop)
     return templates.get_template(name)

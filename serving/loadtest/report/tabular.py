@@ -1,9 +1,12 @@
-"""Renders results as CSV, one line per run."""
+"""Render results for other programs: CSV, with one line per run, and JUnit XML for CI systems."""
 
 import csv
 import io
 import math
+from collections.abc import Sequence
+from xml.etree import ElementTree
 
+from hangtag.serving.loadtest.comparison.gates import GateOutcome
 from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.plan.load import ClosedLoop
@@ -20,7 +23,7 @@ COLUMNS = (
 )
 
 
-def render(results: Results) -> str:
+def render_csv(results: Results, *_: object) -> str:
     """The CSV text, with a header line. Missing figures are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -38,19 +41,19 @@ def _row(results: Results, run: Run) -> tuple[object, ...]:
     server = total.server
     return (
         *(target.name, target.model, target.address, load.kind),
-        *((load.concurrency, None) if isinstance(load, ClosedLoop) else (None, load.rate)),
-        *(run.valid, total.queries, total.failed, None if closed else total.delayed, total.window),
+        *(load.concurrency, load.rate),
+        *(run.valid, total.queries, total.failed, None if closed else total.delayed_queries, total.duration),
         total.warm_up_queries,
         *(run.throughput, run.samples_per_second, *(total.latency.percentile(q) for q in PERCENTILES)),
         total.latency.maximum,
         *(
-            total.service.percentile(50),
-            total.service.percentile(99),
+            total.service_time.percentile(50),
+            total.service_time.percentile(99),
             None if closed else total.lateness.percentile(99),
         ),
         *(server.mean(part) if server is not None else None for part in PARTS),
         None if accuracy is None else accuracy.share,
-        "; ".join(run.problems),
+        "; ".join(map(str, run.invalid)),
     )
 
 
@@ -60,3 +63,29 @@ def _cell(value: object) -> object:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.6g}" if isinstance(value, float) else value
+
+
+SUITE = "hangtag loadtest"
+
+
+def render_junit(results: Results, _: object, outcomes: Sequence[GateOutcome]) -> str:
+    """The XML text. The test case of an INVALID run or a failed gate contains the reason."""
+    cases = [("the whole test", "validity", 0.0, "; ".join(results.invalid))]
+    cases += [(str(run), "runs", run.total.duration, "; ".join(map(str, run.invalid))) for run in results.runs]
+    cases += [(outcome.condition, "gates", 0.0, outcome.sentence if outcome.failed else "") for outcome in outcomes]
+    failures = sum(bool(reason) for *_, reason in cases)
+    suite = ElementTree.Element(
+        "testsuite",
+        name=SUITE,
+        tests=str(len(cases)),
+        failures=str(failures),
+        errors="0",
+        time=f"{results.duration:.3f}",
+        timestamp=results.started,
+    )
+    for name, kind, seconds, reason in cases:
+        case = ElementTree.SubElement(suite, "testcase", name=name, classname=f"loadtest.{kind}", time=f"{seconds:.3f}")
+        if reason:
+            ElementTree.SubElement(case, "failure", message=reason).text = reason
+    ElementTree.indent(suite)
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"

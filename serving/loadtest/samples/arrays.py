@@ -1,7 +1,11 @@
-"""Samples as arrays, one per model input, before they are serialised."""
+"""Samples before they are serialised, with an array for each model input: random values, or from an .npz file."""
 
-from collections.abc import Mapping
+import json
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +24,15 @@ class Samples:
     Attributes:
         inputs: Arrays [samples, ...] by the model's input names.
         source: Where the samples come from, for the report.
-        labels: Class indices [samples], where they are known.
+        labels: Class indices [samples], if known.
+        data_digests: If these are all test samples of a data set: the digests with which a model's file may identify
+            this data set. Empty if unknown.
     """
 
     inputs: Mapping[str, tensors.Array]
     source: str
     labels: npt.NDArray[np.int64] | None = None
+    data_digests: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -35,21 +42,148 @@ def sample_shape(model: str, tensor: TensorMetadata, batch_size: int) -> list[in
     """The shape of one sample of an input, without the batch axis.
 
     Raises:
-        SampleError: When the model takes no batch of this size, or an axis other than the first has no fixed size.
+        SampleError: When the model does not take batches of this size, or an axis other than the first has no fixed
+            size.
     """
     shape = list(tensor.shape)
     if any(length < 0 for length in shape[1:]):
         raise SampleError(
-            f"input {tensor.name!r} of {model!r} has the shape {shape}: values can be generated only where "
-            "every size but the first is fixed"
+            f"input {tensor.name!r} of {model!r} has the shape {shape}: values can be generated only if every size but "
+            "the first is fixed"
         )
     if has_batch_axis(tensor, batch_size):
         return shape[1:]
     if batch_size != 1:
-        raise SampleError(f"input {tensor.name!r} of {model!r} has the fixed shape {shape}: --batch-size has to be 1")
+        raise SampleError(f"input {tensor.name!r} of {model!r} has the fixed shape {shape}: --batch-size must be 1")
     return shape  # The sample is the whole tensor.
 
 
 def has_batch_axis(tensor: TensorMetadata, batch_size: int) -> bool:
     """Whether the first axis of an input counts samples."""
     return bool(tensor.shape) and tensor.shape[0] in (-1, batch_size)
+
+
+def generate(
+    metadata: pb.ModelMetadataResponse, count: int, batch_size: int, random: np.random.Generator, max_bytes: int
+) -> Samples:
+    """Generate `count` samples, or fewer if `count` would exceed `max_bytes`, but at least one batch.
+
+    Raises:
+        SampleError: When a datatype or shape of the model's inputs cannot be generated.
+    """
+    shapes = {tensor.name: sample_shape(metadata.name, tensor, batch_size) for tensor in metadata.inputs}
+    sample = [_random(tensor, 1, shapes[tensor.name], random) for tensor in metadata.inputs]
+    sample_bytes = max(sum(len(tensors.to_raw(array)) for array in sample), 1)
+    count = max(min(count, max_bytes // sample_bytes), batch_size)
+    inputs = {tensor.name: _random(tensor, count, shapes[tensor.name], random) for tensor in metadata.inputs}
+    text = ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape)}" for tensor in metadata.inputs)
+    return Samples(inputs, f"random values for {text}")
+
+
+def _random(tensor: TensorMetadata, count: int, sample: list[int], random: np.random.Generator) -> tensors.Array:
+    datatype, shape = tensor.datatype, [count, *sample]
+    if datatype == "BYTES":
+        words = [random.bytes(6).hex().encode() for _ in range(math.prod(shape))]
+        return np.array(words, np.object_).reshape(shape)
+    dtype = tensors.DTYPES.get(datatype)
+    if dtype is None:
+        raise SampleError(f"values of datatype {datatype!r} cannot be generated")
+    if dtype.kind == "f":
+        return random.random(shape).astype(dtype)
+    if dtype.kind == "b":
+        return random.integers(0, 2, shape).astype(dtype)
+    # Wider integers are mostly indices, for example into a vocabulary, so small values are the most likely to be valid.
+    return random.integers(0, 256 if datatype == "UINT8" else 128, shape).astype(dtype)
+
+
+_NAMED = 5  # Labels in a message.
+IMAGES, LABELS = "images", "labels"
+
+
+def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int, parameters: Mapping[str, str]) -> Samples:
+    """Read the file's arrays [samples, ...], named as the model's inputs; ``images`` for a model's only input.
+
+    Args:
+        metadata: The model's metadata from its server.
+        file: An .npz file. If the file has ``labels``, they are label numbers or names of the model.
+        batch_size: Samples per request.
+        parameters: The parameters of the model's configuration, which include the labels' names.
+
+    Raises:
+        SampleError: When the file cannot be read, or its arrays do not fit the model or each other.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except OSError as error:
+        raise SampleError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (
+        EOFError,
+        ValueError,
+        TypeError,
+        zipfile.BadZipFile,
+    ) as error:  # not numpy's message: it suggests to allow pickles
+        raise SampleError(
+            f"{file} is not an .npz file of numbers: name a folder, or a file that numpy.savez has written"
+        ) from error
+    inputs = {}
+    if len(metadata.inputs) == 1 and IMAGES in arrays:
+        arrays.setdefault(metadata.inputs[0].name, arrays[IMAGES])
+    for tensor in metadata.inputs:
+        if tensor.name not in arrays:
+            raise SampleError(
+                f"{file} holds {', '.join(sorted(arrays)) or 'nothing'}; model {metadata.name!r} takes {tensor.name!r}"
+            )
+        array = arrays[tensor.name]
+        shape = sample_shape(metadata.name, tensor, batch_size)
+        if array.ndim < 1 or list(array.shape[1:]) != shape or _datatype(array) != tensor.datatype:
+            raise SampleError(
+                f"{tensor.name!r} in {file} is {array.dtype} {list(array.shape)}; model {metadata.name!r} takes "
+                f"{tensor.datatype} [{', '.join(['samples', *map(str, shape)])}]"
+            )
+        inputs[tensor.name] = array
+    counts = {name: len(array) for name, array in inputs.items()}
+    labels = arrays.get(LABELS)
+    if labels is not None:
+        counts[LABELS] = len(labels)
+    if len(set(counts.values())) != 1 or not all(counts.values()):
+        raise SampleError(f"{file} must hold the same number of samples for each input, at least 1, not {counts}")
+    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iuU"):
+        raise SampleError(
+            f"'labels' in {file} must have a whole number or a name for each sample, not {labels.dtype} {labels.shape}"
+        )
+    if labels is not None and labels.dtype.kind == "U":
+        labels = numbers_of(labels.tolist(), parameters, metadata.name, file)
+    source = f"{len(next(iter(inputs.values()))):,} samples from {file}"
+    return Samples(inputs, source, None if labels is None else labels.astype(np.int64))
+
+
+def _datatype(array: tensors.Array) -> str:
+    try:
+        return tensors.datatype_of(array)
+    except ValueError:
+        return ""
+
+
+def labels_of(parameters: Mapping[str, str]) -> list[str]:
+    """The model's labels, in the order of their numbers; empty if the server does not report labels."""
+    try:
+        labels = json.loads(parameters.get("hangtag.labels", "[]"))
+    except ValueError:
+        return []
+    return [str(label) for label in labels] if isinstance(labels, list) else []
+
+
+def numbers_of(labels: Sequence[str], parameters: Mapping[str, str], model: str, source: Path) -> npt.NDArray[np.int64]:
+    """The number of each label [samples]. Raises SampleError if samples have labels that the model does not know."""
+    known = {label: number for number, label in enumerate(labels_of(parameters))}
+    unknown = sorted(set(labels) - known.keys())
+    if unknown:
+        theirs = f"its labels are {_listed(list(known))}" if known else "its server does not say which it knows"
+        raise SampleError(f"{source} has the labels {_listed(unknown)}, which model {model!r} does not know: {theirs}")
+    return np.array([known[label] for label in labels], np.int64)
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

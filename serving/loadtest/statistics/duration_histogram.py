@@ -1,21 +1,40 @@
-"""Counts durations in an HdrHistogram: bounded memory for any number of queries, and merging without loss."""
+"""Count durations in an HdrHistogram: bounded memory for any number of queries, lossless merging, percentiles."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
+from typing_extensions import TypedDict
 
-from hangtag.serving.loadtest.statistics.percentiles import Counts, Values, percentile
+from hangtag.serving.loadtest.record import OwnDocument
 
+Counts = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
 # From 1 µs to one hour, to three significant digits.
 _LOWEST_US, _HIGHEST_US, _DIGITS = 1, 3_600_000_000, 3
 
 
-class DurationHistogram:
-    """Durations in seconds, counted to three significant digits and to 1 µs at best.
+_FIGURES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
+
+
+class Durations(TypedDict):
+    """A distribution of durations in seconds. `histogram` contains the whole distribution."""
+
+    count: int
+    p50: float | None
+    p90: float | None
+    p95: float | None
+    p99: float | None
+    p999: float | None
+    max: float | None
+    histogram: str
+
+
+class DurationHistogram(OwnDocument):
+    """Durations in seconds, counted with three significant digits and a resolution of 1 µs.
 
     Example:
         histogram = DurationHistogram()
@@ -23,15 +42,17 @@ class DurationHistogram:
         histogram.percentile(99)
     """
 
+    DOCUMENT = Durations
+
     def __init__(self, encoded: bytes | None = None) -> None:
-        """Create an empty histogram, or decode one that `encode` wrote."""
+        """Create an empty histogram, or decode the output of `encode`."""
         self._hdr = (
             HdrHistogram.decode(encoded) if encoded is not None else HdrHistogram(_LOWEST_US, _HIGHEST_US, _DIGITS)
         )
 
     @classmethod
     def merged(cls, histograms: Iterable["DurationHistogram"]) -> Self:
-        """One histogram of all the histograms' durations."""
+        """Merge histograms into one histogram."""
         total = cls()
         for histogram in histograms:
             total._hdr.add(histogram._hdr)
@@ -47,7 +68,7 @@ class DurationHistogram:
 
     @staticmethod
     def prepare() -> None:
-        """Compute the bucket tables that all histograms share, which takes a moment, before anything is timed."""
+        """Compute the bucket tables that all histograms share. Call this before timing, because it takes a moment."""
         DurationHistogram._bounds()
 
     @staticmethod
@@ -62,7 +83,7 @@ class DurationHistogram:
             return
         rounded = np.sort(np.clip(np.rint(durations * 1e6), _LOWEST_US, _HIGHEST_US).astype(np.int64))
         # record_value maintains HdrHistogram's minimum and maximum. One call per duration would hold the interpreter
-        # lock, and so delay the sending threads, many times longer than adding to the buckets with numpy.
+        # lock many times longer than adding to the buckets with numpy, and so delay the sending threads.
         for value in {int(rounded[0]), int(rounded[-1])}:
             self._hdr.record_value(value)
         others = rounded[1:-1] if rounded[0] != rounded[-1] else rounded[1:]
@@ -89,6 +110,20 @@ class DurationHistogram:
         counts = self.counts()
         return float(self.values() @ counts / counts.sum()) if len(self) else float("nan")
 
+    def known(self, q: float) -> float | None:
+        """Like `percentile`, but None when empty."""
+        return self.percentile(q) if len(self) else None
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        figures = {name: self.known(q) for name, q in _FIGURES.items()}
+        return {"count": len(self), **figures, "histogram": self.encode().decode()}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """Read the output of `document`."""
+        return cls(document["histogram"].encode())
+
     def encode(self) -> bytes:
         """HdrHistogram's V2 encoding in base64; its unit is 1 µs."""
         encoded: bytes = self._hdr.encode()
@@ -99,3 +134,34 @@ class DurationHistogram:
 
     def __reduce__(self) -> tuple[type["DurationHistogram"], tuple[bytes]]:
         return DurationHistogram, (self.encode(),)
+
+
+def percentile(values: Values, counts: Counts, q: float) -> float:
+    """The smallest value that at least q % of the samples do not exceed (nearest rank); NaN if there are no samples.
+
+    Args:
+        values: Ascending values [values].
+        counts: How often each value occurred [values].
+        q: Between 0 and 100.
+
+    Raises:
+        ValueError: When q is out of range.
+    """
+    return float(percentiles(values, counts[np.newaxis], q)[0])
+
+
+def percentiles(values: Values, counts: npt.NDArray[np.generic], q: float) -> Values:
+    """The percentile of several distributions over the same values: counts [n, values] to percentiles [n].
+
+    Raises ValueError when q is out of range.
+    """
+    if not 0 <= q <= 100:
+        raise ValueError(f"a percentile must be between 0 and 100, not {q}")
+    if not values.size:
+        return np.full(len(counts), np.nan)
+    cumulative = np.cumsum(counts, axis=1)
+    total = cumulative[:, -1:]
+    # Rounded against float error: 99.9 % of 1,000 is 999, not 999.0000000000001.
+    rank = np.maximum(np.ceil(np.round(total * (q / 100), 6)), 1)
+    at_rank = values[np.argmax(cumulative >= rank, axis=1)]
+    return np.where(total[:, 0] > 0, at_rank, np.nan)

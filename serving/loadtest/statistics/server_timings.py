@@ -1,15 +1,30 @@
-"""How long requests spent in each part of the server: sums that the server counts itself, and arithmetic on them."""
+"""How long requests spent in each part of the server, as sums that the server counts, with arithmetic on the sums."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
+
+from typing_extensions import TypedDict
+
+from hangtag.serving.loadtest.record import NullForNan, OwnDocument
 
 # Triton's names for the parts of a request's time in the server.
 PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
+class ServerTimingsDocument(TypedDict):
+    """The server's own statistics: mean seconds that a request, including the warm-up's, spent in each part."""
+
+    requests: int
+    batches: int
+    queue: NullForNan
+    compute_input: NullForNan
+    compute_infer: NullForNan
+    compute_output: NullForNan
+
+
 @dataclass(frozen=True)
-class ServerTimings:
+class ServerTimings(OwnDocument):
     """Sums over `count` answered requests, in seconds; `batches` is the number of executions (Triton: execution_count).
 
     queue: waiting for a free instance. compute_input: gathering the batch. compute_infer: running the network.
@@ -23,17 +38,35 @@ class ServerTimings:
     compute_infer: float = 0.0
     compute_output: float = 0.0
 
+    DOCUMENT = ServerTimingsDocument
+
     @classmethod
     def summed(cls, parts: Iterable["ServerTimings"]) -> Self:
         """Add up several intervals, or several versions of one model."""
         timings = list(parts)
         return cls(**{field.name: sum(getattr(part, field.name) for part in timings) for field in fields(cls)})
 
+    @classmethod
+    def of_blocks(cls, parts: Sequence["ServerTimings | None"]) -> "ServerTimings | None":
+        """Add up the known timings of several blocks; None if no block's timings are known."""
+        known = [part for part in parts if part is not None]
+        return cls.summed(known) if known else None
+
     def since(self, before: "ServerTimings") -> "ServerTimings | None":
-        """What was counted after `before`; None where a sum fell, as the server restarted, or is another one."""
+        """What was counted after `before`; None if a sum fell, because the server restarted or differs."""
         counted = {f.name: getattr(self, f.name) - getattr(before, f.name) for f in fields(self)}
         return ServerTimings(**counted) if min(counted.values()) >= 0 else None
 
     def mean(self, part: str) -> float:
-        """Mean seconds that a request spent in one of PARTS; NaN without requests."""
+        """Mean seconds that a request spent in one of PARTS; NaN if there were no requests."""
         return float(getattr(self, part)) / self.count if self.count else float("nan")
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"requests": self.count, "batches": self.batches, **{part: self.mean(part) for part in PARTS}}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """Read the output of `document`."""
+        count = document["requests"]
+        return cls(count, document["batches"], *((document[part] or 0.0) * count for part in PARTS))

@@ -1,1 +1,1 @@
-"""Converts image files to the pixels that a classifier takes, and its outputs to labels with probabilities."""
+"""Converts image files to a classifier's input pixels, and a classifier's outputs to labels with probabilities."""

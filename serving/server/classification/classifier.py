@@ -1,5 +1,6 @@
-"""Prepares a classifier's input, and interprets its outputs: which labels the image has, and with what probability."""
+"""Prepares a classifier's input, and interprets its outputs: the image's labels and their probabilities."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hangtag.serving.image_spec import Pixels
-from hangtag.serving.server.classification.image_decoding import decoded
+from hangtag.serving.server.classification.image_decoding import EncodedImage
 from hangtag.serving.server.errors import InferenceError, InvalidRequestError
 from hangtag.serving.signature import Signature
 
@@ -22,9 +23,9 @@ class LabelScore:
     """One label of an answer.
 
     Attributes:
-        index: The label's place in the model's ``probabilities`` and ``hangtag.labels``.
+        index: The label's index in the model's ``probabilities`` and ``hangtag.labels``.
         probability: From 0 to 1.
-        distance: How far the label is from the answer's first label; None where the model has no label distances.
+        distance: The label's distance from the answer's first label; None if the model has no label distances.
     """
 
     index: int
@@ -34,7 +35,7 @@ class LabelScore:
 
 @dataclass(frozen=True)
 class PredictedLabels:
-    """The labels of one image. path_probability: of the whole set of labels, where the model predicts a path."""
+    """The labels of one image. path_probability: The probability of the whole set, if the model predicts a path."""
 
     labels: tuple[LabelScore, ...]
     path_probability: float | None = None
@@ -44,22 +45,23 @@ class PredictedLabels:
 class Classifier:
     """Knows the pictures that a model takes, and how to read its outputs.
 
-    The metadata ``hangtag.task`` decides how they are read. In task ``single_label``, also the default, exactly
-    one label is right, so the answer is a ranking. In task ``multi_label`` the answer is a set of labels:
+    The metadata ``hangtag.task`` decides how outputs are read. In task ``single_label``, the default, exactly one label
+    is right, so the answer is a ranking. In task ``multi_label`` the answer is a set of labels:
 
-    - With an output ``path``, INT64 [batch, any], the set is the path: indices of labels in the order predicted, then
+    - With an output ``path``, INT64 [batch, any], the set is the path: indices of labels in the predicted order, then
       -1. The output ``path_probability`` [batch] is the probability of that path.
-    - Without, the set is all labels whose probability reaches the threshold, and at least the min_labels most probable.
+    - Without an output ``path``, the set is all labels whose probability reaches the threshold, but at least the
+      min_labels most probable labels.
     """
 
     name: str
     signature: Signature
     shape: tuple[int, ...]
-    """Of one picture: (height, width), or (height, width, 3)."""
+    """The shape of one picture: (height, width), or (height, width, 3)."""
 
     @classmethod
     def from_signature(cls, name: str, signature: Signature) -> "Classifier":
-        """Build the classifier of a model. name: for the message.
+        """Build the classifier of a model. name: The model's name, for the error message.
 
         Raises:
             InvalidRequestError: The model does not classify images.
@@ -67,16 +69,11 @@ class Classifier:
         shape = signature.picture_shape
         if shape is None:
             raise InvalidRequestError(
-                f"{name!r} is not a classifier of images (it needs one UINT8 input, [batch, height, width] or [batch, "
-                "height, width, 3], an output `probabilities`, and hangtag.labels in its metadata); call it for "
-                "inference instead"
+                f"{name!r} does not classify images (a classifier has one UINT8 input, [batch, height, width] or "
+                "[batch, height, width, 3], an output `probabilities`, and hangtag.labels in its metadata); call it "
+                "for inference instead"
             )
         return cls(name, signature, shape)
-
-    @staticmethod
-    def fits(signature: Signature) -> bool:
-        """Whether a model with this signature classifies images."""
-        return signature.picture_shape is not None
 
     @property
     def is_multi_label(self) -> bool:
@@ -88,27 +85,27 @@ class Classifier:
         """1 for grey pictures, 3 for colour."""
         return self.shape[2] if len(self.shape) == 3 else 1
 
-    def prepare(self, data: bytes) -> Pixels:
-        """Decode a PNG, JPEG or WebP file, and make it the model's input as its file says.
+    def prepare(self, image: EncodedImage) -> Pixels:
+        """Decode a picture, and convert it to the model's input as the model's file says.
 
         Returns:
-            UINT8 in ``shape``.
+            UINT8 pixels in ``shape``.
 
         Raises:
-            InvalidRequestError: The image is empty, has another format, is damaged, or is larger than an image may be;
-                or it has another size than the model takes, and the model's file does not say how to make it fit.
+            InvalidRequestError: The image is empty, has another format, is damaged, or exceeds the limits for images;
+                or the model takes another size, and the model's file does not say how to resize pictures.
             QueueFullError: Too many large images are being decoded.
         """
         height, width = self.shape[:2]
-        with decoded(data, self.channels) as picture:
+        with image.decoded(self.channels) as picture:
             if self.signature.image is not None:
                 return self.signature.image.prepare(picture, whole=self.is_multi_label)
             if picture.size == (width, height):
                 return np.asarray(picture)
             raise InvalidRequestError(
                 f"the image has {picture.width} x {picture.height} pixels, {self.name!r} takes {width} x {height}, and "
-                "its file does not say how an image is made to fit. Scale it yourself, or record in the file what the "
-                f"model learned: hangtag models fit {self.name} --fit stretch|crop|pad"
+                "its file does not say how an image is made to fit. Scale it yourself, or record how in the file: "
+                f"hangtag models fit {self.name} --fit stretch|crop|pad"
             )
 
     def read(self, outputs: Mapping[str, npt.NDArray[Any]], top_k: int) -> PredictedLabels:
@@ -116,10 +113,10 @@ class Classifier:
 
         Args:
             outputs: The model's outputs by name, each [batch, ...].
-            top_k: Most labels in the answer; 0 for DEFAULT_TOP_K of a ranking and every label of a set.
+            top_k: The most labels in the answer; 0: DEFAULT_TOP_K labels of a ranking, or every label of a set.
 
         Raises:
-            InferenceError: The path has an index that is no label of the model.
+            InferenceError: The path has an index that is not a label of the model.
         """
         probabilities = outputs["probabilities"][0]
         ranking = np.argsort(-probabilities, kind="stable")
@@ -155,3 +152,25 @@ class Classifier:
             )
             for index in chosen
         )
+
+
+def examples(signature: Signature) -> list[dict[str, str]]:
+    """Read the example pictures for trying a classifier.
+
+    ``hangtag.examples`` is a JSON list of objects, each with a label's index and a PNG file in base64.
+
+    Returns:
+        Each example's ``label`` and ``png``. Empty if any example is malformed, because examples are only for people.
+    """
+    try:
+        kept = json.loads(signature.metadata.get("examples", "[]"))
+        return [{"label": signature.labels[label], "png": png} for label, png in map(_read_example, kept)]
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return []
+
+
+def _read_example(example: object) -> tuple[int, str]:
+    match example:
+        case {"label": int(label), "png": str(png)} if label >= 0:
+            return label, png
+    raise ValueError

@@ -1,12 +1,14 @@
-"""Reads the chunks of a PNG file that its picture needs; Pillow decodes them, and never sees the others.
+"""Reads the chunks of a PNG file that its picture needs. Pillow decodes only these, and never sees the other chunks.
 
-Pillow keeps every chunk that it reads: a file of 70 KB may hold texts that unpack to 256 MiB. It also takes the end of
-the compressed data for the end of the picture, and leaves the missing rows black.
+Pillow keeps every chunk that it reads: a file of 70 KB may hold texts that unpack to 256 MiB. Pillow also takes the end
+of the compressed data for the end of the picture, and leaves missing rows black.
 """
 
 import struct
 import zlib
-from collections.abc import Iterator
+from typing import NamedTuple
+
+from PIL.PngImagePlugin import PngImageFile
 
 from hangtag.serving.server.classification.image_header import ImageHeader, damaged
 
@@ -14,7 +16,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _PIECE = 1 << 16
 _MOST_UNPACKED = 1 << 20
-_MAX_CHUNKS = 100_000  # each takes Python's time, but may have no data; encoders write 4 KiB or more into one
+_MAX_CHUNKS = 100_000  # each takes time in Python, even without data; encoders put 4 KiB or more into each
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _BIT_DEPTHS = (1, 2, 4, 8, 16)
 _GREY_OR_PALETTE = (0, 3)
@@ -28,6 +30,15 @@ _MOST_TEXT_BYTES = 5 << 20  # Pillow unpacks at most 1 MiB, into characters of u
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
+class _Parts(NamedTuple):
+    """The positions of the data of the chunks that the picture needs."""
+
+    data: list[slice]
+    """The compressed data, in one or several chunks."""
+    others: dict[bytes, slice]
+    """The other chunks by kind, texts by keyword. If a kind occurs twice, which PNG forbids, Pillow uses the last."""
+
+
 def read(data: bytes) -> ImageHeader:
     """Read the header of a PNG file, and the kinds and sizes of its chunks.
 
@@ -36,41 +47,38 @@ def read(data: bytes) -> ImageHeader:
     """
     width, height, bits, colours, _ = _header(data)
     pixel_bytes = 1 if colours in _GREY_OR_PALETTE and bits <= 8 else 4
-    kept = sum(end - start for kind, start, end in _chunks(data) if kind == b"IDAT" or kind in _PICTURE)
-    texts = len({_keyword(data, start) for kind, start, _ in _chunks(data) if kind in _TEXTS} - {b""})
+    parts = _parts(data)
+    kept = sum(part.stop - part.start for part in [*parts.data, *parts.others.values()])
     return ImageHeader(
+        PngImageFile,
         "PNG",
         width,
         height,
         decoded_bytes=width * height * pixel_bytes,
-        decoder_bytes=kept,  # joined once more to see that it holds every row
-        kept_bytes=kept + texts * _MOST_TEXT_BYTES,
+        decoder_bytes=kept,  # the parts are joined once more to check that they hold every row
+        kept_bytes=kept + _MOST_TEXT_BYTES * sum(kind in _ORIENTATION_KEYWORDS for kind in parts.others),
     )
 
 
 def picture(data: bytes) -> bytes:
-    """Return the PNG file with its picture alone, all compressed data in one chunk.
+    """Return the PNG file with only its picture, and all compressed data in one chunk.
 
     Raises:
         InvalidRequestError: The file is damaged.
     """
-    kept: dict[bytes, bytes] = {}  # of several chunks of a kind, which a PNG file must not have, Pillow takes the last
-    for kind, start, end in _chunks(data):
-        if kind in _PICTURE:
-            kept[kind] = data[start - 8 : end + 4]
-        elif kind in _TEXTS and (keyword := _keyword(data, start)):
-            kept[keyword] = data[start - 8 : end + 4]
+    parts = _parts(data)
     header = data[: len(SIGNATURE) + 25]
-    return b"".join((header, *kept.values(), _chunk(b"IDAT", _compressed(data)), _chunk(b"IEND", b"")))
+    others = (data[part.start - 8 : part.stop + 4] for part in parts.others.values())
+    return b"".join((header, *others, _chunk(b"IDAT", _joined(data, parts.data)), _chunk(b"IEND", b"")))
 
 
 def require_rows(data: bytes) -> None:
-    """Unpack the data of a PNG file, without keeping it, to see that it holds every row.
+    """Check that a PNG file has every row, by unpacking its data without keeping it.
 
     Raises:
-        InvalidRequestError: It ends before the last row.
+        InvalidRequestError: The data ends before the last row.
     """
-    compressed, missing = memoryview(_compressed(data)), _size_of_rows(data)
+    compressed, missing = memoryview(_joined(data, _parts(data).data)), _size_of_rows(data)
     unpack = zlib.decompressobj()
     for start in range(0, len(compressed), _PIECE):
         piece = compressed[start : start + _PIECE].tobytes()
@@ -81,12 +89,9 @@ def require_rows(data: bytes) -> None:
         raise damaged("its data ends before its last row")
 
 
-def _compressed(data: bytes) -> bytearray:
-    compressed = bytearray()
-    for kind, start, end in _chunks(data):
-        if kind == b"IDAT":
-            compressed += memoryview(data)[start:end]
-    return compressed
+def _joined(data: bytes, parts: list[slice]) -> bytes:
+    whole = memoryview(data)
+    return b"".join([whole[part] for part in parts])
 
 
 def _header(data: bytes) -> tuple[int, int, int, int, int]:
@@ -100,38 +105,42 @@ def _header(data: bytes) -> tuple[int, int, int, int, int]:
     return width, height, bits, colours, interlaced
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the kind of each chunk, and where its data starts and ends. Raises InvalidRequestError without an IEND."""
-    start = len(SIGNATURE)
+def _parts(data: bytes) -> _Parts:
+    """Find the chunks that the picture needs. Raises InvalidRequestError if there is no chunk IEND."""
+    parts, start = _Parts([], {}), len(SIGNATURE)
     for _ in range(_MAX_CHUNKS):
         try:
             length, kind = struct.unpack_from(">I4s", data, start)
         except struct.error:
             raise damaged("it ends before its last chunk") from None
-        start += 8
-        end = start + length
-        if end + 4 > len(data):  # a checksum follows
+        part = slice(start + 8, start + 8 + length)
+        start = part.stop + 4  # a checksum follows
+        if start > len(data):
             raise damaged("it ends before its last chunk")
-        yield kind, start, end
-        if kind == b"IEND":
-            return
-        start = end + 4
+        if kind == b"IDAT":
+            parts.data.append(part)
+        elif kind in _PICTURE:
+            parts.others[kind] = part
+        elif kind in _TEXTS and (keyword := _keyword(data, part.start)):
+            parts.others[keyword] = part
+        elif kind == b"IEND":
+            return parts
     raise damaged(f"it has more than {_MAX_CHUNKS:,} chunks")
 
 
 def _keyword(data: bytes, start: int) -> bytes:
-    """Return the keyword of a text that may say how the picture is turned; b"" for any other text."""
+    """Return a text's keyword if the text may state the picture's rotation; b"" for any other text."""
     keyword = data[start : start + 80].partition(b"\0")[0]
     return keyword if keyword in _ORIENTATION_KEYWORDS else b""
 
 
-def _chunk(kind: bytes, content: bytes | bytearray) -> bytes:
+def _chunk(kind: bytes, content: bytes) -> bytes:
     checksum = zlib.crc32(content, zlib.crc32(kind))
     return b"".join((struct.pack(">I", len(content)), kind, content, struct.pack(">I", checksum)))
 
 
 def _size_of_rows(data: bytes) -> int:
-    """Return how many bytes the compressed data has to unpack to. Each row starts with the number of its filter."""
+    """Return the size to which the compressed data must unpack, in bytes. Each row starts with its filter's number."""
     width, height, bits, colours, interlaced = _header(data)
 
     def size(columns: int, rows: int) -> int:

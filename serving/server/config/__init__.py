@@ -1,4 +1,4 @@
-"""Every setting of the server, declared once with its type, default, help text and check.
+"""Every setting of the server, declared once with its type, default, help text and range.
 
-The command's options (click_options), a model's serving.toml and ServerConfig's constructor all use that declaration.
+The command's options (cli), a model's serving.toml and ServerConfig's constructor all use this declaration.
 """

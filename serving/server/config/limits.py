@@ -1,71 +1,68 @@
-"""The times and sizes that bound what one client, file or worker may take of a server."""
+"""The times and sizes that limit how much of a server one client, file or worker may use."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds that no operator sets, in one place, so that a test can shorten them: ``ServerConfig(limits=...)``."""
+    """Limits that operators cannot set, in one place, so that tests can lower them: ``ServerConfig(limits=...)``."""
 
     file_check_seconds: float = 1.0
-    """Least seconds between two checks of certificates and tokens, so that a call costs a read of the clock, not of
-    the disk."""
-    linger_seconds: float = 1.0
-    """How long a model takes requests after it was replaced or unloaded."""
-
+    """The least seconds between two checks of certificates and tokens, so that most calls read the clock and not the
+    disk."""
+    end_seconds: float = 10.0
+    """How long a stopping process may take beyond --drain-seconds before it is killed."""
     worker_check_seconds: float = 1.0
     """How often the supervisor checks its workers."""
     worker_hang_seconds: float = 60.0
     """A worker that has not answered for this long is killed and replaced."""
     worker_answer_seconds: float = 5.0
-    """How long the supervisor waits for the answer of a worker that may hang, before it does without."""
+    """How long the supervisor waits for the answer of a worker that may hang, before it continues without it."""
     worker_restart_seconds: float = 0.1
-    """Before a worker is replaced; doubled for each worker in a row that ended soon after its start."""
+    """Delay before a worker is replaced; doubled for each worker in a row that ended soon after its start."""
     worker_stable_seconds: float = 60.0
-    """A worker that ended within so many seconds of its start ended soon."""
+    """If a worker ends within this many seconds of its start, it ended soon."""
     worker_attempts: int = 5
-    """Replacements in a row that end before they listen; after these the supervisor gives up."""
+    """After this many replacements in a row have ended before they listened, the supervisor gives up."""
 
     max_shadow_copies: int = 64
-    """Copies of requests that may wait for a route's shadow."""
+    """The most copies of requests that may wait for a route's shadow."""
     max_shadow_bytes: int = 64 << 20
-    """What their inputs and the answers may take together."""
-    shadow_batch_seconds: float = 0.001
-    """How long the copies that are handed over at once should take; a lone copy may take longer."""
-    shadow_share_of_time: float = 0.25
-    """In how much of the time copies are computed at most."""
+    """The most bytes that the inputs and the answers of these copies may take in total."""
+    shadow_share_of_time: float = 0.1
+    """The largest share of the time in which copies are computed."""
     shadow_late_seconds: float = 0.1
-    """After how long a timer hands over the copies that wait, and tries again."""
+    """How often a thread hands over waiting copies of a route that has no more answers to give."""
 
-    peer_seconds: float = 20.0
-    """gRPC: the time that a peer has for the handshakes of TLS and HTTP/2 and to answer a ping, and that calls have to
-    end when their connection is closed."""
-    message_seconds: float = 60.0
-    """gRPC: how long a call's message may take to come: 16 MiB at 2.3 Mbit/s."""
-    max_awaited_messages: int = 1000
-    """gRPC: messages that are awaited at once. One more call ends the call that has waited longest: a message usually
-    comes with its headers, so that is a call whose message does not come at all."""
     max_streams: int = 1000
-    """gRPC: streams of inference that are open at once. Each may keep requests and answers of about one message's size
-    in memory, and those that it is sending (docs/serving.md has what it may hold beyond that)."""
+    """gRPC: the most inference streams that are open at once. Each stream may keep requests and answers of about one
+    message's size in memory, and what it is sending (docs/reference/limits.md says what else a stream may hold)."""
     max_watches: int = 1000
-    """gRPC: open Watch streams of health. They need no token, so without a limit anybody could fill the memory."""
+    """gRPC: the most open Watch streams of health. These need no token, so without a limit anybody could fill the
+    memory."""
     max_reflections: int = 32
-    """gRPC: reflection streams that are open at once. One more ends the one that has been open for longest: a client
-    that uses its stream is done with it in a moment, so that is one that was forgotten."""
+    """gRPC: the most reflection streams that are open at once. An additional stream ends the oldest, which its client
+    has probably forgotten: a client that uses its stream is finished in a moment."""
     reflection_seconds: float = 60.0
     """gRPC: how long a reflection stream may be open."""
 
+    peer_seconds: float = 20.0
+    """Behind Envoy: the time that a client has for the TLS handshake, and the time that calls have to end when their
+    connection is closed. Behind Envoy and over native: the time that a client has to answer a ping."""
+    idle_call_seconds: float = 300.0
+    """Behind Envoy: a call, unless it is a stream, ends if nothing has been sent or received for this long, because the
+    client does not read the answer, or the answer takes longer to compute."""
+    envoy_hang_seconds: float = 10.0
+    """An Envoy that has not answered for this long is killed and restarted."""
     request_seconds: float = 20.0
-    """HTTP: how long a request may take to come, from the opened connection or its first byte."""
-    slowest_request_bytes_per_second: float = 1024.0
-    """HTTP: a request that comes this fast in each further ``request_seconds`` may take longer."""
-    slowest_answer_bytes_per_second: float = 64.0 * 1024
-    """HTTP: after ``request_seconds`` an answer must be read this fast on average, and some of it in each
-    ``request_seconds``. That is faster than for requests, since what is not read is held: of 16 MiB, the largest by
-    default, for five minutes at most."""
+    """Behind Envoy: how long a request's head may take to arrive."""
+    message_seconds: float = 60.0
+    """Behind Envoy: how long a request, or a call with its message, may take to arrive; 16 MiB need 2.3 Mbit/s."""
+
+    store_silent_seconds: float = 20.0
+    """An object store that sends nothing for this long counts as unavailable."""
 
     log_burst: int = 20
-    """Most warnings and errors of one event that are logged in ten seconds."""
+    """The most warnings and errors of one event that are logged in ten seconds."""
     trace_close_seconds: float = 2.0
-    """How long a server that stops waits for the collector of traces to take the last spans."""
+    """How long a stopping server waits for the trace collector to take the last spans."""

@@ -1,247 +1,277 @@
-"""The settings that a server starts with. Each is declared once, with its type, default, help text and check."""
+"""A server's settings. Each setting is declared once, with its type, default, help text and check."""
 
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hangtag.serving.server.config.checks import (
-    MOST_SAMPLES,
-    Choice,
-    FilePath,
-    ModelLimit,
-    SecondsRange,
-    Switch,
-    Text,
-    WholeNumber,
-)
 from hangtag.serving.server.config.limits import Limits
-from hangtag.serving.server.config.setting import setting, validate
+from hangtag.serving.server.config.platform import Platform
 from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.host.cpus import usable_cpus
+from hangtag.serving.server.host.machine import usable_cpus
 from hangtag.serving.server.host.ports import address_of
+from hangtag.settings import problems, setting
 
+MOST_SECONDS = 2_000_000
+"""The most seconds of a duration, because gRPC's core counts milliseconds in 31 bits."""
+MOST_SAMPLES = 4096
+"""The largest batch size that any setting may have."""
+ModelLimit = tuple[str, int]
+"""A model's name, and the most samples of this model in one batch."""
 OFF = -1
-"""The number of a port that turns off what it is for."""
+"""The port number that turns a port off."""
 _LARGEST_BODIES = 16
 
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """The settings of one server; the help text of each setting says what it is for.
+    """The settings of one server; each setting's help text says what it is for.
 
     Raises:
-        StartError: A value is not what its setting takes, or two values do not fit together.
+        StartError: A value is not valid for its setting, or two values do not fit together.
 
     Example:
         ServerConfig(models=Path("models"), port=0, max_batch_size=32)
     """
 
     models: Path = setting(
-        Path("models"), FilePath(folder=True), "The model repository: <models>/<name>/<version>/model.onnx."
+        Path("models"),
+        "The model repository: <models>/<name>/<version>/model.onnx. Or its URL: s3://, gs://, az://, https:// or oci://.",
+        folder=True,
+        envvar="HANGTAG_MODELS",
+    )
+    model_cache: Path | None = setting(
+        None,
+        "The folder for local copies of --models URLs. By default, hangtag/models in the user's cache folder.",
+        folder=True,
+    )
+    model_cache_mib: int = setting(
+        10_240, "The largest size of the local copy of one --models URL, in MiB.", between=(1, None)
     )
     model_control: str = setting(
         "none",
-        Choice(("none", "poll", "explicit")),
-        "none: serve every model that the repository has at the start. poll: also follow changes of the repository. "
-        "explicit: load and unload by call, with RepositoryModelLoad and RepositoryModelUnload.",
+        "none: serve every model that the repository has at startup. poll: follow its changes too. explicit: load "
+        "and unload models on request.",
+        choices=("none", "poll", "explicit"),
     )
     load_model: tuple[str, ...] = setting(
-        (), Text(), "With --model-control explicit: load this model at the start; '*' loads all. Repeatable."
+        (),
+        "With --model-control explicit: load this model at startup; '*' loads all. With --max-loaded-mib: keep this "
+        "model loaded. Repeatable.",
     )
     poll_seconds: float = setting(
-        15.0, SecondsRange(0.1), "With --model-control poll: how often the server looks for changes."
+        15.0, "With --model-control poll: how often the server looks for changes.", between=(0.1, MOST_SECONDS)
+    )
+    max_loaded_mib: int = setting(
+        0,
+        "Load each model at its first call, and unload the least recently used models to keep the loaded models' "
+        "files within this many MiB. 0: load all models at startup.",
+        between=(0, 1_048_576),
     )
     num_versions: int = setting(
         1,
-        WholeNumber(0),
-        "How many versions of a model are served, each by its number: the promoted one, then the latest. 0: all.",
+        "How many versions of a model are served, each by its number: the promoted version, then the latest. 0: all.",
+        between=(0, None),
     )
     require_proof: bool = setting(
-        False,
-        Switch(),
-        "Serve only files that have passed the gate of 'hangtag export' and were not changed since.",
+        False, "Serve only files that have passed the gate of 'hangtag export' and were not changed since."
     )
     trial_load_seconds: float = setting(
         0.0,
-        SecondsRange(0),
-        "Load each version in a child process first, and refuse a file that takes longer there, takes more than "
-        "--trial-load-mib, or ends the process. 0: load it in the server alone, which such a file may end.",
+        "Load each version in a child process first, and refuse a file that takes longer than this or crashes the "
+        "process. 0: no child process, so a file may crash the server.",
+        between=(0, MOST_SECONDS),
     )
     trial_load_mib: int = setting(
         4096,
-        WholeNumber(512, 1_048_576),
-        "The most memory that the child process of --trial-load-seconds may take, in MiB. It comes on top of the "
+        "The most memory that the child process of --trial-load-seconds may take, in MiB, in addition to the "
         "server's own.",
+        between=(512, 1_048_576),
     )
     host: str = setting(
-        "127.0.0.1", Text(), "The address to listen on. Beyond loopback, use TLS, and tokens or --tls-client-ca."
+        "127.0.0.1",
+        "The address to listen on. Beyond loopback, use TLS, and tokens or --tls-client-ca. Beyond loopback or with "
+        "TLS, an Envoy (the extra network) listens in front of the server.",
     )
-    port: int = setting(8001, WholeNumber(0, 65535), "The gRPC port. 0 picks a free one, which the log names.")
+    published_host: str = setting(
+        "",
+        "The address at which clients reach the server, if it is not --host, as with Docker. If it is a loopback "
+        "address, everybody who can connect is trusted.",
+    )
+    port: int = setting(8001, "The gRPC port. 0: a free port, which the log names.", between=(0, 65535))
     http_port: int = setting(
         8000,
-        WholeNumber(OFF, 65535),
-        "The HTTP port: the Open Inference Protocol over REST, images to classify, /metrics. 0 picks a free one, "
-        "-1: none.",
+        "The HTTP port: the Open Inference Protocol over REST, images to classify, /metrics. 0: a free port, -1: none.",
+        between=(OFF, 65535),
     )
     allowed_host: tuple[str, ...] = setting(
         (),
-        Text(),
-        "A name that clients call the HTTP port by, such as models.example. With this option a request whose Host is "
-        "neither such a name nor an address nor localhost is refused. Without tokens, models are loaded and unloaded "
-        "only under these. Repeatable.",
+        "A host name that clients use for the HTTP port, such as models.example. Requests with any other Host, "
+        "except localhost, are refused. Without tokens, models are loaded only under these. Repeatable.",
     )
     no_page: bool = setting(
-        False, Switch(), "Do not serve the page on the HTTP port (GET /) where people try the models in a browser."
+        False, "Do not serve the page on the HTTP port (GET /) where people try the models in a browser."
     )
+    platform: str = setting(
+        "none",
+        "Take the models, the address and the HTTP port from the variables of Amazon SageMaker or Vertex AI, and "
+        "answer on the paths that it calls.",
+        choices=("none", "sagemaker", "vertex"),
+    )
+    platform_model: str = setting("", "With --platform: the model that answers. By default, the only served model.")
     metrics_port: int = setting(
         8002,
-        WholeNumber(OFF, 65535),
-        "The HTTP port of Prometheus' /metrics and of /v2/health/ready. 0 picks a free one, -1: none.",
+        "The HTTP port of Prometheus' /metrics and of /v2/health/ready. 0: a free port, -1: none.",
+        between=(OFF, 65535),
     )
     otlp_endpoint: str = setting(
-        "",
-        Text(),
-        "Send OpenTelemetry traces to this collector (OTLP over gRPC, http://HOST:4317). Needs the extra otel.",
+        "", "Send OpenTelemetry traces to this collector (OTLP over gRPC, http://HOST:4317). Needs the extra otel."
     )
     provider: str = setting(
         "auto",
-        Choice(("auto", "cpu", "cuda", "tensorrt")),
-        "ONNX Runtime's execution provider. auto: CUDA where it is available, else the CPU. cuda, tensorrt: the server "
-        "does not start without it.",
+        "ONNX Runtime's execution provider. auto: CUDA if available, else the CPU. cuda, tensorrt: that, or an error.",
+        choices=("auto", "cpu", "cuda", "tensorrt"),
     )
-    gpu_device_id: int = setting(0, WholeNumber(0), "The number of the GPU that computes.")
+    gpu_device_id: int = setting(0, "The number of the GPU that computes.", between=(0, None))
     gpu_mem_limit_mib: int = setting(
-        0, WholeNumber(0), "The most GPU memory that a model's arena takes, weights included, in MiB. 0: no limit."
+        0, "The most GPU memory that a model's arena takes, weights included, in MiB. 0: no limit.", between=(0, None)
     )
     cuda_graphs: str = setting(
         "off",
-        Choice(("off", "auto", "on")),
-        "Compute batches by CUDA graphs, captured for a few batch sizes. on: for each model that can be captured. "
-        "auto: only where graphs are measured to be faster.",
+        "Compute batches by CUDA graphs. on: for each model that can be captured. auto: only if graphs are measured "
+        "to be faster.",
+        choices=("off", "auto", "on"),
     )
     workers: int = setting(
         1,
-        WholeNumber(1, 256),
-        "Processes that share the port. Clients need several connections to use them. They pay where Python's global "
-        "interpreter lock is the limit and not the computing.",
+        "Processes that share the port, for when Python's interpreter lock is the limit. Clients need several "
+        "connections to use them.",
+        between=(1, 256),
     )
     instances: int = setting(
         0,
-        WholeNumber(0, 64),
-        "How many batches of one model may be computed at once. 0: two where there are two CPUs, else one.",
+        "How many batches of one model may be computed at once. 0: two if there are two CPUs, else one.",
+        between=(0, 64),
     )
     intra_op_threads: int = setting(
         0,
-        WholeNumber(0, 256),
-        "ONNX Runtime's threads per instance. 0: the usable CPUs / (instances x workers), and all of a worker's CPUs "
-        "for a batch that is computed alone, where that is measured to be faster.",
+        "ONNX Runtime's threads per instance. 0: the usable CPUs / (instances x workers), and all of a worker's for "
+        "a batch computed alone, if that is faster.",
+        between=(0, 256),
     )
     max_batch_size: int = setting(
-        64, WholeNumber(1, MOST_SAMPLES), "The most samples computed together, and in one request."
+        64, "The most samples computed together, and in one request.", between=(1, MOST_SAMPLES)
     )
-    model_max_batch_size: tuple[tuple[str, int], ...] = setting(
+    model_max_batch_size: tuple[ModelLimit, ...] = setting(
         (),
-        ModelLimit(MOST_SAMPLES),
-        "--max-batch-size for one model, whatever its file says; 0: its requests are never joined. Repeatable.",
+        "--max-batch-size for one model, whatever its file says. 0: never batch its requests. Repeatable.",
+        metavar="NAME=N",
     )
     max_queue_size: int = setting(
-        256, WholeNumber(1, 4096), "The most requests waiting per model; one more gets RESOURCE_EXHAUSTED at once."
+        256, "The most requests waiting per model; further requests get RESOURCE_EXHAUSTED at once.", between=(1, 4096)
     )
     max_queue_delay_microseconds: int = setting(
         0,
-        WholeNumber(0, 10_000_000),
-        "How long the oldest waiting request may be held back to fill a batch. 0: never held back.",
+        "How long the oldest waiting request may be held back to fill a batch.",
+        between=(0, 10_000_000),
     )
     tls_cert: Path | None = setting(
-        None,
-        FilePath(),
-        "Serve TLS with this certificate (PEM, with its chain). Read again when it changes. Needs --tls-key.",
+        None, "Serve TLS with this certificate (PEM, with its chain). Read again when it changes. Needs --tls-key."
     )
-    tls_key: Path | None = setting(
-        None, FilePath(), "The key of --tls-cert (PEM, not encrypted). Read again when it changes."
-    )
+    tls_key: Path | None = setting(None, "The key of --tls-cert (PEM, not encrypted). Read again when it changes.")
     tls_client_ca: Path | None = setting(
-        None, FilePath(), "Require of every caller a certificate that these authorities (PEM) signed: mutual TLS."
+        None, "Mutual TLS: every caller must have a certificate signed by an authority in this PEM file."
     )
     token_file: Path | None = setting(
         None,
-        FilePath(),
-        "Require of every call but health's a bearer token of this file, one per line. Read again when it changes.",
+        "Every call except health needs a bearer token of this file (one per line). Read again when it changes.",
     )
-    max_message_mib: int = setting(16, WholeNumber(1, 1024), "The largest message received or sent, in MiB.")
+    max_message_mib: int = setting(16, "The largest message received or sent, in MiB.", between=(1, 1024))
     max_http_bodies_mib: int = setting(
         0,
-        WholeNumber(0, 1_048_576),
-        "The most that the bodies of a process's HTTP requests in flight take together, in MiB; one more gets 429. "
-        "0: 16 times --max-message-mib.",
+        "The largest total size of the bodies of a process's HTTP requests in flight, in MiB; a further request gets "
+        "429. 0: 16 times --max-message-mib.",
+        between=(0, 1_048_576),
     )
     max_concurrent_streams: int = setting(
         100,
-        WholeNumber(1, 100_000),
         "How many calls a connection may have in flight; more wait in the client, under its own deadline.",
+        between=(1, 100_000),
     )
     max_connections: int = setting(
         1024,
-        WholeNumber(1, 1_000_000),
-        "The most open connections; the server closes a further one, on native within a second.",
+        "The most open connections on each port of an exposed server; a further connection is closed at once.",
+        between=(1, 1_000_000),
     )
     connection_idle_seconds: float = setting(
-        900.0, SecondsRange(1), "Close a connection that has had no call for this long."
+        900.0,
+        "Close a connection that has had no call for this long. Over gRPC, only on an exposed server.",
+        between=(1, MOST_SECONDS),
     )
     connection_age_seconds: float = setting(
         0.0,
-        SecondsRange(0),
-        "Make clients connect anew after this long, so that clients that balance the load find new replicas. A stream "
-        "that lasts 20 s longer is cut. 0: never.",
+        "Make clients of an exposed server connect again after this long, so that load-balancing clients find new "
+        "replicas. A stream that lasts 20 s longer is cut. 0: never.",
+        between=(0, MOST_SECONDS),
     )
     keepalive_seconds: float = setting(
         60.0,
-        SecondsRange(1),
-        "Ping a client that has been silent for this long; no answer in 20 s ends its connection.",
-    )
-    min_ping_seconds: float = setting(
-        10.0, SecondsRange(0), "Close the connections of clients that ping more often than this."
+        "Ping a client that has been silent for this long, and close its connection if no answer comes within 20 s. "
+        "Only on an exposed server, or with --transport native.",
+        between=(1, MOST_SECONDS),
     )
     transport: str = setting(
         "auto",
-        Choice(("auto", "native", "grpc")),
-        "What speaks gRPC with the clients. native: pygrpc-native (the extra native), up to three times as many "
-        "calls a second with small models, without TLS, and without limits on connections' age and idleness; it reads "
-        "a message before it refuses it as too large, so use it where the network is trusted or a proxy sets limits. "
-        "grpc: grpcio. auto: native where it is installed, TLS is off and the address is loopback; else grpc.",
+        "The gRPC library. native: pygrpc-native (the extra native), the faster. grpc: grpcio. auto: native if it is "
+        "installed, else grpc.",
+        choices=("auto", "native", "grpc"),
     )
-    drain_seconds: float = setting(20.0, SecondsRange(0), "On SIGTERM, how long calls in flight may take to finish.")
+    drain_seconds: float = setting(
+        20.0, "How long calls in flight may take to finish after SIGTERM.", between=(0, MOST_SECONDS)
+    )
     limits: Limits = field(default_factory=Limits)
-    """No setting of an operator: see `Limits`."""
+    """Not for operators: see `Limits`."""
+    contract: Platform | None = None
+    """Not for operators: `platform_settings` reads this from the platform's variables."""
+    store: str = field(default="", repr=False)
+    """Not for operators: the store's URL from --models; ``models`` then becomes a local copy of the store. The URL may
+    have a password, so the settings' repr does not show it."""
+    behind: Path | None = None
+    """Not for operators: the folder of the Unix sockets on which this server listens instead of its ports, behind the
+    Envoy that listens on the ports. Only this user may have access to the folder."""
 
     def __post_init__(self) -> None:
-        validate(self)
+        for declared, problem in problems(self):
+            raise StartError(f"{declared.name}: {problem}")
+        for limit in self.model_max_batch_size:
+            if not _is_limit(limit):
+                raise StartError(
+                    f"model_max_batch_size: {limit!r} is not a model's name and a number from 0 to {MOST_SAMPLES}"
+                )
         if self.max_queue_size < self.largest_batch_size:
             raise StartError(
                 f"--max-queue-size ({self.max_queue_size}) is below --max-batch-size ({self.largest_batch_size}): a "
-                "full batch could never gather. Raise the one or lower the other."
+                "full batch could never gather. Raise --max-queue-size or lower the batch size."
             )
         if 0 < self.max_http_bodies_mib < self.max_message_mib:
             raise StartError(
                 f"--max-http-bodies-mib ({self.max_http_bodies_mib}) is below --max-message-mib "
-                f"({self.max_message_mib}): the largest request could never come by HTTP. Raise the one or lower the "
-                "other."
+                f"({self.max_message_mib}): the largest request could never come over HTTP. Raise "
+                "--max-http-bodies-mib or lower --max-message-mib."
             )
-        if self.load_model and self.model_control != "explicit":
-            raise StartError("--load-model goes with --model-control explicit; otherwise every model is loaded")
+        if self.load_model and self.model_control != "explicit" and not self.max_loaded_mib:
+            raise StartError(
+                "--load-model goes with --model-control explicit or --max-loaded-mib; otherwise every model is loaded"
+            )
+        if self.max_loaded_mib and self.model_control == "explicit":
+            raise StartError("--max-loaded-mib loads models by itself, --model-control explicit on request: use one")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise StartError("TLS needs a certificate and its key: give --tls-cert and --tls-key together")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise StartError("--tls-client-ca needs TLS: give --tls-cert and --tls-key too")
-        if self.tls_cert is not None and self.transport == "native":
-            raise StartError(
-                "--transport native has no TLS. Use --transport grpc, or leave TLS to a proxy in front of the server: "
-                "see 'TLS and the native transport' in docs/operations.md."
-            )
 
     @property
     def instance_count(self) -> int:
-        """``instances``; for 0 two where the machine has two CPUs: one computes while the other gathers its batch."""
+        """``instances``; for 0, two if there are two CPUs: one instance computes while the other gathers a batch."""
         return self.instances or min(2, usable_cpus())
 
     @property
@@ -251,7 +281,7 @@ class ServerConfig:
 
     @property
     def http_bodies_bytes(self) -> int:
-        """``max_http_bodies_mib`` in bytes; for 0 room for 16 of the largest messages."""
+        """``max_http_bodies_mib`` in bytes; for 0, room for 16 messages of the largest size."""
         return (self.max_http_bodies_mib or _LARGEST_BODIES * self.max_message_mib) << 20
 
     @property
@@ -260,11 +290,11 @@ class ServerConfig:
         return max([self.max_batch_size, *(limit for _, limit in self.model_max_batch_size)])
 
     def max_batch_size_of(self, model: str) -> int:
-        """The most samples of this model computed together; without meaning where its requests are never joined."""
+        """The most samples of this model in one batch; has no effect if the model's requests are never batched."""
         return dict(self.model_max_batch_size).get(model) or self.max_batch_size
 
     def batching_override(self, model: str) -> bool | None:
-        """Whether the operator allows joining this model's requests; None leaves it to the model's file."""
+        """Whether the operator allows batching this model's requests; None: the model's file decides."""
         limit = dict(self.model_max_batch_size).get(model)
         return None if limit is None else limit > 0
 
@@ -275,16 +305,30 @@ class ServerConfig:
     @property
     def is_loopback(self) -> bool:
         """Whether only programs on this machine can connect."""
+        host = (self.published_host or self.host).strip("[]")  # Docker writes IPv6 addresses in brackets
         try:
-            return ipaddress.ip_address(self.host).is_loopback
+            return ipaddress.ip_address(host).is_loopback
         except ValueError:
-            return self.host == "localhost"
+            return host == "localhost"
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether an Envoy must listen in front of the server, because other machines can connect, or connections must
+        be encrypted."""
+        return self.tls_cert is not None or not self.is_loopback
 
     @property
     def dangers(self) -> tuple[str, ...]:
-        """What other machines could do to a server with these settings; empty where it listens on loopback only."""
+        """What other machines could do to a server with these settings; empty if it listens on loopback only."""
         if self.is_loopback:
             return ()
         callers = () if self.token_file or self.tls_client_ca else ("anybody may call (set --token-file)",)
         readers = () if self.tls_cert else ("all can be read on the way (set --tls-cert and --tls-key)",)
         return callers + readers
+
+
+def _is_limit(limit: ModelLimit) -> bool:
+    match limit:
+        case (str(name), int(number)):
+            return bool(name) and type(number) is int and 0 <= number <= MOST_SAMPLES
+    return False

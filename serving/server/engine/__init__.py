@@ -1,1 +1,1 @@
-"""The data plane without a transport: look-up, validation, computation, and which models serve."""
+"""The data plane without a transport: look-up, validation and computation, and the choice of models that serve."""

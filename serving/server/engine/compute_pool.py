@@ -1,15 +1,15 @@
-"""The threads that compute the batches of all models, and that receive calls for a transport that needs them for it.
+"""The threads that compute the batches of all models, and that also receive calls for a transport that needs that.
 
 A free thread takes the next batch that is due, whatever its model, and computes it. No thread waits for a fuller batch:
-while every instance of a model computes, its calls gather and are the next batch.
+while every instance of a model computes, its calls gather and become the next batch.
 
-A transport may bring a function by which one thread at a time *receives*: it queues the calls that have come, and
-computes the batch that is then due itself, while the next free thread receives. So a lone call is received, computed
-and answered by one thread.
+A transport may provide a function with which one thread at a time *receives*. That thread queues the calls that have
+come, and then computes the batch that is due, while the next free thread receives. So one thread receives, computes
+and answers a lone call.
 
-There are as many threads as one model may compute batches at once. Models that compute for long would occupy all of
-them, and then nothing would be received, computed for other models, or refused. So *further* threads start when a batch
-is due, or when nothing has been received for a moment, and no thread is free. They end after a second without work.
+There are as many threads as one model may compute batches at once. Slow models could occupy all of these threads, and
+then nothing would be received, computed for other models, or refused. So a *further* thread starts if no thread is free
+and a batch is due or nothing has been received for a moment. A further thread ends after a second without work.
 """
 
 import math
@@ -20,81 +20,75 @@ from typing import Protocol
 
 import structlog
 
-from hangtag.serving.server.batching.batcher import Batcher
-from hangtag.serving.server.batching.call import Call
+from hangtag.serving.server.queue.batcher import Batcher
+from hangtag.serving.server.queue.call import Call
 
 log = structlog.get_logger()
 
 UNRECEIVED_SECONDS = 0.005
-"""How long nothing may be received, since every thread computes, until a further thread does so."""
+"""If every thread computes and nothing is received for this long, a further thread starts to receive."""
 _IDLE_SECONDS = 1.0
 """How long a further thread waits for work."""
 
 
-class Computer(Protocol):
-    """What batches are taken from and computed by: a version of a model."""
+class BatchExecutor(Protocol):
+    """A version of a model: batches are taken from its queue, and it computes them."""
 
     @property
     def batcher(self) -> Batcher: ...
 
     def compute(self, batch: list[Call], *, alone: bool) -> Callable[[], None]:
-        """Compute a batch that ``batcher.take`` returned, and finish it. Never raises.
+        """Compute a batch, which must be the very object that ``batcher.take`` returned, and finish it. Never raises.
 
-        Args:
-            batch: The same object.
-            alone: Nothing else is being computed.
-
-        Returns:
-            What gives the calls their outcomes.
+        Returns a function that gives the calls their outcomes. alone: nothing else is being computed.
         """
 
 
 Receive = Callable[[int | None], bool]
-"""Queues the calls that have come. Waits, without the interpreter lock, until there are some, or for so many
-milliseconds (None: without end). Returns False once no more will come. Never raises."""
+"""Queues the calls that have come. Waits for a call, without the interpreter lock, for at most the given milliseconds
+(None: no limit). Returns False once no more calls will come. Never raises."""
 
 
-Work = tuple[Computer, list[Call]]
-"""A batch, and what computes it."""
+Work = tuple[BatchExecutor, list[Call]]
+"""A batch, preceded by the model that computes it."""
 
 
 class ComputePool:
     """Runs threads from the first ``offer`` or ``receive_from`` until ``close``. Thread-safe."""
 
     def __init__(self, threads: int) -> None:
-        """Start no thread yet. threads: how many there are always."""
+        """Start no thread yet. threads: the number of threads, not counting further threads."""
         self._threads = threads
-        self._lock = threading.Lock()
-        self._core = _Waiting(self._lock)
-        self._further = _Waiting(self._lock)
+        self._lock = threading.RLock()  # a Condition calls an RLock's methods in C, but a Lock's in Python
+        self._core = _Waiting(threading.Condition(self._lock))
+        self._further = _Waiting(threading.Condition(self._lock))
         self._running: set[threading.Thread] = set()
-        self._starting = 0  # threads of these that do not run yet
-        self._due: dict[Computer, None] = {}  # models that may have a batch
+        self._starting = 0  # how many of these threads do not run yet
+        self._due: dict[BatchExecutor, None] = {}  # models that may have a batch
         self._offers = 0
         self._wake_later: dict[int, Callable[[], None]] = {}  # by thread
         self._receive: Receive | None = None
         self._receiver: int | None = None  # the thread that receives
         self._receptions = 0
         self._unreceived = threading.Event()  # no thread was free to receive
-        self._further_receive = False  # nothing was received for a moment, so that a further thread may do so
-        self._is_summoned = False  # a further thread was woken or started for it, and has not come yet
+        self._further_receive = False  # nothing was received for a moment, so a further thread may receive
+        self._is_summoned = False  # a further thread was woken or started to receive, and has not begun
         self._computing: set[int] = set()  # threads
         self._after: dict[Callable[[], None], None] = {}  # in the order of their calls
         self._closed = False
 
     def after_batch(self, work: Callable[[], None]) -> None:
-        """Do some work when a thread has answered all calls of its batch, so that no other caller waits for it.
+        """Do this work when a thread has answered all calls of its batch, so that no caller waits for the work.
 
-        Args:
-            work: It must not raise. If it is passed more than once until then, it is called once.
+        The work must not raise. If the same work is passed several times before then, it is done once.
         """
         self._after[work] = None
 
-    def offer(self, model: Computer) -> None:
-        """Have a batch of this model computed as soon as one is due. To be called after a call was queued."""
+    def offer(self, model: BatchExecutor) -> None:
+        """Have a batch of this model computed as soon as one is due. Call this after you have queued a call."""
         self._due[model] = None
         thread = threading.get_ident()
-        if thread == self._receiver:  # it takes a batch when it has received all
+        if thread == self._receiver:  # the receiver takes a batch once it has received everything
             return
         if (wake_later := self._wake_later.get(thread)) is not None:
             wake_later()
@@ -104,8 +98,7 @@ class ComputePool:
     def gather_offers(self, wake_later: Callable[[], None]) -> None:
         """Let this thread offer several calls before a batch is taken.
 
-        Args:
-            wake_later: Called at each offer of this thread; it has to see to it that ``wake`` is called soon.
+        ``wake_later`` is called at each of the thread's offers, and must make sure that ``wake`` is called soon.
         """
         self._wake_later[threading.get_ident()] = wake_later
 
@@ -117,17 +110,17 @@ class ComputePool:
 
     def _wake(self) -> None:
         if self._starting or self._core.notified or self._further.notified:
-            return  # a thread is about to look, and wakes the next one when it takes a batch
+            return  # a thread is about to look, and wakes the next thread when it takes a batch
         if self._core.notify() or self._further.notify():
             return
         if len(self._running) < self._threads:
             self._start(further=False)
-        # Where every instance of a model computes, the first that finishes takes what waits.
+        # If all instances of a model are computing, the first that finishes takes the waiting calls.
         elif any(model.batcher.time_to_due() is not None for model in list(self._due)):
             self._start(further=True)
 
     def receive_from(self, receive: Receive) -> None:
-        """Receive calls by this function from now on, until it returns False."""
+        """Receive calls with this function from now on, until it returns False."""
         with self._lock:
             self._receive = receive
             self._core.notify()
@@ -136,7 +129,7 @@ class ComputePool:
         threading.Thread(target=self._watch, name="compute-watch", daemon=True).start()
 
     def close(self) -> None:
-        """End the threads. Call it when all models are closed, and nothing is received any more."""
+        """End the threads. Call this when all models are closed and nothing is received any more."""
         with self._lock:
             self._closed = True
             self._core.notify_all()
@@ -153,7 +146,7 @@ class ComputePool:
         self._starting += 1
         try:
             thread.start()
-        except RuntimeError as error:  # the system has no thread left: those that there are compute the batch later
+        except RuntimeError as error:  # the system allows no more threads: the existing ones compute the batch later
             self._running.discard(thread)
             self._starting -= 1
             log.warning("a thread that computes did not start", reason=str(error))
@@ -165,7 +158,7 @@ class ComputePool:
             pass
 
     def _compute_next(self, further: bool) -> bool:
-        """Compute the next batch. Returns False where the thread is to end. A thread that waits keeps no calls."""
+        """Compute the next batch. Returns False if the thread should end. A waiting thread holds no calls in memory."""
         work = self._next(further)
         if work is None:
             return False
@@ -176,20 +169,20 @@ class ComputePool:
             self._computing.discard(threading.get_ident())  # before a lone caller has its answer, and calls again
             answer()
             for work_after in tuple(self._after):
-                if self._after.pop(work_after, False) is None:  # else another thread does it
+                if self._after.pop(work_after, False) is None:  # None: another thread does the work
                     work_after()
-        except Exception:  # a bug of ours must not end the thread
+        except Exception:  # an error of the server's own code must not end the thread
             log.exception("computing a batch failed")
         finally:
             self._computing.discard(threading.get_ident())
-            if model.batcher.waiting:  # what has gathered while every instance computed
+            if model.batcher.waiting:  # calls that gathered while every instance computed
                 self._due[model] = None
         return True
 
     def _next(self, further: bool) -> Work | None:
-        """Return the next batch; None where the thread is to end.
+        """Return the next batch; None if the thread should end.
 
-        A thread that may receive does so first, so that its batch has what came while all threads computed.
+        A thread that may receive does so first, so that its batch has the calls that came while all threads computed.
         """
         while True:
             with self._lock:
@@ -218,7 +211,7 @@ class ComputePool:
         return None
 
     def _pass_on(self) -> None:
-        """Before this thread computes, wake another one that receives, or takes what is left."""
+        """Before this thread computes, wake another thread to receive, or to take a batch that is left."""
         if self._receive is not None and self._receiver is None:
             if not self._core.notified and not self._core.notify() and not self._unreceived.is_set():
                 self._unreceived.set()
@@ -229,14 +222,14 @@ class ComputePool:
         return self._receive is not None and self._receiver is None and (self._further_receive or not further)
 
     def _take(self) -> tuple[Work | None, float | None]:
-        """Take a batch that is due. Where none is, return the seconds until one is; None where none is held back."""
+        """Take a batch that is due. If there is none, return the seconds until one is due; None if no call waits."""
         earliest: float | None = None
         for model in list(self._due):
-            self._due.pop(model, None)  # before its queue is looked at: a call that comes then is offered again
+            self._due.pop(model, None)  # before its queue is read: a call that comes later offers the model again
             batcher = model.batcher
             batch = batcher.take()
             seconds = batcher.time_to_due() if batcher.waiting else None
-            if seconds is not None:  # else no call waits, or the first instance that finishes takes what does
+            if seconds is not None:  # None: no call waits, or the first instance that finishes takes those that wait
                 self._due[model] = None
                 earliest = seconds if earliest is None else min(earliest, seconds)
             if batch:
@@ -244,7 +237,7 @@ class ComputePool:
         return None, earliest
 
     def _received(self) -> tuple[Work | None, float | None]:
-        """Receive until a batch is due, and return it; no batch once no more calls will come."""
+        """Receive until a batch is due, and return that batch, or no batch once no more calls will come."""
         assert self._receive is not None
         milliseconds = 0 if self._due else None
         while True:
@@ -258,7 +251,7 @@ class ComputePool:
             milliseconds = None if seconds is None else math.ceil(seconds * 1e3)
 
     def _watch(self) -> None:
-        """Let a further thread receive where nothing was received for a moment."""
+        """Let a further thread receive if nothing was received for a moment."""
         while self._receive is not None and not self._closed:
             self._unreceived.wait()
             receptions = self._receptions
@@ -273,16 +266,16 @@ class ComputePool:
 
 
 class _Waiting:
-    """Threads that wait for work. To be used with the pool's lock held."""
+    """Threads that wait for work. Use it only while holding the pool's lock."""
 
-    def __init__(self, lock: threading.Lock) -> None:
-        self._condition = threading.Condition(lock)
+    def __init__(self, condition: threading.Condition) -> None:
+        self._condition = condition
         self._count = 0
         self.notified = 0
-        """How many of them are about to go on."""
+        """How many of the waiting threads are about to continue."""
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait; False if nothing has happened for so many seconds."""
+        """Wait. Returns False if nothing has happened for this many seconds."""
         self._count += 1
         notified = self._condition.wait(seconds)
         self._count -= 1
@@ -290,7 +283,7 @@ class _Waiting:
         return notified
 
     def notify(self) -> bool:
-        """Let one thread go on; False where none waits."""
+        """Let one thread continue. Returns False if no thread waits."""
         if self._count == self.notified:
             return False
         self.notified += 1
@@ -298,6 +291,6 @@ class _Waiting:
         return True
 
     def notify_all(self) -> None:
-        """Let all go on."""
+        """Let all threads continue."""
         self.notified = self._count
         self._condition.notify_all()

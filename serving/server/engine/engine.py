@@ -1,37 +1,57 @@
-"""Looks up the model that takes a request, by name and version, and swaps models while requests arrive."""
+"""Looks up the model that takes a request, by name and version, and swaps models while requests arrive.
 
+A thread of the transport looks a model up, decodes the request's tensors, and only then queues the request. If the
+model is replaced in between, the thread still holds the old model. A thread of its own closes the old model at once: it
+computes what is queued, and raises UnavailableError for any later request, whose thread then looks the name up again
+and gets the successor.
+"""
+
+import threading
 from collections.abc import Callable, Sequence
+
+import structlog
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.compute_pool import ComputePool
-from hangtag.serving.server.engine.model_settings import largest_settings
+from hangtag.serving.server.engine.repository import largest_settings
+from hangtag.serving.server.engine.residency import Residency
 from hangtag.serving.server.engine.servable import Servable
-from hangtag.serving.server.errors import STOPPING, NotFoundError, UnavailableError
-from hangtag.serving.server.telemetry.failure_counts import FailureCounts
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import STOPPING, NotFoundError, NotLoadedError, UnavailableError
+from hangtag.serving.server.host import machine
+from hangtag.serving.server.runtime.inference_session import shrink_arena
+from hangtag.serving.server.telemetry.server_state import FailureCounts
+
+log = structlog.get_logger()
 
 
 class Engine:
-    """Holds the models that serve. Any thread may look models up; only one at a time may change them (``serve``)."""
+    """Holds the models that serve. Any thread may look models up; one thread at a time may change them (``serve``)."""
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.failures = FailureCounts()
         self.reasons: Sequence[Callable[[str], str]] = ()
-        """Each returns why a name of the repository does not serve; empty where it does not know."""
-        # A change replaces the whole table and never edits it, so a look-up needs no lock. The first version of a
-        # model takes the requests that name none.
+        """Each function returns why a name of the repository does not serve, or "" if it does not know."""
+        self.residency: Residency | None = None
+        """Loads models on their first call; None if all models are loaded at startup."""
+        # A change replaces the whole table and never edits it, so a look-up needs no lock. A request that names no
+        # version goes to the model's first one.
         self._table: dict[str, dict[str, Servable]] = {}
         self.epoch = 0
-        """Rises with each change of the table: what was learnt of a model before may not hold any more."""
+        """Rises with each change of the table: what a caller has cached about a model may then be outdated."""
         self.pool = ComputePool(largest_settings(config).instance_count)
         """Computes the batches of all models."""
+        self._retiring: set[threading.Thread] = set()  # each closes a model
+        self.stopping = False
+        """Whether the server stops: calls in flight still find their models, and nothing is ready."""
         self._ready = False
         self._closing = False
 
     @property
     def ready(self) -> bool:
-        """Whether the models to start with are loaded and warmed up, and the engine is not closing."""
-        return self._ready and not self._closing
+        """Whether the server takes new calls: the models needed at startup are loaded, and the server does not stop."""
+        return self._ready and not self.stopping
 
     @property
     def models(self) -> list[Servable]:
@@ -40,12 +60,16 @@ class Engine:
         return [model for versions in table.values() for model in versions.values()]
 
     def versions(self, name: str) -> list[Servable]:
-        """Return a model's loaded versions, also before ``open``. The first takes the requests that name no version."""
+        """Return a model's loaded versions, also before ``open``. The first takes requests that name no version."""
         return list(self._table.get(name, {}).values())
 
     def names(self) -> list[str]:
         """Return the names of the loaded models, in alphabetical order."""
         return list(self._table)
+
+    def callable_names(self) -> set[str]:
+        """Return the names of the loaded models and of the models that are loaded on their first call."""
+        return {*self._table, *(self.residency.names if self.residency is not None else ())}
 
     def open(self) -> None:
         """Admit requests."""
@@ -54,15 +78,14 @@ class Engine:
     def model(self, name: str, version: str = "") -> Servable:
         """Return the model that takes requests for this name and version.
 
-        It may be replaced before the caller queues its request. It then still takes requests for
-        ``Limits.linger_seconds``; after that it raises UnavailableError, and the caller looks its successor up.
+        If the model is replaced before the caller queues its request, it raises UnavailableError, and the caller looks
+        its successor up.
 
-        Args:
-            name: As the client sent it.
-            version: As the client sent it; empty for the one that serves by default.
+        An empty version means the version that serves by default.
 
         Raises:
             NotFoundError: No such model, or no such version of it, is served.
+            NotLoadedError: The model is not loaded yet; ``residency`` loads it on its first call.
             UnavailableError: The models are still being loaded, or the engine is closing.
         """
         if self._closing:
@@ -78,6 +101,8 @@ class Engine:
             reason = next(filter(None, (reason(name) for reason in self.reasons)), "")
             if reason:
                 raise NotFoundError(f"{name!r} is out of service: {reason}; served: {served}")
+            if self.residency is not None and name in self.residency.names:
+                raise NotLoadedError(f"{name!r} is not loaded yet; the first inference request loads it")
             raise NotFoundError(f"Request for unknown model: {name!r} is not served here; served: {served}")
         if not version:
             return next(iter(versions.values()))
@@ -88,18 +113,18 @@ class Engine:
         return model
 
     def record_failure(self, name: str, version: str, code: str, ns: int, *, shed: bool = False) -> None:
-        """Count one request that ended with an error. Every failure is counted here, once, whichever transport has it.
+        """Count one request that ended with an error. Every transport counts each failure here, once.
 
-        It appears in nv_inference_request_failure and hangtag_request_seconds, and in the ``fail`` of ModelStatistics
-        if it was for a version that serves. A name or version that is not served is counted under an empty label:
-        names that callers make up would otherwise create metric series without end.
+        The failure appears in nv_inference_request_failure and hangtag_request_seconds, and also in ``fail`` of
+        ModelStatistics if the request was for a version that serves. A name or version that is not served is counted
+        under an empty label: names that callers make up would otherwise create metric series without end.
 
         Args:
-            name: The model's name as the client sent it; empty if the request could not be read.
-            version: The version as the client sent it; empty for the one that serves by default.
+            name: As the client sent it; empty if the request could not be read.
+            version: As the client sent it; empty for the version that serves by default.
             code: Name of the gRPC status code, for example "RESOURCE_EXHAUSTED".
             ns: Nanoseconds from the arrival of the request to its error.
-            shed: Whether it was refused because as many requests wait, or take as much memory, as may.
+            shed: Whether the request was refused because waiting requests had reached their limit of number or memory.
         """
         versions = self._table.get(name)
         if versions is None:
@@ -112,16 +137,15 @@ class Engine:
             model.statistics.record_failure(ns)
         self.failures.record(name, version, code, ns, shed=shed)
 
-    def serve(self, name: str, models: Sequence[Servable]) -> list[Servable]:
-        """Let these versions of a model take its requests from now on, and no others.
+    def serve(self, name: str, models: Sequence[Servable], *, wait: bool = False) -> None:
+        """Let these versions of a model take its requests from now on. The model's other versions finish the requests
+        they have, and are closed.
 
         Args:
             name: The model's name.
-            models: Loaded versions, first the one for requests that name none; those that do not serve yet are started.
-                An empty sequence removes the name.
-
-        Returns:
-            The models that were replaced. They finish what they have; the caller closes them.
+            models: Loaded versions; the first takes requests that name no version. Versions that do not serve yet are
+                started. An empty sequence removes the name.
+            wait: Whether the other versions are closed before this returns.
         """
         before = self.versions(name)
         for model in models:
@@ -132,15 +156,34 @@ class Engine:
         self._table = dict(sorted(table.items()))
         self.epoch += 1
         self.failures.forget_others(name, versions)
-        return [model for model in before if model not in models]
-
-    def stop_admission(self) -> None:
-        """Let every look-up raise UnavailableError from now on; requests in the queues are still computed."""
-        self._closing = True
+        for model in before:
+            if model in models:
+                continue
+            if not isinstance(model, ServedModel):  # a route, whose members compute what is queued
+                model.close()
+                continue
+            retiring = threading.Thread(target=self._retire, args=[model], name="retire", daemon=True)
+            self._retiring.add(retiring)
+            retiring.start()
+            if wait:
+                retiring.join()
 
     def close(self) -> None:
-        """Compute what is queued."""
-        self.stop_admission()
+        """Make every look-up raise UnavailableError from now on, compute what is queued, and close every model."""
+        self.stopping = self._closing = True
+        for retiring in list(self._retiring):
+            retiring.join()
         for versions in self._table.values():
             for model in versions.values():
                 model.close()
+
+    def _retire(self, model: Servable) -> None:
+        """Close a model, and return its memory and the unused memory of ONNX Runtime's arena to the system.
+
+        Otherwise an unload would leave the process as large as before, and each new version could make it larger.
+        """
+        model.close()
+        log.info("model retired", model=model.name, version=model.version)
+        shrink_arena()
+        machine.release_freed_memory()
+        self._retiring.discard(threading.current_thread())

@@ -1,4 +1,4 @@
-"""Loads a version of a model with its settings, session and warm-up; records which loads failed and why."""
+"""Loads a version of a model with its settings and session, and warms it up; records which loads failed and why."""
 
 import time
 from collections import Counter
@@ -10,102 +10,29 @@ import structlog
 from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine import repository
-from hangtag.serving.server.engine.model_settings import settings_of
+from hangtag.serving.server.engine.repository import VersionKey, settings_of
 from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.engine.trial.trial_load import TrialLoad
+from hangtag.serving.server.engine.trial import TrialLoad
 from hangtag.serving.server.errors import ModelLoadError, StartError, UnavailableError
-from hangtag.serving.server.host.cpus import usable_cpus
+from hangtag.serving.server.host.machine import usable_cpus
 from hangtag.serving.server.host.watched_files import FolderStamp, folder_stamp
-from hangtag.serving.server.runtime.batching_decision import Decision, decide_batching
+from hangtag.serving.server.runtime.batching_proof import Decision, decide_batching
 from hangtag.serving.server.runtime.gate_proof import require_proof
-from hangtag.serving.server.runtime.providers import Gpu
+from hangtag.serving.server.runtime.inference_session import Gpu, shrink_arena
 from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 
 log = structlog.get_logger()
 
-VersionKey = tuple[str, str]
-"""A model's name and its version."""
-
 
 class LoadFailure(NamedTuple):
-    """Why a version could not be loaded, and what its files were at that time."""
+    """Why a version could not be loaded, and the stamp of its files at that time."""
 
     reason: str
     stamp: FolderStamp
 
 
-def load_model(
-    file: ModelFile,
-    server_config: ServerConfig,
-    trial: TrialLoad | None = None,
-    runtimes: RuntimeFactory = Runtime,
-) -> ServedModel:
-    """Load a version and warm it up. It takes no requests until ``Engine.serve``.
-
-    Args:
-        file: The version in the model repository.
-        server_config: The server's settings; the model's own serving.toml takes precedence.
-        trial: Loads the version in a child process before this one; None: only here.
-        runtimes: Loads the file.
-
-    Raises:
-        StartError: The settings file is not valid.
-        RepositoryError: The file is a link that leads out of the repository.
-        ModelLoadError: The file has no proof and needs one, changes while it is loaded, ONNX Runtime cannot load it, or
-            not with the execution provider that the settings require, it cannot compute, or it fails the trial.
-        UnavailableError: The trial was stopped.
-    """
-    started = time.perf_counter()
-    config = settings_of(server_config.models / file.name, server_config)
-    cpus = max(1, usable_cpus() // config.workers)
-    threads = config.intra_op_threads or max(1, cpus // config.instance_count)
-    repository.require_inside(file.path, server_config.models / file.name)
-    content = _content(file)
-    if server_config.require_proof:
-        require_proof(file.path)
-    if trial is not None:
-        trial.require_loadable(file)
-        _require_unchanged(file, content)  # what is loaded here must be what was loaded there
-    runtime = runtimes(
-        file.path,
-        provider=config.provider,
-        threads=threads,
-        batching_override=config.batching_override(file.name),
-        gpu=Gpu(config.gpu_device_id, config.gpu_mem_limit_mib),
-    )
-    runtime.warm_up([1])
-    decision = _decide_batching(file, runtime, config.max_batch_size_of(file.name))
-    _require_unchanged(file, content)  # the session and the proof of batching were read from one file
-    model = ServedModel(file, runtime, config)
-    if model.max_batch_size > 1 and not (decision.tried and runtime.on_cpu):
-        runtime.warm_up([model.max_batch_size])
-    if cpus > threads and not config.intra_op_threads and runtime.on_cpu:
-        runtime.allow_more_threads(cpus, lambda: _content(file) == content)
-    if not runtime.on_cpu:
-        runtime.use_io_binding(model.max_batch_size, instances=config.instance_count, cuda_graphs=config.cuda_graphs)
-    log.info(
-        "model loaded",
-        model=file.name,
-        version=file.version,
-        requested_provider=config.provider,
-        provider=runtime.provider,
-        **({} if runtime.on_cpu else {"cuda_graphs": runtime.cuda_graphs}),
-        **runtime.notes,
-        intra_op_threads=threads,
-        instances=config.instance_count,
-        max_batch_size=model.max_batch_size if runtime.signature.batched else 0,
-        **(
-            {"batched_because": decision.because}
-            if runtime.signature.batched
-            else {"unbatched_because": runtime.signature.why_unbatched}
-        ),
-        seconds=round(time.perf_counter() - started, 3),
-    )
-    return model
-
-
 def _decide_batching(file: ModelFile, runtime: Runtime, max_batch_size: int) -> Decision:
-    """Decide whether requests are joined, and warn where a trial speaks against it."""
+    """Decide whether requests are batched, and warn if a trial shows that they must not be."""
     expected = runtime.signature.batched
     decision = decide_batching(runtime, max_batch_size)
     if expected and not runtime.signature.batched:
@@ -120,19 +47,19 @@ def _decide_batching(file: ModelFile, runtime: Runtime, max_batch_size: int) -> 
 
 
 def _content(file: ModelFile) -> FolderStamp:
-    """Identify the file and all that it may refer to, such as weights in files of their own.
+    """Identify the model's file and all files that it may refer to, such as external weights.
 
     Raises:
-        ModelLoadError: The folder is gone, or cannot be read.
+        ModelLoadError: The folder does not exist any more or cannot be read.
     """
     content = folder_stamp(file.path.parent)
     if content == ((), ()):
-        raise ModelLoadError(f"{file.path.parent} cannot be read, or has no file any more")
+        raise ModelLoadError(f"{file.path.parent} cannot be read, or its file has been removed")
     return content
 
 
 def _require_unchanged(file: ModelFile, content: FolderStamp) -> None:
-    """Raises ModelLoadError where the files are others than before."""
+    """Raise ModelLoadError if the files have changed since ``content`` was read."""
     if _content(file) != content:
         raise ModelLoadError(
             f"{file.path} changed while it was loaded. Publish a version by renaming its finished folder into its place"
@@ -140,9 +67,10 @@ def _require_unchanged(file: ModelFile, content: FolderStamp) -> None:
 
 
 class ModelLoader:
-    """Loads versions one at a time, and records for RepositoryIndex and the metrics how each load ended."""
+    """Loads versions one at a time, and records each outcome for RepositoryIndex and the metrics."""
 
-    def __init__(self, config: ServerConfig, runtimes: RuntimeFactory) -> None:
+    def __init__(self, config: ServerConfig, runtimes: RuntimeFactory = Runtime) -> None:
+        """Load nothing yet. config: with a time for trials, each version is loaded in a child process first."""
         self._config = config
         self._runtimes = runtimes
         self._trial = TrialLoad(config) if config.trial_load_seconds else None
@@ -154,38 +82,34 @@ class ModelLoader:
         """Number of loads by model and outcome ("ok" or "error")."""
 
     def load(self, file: ModelFile, stamp: FolderStamp, *, strict: bool) -> ServedModel | None:
-        """Load a version.
+        """Load a version. stamp: of the version's files before the call.
 
-        Args:
-            file: The version in the model repository.
-            stamp: Of the version's files, read before this call.
-            strict: Raise where the load fails. Otherwise a failure is logged and None returned, and a version that
-                failed before is not tried again until its files change.
+        With ``strict``, a failed load raises. Otherwise a failure is logged and None returned, and a version that
+        failed before is not tried again until its files change.
 
         Raises:
-            StartError: ``strict``, and the version cannot be loaded.
-            UnavailableError: ``stop`` was called during its trial.
+            StartError: The version cannot be loaded, and ``strict`` is set.
+            UnavailableError: ``stop`` was called during the version's trial.
         """
         key = (file.name, str(file.version))
         if not strict and key in self.failures and self.failures[key].stamp == stamp:
             return None
         self.loading.add(key)
         try:
-            model = load_model(file, self._config, self._trial, self._runtimes)
-        except StartError as error:
-            self._record_failure(key, str(error), stamp)
-            log.warning("model not loaded", model=file.name, version=file.version, reason=str(error))
-            if strict:
-                raise
-            return None
+            model = self.load_once(file)
         except UnavailableError:
             raise
-        except Exception:  # a bug of ours, which must not keep polling from the other models
-            reason = f"{file.path} cannot be loaded because of an error inside the server, which its log has"
-            self._record_failure(key, reason, stamp)
-            if strict:  # the call, or the start, ends with the error
+        except Exception as error:  # whatever fails, polling goes on to the other models
+            is_bug, reason = not isinstance(error, StartError), str(error)
+            if is_bug:
+                reason = f"{file.path} cannot be loaded: an error inside the server, described in the server's log"
+            self.failures[key] = LoadFailure(reason, stamp)
+            self.outcomes[file.name, "error"] += 1
+            if not (is_bug and strict):  # else the exception ends the call or the startup, which logs it
+                write = log.exception if is_bug else log.warning
+                write("model not loaded", model=file.name, version=file.version, reason=reason)
+            if strict:
                 raise
-            log.exception("model not loaded", model=file.name, version=file.version, reason=reason)
             return None
         finally:
             self.loading.discard(key)
@@ -193,24 +117,86 @@ class ModelLoader:
         self.outcomes[file.name, "ok"] += 1
         return model
 
+    def load_once(self, file: ModelFile) -> ServedModel:
+        """Load a version with its settings, which may come from the model's own serving.toml, and warm it up.
+
+        It takes no requests until ``Engine.serve``. The outcome is not recorded.
+
+        Raises:
+            StartError: The settings file is not valid.
+            RepositoryError: The file is a link that leads out of the repository.
+            ModelLoadError: The file lacks a proof that the settings require, or changes while it is loaded; or ONNX
+                Runtime cannot load it with the required execution provider; or the model cannot compute, or fails the
+                trial.
+            UnavailableError: The trial was stopped.
+        """
+        started = time.perf_counter()
+        config = settings_of(self._config.models / file.name, self._config)
+        cpus = max(1, usable_cpus() // config.workers)
+        threads = config.intra_op_threads or max(1, cpus // config.instance_count)
+        repository.require_inside(file.path, self._config.models / file.name)
+        content = _content(file)
+        if self._config.require_proof:
+            require_proof(file.path)
+        if self._trial is not None:
+            self._trial.require_loadable(file)
+            _require_unchanged(file, content)  # the trial must have loaded the same file
+        runtime = self._runtimes(
+            file.path,
+            provider=config.provider,
+            threads=threads,
+            batching_override=config.batching_override(file.name),
+            gpu=Gpu(config.gpu_device_id, config.gpu_mem_limit_mib),
+        )
+        runtime.warm_up([1])
+        decision = _decide_batching(file, runtime, config.max_batch_size_of(file.name))
+        _require_unchanged(file, content)  # the session and the proof of batching were read from one file
+        model = ServedModel(file, runtime, config)
+        if model.max_batch_size > 1 and not (decision.tried and runtime.on_cpu):
+            runtime.warm_up([model.max_batch_size])
+        # On an exposed server one CPU is left to Envoy: threads that spin on that CPU would hold up the next call.
+        alone = cpus if config.behind is None else cpus - 1
+        if alone > threads and not config.intra_op_threads and runtime.on_cpu:
+            runtime.allow_more_threads(alone, lambda: _content(file) == content)
+        if not runtime.on_cpu:
+            runtime.use_io_binding(
+                model.max_batch_size, instances=config.instance_count, cuda_graphs=config.cuda_graphs
+            )
+        shrink_arena()  # else an idle server would keep the memory that each model's largest batch took
+        log.info(
+            "model loaded",
+            model=file.name,
+            version=file.version,
+            requested_provider=config.provider,
+            provider=runtime.provider,
+            **({} if runtime.on_cpu else {"cuda_graphs": runtime.cuda_graphs}),
+            **runtime.notes,
+            intra_op_threads=threads,
+            instances=config.instance_count,
+            max_batch_size=model.max_batch_size if runtime.signature.batched else 0,
+            **(
+                {"batched_because": decision.because}
+                if runtime.signature.batched
+                else {"unbatched_because": runtime.signature.why_unbatched}
+            ),
+            seconds=round(time.perf_counter() - started, 3),
+        )
+        return model
+
     def stop(self) -> None:
-        """End a trial that is running: its version is not loaded."""
+        """Stop a running trial; the version on trial is not loaded."""
         if self._trial is not None:
             self._trial.stop()
 
     def reason(self, name: str = "") -> str:
-        """Why versions of a model, or of all models, could not be loaded; empty where none failed."""
+        """Why versions of a model, or of all models, could not be loaded; empty if no load failed."""
         failures = list(self.failures.items())
         return "; ".join(failure.reason for (model, _), failure in failures if name in ("", model))
 
     def forget_others(self, name: str, versions: Collection[str]) -> None:
-        """Forget why a model's versions could not be loaded, but for these: the others need not serve any more."""
+        """Forget the load failures of a model's versions except these: the other versions need not serve any more."""
         self.failures = {
             (model, version): failure
             for (model, version), failure in self.failures.items()
             if model != name or version in versions
         }
-
-    def _record_failure(self, key: VersionKey, reason: str, stamp: FolderStamp) -> None:
-        self.failures[key] = LoadFailure(reason, stamp)
-        self.outcomes[key[0], "error"] += 1

@@ -1,6 +1,6 @@
-"""Decides which versions of which models serve: at the start, by polling the repository, and by load and unload calls.
+"""Decides which versions of which models serve: at startup, by polling the repository, and on load and unload calls.
 
-A new version is loaded and warmed up before it takes requests; then one assignment replaces the old version, which
+A new version is loaded and warmed up before it takes requests. Then one assignment replaces the old version, which
 finishes its requests. A version that cannot be loaded changes nothing; RepositoryIndex and the log report the reason.
 """
 
@@ -14,11 +14,11 @@ from hangtag.serving.model_repository import ModelFile
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.loading import ModelLoader, VersionKey
-from hangtag.serving.server.engine.retirement import RetiredModels
+from hangtag.serving.server.engine.loading import ModelLoader
+from hangtag.serving.server.engine.repository import VersionKey
+from hangtag.serving.server.engine.residency import Residency
 from hangtag.serving.server.engine.routes.route_control import RouteControl
 from hangtag.serving.server.engine.served_model import ServedModel
-from hangtag.serving.server.engine.start_versions import StartVersions
 from hangtag.serving.server.errors import (
     ControlError,
     NotFoundError,
@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 
 class ModelControl:
-    """The `Control` of this process. Thread-safe: one change at a time, while requests go on."""
+    """The `Control` of this process. Thread-safe: one change at a time, while requests continue."""
 
     def __init__(
         self,
@@ -47,52 +47,55 @@ class ModelControl:
 
         Args:
             engine: Its configuration states the mode and the repository.
-            versions: Versions by model and route to start with, where they are in the repository, instead of all that
-                it has. A worker that replaces another starts with what the other workers serve.
+            versions: If given, serve only these versions at startup, by model and route, if the repository has them. A
+                replacement worker starts with what the other workers serve.
             runtimes: Loads model files.
         """
         self.on_change: Callable[[], None] = lambda: None
-        """Called after each change of what serves."""
+        """Called after each change of the models that serve."""
         self._engine = engine
         self._config: ServerConfig = engine.config
-        self._start = StartVersions(engine.config, versions or {})
+        self._start_with = versions or {}
         self._changing = threading.Lock()
-        self._stamps: dict[VersionKey, FolderStamp] = {}  # of the files that serve, as they were when they were loaded
+        self._stamps: dict[VersionKey, FolderStamp] = {}  # stamps of the files that serve, taken when they were loaded
         self._loader = ModelLoader(engine.config, runtimes)
-        self._retired = RetiredModels(engine.config.limits.linger_seconds)
-        self._routes = RouteControl(engine, engine.config.models, self._retired.add)
+        self._routes = RouteControl(engine)
         engine.reasons = (self._routes.reason, self._loader.reason)
+        self._residency = Residency(engine.config, self) if engine.config.max_loaded_mib else None
+        engine.residency = self._residency
         self._stopping = threading.Event()
         self._poller = threading.Thread(target=self._poll_until_stopped, name="model-control", daemon=True)
 
     def start(self, *, polling: bool = True) -> None:
-        """Load the models to start with, then open the engine.
+        """Load the models needed at startup, then open the engine.
 
-        In mode ``poll``, an older version serves where the latest is broken, as it would have done while running, and
-        one model is enough. In the other modes every model must load. A route that cannot serve is logged, in every
-        mode: it may need a model that is loaded later. A worker that replaces another leaves to its first ``poll`` what
-        the other workers do not serve.
+        In mode ``poll``, an older version serves if the latest is broken, as after a failed poll, and only one model
+        must load. In the other modes every model must load. In every mode, a route that cannot serve is only logged,
+        because it may need a model that is loaded later. A replacement worker first loads what the other workers serve,
+        and the rest at its first ``poll``.
 
         Args:
-            polling: Start the thread that polls the repository, in mode ``poll``.
+            polling: Whether to start the thread that polls the repository in mode ``poll``.
 
         Raises:
-            StartError: A model that is required cannot be loaded.
+            StartError: A required model cannot be loaded.
             RepositoryError: There is no model to serve.
         """
         mode, models = self._config.model_control, self._config.models
-        if mode != "poll" or self._start.served:
-            names = self._start.names()
+        if mode != "poll" or self._start_with:
+            names = repository.names_to_start_with(self._config, self._start_with)
             routes = self._routes.among(names)
+            self._offer(names, routes)
             for name in names:
-                if name not in routes:
-                    self._update(name, self._start.files(name), strict=mode != "poll")
+                if name not in routes and self._starts(name):
+                    files = repository.versions_to_start_with(models, name, self._start_with.get(name))
+                    self._update(name, files, strict=mode != "poll")
             self._serve_routes(routes)
         if mode == "poll" and not self._engine.names():
             self.poll()
-        if mode != "explicit" and not self._engine.names():
+        if mode != "explicit" and not self._engine.callable_names():
             reasons = "; ".join(filter(None, [self._loader.reason(), *self._routes.problems.values()]))
-            which = "that the other workers serve" if self._start.served else "to serve"
+            which = "that the other workers serve" if self._start_with else "to serve"
             none = f"{models} holds no model {which}. 'hangtag export' publishes one."
             raise RepositoryError(f"no model of {models} can be served. {reasons}" if reasons else none)
         if mode == "poll" and polling:
@@ -121,19 +124,18 @@ class ModelControl:
         self.on_change()
 
     def stop(self) -> None:
-        """Change nothing from now on, and return at once: what is being loaded will not serve, and ``close`` waits."""
+        """Change nothing from now on, and return at once. A model that is being loaded will not serve."""
         self._stopping.set()
         self._loader.stop()
+        if self._residency is not None:
+            self._residency.close()
 
     def close(self) -> None:
-        """After ``stop``: wait for a load that has begun, and close the models that were replaced a moment ago.
-
-        The engine closes those that serve.
-        """
+        """Call this after ``stop`` to wait for a load that has begun. The engine closes the models."""
         if self._poller.is_alive():
             self._poller.join()
-        with self._changing:  # which a load by call holds
-            self._retired.close()
+        with self._changing:  # a load on request holds it too
+            pass
 
     def load(self, name: str) -> None:
         self._require_explicit()
@@ -167,43 +169,78 @@ class ModelControl:
                 raise NothingToUnloadError(
                     f"no model {name!r} is served, so there is nothing to unload; served: {served}"
                 )
-            self._retired.add(self._engine.serve(name, []))
+            self._engine.serve(name, [])
             self._routes.drop(name)
             self._routes.refresh()
             log.info("model unloaded", model=name)
         self.on_change()
 
     def poll(self) -> None:
-        """Read the repository once and serve what it holds now. A broken model is logged, never raised.
+        """Read the repository once and serve what it holds now. A broken model is logged; nothing is raised.
 
-        Routes follow their files before a model that is gone stops to serve: a route that no longer names it loses no
+        Routes are updated before a removed model stops serving, so that a route that no longer names the model sends no
         request to it.
         """
         try:
             present = repository.names(self._config.models)
         except RepositoryError as error:
-            log.warning("repository not readable; the models that serve go on", reason=str(error))
+            log.warning("repository not readable; the served models continue", reason=str(error))
             return
         before = self._engine.models
         routes = self._routes.among(present)
+        self._offer(present, routes)
         with contextlib.suppress(UnavailableError):  # the server is stopping
             for name in present:
-                if name not in routes:
-                    self._follow(name)
+                if name not in routes and (self._starts(name) or self._is_known(name)):
+                    self._sync_model(name)
             self._serve_routes(routes)
             failed = {name for name, _ in list(self._loader.failures)}
             for name in {*self._engine.names(), *failed} - {*present}:
-                self._follow(name)
+                self._sync_model(name)
             self._serve_routes(routes)
         if self._engine.models != before:
             self.on_change()
 
-    def _follow(self, name: str) -> None:
-        """Serve the versions of a model that the repository has now, and none where it has none."""
+    def load_for_call(self, name: str) -> None:
+        """Load and serve a model on its first call. Raises NotFoundError if it cannot be loaded."""
+        files = repository.versions(self._config.models, name)
+        if not files:
+            raise NotFoundError(f"the repository has no version of {name!r} to load")
+        self._update(name, files, strict=False)
+        self._engine.model(name)
+        self.on_change()
+
+    def evict(self, name: str) -> None:
+        """Unload a model, and free its memory before this returns; the model's next call loads it again."""
+        with self._change():
+            self._engine.serve(name, [], wait=True)
+            self._loader.outcomes[name, "evicted"] += 1
+            log.info("model evicted", model=name)
+
+    def loaded(self) -> list[ServedModel]:
+        """Every version of a model that serves."""
+        return [model for model in self._engine.models if isinstance(model, ServedModel)]
+
+    def _offer(self, names: Collection[str], routes: Collection[str]) -> None:
+        """With --max-loaded-mib, load these models on request; pin those of --load-model and the routes' members."""
+        if self._residency is not None:
+            self._residency.pinned = frozenset({*self._config.load_model, *self._routes.members(routes)})
+            self._residency.names = frozenset(names) - {*routes}
+
+    def _starts(self, name: str) -> bool:
+        """Whether a model must be loaded before it is called."""
+        return self._residency is None or name in self._residency.pinned
+
+    def _is_known(self, name: str) -> bool:
+        """Whether a model serves, or has failed to load."""
+        return bool(self._engine.versions(name) or self._loader.reason(name))
+
+    def _sync_model(self, name: str) -> None:
+        """Serve the versions of a model that the repository has now, if it has any."""
         try:
             self._update(name, repository.versions(self._config.models, name), strict=False)
         except RepositoryError as error:
-            log.warning("model not readable; its versions that serve go on", model=name, reason=str(error))
+            log.warning("model not readable; its served versions continue", model=name, reason=str(error))
 
     def state(self) -> ServerState:
         states = {(model.name, model.version): model.state() for model in self._engine.models}
@@ -223,18 +260,18 @@ class ModelControl:
     def _require_explicit(self) -> None:
         if self._config.model_control != "explicit":
             raise ControlError(
-                f"models cannot be loaded or unloaded by call with --model-control {self._config.model_control}; start "
-                "the server with --model-control explicit"
+                f"models cannot be loaded or unloaded on request with --model-control {self._config.model_control}; "
+                "start the server with --model-control explicit"
             )
 
     def _update(self, name: str, files: list[ModelFile], *, strict: bool, reload: bool = False) -> None:
-        """Serve the first of these files that can be loaded, at most num_versions of them (0: all).
+        """Serve the first num_versions of these files that can be loaded (0: all).
 
         Args:
             name: The model's name.
-            files: Its versions in the repository, first the one that is to serve, then the latest.
-            strict: Raise StartError, with nothing changed, for a version that cannot be loaded.
-            reload: Load versions again although their files have not changed.
+            files: Its versions in the repository: first the version that should serve, then the latest.
+            strict: Whether to raise StartError, and change nothing, if a version cannot be loaded.
+            reload: Whether to load versions again although their files have not changed.
 
         Raises:
             StartError: Only if ``strict``.
@@ -258,12 +295,12 @@ class ModelControl:
                 if model is None or reload or self._stamps.get((name, version)) != stamp:
                     loaded = self._loader.load(file, stamp, strict=strict)
                     any_failed = any_failed or loaded is None
-                    model = loaded or model  # a file that was spoiled in place: what was loaded before goes on
+                    model = loaded or model  # if the file was damaged in place, the model loaded before goes on serving
                 if model is not None:
                     chosen[version] = model
                     stamps[name, version] = stamp
-            self._require_running()  # after a stop, the models that serve stay, to finish their requests
-            if any_failed:  # a version that serves gives way only to one that loads
+            self._require_running()  # after a stop, the models that serve stay to finish their requests
+            if any_failed:  # a serving version is only replaced by one that loads
                 for version, model in served.items():
                     if len(chosen) < limit:
                         chosen.setdefault(version, model)
@@ -271,25 +308,25 @@ class ModelControl:
             self._stamps = kept | stamps
             self._loader.forget_others(name, tried)
             if list(chosen.items()) != list(served.items()):  # the order counts: the first one serves by default
-                self._retired.add(self._engine.serve(name, list(chosen.values())))
+                self._engine.serve(name, list(chosen.values()))
 
     def _serve_routes(self, names: Collection[str]) -> None:
         with self._change():
             self._routes.want(names)
             self._routes.refresh()
-            for name in names:  # one may have been a model's
+            for name in names:  # a name may have been a model's
                 self._loader.forget_others(name, ())
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:
-        """Hold the lock for a change. Raises UnavailableError, and begins none, once the server is stopping."""
+        """Hold the lock during a change. Raises UnavailableError before the change if the server is stopping."""
         with self._changing:
             self._require_running()
             yield
 
     def _require_running(self) -> None:
         if self._stopping.is_set():
-            raise UnavailableError("the server is stopping, and changes nothing any more")
+            raise UnavailableError("the server is stopping, and loads no more models")
 
     def _poll_until_stopped(self) -> None:
         while not self._stopping.wait(self._config.poll_seconds):

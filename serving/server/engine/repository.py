@@ -1,57 +1,65 @@
-"""Reads the model repository for the server: as serving.model_repository does, but with the server's own errors."""
+"""Reads the model repository for the server: names, versions and settings, and which versions to load at startup.
+
+This module reads as serving.model_repository does, but raises the server's own errors. A model's own settings in
+``<models>/<name>/serving.toml`` take precedence over the server's.
+"""
 
 import contextlib
-import functools
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+
+import structlog
 
 from hangtag.serving import model_repository
-from hangtag.serving.model_repository import ModelFile, ModelNameError, ModelRepositoryError
-from hangtag.serving.server.errors import NotFoundError, RepositoryError
+from hangtag.serving.model_repository import SETTINGS_FILE, ModelFile, ModelNameError, ModelRepositoryError
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import NotFoundError, RepositoryError, StartError
 from hangtag.serving.server.host.watched_files import FolderStamp, folder_stamp
 
+log = structlog.get_logger()
+
+VersionKey = tuple[str, str]
+"""A model's name and its version."""
 ROUTE_VERSION = "1"
-"""A route has one version; the models of its members have theirs."""
+"""The only version of every route; its members' models have versions of their own."""
+MODEL_SETTINGS = (
+    *("max_batch_size", "max_queue_size", "max_queue_delay_microseconds", "instances", "intra_op_threads"),
+    *("provider", "gpu_device_id", "gpu_mem_limit_mib", "cuda_graphs"),
+)
+"""Settings that a model may set."""
 
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
 
-
-def _with_server_errors(read: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+@contextlib.contextmanager
+def _server_errors() -> Iterator[None]:
     """Map ModelNameError to NotFoundError, and every other ModelRepositoryError to RepositoryError."""
-
-    @functools.wraps(read)
-    def mapped(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        try:
-            return read(*args, **kwargs)
-        except ModelNameError as error:
-            raise NotFoundError(str(error)) from error
-        except ModelRepositoryError as error:
-            raise RepositoryError(str(error)) from error
-
-    return mapped
+    try:
+        yield
+    except ModelNameError as error:
+        raise NotFoundError(str(error)) from error
+    except ModelRepositoryError as error:
+        raise RepositoryError(str(error)) from error
 
 
-names = _with_server_errors(model_repository.names)
-versions = _with_server_errors(model_repository.versions)
-numbered_versions = _with_server_errors(model_repository.numbered_versions)
-require_names = _with_server_errors(model_repository.require_names)
-require_versions = _with_server_errors(model_repository.require_versions)
-require_inside = _with_server_errors(model_repository.require_inside)
+names = _server_errors()(model_repository.names)
+versions = _server_errors()(model_repository.versions)
+numbered_versions = _server_errors()(model_repository.numbered_versions)
+require_names = _server_errors()(model_repository.require_names)
+require_versions = _server_errors()(model_repository.require_versions)
+require_inside = _server_errors()(model_repository.require_inside)
 
 
 def stamp(file: ModelFile) -> FolderStamp:
-    """Identify all files that loading this version may read: the model's settings, and whatever is in its folder.
+    """Identify all files that loading this version may read: the model's settings, and every file in its folder.
 
-    The model may have its weights in files of their own there, and which ones only a whole model.onnx says.
+    The folder may also hold files of weights, and only a complete model.onnx names them.
     """
     return folder_stamp(file.path.parent, file.settings)
 
 
-def published(models: Path) -> list[tuple[str, str]]:
-    """List each model and route with its version that is to serve, by name; leave out what cannot be read."""
-    listed: list[tuple[str, str]] = []
+def published(models: Path) -> list[VersionKey]:
+    """List each readable model and route, by name, with the version that should serve."""
+    listed: list[VersionKey] = []
     with contextlib.suppress(RepositoryError):
         for name in names(models):
             with contextlib.suppress(RepositoryError):
@@ -60,3 +68,95 @@ def published(models: Path) -> list[tuple[str, str]]:
                 else:
                     listed += [(file.name, str(file.version)) for file in versions(models, name)[:1]]
     return listed
+
+
+def names_to_start_with(config: ServerConfig, served: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """List the models and routes that a server loads at startup.
+
+    A replacement worker starts with what the other workers serve, because the repository may have changed since they
+    read it. A folder may be unfinished, a version may crash every process that loads it, and callers must get the same
+    answers from all workers.
+
+    served: the versions that the other workers serve, by model or route; empty if there are no other workers.
+
+    Raises:
+        RepositoryError: There is no model repository, or nothing in it.
+    """
+    if config.model_control == "explicit" and "*" not in config.load_model:
+        return sorted(set(config.load_model))
+    present = require_names(config.models)
+    gone = sorted(served.keys() - present)
+    if gone:
+        log.warning("models gone from the repository; only the other workers serve them", gone=gone)
+    return [name for name in present if not served or name in served]
+
+
+def versions_to_start_with(models: Path, name: str, served: tuple[int, ...] | None) -> list[ModelFile]:
+    """List the versions of a model to load: first the version that should serve, then the latest.
+
+    The list is empty only if other workers serve the model, and the repository no longer has any version of it.
+    served: the versions that the other workers serve; None if no other worker has the model.
+
+    Raises:
+        NotFoundError: The text cannot be a model's name.
+        RepositoryError: No other worker serves the model, and the repository lacks it or has no version of it.
+    """
+    if served is None:
+        return require_versions(models, name)
+    try:
+        files = versions(models, name)
+    except RepositoryError as error:  # for example in promoted.toml; the other workers go on without it
+        log.warning("model not readable; serving what the other workers serve of it", model=name, reason=str(error))
+        files = numbered_versions(models / name)
+    chosen = [file for file in files if file.version in served]
+    if not chosen:
+        others = "others are loaded" if files else "only the other workers serve them"
+        log.warning(f"versions gone from the repository; {others}", model=name, gone=served)
+    return chosen or files
+
+
+def folder_bytes(config: ServerConfig, name: str) -> int:
+    """Return the total size of the files of all versions that should serve: about the memory that the model takes."""
+    files = versions(config.models, name)[: config.num_versions or None]
+    return sum(part.stat().st_size for file in files for part in file.path.parent.iterdir() if part.is_file())
+
+
+def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
+    """Return the server's settings, overridden by the settings file in a model's folder if there is one.
+
+    Raises:
+        StartError: The file cannot be read as TOML, or it has an unknown name, a value out of range, or values that
+            contradict each other.
+    """
+    file = folder / SETTINGS_FILE
+    try:
+        with _server_errors():
+            values = model_repository.read_toml(file)
+    except FileNotFoundError:
+        return config
+    unknown = [name for name in values if name not in MODEL_SETTINGS]
+    if unknown:
+        raise StartError(f"{file}: unknown setting {unknown[0]!r}; a model may set {', '.join(MODEL_SETTINGS)}")
+    try:
+        return dataclasses.replace(config, **values)
+    except StartError as error:
+        raise StartError(f"{file}: {error}") from error
+
+
+def largest_settings(config: ServerConfig) -> ServerConfig:
+    """Return the server's settings with the largest batch size, queue size and instance count of any model.
+
+    Only models that are in the repository now count. A missing repository or an invalid file is ignored here;
+    loading reports the error.
+    """
+    configs = [config]
+    with contextlib.suppress(OSError):
+        for folder in sorted(config.models.iterdir()):
+            with contextlib.suppress(StartError):
+                configs.append(settings_of(folder, config))
+    return dataclasses.replace(
+        config,
+        max_batch_size=max(each.max_batch_size for each in configs),
+        max_queue_size=max(each.max_queue_size for each in configs),
+        instances=max(each.instance_count for each in configs),
+    )

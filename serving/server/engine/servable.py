@@ -1,40 +1,39 @@
-"""What the engine and the transports need of a name that serves: of a model's version, and of a route."""
+"""The interfaces that the transports need: of a model's version or a route that serves, and of what controls these."""
 
 from collections.abc import Hashable, Mapping
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 
-from hangtag.serving.server.batching.call import Call, Tensors
 from hangtag.serving.server.engine.compute_pool import ComputePool
+from hangtag.serving.server.engine.repository import VersionKey
+from hangtag.serving.server.queue.call import Call, Tensors
 from hangtag.serving.server.telemetry.model_statistics import ModelStatistics
-from hangtag.serving.server.telemetry.server_state import VersionState
+from hangtag.serving.server.telemetry.server_state import ServerState, VersionState
 from hangtag.serving.signature import Signature
 
-Admission: TypeAlias = tuple[int, Hashable]
-"""What a request's check returns: its number of samples, and its batch key (see ``validation.batch_key``)."""
+
+class Admission(NamedTuple):
+    """The result of checking a request."""
+
+    samples: int
+    batch_key: Hashable
+    """Only calls with equal keys share a batch: the sizes of all free axes except the batch axis."""
 
 
 class Servable(Protocol):
-    """One version of a name that takes requests, between ``start`` and ``close``."""
+    """A version of a model, or a route, that takes requests between ``start`` and ``close``."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def version(self) -> str: ...
-
-    @property
-    def signature(self) -> Signature: ...
-
-    @property
-    def statistics(self) -> ModelStatistics: ...
-
-    @property
-    def max_batch_size(self) -> int:
-        """The most samples of one request."""
-
-    @property
-    def instances(self) -> int:
-        """Number of batches that may be computed at once."""
+    name: str
+    version: str
+    signature: Signature
+    statistics: ModelStatistics
+    max_batch_size: int
+    """The most samples of one request."""
+    instances: int
+    """Number of batches that may be computed at once."""
+    on_cpu: bool
+    """Whether the CPU computes."""
+    max_queue_delay: float
+    """Seconds that a request may be held back to fill a batch."""
 
     @property
     def queued(self) -> int:
@@ -44,32 +43,14 @@ class Servable(Protocol):
     def computing(self) -> int:
         """Number of batches that are being computed."""
 
-    @property
-    def on_cpu(self) -> bool:
-        """Whether the CPU computes."""
-
-    @property
-    def max_queue_delay(self) -> float:
-        """Seconds that a request may be held back to fill a batch."""
-
-    def share_processors(self, shared: bool) -> None:
-        """Compute no batch with more threads, although nothing else waits, until each caller has taken that back.
-
-        For a model that gets copies: they are computed whenever nothing else is, and all threads together would take
-        the processors from the calls that come meanwhile.
-
-        Args:
-            shared: True for the first call of a caller, False for its second one.
-        """
-
     def start(self, pool: ComputePool) -> None:
         """Take calls from now on. pool: computes their batches."""
 
-    def require_place(self) -> None:
-        """Raise QueueFullError where it is certain, before a request is decoded, that its queue is full."""
+    def raise_if_queue_full(self) -> None:
+        """Raise QueueFullError if it is certain, before a request is decoded, that its queue is full."""
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
-        """Return a request's number of samples and its batch key. Both depend on shapes and datatypes alone.
+        """Return a request's number of samples and its batch key. Both depend only on shapes and datatypes.
 
         Args:
             inputs: An array for each input of the signature.
@@ -80,19 +61,47 @@ class Servable(Protocol):
         """
 
     def put(self, call: Call) -> None:
-        """Queue a call that ``check`` has admitted. When this raises, the call gets no outcome here.
+        """Queue a call that ``check`` has admitted. If this raises, the call has no outcome yet.
 
         Raises:
             QueueFullError: The queue is full.
             DeadlineError: The answer would miss the deadline.
-            UnavailableError: It is closed.
+            UnavailableError: The model or route is closed.
         """
 
     def state(self) -> VersionState:
-        """Return what it is and has done, for the index, the statistics and the metrics."""
+        """Return the state and the counters, for the index, the statistics and the metrics."""
 
     def parameters(self) -> Mapping[str, str]:
-        """Return what ModelConfig says of it beside its signature."""
+        """Return the parameters that ModelConfig reports in addition to the signature."""
 
     def close(self) -> None:
-        """Finish what is queued, and end."""
+        """Finish what is queued, and take no more calls."""
+
+
+class Control(Protocol):
+    """Controls the models of this process, or of all workers."""
+
+    def load(self, name: str) -> None:
+        """Load the versions of a model that should serve, even if they are loaded already.
+
+        Raises:
+            NotFoundError: The repository has no such model.
+            ControlError: Loading on request is off, or a version cannot be loaded. What served before still serves.
+            UnavailableError: The server is stopping.
+        """
+
+    def unload(self, name: str) -> None:
+        """Take a model out of service.
+
+        Raises:
+            NotFoundError: No such model is served.
+            ControlError: Unloading on request is off.
+            UnavailableError: The server is stopping.
+        """
+
+    def state(self) -> ServerState:
+        """Return which versions serve, which do not and why, and the counters."""
+
+    def published(self) -> list[VersionKey]:
+        """Return the version of each model and route in the repository that should serve, whether it does or not."""

@@ -1,30 +1,32 @@
-"""A version of a model that serves: its session, its queue, and its counters."""
+"""A version of a model that serves: its session, its queue, and its counters. Checks that a request fits the model
+before it is queued, so that a bad request never joins a batch."""
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 
 import numpy as np
 import structlog
 
 from hangtag.serving.model_repository import ModelFile
-from hangtag.serving.server.batching.batcher import Batcher
-from hangtag.serving.server.batching.call import Call, InferenceResult, Tensors, answer
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.compute_pool import ComputePool
 from hangtag.serving.server.engine.servable import Admission
-from hangtag.serving.server.engine.validation import batch_key, count_samples
-from hangtag.serving.server.errors import InferenceError, InvalidValuesError, ServerError
+from hangtag.serving.server.errors import InferenceError, InvalidRequestError, InvalidValuesError, ServerError
+from hangtag.serving.server.queue.batcher import Batcher
+from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors, answer
 from hangtag.serving.server.runtime.inference_session import VERSION
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.serving.server.telemetry.model_statistics import BatchCost, ModelStatistics
 from hangtag.serving.server.telemetry.server_state import READY, VersionState
+from hangtag.serving.signature import Signature, TensorSpec
 
 log = structlog.get_logger()
 
-# After this many batches in a row with nothing else queued or computed, the next batch may use all threads: then a
-# single client sends one request after another. Where requests arrive at random, threads that spin for the next batch
-# would take the CPU from all other work.
+# After this many batches in a row with nothing else queued or computed, the next batch may use all threads, because a
+# single client must be sending one request after another. If requests arrive at random, threads that spin for the next
+# batch would take the CPU from all other work.
 _ALONE_BATCHES = 16
 
 
@@ -32,13 +34,7 @@ class ServedModel:
     """One version of one model. It is a `Servable`, which documents the methods that routes have too."""
 
     def __init__(self, file: ModelFile, runtime: Runtime, config: ServerConfig) -> None:
-        """Wrap a loaded session.
-
-        Args:
-            file: Where the version lies in the repository.
-            runtime: Its session, warmed up or not.
-            config: The server's settings with the model's own in them.
-        """
+        """Wrap a loaded session. config: The server's settings, overridden by the model's own."""
         self.name = file.name
         self.version = str(file.version)
         self.runtime = runtime
@@ -46,7 +42,6 @@ class ServedModel:
         self.statistics = ModelStatistics()
         self._max_bytes = config.max_message_mib << 20
         self._alone_batches = 0  # in a row
-        self._sharing: list[None] = []  # one element a caller: append and pop are atomic, += is not
         self.max_batch_size = config.max_batch_size_of(file.name) if self.signature.batched else 1
         self.batcher = Batcher(
             max_batch_size=self.max_batch_size,
@@ -54,6 +49,9 @@ class ServedModel:
             instances=config.instance_count,
             max_queue_delay=config.max_queue_delay_microseconds / 1e6,
         )
+        self.instances = self.batcher.instances
+        self.max_queue_delay = self.batcher.max_queue_delay
+        self.on_cpu = runtime.on_cpu
         self._pool: ComputePool | None = None
 
     @property
@@ -64,30 +62,6 @@ class ServedModel:
     def computing(self) -> int:
         return self.batcher.computing
 
-    @property
-    def on_cpu(self) -> bool:
-        return self.runtime.on_cpu
-
-    @property
-    def max_queue_delay(self) -> float:
-        return self.batcher.max_queue_delay
-
-    @property
-    def instances(self) -> int:
-        """Number of batches that may be computed at once."""
-        return self.batcher.instances
-
-    @property
-    def shares_processors(self) -> bool:
-        """Whether no batch is computed with more threads, since copies of requests are computed too."""
-        return bool(self._sharing)
-
-    def share_processors(self, shared: bool) -> None:
-        if shared:
-            self._sharing.append(None)
-        else:
-            self._sharing.pop()
-
     def start(self, pool: ComputePool) -> None:
         self._pool = pool
 
@@ -96,25 +70,22 @@ class ServedModel:
         if self._pool is not None:
             self._pool.offer(self)
 
-    def require_place(self) -> None:
-        self.batcher.require_place()
+    def raise_if_queue_full(self) -> None:
+        self.batcher.raise_if_queue_full()
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
-        samples = count_samples(
-            self.signature,
-            inputs,
-            datatypes,
-            self.max_batch_size,
-            no_empty_because=self.runtime.no_empty_because,
-            max_bytes=self._max_bytes,
-        )
-        return samples, batch_key(self.signature, inputs)
+        signature = self.signature
+        _require_fit(signature, inputs, datatypes)
+        if any(0 in array.shape for array in inputs.values()):
+            _require_fit_for_empty(signature, inputs, self.runtime.no_empty_because, self._max_bytes)
+        samples = _batch_size(signature, inputs, self.max_batch_size) if signature.batched else 1
+        return Admission(samples, _batch_key(signature, inputs))
 
     def compute(self, batch: list[Call], *, alone: bool) -> Callable[[], None]:
-        """See `compute_pool.Computer`.
+        """See `compute_pool.BatchExecutor`.
 
-        If the batch fails, each of its calls is computed once more, alone, so that none fails for the values of another
-        one.
+        If the batch fails, each of its calls is computed once more on its own, so that no call fails because of another
+        call's values.
         """
         started = time.monotonic()
         try:
@@ -137,8 +108,8 @@ class ServedModel:
                 timings = outcome.timings
                 self.statistics.record_batch([timings.queue_ns], BatchCost(*timings[1:5]))
         all_answered = len(calls) == len(batch) and all(isinstance(each, InferenceResult) for each in outcomes)
-        # Invalid values are the error of one client, which its own answer reports. If every request succeeds alone, no
-        # client is at fault: the requests only cannot be batched, which the log must report.
+        # Invalid values are one client's error, which its own answer reports. If every request succeeds alone, no
+        # client is at fault: the requests just cannot be batched, and the log must report that.
         if not isinstance(batch_error, InvalidValuesError) or all_answered:
             log.error("batch failed", model=self.name, version=self.version, requests=len(batch), exc_info=batch_error)
 
@@ -199,8 +170,9 @@ class ServedModel:
         if len(batch) > 1:
             inputs = {name: np.concatenate([call.inputs[name] for call in batch]) for name in inputs}
         joined = time.perf_counter_ns()
-        self._alone_batches = self._alone_batches + 1 if alone and not self.batcher.waiting else 0
-        outputs = self.runtime.run(inputs, alone=self._alone_batches >= _ALONE_BATCHES and not self._sharing)
+        alone = alone and not self.batcher.waiting and batch[0].may_use_all_threads
+        self._alone_batches = self._alone_batches + 1 if alone else 0
+        outputs = self.runtime.run(inputs, alone=self._alone_batches >= _ALONE_BATCHES)
         computed = time.perf_counter_ns()
         samples = batch[-1].row + batch[-1].samples if len(batch) > 1 else batch[0].samples
         if len(batch) > 1:
@@ -214,9 +186,81 @@ def _failure(error: Exception) -> ServerError:
 
 
 def _require_rows(outputs: Tensors, samples: int) -> None:
-    """Raise InferenceError where an output has not one row for each sample: else a call would get another one's."""
+    """Raise InferenceError if an output does not have one row per sample: calls would get each other's rows."""
     for name, array in outputs.items():
         if len(array) != samples:
             raise InferenceError(
-                f"output {name!r} has {len(array)} rows for {samples} samples: its first axis is not the batch's"
+                f"output {name!r} has {len(array)} rows for {samples} samples: its first axis is not the batch"
             )
+
+
+def _require_fit(signature: Signature, inputs: Tensors, datatypes: Mapping[str, str]) -> None:
+    """Raise InvalidRequestError if names, datatypes or shapes do not fit the model."""
+    for name in inputs:
+        if signature.input(name) is None:
+            raise InvalidRequestError(f"unknown input {name!r}; the model takes {_list(signature.inputs)}")
+    for spec in signature.inputs:
+        if spec.name not in inputs:
+            raise InvalidRequestError(f"input {spec.name!r} is missing; the model takes {_list(signature.inputs)}")
+        if datatypes[spec.name] != spec.datatype:
+            raise InvalidRequestError(f"input {spec.name!r} is {datatypes[spec.name]}; the model takes {spec}")
+        shape = inputs[spec.name].shape
+        fits = len(shape) == len(spec.shape) and all(
+            expected in (None, size) for expected, size in zip(spec.shape, shape, strict=True)
+        )
+        if not fits:
+            raise InvalidRequestError(f"input {spec.name!r} has shape {list(shape)}; the model takes {spec}")
+
+
+def _batch_key(signature: Signature, inputs: Tensors) -> Hashable:
+    """Return what requests must have in common to share a batch: the sizes of all free axes except the batch axis."""
+    if all(None not in spec.shape[1:] for spec in signature.inputs):
+        return None
+    return tuple(inputs[spec.name].shape[1:] for spec in signature.inputs)
+
+
+def _require_fit_for_empty(signature: Signature, inputs: Tensors, no_empty_because: str, max_bytes: int) -> None:
+    """Check a request in which at least one axis has size 0.
+
+    Args:
+        signature: The model's signature.
+        inputs: The request's arrays by name.
+        no_empty_because: Why no axis may have size 0; empty if the model accepts that.
+        max_bytes: The size limit for an empty tensor, calculated as if each empty axis had size 1.
+    """
+    sizes: dict[str, int] = {}  # of named axes: the graph's optimisations assume that axes of one name have one size
+    for spec in signature.inputs:
+        array = inputs[spec.name]
+        problem = f"input {spec.name!r} has shape {list(array.shape)}; "
+        if 0 in array.shape:
+            if signature.batched and array.shape[0] == 0:
+                raise InvalidRequestError(f"{problem}the first axis is the batch, and a request has at least 1 sample")
+            if no_empty_because:
+                raise InvalidRequestError(f"{problem}every size must be at least 1: {no_empty_because}")
+            size = math.prod(size or 1 for size in array.shape) * array.itemsize
+            if size > max_bytes:  # the answer may be this large: a sum over the empty axis is
+                raise InvalidRequestError(
+                    f"{problem}with 1 in place of 0 it would have {size:,} bytes, and {max_bytes:,} are the most"
+                )
+        for symbol, size in zip(spec.symbols, array.shape, strict=True):
+            known = sizes.setdefault(symbol, size) if symbol else size
+            if known != size and not known * size:
+                raise InvalidRequestError(f"{problem}where one axis called {symbol!r} has size 0, each must have it")
+
+
+def _batch_size(signature: Signature, inputs: Tensors, max_batch_size: int) -> int:
+    sizes = {spec.name: inputs[spec.name].shape[0] for spec in signature.inputs}
+    samples: int = sizes[signature.inputs[0].name]
+    if any(size != samples for size in sizes.values()):
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise InvalidRequestError(f"the inputs' batch sizes differ: {listed}")
+    if samples > max_batch_size:
+        raise InvalidRequestError(
+            f"{samples} samples in one request; the model takes at most {max_batch_size}. "
+            "Send them in several requests."
+        )
+    return samples
+
+
+def _list(specs: tuple[TensorSpec, ...]) -> str:
+    return "; ".join(str(spec) for spec in specs)

@@ -1,1 +1,1 @@
-"""What the server needs from the machine: the number of usable CPUs, memory given back, files that change."""
+"""What the server needs from the machine: usable CPUs, memory, ports, and files that change."""

@@ -1,4 +1,4 @@
-"""Whether a port of this machine can be bound, and why not."""
+"""Binds this machine's ports, and says why a port cannot be bound."""
 
 import errno
 import socket
@@ -6,7 +6,17 @@ from pathlib import Path
 
 from hangtag.serving.server.errors import StartError
 
+GRPC_SOCKET, GRPCIO_SOCKET, HTTP_SOCKET, METRICS_SOCKET = "grpc.sock", "grpcio.sock", "http.sock", "metrics.sock"
+"""The names of the Unix sockets on which a server behind Envoy listens. With native, grpcio has its own socket."""
+GRPC, HTTP, METRICS = "port", "http-port", "metrics-port"
+"""What a port is for, named by the option that sets the port."""
 _FIRST_FREE_FOR_ALL = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+_PURPOSES = {GRPC: "", HTTP: " for HTTP", METRICS: " for metrics"}
+_OTHER_NUMBERS = {
+    GRPC: "0 picks a free port",
+    HTTP: "0 picks a free port, -1 turns HTTP off",
+    METRICS: "0 picks a free port, -1 turns metrics off",
+}
 
 
 def address_of(host: str, port: int) -> str:
@@ -14,51 +24,28 @@ def address_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def bind_problem(error: OSError, port: int) -> str:
-    """Why a port could not be bound, and for a privileged one who may bind it, as part of a sentence."""
-    if error.errno == errno.EACCES and port < (first := _first_port_for_all()):
-        return (
-            f"permission is missing, because ports below {first} are for root and for programs with the capability "
-            "CAP_NET_BIND_SERVICE (systemd grants it by AmbientCapabilities=CAP_NET_BIND_SERVICE)"
-        )
-    if error.errno == errno.EADDRINUSE:
-        return (
-            "another program has the port. A server that runs beside another one needs a --port, an --http-port and a "
-            "--metrics-port of its own"
-        )
-    if error.errno == errno.EADDRNOTAVAIL:
-        return "the address is not this machine's"
-    return error.strerror or str(error)
-
-
 def require_free(host: str, port: int) -> None:
-    """Bind the port for a moment, without SO_REUSEPORT, which fails if any program has it.
+    """Bind the gRPC port for a moment, without SO_REUSEPORT. Raises like ``bind`` if any program has the port."""
+    bind(host, port, GRPC).close()
 
-    Raises:
-        StartError: The port is taken or privileged, or the host is not an address of this machine.
+
+def reserve(host: str, port: int, option: str) -> socket.socket:
+    """Return a socket that holds a port that no other program has, and on which this server's processes can listen.
+
+    The arguments and exceptions are those of ``bind``.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        where = address_of(host, port)
-        taken = error.errno == errno.EADDRINUSE
-        check = f"It may be a server started earlier: see 'hangtag health --server {where}'. " if taken else ""
-        raise StartError(
-            f"cannot listen on {where}: {bind_problem(error, port)}. {check}"
-            "Choose another port with --port (0 picks a free one), or another address with --host."
-        ) from error
+    bind(host, port, option).close()
+    return bind(host, port, option, shared=True)
 
 
-def bind_http(host: str, port: int, *, shared: bool) -> socket.socket:
-    """Return a socket that is bound to the HTTP port and does not listen yet.
+def bind(host: str, port: int, option: str, *, shared: bool = False) -> socket.socket:
+    """Return a socket that is bound to a port and does not listen yet.
 
     Args:
         host: An address of this machine.
-        port: 0 for a free one.
-        shared: By SO_REUSEPORT, with the other workers of the server.
+        port: The port; 0 for any free port.
+        option: What the port is for: GRPC, HTTP or METRICS.
+        shared: Whether the port is shared, by SO_REUSEPORT, with the server's other workers or its Envoy.
 
     Raises:
         StartError: The port is taken or privileged, or the host is not an address of this machine.
@@ -71,11 +58,45 @@ def bind_http(host: str, port: int, *, shared: bool) -> socket.socket:
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        raise StartError(
-            f"cannot listen on {address_of(host, port)} for HTTP: {bind_problem(error, port)}. Choose another port "
-            "with --http-port (0 picks a free one, -1 turns HTTP off), or another address with --host."
-        ) from error
+        raise _cannot_listen(error, host, port, option) from error
     return bound
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """Return a Unix socket that is bound to a path and does not listen yet. A socket that is already there belongs to a
+    process that has ended, and is replaced."""
+    path.unlink(missing_ok=True)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound.bind(str(path))
+    return bound
+
+
+def _cannot_listen(error: OSError, host: str, port: int, option: str) -> StartError:
+    """Return the error for a port that could not be bound. option: GRPC, HTTP or METRICS."""
+    where, check = address_of(host, port), ""
+    if option == GRPC and error.errno == errno.EADDRINUSE:
+        check = f"The program may be a server that was started earlier: see 'hangtag health --server {where}'. "
+    return StartError(
+        f"cannot listen on {where}{_PURPOSES[option]}: {_problem(error, port)}. {check}Choose another port with "
+        f"--{option} ({_OTHER_NUMBERS[option]}), or another address with --host."
+    )
+
+
+def _problem(error: OSError, port: int) -> str:
+    """Why a port could not be bound, as part of a sentence; for a privileged port, also who may bind it."""
+    if error.errno == errno.EACCES and port < (first := _first_port_for_all()):
+        return (
+            f"permission is missing, because ports below {first} are reserved for root and for programs with the "
+            "capability CAP_NET_BIND_SERVICE (systemd grants it by AmbientCapabilities=CAP_NET_BIND_SERVICE)"
+        )
+    if error.errno == errno.EADDRINUSE:
+        return (
+            "another program has the port. Each server on a machine needs its own --port, --http-port and "
+            "--metrics-port"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine does not have the address"
+    return error.strerror or str(error)
 
 
 def _first_port_for_all() -> int:

@@ -1,7 +1,7 @@
-"""Decides when a worker that has ended is replaced, and when the supervisor gives up."""
+"""Decides when a process that has ended is replaced, and when its supervisor gives up."""
 
 LONGEST_DELAY = 30.0
-"""Seconds before a replacement at most."""
+"""The most seconds before a replacement."""
 
 
 class ReplacementPolicy:
@@ -11,9 +11,9 @@ class ReplacementPolicy:
         """Allow replacements.
 
         Args:
-            first_delay: Seconds before a replacement, doubled for each worker in a row that lived shortly.
-            max_attempts: Replacements in a row that may end before they listen.
-            stable_seconds: A worker that lived as long as this did not live shortly.
+            first_delay: Seconds before a replacement, doubled for each process in a row that was short-lived.
+            max_attempts: The most replacements in a row that may end before they listen.
+            stable_seconds: A process that ended earlier than this was short-lived.
         """
         self._first_delay = first_delay
         self._max_attempts = max_attempts
@@ -22,15 +22,15 @@ class ReplacementPolicy:
         self._attempts = 0
 
     def on_listening(self) -> None:
-        """A worker has come to listen, so replacements work."""
+        """Call this when a process listens, so replacements work."""
         self._attempts = 0
 
     def delay_after(self, lifetime: float, *, failed: bool) -> float | None:
-        """The seconds to wait before replacing a worker that has ended; None to give up.
+        """The seconds to wait before replacing a process that has ended; None to give up.
 
         Args:
-            lifetime: How many seconds the worker lived.
-            failed: Whether it counts as a replacement that failed: it never listened.
+            lifetime: How many seconds the process ran.
+            failed: Whether the process counts as a failed replacement, because it never listened.
         """
         self._attempts += failed
         self._short_lives = 0 if lifetime >= self._stable_seconds else self._short_lives + 1

@@ -1,4 +1,4 @@
-"""Reads files again when they change while the server runs, such as certificates and tokens."""
+"""Re-reads files, such as certificates and tokens, when they change while the server runs."""
 
 import os
 import stat
@@ -18,18 +18,18 @@ T = TypeVar("T")
 Stamp = tuple[tuple[int, int, int, int] | None, ...]
 """For each file its modification time, size, inode and status change time; None for a missing file.
 
-A program that writes a file may set its modification time to any value, and rsync and cp -p do so. The status change
-time is the kernel's alone: it also changes with the file's owner, mode, number of hard links and, often, its name.
+A program that writes a file may set its modification time to any value, and rsync and cp -p do so. Only the kernel sets
+the status change time, which also changes with the file's owner, mode, number of hard links and, often, its name.
 """
 FolderStamp = tuple[tuple[Path, ...], Stamp]
-"""The paths of some files, and their stamp, which some file systems leave the same where a file is renamed."""
+"""The paths of some files, and their stamp. The paths matter because some file systems keep a renamed file's stamp."""
 
 LARGEST_BYTES = 1 << 20
-"""Of a file that is read here: it holds certificates, a key or tokens."""
+"""Size limit of a file that is read here, which holds certificates, a key or tokens."""
 
 
 class WatchedFiles(Generic[T]):
-    """A value read from files, read again when one of them changes. Thread-safe.
+    """A value that is read from files, and re-read when one of the files changes. Thread-safe.
 
     If the changed files are not valid, the last valid value stays in use.
     """
@@ -38,10 +38,10 @@ class WatchedFiles(Generic[T]):
         """Read the files.
 
         Args:
-            what: What the log calls the files, a plural.
+            what: The log's word for the files, in the plural.
             paths: The files to watch.
-            read: Reads the files and returns the value; raises StartError if they are not valid.
-            check_seconds: Least seconds between two checks of the files.
+            read: Reads the files and returns the value; raises StartError if the files are not valid.
+            check_seconds: The least seconds between two checks of the files.
 
         Raises:
             StartError: The files are not valid.
@@ -56,7 +56,7 @@ class WatchedFiles(Generic[T]):
         self._checked = time.monotonic()
 
     def current(self) -> T:
-        """Return the value of the files as they are now, or as they were when last valid. Never raises."""
+        """Return the value of the files now, or the last valid value. Never raises."""
         if time.monotonic() - self._checked >= self._check_seconds and self._lock.acquire(blocking=False):
             try:
                 self._check()
@@ -73,23 +73,23 @@ class WatchedFiles(Generic[T]):
             value = self._read()
         except StartError as error:
             self._stamp = stamp  # logged once; the next change is read again
-            log.warning(f"{self._what} not reloaded; the ones from before stay in use", reason=str(error))
+            log.warning(f"{self._what} not reloaded; the previous contents stay in use", reason=str(error))
             return
         if stamp_of(*self._paths) != stamp:
-            return  # they changed while they were read, so the value may mix old and new
+            return  # the files changed while they were read, so the value may mix old and new
         self._stamp, self._value = stamp, value
         log.info(f"{self._what} reloaded", files=[str(path) for path in self._paths])
 
 
 def stamp_of(*paths: Path) -> Stamp:
-    """Identify the content of files: a changed file has another stamp. A missing file has None."""
+    """Identify the content of files: a changed file has a different stamp. A missing file has None."""
     return tuple(_stamp(path) for path in paths)
 
 
 def folder_stamp(folder: Path, *others: Path) -> FolderStamp:
-    """Identify the names and the content of all files in a folder and in those below it, and of others.
+    """Identify the names and the content of all files in a folder, in its subfolders, and of ``others``.
 
-    Links to files are followed, links to folders are not. A folder that is gone, or cannot be read, has no files.
+    Links to files are followed, links to folders are not. A folder that is missing or cannot be read has no files.
     """
     files = (*sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names), *others)
     return files, stamp_of(*files)
@@ -104,16 +104,13 @@ def _stamp(path: Path) -> tuple[int, int, int, int] | None:
 
 
 def read_bytes(path: Path, option: str) -> bytes:
-    """Return a file's content, without waiting for anybody who writes it.
+    """Return a file's content, without waiting for a program that writes it.
 
-    A named pipe could block the thread for ever, often the one that answers calls, and a device could fill the memory.
-
-    Args:
-        path: The file's.
-        option: The command-line option that names the file, for the message.
+    A named pipe could block the thread for ever, and this thread often answers calls. A device could fill the memory.
+    An error's message names the command-line option.
 
     Raises:
-        StartError: The file cannot be read, is no regular file, or has more than LARGEST_BYTES.
+        StartError: The file cannot be read, is not a regular file, or is larger than LARGEST_BYTES.
     """
     try:
         with open(path, "rb", opener=_open_at_once) as file:
@@ -128,4 +125,4 @@ def read_bytes(path: Path, option: str) -> bytes:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # else a named pipe would not open before somebody writes to it
+    return os.open(path, flags | os.O_NONBLOCK)  # else opening a named pipe would wait for a writer

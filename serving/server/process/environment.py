@@ -1,33 +1,49 @@
-"""Prepares a process of the command ``hangtag``, and the workers of a server.
+"""Prepares a process of the command ``hangtag`` or a worker. Every command imports this module, so it imports little.
 
-An import of hangtag never does this. A program that runs a ``Server`` itself may call ``prepare`` before its imports;
-otherwise the server works with gRPC's defaults, and gRPC's core prints to standard error.
+Importing hangtag never prepares the process. A program that runs a ``Server`` itself may call ``prepare`` before its
+imports; otherwise the server works with gRPC's defaults, and gRPC's core prints to standard error.
 """
 
+import ctypes
 import os
 
-from hangtag.serving.server.host import memory
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_LARGE = 1 << 20  # bytes
 
 
 def prepare() -> None:
-    """Set the variables that gRPC, ONNX Runtime and PyTorch read while they are imported, so call this before.
+    """Set the variables that gRPC, ONNX Runtime and PyTorch read during their import. Call this before importing them.
 
-    Also choose how the process takes memory from the system (see ``memory.give_back_large_blocks``).
+    Also choose how the process takes memory from the system (see ``give_back_large_blocks``).
 
-    Variables that the operator has set stay.
+    Variables that the operator has set keep their values.
     """
-    # gRPC's core prints every failed handshake, and what grpcio raises as well; our log has both.
+    # gRPC's core prints every failed handshake, and also the errors that grpcio raises; our log has both.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    # PyTorch's threads wait for each other by spinning, for milliseconds. Where another program uses the CPUs, they
-    # spin while the thread that they wait for has none, and a training step takes up to a hundred times as long. A
-    # thousand turns, GNU OpenMP's default where threads outnumber CPUs, lose nothing that was measurable on idle CPUs;
-    # to sleep at once (OMP_WAIT_POLICY=PASSIVE) made a step of lstm a fifth longer there.
+    # PyTorch's threads wait for each other by spinning, for milliseconds. If another program uses the CPUs, they spin
+    # while the thread that they wait for has no CPU, and a training step takes up to a hundred times as long. Spinning
+    # a thousand times before sleeping, GNU OpenMP's default if threads outnumber CPUs, costs nothing measurable on idle
+    # CPUs, but sleeping at once (OMP_WAIT_POLICY=PASSIVE) makes a step of lstm a fifth longer.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    memory.give_back_large_blocks()
+    give_back_large_blocks()
 
 
 def prints_headers() -> bool:
-    """Whether the operator has gRPC's core print what callers send. It has tracers that print every header."""
+    """Whether the operator has turned on a tracer of gRPC's core, which may print every header that callers send."""
     return bool(os.environ.get("GRPC_TRACE")) and os.environ.get("GRPC_VERBOSITY", "").upper() in ("DEBUG", "INFO")
+
+
+def give_back_large_blocks() -> None:
+    """Make glibc map each block of a MiB or more separately, so that a freed block goes back to the system.
+
+    By default, each time a large block is freed, glibc raises its threshold to the size of that block, up to 32 MiB,
+    and puts blocks below the threshold among small blocks. There a freed block leaves a hole into which the next block
+    often does not fit, and a server whose models are replaced would grow. This function does nothing if
+    MALLOC_MMAP_THRESHOLD_ is set, or with another C library. Source: mallopt(3).
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        set_option(_M_MMAP_THRESHOLD, _LARGE)
+        set_option(_M_TRIM_THRESHOLD, _LARGE)  # for free memory at the end of a heap

@@ -1,62 +1,71 @@
 """Runs ``hangtag serve``: starts a server in one process or in several, serves until a signal, drains, and returns."""
 
-import os
-import queue
 import signal
-from types import FrameType
+from collections.abc import Callable
 
 import structlog
 
 from hangtag.serving.server.config.server_config import OFF, ServerConfig
 from hangtag.serving.server.engine.repository import names
-from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.host import open_files
+from hangtag.serving.server.host import machine
+from hangtag.serving.server.host.ports import METRICS, bind
+from hangtag.serving.server.process.lifecycle import StopReasons, at_most
 from hangtag.serving.server.process.server import Server
-from hangtag.serving.server.process.workers.supervisor import Supervisor
+from hangtag.serving.server.process.supervisor import Supervisor
 from hangtag.serving.server.telemetry.http_endpoint import MetricsServer
-from hangtag.serving.server.telemetry.prometheus import StateCollector
+from hangtag.serving.server.telemetry.server_state import StoreState
 
 log = structlog.get_logger()
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def run(config: ServerConfig) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return. A second signal ends the process at once, with code 1.
 
+    SIGALRM ends a process that has not drained within ``drain_seconds`` plus ``Limits.end_seconds``. A supervisor has
+    twice ``end_seconds``, because it ends its workers first.
+
     Raises:
         StartError: The server cannot start, or a worker ended and could not be replaced.
     """
-    warn_of_limits_without_model(config)
-    open_files.raise_limit(config.connections)
-    # The handler interrupts the main thread anywhere, even while the log or an Event holds its lock. It only calls
-    # SimpleQueue.put, which is reentrant.
-    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    if not config.store:
+        _run(config)
+        return
+    # Imported here and not above: only this server needs it.
+    from hangtag.serving.server.process.model_store import Follower
 
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        for each in _SIGNALS:
-            signal.signal(each, _exit_at_once)
-        signals.put(number)
+    with Follower(config) as follower:
+        _run(follower.config, lambda: follower.state)
 
-    server = Server(config) if config.workers == 1 else Supervisor(config)
-    metrics = None
+
+def _run(config: ServerConfig, store: Callable[[], StoreState | None] = lambda: None) -> None:
+    _warn_of_limits_without_model(config)
+    machine.raise_open_files_limit(config.connections, exposed=config.is_exposed)
+    server = Server(config, store=store) if config.workers == 1 else Supervisor(config, store=store)
+    metrics, metrics_port = None, OFF
     if config.metrics_port != OFF:
-        metrics = MetricsServer(config, StateCollector(server.state), lambda: server.ready)
-    for number in _SIGNALS:
-        signal.signal(number, on_signal)
+        if server.front is None:
+            listener = bind(config.host, config.metrics_port, METRICS)
+            metrics_port = listener.getsockname()[1]
+        else:
+            listener, metrics_port = server.front.reserve_metrics()
+        metrics = MetricsServer(listener, server.state, lambda: server.ready)
+    reasons = StopReasons()
+    reasons.add_signals(signal.SIGTERM, signal.SIGINT)
     server.start()
     if metrics is not None:
-        log.info("metrics", url=f"http://{config.address(metrics.port)}/metrics")
+        log.info("metrics", url=f"http://{config.address(metrics_port)}/metrics")
     try:
-        received = _wait_for_signal(signals, server)
-        log.info("stopping", signal=signal.Signals(received).name, drain_seconds=config.drain_seconds)
+        log.info("stopping", signal=reasons.wait(lambda: server.failure), drain_seconds=config.drain_seconds)
     finally:
-        server.stop()
-        if metrics is not None:
-            metrics.close()
+        # A supervisor ends its workers after this time, and then itself.
+        spare = config.limits.end_seconds * (1 if config.workers == 1 else 2)
+        with at_most(config.drain_seconds + spare):
+            server.stop()
+            if metrics is not None:
+                metrics.close()
 
 
-def warn_of_limits_without_model(config: ServerConfig) -> None:
+def _warn_of_limits_without_model(config: ServerConfig) -> None:
     """Log a warning if --model-max-batch-size names a model that the repository does not have.
 
     Raises:
@@ -69,20 +78,3 @@ def warn_of_limits_without_model(config: ServerConfig) -> None:
             unknown=unknown,
             models=str(config.models),
         )
-
-
-def _wait_for_signal(signals: "queue.SimpleQueue[int]", server: Server | Supervisor) -> int:
-    files = open_files.OpenFiles()
-    # Python runs signal handlers in the main thread only. If the kernel delivers the signal to another thread, a wait
-    # without a timeout would never return, so the main thread wakes up now and then.
-    while True:
-        try:
-            return signals.get(timeout=0.5)
-        except queue.Empty:
-            files.check()
-            if isinstance(server, Supervisor) and server.failure:
-                raise StartError(server.failure) from None
-
-
-def _exit_at_once(_number: int, _frame: FrameType | None) -> None:
-    os._exit(1)  # workers end with their supervisor

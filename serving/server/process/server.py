@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from hangtag.extras import needs
 from hangtag.serving.server.config.server_config import OFF, ServerConfig
-from hangtag.serving.server.engine.control import Control
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.model_control import ModelControl
-from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.host import memory
-from hangtag.serving.server.host.cpus import usable_cpus
+from hangtag.serving.server.engine.servable import Control
+from hangtag.serving.server.front.envoy import Envoy
+from hangtag.serving.server.host import machine
+from hangtag.serving.server.host.machine import usable_cpus
+from hangtag.serving.server.host.ports import GRPC, HTTP, reserve
 from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
-from hangtag.serving.server.telemetry.server_state import ServerState
-from hangtag.serving.server.transport.choice import NATIVE, Transport, choose_transport
+from hangtag.serving.server.telemetry.server_state import ServerState, StoreState
+from hangtag.serving.server.transport.choice import NATIVE, choose_transport
 from hangtag.serving.server.transport.grpc.server import GrpcServer
-from hangtag.serving.server.transport.queries.decoding_threads import DecodingThreads
-from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
-from hangtag.serving.server.transport.security.tls import server_credentials, ssl_contexts
-from hangtag.serving.server.transport.security.tokens import Authorise, Tokens
-from hangtag.serving.server.transport.tracing import Tracing
+from hangtag.serving.server.wire.intake import DecodingThreads, Intake, Tokens
+from hangtag.serving.server.wire.repository import RepositoryCalls
+from hangtag.serving.server.wire.tracing import Tracing
 
 if TYPE_CHECKING:
     from hangtag.serving.server.transport.http.server import HttpServer
@@ -32,9 +32,9 @@ log = structlog.get_logger()
 
 
 class Server:
-    """A whole server in this process. As a context manager it is ready inside the block and drained after it.
+    """A whole server in this process. As a context manager it is ready inside the block and drained after the block.
 
-    ``environment.prepare`` says what a program may do before it imports this module.
+    A program may call ``environment.prepare`` before it imports this module.
 
     Example:
         with Server(ServerConfig(models=Path("models"), port=0)) as server:
@@ -48,24 +48,33 @@ class Server:
         versions: Mapping[str, tuple[int, ...]] | None = None,
         wrap_control: Callable[[Control], Control] | None = None,
         runtimes: RuntimeFactory = Runtime,
+        store: Callable[[], StoreState | None] = lambda: None,
     ) -> None:
         """Prepare the server; it does not listen yet.
 
         Args:
             config: The settings.
             versions: The versions to serve, by model, instead of the latest.
-            wrap_control: Gets this process's control of the models, and returns the control for clients' calls. A
-                worker passes clients' calls to all workers. By default clients control this process.
-            runtimes: Loads a model file, as the constructor of Runtime does.
+            wrap_control: Gets this process's control of the models, and returns the control that clients use. A worker
+                returns a control of all workers. By default clients control this process.
+            runtimes: Loads a model file; called like the constructor of Runtime.
+            store: Returns how well the model store is followed, if the models come from one.
 
         Raises:
-            StartError: The certificates or the tokens are not valid, or the transport cannot be used.
+            StartError: The certificates or the tokens are invalid, the transport cannot be used, or the address is
+                exposed and Envoy is not installed.
+            MissingExtraError: Packages for HTTP or for tracing are not installed.
         """
+        self.front = Envoy(config) if config.is_exposed and config.behind is None else None
+        """The Envoy in front of an exposed server; None for a trusted server or a worker."""
+        self._ports: SharedPorts | None = None
+        if self.front is not None:
+            config = replace(config, behind=self.front.behind[0])
         self.config = config
         self.port = 0
         self.http_port = OFF
-        self._stopping = False
         self._engine = Engine(config)
+        self._store = store
         self.control = ModelControl(self._engine, versions or {}, runtimes)
         self._tracing = Tracing.to(config.otlp_endpoint, config.limits.trace_close_seconds)
         self.transport = choose_transport(config)
@@ -75,23 +84,11 @@ class Server:
         control = self.control if wrap_control is None else wrap_control(self.control)
         self._repository = RepositoryCalls(control)
         self._decoding = DecodingThreads(usable_cpus(), config.max_queue_size)
-        self._grpc = GrpcServer(
-            self._engine,
-            self._repository,
-            self._decoding,
-            authorise=authorise,
-            credentials=server_credentials(config),
-            tracing=self._tracing,
-        )
-        self._transport: Transport = self._grpc
-        if self.transport.name == NATIVE:
-            self._transport = self._native_transport(authorise)
+        intake = Intake(self._engine, self._repository, self._decoding, authorise, self._tracing)
+        self._transport = _native_transport(intake) if self.transport.name == NATIVE else GrpcServer(intake)
         self._http: HttpServer | None = None
         if config.http_port != OFF:
-            state = self.state if wrap_control is None else control.state
-            self._http = _http_server(
-                self._engine, self._repository, state, lambda: self.port, self._decoding, authorise, self._tracing
-            )
+            self._http = self._http_transport(intake, self.state if wrap_control is None else control.state)
         self.control.on_change = self._transport.refresh_health
 
     @property
@@ -101,23 +98,29 @@ class Server:
 
     @property
     def http_address(self) -> str:
-        """host:port of HTTP, known once the server listens; empty where there is none."""
+        """host:port of HTTP, known once the server listens; empty if the server has no HTTP."""
         return "" if self.http_port == OFF else self.config.address(self.http_port)
 
     @property
     def ready(self) -> bool:
         """Whether the server takes new calls: the models are loaded, and the server is not draining."""
-        return self._engine.ready and not self._stopping
+        return self._engine.ready
+
+    @property
+    def failure(self) -> str:
+        """Why nobody can connect any more; empty while clients can."""
+        return "" if self.front is None else self.front.failure
 
     def state(self) -> ServerState:
-        """The state and the counters of the models in this process, and its transport."""
-        return replace(self.control.state(), transports={(self.transport.name, self.transport.reason): 1})
+        """The state and the counters of the models in this process, its transport, and the store's state."""
+        transports = {(self.transport.name, self.transport.reason): 1}
+        return replace(self.control.state(), transports=transports, store=self._store())
 
     def start(self) -> None:
         """Listen, then load all models, so that health probes get NOT_SERVING while models load.
 
         Raises:
-            StartError: The address cannot be bound or a model cannot be loaded. Everything is closed again.
+            StartError: The address cannot be bound, or a model cannot be loaded. By then everything is closed again.
         """
         self.listen()
         try:
@@ -125,7 +128,7 @@ class Server:
         except BaseException:
             self.stop(grace=0)
             raise
-        memory.release_loading_memory()
+        machine.release_loading_memory()
         log.info(
             "ready",
             address=self.address,
@@ -136,29 +139,40 @@ class Server:
         )
 
     def listen(self) -> None:
-        """Listen only. A worker that replaces another loads first, because it gets calls as soon as it listens."""
-        self.port = self._transport.start()
-        if self._http is not None:
-            try:
+        """Listen only. A replacement worker loads its models first, because it gets calls as soon as it listens."""
+        try:
+            self.port = self._transport.start()
+            if self._http is not None:
                 self.http_port = self._http.start()
-            except BaseException:
-                self.stop(grace=0)
-                raise
+            if self.front is not None:
+                self._ports = ports = SharedPorts(self.config)
+                self.port, self.http_port = ports.config.port, ports.config.http_port
+                self.front.start(ports.config, ports.host)
+        except BaseException:
+            self.stop(grace=0)
+            raise
 
     def stop(self, grace: float | None = None) -> None:
         """Report NOT_SERVING, finish calls in flight within ``grace`` seconds (default: drain_seconds), and end.
 
-        Where a model is being loaded, it returns only after that: ONNX Runtime cannot be stopped in the midst of it.
+        If a model is being loaded, this first waits for the load, because ONNX Runtime cannot interrupt it.
         """
         grace = self.config.drain_seconds if grace is None else grace
         deadline = time.monotonic() + grace
-        self._stopping = True
+        self._engine.stopping = True
         self.control.stop()
+        self._transport.refuse_new()
         if self._http is not None:
             self._http.refuse_new()
+        if self.front is not None:
+            self.front.drain()
         self._transport.stop(grace)
         if self._http is not None:
             self._http.stop(max(0.0, deadline - time.monotonic()))
+        if self.front is not None:
+            self.front.stop(max(0.0, deadline - time.monotonic()))
+        if self._ports is not None:
+            self._ports.close()
         self.control.close()
         self._engine.close()
         self._transport.close()
@@ -169,11 +183,11 @@ class Server:
             self._tracing.close()
         log.info("stopped")
 
-    def _native_transport(self, authorise: Authorise | None) -> Transport:
-        # Imported here and not above, because the library may not be installed.
-        from hangtag.serving.server.transport.native.server import NativeServer
-
-        return NativeServer(self._engine, self._grpc, self._decoding, authorise=authorise, tracing=self._tracing)
+    def _http_transport(self, intake: Intake, state: Callable[[], ServerState]) -> "HttpServer":
+        # Imported here and not above: a server without HTTP starts faster, and without these packages.
+        with needs("rest", "HTTP, which --http-port -1 turns off,"):
+            from hangtag.serving.server.transport.http.server import HttpServer
+        return HttpServer(intake, state, lambda: self.port)
 
     def __enter__(self) -> "Server":
         self.start()
@@ -185,22 +199,36 @@ class Server:
         self.stop()
 
 
-def _http_server(
-    engine: Engine,
-    repository: RepositoryCalls,
-    state: Callable[[], ServerState],
-    grpc_port: Callable[[], int],
-    decoding: DecodingThreads,
-    authorise: Authorise | None,
-    tracing: Tracing | None,
-) -> "HttpServer":
-    try:  # here and not above: a server without HTTP starts without these packages, and faster
-        from hangtag.serving.server.transport.http.server import HttpServer
-    except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
-        raise StartError(
-            f"HTTP needs the Python package {package!r}; install it with: pip install '.[rest]', or turn HTTP off with "
-            "--http-port -1"
-        ) from error
-    tls = ssl_contexts(engine.config)
-    return HttpServer(engine, repository, state, grpc_port, decoding, authorise=authorise, tls=tls, tracing=tracing)
+def _native_transport(intake: Intake) -> GrpcServer:
+    # Imported here and not above, because the library may not be installed.
+    from hangtag.serving.server.transport.native.server import NativeServer
+
+    return NativeServer(intake)
+
+
+class SharedPorts:
+    """Holds the ports until ``close``. Its sockets are bound but do not listen, so that they get no connections."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        """Reserve the gRPC port, and the HTTP port if the server has HTTP.
+
+        Raises:
+            StartError: An address cannot be bound, or the workers of another server use it.
+        """
+        grpc = reserve(config.host, config.port, GRPC)
+        self._reserved = [grpc]
+        self.host = str(grpc.getsockname()[0])
+        """The numeric address of the ports."""
+        self.config = replace(config, port=grpc.getsockname()[1])
+        """The settings for the workers, with the ports that the system chose."""
+        self.addresses = {"address": self.config.address(self.config.port)}
+        """Log key -> host:port. The keys are ``address`` and, if the server has HTTP, ``http``."""
+        if config.http_port != OFF:
+            http = reserve(config.host, config.http_port, HTTP)
+            self._reserved.append(http)
+            self.config = replace(self.config, http_port=http.getsockname()[1])
+            self.addresses["http"] = self.config.address(self.config.http_port)
+
+    def close(self) -> None:
+        for reserved in self._reserved:
+            reserved.close()

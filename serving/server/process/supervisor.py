@@ -1,8 +1,8 @@
-"""Starts the workers, replaces those that end or hang, and controls the models of all of them together."""
+"""Starts the workers, replaces workers that end or hang, and controls the models of all workers together."""
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,26 +10,35 @@ import structlog
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.engine.repository import require_names
-from hangtag.serving.server.errors import ControlError, StartError
-from hangtag.serving.server.process.workers.changes import let_follow, let_one_try
-from hangtag.serving.server.process.workers.messages import GetState, Listening, Load, Loaded, Poll, StartFailed, Unload
-from hangtag.serving.server.process.workers.replacement import ReplacementPolicy
-from hangtag.serving.server.process.workers.shared_port import SharedPorts
-from hangtag.serving.server.process.workers.worker_process import WorkerProcess
-from hangtag.serving.server.telemetry.server_state import READY, ServerState, Workers, total
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.front.envoy import Envoy
+from hangtag.serving.server.host.replacement import ReplacementPolicy
+from hangtag.serving.server.process.server import SharedPorts
+from hangtag.serving.server.process.worker_process import Changes, WorkerProcess
+from hangtag.serving.server.telemetry.server_state import READY, ServerState, StoreState, Workers, total
 from hangtag.serving.server.transport.choice import choose_transport
 
 log = structlog.get_logger()
 
-_SPARE_SECONDS = 10.0
+_FLUSH_SECONDS = 1.0
+"""How long Envoy runs on after the workers have ended, for clients that have not read their last answers yet."""
 
 
 class Supervisor:
-    """Runs a server of several processes: ``start`` it, read ``failure`` now and then, ``stop`` it."""
+    """Runs a server of several processes. Call ``start``, check ``failure`` now and then, and call ``stop``."""
 
-    def __init__(self, config: ServerConfig) -> None:
-        """Reserve the ports. Raises StartError where an address cannot be bound."""
+    def __init__(self, config: ServerConfig, *, store: Callable[[], StoreState | None] = lambda: None) -> None:
+        """Reserve the ports.
+
+        Args:
+            config: The settings.
+            store: Returns how well the model store is followed, if the models come from one.
+
+        Raises:
+            StartError: An address cannot be bound; or it is exposed, and Envoy is missing or a certificate is invalid.
+        """
         self._config = config
+        self._store = store
         self._changed = threading.Condition()  # guards the fields below; notified when a worker listens or fails
         self._workers: dict[int, WorkerProcess] = {}
         self._counts_of_ended = ServerState()
@@ -41,22 +50,22 @@ class Supervisor:
         self._failure = ""
         self._started = False
         self._stopping = threading.Event()
-        self._controlling = threading.Lock()  # one load or unload call at a time; guards the next two
-        self._explicit_models: set[str] = set()  # with --model-control explicit: the models that should be loaded
-        self._changes: list[str] = []  # models in the order of the load and unload calls
+        self._changes = Changes()
         self._served_versions: dict[str, tuple[int, ...]] = {}
+        self.front = Envoy(config) if config.is_exposed else None
+        """The Envoy in front of an exposed server; None for a trusted server."""
         self._ports = SharedPorts(config)
         self._monitor = threading.Thread(target=self._monitor_workers, name="supervisor", daemon=True)
 
     @property
     def ready(self) -> bool:
-        """Whether the server takes new calls: all workers have listened at least once, and one does now."""
+        """Whether the server takes new calls: every worker has listened at least once, and at least one listens now."""
         return self._started and not self._stopping.is_set() and self.workers().running > 0
 
     @property
     def failure(self) -> str:
-        """Why the supervisor gave up; empty while it goes on."""
-        return self._failure
+        """Why the supervisor gave up, or why nobody can connect any more; empty while all is well."""
+        return self._failure or ("" if self.front is None else self.front.failure)
 
     def workers(self) -> Workers:
         """How many workers there should be, how many listen, and how many were replaced."""
@@ -65,14 +74,20 @@ class Supervisor:
             return Workers(self._config.workers, running, self._restarts)
 
     def start(self) -> None:
-        """Start all workers; returns once all listen.
+        """Start all workers, and return once all of them listen.
 
         Raises:
-            StartError: A worker cannot start. All have ended again.
+            StartError: A worker cannot start. By then all workers have ended again.
         """
         if self._config.model_control == "explicit":
             models = self._config.load_model
-            self._explicit_models = set(require_names(self._config.models) if "*" in models else models)
+            self._changes.start_with(require_names(self._config.models) if "*" in models else models)
+        try:
+            if self.front is not None:
+                self.front.start(self._ports.config, self._ports.host)
+        except StartError:
+            self.stop(grace=0)
+            raise
         with self._changed:
             try:
                 for number in range(self._config.workers):
@@ -99,34 +114,38 @@ class Supervisor:
         )
 
     def stop(self, grace: float | None = None) -> None:
-        """Let every worker drain within ``grace`` seconds (default: drain_seconds) and end; kill those that do not."""
+        """Let every worker drain within ``grace`` seconds (default: drain_seconds); kill workers that do not end."""
         with self._changed:
             self._stopping.set()  # no worker starts from now on
             workers = list(self._workers.values())
         grace = self._config.drain_seconds if grace is None else grace
+        if self.front is not None:
+            self.front.drain()
         requests = _start_threads(worker.request_stop for worker in workers)
-        deadline = time.monotonic() + grace + _SPARE_SECONDS
+        deadline = time.monotonic() + grace + self._config.limits.end_seconds
         for worker in workers:
             if not worker.join(max(0.0, deadline - time.monotonic())):
                 worker.kill()
                 worker.join()
         for request in requests:
             request.join()
+        if self.front is not None:
+            self.front.stop(min(grace, _FLUSH_SECONDS))
         self._ports.close()
         log.info("stopped")
 
     def load(self, name: str) -> None:
-        """Load a model in every worker. Raises what the first worker raises; then nothing has changed."""
-        with self._controlling:
-            self._change_all(Load(name), self._explicit_models.add)
+        """Load a model in every worker. If the first worker raises, re-raises its exception; nothing has changed."""
+        self._changes.make("load", name, self._workers_that_get_changes)
+        self._check_workers()
 
     def unload(self, name: str) -> None:
-        """Unload a model in every worker. Raises what the first worker raises; then nothing has changed."""
-        with self._controlling:
-            self._change_all(Unload(name), self._explicit_models.discard)
+        """Unload a model in every worker. If the first worker raises, re-raises its exception; nothing has changed."""
+        self._changes.make("unload", name, self._workers_that_get_changes)
+        self._check_workers()
 
     def state(self) -> ServerState:
-        """The state of all workers together, with the counts of workers that ended, for versions that still serve."""
+        """The state of all workers together. Versions that still serve include the counts of workers that ended."""
         with self._changed:
             workers = [worker for worker in self._workers.values() if worker.listening]
         for refresh in _start_threads(worker.refresh for worker in workers):
@@ -135,19 +154,35 @@ class Supervisor:
         served = {(version.name, version.version) for version in running.versions}
         with self._changed:
             ended = self._counts_of_ended.restricted_to(served)
-            if workers and all(worker.state.versions for worker in workers):  # else what serves is not known
+            if workers and all(worker.state.versions for worker in workers):  # else it is unknown what serves
                 self._counts_of_ended = ended
-        return replace(running + ended, workers=self.workers())
+        return replace(running + ended, workers=self.workers(), store=self._store())
 
     def _start_worker(self, number: int) -> None:
-        """Raises StartError where the system allows no further process."""
-        config = replace(self._ports.config, load_model=tuple(sorted(self._explicit_models)))
+        """Start a worker. Raises StartError if the system allows no further process."""
+        behind = None if self.front is None else self.front.behind[number]
+        config = replace(self._ports.config, load_model=self._changes.models, behind=behind)
         self._workers[number] = WorkerProcess(
-            number, config, self._served_versions, len(self._changes), self._answer, self._on_end
+            number, config, self._served_versions, self._changes.count, self._answers, self._on_end
         )
 
+    def _answers(self, worker: WorkerProcess) -> Mapping[str, Callable[..., Any]]:
+        """The functions that this worker may call, by name."""
+        return {
+            "load": self.load,
+            "unload": self.unload,
+            "state": self.state,
+            "loaded": lambda: self._changes.catch_up(worker),  # its models are loaded, and it does not listen yet
+            "listening": lambda: self._on_listening(worker),
+            "start_failed": lambda reason: setattr(worker, "failure", reason),
+        }
+
+    def _workers_that_get_changes(self) -> list[WorkerProcess]:
+        with self._changed:
+            return [worker for worker in self._workers.values() if worker.gets_changes]
+
     def _wait_for_start(self) -> bool:
-        """Wait for one check's interval; returns whether all workers listen or one has failed."""
+        """Wait for one check interval; returns whether all workers listen or one of them has failed."""
         with self._changed:
             return bool(
                 self._changed.wait_for(
@@ -155,30 +190,6 @@ class Supervisor:
                     self._config.limits.worker_check_seconds,
                 )
             )
-
-    def _answer(self, worker: WorkerProcess, message: Any) -> Any:
-        match message:
-            case Load(name):
-                return self.load(name)
-            case Unload(name):
-                return self.unload(name)
-            case GetState():
-                return self.state()
-            case Loaded():
-                return self._send_changes_from_now_on(worker)
-            case Listening():
-                return self._on_listening(worker)
-            case StartFailed(reason):
-                worker.failure = reason
-                return None
-        raise TypeError(f"a supervisor has no answer to {message!r}")
-
-    def _send_changes_from_now_on(self, worker: WorkerProcess) -> tuple[set[str], set[str]]:
-        """Send load and unload calls to this worker too; returns the models that it has to load and to unload first."""
-        with self._controlling:
-            worker.gets_changes = True
-            changed = set(self._changes[worker.changes_before :])
-            return changed & self._explicit_models, changed - self._explicit_models
 
     def _on_listening(self, worker: WorkerProcess) -> None:
         with self._changed:
@@ -208,7 +219,7 @@ class Supervisor:
         self._replace(worker.number, delay, reason)
 
     def _replace(self, number: int, delay: float | None, reason: str) -> None:
-        """Start a worker in this place after ``delay`` seconds. None: give up, for the reason that the last ended."""
+        """Start a worker in this place after ``delay`` seconds; None: give up. reason: Why the last worker ended."""
         while delay is not None:
             self._stopping.wait(delay)
             with self._changed:
@@ -218,7 +229,8 @@ class Supervisor:
                     self._start_worker(number)
                 except StartError as error:
                     reason = str(error)
-                    # The system may refuse for a moment, and the workers that listen need not end for that.
+                    # The system may be unable to start a process for a moment. The workers that already listen must
+                    # continue.
                     others_listen = any(worker.listening for worker in self._workers.values())
                     delay = self._policy.delay_after(0.0, failed=not others_listen)
                 else:
@@ -227,34 +239,14 @@ class Supervisor:
                 break
             log.warning("worker not started", worker=number, reason=reason, tried_again_in_seconds=delay)
         with self._changed:
-            self._give_up(f"a worker could not be replaced, {self._config.limits.worker_attempts} times: {reason}")
+            self._give_up(f"a worker could not be replaced in {self._config.limits.worker_attempts} attempts: {reason}")
 
     def _give_up(self, reason: str) -> None:
         self._failure = reason
         self._changed.notify_all()
 
-    def _workers_that_get_changes(self) -> list[WorkerProcess]:
-        with self._changed:
-            return [worker for worker in self._workers.values() if worker.gets_changes]
-
-    def _change_all(self, message: Load | Unload, record: Callable[[str], None]) -> None:
-        """Let the first worker try. If it succeeds, the others follow, or are replaced by workers that start with it.
-
-        record: adds the model to those that should be loaded, or removes it.
-        """
-        workers = self._workers_that_get_changes()
-        if not workers:
-            raise ControlError("no worker is running; try again in a moment")
-        followers = let_one_try(workers, message)
-        # Before a worker is killed, because its replacement starts with what is recorded. The model comes first,
-        # so that a worker that starts in between repeats the change instead of missing it.
-        record(message.name)
-        self._changes.append(message.name)
-        let_follow(followers, message)
-        self._check_workers()
-
     def _check_workers(self) -> None:
-        """Note the versions that are served, for workers that start later, and kill workers that hang."""
+        """Record the versions that serve, for workers that start later, and kill workers that hang."""
         served: dict[str, list[int]] = {}
         for version in self.state().versions:
             if version.state == READY:
@@ -277,11 +269,11 @@ class Supervisor:
             try:
                 self._check_workers()
                 overdue = polling and time.monotonic() - last_poll >= self._config.poll_seconds
-                # One by one, and only while all listen: a version that ends the worker that loads it leaves the others.
+                # Workers poll one by one, and only while all listen: a version that ends one worker spares the others.
                 if overdue and self.workers().running == self._config.workers:
                     last_poll = time.monotonic()
                     for worker in self._workers_that_get_changes():
-                        worker.call(Poll(), self._config.limits.worker_hang_seconds)
+                        worker.call("poll", timeout=self._config.limits.worker_hang_seconds)
             except Exception as error:
                 log.warning("checking the workers failed; trying again", reason=str(error))
 

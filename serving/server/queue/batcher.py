@@ -1,24 +1,24 @@
 """The batching policy of one model: when its queued calls are computed, and which of them together.
 
-Threads put calls in and take batches out, and none of them waits in here; the batcher knows neither gRPC nor ONNX
-Runtime. The policy:
+Threads put calls in and take batches out, and never wait here. The batcher uses neither gRPC nor ONNX Runtime. The
+policy:
 
-1. Fill while busy. As soon as an instance (of which the model has ``instances``) is free and a call waits, a batch may
-   be taken. Calls that arrive while every instance computes gather, and are the next batch. So a lone call waits for no
-   other, and batches grow with the load, without a timer.
+1. Fill while busy. As soon as one of the model's ``instances`` is free and a call waits, a batch may be taken. Calls
+   that arrive while every instance computes gather and become the next batch. So a lone call does not wait for other
+   calls, and batches grow with the load, without a timer.
 2. Size and order. A batch has at most max_batch_size samples, the oldest calls first. Only calls with equal batch keys
-   (same shapes beyond the batch axis) share one; others are passed over and keep their places. The first call that does
-   not fit ends the batch, so that no later and smaller one overtakes it.
+   (same shapes except for the batch axis) share a batch; calls with other keys are skipped and keep their places. The
+   first call that does not fit ends the batch, so that no later, smaller call overtakes it.
 3. Delay, off by default. With max_queue_delay, a batch that is not full is held back until one of its calls has waited
-   that long, or for half of the time that its deadline leaves to spare.
-4. Admission. ``put`` refuses at once: after ``close`` (UnavailableError), when max_queue_size calls wait
-   (QueueFullError), and when by the measured service time the answer would miss its deadline (DeadlineError).
+   for the delay, or for half of the spare time before its deadline.
+4. Admission. ``put`` refuses a call at once after ``close`` (UnavailableError), if max_queue_size calls wait
+   (QueueFullError), or if, by the measured service time, the answer would miss its deadline (DeadlineError).
 5. Dropping. ``take`` leaves out calls that were cancelled or can no longer be computed in time, so that no computation
-   is in vain. A call that would make the batch too long for another one's deadline waits for the next.
-6. One outcome. Under the lock, ``cancel``, ``take`` and ``finish`` mark a call as done; the first that does so gives
-   it its outcome.
+   is wasted. A call that would make the batch too slow for another call's deadline waits for the next batch.
+6. One outcome. Under the lock, ``cancel``, ``take`` and ``finish`` mark a call as done. The first of them to do so
+   gives the call its outcome.
 
-A batch that fails is ``ServedModel.compute``'s matter: it computes each call once more, alone.
+``ServedModel.compute`` handles a batch that fails: it computes each call once more, alone.
 """
 
 import math
@@ -27,10 +27,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from hangtag.serving.server.batching.call import Call
-from hangtag.serving.server.batching.deadlines import TOO_LATE, cancellation_error, hold_seconds, require_time
-from hangtag.serving.server.batching.service_time import ServiceTime
 from hangtag.serving.server.errors import STOPPING, DeadlineError, QueueFullError, UnavailableError
+from hangtag.serving.server.queue.call import Call
+from hangtag.serving.server.queue.service_time import ServiceTime
+
+_TOO_LATE = "the request was dropped: its deadline passed while it waited, or would have passed before the answer"
 
 
 class Batcher:
@@ -48,10 +49,10 @@ class Batcher:
         """Create an empty queue.
 
         Args:
-            max_batch_size: Most samples in one batch.
-            max_queue_size: Most calls that wait.
-            instances: Most batches that are computed at the same time.
-            max_queue_delay: Seconds that a call may be held back to fill a batch.
+            max_batch_size: The most samples in one batch.
+            max_queue_size: The most calls that may wait.
+            instances: The most batches that are computed at the same time.
+            max_queue_delay: The most seconds that a call may be held back to fill a batch.
             clock: Monotonic clock in seconds.
         """
         self.max_batch_size = max_batch_size
@@ -62,7 +63,8 @@ class Batcher:
         self.waiting = 0
         """Number of calls in the queue."""
         self._queue: deque[Call] = deque()
-        self._samples = 0  # samples of the queue
+        self.queued_samples = 0
+        """Number of samples of the calls in the queue."""
         self._computing: dict[int, tuple[float, int]] = {}  # id of a batch not finished -> when taken, its samples
         self._service_time = ServiceTime(clock)
         self._closed = False
@@ -71,42 +73,26 @@ class Batcher:
 
     @property
     def computing(self) -> int:
-        """Number of batches that were taken and are not finished."""
+        """Number of batches that were taken but are not finished."""
         return len(self._computing)
 
-    @property
-    def queued_samples(self) -> int:
-        """Number of samples of the calls in the queue."""
-        return self._samples
-
-    @property
-    def full_batch_seconds(self) -> float:
-        """Seconds that a batch of max_batch_size samples is expected to take; 0 while the service time is not known."""
-        with self._lock:
-            return self._service_time.predict(self.max_batch_size)
-
-    def expected_seconds(self, samples: int) -> float:
-        """Seconds until a call of so many samples that came now would be computed; 0 as above."""
-        with self._lock:
-            return self._expected(samples, self._clock())
-
-    def require_place(self) -> None:
-        """Raise QueueFullError while max_queue_size calls wait. ``put`` does so too; a caller that asks first need not
-        decode what would be refused."""
+    def raise_if_queue_full(self) -> None:
+        """Raise QueueFullError while max_queue_size calls wait. ``put`` does so too; a check before decoding saves the
+        decoding of a request that would be refused."""
         if self.waiting >= self.max_queue_size:
             raise QueueFullError(
-                f"{self.waiting} requests are waiting, as many as the queue holds; "
-                "try again later with a back-off, or raise --max-queue-size"
+                f"{self.waiting} requests are waiting, and the queue holds no more; try again later with a back-off, "
+                "or raise --max-queue-size"
             )
 
     def put(self, call: Call) -> None:
-        """Queue a call; when this raises, the call gets no outcome here.
+        """Queue a call. If this raises, the call has no outcome yet.
 
         Args:
-            call: Not queued before, or refused by another queue.
+            call: A call that was not queued before, or that another queue refused.
 
         Raises:
-            QueueFullError: max_queue_size calls wait.
+            QueueFullError: max_queue_size calls wait already.
             DeadlineError: By the measured service time, the call cannot be computed before its deadline.
             UnavailableError: The batcher is closed.
         """
@@ -115,34 +101,33 @@ class Batcher:
             if self._closed:
                 raise UnavailableError(STOPPING)
             if self.waiting >= self.max_queue_size:
-                self.require_place()
+                self.raise_if_queue_full()
             call.ready_by = None
             if call.deadline is not None:
-                require_time(call, self._expected(call.samples, now), busy=self._busy, now=now)
+                call.require_time(self._expected(call.samples, now), busy=self._busy, now=now)
             call.enqueued = call.held_until = now
             if self.max_queue_delay:
-                full_batch_seconds = self._service_time.predict(self.max_batch_size)
-                call.held_until += hold_seconds(call, self.max_queue_delay, full_batch_seconds, now)
+                call.held_until += self._hold_seconds(call, now)
             call.queue = self
             self._queue.append(call)
             self.waiting += 1
-            self._samples += call.samples
+            self.queued_samples += call.samples
 
     def cancel(self, call: Call) -> None:
-        """Withdraw a call. While it waits, it is never computed; while it is computed, its result is dropped.
+        """Withdraw a call. If it still waits, it is never computed; if it is being computed, its result is dropped.
 
-        It ends with CancelledError, or with DeadlineError at its deadline, since clients cancel when it passes.
+        The call ends with CancelledError, or with DeadlineError at its deadline, because clients then cancel.
         """
         with self._lock:
             if call.done:
                 return
             call.done = True
-            if call in self._queue:  # else an instance computes it
+            if call in self._queue:  # else an instance computes the call
                 self._queue.remove(call)
                 self.waiting -= 1
-                self._samples -= call.samples
+                self.queued_samples -= call.samples
                 self._notify_if_ended()
-        call.end(cancellation_error(call, self._clock()))
+        call.end(call.cancellation_error(self._clock()))
 
     def take(self) -> list[Call]:
         """Take the next batch. The caller computes it and then calls ``finish``.
@@ -150,8 +135,8 @@ class Batcher:
         Calls that were cancelled, or can no longer be computed in time, get their outcome and are left out.
 
         Returns:
-            Calls with one batch key, the oldest first, of at most max_batch_size samples together. None of them if no
-            batch is due, or every instance is busy.
+            Calls with the same batch key, the oldest first, with at most max_batch_size samples in total. An empty list
+            if no batch is due, or every instance is busy.
         """
         while True:
             late: list[Call] = []
@@ -165,8 +150,8 @@ class Batcher:
                     self._computing[id(batch)] = self._clock(), samples
                 else:
                     self._notify_if_ended()
-            for call in late:  # outside the lock: what a call does with its outcome is code of the transport
-                call.end(DeadlineError(TOO_LATE))
+            for call in late:  # outside the lock: the call's outcome runs code of the transport
+                call.end(DeadlineError(_TOO_LATE))
             if batch:
                 return batch
 
@@ -174,11 +159,11 @@ class Batcher:
         """Free the instance that computed this batch.
 
         Args:
-            batch: A list that ``take`` returned, the same object.
-            seconds: How long the batch took to compute, for the service time; None if it failed.
+            batch: The very list object that ``take`` returned.
+            seconds: How long computing the batch took, for the service time; None if it failed.
 
         Returns:
-            The calls that were not cancelled meanwhile, which the caller has to give their outcome.
+            The calls that were not cancelled in the meantime. The caller must give them their outcome.
         """
         with self._lock:
             _, samples = self._computing.pop(id(batch))
@@ -198,20 +183,20 @@ class Batcher:
             return waiting
 
     def time_to_due(self) -> float | None:
-        """Return the seconds until a batch may be taken; None if nothing waits, or every instance is busy."""
+        """Return the seconds until a batch may be taken; None if no call waits, or every instance is busy."""
         with self._lock:
             if not self._queue or self._busy:
                 return None
             return 0.0 if self._due() else max(0.0, self._held_until() - self._clock())
 
     def close(self) -> None:
-        """Refuse new calls. What is queued can still be taken, without a delay."""
+        """Refuse new calls. Queued calls can still be taken, without a delay."""
         with self._lock:
             self._closed = True
             self._notify_if_ended()
 
     def join(self) -> None:
-        """Wait until what was queued is computed. Call it after ``close``."""
+        """Wait until all queued calls are computed. Call this after ``close``."""
         with self._lock:
             while self._queue or self._computing:
                 self._ended.wait()
@@ -226,43 +211,50 @@ class Batcher:
 
     def _expected(self, new_samples: int, now: float) -> float:
         predict = self._service_time.predict
-        whole_batches, rest = divmod(self._samples, self.max_batch_size)
+        whole_batches, rest = divmod(self.queued_samples, self.max_batch_size)
         wait = whole_batches * predict(self.max_batch_size) / self.instances
         if self._busy:
             wait += min(max(0.0, since + predict(samples) - now) for since, samples in self._computing.values())
-        # Where a whole batch waits already, calls that come later will fill this one's batch too.
+        # If a whole batch already waits, this call's batch will also be full: later calls will fill it.
         own = self.max_batch_size if whole_batches else min(rest + new_samples, self.max_batch_size)
         return wait + predict(own)
 
+    def _hold_seconds(self, call: Call, now: float) -> float:
+        """How long a call may be held back: the delay, but at most half of the spare time before its deadline."""
+        if call.ready_by is None:
+            return self.max_queue_delay
+        spare = call.ready_by - now - self._service_time.predict(self.max_batch_size)
+        return min(self.max_queue_delay, max(0.0, spare / 2))
+
     def _due(self) -> bool:
-        if not self._queue or self._busy:
+        if not self._queue or len(self._computing) >= self.instances:
             return False
-        if self._closed or not self.max_queue_delay or self._samples >= self.max_batch_size:
+        if self._closed or not self.max_queue_delay or self.queued_samples >= self.max_batch_size:
             return True
         return self._clock() >= self._held_until()
 
     def _held_until(self) -> float:
-        return min(call.held_until for call in self._queue)  # short: called only with less than a batch queued
+        return min(call.held_until for call in self._queue)  # quick: called only if less than a batch is queued
 
     def _gather(self, late: list[Call]) -> tuple[list[Call], int]:
-        """Remove the next batch from the queue; append to ``late`` what can no longer be computed in time.
+        """Remove the next batch from the queue; append to ``late`` the calls that can no longer be computed in time.
 
         Returns:
-            The batch, and its samples.
+            The batch, and its number of samples.
         """
         now = self._clock()
         predict = self._service_time.predict
         batch: list[Call] = []
         samples = 0
-        earliest = math.inf  # the first ready_by in the batch: computing must end before it
+        earliest = math.inf  # the first ready_by in the batch, which must be computed before it
         passed_over: list[Call] = []
         while self._queue and samples < self.max_batch_size:
             call = self._queue.popleft()
-            self._samples -= call.samples
+            self.queued_samples -= call.samples
             ready_by = math.inf if call.ready_by is None else call.ready_by
             done_at = now
-            if ready_by < math.inf or earliest < math.inf:  # else nobody asks how long it takes
-                # A call that no longer fits waits for the next batch, which is no larger than a full one.
+            if ready_by < math.inf or earliest < math.inf:  # without any ready_by the duration does not matter
+                # A call that no longer fits waits for the next batch.
                 done_at += predict(min(samples + call.samples, self.max_batch_size))
             if ready_by <= done_at:
                 self.waiting -= 1
@@ -270,10 +262,10 @@ class Batcher:
                 late.append(call)
             elif batch and call.batch_key != batch[0].batch_key:
                 passed_over.append(call)
-                self._samples += call.samples
+                self.queued_samples += call.samples
             elif batch and (samples + call.samples > self.max_batch_size or earliest < done_at):
                 self._queue.appendleft(call)
-                self._samples += call.samples
+                self.queued_samples += call.samples
                 break
             else:
                 self.waiting -= 1

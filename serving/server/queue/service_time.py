@@ -1,4 +1,4 @@
-"""Predicts how long a batch of n samples takes to compute: a + b·n seconds, from the batches that were computed."""
+"""Predicts how long computing a batch of n samples takes: a + b·n seconds, fitted to earlier batches."""
 
 import math
 import time
@@ -9,9 +9,10 @@ FRESH_SECONDS = 1.0
 
 _NEWEST_SHARE = 0.2  # share of the newest batch in the running mean of its size
 _WEIGHT_DECAY = 0.98  # factor on a size's weight whenever any batch is observed
-_MIN_WEIGHT = 0.01  # a size never loses all of its weight: a line through one size alone has no slope
+_MIN_WEIGHT = 0.01  # a size keeps some of its weight: a line through a single size has no slope
 _STALL_FACTOR = 4.0
-"""A batch that takes so many times as long as others of its size met a pause of the machine. It is cut to that."""
+"""If a batch takes more than this many times as long as other batches of its size, because the machine paused, its time
+is cut to that limit."""
 
 
 class _SizeClass:
@@ -36,7 +37,7 @@ class ServiceTime:
         self._classes: dict[int, _SizeClass] = {}
         self._last_observed = -math.inf
         self._held = False
-        self._is_fitted = True  # fitted only when a prediction is wanted, and then once for all batches since the last
+        self._is_fitted = True  # the line is fitted only for a prediction, once for all batches since the previous one
         self._a = 0.0
         self._b = 0.0
 
@@ -45,7 +46,7 @@ class ServiceTime:
         size_class = samples.bit_length()
         observed = self._classes.get(size_class)
         if observed is not None:
-            seconds = min(seconds, _STALL_FACTOR * observed.seconds)  # by the line it would be fitted for every batch
+            seconds = min(seconds, _STALL_FACTOR * observed.seconds)  # the line would need a fit for every batch
         else:
             if self._classes:
                 seconds = min(seconds, _STALL_FACTOR * self._line(samples))
@@ -64,14 +65,14 @@ class ServiceTime:
         return self._line(samples) if self._held or self._is_fresh() else 0.0
 
     def hold(self) -> None:
-        """A batch starts: a prediction that is fresh now stays valid until ``release``, however long the batch takes.
+        """Call this when a batch starts: a prediction that is fresh now then stays valid until ``release``.
 
-        Without this, a batch that takes longer than FRESH_SECONDS would make the batcher admit everything meanwhile.
+        Otherwise, while a batch takes longer than FRESH_SECONDS, the batcher would admit every call.
         """
         self._held = self._held or self._is_fresh()
 
     def release(self) -> None:
-        """No batch is being computed any more: from now on observations age."""
+        """Call this when no batch is being computed any more: from now on observations age."""
         self._held = False
 
     def _is_fresh(self) -> bool:
@@ -94,7 +95,8 @@ class ServiceTime:
             deviation = each.samples - mean_samples
             variance += each.weight * deviation * deviation
             covariance += each.weight * deviation * (each.seconds - mean_seconds)
-        # Neither the fixed cost a nor the cost per sample b is negative. With one size alone all cost counts as b.
+        # Neither the fixed cost a nor the cost per sample b is negative. With only one batch size, all of the cost
+        # counts as b.
         max_slope = mean_seconds / mean_samples
         self._b = min(max(0.0, covariance / variance), max_slope) if variance else max_slope
         self._a = mean_seconds - self._b * mean_samples

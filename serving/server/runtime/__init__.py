@@ -1,12 +1,12 @@
-"""ONNX Runtime, which only this folder knows: sessions, execution providers, IO binding and CUDA graphs.
+"""ONNX Runtime, which only this folder uses: sessions, execution providers, IO binding and CUDA graphs.
 
-``session.Runtime`` is what the engine and the export use. The package imports ONNX Runtime, with its telemetry off.
+The engine and the export use ``session.Runtime``. This package imports ONNX Runtime with telemetry off.
 """
 
 import os
 
-# Official Linux builds since 1.29 send telemetry unless they find this variable when they are imported. It is set for
-# the import alone, so that a program that imports hangtag keeps the environment that it had.
+# Official Linux builds since 1.29 send telemetry unless they find this variable when they are imported. It is set only
+# for the import, so that a program that imports hangtag keeps its own environment.
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _was_set = _TELEMETRY in os.environ
 os.environ.setdefault(_TELEMETRY, "1")

@@ -1,18 +1,38 @@
-"""numpy arrays that fit a model's inputs and outputs, as ONNX Runtime takes them."""
+"""numpy arrays that fit a model's inputs and outputs, as ONNX Runtime takes them: zeros, random arrays of a given
+datatype and shape, and samples that the model can compute."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from hangtag.serving.signature import TensorSpec
+from hangtag.serving.server.errors import InferenceError
+from hangtag.serving.signature import Signature, TensorSpec
+
+if TYPE_CHECKING:  # that module imports this one
+    from hangtag.serving.server.runtime.session import Runtime
 
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 
 # ONNX Runtime's dtype for each datatype; every other datatype is numpy's own name in lower case.
 _DTYPES = {"FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "object"}
+
+LENGTHS = (1, 2, 3, 5, 8, 16, 32, 64, 224)
+"""Lengths to try for free axes other than the batch; the first ones at which the model runs are used."""
+_SAMPLES = 7  # larger batches repeat some of them
+_LEAST_SAMPLES = 3  # the third one is ten times larger than the first two
+MAX_VALUES = 2**26
+"""The largest number of values in one input of a sample. A file may declare axes that are too large for any memory."""
+INTEGER_LIMITS = (10, 2)
+"""Exclusive upper bounds of integers, tried in turn: an integer may be an index into a table of unknown length."""
+TEXT_FORMATS = ("text {}", "{}")
+"""Formats that turn random numbers into strings, tried in turn: a model may read numbers from strings."""
 
 
 def dtype_of(spec: TensorSpec) -> np.dtype[Any]:
@@ -21,14 +41,14 @@ def dtype_of(spec: TensorSpec) -> np.dtype[Any]:
 
 
 def shape_of(spec: TensorSpec, samples: int) -> tuple[int, ...]:
-    """The shape of a batch; for an input or output of which the first axis alone is free."""
+    """The shape of a batch, for an input or output whose only free axis is the first."""
     return (samples, *(size or 1 for size in spec.shape[1:]))
 
 
 def zeros(spec: TensorSpec, batch_size: int) -> Array:
-    """Zeros: batch_size along a free first axis, 1 along every other free axis.
+    """Zeros, with size batch_size along a free first axis and 1 along every other free axis.
 
-    A string is "0", because a model may read numbers from strings, and fails on an empty one.
+    A string is "0", because a model may read numbers from strings, and would fail on an empty string.
     """
     shape = [1 if size is None else size for size in spec.shape]
     if spec.shape and spec.shape[0] is None:
@@ -38,7 +58,7 @@ def zeros(spec: TensorSpec, batch_size: int) -> Array:
 
 
 def random_rows(shape: Sequence[int], dtype: np.dtype[Any], seed: int) -> Array:
-    """Random values: any byte for uint8, 0 to 1 for real numbers, 0 or 1 elsewhere, because it may be an index."""
+    """Random values: any byte for uint8, 0 to 1 for real numbers, else 0 or 1, which may serve as indices."""
     generator = np.random.default_rng(seed)
     if dtype.kind == "f":
         return generator.random(shape).astype(dtype)
@@ -46,10 +66,133 @@ def random_rows(shape: Sequence[int], dtype: np.dtype[Any], seed: int) -> Array:
 
 
 def pad(target: Array, rows: Array) -> None:
-    """Write rows, at least one, to the beginning of the target and repeat the last row to its end.
+    """Write rows, at least one, to the beginning of the target, and fill the rest with copies of the last row.
 
-    A row of the caller is repeated, because a model may refuse other values, such as an index that is out of range.
+    The padding repeats a caller's row, because a model may refuse other values, such as an index that is out of range.
     """
     count = len(rows)
     target[:count] = rows
     target[count:] = rows[-1]
+
+
+class Sizes(NamedTuple):
+    """The sizes and values of a sample that the signature leaves open."""
+
+    length: int
+    """Size of each free axis that is not an input's first axis."""
+    state: int
+    """The same for all inputs after the first input with such an axis: in a recurrent state it may be the batch."""
+    below: int
+    """Integers are drawn from 0 up to this, exclusive."""
+    text_format: str = TEXT_FORMATS[0]
+    """Makes a string from a number."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much a trial tries."""
+
+    sizes: tuple[int, ...]
+    """The batch sizes."""
+    lengths: int
+    """Try at most this many of LENGTHS."""
+    max_values: int = MAX_VALUES
+    """The most values of one input of a sample."""
+    seconds: float = math.inf
+    """After this time, do only the minimum: three samples, and one batch of each size, at one length."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Samples, and the model's answer to each sample on its own."""
+
+    sizes: Sizes
+    samples: Sequence[Tensors]
+    answers: Sequence[Tensors]
+
+
+def sample(signature: Signature, sizes: Sizes, seed: int, max_values: int = MAX_VALUES) -> Mapping[str, Array]:
+    """Generate one sample.
+
+    The samples of different seeds differ in scale: every third sample is ten times larger and every fifth is all zeros.
+    This exposes a model whose answers depend on the range of its batch.
+
+    Returns:
+        Input name -> array [1, ...].
+
+    Raises:
+        InferenceError: An input would have more than ``max_values`` values.
+    """
+    random = np.random.default_rng(seed)
+    scale = 0 if seed % 5 == 4 else 10 if seed % 3 == 2 else 1
+    arrays, length = {}, sizes.length
+    for spec in signature.inputs:
+        arrays[spec.name] = _array(spec, length, random, scale, sizes, max_values)
+        if None in spec.shape[1:]:
+            length = sizes.state
+    return arrays
+
+
+def _array(
+    spec: TensorSpec, length: int, random: np.random.Generator, scale: int, sizes: Sizes, max_values: int
+) -> Array:
+    shape = [length if size is None else size for size in spec.shape]
+    if spec.shape and spec.shape[0] is None:
+        shape[0] = 1
+    if math.prod(shape) > max_values:
+        raise InferenceError(
+            f"one sample of {spec.name!r} has {math.prod(shape):,} values; {max_values:,} are the limit"
+        )
+    dtype = dtype_of(spec)
+    if spec.datatype == "BYTES":
+        texts = [sizes.text_format.format(number) for number in random.integers(0, 100, shape).ravel()]
+        return np.array(texts, object).reshape(shape)
+    values: Array
+    if spec.datatype == "BOOL":
+        values = random.integers(0, 2, shape)
+    elif spec.datatype == "UINT8":  # most often an image
+        values = random.integers(0, 256 if scale != 1 else 64, shape) * min(scale, 1)
+    elif dtype.kind in "iu":
+        values = random.integers(0, sizes.below, shape) * min(scale, 1)
+    else:
+        values = random.normal(size=shape) * scale
+    return np.asarray(values, dtype)  # numpy draws a scalar as a number, which is no array
+
+
+def trials(runtime: "Runtime", extent: Extent, deadline: float, failures: list[InferenceError]) -> Iterator[Trial]:
+    """Yield a trial for each of the first lengths at which the model runs every sample, with fitting other sizes.
+
+    The exceptions of sizes at which the model fails are appended to ``failures``.
+    """
+    inputs = runtime.signature.inputs
+    texts = TEXT_FORMATS if any(spec.datatype == "BYTES" for spec in inputs) else TEXT_FORMATS[:1]
+    with_lengths = sum(None in spec.shape[1:] for spec in inputs)
+    yielded = 0
+    for length in LENGTHS if with_lengths else (1,):
+        states = (length, 1) if with_lengths > 1 and length > 1 else (length,)
+        for state, below, text_format in product(states, INTEGER_LIMITS, texts):
+            sizes = Sizes(length, state, below, text_format)
+            if (yielded or failures) and time.monotonic() > deadline:
+                return
+            try:
+                trial = _trial(runtime, sizes, extent, deadline)
+            except InferenceError as error:
+                failures.append(error)
+                continue
+            yield trial
+            yielded += 1
+            break
+        if yielded == extent.lengths:
+            return
+
+
+def _trial(runtime: "Runtime", sizes: Sizes, extent: Extent, deadline: float) -> Trial:
+    """Run each sample on its own. Raises InferenceError if a sample gets no answer."""
+    samples: list[Tensors] = []
+    answers: list[Tensors] = []
+    for seed in range(_SAMPLES):
+        if seed >= _LEAST_SAMPLES and time.monotonic() > deadline:
+            break
+        samples.append(sample(runtime.signature, sizes, seed, extent.max_values))
+        answers.append(runtime.run(samples[-1]))
+    return Trial(sizes, samples, answers)

@@ -1,36 +1,33 @@
-"""Find out whether a model's requests may be batched: run the same inputs alone and in batches, and compare.
+"""Decides whether a loaded model's requests are batched: by the operator's setting, a proof in its file, or a trial.
 
-The export does so thoroughly, once, for a file that somebody else made; the server briefly, whenever it loads a file
-without such a proof (see `batching_decision`).
+A file's axes do not show this. Softmax, a sum or a reversal along the first axis keeps that axis's name and size, but
+mixes up the answers of callers whose requests share a batch. So the same inputs are computed alone and in batches, and
+the answers are compared. The export does this once, thoroughly, for a file from elsewhere. The server does it briefly
+when it loads a file without such a proof.
 """
 
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import InferenceError
-from hangtag.serving.server.runtime.arrays import Array, Tensors
+from hangtag.serving.server.runtime.arrays import Array, Extent, Sizes, Tensors, Trial, trials
+from hangtag.serving.server.runtime.gate_proof import proves_batching
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.serving.server.runtime.synthetic_inputs import MAX_VALUES, Sizes, candidates, sample
-
-LENGTHS = (1, 2, 3, 5, 8, 16, 32, 64, 224)
-"""Tried for free axes other than the batch; the first at which the model runs are used."""
-_SAMPLES = 7  # larger batches hold some of them several times
-_LEAST_SAMPLES = 3  # the third one is ten times larger than the first two
 
 
 class _Tolerance(NamedTuple):
     """How far floats may differ.
 
     Attributes:
-        place: As a share of the largest value that the same place of the output has for any sample, so that large
-            values in one place hide nothing in another.
-        anywhere: As a share of the largest value anywhere in the output: a small value may be the difference of large
-            ones.
+        place: As a share of the largest value that any sample has at the same place of the output, so that large values
+            at one place do not hide differences at another.
+        anywhere: As a share of the largest value anywhere in the output, because a small value may be the difference of
+            two large values.
     """
 
     place: float
@@ -38,31 +35,21 @@ class _Tolerance(NamedTuple):
 
 
 _TOLERANCES = {2: _Tolerance(1e-2, 1e-3), 4: _Tolerance(1e-3, 1e-5), 8: _Tolerance(1e-6, 1e-11)}
-"""By size of a float in bytes, for sums in another order."""
+"""Size of a float in bytes -> tolerance for sums that are computed in another order."""
 _TOLERANCE_IN_8_BITS = _Tolerance(0.05, 0.05)
-"""Where layers round to 8 bits: a sum in another order may be rounded to the next of 256 steps, and later layers go on
-from there."""
+"""For layers that round to 8 bits: a sum in another order may be rounded to the next of 256 steps, and later layers
+continue from there."""
 _TOLERANCES_ON_GPUS = _TOLERANCES | {4: _TOLERANCES[2]}
-"""CUDA may multiply FP32 in TF32, which has FP16's 10 bits of mantissa, and choose so for some batch sizes alone."""
+"""CUDA may multiply FP32 in TF32, which has FP16's 10 bits of mantissa, and may do so for only some batch sizes."""
 _LEAST_SCALE = 1e-3
-"""Where the largest value is below this, the shares are of this: such values may be what rounding left."""
+"""If the largest value is below this, shares are relative to this instead: such values may be rounding errors."""
 
-Answers = Mapping[str, Array]
-
-
-@dataclass(frozen=True)
-class Extent:
-    """How much is tried."""
-
-    sizes: tuple[int, ...]
-    """The batch sizes."""
-    lengths: int
-    """At most so many of LENGTHS."""
-    max_values: int = MAX_VALUES
-    """The largest input of one sample."""
-    seconds: float = math.inf
-    """After this long only the least follows: three samples, and one batch of each size, at one length."""
-
+_BRIEF_SIZES = (2, 7)
+"""Batch sizes of a brief trial, in addition to the server's largest: a row may depend on a row that only the largest
+batch has."""
+_BRIEF_LENGTHS = 2
+_BRIEF_SECONDS = 0.5
+_BRIEF_VALUES = 2**22  # 16 MiB of FP32, the default of --max-message-mib
 
 THOROUGH = Extent((2, 3, 7, 16, 64), lengths=4)
 """64 is the server's default max_batch_size."""
@@ -70,7 +57,7 @@ THOROUGH = Extent((2, 3, 7, 16, 64), lengths=4)
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether requests may be batched, why, and what was tried. The fields are keys in a published file's metadata."""
+    """Whether requests may be batched, why, and what was tried. Its fields are keys in a published file's metadata."""
 
     batched: bool
     why: str
@@ -78,13 +65,45 @@ class Verdict:
     max_difference: float = 0.0
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """Samples, and the model's answer to each of them alone."""
+class Decision(NamedTuple):
+    """Whether requests are batched, and why."""
 
-    sizes: Sizes
-    samples: Sequence[Tensors]
-    answers: Sequence[Answers]
+    because: str
+    """Why requests are batched, for the log; empty if they are not."""
+    tried: bool = False
+    """Whether the model has computed a batch of each size, including the largest."""
+
+
+def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_batch_size) -> Decision:
+    """Forbid a runtime to batch requests unless something proves that the rows of a batch are independent.
+
+    The operator's setting needs no trial, nor does the proof in a file that has not changed since the gate of 'hangtag
+    export'. Any other model that would be batched, because of its axes or ``hangtag.batched``, is tried on synthetic
+    inputs. This takes milliseconds for a small model; for a slow model only a dozen rows are computed. If the rows
+    differ, or no input gets an answer, ``why_unbatched`` of the runtime's signature states the reason.
+
+    With a max_batch_size of 1, nothing is batched and nothing tried.
+    """
+    signature = runtime.signature
+    if not signature.batched:
+        return Decision("")
+    if signature.batching_override:
+        return Decision("the operator says so; not tried")
+    if max_batch_size == 1:
+        return Decision("at most one sample is computed at once")
+    if "gate" in signature.metadata and proves_batching(runtime.path):
+        return Decision("its file has the proof")
+    sizes = tuple(sorted({*(min(size, max_batch_size) for size in _BRIEF_SIZES), max_batch_size}))
+    extent = Extent(sizes, _BRIEF_LENGTHS, _BRIEF_VALUES, _BRIEF_SECONDS)
+    try:
+        verdict, _ = prove(runtime, None, runtime.operators, extent)
+    except InferenceError as error:
+        runtime.forbid_batching(f"it cannot be tried: {' '.join(str(error).split())[:300]}")
+        return Decision("")
+    if not verdict.batched:
+        runtime.forbid_batching(f"tried rows alone and together: {verdict.why}")
+        return Decision("")
+    return Decision(verdict.why, tried=True)
 
 
 def prove(
@@ -94,12 +113,12 @@ def prove(
 
     Args:
         runtime: The loaded model.
-        obstacle: Why the graph itself must not be batched, if so; then the model is only run on single samples.
-        operators: Of the model, with or without their domains.
+        obstacle: Why the graph forbids batching, or None. With an obstacle, the model runs only on single samples.
+        operators: The model's operators, with or without their domains.
         extent: How much is tried.
 
     Returns:
-        The verdict, and sizes at which the model runs.
+        The verdict, and open sizes at which the model runs.
 
     Raises:
         InferenceError: No synthetic input gets an answer.
@@ -107,31 +126,31 @@ def prove(
     deadline = time.monotonic() + extent.seconds
     tolerances = _tolerances(runtime, operators)
     failures: list[InferenceError] = []
-    trials: list[Sizes] = []
+    answered: list[Sizes] = []
     largest, telling = 0.0, False
-    for trial in _trials(runtime, extent, deadline, failures):
-        trials.append(trial.sizes)
-        lengths = tuple(sizes.length for sizes in trials)
+    for trial in trials(runtime, extent, deadline, failures):
+        answered.append(trial.sizes)
+        lengths = tuple(sizes.length for sizes in answered)
         if obstacle is not None:
-            return Verdict(False, obstacle, lengths), trials[0]
+            return Verdict(False, obstacle, lengths), answered[0]
         problem, difference = _judge(runtime, trial, extent.sizes, deadline, tolerances)
         if problem is not None:
-            return Verdict(False, problem, lengths), trials[0]
+            return Verdict(False, problem, lengths), answered[0]
         largest = max(largest, difference)
         telling = telling or not _all_equal(trial.answers)
-    if not trials:
+    if not answered:
         raise InferenceError(f"no synthetic input gets an answer; the last: {failures[-1]}")
     if not telling:
-        return Verdict(False, "each synthetic input gets the same answer, which proves nothing", lengths), trials[0]
+        return Verdict(False, "all synthetic inputs get the same answer, which proves nothing", lengths), answered[0]
     why = f"the same answers alone and in batches of {', '.join(map(str, extent.sizes))}"
-    return Verdict(True, why, lengths, largest), trials[0]
+    return Verdict(True, why, lengths, largest), answered[0]
 
 
 def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Tolerance]:
     """How far floats may differ, by their size in bytes.
 
-    Layers that round to 8 bits may differ by steps, but not where they find the size of the steps in the batch itself:
-    then each row depends on the range of the others.
+    Layers that round to 8 bits may differ by whole steps. This does not excuse layers that derive the step size from
+    the batch: there each row depends on the range of the other rows.
     """
     kinds = {operator.rpartition(".")[2] for operator in operators}
     in_8_bits = any(kind.startswith(("QuantizeLinear", "QLinear", "QGemm")) for kind in kinds)
@@ -140,47 +159,13 @@ def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Toleranc
     return _TOLERANCES if runtime.on_cpu else _TOLERANCES_ON_GPUS
 
 
-def _trials(runtime: Runtime, extent: Extent, deadline: float, failures: list[InferenceError]) -> Iterator[_Trial]:
-    """The first lengths at which the model runs every sample, with the other sizes at which it does.
-
-    Exceptions at other sizes are appended to ``failures``.
-    """
-    yielded = 0
-    for alternatives in candidates(runtime.signature, LENGTHS):
-        for sizes in alternatives:
-            if (yielded or failures) and time.monotonic() > deadline:
-                return
-            try:
-                trial = _trial(runtime, sizes, extent, deadline)
-            except InferenceError as error:
-                failures.append(error)
-                continue
-            yield trial
-            yielded += 1
-            break
-        if yielded == extent.lengths:
-            return
-
-
-def _trial(runtime: Runtime, sizes: Sizes, extent: Extent, deadline: float) -> _Trial:
-    """Run samples alone. Raises InferenceError where one of them gets no answer."""
-    samples: list[Tensors] = []
-    answers: list[Answers] = []
-    for seed in range(_SAMPLES):
-        if seed >= _LEAST_SAMPLES and time.monotonic() > deadline:
-            break
-        samples.append(sample(runtime.signature, sizes, seed, extent.max_values))
-        answers.append(runtime.run(samples[-1]))
-    return _Trial(sizes, samples, answers)
-
-
 def _judge(
-    runtime: Runtime, trial: _Trial, batch_sizes: Sequence[int], deadline: float, tolerances: Mapping[int, _Tolerance]
+    runtime: Runtime, trial: Trial, batch_sizes: Sequence[int], deadline: float, tolerances: Mapping[int, _Tolerance]
 ) -> tuple[str | None, float]:
-    """Run the samples of a trial in batches; after the deadline only in those that have the first sample.
+    """Run the samples of a trial in batches; after the deadline only in batches that have the first sample.
 
     Returns:
-        Why they may not be batched, or None; and how far the answers are from those alone, as a share.
+        Why samples may not be batched, or None; and how far answers in batches differ from answers alone, as a share.
     """
     count = len(trial.samples)
     scales = {name: _scales([answer[name] for answer in trial.answers], tolerances) for name in trial.answers[0]}
@@ -194,7 +179,7 @@ def _judge(
         problem, difference = _compare(runtime, samples, alone, scales, tolerances)
         if problem is not None:
             again, _ = _compare(runtime, samples[:1], alone[:1], scales, tolerances)
-            return problem if again is None else "the same input gets another answer each time", difference
+            return problem if again is None else "the same input gets a different answer each time", difference
         largest = max(largest, difference)
     return None, largest
 
@@ -202,14 +187,14 @@ def _judge(
 def _compare(
     runtime: Runtime,
     samples: Sequence[Tensors],
-    expected: Sequence[Answers],
+    expected: Sequence[Tensors],
     scales: Mapping[str, Array],
     tolerances: Mapping[int, _Tolerance],
 ) -> tuple[str | None, float]:
     """Run these samples as one batch, and compare its rows with the answers to each sample alone.
 
     Returns:
-        Why they may not be batched, or None; and how far the answers are from those alone, as a share.
+        Why samples may not be batched, or None; and how far answers in the batch differ from answers alone, as a share.
     """
     size = len(samples)
     try:
@@ -222,7 +207,7 @@ def _compare(
         if rows.ndim == 0 or len(rows) != size or any(len(row) != 1 for row in alone):
             return f"{name!r} has {len(rows) if rows.ndim else 'no'} rows for a batch of {size}", 0.0
         if len({row.shape for row in alone}) != 1 or alone[0].shape[1:] != rows.shape[1:]:
-            return f"{name!r} has another shape in a batch of {size} than alone", 0.0
+            return f"{name!r} has a different shape in a batch of {size} than alone", 0.0
         difference = _difference(rows, np.concatenate(alone), scales[name])
         if not difference <= (tolerances[rows.dtype.itemsize].place if rows.dtype.kind == "f" else 0.0):
             return f"{name!r} of the same input differs between a batch of 1 and a batch of {size}", difference
@@ -231,7 +216,7 @@ def _compare(
 
 
 def _scales(answers: Sequence[Array], tolerances: Mapping[int, _Tolerance]) -> Array:
-    """What a difference at each place of an output is measured by: the share of it that is allowed is ``place``."""
+    """The scale at each place of an output: a difference may be at most the share ``place`` of it."""
     if answers[0].dtype.kind != "f" or len({answer.shape for answer in answers}) != 1:
         return np.ones(())
     tolerance = tolerances[answers[0].dtype.itemsize]
@@ -244,15 +229,8 @@ def _scales(answers: Sequence[Array], tolerances: Mapping[int, _Tolerance]) -> A
 
 
 def _difference(rows: Array, expected: Array, scales: Array) -> float:
-    """The largest difference, as a share of the scale of its place; infinite where only one of the two is NaN or
-    infinite.
-
-    For values that are no floats it is 1 if any two differ, else 0.
-
-    Args:
-        rows: [batch, ...].
-        expected: [batch, ...].
-        scales: [1, ...], or a number.
+    """The largest difference, as a share of the scale at its place. Infinite if NaNs or infinities differ. For values
+    other than floats: 1 if any value differs, else 0. scales: [1, ...], or a number.
     """
     if rows.dtype.kind != "f":
         return float(not np.array_equal(rows, expected))
@@ -266,8 +244,8 @@ def _difference(rows: Array, expected: Array, scales: Array) -> float:
     return float(shares.max(initial=0))
 
 
-def _all_equal(answers: Sequence[Answers]) -> bool:
-    """Whether all samples get one answer: then rows that changed places, for example, would not show."""
+def _all_equal(answers: Sequence[Tensors]) -> bool:
+    """Whether all samples get the same answer. If so, swapped rows, for example, would go unnoticed."""
     first, *others = answers
     return all(
         np.array_equal(array, other[name], equal_nan=array.dtype.kind == "f")

@@ -1,12 +1,12 @@
-"""Checks that a model's file has passed the gate of 'hangtag export', and is what passed it.
+"""Checks that a model's file has passed the gate of 'hangtag export' and has not changed since.
 
 The export writes the gate's figures (``hangtag.gate``) and a digest of the graph and its weights
-(``hangtag.graph_digest``) into the file's metadata. The digest leaves the metadata out: it is the SHA-256 of the
-serialized ModelProto without ``metadata_props``. Those are top-level fields of protobuf's wire format, so they are
-skipped here without a parser for ONNX, which a server does not have.
+(``hangtag.graph_digest``) into the file's metadata. The digest excludes the metadata: it is the SHA-256 of the
+serialized ModelProto without ``metadata_props``. These are top-level fields in protobuf's wire format, so this module
+skips them without an ONNX parser, which a server does not have.
 
-Nothing is signed: who can write a file can also write a proof into it. This finds files that nobody has proven, and
-files that were changed or damaged since.
+Nothing is signed: anybody who can write a file can also write a proof into it. The check detects files that nobody has
+proven, and files that were changed or damaged after their proof.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from hangtag.serving.signature import PREFIX
 _METADATA_PROPS = 14  # of ModelProto
 _KEY, _VALUE = 1, 2  # of StringStringEntryProto
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_STRUCTURE = "structure"  # the check that every file passes, whoever made it
-_BATCHING = "batching"  # a check that files pass, and a finding about those of others
+_STRUCTURE = "structure"  # the check that every file passes, third-party files too
+_BATCHING = "batching"  # a check that our own files pass, and a finding about third-party files
 
 
 def proves_batching(file: Path) -> bool:
-    """Whether a file has passed the gate's check that rows get the same answers alone and in batches, and is what
-    passed it. False for one that cannot be read."""
+    """Whether a file has passed the gate's check that rows get the same answers alone and in batches, and has not
+    changed since. False for a file that cannot be read."""
     try:
         metadata, digest = _read(file.read_bytes())
     except (OSError, ValueError):
@@ -38,13 +38,10 @@ def proves_batching(file: Path) -> bool:
 
 
 def require_proof(file: Path) -> None:
-    """Check a file before ONNX Runtime reads it (--require-proof).
-
-    Args:
-        file: A version's model.onnx.
+    """Check a version's model.onnx before ONNX Runtime reads it (--require-proof).
 
     Raises:
-        ModelLoadError: The file cannot be read, has not passed the gate, or was changed since.
+        ModelLoadError: The file cannot be read, has not passed the gate, or has changed since.
     """
     try:
         metadata, digest = _read(file.read_bytes())
@@ -52,8 +49,8 @@ def require_proof(file: Path) -> None:
         raise ModelLoadError(f"{file} cannot be read as an ONNX file: {error}") from error
     if _STRUCTURE not in _figures(metadata):
         raise ModelLoadError(
-            f"{file} has not passed the gate, which --require-proof demands. Publish it by 'hangtag export', or "
-            "by 'hangtag import' where somebody else has made it"
+            f"{file} has not passed the gate, which --require-proof demands. Publish it with 'hangtag export', or with "
+            "'hangtag import' if it is not from hangtag"
         )
     recorded = metadata.get(f"{PREFIX}graph_digest", "")
     if digest != recorded:
@@ -64,7 +61,7 @@ def require_proof(file: Path) -> None:
 
 
 def _figures(metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    """The gate's figures by check; empty where they cannot be read."""
+    """The gate's figures by check; empty if the metadata has no readable figures."""
     try:
         figures = json.loads(metadata.get(f"{PREFIX}gate", ""))
     except (ValueError, RecursionError):
@@ -73,7 +70,7 @@ def _figures(metadata: Mapping[str, str]) -> Mapping[str, Any]:
 
 
 def _read(data: bytes) -> tuple[dict[str, str], str]:
-    """Return the metadata, and the digest of everything else. Raises ValueError for what is not a message."""
+    """Return the metadata, and the digest of everything else. Raises ValueError if the data is not a message."""
     rest = hashlib.sha256()
     metadata: dict[str, str] = {}
     for number, field, content in _fields(memoryview(data)):
@@ -86,7 +83,7 @@ def _read(data: bytes) -> tuple[dict[str, str], str]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
-    """Yield each field's number, its bytes, and its content. Raises ValueError where the message is not whole."""
+    """Yield each field's number, its bytes, and its content. Raises ValueError if the message is incomplete."""
     position = 0
     while position < len(message):
         tag, content = _varint(message, position)
@@ -107,7 +104,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """Return the number that begins at this position, and where it ends."""
+    """Return the number that starts at this position, and the position after it."""
     value = 0
     for shift in range(0, 64, 7):
         if position >= len(message):

@@ -1,23 +1,118 @@
-"""Opens ONNX Runtime's InferenceSessions, and reads what a session knows about its model."""
+"""Opens ONNX Runtime's InferenceSessions, with the requested execution providers and one memory arena for all sessions.
+Reads from a session its signature and its operators, and whether these survive an input with an axis of size 0.
+"""
 
+import threading
+from collections.abc import Collection, Set
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 
 from hangtag.serving.server.errors import ModelLoadError
-from hangtag.serving.server.runtime.arena import share_one_arena
-from hangtag.serving.server.runtime.providers import BY_NAME, CUDA, Gpu, Provider, not_obtained, provider_list
 from hangtag.serving.signature import Signature, TensorSpec, UnsupportedModelError
 
 VERSION: str = onnxruntime.__version__
+
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+BY_NAME = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
+
+_DISPLAY_NAMES = {"cuda": "CUDA", "tensorrt": "TensorRT"}
+_GPU_BUILD = "Install the GPU build (pip install '.[gpu]', without the package onnxruntime), or use --provider cpu."
+_HINTS = {
+    "cuda": "Check the driver with nvidia-smi, or use --provider cpu.",
+    "tensorrt": "Install TensorRT's libraries in addition to CUDA's (pip install tensorrt), or use --provider cuda.",
+}
+
+# Most operators answer or refuse an empty tensor. These operators end the process (SIGABRT, SIGFPE, SIGSEGV) or never
+# return, whichever axis of their input is empty. Each operator of ONNX Runtime 1.32 was run with each axis empty to
+# find them; the tests repeat that for the operators that hangtag admits.
+_FATAL = {
+    *("ConvTranspose", "GRU", "InstanceNormalization", "LSTM", "RoiAlign", "STFT", "Unique"),
+    "ai.onnx.ml.FeatureVectorizer",
+}
+
+_STANDARD = ("", "ai.onnx.ml")
+# Of the operators outside the ONNX standard, only these are admitted. Quantized and optimised files use them. Many
+# other operators, including transformer attention, are fatal.
+_TRIED = {
+    f"com.microsoft.{name}"
+    for name in (
+        *("BiasGelu", "DequantizeLinear", "DynamicQuantizeMatMul", "FastGelu", "FusedConv", "FusedGemm", "FusedMatMul"),
+        *("Gelu", "MatMulIntegerToFloat", "MatMulNBits", "NhwcMaxPool", "QGemm", "QLinearAdd", "QLinearConcat"),
+        *("QLinearGlobalAveragePool", "QLinearLeakyRelu", "QLinearMul", "QLinearSigmoid", "QLinearSoftmax"),
+        *("QLinearWhere", "QuantizeLinear", "QuickGelu"),
+    )
+}
+# These operators are fatal only if a kernel or a limit is empty. In a model with one input these are constants.
+_PARAMETRIC = {"Conv", "ConvInteger", "NonMaxSuppression", "QLinearConv", "com.microsoft.FusedConv"}
+
+_lock = threading.Lock()
+
+_COPY = (
+    b"\x08\x08"  # ir_version 8
+    b'\x12\x00:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01g'  # a graph g of one node, y = Identity(x)
+    b"Z\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01"  # input x: FLOAT [1]
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01"  # output y: FLOAT [1]
+    b"B\x04\n\x00\x10\x11"  # opset 17
+)
+"""An ONNX file that copies a number. Source: onnx.proto of ONNX 1.18."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Which GPU computes, and how much of its memory, in MiB, a model's arena may take; 0: no limit."""
+
+    device_id: int = 0
+    mem_limit_mib: int = 0
+
+
+Provider = tuple[str, dict[str, str]]
+"""A provider's name and options, as ONNX Runtime takes them."""
+
+
+def provider_list(
+    provider: str, available: Collection[str], gpu: Gpu | None = None, *, cuda_graphs: bool = False
+) -> list[Provider]:
+    """The providers to pass to ONNX Runtime for ``cpu``, ``cuda`` or ``tensorrt``, in order of precedence.
+
+    Args:
+        provider: Which of the three.
+        available: The providers of the installed ONNX Runtime.
+        gpu: Which GPU computes.
+        cuda_graphs: Whether the session may capture CUDA graphs.
+
+    Raises:
+        ModelLoadError: This ONNX Runtime does not have the provider.
+    """
+    if provider != "cpu" and BY_NAME[provider] not in available:
+        raise ModelLoadError(
+            f"{_DISPLAY_NAMES[provider]} was requested, but this ONNX Runtime has only {', '.join(available)}. "
+            f"{_GPU_BUILD}"
+        )
+    cpu: list[Provider] = [(CPU, {})]
+    if provider == "cpu":
+        return cpu
+    gpu = gpu or Gpu()
+    limit = str(gpu.mem_limit_mib * 1024 * 1024)
+    # By default the arena doubles whenever it grows, and a model takes up to twice the memory that it needs.
+    cuda = {"device_id": str(gpu.device_id), "arena_extend_strategy": "kSameAsRequested"}
+    tensorrt = {"device_id": str(gpu.device_id)}
+    if gpu.mem_limit_mib:
+        cuda["gpu_mem_limit"] = tensorrt["trt_max_workspace_size"] = limit
+    if cuda_graphs:
+        cuda["enable_cuda_graph"] = "1"
+    # CUDA computes the operators that TensorRT lacks, and the CPU the operators that CUDA lacks.
+    return [*([(TENSORRT, tensorrt)] if provider == "tensorrt" else []), (CUDA, cuda), *cpu]
 
 
 class SessionOpener:
     """Opens sessions of one model file with the same GPU settings."""
 
     def __init__(self, path: Path, *, threads: int, gpu: Gpu) -> None:
-        """threads: ONNX Runtime's intra_op_num_threads, unless a call says otherwise."""
+        """threads: ONNX Runtime's intra_op_num_threads, unless ``open`` is called with another number."""
         self.path, self._threads, self._gpu = path, threads, gpu
 
     def open(
@@ -26,8 +121,8 @@ class SessionOpener:
         """Open a session with ``cpu``, ``cuda`` or ``tensorrt``.
 
         Args:
-            provider: Which of them.
-            threads: For a session beside the first one, with so many threads. Between two batches they do not spin,
+            provider: Which of the three.
+            threads: Given for a second session, which has this many threads. Between two batches they do not spin,
                 because other sessions compute then.
             cuda_graphs: Whether the session captures CUDA graphs.
 
@@ -38,14 +133,27 @@ class SessionOpener:
         requested = provider_list(provider, available, self._gpu, cuda_graphs=cuda_graphs)
         if provider != "cpu":
             _preload_cuda()
-        session = self._open(requested, threads or self._threads, spin_between=threads is None)
+        _share_one_arena()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or self._threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.force_spinning_stop", "0" if threads is None else "1")
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        options.log_severity_level = 4  # fatal: ONNX Runtime also raises its errors, and our log has those
+        try:
+            # With its fallback, ONNX Runtime prints to standard output and continues with another provider.
+            session = onnxruntime.InferenceSession(self.path, options, providers=requested, enable_fallback=0)
+        except Exception as error:
+            raise ModelLoadError(f"{self.path} cannot be loaded by ONNX Runtime {VERSION}: {error}") from error
         obtained = session.get_providers()[0]
         if obtained != BY_NAME[provider]:
-            raise ModelLoadError(f"{self.path}: {not_obtained(provider, obtained)}")
+            name, hint = _DISPLAY_NAMES[provider], _HINTS[provider]
+            raise ModelLoadError(f"{self.path}: {name} was requested, but ONNX Runtime uses {obtained}. {hint}")
         return session
 
     def open_best(self) -> tuple[onnxruntime.InferenceSession, str]:
-        """Open a session with CUDA where it is available, else with the CPU. Also returns why CUDA is not used."""
+        """Open a session with CUDA if it is available, else with the CPU. Also returns why CUDA is not used."""
         reason = ""
         if CUDA in onnxruntime.get_available_providers():
             try:
@@ -54,26 +162,11 @@ class SessionOpener:
                 reason = str(error)
         return self.open("cpu"), reason
 
-    def _open(self, requested: list[Provider], threads: int, *, spin_between: bool) -> onnxruntime.InferenceSession:
-        share_one_arena()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.force_spinning_stop", "0" if spin_between else "1")
-        options.add_session_config_entry("session.use_env_allocators", "1")
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        options.log_severity_level = 4  # fatal: ONNX Runtime also raises its errors, and our log has those
-        try:
-            # With its fallback, ONNX Runtime prints to standard output and goes on with another provider.
-            return onnxruntime.InferenceSession(self.path, options, providers=requested, enable_fallback=0)
-        except Exception as error:
-            raise ModelLoadError(f"{self.path} cannot be loaded by ONNX Runtime {VERSION}: {error}") from error
-
 
 def read_signature(
     session: onnxruntime.InferenceSession, path: Path, batching_override: bool | None = None
 ) -> Signature:
-    """The model's inputs, outputs and metadata. Raises ModelLoadError where hangtag cannot serve such a model."""
+    """The model's inputs, outputs and metadata. Raises ModelLoadError if hangtag cannot serve such a model."""
     try:
         return Signature.from_onnx(
             [TensorSpec.from_onnx(node.name, node.type, node.shape) for node in session.get_inputs()],
@@ -83,15 +176,15 @@ def read_signature(
         )
     except UnsupportedModelError as error:
         raise ModelLoadError(f"{path}: {error}") from error
-    except UnicodeDecodeError as error:  # ONNX Runtime loads such a file, and raises this when it is asked for the text
+    except UnicodeDecodeError as error:  # ONNX Runtime loads such a file, and raises this when the text is read
         raise ModelLoadError(f"{path}: a name, or a text of its metadata, is not UTF-8: {error}") from error
 
 
 def operators(session: onnxruntime.InferenceSession) -> set[str]:
-    """The operators of the optimised graph, those of subgraphs and functions included.
+    """The operators of the optimised graph, including those of subgraphs and functions.
 
-    Operators of the standard have their bare name, others their domain before it, such as com.microsoft.FusedConv. The
-    set is empty where this version of ONNX Runtime does not report them.
+    Standard operators have a bare name; others have their domain as a prefix, such as com.microsoft.FusedConv. The set
+    is empty if this version of ONNX Runtime does not report operators.
     """
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return set()
@@ -100,7 +193,7 @@ def operators(session: onnxruntime.InferenceSession) -> set[str]:
 
 
 def graph_options(number: int) -> onnxruntime.RunOptions:
-    """RunOptions that capture the CUDA graph of this number in the first runs and replay it later; -1: no graph."""
+    """RunOptions to capture the CUDA graph of this number in the first runs and replay it later; -1: no graph."""
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(number))
     return options
@@ -108,6 +201,70 @@ def graph_options(number: int) -> onnxruntime.RunOptions:
 
 @cache
 def _preload_cuda() -> None:
-    """Load CUDA's libraries where they come from PyPI. Once, because ONNX Runtime prints those that are missing."""
-    if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()
+    """Load CUDA's libraries if they come from PyPI, once: ONNX Runtime prints the missing libraries each time."""
+    onnxruntime.preload_dlls()
+
+
+def no_empty_tensor_because(operators: Set[str], signature: Signature, provider: str) -> str:
+    """Return, as the end of a sentence, why a model with these operators must get no empty tensor; empty if it may.
+
+    provider: ONNX Runtime's name of the execution provider that computes.
+    """
+    if provider != CPU:
+        return f"what {provider} does with an empty tensor is not known"
+    if not operators:
+        return "this version of ONNX Runtime does not report the model's operators"
+    fatal = sorted(operator for operator in operators if _is_fatal(operator))
+    if fatal:
+        return f"ONNX Runtime can end the process on an empty tensor in a model with {', '.join(fatal)}"
+    parametric = sorted(operators & _PARAMETRIC)
+    if parametric and sum(bool(spec.shape) for spec in signature.inputs) > 1:
+        return f"an input may be a parameter of {parametric[0]}, and ONNX Runtime crashes if that parameter is empty"
+    return ""
+
+
+def _is_fatal(operator: str) -> bool:
+    return operator in _FATAL or (operator.rpartition(".")[0] not in _STANDARD and operator not in _TRIED)
+
+
+def _share_one_arena() -> None:
+    """Register one memory pool ("arena") for all sessions. Otherwise each would keep a pool for its largest batch ever.
+
+    The pool grows by the requested size (kSameAsRequested, 1), not by doubling, which would keep unused memory.
+    """
+    with _lock:
+        _register()
+
+
+def shrink_arena() -> None:
+    """Free the part of the arena that no session uses now. After the first time this takes less than 1 ms.
+
+    The arena never frees memory by itself. Each new version of a model leaves holes into which the next large batch
+    does not fit, so a server whose models are replaced again and again would grow for hours. ONNX Runtime frees unused
+    memory at the end of a computation whose options request this. Here that is the computation of a model that only
+    copies a number.
+    """
+    with _lock:
+        _register()
+        session = _copying_session()
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    session.run(None, {"x": np.zeros(1, np.float32)}, options)
+
+
+@cache
+def _register() -> None:
+    onnxruntime.create_and_register_allocator(
+        onnxruntime.OrtMemoryInfo(
+            "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+        ),
+        onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1}),
+    )
+
+
+@cache
+def _copying_session() -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    return onnxruntime.InferenceSession(_COPY, options, providers=["CPUExecutionProvider"])

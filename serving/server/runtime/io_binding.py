@@ -1,56 +1,121 @@
-"""Buffers that a session reads and writes by ONNX Runtime's IO binding, and pools of them that threads share.
+"""Computes with ONNX Runtime's IO binding, in which a session reads and writes buffers, and with CUDA graphs.
 
-Nothing here imports ONNX Runtime: binding_factory passes its objects in.
+Threads share pools of buffers for a few batch sizes (buckets). A pool is used only if its answers equal the session's.
 """
 
+import ctypes
+import math
+import mmap
 import queue
-from collections.abc import Callable, Mapping, Sequence
+import time
+import weakref
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, NamedTuple, TypeVar
 
-from hangtag.serving.server.runtime.arrays import Array, Tensors, pad
-from hangtag.serving.server.runtime.batch_buckets import bucket_for
+import numpy as np
+import onnxruntime
+
+from hangtag.serving.server.errors import ModelLoadError
+from hangtag.serving.server.runtime.arrays import Array, Tensors, dtype_of, pad, random_rows, shape_of
+from hangtag.serving.server.runtime.inference_session import CUDA, SessionOpener, graph_options, operators
+from hangtag.serving.signature import Signature, TensorSpec
+
+# In every run ONNX Runtime's recurrent CUDA kernels copy sequence lengths from the host. No graph can hold such a copy.
+_RECURRENT = {"LSTM", "GRU", "RNN"}
+
+_TOLERANCE = 0.01  # wide, because the check looks for answers to other rows, not for a device's rounding
+_CHECKS = 2  # a graph that goes on reading its capture's inputs answers the first batch correctly
+_RUNS = 7
+_ENOUGH_SECONDS = 0.03  # for each way to compute a batch; slow models need fewer runs, and the start must not wait
+
+Compute = Callable[[Tensors], dict[str, Array]]
 
 
-class OrtValue(Protocol):
-    """The methods of ONNX Runtime's OrtValue that are used here."""
-
-    def update_inplace(self, data: Array) -> None: ...
-
-    def numpy(self) -> Array: ...
+def bucket_sizes(largest: int) -> tuple[int, ...]:
+    """1, 2, 4 and so on, and finally the largest size, so that less than half of any computed batch is padding."""
+    return (*(1 << power for power in range((largest - 1).bit_length())), largest)
 
 
-class Buffers(Protocol):
-    """The memory that one batch at a time is computed with."""
+def bucket_for(sizes: Sequence[int], samples: int) -> int | None:
+    """The smallest of the ascending sizes that holds the samples; None if all are too small."""
+    return next((size for size in sizes if size >= samples), None)
 
-    def run(self, inputs: Tensors) -> dict[str, Array]:
-        """Compute every output. The arrays are copies, because the next batch overwrites the buffers."""
-        ...
+
+def no_fixed_shapes_because(signature: Signature) -> str | None:
+    """Why the batch size does not determine the size of every buffer; None if it does."""
+    if not signature.batched:
+        return "its requests are not joined into batches"
+    for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
+        for spec in specs:
+            if spec.datatype == "BYTES":
+                return f"{kind} {spec.name!r} has strings, which stay in the host's memory"
+            if None in spec.shape[1:]:
+                return f"{kind} {spec.name!r} has free axes besides the batch: {spec}"
+    return None
+
+
+class PinnedMemory:
+    """Allocates arrays in page-locked memory. If that fails, uses plain memory and states the reason in ``problem``."""
+
+    def __init__(self, cuda_version: str) -> None:
+        """cuda_version: the CUDA version with which ONNX Runtime was built, such as 12.8; empty without CUDA."""
+        self.problem = ""
+        self._cudart: ctypes.CDLL | None = None
+        if not cuda_version:
+            self.problem = "this ONNX Runtime is built without CUDA"
+            return
+        try:
+            self._cudart = ctypes.CDLL(f"libcudart.so.{cuda_version.partition('.')[0]}")
+        except OSError as error:
+            self.problem = str(error)
+
+    def zeros(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+        """An array of zeros that shares no memory page with other arrays, because a page can be locked only once."""
+        count = math.prod(shape)
+        pages = mmap.mmap(-1, max(1, count * dtype.itemsize))
+        array = np.frombuffer(pages, dtype, count)
+        if self._cudart is not None:
+            address = ctypes.c_void_p(array.ctypes.data)
+            # Source: the CUDA runtime API's memory management, cudaHostRegister(ptr, size, flags); 0 is success.
+            code = self._cudart.cudaHostRegister(address, ctypes.c_size_t(len(pages)), 0)
+            if code == 0:
+                weakref.finalize(array, self._cudart.cudaHostUnregister, address)
+            else:
+                self.problem = f"cudaHostRegister failed with CUDA's error {code}"
+        return array.reshape(shape)
+
+    def inputs(self, signature: Signature, samples: int) -> dict[str, Array]:
+        """A buffer [samples, …] for each input of a model."""
+        return {spec.name: self.zeros(shape_of(spec, samples), dtype_of(spec)) for spec in signature.inputs}
+
+
+class Model(NamedTuple):
+    """The session that computes with the buffers, its signature and its device."""
+
+    session: onnxruntime.InferenceSession
+    signature: Signature
+    memory: PinnedMemory
+    device: tuple[str, int]
+    """The device that computes: ONNX Runtime's name and number, such as ("cuda", 0)."""
 
 
 class PinnedInputs:
-    """Copies inputs into buffers of the largest batch's size and binds those; ONNX Runtime allocates the outputs."""
+    """Copies inputs into bound buffers, which fit the largest batch; ONNX Runtime allocates the outputs."""
 
-    def __init__(
-        self, session: Any, host_inputs: Mapping[str, Array], output_names: Sequence[str], device: tuple[str, int]
-    ) -> None:
-        """
-        Args:
-            session: ONNX Runtime's InferenceSession.
-            host_inputs: For each input a buffer [largest batch, …] in this machine's memory.
-            output_names: The model's outputs.
-            device: ONNX Runtime's name and number of the device that computes, such as ("cuda", 0).
-        """
-        self._session, self._host_inputs = session, host_inputs
-        self._output_names, self._device = output_names, device
-        self._binding = session.io_binding()
+    def __init__(self, model: Model, largest: int) -> None:
+        self._session, self._device = model.session, model.device
+        self._host_inputs = model.memory.inputs(model.signature, largest)
+        self._output_names = [spec.name for spec in model.signature.outputs]
+        self._binding = model.session.io_binding()
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
+        """Compute every output of a batch. The arrays are copies, because the next batch overwrites the buffers."""
         for name, buffer in self._host_inputs.items():
             rows = buffer[: len(inputs[name])]
             rows[...] = inputs[name]
             self._binding.bind_cpu_input(name, rows)  # ONNX Runtime copies it to the device
-        # Bound again for each batch; otherwise ONNX Runtime reuses the buffers of the last batch, whose size differs.
+        # Bound again for each batch; else ONNX Runtime reuses the buffers of the previous batch, whose size differs.
         for name in self._output_names:
             self._binding.bind_output(name, *self._device)
         self._session.run_with_iobinding(self._binding)
@@ -60,31 +125,22 @@ class PinnedInputs:
 class FixedBuffers:
     """Buffers of one batch size at addresses that never change, which a captured CUDA graph needs."""
 
-    def __init__(
-        self,
-        session: Any,
-        run_options: Any,
-        host_inputs: Mapping[str, Array],
-        device_inputs: Mapping[str, OrtValue],
-        device_outputs: Mapping[str, OrtValue],
-    ) -> None:
-        """
-        Args:
-            session: ONNX Runtime's InferenceSession.
-            run_options: ONNX Runtime's RunOptions with the number of the graph to capture or replay.
-            host_inputs: For each input a buffer [batch size, …] in this machine's memory.
-            device_inputs: For each input the value on the device.
-            device_outputs: For each output the value on the device.
-        """
-        self._session, self._run_options = session, run_options
-        self._host_inputs, self._device_inputs, self._device_outputs = host_inputs, device_inputs, device_outputs
-        self._binding = session.io_binding()
-        for name, value in device_inputs.items():
+    def __init__(self, model: Model, size: int, graph: int) -> None:
+        """graph: The number of the graph, which the first runs capture and later runs replay."""
+        self._session, self._run_options = model.session, graph_options(graph)
+        self._host_inputs = model.memory.inputs(model.signature, size)
+        self._device_inputs, self._device_outputs = (
+            {spec.name: self._on_device(spec, size, model.device) for spec in specs}
+            for specs in (model.signature.inputs, model.signature.outputs)
+        )
+        self._binding = model.session.io_binding()
+        for name, value in self._device_inputs.items():
             self._binding.bind_ortvalue_input(name, value)
-        for name, value in device_outputs.items():
+        for name, value in self._device_outputs.items():
             self._binding.bind_ortvalue_output(name, value)
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
+        """See `PinnedInputs.run`. A smaller batch is padded."""
         samples = _samples(inputs)
         for name, buffer in self._host_inputs.items():
             pad(buffer, inputs[name])
@@ -92,9 +148,16 @@ class FixedBuffers:
         self._session.run_with_iobinding(self._binding, self._run_options)
         return {name: value.numpy()[:samples].copy() for name, value in self._device_outputs.items()}
 
+    @staticmethod
+    def _on_device(spec: TensorSpec, size: int, device: tuple[str, int]) -> onnxruntime.OrtValue:
+        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape_of(spec, size), dtype_of(spec).type, *device)
+
+
+Buffers = PinnedInputs | FixedBuffers
+
 
 class BufferPool:
-    """One set of buffers, of a few batch sizes, for each batch that may be computed at the same time. Thread-safe."""
+    """Buffers of a few batch sizes, one set for each batch that may be computed at the same time. Thread-safe."""
 
     def __init__(self, sizes: Sequence[int], make_buffers: Callable[[int], Buffers], *, instances: int) -> None:
         """
@@ -113,7 +176,7 @@ class BufferPool:
         return bucket_for(self.sizes, _samples(inputs)) is not None
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
-        """Compute every output of a batch that fits. Waits while all buffers are in use."""
+        """Compute every output of a batch for which ``fits`` is true. Waits while all buffers are in use."""
         size = bucket_for(self.sizes, _samples(inputs))
         assert size is not None
         buffers = self._free.get()
@@ -125,12 +188,12 @@ class BufferPool:
 
 class GraphPool(BufferPool):
     """Captured CUDA graphs, one for each batch size. ONNX Runtime replays a graph only in the thread that captured it,
-    so this pool has a thread of its own for every run."""
+    so one thread of this pool does all runs."""
 
     def __init__(
         self, sizes: Sequence[int], make_buffers: Callable[[int], Buffers], *, session: Any, name: str
     ) -> None:
-        """session: ONNX Runtime's InferenceSession that captures the graphs. name: of the thread."""
+        """session: The ONNX Runtime InferenceSession that captures the graphs. name: The thread's name."""
         self.session = session
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         super().__init__(sizes, make_buffers, instances=1)
@@ -141,3 +204,87 @@ class GraphPool(BufferPool):
 
 def _samples(inputs: Tensors) -> int:
     return len(next(iter(inputs.values())))
+
+
+def pinned_inputs(model: Model, largest: int, instances: int) -> BufferPool:
+    """Pinned inputs for batches up to the largest. Raises ModelLoadError if the model's shapes are not fixed."""
+    if problem := no_fixed_shapes_because(model.signature):
+        raise ModelLoadError(problem)
+    return BufferPool([largest], lambda size: PinnedInputs(model, size), instances=instances)
+
+
+def graphs(model: Model, opener: SessionOpener, sizes: Sequence[int]) -> GraphPool:
+    """CUDA graphs for these batch sizes, in a separate session; each graph is captured in its first runs.
+
+    Raises:
+        ModelLoadError: The provider or the model is known not to capture graphs.
+    """
+    provider = model.session.get_providers()[0]
+    if provider != CUDA:
+        raise ModelLoadError(f"only {CUDA} has CUDA graphs, not {provider}")
+    recurrent = sorted(_RECURRENT & operators(model.session))
+    if recurrent:
+        raise ModelLoadError(f"the model has {', '.join(recurrent)}, which reads the host's memory in every run")
+    captured = model._replace(session=opener.open("cuda", cuda_graphs=True))
+    return GraphPool(
+        sizes,
+        lambda size: FixedBuffers(captured, size, 1 + sizes.index(size)),
+        session=captured.session,
+        name=opener.path.parts[-3],
+    )
+
+
+Pool = TypeVar("Pool", bound=BufferPool)
+
+
+def verified(signature: Signature, compute: Compute, make_pool: Callable[[], Pool]) -> tuple[Pool | None, str]:
+    """The pool if its answers equal those of ``compute``; else None and the reason, which may be any exception."""
+    try:
+        pool = make_pool()
+        problem = _difference(signature, compute, pool)
+    except Exception as error:
+        return None, str(error)
+    return (None, problem) if problem else (pool, "")
+
+
+def is_faster(signature: Signature, pool: BufferPool, other: BufferPool, share: float) -> bool:
+    """Whether one batch of each size takes less than this share of the other pool's time."""
+    batches = [_batch(signature, size, seed=0) for size in pool.sizes]
+    seconds = (sum(_shortest(each.run, inputs) for inputs in batches) for each in (pool, other))
+    return next(seconds) < share * next(seconds)
+
+
+def _difference(signature: Signature, compute: Compute, pool: BufferPool) -> str:
+    """Compare a full batch and a padded batch of each size; return the first difference, or an empty text."""
+    for size in pool.sizes:
+        for check in range(_CHECKS):
+            samples = max(1, size - check)
+            inputs = _batch(signature, samples, seed=check)
+            expected = compute(inputs)
+            for name, array in pool.run(inputs).items():
+                if not _equal(array, expected[name]):
+                    return f"output {name!r} differs from the session's with {samples} samples"
+    return ""
+
+
+def _batch(signature: Signature, samples: int, seed: int) -> Tensors:
+    return {spec.name: random_rows(shape_of(spec, samples), dtype_of(spec), seed) for spec in signature.inputs}
+
+
+def _shortest(compute: Compute, inputs: Tensors) -> float:
+    """The seconds of the shortest of several runs, so that the machine's other work affects the result little."""
+    runs: list[float] = []
+    while len(runs) < 2 or (len(runs) < _RUNS and sum(runs) < _ENOUGH_SECONDS):
+        started = time.perf_counter()
+        compute(inputs)
+        runs.append(time.perf_counter() - started)
+    return min(runs)
+
+
+def _equal(array: Array, expected: Array) -> bool:
+    if array.shape != expected.shape:
+        return False
+    if array.dtype.kind != "f":
+        return bool((array == expected).all())
+    scale = float(np.abs(expected[np.isfinite(expected)]).max(initial=0))
+    return np.allclose(array, expected, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True)

@@ -4,37 +4,30 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import onnxruntime
 import structlog
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 from hangtag.serving.server.errors import InferenceError, InvalidValuesError, ModelLoadError
+from hangtag.serving.server.runtime import io_binding
 from hangtag.serving.server.runtime.arrays import Array, Tensors, zeros
-from hangtag.serving.server.runtime.batch_buckets import bucket_sizes
-from hangtag.serving.server.runtime.binding_factory import BindingFactory
-from hangtag.serving.server.runtime.empty_tensors import refusal
-from hangtag.serving.server.runtime.inference_session import SessionOpener, graph_options, operators, read_signature
-from hangtag.serving.server.runtime.io_binding import BufferPool, GraphPool
-from hangtag.serving.server.runtime.lone_batches import LoneBatches
-from hangtag.serving.server.runtime.providers import CPU, Gpu
-from hangtag.serving.server.runtime.verification import Verification
+from hangtag.serving.server.runtime.inference_session import (
+    CPU,
+    Gpu,
+    SessionOpener,
+    graph_options,
+    no_empty_tensor_because,
+    operators,
+    read_signature,
+)
+from hangtag.serving.server.runtime.session_tuner import SequentialSessionTuner
 from hangtag.serving.signature import TensorSpec
 
 log = structlog.get_logger()
 
-# CUDA graphs are kept where batches take less than this share of the time without, hand-over to a thread included.
+# CUDA graphs are kept if batches take less than this share of the time without graphs, with the hand-over to a thread.
 _GRAPHS_GAIN = 0.95
-
-
-class RuntimeFactory(Protocol):
-    """Loads model files; `Runtime` itself is one. A test gives a server another one, whose batches it holds back."""
-
-    def __call__(
-        self, path: Path, *, provider: str, threads: int, batching_override: bool | None, gpu: Gpu
-    ) -> "Runtime":
-        """Load a file, with the arguments of `Runtime`."""
 
 
 class Runtime:
@@ -48,15 +41,15 @@ class Runtime:
     cuda_graphs: bool = False
     """Whether captured CUDA graphs compute the batches."""
     io_binding_failures: int = 0
-    """Batches that failed with IO binding and that the session then computed without it."""
+    """Number of batches that failed with IO binding, and that the session then computed without IO binding."""
     requested_provider: str = "auto"
     fell_back: bool = False
-    """Whether the CPU computes although this ONNX Runtime has CUDA, which does not work here."""
+    """Whether the CPU computes because CUDA, which this ONNX Runtime has, does not work here."""
     no_empty_because: str = ""
-    """Why an input must have no axis of size 0; empty where it may have one."""
+    """Why no axis of an input may have size 0; empty if that is allowed."""
 
-    _lone_batches: LoneBatches | None = None
-    _buffer_pool: BufferPool | None = None
+    _tuner: SequentialSessionTuner | None = None
+    _buffer_pool: io_binding.BufferPool | None = None
     _run_options: onnxruntime.RunOptions | None = None
 
     def __init__(
@@ -73,13 +66,13 @@ class Runtime:
 
         Args:
             path: The file, <models>/<name>/<version>/model.onnx.
-            provider: ``cpu``, ``cuda`` or ``tensorrt``, which have to be available; or ``auto``: CUDA where it is
-                available, else the CPU.
+            provider: ``cpu``, ``cuda`` or ``tensorrt``, which must be available; or ``auto``: CUDA if it is available,
+                else the CPU.
             threads: ONNX Runtime's intra_op_num_threads.
-            batching_override: Whether requests may be joined, whatever the file says; None leaves it to the file.
+            batching_override: Whether requests may be batched, whatever the file says; None: as the file says.
             gpu: Which GPU computes, and its memory limit.
-            opener: Opens all sessions of the file; None for one with these threads on this GPU. A test gives its own,
-                to see the sessions.
+            opener: Opens all sessions of the file; None for an opener with these threads on this GPU. Tests pass their
+                own, to observe the sessions.
 
         Raises:
             ModelLoadError: The file cannot be loaded, or the provider is not available.
@@ -89,7 +82,7 @@ class Runtime:
         self.requested_provider = provider
         self.path = path
         self.notes: dict[str, str] = {}
-        """Optimisations that this model runs without, and why; for the log."""
+        """Optimisations that this model does not use, and why; for the log."""
         self._opener = opener or SessionOpener(path, threads=threads, gpu=gpu)
         if provider == "auto":
             self._session, reason = self._opener.open_best()
@@ -102,8 +95,8 @@ class Runtime:
         self.file_bytes = path.stat().st_size  # about the memory that the weights take
         self.signature = read_signature(self._session, path, batching_override)
         self.operators = operators(self._session)
-        """Of the optimised graph, as `inference_session.operators` names them."""
-        self.no_empty_because = refusal(self.operators, self.signature, self.provider)
+        """The operators of the optimised graph, as `inference_session.operators` names them."""
+        self.no_empty_because = no_empty_tensor_because(self.operators, self.signature, self.provider)
         self._device = ("cpu", 0) if self.on_cpu else ("cuda", gpu.device_id)
         self._output_names = [spec.name for spec in self.signature.outputs]
         self._binding_lock = threading.Lock()
@@ -115,11 +108,11 @@ class Runtime:
 
     @property
     def alone_threads(self) -> int:
-        """Threads that compute a batch while nothing else is computed."""
-        return self._lone_batches.threads if self._lone_batches is not None else self.threads
+        """Number of threads that compute a lone batch."""
+        return self._tuner.threads if self._tuner is not None else self.threads
 
     def forbid_batching(self, why: str) -> None:
-        """Let no requests be joined. why: What a trial has shown, for ``signature.why_unbatched``."""
+        """Forbid batching requests. why: The result of a trial, for ``signature.why_unbatched``."""
         self.signature = replace(self.signature, disproof=why)
 
     def run(self, inputs: Tensors, *, alone: bool = False) -> dict[str, Array]:
@@ -127,34 +120,34 @@ class Runtime:
 
         Args:
             inputs: An array for each of the model's inputs, of its dtype and shape.
-            alone: No other batch of any model waits or is being computed, so that a session with more threads may be
-                used.
+            alone: No other batch of any model waits or is being computed, so a session with more threads may be used.
 
         Raises:
-            InvalidValuesError: The inputs are at fault: ONNX Runtime refuses them, or fails on them and not on others.
+            InvalidValuesError: The inputs are at fault: ONNX Runtime refuses them, or fails on them but not on zeros.
             InferenceError: ONNX Runtime failed for another reason.
         """
         try:
             if self._buffer_pool is not None:
                 return self._compute_bound(inputs)
-            lone = self._lone_batches
-            if lone is None or not alone:
+            tuner = self._tuner
+            if tuner is None or not alone:
                 return self._run_session(inputs)
-            if lone.is_decided:
-                return self._run_session(inputs, lone.session)
-            return lone.compare(lambda session: self._run_session(inputs, session))
+            if tuner.settled:
+                tuner.settled -= 1
+                return self._run_session(inputs, tuner.session)
+            return tuner.compare(lambda session: self._run_session(inputs, session))
         except InvalidArgument as error:
-            raise InvalidValuesError(f"ONNX Runtime refuses the values in the request: {error}") from error
+            raise InvalidValuesError(f"ONNX Runtime refuses the request's values: {error}") from error
         except Exception as error:  # ONNX Runtime's exceptions have no public base class
             if self._only_these_inputs_fail(error):
-                raise InvalidValuesError(f"ONNX Runtime cannot compute what is in the request: {error}") from error
+                raise InvalidValuesError(f"ONNX Runtime cannot compute the request's values: {error}") from error
             raise InferenceError(f"ONNX Runtime failed: {error}") from error
 
     def warm_up(self, batch_sizes: Sequence[int]) -> None:
         """Run zeros once at each batch size, so that no caller waits for first allocations. Other free axes get size 1.
 
         Raises:
-            ModelLoadError: The model loads and cannot compute, or its inputs are larger than memory.
+            ModelLoadError: The model was loaded but cannot compute, or its inputs do not fit into memory.
         """
         for size in batch_sizes if self.signature.batched else [1]:
             try:
@@ -162,23 +155,23 @@ class Runtime:
             except (MemoryError, ValueError) as error:  # ValueError: numpy has no arrays of this size or rank
                 specs = "; ".join(map(str, self.signature.inputs))
                 raise ModelLoadError(
-                    f"{self._opener.path} loads, but memory cannot hold its inputs ({specs}) with a batch of {size}: "
-                    f"{error}. Set a lower max_batch_size, or give the inputs smaller axes in the file"
+                    f"{self._opener.path} loads, but its inputs ({specs}) with a batch of {size} do not fit into "
+                    f"memory: {error}. Set a lower max_batch_size, or give the inputs smaller axes in the file"
                 ) from error
             try:
                 self.run(inputs)
             except InferenceError as error:
                 if not self.signature.batched or any(_is_guessed(spec) for spec in self.signature.inputs):
-                    return  # the model may compute what callers send
+                    return  # zeros of guessed shapes may fail, and callers' requests succeed
                 shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
                 raise ModelLoadError(f"{self._opener.path} loads, but fails on zeros ({shapes}): {error}") from error
 
     def allow_more_threads(self, threads: int, is_unchanged: Callable[[], bool]) -> None:
-        """Let lone batches be computed with more threads where that is faster (see `lone_batches`).
+        """Compute lone batches with more threads if that is faster (see `session_tuner`).
 
         Args:
-            threads: At most so many.
-            is_unchanged: Whether the model's files are still those that this runtime has loaded.
+            threads: The most threads.
+            is_unchanged: Returns whether the model's files have not changed since this runtime loaded them.
         """
 
         def open_session(threads: int) -> onnxruntime.InferenceSession:
@@ -187,45 +180,51 @@ class Runtime:
                 raise ModelLoadError("the model's files have changed since they were loaded")
             return session
 
-        self._lone_batches = LoneBatches(self._opener.path, self._session, self.threads, open_session, threads)
+        self._tuner = SequentialSessionTuner(self._opener.path, self._session, self.threads, open_session, threads)
 
     def use_io_binding(self, max_batch_size: int, *, instances: int, cuda_graphs: str = "off") -> None:
         """Compute batches of up to this size by IO binding with pinned inputs, and by CUDA graphs if requested.
 
-        Either is used only after it has answered as the session does. ``notes`` says why one is not used.
+        Each of the two is used only after its answers have equalled the session's; otherwise ``notes`` says why not.
 
         Args:
             max_batch_size: The largest batch, in samples.
             instances: How many batches may be computed at once.
             cuda_graphs: ``off``; ``on``: capture a graph for each of a few batch sizes, to which batches are padded;
-                ``auto``: the same, where it is faster.
+                ``auto``: the same, but only if that is faster.
         """
-        factory = BindingFactory(self._opener, self._session, self.signature, self._device)
-        verification = Verification(self.signature, self._run_session)
-        pool, problem = verification.verified(lambda: factory.pinned_inputs(max_batch_size, instances))
+        signature, compute = self.signature, self._run_session
+        on_cpu = self._session.get_providers()[0] == CPU
+        memory = io_binding.PinnedMemory("" if on_cpu else onnxruntime.cuda_version)
+        model = io_binding.Model(self._session, signature, memory, self._device)
+        pool, problem = io_binding.verified(
+            signature, compute, lambda: io_binding.pinned_inputs(model, max_batch_size, instances)
+        )
         if pool is None:
             self.notes["no_io_binding"] = problem
             return
         self._buffer_pool = pool
         if cuda_graphs != "off":
-            graphs, problem = verification.verified(lambda: factory.graphs(bucket_sizes(max_batch_size)))
-            if graphs and cuda_graphs == "auto" and not verification.is_faster(graphs, pool, _GRAPHS_GAIN):
+            sizes = io_binding.bucket_sizes(max_batch_size)
+            graphs, problem = io_binding.verified(
+                signature, compute, lambda: io_binding.graphs(model, self._opener, sizes)
+            )
+            if graphs and cuda_graphs == "auto" and not io_binding.is_faster(signature, graphs, pool, _GRAPHS_GAIN):
                 graphs, problem = None, "they are not faster here"
             if graphs:
                 self._use_graphs(graphs)
             else:
                 self.notes["no_cuda_graphs"] = problem
-        if factory.pinning_problem:
-            self.notes["not_page_locked"] = factory.pinning_problem
+        if memory.problem and not on_cpu:
+            self.notes["not_page_locked"] = memory.problem
 
     def close(self) -> None:
         """Free the memory of the sessions. Call it when nothing is computed any more; a second call does nothing."""
-        self.__dict__.pop("_session", None)
-        self._lone_batches = self._buffer_pool = None
+        self._session = self._tuner = self._buffer_pool = None
 
-    def _use_graphs(self, graphs: GraphPool) -> None:
-        # The graphs' session replaces the first one, so that the device holds the model once. The same session computes
-        # batches that have no graph, without a graph.
+    def _use_graphs(self, graphs: io_binding.GraphPool) -> None:
+        # The graphs' session replaces the first session, so that the device holds the model once. It also computes
+        # batches that have no graph.
         self._session, self._buffer_pool, self._run_options = graphs.session, graphs, graph_options(-1)
         self.cuda_graphs = True
 
@@ -238,20 +237,20 @@ class Runtime:
             return pool.run(inputs)
         except Exception as error:
             # ONNX Runtime raises the same exceptions for a failed binding and for bad inputs. Running the session shows
-            # which it is: if it fails too, the inputs are at fault and the binding stays in use.
+            # which it is: if that fails too, the inputs are at fault and the binding stays in use.
             outputs = self._run_session(inputs)
             self._stop_io_binding(error)
             return outputs
 
     def _stop_io_binding(self, error: Exception) -> None:
-        """Compute without IO binding from now on: where it fails for good, every batch would be computed twice."""
+        """Stop using IO binding: if it failed for every batch, every batch would be computed twice."""
         with self._binding_lock:
             self.io_binding_failures += 1
             first = self._buffer_pool is not None
             self._buffer_pool = None
             self.cuda_graphs = False
-        if first:  # batches of other threads may fail until they see that the pool is gone
-            log.error("IO binding failed; from now on without", file=str(self._opener.path), reason=str(error))
+        if first:  # other threads' batches may fail until they see that the pool is gone
+            log.error("IO binding failed; from now on without it", file=str(self._opener.path), reason=str(error))
 
     def _run_session(self, inputs: Tensors, session: onnxruntime.InferenceSession | None = None) -> dict[str, Array]:
         outputs = (session or self._session).run(self._output_names, dict(inputs), self._run_options)
@@ -260,8 +259,8 @@ class Runtime:
     def _only_these_inputs_fail(self, error: Exception) -> bool:
         """Whether zeros can still be computed, as when the model was loaded.
 
-        ONNX Runtime raises no particular exception for sizes and values that do not fit together, such as two shapes to
-        be added or the shape to reshape to.
+        ONNX Runtime has no specific exception for sizes and values that do not fit together, such as two shapes in an
+        addition or the target shape of a reshape.
         """
         if "alloc" in str(error):  # out of memory, whatever the inputs are
             return False
@@ -276,5 +275,9 @@ class Runtime:
 
 
 def _is_guessed(spec: TensorSpec) -> bool:
-    """Whether zeros are a guess for this input: size 1 for a free axis, or a text."""
+    """Whether zeros are only a guess for this input, because it has a free axis, which gets size 1, or is a text."""
     return None in spec.shape[1:] or spec.datatype == "BYTES"
+
+
+RuntimeFactory = Callable[..., Runtime]
+"""Loads a model file, with the arguments of `Runtime`. Tests pass a server a factory whose runtimes delay batches."""

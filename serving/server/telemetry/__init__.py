@@ -1,1 +1,1 @@
-"""What the server counts and reports: statistics, Prometheus metrics and the HTTP port for them, and the log."""
+"""What the server counts and reports: statistics, Prometheus metrics and their HTTP port, and the log."""

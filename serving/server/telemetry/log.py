@@ -1,4 +1,4 @@
-"""Configures the log: one line per event on standard error, rate-limited, in words at a terminal, else as key=value."""
+"""Configures the log: one line per event on standard error, rate-limited, and without unprintable characters."""
 
 import contextlib
 import logging
@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 import structlog
+from structlog.dev import ConsoleRenderer, plain_traceback
 from structlog.typing import EventDict
 
+from hangtag.printable import escaped
 from hangtag.serving.server.config.limits import Limits
-from hangtag.serving.server.telemetry.log_values import make_printable
-from hangtag.serving.server.telemetry.terminal_log import TerminalRenderer
 
 PERIOD = 10.0
-"""In so many seconds, as many lines of one event are written as its burst; the next states how many were dropped."""
+"""In this many seconds, at most a burst of lines of one event is written; the next line says how many were dropped."""
 INFO_BURST = 5
-"""Of the lines that report no problem, such as a model that was loaded by call. For others, `Limits` has it."""
+"""Burst of lines that report no problem, such as a model loaded on request. `Limits` has the burst of problems."""
 
+_LONGEST_VALUE = 2000
+"""The most characters of a value that are written; the rest are only counted."""
+_LONGEST_TRACEBACK = 20_000
+"""The most characters of a traceback that are written, from its end, because its last line has the error."""
 _MAX_MESSAGE = 500  # characters of a library's message that are logged
 _PROBLEMS = ("warning", "error", "critical", "exception")
 _SUBJECTS = ("model", "version", "file", "worker")
@@ -31,8 +35,8 @@ _SUBJECTS = ("model", "version", "file", "worker")
 class RateLimit:
     """A structlog processor that drops repeated lines, so that no client can fill the log. Thread-safe.
 
-    A problem is limited by its event alone. Other lines are limited for each model and worker by itself: the start of
-    many of them has a line for each. No client makes up the name of either.
+    All lines of a problem's event share one limit. Other lines have a limit for each model and worker, because the
+    start of many models or workers writes a line for each. Clients cannot make up names of models or workers.
     """
 
     def __init__(self, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,6 +59,29 @@ class RateLimit:
         if count >= burst:
             raise structlog.DropEvent
         return {**event_dict, "suppressed": suppressed} if count == 0 and suppressed else event_dict
+
+
+def _make_printable(_logger: object, _method: str, event_dict: EventDict) -> EventDict:
+    """A structlog processor, to use after the processor that turns an exception into its traceback.
+
+    Terminal escapes could change what a person sees, a line break could forge a line, and a long value could fill the
+    disk. So unprintable characters are written as Python escapes, and long values are cut.
+    """
+    traceback = event_dict.get("exception")
+    values = {key: _printable(value) for key, value in event_dict.items()}
+    if isinstance(traceback, str):
+        values["exception"] = "\n".join(map(escaped, traceback[-_LONGEST_TRACEBACK:].split("\n")))
+    return values
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_printable(each) for each in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = str(value)
+    cut = f"… ({len(text):,} characters)" if len(text) > _LONGEST_VALUE else ""
+    return escaped(text[:_LONGEST_VALUE]) + cut
 
 
 class _Writer:
@@ -92,8 +119,8 @@ def _whole(record: logging.LogRecord) -> dict[str, str]:
 def _without_values(record: logging.LogRecord) -> dict[str, str]:
     """Return a record's format, and the type and the place of its exception.
 
-    A message that came without arguments may have been formatted already, and the message of an exception may quote
-    what it is about, so neither is written.
+    A message without arguments may already be formatted, and an exception's message may quote values, so neither is
+    written.
     """
     fields = {"reason": str(record.msg)[:_MAX_MESSAGE]} if record.args else {}
     error = record.exc_info[1] if record.exc_info else None
@@ -105,39 +132,37 @@ def _without_values(record: logging.LogRecord) -> dict[str, str]:
 
 
 def redirect_library_log(library: str, *, with_values: bool) -> None:
-    """Write a library's warnings and errors to this log, in its format and within its rate limit.
+    """Write a library's warnings and errors to this log, in the log's format and within its rate limit.
 
     Args:
-        library: The name of its logger.
-        with_values: Whether its messages are written whole. False for a library that gets what callers send: of a
-            message its format is written, such as "Invalid encoding on %s", and no value.
+        library: The name of the library's logger.
+        with_values: Whether messages are written in full. False for a library that gets what callers send: then only a
+            message's format is written, such as "Invalid encoding on %s", and no value.
     """
     logger = logging.getLogger(library)
     logger.handlers = [_LibraryHandler(with_values=with_values)]
     logger.propagate = False
 
 
-def silence_library_log(library: str) -> None:
-    """Drop what a library logs, where that says only what a caller did wrong."""
-    logger = logging.getLogger(library)
-    logger.handlers = [logging.NullHandler()]
-    logger.propagate = False
-
-
 def configure_log(**common: object) -> None:
-    """Configure structlog for the whole process. common: keys and values that every line has."""
-    terminal = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
-    # no-color.org: a NO_COLOR that is not empty asks for plain text.
-    in_words = TerminalRenderer(coloured=not os.environ.get("NO_COLOR"))
-    renderer: Any = in_words if terminal else structlog.processors.LogfmtRenderer()
+    """Configure structlog for the whole process. common: Keys and values that every line has."""
+    if sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty():
+        coloured = not os.environ.get("NO_COLOR")  # no-color.org: any value that is not empty asks for plain text
+        time_stamper = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False, key="time")
+        renderer: Any = ConsoleRenderer(
+            colors=coloured, sort_keys=False, timestamp_key="time", exception_formatter=plain_traceback
+        )
+    else:
+        time_stamper = structlog.processors.TimeStamper(fmt="iso", utc=True, key="time")
+        renderer = structlog.processors.LogfmtRenderer()
     structlog.configure(
         processors=[
             RateLimit(Limits().log_burst),  # the log is there before the server's settings are read
             lambda _logger, _method, event: {**common, **event},
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            time_stamper,
             structlog.processors.format_exc_info,
-            make_printable,
+            _make_printable,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

@@ -6,33 +6,36 @@ step. The histograms, which Triton lacks, add up over processes.
 
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from hangtag.serving.server.telemetry.histogram import (
+from hangtag.serving.server.telemetry.counts import (
     BATCH_SIZE_BOUNDS,
     SECONDS_BOUNDS,
     BucketHistogram,
     HistogramRecorder,
+    Mergeable,
+    merged_by,
 )
 
 _COUNT_FROM = 256
-"""Batches that are recorded before they are counted, unless somebody reads the counters earlier."""
+"""Recorded batches are counted when there are this many, or earlier if the counters are read."""
 
 _NO_SECONDS, _NO_BATCHES = BucketHistogram.empty(SECONDS_BOUNDS), BucketHistogram.empty(BATCH_SIZE_BOUNDS)
 
 
 class StageTimings(NamedTuple):
-    """What one member of a route answered of a request, and what that cost."""
+    """The samples of a request that one member of a route answered, and how long each step took."""
 
     member: str
-    """NAME or NAME@VERSION, as the route has it."""
+    """NAME or NAME@VERSION, as in the route's file."""
     rows: tuple[int, ...]
-    """The samples that it got, by their place in the request."""
+    """Indices, in the request, of the samples that the member got."""
     queue_ns: int
     compute_ns: int
     batch_size: int
@@ -47,10 +50,10 @@ class Timings(NamedTuple):  # a tuple, because creating one per request must be 
     compute_output_ns: int
     batch_size: int
     stages: tuple[StageTimings, ...] = ()
-    """Of a request to a route: its members' parts, in their order."""
-    unsure: int = 0
-    """Of a request to a cascade: samples whose answer is that of a member that was not sure of it, because the next one
-    had no time or no place for them."""
+    """For a request to a route: the members' parts, in order."""
+    low_confidence: int = 0
+    """For a request to a cascade: number of samples that got a member's unsure answer, because the next member had no
+    time or no room in its queue."""
 
     @property
     def compute_ns(self) -> int:
@@ -65,8 +68,10 @@ class BatchCost(NamedTuple):
     compute_infer_ns: int
     compute_output_ns: int
     batch_size: int
-    """In samples."""
+    """Number of samples."""
     calls: int = 1
+    member: str = ""
+    """For calls to a route: the only member that answered them."""
 
     @property
     def compute_ns(self) -> int:
@@ -75,44 +80,34 @@ class BatchCost(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Duration:
-    """Triton's StatisticDuration: how many times, and the nanoseconds of all of them together."""
+class Duration(Mergeable):
+    """Triton's StatisticDuration: the number of times, and the total nanoseconds."""
 
     count: int = 0
     ns: int = 0
 
-    def __add__(self, other: "Duration") -> "Duration":
-        return Duration(self.count + other.count, self.ns + other.ns)
-
 
 @dataclass(frozen=True)
-class BatchCounters:
+class BatchCounters(Mergeable):
     """Triton's InferBatchStatistics: durations of the batches of one size, counted per batch."""
 
     compute_input: Duration = Duration()
     compute_infer: Duration = Duration()
     compute_output: Duration = Duration()
 
-    def __add__(self, other: "BatchCounters") -> "BatchCounters":
-        return BatchCounters(
-            self.compute_input + other.compute_input,
-            self.compute_infer + other.compute_infer,
-            self.compute_output + other.compute_output,
-        )
-
 
 @dataclass(frozen=True)
-class Counters:
+class Counters(Mergeable):
     """The counters of one version at one moment.
 
-    inference_count counts samples, execution_count batches, and each duration requests. ``fail`` has the requests that
-    ended with an error, everything else those that were answered. last_inference_ms is Unix time. ``batches`` is by
-    batch size. The histograms are of seconds per request, and of samples per batch.
+    inference_count counts samples, execution_count counts batches, and each duration counts requests. ``fail`` covers
+    requests that ended with an error; all else covers answered requests. last_inference_ms is Unix time. The keys of
+    ``batches`` are batch sizes. The histograms are of seconds per request and of samples per batch.
     """
 
     inference_count: int = 0
     execution_count: int = 0
-    last_inference_ms: int = 0
+    last_inference_ms: int = field(default=0, metadata=merged_by(max))
     success: Duration = Duration()
     fail: Duration = Duration()
     queue: Duration = Duration()
@@ -125,56 +120,34 @@ class Counters:
     compute_seconds: BucketHistogram = _NO_SECONDS
     batch_sizes: BucketHistogram = _NO_BATCHES
 
-    def __add__(self, other: "Counters") -> "Counters":
-        """Add up the counters of one version in two processes."""
-        sizes = {*self.batches, *other.batches}
-        none = BatchCounters()
-        return Counters(
-            self.inference_count + other.inference_count,
-            self.execution_count + other.execution_count,
-            max(self.last_inference_ms, other.last_inference_ms),
-            self.success + other.success,
-            self.fail + other.fail,
-            self.queue + other.queue,
-            self.compute_input + other.compute_input,
-            self.compute_infer + other.compute_infer,
-            self.compute_output + other.compute_output,
-            {size: self.batches.get(size, none) + other.batches.get(size, none) for size in sizes},
-            self.request_seconds + other.request_seconds,
-            self.queue_seconds + other.queue_seconds,
-            self.compute_seconds + other.compute_seconds,
-            self.batch_sizes + other.batch_sizes,
-        )
-
 
 class ModelStatistics:
     """Records batches and failures of one version. Thread-safe.
 
-    The thread that computed a batch only appends its timings to a list. They are counted later, many batches at once,
-    because counting a batch of one request takes as long as a part of its answer.
+    The thread that computed a batch only appends the batch's timings to a list. Timings are counted later, for many
+    batches at once, because counting a batch of one request would add a noticeable share to the time of its answer.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._recorded: deque[tuple[Sequence[int], BatchCost]] = deque()  # batches that are not counted yet
-        self._inference_count = self._execution_count = self._last_inference_ns = 0
+        self.last_inference_ns = 0
+        """When the last batch was computed, in nanoseconds of Unix time; 0 before the first."""
         self._fails = self._fail_ns = 0
-        self._queue_ns = 0
-        self._batches: dict[int, BatchCounters] = {}
-        # Summed over requests: each of a batch waits for the whole batch, so sums over batches would be smaller.
-        self._requests = 0
-        self._input_ns = self._infer_ns = self._output_ns = 0
-        self._request_seconds, self._queue_seconds, self._compute_seconds = (
-            HistogramRecorder(SECONDS_BOUNDS),
-            HistogramRecorder(SECONDS_BOUNDS),
-            HistogramRecorder(SECONDS_BOUNDS),
-        )
+        # For each batch size: how many batches, and the nanoseconds of each of their three steps.
+        self._batches: defaultdict[int, npt.NDArray[np.int64]] = defaultdict(lambda: np.zeros(4, np.int64))
+        # How many requests, and the nanoseconds in the queue and in each step. These are sums over requests: each
+        # request waits for its whole batch, so sums over batches would be smaller.
+        self._requests = np.zeros(5, np.int64)
+        self._request_seconds = HistogramRecorder(SECONDS_BOUNDS)
+        self._queue_seconds = HistogramRecorder(SECONDS_BOUNDS)
+        self._compute_seconds = HistogramRecorder(SECONDS_BOUNDS)
         self._batch_sizes = HistogramRecorder(BATCH_SIZE_BOUNDS)
 
     def record_batch(self, queue_ns: Sequence[int], cost: BatchCost) -> None:
-        """Count an executed batch. queue_ns: how long each of its requests waited."""
+        """Count a computed batch. queue_ns: How long each of its requests waited."""
         self._recorded.append((queue_ns, cost))
-        self._last_inference_ns = time.time_ns()
+        self.last_inference_ns = time.time_ns()
         if len(self._recorded) >= _COUNT_FROM:
             with self._lock:
                 self._count_recorded()
@@ -185,30 +158,20 @@ class ModelStatistics:
             return
         requests = np.array([len(waits) for waits, _ in batches])
         queue_ns = np.array([ns for waits, _ in batches for ns in waits])
-        input_ns, infer_ns, output_ns, sizes = np.array([cost[:4] for _, cost in batches]).T
-        compute_ns = np.repeat(input_ns + infer_ns + output_ns, requests)
-        self._inference_count += int(sizes.sum())
-        self._execution_count += len(batches)
-        self._requests += int(requests.sum())
-        self._queue_ns += int(queue_ns.sum())
-        self._input_ns += int(input_ns @ requests)
-        self._infer_ns += int(infer_ns @ requests)
-        self._output_ns += int(output_ns @ requests)
+        costs = np.array([cost[:4] for _, cost in batches])
+        steps, sizes = costs[:, :3], costs[:, 3]
+        compute_ns = np.repeat(steps.sum(axis=1), requests)
+        self._requests += (requests.sum(), queue_ns.sum(), *(requests @ steps))
         for size in np.unique(sizes).tolist():
-            of_size = sizes == size
-            count = int(of_size.sum())
-            self._batches[size] = self._batches.get(size, BatchCounters()) + BatchCounters(
-                Duration(count, int(input_ns[of_size].sum())),
-                Duration(count, int(infer_ns[of_size].sum())),
-                Duration(count, int(output_ns[of_size].sum())),
-            )
+            of_size = steps[sizes == size]
+            self._batches[size] += (len(of_size), *of_size.sum(axis=0))
         self._batch_sizes.add_all(sizes)
         self._compute_seconds.add_all(compute_ns / 1e9)
         self._queue_seconds.add_all(queue_ns / 1e9)
         self._request_seconds.add_all((queue_ns + compute_ns) / 1e9)
 
     def record_failure(self, ns: int) -> None:
-        """Count a request that ended with an error ``ns`` after it arrived. Called by ``Engine.record_failure``."""
+        """Count a request that ended with an error ``ns`` after its arrival. ``Engine.record_failure`` calls this."""
         with self._lock:
             self._fails += 1
             self._fail_ns += ns
@@ -217,18 +180,23 @@ class ModelStatistics:
         """The counters as they are now."""
         with self._lock:
             self._count_recorded()
-            requests, compute_ns = self._requests, self._input_ns + self._infer_ns + self._output_ns
+            requests, queue_ns, *steps_ns = self._requests.tolist()
+            batches = {size: totals.tolist() for size, totals in self._batches.items()}
+            compute_input, compute_infer, compute_output = (Duration(requests, ns) for ns in steps_ns)
             return Counters(
-                inference_count=self._inference_count,
-                execution_count=self._execution_count,
-                last_inference_ms=self._last_inference_ns // 1_000_000,
-                success=Duration(requests, self._queue_ns + compute_ns),
+                inference_count=sum(size * count for size, (count, *_) in batches.items()),
+                execution_count=sum(count for count, *_ in batches.values()),
+                last_inference_ms=self.last_inference_ns // 1_000_000,
+                success=Duration(requests, queue_ns + sum(steps_ns)),
                 fail=Duration(self._fails, self._fail_ns),
-                queue=Duration(requests, self._queue_ns),
-                compute_input=Duration(requests, self._input_ns),
-                compute_infer=Duration(requests, self._infer_ns),
-                compute_output=Duration(requests, self._output_ns),
-                batches=dict(self._batches),
+                queue=Duration(requests, queue_ns),
+                compute_input=compute_input,
+                compute_infer=compute_infer,
+                compute_output=compute_output,
+                batches={
+                    size: BatchCounters(*(Duration(count, ns) for ns in steps))
+                    for size, (count, *steps) in batches.items()
+                },
                 request_seconds=self._request_seconds.histogram(),
                 queue_seconds=self._queue_seconds.histogram(),
                 compute_seconds=self._compute_seconds.histogram(),

@@ -1,18 +1,22 @@
-"""Exports Prometheus metrics, built from the server's state at each scrape, so that requests pay nothing for them.
+"""Exports Prometheus metrics, built from the server's state at each scrape, so that they cost requests nothing.
 
-Names, units and labels are Triton's where the meaning is the same (nv_…), so that its dashboards work. Triton's
-counters do not end in _total, which prometheus-client requires of counters, so here they have no type. Metrics that
-Triton lacks, above all histograms that add up over processes and machines, are called hangtag_….
+If a metric means the same as one of Triton's, it has Triton's name (nv_…), unit and labels, so that Triton's dashboards
+work. Triton's counters do not end in _total, which prometheus-client requires of counters, so here they have no type.
+Metrics that Triton lacks, mainly histograms that add up over processes and machines, are called hangtag_….
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from importlib import metadata
+from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from hangtag.serving.server.telemetry.histogram import SECONDS_BOUNDS, BucketHistogram
+from hangtag.serving.server.errors import InvalidRequestError
+from hangtag.serving.server.telemetry.counts import SECONDS_BOUNDS, BucketHistogram
 from hangtag.serving.server.telemetry.server_state import LOADING, READY, ServerState, VersionState
 
 OK = "OK"
@@ -25,8 +29,8 @@ _REASONS = {
     "CANCELLED": "CANCELED",
     "INTERNAL": "BACKEND",
 }
-# Series that alerts watch are exported from the start, at zero: a series that begins at one has not increased, says
-# Prometheus, so the first failure would not fire the alert.
+# Series that alerts watch are exported at zero from the start. To Prometheus a series that begins at one has not
+# increased, so the first failure would not fire the alert.
 _ALERTED_CODES = ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL")
 _OUTCOMES = ("ok", "error")
 
@@ -47,8 +51,21 @@ class StateCollector(Collector):
         yield from _server(state)
 
 
+def exposition(state: Callable[[], ServerState], accept: str) -> tuple[bytes, str]:
+    """Return all metrics in the format that an Accept header names, and their content type.
+
+    Raises:
+        InvalidRequestError: The header has a version that is not a number. prometheus-client's error would quote it.
+    """
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):
+        raise InvalidRequestError("the Accept header has a version that is not a number") from None
+    return encode(StateCollector(state)), content_type
+
+
 def _with_zeros(state: ServerState) -> ServerState:
-    """Add zeros for the failures and loads that alerts watch and that have not happened yet."""
+    """Add zeros for failures and loads that alerts watch but that have not happened yet."""
     none = BucketHistogram.empty(SECONDS_BOUNDS)
     served = [version for version in state.versions if version.state == READY]
     failures = {(version.name, version.version, code): none for version in served for code in _ALERTED_CODES}
@@ -66,10 +83,9 @@ def _triton(served: list[VersionState], state: ServerState) -> Iterator[Metric]:
 
     yield metric("nv_inference_request_success", "Requests answered", lambda version: version.counters.success.count)
     failed = Metric("nv_inference_request_failure", "Requests that ended with an error, by Triton's reasons", "unknown")
-    sums: dict[tuple[str, str, str], int] = {}
+    sums: Counter[tuple[str, str, str]] = Counter()
     for (model, version, code), histogram in state.failures.items():
-        key = (model, version, _REASONS.get(code, "OTHER"))
-        sums[key] = sums.get(key, 0) + histogram.count
+        sums[model, version, _REASONS.get(code, "OTHER")] += histogram.count
     for (model, version, reason), count in sums.items():
         labels = {"model": model, "version": version, "reason": reason}
         failed.add_sample("nv_inference_request_failure", labels, count)
@@ -103,8 +119,8 @@ def _histograms(served: list[VersionState], state: ServerState) -> Iterator[Metr
     yield requests
     shed = CounterMetricFamily(
         "hangtag_shed_requests",
-        "Requests refused because the limit on waiting requests, or on their memory, was reached; without a model: "
-        "before they were read",
+        "Requests refused because too many were waiting, or took too much memory; with an empty model label, before "
+        "they were read",
         labels=["model"],
     )
     for model, count in state.shed.items():
@@ -125,26 +141,16 @@ def _routes(served: list[VersionState]) -> Iterator[Metric]:
     labels = [*_MODEL, "stage", "member"]
     requests = CounterMetricFamily("hangtag_route_requests", "Requests that a route's member answered", labels=labels)
     samples = CounterMetricFamily("hangtag_route_samples", "Samples that a route's member answered", labels=labels)
-    for route in served:
-        for (stage, member), counts in route.route.stages.items():
-            values = [route.name, route.version, str(stage), member]
-            requests.add_metric(values, counts.requests)
-            samples.add_metric(values, counts.samples)
-    unsure = CounterMetricFamily(
+    low_confidence = CounterMetricFamily(
         "hangtag_route_unsure_samples",
-        "Samples of a cascade with the answer of a member that was not sure, as the next one could not take them",
+        "Samples of a cascade that got a member's unsure answer, because the next member could not take them",
         labels=_MODEL,
     )
     expected = GaugeMetricFamily(
         "hangtag_route_expected_sent_on",
-        "Share of the samples that goes on to a cascade's second member, by its route.toml",
+        "The share of samples that route.toml expects a cascade's second member to get",
         labels=_MODEL,
     )
-    for route in served:
-        if route.route.unsure is not None:
-            unsure.add_metric([route.name, route.version], route.route.unsure)
-        if route.route.expected_sent_on is not None:
-            expected.add_metric([route.name, route.version], route.route.expected_sent_on)
     copies = CounterMetricFamily(
         "hangtag_route_shadow_requests",
         "Copies of a route's requests for its shadow: compared, skipped for other work, or failed",
@@ -154,20 +160,31 @@ def _routes(served: list[VersionState]) -> Iterator[Metric]:
         "hangtag_route_shadow_samples", "Samples of a route that its shadow answered too", labels=_MODEL
     )
     agreed = CounterMetricFamily(
-        "hangtag_route_shadow_agreements", "Those of them whose most probable label is the same", labels=_MODEL
+        "hangtag_route_shadow_agreements",
+        "Of the samples that the shadow answered too, those with the same most probable label",
+        labels=_MODEL,
     )
     difference = GaugeMetricFamily(
-        "hangtag_route_shadow_largest_difference", "Of any value of an output, since the start", labels=_MODEL
+        "hangtag_route_shadow_largest_difference",
+        "Largest difference of an output's values since the start",
+        labels=_MODEL,
     )
-    for route in served:
-        if (shadow := route.route.shadow) is not None:
-            values = [route.name, route.version]
+    for version in served:
+        values, route = [version.name, version.version], version.route
+        for (stage, member), counts in route.stages.items():
+            requests.add_metric([*values, str(stage), member], counts.requests)
+            samples.add_metric([*values, str(stage), member], counts.samples)
+        if route.low_confidence is not None:
+            low_confidence.add_metric(values, route.low_confidence)
+        if route.expected_escalation_rate is not None:
+            expected.add_metric(values, route.expected_escalation_rate)
+        if (shadow := route.shadow) is not None:
             for outcome in ("compared", "skipped", "failed"):
                 copies.add_metric([*values, outcome], getattr(shadow, outcome))
             compared.add_metric(values, shadow.samples)
             agreed.add_metric(values, shadow.agreed)
             difference.add_metric(values, shadow.largest_difference)
-    yield from (requests, samples, unsure, expected, copies, compared, agreed, difference)
+    yield from (requests, samples, low_confidence, expected, copies, compared, agreed, difference)
 
 
 def _models(state: ServerState) -> Iterator[Metric]:
@@ -175,8 +192,8 @@ def _models(state: ServerState) -> Iterator[Metric]:
     instances = GaugeMetricFamily("hangtag_model_instances", "Batches computed at once", labels=_MODEL)
     info = GaugeMetricFamily(
         "hangtag_model_info",
-        "The execution provider, requested and obtained; whether CUDA graphs compute (on, off), and whether the CPU "
-        "computes because CUDA does not work (fallback: yes, no)",
+        "The execution provider, requested and obtained; whether CUDA graphs are used (on, off), and whether the CPU "
+        "is used because CUDA does not work (fallback: yes, no)",
         labels=[*_MODEL, "provider_asked", "provider", "cuda_graphs", "fallback"],
     )
     binding_failures = CounterMetricFamily(
@@ -186,7 +203,7 @@ def _models(state: ServerState) -> Iterator[Metric]:
     )
     queues = GaugeMetricFamily(
         "hangtag_max_queue_size",
-        "Requests that the queue holds, of all workers; a route has none of its own",
+        "The size of the queue, over all workers; a route has no queue of its own",
         labels=_MODEL,
     )
     for version in state.versions:
@@ -221,14 +238,22 @@ def _server(state: ServerState) -> Iterator[Metric]:
     for transport, processes in state.transports.items():
         transports.add_metric(transport, processes)
     yield transports
+    if state.store is not None:
+        yield GaugeMetricFamily(
+            "hangtag_store_last_success_timestamp_seconds",
+            "When the local copy last equalled the model store, in seconds since 1970; 0: not since the start",
+            state.store.last_success,
+        )
+        yield CounterMetricFamily(
+            "hangtag_store_errors",
+            "Attempts to update the local copy that failed, if only for a model",
+            state.store.errors,
+        )
     info = GaugeMetricFamily("hangtag_build_info", "Versions of hangtag and grpcio", labels=["version", "grpcio"])
     info.add_metric([metadata.version("hangtag"), metadata.version("grpcio")], 1)
     yield info
 
 
 def _add(family: HistogramMetricFamily, labels: list[str], histogram: BucketHistogram) -> None:
-    buckets, cumulative = [], 0
-    for bound, count in zip([*map(str, histogram.bounds), "+Inf"], histogram.counts, strict=True):
-        cumulative += count
-        buckets.append((bound, float(cumulative)))
-    family.add_metric(labels, buckets, histogram.sum)
+    bounds = [*map(str, histogram.bounds), "+Inf"]
+    family.add_metric(labels, list(zip(bounds, accumulate(histogram.counts), strict=True)), histogram.sum)

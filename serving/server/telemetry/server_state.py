@@ -1,27 +1,80 @@
-"""The state and the counters of a server, as plain values that processes send to each other and add up."""
+"""The state and the counters of a server, as plain values that processes send to each other and add up. Also counts
+failed requests, and, for each route, its members' answers and the comparisons with its shadow."""
 
-from collections.abc import Container, Iterable
+import threading
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
-from hangtag.serving.server.telemetry.failure_counts import FailureKey
-from hangtag.serving.server.telemetry.histogram import BucketHistogram
+from hangtag.serving.server.telemetry.counts import (
+    SECONDS_BOUNDS,
+    BucketHistogram,
+    HistogramRecorder,
+    Mergeable,
+    first,
+    merge,
+    merged_by,
+)
 from hangtag.serving.server.telemetry.model_statistics import Counters
-from hangtag.serving.server.telemetry.route_statistics import RouteCounts
-
-Key = TypeVar("Key")
 
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
 """States of a version, in the words of RepositoryIndex."""
+FailureKey = tuple[str, str, str]
+"""Model, version and status code; model and version are empty if the client named no model that is served."""
+StageKey = tuple[int, str]
+"""The number of the stage, from 1, and the stage's member, NAME or NAME@VERSION."""
 
 
 @dataclass(frozen=True)
-class VersionState:
-    """One version of a model: whether it serves (``reason``: why not), how, and its counters."""
+class StageCounts(Mergeable):
+    """The numbers of requests and samples that a member answered in a stage."""
+
+    requests: int = 0
+    samples: int = 0
+
+
+@dataclass(frozen=True)
+class ShadowCounts(Mergeable):
+    """Counts copies of requests for a route's shadow, and the results of comparing its answers with the callers'."""
+
+    compared: int = 0
+    skipped: int = 0
+    """Copies that were dropped or refused because the server had other work."""
+    failed: int = 0
+    samples: int = 0
+    """Samples of the compared requests."""
+    agreed: int = 0
+    """Compared samples for which both answers have the same most probable label."""
+    largest_difference: float = field(default=0.0, metadata=merged_by(max))
+    """The largest difference between two values of an output."""
+
+
+@dataclass(frozen=True)
+class RouteCounts(Mergeable):
+    """The counters of a route at one moment; empty for a model's version."""
+
+    stages: Mapping[StageKey, StageCounts] = field(default_factory=dict)
+    shadow: ShadowCounts | None = None
+    """None if the route has no shadow."""
+    low_confidence: int | None = None
+    """Samples that got a member's unsure answer, because the next member had no time or no room in its queue; None if
+    the route is not a cascade."""
+    expected_escalation_rate: float | None = field(default=None, metadata=merged_by(first))
+    """The share of samples that, by the route's file, go on to the second member; None if the file states no share."""
+
+
+def _worse(one: str, other: str) -> str:
+    return max(one, other, key=(READY, LOADING, UNAVAILABLE).index)
+
+
+@dataclass(frozen=True)
+class VersionState(Mergeable):
+    """One version of a model: whether and how it serves, or the ``reason`` why not, and its counters."""
 
     name: str
     version: str
-    state: str
+    state: str = field(metadata=merged_by(_worse))
+    """For several processes, the worst state."""
     reason: str = ""
     provider: str = ""
     instances: int = 0
@@ -33,29 +86,12 @@ class VersionState:
     fell_back: bool = False
     io_binding_failures: int = 0
     route: RouteCounts = field(default_factory=RouteCounts)
-    """Of a route: what its members answered."""
-
-    def __add__(self, other: "VersionState") -> "VersionState":
-        """Combine one version in two processes: the worse state, the sum of the counters."""
-        worse = self if self.state != READY else other
-        return replace(
-            worse,
-            requested_provider=self.requested_provider or other.requested_provider,
-            provider=self.provider or other.provider,
-            cuda_graphs=self.cuda_graphs or other.cuda_graphs,
-            fell_back=self.fell_back or other.fell_back,
-            instances=self.instances + other.instances,
-            queued=self.queued + other.queued,
-            max_queue_size=self.max_queue_size + other.max_queue_size,
-            counters=self.counters + other.counters,
-            io_binding_failures=self.io_binding_failures + other.io_binding_failures,
-            route=self.route.plus(other.route),
-        )
+    """For a route: the counters of its members and its shadow."""
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Number of worker processes that should run and that do, and how often one was replaced."""
+    """Numbers of worker processes that should run, that run, and that were replaced."""
 
     configured: int = 1
     running: int = 1
@@ -63,7 +99,20 @@ class Workers:
 
 
 @dataclass(frozen=True)
-class ServerState:
+class StoreState:
+    """When the local copy last equalled the model store (0: never), and how many attempts to update it failed."""
+
+    last_success: float = 0.0
+    errors: int = 0
+
+
+def _by_name_and_version(one: Iterable[VersionState], other: Iterable[VersionState]) -> tuple[VersionState, ...]:
+    by_key = ({(version.name, version.version): version for version in versions} for versions in (one, other))
+    return tuple(merge(*by_key).values())
+
+
+@dataclass(frozen=True)
+class ServerState(Mergeable):
     """The state of one process, or of several together.
 
     Attributes:
@@ -71,35 +120,21 @@ class ServerState:
         failures: Requests that ended with an error.
         loads: Number of loads by model and outcome ("ok" or "error").
         transports: Number of processes by their transport ("native" or "grpc") and the reason for it.
-        workers: Set by the supervisor, where there is one; sums leave it out.
-        shed: Requests that were refused because as many wait as may, by model; empty: before they were read.
+        workers: Set by the supervisor, if there is one; a sum of states has the workers of the first state.
+        shed: By model, requests refused because waiting requests had reached their limit; "": refused before reading.
+        store: Set by the process that follows a model store; None if the models come from a folder.
     """
 
-    versions: tuple[VersionState, ...] = ()
+    versions: tuple[VersionState, ...] = field(default=(), metadata=merged_by(_by_name_and_version))
     failures: dict[FailureKey, BucketHistogram] = field(default_factory=dict)
     loads: dict[tuple[str, str], int] = field(default_factory=dict)
     transports: dict[tuple[str, str], int] = field(default_factory=dict)
-    workers: Workers = Workers()
+    workers: Workers = field(default=Workers(), metadata=merged_by(first))
     shed: dict[str, int] = field(default_factory=dict)
-
-    def __add__(self, other: "ServerState") -> "ServerState":
-        versions = {(version.name, version.version): version for version in self.versions}
-        for version in other.versions:
-            key = (version.name, version.version)
-            versions[key] = versions[key] + version if key in versions else version
-        failures = dict(self.failures)
-        for failure, histogram in other.failures.items():
-            failures[failure] = failures[failure] + histogram if failure in failures else histogram
-        return ServerState(
-            tuple(versions.values()),
-            failures,
-            _summed(self.loads, other.loads),
-            _summed(self.transports, other.transports),
-            shed=_summed(self.shed, other.shed),
-        )
+    store: StoreState | None = field(default=None, metadata=merged_by(first))
 
     def counts_only(self) -> "ServerState":
-        """Return what must be kept of a process that ended: its counters, since Prometheus counters must not fall."""
+        """Return only the counters, to keep when a process has ended, because Prometheus counters must not fall."""
         versions = tuple(
             replace(version, instances=0, queued=0, max_queue_size=0, state=READY, reason="")
             for version in self.versions
@@ -107,16 +142,104 @@ class ServerState:
         return replace(self, versions=versions, transports={})
 
     def restricted_to(self, served: Container[tuple[str, str]]) -> "ServerState":
-        """Return this without the counts of other versions, which would only gather. served: names with versions."""
+        """Return the state without the counts of other versions, which would pile up. served: Names and versions."""
         versions = tuple(version for version in self.versions if (version.name, version.version) in served)
         failures = {key: counts for key, counts in self.failures.items() if not key[1] or key[:2] in served}
         return replace(self, versions=versions, failures=failures)
 
 
-def _summed(one: dict[Key, int], other: dict[Key, int]) -> dict[Key, int]:
-    return {key: one.get(key, 0) + other.get(key, 0) for key in {**one, **other}}
-
-
 def total(states: Iterable[ServerState]) -> ServerState:
     """Combine the states of all processes."""
     return sum(states, ServerState())
+
+
+class FailureCounts:
+    """Histograms of the seconds from arrival to error. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._recorders: dict[FailureKey, HistogramRecorder] = {}
+        self._shed: Counter[str] = Counter()
+
+    def record(self, model: str, version: str, code: str, ns: int, *, shed: bool = False) -> None:
+        """Count one request for ``Engine.record_failure``, which documents the arguments.
+
+        Model and version must be served, or be empty: names from clients would create metric series without end.
+        """
+        with self._lock:
+            self._shed[model] += shed
+            recorder = self._recorders.get((model, version, code))
+            if recorder is None:
+                recorder = self._recorders[model, version, code] = HistogramRecorder(SECONDS_BOUNDS)
+            recorder.add(ns / 1e9)
+
+    def forget_others(self, model: str, versions: Container[str]) -> None:
+        """Forget the counts of all versions of a model except these, which serve: there is no end of new versions."""
+        with self._lock:
+            for key in [key for key in self._recorders if key[0] == model and key[1] and key[1] not in versions]:
+                del self._recorders[key]
+
+    def shed(self) -> dict[str, int]:
+        """By model, the number of requests refused because waiting requests had reached their limit."""
+        with self._lock:
+            return dict(self._shed)
+
+    def snapshot(self) -> dict[FailureKey, BucketHistogram]:
+        """The histograms as they are now, in seconds."""
+        with self._lock:
+            return {key: recorder.histogram() for key, recorder in self._recorders.items()}
+
+
+class RouteStatistics:
+    """Counters of one route. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stages: dict[StageKey, list[int]] = {}  # requests and samples
+        self._shadow: ShadowCounts | None = None
+        self._low_confidence: int | None = None
+        self._expected_escalation_rate: float | None = None
+
+    def begin(
+        self,
+        stages: Iterable[StageKey],
+        expected_escalation_rate: float | None,
+        *,
+        is_cascade: bool,
+        has_shadow: bool,
+    ) -> None:
+        """Start new counters at 0, because an alert sees an increase only in a series that already exists.
+
+        expected_escalation_rate: See `RouteCounts`.
+        """
+        with self._lock:
+            for key in stages:
+                self._stages.setdefault(key, [0, 0])
+            if has_shadow:
+                self._shadow = self._shadow or ShadowCounts()
+            if is_cascade:
+                self._low_confidence = self._low_confidence or 0
+            self._expected_escalation_rate = expected_escalation_rate
+
+    def record(self, key: StageKey, samples: int) -> None:
+        """Count one request's samples that a member answered. key: A key that was passed to ``begin``."""
+        counts = self._stages[key]
+        with self._lock:
+            counts[0] += 1
+            counts[1] += samples
+
+    def record_low_confidence(self, samples: int) -> None:
+        """Count samples of a cascade that got the answer of a member that was not sure."""
+        with self._lock:
+            self._low_confidence = (self._low_confidence or 0) + samples
+
+    def record_copies(self, counts: ShadowCounts) -> None:
+        """Add counts of copies for the shadow, and of comparisons."""
+        with self._lock:
+            self._shadow = counts if self._shadow is None else self._shadow + counts
+
+    def snapshot(self) -> RouteCounts:
+        """The counters as they are now."""
+        with self._lock:
+            stages = {key: StageCounts(*counts) for key, counts in self._stages.items()}
+            return RouteCounts(stages, self._shadow, self._low_confidence, self._expected_escalation_rate)

@@ -1,32 +1,20 @@
-"""Chooses the transport that ``--transport auto`` stands for, and says why."""
+"""Chooses the transport for ``--transport auto``, and says why."""
 
-from typing import NamedTuple, Protocol
+import importlib
+import re
+from importlib import metadata
+from typing import NamedTuple
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.transport.native import availability
 
 NATIVE, GRPC = "native", "grpc"
-
-
-class Transport(Protocol):
-    """What a server listens with."""
-
-    def start(self) -> int:
-        """Listen, and return the port. Raises StartError when the address is not free or not this machine's."""
-
-    def refresh_health(self) -> None:
-        """Set health to what the engine serves now."""
-
-    def stop(self, grace: float) -> None:
-        """Set health to NOT_SERVING, refuse new calls, and let those in flight finish within ``grace`` seconds."""
-
-    def close(self) -> None:
-        """Close the connections. Call it after ``stop`` and after the engine's close, when nothing is computed."""
+_PACKAGE = "pygrpc-native"
+_TESTED = re.compile(r"0\.5(\.|$)")  # the whole wire test suite passed with 0.5.0
 
 
 class TransportChoice(NamedTuple):
-    """A transport, ``native`` or ``grpc``, and the reason for it."""
+    """A transport, ``native`` or ``grpc``, and the reason for the choice."""
 
     name: str
     reason: str
@@ -35,23 +23,37 @@ class TransportChoice(NamedTuple):
 def choose_transport(config: ServerConfig) -> TransportChoice:
     """Return the transport to serve with.
 
-    ``auto`` takes native only where nobody but this machine's programs can connect, because native sets no limit on the
-    size of a message before it is read, nor on how long a connection may do nothing.
+    There are two cases. Trusted: only this machine's programs can connect, so the server itself listens. Exposed: an
+    Envoy listens in front of the server, with TLS and every limit. In both cases, ``auto`` chooses native if
+    pygrpc-native is installed.
 
     Raises:
-        StartError: ``--transport native``, and pygrpc-native is missing or was not tested.
+        StartError: ``--transport native`` is set, but pygrpc-native is missing or of an untested version.
     """
     if config.transport == GRPC:
         return TransportChoice(GRPC, "--transport grpc")
-    problem = availability.problem()
+    problem = _native_problem()
     if config.transport == NATIVE:
         if problem:
             raise StartError(f"--transport native cannot be used: {problem}. Or use --transport grpc.")
         return TransportChoice(NATIVE, "--transport native")
-    if config.tls_cert is not None:
-        return TransportChoice(GRPC, "TLS is on, which native does not have")
-    if not config.is_loopback:
-        return TransportChoice(GRPC, "the address is not loopback, and native does not limit what clients send")
     if problem:
         return TransportChoice(GRPC, problem)
+    if config.is_exposed:
+        return TransportChoice(NATIVE, "Envoy listens in front of the server, and enforces the limits")
     return TransportChoice(NATIVE, "TLS is off and the address is loopback")
+
+
+def _native_problem() -> str:
+    """Return why the native transport cannot be used here; empty if it can."""
+    try:
+        version = metadata.version(_PACKAGE)
+    except metadata.PackageNotFoundError:
+        return f"{_PACKAGE} is not installed (pip install '.[native]')"
+    if not _TESTED.match(version):
+        return f"{_PACKAGE} {version} is not tested with hangtag; the tested versions are 0.5 to below 0.6"
+    try:
+        importlib.import_module("pygrpc_native")
+    except ImportError as error:  # a library that it needs is missing, for example
+        return f"{_PACKAGE} {version} cannot be imported: {error}"
+    return ""

@@ -1,8 +1,8 @@
-"""Convert between ModelInfer's messages and named arrays."""
+"""Converts the messages of ModelInfer from and to named arrays, and makes them queries for any model."""
 
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,13 +10,19 @@ from google.protobuf.message import DecodeError
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
+from hangtag.serving.server.engine.servable import Admission, Servable
 from hangtag.serving.server.errors import InvalidRequestError
+from hangtag.serving.server.queue.call import InferenceResult
+from hangtag.serving.server.wire.call import Query, TransportCall
 from hangtag.serving.signature import Signature, TensorSpec
 
 Arrays = dict[str, npt.NDArray[Any]]
 T = TypeVar("T")
 
-TIMEOUT = "timeout"  # Triton's parameter of a request
+Learn: TypeAlias = Callable[[pb.ModelInferRequest, Servable, Sequence[TensorSpec], Admission], None]
+"""Gets a request, the model that admitted it, the requested outputs, and the result of the model's check."""
+
+TIMEOUT = "timeout"  # Triton's parameter of a request: microseconds, which count from when it is read
 # Triton's parameters of a tensor that change what is sent or answered. They are refused; all others are ignored.
 _UNSUPPORTED = {
     "classification": "ask for the output itself, or for labels with Classify (POST /v1/classify over HTTP)",
@@ -25,11 +31,11 @@ _UNSUPPORTED = {
 
 
 def parse_message(parse: Callable[[bytes], T], message: bytes, method: str) -> T:
-    """Return the message that these bytes are.
+    """Parse a message.
 
     Args:
         parse: The message's FromString.
-        message: What the caller sent.
+        message: The bytes that the caller sent.
         method: /package.Service/Method, for the error.
 
     Raises:
@@ -46,8 +52,8 @@ def parse_message(parse: Callable[[bytes], T], message: bytes, method: str) -> T
 def decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple[Arrays, dict[str, str]]:
     """Return the request's arrays and their datatypes, by input name.
 
-    Of more inputs than the model has only one more is decoded, which is enough to find one that is unknown or given
-    twice: a message may hold a million.
+    A message may hold a million inputs, so at most one input more than the model has is decoded. That is enough to
+    detect an unknown or a duplicate input.
 
     Raises:
         InvalidRequestError: Names, contents, datatypes and shapes do not match, or a parameter is not supported.
@@ -55,7 +61,8 @@ def decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple[
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise InvalidRequestError(
-            f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs; send one for each, in the same order"
+            f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs; send one entry for each input, in the "
+            "same order"
         )
     arrays: Arrays = {}
     inputs = request.inputs[: len(signature.inputs) + 1]
@@ -79,28 +86,28 @@ def decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple[
 
 
 def requested_outputs(request: pb.ModelInferRequest, signature: Signature) -> Sequence[TensorSpec]:
-    """Return the outputs that the request names, in its order; all of the model's when it names none.
+    """Return the outputs that the request names, in the request's order; if it names none, all of the model's outputs.
 
     Raises:
-        InvalidRequestError: The model does not have one, one is named twice, or a parameter is not supported.
+        InvalidRequestError: The model lacks an output, an output is named twice, or a parameter is not supported.
     """
-    outputs = request.outputs[: len(signature.outputs) + 1]  # as for inputs: enough to find one that is wrong
+    outputs = request.outputs[: len(signature.outputs) + 1]  # enough to find a wrong one, as for inputs
     for output in outputs:
         require_supported(output.name, output.parameters)
     return output_specs([output.name for output in outputs], signature)
 
 
 def output_specs(names: Sequence[str], signature: Signature) -> Sequence[TensorSpec]:
-    """Return the outputs of these names, in their order; all of the model's when there is no name.
+    """Return the outputs with these names, in their order; without names, all of the model's outputs.
 
     Raises:
-        InvalidRequestError: The model does not have one, or one is named twice.
+        InvalidRequestError: The model lacks an output, or an output is named twice.
     """
     if not names:
         return signature.outputs
     specs = [(name, signature.output(name)) for name in names]
     if len(set(names)) < len(names):  # a small request could ask for a huge answer
-        raise InvalidRequestError("an output is requested twice; name each one once")
+        raise InvalidRequestError("an output is requested twice; name each output once")
     unknown = [name for name, spec in specs if spec is None]
     if unknown:
         known = "; ".join(str(spec) for spec in signature.outputs)
@@ -136,25 +143,8 @@ def encode_response(
     )
 
 
-def request_deadline(request: pb.ModelInferRequest, deadline: float | None) -> float | None:
-    """Return the earlier one of the call's deadline and the request's own, which its parameter ``timeout`` sets.
-
-    A stream has one deadline for all its requests, so there the parameter alone can give each its own.
-
-    Args:
-        request: Its timeout is in microseconds, as Triton's is, and counts from now.
-        deadline: The call's, on the monotonic clock in seconds; None when it has none.
-
-    Raises:
-        InvalidRequestError: The timeout is not above 0.
-    """
-    if TIMEOUT not in request.parameters:
-        return deadline
-    return earlier_deadline(request.parameters[TIMEOUT].int64_param, deadline)
-
-
 def earlier_deadline(microseconds: int, deadline: float | None) -> float:
-    """Return the earlier one of a deadline and of one in so many microseconds, at least 1; else InvalidRequestError."""
+    """Return the earlier of ``deadline`` and now plus ``microseconds``, which must be above 0 (InvalidRequestError)."""
     if microseconds <= 0:
         raise InvalidRequestError(
             f"the parameter {TIMEOUT!r} must be an int64 of microseconds above 0, not {microseconds}"
@@ -164,7 +154,7 @@ def earlier_deadline(microseconds: int, deadline: float | None) -> float:
 
 
 def require_supported(tensor: str, parameters: Container[str]) -> None:
-    """Raise InvalidRequestError if a tensor has a parameter that would change what is sent or answered."""
+    """Raise InvalidRequestError if a tensor has a parameter that would change the tensor's data or the answer."""
     if parameters:
         for name, instead in _UNSUPPORTED.items():
             if name in parameters:
@@ -172,7 +162,35 @@ def require_supported(tensor: str, parameters: Container[str]) -> None:
 
 
 def as_text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """BYTES as str, because ONNX's strings are UTF-8 text. Raises ValueError for other bytes."""
+    """Return BYTES as str, because ONNX's strings are UTF-8 text. Raises ValueError for bytes that are not UTF-8."""
     text = np.empty(array.size, np.object_)
     text[:] = [element.decode() for element in array.flat]
     return text.reshape(array.shape)
+
+
+class InferQuery(Query):
+    """A ModelInferRequest from a unary call or a stream. Its response is a ModelInferResponse."""
+
+    def __init__(self, request: pb.ModelInferRequest, learn: Learn | None = None) -> None:
+        """Keep the request. learn: Keeps a plan of the request; None to keep no plan."""
+        self._request = request
+        self.model_name = request.model_name
+        self.model_version = request.model_version
+        self._learn = learn
+
+    def prepare(self, model: Servable, call: TransportCall) -> None:
+        request = self._request
+        call.id = request.id
+        inputs, datatypes = decode_inputs(request, model.signature)
+        specs = requested_outputs(request, model.signature)
+        admission = model.check(inputs, datatypes)
+        if self._learn is not None:
+            self._learn(request, model, specs, admission)
+
+        def encode(result: InferenceResult) -> pb.ModelInferResponse:
+            return encode_response(request, model.version, specs, result.outputs)
+
+        call.inputs, call.encode, call.outputs = inputs, encode, [spec.name for spec in specs]
+        call.samples, call.batch_key = admission
+        if TIMEOUT in request.parameters:  # a stream has one deadline, so only the parameter gives each request its own
+            call.deadline = earlier_deadline(request.parameters[TIMEOUT].int64_param, call.deadline)

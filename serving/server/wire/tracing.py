@@ -1,10 +1,10 @@
 """OpenTelemetry spans for queries, as children of the caller's span (W3C's traceparent in the metadata).
 
-A span is created when its query has ended, from times that were measured anyway; the queue and the computation are its
-children. So tracing costs a running query nothing. Needs the extra ``otel``.
+A query's span is created when the query has ended, from times that are measured anyway, so tracing costs a running
+query nothing. Its child spans are the queue and the computation. Tracing needs the extra ``otel``.
 
-OpenTelemetry gets nothing else of what a caller sends. A traceparent that is valid is two identifiers of hexadecimal
-digits and a flag. W3C's tracestate and baggage may hold any text, and would be exported with each span or be logged.
+OpenTelemetry gets nothing else that a caller sends. A valid traceparent is two identifiers in hexadecimal digits and a
+flag. W3C's tracestate and baggage may hold any text, and would be exported with each span or be logged.
 """
 
 import threading
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import structlog
 
-from hangtag.serving.server.errors import StartError
+from hangtag.extras import needs
 from hangtag.serving.server.telemetry.log import redirect_library_log
 from hangtag.serving.server.telemetry.model_statistics import Timings
 
@@ -33,12 +33,12 @@ class Tracing:
     """Sends spans to a collector. Thread-safe."""
 
     def __init__(self, processor: "SpanProcessor", close_seconds: float) -> None:
-        """Give the spans to a processor, which may take ``close_seconds`` for the last ones."""
+        """Send the spans through a processor, which gets ``close_seconds`` to send the rest at the end."""
         from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        redirect_library_log("opentelemetry", with_values=True)  # of exporting alone: it logs no traceparent
+        redirect_library_log("opentelemetry", with_values=True)  # only the exporter logs, and never the traceparent
         resource = Resource({SERVICE_NAME: "hangtag"}).merge(OTELResourceDetector().detect())
         self._close_seconds = close_seconds
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)  # sampling: OTEL_TRACES_SAMPLER
@@ -48,16 +48,12 @@ class Tracing:
 
     @classmethod
     def to(cls, endpoint: str, close_seconds: float) -> "Tracing | None":
-        """Send spans to an OTLP collector over gRPC; None without an endpoint. Raises StartError without the extra."""
+        """Send spans to an OTLP collector over gRPC; None without an endpoint. Raises MissingExtraError."""
         if not endpoint:
             return None
-        try:
+        with needs("otel", "--otlp-endpoint"):
             from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        except ModuleNotFoundError as error:
-            raise StartError(
-                f"--otlp-endpoint needs the Python module {error.name!r}; install it with: pip install '.[otel]'"
-            ) from error
         return cls(
             BatchSpanProcessor(OTLPSpanExporter(endpoint, insecure=endpoint.startswith("http://"))), close_seconds
         )
@@ -69,10 +65,10 @@ class Tracing:
 
         Args:
             method: /package.Service/Method, or an HTTP method and its route.
-            metadata: What the caller sent.
+            metadata: The metadata that the caller sent.
             duration_ns: Nanoseconds from the query's arrival until now.
-            code: What the query ended with.
-            timings: What it cost; None if it was not computed.
+            code: The status with which the query ended.
+            timings: How long each step took; None if the query was not computed.
         """
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
@@ -96,15 +92,15 @@ class Tracing:
         span.end(ended_ns)
 
     def close(self) -> None:
-        """Send the last spans, for the seconds that they may take.
+        """Send the remaining spans, within ``close_seconds``.
 
-        The exporter alone would try for much longer, and an orchestrator kills a server that does not stop in time.
+        Left alone, the exporter would try for much longer, and an orchestrator kills a server that stops too slowly.
         """
         sending = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
         sending.start()
         sending.join(self._close_seconds)
         if sending.is_alive():
-            log.warning("the last spans are lost: the collector has not taken them", seconds=self._close_seconds)
+            log.warning("the last spans are lost: the collector did not accept them", seconds=self._close_seconds)
 
     def _children(self, span: Any, ended_ns: int, timings: Timings) -> None:
         from opentelemetry.trace import set_span_in_context
@@ -117,7 +113,7 @@ class Tracing:
 
 
 def _attributes(method: str, code: grpc.StatusCode) -> dict[str, str | int]:
-    """Return what a span says of its call, by OpenTelemetry's conventions for RPC and for HTTP."""
+    """Return a span's attributes, according to OpenTelemetry's conventions for RPC and for HTTP."""
     if not method.startswith("/"):
         verb, _, route = method.partition(" ")
         return {"http.request.method": verb, "http.route": route, "hangtag.status": code.name}

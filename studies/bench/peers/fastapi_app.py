@@ -1,6 +1,6 @@
-"""A classifier behind FastAPI, as a stranger would write it for speed: raw bytes both ways, no batching.
+"""A classifier behind FastAPI, as a user might write it for speed: raw bytes both ways, no batching.
 
-uvicorn imports it in .venv-fastapi, in each of its workers; the variable MODEL_FILE names the model.
+Each worker of uvicorn imports this module, in .venv-fastapi. The environment variable MODEL_FILE names the model.
 """
 
 import os

@@ -1,9 +1,9 @@
-"""The least that a Python server on uvicorn can do: what it reaches is a bound for every such server.
+"""The least possible Python server on uvicorn. Its speed is an upper bound for every such server.
 
-It answers an image with its logits and probabilities, computed in batches. It has no routes, deadlines, checks, limits,
-cost in its responses or statistics, and takes for granted that a request is as `systems.requests` makes it.
+The server answers an image with logits and probabilities, computed in batches. It has no routes, deadlines, checks,
+limits, costs in responses or statistics, and assumes requests as `systems.requests` makes them.
 
-    python -m studies.http.minimal MODEL.onnx PORT
+    python -m studies.bench.peers.http_minimal MODEL.onnx PORT
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _HEADERS = [
 
 
 class _Batcher:
-    """Threads with a session each, of one thread, that take all images that wait as a batch."""
+    """Threads that each have a one-thread session, and take all waiting images as a batch."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -42,7 +42,7 @@ class _Batcher:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def put(self, image: bytes) -> asyncio.Future[bytes]:
-        """Queue an image; the future has the values of its outputs, one after another. Call it on the event loop."""
+        """Queue an image, and return a future of its outputs' values, concatenated. Call this on the event loop."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             for _ in os.sched_getaffinity(0):

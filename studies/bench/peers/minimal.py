@@ -1,10 +1,10 @@
-"""The least that a Python server on pygrpc-native can do: what it reaches is a bound for every such server.
+"""The least possible Python server on pygrpc-native. Its speed is an upper bound for every such server.
 
-It answers ModelInfer with images, and refuses a call when its queue is full. It has no deadlines, no checks, no cost in
-its replies and no statistics but ModelStatistics' three counts, and takes for granted that a message is as
-`h2load.message` makes it.
+The server answers ModelInfer with images, and refuses a call when its queue is full. It has no deadlines, no checks, no
+costs in replies, and no statistics except ModelStatistics' three counts. It assumes messages as `h2load.message` makes
+them.
 
-    python -m studies.server.peers.minimal MODELS
+    python -m studies.bench.peers.minimal MODELS
 """
 
 import os
@@ -20,7 +20,6 @@ from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.model_repository import serving_versions
-from studies.server.process import Launch
 
 _SERVICE = "/inference.GRPCInferenceService"
 _INFER = 0
@@ -32,14 +31,8 @@ _RESOURCE_EXHAUSTED = 8
 _SIGNAL_SECONDS = 0.1
 
 
-def minimal(models: Path) -> Launch:
-    """How to start it."""
-    command = (sys.executable, "-m", "studies.server.peers.minimal", models.resolve())
-    return Launch(command, r"^ready (\S+)", answers_loadtest=False)
-
-
 class _Model:
-    """A session of one thread, and the calls that wait for it."""
+    """A one-thread session, and the calls that wait for it."""
 
     def __init__(self, path: Path) -> None:
         options = onnxruntime.SessionOptions()
@@ -47,7 +40,7 @@ class _Model:
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.outputs = [output.name for output in self.session.get_outputs()]
         self.queue: deque[tuple[int, bytes, int]] = deque()
-        """The library's number of each call, its images, and how many they are."""
+        """For each call: the library's number of the call, the images, and the number of images."""
         self.calls = self.samples = self.batches = 0
 
     def take(self) -> list[tuple[int, bytes, int]]:
@@ -60,7 +53,7 @@ class _Model:
 
 
 class _Server:
-    """Each thread receives calls, takes a batch and computes it, as those of hangtag's native transport do."""
+    """Each thread receives calls, takes a batch and computes it, like the threads of hangtag's native transport."""
 
     def __init__(self, models: Path) -> None:
         self._models = {file.name: _Model(file.path) for file in serving_versions(models)}

@@ -1,7 +1,7 @@
-"""Starts Triton with its Python backend, from the wheel nvidia-pytriton, on the models that hangtag serves.
+"""Start Triton with its Python backend, from the wheel nvidia-pytriton, with the models that hangtag serves.
 
-It is set up as its documentation suggests for such models: two instances of each, sessions of one thread, dynamic
-batching without a delay. Triton answers with logits alone; hangtag's answers have the probabilities too.
+The setup follows Triton's documentation for such models: two instances of each model, one-thread sessions, dynamic
+batching without a delay. Triton answers with logits only; hangtag's answers also have the probabilities.
 """
 
 import shutil
@@ -15,9 +15,10 @@ from pathlib import Path
 import click
 
 from hangtag.serving.model_repository import serving_versions
-from studies.server.process import Launch
+from studies.bench.process import Launch
+from studies.page import ROOT
 
-ENVIRONMENT = Path(__file__).parents[3] / ".venv-triton"
+ENVIRONMENT = ROOT / ".venv-triton"
 CONFIG = """backend: "python"
 max_batch_size: 64
 input { name: "image" data_type: TYPE_UINT8 dims: [28, 28] }
@@ -29,7 +30,7 @@ dynamic_batching { }
 
 @contextmanager
 def triton(models: Path, environment: Path = ENVIRONMENT) -> Iterator[Launch]:
-    """How to start Triton, with a model repository of its own that lasts as long as the context.
+    """Yield how to start Triton, with its own model repository, which exists as long as the context.
 
     Args:
         models: hangtag's model repository; the latest version of each model is served.
@@ -87,13 +88,13 @@ def _write_repository(models: Path, folder: Path) -> None:
 
 
 def _write_backend(server: Path, folder: Path, python: str) -> None:
-    """The Python backend, with the program beside it that runs a model in this version of Python."""
+    """Write the Python backend, and next to it the program that runs a model in this version of Python."""
     shutil.copytree(server / "backends/python", folder)
     shutil.copy2(server / "python_backend_stubs" / python / "triton_python_backend_stub", folder)
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago: Triton cannot choose its own."""
+    """Ports that were free a moment ago, because Triton cannot choose free ports itself."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

@@ -1,6 +1,6 @@
 """The model.py that Triton's Python backend runs for each model: one ONNX Runtime session of one thread.
 
-Triton imports it in a process of its own, in .venv-triton.
+Triton imports this module in a separate process, in .venv-triton.
 """
 
 import os
@@ -17,10 +17,10 @@ import triton_python_backend_utils as backend  # noqa: E402
 
 
 class TritonPythonModel:
-    """One instance of a model. Its name and methods are the backend's."""
+    """One instance of a model. The backend prescribes the names of the class and its methods."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load model.onnx beside this file."""
+        """Load model.onnx, which lies next to this file."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -28,7 +28,7 @@ class TritonPythonModel:
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Compute the samples of all requests as one batch, and cut the answers."""
+        """Compute the samples of all requests as one batch, and split the answers."""
         images = [backend.get_input_tensor_by_name(request, "image").as_numpy() for request in requests]
         (logits,) = self._session.run(["logits"], {"image": np.concatenate(images)})
         ends = np.cumsum([len(image) for image in images])[:-1]

@@ -112,7 +112,7 @@ def test_pods_meet_the_restricted_standard_and_have_limits(documents: list[Docum
 
 
 def test_gpu_pods_run_the_gpu_image_when_the_base_names_a_registry(tmp_path: Path) -> None:
-    """docs/deploy.md has users set the base's image; if the GPU pods inherited it, they would serve on the CPU."""
+    """docs/how-to/kubernetes.md has users set the base's image; pods that inherited it would serve on the CPU."""
     folder = shutil.copytree(FOLDER, tmp_path / "kubernetes")
     base = folder / "base/kustomization.yaml"
     base.write_text(base.read_text().replace("newName: hangtag", "newName: registry.example/hangtag"))

@@ -22,7 +22,7 @@ from tests.deploy.engine.stack import ROOT, Stack, docker
 from tests.kit.waiting import until
 
 REPLICAS = (1, 2)
-BALANCED_WITHIN = 60.0  # seconds, stated in docs/deploy.md
+BALANCED_WITHIN = 60.0  # seconds, stated in docs/how-to/several-servers.md
 IN_FLIGHT = 4
 IMAGE = {"image": np.zeros((1, 28, 28), np.uint8)}
 
@@ -41,7 +41,7 @@ class SteadyLoad:
         """An error message for each call that failed."""
 
     def wait_for_answers(self, count: int = 100) -> None:
-        """Wait until so many more calls were answered."""
+        """Wait until this many more calls were answered."""
         target = self.answered + count
         until(lambda: self.answered >= target)
 

@@ -84,7 +84,7 @@ def on_sign(effect: str, signs: int = 1) -> Callable[[Model], None]:
 
 
 def marked(few: Garments, *places: int) -> Garments:
-    """The test images, of which some have a sign, in the order of the signs."""
+    """The test images, some with a sign, in the order of the signs."""
     images = few.images.copy()
     for place, sign in zip(places, SIGNS, strict=False):
         images[place, 0, :4] = sign
@@ -112,7 +112,7 @@ def only(few: Garments, place: int) -> Garments:
         (
             on_sign("class"),
             lambda few: marked(few, 270),
-            r"^agreement: .* another class than PyTorch for 1 of 300 .*; worst at test image 270\.",
+            r"^agreement: the file and PyTorch give different classes for 1 of 300 .*; worst at test image 270\.",
         ),
         (
             on_sign("shift"),
@@ -177,7 +177,7 @@ def test_large_logits_are_no_fault(lstm: Exported, few: Garments, tmp_path: Path
 
 
 def classifier_of(labels: int, rows: int | str) -> Model:
-    """A file that answers each image with a row of so many labels, or a fixed number of images with as many rows."""
+    """A file that answers each image with a row of this many labels, or a fixed number of images with as many rows."""
     return onnx_models.from_text(
         f"""(uint8[{rows}, 28, 28] image) => (float[{rows}, {labels}] logits, float[{rows}, {labels}] probabilities)
         <int64[2] flat = {{-1, 784}}> {{
@@ -201,6 +201,5 @@ def test_a_signature_that_breaks_the_contract_is_refused(
 
 
 def test_a_short_test_set_is_compared_as_far_as_it_goes(lstm: Exported, few: Garments, tmp_path: Path) -> None:
-    """An empty batch would abort the whole process in ONNX Runtime."""
     published = publish(lstm.run, tmp_path, few.first(10), graph=lstm.graph)
     assert json.loads(published.metadata["gate"])["batching"]["images"] == 10

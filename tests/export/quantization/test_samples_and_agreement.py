@@ -77,13 +77,12 @@ def test_samples_of_a_model_without_a_batch_axis_have_one_axis_more(tmp_path: Pa
     [
         ({"y": rows()}, r"holds arrays named y; the model's inputs are x: FP32 \[any, 16\]\. .*savez"),
         ({"x": rows(39)}, "holds 39 samples; at least 40 are needed"),
-        ({"x": rows()[:, :9]}, r"'x' has shape \[200, 9\], which is no row of samples for .* \[any, 16\]"),
-        ({"x": rows()[0]}, r"'x' has shape \[16\], which is no row of samples"),
+        ({"x": rows()[:, :9]}, r"'x' has shape \[200, 9\], which is not rows of samples for .* \[any, 16\]"),
         ({"x": np.full((50, 16), np.nan)}, "the array 'x' holds NaN or infinity"),
         ({"x": np.full((50, 16), "text")}, "the array 'x' is <U4; the model's input is x: FP32"),
         (
             {"a": np.zeros((50, 3)), "b": np.zeros(49, int)},
-            "every array must have one row a sample; there are a 50, b 49",
+            "every array must have one row per sample, but has a 50, b 49",
         ),
         ({"x": np.full((50, 16), {}, object)}, r"cannot be read as a \.npz file of numbers and texts"),
     ],
@@ -147,7 +146,7 @@ def test_of_a_large_folder_a_thousand_pictures_are_taken_evenly(tmp_path: Path) 
         image.putpixel((0, 0), place // 8)
         image.save(tmp_path / f"{place:04}.png")
     taken = [int(feed["image"].item()) for feed in samples.read(tmp_path, pictures_in(1, 1)).feeds]
-    assert taken == [2 * place // 8 for place in range(1000)]
+    assert taken == [place * 1999 // 1000 // 8 for place in range(1000)]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +157,7 @@ def test_of_a_large_folder_a_thousand_pictures_are_taken_evenly(tmp_path: Path) 
     ],
 )  # fmt: skip
 def test_pictures_are_for_a_model_of_pictures(model: Signature, folder: Path) -> None:
-    with pytest.raises(ExportError, match=r"are no single picture UINT8 .* Say with --preprocessing how"):
+    with pytest.raises(ExportError, match=r"are not a single picture UINT8 .* Say with --preprocessing how"):
         samples.read(folder, model)
 
 
@@ -225,21 +224,7 @@ def answering(**outputs: tuple[str, Shape]) -> Signature:
         ("FP32", (None, 2, 3), [[[0.2, 0.8, 0], [1, 0, 0.0]]], LABELS),
         ("FP32", (None, 2, 3), [[[0.2, -0.8, 0], [1, 0, 0.0]]], VALUES),
         ("FP32", (None, 2, None), [[[0.5, 0.5], [1, 0.0]]], VALUES),
-        ("FP32", (None, 2, 1), [[[1.0], [1.0]]], VALUES),
     ],
 )
 def test_the_rule_fits_the_output(datatype: str, shape: tuple[int | None, ...], answer: Any, rule: str) -> None:
     assert agreement.rules(answering(y=(datatype, shape)), [{"y": np.array(answer)}], {}) == {"y": rule}
-
-
-def test_a_chosen_rule_must_fit() -> None:
-    model = answering(sum=("FP32", (None, 1)), double=("INT64", (None, 1)), total=("FP32", ()))
-    assert agreement.rules(model, [], {"sum": VALUES}) == {"sum": VALUES}
-    for chosen, message in (
-        ({"nosuch": VALUES}, "the model has no such output; it has sum, double, total"),
-        ({"double": VALUES}, "--agree-on double=values does not fit the output double: INT64"),
-        ({"sum": EQUAL}, "--agree-on sum=equal does not fit the output sum: FP32"),
-        ({"total": LABELS}, "--agree-on total=labels does not fit the output total: FP32"),
-    ):
-        with pytest.raises(ExportError, match=message):
-            agreement.rules(model, [], chosen)

@@ -35,13 +35,6 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return once(tmp_path_factory, "colour-network", make, sources=["tests/kit/colour_networks.py"])
 
 
-@pytest.fixture
-def labels(tmp_path: Path) -> Path:
-    file = tmp_path / "labels.txt"
-    file.write_text("\n".join(COLOURS))
-    return file
-
-
 def published(folder: Path, version: int = 1) -> Path:
     return folder / f"models/theirs/{version}/model.onnx"
 
@@ -55,13 +48,15 @@ def test_a_network_of_pytorch_is_served_and_classified_alike_over_every_way(
     places = ("--models", tmp_path / "models")
     (photos / "red/empty.png").touch()
     result = invoke("import", network, "--name", "theirs", *stated, *places)
-    assert "Left out 1 picture that cannot be read: red/empty.png (it is empty).\n" in result.stderr
+    assert "Left out 1 picture that cannot be read: red/empty.png (it is empty (0 bytes)).\n" in result.stderr
     assert "  batching     batched: " in result.stdout
     assert re.search(
         r"  pictures     logits within \S+ and probabilities within \S+ of the bare network", result.stdout
     )
-    assert f"  accuracy     100.00% of 60 pictures of folder:{photos}\n" in result.stdout
-    invoke("import", network, "--name", "theirs-int8", *stated, "--precision", "int8", *places)
+    assert f"  accuracy     100.00% right of 60 pictures of folder:{photos}\n" in result.stdout
+    result = invoke("import", network, "--name", "theirs", *stated, "--precision", "int8", *places)
+    right = f"100.00% right of 30 pictures of folder:{photos}, without the 30 that made the file"
+    assert f"  accuracy     {right}\n" in result.stdout
     assert "QuantizeLinear" in {
         node.op_type for node in onnx.load(tmp_path / "models/theirs-int8/1/model.onnx").graph.node
     }
@@ -74,7 +69,17 @@ def test_a_network_of_pytorch_is_served_and_classified_alike_over_every_way(
     }  # fmt: skip
     assert (written["test_accuracy"], json.loads(written["labels"])) == ("1.0000", list(COLOURS))
     assert json.loads(written["gate"])["pictures"]["limits"]["probabilities"] == 1e-4
-    invoke("models", "verify", *places[:2])
+
+    shown = invoke("models", "verify", *places).stdout
+    assert re.search(r"holds +pictures +logits within .* Pillow prepared 24 drawn pictures", shown)
+    assert re.search(r"not checked +pictures, agreement +it was compared with the original in FP32", shown)
+    assert re.search(rf"holds +accuracy +{right} \(recorded 100\.00%\)", shown)
+    moved = Path(shutil.copytree(photos, tmp_path / "moved"))
+    verifying = ("models", "verify", "theirs", *places, "--data-dir")
+    assert f"of folder:{moved} (recorded 100.00%)" in invoke(*verifying, moved).stdout
+    (moved / "green/7.png").unlink()
+    for place, why in ((moved, "are not those that it was tested on"), (tmp_path / "nowhere", "are not at")):
+        assert re.search(rf"not checked +accuracy +the pictures .*{why}", invoke(*verifying, place, exit_code=1).stdout)
 
     file = photos / "green/7.png"
     expected = by_pillow(network, file)
@@ -150,75 +155,6 @@ def test_pixels_reach_a_network_as_stated_whatever_its_input(
             assert client.classify(encoded(np.zeros((9, 9, 3), np.uint8)), model="theirs").labels[0].name == "red"
 
 
-# What lies with the file.
-
-TIMM = {
-    "pretrained_cfg": {
-        "input_size": [3, 24, 24], "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center",
-        "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3],
-    },
-    "label_names": list(COLOURS),
-}  # fmt: skip
-HUGGING_FACE = {
-    "do_resize": True, "size": {"height": 24, "width": 24}, "resample": 2, "do_rescale": True,
-    "rescale_factor": 0.00392156862745098, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3],
-}  # fmt: skip
-ULTRALYTICS = {"names": "{0: 'red', 1: 'green', 2: 'blue'}", "imgsz": "[24, 24]", "task": "classify"}
-ID2LABEL = {"id2label": {"2": "crane", "0": "crane", "1": "heron"}}
-
-
-@pytest.mark.parametrize(
-    ("files", "properties", "more", "image", "names", "said"),
-    [
-        ({"config.json": TIMM}, {}, (), {"fit": "crop", "mean": [0.4, 0.5, 0.6]}, COLOURS, "by the method bicubic"),
-        ({"config.json": TIMM}, {}, (), {"std": [0.2, 0.25, 0.3]}, COLOURS, "keeps the middle 87.5%"),
-        (
-            {"preprocessor_config.json": HUGGING_FACE, "config.json": ID2LABEL}, {}, (),
-            {"fit": "stretch", "mean": [0.4, 0.5, 0.6]}, ("crane (0)", "heron", "crane (2)"),
-            "3 labels from config.json",
-        ),
-        (
-            {"preprocessor_config.json": HUGGING_FACE}, {},
-            ("--labels", "labels.txt", "--preprocessing", "fit=pad mean=0.5"),
-            {"fit": "pad", "mean": [0.5], "std": [0.2, 0.25, 0.3]}, COLOURS,
-            "--preprocessing fit=pad mean=0.5 wins over",
-        ),
-        ({}, ULTRALYTICS, (), {"fit": "crop", "mean": [0.0]}, COLOURS, "the metadata of theirs.onnx"),
-    ],
-    ids=["timm", "timm's crop", "Hugging Face", "options win", "Ultralytics"],
-)  # fmt: skip
-def test_what_lies_with_the_file_is_taken_and_named(
-    files: dict[str, object],
-    properties: dict[str, str],
-    more: tuple[str, ...],
-    image: dict[str, object],
-    names: tuple[str, ...],
-    said: str,
-    labels: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name, content in files.items():
-        (tmp_path / name).write_text(json.dumps(content))
-    model = in_text(last="logits = Softmax(scores)" if properties else "logits = Identity(scores)")
-    onnx.helper.set_model_props(model, properties)
-    result = imported(tmp_path, model, *more)
-    written = onnx_file.metadata(published(tmp_path))
-    assert json.loads(written["image"]).items() >= image.items()
-    assert json.loads(written["labels"]) == list(names)
-    assert said in result.stdout
-
-
-def test_files_of_other_networks_are_left_alone(tmp_path: Path) -> None:
-    """A network that is no classifier of pictures is published as it is, with the reason."""
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(HUGGING_FACE))
-    (tmp_path / "config.json").write_text(json.dumps(ID2LABEL))
-    result = imported(tmp_path, onnx_models.two_inputs())
-    assert "  classify     `hangtag classify` will not take pictures: the network's inputs (a" in result.stdout
-    assert "labels" not in onnx_file.metadata(published(tmp_path))
-
-
 def test_without_preprocessing_a_network_stays_as_it_is(labels: Path, tmp_path: Path) -> None:
     result = imported(tmp_path, in_text(), "--labels", labels)
     assert "will not take pictures: nothing says how pixels become its input (--preprocessing)" in result.stdout
@@ -228,25 +164,25 @@ def test_without_preprocessing_a_network_stays_as_it_is(labels: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("model", "more", "message"),
     [
-        (in_text(), ("--scores", "probabilities"), r"^pictures: .*no probabilities .* Say --scores logits"),
-        (in_text(last="logits = Softmax(scores)"), ("--scores", "logits"), "are probabilities already"),
+        (in_text(), ("--scores", "probabilities"), r"^pictures: .*not probabilities .* Say --scores logits"),
+        (in_text(last="logits = Softmax(scores)"), ("--scores", "logits"), "are already probabilities"),
         (in_text(), ("--preprocessing", "size=9x9"), "size=9x9 does not fit the network's input image"),
         (in_text(), ("--preprocessing", "mean=0.5 std=0.5"), "add scale=255 to --preprocessing if the network learned"),
-        (in_text(), ("--preprocessing", "mean=1,2"), r"'mean=1,2' is not understood .* For example: --preprocessing"),
-        (in_text(), ("--preprocessing", "crop=5"), r"'crop=5' is not understood"),
-        (in_text(), ("--preprocessing", "std=0"), r"'std=0' is not understood \(std must be above 0"),
+        (in_text(), ("--preprocessing", "mean=1,2"), r"'mean=1,2' is not understood.* For example: --preprocessing"),
+        (in_text(), ("--preprocessing", "crop=5"), "'crop=5' is not understood: its parts are size, fit"),
+        (in_text(), ("--preprocessing", "std=0"), "'std=0' is not understood: std is one number above 0, or three"),
         (in_text(), ("--preprocessing", "fit=garment scale=255"), "fit garment is for grey pictures"),
         (in_text("float[a, b, c, d]"), ("--preprocessing", "scale=255"), "state its size with --preprocessing size="),
         (in_text("uint8[batch, 3, 24, 24]", first=CAST), (), "takes pixels as they are: leave scale, mean and std out"),
-        (onnx_models.two_inputs(), (), r"the network's inputs \(a .*\) are no single picture"),
-        (in_text("float[batch, 4, 24, 24]"), (), "are no single picture"),
+        (onnx_models.two_inputs(), (), r"the network's inputs \(a .*\) are not a single picture"),
+        (in_text("float[batch, 4, 24, 24]"), (), "are not a single picture"),
         (in_text(answered="float[batch, 4]"), (), "none has one score for each of 3 labels"),
         (
             in_text(
                 "float[4, 3, 24, 24]", "float[4, 3]",
                 "shape = Constant <value = int64[4] {4, 3, 24, 24}> () pixels = Reshape(image, shape)",
             ),
-            (), "takes 4 pictures at a time, and does not compute with other numbers. Export it with a free first axis",
+            (), "takes 4 pictures at a time, and no other number. Export it with a free first axis",
         ),
     ],
 )  # fmt: skip
@@ -270,17 +206,21 @@ def test_a_version_that_is_worse_on_the_same_pictures_is_refused(labels: Path, t
     assert "which serves, has 100.00%" in refusal(*importing(tmp_path, in_text(), *stated, *wrong, *data))
     unmeasured = refusal(*importing(tmp_path, in_text(), *stated))
     assert re.search(
-        r"version 2, which serves, has test accuracy 100\.00%, so nothing says .* Measure both", unmeasured
+        r"version 2, which serves, has test accuracy 100\.00%, so nothing shows .* Measure both", unmeasured
     )
     result = imported(tmp_path, in_text(), *stated, *wrong, *data, "--even-if-worse")
-    assert "  predecessor  WORSE, published all the same: test accuracy 33.33%" in result.stdout
+    assert "  predecessor  WORSE, but published: test accuracy 33.33%" in result.stdout
+    fit = importing(tmp_path, in_text(), *stated, *data, "--preprocessing", f"{STEPS} fit=pad")
+    assert "has the fit stretch for pictures of another size, and the new one fit pad: " in refusal(*fit)
+    labels.write_text("\n".join(sorted(COLOURS)))
+    for command in (importing(tmp_path, in_text(), *stated), importing(tmp_path, in_text(), *stated, *wrong, *data)):
+        assert refusal(*command).startswith("contract: version 3 of theirs, which serves, has the")
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("folder:photos", "has the classes pink, which are none of the model's labels red; green; blue"),
-        ("folder:twice", "1 picture is in more than one class, so that one of their labels is wrong: blue/0.png and"),
+        ("folder:photos", "has the classes pink, which are not among the model's labels red; green; blue"),
         ("idx:photos", "name folder:PICTURES, with a folder for each label, or csv:FILE.csv"),
         ("photos", "name folder:PICTURES"),
     ],
@@ -290,8 +230,6 @@ def test_pictures_that_do_not_fit_the_labels_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     colour_networks.pictures(tmp_path / "photos", 1)
-    shutil.copytree(tmp_path / "photos", tmp_path / "twice")
-    shutil.copy(tmp_path / "twice/blue/0.png", tmp_path / "twice/red")
     (tmp_path / "photos/red").rename(tmp_path / "photos/pink")
     stated = ("--labels", labels, "--preprocessing", STEPS, "--data", data)
     assert message in refusal(*importing(tmp_path, in_text(), *stated), unchanged=tmp_path)

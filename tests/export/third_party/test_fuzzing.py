@@ -16,7 +16,7 @@ import pytest
 from google.protobuf import json_format
 
 from hangtag.export.errors import ExportError
-from hangtag.export.third_party import document
+from hangtag.export.third_party import onnx_document
 from hangtag.serving.client import Client
 from tests.kit import onnx_models, unbatchable_models
 from tests.kit.command import contents, invoke
@@ -43,7 +43,7 @@ def test_a_damaged_file_is_read_or_refused(tmp_path: Path) -> None:
     for seed in range(800):
         file.write_bytes(damaged(seed))
         try:
-            document.read(file)
+            onnx_document.read(file)
         except ExportError as error:
             refusals.append(str(error))
     assert 80 < len(refusals) < 720  # neither is a rarity

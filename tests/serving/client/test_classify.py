@@ -91,7 +91,7 @@ def test_an_image_that_fails_is_reported_and_the_others_are_classified(
         assert line.startswith(f"{tmp_path}/{name}: ")
         assert fact in line
         assert "object at 0x" not in line  # Pillow's name of a stream
-    assert standard_input.startswith("-: nothing")
+    assert standard_input.startswith("-: standard input was empty")
 
 
 def test_without_a_model_the_only_classifier_answers_and_several_are_named(garment: Path, tmp_path: Path) -> None:
@@ -122,6 +122,7 @@ def test_a_folder_stands_for_its_images_and_a_dash_for_standard_input(
     (tmp_path / "notes.txt").write_text("no image")
     result = classify(address, tmp_path, "-", "--json", typed=garment.read_bytes())
     assert [Path(answer["image"]).name for answer in answers(result)] == ["a.webp", "b.PNG", "-"]
+    assert result.stderr == "Left out 1 file whose name does not end in .png, .jpg, .jpeg, .webp.\n"
 
 
 @pytest.mark.parametrize(
@@ -168,6 +169,8 @@ def test_models_stand_side_by_side(address: str, garment: Path) -> None:
     assert all(left == right and "%  label " in left for left, right in labels)
     assert all("ms queued" in cell for cell in queued)
     assert all("ms computed" in cell for cell in computed)
+    narrow = classify(address, garment, models=("classifier", "other"), columns=24).stdout
+    assert "…" not in narrow, "nothing is cut"
 
 
 def test_json_has_every_models_answer_in_one_line(address: str, garment: Path) -> None:

@@ -34,16 +34,13 @@ def address(request: pytest.FixtureRequest, server: Server) -> str:
     return server.address if request.param == "gRPC" else f"http://{server.http_address}"
 
 
-def documented(kind: type) -> list[str]:
-    """The class and its public methods."""
-    members = [f"{kind.__name__}.{name}" for name in vars(kind) if not name.startswith("_")]
-    return [kind.__name__, *(name for name in members if name not in NO_EXAMPLE)]
+def documented(kind: type) -> dict[str, str]:
+    """The docstrings of the class and its public methods."""
+    members = {f"{kind.__name__}.{name}": member for name, member in vars(kind).items() if not name.startswith("_")}
+    return {name: each.__doc__ or "" for name, each in {kind.__name__: kind, **members}.items()}
 
 
-def docstring(name: str) -> str:
-    kind, _, method = name.partition(".")
-    owner = {one.__name__: one for one in (AsyncClient, Client, ConnectionOptions)}[kind]
-    return (getattr(owner, method) if method else owner).__doc__ or ""
+DOCSTRINGS = documented(Client) | documented(AsyncClient) | {"ConnectionOptions": ConnectionOptions.__doc__ or ""}
 
 
 def run(name: str, code: str, variables: dict[str, Any], runner: asyncio.Runner) -> None:
@@ -72,9 +69,9 @@ def variables(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
         yield {"image": image, "np": np, "Client": Client, "ConnectionOptions": ConnectionOptions}
 
 
-@pytest.mark.parametrize("name", [*documented(Client), *documented(AsyncClient), "ConnectionOptions"])
+@pytest.mark.parametrize("name", [name for name in DOCSTRINGS if name not in NO_EXAMPLE])
 def test_the_example_runs(name: str, address: str, variables: dict[str, Any]) -> None:
-    code = docstring(name).replace("127.0.0.1:8001", address)
+    code = DOCSTRINGS[name].replace("127.0.0.1:8001", address)
     with asyncio.Runner() as runner, Client(address) as client:
         own = AsyncClient(address) if name.startswith("AsyncClient") else client
         run(name, code, {"client": own, **variables}, runner)

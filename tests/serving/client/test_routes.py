@@ -28,8 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         onnx_models.publish(models, name, onnx_models.classifier())
     cascade = 'cascade = ["first", "second"]\naccept = {output = "probabilities", at_least = %s}'
     for name, text in {"sure": cascade % 0, "unsure": cascade % 1, "split": 'split = {"second@1" = 100}'}.items():
-        (models / name).mkdir()
-        (models / name / "route.toml").write_text(text)
+        onnx_models.publish_route(models, name, text)
     onnx_label_sets.publish_all(models)
     with running_server(models) as running:
         yield running
@@ -106,7 +105,7 @@ def test_a_classification_may_be_a_set_of_labels_or_have_distances(client: Clien
 
 def classify(address: str, image: Path, model: str, *options: str) -> str:
     result = invoke("classify", "--server", address, image, "--model", model, *options, columns=120)
-    assert result.stderr == ""
+    assert "Error" not in result.stderr  # which also has the log of the server in this process
     return result.stdout
 
 

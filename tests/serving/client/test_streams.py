@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import threading
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from hangtag import AsyncClient, Classification, Client, ClientError, Credentials
 from hangtag.serving.server.process.server import Server
 from tests.kit.certificates import TOKEN
-from tests.kit.kinds import Kind, asynchronous_kinds, message_of
+from tests.kit.kinds import Kind, message_of
 from tests.kit.server import server as running_server
 from tests.kit.waiting import TIMEOUT
 
@@ -64,26 +65,6 @@ def test_an_answer_comes_before_the_next_image_exists(client: Client) -> None:
     assert len(list(outcomes)) == 1
 
 
-@asynchronous_kinds
-def test_asynchronous_images_leave_the_loop_free(kind: Kind, server: Server) -> None:
-    async def main() -> list[list[str]]:
-        answered = asyncio.Event()
-        answers = []
-
-        async def images() -> AsyncIterator[Any]:
-            yield IMAGES[0]
-            await asyncio.wait_for(answered.wait(), TIMEOUT)  # the loop takes the first answer meanwhile
-            yield IMAGES[1]
-
-        async with AsyncClient(kind.text(kind.of(server))) as client:
-            async for outcome in client.classify_stream(images(), "classifier"):
-                answers.append(labels(outcome))
-                answered.set()
-        return answers
-
-    assert [len(each) for each in asyncio.run(main())] == [3, 3]
-
-
 def test_what_the_images_raise_comes_after_the_answers_before_it(client: Client) -> None:
     def images() -> Iterator[Any]:
         yield IMAGES[0]
@@ -95,7 +76,7 @@ def test_what_the_images_raise_comes_after_the_answers_before_it(client: Client)
         next(outcomes)
 
 
-def test_a_stream_that_takes_too_long_is_late(client: Client) -> None:
+def test_a_stream_ends_at_its_deadline_and_with_its_client(client: Client) -> None:
     ended = threading.Event()
 
     def images() -> Iterator[Any]:
@@ -104,6 +85,12 @@ def test_a_stream_that_takes_too_long_is_late(client: Client) -> None:
 
     stream = client.classify_stream(images(), "classifier", timeout=0.5)
     assert "0.5 s" in message_of(grpc.StatusCode.DEADLINE_EXCEEDED, list, stream)
+    stream = client.classify_stream(images(), "classifier")
+    assert labels(next(stream))
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(next, stream)
+        client.close()
+        assert message_of(grpc.StatusCode.CANCELLED, waiting.result, TIMEOUT)
     ended.set()
 
 
@@ -148,22 +135,25 @@ def test_a_stream_that_the_server_refuses_says_so(kind: Kind, models: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    ("raised", "caught"),
+    ("http", "raised", "caught"),
     [
         # It ends gRPC's task, as a failure to send the end of the requests does: that is no cancelled task.
-        (SystemExit, ClientError),
-        (asyncio.CancelledError, asyncio.CancelledError),  # the caller's own
+        (False, SystemExit, ClientError),
+        (False, asyncio.CancelledError, asyncio.CancelledError),  # the caller's own
+        (True, asyncio.CancelledError, asyncio.CancelledError),
     ],
 )
 def test_what_cancels_a_stream_among_its_requests(
-    server: Server, raised: type[BaseException], caught: type[BaseException]
+    server: Server, http: bool, raised: type[BaseException], caught: type[BaseException]
 ) -> None:
+    kind = Kind(asynchronous=True, http=http)
+
     async def requests() -> AsyncIterator[dict[str, Any]]:
         yield INDEX
         raise raised
 
     async def main() -> BaseException:
-        async with AsyncClient(server.address) as client:
+        async with AsyncClient(kind.text(kind.of(server))) as client:
             with pytest.raises(caught) as error:
                 async for _ in client.infer_stream("gather", requests()):
                     pass

@@ -1,12 +1,11 @@
-"""``hangtag top`` at a real server: once, over each protocol, and in a terminal until somebody ends it."""
+"""``hangtag top`` at a real server: once, over each protocol, and in a terminal until Ctrl-C."""
 
-import contextlib
 import json
 import os
 import re
+import signal
 import termios
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,8 +15,10 @@ import pytest
 
 from hangtag import Client
 from tests.kit import forkserver, onnx_models
+from tests.kit.certificates import TOKEN, Certificates
 from tests.kit.command import environment, invoke, refusal, serving
-from tests.kit.other_servers import refusing
+from tests.kit.other_servers import refusing, web_server
+from tests.kit.server import server as running_server
 
 ONCE = ("top", "--once", "--interval", "0.1", "--server")
 
@@ -28,9 +29,8 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
     models = onnx_models.publish_all(tmp_path_factory.mktemp("models"), "gather", "text")
     for name in ("first", "second"):
         onnx_models.publish(models, name, onnx_models.classifier())
-    (models / "unsure").mkdir()
     accept = 'accept = {output = "probabilities", at_least = 1}'
-    (models / "unsure/route.toml").write_text(f'cascade = ["first", "second"]\n{accept}')
+    onnx_models.publish_route(models, "unsure", f'cascade = ["first", "second"]\n{accept}')
     with serving("--models", str(models), "--port", "0") as process:
         line = f"{process.wait_for('ready')} {process.wait_for('metrics')}"
         yield dict(re.findall(r"\b(address|http|url|transport)=(\S+)", line))
@@ -88,46 +88,42 @@ def test_a_look_at_a_server(addresses: dict[str, str], http: bool, metrics_at: s
 
 
 def test_what_cannot_be_watched_is_one_line(addresses: dict[str, str]) -> None:
-    with refusing() as free:
+    with refusing() as free, web_server(lambda _: (401, {}, b"")) as secret:
         for server, metrics, fact in (
             (free, "", f"no server answers at {free}"),
             (f"http://{free}", "", f"no server answers at http://{free}"),
             (addresses["address"], f"http://{free}/metrics", f"no metrics at http://{free}/metrics: "),
             (addresses["address"], f"http://{addresses['address']}/metrics", "the server's port for metrics"),
             (addresses["address"], "http://127.0.0.1:99999/metrics", "no metrics at http://127.0.0.1:99999/metrics: "),
+            (addresses["address"], f"http://{secret}/metrics", "Unauthorized. Give --token-file, or --metrics"),
             (addresses["address"], "file:///etc/passwd", "'file:///etc/passwd'"),
         ):
             assert fact in refusal(*ONCE, server, *(("--metrics", metrics) if metrics else ()), alone=True)
 
 
+def test_metrics_behind_tls_and_a_token(models: Path, tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    (tmp_path / "token").write_text(TOKEN)
+    options = ("--tls-ca", str(certificates.ca()), "--token-file", str(tmp_path / "token"))
+    with running_server(models, token_file=tmp_path / "token", **certificates.server()) as server:
+        metrics = f"https://{server.http_address}/metrics"
+        assert "workers 1/1" in invoke(*ONCE, server.address, "--metrics", metrics, *options).stdout
+
+
 @pytest.mark.usefixtures("work")
-@pytest.mark.parametrize("interval", ["0.1", "60"])
-def test_the_live_view_ends_with_q_at_once_and_with_no_other_key(addresses: dict[str, str], interval: str) -> None:
-    """In a terminal of 60 columns, which is left as it was."""
+def test_the_live_view_ends_with_ctrl_c(addresses: dict[str, str]) -> None:
+    """In a terminal of 60 columns."""
     person, program = os.openpty()
     termios.tcsetwinsize(program, (24, 60))
-    before = termios.tcgetattr(program)
-    variables = environment(TERM="xterm", COLUMNS="60")
     terminal = f"os.open({os.ttyname(program)!r}, os.O_RDWR)"
     first = f"import os, sys; [os.dup2({terminal}, number) for number in range(3)]; sys.stdin = open(0)"
-    arguments = ["top", "--server", addresses["address"], "--interval", interval]
+    arguments = ["top", "--server", addresses["address"], "--interval", "0.1"]
     seen = b""
-
-    def read_until(pattern: bytes) -> None:
-        nonlocal seen
-        while not re.search(pattern, seen, re.DOTALL):
+    with forkserver.hangtag(arguments, variables=environment(TERM="xterm", COLUMNS="60"), first=first) as process:
+        # The history begins with the third look.
+        while not re.search(b"gather.*at most [0-9,]+ calls/s", seen, re.DOTALL):
             seen += os.read(person, 4096)
-
-    with forkserver.hangtag(arguments, variables=variables, first=first) as process:
-        read_until(b"waiting for")
-        os.write(person, b"x")
-        if interval == "0.1":
-            read_until(b"gather.*at most [0-9,]+ calls/s")  # the history, which begins with the third look
-        began = time.monotonic()
-        os.write(person, b"q")
+        process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
-        assert time.monotonic() - began < 30
-    assert termios.tcgetattr(program) == before
-    for end in (person, program):
-        with contextlib.suppress(OSError):
-            os.close(end)
+    os.close(person)
+    os.close(program)

@@ -56,7 +56,7 @@ def test_pings_notice_a_server_that_vanished(kind: Kind, server: Server) -> None
     pings = ConnectionOptions(retries=0, keepalive_seconds=0.2, keepalive_timeout_seconds=0.2)
     with link(kind.of(server)) as to, kind.open(to.address, timeout=60, options=pings) as client:
         assert echo(client, 1) == 2
-        to.freeze()
+        to.lose_answers()
         assert message_of(grpc.StatusCode.UNAVAILABLE, echo, client, 1)  # after half a second, not after a minute
 
 

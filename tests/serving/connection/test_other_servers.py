@@ -105,7 +105,7 @@ def test_what_cannot_be_read_over_grpc_is_an_error_of_the_servers(kind: Kind, un
     assert isinstance(failed, ClientError)
     assert failed.code is INTERNAL
     for each in (message, str(failed)):
-        assert "is not of the Open Inference Protocol" in each
+        assert "does not follow the Open Inference Protocol" in each
         assert fact in each
     require_typed(last)
 

@@ -13,10 +13,9 @@ import numpy as np
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.loadtest.generator.executors.recorder import Recorder
+from hangtag.serving.loadtest.generator.block_result import Recorder
 from hangtag.serving.loadtest.measuring.run import Run
-from hangtag.serving.loadtest.plan.limits import Limits
-from hangtag.serving.loadtest.plan.load import Load
+from hangtag.serving.loadtest.plan.load import Limits, Load
 from tests.kit.command import invoke, refusal
 from tests.kit.fake_server import FakeServer, running
 from tests.kit.waiting import pass_time
@@ -70,7 +69,7 @@ class Measured:
 def measure(folder: Path, *arguments: object, columns: int = 500) -> Measured:
     """Run a load test that writes its results into a folder; they follow the documented schema, field by field."""
     file = folder / "results.json"
-    result = invoke("loadtest", *arguments, "--json", file, exit_code=None, columns=columns)
+    result = invoke("loadtest", *arguments, f"--json={file}", exit_code=None, columns=columns)
     assert file.is_file(), result.output
     document = json.loads(file.read_text())
     jsonschema.validate(document, STRICT_SCHEMA)
@@ -113,15 +112,18 @@ Seconds = Sequence[float]
 LIMITS = Limits(min_duration=1.0, min_query_count=1, max_duration=10.0, max_query_count=1000)
 
 
-def run_of(load: Load, *seconds: float, failed: int = 0, measured: Any = None, **more: Any) -> Run:
-    """A run of one second whose answered queries took these seconds; `measured` is what else its one block has."""
+def run_of(load: Load, *seconds: float, failed: int = 0, measured: Any = None, blocks: Any = None, **more: Any) -> Run:
+    """A run of one second whose answered queries took these seconds; `measured` is what else its one block has.
+
+    If `blocks` are given, they are its blocks.
+    """
     recorder = Recorder(0.0, LIMITS)
     for each in seconds:
         recorder.record(0.0, 0.0, each, "OK")
     for _ in range(failed):
         recorder.record(0.0, 0.0, 0.0, "UNAVAILABLE")
-    block = replace(recorder.result("cnn", load, 1.0), **(measured or {}))
-    return Run((block,), batch_size=1, **more)
+    block = replace(recorder.result(1.0), **(measured or {}))
+    return Run("cnn", load, blocks or (block,), **more)
 
 
 def _durations(seconds: Seconds) -> dict[str, str]:
@@ -135,7 +137,7 @@ def saved_block(seconds: Seconds, *, failed: int = 0, **more: Any) -> dict[str, 
     """A block of one second whose answered queries took these seconds, with the fields of the format's first files."""
     return {
         "duration": 1.0,
-        "throughput": float(len(seconds)),
+        "throughput": float(len(seconds)),  # and not how many were answered, as the format's first files
         "warm_up_queries": 0,
         "statuses": {"OK": len(seconds)} | ({"UNAVAILABLE": failed} if failed else {}),
         "delayed_queries": 0,
@@ -178,7 +180,7 @@ def save(file: Path, *runs: dict[str, Any], environment: dict[str, str] | None =
     return file
 
 
-REPORTS = ("csv", "html", "junit", "prometheus")
+REPORTS = ("csv", "html", "junit")
 HOSTILE = "<b>$&"
 # Conditions of --fail-if, whether the complete load test fails by each, and parts of what it says of them.
 GATES = {
@@ -261,11 +263,12 @@ def complete(folder: Path) -> Measured:
 
 def spoiled(folder: Path) -> Measured:
     """Seven targets with long or hostile names: the first is fine, the second fails at times, the third always."""
-    names = ("fine", HOSTILE, "never", *(f"a-model-with-a-rather-long-name-{number}" for number in range(4)))
+    names = ("fine", HOSTILE, "never", *(f"a-model-with-a-rather-long-name-{number}" for number in range(5)))
     calls = Counter[str]()
 
     def behaviour(number: int, context: grpc.ServicerContext) -> None:
         model = fake.requests[number].model_name
+        pass_time(0.01)  # of which the generator takes less than half
         calls[model] += 1
         if calls[model] > 1 and (model == "never" or (model == "at-times" and calls[model] % 4 == 2)):
             context.abort(grpc.StatusCode.UNAVAILABLE, "\x1b[2J went away <soon>\nVALID")

@@ -1,6 +1,5 @@
 """`hangtag loadtest` over HTTP and gRPC together: against hangtag's own server, and other servers and faults."""
 
-import html
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from tests.kit.fake_server import FakeServer, running, running_over_http
 from tests.kit.link import link
 from tests.kit.other_servers import Answer, web_server
 from tests.kit.server import server as serving
-from tests.serving.loadtest.command import LOOP, QUICK, decoded, measure, refused
+from tests.serving.loadtest.command import LOOP, QUICK, measure, refused
 
 DEEP = b"[" * 100_000
 
@@ -42,10 +41,8 @@ def server(models: Path) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("method", ["infer", "classify"])
-def test_both_protocols_of_one_model_are_set_side_by_side(
-    server: Server, models: Path, tmp_path: Path, method: str
-) -> None:
-    """And only targets that are the same but for the protocol. They name an older version than the latest."""
+def test_a_model_is_measured_over_both_protocols(server: Server, models: Path, tmp_path: Path, method: str) -> None:
+    """In an older version than the latest, too."""
     page = tmp_path / "page.html"
     url = f"http://{server.http_address}"
     targets = (f"grpc={server.address}/classifier@1", f"rest={url}/classifier@1", f"another={url}/other")
@@ -62,18 +59,6 @@ def test_both_protocols_of_one_model_are_set_side_by_side(
     assert size != (models / "classifier/2/model.onnx").stat().st_size
     for target in measured.document["targets"]:
         assert (target["answering_version"], target["method"], target["file_bytes"]) == ("1", method, size)
-    (cost,) = measured.document["transports"]
-    assert (cost["grpc"], cost["http"], cost["load"]["concurrency"]) == ("grpc", "rest", 4)
-    for name in ("grpc", "http"):
-        total = measured.run({"http": "rest"}.get(name, name))["total"]
-        parts = ("queue", "compute_input", "compute_infer", "compute_output")
-        in_server = sum(total["server"][part] for part in parts)
-        # The mean latency less what the server counted.
-        mean = np.mean(decoded(total["latency"]["histogram"]))
-        assert cost[f"{name}_seconds"] == pytest.approx(max(mean - in_server, 0), rel=0.02, abs=1e-6)
-    sentence = r"At 4 in flight a call spends .{4,9} outside of the model over gRPC \(grpc\) and .{4,9} over HTTP"
-    assert re.search(sentence, measured.text)
-    assert re.search(sentence, html.unescape(page.read_text()))
     # All are right on every sample, so no line joins others to the fastest one.
     (picture,) = re.findall(r'<svg[^>]*aria-label="Accuracy against latency".*?</svg>', page.read_text(), re.DOTALL)
     assert not re.search(r'<path d="M [^"L]*L [^"]*"[^>]*stroke-dasharray', picture)
@@ -87,7 +72,7 @@ def test_tls_and_a_token_are_sent_with_every_call(models: Path, tmp_path: Path) 
         of_grpc = ("classifier", "--server", guarded.address, *LOOP)
         of_http = ("classifier", "--server", f"https://{guarded.http_address}", *LOOP)
         trusting = ("--tls-ca", certificates.ca())
-        for way, command in (("queue", of_grpc), ("futures", (*of_grpc, "--public-api")), ("HTTP", of_http)):
+        for way, command in (("queue", of_grpc), ("HTTP", of_http)):
             measured = measure(tmp_path, *command, *trusting, "--token-file", tmp_path / "token")
             total = measured.run("classifier")["total"]
             assert total["statuses"] == {"OK": total["queries"]}

@@ -10,6 +10,7 @@ from PIL import Image
 
 from hangtag.protos import inference_pb2 as pb
 from hangtag.protos import tensors
+from tests.kit import own_pictures
 from tests.kit.fake_server import IMAGE, FakeServer, Tensor
 from tests.serving.loadtest.command import LOOP, QUICK, Loadtest, Measured
 
@@ -44,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 def test_images_are_sent_equally_often_in_a_seeded_order(server: FakeServer, loadtest: Loadtest, folder: Path) -> None:
     def order(seed: int) -> list[int]:
         before = len(server.requests) + 1  # the call before the load
-        measured = loadtest("fast", *LOOP, "--min-query-count", 30, "--seed", seed, "--images", folder)
+        measured = loadtest("fast", *LOOP, "--min-query-count", 30, "--seed", seed, "--samples", folder)
         assert source(measured) == f"6 images from {folder}"
         return [round(request.raw_input_contents[0][0] / 40) for request in server.requests[before:]][:30]
 
@@ -89,7 +90,7 @@ def test_images_fit_inputs_with_other_axes_and_are_prepared_as_the_models_file_s
 def test_a_folder_for_each_label_is_read_in_colour_and_its_labels_are_the_models(
     server: FakeServer, loadtest: Loadtest, tmp_path: Path, given: str
 ) -> None:
-    """The answer is the place of the brightest channel, of which the folders say the name."""
+    """The answer is the place of the brightest channel; the folders have its name."""
 
     def answer(request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         pixels = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(list(request.inputs[0].shape))
@@ -116,6 +117,9 @@ def test_a_folder_for_each_label_is_read_in_colour_and_its_labels_are_the_models
     (target,) = measured.document["targets"]
     assert (target["accuracy"]["correct"], target["accuracy"]["total"]) == (6, 7)
     assert {each["image"].shape for each in sent(server, "colours")} <= {(1, 8, 12, 3), (7, 8, 12, 3)}
+    rows = [(str(each.relative_to(tmp_path)), each.parts[-2]) for each in (tmp_path / "photos").glob("*/*.png")]
+    listed = loadtest("colours", *LOOP, "--accuracy", "--samples", f"csv:{own_pictures.csv(tmp_path / 'l.csv', rows)}")
+    assert listed.document["targets"][0]["accuracy"]["correct"] == 3
     (tmp_path / "photos" / "pink").mkdir()
     wrong.rename(tmp_path / "photos" / "pink" / "3.png")
     loadtest.refused("photos pink 'colours' red, green, blue", "colours", *LOOP, "--samples", tmp_path / "photos")
@@ -176,7 +180,7 @@ def data_set(tmp_path: Path) -> Path:
 
 def test_a_data_sets_test_images_are_read(server: FakeServer, loadtest: Loadtest, data_set: Path) -> None:
     """Their labels are for the accuracy, which has tests of its own."""
-    measured = loadtest("fast", *LOOP, "--samples", data_set)
+    measured = loadtest("fast", *LOOP, "--samples", f"idx:{data_set}")
     assert source(measured) == f"3 test images from {data_set}"
     seen = {each["image"].tobytes() for each in sent(server)}
     assert seen == {bytes((784 * at + pixel) % 256 for pixel in range(784)) for at in range(3)}
@@ -207,8 +211,8 @@ LABELS = "t10k-labels-idx1-ubyte"
         ("s.npz", {"picture": zeros(1)}, "fast", "s.npz picture 'fast' 'image'"),
         ("s.npz", {"image": zeros(2, 28, 28, dtype=float)}, "fast", "float64 [2, 28, 28] UINT8 [samples, 28, 28]"),
         ("s.npz", {"image": zeros(2, 14, 14)}, "fast", "s.npz uint8 [2, 14, 14]"),
-        ("s.npz", {"image": zeros(0, 28, 28)}, "fast", "s.npz one"),
-        ("s.npz", {"image": zeros(2, 28, 28), "labels": zeros(3, dtype=int)}, "fast", "s.npz equally"),
+        ("s.npz", {"image": zeros(0, 28, 28)}, "fast", "s.npz must hold"),
+        ("s.npz", {"image": zeros(2, 28, 28), "labels": zeros(3, dtype=int)}, "fast", "s.npz must hold"),
         ("s.npz", {"image": zeros(2, 28, 28), "labels": zeros(2, dtype=float)}, "fast", "s.npz labels whole"),
         ("s.npz", {"image": np.array([{}], object)}, "fast", "s.npz numpy.savez"),
         ("text", b"no zip", "fast", "numpy.savez"),

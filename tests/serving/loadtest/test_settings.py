@@ -37,6 +37,7 @@ SECONDS = ("min-duration", "deadline", "target-latency")
         ),
         ("cnn --scenario server", "--scenario --rate --find-peak --target-latency"),
         ("cnn --samples /nonexistent", "/nonexistent"),
+        ("cnn --samples idx:kmnist", "--samples kmnist"),
         *((text, f"{text} MODEL@VERSION") for text in ("@2", "cnn@", "@", "cnn@1@2")),
         *(
             (f"cnn --server {address}", f"{address} HOST:PORT 127.0.0.1:8001")
@@ -80,7 +81,7 @@ def test_a_server_that_may_be_on_another_machine_is_loaded_only_with_yes_load_re
 
 def test_help_shows_defaults_with_their_units_examples_and_exit_codes() -> None:
     text = one_line(invoke("loadtest", "--help").stdout)
-    assert re.search(r"--min-duration [^[]*\[default: 3 s\]", text)
+    assert re.search(r"--min-duration [^[]*\[default: 3s; x>=0\]", text)
     assert re.search(r"--blocks [^[]*\[default: 5\]", text)
     for word in ("closed loop", "open loop", "Examples:", "Exit code:", "hangtag loadtest lstm cnn --html"):
         assert word in text

@@ -103,7 +103,7 @@ def test_splits_that_are_given_stay_and_only_what_lacks_is_taken_from_the_traini
         (tmp_path / "other.csv").write_text(listed.read_text().replace(",", delimiter), encoding)
         assert show(f"csv:{tmp_path / 'other.csv'}")["labels"] == counts
     (tmp_path / "test/dogs/000.png").write_bytes((tmp_path / "train/dogs/000.png").read_bytes())
-    leak = "1 picture is in more than one split, so that the test would be of what was learned: "
+    leak = "1 picture is in more than one split, so the model would be tested on pictures that it learned from: "
     assert f"{leak}test/dogs/000.png and train/dogs/000.png" in refused(f"folder:{photos}")
 
 
@@ -123,12 +123,13 @@ def test_files_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> Non
     assert found["splits"] == {"train": 30, "validation": 4, "test": 4}
     unreadable, loose, others, few = found["notes"]
     assert loose == "Left out 1 picture that is in no class's folder: loose.png."
-    assert unreadable.startswith("Left out 3 pictures that cannot be read: cats/000.png (")
-    assert "cats/001.png (it is empty)" in unreadable
-    assert "cats/002.jpg (it is not a PNG, JPEG or WebP file" in unreadable
+    damaged = "cats/000.png (it cannot be decoded and seems damaged: "  # as 'hangtag classify' says it
+    assert unreadable.startswith(f"Left out 3 pictures that cannot be read: {damaged}")
+    assert "cats/001.png (it is empty (0 bytes))" in unreadable
+    assert "cats/002.jpg (it is not a PNG, JPEG or WebP file; convert it to one of them)" in unreadable
     assert others.startswith("Left out 1 file whose name does not end in .png, .jpg, ")
     assert others.endswith(": dogs/readme.txt.")
-    assert few == "Fewer than 20 pictures, too few to learn or to test by: cats (18)."
+    assert few == "Fewer than 20 pictures, too few to learn from or to test with: cats (18)."
     for file in photos.glob("cats/*"):
         file.write_bytes(b"")
     assert refused(f"folder:{photos}").startswith("no picture of cats can be read; 21 cannot, such as cats/000.png (")
@@ -141,14 +142,18 @@ def test_files_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> Non
 
 
 def test_the_same_picture_twice_counts_once_and_in_two_classes_is_refused(tmp_path: Path) -> None:
+    """A copy, and what was stored again without loss: a network sees the same of both."""
     photos = own_pictures.folder(tmp_path, {"cats": 20, "dogs": 20})
+    digest = show(f"folder:{photos}")["digest"]
     shutil.copy(photos / "cats/000.png", photos / "cats/copy.png")
-    found = show(f"folder:{photos}")
-    assert sum(found["splits"].values()) == 40
-    assert found["notes"] == ["Left out 1 picture that is there twice: cats/copy.png."]
-    shutil.copy(photos / "cats/000.png", photos / "dogs/copy.png")
+    Image.open(photos / "cats/001.png").convert("RGB").save(photos / "cats/other.webp", lossless=True)
+    found = show(f"folder:{photos}", "--grey")
+    assert (sum(found["splits"].values()), found["digest"]) == (40, digest)
+    assert found["notes"] == ["Left out 2 pictures that are there twice: cats/copy.png; cats/other.webp."]
+    assert "Left out 2 pictures that" in str(show(f"folder:{photos}", "--size", "64x64")["notes"])
+    Image.open(photos / "cats/000.png").save(photos / "dogs/copy.png", compress_level=0)
     message = refused(f"folder:{photos}")
-    assert message.startswith("1 picture is in more than one class, so that one of their labels is wrong: ")
+    assert message.startswith("1 picture is in more than one class, so one of their labels is wrong: ")
     assert "cats/000.png and cats/copy.png and dogs/copy.png. Delete the wrong ones." in message
 
 
@@ -156,13 +161,17 @@ def test_the_same_picture_twice_counts_once_and_in_two_classes_is_refused(tmp_pa
     ("counts", "expected"),
     [
         ({"cats": 5}, "all 5 pictures are of the class 'cats', and a classifier needs at least two."),
-        ({"cats": 5, "dogs": 2, "emus": 1}, "2 of 3 classes have too few pictures to have one in each of train, "),
+        (
+            {"cats": 5, "dogs": 2, "emus": 1},
+            "2 of 3 classes would have no picture in train, validation or test: dogs (2); emus (1). A class needs",
+        ),
         ({}, "holds no pictures in folders. Put each class's pictures into a folder of its name"),
-        ({"train/cats": 5, "test/cats": 5, "dogs": 5}, "holds folders of splits and others (dogs)."),
+        ({"train/cats": 5, "test/cats": 5, "dogs": 5}, "holds folders of splits and other folders (dogs)."),
         ({"train/cats": 5, "train/dogs": 5}, "has folders of splits, but none for test."),
-        ({"train/cats": 5, "train/dogs": 5, "test/cats": 5}, "and test: dogs (5, none in test). A class needs"),
+        ({"train/cats": 5, "train/dogs": 5, "test/cats": 5}, "or test: dogs (5, none in test). A class needs"),
+        ({"train/cats": 5, "test/cats": 5, "test/dogs": 5}, "or test: dogs (5, none in train). A class needs"),
     ],
-    ids=["one class", "few", "nothing", "mixed", "no test", "a class without test"],
+    ids=["one class", "few", "nothing", "mixed", "no test", "a class without test", "a class of the test alone"],
 )
 def test_folders_that_cannot_be_divided_are_refused(tmp_path: Path, counts: dict[str, int], expected: str) -> None:
     assert expected in refused(f"folder:{own_pictures.folder(tmp_path, counts)}")
@@ -178,8 +187,13 @@ def test_folders_that_cannot_be_divided_are_refused(tmp_path: Path, counts: dict
         ("path,label,split\n000.png,cats,later\n", "line 2 has the split 'later'; it must be train, validation or"),
         ("path,label,split\n000.png,cats,train\n001.png,cats,val\n", "has no line with the split test."),
         ('path,label\n000.png,"big\ncats"\ngone.png,cats\n', "gone.png in line 4."),
-        ("path,label\n000.png,cats\n000.png,dogs\n", "000.png and 000.png. Delete the wrong ones."),
-        (b"path,label\ncaf\xe9.png,cats\n", "labels.csv, line 2 is not in UTF-8. Save the file so; "),
+        ("path,label\n000.png,cats\n000.png,dogs\n", "000.png (cats) and 000.png (dogs). Delete the wrong ones."),
+        ("path,label\n000.png,cats,dogs\n", "line 2 has 3 values for 2 columns. Put texts that contain a separator"),
+        (
+            'path,label\n000.png,"' + "x" * 200_000,
+            "cannot be read as CSV after line 1: is a quotation mark not closed?",
+        ),
+        (b"path,label\ncaf\xe9.png,cats\n", "labels.csv, line 2 is not in UTF-8. Save the file in UTF-8"),
     ],
 )
 def test_csv_files_that_cannot_be_used_are_refused(tmp_path: Path, text: str | bytes, expected: str) -> None:
@@ -188,12 +202,16 @@ def test_csv_files_that_cannot_be_used_are_refused(tmp_path: Path, text: str | b
     assert expected in refused(f"csv:{tmp_path / 'labels.csv'}")
 
 
-def test_sources_that_are_none_are_refused(tmp_path: Path) -> None:
+def test_sources_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for source, expected in (
         ("folder", "there is no such data set; there are fashion-mnist, "),
-        (f"folder:{tmp_path}/gone", "gone is no folder. Name one that holds a folder of pictures for each class."),
-        (f"idx:{tmp_path}/file", "file is no folder. Name one with four IDX files."),
+        ("csv:", "--data csv: names nothing: write the CSV file that lists your pictures after the colon, such as"),
+        (f"folder:{tmp_path}/gone", "gone is not a folder. Name a folder with a folder of pictures for each"),
+        ("folder:~/gone", f"{tmp_path}/home/gone is not a folder."),
+        ("csv:~nobody-here/gone", "~nobody-here/gone cannot be read (No such file or directory). Name a CSV file."),
+        (f"idx:{tmp_path}/file", "file is not a folder. Name a folder with four IDX files."),
         (f"csv:{tmp_path}", f"{tmp_path} cannot be read ("),
     ):
         assert expected in refused(source)
@@ -207,7 +225,15 @@ def test_names_of_classes_that_look_alike_are_noted_and_spaces_are_no_part_of_th
     }  # fmt: skip
     same, alike = found["notes"]
     assert same.endswith(" are one class: 'cafe\u0301 ' and 'caf\u00e9'.")
-    assert alike == "The classes Tea and tea differ in capitals alone."
+    assert alike == "The classes Tea and tea differ only in capitals."
+
+
+def test_a_part_of_them_has_every_class(tmp_path: Path) -> None:
+    """Its members are spaced evenly, since the pictures are in the order of their names and so of their classes."""
+    photos = own_pictures.folder(tmp_path, {"cats": 20, "dogs": 20, "emus": 10})
+    split = sources.load(f"folder:{photos}").train
+    assert np.bincount(split.first(10).classes).tolist() == [4, 4, 2]
+    assert split.first(None) is split.first(99) is split
 
 
 # IDX files.
@@ -234,6 +260,25 @@ def test_idx_files_of_any_size_are_read(tmp_path: Path) -> None:
         assert expected in refused(f"idx:{root}")
 
 
+def test_files_that_are_no_idx_files_are_named_with_what_is_wrong(tmp_path: Path) -> None:
+    root = own_pictures.idx(tmp_path, zipped=False)
+    file = root / "train-images-idx3-ubyte"
+    whole = file.read_bytes()
+    no_header = "is not an IDX file, which begins with the bytes 0, 0, 8 and the number of axes."
+    for content, expected in (
+        (b"", no_header), (b"\0\0\x08", no_header), (b"a text that is long enough", no_header),
+        (whole[:-1], "has 2,879 bytes after its header, which says 40 x 9 x 8: it is cut off"),
+    ):  # fmt: skip
+        file.write_bytes(content)
+        assert expected in refused(f"idx:{root}")
+    file.with_name(f"{file.name}.gz").write_bytes(whole)
+    assert "cannot be read (it is not a gzip file, or is cut off)." in refused(f"idx:{root}")
+    file.with_name(f"{file.name}.gz").unlink()
+    file.write_bytes(whole)
+    (root / "labels.txt").write_bytes(b"caf\xe9\nodd\n")
+    assert "labels.txt cannot be read (it is not UTF-8). Write a label in each line." in refused(f"idx:{root}")
+
+
 def test_what_a_published_set_repeats_is_in_one_split_and_its_test_stays_whole(tmp_path: Path) -> None:
     pictures = np.stack([own_pictures.noise(seed) for seed in range(40)])
     pictures[20:30] = pictures[10]  # of both labels
@@ -243,7 +288,7 @@ def test_what_a_published_set_repeats_is_in_one_split_and_its_test_stays_whole(t
     found = show(f"idx:{root}")
     assert found["splits"] == {"train": 17, "validation": 2, "test": 12}
     assert "Left out 21 pictures that are there twice: train 0; train 1; train 2; " in str(found["notes"])
-    assert "; train 10 and train 20 and train 21 and " in str(found["notes"])
+    assert "; train 10 (0) and train 20 (0) and train 21 (1) and " in str(found["notes"])
 
 
 # What pictures become.
@@ -267,7 +312,7 @@ def test_pictures_keep_their_size_and_colours_where_all_have_them(tmp_path: Path
     for size in ("8", "0x8", "8x", "5000x8", "8x8x3", "-1x8"):
         assert f"--size {size}: write HEIGHTxWIDTH in pixels" in refused(source, f"--size={size}")
     assert "fit garment is for grey pictures" in refused(source, "--fit", "garment", "--colour")
-    assert "--colour: the images of fashion-mnist are as they are." in refused("fashion-mnist", "--colour")
+    assert "--colour: only for your own pictures, not for fashion-mnist." in refused("fashion-mnist", "--colour")
 
 
 def test_the_digest_counts_names_contents_and_splits_but_not_the_folder(tmp_path: Path) -> None:
@@ -317,8 +362,15 @@ def test_the_contact_sheet_has_a_row_for_each_class(tmp_path: Path) -> None:
     assert [line.split() for line in printed.splitlines()[1:4]] == [
         ["cats", "7", "1", "1"], ["dogs", "7", "1", "1"], ["all", "2", "14", "2", "2"]
     ]  # fmt: skip
-    assert "images: 9x8 pixels, grey, stretch" in printed
+    assert "files: 0.0 MB, 18 of 9x8 pixels\nimages: 9x8 pixels, grey, stretch" in printed
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))
     pictures = sheet[:, 160:]  # right of the names
     upper, lower = pictures[: len(sheet) // 2], pictures[len(sheet) // 2 :]
     assert upper[upper < 255].mean() < 80 < lower[lower < 255].mean()  # dogs are brighter
+    drawn = {}
+    for label in ("G\u00e4nse", "G\u00e9nse", "\u732b"):
+        photos = own_pictures.folder(tmp_path / f"of {label}", {label: 9, "dogs": 9})
+        shown = invoke("data", "show", f"folder:{photos}", "--sheet", tmp_path / "sheet.png")
+        assert ("font, DejaVu Sans, lacks letters of \u732b." in shown.stderr) == (label == "\u732b")
+        drawn[label] = Image.open(tmp_path / "sheet.png").crop((0, 0, 160, 160)).tobytes()
+    assert len(set(drawn.values())) == 3

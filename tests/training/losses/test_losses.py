@@ -82,7 +82,7 @@ def test_the_distillation_loss_is_zero_from_itself_and_agrees_with_a_computation
 @pytest.mark.parametrize("given", [None, LabelDistances(("a", "b", "c"), MATRIX**2, {})], ids=["none", "others"])
 def test_distances_that_the_loss_does_not_name_are_refused(given: LabelDistances | None) -> None:
     kind = DistanceLoss("soft-labels", 1.0, 0.5, DISTANCES.digest)
-    with pytest.raises(LabelDistanceError, match="not those that the run's loss names"):
+    with pytest.raises(LabelDistanceError, match="differ from those that the run's loss names"):
         losses.class_loss(kind, 0.0, given, CPU)
 
 

@@ -56,6 +56,10 @@ class Wide(Linear):
     def forward(self, pixels):
         return super().forward(pixels).repeat(1, 2)
 
+class Softmax(Linear):
+    def forward(self, pixels):
+        return super().forward(pixels).softmax(1)
+
 class Tuple(Linear):
     def forward(self, pixels):
         return (super().forward(pixels),)
@@ -63,6 +67,10 @@ class Tuple(Linear):
 class Flat(Linear):
     def forward(self, pixels):
         return self.layers(pixels.view(1, 7))
+
+class Infinite(Linear):
+    def forward(self, pixels):
+        return super().forward(pixels) / 0
 
 class Company(Linear):
     def forward(self, pixels):
@@ -110,6 +118,14 @@ def test_an_own_network_is_trained_with_its_own_normalisations_and_dropout(sourc
     assert read(Path("run"), "config.json")["recipe"]["dropout"] == 0.1
 
 
+def test_a_network_that_ends_in_a_softmax_or_cannot_be_exported_is_named(source: str) -> None:
+    """Linear's assertion makes a number of pixels, which no graph has."""
+    for network, probabilities, in_vain in (("Softmax", 1, 1), ("Linear", 0, 1), ("Guess", 0, 0)):
+        printed = invoke(*arguments(f"own_networks:{network}", source, "--epochs", 1, out=network)).stderr
+        assert printed.count(f"own_networks:{network} seems to end in a softmax: ") == probabilities
+        assert printed.count(f"own_networks:{network} may not be worth training: PyTorch could not export") == in_vain
+
+
 def test_a_run_without_a_folder_is_named_after_the_callable(source: str) -> None:
     printed = invoke(*arguments("own_networks:Guess", source, "--epochs", 1)[:-4]).stderr
     assert "run: runs/guess-photos-pictures-seed0   next: hangtag export " in printed
@@ -119,9 +135,8 @@ def test_a_run_without_a_folder_is_named_after_the_callable(source: str) -> None
 @pytest.mark.parametrize(
     ("network", "expected"),
     [
-        ("own_gone:build", "own_gone:build cannot be imported (ModuleNotFoundError: No module named 'own_gone')."),
-        ("own_networks:", "own_networks has no callable ''; write package.module:callable."),
-        ("own_networks:gone", "own_networks has no callable 'gone'"),
+        ("own_gone:build", "'own_gone'). Name a network of your own as MODULE:CALLABLE, such as nets:build for "),
+        ("own_networks:gone", "own_networks has no callable 'gone'; write package.module:callable."),
         ("own_networks:fails", "own_networks:fails failed (RuntimeError: no such weights). It is called with the"),
         ("own_networks:function", "own_networks:function returned function; it must return a torch.nn.Module."),
         ("own_networks:fixed", "own_networks:fixed returned a network without parameters, which cannot learn."),
@@ -130,7 +145,8 @@ def test_a_run_without_a_folder_is_named_after_the_callable(source: str) -> None
             "returned torch.float32 [3, 4] for 3 images; it must return logits, ",
         ),
         ("own_networks:Tuple", "own_networks:Tuple returned tuple for 3 images"),
-        ("own_networks:Company", "own_networks:Company answers an image otherwise together with others than alone"),
+        ("own_networks:Company", "own_networks:Company answers an image differently in a batch than alone"),
+        ("own_networks:Infinite", "own_networks:Infinite returned logits that are not finite, NaN or infinity, for "),
         ("own_networks:Flat", "own_networks:Flat fails on pixels [3, 1, 9, 8], which are [batch, channels, height, "),
         ("timm:resnet18", "timm:resnet18 needs the package timm. Install it with: pip install timm"),
     ],
@@ -141,10 +157,7 @@ def test_networks_that_cannot_be_used_are_refused(source: str, network: str, exp
 
 def test_normalisations_are_not_added_to_an_own_network(source: str) -> None:
     message = refusal(*arguments("own_networks:Linear", source, "--set", "batch_norm=true"), exit_code=2)
-    assert message == "--set batch_norm=true: own_networks:Linear has normalisations of its own, or none."
-    assert "there is no such recipe" in refusal(
-        *arguments("own_networks:Linear", source, "--recipe", "best"), exit_code=2
-    )
+    assert message == "--set batch_norm=true: own_networks:Linear has its own normalisation layers, or none."
 
 
 # What is weighed, and by what the best epoch is chosen.

@@ -19,6 +19,7 @@ MODELS = [name for name in NETWORKS if name not in MULTI_LABEL_NETWORKS]
         ("lstm-280", 350_010),
         ("lstm2", 3_277_742),
         ("cnn", 1_413_834),
+        ("cnn-small", 137_786),
         ("resnet", 1_940_106),
         ("resnet-28x28", 1_921_418),
         ("cnn_rnn", 562_219),
@@ -51,7 +52,7 @@ def test_dropout_rates_are_the_studys() -> None:
     rates = {name: [module.p for module in build(name).modules() if isinstance(module, nn.Dropout)] for name in MODELS}
     assert rates == {
         "lstm": [0.2], "lstm-56": [0.2], "lstm-280": [0.2], "lstm2": [0.2], "cnn": [0.5, 0.5],
-        "resnet": [0.3], "resnet-28x28": [0.3],
+        "cnn-small": [0.2], "resnet": [0.3], "resnet-28x28": [0.3],
     }  # fmt: skip
 
 

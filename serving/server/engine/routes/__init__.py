@@ -1,1 +1,2 @@
-"""Routes: names of the model repository that answer by other models, one after another or a share of the calls each."""
+"""Routes: names in the model repository whose calls other models answer, one after another (a cascade) or each a share
+(a split)."""

@@ -1,9 +1,14 @@
-"""Decides which routes serve, after each change of the models and of the routes' files."""
+"""Serves routes, or takes them out of service, after each change of the models and of the routes' files.
 
+Each change resolves from scratch, from the routes' files and the models that serve, which routes can serve and with
+which members. A route that cannot serve as its file says keeps its current settings, if it serves; otherwise it is left
+out. So a mistake in one file takes no other route out. No route serves before all routes are resolved.
+"""
+
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Set
+from functools import partial
 
 import structlog
 
@@ -12,9 +17,8 @@ from hangtag.serving.server.engine import repository
 from hangtag.serving.server.engine.engine import Engine
 from hangtag.serving.server.engine.repository import ROUTE_VERSION
 from hangtag.serving.server.engine.routes import route_file
-from hangtag.serving.server.engine.routes.members import load_first, model_of, require_one_signature
 from hangtag.serving.server.engine.routes.route_file import Member, RouteSettings
-from hangtag.serving.server.engine.routes.served_route import ServedRoute
+from hangtag.serving.server.engine.routes.served_route import ServedRoute, require_one_signature
 from hangtag.serving.server.engine.servable import Servable
 from hangtag.serving.server.errors import NotFoundError, RepositoryError, StartError, UnavailableError
 from hangtag.serving.server.host.watched_files import Stamp, stamp_of
@@ -23,44 +27,20 @@ from hangtag.serving.server.telemetry.server_state import UNAVAILABLE, VersionSt
 log = structlog.get_logger()
 
 
-@dataclass
-class _Found:
-    """What a refresh has found out so far: the routes that it resolved, None for one that cannot serve, and why."""
-
-    routes: dict[str, Servable | None] = field(default_factory=dict)
-    problems: dict[str, str] = field(default_factory=dict)
-
-    def copy(self) -> "_Found":
-        """For an attempt, of which nothing may be left where it fails."""
-        return _Found(dict(self.routes), dict(self.problems))
-
-    def take(self, attempt: "_Found") -> None:
-        """Keep what an attempt has found."""
-        self.routes, self.problems = attempt.routes, attempt.problems
-
-
 class RouteControl:
-    """Serves routes while all their members serve. For one thread at a time."""
+    """Serves each route while all its members serve. Only one thread at a time may use it."""
 
-    def __init__(self, engine: Engine, models: Path, retire: Callable[[list[Servable]], None]) -> None:
-        """Serve nothing yet.
-
-        Args:
-            engine: Has the members, and gets the routes.
-            models: The model repository.
-            retire: Closes the models of a name that has become a route's.
-        """
-        self.problems: dict[str, str] = {}
-        """Why a route does not serve, or why its file, which was changed, is not followed; by name."""
+    def __init__(self, engine: Engine) -> None:
+        """Serve nothing yet. engine: has the members, and gets the routes."""
+        self.problems: Mapping[str, str] = {}
+        """By route: why it does not serve, or why a change of its file has no effect."""
         self.outcomes: Counter[tuple[str, str]] = Counter()
-        """Number of times by route and outcome that it was loaded ("ok"), or that a new problem was found ("error")."""
+        """By route and outcome: how often the route was loaded ("ok") or had a new problem ("error")."""
         self._engine = engine
-        self._models = models
-        self._retire = retire
+        self._models = engine.config.models
         self._wanted: set[str] = set()
-        self._unloaded: set[str] = set()  # routes that were dropped, and serve no other route either
-        self._unused: set[str] = set()  # names with a route.toml that is not followed
-        self._served: dict[str, tuple[RouteSettings, tuple[Servable, ...], Servable | None]] = {}
+        self._unloaded: set[str] = set()  # unloaded routes, which no longer serve as members of other routes either
+        self._unused: set[str] = set()  # names whose route.toml is ignored
         self._read: dict[str, tuple[Stamp, RouteSettings]] = {}
 
     def is_route(self, name: str) -> bool:
@@ -68,9 +48,9 @@ class RouteControl:
         return is_route(self._models, name)
 
     def among(self, names: Iterable[str]) -> set[str]:
-        """Return which of these names are routes, those included that serve and whose folders cannot be read now.
+        """Return which of these names are routes, including routes that serve although their folders cannot be read.
 
-        A route.toml beside a model's versions is logged, once.
+        A route.toml in the folder of a model that has versions is logged, once.
         """
         files, unreadable = set(), set()
         for name in names:
@@ -81,7 +61,7 @@ class RouteControl:
                 unreadable.add(name)
         routes = {name for name in files if self.is_route(name)} | (unreadable & self._wanted)
         for name in sorted(files - routes - self._unused):
-            reason = "the folder has versions, so the name is a model's; a route needs a folder of its own"
+            reason = "the folder has versions, so the name is a model's; a route needs its own folder"
             log.warning(f"{ROUTE_FILE} not followed", model=name, reason=reason)
         self._unused = files - routes
         return routes
@@ -100,187 +80,218 @@ class RouteControl:
             self._unloaded.discard(name)
 
     def wants(self, name: str) -> bool:
-        """Whether this is a route that serves, or will as soon as its members do."""
+        """Whether this is a route that serves, or will serve as soon as its members do."""
         return name in self._wanted
+
+    def members(self, routes: Iterable[str]) -> set[str]:
+        """Return the members and the shadows of these routes."""
+        found: set[str] = set()
+        for name in routes:
+            with contextlib.suppress(StartError):  # an invalid file is reported by ``refresh``
+                settings = self._settings(name)
+                shadow = {settings.shadow.member.name} if settings.shadow is not None else set()
+                found |= {member.name for member in settings.members} | shadow
+        return found
 
     def load(self, name: str) -> None:
         """Serve a route too, with or without its shadow. Raises StartError, and changes nothing, if it cannot serve."""
         self.add([name])
         self.refresh()
-        served, read = self._served.get(name), self._read.get(name)
-        if served is None:
+        route, read = _serving_route(self._engine, name), self._read.get(name)
+        if route is None:
             self._wanted.discard(name)
-        if served is None or read is None or served[0] != read[1]:
+        if route is None or read is None or route.settings != read[1]:
             raise RepositoryError(self.problems[name])
 
     def drop(self, name: str) -> None:
-        """Forget a route that was taken out of the engine's table, or whose name is a model's now."""
+        """Forget a route that was removed from the engine's table, or whose name now belongs to a model."""
         self._wanted.discard(name)
         self._unloaded.add(name)
-        self._served.pop(name, None)
 
     def refresh(self) -> None:
-        """Serve the routes whose files are valid and whose members serve, and take the others out."""
-        found = _Found()
+        """Serve the routes whose files are valid and whose members serve, and take the other routes out of service."""
+        resolution = _Resolution(self._engine, self._settings, self._unloaded)
         for name in sorted(self._wanted):
-            self._resolve(name, (), found)
-        for name in [name for name in self._served if found.routes.get(name) is None]:
-            del self._served[name]
-            if (route := self._route(name)) is not None:
-                self._engine.serve(name, [])
-                route.close()
-            log.warning("route taken out", model=name, reason=found.problems.get(name, "it was removed"))
-        for name, problem in found.problems.items():
+            try:
+                resolution.route(name)
+            except StartError as error:
+                resolution.problems[name] = f"route {name}: {error}"
+        routes, problems = resolution.routes, resolution.problems
+        before = {name: route for name in self._engine.names() if (route := _serving_route(self._engine, name))}
+        for name, route in routes.items():
+            if route is not before.get(name):
+                self._engine.serve(name, [route])
+                self.outcomes[name, "ok"] += 1
+                log.info("route loaded", model=name, **route.parameters())
+        for name in before.keys() - routes.keys():
+            self._engine.serve(name, [])
+            log.warning("route taken out", model=name, reason=problems.get(name, "it was removed"))
+        for name, problem in problems.items():
             if self.problems.get(name) != problem:
-                event = "route serves, but not as its file says" if found.routes.get(name) else "route not loaded"
+                event = "route serves, but not as its file says" if name in routes else "route not loaded"
                 log.warning(event, model=name, reason=problem)
                 self.outcomes[name, "error"] += 1
-        self.problems = found.problems
+        self.problems = problems
 
     def states(self) -> list[VersionState]:
-        """Return the routes that should serve and do not."""
+        """Return the states of the routes that should serve but do not."""
         return [
             VersionState(name, ROUTE_VERSION, UNAVAILABLE, problem)
             for name, problem in self.problems.items()
-            if name not in self._served
+            if _serving_route(self._engine, name) is None
         ]
 
     def reason(self, name: str) -> str:
-        """Why a route does not serve; empty where there is no such route, or it serves."""
-        return "" if name in self._served else self.problems.get(name, "").removeprefix(f"route {name}: ")
-
-    def _resolve(self, name: str, above: tuple[str, ...], found: _Found) -> Servable | None:
-        """Serve a route and those that it needs; None, with the reason among the problems, if it cannot serve.
-
-        Args:
-            name: The route's.
-            above: The routes that need it, the outermost first.
-            found: Gets the result.
-        """
-        if name in above:
-            circle = " -> ".join((*above[above.index(name) :], name))
-            raise RepositoryError(f"routes must not lead to themselves: {circle}")
-        if name not in found.routes:
-            found.routes[name] = None
-            try:
-                found.routes[name] = self._follow(name, above, found)
-            except StartError as error:
-                found.problems[name] = f"route {name}: {error}"
-        return found.routes[name]
-
-    def _follow(self, name: str, above: tuple[str, ...], found: _Found) -> Servable:
-        """Serve a route as its file says; where that cannot be, as it said before. The arguments: see `_resolve`."""
-        attempt = found.copy()  # a circle through the changed file must not take out the other routes in it
-        try:
-            route = self._serve(name, self._settings(name), above, attempt)
-        except StartError as error:
-            if name not in self._served:
-                raise
-            problem = f"route {name}: {error}"
-        else:
-            found.take(attempt)
-            return route
-        route = self._serve(name, self._served[name][0], above, found)
-        found.problems[name] = problem
-        return route
-
-    def _serve(self, name: str, settings: RouteSettings, above: tuple[str, ...], found: _Found) -> Servable:
-        above = (*above, name)
-        members = {each: self._serving(f"its member {each}", each, above, found) for each in settings.members}
-        shadow = self._shadow(name, settings, members, above, found)
-        key = (settings, tuple(members.values()), shadow)
-        before = self._route(name)
-        if before is not None and self._served.get(name) == key:
-            return before
-
-        def look_up(member: Member) -> Servable:
-            try:
-                return self._engine.model(member.name, member.version)
-            except NotFoundError as error:
-                raise UnavailableError(f"the member {member} of route {name} does not serve now") from error
-
-        route = ServedRoute(name, settings, members, shadow, look_up, self._engine.config.limits, before)
-        replaced = self._engine.serve(name, [route])
-        self._retire([model for model in replaced if not isinstance(model, ServedRoute)])
-        if before is not None:
-            before.close()
-        self._served[name] = key
-        self.outcomes[name, "ok"] += 1
-        log.info("route loaded", model=name, **route.parameters())
-        return route
-
-    def _shadow(
-        self,
-        name: str,
-        settings: RouteSettings,
-        members: Mapping[Member, Servable],
-        above: tuple[str, ...],
-        found: _Found,
-    ) -> Servable | None:
-        """Return what serves the route's shadow; None where there is none.
-
-        A shadow that the route had before, or a model that the repository has, takes no route out: where it does not
-        serve, or has another signature, the route goes on without it, and that is a problem.
-
-        Args:
-            name: The route's.
-            settings: Name the shadow.
-            members: The route's.
-            above: The routes that need the shadow, this one last.
-            found: See `_resolve`.
-
-        Raises:
-            StartError: The shadow is not known.
-        """
-        if settings.shadow is None:
-            return None
-        member = settings.shadow.member
-        attempt = found.copy()
-        try:
-            shadow = self._serving(f"its shadow {member}", member, above, attempt)
-            require_one_signature({settings.members[0]: members[settings.members[0]], member: shadow})
-        except StartError as error:
-            if (served := self._served.get(name)) is None:
-                is_known = bool(repository.versions(self._models, member.name))
-            else:
-                is_known = served[0].shadow is not None and served[0].shadow.member == member
-            if not is_known:
-                raise
-            found.problems[name] = f"route {name} goes on without its shadow: {error}"
-            return None
-        found.take(attempt)
-        return shadow
-
-    def _route(self, name: str) -> ServedRoute | None:
-        """What the engine serves under this name, if that is a route."""
-        return next((each for each in self._engine.versions(name) if isinstance(each, ServedRoute)), None)
-
-    def _serving(self, who: str, member: Member, above: tuple[str, ...], found: _Found) -> Servable:
-        """Return what serves a member or a shadow.
-
-        Args:
-            who: It, for the message.
-            member: Its name and version.
-            above: See `_resolve`.
-            found: Likewise.
-
-        Raises:
-            RepositoryError: Nothing serves it.
-        """
-        if not self.is_route(member.name):
-            return model_of(member, who, self._engine.versions(member.name), self._models)
-        if member.name in self._unloaded:
-            raise RepositoryError(f"{who} does not serve{load_first(member.name)}")
-        route = self._resolve(member.name, above, found)
-        if route is None:
-            raise RepositoryError(f"{who} does not serve: {found.problems[member.name]}")
-        if member.version not in ("", ROUTE_VERSION):
-            raise RepositoryError(f"{who} does not serve; a route has version {ROUTE_VERSION} alone")
-        return route
+        """Why a route does not serve; empty if there is no such route, or it serves."""
+        if _serving_route(self._engine, name) is not None:
+            return ""
+        return self.problems.get(name, "").removeprefix(f"route {name}: ")
 
     def _settings(self, name: str) -> RouteSettings:
-        """What the route's file said when it was read first, or after ``want`` and ``load`` found it changed."""
+        """The content of the route's file when it was first read, or re-read after ``want`` or ``add`` saw a change."""
         if name not in self._read:
             file = self._models / name / ROUTE_FILE
             self._read[name] = (stamp_of(file), route_file.read(file))  # in this order, to notice a later change
         return self._read[name][1]
+
+
+class _CircleError(StartError):
+    """Routes form a circle. Which route raises this depends on where the search began, so it is not cached."""
+
+
+class _Resolution:
+    """Resolves which routes can serve now, and why others cannot."""
+
+    def __init__(self, engine: Engine, read: Callable[[str], RouteSettings], unloaded: Set[str]) -> None:
+        """Resolve nothing yet. unloaded: routes that must not be members of other routes.
+
+        ``read`` returns the content of a route's file, and raises StartError if the file is not valid.
+        """
+        self.routes: dict[str, ServedRoute] = {}
+        """Each route follows the routes that it needs. An unchanged route is the very object that serves now."""
+        self.problems: dict[str, str] = {}
+        """By route: why it does not serve as its file says."""
+        self._engine = engine
+        self._models = engine.config.models
+        self._read = read
+        self._unloaded = unloaded
+        self._failures: dict[str, StartError] = {}
+
+    def route(self, name: str, above: tuple[str, ...] = ()) -> ServedRoute:
+        """Resolve a route and its members, unless it is resolved already.
+
+        Raises StartError if the route cannot serve. above: the routes that need this route, the outermost first.
+        """
+        if name in above:
+            circle = (*above[above.index(name) :], name)
+            raise _CircleError(f"a route must not lead back to itself: {' -> '.join(circle)}")
+        if name in self._failures:
+            raise self._failures[name]
+        if name not in self.routes:
+            self.routes[name] = self._by_file_or_as_before(name, (*above, name))
+        return self.routes[name]
+
+    def _by_file_or_as_before(self, name: str, above: tuple[str, ...]) -> ServedRoute:
+        try:
+            return self._joined(name, self._read(name), above)
+        except StartError as error:
+            serving = _serving_route(self._engine, name)
+            if serving is not None:
+                with contextlib.suppress(StartError):
+                    route = self._joined(name, serving.settings, above)
+                    self.problems[name] = f"route {name}: {error}"
+                    return route
+            if not isinstance(error, _CircleError):
+                self._failures[name] = error
+            raise
+
+    def _joined(self, name: str, settings: RouteSettings, above: tuple[str, ...]) -> ServedRoute:
+        members = {each: self._servable(f"its member {each}", each, above) for each in settings.members}
+        serving = _serving_route(self._engine, name)
+        shadow, problem = self._shadow(settings, members[settings.members[0]], serving, above)
+        if serving is not None and serving.joins(settings, members, shadow):
+            route = serving
+        else:
+            look_up = partial(_look_up, self._engine, name)
+            route = ServedRoute(name, settings, members, shadow, look_up, self._engine.config.limits, serving)
+        if problem:
+            self.problems[name] = f"route {name} serves without its shadow: {problem}"
+        return route
+
+    def _shadow(
+        self, settings: RouteSettings, first: Servable, serving: ServedRoute | None, above: tuple[str, ...]
+    ) -> tuple[Servable | None, str]:
+        """Return the shadow's model or route, None if there is none; and why the route serves without a shadow.
+
+        This also handles a shadow that does not serve, or has another signature than the route. If the route serves
+        with this shadow now, or does not serve and the shadow is a model in the repository, the route serves without
+        the shadow. Otherwise this raises StartError.
+        """
+        if settings.shadow is None:
+            return None, ""
+        member = settings.shadow.member
+        try:
+            shadow = self._servable(f"its shadow {member}", member, above)
+            require_one_signature({settings.members[0]: first, member: shadow})
+        except _CircleError:
+            raise
+        except StartError as error:
+            if serving is None:
+                is_known = bool(repository.versions(self._models, member.name))
+            else:
+                is_known = serving.settings.shadow is not None and serving.settings.shadow.member == member
+            if not is_known:
+                raise
+            return None, str(error)
+        return shadow, ""
+
+    def _servable(self, what: str, member: Member, above: tuple[str, ...]) -> Servable:
+        """Return the model or route of a member or shadow. Raises StartError, whose message begins with ``what``."""
+        name = member.name
+        if not is_route(self._models, name):
+            return self._model(what, member)
+        if name in self._unloaded:
+            raise RepositoryError(f"{what} does not serve{_load_first(name)}")
+        try:
+            route = self.route(name, above)
+        except _CircleError:
+            raise
+        except StartError as error:
+            raise RepositoryError(f"{what} does not serve: route {name}: {error}") from error
+        if member.version not in ("", ROUTE_VERSION):
+            raise RepositoryError(f"{what} does not serve; a route has only version {ROUTE_VERSION}")
+        return route
+
+    def _model(self, what: str, member: Member) -> Servable:
+        serving = self._engine.versions(member.name)  # a member without a version is served by the first one
+        for model in serving:
+            if member.version in ("", model.version):
+                return model
+        published = [str(file.version) for file in repository.versions(self._models, member.name)]
+        if not serving and not published:
+            raise RepositoryError(f"{what} does not serve: the repository has no model of this name")
+        if member.version and member.version not in published:
+            there = f"version {member.version} of {member.name}; it has {', '.join(published) or 'none'}"
+            raise RepositoryError(f"{what} does not serve: the repository has no {there}")
+        if not serving:
+            raise RepositoryError(f"{what} does not serve{_load_first(member.name)}")
+        versions = ", ".join(each.version for each in serving)
+        more = "('hangtag serve --num-versions' serves more than one)"
+        raise RepositoryError(f"{what} does not serve; of {member.name} version {versions} serves {more}")
+
+
+def _load_first(name: str) -> str:
+    """The part of a message that says what to do if a model or a route of the repository is not loaded."""
+    return f" (with --model-control explicit, load it first: 'hangtag models load {name}')"
+
+
+def _serving_route(engine: Engine, name: str) -> ServedRoute | None:
+    """The route that the engine serves under this name; None if there is none."""
+    return next((each for each in engine.versions(name) if isinstance(each, ServedRoute)), None)
+
+
+def _look_up(engine: Engine, route: str, member: Member) -> Servable:
+    try:
+        return engine.model(member.name, member.version)
+    except NotFoundError as error:
+        raise UnavailableError(f"the member {member} of route {route} does not serve now") from error

@@ -1,6 +1,6 @@
-"""Reads a route, ``<models>/<name>/route.toml``: which models answer, and which of them answers what.
+"""Reads a route's file, ``<models>/<name>/route.toml``: which models answer, and which requests or samples each gets.
 
-A cascade lets its first member answer every sample, and only those of which it is not sure go on to the next one:
+In a cascade the first member answers every sample, and only the samples of which it is not sure go to the next member:
 
     cascade = ["lstm", "cnn"]
     accept = {output = "probabilities", at_least = 0.9}     # or margin_at_least, or entropy_at_most
@@ -12,26 +12,32 @@ A split sends each call to one of its members, by weight:
     split = {cnn = 90, "cnn@1" = 10}
     sticky = "x-user-id"        # calls with the same value of this metadata key go to the same member
 
-Either may have a shadow, which gets copies of some requests, whose answers are compared and thrown away:
+A cascade or a split may have a shadow. It gets copies of some requests; its answers are compared and thrown away:
 
     shadow = {model = "lstm2", share = 0.1}
 
-And a text for people, which ModelConfig and the page show:
+A route may have a text for people, which ModelConfig and the page show:
 
     description = "Chosen by 'hangtag route tune lstm cnn'."
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hangtag.serving.model_repository import ModelRepositoryError, is_model_name, read_toml
-from hangtag.serving.server.engine.routes.acceptance import RULES, Acceptance
-from hangtag.serving.server.errors import StartError
+import numpy as np
+import numpy.typing as npt
 
-_KINDS = ("cascade", "split")
+from hangtag.serving.model_repository import ModelRepositoryError, is_model_name, read_toml
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.queue.call import Tensors
+from hangtag.serving.server.telemetry.server_state import StageKey
+from hangtag.serving.signature import Signature
+
 _OF_BOTH = ("shadow", "description")
 _KEYS = {
     "cascade": ("cascade", "accept", "on_overload", "expected_sent_on", *_OF_BOTH),
@@ -39,13 +45,20 @@ _KEYS = {
 }
 _ALL_KEYS = tuple(dict.fromkeys(key for keys in _KEYS.values() for key in keys))
 ANSWER, REFUSE = "answer", "refuse"
+_RULES = {"at_least": 1.0, "margin_at_least": 1.0, "entropy_at_most": 64.0}
+"""Rule -> its largest sensible bound. The rules look at the highest probability, at the difference of the two highest,
+and at the entropy of the whole distribution in bits."""
+_LOGITS = "logits"
+"""The output of hangtag's models before the softmax. It has the probabilities' shape, but is not a distribution."""
+FLOATS = ("FP16", "FP32", "FP64")
+"""Datatypes of probabilities."""
 _METADATA_KEY = re.compile(r"(?!grpc-)[0-9a-z_.-]{1,255}(?<!-bin)")
-"""A key of gRPC's metadata with a text for a value, which callers may send; over HTTP it is a header."""
+"""A gRPC metadata key that callers may send with a text value; over HTTP it is a header."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A model that a route sends samples to. version: empty for the one that serves by default."""
+    """A model to which a route sends samples. version: empty for the version that serves by default."""
 
     name: str
     version: str = ""
@@ -56,53 +69,95 @@ class Member:
 
 @dataclass(frozen=True)
 class ShadowSettings:
-    """Which model gets copies, of which share of the requests, above 0 and at most 1."""
+    """Which model gets copies, and the share of requests that are copied, above 0 and at most 1."""
 
     member: Member
     share: float
 
 
 @dataclass(frozen=True)
-class CascadeSettings:
-    """A cascade.
+class Acceptance:
+    """A rule on an output of probabilities [batch, labels]. rule: one of _RULES."""
 
-    Args:
-        members: At least two.
-        acceptance: Decides which samples go on.
-        on_overload: ANSWER or REFUSE.
-        shadow: None for none.
-        description: For people.
-        expected_sent_on: The share of the samples that went on to the second member when the rule was chosen, which
-            the metrics export beside the share that does; None where it is not known.
-    """
+    output: str
+    rule: str
+    bound: float
+
+    def accepts(self, probabilities: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Whether each sample of probabilities [batch, labels], with at least two labels, is accepted: [batch].
+
+        A sample with a NaN is not accepted.
+        """
+        if self.rule == "at_least":
+            return np.asarray(probabilities.max(axis=1) >= self.bound)
+        if self.rule == "margin_at_least":
+            second, highest = np.partition(probabilities, -2, axis=1)[:, -2:].T
+            return np.asarray(highest - second >= self.bound)
+        # A probability of 0 contributes nothing to the entropy.
+        values = probabilities.astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bits = np.where(values > 0, -values * np.log2(values), np.where(values == 0, 0.0, math.nan))
+        return np.asarray(bits.sum(axis=1) <= self.bound)
+
+    def problem(self, signature: Signature) -> str:
+        """Why the rule cannot be applied to models with this signature; empty if it can."""
+        spec = signature.output(self.output)
+        if spec is None:
+            listed = ", ".join(output.name for output in signature.outputs)
+            return f"accept: the models have no output {self.output!r}; they have {listed}"
+        if spec.name == _LOGITS:
+            others = ", ".join(output.name for output in signature.outputs if output.name != _LOGITS)
+            return f"accept: {_LOGITS} are not probabilities; name another output: {others or 'the models have none'}"
+        if spec.datatype not in FLOATS or len(spec.shape) != 2 or (spec.shape[1] or 2) < 2:
+            return f"accept: the output {spec} is not probabilities of at least two labels, [batch, labels]"
+        labels = spec.shape[1]
+        if self.rule == "entropy_at_most" and labels is not None and self.bound >= math.log2(labels):
+            return (
+                f"accept: entropy_at_most {self.bound:g} accepts every sample, since {labels} labels have at most "
+                f"{math.log2(labels):.2f} bits"
+            )
+        if not signature.batched:
+            return f"a cascade decides for each sample, but the models are not batched: {signature.why_unbatched}"
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteSettings:
+    """The content of a route's file."""
 
     members: tuple[Member, ...]
-    acceptance: Acceptance
+    acceptance: Acceptance | None = None
+    """Decides which samples of a cascade go on to the next member; None for a split."""
     on_overload: str = ANSWER
-    shadow: ShadowSettings | None = None
-    description: str = ""
-    expected_sent_on: float | None = None
-
-
-@dataclass(frozen=True)
-class SplitSettings:
-    """A split. weights: one for each member, above 0; sticky: a metadata key in lower case, empty for none."""
-
-    members: tuple[Member, ...]
-    weights: tuple[float, ...]
+    """For a cascade: ANSWER or REFUSE."""
+    expected_escalation_rate: float | None = None
+    """The share of samples that went on to a cascade's second member when the rule was chosen; None if unknown. The
+    metrics export it next to the current share."""
+    weights: tuple[float, ...] = ()
+    """For a split: a weight above 0 for each member."""
     sticky: str = ""
+    """For a split: a metadata key in lower case, empty for none."""
     shadow: ShadowSettings | None = None
     description: str = ""
 
+    @cached_property
+    def stages(self) -> tuple[StageKey, ...]:
+        """In a cascade each member is a stage of its own; in a split all members are in the only stage."""
+        return tuple((1 if self.weights else stage, str(member)) for stage, member in enumerate(self.members, start=1))
 
-RouteSettings = CascadeSettings | SplitSettings
+    def accepts(self, outputs: Tensors) -> list[bool]:
+        """Whether each sample of a batch that the first member, or a split's member, answered needs no other member."""
+        if self.acceptance is None:
+            return [True] * len(next(iter(outputs.values())))
+        accepted: list[bool] = self.acceptance.accepts(outputs[self.acceptance.output]).tolist()
+        return accepted
 
 
 def read(file: Path) -> RouteSettings:
     """Read a route's settings.
 
     Raises:
-        StartError: The file cannot be read as TOML, or has an unknown key or a value that is not valid.
+        StartError: The file cannot be read as TOML, or it has an unknown key or an invalid value.
     """
     try:
         values = read_toml(file)
@@ -117,39 +172,43 @@ def read(file: Path) -> RouteSettings:
 
 
 def _settings(values: Mapping[str, Any]) -> RouteSettings:
-    kinds = [kind for kind in _KINDS if kind in values]
+    kinds = [kind for kind in _KEYS if kind in values]
     kind, keys = (kinds[0], _KEYS[kinds[0]]) if len(kinds) == 1 else ("route", _ALL_KEYS)
     for key in values:
         if key not in keys:
             raise ValueError(f"unknown key {key!r}; a {kind} may have {', '.join(keys)}")
     if len(kinds) != 1:
         raise ValueError(
-            f"a route has one of the keys {' and '.join(_KINDS)}; this one has {' and '.join(kinds) or 'none'}"
+            f"a route has one of the keys {' and '.join(_KEYS)}; this one has {' and '.join(kinds) or 'none'}"
         )
-    return _cascade(values) if kind == "cascade" else _split(values)
+    description = values.get("description", "")
+    if not isinstance(description, str):
+        raise ValueError(f"description must be a text, not {description!r}")  # noqa: TRY004
+    shadow = _shadow(values["shadow"]) if "shadow" in values else None
+    of_kind = _cascade(values) if kind == "cascade" else _split(values)
+    return RouteSettings(shadow=shadow, description=description, **of_kind)
 
 
-def _cascade(values: Mapping[str, Any]) -> CascadeSettings:
+def _cascade(values: Mapping[str, Any]) -> dict[str, Any]:
     listed = values["cascade"]
     if not isinstance(listed, list) or len(listed) < 2:
         raise ValueError('cascade must be a list of at least two models, such as ["lstm", "cnn"]')
     members = tuple(_member(text) for text in listed)
     if len(set(members)) < len(members):
         raise ValueError(f"cascade names a model twice: {', '.join(map(str, members))}")
+    acceptance = _acceptance(values.get("accept"))
     on_overload = values.get("on_overload", ANSWER)
     if on_overload not in (ANSWER, REFUSE):
         raise ValueError(f'on_overload must be "{ANSWER}" or "{REFUSE}", not {on_overload!r}')
     expected = values.get("expected_sent_on")
-    is_number = isinstance(expected, int | float) and not isinstance(expected, bool)
-    if expected is not None and not (is_number and 0 <= expected <= 1):
+    if expected is not None and not (_is_number(expected) and 0 <= expected <= 1):
         raise ValueError(f"expected_sent_on must be a share of the samples from 0 to 1, not {expected!r}")
-    return CascadeSettings(
-        members,
-        _acceptance(values.get("accept")),
-        on_overload,
-        expected_sent_on=None if expected is None else float(expected),
-        **_of_both(values),
-    )
+    return {
+        "members": members,
+        "acceptance": acceptance,
+        "on_overload": on_overload,
+        "expected_escalation_rate": None if expected is None else float(expected),
+    }
 
 
 def _acceptance(value: Any) -> Acceptance:
@@ -157,21 +216,21 @@ def _acceptance(value: Any) -> Acceptance:
     if not isinstance(value, dict) or not isinstance(value.get("output"), str):
         raise ValueError(f"a cascade needs accept with the name of an output, {expected}")  # noqa: TRY004
     rules = [key for key in value if key != "output"]
-    if len(rules) != 1 or rules[0] not in RULES:
-        raise ValueError(f"accept needs one of {', '.join(RULES)}, {expected}; it has {', '.join(rules) or 'none'}")
+    if len(rules) != 1 or rules[0] not in _RULES:
+        raise ValueError(f"accept needs one of {', '.join(_RULES)}, {expected}; it has {', '.join(rules) or 'none'}")
     (rule,) = rules
     bound = value[rule]
-    if not isinstance(bound, int | float) or isinstance(bound, bool) or not 0 <= bound <= RULES[rule]:
-        raise ValueError(f"accept: {rule} must be a number from 0 to {RULES[rule]:g}, not {bound!r}")
+    if not (_is_number(bound) and 0 <= bound <= _RULES[rule]):
+        raise ValueError(f"accept: {rule} must be a number from 0 to {_RULES[rule]:g}, not {bound!r}")
     return Acceptance(value["output"], rule, float(bound))
 
 
-def _split(values: Mapping[str, Any]) -> SplitSettings:
+def _split(values: Mapping[str, Any]) -> dict[str, Any]:
     listed = values["split"]
     if not isinstance(listed, dict) or not listed:
         raise ValueError('split must be a table of weights, such as {cnn = 90, "cnn@1" = 10}')
     for text, weight in listed.items():
-        if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight <= 100:
+        if not (_is_number(weight) and 0 < weight <= 100):
             raise ValueError(f"split: the share of {text!r} must be a number above 0 and up to 100, not {weight!r}")
     total = sum(listed.values())
     if abs(total - 100) > 1e-6:
@@ -180,33 +239,26 @@ def _split(values: Mapping[str, Any]) -> SplitSettings:
     if not isinstance(sticky, str) or (sticky and not _METADATA_KEY.fullmatch(sticky)):
         raise ValueError(
             'sticky must be the name of a metadata key in lower case, such as "x-user-id", of letters, digits and _.-, '
-            f'without "grpc-" before or "-bin" after it; not {sticky!r}'
+            f'that does not begin with "grpc-" or end with "-bin"; not {sticky!r}'
         )
     members = tuple(_member(text) for text in listed)
-    return SplitSettings(members, tuple(map(float, listed.values())), sticky, **_of_both(values))
+    return {"members": members, "weights": tuple(map(float, listed.values())), "sticky": sticky}
 
 
-def _of_both(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that both kinds of a route have."""
-    description = values.get("description", "")
-    if not isinstance(description, str):
-        raise ValueError(f"description must be a text, not {description!r}")  # noqa: TRY004
-    return {"shadow": _shadow(values), "description": description}
-
-
-def _shadow(values: Mapping[str, Any]) -> ShadowSettings | None:
-    if "shadow" not in values:
-        return None
-    value = values["shadow"]
+def _shadow(value: Any) -> ShadowSettings:
     if not isinstance(value, dict) or set(value) != {"model", "share"}:
         has = ", ".join(value) if isinstance(value, dict) else repr(value)
         raise ValueError(
             f'shadow must have a model and a share, such as {{model = "lstm", share = 0.1}}; it has {has or "none"}'
         )
     share = value["share"]
-    if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:
+    if not (_is_number(share) and 0 < share <= 1):
         raise ValueError(f"shadow: share must be a number above 0 and at most 1, not {share!r}")
     return ShadowSettings(_member(value["model"]), float(share))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _member(text: Any) -> Member:

@@ -1,35 +1,32 @@
-"""A route that serves under a name of its own, as a model's version does."""
+"""A route that serves under its own name, like a version of a model."""
 
 import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from functools import partial
 
-from hangtag.serving.server.batching.call import Call, InferenceResult, Tensors
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.engine.compute_pool import ComputePool
 from hangtag.serving.server.engine.repository import ROUTE_VERSION
-from hangtag.serving.server.engine.routes.acceptance import FLOATS
-from hangtag.serving.server.engine.routes.cascade import Cascade, CascadeRun
-from hangtag.serving.server.engine.routes.members import LookUp, MemberCall, RouteMembers
-from hangtag.serving.server.engine.routes.route_file import CascadeSettings, Member, RouteSettings, SplitSettings
+from hangtag.serving.server.engine.routes.route_file import FLOATS, Member, RouteSettings
+from hangtag.serving.server.engine.routes.route_run import RouteRun
 from hangtag.serving.server.engine.routes.shadow import Shadow
 from hangtag.serving.server.engine.servable import Admission, Servable
-from hangtag.serving.server.errors import ModelLoadError
-from hangtag.serving.server.telemetry.model_statistics import BatchCost, ModelStatistics, StageTimings
-from hangtag.serving.server.telemetry.route_statistics import RouteStatistics
-from hangtag.serving.server.telemetry.server_state import READY, VersionState
+from hangtag.serving.server.errors import ModelLoadError, UnavailableError
+from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors
+from hangtag.serving.server.telemetry.model_statistics import ModelStatistics
+from hangtag.serving.server.telemetry.server_state import READY, RouteStatistics, VersionState
 from hangtag.serving.signature import Signature
 
 
 class ServedRoute:
-    """A route of one name. It is a `Servable`.
+    """A route that serves. It is a `Servable`, which documents the methods that models have too.
 
-    It is made anew, with the counters of the one before, whenever its file or what serves one of its members changes.
+    When the route's file or the model behind a member changes, a new object, with the same counters, replaces this one.
+    An object keeps its models, so that the models for which a request was checked also compute it, even while they are
+    being replaced. A request that finds a replaced model closed goes to the model's successor.
     """
-
-    version: ClassVar[str] = ROUTE_VERSION
 
     def __init__(
         self,
@@ -37,94 +34,103 @@ class ServedRoute:
         settings: RouteSettings,
         members: Mapping[Member, Servable],
         shadow: Servable | None,
-        look_up: LookUp,
+        look_up: Callable[[Member], Servable],
         limits: Limits,
         previous: "ServedRoute | None" = None,
     ) -> None:
         """Join the members.
 
         Args:
-            name: The route's.
-            settings: Its file's content.
-            members: What serves each member now.
-            shadow: What serves the shadow; None where nothing does, or the route has none.
-            look_up: Returns what serves a member at a later time. Raises UnavailableError where nothing does.
-            limits: Of its shadow.
-            previous: The route that this one replaces. Its counters go on, because they must not fall.
+            name: The route's name.
+            settings: The content of the route's file.
+            members: The model or route that serves each member now.
+            shadow: The model or route that gets the copies, which limits no request; None without a working shadow.
+            look_up: Returns what serves a member at a later time. Raises UnavailableError if nothing does.
+            limits: The shadow's limits.
+            previous: The object that this one replaces. Its counters continue, because counters must not fall.
 
         Raises:
             ModelLoadError: The members' signatures differ, or the route's rule does not fit them.
         """
-        self._members = RouteMembers(members, look_up)
-        first = members[settings.members[0]]
-        if isinstance(settings, CascadeSettings) and (problem := _unfit(settings, first.signature)):
+        require_one_signature(members)
+        signature = members[settings.members[0]].signature
+        if problem := _unfit(settings, signature):
             raise ModelLoadError(problem)
         self.name = name
-        self.signature = _own(first.signature)
-        self.statistics: ModelStatistics = ModelStatistics() if previous is None else previous.statistics
-        self.instances = sum(members[member].instances for member in settings.members)
+        self.version = ROUTE_VERSION
+        self.settings = settings
+        self.signature = _own(signature)
+        self.instances = sum(model.instances for model in members.values())
         self.on_cpu = all(model.on_cpu for model in members.values())
         self.max_queue_delay = max(model.max_queue_delay for model in members.values())
-        self.max_batch_size = self._members.strictest.max_batch_size
-        self._settings = settings
+        self.statistics: ModelStatistics = ModelStatistics() if previous is None else previous.statistics
+        self._members = dict(members)
+        self._look_up = look_up
+        self._strictest = min(members.values(), key=lambda model: model.max_batch_size)
+        self.max_batch_size = self._strictest.max_batch_size
         self._pool: ComputePool | None = None
-        self._shadow: Shadow | None = None
         self._stages: RouteStatistics = RouteStatistics() if previous is None else previous._stages
+        self._shadow_model = shadow
+        self._shadow: Shadow | None = None
         if settings.shadow is not None:
             output = _compared_output(settings, self.signature)
             self._shadow = Shadow(settings.shadow.share, shadow, tuple(members.values()), output, self._stages, limits)
-        names = map(str, settings.members)
-        if isinstance(settings, CascadeSettings):
-            self._cascade = Cascade(settings, tuple(enumerate(names, start=1)), self._members, self._stages)
-            self._stages.begin_cascade(self._cascade.stages, settings.expected_sent_on)
-        else:
-            self._stages.begin_split((1, name) for name in names)
-        if settings.shadow is not None:
-            self._stages.begin_shadow()
 
-    def share_processors(self, shared: bool) -> None:
-        for member in self._settings.members:
-            self._members.model(member).share_processors(shared)
+    def joins(self, settings: RouteSettings, members: Mapping[Member, Servable], shadow: Servable | None) -> bool:
+        """Whether the route has exactly these settings, members and shadow."""
+        return (self.settings, self._members, self._shadow_model) == (settings, members, shadow)
 
     def start(self, pool: ComputePool) -> None:
-        """The members compute. pool: computes for them."""
+        """Start to count calls; the members compute. pool: the threads that compute the members' batches."""
         self._pool = pool
+        settings, is_cascade = self.settings, self.settings.acceptance is not None
+        has_shadow = self._shadow is not None
+        expected = settings.expected_escalation_rate
+        self._stages.begin(settings.stages, expected, is_cascade=is_cascade, has_shadow=has_shadow)
+        if self._shadow is not None:
+            self._shadow.start()
 
     def close(self) -> None:
-        """The members finish what is queued; copies for the shadow are dropped."""
+        """Drop the copies that wait for the shadow; the members finish what is queued."""
         if self._shadow is not None:
             self._shadow.close()
 
-    def require_place(self) -> None:
-        """Which member's queue a request needs is not known yet; that member refuses it."""
+    def raise_if_queue_full(self) -> None:
+        """Do nothing: the request's member is not known yet, and will refuse the request itself."""
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
-        return self._members.check(inputs, datatypes)
+        """Admit a request if every member takes it."""
+        admission = self._strictest.check(inputs, datatypes)
+        if any(0 in array.shape for array in inputs.values()):  # some models take empty tensors, and others do not
+            for model in self._members.values():
+                model.check(inputs, datatypes)
+        return admission
 
     def put(self, call: Call) -> None:
-        shadow = self._shadow
-        copied = shadow is not None and shadow.wants()
+        on_end = None if self._shadow is None else partial(self._end_copied, self._shadow, self._shadow.wants(), call)
+        call.queue = run = RouteRun(self.settings, self._ask, self._stages, self.statistics, call, on_end)
+        run.start(chosen(self.name, self.settings, call) if self.settings.weights else 0)
 
-        def end(outcome: InferenceResult | Exception) -> None:
-            if isinstance(outcome, InferenceResult):
-                timings = outcome.timings
-                # The members count the batches that they computed; the route counts each call as one of its own.
-                cost = BatchCost(*timings[1:4], call.samples)
-                self.statistics.record_batch([timings.queue_ns], cost)
-                if timings.unsure:
-                    self._stages.record_unsure(timings.unsure)
-            if shadow is not None and copied and isinstance(outcome, InferenceResult):
-                shadow.compare(call, outcome)  # before the caller, who may have another call copied, has the answer
-            call.end(outcome)
-            if shadow is not None and self._pool is not None:
-                self._pool.after_batch(shadow.hand_over)
+    def _end_copied(self, shadow: Shadow, copied: bool, call: Call, outcome: InferenceResult | Exception) -> None:
+        if copied and isinstance(outcome, InferenceResult):
+            shadow.compare(call, outcome)  # before the caller has the answer, and may send another call
+        call.end(outcome)
+        if self._pool is not None:
+            self._pool.after_batch(shadow.hand_over)
 
-        if isinstance(self._settings, SplitSettings):
-            self._put_to_one(self._settings, call, end)
-        else:
-            run = CascadeRun(self._cascade, call, end)
-            call.queue = run
-            run.start()
+    def _ask(self, member: Member, call: Call) -> None:
+        """Queue a call with a member's model, or with its successor if the model is closed: see `Servable.put`."""
+        model = self._members[member]
+        while True:
+            try:
+                model.put(call)
+            except UnavailableError:
+                successor = self._look_up(member)
+                if successor is model or model.signature.difference(successor.signature):
+                    raise
+                model = successor
+            else:
+                return
 
     def state(self) -> VersionState:
         return VersionState(
@@ -137,15 +143,15 @@ class ServedRoute:
         )
 
     def parameters(self) -> Mapping[str, str]:
-        settings = self._settings
-        sizes = [self._members.model(member).parameters().get("file_bytes", "0") for member in settings.members]
-        shared = {"route_members": ", ".join(map(str, settings.members)), "file_bytes": str(sum(map(int, sizes)))}
+        settings = self.settings
+        sizes = (int(model.parameters().get("file_bytes", "0")) for model in self._members.values())
+        shared = {"route_members": ", ".join(map(str, settings.members)), "file_bytes": str(sum(sizes))}
         if settings.shadow is not None:
             shared["route_shadow"] = f"{settings.shadow.member} {settings.shadow.share:g}"
         if settings.description:
             shared["route_description"] = settings.description
-        if isinstance(settings, CascadeSettings):
-            rule, expected = settings.acceptance, settings.expected_sent_on
+        if (rule := settings.acceptance) is not None:
+            expected = settings.expected_escalation_rate
             return {
                 "route": "cascade",
                 **shared,
@@ -156,82 +162,81 @@ class ServedRoute:
         weights = ", ".join(f"{weight:g}" for weight in settings.weights)
         return {"route": "split", **shared, "route_weights": weights, "route_sticky": settings.sticky}
 
-    def _put_to_one(
-        self, settings: SplitSettings, call: Call, end: Callable[[InferenceResult | Exception], None]
-    ) -> None:
-        member = chosen(self.name, settings, call.metadata_value(settings.sticky) if settings.sticky else "")
-
-        def ended(outcome: InferenceResult | Exception) -> None:
-            if isinstance(outcome, InferenceResult):
-                outputs, timings = outcome
-                stage = (1, str(member))
-                self._stages.record(stage, call.samples)
-                if not timings.stages:  # else the member is a route, which says more
-                    rows = tuple(range(call.samples))
-                    cost = StageTimings(stage[1], rows, timings.queue_ns, timings.compute_ns, timings.batch_size)
-                    outcome = InferenceResult(outputs, timings._replace(stages=(cost,)))
-            end(outcome)
-
-        part = MemberCall(call, call.inputs, call.samples, ended)
-        call.queue = part
-        self._members.put(member, part)
-
     @property
     def queued(self) -> int:
-        """Number of requests that wait for the members, for whomever they were sent."""
-        return sum(self._members.model(member).queued for member in self._settings.members)
+        """Number of requests from all routes and callers that wait for the members."""
+        return sum(model.queued for model in self._members.values())
 
     @property
     def computing(self) -> int:
-        """Number of batches that the members compute, for whomever."""
-        return sum(self._members.model(member).computing for member in self._settings.members)
+        """Number of batches that the members compute, for all routes and callers."""
+        return sum(model.computing for model in self._members.values())
 
 
-def chosen(route: str, settings: SplitSettings, key: str) -> Member:
-    """Choose a member by weight: the same for the same key, at random for an empty one.
+def chosen(route: str, settings: RouteSettings, call: Call) -> int:
+    """Choose a member by weight, and return its index: the same for calls with the same sticky key, else at random.
 
-    The keys' hashes are spread evenly over the weights, so a change of the weights moves as few keys as it must. The
-    route's name is hashed too: otherwise a split that is a member of another one, with the same sticky key, would get
-    only keys of one end of its weights.
+    The keys' hashes are spread evenly over the weights, so a change of the weights moves as few keys as possible. The
+    route's name is hashed too. Otherwise a split inside another split with the same sticky key would only get keys
+    from one end of its own weights.
     """
+    key = call.metadata_value(settings.sticky) if settings.sticky else ""
     if key:
         digest = hashlib.blake2b(f"{route}\0{key}".encode(), digest_size=8).digest()
-        place = int.from_bytes(digest) / 2**64
+        point = int.from_bytes(digest) / 2**64
     else:
-        place = random.random()  # noqa: S311 - chooses a model, not a secret
+        point = random.random()  # noqa: S311 - chooses a model, not a secret
     bound, total = 0.0, sum(settings.weights)
-    for member, weight in zip(settings.members, settings.weights, strict=True):
+    for place, weight in enumerate(settings.weights):
         bound += weight / total
-        if place < bound:
-            return member
-    return settings.members[-1]
+        if point < bound:
+            return place
+    return len(settings.members) - 1
 
 
 def _compared_output(settings: RouteSettings, signature: Signature) -> str:
     """The output whose highest values are a sample's label. Raises ModelLoadError if there is none."""
-    if isinstance(settings, CascadeSettings):
+    if settings.acceptance is not None:
         return settings.acceptance.output
     for spec in signature.outputs:
         if spec.datatype in FLOATS and len(spec.shape) == 2:
             return spec.name
-    raise ModelLoadError("a shadow compares labels, and the models have no output of floating point [batch, labels]")
+    raise ModelLoadError("a shadow compares labels, so the models need a floating-point output [batch, labels]")
 
 
-def _unfit(settings: CascadeSettings, signature: Signature) -> str:
-    """Why a cascade cannot join the answers of models with this signature; empty if it can."""
+def _unfit(settings: RouteSettings, signature: Signature) -> str:
+    """Why a cascade cannot join the answers of models with this signature; empty if it can, and for a split."""
+    if settings.acceptance is None:
+        return ""
     free = [str(spec) for spec in signature.outputs if None in spec.shape[1:]]
     if free:
-        return f"a cascade joins the members' answers, and theirs may differ in size: {'; '.join(free)}"
+        return f"a cascade joins the members' answers, so outputs must not have free sizes: {'; '.join(free)}"
     return settings.acceptance.problem(signature)
 
 
 def _own(signature: Signature) -> Signature:
-    """The members' signature without what is the first one's alone, such as its accuracy.
+    """The first member's signature without what applies only to that member, such as its accuracy.
 
-    The first one's examples are pictures with the labels that all members have.
+    Its examples stay: they are pictures with the labels that all members have.
     """
     common = ("task", "labels", "label_distances", "threshold", "min_labels", "batched", "examples")
     metadata = {key: value for key, value in signature.metadata.items() if key in common}
     if signature.image is not None:
         metadata["image"] = json.dumps(signature.image.as_json())
     return Signature(signature.inputs, signature.outputs, metadata, signature.batching_override)
+
+
+def require_one_signature(models: Mapping[Member, Servable]) -> None:
+    """Raise ModelLoadError if the signatures of these models, which are members or the shadow of a route, differ."""
+    (first, model), *others = models.items()
+    for member, other in others:
+        if difference := model.signature.difference(other.signature):
+            what, one, another = difference
+            raise ModelLoadError(
+                f"the models of a route must have one signature; {first} and {member} differ in {what}: "
+                f"{_shown(one)} and {_shown(another)}"
+            )
+
+
+def _shown(value: object) -> str:
+    return "; ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,134 +1,115 @@
 """The gRPC server: both services, health and reflection on one address, on grpcio's public asynchronous API.
 
-Everything that belongs to a call runs on the process' event loop. The methods here may be called from any other thread.
+Health says whether the server, a service or a model serves. With reflection, v1 or v1alpha, clients such as grpcurl
+list the services and fetch their descriptors. grpcio ships only v1alpha; v1 has the same messages under another name.
+
+Calls run on the process's event loop. The server's methods may be called from any other thread.
 """
 
 import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from hangtag.protos import classifier_pb2, inference_pb2
+from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.config.server_config import ServerConfig
-from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.engine.model_settings import largest_settings
-from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.host.ports import require_free
-from hangtag.serving.server.transport.event_loop import run
-from hangtag.serving.server.transport.grpc.classifier_service import ClassifierService
-from hangtag.serving.server.transport.grpc.handlers import Handlers
-from hangtag.serving.server.transport.grpc.health_service import HealthService
-from hangtag.serving.server.transport.grpc.inference_service import InferenceService
-from hangtag.serving.server.transport.grpc.limits import channel_options
-from hangtag.serving.server.transport.grpc.reflection import add_reflection
-from hangtag.serving.server.transport.grpc.streams.open_streams import OpenStreams
-from hangtag.serving.server.transport.methods import MODEL_INFER
-from hangtag.serving.server.transport.queries.decoding_threads import DecodingThreads
-from hangtag.serving.server.transport.queries.loop_calls import LoopCalls
-from hangtag.serving.server.transport.repository.repository_calls import RepositoryCalls
-from hangtag.serving.server.transport.security.tokens import Authorise
-from hangtag.serving.server.transport.tracing import Tracing
+from hangtag.serving.server.engine.repository import largest_settings
+from hangtag.serving.server.errors import DeadlineError, NotFoundError, QueueFullError, StartError
+from hangtag.serving.server.host.ports import GRPC_SOCKET, require_free
+from hangtag.serving.server.transport.grpc.handlers import Context, Handlers
+from hangtag.serving.server.transport.grpc.services import ClassifierService, InferenceService
+from hangtag.serving.server.transport.grpc.streams import OpenStreams
+from hangtag.serving.server.wire.event_loop import LoopCalls, event_loop, run
+from hangtag.serving.server.wire.intake import Intake
 
 _INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _CLASSIFIER = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"]
 _SERVICES = (_INFERENCE.full_name, _CLASSIFIER.full_name)
+_UNKNOWN: int = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+_NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
 _POLL_SECONDS = 0.005
 _FLUSH_SECONDS = 0.2
-"""How long connections stay open after the last response. gRPC's core closes a connection once its last response is
-written; where the client has sent something that is not read yet, the kernel then resets it, and the client may lose
-the end of a large response."""
-_SPARE_CALLS = 32  # for health and metadata while all others wait for answers
+"""How long connections stay open after the last response. gRPC's core closes a connection once the connection's last
+response is written. If the client has sent bytes that are not read yet, the kernel then resets the connection, and the
+client may lose the end of a large response."""
+_SPARE_CALLS = 32  # calls for health and metadata while all other calls wait for answers
+_MAX_PENDING = 100_000
+V1 = "grpc.reflection.v1.ServerReflection"
 
 
 class GrpcServer:
-    """Listens from ``start`` on. Health is NOT_SERVING until ``refresh_health``, and again from ``stop`` on."""
+    """Listens after ``start``. Health is NOT_SERVING until ``refresh_health``, and again after ``stop``."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        repository: RepositoryCalls,
-        decoding: DecodingThreads,
-        *,
-        authorise: Authorise | None = None,
-        credentials: grpc.ServerCredentials | None = None,
-        tracing: Tracing | None = None,
-    ) -> None:
-        """Build the server; it does not listen yet.
-
-        Args:
-            engine: Has the models, and the configuration.
-            repository: Loads, unloads and describes models, of all workers where there are several; the caller
-                closes it.
-            decoding: Decode pictures and large messages; the caller closes them too.
-            authorise: Checks every call but those to health; None lets everybody call.
-            credentials: TLS; None serves clear text.
-            tracing: Gets a span for each call of an inference method; None records none.
-        """
-        self._engine = engine
-        self._credentials = credentials
-        config = engine.config
-        self._calls = LoopCalls(engine, decoding)
-        # So one stream can fill the next batch while another one is computed, but never the whole queue.
-        window = min(config.max_queue_size, 2 * config.max_batch_size)
-        self._streams = OpenStreams(
-            self._calls, window, config.max_message_mib * 1024 * 1024, config.limits.max_streams
-        )
-        self._stopping = False
-        self._inference = InferenceService(
-            engine, repository, self._calls, self._streams, lambda: self._stopping, tracing
-        )
-        classifier = ClassifierService(engine, self._calls, self._streams, tracing)
-        self._health = HealthService(config.limits.max_watches)
+    def __init__(self, intake: Intake) -> None:
+        """Build the server; it does not listen yet."""
+        self._engine = engine = intake.engine
+        self._calls = LoopCalls(intake)
+        self._streams = OpenStreams(self._calls)
+        limits = engine.config.limits
+        self._health = HealthService(limits.max_watches)
         self._health_names: set[str] = set()  # models with a state of their own in health
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        self._handlers = Handlers(engine, authorise, tracing)
-        self._handlers.add_service(_INFERENCE, self._inference)
-        self._handlers.add_bytes(MODEL_INFER, self._inference.ModelInfer)
-        self._handlers.add_service(_CLASSIFIER, classifier)
+        self._handlers = Handlers(intake)
+        self._handlers.add_service(_INFERENCE, InferenceService(self._calls, self._streams))
+        self._handlers.add_service(_CLASSIFIER, ClassifierService(self._calls, self._streams))
         self._handlers.add_service(health_pb2.DESCRIPTOR.services_by_name["Health"], self._health)
-        add_reflection(self._handlers, (*_SERVICES, HEALTH), config.limits)
+        add_reflection(self._handlers, (*_SERVICES, HEALTH), limits)
         self._server: grpc.aio.Server | None = None
 
-    def start(self, address: str = "") -> int:
-        """Listen, and return the port.
-
-        Args:
-            address: As grpcio takes it, for example unix:/run/hangtag.sock; empty for the configured host and port.
+    def start(self) -> int:
+        """Listen, and return the port, 0 behind Envoy.
 
         Raises:
-            StartError: The address is not free, not this machine's, or needs a permission that is missing.
+            StartError: The address is in use, is not this machine's, or needs a permission that the process lacks.
         """
         config = self._engine.config
+        if config.behind is not None:
+            return self._listen(f"unix:{config.behind / GRPC_SOCKET}")
         try:
-            return run(self._start(address or config.address(config.port)))
-        except RuntimeError as error:
-            if not address:
-                require_free(config.host, config.port)  # grpcio does not say what is wrong; this does
-            raise StartError(f"cannot listen on {address or config.address(config.port)}: {error}") from error
+            return self._listen(config.address(config.port))
+        except StartError:
+            require_free(config.host, config.port)  # grpcio does not name the cause; this error does
+            raise
 
     def refresh_health(self) -> None:
-        """Set health to what the engine serves now: the server as a whole, and each model under its own name.
+        """Set the health of the whole server, and of each model by name, to what the engine serves now.
 
-        While the server stops, this changes nothing.
+        While the server is stopping, this changes nothing.
         """
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        served = set(self._engine.names())
+        served = self._engine.callable_names()
         gone = self._health_names - served
         self._health.set(dict.fromkeys(gone, health_pb2.HealthCheckResponse.NOT_SERVING))
         self._health.set(dict.fromkeys(served, health_pb2.HealthCheckResponse.SERVING))
         self._health_names |= served
 
     def announce_stop(self) -> None:
-        """Report that the server is not ready, refuse new streams, and answer all other calls until ``stop``."""
+        """Report that the server is not ready, and refuse new streams. Other calls are answered until ``stop``."""
         run(self._announce_stop())
 
+    def refuse_new(self) -> None:
+        """Answer every further call with UNAVAILABLE, except calls to health; calls in flight are still answered."""
+        self._handlers.callers.refuse_new()
+
     def stop(self, grace: float) -> None:
-        """Set health to NOT_SERVING, refuse new calls, and let those in flight finish within ``grace`` seconds."""
+        """Set health to NOT_SERVING, refuse new calls, and let calls in flight finish within ``grace`` seconds."""
         run(self._stop(grace))
 
     def close(self) -> None:
-        """Do nothing: the connections are closed when it has stopped."""
+        """Close connections that ``stop`` has left open, of which there are none here. Call this after the engine's
+        close, when nothing is computed."""
+
+    def _listen(self, address: str) -> int:
+        """Listen on an address as grpcio takes it, for example unix:/run/hangtag.sock. Raises StartError."""
+        try:
+            return run(self._start(address))
+        except RuntimeError as error:
+            raise StartError(f"cannot listen on {address}: {error}") from error
 
     async def _start(self, address: str) -> int:
         config = self._engine.config
@@ -137,15 +118,11 @@ class GrpcServer:
             options=channel_options(config),
             maximum_concurrent_rpcs=_max_calls(config),
         )
-        if self._credentials is None:
-            port = server.add_insecure_port(address)
-        else:
-            port = server.add_secure_port(address, self._credentials)
+        port = server.add_insecure_port(address)
         await server.start()
         return port
 
     async def _announce_stop(self) -> None:
-        self._stopping = True
         self._health.stop()
         self._streams.stop()
 
@@ -153,7 +130,7 @@ class GrpcServer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace
         await self._announce_stop()
-        self._handlers.refuse_new()
+        self._handlers.callers.refuse_new()
         while (self._calls.open or len(self._streams)) and loop.time() < deadline:
             await asyncio.sleep(_POLL_SECONDS)
         flushed = max(self._calls.last_answer, self._streams.last_end) + _FLUSH_SECONDS
@@ -166,9 +143,129 @@ class GrpcServer:
 
 
 def _max_calls(config: ServerConfig) -> int:
-    """One for each call that may wait to be decoded, be queued, computed, open as a stream, or wait for its message."""
+    """The number of calls that may, at the same time, wait to be decoded, be queued, be computed, or be a stream."""
     largest = largest_settings(config)
     inference = config.max_queue_size + largest.max_queue_size + largest.largest_batch_size * largest.instance_count
     limits = config.limits
     open_streams = limits.max_streams + limits.max_watches + limits.max_reflections
-    return inference + limits.max_awaited_messages + open_streams + _SPARE_CALLS
+    return inference + open_streams + _SPARE_CALLS
+
+
+def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
+    """The channel arguments for grpcio's server."""
+    message_bytes = config.max_message_mib * 1024 * 1024
+    return [
+        ("grpc.max_receive_message_length", message_bytes),
+        ("grpc.max_send_message_length", message_bytes),
+        # Workers share the port. With a single process it must not be shared: a second server would silently get a
+        # part of the calls.
+        ("grpc.so_reuseport", int(config.workers > 1)),
+        # Above this gRPC's core answers CANCELLED without a message, before the server sees the call. The limit is so
+        # high that maximum_concurrent_rpcs, which answers RESOURCE_EXHAUSTED, takes effect first.
+        ("grpc.server.max_pending_requests", _MAX_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
+        # This also bounds the calls that wait in gRPC's core until a handler thread is free.
+        ("grpc.max_concurrent_streams", config.max_concurrent_streams),
+        # By default gRPC's core also refuses HTTP/2 streams (UNAVAILABLE at the client) while ended streams are not yet
+        # cleaned up, so a client within the limit above would lose calls. That limit and the models' queues suffice.
+        ("grpc.http.overload_protection", 0),
+        # By default gRPC's core disconnects a client that pings more often than every five minutes.
+        ("grpc.http2.max_ping_strikes", 0),
+    ]
+
+
+class HealthService:
+    """The health of each name: "" is the whole server, any other name a service or a model."""
+
+    def __init__(self, max_watches: int) -> None:
+        """max_watches: The most Watch streams that may be open at once."""
+        self._max_watches = max_watches
+        self._states: dict[str, int] = {}
+        self._changed = asyncio.Event()  # replaced by a new one at each change
+        self._watches = 0
+        self._stopped = False
+
+    def set(self, states: Mapping[str, int]) -> None:
+        """Set states by name, each one of HealthCheckResponse.ServingStatus. Thread-safe; no effect after ``stop``."""
+        self._states |= states
+        event_loop().call_soon_threadsafe(self._wake_watches)
+
+    def stop(self) -> None:
+        """Answer NOT_SERVING for every name from now on, whatever ``set`` is called with.
+
+        Each Watch sends NOT_SERVING and ends, so that the server's stop need not wait. Call this on the event loop.
+        """
+        self._stopped = True
+        self._wake_watches()
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
+        state = self._state(request.service)
+        if state == _UNKNOWN:
+            raise NotFoundError("no such service or model; the empty name is the whole server")
+        return health_pb2.HealthCheckResponse(status=state)
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
+        if self._watches >= self._max_watches:
+            raise QueueFullError(f"{self._max_watches} Watch streams are open; poll with Check instead")
+        self._watches += 1
+        try:
+            sent: int | None = None
+            while True:
+                changed = self._changed
+                state = self._state(request.service)
+                if state != sent:
+                    await context.write(health_pb2.HealthCheckResponse(status=state))
+                    sent = state
+                elif self._stopped:
+                    return
+                else:
+                    await changed.wait()
+        finally:
+            self._watches -= 1
+
+    def _state(self, name: str) -> int:
+        state = self._states.get(name, _UNKNOWN)
+        return _NOT_SERVING if self._stopped and state != _UNKNOWN else state
+
+    def _wake_watches(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+class _Reflection:
+    def __init__(self, services: Iterable[str], limits: Limits) -> None:
+        self._limits = limits
+        self._servicer = reflection.aio.ReflectionServicer(services)
+        self._open: dict[asyncio.Timeout, None] = {}  # the first has been open for longest
+
+    async def ServerReflectionInfo(self, requests: AsyncIterator[Any], context: Context) -> None:
+        try:
+            async with asyncio.timeout(self._limits.reflection_seconds) as time_limit:
+                self._add(time_limit)
+                try:
+                    async for response in self._servicer.ServerReflectionInfo(requests, context):
+                        await context.write(response)
+                finally:
+                    self._open.pop(time_limit, None)
+        except TimeoutError:
+            raise DeadlineError(
+                f"a reflection stream may be open for {self._limits.reflection_seconds:g} s, or until "
+                f"{self._limits.max_reflections} newer streams are open; open another stream"
+            ) from None
+
+    def _add(self, time_limit: asyncio.Timeout) -> None:
+        """Count a stream. If too many are open, the oldest stream ends."""
+        if len(self._open) >= self._limits.max_reflections:
+            longest = next(iter(self._open))
+            del self._open[longest]
+            if not longest.expired():  # an expired one is ending anyway, and its time can no longer be set
+                longest.reschedule(asyncio.get_running_loop().time())
+        self._open[time_limit] = None
+
+
+def add_reflection(handlers: Handlers, services: Iterable[str], limits: Limits) -> None:
+    """Add both reflection services, which describe these services and themselves."""
+    servicer = _Reflection((*services, V1, reflection.SERVICE_NAME), limits)
+    descriptor = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+    for name in (V1, reflection.SERVICE_NAME):
+        handlers.add_service(descriptor, servicer, name)

@@ -1,4 +1,4 @@
 """The HTTP transport: the Open Inference Protocol over REST, classification of image files, metrics, and health.
 
-Only this folder knows uvicorn and Starlette.
+Only this folder uses httptools.
 """

@@ -1,113 +1,145 @@
-"""The ASGI application: admits requests, calls the route of each, and turns errors into responses."""
+"""Answers HTTP requests: admits each request, calls its endpoint, and turns errors into responses."""
 
 import asyncio
 import re
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+import time
+from collections.abc import Sequence
+from typing import TypeAlias
 
-from starlette.exceptions import HTTPException
-from starlette.routing import Router
-
-from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.errors import STOPPING, UnavailableError
-from hangtag.serving.server.transport.call import CallOrigin, failures_recorded
-from hangtag.serving.server.transport.http.calls import request_headers
-from hangtag.serving.server.transport.http.host_names import HostNames
-from hangtag.serving.server.transport.http.inference.endpoint import InferEndpoint
-from hangtag.serving.server.transport.http.page.endpoint import is_of_page
-from hangtag.serving.server.transport.http.responses import HttpResponse
-from hangtag.serving.server.transport.http.status import error_response
-from hangtag.serving.server.transport.security.tokens import Authorise
+from hangtag.serving.server.errors import QueueFullError, ServerError
+from hangtag.serving.server.transport.http.bodies import BodyBudget, HeldBytes
+from hangtag.serving.server.transport.http.endpoints import HostNames, is_of_page
+from hangtag.serving.server.transport.http.infer_plans import Done, HttpCall, HttpPlans
+from hangtag.serving.server.transport.http.infer_query import HttpInferQuery
+from hangtag.serving.server.transport.http.messages import (
+    HTTP_CLASSIFY,
+    HTTP_INFER,
+    HttpRequest,
+    HttpResponse,
+    PathError,
+    Route,
+    answer,
+    error_response,
+    origin_of,
+    request_metadata,
+)
+from hangtag.serving.server.wire.call import LARGE_MESSAGE, submit, submit_on_thread
+from hangtag.serving.server.wire.event_loop import LoopCalls
+from hangtag.serving.server.wire.intake import Callers, Origin, failures_recorded
 
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
+_CLASSIFY = "/v1/classify"
 OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
-"""Paths that need no token, beside the page's: probes of orchestrators and load balancers cannot send one."""
-_LINGER_SECONDS = 2.0
-_LINGER_BYTES = 64 * 1024 * 1024
+"""Paths that, like the page's, need no token: probes of orchestrators and load balancers cannot send a token."""
+Answering: TypeAlias = "HttpCall | asyncio.Task[None]"
+"""A request that is being answered; cancelled when its client has left."""
 
 
 class Application:
-    """Serves HTTP requests. A plain callable finds the route of inference, which is called often, and a router all
-    others: with the router calls with 64 connections took a third longer."""
+    """Serves HTTP requests. Inference, which is called often, has a way of its own."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        infer: InferEndpoint,
-        router: Router,
-        authorise: Authorise | None,
-        stopping: Callable[[], bool],
-        names: HostNames | None = None,
-    ) -> None:
-        """Join the routes.
+    def __init__(self, calls: LoopCalls, routes: Sequence[Route]) -> None:
+        """Join the parts that answer. calls: submits inference. routes: answer all other requests."""
+        self._intake = calls.intake
+        self._calls = calls
+        self._routes = routes
+        config = calls.intake.engine.config
+        self.callers = Callers(calls.intake.authorise)
+        """Who may send requests, except requests to health and the page. During a stop, each connection is closed after
+        its next response."""
+        self._names = HostNames(config.allowed_host) if config.allowed_host else None  # None takes every host
+        self._open_paths = OPEN_PATHS if config.contract is None else OPEN_PATHS | {config.contract.health_path}
+        self._plans = HttpPlans(calls.intake.engine)
+        self._budget = BodyBudget(config.http_bodies_bytes)
+
+    def hold(self) -> HeldBytes:
+        """Return the object that counts the bytes of one body."""
+        return HeldBytes(self._budget, self._intake.max_message_bytes)
+
+    def admit(self, request: HttpRequest) -> HttpResponse | None:
+        """Return the response if a head is refused before its body comes; None if it is admitted."""
+        declared = int(request.headers.get(b"content-length", b"0"))  # httptools accepts only digits
+        is_guarded = self._names is not None or not self.callers.all_admitted
+        if not is_guarded and declared <= self._intake.max_message_bytes:
+            return None
+        if request.path in self._open_paths or is_of_page(request.path):
+            return None
+        try:
+            with failures_recorded(self._intake, Origin("")):
+                if self._names is not None:
+                    self._names.require(request.headers.get(b"host", b"").decode("latin-1"))
+                self.callers.admit(request_metadata(request))
+            with failures_recorded(self._intake, self._origin(request)):
+                self._intake.require_size("Received", declared)
+        except Exception as error:
+            return self._refusal(request, error)
+        return None
+
+    def take(self, request: HttpRequest, part: bytes) -> HttpResponse | None:
+        """Keep a part of a body; return the response if the request is refused because of this part."""
+        try:
+            size = len(request.body) + len(part)
+            self._intake.require_size("Received", size)
+            request.held.hold(size)
+        except ServerError as error:
+            request.body = b""
+            self._intake.record_failure(self._origin(request), error, time.perf_counter_ns())
+            return self._refusal(request, error)
+        if not request.body:
+            request.body = part
+        elif isinstance(request.body, bytearray):
+            request.body += part
+        else:
+            request.body = bytearray(request.body) + part  # a list of one-byte parts would take much more
+        return None
+
+    def answer(self, request: HttpRequest, done: Done) -> Answering:
+        """Answer a complete request.
 
         Args:
-            engine: Counts refused callers.
-            infer: Answers inference.
-            router: Has all other routes. Their endpoints raise domain errors.
-            authorise: Checks every request but those to health and the page; None lets everybody call.
-            stopping: Whether requests but those to health and the page are refused, and each connection is closed
-                after its next response.
-            names: Requests but those to health and the page are refused for other hosts; None takes every host.
+            request: The request; its body is taken.
+            done: Gets the response on the event loop, once; perhaps before this returns.
+
+        Returns:
+            The object to cancel when the client leaves.
         """
-        self._engine = engine
-        self._infer = infer
-        self._router = router
-        self._authorise = authorise
-        self._stopping = stopping
-        self._names = names
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        path = scope["path"]
+        call = HttpCall(self._calls, request, done)
+        if (plan := self._plans.of(request)) is not None:
+            body = request.take_body()
+            if call.put_planned(plan, body):
+                return call
+            request.body = body
+        match = _INFER.fullmatch(request.path)
+        if match is None:
+            return asyncio.get_running_loop().create_task(self._answer_later(request, done))
+        if request.method != "POST":
+            done(request, self._refusal(request, PathError(["POST"])))
+            return call
+        call.is_large = len(request.body) >= LARGE_MESSAGE or b"content-encoding" in request.headers
+        learn = None if call.is_large else self._plans.learner(request)
+        call.set_query(HttpInferQuery(match[1], match[2] or "", request, learn))
+        if not call.is_large:
+            submit(call)
+            return call
         try:
-            self._admit(scope, path)
-            if match := _INFER.fullmatch(path):
-                _require_post(scope["method"])
-                headers = dict(scope["headers"])
-                response = await self._infer.answer(scope, receive, headers, match[1], match[2] or "")
-            else:
-                scope["app"] = self  # so that the router raises for a path or a method that it does not have
-                await self._router(scope, receive, send)
-                return
+            submit_on_thread([call])
+        except QueueFullError as error:
+            call.fail(error)
+        return call
+
+    async def _answer_later(self, request: HttpRequest, done: Done) -> None:
+        try:
+            response = await answer(self._routes, request)
         except Exception as error:
-            response = error_response(error, f"{scope['method']} {path}")
-        if self._stopping():
-            response.headers.append((b"connection", b"close"))
-        if response.status == 413:
-            await _send_before_the_rest(response, receive, send)
-        else:
-            await response(scope, receive, send)
+            response = self._refusal(request, error)
+        done(request, response)
 
-    def _admit(self, scope: Any, path: str) -> None:
-        if path in OPEN_PATHS or is_of_page(path):
-            return
-        if self._names is not None:
-            with failures_recorded(self._engine, CallOrigin("")):
-                self._names.require(dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
-        if self._authorise is not None:
-            with failures_recorded(self._engine, CallOrigin("")):
-                self._authorise(request_headers(scope))
-        if self._stopping():
-            raise UnavailableError(STOPPING)
+    def _origin(self, request: HttpRequest) -> Origin:
+        if _INFER.fullmatch(request.path):
+            return origin_of(HTTP_INFER, request)
+        if request.path.startswith(_CLASSIFY):
+            return origin_of(HTTP_CLASSIFY, request)
+        return Origin("")
 
-
-def _require_post(method: str) -> None:
-    if method != "POST":
-        raise HTTPException(405, headers={"Allow": "POST"})
-
-
-async def _send_before_the_rest(response: HttpResponse, receive: Any, send: Any) -> None:
-    """Send a response to a client that still sends, and read on for a while: if the connection were closed at once,
-    the client's machine would drop the response."""
-    await send({"type": "http.response.start", "status": response.status, "headers": response.headers})
-    await send({"type": "http.response.body", "body": response.body, "more_body": True})
-    remaining = _LINGER_BYTES
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_LINGER_SECONDS):
-            more = True
-            while more and remaining > 0:
-                message = await receive()
-                more = message.get("more_body", False)
-                remaining -= len(message.get("body", b""))
-    await send({"type": "http.response.body", "body": b""})
+    def _refusal(self, request: HttpRequest, error: Exception) -> HttpResponse:
+        return error_response(error, f"{request.method} {request.path}")

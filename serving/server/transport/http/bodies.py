@@ -1,95 +1,90 @@
-"""Reads the bodies of requests within limits, and compresses those of responses.
+"""Decompresses the bodies of requests within limits, and compresses the bodies of responses."""
 
-The connection (see `connection`) ends a body that comes too slowly.
-"""
-
-import asyncio
 import zlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from threading import Lock
 
 from hangtag.serving.server.errors import (
     CancelledError,
     InvalidRequestError,
     MessageTooLargeError,
+    QueueFullError,
     UnsupportedEncodingError,
 )
-from hangtag.serving.server.transport.http.body_budget import HeldBytes
 
 _FORMATS = {b"gzip": 31, b"deflate": 15}  # zlib's wbits; HTTP's deflate is the zlib format
 _CHUNK = 64 * 1024
 _MAX_MEMBERS = 16 * 1024
-"""Of a gzip body. Each takes microseconds, however small it is, and a large body could have a million empty ones."""
-_COMPRESS_FROM = 1024
-"""Bytes from which on a response is compressed: a smaller one gains less than it costs."""
+"""The most members of a gzip body. Even an empty member takes microseconds, and a large body could have a million."""
+COMPRESS_FROM = 1024
+"""Responses of at least this many bytes are compressed; for a smaller response the gain is less than the cost."""
 _FASTEST = 1
 
 
-async def read_body(receive: Any, headers: Mapping[bytes, bytes], held: HeldBytes) -> bytes:
-    """Return the body as it was sent.
+class BodyBudget:
+    """The memory limit that all request bodies in flight in a process share. Each body also has its own limit, but a
+    client with many connections could take that much on each connection."""
 
-    Args:
-        receive: ASGI's.
-        headers: The request's, by lower-case names.
-        held: Takes the body's bytes as they come, and has its limit.
-
-    Raises:
-        MessageTooLargeError: The body is larger than the limit; what remains of it is not read.
-        QueueFullError: The bodies in flight take all that they may.
-        CancelledError: The caller left.
-    """
-    declared = headers.get(b"content-length")
-    if declared is not None and int(declared) > held.limit:  # httptools takes digits alone
-        raise _too_large(int(declared), held.limit)
-    body = bytearray()  # a list of parts would take much more where each is a byte
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise CancelledError("the caller left before the request was read")
-        part = message["body"]
-        if len(body) + len(part) > held.limit:
-            raise _too_large(len(body) + len(part), held.limit)
-        held.take(len(part))
-        body += part
-        more = message.get("more_body", False)
-    return bytes(body)
+    def __init__(self, total: int) -> None:
+        """total: The most bytes of all bodies in flight."""
+        self.total = total
+        self.taken = 0
+        self.lock = Lock()
 
 
-async def read_decompressed(receive: Any, headers: Mapping[bytes, bytes], held: HeldBytes) -> bytes:
-    """Return the body without its Content-Encoding. A thread decompresses, so that other requests go on meanwhile.
+class HeldBytes:
+    """One request's share of a budget, which it holds until ``end``. Thread-safe."""
 
-    Args:
-        receive: ASGI's.
-        headers: The request's, by lower-case names.
-        held: Takes the body's bytes, before and after, and has its limit.
+    __slots__ = ("_budget", "_count", "_ended", "limit")
 
-    Raises:
-        UnsupportedEncodingError: The encoding is neither gzip nor deflate.
-        MessageTooLargeError: The body is larger, or would become so.
-        QueueFullError: The bodies in flight take all that they may.
-        InvalidRequestError: The body is damaged or ends early.
-        CancelledError: The caller left.
-    """
-    body = await read_body(receive, headers, held)
-    encoding = headers.get(b"content-encoding")
-    return body if encoding is None else await asyncio.to_thread(decompress, body, encoding, held)
+    def __init__(self, budget: BodyBudget, limit: int) -> None:
+        """Hold no bytes yet. limit: The most bytes of the request's body, both as sent and decompressed."""
+        self.limit = limit
+        self._budget = budget
+        self._count = 0
+        self._ended = False
+
+    def hold(self, count: int) -> None:
+        """Hold this many bytes instead of the bytes held so far.
+
+        Raises:
+            QueueFullError: The budget has too few bytes left; the request holds as many as before.
+            CancelledError: ``end`` was called.
+        """
+        budget = self._budget
+        with budget.lock:
+            if self._ended:
+                raise CancelledError("the caller left before the request was decoded")
+            more = count - self._count
+            if more > 0 and budget.taken + more > budget.total:
+                raise QueueFullError(
+                    f"the bodies of all HTTP requests in flight would take more than {budget.total:,} bytes "
+                    "(--max-http-bodies-mib); try again later, or another replica"
+                )
+            budget.taken += more
+            self._count = count
+
+    def end(self) -> None:
+        """Give all bytes back, and hold no more: a thread may still decode the request after its caller has left."""
+        with self._budget.lock:
+            self._budget.taken -= self._count
+            self._count = 0
+            self._ended = True
 
 
 def decompress(body: bytes, encoding: bytes, held: HeldBytes) -> bytes:
     """Return a body without its Content-Encoding.
 
     Args:
-        body: As it was sent; for gzip one or several members (RFC 1952).
-        encoding: The header's value; empty where there is none.
-        held: Takes the bytes of the result, and has its limit. A body that would become larger is not decompressed
-            further.
+        body: The body as sent; for gzip one or several members (RFC 1952).
+        encoding: The header's value; empty if there is no header.
+        held: Counts the bytes of the result, and limits them. Decompression stops when the limit is exceeded.
 
     Raises:
         UnsupportedEncodingError: The encoding is neither gzip nor deflate.
         MessageTooLargeError: The result would be larger than the limit.
-        QueueFullError: The bodies in flight take all that they may.
-        CancelledError: The caller has left meanwhile.
+        QueueFullError: The bodies in flight have reached their memory limit.
+        CancelledError: The caller has left in the meantime.
         InvalidRequestError: The body is damaged or ends early.
     """
     name = encoding.strip().lower()
@@ -106,7 +101,7 @@ def decompress(body: bytes, encoding: bytes, held: HeldBytes) -> bytes:
 
 
 def _decompressed(body: bytes, name: bytes, held: HeldBytes) -> Iterator[bytes]:
-    """Yield the decompressed parts. Raises zlib.error for bytes that are not of the format, and decompress's errors."""
+    """Yield the decompressed parts. Raises zlib.error for bytes of another format, and the errors of ``decompress``."""
     view, at, size, members = memoryview(body), 0, 0, 1
     stream = zlib.decompressobj(_FORMATS[name])
     while at < len(body):
@@ -125,29 +120,22 @@ def _decompressed(body: bytes, name: bytes, held: HeldBytes) -> Iterator[bytes]:
             raise MessageTooLargeError(
                 f"SERVER: Received message larger than max ({held.limit} bytes when decompressed)"
             )
-        held.take(len(part))
+        held.hold(len(body) + size)
         yield part
     if not stream.eof:
         raise InvalidRequestError(f"the {name.decode()} body ends early")
 
 
 def response_encoding(accepted: bytes) -> bytes:
-    """Return the encoding for a response: the first of gzip and deflate that Accept-Encoding has; empty for none."""
-    names = {name.strip().lower(): weight.replace(b" ", b"") for name, _, weight in _parts(accepted)}
+    """Return the encoding for a response: gzip or deflate, whichever Accept-Encoding has first; empty if neither."""
+    parts = [part.partition(b";") for part in accepted[:1024].split(b",")]
+    names = {name.strip().lower(): weight.replace(b" ", b"") for name, _, weight in parts}
     return next((name for name in _FORMATS if name in names and names[name] not in (b"q=0", b"q=0.0")), b"")
 
 
 def compress(body: bytes, encoding: bytes) -> tuple[bytes, bytes]:
-    """Return a response's body in an encoding, and the encoding: empty where the body stays as it is."""
-    if not encoding or len(body) < _COMPRESS_FROM:
+    """Return a response's compressed body, and its encoding, which is empty if the body stays as it is."""
+    if not encoding or len(body) < COMPRESS_FROM:
         return body, b""
     stream = zlib.compressobj(_FASTEST, wbits=_FORMATS[encoding])
     return stream.compress(body) + stream.flush(), encoding
-
-
-def _parts(header: bytes) -> list[tuple[bytes, bytes, bytes]]:
-    return [part.partition(b";") for part in header[:1024].split(b",")]
-
-
-def _too_large(size: int, limit: int) -> MessageTooLargeError:
-    return MessageTooLargeError(f"SERVER: Received message larger than max ({size} vs. {limit})")

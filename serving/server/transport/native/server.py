@@ -1,84 +1,80 @@
-"""The native server: ModelInfer and Classify over pygrpc-native, and every other method by a gRPC server behind it.
+"""The native server: ModelInfer and Classify over pygrpc-native; a gRPC server behind it answers every other method.
 
 The library's Rust threads speak HTTP/2 and never hold the interpreter lock. They pass calls of the two methods to
 Python as events, and forward every other call over a private Unix socket to a `GrpcServer`.
 
-What the library lacks, and what hangtag does about it: no TLS (a server with TLS uses the grpc transport); no limit on
-a message's size before it is read (hangtag refuses it afterwards, and its memory is given back); no limit on the
-number of connections (`ConnectionLimit` closes those beyond it), nor on their age and idleness (a proxy has to set it);
-no setting for the 20 streams that a connection may reset before they are accepted (`serving/connection/resets.py` keeps
-hangtag's clients below it, and docs/operations.md says what others can do).
+The library lacks TLS, limits on the number, age and idleness of connections, and a limit on a message's size before it
+is read (hangtag refuses a large message afterwards, and frees its memory). So the library accepts connections directly
+only if every caller is trusted, and otherwise behind Envoy. It also lacks a setting for the 20 streams that one client
+connection may reset before they are accepted (`serving/connection/resets.py` keeps hangtag's clients below that number,
+and docs/reference/limits.md says what other clients can do).
+
+A ModelInfer call whose head has a `Plan` is queued at once, and one loop answers the calls of a batch. All other calls
+go through the slower `submit` to the same queue.
 """
 
 import os
 import tempfile
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
-from pygrpc_native import NativeGrpcFront
+from pygrpc_native import EVENT_CANCEL, NativeGrpcFront
 
-from hangtag.serving.server.engine.engine import Engine
-from hangtag.serving.server.errors import StartError
-from hangtag.serving.server.host.ports import require_free
+from hangtag.protos import classifier_pb2
+from hangtag.protos.methods import CLASSIFY, MODEL_INFER
+from hangtag.serving.server.errors import InvalidRequestError, ServerError, StartError
+from hangtag.serving.server.host.ports import GRPC_SOCKET, GRPCIO_SOCKET, require_free
+from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors
+from hangtag.serving.server.telemetry.model_statistics import BatchCost
 from hangtag.serving.server.transport.grpc.server import GrpcServer
-from hangtag.serving.server.transport.native.calls import METHODS, TIMEOUT_HEADER, NativeCalls
-from hangtag.serving.server.transport.native.connection_limit import ConnectionLimit
-from hangtag.serving.server.transport.queries.decoding_threads import DecodingThreads
-from hangtag.serving.server.transport.security.tokens import Authorise
-from hangtag.serving.server.transport.tracing import Tracing
+from hangtag.serving.server.wire.call import LARGE_MESSAGE, Query, submit, submit_on_thread
+from hangtag.serving.server.wire.codec import parse_message
+from hangtag.serving.server.wire.image_query import classify_query
+from hangtag.serving.server.wire.intake import Callers, Intake
+from hangtag.serving.server.wire.plans import MessagePlan, Plan, PlannedCall, Plans, serialized
+from hangtag.serving.server.wire.status import QUEUE_NS, batch_metadata, call_status, cost_metadata, member_metadata
+from hangtag.serving.server.wire.tracing import Metadata
 
 log = structlog.get_logger()
 
+METHODS = (MODEL_INFER, CLASSIFY)
+"""The methods served here, in the order of the library's numbers for them."""
+MAX_EVENTS = 256
+"""The most events to take from the library at once."""
+TIMEOUT_HEADER = "grpc-timeout"
+"""The header that the library passes on as each event's key. If the library cannot read the header's value, the call
+has no deadline. The library leaves the header out of the metadata."""
+_INFER_ID = METHODS.index(MODEL_INFER)
 IO_THREADS = 1
-"""Threads of the library that do network I/O. One suffices for what two computing threads answer."""
+"""Number of library threads for network I/O. One thread suffices for the answers of two computing threads."""
 _MAX_METADATA_BYTES = 16 * 1024  # gRPC's core has this limit too
-_MAX_SOCKET_PATH = 107  # bytes; Linux' sockaddr_un, less the zero at its end
+_MAX_SOCKET_PATH = 107  # bytes; Linux' sockaddr_un without the terminating zero
 _POLL_SECONDS = 0.005
 _FLUSH_SECONDS = 0.2
-"""How long connections stay open after the last response: the library's ``close`` drops responses that its threads have
-not written yet, up to one in five where it follows at once, and nothing says when they are written."""
+"""How long connections stay open after the last response. The library's ``close`` drops responses that its threads have
+not written yet: up to one in five if it is called at once. The library does not say when responses are written."""
 
 
-class NativeServer:
-    """Listens from ``start`` on; the common interface of the transports is `GrpcServer`'s."""
+class NativeServer(GrpcServer):
+    """A `GrpcServer` on a private socket, and the library in front of it."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        grpc_server: GrpcServer,
-        decoding: DecodingThreads,
-        *,
-        authorise: Authorise | None = None,
-        tracing: Tracing | None = None,
-    ) -> None:
-        """Build the server; it does not listen yet.
-
-        Args:
-            engine: Has the models, and the configuration.
-            grpc_server: Answers all other methods; started and stopped here.
-            decoding: Decode pictures and large messages.
-            authorise: Checks every call of the two methods; None lets everybody call.
-            tracing: Gets a span for each query; None records none.
-        """
-        self._engine = engine
-        self._grpc_server = grpc_server
-        self._calls = NativeCalls(engine, decoding, authorise, tracing)
+    def __init__(self, intake: Intake) -> None:
+        """Build the server; it does not listen yet."""
+        super().__init__(intake)
+        self._native_calls = NativeCalls(intake)
         self._front: NativeGrpcFront | None = None
-        self._connection_limit: ConnectionLimit | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def start(self) -> int:
-        """Listen, and return the port.
-
-        Raises:
-            StartError: The address is not free or not this machine's, or TMPDIR is too long a path.
-        """
+        """See `GrpcServer.start`. Also raises StartError if the path TMPDIR is too long."""
         config = self._engine.config
-        if config.workers == 1:  # workers share a port that their supervisor has reserved
-            require_free(config.host, config.port)  # in one clear line: the library would print another one
+        if config.behind is None and config.workers == 1:  # workers share a port that their supervisor has reserved
+            require_free(config.host, config.port)  # raises one clear error; the library would print its own
         front = NativeGrpcFront(
-            config.address(config.port),
+            config.address(config.port) if config.behind is None else f"unix:{config.behind / GRPC_SOCKET}",
             [(method, False) for method in METHODS],
             io_threads=IO_THREADS,
             client_key_metadata=TIMEOUT_HEADER,
@@ -87,53 +83,206 @@ class NativeServer:
             keepalive_timeout_ms=round(config.limits.peer_seconds * 1000),
             max_concurrent_streams=config.max_concurrent_streams,
             max_metadata_size=_MAX_METADATA_BYTES,
-            reuse_port=config.workers > 1,
+            reuse_port=config.behind is None and config.workers > 1,
         )
-        self._folder = tempfile.TemporaryDirectory(prefix="hangtag-")  # only this user may enter it
-        socket = str(Path(self._folder.name, "grpc.sock"))
+        folder = config.behind
+        if folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="hangtag-")  # only this user may enter it
+            folder = Path(self._folder.name)
+        socket = str(folder / GRPCIO_SOCKET)
         if len(os.fsencode(socket)) > _MAX_SOCKET_PATH:
-            self._folder.cleanup()
+            if self._folder is not None:
+                self._folder.cleanup()
             raise StartError(
-                f"the folder for temporary files has too long a path for a Unix socket ({socket}): set TMPDIR to a "
-                "shorter one, or use --transport grpc"
+                f"the folder for temporary files has a path that is too long for a Unix socket ({socket}): set TMPDIR "
+                "to a shorter path, or use --transport grpc"
             )
-        self._grpc_server.start(f"unix:{socket}")
+        self._listen(f"unix:{socket}")
         front.set_fallback(socket)
         front.start()
-        self._front = self._calls.front = front
-        self._engine.pool.receive_from(self._calls.receive)
-        self._connection_limit = ConnectionLimit(front.bound_port, config.max_connections)
-        log.info(
-            "the native transport sets no limit on the age and idleness of connections, and reads a message before it "
-            "is refused as too large",
-            ignored=[
-                "--connection-idle-seconds",
-                "--connection-age-seconds",
-                "--min-ping-seconds",
-            ],
-        )
+        self._front = self._native_calls.front = front
+        self._engine.pool.receive_from(self._native_calls.receive)
         return front.bound_port
 
-    def refresh_health(self) -> None:
-        """See `GrpcServer.refresh_health`."""
-        self._grpc_server.refresh_health()
+    def refuse_new(self) -> None:
+        """Answer every further call of the two methods with UNAVAILABLE."""
+        self._native_calls.callers.refuse_new()
 
     def stop(self, grace: float) -> None:
-        """Set health to NOT_SERVING, refuse new calls, and let those in flight finish within ``grace`` seconds."""
-        self._calls.refuse_new()
+        self.refuse_new()
         deadline = time.monotonic() + grace
-        self._grpc_server.announce_stop()
-        while self._calls.open and time.monotonic() < deadline:
+        self.announce_stop()
+        while self._native_calls.open and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
-        self._calls.cancel_all()
-        self._grpc_server.stop(max(0.0, deadline - time.monotonic()))  # last: until then health says NOT_SERVING
+        self._native_calls.cancel_all()
+        super().stop(max(0.0, deadline - time.monotonic()))  # last: until then health says NOT_SERVING
         time.sleep(max(0.0, min(_FLUSH_SECONDS, deadline - time.monotonic())))
 
     def close(self) -> None:
-        """Close the connections. Call it after ``stop`` and after the engine's close."""
-        if self._connection_limit is not None:
-            self._connection_limit.close()
         if self._front is not None:
             self._front.close()
         if self._folder is not None:
             self._folder.cleanup()
+
+
+class NativeCalls:
+    """Queues and answers calls. Thread-safe, except that only one thread at a time may call ``receive``."""
+
+    def __init__(self, intake: Intake) -> None:
+        """Serve no call yet; set ``front`` first."""
+        self.front: NativeGrpcFront
+        self.open: dict[int, NativeCall] = {}
+        """The calls that have not ended, by the library's number for the call."""
+        self.intake = intake
+        self.callers = Callers(intake.authorise)
+        self._plans = Plans(intake.engine)
+
+    def receive(self, milliseconds: int | None) -> bool:
+        """Take the events that have come, and queue their calls: see `compute_pool.Receive`."""
+        events = self.front.recv_batch_details(MAX_EVENTS, milliseconds)
+        if events is None:
+            return False
+        plan_of, now = self._plans.of, time.monotonic
+        for event in events:
+            try:
+                kind, call_id, method_id, message, key, details = event
+                if kind == EVENT_CANCEL or message is None or details is None:  # only a cancel has neither
+                    self._cancel(call_id)
+                    continue
+                metadata, _peer, remaining = details
+                deadline = None if remaining is None else now() + remaining
+                call = self.open[call_id] = NativeCall(self, call_id, METHODS[method_id], metadata, deadline)
+                plan = plan_of(message) if method_id == _INFER_ID else None
+                if plan is None or not self.callers.all_admitted or (remaining is None and isinstance(key, bytes)):
+                    self._submit_slowly(call, message, key, plan)
+                elif not call.put_planned(plan, message):
+                    self._submit(call, message)
+            except Exception:  # the events that came with this one are still handled
+                log.exception("an event was lost")
+        return True
+
+    def _submit_slowly(
+        self, call: "NativeCall", message: bytes, key: bytes | str | None, plan: MessagePlan | None
+    ) -> None:
+        """Check a call, and queue it or hand it to a thread that decodes it."""
+        try:
+            self.callers.admit(call.metadata)
+            self.intake.require_size("Received", len(message))
+            if call.deadline is None:
+                _require_no_timeout(key)
+            if call.method == CLASSIFY:
+                submit_on_thread([call], lambda: _classify_query(message))
+            elif plan is not None and call.put_planned(plan, message):
+                return
+            elif len(message) >= LARGE_MESSAGE:
+                call.is_large = True
+                submit_on_thread([call], lambda: self._plans.query(message))
+            else:
+                self._submit(call, message)
+        except Exception as error:
+            call.fail(error)
+
+    def _submit(self, call: "NativeCall", message: bytes) -> None:
+        call.set_query(self._plans.query(message))
+        submit(call)
+
+    def cancel_all(self) -> None:
+        """Drop all calls that have not ended."""
+        for call_id in list(self.open):
+            self._cancel(call_id)
+
+    def _cancel(self, call_id: int) -> None:
+        call = self.open.get(call_id)
+        if call is not None:
+            call.cancel()
+
+
+def _classify_query(message: bytes) -> Query:
+    return classify_query(parse_message(classifier_pb2.ClassifyRequest.FromString, message, CLASSIFY))
+
+
+def _require_no_timeout(key: bytes | str | None) -> None:
+    """Raise InvalidRequestError if a call without a deadline has TIMEOUT_HEADER. A str key is the caller's address."""
+    if isinstance(key, bytes):
+        raise InvalidRequestError(
+            f"{TIMEOUT_HEADER} must be 1 to 8 digits and a unit, which is one of H, M, S, m, u and n, "
+            f"not {key.decode('latin-1')!r}"
+        )
+
+
+class NativeCall(PlannedCall):
+    """A call that ends once, with a message or with an error status."""
+
+    is_large = False
+    """Whether decoding the request, and perhaps encoding the response, takes long."""
+
+    def __init__(
+        self, calls: NativeCalls, call_id: int, method: str, metadata: Metadata, deadline: float | None
+    ) -> None:
+        """Describe a call that is not decoded yet.
+
+        Args:
+            calls: The calls of the server.
+            call_id: The library's number for the call.
+            method: /package.Service/Method.
+            metadata: The metadata that the caller sent.
+            deadline: In seconds on the monotonic clock; None for no deadline.
+        """
+        self.number = call_id
+        self.intake = calls.intake
+        self.method = method
+        self.metadata = metadata
+        self.started = time.perf_counter_ns()
+        self.deadline = deadline
+        self._calls = calls
+
+    def respond(self, result: InferenceResult, *, is_large: bool) -> None:
+        if self.is_large or is_large:
+            self.intake.decoding.submit(partial(self._send, result))
+        else:
+            self._send(result)
+
+    def refuse(self, error: Exception) -> None:
+        """End the call with the error's status. The library ignores the status if the caller has left."""
+        code, message = call_status(error, self.method, self)
+        number: int = code.value[0]
+        self._calls.front.fail(self.number, number, message)
+        self._calls.open.pop(self.number, None)  # last: the server is not closed while calls are open
+
+    def _send(self, result: InferenceResult) -> None:
+        try:
+            message = serialized(self.encoded(result))
+        except Exception as error:
+            self.refuse(error)  # the error is counted
+            return
+        try:
+            self.intake.require_size("Sent", len(message))
+        except ServerError as error:
+            self.fail(error)
+            return
+        self._calls.front.respond(self.number, message, None, cost_metadata(result.timings))
+        self._calls.open.pop(self.number, None)  # last, as above
+
+    @classmethod
+    def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
+        """Send each call its rows. One loop answers all calls with plans: each output becomes bytes once."""
+        spent = batch_metadata(cost)
+        plan: Plan | None = None
+        parts: list[tuple[bytes, bytes, int]] = []
+        for call in calls:
+            assert isinstance(call, NativeCall)
+            if call.plan is not plan:
+                plan = call.plan
+                parts = call.parts(outputs, cost)
+            if not parts:
+                call.end(call.part_of(outputs, cost))
+                continue
+            row, end = call.row, call.row + call.samples
+            pieces: list[bytes] = []
+            for head, raw, size in parts:
+                pieces += head, raw[row * size : end * size]
+            own = ((QUEUE_NS, str(call.queue_ns)), *spent)
+            if cost.member:
+                own += member_metadata(cost, call.samples, call.queue_ns)
+            call._calls.front.respond(call.number, b"".join(pieces), None, own)
+            call._calls.open.pop(call.number, None)

@@ -14,7 +14,7 @@ from tests.kit import forkserver
 from tests.kit.command import environment
 from tests.kit.fake_server import FakeServer
 from tests.kit.waiting import TIMEOUT, pass_time
-from tests.serving.loadtest.command import Loadtest
+from tests.serving.loadtest.command import QUICK, Loadtest
 
 BOTH = ("--blocks", 1, "--warm-up", 0, "--concurrency", 1, "--rate", 500)
 
@@ -126,6 +126,19 @@ def test_a_generator_process_that_dies_is_reported(server: FakeServer, loadtest:
     assert not [each for each in multiprocessing.active_children() if each.name.startswith("generator-")]
 
 
+def test_a_full_disk_leaves_the_file_that_was_there_and_no_part_of_another(server: FakeServer, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("earlier")
+    files = ("--html", str(tmp_path / "page.html"), "--csv", str(tmp_path / "results.csv"))
+    command = ["loadtest", "fast", "--server", server.address, *map(str, QUICK), "--concurrency", "4", *files]
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
+    with forkserver.hangtag(command, variables=environment(), first=full) as process:
+        _, stderr = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 1
+    assert f"cannot write {tmp_path / 'page.html'}" in stderr
+    assert (tmp_path / "page.html").read_text() == "earlier"
+    assert {each.name for each in tmp_path.iterdir()} == {"page.html", "results.csv"}
+
+
 def test_ctrl_c_in_a_terminal_which_reaches_every_process_ends_with_a_report(
     server: FakeServer, tmp_path: Path
 ) -> None:
@@ -141,6 +154,6 @@ def test_ctrl_c_in_a_terminal_which_reaches_every_process_ends_with_a_report(
         os.killpg(process.pid, signal.SIGINT)
         stdout, stderr = process.communicate(TIMEOUT)
     assert process.returncode == 1
-    assert "The test was interrupted: only a part was measured." in stdout
+    assert "The test was interrupted: only a part of it was measured." in stdout
     assert "Traceback" not in stderr
     assert len(report.read_text().splitlines()) == 2

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
-from hangtag.serving.loadtest.machine.other_programs import other_programs
+from hangtag.serving.loadtest.machine import other_programs
 from tests.kit.waiting import until
 
 pytestmark = pytest.mark.quick
+TIMES = type(psutil.cpu_times())
 
 # A process that computes for 0.3 s when it reads a line. It may be a child of the test's, or a stranger, whose parent
 # has ended, and it may listen at an address.
@@ -69,16 +71,14 @@ def wait() -> None:
             waiting.accept()
 
 
-def share_of_others(folder: Path, *addresses: str, meanwhile: Callable[[], None] = wait) -> float | None:
+def share_of_others(*addresses: str, meanwhile: Callable[[], None] = wait) -> float | None:
     """The share of others, with servers at these addresses, on a machine whose processes computed for 1 of 4 seconds.
 
     The remaining time went into interrupts, or was idle.
     """
-    stat = folder / "stat"
-    stat.write_text("cpu  0 0 0 0 0 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\n")
-    with other_programs(addresses, stat) as others:
+    counts = iter((TIMES(*[0.0] * 10), TIMES(0.6, 0.2, 0.2, 2.0, 0.1, 0.4, 0.5, 0.0, 0.05, 0.05)))
+    with other_programs(addresses, lambda: next(counts)) as others:
         meanwhile()
-        stat.write_text("cpu  60 20 20 200 10 40 50 0 5 5\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
     return others.share
 
 
@@ -88,27 +88,24 @@ ALL, LESS = pytest.approx(0.25, abs=0.02), pytest.approx(0.25 - 0.3 / 4, abs=0.0
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "unix:FOLDER/socket", "unix-abstract:FOLDER/socket"])
 def test_a_program_is_another_but_not_while_it_listens_at_a_servers_address(tmp_path: Path, address: str) -> None:
     with program("stranger", address.replace("FOLDER", str(tmp_path))) as (server, compute):
-        assert share_of_others(tmp_path, meanwhile=compute) == ALL
-        assert share_of_others(tmp_path, server, meanwhile=compute) == LESS
-    until(lambda: share_of_others(tmp_path, server) is None)  # once it has ended, nobody knows who the server is
+        assert share_of_others(meanwhile=compute) == ALL
+        assert share_of_others(server, meanwhile=compute) == LESS
+    until(lambda: share_of_others(server) is None)  # once it has ended, nobody knows who the server is
 
 
-def test_a_childs_time_is_not_that_of_others_while_it_runs_and_after(tmp_path: Path) -> None:
+def test_a_childs_time_is_not_that_of_others_while_it_runs_and_after() -> None:
     with program("child") as (_, compute):
-        assert share_of_others(tmp_path, meanwhile=compute) == LESS
+        assert share_of_others(meanwhile=compute) == LESS
 
     def compute_and_end() -> None:
         with program("child") as (_, compute):
             compute()
 
-    assert share_of_others(tmp_path, meanwhile=compute_and_end) == LESS
+    assert share_of_others(meanwhile=compute_and_end) == LESS
 
 
-def test_the_share_is_unknown_where_the_time_is_short_or_the_machine_does_not_count_it(tmp_path: Path) -> None:
-    assert share_of_others(tmp_path, meanwhile=lambda: None) is None
-    with other_programs(stat=tmp_path / "missing") as others:
-        wait()
-    assert others.share is None
+def test_the_share_is_unknown_where_the_time_is_short() -> None:
+    assert share_of_others(meanwhile=lambda: None) is None
 
 
 def test_a_forwarder_is_not_taken_for_the_server(tmp_path: Path) -> None:
@@ -116,7 +113,7 @@ def test_a_forwarder_is_not_taken_for_the_server(tmp_path: Path) -> None:
     name = tmp_path / "docker-proxy"
     name.symlink_to(sys.executable)
     with program("child", "127.0.0.1", str(name)) as (server, _):
-        assert share_of_others(tmp_path, server) is None
+        assert share_of_others(server) is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -124,7 +121,7 @@ def test_the_listener_of_another_user_is_unknown() -> None:
     with program("child", "127.0.0.1") as (server, _):
         code = f"""
 import os, select
-from hangtag.serving.loadtest.machine.other_programs import other_programs  # before, as others may not read its folder
+from hangtag.serving.loadtest.machine import other_programs  # before, as others may not read its folder
 os.setuid(65534)
 for addresses in [], ["{server}"]:
     with other_programs(addresses) as others:

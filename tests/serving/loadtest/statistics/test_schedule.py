@@ -8,9 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from hangtag.serving.loadtest.plan.limits import Limits
-from hangtag.serving.loadtest.plan.load import Arrivals, OpenLoop
-from hangtag.serving.loadtest.plan.schedule import planned_send_times, random_generator
+from hangtag.serving.loadtest.plan.load import Arrivals, Limits, OpenLoop, planned_send_times, random_generator
 
 pytestmark = pytest.mark.quick
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hangtag.serving.image_spec import ImageSpec
-from hangtag.serving.server.classification.image_decoding import decoded, header_of
+from hangtag.serving.server.classification.image_decoding import EncodedImage
 from hangtag.serving.server.errors import InvalidRequestError
 from tests.kit import memory
 from tests.kit.forkserver import CONTEXT, Forked
@@ -88,7 +88,7 @@ KINDS: dict[str, tuple[int, Write]] = {
 
 def prepare(data: bytes) -> None:
     """Decode a file as a classifier of garments does."""
-    with decoded(data, 1) as picture:
+    with EncodedImage(data).decoded(1) as picture:
         ImageSpec(28, 28, fit="garment").prepare(picture)
 
 
@@ -103,7 +103,7 @@ def answer(pipe: Connection) -> None:
         before = memory.held()
         try:
             prepare(data)
-            counted = header_of(data, 1).memory(1)
+            counted = EncodedImage(data).header.memory(1)
         except InvalidRequestError as refusal:
             error = str(refusal)
         pipe.send((memory.most_held() - before, counted, error))

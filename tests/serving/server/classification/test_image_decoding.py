@@ -9,8 +9,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageOps
 
-from hangtag.serving.server.classification.image_decoding import decoded as decoded_image
-from hangtag.serving.server.classification.image_decoding import is_large
+from hangtag.serving.server.classification.image_decoding import EncodedImage
 from hangtag.serving.server.errors import InvalidRequestError, QueueFullError
 from tests.kit.picture_files import chunk, compressed_zeros, encoded, png, png_header, row_lengths
 
@@ -24,7 +23,7 @@ XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="{}
 
 
 def decoded(data: bytes) -> Pixels:
-    with decoded_image(data, 1) as grey:
+    with EncodedImage(data).decoded(1) as grey:
         return np.asarray(grey)
 
 
@@ -198,19 +197,19 @@ def test_what_is_no_whole_picture_or_too_large_is_refused_and_does_not_count_as_
 ) -> None:
     with pytest.raises(InvalidRequestError, match=message):
         decoded(data)
-    assert not is_large(data)
+    assert not EncodedImage(data).is_large
 
 
 def test_large_pictures_wait_for_their_turn_and_give_it_back_though_they_cannot_be_decoded() -> None:
     large = png(6000, 5000, 16, 0)  # the memory for large pictures holds two of them, but not three
-    assert is_large(large)
+    assert EncodedImage(large).is_large
     for _ in range(3):
         with pytest.raises(InvalidRequestError, match=ENDS_EARLY):
             decoded(with_data(large, compressed_zeros(12_001)))
-    with decoded_image(large, 1), decoded_image(large, 1):
+    with EncodedImage(large).decoded(1), EncodedImage(large).decoded(1):
         with (
             pytest.raises(QueueFullError, match=r"too many large images at once: .* try again later"),
-            decoded_image(large, 1, 0.01),
+            EncodedImage(large).decoded(1, 0.01),
         ):
             pass
         assert decoded(encoded(noise("L", 28, 28))).shape == (28, 28)  # a small one does not wait

@@ -10,9 +10,9 @@ from queue import Empty, SimpleQueue
 
 import pytest
 
-from hangtag.serving.server.batching.batcher import Batcher
-from hangtag.serving.server.batching.call import Call
 from hangtag.serving.server.engine.compute_pool import ComputePool
+from hangtag.serving.server.queue.batcher import Batcher
+from hangtag.serving.server.queue.call import Call
 from tests.kit.parts import KeptCall
 from tests.kit.waiting import TIMEOUT, until
 

@@ -68,7 +68,7 @@ def test_callers_that_load_a_model_at_once_share_its_next_load_and_its_outcome(r
     running = repository.start("explicit")
     with running.gates.held_load("one") as load:
         loads = [running.in_thread(call)]
-        load.wait_until_begun()
+        load.wait()
         loads += [running.in_thread(call) for _ in range(20)]
         running.client.models()
     for each in loads:

@@ -1,4 +1,4 @@
-"""Polling: the server follows its repository, and goes on where that is damaged."""
+"""Polling: the server follows its repository, and continues if that is damaged."""
 
 import ctypes
 import re

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from hangtag.serving.server.errors import ModelLoadError
-from tests.kit import shipped
+from tests.kit import onnx_file, shipped
 from tests.kit.kinds import message_of
 from tests.kit.repository import Repository, Running
 
@@ -34,7 +34,7 @@ def refused(running: Running, name: str = "lstm") -> str:
     return message_of(grpc.StatusCode.FAILED_PRECONDITION, running.client.load_model, name)
 
 
-Change = Callable[[onnx.ModelProto], None]
+Change = Callable[[onnx.ModelProto], object]
 
 
 def change_weights(model: onnx.ModelProto) -> None:
@@ -48,13 +48,7 @@ def add_node(model: onnx.ModelProto) -> None:
 
 def metadata(**entries: str | None) -> Change:
     """Set entries of the metadata; None: remove one."""
-
-    def change(model: onnx.ModelProto) -> None:
-        kept: dict[str, str | None] = {entry.key: entry.value for entry in model.metadata_props}
-        kept |= {f"hangtag.{key}": value for key, value in entries.items()}
-        onnx.helper.set_model_props(model, {key: value for key, value in kept.items() if value is not None})
-
-    return change
+    return lambda model: onnx_file.with_metadata(model, **entries)
 
 
 @pytest.mark.parametrize(

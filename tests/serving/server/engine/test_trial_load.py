@@ -29,7 +29,7 @@ LONG = 60.0
 
 
 def large(mib: int) -> onnx.ModelProto:
-    """x FP32 [batch, 1] -> y. The file is small, and takes so many MiB when the model is warmed up."""
+    """x FP32 [batch, 1] -> y. The file is small, and takes this many MiB when the model is warmed up."""
     return onnx_models.from_text(
         f"""(float[batch, 1] x) => (float[batch, 1] y) <int64[2] shape = {{{mib}, {1 << 18}}}> {{
             matrix = ConstantOfShape(shape)

@@ -7,13 +7,14 @@ import pytest
 
 from tests.kit import onnx_models, requests, shipped
 from tests.kit.command import serving
+from tests.kit.over_http import ENVOY, options_of
 from tests.kit.target import Target
 
 MANY_FILES = 8192
 """Files that this process and the server may open: a connection takes one in each."""
 
 
-@pytest.fixture(scope="module", params=["native", "grpc"])
+@pytest.fixture(scope="module", params=["native", "grpc", ENVOY])
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """Of one model of every kind."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -25,7 +26,7 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             (models / name).symlink_to(shipped.MODELS / name)
         else:
             onnx_models.publish(models, name, getattr(onnx_models, name)())
-    options = ("--max-batch-size", "16", "--transport", request.param)
+    options = ("--max-batch-size", "16", *options_of(request.param))
     with serving("--models", str(models), "--port", "0", *options) as server:
         target = Target(server, request.param)
         yield target

@@ -1,7 +1,7 @@
 """HTTP/2 that no gRPC client sends: frames out of order, out of place, too long, too many, or none at all.
 
 The cases are those that h2spec tests (RFC 9113), and the two that have taken servers down: streams that are opened
-and reset at once (CVE-2023-44487), and headers that go on and on (CVE-2024-27316).
+and reset at once (CVE-2023-44487), and headers that never end (CVE-2024-27316).
 """
 
 import os
@@ -119,7 +119,7 @@ def test_others_are_answered_during_an_attack_and_memory_is_flat_after_it(target
     send(target, data)  # what the server keeps for connections of this kind, it has from here on
     target.require_answer()
     if target.transport == "grpc" and data is ATTACKS["endless headers"]:
-        return  # gRPC's core keeps most of what such a flood sent: docs/operations.md
+        return  # gRPC's core keeps most of what such a flood sent: docs/reference/limits.md
     before = target.memory()
 
     def attack() -> None:
@@ -136,7 +136,7 @@ def test_others_are_answered_during_an_attack_and_memory_is_flat_after_it(target
 
 
 def test_others_are_answered_beside_many_idle_connections(target: Target) -> None:
-    """grpc closes those beyond --max-connections (1024) at once, native within a second."""
+    """grpc and Envoy close those beyond --max-connections (1024); native, which only this machine reaches, none."""
     target.require_answer()
     before = target.memory()
     with ExitStack() as idle:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hangtag.serving.server.host import memory
-from hangtag.serving.server.host.cpus import usable_cpus
+from hangtag.serving.server.host import machine
+from hangtag.serving.server.host.machine import usable_cpus
 from hangtag.serving.server.host.watched_files import WatchedFiles
 from tests.kit import onnx_models
 from tests.kit.command import python, serving
@@ -57,13 +57,13 @@ def test_without_a_quota_the_affinity_mask_of_this_process_decides(tmp_path: Pat
 
 PIECES = """
 import gc
-from hangtag.serving.server.host import memory
+from hangtag.serving.server.host import machine
 from tests.kit.memory import held
 pieces = [bytes(100_000) for _ in range(1000)]  # below glibc's mmap threshold, so glibc keeps them after they are freed
 kept = pieces[-1]
 taken = held()
 del pieces
-memory.release_loading_memory()
+machine.release_loading_memory()
 print(taken - held(), gc.get_freeze_count())
 """
 
@@ -87,14 +87,14 @@ def test_objects_that_only_refer_to_each_other_are_freed() -> None:
     gone = weakref.ref(connection)
     gc.collect(1)
     del connection, protocol
-    memory.release_freed_memory()
+    machine.release_freed_memory()
     assert gone() is None
 
 
 HOLES = """
-from hangtag.serving.server.host import memory
+from hangtag.serving.server.process import environment
 from tests.kit.memory import held
-memory.give_back_large_blocks()
+environment.give_back_large_blocks()
 bytes(20 << 20)  # by default glibc puts blocks of this size among small ones from now on
 before = held()
 blocks, small = [], []
@@ -114,16 +114,17 @@ def test_large_blocks_among_small_ones_go_back_unless_the_operator_decided_other
     assert printed(HOLES, **variables) == [pytest.approx(mib << 20, abs=20 << 20)]
 
 
-def test_the_limit_on_open_files_is_raised_as_far_as_the_system_allows_and_too_low_a_one_is_a_warning(
-    tmp_path: Path,
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", []), ("0.0.0.0", [("512", "2256")])])
+def test_the_limit_on_open_files_is_raised_as_far_as_the_system_allows_and_an_exposed_server_warns_of_too_low_a_one(
+    tmp_path: Path, host: str, warned: list[tuple[str, str]]
 ) -> None:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     low = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 512))"
-    with serving("--models", str(tmp_path), "--port", "0", "--max-connections", "1000", first=low) as server:
+    with serving("--models", tmp_path, "--port", 0, "--max-connections", 1000, "--host", host, first=low) as server:
         server.wait_for("ready")
         assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (512, 512)
-        (warning,) = (line for line in server.log if "--max-connections" in line)
-        assert re.findall(r"limit=(\d+) needed=(\d+)", warning) == [("512", "2256")]  # over gRPC and HTTP, and 256
+        warning = "".join(line for line in server.log if "--max-connections" in line)
+        assert re.findall(r"limit=(\d+) needed=(\d+)", warning) == warned  # over gRPC and HTTP, and 256
 
 
 @pytest.fixture

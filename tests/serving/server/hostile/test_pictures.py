@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hangtag.protos import classifier_pb2 as pb
-from hangtag.serving.server.classification.image_decoding import decoded
+from hangtag.serving.server.classification.image_decoding import EncodedImage
 from hangtag.serving.server.config.server_config import ServerConfig
 from tests.kit import onnx_models
 from tests.kit.command import serving
@@ -88,7 +88,10 @@ def test_small_pictures_are_answered_while_large_ones_wait_for_memory_and_those_
             message = pb.ClassifyRequest(model_name="classifier", encoded=picture)
             return live.classifier.Classify.future(message, timeout=TIMEOUT)
 
-        with decoded(large, 1), decoded(large, 1):  # in this process, which is the server's too: no memory is left
+        with (
+            EncodedImage(large).decoded(1),
+            EncodedImage(large).decoded(1),
+        ):  # in this process, which is the server's too: no memory is left
             waiting = [send(large) for _ in range(6)]  # more than there are threads
             for _ in range(3):
                 assert len(send(SMALL).result().labels) == 3

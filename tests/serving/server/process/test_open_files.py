@@ -15,7 +15,7 @@ from studies.stubs import InferenceStub
 from tests.kit import onnx_models, raw
 from tests.kit.command import Serving, serving
 from tests.kit.http2 import OPEN
-from tests.kit.live import index, is_closed, outputs, request
+from tests.kit.live import index, outputs, request
 from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT, pass_time, until
 from tests.kit.workers import ask, connections
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 FILES = 128
 """Files that the server may open, of which it has some forty when it is ready."""
-FULL = '"no more files can be opened; new connections wait or are closed"'
+FULL = '"no more files can be opened; new connections must wait, or are closed"'
 FREE = '"files can be opened again"'
 
 
@@ -121,13 +121,3 @@ def test_connections_to_the_metrics_that_wait_for_a_file_keep_no_thread_busy(tmp
         target.server.wait_for(FREE)
         target.wait_until_closed()
         target.require_new_connections()
-
-
-def test_native_closes_connections_over_the_limit_also_without_a_file_to_open(tmp_path: Path) -> None:
-    most = 20
-    with starved(tmp_path, "native", "--max-connections", str(most)) as target, ExitStack() as stack:
-        opened = connect(target.address, OPEN, stack)
-        target.server.wait_for('"connections closed: more than --max-connections were open"')
-        target.require_answers()
-        until(lambda: sum(map(is_closed, opened)) > FILES - most)  # one is the channel's
-        target.require_answers()

@@ -13,6 +13,7 @@ import pytest
 
 from tests.kit import onnx_models
 from tests.kit.command import Serving, environment, hangtag, last_line, python, serving, without
+from tests.kit.memory import held, most_held
 from tests.kit.other_servers import hang_up, listener
 from tests.kit.waiting import TIMEOUT
 
@@ -24,7 +25,7 @@ from pathlib import Path
 from tests.kit.server import server
 with server(Path({!r}), http_port=-1):
     mapped = Path("/proc/self/maps").read_text()
-print([name for name in ("uvicorn", "starlette") if name in sys.modules], "onnxruntime" in mapped, "torch" in mapped)
+print([name for name in ("httptools",) if name in sys.modules], "onnxruntime" in mapped, "torch" in mapped)
 """
 
 
@@ -102,13 +103,26 @@ def test_http_and_metrics_can_be_turned_off(models: Path) -> None:
     assert not any("event=metrics" in line for line in server.log)
 
 
-@pytest.mark.parametrize("module", ["uvicorn", "starlette", "httptools", "python_multipart"])
-def test_a_package_that_is_missing_for_http_is_named(models: Path, module: str) -> None:
+def test_what_the_largest_batch_takes_is_given_back_until_one_comes(tmp_path: Path) -> None:
+    (tmp_path / "cnn").symlink_to(Path(__file__).parents[4] / "models/cnn")
+    options = ("--models", str(tmp_path), "--port", "0", "--http-port", "-1", "--metrics-port", "-1")
+    with serving(*options) as server:
+        server.wait_for("ready")
+        assert most_held(server.process.pid) - held(server.process.pid) > 16 << 20
+
+
+REST = dict.fromkeys(("httptools", "python_multipart"), "rest")
+BASE = dict.fromkeys(("grpc", "onnxruntime", "prometheus_client"), "cpu")
+
+
+@pytest.mark.parametrize(("module", "extra"), [*REST.items(), *BASE.items()])
+def test_a_package_that_is_missing_is_named_with_its_extra(models: Path, module: str, extra: str) -> None:
     result = without([module], "serve", "--models", models, "--port", 0)
     assert result.returncode == 1
+    assert "Traceback" not in result.stderr
     refused = last_line(result.stderr)
-    assert f"Python package '{module}'" in refused
-    assert "pip install '.[rest]'" in refused
+    assert f"'{module}'" in refused
+    assert f"pip install '.[{extra}]'" in refused
 
 
 def test_a_server_without_http_imports_nothing_that_http_needs_and_no_server_has_torch(models: Path) -> None:
@@ -149,9 +163,9 @@ def test_a_privileged_port_names_the_permission_that_is_missing(models: Path, op
     line = last_line(result.stderr)
     assert line.startswith("Error: cannot listen on 127.0.0.1:81")
     assert "permission is missing" in line
-    assert f"Choose another port with {option} (0 picks a free one" in line
+    assert f"Choose another port with {option} (0 picks a free port" in line
 
 
 def test_an_address_of_another_machine_is_named(models: Path) -> None:
     refused = failure("--models", str(models), "--host", "192.0.2.1", "--metrics-port", "-1")
-    assert "cannot listen on 192.0.2.1:8001: the address is not this machine's" in refused
+    assert "cannot listen on 192.0.2.1:8001: this machine does not have the address" in refused

@@ -13,7 +13,7 @@ import pytest
 
 from hangtag.protos import inference_pb2 as pb
 from tests.kit import onnx_models
-from tests.kit.command import Serving, serving
+from tests.kit.command import Serving, serving, with_limits
 from tests.kit.live import index, outputs, request
 from tests.kit.over_http import HTTP, inference_over_http
 from tests.kit.waiting import TIMEOUT, until
@@ -110,6 +110,18 @@ def test_a_second_signal_ends_it_at_once(models: Path, transport: str) -> None:
         server.signal(signal.SIGTERM)
         assert server.wait() == 1
         assert call.exception(TIMEOUT).code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_computation_that_never_ends_does_not_keep_it(models: Path) -> None:
+    options = ("--models", str(models), "--port", "0", "--drain-seconds", "0.1")
+    with serving(*options, first=with_limits(end_seconds=0.5)) as server:
+        server.wait_for("ready")
+        with connections(server, 1) as (stub,):
+            call = stub.ModelInfer.future(request("slow", rounds=np.array([2**40])), timeout=TIMEOUT)
+            assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
+            server.signal(signal.SIGTERM)
+            assert server.wait() == -signal.SIGALRM
+            call.cancel()
 
 
 def test_a_signal_right_after_ready_is_not_lost(models: Path) -> None:

@@ -1,4 +1,4 @@
-"""A supervisor in this process, with real workers of which one hangs, stops, or has less than the other."""
+"""A supervisor in this process, with real workers, one of which hangs, stops, or has fewer models."""
 
 import multiprocessing
 import os
@@ -19,7 +19,7 @@ import structlog.testing
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import ControlError, NotFoundError, StartError
-from hangtag.serving.server.process.workers.supervisor import Supervisor
+from hangtag.serving.server.process.supervisor import Supervisor
 from tests.kit import onnx_models, unbatchable_models
 from tests.kit.live import failure, outputs, request
 from tests.kit.waiting import TIMEOUT, pass_time, until
@@ -141,7 +141,7 @@ def test_a_first_worker_that_the_system_does_not_start_is_an_error_of_the_start(
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
     try:
-        with pytest.raises(StartError, match=r"no process can be started for worker 0: .*Too many open files"):
+        with pytest.raises(StartError, match=r"the process of worker 0 cannot be started: .*Too many open files"):
             supervised.start()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

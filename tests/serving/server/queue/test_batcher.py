@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hangtag.serving.server.batching.batcher import Batcher
 from hangtag.serving.server.errors import CancelledError, DeadlineError
+from hangtag.serving.server.queue.batcher import Batcher
 from tests.kit.parts import Clock, KeptCall, batcher, put
 
 
@@ -49,12 +49,12 @@ def admitted(queue: Batcher, clock: Clock, seconds: float, samples: int = 1) -> 
 
 
 def wait(*samples: int) -> Callable[[Batcher, Clock], object]:
-    """Requests of so many samples wait."""
+    """Requests of this many samples wait."""
     return lambda queue, _: put(queue, *map(KeptCall, samples))
 
 
 def begin(samples: int, seconds: float) -> Callable[[Batcher, Clock], None]:
-    """A batch of so many samples began so many seconds ago."""
+    """A batch of this many samples began this many seconds ago."""
 
     def begin(queue: Batcher, clock: Clock) -> None:
         compute(queue, samples)
@@ -187,7 +187,7 @@ def test_a_cancellation_at_the_deadline_counts_as_late(clock: Clock, after: floa
 
 
 def observe(queue: Batcher, *batches: tuple[int, float]) -> Batcher:
-    """Compute batches of so many samples, which take so many seconds."""
+    """Compute batches of this many samples, which take this many seconds."""
     for samples, seconds in batches:
         queue.put(KeptCall(samples))
         queue.finish(queue.take(), seconds)

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from hangtag.serving.server.runtime.inference_session import SessionOpener
-from hangtag.serving.server.runtime.providers import Gpu
+from hangtag.serving.server.runtime.inference_session import Gpu, SessionOpener
 from hangtag.serving.server.runtime.session import Runtime
 
 Rows = npt.NDArray[Any]

@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
 
-from hangtag.serving.server.runtime.batching_decision import decide_batching
-from hangtag.serving.server.runtime.batching_proof import Extent, prove
+from hangtag.serving.server.runtime.arrays import Extent
+from hangtag.serving.server.runtime.batching_proof import decide_batching, prove
 from hangtag.serving.server.runtime.session import Runtime
-from tests.kit import onnx_models, shipped, unbatchable_models
+from tests.kit import onnx_file, onnx_models, shipped, unbatchable_models
 from tests.kit.onnx_models import from_text
 
-DIFFERS = "rows were tried alone and together: 'y' of the same input differs between a batch of 1 and a batch of "
+DIFFERS = "tried rows alone and together: 'y' of the same input differs between a batch of 1 and a batch of "
 
-UNSTEADY = "rows were tried alone and together: the same input gets another answer each time"
+UNSTEADY = "tried rows alone and together: the same input gets a different answer each time"
 
 
 class CountingRuntime(Runtime):
@@ -101,8 +100,8 @@ def lookup_of_one_value() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (constant, "rows were tried alone and together: each synthetic input gets the same answer"),
-        (unbatchable_models.at_most_32, "rows were tried alone and together: a batch of 64 fails: "),
+        (constant, "tried rows alone and together: all synthetic inputs get the same answer"),
+        (unbatchable_models.at_most_32, "tried rows alone and together: a batch of 64 fails: "),
         (lookup_of_one_value, "it cannot be tried: no synthetic input gets an answer; the last: "),
         (
             unbatchable_models.of_a_huge_picture,
@@ -154,12 +153,10 @@ def test_a_proof_holds_for_what_passed_the_gate(
     tmp_path: Path, figures: object, digest: str | None, proven: bool
 ) -> None:
     """A shipped model with other figures of the gate about batching, and another digest."""
-    model = onnx.load(shipped.latest("cnn"))
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    gate = json.loads(metadata["hangtag.gate"]) | {"batching": figures}
-    metadata |= {"hangtag.gate": json.dumps(gate)} | ({} if digest is None else {"hangtag.graph_digest": digest})
-    helper.set_model_props(model, metadata)
-    runtime = load(tmp_path, model)
+    metadata = onnx_file.metadata(file := shipped.latest("cnn"))
+    gate = json.dumps(json.loads(metadata["gate"]) | {"batching": figures})
+    changed = {"gate": gate, "graph_digest": metadata["graph_digest"] if digest is None else digest}
+    runtime = load(tmp_path, onnx_file.with_metadata(file, **changed))
     why = decide_batching(runtime, 2).because
     assert why == ("its file has the proof" if proven else "the same answers alone and in batches of 2")
     assert (runtime.rows == 0) is proven

@@ -126,7 +126,7 @@ def test_auto_keeps_graphs_where_they_are_faster(
     faster: bool,
     runs: int,
 ) -> None:
-    """A batch takes these milliseconds in turn, by a clock that goes on when a session computes."""
+    """A batch takes these milliseconds in turn, by a clock that runs only while a session computes."""
     now, computed = 0.0, []
     cuda = OnCpu(doubled)
 

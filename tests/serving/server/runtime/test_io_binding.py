@@ -214,7 +214,7 @@ def test_a_binding_that_fails_is_logged_counted_and_not_tried_again(publish: Pub
     assert runtime.io_binding_failures == 1
     assert not runtime.cuda_graphs
     (line,) = log
-    assert (line["event"], line["log_level"]) == ("IO binding failed; from now on without", "error")
+    assert (line["event"], line["log_level"]) == ("IO binding failed; from now on without it", "error")
     assert line["file"].endswith("m/1/model.onnx")
     assert "an illegal memory access" in line["reason"]
 

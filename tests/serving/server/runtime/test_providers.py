@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hangtag.serving.server.errors import ModelLoadError
-from hangtag.serving.server.runtime.providers import CPU, CUDA, TENSORRT, Gpu, not_obtained, provider_list
+from hangtag.serving.server.runtime.inference_session import CPU, CUDA, TENSORRT, Gpu, provider_list
 from hangtag.serving.server.runtime.session import Runtime
 from tests.kit.server import server
 from tests.kit.shipped import MODELS
@@ -26,12 +26,6 @@ def test_each_provider_is_followed_by_those_that_compute_what_it_cannot_with_opt
         (CPU, {}),
     ]
     assert provider_list("tensorrt", ALL, gpu) == [(TENSORRT, tensorrt), (CUDA, limited), (CPU, {})]
-
-
-def test_the_message_about_tensorrt_that_was_not_obtained_says_what_to_do() -> None:
-    message = not_obtained("tensorrt", CUDA)
-    assert f"ONNX Runtime uses {CUDA}" in message
-    assert "pip install tensorrt" in message
 
 
 def _why_no_gpu() -> str:

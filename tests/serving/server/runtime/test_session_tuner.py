@@ -4,14 +4,14 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hangtag.serving.server.runtime.inference_session import SessionOpener
-from hangtag.serving.server.runtime.providers import Gpu
+from hangtag.serving.server.runtime.inference_session import Gpu, SessionOpener
 from hangtag.serving.server.runtime.session import Runtime
 from tests.kit import onnx_models, shipped
 from tests.kit.command import python
@@ -31,39 +31,30 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-class TimedSession(SeenSession):
-    """Takes, by the clock, as long as a test says, and is appended to ``used`` by each of its runs."""
-
-    def __init__(self, session: Any, clock: Clock, seconds: float, used: list[object]) -> None:
-        super().__init__(session)
-        self._clock, self._seconds, self._used = clock, seconds, used
-
-    def run(self, *arguments: Any) -> Any:
-        self._used.append(self)
-        self._clock.now += self._seconds
-        return super().run(*arguments)
-
-
 class Timed(SessionOpener):
     """A runtime whose first session has one thread, and the second one two."""
 
     def __init__(self, path: Path, clock: Clock, first: float, second: float) -> None:
         super().__init__(path, threads=1, gpu=Gpu())
-        self.used: list[object] = []
+        self.used: list[str] = []
+        """Which session computed each batch, "first" or "second"."""
+        self.seconds = {"first": first, "second": second}
+        """How long a batch takes in each, by the clock."""
         self.is_unchanged = True
-        self._clock, self._first_seconds, self._second_seconds = clock, first, second
-        self.first: Any = None
-        self.second: Any = None
+        self.sessions: dict[str, SeenSession] = {}
+        self._clock = clock
         self.runtime = Runtime(path, provider="cpu", threads=1, opener=self)
         self.runtime.allow_more_threads(2, lambda: self.is_unchanged)
 
     def open(self, provider: str, *, threads: int | None = None, cuda_graphs: bool = False) -> Any:
-        session = super().open(provider, threads=threads)
-        if threads is None:
-            self.first = TimedSession(session, self._clock, self._first_seconds, self.used)
-            return self.first
-        self.second = TimedSession(session, self._clock, self._second_seconds, self.used)
-        return self.second
+        name = "first" if threads is None else "second"
+        session = self.sessions[name] = SeenSession(super().open(provider, threads=threads))
+        session.before = partial(self._compute, name)
+        return session
+
+    def _compute(self, name: str) -> None:
+        self.used.append(name)
+        self._clock.now += self.seconds[name]
 
     def alone(self, times: int = 1) -> list[Any]:
         return [self.runtime.run(IMAGE, alone=True) for _ in range(times)]
@@ -85,11 +76,25 @@ def test_the_faster_session_computes_lone_batches_and_answers_alike(path: Path, 
     assert timed.runtime.alone_threads == 1
     timed.alone(7)
     assert timed.runtime.alone_threads == 2
-    assert timed.used == [timed.first] + 7 * [timed.first, timed.second]
+    assert timed.used == ["first"] + 7 * ["first", "second"]
     timed.used.clear()
     alone, together = (timed.runtime.run(IMAGE, alone=alone) for alone in (True, False))
-    assert timed.used == [timed.second, timed.first]
+    assert timed.used == ["second", "first"]
     np.testing.assert_allclose(alone["logits"], together["logits"], rtol=1e-5, atol=1e-5)
+
+
+def test_both_sessions_are_compared_again_after_a_while(path: Path, clock: Clock) -> None:
+    timed = Timed(path, clock, 0.010, 0.006)
+    timed.alone()
+    timed.wait_until_open()
+    timed.alone(7)
+    timed.seconds["second"] = 0.012  # others use the processors now
+    timed.alone(10_000)
+    assert timed.used[-1] == "second"
+    assert timed.runtime.alone_threads == 2
+    timed.alone(8)
+    assert timed.used[-1] == "first"
+    assert timed.runtime.alone_threads == 1
 
 
 def fail() -> None:
@@ -114,18 +119,18 @@ def test_a_second_session_of_no_use_costs_no_request_and_no_memory(path: Path, c
         path.unlink()
     for _ in range(20):
         timed.runtime.run(IMAGE)
-    assert not timed.second  # no batch came alone
+    assert "second" not in timed.sessions  # no batch came alone
     timed.alone()
     timed.wait_until_open()
     if why == "it fails":
-        timed.second.before = fail
+        timed.sessions["second"].before = fail
     assert all(answer["logits"].shape == (1, 10) for answer in timed.alone(10))
     assert timed.runtime.alone_threads == 1
-    opened = [weakref.ref(session) for session in [timed.second] if session]
-    timed.second = None
+    opened = [weakref.ref(session) for name, session in timed.sessions.items() if name == "second"]
+    timed.sessions.clear()
     timed.used.clear()
     timed.alone(3)
-    assert timed.used == 3 * [timed.first]
+    assert timed.used == 3 * ["first"]
     assert [session() for session in opened] == [None] * (why not in ("it cannot be opened", "batches are short"))
 
 
@@ -152,7 +157,7 @@ import time
 from pathlib import Path
 import numpy as np
 from hangtag.serving.server.runtime.inference_session import SessionOpener
-from hangtag.serving.server.runtime.providers import Gpu
+from hangtag.serving.server.runtime.inference_session import Gpu
 session = SessionOpener(Path({str(shipped.latest("cnn"))!r}), threads=1, gpu=Gpu()).open("cpu", threads=2)
 for _ in range(3):
     session.run(None, {{"image": np.zeros((64, 28, 28), np.uint8)}})

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hangtag.serving.server.telemetry.histogram import SECONDS_BOUNDS, BucketHistogram, HistogramRecorder
+from hangtag.serving.server.telemetry.counts import SECONDS_BOUNDS, BucketHistogram, HistogramRecorder
 from hangtag.serving.server.telemetry.model_statistics import (
     BatchCost,
     BatchCounters,
@@ -14,7 +14,17 @@ from hangtag.serving.server.telemetry.model_statistics import (
     Duration,
     ModelStatistics,
 )
-from hangtag.serving.server.telemetry.server_state import LOADING, READY, UNAVAILABLE, ServerState, VersionState, total
+from hangtag.serving.server.telemetry.server_state import (
+    LOADING,
+    READY,
+    UNAVAILABLE,
+    RouteCounts,
+    ServerState,
+    ShadowCounts,
+    StageCounts,
+    VersionState,
+    total,
+)
 
 BOUNDS = (1.0, 2.0, 4.0)
 
@@ -124,6 +134,16 @@ def test_of_two_processes_the_one_that_has_loaded_a_version_says_how_and_the_wor
             assert both.io_binding_failures == 2
             assert (both.state, both.reason) == (other.state, other.reason)
     assert (ready + ready).io_binding_failures == 4
+
+
+def test_counters_of_a_route_are_added_though_a_process_has_not_loaded_it_yet() -> None:
+    one = RouteCounts(
+        {(1, "fast"): StageCounts(1, 2), (2, "slow"): StageCounts()}, ShadowCounts(1, 0, 0, 2, 2, 0.5), 1, 0.2
+    )
+    two = RouteCounts(
+        {(1, "fast"): StageCounts(2, 4), (2, "slow"): StageCounts()}, ShadowCounts(2, 0, 0, 4, 4, 0.5), 2, 0.2
+    )
+    assert (one + one, RouteCounts() + one, one + RouteCounts()) == (two, one, one)
 
 
 def test_a_process_that_ended_leaves_only_its_counters() -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.kit import onnx_models, shipped
 from tests.kit.certificates import Certificates
 from tests.kit.live import LiveServer
-from tests.kit.over_http import HTTP, live_server
+from tests.kit.over_http import ENVOY, HTTP, live_server
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,7 @@ def certificates(tmp_path: Path) -> Certificates:
     return Certificates(tmp_path / "certificates")
 
 
-@pytest.fixture(scope="session", params=["native", "grpc", HTTP])
+@pytest.fixture(scope="session", params=["native", "grpc", HTTP, ENVOY])
 def transport(request: pytest.FixtureRequest) -> str:
     """Every transport keeps a promise, unless its test is in the folder ``grpc`` or has the mark OVER_GRPC."""
     return str(request.param)

@@ -129,7 +129,7 @@ def test_models_without_inputs_with_an_empty_answer_and_one_that_refuses_emptine
             assert live.infer(request("places", x=np.array(values, np.float32)))["places"].tolist() == [indices]
         code, message = failure(lambda: live.infer(request("largest", x=np.ones((0, 2), np.float32))))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
-        assert message.startswith("ONNX Runtime cannot compute what is in the request")
+        assert message.startswith("ONNX Runtime cannot compute the request's values")
         assert live.infer(request("largest", x=np.ones((3, 2), np.float32)))["y"].tolist() == [[0, 0]]
 
 

@@ -102,7 +102,7 @@ def test_a_model_that_is_unknown_or_not_a_classifier_is_refused(live: LiveServer
     for model in ("two_inputs", "text", "unbatched", "gather"):
         code, message = failure(lambda name=model: classify(live, model_name=name, raw=RAW))  # type: ignore[misc]
         assert code is INVALID
-        assert message.startswith(f"'{model}' is not a classifier of images")
+        assert message.startswith(f"'{model}' does not classify images")
         assert message.endswith("call it for inference instead")
 
 
@@ -125,7 +125,7 @@ def test_a_classifier_has_labels_that_match_and_probabilities_of_any_precision(t
         assert [(score.label, score.probability) for score in response.labels] == [("yes", 3), ("no", 1)]
         for name in ("none", "few"):
             code, message = failure(lambda name=name: classify(live, model_name=name, raw=RAW))  # type: ignore[misc]
-            assert (code, "is not a classifier of images" in message) == (INVALID, True)
+            assert (code, "does not classify images" in message) == (INVALID, True)
 
 
 def test_a_classification_shares_a_batch_with_inferences_and_is_refused_by_a_full_queue(own: LiveServer) -> None:
@@ -159,7 +159,7 @@ def test_an_image_that_fails_is_answered_in_its_place(live: LiveServer) -> None:
     failing = {
         "broken": (pb.ClassifyRequest(model_name="classifier", encoded=b"GIF89a"), INVALID, "the image is not a PNG"),
         "unknown": (image(1, model_name="nobody"), NOT_FOUND, "Request for unknown model: 'nobody' is not served here"),
-        "gather": (image(1, model_name="gather"), INVALID, "'gather' is not a classifier of images"),
+        "gather": (image(1, model_name="gather"), INVALID, "'gather' does not classify images"),
     }
     for name, (one, _, _) in failing.items():
         one.id = name
@@ -203,7 +203,7 @@ def test_a_model_that_fails_does_not_hide_the_others(live: LiveServer) -> None:
     assert [outcome.answer.model_version for outcome in outcomes] == ["", "12", "", ""]
     for place, code, message in (
         (0, NOT_FOUND, "Request for unknown model: 'nobody' is not served here"),
-        (2, INVALID, "'gather' is not a classifier of images"),
+        (2, INVALID, "'gather' does not classify images"),
         (3, NOT_FOUND, "version '7' of 'classifier' is not served here"),
     ):
         assert outcomes[place].failure.code == code.value[0]
@@ -226,7 +226,7 @@ def test_a_file_is_converted_for_each_model_and_pixels_fit_those_of_their_size_o
 
 def test_what_cannot_be_compared(live: LiveServer, transport: str) -> None:
     repeated = failure(lambda: compare(live, "classifier", "lstm", "classifier"))
-    assert repeated == (INVALID, "model 'classifier' is given twice; name each one once")
+    assert repeated == (INVALID, "model 'classifier' is given twice; name each model once")
     if transport != HTTP:  # whose body is the image
         outcomes = compare(live, "classifier", "lstm", raw=None)
         assert [outcome.failure.message.split(";")[0] for outcome in outcomes] == ["no image in the request"] * 2

@@ -102,7 +102,7 @@ def test_the_repository_and_the_statistics_list_every_model(live: LiveServer) ->
 
 
 NOT_INSTALLED = "pygrpc-native is not installed (pip install '.[native]')"
-NOT_TESTED = "pygrpc-native {} is not tested with hangtag; versions from 0.5 to below 0.6 are"
+NOT_TESTED = "pygrpc-native {} is not tested with hangtag; the tested versions are 0.5 to below 0.6"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,8 @@ NOT_TESTED = "pygrpc-native {} is not tested with hangtag; versions from 0.5 to 
         ({"host": "localhost"}, ("native", "TLS is off and the address is loopback")),
         ({"transport": "native"}, ("native", "--transport native")),
         ({"transport": "native", "host": "0.0.0.0"}, ("native", "--transport native")),
-        ({"host": "0.0.0.0"}, ("grpc", "the address is not loopback, and native does not limit what clients send")),
+        ({"host": "0.0.0.0"}, ("native", "Envoy listens in front of the server, and enforces the limits")),
+        ({"host": "0.0.0.0", "published_host": "[::1]"}, ("native", "TLS is off and the address is loopback")),
     ],
     ids=str,
 )
@@ -120,11 +121,11 @@ def test_each_reason(options: dict[str, Any], expected: tuple[str, str]) -> None
     assert choose_transport(ServerConfig(**options)) == expected
 
 
-def test_native_has_no_tls_and_the_error_says_what_to_do(tmp_path: Path) -> None:
+def test_with_tls_envoy_listens_in_front_of_any_transport(tmp_path: Path) -> None:
     files = Certificates(tmp_path).server()
-    assert choose_transport(ServerConfig(**files)) == ("grpc", "TLS is on, which native does not have")
-    with pytest.raises(errors.StartError, match=r"^--transport native has no TLS\. Use --transport grpc, or "):
-        choose_transport(ServerConfig(transport="native", **files))
+    assert choose_transport(ServerConfig(**files))[0] == "native"
+    for transport in ("auto", "native", "grpc"):
+        assert ServerConfig(transport=transport, **files).is_exposed
 
 
 @pytest.mark.parametrize("version", ["0.5.0", "0.5.99", "", "0.4.9", "0.6.0", "1.0", "0.6rc1", "unknown"])
@@ -150,16 +151,12 @@ def test_a_library_that_is_missing_or_was_not_tested(monkeypatch: pytest.MonkeyP
     ("asked", "expected"),
     [("auto", ("native", "TLS is off and the address is loopback")), ("grpc", ("grpc", "--transport grpc"))],
 )
-def test_the_log_says_which_and_why_and_what_native_does_not_limit(
-    few: Path, asked: str, expected: tuple[str, str]
-) -> None:
+def test_the_log_says_which_and_why(few: Path, asked: str, expected: tuple[str, str]) -> None:
     with structlog.testing.capture_logs() as logs, live_server(asked, few) as live:
         assert live.infer(request("gather", index=index(2)))["value"].tolist() == [20]
         assert live.server.state().transports == {expected: 1}
     (ready,) = [line for line in logs if line["event"] == "ready"]
     assert (ready["transport"], ready["because"]) == expected
-    limits = [line for line in logs if line["event"].startswith("the native transport sets no limit")]
-    assert len(limits) == (expected[0] == "native")
     assert {line["log_level"] for line in logs} == {"info"}
 
 
@@ -173,6 +170,7 @@ STATUSES: dict[type[errors.ServerError], tuple[grpc.StatusCode, int]] = {
     errors.DeadlineError: (grpc.StatusCode.DEADLINE_EXCEEDED, 504),
     errors.CancelledError: (grpc.StatusCode.CANCELLED, 499),
     errors.UnavailableError: (grpc.StatusCode.UNAVAILABLE, 503),
+    errors.NotLoadedError: (grpc.StatusCode.UNAVAILABLE, 503),
     errors.ControlError: (grpc.StatusCode.FAILED_PRECONDITION, 400),
     errors.UnauthenticatedError: (grpc.StatusCode.UNAUTHENTICATED, 401),
     errors.ForeignOriginError: (grpc.StatusCode.UNAUTHENTICATED, 403),
@@ -203,7 +201,8 @@ def test_every_error_has_a_status_and_so_has_a_subclass_of_it_and_a_bug_has_a_re
     of_requests = {
         kind
         for kind in vars(errors).values()
-        if isinstance(kind, type) and kind is not errors.ServerError and not issubclass(kind, errors.StartError)
+        if isinstance(kind, type) and issubclass(kind, errors.ServerError)
+        if kind is not errors.ServerError and not issubclass(kind, errors.StartError)
     }
     assert of_requests == STATUSES.keys()
     with live_server(transport, few, wrap_control=FailingControl) as live, structlog.testing.capture_logs() as log:

@@ -30,7 +30,7 @@ from tests.kit.waiting import TIMEOUT, until
 
 STRINGS = 300_000
 """So many texts take half a second to decode, and longer to encode."""
-FULL = "as many pictures and large messages wait to be decoded as the queue holds"
+FULL = "the queue of pictures and large messages to be decoded is full"
 PLACES, BEYOND = 4, 10
 
 

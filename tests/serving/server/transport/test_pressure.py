@@ -25,7 +25,7 @@ def test_a_full_queue_refuses_at_once_and_answers_what_it_holds(own: LiveServer,
         calls = own.occupy(gate, *map(gather, (0, 0, 1, 2, 3)))
         code, message = failure(lambda: own.infer(gather(1)))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert message.startswith("4 requests are waiting, as many as the queue holds; try again later")
+        assert message.startswith("4 requests are waiting, and the queue holds no more; try again later")
         if transport != HTTP:
             (answer,) = opened(own, gather(1)).finish()
             assert answer.error_message == message
@@ -133,7 +133,7 @@ def test_a_request_with_invalid_values_fails_alone(own: LiveServer) -> None:
         gate.open()
         bad = calls.pop(2).exception()
         assert bad.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert bad.details().startswith("ONNX Runtime refuses the values in the request: ")
+        assert bad.details().startswith("ONNX Runtime refuses the request's values: ")
         assert "idx=99 must be within" in bad.details()
         assert values(calls) == [0, 0, 20]
         assert gate.batch_sizes == [1, 3, 1, 1, 1]

@@ -70,7 +70,7 @@ def typed(**values: list[int]) -> Request:
 
 
 def of_every_type(datatype: str, field_name: str, count: int) -> Request:
-    """Typed contents of so many elements in a field, for an input of two."""
+    """Typed contents of this many elements in a field, for an input of two."""
     given: Any = {field_name: [b"" if field_name == "bytes_contents" else 1] * count}
     tensor = Request.InferInputTensor(
         name=f"in_{datatype}", datatype=datatype, shape=[1, 2], contents=pb.InferTensorContents(**given)
@@ -79,7 +79,7 @@ def of_every_type(datatype: str, field_name: str, count: int) -> Request:
 
 
 def shaped(*shape: int, of: int | None = None) -> Request:
-    """A picture with another shape, and contents of so many bytes."""
+    """A picture with another shape, and contents of this many bytes."""
 
     def change(sent: Request) -> None:
         sent.inputs[0].shape[:] = shape

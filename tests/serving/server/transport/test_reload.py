@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from hangtag.serving.server.config.limits import Limits
 from tests.kit import onnx_models
 from tests.kit.live import LiveServer, failure, index, outputs, request
 from tests.kit.over_http import HTTP, live_server
@@ -29,9 +28,7 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def explicit(models: Path, transport: str) -> Iterator[LiveServer]:
-    with live_server(
-        transport, models, model_control="explicit", num_versions=2, limits=Limits(linger_seconds=0)
-    ) as live:
+    with live_server(transport, models, model_control="explicit", num_versions=2) as live:
         yield live
 
 

@@ -37,6 +37,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in {
         "both": f'cascade = ["lstm", "cnn"]\naccept = {{output = "probabilities", at_least = {AT_LEAST}}}\n'
         'expected_sent_on = 0.25\nshadow = {model = "lstm", share = 0.01}',
+        "plain": f'cascade = ["lstm", "cnn"]\naccept = {{output = "probabilities", at_least = {AT_LEAST}}}',
         "canary": 'split = {cnn = 75, lstm = 25}\nsticky = "x-user-id"\ndescription = "Chosen by hand."',
     }.items():
         onnx_models.publish_route(models, name, text)
@@ -51,7 +52,7 @@ def routed(models: Path, transport: str) -> Iterator[LiveServer]:
 
 @pytest.fixture(scope="module")
 def images() -> Images:
-    """Noise, of which lstm is sure sometimes."""
+    """Noise; lstm is sometimes sure of it."""
     generator = np.random.default_rng(5)
     return (generator.random((16, 28, 28)) ** generator.uniform(1, 30, (16, 1, 1)) * 255).astype(np.uint8)
 
@@ -82,6 +83,26 @@ def test_each_sample_has_the_answer_of_the_member_that_the_rule_chooses(routed: 
     )
     surest = int(lstm["probabilities"].max(axis=1).argmax())
     assert member_of(routed, request("both", image=images[surest : surest + 1])) == "lstm"
+
+
+def test_calls_that_share_a_batch_have_their_own_rows_and_members(models: Path, transport: str, images: Images) -> None:
+    with live_server(transport, models, instances=1) as live:
+        lstm, cnn = (live.infer(request(name, image=images))["probabilities"] for name in ("lstm", "cnn"))
+        live.infer(request("plain", image=images[:1]))  # later requests have its plan
+        with live.gates.closed("lstm") as gate:
+            live.occupy(gate, request("lstm", image=images[:1]))
+            calls = [live.begin(request("plain", image=image[np.newaxis])) for image in images]
+            live.wait_until_queued("lstm", len(images))
+            gate.open()
+            answers = [outputs(call.result())["probabilities"][0] for call in calls]
+        for call, answer, first, second in zip(calls, answers, lstm, cnn, strict=True):
+            metadata, cost = dict(call.trailing_metadata()), r"samples=1;queue-ns=\d+;compute-ns=\d+;batch-size="
+            sure = first.max() >= AT_LEAST
+            assert metadata["hangtag-model"] == ("lstm" if sure else "cnn")
+            assert re.fullmatch(f"lstm;{cost}16" + ("" if sure else rf",cnn;{cost}\d+"), metadata["hangtag-stages"])
+            np.testing.assert_allclose(answer, first if sure else second, rtol=1e-4, atol=1e-5)
+        counted = live.statistics("plain")
+        assert (counted.inference_count, counted.inference_stats.success.count) == (17, 17)
 
 
 def test_a_route_is_described_listed_and_ready_as_a_model_is(routed: LiveServer) -> None:

@@ -12,9 +12,9 @@ import pytest
 import structlog.testing
 from opentelemetry.proto.trace.v1 import trace_pb2
 
+from hangtag.extras import MissingExtraError
 from hangtag.protos import classifier_pb2
 from hangtag.serving.server.config.limits import Limits
-from hangtag.serving.server.errors import StartError
 from tests.kit.collector import PARENT, TRACE, TRACEPARENT, Collector, attributes, collecting
 from tests.kit.live import LiveServer, failure, index, request
 from tests.kit.over_http import HTTP, OVER_GRPC, live_server
@@ -176,7 +176,7 @@ def test_a_collector_that_does_not_answer_does_not_delay_the_stop(
         with live_server("native", models, otlp_endpoint=endpoint, limits=limits) as live:
             infer(live)
         warnings = [entry for entry in logs if entry["log_level"] == "warning"]
-        assert [entry["event"] for entry in warnings] == ["the last spans are lost: the collector has not taken them"]
+        assert [entry["event"] for entry in warnings] == ["the last spans are lost: the collector did not accept them"]
         # The exporter logs its failure later; here, so that the line is in no other test's output.
         for thread in threading.enumerate():
             if thread.name == "last-spans":
@@ -186,7 +186,7 @@ def test_a_collector_that_does_not_answer_does_not_delay_the_stop(
 def test_without_the_extra_the_error_says_how_to_install_it(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
     with (
-        pytest.raises(StartError, match=r"--otlp-endpoint needs the Python module .*pip install '\.\[otel\]'"),
+        pytest.raises(MissingExtraError, match=r"--otlp-endpoint needs the Python module .*pip install '\.\[otel\]'"),
         server(models, otlp_endpoint="http://127.0.0.1:1"),
     ):
         pass

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import astuple
 from typing import Any
 
 import grpc
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 import structlog.testing
 
-from hangtag.serving.server.config.limits import Limits
 from hangtag.serving.server.errors import InferenceError
 from studies.stubs import InferenceStub
 from tests.kit import onnx_models
@@ -64,7 +64,7 @@ def test_only_samples_of_which_a_member_is_not_sure_go_on_to_the_next(repository
     assert [(stage.model, stage.samples) for stage in answer.stages] == [("first", 4), ("second", 2), ("third", 1)]
     assert (running.infer("all", [0.95]).answered_by, answer.unsure) == (("first",), 0)
     state = running.state("all")
-    assert {key: tuple(counts) for key, counts in state.route.stages.items()} == {
+    assert {key: astuple(counts) for key, counts in state.route.stages.items()} == {
         (1, "first"): (2, 5),
         (2, "second"): (1, 2),
         (3, "third"): (1, 1),
@@ -93,7 +93,7 @@ def test_where_the_next_queue_is_full_the_answer_at_hand_is_given_or_the_call_re
             assert dict(call.trailing_metadata())["hangtag-unsure"] == "1"
         else:
             assert call.exception().code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert running.state("both").route.unsure == (on_overload == "answer")
+    assert running.state("both").route.low_confidence == (on_overload == "answer")
 
 
 def in_a_second(x: Array) -> Array:
@@ -246,7 +246,7 @@ def chosen(running: Running, route: str, users: list[str]) -> Counter[tuple[str,
 
 
 def require_share(counts: Counter[tuple[str, str]], member: str, share: float) -> None:
-    """Of so many calls each member has its share, within binomial bounds."""
+    """Of all calls each member has its share, within binomial bounds."""
     total, count = counts.total(), sum(number for (_, each), number in counts.items() if each == member)
     assert abs(count - share * total) <= DEVIATIONS * math.sqrt(total * share * (1 - share))
 
@@ -270,19 +270,3 @@ def test_random_calls_and_similar_keys_are_spread_by_their_shares(repository: Re
     after = chosen(running, "inner", [user for user, _ in before])
     assert {key for key in before if key[1] == "two"} < {key for key in after if key[1] == "two"}
     require_share(after, "two", 0.2)
-
-
-def test_counters_of_two_processes_are_added(cascade: Repository) -> None:
-    """One of them may have none of the route, as a process that has not loaded it yet."""
-    cascade.route("both", f'{CASCADE}expected_sent_on = 0.2\nshadow = {{model = "one", share = 1}}')
-    running = cascade.start(limits=Limits(linger_seconds=0, shadow_share_of_time=math.inf, shadow_late_seconds=0.01))
-    with running.occupied("slow", queued=4):
-        running.infer("both", [0.5, 0.95])
-    until(lambda: (running.state("both").route.shadow or ())[:3] == (1, 0, 0))
-    counts, none = running.state("both").route, running.state("one").route
-    assert (counts.unsure, counts.expected_sent_on) == (1, 0.2)
-    assert none.plus(counts) == counts.plus(none) == counts
-    both = counts.plus(counts)
-    assert {key: tuple(each) for key, each in both.stages.items()} == {(1, "fast"): (2, 4), (2, "slow"): (0, 0)}
-    assert (both.shadow, both.unsure, both.expected_sent_on) == ((2, 0, 0, 4, 4, 1.0), 2, 0.2)
-    assert none.plus(none) == none

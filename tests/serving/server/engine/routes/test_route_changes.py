@@ -5,6 +5,7 @@ import pytest
 import structlog.testing
 
 from hangtag import ClientError
+from hangtag.serving.server.telemetry.server_state import StageCounts
 from tests.kit import onnx_models
 from tests.kit.kinds import message_of
 from tests.kit.repository import Repository, Running
@@ -47,7 +48,7 @@ def test_a_route_follows_its_file_where_that_is_valid_and_goes_with_it(repositor
         {
             "split = {one = 10}": "these add up to 10",
             "split = {one = 50, tow = 50}": "its member tow does not serve",
-            "split = {one = 50, both = 50}": "routes must not lead to themselves: both -> both",
+            "split = {one = 50, both = 50}": "a route must not lead back to itself: both -> both",
             "split = {one = 50, index = 50}": "one and index differ in their inputs",
             ONE + '\nshadow = {model = "tow", share = 1}': "its shadow tow does not serve",
         }.items(),
@@ -92,7 +93,7 @@ def test_a_new_version_of_a_member_answers_and_the_routes_counters_go_on(reposit
             running.poll()
         assert running.answer("both") == version
     state = running.state("both")
-    assert (state.counters.success.count, dict(state.route.stages)) == (3, {(1, "one"): (3, 3)})
+    assert (state.counters.success.count, state.route.stages) == (3, {(1, "one"): StageCounts(3, 3)})
     repository.remove("one")
     running.poll()
     with pytest.raises(ClientError, match="'both' is out of service: its member one does not serve"):
@@ -119,7 +120,7 @@ def test_a_file_that_closes_a_circle_takes_no_other_route_out(repository: Reposi
     running = repository.start("poll")
     served = running.served()
     repository.route(inner, text)
-    assert "routes must not lead to themselves" in str(running.poll())
+    assert "a route must not lead back to itself" in str(running.poll())
     assert running.served() == served
     assert [running.answer(name) for name in ("a", "around", inner, "z")] == [1] * 4
 
@@ -134,7 +135,7 @@ def test_a_route_goes_on_without_a_shadow_that_goes_does_not_fit_or_cannot_be_lo
         if gone:
             repository.remove("two")
         (line,) = [line for line in running.poll(2) if line["event"] == "route serves, but not as its file says"]
-        assert "both goes on without its shadow" in line["reason"]
+        assert "both serves without its shadow" in line["reason"]
         assert running.answer("both") == 1
     repository.spoil("two", 3)
     again = repository.start("poll")
@@ -176,7 +177,7 @@ def test_a_route_is_loaded_by_call_though_its_shadow_does_not_serve(repository: 
         running.client.load_model("both")
         running.client.load_model("both")
     (reason,) = [line["reason"] for line in log if line["event"] == "route serves, but not as its file says"]
-    assert "route both goes on without its shadow: its shadow two does not serve" in reason
+    assert "route both serves without its shadow: its shadow two does not serve" in reason
     assert running.answer("both") == 1
     running.client.load_model("two")
     running.infer("both")

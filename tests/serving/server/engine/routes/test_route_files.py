@@ -8,7 +8,7 @@ import onnx
 import pytest
 import structlog.testing
 
-from tests.kit import onnx_models
+from tests.kit import onnx_file, onnx_models
 from tests.kit.kinds import message_of
 from tests.kit.repository import Repository, Running
 
@@ -58,7 +58,7 @@ MISTAKES = {
     "split = {one = 50, three = 50}": "its member three does not serve: the repository has no model of this name",
     'split = {one = 50, "two@7" = 50}': "its member two@7 does not serve: the repository has no version 7 of two",
     'split = {one = 50, "two@1" = 50}': "of two version 2 serves ('hangtag serve --num-versions'",
-    'split = {one = 50, "sound@2" = 50}': "a route has version 1 alone",
+    'split = {one = 50, "sound@2" = 50}': "a route has only version 1",
     "split = {one = 50, index = 50}": "one and index differ in their inputs: x: FP32 [any, 2] and index",
     "split = {pictures = 50, cropped = 50}": "how a picture of another size is made to fit: garment and crop",
     'split = {one = 100}\nshadow = {model = "tow", share = 1}': "its shadow tow does not serve",
@@ -69,10 +69,10 @@ MISTAKES = {
     accepting("sums", "double"): "is not probabilities of at least two labels",
     accepting("one_label", "total"): "is not probabilities of at least two labels",
     accepting("fixed", "y"): "the models are not batched",
-    accepting("lengths", "y"): "theirs may differ in size",
-    accepting("pictures", "logits"): "logits are no probabilities; name another output: probabilities",
-    "split = {one = 50, circle_0 = 50}": "routes must not lead to themselves: circle_0 -> circle_0",
-    "split = {one = 50, circle_2 = 50}": "routes must not lead to themselves: circle_1 -> circle_2 -> circle_1",
+    accepting("lengths", "y"): "so outputs must not have free sizes",
+    accepting("pictures", "logits"): "logits are not probabilities; name another output: probabilities",
+    "split = {one = 50, circle_0 = 50}": "a route must not lead back to itself: circle_0 -> circle_0",
+    "split = {one = 50, circle_2 = 50}": "a route must not lead back to itself: circle_1 -> circle_2 -> circle_1",
 }
 CIRCLES = ["circle_0", "circle_1"]
 NAMES = dict(
@@ -91,10 +91,7 @@ def doubled(shape: str) -> onnx.ModelProto:
 
 def cropped() -> onnx.ModelProto:
     """The classifier of garments, but for the pictures that it learned from."""
-    model = onnx_models.classifier()
-    properties = {each.key: each.value.replace("garment", "crop") for each in model.metadata_props}
-    onnx.helper.set_model_props(model, properties)
-    return model
+    return onnx_file.with_metadata(onnx_models.classifier(), image='{"height": 28, "width": 28, "fit": "crop"}')
 
 
 MODELS: dict[str, Callable[[], onnx.ModelProto]] = {

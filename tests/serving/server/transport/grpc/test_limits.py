@@ -1,6 +1,5 @@
 """The limits on what one client may use of the server, seen from real clients."""
 
-import socket
 import threading
 import time
 from contextlib import ExitStack
@@ -14,19 +13,17 @@ from hangtag.protos import inference_pb2 as pb
 from hangtag.serving.server.config.limits import Limits
 from studies.stubs import InferenceStub
 from tests.kit.certificates import Certificates
-from tests.kit.http2 import OPEN, PING, frame
+from tests.kit.http2 import OPEN
 from tests.kit.live import index, is_closed, outputs, request
-from tests.kit.over_http import live_server
+from tests.kit.over_http import ENVOY, live_server
 from tests.kit.raw import connect, read_to_the_end
 from tests.kit.rest import Rest
 from tests.kit.waiting import TIMEOUT, until
 
-PINGS = 50 * frame(PING, bytes(8))
 
-
-def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(models: Path, transport: str) -> None:
+def test_the_number_of_connections_is_limited_and_one_that_ends_makes_room(models: Path) -> None:
     with (
-        live_server(transport, models, max_connections=3, http_port=0) as live,
+        live_server(ENVOY, models, max_connections=3, http_port=0) as live,
         Rest(live.server.http_address) as over_http,
     ):
         assert over_http.get("/v2/health/live").status == 200
@@ -54,14 +51,15 @@ def security(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_connections_that_begin_no_handshake_are_limited(models: Path, security: dict[str, Any]) -> None:
-    with live_server("grpc", models, max_connections=3, **security) as live, ExitStack() as stack:
+    with live_server(ENVOY, models, max_connections=3, **security) as live, ExitStack() as stack:
         silent = [stack.enter_context(connect(live.server.address)) for _ in range(5)]
         until(lambda: sum(map(is_closed, silent)) >= 2)
         assert sum(map(is_closed, silent)) == 2
 
 
 def test_a_connection_whose_handshake_does_not_come_is_closed(models: Path, security: dict[str, Any]) -> None:
-    with live_server("grpc", models, limits=Limits(peer_seconds=1), **security) as live:
+    """Without TLS it has no handshake, and is closed as one without calls is."""
+    with live_server(ENVOY, models, limits=Limits(peer_seconds=1), connection_idle_seconds=1, **security) as live:
         began = time.monotonic()
         with connect(live.server.address) as silent:
             read_to_the_end(silent)
@@ -79,27 +77,8 @@ def test_no_call_of_a_burst_on_one_connection_is_refused(models: Path, transport
                 assert [call.exception() for call in calls if call.exception()] == []
 
 
-def test_a_client_that_pings_too_often_is_disconnected(models: Path) -> None:
-    with (
-        live_server("grpc", models, min_ping_seconds=3600) as live,
-        connect(live.server.address, OPEN) as connection,
-    ):
-        sender = threading.Thread(target=send_all, args=(connection, PINGS))
-        sender.start()
-        assert b"too_many_pings" in read_to_the_end(connection)
-        sender.join(TIMEOUT)
-        assert live.inference.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
-
-
-def send_all(connection: socket.socket, data: bytes) -> None:
-    try:
-        connection.sendall(data)
-    except OSError:
-        return  # the server closed before all was sent
-
-
 def test_a_connection_without_calls_is_closed(models: Path) -> None:
-    with live_server("grpc", models, connection_idle_seconds=1) as live, live.connect() as channel:
+    with live_server(ENVOY, models, connection_idle_seconds=1) as live, live.connect() as channel:
         stub = InferenceStub(channel)
         assert stub.ServerLive(pb.ServerLiveRequest(), timeout=TIMEOUT).live
         idle = threading.Event()
@@ -114,7 +93,7 @@ def test_a_connection_without_calls_is_closed(models: Path) -> None:
 
 
 def test_old_connections_are_replaced_without_losing_a_call(models: Path) -> None:
-    with live_server("grpc", models, connection_age_seconds=0.2) as live, live.connect() as channel:
+    with live_server(ENVOY, models, connection_age_seconds=0.2) as live, live.connect() as channel:
         stub = InferenceStub(channel)
         left = threading.Semaphore(0)
 
@@ -134,7 +113,7 @@ def test_old_connections_are_replaced_without_losing_a_call(models: Path) -> Non
 
 
 def test_a_client_that_does_not_answer_pings_is_disconnected(models: Path) -> None:
-    with live_server("grpc", models, keepalive_seconds=1, limits=Limits(peer_seconds=1)) as live:
+    with live_server(ENVOY, models, keepalive_seconds=1, limits=Limits(peer_seconds=1)) as live:
         began = time.monotonic()
         with connect(live.server.address, OPEN) as connection:
             read_to_the_end(connection)  # it ends although this side says nothing more

@@ -49,7 +49,7 @@ def test_a_failure_is_answered_in_its_place_and_the_stream_goes_on(live: LiveSer
         (1, "a", "NOT_FOUND", "Request for unknown model: 'nobody'"),
         (3, "b", "INVALID_ARGUMENT", "unknown input 'place'"),
         (4, "c", "INVALID_ARGUMENT", "17 samples in one request"),
-        (5, "d", "INVALID_ARGUMENT", "ONNX Runtime refuses the values"),
+        (5, "d", "INVALID_ARGUMENT", "ONNX Runtime refuses the request's values"),
         (6, "e", "INVALID_ARGUMENT", "the parameter 'timeout' must be an int64 of microseconds above 0"),
     ):
         failed = answers[place].infer_response
@@ -159,7 +159,7 @@ def test_a_stopping_server_answers_the_requests_it_has_read_then_ends_the_stream
         assert [value_of(talk.receive()), value_of(talk.receive())] == [10, 20]
         code, message = talk.end()
         assert code is grpc.StatusCode.UNAVAILABLE
-        assert message.startswith("the server is stopping; send what it has not answered on a new stream")
+        assert message.startswith("the server is stopping; send the unanswered requests on a new stream")
         stopping.join(TIMEOUT)  # it does not wait for clients that only listen
         assert not stopping.is_alive()
 

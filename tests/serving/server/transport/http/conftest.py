@@ -7,6 +7,7 @@ from playwright.sync_api import Browser
 from tests.kit import onnx_models, shipped
 from tests.kit.browser import chromium
 from tests.kit.live import LiveServer
+from tests.kit.onnx_file import with_metadata
 from tests.kit.over_http import live_server
 from tests.kit.rest import Rest
 from tests.serving.server.transport.http.shown_page import EXAMPLES, HOSTILE, HOSTILE_METADATA
@@ -41,7 +42,8 @@ def shown_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, value in HOSTILE_METADATA.items():
         hostile.metadata_props.add(key=f"hangtag.{name}", value=value)
     onnx_models.publish(models, "hostile", hostile)
-    onnx_models.publish(models, "colours", onnx_models.colours())
+    gate = '{"parity": {"limit": 0.5, "max_logit_difference": {"test": {"1": 0.25}}}, "agreement": {"images": 7}}'
+    onnx_models.publish(models, "colours", with_metadata(onnx_models.colours(), gate=gate, made_of="the FP32 file"))
     onnx_models.publish(models, "two_inputs", onnx_models.two_inputs())
     for name, at_least in (("sure", 0), ("unsure", 1)):
         accept = f'accept = {{output = "probabilities", at_least = {at_least}}}'

@@ -25,8 +25,7 @@ EXAMPLES = ROOT / "examples"
 HOSTILE = json.dumps([f"<img src=x onerror=document.title='taken'>{number}" for number in range(10)])
 """Labels that would run a script if they were read as HTML."""
 HOSTILE_METADATA = {
-    "parity": '{"max_logit_difference": null}',
-    "gate": '{"structure": {"nodes": [[null]]}, "cuda": 7}',
+    "gate": '{"structure": {"nodes": [[null]]}, "cuda": 7, "parity": {"max_logit_difference": null}}',
     "test_accuracy": "very good",
     "parameters": "many",
     "speed": "[",

@@ -97,7 +97,7 @@ def test_a_huge_declared_length_is_refused_before_it_comes(served: LiveServer) -
 
 
 def large_request(size: int) -> tuple[str, bytes, dict[str, str]]:
-    """A request for free_axis whose tensor has so many bytes, all 0."""
+    """A request for free_axis whose tensor has this many bytes, all 0."""
     return as_http(request("free_axis", x=np.zeros((1, size // 4), np.float32)))
 
 
@@ -121,7 +121,7 @@ def test_the_bodies_in_flight_share_their_memory(narrow: LiveServer) -> None:
                 other.post(CLASSIFY, packed, content_encoding="gzip"),
             ):
                 assert (answer.status, answer.headers["retry-after"]) == (429, "1")
-                assert "more than 1,048,576 bytes together (--max-http-bodies-mib)" in answer.error
+                assert "more than 1,048,576 bytes (--max-http-bodies-mib)" in answer.error
             assert other.infer(request("gather", index=index(2))).outputs["value"].tolist() == [20]
             gate.open()
             assert first.connection.getresponse().status == 200
@@ -141,7 +141,7 @@ def test_arrays_that_take_more_than_their_json_count_as_they_are(narrow: LiveSer
 
 
 def has_room(live: LiveServer, size: int) -> bool:
-    """Whether a body of so many bytes is taken; what is in it is no image."""
+    """Whether a body of this many bytes is taken; its content is not an image."""
     with Rest(live.server.http_address) as other:
         status = other.post(CLASSIFY, bytes(size)).status
     assert status in (400, 429)

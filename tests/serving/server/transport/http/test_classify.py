@@ -80,7 +80,7 @@ def test_several_models_are_compared(rest: Rest, path: str) -> None:
         ("lstm?timeout=0", 400, "the parameter 'timeout' must be an int64 of microseconds above 0"),
         ("lstm?height=28", 400, "raw pixels need both parameters, 'height' and 'width'"),
         ("lstm?height=28&width=28", 400, "raw pixels must be 28 x 28"),
-        ("lstm?topk=1", 400, "unknown parameter 'topk'; there are model, top_k, height, width, timeout"),
+        ("lstm?topk=1", 400, "unknown parameter 'topk'; known parameters: model, top_k, height, width, timeout"),
     ],
 )
 def test_a_parameter_that_is_wrong_is_named(rest: Rest, path: str, status: int, sentence: str) -> None:
@@ -142,7 +142,7 @@ def test_the_time_to_find_a_key_that_stands_twice_grows_with_the_bytes_alone(res
 def test_a_list_of_models_that_no_form_needs_is_not_taken_apart(rest: Rest, separator: bytes) -> None:
     with little_memory_taken():
         answer = form(rest, "/v1/classify", image=FILE, model=("", separator * MANY))
-    assert (answer.status, answer.error[-5:]) == (400, "16KB.")
+    assert (answer.status, answer.error[-6:]) == (400, "16 KiB")
 
 
 def test_a_form_has_room_for_the_longest_names_of_all_models_that_can_be_compared(rest: Rest) -> None:
@@ -200,7 +200,6 @@ def test_a_form_is_read_as_utf_8_whatever_charset_it_names(rest: Rest) -> None:
 
 @pytest.mark.parametrize("boundary", ['x\\"; charset=\\"punycode', "", "x" * 71, "\xe9"])
 def test_a_boundary_that_could_name_a_charset_is_refused(rest: Rest, boundary: str) -> None:
-    """It becomes part of a header that is read again."""
     body = f'--{boundary}\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--{boundary}--\r\n'.encode("latin-1")
     answer = rest.post("/v1/classify/lstm", body, content_type=f'multipart/form-data; boundary="{boundary}"')
     assert answer.status == 400

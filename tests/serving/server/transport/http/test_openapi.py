@@ -119,7 +119,7 @@ def test_the_example_of_a_binary_answer_says_what_the_one_in_json_says(descripti
 
 def test_a_form_has_the_fields_that_the_server_knows(description: Any, rest: Rest) -> None:
     classify = description["paths"]["/v1/classify/{models}"]["post"]
-    known = rest.post("/v1/classify/lstm?nothing=1").error.partition("there are ")[2].split(", ")
+    known = rest.post("/v1/classify/lstm?nothing=1").error.partition("known parameters: ")[2].split(", ")
     form = classify["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
     assert sorted(form) == sorted(["image", *known])
     assert sorted(each["name"] for each in classify["parameters"] if each["in"] == "query") == sorted(known)

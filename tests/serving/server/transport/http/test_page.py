@@ -9,6 +9,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from hangtag import Client
+from hangtag.page.series import looks
+from tests.kit.browser import require_accessible
 from tests.kit.live import LiveServer
 from tests.serving.server.transport.http.shown_page import (
     HAND_OVER,
@@ -36,7 +38,7 @@ def client(shown: LiveServer) -> Iterator[Client]:
 
 def test_the_first_example_is_answered_at_once_and_nothing_is_broken(page: Shown, client: Client) -> None:
     page.choose("lstm", "lstm@1")
-    answer = client.classify(picture("garments/pullover-2.png"), "lstm")
+    answer = client.classify(picture("garments/shirt-1.png"), "lstm")
     assert page.labels("lstm") == [label.name for label in answer.labels]
     assert page.shares("lstm") == [f"{label.probability:.1%}" for label in answer.labels]
     assert page.texts(".answer[data-model='lstm'] .distance") == [
@@ -44,12 +46,22 @@ def test_the_first_example_is_answered_at_once_and_nothing_is_broken(page: Shown
     ]
     assert page.texts(".answer[data-model='lstm@1'] h3") == ["lstm version 1"]
     assert page.texts(".answer[data-model='lstm'] .times dt") == ["decoding", "queue", "compute", "network"]
-    for width, scheme in ((1200, "light"), (390, "dark"), (390, "light"), (1200, "dark")):
+    for width, scheme in ((1200, "light"), (390, "dark"), (390, "light"), (1920, "dark")):
         page.page.set_viewport_size({"width": width, "height": 900})
         page.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        assert page.seen.overflowing == []
-        assert page.seen.broken == []
+        assert page.seen.faults == []
         page.seen.require_scheme(scheme)
+
+
+def test_a_screen_reader_stumbles_over_nothing(browser: Browser, shown: LiveServer) -> None:
+    require_accessible(browser, f"http://{shown.server.http_address}/")
+
+
+def test_a_model_has_the_colour_that_it_has_in_reports(page: Shown) -> None:
+    names = [f"garments-{number}é" for number in range(20)]
+    colours = "names => import('/page/models/colours.js').then(({ giveColours }) => giveColours(names))"
+    assert page.page.evaluate(colours, names) == [f"var({look.variable})" for look in looks(names).values()]
+    assert "var(--series-" in (page.page.locator("#chooser label").first.get_attribute("style") or "")
 
 
 def test_a_set_of_labels_is_shown_in_the_order_predicted(page: Shown, client: Client) -> None:
@@ -102,7 +114,7 @@ def test_a_model_of_other_pictures_has_its_own_examples_size_and_colours(page: S
     assert "garment" not in page.page.locator(".picture").inner_text()
     page.ask(lambda: page.page.get_by_text("Choose", exact=True).click())
     page.choose("lstm")
-    assert page.examples(shown=True) == ["Pullover"]
+    assert page.examples(shown=True) == ["Shirt"]
 
 
 @pytest.mark.parametrize("way", ["paste", "drop"])
@@ -146,10 +158,12 @@ def test_models_are_shown_with_what_proves_them(page: Shown, client: Client) -> 
     facts = client.parameters("lstm")
     card = page.page.locator("#models article", has_text="lstm version 2").inner_text()
     assert f"{float(facts['hangtag.test_accuracy']):.2%}" in card
-    assert "proven" in card
+    assert "against PyTorch: a logit differs by at most" in card
     assert "image UINT8 [batch, 28, 28]" in card
+    converted = page.page.locator("#models article", has_text="colours").inner_text()
+    assert "proven 7 images, against the FP32 file: a logit differs by at most 2.5e-1, allowed 5e-1." in converted
     other = page.page.locator("#models article", has_text="two_inputs").inner_text()
-    assert "Its file holds no proof." in other
+    assert "Its file has no validation record." in other
     assert "a FP32 [batch, 3]" in other
 
 
@@ -174,7 +188,7 @@ def test_a_route_says_which_member_answered_and_what_each_stage_cost(page: Shown
     ]
     for width in (390, 1200):
         page.page.set_viewport_size({"width": width, "height": 900})
-        assert page.seen.overflowing == []
+        assert page.seen.faults == []
 
 
 def test_a_route_is_described_by_its_members_its_rule_and_its_own_words(page: Shown) -> None:
@@ -182,7 +196,7 @@ def test_a_route_is_described_by_its_members_its_rule_and_its_own_words(page: Sh
     assert "<b>Chosen</b> by hand." in card
     assert "lstm@1, then lstm@2" in card
     assert "the highest of probabilities is at least 1;" in card
-    assert "Its file holds no proof" not in card
+    assert "Its file has no validation record" not in card
     canary = page.page.locator("#models article", has_text="canary route").inner_text()
     assert "lstm@2 100%" in canary
     assert "calls with the same x-user-id go to the same member" in canary
@@ -204,20 +218,20 @@ def test_the_calls_of_a_route_to_its_members_are_not_counted_as_callers(page: Sh
 
 
 def test_the_strip_counts_calls(page: Shown) -> None:
-    """Of three readings, one every other second, the first two have four calls between them."""
+    """Of readings every other second, the first two have four calls between them; one just before them is no rate."""
     shown = page.page.evaluate("""async () => {
       const { Live, parse } = await import('/page/live.js');
       const live = new Live(() => {}, () => {});
-      [1, 5, 5].forEach((calls, place) => {
-        const lines = ['count{code="OK"}', 'bucket{code="OK",le="0.01"}'];
-        const text = lines.map((line) => `hangtag_request_seconds_${line} ${calls}`).join('\\n');
-        live.keep({ ...parse(text), at: 2 * place });
+      const rates = [[-0.1, 0], [0, 1], [2, 5], [4, 5]].map(([at, calls]) => {
+        const lines = ['count{code="OK"} ', 'bucket{code="OK",le="0.01"} '];
+        live.keep({ ...parse(lines.map((line) => `hangtag_request_seconds_${line}${calls}`).join('\\n')), at });
+        live.show();
+        return document.getElementById('rate').textContent;
       });
-      live.show();
-      const bars = [...document.querySelectorAll('#strip rect')].map((bar) => bar.classList.contains('busy'));
-      return [bars, ...['rate', 'p99'].map((id) => document.getElementById(id).textContent)];
+      const busy = [...document.querySelectorAll('#strip rect')].map((bar) => bar.classList.contains('busy'));
+      return [busy, rates, document.getElementById('p99').textContent];
     }""")
-    assert shown == [[True, False], "1.0", "9.90 ms"]
+    assert shown == [[True, False], ["\u2013", "\u2013", "2.0", "1.0"], "9.90 ms"]
 
 
 def test_a_refusal_is_shown_in_the_servers_words(page: Shown) -> None:

@@ -57,7 +57,7 @@ def test_a_page_takes_a_token_and_sees_models_come_and_the_server_end(
         assert TOKEN not in page.code("curl")
         assert "$(cat TOKEN_FILE)" in page.code("grpcurl")
         assert page.page.evaluate("() => Object.keys({...localStorage, ...sessionStorage}).length") == 0
-        (tmp_path / "pullover-2.png").write_bytes(picture("garments/pullover-2.png"))
+        (tmp_path / "shirt-1.png").write_bytes(picture("garments/shirt-1.png"))
         page.choose("lstm")
         assert set(map(str, labels_by_code(page, tmp_path).values())) == {str([page.labels("lstm")])}
         credentials = Credentials(tls_ca=tmp_path / "CA_FILE", token_file=tmp_path / "TOKEN_FILE")
@@ -76,7 +76,7 @@ def test_it_opens_with_a_picture_that_all_models_that_ship_answer_rightly(browse
         shown_page(browser, server.server.http_address) as page,
     ):
         names = [each.input_value() for each in page.page.locator("#chooser input").all()]
-        assert len(names) == 7
+        assert len(names) == 9
         page.choose(*names)
         assert {page.labels(name)[0] for name in names} == set(page.examples(shown=True))
 

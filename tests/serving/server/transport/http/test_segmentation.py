@@ -1,6 +1,6 @@
 """However a stream of requests is cut into segments, the answers are the same, and h11 reads the same requests in it.
 
-Where a proxy and a server disagree about the end of a request, a caller can smuggle a second one past the proxy. So
+If a proxy and a server disagree about the end of a request, a caller can smuggle a second request past the proxy. So
 every stream here is sent cut at each place, and what is answered is compared with the answers to the requests that h11
 reads in the same bytes, each sent alone and plainly.
 """
@@ -10,14 +10,13 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import h11
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hangtag.serving.server.config.limits import Limits
 from tests.kit.live import LiveServer
 from tests.kit.over_http import live_server
 from tests.kit.raw import connected
@@ -45,9 +44,7 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """It takes no other Host, so that one in a trailer would change the answer."""
     models = tmp_path_factory.mktemp("models")
     (models / "text").symlink_to(repository / "text")
-    limits = Limits(request_seconds=600)  # a busy machine sends no byte for long
-    settings_: dict[str, Any] = {"allowed_host": ("here",), "max_connections": 2 * AT_ONCE, "limits": limits}
-    with live_server("grpc", models, http_port=0, instances=1, **settings_) as live:
+    with live_server("grpc", models, http_port=0, instances=1, allowed_host=("here",)) as live:
         yield live
 
 

@@ -106,7 +106,7 @@ def mixed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_whichever_calls_come_none_is_left_waiting(
     mixed: LiveServer, calls: list[tuple[bool, str]], seconds: float
 ) -> None:
-    """The native threads, a model's own and the stand-by share the queues. A batch takes so many seconds."""
+    """The native threads, a model's own and the stand-by share the queues. A batch takes this many seconds."""
     for name in ("gather", "free_axis"):
         mixed.gates.counted(name).delay = seconds
     stream = Conversation(mixed.inference.ModelStreamInfer)
@@ -187,7 +187,7 @@ def test_a_folder_for_temporary_files_with_too_long_a_path_is_refused(few: Path,
     options = ("--models", str(few), "--port", "0", "--transport", "native")
     result = hangtag("serve", *options, TMPDIR=str(folder))
     assert result.returncode == 1
-    assert "set TMPDIR to a shorter one, or use --transport grpc" in last_line(result.stderr)
+    assert "set TMPDIR to a shorter path, or use --transport grpc" in last_line(result.stderr)
     assert not list(folder.iterdir())
 
 

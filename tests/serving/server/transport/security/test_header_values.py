@@ -12,6 +12,7 @@ import socket
 import struct
 import urllib.parse
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from tests.kit.collector import TRACE, TRACEPARENT, collecting
 from tests.kit.command import Serving, serving, with_limits
 from tests.kit.http2 import DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, OPEN, RST_STREAM, frame, header
 from tests.kit.live import index, request
-from tests.kit.over_http import HTTP
+from tests.kit.over_http import HTTP, options_of
 from tests.kit.raw import connect
 from tests.kit.rest import tensor
 
@@ -160,8 +161,7 @@ def test_no_value_of_a_header_is_put_out_and_tokens_are_compared_byte_for_byte(
     onnx_models.publish_all(models, "filled")
     onnx_models.publish_route(models, "split", 'split = {gather = 100}\nsticky = "x-user-id"\n')
     (tmp_path / "tokens").write_bytes(SECRET)
-    own = "auto" if transport == HTTP else transport
-    options = ("--models", models, "--port", 0, "--transport", own, "--token-file", tmp_path / "tokens")
+    options = ("--models", models, "--port", 0, *options_of(transport), "--token-file", tmp_path / "tokens")
     unlimited = with_limits(log_burst=1_000_000)
     with (
         collecting() as collector,
@@ -183,15 +183,19 @@ ALWAYS = {"authorization": b"Bearer " + SECRET, "traceparent": TRACEPARENT.encod
 
 
 def send_over_grpc(server: Serving) -> None:
-    """Send each case with a call that fails and with two others, which take turns."""
+    """Send each case with a call that fails and with two others, which take turns. Envoy takes a second for some."""
     calls = itertools.cycle(GRPC_CALLS)
-    for case in cases():
-        for method, message in ((f"{SERVICE}ModelInfer", FAIL), *itertools.islice(calls, 2)):
-            over_http2(server.address, method, message, ALWAYS | case)
+    sent = [
+        (server.address, method, message, ALWAYS | case)
+        for case in cases()
+        for method, message in ((f"{SERVICE}ModelInfer", FAIL), *itertools.islice(calls, 2))
+    ]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(over_http2, *zip(*sent, strict=True)))
 
 
 def send_over_http(server: Serving) -> None:
-    """Likewise, and with a request to the port for metrics, of which scrapes read one header more than others."""
+    """Likewise, and with a request to the port for metrics, where a scrape reads an additional header."""
     calls = itertools.cycle(HTTP_CALLS)
     metrics = urllib.parse.urlsplit(server.metrics_url).netloc
     for case in cases():

@@ -53,6 +53,7 @@ export class Live {
   keep(reading) {
     const last = this.readings.at(-1);
     if (last && reading.counted < last.counted) this.readings = []; // the server has started again
+    if (this.readings.length && reading.at - last.at < INTERVAL_MS / 2e3) this.readings.pop(); // a rate needs time
     const recent = this.readings.filter(({ at }) => reading.at - at <= KEPT_SECONDS);
     this.readings = [...recent, reading].slice(-KEPT);
   }
@@ -63,7 +64,8 @@ export class Live {
     const rates = readings.slice(1).map((reading, place) => rate(readings[place], reading));
     const recent = readings.at(-Math.min(readings.length, RATE_READINGS + 1));
     const perSecond = rate(recent, last);
-    byId("rate").textContent = perSecond >= 10 ? perSecond.toFixed(0) : perSecond.toFixed(1);
+    const shown = perSecond >= 10 ? perSecond.toFixed(0) : perSecond.toFixed(1);
+    byId("rate").textContent = readings.length > 1 ? shown : "–";
     const buckets = difference(readings[0].buckets, last.buckets);
     for (const [id, share] of [["p50", 0.5], ["p99", 0.99]]) {
       const seconds = quantile(buckets, share);

@@ -74,23 +74,24 @@ function short(number) {
   return value >= 1e6 ? `${(value / 1e6).toFixed(2)} M` : value >= 1e4 ? `${Math.round(value / 1e3)} k` : count(value);
 }
 
-/** The sentence of the proof: how far the file's answers are from those of the framework that it came from. Somebody
- * else's file has no such answers to be compared with, and only the checks of the gate. */
+/** The sentence of the proof: how far the file's answers are from those of the network or file that it came from. An
+ * imported file without preprocessing has no such answers to be compared with, and only the checks of the gate. */
 function proof({ facts }) {
-  const parity = json(facts["hangtag.parity"]) ?? {};
-  const [key, differences] = Object.entries(parity).find(([name]) => /^max_\w+_difference$/.test(name)) ?? [];
+  const gate = json(facts["hangtag.gate"]) ?? {};
+  if (typeof gate.pictures?.summary === "string") return passed("proven", ` ${gate.pictures.summary}.`);
+  const [key, differences] = Object.entries(gate.parity ?? {}).find(([name]) => /^max_\w+_difference$/.test(name)) ?? [];
   if (!differences) {
     const checked = checks({ facts }).length > 0;
-    return checked ? passed("checked", " before it was published, without other answers to compare its own with.") : unproven();
+    return checked ? passed("checked", " before it was published, with no other answers to compare.") : unproven();
   }
-  const original = parity.against === "pytorch" ? "PyTorch" : parity.against;
+  const original = facts["hangtag.made_of"] ? "the FP32 file" : "PyTorch";
   return passed(
     "proven",
-    ` ${count(parity.images)} images, against ${original}: a `,
+    ` ${count(gate.agreement?.images)} images, against ${original}: a `,
     `${key.slice("max_".length, -"_difference".length)} differs by at most `,
-    small(Math.max(0, ...Object.values(differences).map(Number))),
+    small(largest(differences.test ?? differences)),
     ", allowed ",
-    small(parity.tolerance),
+    small(gate.parity.limit),
     ".",
   );
 }
@@ -98,7 +99,7 @@ function proof({ facts }) {
 const passed = (word, ...sentence) =>
   make("p", { class: "proof small" }, make("span", { class: "pill good" }, word), ...sentence);
 
-const unproven = () => make("p", { class: "proof small muted" }, "Its file holds no proof.");
+const unproven = () => make("p", { class: "proof small muted" }, "Its file has no validation record.");
 
 const small = (number) =>
   make("span", { class: "whole" }, number ? Number(number).toExponential(1).replace(".0e", "e") : "0");

@@ -1,8 +1,7 @@
 // Reads from the server which models there are, and what their files say about them.
 
 import { callJson } from "../server.js";
-
-const SERIES = 6; // colours of the style sheet
+import { giveColours } from "./colours.js";
 
 /**
  * A version of a model.
@@ -30,7 +29,8 @@ export async function readModels() {
   const index = await callJson("v2/repository/index", { method: "POST", body: "{}" });
   const models = await Promise.all(index.map(describe));
   models.sort((a, b) => b.ready - a.ready || a.name.localeCompare(b.name) || b.isDefault - a.isDefault);
-  models.filter((model) => model.ready).forEach((model, place) => (model.colour = `var(--series-${place % SERIES})`));
+  const ready = models.filter((model) => model.ready);
+  giveColours(ready.map((model) => model.id)).forEach((colour, place) => (ready[place].colour = colour));
   return models;
 }
 

@@ -4,11 +4,11 @@ import { make, percent } from "../dom.js";
 
 const RULES = {
   at_least: (output, bound) => `the highest of ${output} is at least ${bound}`,
-  margin_at_least: (output, bound) => `the highest of ${output} exceeds the next one by at least ${bound}`,
+  margin_at_least: (output, bound) => `the highest of ${output} exceeds the second highest by at least ${bound}`,
   entropy_at_most: (output, bound) => `the entropy of ${output} is at most ${bound} bits`,
 };
 const OVERLOAD = {
-  answer: "the answer at hand is given, and marked as unsure",
+  answer: "the sample keeps its answer, which is marked as unsure",
   refuse: "the request is refused",
 };
 
@@ -42,7 +42,7 @@ function cascade(members, facts) {
   return [
     ["members", members.join(", then ")],
     ["accepts", `an answer if ${RULES[rule]?.(output, bound) ?? facts.route_accept}; else the next member answers`],
-    ["overload", `where the next member's queue is full or the deadline would pass, ${overload}`],
+    ["overload", `if the next member's queue is full or the deadline would pass, ${overload}`],
   ];
 }
 

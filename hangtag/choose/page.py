@@ -1,0 +1,75 @@
+"""Makes the page of a choice: what was chosen and why, a picture of accuracy against cost, and everything that was
+tried."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from markupsafe import Markup
+from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+from hangtag.choose.candidates import Candidate, is_beaten
+from hangtag.page.drawing import BAD, INK, colour, draw_front, drawing, plain_log_axis
+from hangtag.page.environment import environment
+from hangtag.page.labels import Label, place
+
+_SIZE = (6.6, 4.4)
+_MICROSECONDS = 1e6
+
+
+def page(
+    command: str, verdict: str, sentences: Sequence[str], candidates: Sequence[Candidate], chosen: Candidate,
+    headers: Sequence[str], rows: Sequence[Sequence[str]],
+) -> str:  # fmt: skip
+    """The page, as HTML.
+
+    Args:
+        command: The command that writes the page, such as ``choose``.
+        verdict: "chosen", or "the nearest" if no candidate meets the requirements.
+        sentences: What was chosen and why.
+        candidates: The candidates to draw.
+        chosen: The candidate to mark.
+        headers: The table's headers.
+        rows: The table's rows.
+    """
+    return (
+        environment("hangtag.choose")
+        .get_template("choose.html.j2")
+        .render(
+            command=command,
+            verdict=verdict,
+            title=chosen.label,
+            sentences=sentences,
+            picture=Markup(_picture(candidates, chosen)),  # noqa: S704  (drawn here)
+            headers=headers,
+            rows=rows,
+            written=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
+        )
+    )
+
+
+def _picture(candidates: Sequence[Candidate], chosen: Candidate) -> str:
+    """Draw candidates that no other beats, and the chosen one and single models, as marks with names.
+
+    A cascade among them is also a line through all its thresholds. A dashed line joins what no candidate beats; other
+    thresholds of a cascade do not count, since they lose too much or are less accurate than requested.
+    """
+    with drawing("front", "Accuracy against the processor time of a sample", _SIZE) as drawn:
+        axes, labels = drawn.axes, list[Label]()
+        draw_front(axes, ((one.cost * _MICROSECONDS, one.accuracy) for one in candidates))
+        marked = [one for one in candidates if one is chosen or not one.is_cascade or not is_beaten(one, candidates)]
+        for number, one in enumerate(one for one in marked if one.is_cascade):
+            across = [one.cost_at(point) * _MICROSECONDS for point in one.tried]
+            axes.plot(across, [point.accuracy for point in one.tried], color=colour(number), linewidth=1, alpha=0.6)
+        for one in marked:
+            x, mark = one.cost * _MICROSECONDS, BAD if one is chosen else INK
+            axes.plot(x, one.accuracy, "o", color=mark, markersize=7 if one is chosen else 5, zorder=3)
+            labels.append(Label(one.label, x, one.accuracy, radius=4))
+        axes.set_xscale("log")
+        axes.margins(0.12, 0.12)
+        plain_log_axis(axes.xaxis, *axes.get_xlim())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g} µs"))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+        axes.set_xlabel("processor time of a sample, in full batches")
+        axes.set_ylabel("accuracy")
+        place(axes, labels)
+    return drawn.svg

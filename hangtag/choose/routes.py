@@ -1,0 +1,59 @@
+"""Writes the route.toml of a cascade, and says in words what to expect of it."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from hangtag.choose.candidates import Candidate, Point
+from hangtag.choose.losses import CONFIDENCE, may_lose
+from hangtag.choose.measuring import OUTPUT, Measured
+
+
+def sent_on(names: Sequence[str], point: Point) -> str:
+    """Which share of the samples goes on to which model.
+
+    Example:
+        >>> sent_on(["lstm", "lstm2", "cnn"], Point(0.9, (1, 0.168, 0.134), 0.95))
+        '16.8% go on to lstm2 and 13.4% to cnn'
+    """
+    first, *more = [f"{share:.1%}{{}} to {name}" for name, share in zip(names[1:], point.reached[1:], strict=True)]
+    return " and ".join([first.format(" go on"), *(each.format("") for each in more)])
+
+
+def lost(cascade: Candidate, samples: int) -> str:
+    """How many samples the cascade loses, and what that shows of other samples of the kind.
+
+    Example:
+        '1 of 5,000 that cnn-int8 has right is wrong, at most 0.10% of others with 95% confidence'
+    """
+    count = cascade.point.lost
+    return (
+        f"{count:,} of {samples:,} that {cascade.models[-1].name} has right {'is' if count == 1 else 'are'} wrong, at "
+        f"most {may_lose(samples, count):.2%} of others with {CONFIDENCE:.0%} confidence"
+    )
+
+
+def text(cascade: Candidate, description: str = "") -> str:
+    """The route.toml."""
+    lines = [
+        f"cascade = {json.dumps([model.name for model in cascade.models])}",
+        f'accept = {{output = "{OUTPUT}", at_least = {cascade.point.threshold:g}}}',
+        'on_overload = "answer"',
+        f"expected_sent_on = {cascade.point.reached[1]:.4g}",
+    ]
+    return "\n".join(lines + ([f"description = {json.dumps(description, ensure_ascii=False)}"] if description else []))
+
+
+def description(cascade: Candidate, measured: Measured, command: str) -> str:
+    """Where a route's threshold came from: the command that chose it, the images, and what they showed."""
+    files = dict(zip((model.name for model in measured.models), measured.files, strict=True))
+    names = [model.name for model in cascade.models]
+    alone = [
+        f"{files[model.name].name}@{files[model.name].version}{'' if place else ' alone has'} "
+        f"{model.right(measured.classes):.2%}"
+        for place, model in enumerate(cascade.models)
+    ]
+    return (
+        f"Chosen by '{command}' on {datetime.now(UTC):%Y-%m-%d}: of {measured.shown} {sent_on(names, cascade.point)}, "
+        f"and {cascade.accuracy:.2%} are right; {', '.join(alone)}; {lost(cascade, len(measured.classes))}."
+    )

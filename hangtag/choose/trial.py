@@ -1,0 +1,190 @@
+"""Serves a few candidates for real, on this machine in a separate process, and load-tests them."""
+
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hangtag.choose import routes
+from hangtag.choose.candidates import Candidate
+from hangtag.choose.measuring import OUTPUT, Measured
+from hangtag.choose.queueing import IN_FLIGHT
+from hangtag.evaluation.errors import EvaluationError
+from hangtag.evaluation.served_subject import ServedSubject
+from hangtag.serving.credentials import Credentials
+from hangtag.serving.loadtest.measuring.load_test import Extras, OnProgress
+from hangtag.serving.loadtest.measuring.load_test import measure as run_load_test
+from hangtag.serving.loadtest.plan.load import ClosedLoop
+from hangtag.serving.loadtest.plan.scenario import Scenario
+from hangtag.serving.loadtest.plan.target import of_model
+from hangtag.serving.loadtest.samples.library import LIBRARY_SIZE
+from hangtag.serving.model_repository import ROUTE_FILE
+
+_STOP_SECONDS = 30.0
+_READY = re.compile(r"^(?=.*\bevent=ready\b).*?\baddress=(\S+)")
+"""The line of the server's log that has its address."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What the load test of a candidate measured.
+
+    Attributes:
+        accuracy: The share of the images that the candidate answered correctly; each was sent once.
+        throughput: Calls a second with 64 in flight.
+        p99: In seconds: at the requested rate, or with 64 in flight if no rate was requested.
+        failed: Calls that were not answered.
+        problems: Why the figures do not count, a sentence each.
+        doubt: Why the figures are doubtful; empty if they are not.
+    """
+
+    accuracy: float
+    throughput: float
+    p99: float
+    failed: int
+    problems: tuple[str, ...]
+    doubt: str
+
+
+def load_test(
+    repository: Path,
+    candidates: Sequence[Candidate],
+    measured: Measured,
+    *,
+    rate: float | None,
+    seconds: float,
+    on_progress: OnProgress,
+    stop: threading.Event,
+) -> list[Tested]:
+    """Serve candidates and measure them, with 64 calls in flight and at a rate, in interleaved blocks.
+
+    Args:
+        repository: The model repository.
+        candidates: What to serve.
+        measured: The images to send, and what their models answered.
+        rate: Calls per second; None for only the closed loop.
+        seconds: The least time for each candidate under each load.
+        on_progress: Receives the load test's progress.
+        stop: Once it is set, the test ends early.
+
+    Raises:
+        EvaluationError: The server does not start, or the test was stopped.
+        LoadTestError: A generator process failed.
+    """
+    _require_going(stop)
+    with tempfile.TemporaryDirectory(prefix="hangtag-choose-") as folder:
+        models, file = Path(folder) / "models", Path(folder) / "images.npz"
+        names = _publish(repository, models, candidates)
+        chosen = typical(candidates)
+        np.savez(file, images=measured.images[chosen])
+        with served(models) as address:
+            targets = tuple(of_model(name, address) for name in names)
+            scenario = Scenario(
+                targets, concurrency=(IN_FLIGHT,), rate=() if rate is None else (rate,), min_duration=seconds,
+                max_duration=max(60.0, 10 * seconds),
+            )  # fmt: skip
+            results = run_load_test(scenario, Extras(samples=file), Credentials(), stop, on_progress)
+            _require_going(stop)
+            accuracies = [_accuracy(name, address, measured) for name in names]
+    tested = []
+    for name, accuracy in zip(names, accuracies, strict=True):
+        runs = [run for run in results.runs if run.target == name]
+        (peak,) = (run for run in runs if isinstance(run.load, ClosedLoop))
+        judged = next((run for run in runs if run is not peak), peak)
+        tested.append(
+            Tested(
+                accuracy,
+                peak.throughput,
+                judged.total.latency.percentile(99),
+                sum(run.total.failed for run in runs),
+                tuple(str(reason) for run in runs for reason in run.invalid),
+                next((str(run.doubt) for run in runs if run.doubt), ""),
+            )
+        )
+    return tested
+
+
+def typical(candidates: Sequence[Candidate]) -> npt.NDArray[np.int64]:
+    """Indices of the images to send in a load test. A cascade sends on the same share of them as of all images.
+
+    They are taken at equal distances from the images in order of how sure the candidates' first models are on average.
+    """
+    first = {candidate.models[0].name: candidate.models[0].answers.max(axis=1) for candidate in candidates}
+    order = np.argsort(np.mean(list(first.values()), axis=0), kind="stable")
+    count = min(LIBRARY_SIZE, len(order))
+    chosen: npt.NDArray[np.int64] = order[(2 * np.arange(count) + 1) * len(order) // (2 * count)]
+    return chosen
+
+
+@contextmanager
+def served(models: Path) -> Iterator[str]:
+    """A server of a repository in its own process, on a free port, as ``hangtag serve`` runs it.
+
+    Yields:
+        HOST:PORT.
+
+    Raises:
+        EvaluationError: The server does not start; the message has the last line of its log.
+    """
+    ports = ("--port", "0", "--http-port", "-1", "--metrics-port", "-1")
+    command = [sys.executable, "-m", "hangtag", "serve", "--models", str(models), "--num-versions", "100", *ports]
+    # The server has its own process group, so that after Ctrl-C it runs until the load test has ended.
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, process_group=0
+    ) as process:
+        try:
+            assert process.stderr is not None
+            line = "it wrote nothing"
+            for line in process.stderr:
+                if ready := _READY.search(line):
+                    break
+            else:
+                raise EvaluationError(f"the server for the load test did not start: {line.strip()}")
+            # An unread pipe would fill, and block the server.
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            yield ready[1]
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _require_going(stop: threading.Event) -> None:
+    if stop.is_set():
+        raise EvaluationError("the load test was stopped, so nothing was chosen.")
+
+
+def _publish(repository: Path, models: Path, candidates: Sequence[Candidate]) -> list[str]:
+    """Link the candidates' models into a new repository, and give each cascade a route. Returns what to call."""
+    members = {model.name.partition("@")[0] for candidate in candidates for model in candidate.models}
+    models.mkdir()
+    for name in members:
+        (models / name).symlink_to((repository / name).absolute())
+    names = []
+    for number, candidate in enumerate(candidates, start=1):
+        name = candidate.models[0].name
+        if candidate.is_cascade:
+            name = f"cascade-{number}"
+            while name in members:
+                name += "-"
+            (models / name).mkdir()
+            (models / name / ROUTE_FILE).write_text(routes.text(candidate))
+        names.append(name)
+    return names
+
+
+def _accuracy(name: str, address: str, measured: Measured) -> float:
+    model, _, version = name.partition("@")
+    with ServedSubject(model, address, version) as subject:
+        answers = subject.answer(measured.images, lambda _: None)[OUTPUT]
+    return float((answers.argmax(axis=1) == measured.classes).mean())

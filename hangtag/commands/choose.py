@@ -1,0 +1,148 @@
+"""``hangtag choose``: which model or cascade of a repository to serve, and why."""
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from hangtag.choose import report, routes
+from hangtag.choose.choice import Choice
+from hangtag.choose.choice import choose as run_choice
+from hangtag.choose.measuring import measure
+from hangtag.commands.models_view import followers
+from hangtag.commands.route import route_to_write, table
+from hangtag.options import Duration, FiniteRange, limit_option, models_option
+from hangtag.output import require_writable, write_page, write_text
+from hangtag.printable import escaped
+from hangtag.serving.loadtest.cli.output import live, stop_event
+
+_SHOWN = 12
+"""The number of rows of the table; the page has all rows."""
+
+
+@click.command()
+@click.argument("names", metavar="[MODEL]...", nargs=-1)
+@click.option(
+    "--accuracy-at-least",
+    type=FiniteRange(min=0, max=100),
+    help="The percentage of the pictures that must be right.  [default: the most accurate model's percentage, less "
+    "0.1]",
+)
+@click.option(
+    "--p99", type=Duration(min=0), metavar="DURATION", help="The latency that 99 of 100 calls keep, such as 20ms."
+)
+@click.option(
+    "--rate",
+    type=FiniteRange(min=0, min_open=True),
+    help="Calls per second at which --p99 must hold.  [default: as many as are answered with 64 in flight]",
+)
+@click.option(
+    "--data",
+    metavar="FILE.npz|folder:PICTURES|csv:FILE",
+    help="Labelled pictures that no model was trained on.  [default: the validation images of the models' data set]",
+)
+@click.option(
+    "--try", "tries", type=click.IntRange(0, 20), default=3, show_default=True,
+    help="How many of the best candidates are load-tested. 0: none; the choice is then a prediction.",
+)  # fmt: skip
+@click.option(
+    "--seconds", type=FiniteRange(min=0, min_open=True), default=3.0, show_default=True,
+    help="The minimum duration of the load test for each candidate and load.",
+)  # fmt: skip
+@click.option("--write", metavar="NAME", help="If the choice is a cascade, write it as the route NAME.")
+@click.option("--replace", is_flag=True, help="Replace a route of this name.")
+@click.option(
+    "--report",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("reports/choose.html"),
+    show_default=True,
+    help="The page with the picture of accuracy against cost.",
+)
+@limit_option
+@click.option("--data-dir", type=click.Path(path_type=Path), help="The data set's folder, if it was moved.")
+@models_option("The model repository to choose from.")
+def choose(
+    names: tuple[str, ...],
+    accuracy_at_least: float | None,
+    p99: float | None,
+    rate: float | None,
+    data: str | None,
+    tries: int,
+    seconds: float,
+    write: str | None,
+    replace: bool,
+    page: Path,
+    limit: int | None,
+    data_dir: Path | None,
+    models: Path,
+) -> None:
+    """Say which model, or which cascade of models, to serve on this machine.
+
+    Every MODEL (by default every model of the repository that classifies the same kind of pictures) answers labelled
+    pictures that it was not trained on. From the answers and times on this machine, the command computes accuracy and
+    cost of each model and of each cascade of two or three models. It then serves and load-tests the best few. It never
+    uses the test images of a data set. Without --accuracy-at-least, a cascade may have at most 0.1 % of such pictures
+    wrong that its last model has right; fewer than 2,995 pictures cannot show this.
+
+    If nothing meets the requirements, the nearest candidate is shown, nothing is written, and the exit code is 1.
+
+    \b
+    Examples:
+      hangtag choose                                       as accurate as the best model, less 0.1 points, and fastest
+      hangtag choose --accuracy-at-least 95 --p99 20ms --rate 400
+      hangtag choose cnn-int8 lstm-int8 --write both       two models, and the route that serves both
+      hangtag choose small large --data folder:kept        with pictures of your own
+      hangtag choose --try 0                               a prediction, without the load test
+    """
+    file = None if write is None else route_to_write(models, write, "--write", replace=replace)
+    require_writable(page)
+
+    def step(text: str) -> None:
+        click.echo(escaped(text), err=True)
+
+    measured = measure(models, names, data, limit=limit, data_dir=data_dir, on_step=step)
+    for note in measured.notes:
+        click.echo(escaped(note), err=True)
+    stderr = Console(stderr=True)
+    with stop_event() as stop, live(stderr) as show:
+        choice = run_choice(
+            models, measured, accuracy=None if accuracy_at_least is None else accuracy_at_least / 100, p99=p99,
+            rate=rate, tries=tries, seconds=seconds, on_step=step, on_progress=show, stop=stop,
+        )  # fmt: skip
+    console = Console()
+    shown = ((report.cells(choice, row), choice.is_met and row is choice.nearest) for row in choice.rows[:_SHOWN])
+    console.print(table(report.headers(choice), shown))
+    for sentence in report.sentences(choice):
+        console.print(escaped(sentence), highlight=False, markup=False, soft_wrap=True)
+    _write_page(page, choice)
+    if not choice.is_met:
+        raise SystemExit(1)
+    if file is not None:
+        _write_route(file, choice)
+
+
+def _write_page(file: Path, choice: Choice) -> None:
+    def text() -> str:
+        from hangtag.choose.page import page  # drawing needs an extra
+
+        nearest, rows = choice.nearest.candidate, [report.cells(choice, row) for row in choice.rows]
+        verdict = "chosen" if choice.is_met else "the nearest"
+        lines = report.sentences(choice)
+        return page(
+            "choose", verdict, lines, [row.candidate for row in choice.rows], nearest, report.headers(choice), rows
+        )
+
+    write_page(file, text)
+
+
+def _write_route(file: Path, choice: Choice) -> None:
+    chosen = choice.nearest.candidate
+    if not chosen.is_cascade:
+        click.echo(f"no route was written: {chosen.name} needs no route, call it by its name.", err=True)
+        return
+    command = shlex.join(["hangtag", *sys.argv[1:]])
+    write_text(str(file), routes.text(chosen, routes.description(chosen, choice.measured, command)))
+    click.echo(followers(file.parent.name), err=True)

@@ -1,0 +1,62 @@
+"""``hangtag models push`` and ``pull``: models to and from a repository in an object store."""
+
+from pathlib import Path
+
+import click
+
+from hangtag.serving.stores.mirror import Mirror
+from hangtag.serving.stores.transfer import pull as pull_models
+from hangtag.serving.stores.transfer import push as push_models
+
+_folder = click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+_url = click.argument("url")
+_replace = click.option("--replace", is_flag=True, help="Overwrite versions whose contents differ there.")
+
+
+@click.command()
+@_folder
+@_url
+@_replace
+def push(folder: Path, url: str, replace: bool) -> None:
+    """Write the models of FOLDER (a repository, or one of its models) to the store at a URL.
+
+    Servers that follow the store see all changes at once. If a version in the store has different content, the push is
+    refused.
+
+    \b
+    Examples:
+      hangtag models push models s3://bucket/models
+      hangtag models push models/cnn gs://bucket/models
+    """
+    push_models(folder, url, replace=replace, report=_report)
+
+
+@click.command()
+@_url
+@_folder
+@_replace
+def pull(url: str, folder: Path, replace: bool) -> None:
+    """Write the models of a store into a local repository. If a local version has different content, the pull is
+    refused.
+
+    \b
+    Example:
+      hangtag models pull s3://bucket/models models
+    """
+    pull_models(url, folder, replace=replace, report=_report)
+
+
+def local_copy(url: str) -> Path:
+    """Fetch what the store has now; returns the local copy. If that is an earlier copy, standard error says why.
+
+    Raises:
+        StoreError: The fetch fails, and there is no earlier copy.
+    """
+    mirror = Mirror(url, None, report=_report)
+    if trouble := mirror.prepare():
+        click.echo(f"AN EARLIER COPY, NOT WHAT THE STORE HAS NOW: {trouble}", err=True)
+    return mirror.models
+
+
+def _report(what: str, size: int) -> None:
+    click.echo(f"{what}  {size / 1e6:,.1f} MB", err=True)

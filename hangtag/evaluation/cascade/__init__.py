@@ -1,1 +1,0 @@
-"""Chooses the threshold of a cascade of models from labelled images, and writes its route and a report about it."""

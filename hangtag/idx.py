@@ -1,0 +1,121 @@
+"""Reads images and labels in the IDX format of MNIST, of any size, in grey or in colour."""
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hangtag.errors import DataCorruptError, DataNotFoundError, reason
+from hangtag.listing import Listing, Picture
+
+_UNSIGNED_BYTES = 8
+_OTHER_KINDS = {
+    9: "signed bytes", 11: "16-bit numbers", 12: "32-bit numbers", 13: "floating-point numbers", 14: "64-bit doubles",
+}  # fmt: skip
+
+
+def listed(root: Path) -> Listing:
+    """Read a folder with four files.
+
+    Labels are numbers, which give their order. The lines of a file ``labels.txt`` name the labels; without the file,
+    the numbers are the names.
+
+    Args:
+        root: Has train-images, train-labels, t10k-images and t10k-labels, each with -idx3-ubyte or -idx1-ubyte, and
+            with .gz or without. The last two may have test in their names instead of t10k.
+
+    Raises:
+        DataNotFoundError: A file is missing.
+        DataCorruptError: A file is not an IDX file of bytes, or images and labels do not fit together.
+    """
+    if not root.is_dir():
+        raise DataNotFoundError(f"{root} is not a folder. Name a folder with four IDX files.")
+    arrays = {}
+    for split, file in (("train", "train"), ("test", "t10k")):
+        images, classes = (
+            parsed(unpacked(path), path)
+            for path in (_find(root, f"{file}-{kind}*-ubyte") for kind in ("images", "labels"))
+        )
+        is_grey_or_colour = images.ndim >= 3 and images.shape[3:] in ((), (3,))
+        if not is_grey_or_colour or classes.shape != images.shape[:1] or not images.size:
+            raise DataCorruptError(
+                f"{root}: the {split} images have the shape {list(images.shape)} and their labels "
+                f"{list(classes.shape)}; images must be [n, height, width] or [n, height, width, 3], labels [n], and "
+                "no size may be 0."
+            )
+        arrays[split] = images, classes
+    present = sorted({number for _, classes in arrays.values() for number in np.unique(classes).tolist()})
+    labels = _labels(root, present[-1] + 1)
+    pictures = [
+        Picture(root, f"{split} {index}", labels[number], split, image)
+        for split, (images, classes) in arrays.items()
+        for index, (image, number) in enumerate(zip(images, classes.tolist(), strict=True))
+    ]
+    return Listing(pictures, tuple(labels[number] for number in present), [])
+
+
+def _labels(root: Path, count: int) -> tuple[str, ...]:
+    file = root / "labels.txt"
+    if not file.is_file():
+        return tuple(map(str, range(count)))
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataCorruptError(f"{file} cannot be read ({reason(error)}). Write a label in each line.") from error
+    labels = tuple(line.strip() for line in lines if line.strip())
+    if len(labels) < count or len(set(labels)) < len(labels):
+        raise DataCorruptError(f"{file} must name {count} or more labels, each once; it has {len(labels)} lines.")
+    return labels
+
+
+def _find(root: Path, pattern: str) -> Path:
+    patterns = [name + end for name in (pattern, pattern.replace("t10k", "test")) for end in (".gz", "")]
+    found = [file for each in patterns for file in sorted(root.glob(each))]
+    if not found:
+        raise DataNotFoundError(f"{root} has no file {pattern.replace('*', '-idx?')}, nor one with .gz.")
+    return found[0]
+
+
+def unpacked(file: Path, advice: str = "Copy it again.") -> bytes:
+    """A file's bytes, decompressed if its name ends in .gz.
+
+    Raises:
+        DataCorruptError: The file cannot be read; the message ends with the advice.
+    """
+    try:
+        content = file.read_bytes()
+        return gzip.decompress(content) if file.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        why = reason(error) if isinstance(error, OSError) and error.errno else "it is not a gzip file, or is cut off"
+        raise DataCorruptError(f"{file} cannot be read ({why}). {advice}") from error
+
+
+def parsed(content: bytes, file: Path) -> npt.NDArray[np.uint8]:
+    """The values in an IDX file's content.
+
+    The format: two zeros, 8 for unsigned bytes, the number of axes, each length in four bytes, the values.
+
+    Source: yann.lecun.com/exdb/mnist.
+
+    Raises:
+        DataCorruptError: The content is not an IDX file; the message has the file's name.
+    """
+    start = 4 + 4 * (content[3] if len(content) > 3 else 0)
+    if content[:2] == b"\0\0" and content[2] in _OTHER_KINDS:
+        kind = _OTHER_KINDS[content[2]]
+        raise DataCorruptError(f"{file} is an IDX file of {kind}; hangtag reads only unsigned bytes. Convert it.")
+    if content[:3] != bytes([0, 0, _UNSIGNED_BYTES]) or len(content) < start:
+        raise DataCorruptError(
+            f"{file} is not an IDX file, which begins with the bytes 0, 0, 8 and the number of axes."
+        )
+    shape = struct.unpack_from(f">{content[3]}I", content, 4)
+    if len(content) - start != math.prod(shape):
+        raise DataCorruptError(
+            f"{file} has {len(content) - start:,} bytes after its header, which says {' x '.join(map(str, shape))}: it "
+            "is cut off, or is not an IDX file. Copy it again."
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -1,0 +1,132 @@
+"""Settings of commands, servers and load tests: dataclass fields, each declared once with its type, default and rules.
+
+``hangtag.options.options_of`` makes a command's options of them. This module does not know click, because a server's
+settings and a load test's are also made without a command line.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+REQUIRED: Any = object()
+"""Takes the place of the default for a setting that must be given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What the declaration of a setting says besides the field's type and default.
+
+    Attributes:
+        about: The help text.
+        flag: The option; None for the field's name with hyphens.
+        between: The least and the most that a number may be; None for any. The help shows them.
+        at_least: The least that a number may be, which only `problems` checks.
+        above: What a number must be greater than, which only `problems` checks.
+        choices: The words that a text may be; without choices, any text.
+        duration: Whether a number is seconds that may be written with a unit, as in 500ms.
+        listed: Whether a tuple is one option with numbers separated by commas, and not an option to repeat.
+        folder: Whether a path may lead to a folder.
+        kind: The option's type of click, if it does not follow from the field's type.
+        metavar: Stands for the value in the help.
+        envvar: An environment variable that sets the option for all commands, in addition to the command's own
+            variable.
+        hidden: Whether the help leaves it out.
+    """
+
+    about: str
+    flag: str | None = None
+    between: tuple[Any, Any] = (None, None)
+    at_least: float | None = None
+    above: float | None = None
+    choices: Sequence[str] = ()
+    duration: bool = False
+    listed: bool = False
+    folder: bool = False
+    kind: Any = None
+    metavar: str | None = None
+    envvar: str | None = None
+    hidden: bool = False
+
+
+def setting(default: Any, about: str, **rules: Any) -> Any:
+    """Declare a field of a settings dataclass. The field's type is the option's.
+
+    Args:
+        default: The value if none is set, or REQUIRED. A tuple makes the option repeatable, None makes it optional.
+        about: The help text.
+        rules: As for `Rules`.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Settings:
+        ...     epochs: int = setting(10, "How often each image is seen.", between=(1, None))
+    """
+    declared = MISSING if default is REQUIRED else default
+    return field(default=declared, metadata={"setting": Rules(about=about, **rules)})
+
+
+def declared_settings(settings: type[Any]) -> list[tuple[Field[Any], Rules]]:
+    """The fields of a dataclass that are declared with `setting`, with their rules."""
+    return [(each, each.metadata["setting"]) for each in fields(settings) if "setting" in each.metadata]
+
+
+def flag_of(declared: Field[Any]) -> str:
+    """The option that sets a field, such as --data-dir for data_dir."""
+    return declared.metadata["setting"].flag or f"--{declared.name.replace('_', '-')}"
+
+
+def type_of(declared: Field[Any]) -> Any:
+    """The type of one value: str for tuple[str, ...], Path for Path | None."""
+    return next((part for part in get_args(declared.type) if part is not NoneType), declared.type)
+
+
+def problems(settings: Any) -> Iterator[tuple[Field[Any], str]]:
+    """Yield each field whose value its declaration does not allow, and a sentence that says so: "0 is not ..."."""
+    for declared, rules in declared_settings(type(settings)):
+        value = getattr(settings, declared.name)
+        if value is None and declared.default is None:
+            continue
+        repeated = isinstance(declared.default, tuple)
+        if repeated and not isinstance(value, tuple):
+            yield declared, f"{value!r} is not a tuple"
+            continue
+        for element in value if repeated else [value]:
+            if expected := _expected(declared, rules, element):
+                yield declared, f"{element if isinstance(element, Path) else repr(element)} is not {expected}"
+
+
+def _expected(declared: Field[Any], rules: Rules, value: Any) -> str:
+    """What a value should be, as the end of the sentence "X is not …"; empty if the value is valid."""
+    kind = type_of(declared)
+    if rules.choices:
+        return "" if value in rules.choices else "one of " + ", ".join(map(repr, rules.choices))
+    if kind in (int, float):
+        return "" if type(value) in (int, kind) and _is_in_range(rules, value) else _number(declared, rules)
+    if kind is Path:
+        is_right = isinstance(value, Path) and (rules.folder or not value.is_dir())
+        return "" if is_right else "a path" if rules.folder else "the path of a file"
+    if kind in (bool, str):
+        return "" if isinstance(value, kind) else {bool: "True or False", str: "a text"}[kind]
+    return ""  # a type of its own, which its class checks
+
+
+def _is_in_range(rules: Rules, value: float) -> bool:
+    least, most = rules.between
+    limits = [least is None or least <= value, most is None or value <= most]
+    limits += [rules.at_least is None or rules.at_least <= value, rules.above is None or rules.above < value]
+    return all(limits)
+
+
+def _number(declared: Field[Any], rules: Rules) -> str:
+    """The numbers that a setting allows, in words."""
+    in_seconds = rules.duration or declared.name.endswith("_seconds")
+    number = "a whole number" if type_of(declared) is int else "a number of seconds" if in_seconds else "a number"
+    least, most = rules.between
+    if most is not None:
+        return f"{number} from {least} to {most}"
+    if rules.above is not None:
+        return f"{number} above {rules.above}"
+    least = rules.at_least if least is None else least
+    return number if least is None else f"{number} of at least {least}"

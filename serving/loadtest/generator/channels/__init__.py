@@ -1,1 +1,0 @@
-"""What carries the calls: one interface, a kind of channel for each protocol, and the choice between them."""

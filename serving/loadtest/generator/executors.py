@@ -1,0 +1,299 @@
+"""Executors issue the queries of one block. There is an executor for each kind of load."""
+
+import itertools
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hangtag.serving.loadtest.generator.block_result import OK, BlockResult, Recorder
+from hangtag.serving.loadtest.generator.channels import STATUS_NAMES, Channel, Metadata, clock
+from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, SharedCounts, Snapshot
+from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop, planned_send_times, random_generator
+
+# The token that a call passes through the channel: the channel itself, and the call's planned send time.
+Token = tuple[Channel, float]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A block, the means to issue its queries, and this process's share of them: number `process` of `processes`."""
+
+    block: Block
+    channels: Sequence[Channel]
+    pool: RequestPool
+    settings: CallSettings
+    counts: SharedCounts
+    process: int
+    processes: int
+
+
+class Executor(ABC):
+    """Issues this process's share of one block.
+
+    Three kinds of threads call it: the pacer calls `pace`, the channels' threads call `_on_end`, and the process's main
+    thread calls the rest. `drained` is set as soon as nothing more will be recorded.
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._block = block = assignment.block
+        self._channels = assignment.channels
+        self._method = assignment.pool.method
+        self._counts = assignment.counts
+        self._process, self._processes = process, processes = assignment.process, assignment.processes
+        # Process i of n starts at request i and takes every n-th request, so that together they rotate through all
+        # requests.
+        pool = assignment.pool.requests
+        order = range(process, process + processes * len(pool), processes)
+        self._requests = itertools.cycle([pool[index % len(pool)] for index in order])
+        settings = assignment.settings
+        self._deadline = settings.deadline
+        self._lost_after = settings.deadline + settings.lost_after
+        self._metadata: Metadata = settings.credentials.metadata() or None
+        self._start = block.start or clock()
+        self._recorder = Recorder(self._start + block.warm_up, block.limits)
+        self._in_flight = 0
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._stopped_early = False
+        self._abandoned = False
+        self._last_sent = self._start
+        self.drained = threading.Event()
+
+    @abstractmethod
+    def pace(self) -> None:
+        """Send the queries that are not triggered by an answer."""
+
+    @abstractmethod
+    def check_limits(self) -> None:
+        """Publish this process's query count, and stop if the limits are reached. Called now and then."""
+
+    @abstractmethod
+    def _send_next(self, channel: Channel, sent: float, ended: float, status: str) -> bool:
+        """Send the query that an answer triggers, if any; return whether one was sent. `sent`: when the answered query
+        left."""
+
+    def latency_share(self, busy: float) -> float:
+        """The share of the latency that the generator takes, given the share of the time that it is busy."""
+        return 0.0
+
+    def _window_end(self) -> float:
+        """When measuring ends, unless it ends early."""
+        return clock()
+
+    def stop(self, *, early: bool = False) -> None:
+        """Send no more queries, but wait for the queries in flight, so that slow queries are recorded too.
+
+        Args:
+            early: The block ends before its limits, so its result is not finished.
+        """
+        with self._lock:
+            if not self._stopped.is_set():
+                self._stopped_early = early
+                self._counts.finish(clock() if early else self._window_end())
+                self._stopped.set()
+            if not self._in_flight:
+                self.drained.set()
+
+    def abandon(self) -> None:
+        """Record no more queries, because the calls in flight are about to be cancelled."""
+        self._abandoned = True
+        self.drained.set()
+
+    def give_up_lost_calls(self) -> None:
+        """Count calls that gRPC has lost as failed, so that the block can end. Called now and then."""
+        if not self._stopped.is_set() or clock() < self._last_sent + self._lost_after:
+            return
+        with self._lock:
+            if not self.drained.is_set():
+                self._recorder.record_lost(self._in_flight)
+                self.drained.set()
+
+    def snapshot(self) -> Snapshot:
+        """The progress of this process's share."""
+        recorder = self._recorder
+        recorder.fold(self._counts.end)
+        elapsed = clock() - self._start
+        measured = max(elapsed - self._block.warm_up, 1e-9)
+        answered = recorder.statuses[OK]
+        return Snapshot(
+            elapsed=elapsed,
+            queries=recorder.queries,
+            failed=recorder.statuses.total() - answered,
+            rate=answered / measured,
+            p50=recorder.latency.percentile(50),
+            p99=recorder.latency.percentile(99),
+        )
+
+    def result(self) -> BlockResult:
+        """Return what this process measured. Call this method when `drained` is set."""
+        stopped = self._stopped_early or self._abandoned
+        return self._recorder.result(self._counts.end, stopped=stopped)
+
+    def _send(self, channel: Channel, planned: float) -> None:
+        with self._lock:
+            if self._stopped.is_set():
+                return
+            self._in_flight += 1
+        self._issue(channel, planned)
+
+    def _issue(self, channel: Channel, planned: float) -> None:
+        self._last_sent = clock()
+        token: Token = (channel, planned)
+        channel.send(self._method, next(self._requests), self._deadline, self._metadata, token, self._on_end)
+
+    def _on_end(self, token: Token, sent: float, ended: float, code: int, details: str) -> None:
+        channel, planned = token
+        if self.drained.is_set():  # the call was abandoned, or counted as lost
+            return
+        status = OK if code == 0 else STATUS_NAMES.get(code, str(code))
+        self._recorder.record(planned, sent, ended, status)
+        if code:
+            self._recorder.details.setdefault(status, details)
+        if self._send_next(channel, sent, ended, status):
+            return
+        with self._lock:
+            self._in_flight -= 1
+            if not self._in_flight and self._stopped.is_set():
+                self.drained.set()
+
+
+# Seconds to wait after UNAVAILABLE: an unreachable server fails calls at once, and the loop would spin.
+UNAVAILABLE_PAUSE = 0.01
+# While answers arrive, limits are checked at least this often (seconds): another process may have ended the block.
+CHECK_INTERVAL = 0.002
+
+
+# If a channel's thread takes up an answer within this many seconds of the previous answer, the answer had already
+# arrived, and the thread did not wait. Measured: 4 to 15 µs for an answer that is there, 60 µs and more if the thread
+# slept.
+IDLE = 30e-6
+
+
+@dataclass
+class _Taking:
+    """How a channel's thread handled answers; times on `clock`."""
+
+    done: float = 0.0  # When the thread was ready for the next answer.
+    busy_since: float = 0.0  # When the thread last waited; the answers since then followed each other without a pause.
+    waited: float = 0.0  # The sum of the longest times that the answers can have waited for the thread.
+    answers: int = 0
+
+
+class ClosedLoopExecutor(Executor):
+    """Issues a query into each of this process's slots, and the next query into any slot that an answer frees."""
+
+    def __init__(self, assignment: Assignment, load: ClosedLoop) -> None:
+        super().__init__(assignment)
+        self._slots = load.concurrency // self._processes + (self._process < load.concurrency % self._processes)
+        self._taking = {channel: _Taking() for channel in self._channels}
+        # Limits are checked after this many more answers, or at the first answer after this time.
+        self._answers_to_check, self._check_at = 1, 0.0
+
+    def pace(self) -> None:
+        """Send the first query of each slot."""
+        self._stopped.wait(max(self._start - clock(), 0.0))
+        for slot in range(self._slots):
+            self._send(self._channels[slot % len(self._channels)], clock())
+        if not self._slots:  # There are more processes than queries in flight.
+            self._stopped.set()
+            self.drained.set()
+
+    def check_limits(self) -> None:
+        """Stop when all processes together have reached the limits.
+
+        The main thread also calls this method, in case no answers arrive.
+        """
+        queries = self._counts.update(self._process, self._recorder.queries)
+        now = clock()
+        elapsed = now - self._recorder.window_start
+        limits = self._block.limits
+        if self._counts.end or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
+            self.stop()
+            return
+        # No count can be exceeded before each process has completed its share of the missing queries.
+        missing = [count - queries for count in (limits.min_query_count, limits.max_query_count) if count > queries]
+        self._answers_to_check = max(min(missing) // self._processes, 1)
+        ends = [end for end in (limits.min_duration, limits.max_duration) if end > elapsed]
+        self._check_at = min(now + CHECK_INTERVAL, *(self._recorder.window_start + end for end in ends))
+
+    def latency_share(self, busy: float) -> float:
+        """See Executor. The share has two parts: the generator's own time for a query, and the time that answers wait
+        for the generator.
+
+        By Little's law, the first part equals the share of time that the generator is busy, divided by the queries in
+        flight.
+        """
+        answers = sum(taking.answers for taking in self._taking.values())
+        latency = self._recorder.latency.mean
+        if not answers or not latency > 0:
+            return 0.0
+        waited = sum(taking.waited for taking in self._taking.values()) / answers
+        return min(busy / self._slots + waited / latency, 1.0)
+
+    def _send_next(self, channel: Channel, sent: float, ended: float, status: str) -> bool:
+        taking = self._taking[channel]
+        if ended - taking.done > IDLE:
+            taking.busy_since = ended
+        taking.answers += 1
+        taking.waited += ended - max(taking.busy_since, sent)
+        self._answers_to_check -= 1
+        if self._answers_to_check <= 0 or ended >= self._check_at:
+            self.check_limits()
+        if status == "UNAVAILABLE":
+            self._stopped.wait(UNAVAILABLE_PAUSE)
+        if self._stopped.is_set():
+            return False
+        # The number in flight does not change, so no lock is taken.
+        self._issue(channel, clock())
+        taking.done = clock()
+        return True
+
+
+# A block whose generator falls behind is ended this many seconds after its maximum duration.
+OVERTIME = 1.0
+
+
+class OpenLoopExecutor(Executor):
+    """Issues this process's part of the schedule: every processes-th query."""
+
+    def __init__(self, assignment: Assignment, load: OpenLoop) -> None:
+        super().__init__(assignment)
+        # Every process computes the whole schedule and takes its part.
+        block = assignment.block
+        random = random_generator(block.seed, "schedule", block.round)
+        schedule = planned_send_times(load, block.limits, block.warm_up, random)
+        self._offsets: list[float] = schedule[self._process :: self._processes].tolist()
+        self._schedule_end = self._start + (float(schedule[-1]) if schedule.size else 0.0)
+
+    def pace(self) -> None:
+        """Send each query at its planned time, or at once if that time has passed."""
+        deadline = self._recorder.window_start + self._block.limits.max_duration + OVERTIME
+        for index, offset in enumerate(self._offsets):
+            planned = self._start + offset
+            wait = planned - clock()
+            if self._stopped.wait(wait) if wait > 0 else self._stopped.is_set():
+                return
+            if clock() > deadline:
+                self.stop(early=True)
+                return
+            self._send(self._channels[index % len(self._channels)], planned)
+        self.stop()
+
+    def check_limits(self) -> None:
+        """Publish the query count. The schedule ends the block."""
+        self._counts.update(self._process, self._recorder.queries)
+
+    def _window_end(self) -> float:
+        return self._schedule_end  # However late the last query left.
+
+    def _send_next(self, channel: Channel, sent: float, ended: float, status: str) -> bool:
+        return False
+
+
+def create(assignment: Assignment) -> Executor:
+    """The executor for the block's kind of load."""
+    load = assignment.block.load
+    if isinstance(load, ClosedLoop):
+        return ClosedLoopExecutor(assignment, load)
+    return OpenLoopExecutor(assignment, load)

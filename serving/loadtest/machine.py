@@ -1,0 +1,136 @@
+"""Examine this machine: its processor, how much CPU time other programs take, which processes listen at an address."""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+# Programs that pass connections on to a server elsewhere.
+FORWARDERS = frozenset({"docker-proxy", "rootlessport", "envoy", "haproxy", "nginx", "kubectl", "ssh", "sshd", "socat"})
+
+
+def family(pid: int) -> set[int]:
+    """The ids of a process and all its descendants."""
+    try:
+        return {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
+    except psutil.NoSuchProcess:
+        return {pid}
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """User and system time of these processes, including their children that ended and were waited for."""
+    seconds = 0.0
+    for pid in pids:
+        with suppress(psutil.Error):  # The process has ended.
+            times = psutil.Process(pid).cpu_times()
+            seconds += times.user + times.system + times.children_user + times.children_system
+    return seconds
+
+
+def listeners(address: str) -> set[int]:
+    """The ids of the processes that accept connections at an address of this machine.
+
+    Empty if the processes cannot be identified, because they belong to another user, run in another network namespace,
+    or forward to a server elsewhere, for example from a port that Docker publishes.
+
+    Args:
+        address: HOST:PORT, unix:PATH or unix-abstract:NAME.
+    """
+    kind, _, name = address.partition(":")
+    if kind in ("unix", "unix-abstract"):
+        path = f"@{name}" if kind == "unix-abstract" else "/" + name.lstrip("/")
+        pids = {each.pid for each in psutil.net_connections("unix") if each.laddr == path}
+    else:
+        port = int(address.rpartition(":")[2])
+        tcp = psutil.net_connections("tcp")
+        pids = {each.pid for each in tcp if each.status == psutil.CONN_LISTEN and each.laddr.port == port}
+    try:
+        names = {psutil.Process(pid).name() for pid in pids if pid is not None}
+    except psutil.Error:  # The process has ended.
+        return set()
+    return set() if None in pids or names & FORWARDERS else pids
+
+
+# Seconds. The kernel counts CPU time in ticks, usually of 10 ms. In less time than this, an error of two ticks would
+# change the share on two CPUs by over 4 percentage points, and 10 points make a run doubtful.
+SHORTEST = 0.25
+
+
+@dataclass
+class OtherPrograms:
+    """The result of a measurement."""
+
+    share: float | None = None
+    """The share of the whole machine's CPU time that other programs took. None until the end, or if unknown."""
+
+
+@contextmanager
+def other_programs(
+    addresses: Iterable[str] = (), cpu_times: Callable[[], Any] = psutil.cpu_times
+) -> Iterator[OtherPrograms]:
+    """Measure, for the duration of the context, the share of CPU time that other programs take.
+
+    Other programs are all programs except this process, the processes that listen at the addresses, and all their
+    descendants. If a listening process cannot be identified, the share stays unknown, because the server's work would
+    count as that of other programs.
+
+    Args:
+        addresses: the addresses of servers on this machine.
+        cpu_times: returns the kernel's counts for all CPUs; tests replace this function.
+    """
+    measured = OtherPrograms()
+    servers: set[int] = set()
+    known = True
+    for address in set(addresses):
+        listening = listeners(address)
+        known = known and bool(listening)
+        servers |= listening
+    begin, before, own_before = time.monotonic(), cpu_times(), _own_seconds(servers)
+    yield measured
+    after, own = cpu_times(), _own_seconds(servers) - own_before
+    if known and time.monotonic() - begin >= SHORTEST:
+        spent = {name: getattr(after, name) - getattr(before, name) for name in after._fields}
+        # Time in interrupts does not count as busy: no process is charged for it. A guest's time is part of user and
+        # nice.
+        busy = spent["user"] + spent["nice"] + spent["system"] + spent["steal"]
+        elapsed = busy + spent["idle"] + spent["iowait"] + spent["irq"] + spent["softirq"]
+        measured.share = min(1.0, max(0.0, (busy - own) / elapsed))
+
+
+def _own_seconds(servers: Iterable[int]) -> float:
+    return cpu_seconds(family(os.getpid()).union(*map(family, servers)))
+
+
+def describe() -> dict[str, str]:
+    """Describe this machine and the versions in use: label -> value."""
+    return {
+        "CPU": cpu_model(),
+        "CPUs usable": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}",
+        "system": f"{platform.system()} {platform.release()}",
+        "Python": platform.python_version(),
+        **{name: _version(name) for name in ("hangtag", "grpcio", "numpy", "hdrhistogram")},
+    }
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name from Linux, or else from Python's platform module."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed as a distribution"

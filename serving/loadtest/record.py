@@ -1,0 +1,127 @@
+"""Convert results to JSON and JSON to results, with pydantic. A class declares each field once, with its description:
+`stored` for fields in the JSON document, `unstored` for other fields, `shown` for properties in the document.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field, fields
+from functools import cache, cached_property
+from typing import Annotated, Any, ClassVar, TypeVar, cast
+
+from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationError, WithJsonSchema, computed_field
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import CoreSchema, core_schema
+
+T = TypeVar("T")
+Combine = Callable[[Sequence[Any]], Any]
+# A number that may be NaN, which is null in the document.
+NullForNan = Annotated[float, WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "null"}]})]
+
+
+def stored(text: str = "", *, name: str | None = None, combine: Combine | None = None, **options: Any) -> Any:
+    """Declare a field of a dataclass that is part of its document.
+
+    Args:
+        text: What the field holds, for the schema.
+        name: The field's name in the document, if it differs.
+        combine: Combines the values of several objects into one value.
+        options: As for `dataclasses.field`.
+    """
+    return field(metadata={"description": text or None, "serialization_alias": name, "combine": combine}, **options)
+
+
+def unstored(*, combine: Combine | None = None, **options: Any) -> Any:
+    """Declare a field of a dataclass that is not part of its document. `combine` and `options` as for `stored`."""
+    return field(metadata={"exclude": True, "combine": combine}, **options)
+
+
+def shown(name: str | None = None) -> Callable[[Callable[[Any], T]], T]:
+    """Declare a property that is part of the document, computed once and never read back. Its docstring describes it.
+
+    `name` is the property's name in the document, if it differs.
+    """
+
+    def decorate(method: Callable[[Any], T]) -> T:
+        return cast(T, computed_field(alias=name)(cached_property(method)))
+
+    return decorate
+
+
+class OwnDocument(ABC):
+    """A class whose document is built by `document` instead of from its fields. DOCUMENT is the document's type."""
+
+    DOCUMENT: ClassVar[Any]
+
+    @abstractmethod
+    def document(self) -> Any:
+        """As JSON."""
+
+    @classmethod
+    @abstractmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Any:
+        """Read what `document` wrote."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def read(value: Any) -> Any:
+            return cls.from_document(value) if isinstance(value, Mapping) else value
+
+        written = handler.generate_schema(cls.DOCUMENT)
+        writer = core_schema.plain_serializer_function_ser_schema(cls.document, return_schema=written)
+        return core_schema.no_info_plain_validator_function(read, serialization=writer)
+
+
+def combined(kind: type[T], parts: Sequence[T], **values: Any) -> T:
+    """Combine several objects: each field with its `combine` function, except for fields given in `values`."""
+    for each in fields(cast(Any, kind)):
+        combine = each.metadata.get("combine")
+        if combine is not None and each.name not in values:
+            values[each.name] = combine([getattr(part, each.name) for part in parts])
+    return kind(**values)
+
+
+def extended(kind: type[T], base: Any, **more: Any) -> T:
+    """Build an object of a subclass from the fields of `base`, and `more`."""
+    return kind(**{each.name: getattr(base, each.name) for each in fields(base)}, **more)
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def to_json(kind: Any, value: Any) -> str:
+    """Return the document of a value of this type, as text. An unknown number is null."""
+    return _adapter(kind).dump_json(value, indent=1, by_alias=True).decode()
+
+
+def from_json(kind: type[T], document: Mapping[str, Any]) -> T:
+    """Read an object from its document. Fields that the document lacks get their defaults.
+
+    Raises ValueError when the document is not one of this kind.
+    """
+    try:
+        return cast(T, _adapter(cast(Any, kind)).validate_python(document))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+class _Generator(GenerateJsonSchema):
+    """Omits titles, which would repeat names, and marks every field as present, even if it has a default."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def field_is_required(self, field: Any, total: bool) -> bool:
+        return True
+
+    def default_schema(self, schema: Any) -> Any:
+        return self.generate_inner(schema["schema"])
+
+
+def json_schema(kind: type, title: str, description: str) -> dict[str, Any]:
+    """The schema of a dataclass' document (JSON Schema, draft 2020-12). It allows additional fields."""
+    schema = _adapter(kind).json_schema(mode="serialization", schema_generator=_Generator)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return {**head, **schema, "title": title, "description": description}

@@ -1,0 +1,220 @@
+"""The pictures of the HTML report, as SVG. Each model has the same look in all pictures, see `hangtag.page.series`."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter
+
+from hangtag.page.drawing import BAD, draw_front, drawing, latency_axis, plain_log_axis
+from hangtag.page.labels import Label, place
+from hangtag.page.series import Look
+from hangtag.serving.loadtest.measuring.run import Run
+from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop
+from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
+from hangtag.serving.loadtest.statistics.intervals import Interval
+
+Looks = Mapping[str, Look]
+Range = tuple[float, float]
+_PERCENTILES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
+# The areas in square points of the largest model's mark, and of the smallest visible mark.
+_LARGEST_MARK, _SMALLEST_MARK = 500.0, 40.0
+# The axis of latencies reaches at most this many times as far as the estimates. A longer interval, for example from two
+# blocks that differ, shows only that nothing is known, so it is drawn to the edge.
+_WIDEST = 4.0
+# Throughputs whose ratio exceeds this are drawn on a logarithmic axis.
+_LOG_AXIS_RATIO = 5.0
+
+
+@dataclass(frozen=True)
+class ModelPoint:
+    """A target to choose from.
+
+    Attributes:
+        target: The target's name.
+        accuracy: Between 0 and 1.
+        latency: Seconds.
+        beaten: Whether another target is shown to be better in accuracy or latency, and is not worse in the second
+            figure.
+        file_bytes: The size of the model's file, if known.
+    """
+
+    target: str
+    accuracy: Interval
+    latency: Interval
+    beaten: bool = False
+    file_bytes: int | None = None
+
+
+def latency_range(runs: Iterable[Run]) -> Range:
+    """The shortest and the longest latency of these runs in milliseconds, for pictures that share a scale."""
+    ends = [run.total.latency.percentile(q) * 1e3 for run in runs if run.total.latency for q in (0, 100)]
+    return 0.9 * min(ends), 1.1 * max(ends)
+
+
+def accuracy_and_latency(choices: Sequence[ModelPoint], looks: Looks) -> str:
+    """Draw accuracy against latency, with their 95 % intervals. A mark's area is the model's size.
+
+    A dashed line joins the targets that no other target beats in both figures. Targets shown to be beaten have hollow
+    marks.
+    """
+    with drawing("pareto", "Accuracy against latency") as picture:
+        axes = picture.axes
+        labels = []
+        largest = max((choice.file_bytes or 0 for choice in choices), default=0)
+        for choice in sorted(choices, key=lambda choice: -(choice.file_bytes or 0)):  # small marks on top of large ones
+            look = looks[choice.target]
+            share = (choice.file_bytes or 0) / largest if largest else 0.2
+            area = max(_LARGEST_MARK * share, _SMALLEST_MARK)
+            x, y = choice.latency.estimate * 1e3, choice.accuracy.estimate * 100
+            if choice.latency.known:
+                axes.plot([choice.latency.low * 1e3, choice.latency.high * 1e3], [y, y], color=look.colour, linewidth=1)
+            if choice.accuracy.known:
+                axes.plot(
+                    [x, x], [choice.accuracy.low * 100, choice.accuracy.high * 100], color=look.colour, linewidth=1
+                )
+            face = "none" if choice.beaten else look.colour
+            axes.scatter(x, y, s=area, facecolor=face, edgecolor=look.colour, marker=look.marker, alpha=0.85, zorder=3)
+            labels.append(Label(choice.target, x, y, radius=math.sqrt(area) / 2, colour=look.colour))
+        draw_front(axes, [(each.latency.estimate * 1e3, each.accuracy.estimate * 100) for each in choices])
+        axes.set_xscale("log")
+        axes.set_xlim(_latency_limits(choices))
+        axes.margins(y=0.2)
+        latency_axis(axes.xaxis, *axes.get_xlim())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %" if value <= 100 else ""))
+        axes.set_xlabel("p99 latency")
+        axes.set_ylabel("accuracy")
+        place(axes, labels)
+    return picture.svg
+
+
+def _latency_limits(choices: Sequence[ModelPoint]) -> Range:
+    """The ends of an axis with room for all estimates and their intervals. Extremely wide intervals are cut off."""
+    estimates = [choice.latency.estimate * 1e3 for choice in choices]
+    lows = [choice.latency.low * 1e3 for choice in choices if choice.latency.known]
+    highs = [choice.latency.high * 1e3 for choice in choices if choice.latency.known]
+    low = max(min([*estimates, *lows]), min(estimates) / _WIDEST)
+    high = min(max([*estimates, *highs]), max(estimates) * _WIDEST)
+    margin = max((high / low) ** 0.2, 1.5)
+    return low / margin, high * margin
+
+
+def throughput_and_latency(runs: Sequence[Run], looks: Looks) -> str:
+    """Draw the closed loops: throughput against p50 (solid) and p99 (dashed), a point for each concurrency."""
+    with drawing("throughput", "Throughput against latency") as picture:
+        axes = picture.axes
+        labels = []
+        for name, look in looks.items():
+            own = [run for run in runs if run.target == name]
+            throughputs = [run.throughput for run in own]
+            for q, style, face in ((50, "-", look.colour), (99, "--", "none")):
+                latencies = [run.total.latency.percentile(q) * 1e3 for run in own]
+                axes.plot(
+                    throughputs, latencies, style, color=look.colour, linewidth=1.2,
+                    marker=look.marker, markersize=5, markerfacecolor=face, markeredgewidth=1,
+                )  # fmt: skip
+                if q == 99:
+                    labels += [
+                        Label(str(run.load.concurrency), run.throughput, latency, size=8, colour=look.colour)
+                        for run, latency in zip(own, latencies, strict=True)
+                        if isinstance(run.load, ClosedLoop)
+                    ]
+        axes.margins(x=0.08, y=0.12)
+        rates = [run.throughput for run in runs if run.throughput > 0]
+        # On a linear axis much slower targets would all lie on the left edge.
+        if rates and max(rates) > _LOG_AXIS_RATIO * min(rates):
+            axes.set_xscale("log")
+            plain_log_axis(axes.xaxis, *axes.get_xlim())
+        else:
+            axes.set_xlim(left=0)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.set_xlabel("throughput, calls/s")
+        axes.set_yscale("log")
+        _latency_scale(axes, axes.get_ylim())
+        place(axes, labels)
+    return picture.svg
+
+
+def latency_by_percentile(runs: Sequence[Run], looks: Looks, scale: Range, number: int = 0) -> str:
+    """Draw each run's latency by percentile, on an axis that is logarithmic in the share of slower queries.
+
+    For an open loop, a dotted line adds the service time, which counts from the actual send.
+
+    Args:
+        runs: Runs under one load.
+        looks: Name of a target -> its look.
+        scale: The ends of the latency axis, in milliseconds.
+        number: Distinguishes several pictures of one load on one page.
+    """
+    load = runs[0].load
+    with drawing(f"percentiles-{load}-{number}", f"Latency by percentile, {load}") as picture:
+        axes = picture.axes
+        furthest = 1.0
+        for run in runs:
+            look = looks[run.target]
+            furthest = max(furthest, _plot_percentiles(axes, run.total.latency, look, "-"))
+            if isinstance(load, OpenLoop):
+                _plot_percentiles(axes, run.total.service_time, look, ":")
+        shown = [q for q in _PERCENTILES if _tail(q) <= furthest]
+        axes.xaxis.set_major_locator(FixedLocator([_tail(q) for q in shown]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda _, index: f"p{shown[index or 0]:g}"))
+        axes.set_xlim(0, furthest)
+        axes.set_xlabel("percentile of queries")
+        _latency_scale(axes, scale)
+    return picture.svg
+
+
+def latency_over_time(runs: Sequence[Run], looks: Looks, scale: Range) -> str:
+    """Draw p50 (filled) and p99 (hollow) of each time slice, joined within a block, and crosses where calls failed."""
+    load = runs[0].load
+    with drawing(f"time-{load}", f"Latency over time, {load}") as picture:
+        axes = picture.axes
+        for run in runs:
+            look = looks[run.target]
+            for block in run.blocks:
+                answered = [time_slice for time_slice in block.timeline if time_slice.latency]
+                middles = [time_slice.start + time_slice.length / 2 for time_slice in answered]
+                for q, face, style in ((50, look.colour, "-"), (99, "none", "--")):
+                    values = [time_slice.latency.percentile(q) * 1e3 for time_slice in answered]
+                    axes.plot(
+                        middles, values, style, color=look.colour, linewidth=0.8,
+                        marker=look.marker, markersize=3.6, markerfacecolor=face, markeredgewidth=0.8,
+                    )  # fmt: skip
+        _latency_scale(axes, scale)
+        slices = [time_slice for run in runs for time_slice in run.total.timeline]
+        failed = [time_slice.start + time_slice.length / 2 for time_slice in slices if time_slice.failed]
+        axes.scatter(failed, [scale[1]] * len(failed), marker="x", s=30, color=BAD, clip_on=False)
+        axes.set_xlabel("seconds since the test began")
+    return picture.svg
+
+
+def _latency_scale(axes: Axes, scale: Range) -> None:
+    axes.set_yscale("log")
+    axes.set_ylim(scale)
+    axes.set_ylabel("latency")
+    latency_axis(axes.yaxis, *axes.get_ylim())
+
+
+def _tail(q: float) -> float:
+    """A percentile's position on the axis. From 90 to 99 is as far as from 99 to 99.9, and so on."""
+    return float(-np.log10(1 - q / 100))
+
+
+def _plot_percentiles(axes: Axes, histogram: DurationHistogram, look: Look, style: str) -> float:
+    """Draw a distribution up to its last sample, and return that sample's position on the axis."""
+    counts = histogram.counts()
+    occupied = counts > 0
+    if not occupied.any():
+        return 0.0
+    below = np.cumsum(counts[occupied])
+    # The last sample's quantile is 1, whose position would be infinite: draw that sample half a sample earlier.
+    position = np.concatenate([[0], -np.log10(1 - np.minimum(below / below[-1], 1 - 0.5 / below[-1]))])
+    values = DurationHistogram.values()[occupied] * 1e3
+    marked = [int(np.searchsorted(position, _tail(q))) for q in _PERCENTILES[1:] if _tail(q) <= position[-1]]
+    axes.plot(
+        position, np.concatenate([[values[0]], values]), style, color=look.colour,
+        marker=look.marker, markersize=4.5, markevery=marked,
+    )  # fmt: skip
+    return float(position[-1])

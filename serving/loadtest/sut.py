@@ -1,0 +1,277 @@
+"""Describe the system under test (SUT, LoadGen's term): a server, its models, and their counters before and during the
+load. Works with any server of the Open Inference Protocol."""
+
+import functools
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from hangtag.protos import classifier_pb2, methods
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving import address as server_address
+from hangtag.serving.connection.connect import connect
+from hangtag.serving.connection.errors import ClientError
+from hangtag.serving.connection.method import Message, Method, Response
+from hangtag.serving.connection.options import ConnectionOptions
+from hangtag.serving.credentials import Credentials
+from hangtag.serving.loadtest.errors import TargetError
+from hangtag.serving.loadtest.generator.messages import CLASSIFY, INFER
+from hangtag.serving.loadtest.plan.target import Target
+from hangtag.serving.loadtest.record import shown, stored, unstored
+from hangtag.serving.loadtest.statistics.server_timings import PARTS, ServerTimings
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server's description of itself."""
+
+    address: str = stored()
+    name: str = stored()
+    version: str = stored()
+
+
+@dataclass(frozen=True)
+class Description:
+    """A target, as described by its server. Fields are empty or null if the server does not report them."""
+
+    target: Target = unstored()
+    metadata: Any = unstored()  # A pb.ModelMetadataResponse.
+    server: Server = stored()
+    max_batch_size: int | None = stored(default=None)
+    parameters: dict[str, str] = unstored(default_factory=dict)  # From the model's configuration.
+    instances: int | None = unstored(default=None)  # Batches that the server computes concurrently.
+    statistics: bool = unstored(default=False)  # Whether the server keeps statistics of this model.
+    answering_version: str = stored("The loaded version that answered.", default="")
+    samples: str = stored("Where its samples come from.", default="")
+
+    @shown()
+    def name(self) -> str:
+        """The target's name in reports."""
+        return self.target.name
+
+    @shown()
+    def model(self) -> str:
+        """The model's name on its server."""
+        return self.target.model
+
+    @shown()
+    def method(self) -> str:
+        """infer or classify"""
+        return self.target.method
+
+    @shown()
+    def model_versions(self) -> tuple[str, ...]:
+        """The loaded versions."""
+        return tuple(self.metadata.versions)
+
+    @property
+    def version(self) -> str:
+        """The version that answered, or else the loaded versions."""
+        return self.answering_version or ", ".join(self.model_versions)
+
+    @shown()
+    def execution_provider(self) -> str:
+        """ONNX Runtime's execution provider."""
+        return self.parameters.get("execution_provider", "")
+
+    @shown()
+    def onnxruntime_version(self) -> str:
+        """ONNX Runtime's version on the server."""
+        return self.parameters.get("onnxruntime_version", "")
+
+    @shown()
+    def threads(self) -> str:
+        """The model's instances and their threads, in words."""
+        if self.instances is None:
+            return ""
+        text = f"{self.instances} instance{'s' * (self.instances != 1)}"
+        threads, threads_alone = (self.parameters.get(f"{name}_threads", "") for name in ("intra_op", "alone"))
+        if threads:
+            text += f" of {threads} thread{'s' * (threads != '1')}"
+        return text + (f" ({threads_alone} for a batch alone)" if threads_alone not in ("", threads) else "")
+
+    @shown()
+    def file_bytes(self) -> int | None:
+        """The size of the model's file, which is about the memory that its weights take."""
+        try:
+            return int(self.parameters["file_bytes"])
+        except (KeyError, ValueError):
+            return None
+
+    @property
+    def data_digest(self) -> str:
+        """The digest of the data set of `expected_accuracy`, from the model's file."""
+        return self.parameters.get("hangtag.data_digest", "")
+
+    @property
+    def expected_accuracy(self) -> float | None:
+        """The accuracy on the test set that the model's file records."""
+        try:
+            return float(self.parameters["hangtag.test_accuracy"])
+        except (KeyError, ValueError):
+            return None
+
+
+TIMEOUT = 2.0  # Seconds.
+_STATISTICS = Method(methods.MODEL_STATISTICS, pb.ModelStatisticsResponse)
+
+
+def _timings(statistics: pb.ModelStatistics) -> ServerTimings:
+    timings = statistics.inference_stats
+    seconds = {part: getattr(timings, part).ns / 1e9 for part in PARTS}
+    return ServerTimings(count=timings.success.count, batches=statistics.execution_count, **seconds)
+
+
+# Seconds: enough for a server across an ocean; a refused connection fails at once.
+PROBE_TIMEOUT = 5.0
+_SERVER = Method(methods.SERVER_METADATA, pb.ServerMetadataResponse)
+_MODEL = Method(methods.MODEL_METADATA, pb.ModelMetadataResponse)
+_CONFIG = Method(methods.MODEL_CONFIG, pb.ModelConfigResponse)
+_INDEX = Method(methods.REPOSITORY_INDEX, pb.RepositoryIndexResponse)
+_READY = Method(methods.MODEL_READY, pb.ModelReadyResponse)
+_LOAD: dict[str, Method[Any]] = {
+    INFER: Method(INFER, pb.ModelInferResponse),
+    CLASSIFY: Method(CLASSIFY, classifier_pb2.ClassifyResponse),
+}
+
+
+class Probe:
+    """A connection to one server, used as a context manager. Its methods raise TargetError.
+
+    Example:
+        with Probe("127.0.0.1:8001", Credentials()) as probe:
+            print(probe.describe(Target("cnn", "cnn")).execution_provider)
+    """
+
+    def __init__(self, address: str, credentials: Credentials) -> None:
+        """Create the connection, without sending anything. Raises the same exceptions as ``connect``."""
+        self._address = address
+        credentials.metadata()  # a token that cannot be read is reported before the first call
+        # No retries: a load test reports what the server answers.
+        self._connection = connect(address, PROBE_TIMEOUT, credentials, ConnectionOptions(retries=0))
+
+    def __enter__(self) -> "Probe":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    @functools.cached_property
+    def server(self) -> pb.ServerMetadataResponse:
+        """The server's name and version. Raises TargetError if the server does not answer."""
+        try:
+            return self._connection.call(_SERVER, pb.ServerMetadataRequest())
+        except ClientError as error:
+            raise TargetError(self._explanation(error)) from error
+
+    def describe(self, target: Target) -> Description:
+        """Everything that the server says about the target's model."""
+        server = self.server
+        metadata = self._model(target)
+        response = self._optional(_CONFIG, pb.ModelConfigRequest(name=target.model, version=target.version))
+        config = response.config if response else pb.ModelConfig()
+        return Description(
+            target=target,
+            metadata=metadata,
+            server=Server(target.address, server.name, server.version),
+            max_batch_size=config.max_batch_size if response else None,
+            parameters={key: value.string_value for key, value in config.parameters.items()},
+            instances=sum(group.count for group in config.instance_group) or None,
+            statistics=self.statistics(target) is not None,
+        )
+
+    def statistics(self, target: Target) -> ServerTimings | None:
+        """The server's counters of the target's model since it was loaded; None if they cannot be read."""
+        request = pb.ModelStatisticsRequest(name=target.model, version=target.version)
+        response = self._optional(_STATISTICS, request, TIMEOUT)
+        # A request without a version is answered for every loaded version.
+        versions = [
+            _timings(each)
+            for each in (response.model_stats if response else ())
+            if each.name == target.model and target.version in ("", each.version)
+        ]
+        return ServerTimings.summed(versions) if versions else None
+
+    def call(self, target: Target, method: str, request: Message, timeout: float) -> Any:
+        """Make one call in the same way as the load, and return its response.
+
+        A request that fails here would fail every time.
+
+        Args:
+            target: The target, for the error message.
+            method: The full gRPC method name.
+            request: The message.
+            timeout: The deadline in seconds.
+
+        Raises:
+            TargetError: The call failed.
+        """
+        try:
+            return self._connection.call(_LOAD[method], request, timeout)
+        except ClientError as error:
+            if error.code is grpc.StatusCode.UNIMPLEMENTED and method == CLASSIFY:
+                raise TargetError(f"{self._address} has no Classify: leave out --method classify.") from error
+            raise TargetError(
+                f"{target.name} does not answer the test's queries ({_status(error)}): nothing was measured."
+            ) from error
+
+    def _explanation(self, error: ClientError) -> str:
+        """One sentence for the user about a failed call of ServerMetadata."""
+        server = f"the server at {self._address}"
+        if error.code is grpc.StatusCode.UNIMPLEMENTED and not server_address.is_http(self._address):
+            return f"{server} does not speak the Open Inference Protocol (inference.GRPCInferenceService)."
+        if error.code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            return f"{server} refused the call without valid credentials ({error}): give --token-file."
+        return f"{error}."
+
+    def _model(self, target: Target) -> pb.ModelMetadataResponse:
+        name = target.model
+        try:
+            metadata = self._connection.call(_MODEL, pb.ModelMetadataRequest(name=name, version=target.version))
+            ready = self._connection.call(_READY, pb.ModelReadyRequest(name=name, version=target.version)).ready
+        except ClientError as error:
+            if error.code is grpc.StatusCode.NOT_FOUND:
+                served = self._optional(_MODEL, pb.ModelMetadataRequest(name=name)) if target.version else None
+                if served and served.versions:
+                    raise TargetError(
+                        f"{self._address} does not serve version {target.version} of {name!r}, only "
+                        f"{', '.join(served.versions)}: "
+                        "'hangtag serve --num-versions' serves more."
+                    ) from error
+                raise TargetError(f"{self._address} has no model {name!r}{self._available_models()}.") from error
+            status = _status(error)
+            raise TargetError(f"{self._address} could not describe model {name!r}: {status}.") from error
+        if not ready:
+            raise TargetError(f"model {name!r} is not ready on {self._address}: wait for it, or see the server's log.")
+        return metadata
+
+    def _optional(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response | None:
+        """Make a call that not every server answers. Returns None if it fails."""
+        try:
+            return self._connection.call(method, request, timeout)
+        except ClientError:
+            return None
+
+    def _available_models(self) -> str:
+        """The server's models, as the end of a sentence; empty if the server cannot list models."""
+        index = self._optional(_INDEX, pb.RepositoryIndexRequest())
+        if index is None:
+            return ""
+        names = sorted({model.name for model in index.models})
+        return f"; it has {', '.join(names)}" if names else "; it has none"
+
+
+def _status(error: ClientError) -> str:
+    return f"{error.code.name} ({error})"
+
+
+@contextmanager
+def open_probes(targets: tuple[Target, ...], credentials: Credentials) -> Iterator[dict[str, Probe]]:
+    """Yield a probe for each target, by name. Targets on the same server share a probe. Raises CredentialsError."""
+    addresses = dict.fromkeys(target.address for target in targets)
+    with ExitStack() as stack:
+        probes = {address: stack.enter_context(Probe(address, credentials)) for address in addresses}
+        yield {target.name: probes[target.address] for target in targets}

@@ -1,0 +1,116 @@
+"""Loads a model on its first call, and unloads the least recently used models to make room. Only with --max-loaded-mib.
+
+A call of a model that is not loaded waits here undecoded, because decoding needs the loaded model's signature. All
+calls of one model wait for the same load, and models are loaded one after another. A model that is unloaded first
+computes its queue; a later call loads the model again, so an unload makes no call fail. gRPC cancels a waiting call at
+its deadline; a call that is still there after the load is refused by the queue if its deadline has passed.
+"""
+
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.engine.repository import folder_bytes
+from hangtag.serving.server.engine.served_model import ServedModel
+from hangtag.serving.server.errors import STOPPING, QueueFullError, UnavailableError
+
+
+class Loads(Protocol):
+    """Loads and unloads models."""
+
+    def load_for_call(self, name: str) -> None:
+        """Load and serve a model. Raises ServerError if it cannot be loaded."""
+
+    def evict(self, name: str) -> None:
+        """Unload a model and free its memory after it has computed what is queued."""
+
+    def loaded(self) -> list[ServedModel]:
+        """Every version that serves."""
+
+
+class Residency:
+    """Decides which models are loaded. Thread-safe."""
+
+    def __init__(self, config: ServerConfig, loads: Loads) -> None:
+        """Load nothing yet. config: limits the size of the loaded models and the calls that wait for a model."""
+        self.names: frozenset[str] = frozenset()
+        """The models that may be loaded on request."""
+        self.pinned: frozenset[str] = frozenset()
+        """The models that stay loaded."""
+        self._config = config
+        self._loads = loads
+        self._limit = config.max_loaded_mib << 20
+        self._sizes: dict[str, int] = {}  # bytes of each model that was loaded
+        self._since: dict[str, int] = {}  # when each model was loaded, in nanoseconds of the clock
+        self._lock = threading.Lock()
+        self._loading: dict[str, Future[None]] = {}
+        self._waiting: dict[str, int] = {}  # how many calls wait for the latest load of each model
+        self._closed = False
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+
+    def load(self, name: str) -> "Future[None]":
+        """Load one of ``names`` for a call. Calls that come before the model is loaded get the same future. Do not
+        cancel it.
+
+        Raises:
+            QueueFullError: max_queue_size calls wait for the model already.
+            UnavailableError: The server is stopping.
+        """
+        with self._lock:
+            if self._closed:
+                raise UnavailableError(STOPPING)
+            if name not in self._loading:
+                self._loading[name] = self._loader.submit(self._load, name)
+                self._waiting[name] = 0
+            if self._waiting[name] >= self._config.max_queue_size:
+                raise QueueFullError(f"{self._waiting[name]} requests wait for {name!r} to be loaded; try again later")
+            self._waiting[name] += 1
+            return self._loading[name]
+
+    def make_room(self, name: str) -> None:
+        """Unload models until there is room for this one.
+
+        Raises:
+            QueueFullError: There would be too little room even after unloading every model that may be unloaded.
+        """
+        self._sizes[name] = needed = folder_bytes(self._config, name)
+        models: dict[str, list[ServedModel]] = {}
+        for model in self._loads.loaded():
+            models.setdefault(model.name, []).append(model)
+        sizes = {each: self._sizes.get(each) or folder_bytes(self._config, each) for each in models}
+        free = self._limit - sum(sizes.values())
+        candidates = sorted(models.keys() - self.pinned - {name}, key=lambda each: self._last_used(models[each]))
+        if needed > free + sum(sizes[each] for each in candidates):
+            raise QueueFullError(
+                f"{name!r} needs {needed / 2**20:.1f} MiB, but --max-loaded-mib allows only "
+                f"{self._config.max_loaded_mib} for all models, and models that stay loaded take "
+                f"{sum(sizes[each] for each in sizes.keys() - candidates) / 2**20:.1f} of them"
+            )
+        for each in candidates:
+            if needed <= free:
+                break
+            self._loads.evict(each)
+            free += sizes[each]
+
+    def close(self) -> None:
+        """Load nothing more. Waiting calls fail with the error of a server that stops."""
+        with self._lock:
+            self._closed = True
+        self._loader.shutdown(cancel_futures=False)
+
+    def _load(self, name: str) -> None:
+        try:
+            self.make_room(name)
+            self._loads.load_for_call(name)
+            self._since[name] = time.time_ns()
+        finally:
+            with self._lock:
+                del self._loading[name]
+
+    def _last_used(self, models: list[ServedModel]) -> tuple[bool, int]:
+        """Sort key: models in order of their last call, after them the models that compute now."""
+        is_busy = any(model.queued or model.computing for model in models)
+        since = self._since.get(models[0].name, 0)
+        return is_busy, max(since, *(model.statistics.last_inference_ns for model in models))

@@ -1,0 +1,221 @@
+"""Passes one call through the members of a route."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from hangtag.serving.server.engine.routes.route_file import ANSWER, Member, RouteSettings
+from hangtag.serving.server.errors import DeadlineError, InferenceError, QueueFullError, ServerError
+from hangtag.serving.server.queue.call import Call, InferenceResult, Tensors, answer
+from hangtag.serving.server.telemetry.model_statistics import BatchCost, ModelStatistics, StageTimings, Timings
+from hangtag.serving.server.telemetry.server_state import RouteStatistics
+
+log = structlog.get_logger()
+
+OnEnd = Callable[[InferenceResult | Exception], None]
+"""Gets the outcome of a call, on the thread that computed or dropped the call."""
+
+
+class MemberCall(Call):
+    """The call that a route makes to a member: all samples of the caller's call, or some of them."""
+
+    def __init__(self, run: "RouteRun", stage: int, inputs: Tensors, samples: int) -> None:
+        """Ask for samples of a caller's call, with that call's deadline and metadata."""
+        self.deadline = run.call.deadline
+        self.inputs = inputs
+        self.samples = samples
+        self.batch_key = run.call.batch_key
+        self.may_use_all_threads = run.call.may_use_all_threads
+        self.run = run
+        self.stage = stage
+
+    def answer(self, result: InferenceResult) -> None:
+        self.run.on_stage_complete(self.stage, result)
+
+    def fail(self, error: Exception) -> None:
+        self.run.on_stage_complete(self.stage, error)
+
+    def metadata_value(self, key: str) -> str:
+        return self.run.call.metadata_value(key)
+
+    @classmethod
+    def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
+        """Answer together the callers whose calls this member settles; each other call goes on to the next member."""
+        settled: dict[str, list[Call]] = {}
+        accepted: dict[int, list[bool]] = {}  # id of a route's settings -> whether each sample of the batch is accepted
+        for call in calls:
+            assert isinstance(call, MemberCall)
+            run = call.run
+            if cost.calls > 1 and not cost.member and run.may_settle:
+                samples = accepted.get(id(run.settings))
+                if samples is None:
+                    samples = accepted[id(run.settings)] = _accepted(run.settings, outputs)
+                own = samples[call.row : call.row + call.samples]
+                if own and all(own):
+                    settled.setdefault(run.settle(call, cost), []).append(run.call)
+                    continue
+            call.end(call.part_of(outputs, cost))
+        for member, callers in settled.items():
+            answer(callers, outputs, cost._replace(member=member))
+
+
+def _accepted(settings: RouteSettings, outputs: Tensors) -> list[bool]:
+    try:
+        return settings.accepts(outputs)
+    except Exception:  # each call then meets the error itself, and reports it
+        log.exception("joining the answers of a batch failed")
+        return []
+
+
+class RouteRun:
+    """Sends a call to a member, and in a cascade sends the samples of which that member is not sure to the next member.
+
+    The call waits in this object as in a queue. The thread that computed a member's answer calls `on_stage_complete`,
+    or `settle` if the answer is the whole call's. Only one stage of a call runs at a time.
+    """
+
+    __slots__ = (
+        "_ask", "_counters", "_low_confidence", "_on_end", "_outputs", "_rows", "_stage_call",
+        "_stages", "_statistics", "call", "settings",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        settings: RouteSettings,
+        ask: Callable[[Member, Call], None],
+        statistics: RouteStatistics,
+        counters: ModelStatistics,
+        call: Call,
+        on_end: OnEnd | None,
+    ) -> None:
+        """Ask no member yet.
+
+        Args:
+            settings: The route's settings.
+            ask: Queues a call with a member's model. Raises ServerError if the model refuses the call.
+            statistics: Counts the members' answers.
+            counters: Counts the route's calls.
+            call: The caller's call, whose deadline applies to all stages together.
+            on_end: Gets the outcome in place of the call; None: the call gets it.
+        """
+        self.settings = settings
+        self._ask = ask
+        self._statistics = statistics
+        self._counters = counters
+        self.call = call
+        self._on_end = on_end
+        self._stage_call: MemberCall | None = None
+        self._outputs: Tensors = {}
+        self._rows: npt.NDArray[np.intp] | None = None  # which of the call's samples the current stage computes
+        self._stages: list[StageTimings] = []
+        self._low_confidence = 0
+
+    @property
+    def may_settle(self) -> bool:
+        """Whether the member that computes the call may be the only one to answer it, without anyone who compares."""
+        return self._rows is None and self._on_end is None
+
+    def settle(self, stage_call: MemberCall, cost: BatchCost) -> str:
+        """Count the call, which a member has settled. The caller then answers it. Returns the member's name."""
+        self._stage_call = None
+        call, key = self.call, self.settings.stages[stage_call.stage]
+        call.queue = None  # as in Call.end
+        call.row, call.queue_ns = stage_call.row, stage_call.queue_ns
+        self._statistics.record(key, call.samples)
+        self._counters.record_batch([call.queue_ns], BatchCost(*cost[:3], call.samples))
+        return key[1]
+
+    def start(self, stage: int = 0) -> None:
+        """Ask the first member, or the member that a split has chosen. If that member refuses, raises ServerError and
+        gives no outcome."""
+        self._put(stage, self.call.inputs, self.call.samples)
+
+    def cancel(self, call: Call) -> None:
+        """Drop the part of the call that still waits. The current member ends the call with an error."""
+        stage_call = self._stage_call  # a stage that begins after this line finds the whole call cancelled
+        if stage_call is not None:
+            stage_call.cancel()
+
+    def _put(self, stage: int, inputs: Tensors, samples: int) -> None:
+        stage_call = MemberCall(self, stage, inputs, samples)
+        self._stage_call = stage_call
+        self._ask(self.settings.members[stage], stage_call)
+        if self.call.cancelled:  # the caller left before this stage could be cancelled
+            stage_call.cancel()
+
+    def on_stage_complete(self, stage: int, outcome: InferenceResult | Exception) -> None:
+        """Handle a member's answer or failure."""
+        self._stage_call = None
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome  # noqa: TRY301 - it ends as what the next member raises
+            doubtful = self._take(stage, outcome)
+            if doubtful is None:
+                self._answer(outcome.timings)
+                return
+            stage += 1
+            self._rows = doubtful
+            inputs = {name: array[doubtful] for name, array in self.call.inputs.items()}
+            self._put(stage, inputs, len(doubtful))
+        except (QueueFullError, DeadlineError) as error:
+            rows = self._rows  # if there are rows, a member of a cascade has answered
+            if rows is not None and self.settings.on_overload == ANSWER and not self.call.cancelled:
+                self._low_confidence += len(rows)
+                self._answer()
+            else:
+                self._end(error)
+        except ServerError as error:
+            self._end(error)
+        except Exception as error:  # such as outputs that do not match the signature
+            log.exception("joining the answers of a cascade failed", stage=stage)
+            self._end(InferenceError(f"the answers of the cascade's members cannot be joined: {error}"))
+
+    def _take(self, stage: int, result: InferenceResult) -> npt.NDArray[np.intp] | None:
+        """Keep a member's answers. Returns the samples of which the member is not sure; None if there are none."""
+        settings, rows, timings = self.settings, self._rows, result.timings
+        key = settings.stages[stage]
+        got = tuple(range(self.call.samples) if rows is None else rows.tolist())
+        if timings.stages:  # the member is a route, whose stages name the models that answered
+            self._stages += [each._replace(rows=tuple(got[row] for row in each.rows)) for each in timings.stages]
+        else:
+            self._stages.append(StageTimings(key[1], got, timings.queue_ns, timings.compute_ns, timings.batch_size))
+        self._statistics.record(key, len(got))
+        if rows is None:
+            self._outputs = result.outputs
+        else:
+            for name, array in result.outputs.items():
+                self._outputs[name][rows] = array
+        if settings.acceptance is None or stage == len(settings.members) - 1:
+            self._low_confidence += timings.low_confidence  # above 0 if the member is a cascade
+            return None
+        accepted = settings.acceptance.accepts(result.outputs[settings.acceptance.output])
+        if accepted.all():
+            self._low_confidence += timings.low_confidence
+            return None
+        doubtful = np.flatnonzero(~accepted)
+        # It is unknown of which samples an inner cascade was unsure; at most, of all samples that are not sent on.
+        self._low_confidence += min(timings.low_confidence, len(got) - len(doubtful))
+        if rows is not None:
+            return np.asarray(rows[doubtful])
+        # Copies, because these are views into the batch's outputs, which belong to other requests too.
+        self._outputs = {name: array.copy() for name, array in self._outputs.items()}
+        return doubtful
+
+    def _answer(self, timings: Timings | None = None) -> None:
+        """Give the call its outcome. timings: from the member that answered last."""
+        stages = tuple(self._stages)
+        if timings is None or len(stages) > 1:
+            queue_ns, compute_ns = (sum(times) for times in zip(*(each[2:4] for each in stages), strict=True))
+            timings = Timings(queue_ns, 0, compute_ns, 0, stages[0].batch_size)
+        timings = timings._replace(stages=stages, low_confidence=self._low_confidence)
+        # The members count the batches that they computed; the route counts each call as one of its own.
+        self._counters.record_batch([timings.queue_ns], BatchCost(*timings[1:4], self.call.samples))
+        if timings.low_confidence:
+            self._statistics.record_low_confidence(timings.low_confidence)
+        self._end(InferenceResult(self._outputs, timings))
+
+    def _end(self, outcome: InferenceResult | Exception) -> None:
+        end = self._on_end or self.call.end
+        end(outcome)

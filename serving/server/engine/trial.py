@@ -1,0 +1,126 @@
+"""Loads a version in a child process first (--trial-load-seconds). If a file takes all memory or time, only the child
+process ends, not the server.
+
+The child runs this module with the arguments SECONDS and BYTES, the limits that it sets on itself. It reads the version
+and the server's settings, pickled, from standard input. The last line of its standard output is the verdict: a JSON
+object with ``problem``, which is empty if the version was loaded and warmed up.
+"""
+
+import contextlib
+import json
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hangtag.serving.server.errors import ModelLoadError, ServerError, UnavailableError
+
+if TYPE_CHECKING:  # the child imports nothing large before its limits hold
+    from hangtag.serving.model_repository import ModelFile
+    from hangtag.serving.server.config.server_config import ServerConfig
+
+_MODULE = "hangtag.serving.server.engine.trial"
+_OOM_SCORE = Path("/proc/self/oom_score_adj")
+_MOST_LIKELY = "1000"
+_SPARE_SECONDS = 5.0
+
+
+class TrialLoad:
+    """Runs one trial at a time."""
+
+    def __init__(self, config: "ServerConfig") -> None:
+        """config: The server's settings, which limit the time and memory of a trial."""
+        self._config = config
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+
+    def require_loadable(self, file: "ModelFile") -> None:
+        """Load and warm up a version in a child process.
+
+        Raises:
+            ModelLoadError: The version cannot be loaded, took too long or too much memory, or ended the process.
+            UnavailableError: ``stop`` was called.
+        """
+        config = self._config
+        limits = (str(config.trial_load_seconds), str(config.trial_load_mib << 20))
+        # -P keeps the working directory out of sys.path, so that a numpy.py in it is not run.
+        command = [sys.executable, "-P", "-m", _MODULE, *limits]
+        with self._lock:
+            self._require_not_stopped()
+            try:
+                self._process = process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                )
+            except OSError as error:
+                raise ModelLoadError(f"no child process for the trial of {file.path}: {error.strerror}") from error
+        with process:
+            try:
+                output, _ = process.communicate(pickle.dumps((file, config)), config.trial_load_seconds)
+                problem = _problem(output, process)
+            except subprocess.TimeoutExpired:
+                problem = "it takes longer"
+            finally:
+                process.kill()
+        with self._lock:
+            self._process = None
+            self._require_not_stopped()
+        if problem:
+            raise ModelLoadError(
+                f"{file.path} could not be loaded in a child process (--trial-load-seconds "
+                f"{config.trial_load_seconds:g}, --trial-load-mib {config.trial_load_mib}): {problem}"
+            )
+
+    def stop(self) -> None:
+        """Stop a running trial, and start no further trial."""
+        with self._lock:
+            self._stopped = True
+            if self._process is not None:
+                self._process.kill()
+
+    def _require_not_stopped(self) -> None:
+        if self._stopped:
+            raise UnavailableError("the server is stopping, and loads no more models")
+
+
+def _problem(output: bytes, process: subprocess.Popen[bytes]) -> str:
+    """Return why the version cannot be loaded; empty if it can."""
+    with contextlib.suppress(IndexError, ValueError):
+        return str(json.loads(output.splitlines()[-1])["problem"])
+    code = process.wait()
+    return f"it ends the process ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
+
+
+def _limit(seconds: float, memory_bytes: int) -> None:
+    """Limit the time and memory of this process, even if the server ends first."""
+    signal.setitimer(signal.ITIMER_REAL, seconds + _SPARE_SECONDS)  # SIGALRM then ends this process
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Not RLIMIT_AS: libraries reserve far more addresses than they use, especially CUDA's.
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    with contextlib.suppress(OSError):  # not Linux
+        _OOM_SCORE.write_text(_MOST_LIKELY)  # if memory runs out anyway, the kernel ends this process first
+
+
+def _load() -> str:
+    """Load the version as the server does, and return why that failed; empty if the load succeeded."""
+    # Imported here and not above, so that the limits also hold for the import.
+    from hangtag.serving.server.engine.loading import ModelLoader
+
+    file, config = pickle.load(sys.stdin.buffer)  # noqa: S301 - the server has written it
+    try:
+        ModelLoader(replace(config, trial_load_seconds=0.0)).load_once(file).close()
+    except ServerError as error:
+        return str(error)
+    except MemoryError:
+        return "it takes more memory"
+    return ""
+
+
+if __name__ == "__main__":
+    _limit(float(sys.argv[1]), int(sys.argv[2]))
+    sys.stdout.write(json.dumps({"problem": _load()}) + "\n")

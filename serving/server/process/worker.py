@@ -1,0 +1,207 @@
+"""One worker: a whole server in its own process. Its clients control all workers through the supervisor: worker and
+supervisor call each other's functions over one pipe.
+
+The process starts here. Nothing that imports gRPC or ONNX Runtime is imported before ``environment.prepare``.
+"""
+
+import itertools
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from hangtag.errors import UserError
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import UnavailableError
+from hangtag.serving.server.host import machine
+from hangtag.serving.server.process import environment, lifecycle
+from hangtag.serving.server.telemetry.log import configure_log
+from hangtag.serving.server.telemetry.server_state import ServerState
+
+if TYPE_CHECKING:
+    from hangtag.serving.server.engine.repository import VersionKey
+    from hangtag.serving.server.engine.servable import Control
+
+log = structlog.get_logger()
+
+
+def main(number: int, config: ServerConfig, versions: Mapping[str, tuple[int, ...]], connection: Connection) -> None:
+    """Load, listen, serve until there is a reason to stop, drain. The exit code is 1 if the worker cannot start.
+
+    Args:
+        number: Which worker this is, for the log.
+        config: The server's settings, with the port that all workers share.
+        versions: The versions that the other workers serve, by model; empty when the whole server starts.
+        connection: This worker's end of the pipe to the supervisor.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+    configure_log(worker=number)
+    environment.prepare()
+    reasons = lifecycle.StopReasons()
+    may_call: dict[str, Callable[..., Any]] = {"stop": lambda: reasons.put("the supervisor stops its workers")}
+    supervisor = Peer(connection, may_call, lambda: reasons.put("the supervisor ended"))
+    supervisor.start()
+    from hangtag.serving.server.process.server import Server  # the libraries' environment is prepared now
+
+    reasons.add_signals(signal.SIGTERM)
+    answer_seconds = config.limits.worker_answer_seconds
+    try:
+        server = Server(
+            config, versions=versions, wrap_control=lambda own: SupervisorControl(supervisor, own, answer_seconds)
+        )
+        control = server.control
+        may_call |= {"load": control.load, "unload": control.unload, "poll": control.poll, "state": server.state}
+        control.start(polling=False)
+        control.catch_up(*supervisor.call("loaded"))
+        server.listen()
+        machine.release_loading_memory()
+        supervisor.call("listening")
+    except UserError as error:
+        supervisor.call("start_failed", str(error))
+        sys.exit(1)
+    except PeerError:
+        reasons.put("the supervisor ended")
+    log.info("stopping", reason=reasons.wait())
+    with lifecycle.at_most(config.drain_seconds + config.limits.end_seconds):  # the supervisor then replaces it
+        server.stop()
+
+
+class SupervisorControl:
+    """Controls the models of all workers through the supervisor, for the clients of one worker."""
+
+    def __init__(self, supervisor: "Peer", own: "Control", answer_seconds: float) -> None:
+        """Pass calls to the supervisor. own: the control of only this worker.
+
+        answer_seconds: how long the supervisor waits for a worker that may hang.
+        """
+        self._answer_seconds = answer_seconds
+        self._supervisor = supervisor
+        self._own = own
+
+    def load(self, name: str) -> None:
+        self._supervisor.call("load", name)
+
+    def unload(self, name: str) -> None:
+        self._supervisor.call("unload", name)
+
+    def state(self) -> ServerState:
+        seconds = 2 * self._answer_seconds  # the supervisor's answer may take this long while another worker hangs
+        try:
+            state: ServerState = self._supervisor.call("state", timeout=seconds)
+        except PeerError as error:
+            log.warning("no statistics of the other workers", reason=str(error))
+            return self._own.state()
+        return state
+
+    def published(self) -> "list[VersionKey]":
+        return self._own.published()
+
+
+class PeerError(Exception):
+    """The other process has ended, or did not answer in time."""
+
+
+class Peer:
+    """The process at the other end of a pipe. ``call`` calls one of the peer's functions and waits for the answer.
+
+    A message has a call's number, then the function's name and the arguments. A reply has the number, then None and the
+    answer, or the exception that the function raised.
+    """
+
+    def __init__(
+        self, connection: Connection, answers: Mapping[str, Callable[..., Any]], on_end: Callable[[], None]
+    ) -> None:
+        """
+        Args:
+            connection: This process's end of the pipe.
+            answers: The functions that the peer may call, by name; a missing function is not ready yet. Each call runs
+                in its own thread, so that a function may call the peer in turn.
+            on_end: Called once, when the peer has closed its end of the pipe.
+        """
+        self._connection = connection
+        self._answers = answers
+        self._on_end = on_end
+        self._sending = threading.Lock()
+        self._pending: dict[int, Future[Any]] = {}
+        self._numbers = itertools.count()
+        self._ended = False
+        self._reader = threading.Thread(target=self._read, name="peer", daemon=True)
+
+    def start(self) -> None:
+        """Start reading the pipe."""
+        self._reader.start()
+
+    def call(self, name: str, *arguments: Any, timeout: float | None = None) -> Any:
+        """Call a function of the peer and return its answer.
+
+        Raises:
+            PeerError: The peer has ended, or did not answer within ``timeout`` seconds.
+            UnavailableError: The peer is starting and does not have the function yet.
+            Exception: Whatever the function raised.
+        """
+        number = next(self._numbers)
+        answer: Future[Any] = Future()
+        self._pending[number] = answer
+        try:
+            self._send(number, name, arguments)
+            if self._ended and not answer.done():
+                raise PeerError("the other process ended")
+            return answer.result(timeout)
+        except FutureTimeoutError as error:
+            raise PeerError(f"no answer within {timeout:g} s") from error
+        finally:
+            self._pending.pop(number, None)
+
+    def _read(self) -> None:
+        try:
+            while True:
+                number, name, content = self._connection.recv()
+                if name is not None:
+                    self._start_reply(number, name, content)
+                elif (answer := self._pending.pop(number, None)) is not None:
+                    if isinstance(content, Exception):
+                        answer.set_exception(content)
+                    else:
+                        answer.set_result(content)
+        except (EOFError, OSError):
+            self._ended = True
+            for answer in list(self._pending.values()):
+                answer.set_exception(PeerError("the other process ended"))
+            with self._sending:  # else a message might go to another file with the same descriptor
+                self._connection.close()
+            self._on_end()
+
+    def _start_reply(self, number: int, name: str, arguments: tuple[Any, ...]) -> None:
+        thread = threading.Thread(target=self._reply, args=(number, name, arguments), name="peer-call", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system allows no further thread; this one must go on reading
+            self._send_answer(number, name, PeerError(f"the other process cannot answer: {error}"))
+
+    def _reply(self, number: int, name: str, arguments: tuple[Any, ...]) -> None:
+        try:
+            if name not in self._answers:
+                raise UnavailableError("the worker is only starting")  # noqa: TRY301 - an answer like the others
+            answer = self._answers[name](*arguments)
+        except Exception as error:
+            answer = error
+        self._send_answer(number, name, answer)
+
+    def _send_answer(self, number: int, name: str, answer: Any) -> None:
+        try:
+            self._send(number, None, answer)
+        except PeerError:
+            log.info("the other process ended before its call was answered", call=name)
+
+    def _send(self, number: int, name: str | None, content: Any) -> None:
+        try:
+            with self._sending:
+                self._connection.send((number, name, content))
+        except (OSError, ValueError) as error:
+            raise PeerError(f"the other process ended: {error}") from error

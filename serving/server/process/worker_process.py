@@ -1,0 +1,209 @@
+"""Workers as the supervisor sees them: each worker's process, pipe and last known state. Also passes load and unload
+calls to all workers."""
+
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Literal
+
+import structlog
+
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import ControlError, NothingToUnloadError, StartError, UnavailableError
+from hangtag.serving.server.process.worker import Peer, PeerError, main
+from hangtag.serving.server.telemetry.server_state import ServerState
+
+log = structlog.get_logger()
+
+_CONTEXT = multiprocessing.get_context("spawn")  # the threads of gRPC and ONNX Runtime do not survive a fork
+_PAUSE_SECONDS = 0.001
+
+Change = Literal["load", "unload"]
+
+
+class WorkerProcess:
+    """A worker process, which the constructor starts."""
+
+    def __init__(
+        self,
+        number: int,
+        config: ServerConfig,
+        versions: Mapping[str, tuple[int, ...]],
+        changes_before: int,
+        answers: Callable[["WorkerProcess"], Mapping[str, Callable[..., Any]]],
+        on_end: Callable[["WorkerProcess"], None],
+    ) -> None:
+        """Start the process.
+
+        Args:
+            number: The worker's place among the workers, for the log; a replacement gets the same number.
+            config: The server's settings, with the port that all workers share.
+            versions: The versions that the other workers serve, by model.
+            changes_before: How many load and unload calls ``versions`` already includes.
+            answers: Returns the functions that this worker may call.
+            on_end: Called once, when the process has ended.
+
+        Raises:
+            StartError: The system allows no further process, file or thread.
+        """
+        self.number = number
+        self._answer_seconds = config.limits.worker_answer_seconds
+        self.changes_before = changes_before
+        self.started = time.monotonic()
+        self.gets_changes = False
+        """Whether the worker gets load and unload calls; false until it catches up."""
+        self.listening = False
+        self.ended = False
+        """Whether the supervisor knows that the process has ended."""
+        self.failure = ""
+        """Why the worker could not start."""
+        self.state = ServerState()
+        """Its last known state."""
+        self.last_answer = self.started
+        """When the worker last answered, on the monotonic clock."""
+        try:
+            ours, theirs = _CONTEXT.Pipe()
+            self._process = _CONTEXT.Process(
+                target=main, args=(number, config, versions, theirs), name=f"worker-{number}", daemon=True
+            )
+            self._process.start()
+        except OSError as error:
+            raise StartError(f"the process of worker {number} cannot be started: {error}") from error
+        theirs.close()  # only the worker holds its end now, so reading from our end fails when the worker ends
+        self.pid = self._process.pid
+        self.exit_code: int | None = None
+        """The exit code; minus the signal's number if a signal ended the process."""
+        self._closed = threading.Event()
+        self._peer = Peer(ours, answers(self), lambda: self._close(on_end))
+        try:
+            self._peer.start()
+        except RuntimeError as error:
+            self.kill()
+            raise StartError(f"the thread of worker {number} cannot be started: {error}") from error
+
+    @property
+    def ending(self) -> str:
+        """How the process has ended, for the log."""
+        code = self.exit_code
+        return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+
+    def call(self, name: str, *arguments: Any, timeout: float | None = None) -> Any:
+        """Call one of the worker's functions: see `worker.main`. Raises PeerError, or the worker's own exception."""
+        return self._peer.call(name, *arguments, timeout=timeout)
+
+    def refresh(self) -> None:
+        """Read the worker's state; without an answer, keep the last known state."""
+        try:
+            self.state = self.call("state", timeout=self._answer_seconds)
+        except UnavailableError:
+            pass  # the worker is starting, and answered so
+        except Exception:
+            return  # the worker has ended or hangs; last_answer says since when
+        self.last_answer = time.monotonic()
+
+    def request_stop(self) -> None:
+        """Let the worker drain and end."""
+        try:
+            self.call("stop", timeout=self._answer_seconds)
+        except PeerError:
+            return  # the worker has ended already, or the supervisor will kill it
+
+    def kill(self) -> None:
+        with suppress(ValueError):  # the process has ended, and was closed
+            self._process.kill()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the process to end; returns whether it has."""
+        return self._closed.wait(timeout)
+
+    def _close(self, on_end: Callable[["WorkerProcess"], None]) -> None:
+        """After the process has closed its pipe, wait for its end and free its descriptors."""
+        self._process.join()
+        # multiprocessing looks at all processes whenever it starts one, so another thread may have seen the end first.
+        # Then join returns before that thread has noted the exit code, and close would raise ValueError.
+        while self._process.exitcode is None:
+            time.sleep(_PAUSE_SECONDS)
+        self.exit_code = self._process.exitcode
+        self._process.close()
+        self._closed.set()
+        on_end(self)
+
+
+class Changes:
+    """The load and unload calls so far, and, with --model-control explicit, the models that should serve now."""
+
+    def __init__(self) -> None:
+        self._changing = threading.Lock()  # one call at a time; guards the fields below
+        self._models: set[str] = set()
+        self._order: list[str] = []  # models in the order of the calls
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that a newly started worker has to load."""
+        return tuple(sorted(self._models))
+
+    @property
+    def count(self) -> int:
+        """How many load and unload calls there were."""
+        return len(self._order)
+
+    def start_with(self, models: Iterable[str]) -> None:
+        """Set the models that workers load at startup."""
+        self._models = set(models)
+
+    def catch_up(self, worker: WorkerProcess) -> tuple[set[str], set[str]]:
+        """Send calls to this worker too from now on; return the models that it must load and unload to catch up."""
+        with self._changing:
+            worker.gets_changes = True
+            changed = set(self._order[worker.changes_before :])
+            return changed & self._models, changed - self._models
+
+    def make(self, change: Change, name: str, workers: Callable[[], Sequence[WorkerProcess]]) -> None:
+        """Let the first worker try a change. If it succeeds, the other workers follow or are replaced.
+
+        Raises:
+            ControlError: No worker runs, the worker that tried has ended, or the change failed; nothing has changed.
+            NotFoundError: There is no such model, or no worker serves it.
+            UnavailableError: All workers are stopping.
+        """
+        with self._changing:
+            current = workers()
+            if not current:
+                raise ControlError("no worker is running; try again in a moment")
+            followers = _let_one_try(current, change, name)
+            # Recorded before a worker is killed, because its replacement starts with what is recorded. The model is
+            # recorded first, so that a worker that starts in between repeats the change instead of missing it.
+            (self._models.add if change == "load" else self._models.discard)(name)
+            self._order.append(name)
+            _let_follow(followers, change, name)
+
+
+def _let_one_try(workers: Sequence[WorkerProcess], change: Change, name: str) -> Sequence[WorkerProcess]:
+    """Try the change in the first worker that is not stopping (to unload: that has the model). Return the workers after
+    it."""
+    for place, worker in enumerate(workers, 1):
+        try:
+            worker.call(change, name)
+        except (UnavailableError, NothingToUnloadError):
+            if place == len(workers):
+                raise
+        except PeerError as error:
+            raise ControlError(f"the worker that tried it first has ended and is being replaced: {error}") from error
+        else:
+            return workers[place:]
+    raise AssertionError("the last worker returns or raises")
+
+
+def _let_follow(workers: Sequence[WorkerProcess], change: Change, name: str) -> None:
+    """Repeat a change that succeeded in one worker in the other workers; kill workers that fail, to replace them."""
+    for worker in workers:
+        try:
+            worker.call(change, name)
+        except NothingToUnloadError:  # the worker never had the model, for example because the folder is gone
+            continue
+        except Exception as error:
+            log.warning("worker does not follow the others; it is replaced", worker=worker.number, reason=str(error))
+            if not isinstance(error, UnavailableError):  # a worker that stops raises it, and still answers calls
+                worker.kill()

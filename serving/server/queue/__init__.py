@@ -1,0 +1,1 @@
+"""Decides when requests of a model are computed, and which together: queue, requests, deadlines, service time."""

@@ -1,0 +1,174 @@
+"""The entry in a model's queue: one request of any transport, from its admission to its one outcome."""
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from hangtag.serving.server.errors import CancelledError, DeadlineError, ServerError
+from hangtag.serving.server.telemetry.model_statistics import BatchCost, StageTimings, Timings
+
+log = structlog.get_logger()
+
+Tensors = Mapping[str, npt.NDArray[Any]]
+"""Arrays by the names of a model's inputs or outputs."""
+
+RESERVED_SHARE = 0.2
+"""Time before the call is read and after the answer is sent is invisible to the batcher. While every instance is busy
+that time is long, so 20 % of the time to the deadline is reserved for it. Without this reserve, a queue as long as the
+deadline answers nearly every request just too late (studies/bench/README.md)."""
+
+# When the deadline passes, a client cancels by its own clock. gRPC's core rounds the deadline that it sends up by at
+# most a hundredth of the time left (timeout_encoding.cc). So a cancellation this close to the deadline counts as the
+# deadline's. The millisecond allows for the time on the network.
+_SLACK_SHARE = 0.01
+_SLACK_SECONDS = 0.001
+
+_SAMPLE = 1000
+"""How many texts of an array are measured to estimate the memory of all its texts."""
+
+
+def memory_of(array: npt.NDArray[Any]) -> int:
+    """How many bytes an array takes. If it has many texts, only a sample is measured, so that this never takes long."""
+    if array.dtype != np.object_ or not array.size:
+        return array.nbytes
+    sample = array.flat[:_SAMPLE]
+    return array.nbytes + sum(map(sys.getsizeof, sample)) * array.size // len(sample)
+
+
+class InferenceResult(NamedTuple):
+    """The outputs of one request, and how long each step took."""
+
+    outputs: Tensors
+    timings: Timings
+
+
+class Queue(Protocol):
+    """The place where a call waits: a model's batcher, or a route's members."""
+
+    def cancel(self, call: "Call") -> None:
+        """Withdraw a call, whose outcome is then an error; do nothing if the call already has its outcome."""
+
+
+class Call(ABC):
+    """A request in a model's queue. Each transport has its own subclass, as has a route for its members.
+
+    A call gets exactly one outcome: the thread that computed or dropped the call calls ``answer`` or ``fail`` once.
+    Neither may block. Under its lock, the queue decides which thread that is, and marks the call ``done``.
+    """
+
+    inputs: Tensors
+    """Arrays that fit the model's signature; the first axis is the batch, if the model has a batch axis."""
+    samples: int
+    """Size of the batch axis; 1 if the model has no batch axis."""
+    batch_key: Hashable
+    """Only calls with equal keys share a batch: the sizes of all free axes except the batch axis."""
+    enqueued: float
+    """When ``Batcher.put`` queued the call, in seconds on the monotonic clock."""
+    held_until: float
+    """Until when the batcher may hold the call back to fill a batch, in seconds on the monotonic clock."""
+    ready_by: float | None
+    """When the call's batch must be finished, which is somewhat before the deadline; None without a deadline."""
+    queue_ns: int
+    """Nanoseconds from ``enqueued`` until the call's batch was taken."""
+    row: int
+    """The index of the call's first sample in its batch."""
+
+    deadline: float | None = None
+    """In seconds on the monotonic clock; None for no deadline."""
+    queue: Queue | None = None
+    """Where the call waits or is computed."""
+    done = False
+    """Whether the call has its outcome, or a thread is about to give it its outcome."""
+    cancelled = False
+    may_use_all_threads = True
+    """Whether all threads may compute the call if nothing else is computed. False for a shadow's copies: they are
+    computed whenever nothing else is, and would take the processors from calls that come meanwhile."""
+
+    def require_time(self, expected: float, *, busy: bool, now: float) -> None:
+        """Set ``ready_by`` if the call has a deadline, and refuse the call if it cannot meet its deadline.
+
+        Args:
+            expected: Expected seconds from now until the call is computed.
+            busy: Whether every instance computes.
+            now: In seconds on the monotonic clock.
+
+        Raises:
+            DeadlineError: The call would be computed later than ``ready_by``.
+        """
+        if self.deadline is None:
+            return
+        remaining = self.deadline - now
+        share = 1 - RESERVED_SHARE if busy else 1.0
+        self.ready_by = now + share * remaining
+        if self.ready_by < now + expected:
+            left = f"is in {remaining * 1e3:.1f} ms" if remaining > 0 else "has passed"
+            raise DeadlineError(
+                f"an answer needs about {expected / share * 1e3:.1f} ms now, but the deadline {left}; nothing was "
+                "started. Allow more time, or try again later"
+            )
+
+    def cancellation_error(self, now: float) -> ServerError:
+        """Return the error for a call whose client cancels it: DeadlineError at the deadline, else CancelledError."""
+        if self.deadline is not None:
+            slack = _SLACK_SHARE * (self.deadline - self.enqueued) + _SLACK_SECONDS
+            if self.deadline - now <= slack:
+                return DeadlineError("the deadline passed before there was an answer")
+        return CancelledError("the caller cancelled the request")
+
+    @abstractmethod
+    def answer(self, result: InferenceResult) -> None:
+        """Take the outputs of this call."""
+
+    @abstractmethod
+    def fail(self, error: Exception) -> None:
+        """Take the error with which the call ends."""
+
+    def metadata_value(self, key: str) -> str:
+        """Return the value of a metadata key, which a route may use; empty if the call does not have the key."""
+        return ""
+
+    def cancel(self) -> None:
+        """Drop the call if it waits. If it is not queued yet, the code that queues it will cancel it."""
+        self.cancelled = True
+        if self.queue is not None:
+            self.queue.cancel(self)
+
+    def end(self, outcome: InferenceResult | Exception) -> None:
+        """Give the call its outcome. Catch any exception of the call's own code, so that other calls do not fail."""
+        self.queue = None  # a route's queue refers to the call, and a reference cycle would keep its arrays in memory
+        try:
+            if isinstance(outcome, InferenceResult):
+                self.answer(outcome)
+            else:
+                self.fail(outcome)
+        except Exception:
+            log.exception("a call's outcome was lost")
+
+    @classmethod
+    def answer_batch(cls, calls: "Sequence[Call]", outputs: Tensors, cost: BatchCost) -> None:
+        """Give each of these calls, which are all of this class, its rows of the batch's outputs. Never raises."""
+        for call in calls:
+            call.end(call.part_of(outputs, cost))
+
+    def part_of(self, outputs: Tensors, cost: BatchCost) -> InferenceResult:
+        """Return this call's rows of its batch's outputs, with the timings."""
+        if cost.calls > 1:
+            part = slice(self.row, self.row + self.samples)
+            outputs = {name: array[part] for name, array in outputs.items()}
+        stages: tuple[StageTimings, ...] = ()
+        if cost.member:
+            rows = tuple(range(self.samples))
+            stages = (StageTimings(cost.member, rows, self.queue_ns, cost.compute_ns, cost.batch_size),)
+        return InferenceResult(outputs, Timings(self.queue_ns, *cost[:4], stages))
+
+
+def answer(calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
+    """Give the calls of a computed batch their rows, all calls of a class together."""
+    kinds = {type(call) for call in calls}
+    for kind in kinds:
+        kind.answer_batch(calls if len(kinds) == 1 else [call for call in calls if type(call) is kind], outputs, cost)

@@ -1,0 +1,118 @@
+"""Computes a lone batch, which is computed while nothing else is, with more threads if measurements show a gain.
+
+Sessions of one thread each are best for many calls in flight; a session with all threads is best for one call after
+another. A second session takes memory and time to open, so a separate thread opens it only when lone batches come. Then
+both sessions compute each of the next few lone batches, and the faster session computes the following ones. The
+machine's other load changes, so both sessions are compared again after a while.
+"""
+
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import structlog
+from onnxruntime import InferenceSession
+
+from hangtag.serving.server.runtime.arrays import Array
+
+log = structlog.get_logger()
+
+# A second session is opened if a lone batch takes longer than _WORTH_THREADS_SECONDS. The second session is used if its
+# median time over _COMPARED batches is less than _THREADS_GAIN of the first session's. The warm-ups pay for first
+# allocations.
+_WORTH_THREADS_SECONDS = 0.0002
+_THREADS_GAIN = 0.85
+_WARM_UPS = 2
+_COMPARED = 5
+_SETTLED_BATCHES = 10_000
+"""After this many lone batches both sessions are compared again. The number doubles each time the second session is
+closed, because opening it takes time."""
+
+Compute: TypeAlias = Callable[[InferenceSession], dict[str, Array]]
+"""Computes one batch with a session."""
+
+
+class SequentialSessionTuner:
+    """Chooses the session for each lone batch. Not thread-safe, because only one lone batch is computed at a time."""
+
+    def __init__(
+        self,
+        path: Path,
+        session: InferenceSession,
+        threads: int,
+        open_session: Callable[[int], InferenceSession],
+        more_threads: int,
+    ) -> None:
+        """Start with the session that computes all other batches.
+
+        Args:
+            path: The model's file, for the log.
+            session: The session that is open.
+            threads: Number of threads of this session.
+            open_session: Opens a session with a number of threads. Called on another thread; may raise any exception.
+            more_threads: Number of threads of the second session.
+        """
+        self.session = session
+        """The session that computes lone batches while ``settled`` is above 0."""
+        self.threads = threads
+        """Number of threads of ``session``."""
+        self.settled = 0
+        """How many more lone batches ``session`` computes before ``compare``; the caller counts down."""
+        self._path = path
+        self._first, self._first_threads = session, threads
+        self._open_session = open_session
+        self._more_threads = more_threads
+        self._is_opening = False
+        self._second: InferenceSession | None = None
+        self._shares: list[float] = []
+        self._closed_for = _SETTLED_BATCHES
+
+    def compare(self, compute: Compute) -> dict[str, Array]:
+        """Compute a batch while ``settled`` is 0, with both sessions if there are two. Raises if the first fails."""
+        started = time.perf_counter()
+        outputs = compute(self._first)
+        seconds = time.perf_counter() - started
+        if self._second is not None:
+            self._try_second(compute, self._second, seconds)
+        elif seconds >= _WORTH_THREADS_SECONDS and not self._is_opening:
+            self._is_opening = True
+            threading.Thread(target=self._open, name="open-session", daemon=True).start()
+        return outputs
+
+    def _open(self) -> None:
+        try:
+            self._second = self._open_session(self._more_threads)
+        except Exception as error:
+            self._use_first(str(error))
+        self._is_opening = False
+
+    def _try_second(self, compute: Compute, second: InferenceSession, seconds: float) -> None:
+        started = time.perf_counter()
+        try:
+            compute(second)
+        except Exception as error:
+            self._use_first(f"it fails on a batch that the first session computes: {error}")
+            return
+        self._shares.append((time.perf_counter() - started) / seconds)
+        if len(self._shares) < _WARM_UPS + _COMPARED:
+            return
+        share = statistics.median(self._shares[_WARM_UPS:])
+        if share > _THREADS_GAIN:
+            self._use_first(f"it takes {share:.2f} of the first session's time")
+            return
+        if self.session is not second:
+            log.info(
+                "lone batches use more threads", file=str(self._path), threads=self._more_threads, share=round(share, 2)
+            )
+        self.session, self.threads, self.settled = second, self._more_threads, _SETTLED_BATCHES
+        self._shares.clear()
+
+    def _use_first(self, why: str) -> None:
+        self.session, self.threads, self.settled = self._first, self._first_threads, self._closed_for
+        self._second = None
+        self._closed_for *= 2
+        self._shares.clear()
+        log.debug("lone batches use no second session", file=str(self._path), reason=why)

@@ -1,0 +1,198 @@
+"""inference.GRPCInferenceService, the Open Inference Protocol with Triton's extensions, and hangtag.v1.Classifier.
+
+Each method translates its message, calls the engine or the model control, and translates the answer. Methods raise
+domain errors; `Handlers` turns these into statuses.
+"""
+
+from collections.abc import AsyncIterator
+from typing import TypeAlias
+
+import grpc
+
+from hangtag.protos import classifier_pb2
+from hangtag.protos import inference_pb2 as pb
+from hangtag.protos.methods import CLASSIFY, CLASSIFY_STREAM, COMPARE, MODEL_INFER, MODEL_STREAM_INFER
+from hangtag.serving.server.errors import InvalidRequestError, NotFoundError, NotLoadedError, UnavailableError
+from hangtag.serving.server.transport.grpc.handlers import (
+    Context,
+    abort,
+    call_deadline,
+    invocation_metadata,
+    origin_of,
+)
+from hangtag.serving.server.transport.grpc.streams import OpenStreams
+from hangtag.serving.server.wire.call import LARGE_MESSAGE
+from hangtag.serving.server.wire.codec import InferQuery
+from hangtag.serving.server.wire.event_loop import LoopCall, LoopCalls
+from hangtag.serving.server.wire.image_query import ImageQuery, classify_query, compare_queries
+from hangtag.serving.server.wire.intake import failures_recorded
+from hangtag.serving.server.wire.plans import Plans, serialized
+from hangtag.serving.server.wire.repository import (
+    model_config,
+    model_metadata,
+    server_metadata,
+)
+from hangtag.serving.server.wire.status import call_status, cost_metadata, route_metadata
+
+_RPC = "ModelStreamInfer"
+_FINAL = "triton_final_response"  # always true: every request has exactly one response here
+_END_AT_ERROR = ("triton_grpc_error", "true")  # in the call's metadata: the first error ends the stream with its status
+Response: TypeAlias = pb.ModelStreamInferResponse
+
+
+class InferenceService:
+    """The protocol's methods. The methods for the repository and the statistics answer for all the server's workers."""
+
+    def __init__(self, calls: LoopCalls, streams: OpenStreams) -> None:
+        """Serve the models of an engine. calls: submits ModelInfer. streams: answers ModelStreamInfer."""
+        self._intake = calls.intake
+        self._engine = calls.intake.engine
+        self._repository = calls.intake.repository
+        self._calls = calls
+        self._streams = streams
+        self._plans = Plans(self._engine)
+
+    async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self._engine.ready)
+
+    async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
+        try:
+            self._engine.model(request.name, request.version)
+        except NotLoadedError:  # its first call loads it
+            pass
+        except (NotFoundError, UnavailableError):
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=not self._engine.stopping)
+
+    async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
+        return server_metadata()
+
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
+        model = await self._intake.model(request.name, request.version)
+        return model_metadata(model, self._engine.versions(model.name))
+
+    async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
+        return pb.ModelConfigResponse(config=model_config(await self._intake.model(request.name, request.version)))
+
+    async def ModelInfer(self, message: bytes, context: Context) -> bytes:
+        """Answer ModelInfer: a serialized request in, a serialized response out."""
+        origin = origin_of(MODEL_INFER, context)
+        call = LoopCall(self._calls, origin, call_deadline(context))
+        try:
+            plan = self._plans.of(message)
+            if plan is None or not call.put_planned(plan, message):
+                with failures_recorded(self._intake, origin):
+                    call.set_query(self._plans.query(message))
+            in_thread = call.query is not None and len(message) >= LARGE_MESSAGE
+            response, timings = await self._calls.answer(call, in_thread=in_thread)
+        except Exception as error:
+            await abort(error, MODEL_INFER, call, context)
+        context.set_trailing_metadata(cost_metadata(timings))
+        return serialized(response)
+
+    async def ModelStreamInfer(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
+        """Answer a stream. A failed request's response is its error, unless the metadata sets ``triton_grpc_error``."""
+        ends_at_error = _END_AT_ERROR in invocation_metadata(context)
+
+        def respond(request: pb.ModelInferRequest, call: LoopCall) -> Response:
+            try:
+                response = call.response()
+            except Exception as error:
+                if ends_at_error:
+                    raise
+                return _error_response(request, *call_status(error, _RPC, request))
+            response.parameters[_FINAL].bool_param = True
+            if (timings := call.timings) is not None:
+                response.parameters["queue_ns"].int64_param = timings.queue_ns
+                response.parameters["compute_ns"].int64_param = timings.compute_ns
+                response.parameters["batch_size"].int64_param = timings.batch_size
+                for key, value in route_metadata(timings):
+                    response.parameters[key.replace("-", "_")].string_param = value
+            return Response(infer_response=response)
+
+        await self._streams.answer(requests, context, origin_of(MODEL_STREAM_INFER, context), InferQuery, respond)
+
+    async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
+        _require_unnamed_repository(request.repository_name)
+        return await self._repository.index(ready=request.ready)
+
+    async def RepositoryModelLoad(
+        self, request: pb.RepositoryModelLoadRequest, context: Context
+    ) -> pb.RepositoryModelLoadResponse:
+        _require_unnamed_repository(request.repository_name)
+        await self._repository.load(request.model_name, request.parameters)
+        return pb.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(
+        self, request: pb.RepositoryModelUnloadRequest, context: Context
+    ) -> pb.RepositoryModelUnloadResponse:
+        _require_unnamed_repository(request.repository_name)
+        await self._repository.unload(request.model_name)
+        return pb.RepositoryModelUnloadResponse()
+
+    async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
+        return await self._repository.statistics(request.name, request.version)
+
+
+def _require_unnamed_repository(name: str) -> None:
+    if name:
+        raise InvalidRequestError(f"there is no repository {name!r}: this server's only repository has no name")
+
+
+def _error_response(request: pb.ModelInferRequest, code: grpc.StatusCode, message: str) -> Response:
+    response = pb.ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
+    response.parameters[_FINAL].bool_param = True
+    response.parameters["status"].string_param = code.name
+    return Response(error_message=message, infer_response=response)
+
+
+class ClassifierService:
+    """Classifies with every model that takes one UINT8 picture and has labels for its output ``probabilities``."""
+
+    def __init__(self, calls: LoopCalls, streams: OpenStreams) -> None:
+        self._calls = calls
+        self._streams = streams
+
+    async def Classify(
+        self, request: classifier_pb2.ClassifyRequest, context: Context
+    ) -> classifier_pb2.ClassifyResponse:
+        call = LoopCall(self._calls, origin_of(CLASSIFY, context), call_deadline(context), classify_query(request))
+        response, timings = await self._calls.answer(call, in_thread=True)
+        context.set_trailing_metadata(cost_metadata(timings))
+        assert isinstance(response, classifier_pb2.ClassifyResponse)
+        return response
+
+    async def ClassifyStream(self, requests: AsyncIterator[classifier_pb2.ClassifyRequest], context: Context) -> None:
+        def respond(request: classifier_pb2.ClassifyRequest, call: LoopCall) -> classifier_pb2.ClassifyStreamResponse:
+            try:
+                return classifier_pb2.ClassifyStreamResponse(id=request.id, answer=call.response())
+            except Exception as error:
+                failure = _failure(error, CLASSIFY_STREAM, request)
+                return classifier_pb2.ClassifyStreamResponse(id=request.id, failure=failure)
+
+        origin = origin_of(CLASSIFY_STREAM, context)
+        await self._streams.answer(requests, context, origin, classify_query, respond, in_thread=True)
+
+    async def Compare(self, request: classifier_pb2.CompareRequest, context: Context) -> classifier_pb2.CompareResponse:
+        origin, deadline = origin_of(COMPARE, context), call_deadline(context)
+        queries = compare_queries(request, self._calls.intake, origin)
+        calls = [LoopCall(self._calls, origin, deadline, query) for query in queries]
+        await self._calls.outcomes(calls)
+        outcomes = [_model_outcome(*each) for each in zip(queries, calls, strict=True)]
+        return classifier_pb2.CompareResponse(outcomes=outcomes)
+
+
+def _model_outcome(query: ImageQuery, call: LoopCall) -> classifier_pb2.ModelOutcome:
+    try:
+        return classifier_pb2.ModelOutcome(model_name=query.model_name, answer=call.response())
+    except Exception as error:
+        return classifier_pb2.ModelOutcome(model_name=query.model_name, failure=_failure(error, COMPARE, query))
+
+
+def _failure(error: Exception, rpc: str, request: object) -> classifier_pb2.Failure:
+    code, message = call_status(error, rpc, request)
+    number: int = code.value[0]
+    return classifier_pb2.Failure(code=number, message=message)

@@ -1,0 +1,187 @@
+"""Answers POST /v1/classify/{models}: classifies an image with one or several models."""
+
+import asyncio
+import re
+from typing import Any
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import Field, File, FormParser, parse_options_header
+
+from hangtag.protos import classifier_pb2 as pb
+from hangtag.serving.server.errors import InvalidRequestError
+from hangtag.serving.server.transport.http.messages import (
+    HTTP_CLASSIFY,
+    HttpRequest,
+    HttpResponse,
+    Route,
+    cost_headers,
+    decompressed,
+    error_response,
+    json_response,
+    origin_of,
+    to_dict,
+)
+from hangtag.serving.server.wire import codec
+from hangtag.serving.server.wire.event_loop import LoopCall, LoopCalls
+from hangtag.serving.server.wire.image_query import MAX_COMPARED, ImageQuery, classify_query, compare_queries
+from hangtag.serving.server.wire.intake import Origin, failures_recorded
+from hangtag.serving.server.wire.status import call_status, status
+
+_MAX_FIELDS = 32
+_MAX_FIELD_BYTES = 16 * 1024
+"""Size limit of a form's text field: room for the most models that can be compared, with long names and versions."""
+_BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{1,70}")
+"""A boundary of a form, as RFC 2046 defines it."""
+_PARAMETERS = ("model", "top_k", "height", "width", codec.TIMEOUT)
+_UINT32_MAX = 2**32 - 1
+_INT64_MAX = 2**63 - 1
+
+
+class ClassifyEndpoint:
+    """Classifies with every model that takes one UINT8 picture and has labels for its output ``probabilities``."""
+
+    def __init__(self, calls: LoopCalls) -> None:
+        self._calls = calls
+
+    def routes(self) -> list[Route]:
+        """Return the routes; the route without a model compares all classifiers that are served."""
+        return [Route(path, self.classify, methods=["POST"]) for path in ("/v1/classify", "/v1/classify/{models}")]
+
+    async def classify(self, request: HttpRequest) -> HttpResponse:
+        origin = origin_of(HTTP_CLASSIFY, request)
+        with failures_recorded(self._calls.intake, origin):
+            body = await decompressed(request)
+            image, fields = await _image_and_fields(request, body)
+            fields += request.query_items
+            _require_known(fields)
+            choices = _choices(request.path_params.get("models", ""), fields)
+            timeout = _number(fields, codec.TIMEOUT, _INT64_MAX)
+            deadline = codec.earlier_deadline(timeout, None) if timeout is not None else None
+            content = _content(image, fields)
+        if len(choices) == 1:
+            return await self._one(pb.ClassifyRequest(**content), choices[0], origin, deadline)
+        comparison = pb.CompareRequest(models=choices, **content)
+        queries = compare_queries(comparison, self._calls.intake, origin)
+        calls = [LoopCall(self._calls, origin, deadline, query) for query in queries]
+        await self._calls.outcomes(calls)
+        compared = [_outcome(*each) for each in zip(queries, calls, strict=True)]
+        return json_response({"outcomes": compared})
+
+    async def _one(
+        self, message: pb.ClassifyRequest, choice: pb.ModelChoice, origin: Origin, deadline: float | None
+    ) -> HttpResponse:
+        message.model_name, message.model_version = choice.name, choice.version
+        query = classify_query(message)
+        try:
+            call = LoopCall(self._calls, origin, deadline, query)
+            answer, timings = await self._calls.answer(call, in_thread=True)
+        except Exception as error:
+            return error_response(error, HTTP_CLASSIFY, query)
+        headers = cost_headers(answer.model_name, answer.model_version, timings, answer.timings.preprocess_ns)
+        return json_response(to_dict(answer), headers=headers)
+
+
+async def _image_and_fields(request: HttpRequest, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
+    """Return the image of a request and the fields of its form. If the body is not a form, it is the image.
+
+    Raises:
+        InvalidRequestError: The form is malformed, or has no file.
+    """
+    content_type = request.header("content-type")
+    if not content_type.lower().startswith("multipart/form-data"):
+        return body, []
+    return await asyncio.to_thread(_parse_form, content_type, body)  # so that other requests go on meanwhile
+
+
+def _parse_form(content_type: str, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if boundary is None or not _BOUNDARY.fullmatch(boundary):
+        raise InvalidRequestError("the form cannot be read: its Content-Type has no boundary as RFC 2046 describes it")
+    files: list[File] = []
+    fields: list[tuple[str, str]] = []
+
+    def take_file(file: File) -> None:
+        if files:
+            raise FormParserError("it has more than one file")
+        files.append(file)
+
+    def take_field(field: Field) -> None:
+        value = field.value or b""
+        if len(fields) == _MAX_FIELDS or len(value) > _MAX_FIELD_BYTES:
+            most = f"{_MAX_FIELDS} fields, or one of more than {_MAX_FIELD_BYTES >> 10} KiB"
+            raise FormParserError(f"it has more than {most}")
+        fields.append((_text(field.field_name or b""), _text(value)))
+
+    in_memory = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}  # the limit on the body bounds it
+    parser = FormParser("multipart/form-data", take_field, take_file, boundary=boundary, config=in_memory)
+    try:
+        parser.write(body)
+        parser.finalize()
+    except FormParserError as error:
+        raise InvalidRequestError(f"the form cannot be read: {error}") from error
+    if not files:
+        raise InvalidRequestError("the form has no file; send the image as one (curl: -F image=@coat.png)")
+    files[0].file_object.seek(0)
+    return files[0].file_object.read(), fields
+
+
+def _text(value: bytes) -> str:
+    """Decode a text of a form, ignoring the charset that the form names. Some of Python's decoders, such as punycode's,
+    take quadratic time, and Python caches each unknown charset's name for ever."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _choices(path: str, fields: list[tuple[str, str]]) -> list[pb.ModelChoice]:
+    """Return the models of the path and of the parameter ``model``: NAME or NAME@VERSION, separated by commas.
+
+    Raises:
+        InvalidRequestError: There are more models than can be compared.
+    """
+    listed = [path, *(value for name, value in fields if name == "model")]
+    # Names beyond the largest number that can be compared stay in one string, because there may be thousands.
+    named = [text.strip() for each in listed for text in each.split(",", MAX_COMPARED)]
+    parted = [text.partition("@") for text in named if text]
+    if len(parted) > MAX_COMPARED:
+        raise InvalidRequestError(f"more than {MAX_COMPARED} models, the most that can be compared on one image")
+    return [pb.ModelChoice(name=name, version=version) for name, _, version in parted]
+
+
+def _require_known(fields: list[tuple[str, str]]) -> None:
+    """Raise InvalidRequestError for an unknown parameter, for example a misspelt name."""
+    for name, _ in fields:
+        if name not in _PARAMETERS:
+            raise InvalidRequestError(f"unknown parameter {name[:64]!r}; known parameters: {', '.join(_PARAMETERS)}")
+
+
+def _content(image: bytes, fields: list[tuple[str, str]]) -> dict[str, Any]:
+    """Return the image and top_k in the fields that ClassifyRequest and CompareRequest share.
+
+    If ``height`` and ``width`` are given, the image is raw: 8-bit pixels, row by row, in the model's size.
+    """
+    content: dict[str, Any] = {"top_k": _number(fields, "top_k", _UINT32_MAX) or 0}
+    height, width = (_number(fields, name, _UINT32_MAX) for name in ("height", "width"))
+    if (height is None) != (width is None):
+        raise InvalidRequestError("raw pixels need both parameters, 'height' and 'width'")
+    if height is None:
+        return content | {"encoded": image}
+    return content | {"raw": pb.RawImage(height=height, width=width, pixels=image)}
+
+
+def _number(fields: list[tuple[str, str]], name: str, most: int) -> int | None:
+    text = next((value for key, value in fields if key == name), None)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and int(text) <= most):
+        raise InvalidRequestError(f"the parameter {name!r} must be a whole number from 0 to {most}")
+    return int(text)
+
+
+def _outcome(query: ImageQuery, call: LoopCall) -> dict[str, Any]:
+    try:
+        return {"model_name": query.model_name, "answer": to_dict(call.response())}
+    except Exception as error:
+        message = call_status(error, HTTP_CLASSIFY, query)[1]
+        return {"model_name": query.model_name, "error": message, "status": status(error).http}

@@ -1,0 +1,253 @@
+"""All endpoints except inference and classification: health, descriptions of the server and its models, the model
+repository, the statistics, the metrics, and the page with its files."""
+
+import contextlib
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Iterable
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+from hangtag.serving.server.classification.classifier import examples
+from hangtag.serving.server.engine.servable import Servable
+from hangtag.serving.server.errors import ForeignOriginError, InvalidRequestError, NotLoadedError
+from hangtag.serving.server.telemetry.prometheus import exposition
+from hangtag.serving.server.telemetry.server_state import ServerState
+from hangtag.serving.server.transport.http.infer_json import parameters_of, parse_json
+from hangtag.serving.server.transport.http.messages import (
+    Header,
+    HttpRequest,
+    HttpResponse,
+    PathError,
+    Route,
+    decompressed,
+    json_response,
+    to_dict,
+)
+from hangtag.serving.server.wire.intake import Intake
+from hangtag.serving.server.wire.repository import (
+    model_config,
+    model_metadata,
+    server_metadata,
+)
+
+_HTTP = "hangtag.serving.server.transport.http"
+_LOCALHOST = "localhost"
+_PORT = re.compile(r":[0-9]*$")
+_MAX_QUOTED = 200
+
+_PREFIX = "/page/"
+_STATIC = Path(__file__).parent / "page/static"
+_INDEX = "index.html"
+_TYPES = {
+    ".css": b"text/css; charset=utf-8",
+    ".html": b"text/html; charset=utf-8",
+    ".js": b"text/javascript; charset=utf-8",
+    ".png": b"image/png",
+    ".svg": b"image/svg+xml",
+}
+# A browser that keeps this policy runs only the page's own files, sends data only to this server, and never reads text
+# as HTML, whatever a model's file holds. blob: is for the pictures that a user chooses.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
+    "trusted-types 'none'"
+)
+_HEADERS: tuple[Header, ...] = (
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    # The files belong to the server's version, so a browser asks for them each time.
+    (b"cache-control", b"no-store"),
+)
+
+
+class HostNames:
+    """The host names that clients may use for the HTTP port: addresses, localhost, and names that the operator gives.
+
+    After a web page of ``evil.example`` is loaded, its name may resolve to the server's address (DNS rebinding). The
+    browser then takes the server for the page's own site, and sends ``Host`` and ``Origin`` with that name. An address
+    or ``localhost`` in ``Host`` cannot come from such a page, and the operator knows every other name.
+    """
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        """allowed: Names in addition to addresses and localhost, in upper or lower case, without a port."""
+        self._allowed = frozenset(name.lower().rstrip(".") for name in allowed)
+
+    def require(self, host: str) -> None:
+        """Raise ForeignOriginError unless a Host header, with or without a port, names this server.
+
+        An empty header passes: browsers never send that.
+        """
+        name = _PORT.sub("", host).lower().rstrip(".")
+        if name in ("", _LOCALHOST) or name.endswith(f".{_LOCALHOST}") or name in self._allowed:
+            return
+        try:
+            ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            raise ForeignOriginError(
+                f"this server does not know the host name {host[:_MAX_QUOTED]!r}; call it by its address or as "
+                "localhost, or start it with --allowed-host and that name"
+            ) from None
+
+
+class ModelEndpoints:
+    """Describes the models of this process. Changes and counts models through the calls that all transports share."""
+
+    def __init__(self, intake: Intake, state: Callable[[], ServerState]) -> None:
+        """Describe the models of an engine.
+
+        Args:
+            intake: Has the models, and the calls that are answered for all workers.
+            state: Returns the state of all workers, for the metrics.
+        """
+        self._intake = intake
+        self._engine = intake.engine
+        self._repository = intake.repository
+        self._state = state
+        # A page under another site's name has no token. Without tokens, models are loaded only under known host names.
+        config = intake.engine.config
+        self._names = HostNames(config.allowed_host) if config.token_file is None else None
+
+    def routes(self) -> list[Route]:
+        """Return the routes. The routes for all statistics come first, because 'stats' is not a model's name there."""
+        routes = [
+            Route("/v2/models/stats", self.statistics),
+            Route("/v2", self.server),
+            Route("/openapi.json", self.openapi),
+            Route("/metrics", self.metrics),
+            Route("/v2/health/live", self.live),
+            Route("/v2/health/ready", self.ready),
+            Route("/v1/examples/{model}", self.examples),
+            Route("/v2/repository/index", self.index, methods=["POST"]),
+            Route("/v2/repository/models/{model}/load", self.load, methods=["POST"]),
+            Route("/v2/repository/models/{model}/unload", self.unload, methods=["POST"]),
+        ]
+        for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+            routes += [
+                Route(path, self.model),
+                Route(f"{path}/stats", self.statistics),
+                Route(f"{path}/ready", self.model_ready),
+                Route(f"{path}/config", self.config),
+            ]
+        return routes
+
+    async def openapi(self, _request: HttpRequest) -> HttpResponse:
+        description = json.loads((resources.files(_HTTP) / "openapi.json").read_bytes())
+        description["info"]["version"] = metadata.version("hangtag")
+        return json_response(description)
+
+    async def live(self, _request: HttpRequest) -> HttpResponse:
+        return json_response({"live": True})
+
+    async def ready(self, _request: HttpRequest) -> HttpResponse:
+        ready = self._engine.ready
+        return json_response({"ready": ready}, 200 if ready else 503)
+
+    async def server(self, _request: HttpRequest) -> HttpResponse:
+        return json_response(to_dict(server_metadata("binary_tensor_data")))
+
+    async def model(self, request: HttpRequest) -> HttpResponse:
+        model = await self._requested(request)
+        return json_response(to_dict(model_metadata(model, self._engine.versions(model.name))))
+
+    async def model_ready(self, request: HttpRequest) -> HttpResponse:
+        name = request.path_params["model"]
+        with contextlib.suppress(NotLoadedError):  # its first call loads it
+            name = self._engine.model(name, request.path_params.get("version", "")).name
+        return json_response({"name": name, "ready": True})
+
+    async def config(self, request: HttpRequest) -> HttpResponse:
+        return json_response(to_dict(model_config(await self._requested(request))))
+
+    async def examples(self, request: HttpRequest) -> HttpResponse:
+        name, _, version = request.path_params["model"].partition("@")
+        return json_response({"examples": examples((await self._intake.model(name, version)).signature)})
+
+    async def _requested(self, request: HttpRequest) -> Servable:
+        return await self._intake.model(request.path_params["model"], request.path_params.get("version", ""))
+
+    async def statistics(self, request: HttpRequest) -> HttpResponse:
+        requested = request.path_params
+        statistics = await self._repository.statistics(requested.get("model", ""), requested.get("version", ""))
+        return json_response(to_dict(statistics))
+
+    async def index(self, request: HttpRequest) -> HttpResponse:
+        ready = (await self._optional_json(request)).get("ready", False)
+        if type(ready) is not bool:
+            raise InvalidRequestError("'ready' must be true or false")
+        return json_response(to_dict(await self._repository.index(ready=ready))["models"])
+
+    async def load(self, request: HttpRequest) -> HttpResponse:
+        self._require_own_site(request)
+        parameters = parameters_of(await self._optional_json(request), "the request")
+        await self._repository.load(request.path_params["model"], parameters)
+        return json_response({})
+
+    async def unload(self, request: HttpRequest) -> HttpResponse:
+        self._require_own_site(request)
+        await self._optional_json(request)  # parameters, such as unload_dependents, change nothing here
+        await self._repository.unload(request.path_params["model"])
+        return json_response({})
+
+    async def _optional_json(self, request: HttpRequest) -> dict[str, Any]:
+        body = await decompressed(request)
+        return parse_json(body) if body.strip() else {}
+
+    def _require_own_site(self, request: HttpRequest) -> None:
+        """Raise ForeignOriginError if a page of another site sends this request through a user's browser.
+
+        A browser names the page's site in ``Origin`` for every POST. It sends the request even if the page may not read
+        the answer.
+        """
+        host, origin = request.header("host"), request.header("origin")
+        if b"origin" in request.headers and origin.partition("://")[2] != host:
+            raise ForeignOriginError(
+                f"a page of {origin} may not load and unload models here; only this server's own pages may, and "
+                "programs that send no Origin"
+            )
+        if self._names is not None:
+            self._names.require(host)
+
+    async def metrics(self, request: HttpRequest) -> HttpResponse:
+        accept = request.header("accept")
+        content, content_type = await self._repository.in_thread(lambda _: exposition(self._state, accept))
+        return HttpResponse(content, content_type.encode())
+
+
+def is_of_page(path: str) -> bool:
+    """Whether a path belongs to the page or its files. These need no token, because the page must be loaded before it
+    can ask for a token."""
+    return path == "/" or path.startswith(_PREFIX)
+
+
+class PageEndpoint:
+    """Serves the page at / and its files under /page/. The files are read at startup, so no request reads a disk."""
+
+    def __init__(self, grpc_port: Callable[[], int]) -> None:
+        """Read the files.
+
+        Args:
+            grpc_port: Returns the port of gRPC, for the code examples on the page. Called after the server has started
+                to listen.
+        """
+        self._grpc_port = grpc_port
+        self._files = {
+            path.relative_to(_STATIC).as_posix(): path.read_bytes() for path in _STATIC.rglob("*") if path.is_file()
+        }
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [Route("/", self.page), Route(f"{_PREFIX}{{file:path}}", self.file)]
+
+    async def page(self, _request: HttpRequest) -> HttpResponse:
+        text = self._files[_INDEX].replace(b"{grpc_port}", str(self._grpc_port()).encode())
+        return HttpResponse(text, _TYPES[".html"], headers=_HEADERS)
+
+    async def file(self, request: HttpRequest) -> HttpResponse:
+        name = request.path_params["file"]
+        if name == _INDEX or name not in self._files:
+            raise PathError
+        return HttpResponse(self._files[name], _TYPES[Path(name).suffix], headers=_HEADERS)

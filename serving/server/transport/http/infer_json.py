@@ -1,0 +1,285 @@
+"""The JSON of inference: reads a request's outputs, tensors and values, and writes an answer."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from hangtag.protos import tensors
+from hangtag.serving.server.engine.servable import Servable
+from hangtag.serving.server.errors import InvalidRequestError, MessageTooLargeError
+from hangtag.serving.server.queue.call import Tensors
+from hangtag.serving.server.transport.http.messages import to_json
+from hangtag.serving.server.wire.codec import TIMEOUT, require_supported
+from hangtag.serving.signature import TensorSpec
+
+MAX_JSON_BYTES = 4 * 1024 * 1024
+"""The most JSON of a request. It is limited because no other request makes progress while Python reads JSON."""
+_INT64_MAX = 2**63 - 1
+Array = npt.NDArray[Any]
+_TYPES: dict[str, frozenset[type]] = {"b": frozenset({bool}), "O": frozenset({str}), "f": frozenset({int, float})}
+_WHOLE: frozenset[type] = frozenset({int})
+_NAMES = {"b": "true or false", "O": "texts", "f": "numbers"}
+BINARY_SIZE, BINARY_DATA, BINARY_OUTPUTS = "binary_data_size", "binary_data", "binary_data_output"
+"""Parameters of the binary tensor extension."""
+
+
+@dataclass
+class InputHead:
+    """One input. Its values are ``data``, or, unless ``binary_size`` is None, that many of the bytes after the JSON.
+
+    ``data`` is dropped once there is an array, because Python numbers take many times its memory.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: Any
+    binary_size: int | None
+
+
+@dataclass(frozen=True)
+class RequestHead:
+    """A request without its binary tensors.
+
+    Attributes:
+        id: The caller's id for the request, returned with the answer; empty if there is none.
+        inputs: The inputs, in the order of their binary data.
+        outputs: The names of the requested outputs; empty for all of the model's outputs.
+        binary_outputs: For each requested output, in order, whether it is wanted as binary data.
+        binary_by_default: Whether outputs that the request does not name are wanted as binary data.
+        timeout: The request's timeout in microseconds; None if there is none.
+    """
+
+    id: str
+    inputs: tuple[InputHead, ...]
+    outputs: tuple[str, ...]
+    binary_outputs: tuple[bool, ...]
+    binary_by_default: bool
+    timeout: int | None
+
+    @property
+    def binary_bytes(self) -> int:
+        """How many bytes of binary tensors follow the JSON."""
+        return sum(each.binary_size or 0 for each in self.inputs)
+
+
+def parse_head(text: bytes) -> RequestHead:
+    """Parse the JSON of a request. Keys that are not in the protocol are ignored.
+
+    Raises:
+        MessageTooLargeError: The JSON is larger than MAX_JSON_BYTES.
+        InvalidRequestError: The text is not JSON, has a key twice, or has a value that the protocol does not allow.
+    """
+    request = parse_json(text)
+    parameters = parameters_of(request, "the request")
+    inputs = _objects(request, "inputs")
+    if not inputs:
+        raise InvalidRequestError("'inputs' must be a list of at least one input")
+    outputs = _objects(request, "outputs")
+    by_default = _flag(parameters, BINARY_OUTPUTS, default=False)
+    names, binary = [], []
+    for output in outputs:
+        names.append(_text(output, "name", "an output"))
+        of_output = parameters_of(output, f"output {names[-1]!r}")
+        require_supported(names[-1], of_output)
+        binary.append(_flag(of_output, BINARY_DATA, default=by_default))
+    timeout = parameters.get(TIMEOUT)
+    if timeout is not None and (type(timeout) is not int or abs(timeout) > _INT64_MAX):
+        raise InvalidRequestError(f"the parameter {TIMEOUT!r} must be an int64 of microseconds above 0")
+    return RequestHead(
+        id=_text(request, "id", "the request", default=""),
+        inputs=tuple(_input(each) for each in inputs),
+        outputs=tuple(names),
+        binary_outputs=tuple(binary),
+        binary_by_default=by_default,
+        timeout=timeout,
+    )
+
+
+def parse_json(text: bytes) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        MessageTooLargeError: The text is larger than MAX_JSON_BYTES.
+        InvalidRequestError: The text is not a JSON object, has a key twice, NaN or infinity, or is nested too deeply.
+    """
+    if len(text) > MAX_JSON_BYTES:
+        raise MessageTooLargeError(
+            f"the request has {len(text):,} bytes of JSON; at most {MAX_JSON_BYTES:,} are read. Send large tensors as "
+            "binary data, with the parameter 'binary_data_size' and the header Inference-Header-Content-Length."
+        )
+    try:
+        value = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise InvalidRequestError("the JSON is nested too deeply") from error
+    except ValueError as error:
+        raise InvalidRequestError(f"the request is not JSON in UTF-8: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidRequestError("the request's JSON must be an object, {...}")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        known: set[str] = set()
+        for key, _ in pairs:
+            if key in known:
+                raise InvalidRequestError(f"the JSON has the key {key!r} twice in one object")
+            known.add(key)
+    return result
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise InvalidRequestError(f"JSON has no {name}; send such values as binary data")
+
+
+def _input(tensor: dict[str, Any]) -> InputHead:
+    name = _text(tensor, "name", "an input")
+    where = f"input {name!r}"
+    shape = tensor.get("shape")
+    if type(shape) is not list or any(type(size) is not int for size in shape):
+        raise InvalidRequestError(f"{where}: 'shape' must be a list of whole numbers")
+    parameters = parameters_of(tensor, where)
+    require_supported(name, parameters)
+    size = parameters.get(BINARY_SIZE)
+    if size is not None and (type(size) is not int or size < 0):
+        raise InvalidRequestError(f"{where}: the parameter {BINARY_SIZE!r} must be a number of bytes")
+    if (size is None) == ("data" not in tensor):
+        problem = "neither 'data' nor" if size is None else "both 'data' and"
+        raise InvalidRequestError(f"{where} has {problem} the parameter {BINARY_SIZE!r}; send one of them")
+    return InputHead(name, _text(tensor, "datatype", where), tuple(shape), tensor.get("data"), size)
+
+
+def _objects(owner: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    value = owner.get(key) or []
+    if type(value) is not list or any(type(each) is not dict for each in value):
+        raise InvalidRequestError(f"{key!r} must be a list of objects")
+    return value
+
+
+def parameters_of(owner: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the parameters of a request or of a tensor. Raises InvalidRequestError if they are not an object."""
+    value = owner.get("parameters") or {}
+    if type(value) is not dict:
+        raise InvalidRequestError(f"{where}: 'parameters' must be an object")
+    return value
+
+
+def _flag(parameters: dict[str, Any], name: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if type(value) is not bool:
+        raise InvalidRequestError(f"the parameter {name!r} must be true or false")
+    return value
+
+
+def _text(owner: dict[str, Any], key: str, where: str, default: str | None = None) -> str:
+    value = owner.get(key, default)
+    if type(value) is not str:
+        raise InvalidRequestError(f"{where}: {key!r} must be a text")
+    return value
+
+
+def array_of(datatype: str, shape: Sequence[int], data: object) -> Array:
+    """Return the array of a tensor whose values are in the JSON; BYTES become str.
+
+    Args:
+        datatype: The protocol's name, such as "FP32"; JSON cannot represent FP16.
+        shape: The size of each axis.
+        data: The parsed values, row-major: one flat list, or lists nested according to the shape.
+
+    Raises:
+        ValueError: The datatype is unknown, the shape is invalid, or the values do not fit the datatype or the shape.
+    """
+    if datatype == "FP16":
+        raise ValueError("FP16 has no values in JSON; send it as binary data")
+    if datatype not in tensors.DTYPES:
+        raise ValueError(f"unknown datatype {datatype!r}; known: {', '.join(tensors.DTYPES)}")
+    count = tensors.element_count(shape)
+    values = _flat(data, shape)
+    if len(values) != count:
+        raise ValueError(f"{datatype} {list(shape)} needs {count} values in data, got {len(values)}")
+    kind = tensors.DTYPES[datatype].kind
+    if not _TYPES.get(kind, _WHOLE).issuperset(map(type, values)):
+        raise ValueError(f"data of {datatype} must be {_NAMES.get(kind, 'whole numbers')}")
+    if kind == "O":
+        "".join(values).encode()  # raises UnicodeEncodeError, a ValueError, for half of a surrogate pair
+        texts = np.empty(count, np.object_)
+        texts[:] = values
+        return texts.reshape(shape)
+    with np.errstate(over="ignore"):  # an overflow becomes infinity, which is refused
+        array = tensors.from_numbers(datatype, shape, values, "data")
+    if kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"data holds numbers outside {datatype}'s range; send infinity and NaN as binary data")
+    return array
+
+
+def _flat(data: object, shape: Sequence[int]) -> list[Any]:
+    """Return nested lists as one flat list. Raises ValueError if the nesting does not match the shape."""
+    values: list[Any] = [data]
+    axis = 0
+    if type(data) is list and (not data or type(data[0]) is not list):
+        return data  # flat
+    while axis == 0 or (values and type(values[0]) is list):
+        if axis == len(shape) or any(type(each) is not list or len(each) != shape[axis] for each in values):
+            raise ValueError(f"data must be one flat list, or lists nested as the shape {list(shape)} says")
+        values = [value for each in values for value in each]
+        axis += 1
+    if axis != len(shape):
+        raise ValueError(f"data must be one flat list, or lists nested as the shape {list(shape)} says")
+    return values
+
+
+def encode_answer(
+    model: Servable, specs: Sequence[TensorSpec], binary: Sequence[bool], outputs: Tensors, identity: str = ""
+) -> tuple[bytes, list[bytes]]:
+    """Return the JSON and the binary tensors.
+
+    Args:
+        model: The version that answers.
+        specs: The requested outputs, in order.
+        binary: For each requested output, whether it is wanted as binary data.
+        outputs: The model's arrays by name.
+        identity: The request's id; empty if it has none.
+
+    Raises:
+        InvalidRequestError: An output is wanted in JSON, but JSON cannot represent its values.
+    """
+    contents: list[bytes] = []
+    described: list[dict[str, Any]] = []
+    for spec, as_binary in zip(specs, binary, strict=True):
+        array = outputs[spec.name]
+        output: dict[str, Any] = {"name": spec.name, "datatype": spec.datatype, "shape": array.shape}
+        if as_binary:
+            contents.append(tensors.to_raw(array))
+            output["parameters"] = {BINARY_SIZE: len(contents[-1])}
+        else:
+            output["data"] = _values(spec, array)
+        described.append(output)
+    answered = {"model_name": model.name, "model_version": model.version, "outputs": described}
+    return to_json(({"id": identity} if identity else {}) | answered), contents
+
+
+def _values(spec: TensorSpec, array: Array) -> list[Any]:
+    """Return the values of an output, row-major, as one flat list. Raises InvalidRequestError: see `encode_answer`."""
+    problem = ""
+    if array.dtype.kind in "OSU":
+        try:
+            return [value.decode() if isinstance(value, bytes) else str(value) for value in array.flat]
+        except UnicodeDecodeError as error:
+            problem = str(error)
+    elif array.dtype == np.float16:
+        problem = "FP16 has no values in JSON"
+    elif array.dtype.kind == "f" and not np.isfinite(array).all():
+        problem = "the values hold infinity or NaN, which JSON does not have"
+    if problem:
+        raise InvalidRequestError(
+            f"output {spec.name!r} cannot be sent as JSON: {problem}. Ask for it as binary data, with its parameter "
+            f"{BINARY_DATA!r}: true"
+        )
+    values: list[Any] = array.ravel().tolist()
+    return values

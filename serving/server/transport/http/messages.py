@@ -1,0 +1,260 @@
+"""A request over HTTP/1.1, the route that answers it, and its response, with one body of known length, and with the
+request's timings in headers."""
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache
+from typing import Any, TypeAlias
+from urllib.parse import parse_qsl, quote, unquote
+
+import httptools
+from google.protobuf.message import Message
+
+from hangtag.serving.server.telemetry.model_statistics import Timings
+from hangtag.serving.server.transport.http.bodies import HeldBytes, decompress
+from hangtag.serving.server.wire.intake import LazyMetadata, Origin
+from hangtag.serving.server.wire.status import call_status, cost_metadata, status
+
+HTTP_INFER = "POST /v2/models/{model}/infer"
+HTTP_CLASSIFY = "POST /v1/classify/{model}"
+"""The methods that query models, as telemetry names them."""
+Header: TypeAlias = tuple[bytes, bytes]
+JSON, BINARY = b"application/json", b"application/octet-stream"
+RETRY_AFTER_SECONDS = b"1"
+_HEADERS: dict[int, tuple[Header, ...]] = {
+    401: ((b"www-authenticate", b"Bearer"),),
+    429: ((b"retry-after", RETRY_AFTER_SECONDS),),
+    503: ((b"retry-after", RETRY_AFTER_SECONDS),),
+}
+
+
+class HttpRequest:
+    """A request's head, and the part of its body that has come so far.
+
+    Attributes:
+        method: For example "POST".
+        target: The path and the query, as received.
+        path: The percent-decoded path.
+        query: The part after the question mark, as received.
+        fields: The headers, with lower-case names, in their order.
+        body: The part of the body that has come; empty once it is refused or taken.
+        held: The body's share of the memory for all bodies.
+        is_whole: Whether the whole body has come.
+        keeps_open: Whether the client accepts further answers on the connection.
+        awaits_continue: Whether the client waits for "100 Continue" before it sends its body.
+        response: The response, once it is known. Bytes mean status 200, and start with the headers.
+        is_answered: Whether the response is written.
+    """
+
+    path_params: Mapping[str, str] = {}
+    """The values of the parameters in the route's path."""
+
+    def __init__(
+        self, method: str, target: bytes, fields: list[tuple[bytes, bytes]], held: HeldBytes, *, keeps_open: bool
+    ) -> None:
+        """Read the target. Raises httptools.HttpParserInvalidURLError or UnicodeDecodeError if it is not valid."""
+        url = httptools.parse_url(target)
+        self.method = method
+        self.target = target
+        self.query: bytes = url.query or b""
+        self.fields = fields
+        self.held = held
+        self.keeps_open = keeps_open
+        self.path = (url.path or b"/").decode("ascii")
+        if "%" in self.path:
+            self.path = unquote(self.path)
+        self.body: bytes | bytearray = b""
+        self.is_whole = False
+        self.awaits_continue = False
+        self.response: HttpResponse | bytes | None = None
+        self.is_answered = False
+
+    @cached_property
+    def headers(self) -> dict[bytes, bytes]:
+        """The headers by lower-case name; the last value if a name occurs twice."""
+        return dict(self.fields)
+
+    def header(self, name: str) -> str:
+        """Return a header's value as text; empty without the header."""
+        return self.headers.get(name.encode(), b"").decode("latin-1")
+
+    @property
+    def query_items(self) -> list[tuple[str, str]]:
+        """The names and values of the query."""
+        return parse_qsl(self.query.decode("latin-1"), keep_blank_values=True)
+
+    def take_body(self) -> bytes:
+        """Return the body and remove it from the request."""
+        body, self.body = self.body, b""
+        return bytes(body)
+
+
+async def decompressed(request: HttpRequest) -> bytes:
+    """Return the body of a request without its Content-Encoding. A thread decompresses it, to not block other requests.
+
+    Raises:
+        UnsupportedEncodingError: The encoding is neither gzip nor deflate.
+        MessageTooLargeError: The body would become too large.
+        QueueFullError: The bodies in flight have reached their memory limit.
+        InvalidRequestError: The body is damaged or ends early.
+        CancelledError: The caller has left.
+    """
+    body = request.take_body()
+    encoding = request.headers.get(b"content-encoding")
+    return body if encoding is None else await asyncio.to_thread(decompress, body, encoding, request.held)
+
+
+def origin_of(method: str, request: HttpRequest) -> Origin:
+    """Return what telemetry and routes need to know about a request. method: The HTTP method and the route."""
+    return Origin(method, LazyMetadata(lambda: request_metadata(request)))
+
+
+def request_metadata(request: HttpRequest) -> tuple[tuple[str, str], ...]:
+    """Return the headers of a request as text, with lower-case names."""
+    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in request.fields)
+
+
+class HttpResponse:
+    """A response with a Content-Length."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, body: bytes, content_type: bytes, status: int = 200, headers: Iterable[Header] = ()) -> None:
+        self.body = body
+        self.status = status
+        self.headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *headers]
+
+
+Endpoint = Callable[[HttpRequest], Awaitable[HttpResponse]]
+_PARAMETER = re.compile(r"\\{(\w+)(:path)?\\}")
+"""A parameter of a path, after re.escape."""
+
+
+class Route:
+    """A path, the methods that it takes, and the endpoint that answers; the endpoint raises domain errors."""
+
+    def __init__(self, path: str, endpoint: Endpoint, methods: Sequence[str] = ("GET", "HEAD")) -> None:
+        """path: May have parameters, such as {model}; a parameter may contain a slash if it ends with ``:path``."""
+        self.endpoint = endpoint
+        self.methods = methods
+        with_groups = _PARAMETER.sub(lambda match: rf"(?P<{match[1]}>{'.*' if match[2] else '[^/]+'})", re.escape(path))
+        self.pattern = re.compile(with_groups)
+
+
+class PathError(Exception):
+    """There is no such path; or the path takes other methods, which ``allow`` lists."""
+
+    def __init__(self, allow: Sequence[str] = ()) -> None:
+        super().__init__(allow)
+        self.allow = ", ".join(allow)
+
+
+async def answer(routes: Sequence[Route], request: HttpRequest) -> HttpResponse:
+    """Let the first route that fits answer. Raises PathError if there is none, and whatever the endpoint raises."""
+    others: Sequence[str] = ()
+    for route in routes:
+        if (match := route.pattern.fullmatch(request.path)) is None:
+            continue
+        if request.method in route.methods:
+            request.path_params = match.groupdict()
+            return await route.endpoint(request)
+        others = others or route.methods
+    raise PathError(others)
+
+
+def json_response(value: object, status: int = 200, headers: Iterable[Header] = ()) -> HttpResponse:
+    """Return a response of JSON."""
+    return HttpResponse(to_json(value), JSON, status, headers)
+
+
+def to_json(value: object) -> bytes:
+    """Serialize to JSON as ASCII. Raises ValueError for NaN and infinity, which JSON does not have."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def error_response(error: Exception, method: str, request: object = None) -> HttpResponse:
+    """Return the response for an error, with the same message as over gRPC.
+
+    Args:
+        error: The error that ended the request.
+        method: The request's method and route, for the log.
+        request: The request, whose model and id are logged.
+    """
+    if isinstance(error, PathError):
+        if not error.allow:
+            return json_response({"error": "there is no such path; GET /openapi.json describes all"}, 404)
+        text = f"this path takes {error.allow}; GET /openapi.json describes it"
+        return json_response({"error": text}, 405, [(b"allow", error.allow.encode())])
+    code = status(error).http
+    return json_response({"error": call_status(error, method, request)[1]}, code, _HEADERS.get(code, ()))
+
+
+def to_dict(message: Message) -> dict[str, Any]:
+    """Return a message as JSON values, with the field names of the .proto files. Enumerations become names. Fields that
+    are not set have their default, except messages and optional fields, which are left out.
+
+    protobuf's own json_format writes 64-bit numbers as strings, which clients of the protocol do not read.
+    """
+    return {
+        field.name: _value(field, getattr(message, field.name))
+        for field in message.DESCRIPTOR.fields
+        if not field.has_presence or message.HasField(field.name)
+    }
+
+
+def _value(field: Any, value: Any) -> Any:
+    kind = field.message_type
+    if kind is not None and kind.GetOptions().map_entry:
+        of_value = kind.fields_by_name["value"]
+        return {str(key): _single(of_value, value[key]) for key in value}
+    if field.is_repeated:
+        return [_single(field, each) for each in value]
+    return _single(field, value)
+
+
+def _single(field: Any, value: Any) -> Any:
+    if field.message_type is not None:
+        return to_dict(value)
+    if field.enum_type is not None:
+        named = field.enum_type.values_by_number.get(value)
+        return value if named is None else named.name
+    return value
+
+
+def cost_headers(model: str, version: str, timings: Timings, preprocess_ns: int = 0) -> Sequence[Header]:
+    """Return the headers that say which model answered, and how long each part took.
+
+    ``server-timing`` repeats the same times in milliseconds for browsers' developer tools.
+
+    Args:
+        model: The model's name.
+        version: The version that answered.
+        timings: The times in the queue and for computing.
+        preprocess_ns: The time for decoding and converting an image.
+    """
+    times = b"queue;dur=%.3f, compute;dur=%.3f" % (timings.queue_ns / 1e6, timings.compute_ns / 1e6)
+    if preprocess_ns:
+        times = b"preprocess;dur=%.3f, %b" % (preprocess_ns / 1e6, times)
+    answered = answered_by(model, version)
+    return (
+        *(answered[1:] if timings.stages else answered),  # for a route, the models that answered follow below
+        *[(name.encode(), value.encode()) for name, value in cost_metadata(timings)],
+        (b"server-timing", times),
+    )
+
+
+def answered_by(model: str, version: str) -> tuple[Header, ...]:
+    """Return the headers that say which model answered."""
+    return (b"hangtag-model", _quoted(model)), (b"hangtag-model-version", version.encode())
+
+
+def written(headers: Iterable[Header]) -> bytes:
+    """Return headers as they are sent."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+@lru_cache(maxsize=256)
+def _quoted(name: str) -> bytes:
+    return quote(name).encode()

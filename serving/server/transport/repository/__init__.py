@@ -1,1 +1,0 @@
-"""The models of the server, as clients see and control them: descriptions, statistics, loading and unloading."""

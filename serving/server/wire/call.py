@@ -1,0 +1,241 @@
+"""A call of a transport: how every request gets from a transport into the engine, and how its outcome gets back.
+
+Every request of every transport is a `TransportCall`, which is also the entry in its model's queue. `submit` looks the
+model up, lets the call's `Query` decode the request for that model, and queues the call. This module retries after a
+model swap, counts failures and records spans. So unary calls, streams, comparisons, native and HTTP differ only in how
+they send an answer.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import grpc
+
+from hangtag.protos.methods import CLASSIFY, CLASSIFY_STREAM, COMPARE, MODEL_INFER, MODEL_STREAM_INFER
+from hangtag.serving.server.engine.servable import Servable
+from hangtag.serving.server.errors import (
+    CancelledError,
+    MessageTooLargeError,
+    NotLoadedError,
+    ServerError,
+    UnavailableError,
+)
+from hangtag.serving.server.queue.call import Call, InferenceResult
+from hangtag.serving.server.wire.intake import Intake, Origin
+from hangtag.serving.server.wire.tracing import Metadata
+
+LARGE_MESSAGE = 64 * 1024
+"""From this many bytes, a thread decodes a request and encodes its answer. Strings are handled one by one, which takes
+more than a millisecond for this size, and a second for the largest message."""
+
+INFERENCE_METHODS = frozenset({MODEL_INFER, MODEL_STREAM_INFER, CLASSIFY, CLASSIFY_STREAM, COMPARE})
+"""The gRPC methods that query models: their queries are traced, and their failures counted."""
+
+STREAMS = (
+    MODEL_STREAM_INFER,
+    CLASSIFY_STREAM,
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+)
+"""The methods whose requests or answers are a stream, which may last as long as the client wants."""
+
+
+class TransportCall(Call):
+    """A request of a transport, from before its decoding until its outcome."""
+
+    intake: Intake
+    method: str
+    """The same as in `Origin`, like the metadata."""
+    metadata: Metadata
+    started: int
+    """When the request came, by time.perf_counter_ns."""
+    query: "Query | None" = None
+    """The request after it is read and before it is decoded. Set by ``set_query``."""
+    model_name: str = ""
+    model_version: str = ""
+    """Empty: the version that serves by default."""
+    id: str = ""
+    """The request's id, for the log. Set by the query, if the request has an id."""
+    encode: Callable[[InferenceResult], Any]
+    """Turns the model's result into the transport's response; may raise ServerError. Set by the query."""
+    outputs: Sequence[str] = ()
+    """The outputs that the response contains in full; empty if they do not determine its size. Set by the query."""
+
+    def set_query(self, query: "Query") -> None:
+        """Take the request, which `submit` will decode."""
+        self.query, self.model_name, self.model_version = query, query.model_name, query.model_version
+
+    @abstractmethod
+    def respond(self, result: InferenceResult, *, is_large: bool) -> None:
+        """Send the response for a result. is_large: Whether encoding takes so long that it would block a loop."""
+
+    @abstractmethod
+    def refuse(self, error: Exception) -> None:
+        """Send an error, which has been counted already."""
+
+    def answer(self, result: InferenceResult) -> None:
+        outputs = result.outputs
+        size = sum([outputs[name].nbytes for name in self.outputs or outputs])
+        is_large = size >= LARGE_MESSAGE
+        try:
+            if is_large and self.outputs:
+                self.intake.require_size("Sent", size)  # before it is copied
+        except MessageTooLargeError as error:
+            self.fail(error)
+        else:
+            self.respond(result, is_large=is_large)
+
+    def fail(self, error: Exception) -> None:
+        self._record(error)
+        self.refuse(error)
+
+    def _record(self, error: Exception) -> None:
+        self.intake.record_failure(
+            Origin(self.method, self.metadata), error, self.started, self.model_name, self.model_version
+        )
+
+    def encoded(self, result: InferenceResult) -> Any:
+        """Encode a result. Call this once. Raises ServerError if the result makes no sense."""
+        try:
+            response = self.encode(result)
+        except Exception as error:
+            self._record(error)
+            raise
+        if (tracing := self.intake.tracing) is not None:
+            ns = time.perf_counter_ns() - self.started
+            tracing.record(self.method, self.metadata, ns, grpc.StatusCode.OK, result.timings)
+        return response
+
+    def cancel(self, _call: Call | None = None) -> None:
+        super().cancel()
+        submit(self)  # now, so that no message waits for a thread to pass over this call
+
+    def metadata_value(self, key: str) -> str:
+        values = (value for name, value in self.metadata if name == key and isinstance(value, str))
+        return next(values, "")
+
+
+class Query(ABC):
+    """A request for one model, not decoded yet."""
+
+    model_name: str
+    model_version: str
+
+    @property
+    def is_large(self) -> bool:
+        """Whether decoding may take long, and may wait for memory that other large pictures use."""
+        return False
+
+    @abstractmethod
+    def prepare(self, model: Servable, call: TransportCall) -> None:
+        """Decode the request for this model: set the call's inputs, samples, batch key, encode and outputs.
+
+        Args:
+            model: The version that will compute the request. If it is replaced in the meantime, this is called again
+                with the successor.
+            call: The call, whose deadline may be moved earlier.
+
+        Raises:
+            InvalidRequestError: The request does not fit the model.
+        """
+
+
+def submit(call: TransportCall) -> None:
+    """Decode a call's query and queue the call with the named model. Never raises: an error becomes the call's outcome.
+
+    A model may be replaced and closed between its look-up and the moment when the call is queued. Then the model raises
+    UnavailableError although the name is served, and the call goes to the successor.
+
+    If the caller leaves, two threads may submit the same call; only one of them gets the query. The query is removed
+    from the call, so that the message does not wait in the queue together with its arrays.
+    """
+    query: Query | None = vars(call).pop("query", None)
+    if query is None:
+        return
+    engine, name, version = call.intake.engine, call.model_name, call.model_version
+    try:
+        _require_caller(call)
+        while True:
+            model = engine.model(name, version)
+            try:
+                model.raise_if_queue_full()
+                query.prepare(model, call)
+                model.put(call)
+            except UnavailableError:
+                if engine.model(name, version) is model:
+                    raise
+            else:
+                break
+    except NotLoadedError:
+        _submit_when_loaded(call, query)
+        return
+    except Exception as error:
+        call.fail(error)
+        return
+    if call.cancelled:  # the caller left before there was anything to cancel
+        call.cancel()
+
+
+def _submit_when_loaded(call: TransportCall, query: Query) -> None:
+    """Submit a call once its model is loaded. A model's first call starts the load."""
+    residency = call.intake.engine.residency
+    assert residency is not None  # which the engine's error came from
+
+    def go_on(load: "Future[None]") -> None:
+        error = load.exception()
+        if error is None:
+            submit(call)
+        elif isinstance(error, Exception) and vars(call).pop("query", None) is not None:  # else the caller has left
+            call.fail(error)
+
+    try:
+        load = residency.load(call.model_name)
+    except ServerError as error:
+        call.fail(error)
+        return
+    call.query = query
+    load.add_done_callback(go_on)
+
+
+def submit_on_thread(calls: Sequence[TransportCall], query_of: Callable[[], Query] | None = None) -> None:
+    """On a thread, decode the queries of these calls, one after another, and queue the calls.
+
+    Args:
+        calls: The calls of one request. They share its picture, which is prepared once.
+        query_of: Makes the first call's query, if the call has no query yet.
+
+    Raises:
+        QueueFullError: max_queue_size requests wait to be decoded already. The calls then have no outcome.
+    """
+    decoding = calls[0].intake.decoding
+    decoding.take_place()
+
+    def read() -> None:
+        try:
+            if query_of is not None:
+                _require_caller(calls[0])
+                calls[0].set_query(query_of())
+            is_large = any(query.is_large for call in calls if (query := call.query) is not None)
+        except Exception as error:
+            decoding.leave_place()
+            for call in calls:
+                call.fail(error)
+        else:
+            decoding.decode(submit_all, is_large=is_large)
+
+    def submit_all() -> None:
+        decoding.leave_place()
+        for call in calls:
+            submit(call)
+
+    decoding.submit(read)
+
+
+def _require_caller(call: TransportCall) -> None:
+    """Raise CancelledError if the caller has left."""
+    if call.cancelled:
+        raise CancelledError("the caller left before the request was decoded")

@@ -1,0 +1,276 @@
+"""The process's one event loop, for all gRPC and HTTP servers, and the calls whose outcomes are awaited on the loop.
+
+The loop runs in its own thread. grpc.aio takes its events from one queue for the whole process, and disturbs loops that
+share this queue. So every server runs on this loop, which starts with the first server and ends with the process. The
+loop is uvloop's if uvloop is installed.
+
+A program that runs a server may also call grpc.aio on another loop. With older versions of grpcio (seen with 1.76, not
+with 1.85) both loops then wake up for an event, and the slower loop reports a BlockingIOError because the event is
+gone. No event is lost, so this loop does not log the error.
+"""
+
+import asyncio
+import contextlib
+import math
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from concurrent.futures import Future
+from threading import get_ident
+from typing import Any, Protocol, TypeVar
+
+import structlog
+
+from hangtag.serving.server.errors import QueueFullError
+from hangtag.serving.server.queue.call import InferenceResult
+from hangtag.serving.server.telemetry.log import redirect_library_log
+from hangtag.serving.server.telemetry.model_statistics import Timings
+from hangtag.serving.server.wire.call import Query, submit, submit_on_thread
+from hangtag.serving.server.wire.intake import Intake, Origin
+from hangtag.serving.server.wire.plans import PlannedCall
+
+Result = TypeVar("Result")
+
+log = structlog.get_logger()
+
+_SWITCH_SECONDS = 0.001
+"""How long this loop's thread may keep the interpreter lock while another thread waits for it.
+
+One turn of the loop that reads or answers 64 requests holds the lock for milliseconds, while the computing threads wait
+for the lock with the next batch. With Python's default of 5 ms, the loop and the computation took turns instead of
+running at the same time, and 64 connections over HTTP got a fifth fewer answers a second.
+"""
+
+_starting = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+_run_loop: Callable[..., object] = asyncio.run
+with contextlib.suppress(ImportError):  # uvloop has no wheel for some platforms
+    import uvloop
+
+    _run_loop = uvloop.run
+
+
+def event_loop() -> asyncio.AbstractEventLoop:
+    """Return the loop; the first call starts the loop."""
+    global _loop
+    with _starting:
+        if _loop is None:
+            sys.setswitchinterval(_SWITCH_SECONDS)
+            started: Future[asyncio.AbstractEventLoop] = Future()
+            threading.Thread(target=_run_loop, args=(_run_for_ever(started),), name="grpc", daemon=True).start()
+            _loop = started.result()
+    return _loop
+
+
+def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """Run a coroutine on the loop and return its result. Call this from any thread except the loop's."""
+    return asyncio.run_coroutine_threadsafe(coroutine, event_loop()).result()
+
+
+async def _run_for_ever(started: "Future[asyncio.AbstractEventLoop]") -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_log_error)
+    redirect_library_log("grpc", with_values=False)  # grpc logs each metadata value that is not UTF-8
+    started.set_result(loop)
+    await loop.create_future()
+
+
+def _log_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    if not isinstance(error, BlockingIOError):  # harmless: see the module's docstring
+        log.error("unexpected error in the event loop", reason=context.get("message"), exc_info=error)
+
+
+class LoopCall(PlannedCall):
+    """A call by a coroutine, which awaits its outcome."""
+
+    is_large = False
+    """Whether ``response`` takes so long that it would block the loop."""
+
+    def __init__(self, calls: "LoopCalls", origin: Origin, deadline: float | None, query: Query | None = None) -> None:
+        """Describe a call that is not decoded yet.
+
+        Args:
+            calls: The calls of the loop.
+            origin: Where the call came from.
+            deadline: In seconds on the monotonic clock; None if the caller waits for ever.
+            query: The request; None if the request may have a plan.
+        """
+        self.intake = calls.intake
+        self.method, self.metadata = origin
+        self.started = time.perf_counter_ns()
+        self.deadline = deadline
+        if query is not None:
+            self.set_query(query)
+        self._calls = calls
+        self._ended: asyncio.Future[None] = calls.loop.create_future()
+        self._outcome: InferenceResult | Exception | None = None
+
+    def respond(self, result: InferenceResult, *, is_large: bool) -> None:
+        self._outcome, self.is_large = result, is_large
+        self._calls.hand_over(self)
+
+    def refuse(self, error: Exception) -> None:
+        self._outcome = error
+        self._calls.hand_over(self)
+
+    def __await__(self) -> Generator[Any, None, None]:
+        """Wait for the outcome, and do not raise if it is an error. If the coroutine is cancelled, the call is too."""
+        try:
+            yield from self._ended
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    def resolve(self) -> None:
+        """Let the waiting coroutine continue. Called on the loop."""
+        if not self._ended.done():  # else the caller has left
+            self._ended.set_result(None)
+
+    def when_ended(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` on the loop when there is an outcome, unless nobody waits for the outcome any more."""
+        self._ended.add_done_callback(lambda future: None if future.cancelled() else callback())
+
+    @property
+    def result(self) -> InferenceResult | None:
+        """The model's result; None for a call that was refused, dropped, or failed."""
+        return self._outcome if isinstance(self._outcome, InferenceResult) else None
+
+    @property
+    def timings(self) -> Timings | None:
+        """The call's timings; None for a call that was refused, dropped, or failed."""
+        return self.result.timings if self.result is not None else None
+
+    def response(self) -> Any:
+        """Encode the result, once. Raises the error with which the call ended, or ServerError if the result makes no
+        sense."""
+        if isinstance(self._outcome, InferenceResult):
+            return self.encoded(self._outcome)
+        assert self._outcome is not None
+        raise self._outcome
+
+
+class Ended(Protocol):
+    """A call that has its outcome."""
+
+    def resolve(self) -> None:
+        """Pass the outcome on. Called on the event loop; must not raise."""
+
+
+class LoopCalls:
+    """Submits calls from coroutines on the event loop."""
+
+    def __init__(self, intake: Intake) -> None:
+        self.open = 0
+        """Number of calls that are being answered, without calls of streams. Only the loop's thread may use it."""
+        self.last_answer = -math.inf
+        """When such a call was last answered, on the loop's clock."""
+        self.intake = intake
+        self.loop = event_loop()
+        self._loop_thread = 0
+        self._ended: deque[Ended] = deque()
+        self._scheduled = False
+        self._wakes = False
+        self._decoding = intake.decoding
+        self.loop.call_soon_threadsafe(intake.engine.pool.gather_offers, self._wake_later)
+
+    def hand_over(self, call: Ended) -> None:
+        """Pass an ended call to the loop, from any thread. The loop wakes up once for all calls that have gathered."""
+        self._ended.append(call)
+        if get_ident() == self._loop_thread:
+            self._resolve()
+        elif not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon_threadsafe(self._resolve)
+
+    def _resolve(self) -> None:
+        self._loop_thread = get_ident()
+        self._scheduled = False  # before the calls are taken, so that a later one schedules this again
+        while self._ended:
+            self._ended.popleft().resolve()
+
+    def _wake_later(self) -> None:
+        """Let batches be taken only when all calls that the loop has received together are queued."""
+        if not self._wakes:
+            self._wakes = True
+            self.loop.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._wakes = False
+        self.intake.engine.pool.wake()
+
+    async def answer(self, call: LoopCall, *, in_thread: bool = False) -> tuple[Any, Timings]:
+        """Return the response to one call, and its timings. If this coroutine is cancelled, the call is dropped.
+
+        Args:
+            call: A call that has a query which is not decoded yet, or that is queued with its plan.
+            in_thread: Whether decoding may take so long that it would block the loop. A large response is always
+                encoded on a thread.
+
+        Raises:
+            ServerError: The call was refused, dropped, or failed.
+        """
+        if in_thread:
+            await self.outcomes([call])
+        else:
+            if call.query is not None:
+                submit(call)
+            self.open += 1
+            try:
+                await call
+            finally:
+                self._end()
+        if call.timings is None or not (call.is_large or in_thread):  # errors need not wait for other calls' pictures
+            response = call.response()
+        else:
+            response = await self.in_thread(call.response)
+        assert call.timings is not None  # a response has been computed
+        return response, call.timings
+
+    async def outcomes(self, calls: Sequence[LoopCall]) -> None:
+        """Decode and submit the queries of calls on a thread, and return when all calls have their outcomes.
+
+        Raises:
+            QueueFullError: max_queue_size calls wait to be decoded already.
+        """
+        try:
+            submit_on_thread(calls)
+        except QueueFullError as error:
+            for call in calls:
+                call.fail(error)
+            raise
+        self.open += 1
+        try:
+            for call in calls:
+                await call
+        except asyncio.CancelledError:
+            for call in calls:
+                call.cancel()
+            raise
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self.open -= 1
+        self.last_answer = self.loop.time()
+
+    async def submit(self, call: LoopCall, *, in_thread: bool) -> None:
+        """Submit one call, without taking a place. in_thread: Whether decoding may block the loop for long."""
+        if not in_thread:
+            submit(call)
+            return
+
+        def read() -> Future[None] | None:
+            query = call.query
+            return self._decoding.decode(lambda: submit(call), is_large=query is not None and query.is_large)
+
+        # Waits to the end even if the caller leaves, because decoded inputs take memory.
+        waiting = await asyncio.shield(asyncio.wrap_future(self._decoding.submit(read), loop=self.loop))
+        if waiting is not None:
+            await asyncio.shield(asyncio.wrap_future(waiting, loop=self.loop))
+
+    async def in_thread(self, work: Callable[[], Result]) -> Result:
+        """Run ``work`` on one of as many threads as there are CPUs, and return its result."""
+        return await asyncio.wrap_future(self._decoding.submit(work), loop=self.loop)

@@ -1,0 +1,274 @@
+"""What the transports of a server share: the intake, to which they pass requests, the counting of requests that fail
+before they reach a model, and who may call: with a token file, only callers with a bearer token from it.
+
+Tokens are compared byte for byte in constant time. The file is read again when it changes.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from hangtag.serving.server.engine.engine import Engine
+from hangtag.serving.server.engine.servable import Servable
+from hangtag.serving.server.errors import (
+    STOPPING,
+    MessageTooLargeError,
+    NotLoadedError,
+    QueueFullError,
+    StartError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from hangtag.serving.server.host.watched_files import WatchedFiles, read_bytes
+from hangtag.serving.server.wire.repository import RepositoryCalls
+from hangtag.serving.server.wire.status import status
+from hangtag.serving.server.wire.tracing import Metadata, Tracing
+
+Result = TypeVar("Result")
+
+Authorise = Callable[[Metadata], None]
+"""Takes a call's metadata, and raises UnauthenticatedError if the call has no valid credentials. Must be thread-safe,
+and must not block, because the thread that polls for calls runs it."""
+
+MIN_LENGTH = 16
+"""The fewest characters of a token."""
+_CREDENTIALS = re.compile("bearer +(.*)", re.IGNORECASE | re.DOTALL)
+"""RFC 9110, 11.4: the scheme in upper or lower case, one or more spaces, then the token, up to the end."""
+
+
+class DecodingThreads:
+    """Threads that decode requests, and a limited number of places to wait for a thread, for all models. Thread-safe.
+
+    A model's queue holds only decoded requests. Without these places, any number of undecoded requests could wait and
+    take memory. Large pictures, which take long to decode and wait for memory, have the same number of separate
+    threads, so that no other request waits for large pictures.
+    """
+
+    def __init__(self, threads: int, places: int) -> None:
+        """Start no thread yet.
+
+        Args:
+            threads: The size of each of two pools of threads: for large pictures, and for everything else.
+            places: How many requests may wait for a thread.
+        """
+        self._free = threading.Semaphore(places)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._threads_for_large = ThreadPoolExecutor(threads, thread_name_prefix="decode-large")
+
+    def take_place(self) -> None:
+        """Take a place for a request before passing it to a thread. Raises QueueFullError if no place is free."""
+        if not self._free.acquire(blocking=False):
+            raise QueueFullError(
+                "the queue of pictures and large messages to be decoded is full (--max-queue-size); try again later "
+                "with a back-off"
+            )
+
+    def leave_place(self) -> None:
+        """Free a request's place when a thread starts to decode the request, or drops it."""
+        self._free.release()
+
+    def submit(self, work: Callable[[], Result]) -> "Future[Result]":
+        """Run work on a thread that is not for large pictures."""
+        return self._threads.submit(work)
+
+    def decode(self, work: Callable[[], None], *, is_large: bool) -> "Future[None] | None":
+        """Decode a request at once on this thread, or, if it has a large picture, later on a thread for large pictures.
+
+        Args:
+            work: Decodes the request.
+            is_large: Whether the request has a large picture.
+
+        Returns:
+            The future of the work; None if the work is done already.
+        """
+        if is_large:
+            return self._threads_for_large.submit(work)
+        work()
+        return None
+
+    def close(self) -> None:
+        """Drop the work that waits, and end the threads when they have finished their current work."""
+        self._threads.shutdown(cancel_futures=True)
+        self._threads_for_large.shutdown(cancel_futures=True)
+
+
+class LazyMetadata:
+    """A call's metadata, which is only read when something iterates over it: most calls are answered without it."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self, read: Callable[[], Metadata]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
+        return iter(self._read())
+
+
+class Origin(NamedTuple):
+    """What a transport knows about a call before it has read a request. A stream's call may have several requests."""
+
+    method: str
+    """/package.Service/Method, or an HTTP method and its route; empty if no model is called."""
+    metadata: Metadata = ()
+    """The metadata that the caller sent. A trace continues from ``traceparent``; a split may read its sticky key."""
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What the transports of a server share: where they pass requests, and what they check first."""
+
+    engine: Engine
+    """Has the models, and the configuration."""
+    repository: RepositoryCalls
+    """Loads, unloads and describes the models of all workers."""
+    decoding: DecodingThreads
+    """Decode pictures and large messages, so that these do not block the threads that receive calls."""
+    authorise: Authorise | None = None
+    """Checks every call except calls to health; None lets everybody call."""
+    tracing: Tracing | None = None
+    """Gets a span for each query; None records no spans."""
+
+    @cached_property
+    def max_message_bytes(self) -> int:
+        """The most bytes of a request and of an answer."""
+        return self.engine.config.max_message_mib << 20
+
+    async def model(self, name: str, version: str = "") -> Servable:
+        """Return the model that takes requests for a name and version, after loading it if necessary.
+
+        Raises:
+            ServerError: `Engine.model` raises, or the model cannot be loaded.
+        """
+        while True:
+            try:
+                return self.engine.model(name, version)
+            except NotLoadedError:
+                residency = self.engine.residency
+                assert residency is not None  # which the engine's error came from
+                await asyncio.shield(asyncio.wrap_future(residency.load(name)))
+
+    def require_size(self, direction: str, size: int) -> None:
+        """Raise MessageTooLargeError, worded like gRPC's core, if a message is over the limit.
+
+        Args:
+            direction: "Sent" or "Received".
+            size: The message's size in bytes.
+        """
+        limit = self.max_message_bytes
+        if size > limit:
+            raise MessageTooLargeError(f"SERVER: {direction} message larger than max ({size} vs. {limit})")
+
+    def record_failure(self, origin: Origin, error: Exception, started: int, name: str = "", version: str = "") -> None:
+        """Count a failed request under its status code, and record its span. All transports count failures only here.
+
+        Args:
+            origin: Where the request came from.
+            error: The error with which the request failed.
+            started: When the request came, by time.perf_counter_ns.
+            name: The model's name as the caller sent it; empty if the request was refused before it was read.
+            version: The model's version as the caller sent it.
+        """
+        code = status(error).grpc
+        ns = time.perf_counter_ns() - started
+        self.engine.record_failure(name, version, code.name, ns, shed=isinstance(error, QueueFullError))
+        if self.tracing is not None and origin.method:
+            self.tracing.record(origin.method, origin.metadata, ns, code)
+
+
+class failures_recorded:  # noqa: N801 - a context manager, in a class because a generator takes longer
+    """Count and trace an error that is raised in this context, before there is a query that names a model."""
+
+    __slots__ = ("_intake", "_origin", "_started")
+
+    def __init__(self, intake: Intake, origin: Origin) -> None:
+        self._intake = intake
+        self._origin = origin
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter_ns()
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, Exception):
+            self._intake.record_failure(self._origin, error, self._started)
+
+
+class Callers:
+    """Who may call one transport. Thread-safe."""
+
+    def __init__(self, authorise: Authorise | None) -> None:
+        """Admit callers until ``refuse_new``. authorise: Checks each caller; None lets everybody call."""
+        self._authorise = authorise
+        self.stopping = False
+        """Whether no new request is taken."""
+        self.all_admitted = authorise is None
+        """Whether every request is admitted without a check."""
+
+    def admit(self, metadata: Metadata) -> None:
+        """Raise UnauthenticatedError if a call has no valid credentials, and UnavailableError during a stop."""
+        if self._authorise is not None:
+            self._authorise(metadata)
+        if self.stopping:
+            raise UnavailableError(STOPPING)
+
+    def refuse_new(self) -> None:
+        """Admit no further request."""
+        self.stopping, self.all_admitted = True, False
+
+
+class Tokens:
+    """The valid tokens, read from a file with one token per line, so that an old and a new token can both be valid.
+
+    Lines that start with # are comments. With an empty file no token is valid. If the file disappears or becomes
+    malformed, the tokens that were last read stay valid.
+    """
+
+    def __init__(self, path: Path, check_seconds: float) -> None:
+        """Read the file.
+
+        Args:
+            path: The path of the file.
+            check_seconds: The least seconds between two checks whether the file has changed.
+
+        Raises:
+            StartError: The file cannot be read, or a line is not a token.
+        """
+        self._digests = WatchedFiles("tokens", [path], lambda: _read(path), check_seconds)
+
+    def authorise(self, metadata: Metadata) -> None:
+        """Raise UnauthenticatedError unless the metadata has ``authorization: Bearer <a valid token>``."""
+        header = next((value for key, value in metadata if key == "authorization"), None)
+        credentials = _CREDENTIALS.fullmatch(header) if isinstance(header, str) else None
+        if credentials is None:
+            raise UnauthenticatedError(
+                "this server requires a token: send 'authorization: Bearer <token>' with each call, in gRPC's metadata "
+                "or HTTP's headers (--token-file of hangtag's commands)"
+            )
+        # All digests have one length, and each is compared, so the time taken reveals nothing about the valid tokens.
+        digest = _digest(credentials[1].encode(errors="surrogatepass"))
+        if not sum([hmac.compare_digest(digest, known) for known in self._digests.current()]):
+            raise UnauthenticatedError("the token is not valid here; its operator can give you one")
+
+
+def _read(path: Path) -> tuple[bytes, ...]:
+    lines = [line.strip() for line in read_bytes(path, "--token-file").splitlines()]
+    tokens = [line for line in lines if line and not line.startswith(b"#")]
+    for number, token in enumerate(tokens, 1):
+        if len(token) < MIN_LENGTH or len(token.split()) > 1 or not token.isascii():
+            raise StartError(
+                f"{path} (--token-file): token {number} is too short, or is not a single ASCII word; a token has at "
+                f"least {MIN_LENGTH} characters, one token a line ('openssl rand -hex 32' makes one)"
+            )
+    return tuple(_digest(token) for token in tokens)
+
+
+def _digest(token: bytes) -> bytes:
+    return hashlib.sha256(token).digest()

@@ -1,0 +1,237 @@
+"""Lets clients see and control the server's models: descriptions, statistics, loading and unloading."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from importlib import metadata
+from typing import TypeVar
+
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.engine.servable import Control, Servable
+from hangtag.serving.server.errors import InvalidRequestError, NotFoundError
+from hangtag.serving.server.telemetry.model_statistics import Duration
+from hangtag.serving.server.telemetry.server_state import READY, UNAVAILABLE, VersionState
+from hangtag.serving.signature import TensorSpec
+
+Result = TypeVar("Result")
+
+_THREADS = 32  # threads that may wait at once for other workers or for a load
+PLATFORM = "onnxruntime_onnx"
+# Keys of the ONNX file's metadata that are long, and that only the file's owner needs: 'hangtag models' reads them.
+_UNPUBLISHED_METADATA = ("training", "reference", "reference_labels", "examples")
+# The only training detail published is the data set, which lets 'hangtag evaluate' find the test pictures.
+_DATA_SET = ("dataset", "data_digest", "pictures", "sizes", "image", "limit")
+
+
+class RepositoryCalls:
+    """Coroutines for the event loop, which all transports share."""
+
+    def __init__(self, control: Control) -> None:
+        """control: Loads, unloads and describes the models of all workers."""
+        self._control = control
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load-calls")
+        self._lock = threading.Lock()
+        self._waiting: dict[str, Future[None]] = {}  # loads that have not started, by model
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="control")
+
+    async def index(self, *, ready: bool) -> pb.RepositoryIndexResponse:
+        """Return every version that serves; if not ``ready``, also versions that could be loaded or failed to load."""
+        states = await self.in_thread(_ready if ready else _known)
+        return pb.RepositoryIndexResponse(models=[_index(state) for state in states])
+
+    async def statistics(self, name: str = "", version: str = "") -> pb.ModelStatisticsResponse:
+        """Return the statistics of all versions that serve, or only of this model or version if it is given.
+
+        Raises:
+            NotFoundError: The model or the version is not served.
+        """
+        states = _requested(await self.in_thread(_ready), name, version)
+        return pb.ModelStatisticsResponse(model_stats=[_statistics(state) for state in states])
+
+    async def load(self, name: str, parameters: Collection[str] = ()) -> None:
+        """Load a model. Raises like `Control.load`, and InvalidRequestError if there is any parameter.
+
+        Calls for one model share its next load, so that callers who come and leave cannot pile up loads. A load that
+        has started is not shared, because it may have read the files before its caller changed them. A load continues
+        when its caller has left.
+        """
+        if parameters:
+            first = next(iter(parameters))
+            raise InvalidRequestError(f"parameter {first!r} is not supported: a model is loaded as its file is")
+        with self._lock:
+            if name not in self._waiting:
+                self._waiting[name] = self._loader.submit(self._load, name)
+            load = self._waiting[name]
+        await asyncio.shield(asyncio.wrap_future(load))
+
+    async def unload(self, name: str) -> None:
+        """Take a model out of service. Raises like `Control.unload`."""
+        await self.in_thread(lambda control: control.unload(name))
+
+    async def in_thread(self, work: Callable[[Control], Result]) -> Result:
+        """Run ``work``, which may block, on a thread, and return its result."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, self._control)
+
+    def close(self) -> None:
+        """End the threads once they are idle. Loads that wait still run."""
+        self._loader.shutdown(wait=False)
+        self._threads.shutdown(wait=False)
+
+    def _load(self, name: str) -> None:
+        with self._lock:
+            del self._waiting[name]
+        self._control.load(name)
+
+
+def _ready(control: Control) -> list[VersionState]:
+    return [state for state in control.state().versions if state.state == READY]
+
+
+def _known(control: Control) -> list[VersionState]:
+    """Every version that was loaded or failed to load, then the repository's models and routes that could be loaded."""
+    states = control.state().versions
+    tried = {state.name for state in states}
+    not_loaded = [
+        VersionState(name, version, UNAVAILABLE, "not loaded")
+        for name, version in control.published()
+        if name not in tried
+    ]
+    return [*states, *not_loaded]
+
+
+def _requested(states: list[VersionState], name: str, version: str) -> list[VersionState]:
+    """The states of this model and version; an empty name or version selects all. Raises NotFoundError."""
+    requested = [state for state in states if name in ("", state.name) and version in ("", state.version)]
+    if not name or requested:
+        return requested
+    versions = ", ".join(state.version for state in states if state.name == name)
+    if versions:
+        raise NotFoundError(f"version {version!r} of {name!r} is not served here; served: {versions}")
+    names = ", ".join(dict.fromkeys(state.name for state in states)) or "none"
+    raise NotFoundError(f"Request for unknown model: {name!r} is not served here; served: {names}")
+
+
+_EXTENSIONS = ("model_configuration", "model_repository", "statistics")
+
+
+def server_metadata(*more_extensions: str) -> pb.ServerMetadataResponse:
+    """Describe the server. more_extensions: Protocol extensions that only the calling transport supports."""
+    return pb.ServerMetadataResponse(
+        name="hangtag", version=metadata.version("hangtag"), extensions=[*_EXTENSIONS, *more_extensions]
+    )
+
+
+def model_metadata(model: Servable, versions: Sequence[Servable]) -> pb.ModelMetadataResponse:
+    """Describe a model's tensors. versions: All served versions; the first takes requests that name no version."""
+    return pb.ModelMetadataResponse(
+        name=model.name,
+        versions=[each.version for each in versions],
+        platform=PLATFORM,
+        inputs=[_tensor_metadata(spec) for spec in model.signature.inputs],
+        outputs=[_tensor_metadata(spec) for spec in model.signature.outputs],
+    )
+
+
+def model_config(model: Servable) -> pb.ModelConfig:
+    """Describe how the server runs a model, in the fields of Triton's configuration."""
+    batched = model.signature.batched
+    first_dim = 1 if batched else 0  # Triton's dims leave the batch axis out
+    config = pb.ModelConfig(
+        name=model.name,
+        platform=PLATFORM,
+        backend="onnxruntime",
+        max_batch_size=model.max_batch_size if batched else 0,
+        default_model_filename="model.onnx",
+        input=[
+            pb.ModelInput(name=spec.name, data_type=_data_type(spec), dims=spec.wire_shape[first_dim:])
+            for spec in model.signature.inputs
+        ],
+        output=[
+            pb.ModelOutput(name=spec.name, data_type=_data_type(spec), dims=spec.wire_shape[first_dim:])
+            for spec in model.signature.outputs
+        ],
+        instance_group=[
+            pb.ModelInstanceGroup(
+                name=model.name,
+                count=model.instances,
+                kind=pb.ModelInstanceGroup.KIND_CPU if model.on_cpu else pb.ModelInstanceGroup.KIND_GPU,
+            )
+        ],
+        parameters={key: pb.ModelParameter(string_value=value) for key, value in _parameters(model).items()},
+    )
+    if batched:
+        config.dynamic_batching.max_queue_delay_microseconds = round(model.max_queue_delay * 1e6)
+    return config
+
+
+def _index(state: VersionState) -> pb.RepositoryIndexResponse.ModelIndex:
+    return pb.RepositoryIndexResponse.ModelIndex(
+        name=state.name, version=state.version, state=state.state, reason=state.reason
+    )
+
+
+def _statistics(state: VersionState) -> pb.ModelStatistics:
+    counters = state.counters
+    return pb.ModelStatistics(
+        name=state.name,
+        version=state.version,
+        last_inference=counters.last_inference_ms,
+        inference_count=counters.inference_count,
+        execution_count=counters.execution_count,
+        inference_stats=pb.InferStatistics(
+            success=_duration(counters.success),
+            fail=_duration(counters.fail),
+            queue=_duration(counters.queue),
+            compute_input=_duration(counters.compute_input),
+            compute_infer=_duration(counters.compute_infer),
+            compute_output=_duration(counters.compute_output),
+        ),
+        batch_stats=[
+            pb.InferBatchStatistics(
+                batch_size=size,
+                compute_input=_duration(batches.compute_input),
+                compute_infer=_duration(batches.compute_infer),
+                compute_output=_duration(batches.compute_output),
+            )
+            for size, batches in sorted(counters.batches.items())
+        ],
+    )
+
+
+def _parameters(model: Servable) -> dict[str, str]:
+    signature = model.signature
+    published = {
+        f"hangtag.{key}": value for key, value in signature.metadata.items() if key not in _UNPUBLISHED_METADATA
+    }
+    if (data_set := _data_set(signature.metadata.get("training", ""))) is not None:
+        published["hangtag.training"] = data_set
+    if signature.image is not None:  # also set for files of earlier releases that lack it
+        published["hangtag.image"] = json.dumps(signature.image.as_json())
+    if signature.picture_shape is not None:
+        published["classifies_images"] = "true"
+    return published | dict(model.parameters())
+
+
+@lru_cache(maxsize=64)
+def _data_set(training: str) -> str | None:
+    """The metadata ``training``, reduced to the name of the data set; None if it names no data set."""
+    try:
+        config = json.loads(training)["config"]
+        return json.dumps({"config": {key: config[key] for key in _DATA_SET if key in config}})
+    except (ValueError, TypeError, KeyError, RecursionError):  # a third-party file
+        return None
+
+
+def _tensor_metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
+    return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.wire_shape)
+
+
+def _data_type(spec: TensorSpec) -> str:
+    return "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
+
+
+def _duration(duration: Duration) -> pb.StatisticDuration:
+    return pb.StatisticDuration(count=duration.count, ns=duration.ns)

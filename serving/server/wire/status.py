@@ -1,0 +1,179 @@
+"""The end of a call: one table gives each domain error's status over gRPC and HTTP; a result gets its cost as metadata.
+
+The server names failures by gRPC's codes; the metrics use these codes for HTTP too.
+"""
+
+import uuid
+from typing import NamedTuple
+
+import grpc
+import structlog
+
+from hangtag.serving.server.errors import (
+    CancelledError,
+    ControlError,
+    DeadlineError,
+    ForeignOriginError,
+    InferenceError,
+    InvalidRequestError,
+    InvalidValuesError,
+    MessageTooLargeError,
+    NotFoundError,
+    QueueFullError,
+    ServerError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnsupportedEncodingError,
+)
+from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
+
+log = structlog.get_logger()
+_MAX_LOGGED_LENGTH = 128  # characters; the log must not grow with what callers send
+QUEUE_NS, COMPUTE_NS, BATCH_SIZE = "hangtag-queue-ns", "hangtag-compute-ns", "hangtag-batch-size"
+MODEL, STAGE = "hangtag-model", "hangtag-stage"
+"""For a route: the members that answered the samples; and, for each sample, the stage, from 1, that answered it. One
+value if all samples have the same."""
+STAGES = "hangtag-stages"
+"""For a route: each stage's cost, as MEMBER;samples=N;queue-ns=N;compute-ns=N;batch-size=N, separated by commas."""
+UNSURE = "hangtag-unsure"
+"""For a cascade: how many samples got a member's unsure answer, because the next member had no time or no room in its
+queue."""
+_MAX_LISTED = 1024
+"""For requests with more samples, stages are not listed per sample, because clients limit the size of metadata."""
+
+
+class Status(NamedTuple):
+    """The status with which a call or a request ends."""
+
+    grpc: grpc.StatusCode
+    http: int
+
+
+_CODE = grpc.StatusCode
+STATUS: dict[type[ServerError], Status] = {
+    # The request does not fit the model that it names.
+    UnsupportedEncodingError: Status(_CODE.INVALID_ARGUMENT, 415),
+    InvalidRequestError: Status(_CODE.INVALID_ARGUMENT, 400),
+    # No model of this name, or no version of it, is served here.
+    NotFoundError: Status(_CODE.NOT_FOUND, 404),
+    # Something is full: the model's queue (max_queue_size), the queue for decoding (the same size), the set of open
+    # streams, or the memory for bodies of HTTP requests (--max-http-bodies-mib).
+    QueueFullError: Status(_CODE.RESOURCE_EXHAUSTED, 429),
+    # The message is larger than --max-message-mib. gRPC uses the same code.
+    MessageTooLargeError: Status(_CODE.RESOURCE_EXHAUSTED, 413),
+    # The deadline has passed, or the measured service time shows that the answer would come too late.
+    DeadlineError: Status(_CODE.DEADLINE_EXCEEDED, 504),
+    # The caller cancelled or disconnected before the answer was computed. 499 is nginx' number; nobody reads it.
+    CancelledError: Status(_CODE.CANCELLED, 499),
+    # The models are being loaded, or the server drains before it stops.
+    UnavailableError: Status(_CODE.UNAVAILABLE, 503),
+    # A model cannot be loaded or unloaded on request: the file is broken, or --model-control forbids it. Triton answers
+    # 400.
+    ControlError: Status(_CODE.FAILED_PRECONDITION, 400),
+    # The call has no valid token, or a page of another site sends it.
+    ForeignOriginError: Status(_CODE.UNAUTHENTICATED, 403),
+    UnauthenticatedError: Status(_CODE.UNAUTHENTICATED, 401),
+    # ONNX Runtime refused the values of this request, such as an index out of range: the caller's fault.
+    InvalidValuesError: Status(_CODE.INVALID_ARGUMENT, 400),
+    # ONNX Runtime failed on a valid request: not the caller's fault.
+    InferenceError: Status(_CODE.INTERNAL, 500),
+}
+"""The status of each error and its subclasses. A subclass that has its own status comes before its base class."""
+
+_BUG = Status(_CODE.INTERNAL, 500)
+_statuses: dict[type[Exception], Status] = {}  # statuses looked up so far: a search takes as long as a refusal
+
+
+def status(error: Exception) -> Status:
+    """Return the status for an exception. INTERNAL and 500, for an exception that is not in the table, mean a bug."""
+    kind = type(error)
+    found = _statuses.get(kind)
+    if found is None:
+        found = next((status for base, status in STATUS.items() if issubclass(kind, base)), _BUG)
+        _statuses[kind] = found
+    return found
+
+
+def call_status(error: Exception, rpc: str, request: object = None) -> tuple[grpc.StatusCode, str]:
+    """Return the status code and the message with which a call ends.
+
+    The caller gets a domain error's own message. Any other exception is a bug: the caller gets a reference, under which
+    the log has the traceback. Only errors that are not the caller's fault are logged. Headers and metadata, in which
+    callers send their tokens, are never logged.
+
+    Args:
+        error: The error that ended the call.
+        rpc: The method, /package.Service/Method or an HTTP method and its path, for the log.
+        request: The request, whose model and id are logged.
+    """
+    code = status(error).grpc
+    if isinstance(error, ServerError):
+        if code is grpc.StatusCode.INTERNAL:
+            log.warning("request failed", reason=str(error), **_log_fields(rpc, request))
+        return code, _short(str(error))
+    reference = uuid.uuid4().hex[:12]
+    log.error("unexpected error", reference=reference, exc_info=error, **_log_fields(rpc, request))
+    return code, f"an error inside the server; the server's log has the details under {reference}"
+
+
+def _log_fields(rpc: str, request: object) -> dict[str, str]:
+    """Return the log fields that identify a request. Its id is the ``id`` in the message of ModelInfer or a stream."""
+    method = rpc.rpartition("/")[2] if rpc.startswith("/") else rpc  # names of HTTP's methods begin with a verb
+    model, request_id = (str(getattr(request, name, "")) for name in ("model_name", "id"))
+    fields = {"rpc": method, "model": model, "request_id": request_id}
+    return {name: text[:_MAX_LOGGED_LENGTH] for name, text in fields.items()}
+
+
+def _short(message: str) -> str:
+    """Cut a message that quotes a long request. It must fit into a header of 8 KiB, at up to 12 bytes per character."""
+    limit = 2500 if message.isascii() else 600
+    return message if len(message) <= limit else f"{message[:limit]} ..."
+
+
+def cost_metadata(timings: Timings) -> tuple[tuple[str, str], ...]:
+    """Return a query's cost as metadata for clients and traces."""
+    cost = ((QUEUE_NS, str(timings.queue_ns)), *batch_metadata(timings))
+    return cost if not timings.stages else (*cost, *route_metadata(timings))
+
+
+def batch_metadata(cost: BatchCost | Timings) -> tuple[tuple[str, str], ...]:
+    """Return the part of `cost_metadata` that all calls of a batch share."""
+    return ((COMPUTE_NS, str(cost.compute_ns)), (BATCH_SIZE, str(cost.batch_size)))
+
+
+def route_metadata(timings: Timings) -> list[tuple[str, str]]:
+    """Return the part of a query's cost that says which members of a route answered; empty if there is no route."""
+    if not timings.stages:
+        return []
+    if len(timings.stages) == 1:
+        members, numbers = [timings.stages[0].member], [1]
+    else:
+        answered = dict.fromkeys(timings.stages[0].rows, 1)
+        for number, stage in enumerate(timings.stages[1:], start=2):
+            answered.update(dict.fromkeys(stage.rows, number))
+        numbers = list(answered.values())
+        members = [timings.stages[number - 1].member for number in sorted(set(numbers))]
+        if len(members) == 1:
+            del numbers[1:]
+    costs = [
+        _stage_cost(stage.member, len(stage.rows), stage.queue_ns, stage.compute_ns, stage.batch_size)
+        for stage in timings.stages
+    ]
+    metadata = [
+        (MODEL, ",".join(members)),
+        (STAGE, ",".join(map(str, numbers)) if len(numbers) <= _MAX_LISTED else "several"),
+        (STAGES, ",".join(costs)),
+    ]
+    return [*metadata, (UNSURE, str(timings.low_confidence))] if timings.low_confidence else metadata
+
+
+def member_metadata(cost: BatchCost, samples: int, queue_ns: int) -> tuple[tuple[str, str], ...]:
+    """Return `route_metadata` for a call that a single member of a route answered; empty if there is no route."""
+    if not cost.member:
+        return ()
+    stage = _stage_cost(cost.member, samples, queue_ns, cost.compute_ns, cost.batch_size)
+    return ((MODEL, cost.member), (STAGE, "1"), (STAGES, stage))
+
+
+def _stage_cost(member: str, samples: int, queue_ns: int, compute_ns: int, batch_size: int) -> str:
+    return f"{member};samples={samples};queue-ns={queue_ns};compute-ns={compute_ns};batch-size={batch_size}"

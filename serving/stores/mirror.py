@@ -1,0 +1,218 @@
+"""Mirrors a model repository in a store to a local folder, which servers serve like any other folder.
+
+    <cache>/<store>-<digest>/
+        models/                     a model repository
+            <name>/<version>        a link to a folder in .parts
+            <name>/<file>           a link to a file in such a folder: serving.toml, promoted.toml, route.toml
+            .parts/<digest>/        a whole version, or one such file, named by the digest of its content
+            .new/                   a version or file that is being fetched
+        complete                    exists once the folder has equalled the store; has the digest of the store's content
+        lock                        held by the process that changes the folder; other processes only serve the folder
+
+A model changes, by one rename for each link, only when all its new files are fetched and checked. All links stay inside
+the repository, as model_repository.require_inside demands. Files to which no link leads stay until room is needed.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from hangtag.serving.model_repository import PROMOTION_FILE, ModelRepositoryError, names, promotion
+from hangtag.serving.stores.location import StoreAwayError, StoreError, explained
+from hangtag.serving.stores.snapshot import Parts, Snapshot, StoredFile, digest_of, is_version, open_store
+
+Report = Callable[[str, int], object]
+"""Gets the name of a written version or file, such as cnn/1, and its size in bytes."""
+
+
+class Mirror:
+    """The local folder of one store, whose ``models`` are served.
+
+    Example:
+        mirror = Mirror("s3://bucket/models", None, report=print)
+        mirror.prepare()
+        print(mirror.models)
+    """
+
+    def __init__(
+        self,
+        url: str,
+        cache: Path | None,
+        *,
+        most_mib: int = 10240,
+        num_versions: int = 1,
+        silent_seconds: float = 20.0,
+        report: Report,
+    ) -> None:
+        """Open the store; nothing is sent yet.
+
+        Args:
+            url: See ``open_store``.
+            cache: The folder of all mirrors; None: a folder in the user's cache folder.
+            most_mib: The most MiB that the mirror may hold.
+            num_versions: Mirror this many of the latest versions of each model, the version before these (a server may
+                have to return to it), and the promoted version. 0: all. Each number has its own mirror.
+            silent_seconds: See ``open_store``.
+            report: Called for each fetched version, and for each fetched file that versions share.
+
+        Raises:
+            StoreError: The URL cannot be used, or the cache cannot be written.
+        """
+        self.store = open_store(url, silent_seconds)
+        self._most = most_mib << 20
+        self._num_versions = num_versions
+        self._report = report
+        cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hangtag" / "models"
+        slug = re.sub(r"\W+", "-", self.store.name)[:60]
+        identity = f"{self.store.name} {self.store.place} {num_versions}"
+        self.folder = cache / f"{slug}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+        self.models = self.folder / "models"
+        """The model repository."""
+        self._complete = self.folder / "complete"
+        self._parts = self.models / ".parts"
+        self._new = self.models / ".new"
+        with explained(url):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._parts.mkdir(parents=True, exist_ok=True)
+
+    def prepare(self) -> str:
+        """Make the folder equal to the store, before the folder is read for the first time.
+
+        Returns:
+            Why the folder, or part of it, could not be updated; empty if all is well, or another process is updating.
+
+        Raises:
+            StoreError: The folder is not equal to the store, and never was.
+        """
+        was_complete = self._complete.exists()
+        trouble = self.refresh(wait=not was_complete) or ""
+        if trouble and not was_complete:
+            raise StoreError(f"{trouble}. {self.folder} has no complete earlier copy, so nothing can be served.")
+        return trouble
+
+    def refresh(self, *, wait: bool = False) -> str | None:
+        """Make the folder equal to the store now.
+
+        Args:
+            wait: If another process is updating the folder, wait until it has finished, then update; else do nothing.
+
+        Returns:
+            Why the folder, or part of it, could not be updated; empty if all is well; None if the update was left to
+            another process.
+        """
+        try:
+            with explained(self.store.url), self._locked(wait) as locked:
+                if not locked:
+                    return None
+                snapshot = self.store.read()
+                if self._complete.exists():
+                    if self._complete.read_text() == snapshot.digest:
+                        return ""
+                    self._complete.write_text("")  # from here on an interruption may leave the folder incomplete
+                trouble = self._update(snapshot)
+                if not trouble:
+                    self._complete.write_text(snapshot.digest)
+                return trouble
+        except StoreError as error:
+            return str(error)
+
+    def _update(self, snapshot: Snapshot) -> str:
+        """Update what differs. Returns which models failed, and why. Raises StoreError if nothing can be updated."""
+        stored, local = snapshot.models(), names(self.models)
+        if not stored:
+            lost = f", where {len(local)} were; none is removed" if local else "; 'hangtag models push' fills it"
+            raise StoreError(f"{self.store.name} shows no model{lost}")
+        troubles = []
+        for name, parts in stored.items():
+            try:
+                with explained(self.store.url):
+                    self._update_model(name, parts)
+            except StoreAwayError:
+                raise
+            except StoreError as error:
+                troubles.append(f"{name}: {error}")
+        for name in set(local) - set(stored):
+            self._remove_others(name, {})
+        return "; ".join(troubles)
+
+    def _update_model(self, name: str, parts: Parts) -> None:
+        shared = {part: self._fetch(name, part, files) for part, files in parts.items() if not is_version(part)}
+        promoted = None
+        if PROMOTION_FILE in shared:
+            with contextlib.suppress(ModelRepositoryError):  # the server reports it
+                promoted = promotion(shared[PROMOTION_FILE])
+        versions = sorted((int(part) for part in parts if is_version(part)), reverse=True)
+        kept = set(versions[: self._num_versions + 1] if self._num_versions else versions)
+        if promoted is not None:
+            kept |= {promoted.version} & set(versions)
+        places = {str(version): self._fetch(name, str(version), parts[str(version)]) for version in kept}
+        # The versions come first, so that no promotion names a missing version.
+        places |= {part: folder / part for part, folder in shared.items()}
+        (self.models / name).mkdir(exist_ok=True)
+        for part, place in places.items():
+            link, target = self.models / name / part, Path("..", place.relative_to(self.models))
+            if not link.is_symlink() or link.readlink() != target:
+                new = link.parent / ".link"
+                new.unlink(missing_ok=True)
+                new.symlink_to(target)
+                new.replace(link)
+        self._remove_others(name, places)
+
+    def _fetch(self, name: str, part: str, files: list[StoredFile]) -> Path:
+        """Return the folder with these files, after fetching them unless the folder is there already."""
+        folder = self._parts / digest_of(files)
+        if folder.is_dir():
+            os.utime(folder)  # marks the folder as in use
+            return folder
+        size = sum(file.size for file in files)
+        self._make_room(size)
+        shutil.rmtree(self._new, ignore_errors=True)  # leftovers of an interrupted fetch
+        for file in files:
+            self.store.fetch(file, self._new / file.inside)
+        self._new.rename(folder)
+        self._report(f"{name}/{part}", size)
+        return folder
+
+    def _make_room(self, size: int) -> None:
+        """Remove folders to which no link leads, the longest unused first, until this many bytes fit."""
+        links = [link for name in names(self.models) for link in (self.models / name).iterdir()]
+        used = {link.readlink().parts[2] for link in links}  # ../.parts/<digest>
+        sizes = {folder: _size(folder) for folder in self._parts.iterdir()}
+        total = sum(sizes.values())
+        for folder in sorted(sizes, key=lambda folder: folder.stat().st_mtime):
+            if total + size > self._most and folder.name not in used:
+                shutil.rmtree(folder)
+                total -= sizes[folder]
+        if total + size > self._most:
+            raise StoreError(
+                f"the model cache may hold {self._most >> 20:,} MiB, and the versions in use leave no room for "
+                f"{size / 2**20:,.1f} MiB: raise --model-cache-mib, or remove versions from the store"
+            )
+
+    def _remove_others(self, name: str, kept: Mapping[str, Path]) -> None:
+        """Remove a model's links except ``kept``; if no link is kept, remove the model's folder too."""
+        for link in (self.models / name).iterdir():
+            if link.name not in kept:
+                link.unlink()
+        if not kept:
+            (self.models / name).rmdir()
+
+    @contextlib.contextmanager
+    def _locked(self, wait: bool) -> Iterator[bool]:
+        """Hold the folder's lock in this context; yields whether this process got the lock."""
+        with (self.folder / "lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
+
+def _size(folder: Path) -> int:
+    return sum(Path(place, name).stat().st_size for place, _, files in os.walk(folder) for name in files)

@@ -1,0 +1,255 @@
+"""Reads the content of a store, from its index or its listing, and fetches files, each of which is checked.
+
+The index is a file in the store, hangtag-index.json, which 'hangtag models push' writes after all other files. It has
+each file's size and SHA-256. So a push becomes visible as a whole or not at all, and a web server, which cannot list
+files, can be a store. If a store that can list files has no index, as after 'aws s3 cp', its listing is used, which has
+only each file's size and ETag. Never compare an ETag with a file's MD5: for objects encrypted with a customer's key the
+ETag looks like an MD5 but is not one.
+"""
+
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from hangtag.extras import needs
+from hangtag.serving.model_repository import MODEL_FILE, is_model_name
+from hangtag.serving.stores.location import StoreError, explained, object_store, shown
+
+INDEX = "hangtag-index.json"
+_SCHEMES = ("s3", "gs", "az", "https", "oci")
+_EXPECTED = "s3://, gs://, az://, https:// or oci://"
+_FORMAT = 1
+_LARGEST_INDEX = 64 << 20  # bytes
+_CHUNK = 1 << 20
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+Parts = dict[str, list["StoredFile"]]
+"""The files of a model. The key is the number of a version, or the name of a file that all versions share."""
+
+
+class NoIndexError(StoreError):
+    """The store has no index, and cannot list its files."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file. path: Relative to the store's URL. sha256: From an index, else empty. tag: The ETag or the write time."""
+
+    path: str
+    size: int
+    sha256: str = ""
+    tag: str = ""
+
+    @property
+    def identity(self) -> list[str | int]:
+        """A value that no other content of this path has."""
+        return [self.inside, self.size, self.sha256 or self.tag]
+
+    @property
+    def inside(self) -> str:
+        """The path inside a version's folder; if all versions share the file, its name."""
+        _, part, *inside = self.path.split("/")
+        return "/".join(inside) or part
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A store's content when it was read. condition: The condition for writing the index (see obstore's PutMode)."""
+
+    files: Mapping[str, StoredFile] = field(default_factory=dict)
+    indexed: bool = False
+    condition: Any = "create"
+
+    @property
+    def digest(self) -> str:
+        """A digest that differs for every other content of the store."""
+        return _digest([[path, *self.files[path].identity] for path in sorted(self.files)])
+
+    def models(self) -> dict[str, Parts]:
+        """The files by model and part. A version without model.onnx is incomplete, and is left out."""
+        models: dict[str, Parts] = {}
+        for path, file in sorted(self.files.items()):
+            if is_stored_path(path):
+                name, part, *_ = path.split("/")
+                models.setdefault(name, {}).setdefault(part, []).append(file)
+        for parts in models.values():
+            for part in [part for part in parts if is_version(part)]:
+                if not any(file.inside == MODEL_FILE for file in parts[part]):
+                    del parts[part]
+        return {name: parts for name, parts in models.items() if parts}
+
+
+class Store:
+    """An open object store or web server."""
+
+    index = INDEX
+    """The object that lists the store's files."""
+
+    def __init__(self, url: str, silent_seconds: float) -> None:
+        """Open the store; nothing is sent yet. The arguments and errors are the same as of ``object_store``."""
+        self.url = url
+        self.name = shown(url)
+        self._silent_seconds = silent_seconds
+        self.opened = self._connect()
+        config: Mapping[str, Any] = getattr(self.opened, "config", {})
+        self.place = [value for key, value in sorted(config.items()) if key in ("endpoint", "account_name")]
+        """The parts of the store's address that come from the environment and not from the URL."""
+        self.stopping = threading.Event()
+        """Set this to end a fetch early."""
+        self._last = Snapshot()
+        self._last_tag: str | None = None
+        self._is_web = url.startswith("https:")
+
+    def read(self) -> Snapshot:
+        """Read the index, or list the files if there is no index.
+
+        Raises:
+            StoreError: The store does not answer, its index is not valid, or it has no index and cannot list files.
+        """
+        import obstore
+        from obstore.exceptions import NotModifiedError
+
+        options: Any = {"if_none_match": self._last_tag} if self._last_tag else {}
+        with explained(self.url):
+            try:
+                answer = obstore.get(self.opened, self.index, options=options)
+            except NotModifiedError:
+                return self._last
+            except FileNotFoundError:
+                return self._list()
+            content = bytearray()
+            for chunk in answer.stream(min_chunk_size=_CHUNK):
+                content += chunk
+                if len(content) > _LARGEST_INDEX:
+                    raise StoreError(f"{self.name}/{self.index} has more than {_LARGEST_INDEX:,} bytes")
+            meta = answer.meta
+        known = {key: meta[key] for key in ("e_tag", "version") if meta[key] is not None}
+        files = self._parse(bytes(content), meta["e_tag"] or "")
+        self._last = Snapshot(files, True, known if "e_tag" in known else "overwrite")
+        self._last_tag = meta["e_tag"]
+        return self._last
+
+    def fetch(self, file: StoredFile, target: Path) -> None:
+        """Write a file of the store to a local path, which exists only once the file is complete and checked.
+
+        Raises:
+            StoreError: The store does not answer or sends different content, or the file cannot be written.
+        """
+        import obstore
+
+        options: Any = {"if_match": file.tag} if file.tag.startswith('"') else {}
+        part = target.parent / ".part"
+        digest, size = hashlib.sha256(), 0
+        with explained(self.url):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as opened:
+                for chunk in obstore.get(self.opened, self._key(file), options=options).stream(min_chunk_size=_CHUNK):
+                    size += len(chunk)
+                    if size > file.size or self.stopping.is_set():
+                        break
+                    digest.update(chunk)
+                    opened.write(chunk)
+                opened.flush()
+                os.fsync(opened.fileno())
+            if size != file.size or file.sha256 not in ("", digest.hexdigest()):
+                raise StoreError(f"{self.name}/{file.path} differs from what the store's index or listing says")
+            part.replace(target)
+
+    def write(self, file: StoredFile, source: Path) -> None:
+        """Write a local file to the store, where servers do not see it before ``publish``. Raises StoreError."""
+        import obstore
+
+        with explained(self.url):
+            obstore.put(self.opened, file.path, source, use_multipart=False if self._is_web else None)
+
+    def publish(self, files: Sequence[StoredFile], before: Snapshot) -> int:
+        """Make these files, all of which are written, the store's content at once. Returns the index's size in bytes.
+
+        Raises StoreError, also if the content is not ``before`` any more.
+        """
+        import obstore
+
+        listed = [{"path": file.path, "size": file.size, "sha256": file.sha256} for file in files]
+        content = json.dumps({"format": _FORMAT, "files": listed}, indent=1).encode()
+        with explained(self.url):
+            obstore.put(self.opened, INDEX, content, mode="overwrite" if self._is_web else before.condition)
+        return len(content)
+
+    def _connect(self) -> Any:
+        return object_store(self.url, self._silent_seconds)
+
+    def _key(self, file: StoredFile) -> str:
+        """The name of the object that has a file's content."""
+        return file.path
+
+    def _list(self) -> Snapshot:
+        """Read the listing. Raises NoIndexError for https:, and obstore's exception if the listing breaks off."""
+        import obstore
+
+        if self._is_web:
+            raise NoIndexError(
+                f"{self.name} has no {INDEX}: 'hangtag models push' writes it, because a web server does not list files"
+            )
+        listed = obstore.list(self.opened).collect()
+        files = {
+            each["path"]: StoredFile(each["path"], each["size"], tag=each["e_tag"] or each["last_modified"].isoformat())
+            for each in listed
+        }
+        return Snapshot(files)
+
+    def _parse(self, content: bytes, tag: str) -> dict[str, StoredFile]:
+        """The files of an index. tag: Its ETag, or empty. Raises StoreError."""
+        try:
+            files = self._listed(content, tag)
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+            lacking = "is not an index: it was cut off, or another program wrote it"
+            raise StoreError(f"{self.name}/{self.index} {lacking}") from None
+        return {file.path: file for file in files if _SHA256.fullmatch(file.sha256)}
+
+    def _listed(self, content: bytes, tag: str) -> list[StoredFile]:
+        document = json.loads(content)
+        if document["format"] != _FORMAT:
+            raise StoreError(f"{self.name}/{INDEX} is from another version of hangtag: this version reads {_FORMAT}")
+        return [StoredFile(str(one["path"]), int(one["size"]), str(one["sha256"])) for one in document["files"]]
+
+
+def open_store(url: str, silent_seconds: float = 20.0) -> Store:
+    """Open the store of a URL: oci://REGISTRY/REPOSITORY:TAG, or one of ``object_store``, which has the errors too."""
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES or not parts.netloc:
+        raise StoreError(f"{shown(url)} is not a model store: expected {_EXPECTED}, a name and a path")
+    if parts.scheme != "oci":
+        return Store(url, silent_seconds)
+    with needs("stores", "a registry of models"):  # imported here: other stores need no HTTP client
+        from hangtag.serving.stores.registry import Registry
+    return Registry(url, silent_seconds)
+
+
+def digest_of(files: Sequence[StoredFile]) -> str:
+    """A digest of the content of a version's files, independent of the model's name and the version's number."""
+    return _digest([file.identity for file in files])
+
+
+def _digest(identities: object) -> str:
+    return hashlib.sha256(json.dumps(identities).encode()).hexdigest()
+
+
+def is_version(part: str) -> bool:
+    """Whether a name inside a model's folder is a version's."""
+    return part.isascii() and part.isdecimal() and not part.startswith("0")
+
+
+def is_stored_path(path: str) -> bool:
+    """Whether a path is NAME/FILE or NAME/VERSION/…, and nothing in it is hidden or leads elsewhere."""
+    name, *inside = path.split("/")
+    if not is_model_name(name) or not inside:
+        return False
+    safe = all(0 < len(one) < 256 and one.isprintable() and one[0] != "." and "\\" not in one for one in inside)
+    return safe and is_version(inside[0]) == (len(inside) > 1)

@@ -1,0 +1,204 @@
+"""The definition of a comparison, the rounds in which systems take turns, and the tables of the figures."""
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from hangtag.serving.loadtest.machine import other_programs
+from studies import options, page, results
+from studies.bench import h2load
+from studies.bench.goals import UNITS, Goal, Round, figures
+from studies.bench.loads import Figures
+
+BUSY = 0.05
+"""If other programs took at least this share of the processors, the page says so."""
+_GOAL_HEAD = ("figure", "system", "goal", "median", "over the rounds", "reached")
+Rows = list[list[str]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An experiment of the bench.
+
+    Args:
+        name: The name of the experiment and of its results file.
+        systems: Each system and its description.
+        loads: Each load and its description; closed loops get a row in the table of loads.
+        goals: The goals to reach.
+        packages: The packages whose versions are recorded.
+        models: Each model to call, and its name in the tables.
+    """
+
+    name: str
+    systems: Mapping[str, str]
+    loads: Mapping[str, str]
+    goals: Sequence[Goal] = ()
+    packages: Sequence[str] = ("grpcio", "pygrpc-native", "onnxruntime", "numpy", "protobuf")
+    models: Sequence[str] = ("lstm", "cnn")
+
+    @property
+    def file(self) -> Path:
+        """The results file."""
+        return Path(__file__).with_name(f"{self.name}.jsonl")
+
+    def run(self, rounds: int, measure: Callable[["Turns"], None], out: Path | None) -> None:
+        """Measure rounds and print the tables. Writes each round at once, in case a later round fails.
+
+        Args:
+            rounds: The number of rounds.
+            measure: Measures one round.
+            out: The results file; None: write nothing.
+        """
+        versions = {"h2load": h2load.version()} | results.versions(self.packages)
+        lines = [results.conditions(f"python -m studies {self.name} run{options.given()}", versions)]
+        for number in range(1, rounds + 1):
+            click.echo(f"round {number} of {rounds}", err=True)
+            turns = Turns(number, self.loads)
+            with other_programs() as others:
+                measure(turns)
+            share = others.share or 0.0
+            lines.append({"run": f"round {number}"} | turns.line | {"others": share})
+            if share > BUSY:
+                click.echo(f"other programs took {share:.0%} of the processors' time: figures are low", err=True)
+            if out:
+                results.write(out, lines)
+        for rows in (self.goal_rows(lines[1:]), self.load_rows(lines[1:])):
+            click.echo(page.table(rows[0], rows[1:]) + "\n")
+        click.echo(f"wrote {out}" if out else "wrote nothing: name a file with --out")
+
+    def read(self, path: Path | None = None) -> tuple[results.Line, list[results.Line]]:
+        """The recorded conditions and rounds."""
+        lines = results.read(path or self.file)
+        return lines.pop("conditions"), list(lines.values())
+
+    def part(self, path: Path | None = None) -> str:
+        """How the figures were measured, the systems, the loads and the goals."""
+        _, rounds = self.read(path)
+        head, *rows = self.goal_rows(rounds)
+        return f"""{self.loads_part(path)}
+
+Rounds: {len(rounds)}. A goal is for the median of the rounds' figures, each a bound or a ratio within a round. The last
+columns are each system's own figures, medians too:
+
+{page.table(head, rows)}"""
+
+    def loads_part(self, path: Path | None = None) -> str:
+        """How the figures were measured, the systems and the loads, for a page without goals."""
+        conditions, rounds = self.read(path)
+        systems = "\n".join(f"- `{name}`: {self.systems[name]}" for name in self._measured(rounds))
+        head, *rows = self.load_rows(rounds)
+        return f"""{page.made_from(path or self.file, conditions)}.
+{others_sentence(rounds)} The systems:
+
+{systems}
+
+Images a second, with the latency's p50 / p99 in ms in brackets, medians:
+
+{page.table(head, rows)}"""
+
+    def goal_rows(self, rounds: Sequence[Round]) -> Rows:
+        """A row for each goal, with the figures of all systems, below a header."""
+        systems = self._measured(rounds)
+        rows = [[*_GOAL_HEAD, *systems]]
+        for goal in self.goals:
+            values = goal.values(rounds)
+            verdict = ["not measured", "", ""]
+            if values:
+                spread = f"{min(values):.3g} to {max(values):.3g}" if len(values) > 1 else ""
+                verdict = [f"{statistics.median(values):.3g}", spread, "yes" if goal.reached(values) else "no"]
+            own = [
+                # Next to a ratio to bare ONNX Runtime, the figure of bare is the figure of batches.
+                middle(rounds, system, goal.model, "batch" if system == goal.reference == "bare" else goal.load,
+                       goal.figure)
+                for system in systems
+            ]  # fmt: skip
+            model = f"{goal.model}, " if goal.model else ""
+            rows.append(
+                [f"{model}{self.loads[goal.load]}, {UNITS[goal.figure]}", goal.system, _bound(goal), *verdict, *own]
+            )
+        return rows
+
+    def load_rows(self, rounds: Sequence[Round]) -> Rows:
+        """A row for each model and load that has a rate, a column for each system, below a header."""
+        systems = self._measured(rounds)
+        rows = [["model", "load", *systems]]
+        for model in self.models:
+            for load, description in self.loads.items():
+                cells = [_load_cell(rounds, system, model, load) for system in systems]
+                if any(cells):
+                    rows.append([model, description, *cells])
+        return rows
+
+    def _measured(self, rounds: Sequence[Round]) -> list[str]:
+        return [system for system in self.systems if any(system in turn for turn in rounds)]
+
+
+class Turns:
+    """A round, in which the systems take turns under each load. Each round begins with another system.
+
+    Attributes:
+        number: The number of the round, from 1.
+        line: The figures so far: system -> model -> load -> figures.
+    """
+
+    def __init__(self, number: int, loads: Mapping[str, str]) -> None:
+        self.number, self.line, self._loads = number, results.Line(), loads
+
+    def each(self, systems: Iterable[str], model: str | None, load: str, measure: Callable[[str], Figures]) -> None:
+        """Measure every system in turn under one load, and print the first figure of UNITS."""
+        names = list(systems)
+        for name in results.turn(names, self.number):
+            self.set(name, model, load, measure(name))
+        every = {name: self.get(name, model, load) for name in names}
+        shown = next(unit for unit in UNITS if unit in every[names[0]])
+        values = ", ".join(f"{name} {figures_of[shown]:,.4g}" for name, figures_of in every.items())
+        title = f"{model}, {self._loads[load]}" if model else self._loads[load]
+        click.echo(f"  {title}, {UNITS[shown]}: {values}", err=True)
+
+    def set(self, system: str, model: str | None, load: str, measured: Figures) -> None:
+        """Write figures into the line."""
+        loads = self.line.setdefault(system, {})
+        (loads if model is None else loads.setdefault(model, {}))[load] = measured
+
+    def get(self, system: str, model: str | None, load: str) -> Figures:
+        """Figures of the line."""
+        loads = self.line[system]
+        measured: Figures = (loads if model is None else loads[model])[load]
+        return measured
+
+
+def others_sentence(rounds: Sequence[Round]) -> str:
+    """A sentence on the processor time that other programs took during the rounds."""
+    shares = [turn["others"] for turn in rounds]
+    if max(shares) < BUSY:
+        return "Other programs took less than 5 % of the processors' time."
+    low, high = (100 * bound(shares) for bound in (min, max))
+    return (
+        f"**The machine was busy**: other programs took {low:.0f} to {high:.0f} % of the processors' time in a round, "
+        "so the figures are low, and ratios less certain."
+    )
+
+
+def middle(rounds: Sequence[Round], system: str, model: str | None, load: str, name: str) -> str:
+    """The median of a figure, with all digits before the point and at least three digits in total; empty if unknown."""
+    if not (values := figures(rounds, system, model, load, name)):
+        return ""
+    value = statistics.median(values)
+    return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def _load_cell(rounds: Sequence[Round], system: str, model: str, load: str) -> str:
+    """Images a second, p50 and p99 in milliseconds, and a call's processor time in the server, if known."""
+    rates = figures(rounds, system, model, load, "samples_per_s")
+    times = [middle(rounds, system, model, load, name) for name in ("p50_ms", "p99_ms")]
+    cpu = figures(rounds, system, model, load, "cpu_us")
+    inner = " / ".join(filter(None, times)) + (f"; {statistics.median(cpu):,.0f} µs" if cpu else "")
+    return f"{statistics.median(rates):,.0f} ({inner})" if rates else ""
+
+
+def _bound(goal: Goal) -> str:
+    sign, times = "≥" if goal.more_is_better else "≤", f" x {goal.reference}" if goal.reference else ""
+    return f"{sign} {goal.bound:g}{times}"

@@ -1,0 +1,79 @@
+"""Goals as data, and their figures in a measurement. A goal bounds a figure, or the ratio of two figures in a round."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Round = Mapping[str, Any]
+"""A line of a results file: system -> model -> load -> figures; system -> load -> figures for a load of all models."""
+
+UNITS = {
+    "samples_per_s": "images/s",
+    "p50_ms": "p50, ms",
+    "p99_ms": "p99, ms",
+    "share": "share of bare",
+    "in_time_share": "in time, share of capacity",
+    "gained_mb": "memory gained, MB",
+    "kept_mb": "memory kept, MB",
+    "pss_mb": "PSS, MB",
+    "seconds_to_ready": "ready in, s",
+    "points_below": "accuracy below that of the file in FP32, points",
+    "deviations": "standard deviations from the shares",
+}
+"""Figure -> its name and unit for a reader."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A bound for one figure of one system.
+
+    Args:
+        model: The model; None for a load of all models, such as the start.
+        load: The load's name.
+        figure: See UNITS.
+        bound: The bound of the ratio to `reference`, or of the figure itself.
+        reference: The system whose figure in the same round is the divisor; for `bare` always the figure of batches.
+        system: The system that should reach the goal.
+    """
+
+    model: str | None
+    load: str
+    figure: str
+    bound: float
+    reference: str | None = None
+    system: str = "native"
+
+    @property
+    def more_is_better(self) -> bool:
+        return self.figure in ("samples_per_s", "share", "in_time_share")
+
+    def values(self, rounds: Sequence[Round]) -> list[float]:
+        """The value of each round that has the necessary figures."""
+        values = []
+        for turn in rounds:
+            value, divisor = figure(turn, self.system, self.model, self.load, self.figure), 1.0
+            if self.reference is not None:
+                load = "batch" if self.reference == "bare" else self.load
+                divisor = figure(turn, self.reference, self.model, load, self.figure) or 0.0
+            if value is not None and divisor:
+                values.append(value / divisor)
+        return values
+
+    def reached(self, values: Sequence[float]) -> bool:
+        """Whether the median of the rounds is within the bound."""
+        median = statistics.median(values)
+        return median >= self.bound if self.more_is_better else median <= self.bound
+
+
+def figure(turn: Round, system: str, model: str | None, load: str, name: str) -> float | None:
+    """A figure of one round; None if it was not measured."""
+    loads = turn.get(system, {})
+    value = (loads if model is None else loads.get(model, {})).get(load, {}).get(name)
+    return None if value is None else float(value)
+
+
+def figures(rounds: Sequence[Round], system: str, model: str | None, load: str, name: str) -> list[float]:
+    """A figure of the rounds in which it was measured."""
+    every = (figure(turn, system, model, load, name) for turn in rounds)
+    return [value for value in every if value is not None]

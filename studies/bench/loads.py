@@ -1,0 +1,163 @@
+"""Functions that put a load on a running server and return its figures."""
+
+import bisect
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from studies.bench import h2load
+from studies.bench.h2load import Load, Outcome
+from studies.bench.process import Launch, Served, served
+
+Figures = dict[str, Any]
+Send = Callable[[Load], Outcome]
+"""Puts a load on a server."""
+
+SAMPLES = 64
+CONNECTIONS = 16
+CLOSED_LOOPS: Mapping[str, str] = {str(number): f"{number} in flight" for number in (1, 4, 16, 64)} | {
+    "batch": f"2 in flight, {SAMPLES} samples each"
+}
+"""Load -> its description. Each call has one image, except for `batch`."""
+LOADS: Mapping[str, str] = {
+    **CLOSED_LOOPS,
+    "poisson": "Poisson arrivals",
+    "overload": "10 x overload",
+    "start": "start with every model",
+}
+
+DEADLINE = 0.5
+OVERLOAD = 10
+OVERLOAD_STREAMS = 100  # in flight on each connection at most: more than the queue and what is computed hold
+BOUND_MS = 15.0  # bound of the 99th percentile in MLPerf's server scenario for ResNet-50
+SHARES = tuple(percent / 100 for percent in range(20, 100, 5))
+
+
+def over_grpc(server: Served, model: str) -> Send:
+    """Sends ModelInfer calls."""
+    return lambda load: h2load.run(server.url, model, load)
+
+
+def closed_loop(name: str) -> Load:
+    """The shape of a closed loop, by its name, for a single call."""
+    if name == "batch":
+        return Load(1, clients=2, samples=SAMPLES)
+    number = int(name)
+    clients = min(number, CONNECTIONS)
+    return Load(1, clients, number // clients)
+
+
+def closed(server: Served, send: Send, shape: Load, seconds: float, model: str | None = None) -> Figures:
+    """Closed loop: samples a second, and latency.
+
+    Args:
+        server: The server.
+        send: Puts the load on the server.
+        shape: The load, without the number of calls.
+        seconds: The approximate duration, which determines the number of calls.
+        model: Over gRPC, the model for which the server's statistics must have counted all calls. Without this check,
+            h2load takes a refused call for a success, because its HTTP status is 200.
+
+    Raises:
+        click.ClickException: A call was not answered.
+    """
+    load = replace(shape, calls=8 + 200 // shape.samples)
+    per_second = send(load).per_second  # The warm-up shows how many calls it takes.
+    load = replace(shape, calls=max(load.calls, round(per_second * seconds)))
+    before = server.answered(model) if model else 0
+    outcome = send(load)
+    # More calls are counted if the warm-up's last calls were not yet counted when the first count was read.
+    if model and (answered := server.answered(model) - before) < load.calls:
+        raise click.ClickException(f"{answered} of {load.calls} calls for {model} were answered")
+    return {
+        "samples_per_s": outcome.per_second * load.samples,
+        "p50_ms": outcome.percentile_ms(50),
+        "p99_ms": outcome.percentile_ms(99),
+    }
+
+
+def start(launch: Launch) -> Figures:
+    """Start a server while no other server runs, because PSS would divide the memory that servers share."""
+    with served(launch) as server:
+        return {"seconds_to_ready": server.seconds_to_ready, "pss_mb": server.pss_mb()}
+
+
+def highest_rate(server: Served, model: str, bare: float, seconds: float) -> Figures:
+    """The highest share of bare ONNX Runtime's rate at which every call is answered and p99 is within the bound.
+
+    `hangtag loadtest` sends the calls, with Poisson arrivals, and counts latency from the planned time. h2load would
+    not do: its timer accumulates delays, and it counts latency from the actual send. The search is binary, and assumes
+    that a server that meets the bound at one share meets it at all smaller shares.
+    """
+
+    def misses(share: float) -> bool:
+        options = ["--rate", f"{share * bare:.1f}", "--seed", str(round(share * 1000))]
+        options += ["--channels", str(CONNECTIONS), "--processes", "1"]
+        options += ["--tls-ca", str(server.ca)] if server.ca else []
+        total = loadtest(server.address, [model], seconds, *options)["runs"][0]["total"]
+        p99_ms = total["latency"]["p99"] * 1e3 if total["latency"]["count"] else math.inf
+        return bool(p99_ms > BOUND_MS or total["statuses"].get("OK", 0) < total["queries"])
+
+    count = bisect.bisect_left(SHARES, True, key=misses)
+    return {"share": SHARES[count - 1] if count else 0.0}
+
+
+def loadtest(address: str, models: list[str], seconds: float, *options: str) -> dict[str, Any]:
+    """The JSON of `hangtag loadtest` without blocks.
+
+    Args:
+        address: The server's address.
+        models: The models to measure.
+        seconds: The minimum duration.
+        options: Further options of the command.
+
+    Raises:
+        click.ClickException: The load test wrote no results.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "results.json")
+        command = [sys.executable, "-m", "hangtag", "loadtest", *models, "--server", address, *options]
+        command += [f"--json={out}", "--min-duration", f"{seconds}s", "--blocks", "1"]
+        finished = subprocess.run(command, capture_output=True, text=True)  # status 1: calls were refused
+        if not out.exists():
+            raise click.ClickException(f"the load test wrote no results:\n{finished.stdout}{finished.stderr}")
+        document: dict[str, Any] = json.loads(out.read_text())
+        return document
+
+
+def overload(launch: Launch, model: str, seconds: float) -> Figures:
+    """Offer ten times the server's capacity twice, each call with a deadline; the second overload is measured.
+
+    h2load takes a refused call for a success, so the number of answered calls comes from the server's statistics. It is
+    unknown which of the calls that ended after their deadline were answered. All of them count as answered, so the
+    share that was answered in time is a lower bound.
+
+    Returns:
+        The capacity at 64 in flight, the share of this capacity that was answered in time, the largest growth of
+        memory, and the growth that remained afterwards (RSS).
+    """
+    with served(launch) as server:
+        send = over_grpc(server, model)
+        capacity = closed(server, send, closed_loop("64"), seconds, model)["samples_per_s"]
+        rate = OVERLOAD * capacity
+        load = Load(round(rate * seconds), CONNECTIONS, OVERLOAD_STREAMS, rate=rate, deadline=DEADLINE)
+        # The first overload has the first batches of the largest size, for which ONNX Runtime keeps memory ever after.
+        send(load)
+        server.forget_peak()
+        memory, answered = server.resident_mb(), server.answered(model)
+        run = send(load)
+        in_time = server.answered(model) - answered - sum(latency > DEADLINE for latency in run.latencies)
+        return {
+            "capacity_per_s": capacity,
+            "in_time_share": max(0, in_time) / (load.calls / run.per_second) / capacity,
+            "gained_mb": max(0.0, server.peak_mb() - memory),
+            "kept_mb": max(0.0, server.resident_mb() - memory),
+        }

@@ -1,0 +1,224 @@
+"""Measure costs and gains of routes: a cascade against its members, a split's shares, a shadow and its primary."""
+
+import math
+import shutil
+import statistics
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from hangtag.serving.model_repository import numbered_versions
+from hangtag.training.data.fashion_mnist import DEBIAN_DIR
+from studies import options
+from studies.bench import h2load, loads
+from studies.bench.comparison import Comparison, Turns
+from studies.bench.goals import Goal, figures
+from studies.bench.h2load import Load
+from studies.bench.loads import Figures
+from studies.bench.process import Served, hangtag_serve, served
+from studies.page import Part
+from studies.results import Line
+
+FAST, ACCURATE, BEST = "cnn-small-int8", "cnn-int8", "cnn"
+"""The models that the cascade is compared with: its members, and the most accurate model."""
+PRIMARY, SHADOW = "lstm", "lstm-before"
+"""A model, and its first version under a separate name, at the same cost. They are the members of the split, and the
+primary and the shadow."""
+PLAIN, SHADOWED, SPLIT = "plain", "shadowed", "split"
+"""Routes of the study: only PRIMARY; PRIMARY with SHADOW as its shadow; PRIMARY and SHADOW split by SHARES."""
+SHARES = {PRIMARY: 90.0, SHADOW: 10.0}
+ROUTE = "fast-and-accurate"
+MEMBERS = {FAST: FAST, "route": ROUTE, ACCURATE: ACCURATE, BEST: BEST}
+"""The systems that take turns, and their models."""
+IN_FLIGHT = ("1", "4", "16", "64")
+CASCADE, HALF = "cascade", 0.5
+_OPEN_LOOP = 4  # times as long as a closed loop, because few calls decide about a p99
+COMPARISON = Comparison(
+    "routes",
+    {
+        FAST: "the cascade's first member",
+        "route": f"the shipped cascade, {ROUTE}",
+        ACCURATE: "its last member",
+        BEST: "the file in FP32 from which the last member was made",
+        "split": f"a split of `{PRIMARY}` and `{SHADOW}`, {SHARES[PRIMARY]:g} to {SHARES[SHADOW]:g}; `{SHADOW}` is the "
+        f"first version of `{PRIMARY}`",
+        "alone": f"`{PRIMARY}` at half of the rate that it reaches with 64 calls in flight, Poisson arrivals",
+        "shadowed": f"the same, and `{SHADOW}` gets a copy of every call",
+        "busier": f"`{PRIMARY}` alone, with more calls, so that the server is as busy",
+    },
+    {load: f"{load} in flight" for load in IN_FLIGHT}
+    | {"accuracy": "all test images", "half": "half of the peak", "calls": "calls at random"},
+    (
+        Goal(CASCADE, "accuracy", "points_below", 0.1, system="route"),
+        Goal(CASCADE, "64", "samples_per_s", 1.5, ACCURATE, system="route"),
+        Goal(CASCADE, "64", "p99_ms", 1.0, ACCURATE, system="route"),
+        # 99.9 % of all samples of a binomial distribution are within 3.29 standard deviations of its mean.
+        Goal("split", "calls", "deviations", 3.29, system="split"),
+        # Copies take a tenth of the time, but a copy that has begun takes one of two processors until it ends, also
+        # from calls that come meanwhile; `busier` has only its own short batches. At 1.1 that alone missed the goal.
+        Goal("shadow", "half", "p99_ms", 1.5, "busier", system="shadowed"),
+    ),
+    packages=("grpcio", "pygrpc-native", "onnxruntime", "numpy"),
+    models=(CASCADE, "shadow"),
+)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """The server under test, the folder of the real test images, and the shortest duration of each load."""
+
+    server: Served
+    samples: Path
+    seconds: float
+
+    def accuracy(self) -> dict[str, Figures]:
+        """The share of all test images that each of MEMBERS labels correctly, through the server."""
+        document = self._loadtest([*MEMBERS.values()], 0.05, "--concurrency", "1", "--accuracy")
+        shares = {each["name"]: each["accuracy"]["accuracy"] for each in document["targets"]}
+        images = document["targets"][0]["accuracy"]["total"]
+        measured: dict[str, Figures] = {
+            name: {"share": shares[model], "images": images} for name, model in MEMBERS.items()
+        }
+        measured["route"]["points_below"] = 100 * round((shares[BEST] - shares[ROUTE]) * images) / images
+        return measured
+
+    def load(self, model: str, seconds: float, *load: str) -> Figures:
+        """Calls of one test image each: their rate, their latency, and the processor time of a call in the server.
+
+        Raises:
+            click.ClickException: Calls failed.
+        """
+        before, cpu = self.server.answered(model), self.server.cpu_seconds()
+        total = self._loadtest([model], seconds, *load)["runs"][0]["total"]
+        cpu, calls = self.server.cpu_seconds() - cpu, self.server.answered(model) - before
+        if total["statuses"].keys() != {"OK"}:
+            raise click.ClickException(f"calls to {model} failed: {total['statuses']}")
+        latencies = {f"{name}_ms": total["latency"][name] * 1e3 for name in ("p50", "p99")}
+        return {"samples_per_s": total["throughput"], **latencies, "cpu_us": cpu / calls * 1e6, "calls": calls}
+
+    def _loadtest(self, models: list[str], seconds: float, *load: str) -> Line:
+        options = ("--min-query-count", "1", "--processes", "1", "--samples", str(self.samples), *load)
+        return loads.loadtest(self.server.address, models, seconds, *options)
+
+    def split(self, calls: int) -> Figures:
+        """Send calls to SPLIT, and count each member's calls from its own statistics."""
+        before = {member: self.server.answered(member) for member in SHARES}
+        h2load.run(self.server.url, SPLIT, Load(calls, clients=loads.CONNECTIONS, streams=4))
+        counts = {member: self.server.answered(member) - before[member] for member in SHARES}
+        if sum(counts.values()) != calls:
+            raise click.ClickException(f"{sum(counts.values()):,} of {calls:,} calls were answered")
+        share = SHARES[PRIMARY] / 100  # One member's count determines the other's.
+        deviation = (counts[PRIMARY] - calls * share) / math.sqrt(calls * share * (1 - share))
+        return {"calls": calls, "counts": counts, "deviations": abs(deviation)}
+
+    def shadow(self, turns: Turns) -> None:
+        """Measure the primary at half of its peak: alone, with a shadow that gets every call, and equally busy alone.
+
+        In the last of these runs the server gets additional calls, so that its processes take as much processor time as
+        with the shadow. The latency of this run shows the effect of processor time without a shadow.
+        """
+        peak = self.load(PLAIN, self.seconds, "--concurrency", "64")["samples_per_s"]
+        rate, seconds = HALF * peak, _OPEN_LOOP * self.seconds
+        alone = self.load(PLAIN, seconds, "--rate", f"{rate:.1f}")
+        copies = self.server.answered(SHADOW)
+        shadowed = self.load(SHADOWED, seconds, "--rate", f"{rate:.1f}")
+        copied = (self.server.answered(SHADOW) - copies) / shadowed["calls"]
+        busier = min(rate * shadowed["cpu_us"] / alone["cpu_us"], peak)
+        turns.set("alone", "shadow", "half", alone | {"peak_per_s": peak, "rate_per_s": rate})
+        turns.set("shadowed", "shadow", "half", shadowed | {"copied": copied})
+        turns.set("busier", "shadow", "half", self.load(PLAIN, seconds, "--rate", f"{busier:.1f}"))
+
+
+@click.command()
+@options.ROUNDS
+@options.SECONDS
+@click.option("--calls", type=click.IntRange(100), default=100_000, show_default=True, help="Calls to the split.")
+@options.MODELS
+@click.option(
+    "--samples",
+    type=click.Path(exists=True, path_type=Path),
+    default=DEBIAN_DIR,
+    show_default=True,
+    help="The folder of Fashion-MNIST's test images.",
+)
+@options.OUT
+def main(rounds: int, seconds: float, calls: int, models: Path, samples: Path, out: Path | None) -> None:
+    """Measure routes on a machine that does nothing else, over gRPC on the native transport.
+
+    The cascade and its members take turns under each load, with the real test images and one image a call. Needs
+    h2load (Debian: nghttp2-client). The load generator shares the server's processors.
+    """
+    with repository(models) as folder, served(hangtag_serve(folder, "--transport", "native")) as server:
+        bench = _Bench(server, samples, seconds)
+
+        def measure(turns: Turns) -> None:
+            if turns.number == 1:
+                accuracy = bench.accuracy()
+                turns.each(MEMBERS, CASCADE, "accuracy", lambda name: accuracy[name])
+                turns.set("split", "split", "calls", bench.split(calls))
+            for load in IN_FLIGHT:
+                turns.each(
+                    MEMBERS,
+                    CASCADE,
+                    load,
+                    lambda name: bench.load(MEMBERS[name], seconds, "--concurrency", load),  # noqa: B023
+                )
+            bench.shadow(turns)
+
+        complete = options.complete("models", "samples", "calls")
+        COMPARISON.run(rounds, measure, out or (COMPARISON.file if complete else None))
+
+
+@contextmanager
+def repository(models: Path) -> Iterator[Path]:
+    """Yield a folder with links to the measured models, a copy of SHADOW, and the study's own routes.
+
+    Raises:
+        click.ClickException: A model or the route is missing.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for each in (PRIMARY, *MEMBERS.values()):
+            if not (models / each).is_dir():
+                raise click.ClickException(f"{models} has no {each}, which this study measures.")
+            (folder / each).symlink_to((models / each).resolve())
+        # A copy, because the server refuses a link that leads out of a model's folder.
+        shutil.copytree(numbered_versions(models / PRIMARY)[-1].path.parent, folder / SHADOW / "1")
+        shares = ", ".join(f"{member} = {share:g}" for member, share in SHARES.items())
+        for each, text in {
+            PLAIN: f"split = {{{PRIMARY} = 100}}",
+            SHADOWED: f'split = {{{PRIMARY} = 100}}\nshadow = {{model = "{SHADOW}", share = 1}}',
+            SPLIT: f"split = {{{shares}}}",
+        }.items():
+            (folder / each).mkdir()
+            (folder / each / "route.toml").write_text(text)
+        yield folder
+
+
+def part(path: Path | None = None) -> str:
+    """The tables of the comparison, the accuracies, the split and the shadow."""
+    _, rounds = COMPARISON.read(path)
+    first = rounds[0]
+    accuracy = {name: first[name][CASCADE]["accuracy"] for name in MEMBERS}
+    shares = ", ".join(f"`{MEMBERS[name]}` {each['share']:.2%}" for name, each in accuracy.items())
+    split = first["split"]["split"]["calls"]
+    counts = " and ".join(f"{count:,} to `{member}`" for member, count in split["counts"].items())
+    copied = statistics.median(figures(rounds, "shadowed", "shadow", "half", "copied"))
+    return f"""{COMPARISON.part(path)}
+
+The calls have one of the test images each, and µs are the processor time that a call takes in the server. The load
+generator shares the processors. The share of the {accuracy["route"]["images"]:,} test images that each answers rightly:
+{shares}.
+
+Of {split["calls"]:,} calls to the split, {counts} went.
+
+The shadow: a copy waits while the route has other work, and of too many the oldest is dropped, so fewer than all may be
+copied: here {copied:.0%}. What a copy costs is the processor time of `{SHADOW}`. `busier` is the latency of a server
+that is as busy without a shadow: what that time alone explains."""
+
+
+PARTS = (Part("studies/bench/routes.md", part, "measurements"),)

@@ -1,0 +1,181 @@
+"""The systems that are compared: how to start each server, and how to send a load to it."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import numpy as np
+import trustme
+
+from hangtag.serving.model_repository import serving_versions
+from studies.bench import h2load
+from studies.bench.loads import Send, over_grpc
+from studies.bench.peers.triton import free_ports, triton
+from studies.bench.process import Launch, Served, hangtag_serve
+from studies.page import ROOT
+
+NETWORKS = ("lstm", "lstm2", "cnn")
+"""The models of the servers for which there are goals of memory and start time."""
+_FASTAPI = ROOT / ".venv-fastapi/bin/uvicorn"
+FASTAPI_WORKERS = 2
+_PEERS = Path(__file__).with_name("peers")
+
+
+@dataclass(frozen=True)
+class System:
+    """A server that is compared.
+
+    Args:
+        description: A description of the system, for a reader.
+        launch: How to start the system on a model repository. Files for it exist as long as the context. Raises
+            click.ClickException if the system is not available on this machine.
+        send: How to send a load for a model to the running system.
+    """
+
+    description: str
+    launch: Callable[[Path], AbstractContextManager[Launch]]
+    send: Callable[[Served, str], Send] = over_grpc
+
+
+def hangtag(*options: str) -> Callable[[Path], AbstractContextManager[Launch]]:
+    """`hangtag serve` with these options."""
+    return lambda models: nullcontext(hangtag_serve(models, *options))
+
+
+def with_http(*options: str) -> Callable[[Path], AbstractContextManager[Launch]]:
+    """`hangtag serve` on the native transport, and over HTTP."""
+
+    def launch(models: Path) -> AbstractContextManager[Launch]:
+        (port,) = free_ports(1)
+        serve = hangtag_serve(models, "--transport", "native", "--http-port", str(port), *options)
+        return nullcontext(replace(serve, http=f"127.0.0.1:{port}"))
+
+    return launch
+
+
+@contextmanager
+def with_tls(models: Path, *options: str) -> Iterator[Launch]:
+    """`hangtag serve` with these options, and a certificate that exists as long as the context."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    with TemporaryDirectory() as name:
+        ca, cert, key = (Path(name, file) for file in ("ca.pem", "cert.pem", "key.pem"))
+        authority.cert_pem.write_to_path(str(ca))
+        certificate.cert_chain_pems[0].write_to_path(str(cert))
+        certificate.private_key_pem.write_to_path(str(key))
+        yield replace(hangtag_serve(models, "--tls-cert", str(cert), "--tls-key", str(key), *options), ca=ca)
+
+
+def minimal(models: Path) -> AbstractContextManager[Launch]:
+    """peers/minimal.py."""
+    command = (sys.executable, "-m", "studies.bench.peers.minimal", models.resolve())
+    return nullcontext(Launch(command, r"^ready (\S+)"))
+
+
+def http_minimal(models: Path) -> AbstractContextManager[Launch]:
+    """peers/http_minimal.py."""
+    (port,) = free_ports(1)
+    command = (sys.executable, "-m", "studies.bench.peers.http_minimal", _lstm(models), str(port))
+    return nullcontext(Launch(command, r"(Uvicorn running on)", http=f"127.0.0.1:{port}"))
+
+
+def fastapi(models: Path) -> AbstractContextManager[Launch]:
+    """peers/fastapi_app.py, in a separate environment. Raises click.ClickException if the environment is missing."""
+    if not _FASTAPI.exists():
+        raise click.ClickException(f"{_FASTAPI} is missing. Run 'make fastapi', which installs it, or leave it out.")
+    (port,) = free_ports(1)
+    command = (
+        *(_FASTAPI, "--app-dir", _PEERS, "fastapi_app:app", "--workers", str(FASTAPI_WORKERS)),
+        *("--port", str(port), "--no-access-log"),
+    )
+    variables = {"MODEL_FILE": _lstm(models)}
+    return nullcontext(Launch(command, r"(Application startup complete)", variables, http=f"127.0.0.1:{port}"))
+
+
+def binary(server: Served, model: str) -> Send:
+    """Sends an image as a binary tensor over HTTP/1.1."""
+    tensor = _tensor() | {"parameters": {"binary_data_size": _image().nbytes}}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    length = f"inference-header-content-length: {len(head)}"
+    return _post(f"http://{server.http}/v2/models/{model}/infer", head + _image().tobytes(), _BYTES, length)
+
+
+def numbers(server: Served, model: str) -> Send:
+    """Sends an image as numbers in JSON over HTTP/1.1."""
+    body = json.dumps({"inputs": [_tensor() | {"data": _image().ravel().tolist()}]}).encode()
+    return _post(f"http://{server.http}/v2/models/{model}/infer", body, "content-type: application/json")
+
+
+def bare_bytes(server: Served, _model: str) -> Send:
+    """Sends an image as the body over HTTP/1.1."""
+    return _post(f"http://{server.http}/infer", _image().tobytes(), _BYTES)
+
+
+_BYTES = "content-type: application/octet-stream"
+
+SERVER: Mapping[str, System] = {
+    "native": System("hangtag serve --transport native", hangtag("--transport", "native")),
+    "grpc": System("hangtag serve --transport grpc", hangtag("--transport", "grpc")),
+    "tls": System("hangtag serve with TLS", with_tls),
+    "triton": System("Triton with its Python backend, two instances of each model", triton),
+    "minimal": System(
+        "the least that a Python server on pygrpc-native can do: no deadlines, no checks, no costs", minimal
+    ),
+}
+HTTP: Mapping[str, System] = {
+    "http": System("hangtag over HTTP, an image as a binary tensor", with_http(), binary),
+    "http-2": System("the same with two worker processes, as FastAPI has", with_http("--workers", "2"), binary),
+    "json": System("hangtag over HTTP, an image as numbers in JSON", with_http(), numbers),
+    "grpc": System("hangtag over gRPC (native), with HTTP on and idle", with_http()),
+    "grpc-alone": System("hangtag over gRPC (native), without HTTP", hangtag("--transport", "native")),
+    "fastapi": System(
+        f"FastAPI on uvicorn, {FASTAPI_WORKERS} workers, an image as the body, no batching", fastapi, bare_bytes
+    ),
+    "triton": System(
+        "Triton's HTTP endpoint, its Python backend, two instances, an image as a binary tensor", triton, binary
+    ),
+    "minimal": System(
+        "the least that a Python server on uvicorn can do: no routes, deadlines, checks, limits or costs",
+        http_minimal,
+        binary,
+    ),
+}
+
+
+@contextmanager
+def networks(models: Path) -> Iterator[Path]:
+    """A copy of a model repository with the versions of NETWORKS that serve, and nothing else."""
+    with TemporaryDirectory() as name:
+        for file in serving_versions(models):
+            if file.name in NETWORKS:
+                shutil.copytree(file.path.parent, Path(name, file.name, str(file.version)))
+        yield Path(name)
+
+
+def _post(url: str, body: bytes, *headers: str) -> Send:
+    """Sends a request over HTTP/1.1, with a connection for each call in flight."""
+    return lambda load: h2load.post(
+        url, body, headers, replace(load, clients=load.clients * load.streams, streams=1), "--h1"
+    )
+
+
+def _tensor() -> dict[str, Any]:
+    return {"name": "image", "datatype": "UINT8", "shape": (1, 28, 28)}
+
+
+def _image() -> "np.typing.NDArray[np.uint8]":
+    return np.random.default_rng(0).integers(0, 256, (1, 28, 28), dtype=np.uint8)
+
+
+def _lstm(models: Path) -> Path:
+    files = {file.name: file.path for file in serving_versions(models)}
+    if "lstm" not in files:
+        raise click.ClickException(f"{models} has no model lstm.")
+    return files["lstm"].resolve()

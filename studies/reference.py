@@ -1,0 +1,153 @@
+"""Make the lists of options and metrics in docs/reference from their declarations.
+
+This part has nothing to run.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import yaml
+from prometheus_client.core import Metric
+
+from hangtag.cli import SUBCOMMANDS, main
+from hangtag.serving.server.telemetry.counts import BucketHistogram
+from hangtag.serving.server.telemetry.prometheus import StateCollector
+from hangtag.serving.server.telemetry.server_state import (
+    READY,
+    RouteCounts,
+    ServerState,
+    ShadowCounts,
+    StageCounts,
+    StoreState,
+    VersionState,
+)
+from hangtag.variables import subcommands
+from studies.page import ROOT, Part
+
+_TYPES = {"unknown": "counter"}  # Triton's counters do not end in _total, so they are exported without a type.
+Row = tuple[str, str, str]
+"""The flags, the default and the meaning of an option."""
+
+
+def metrics() -> str:
+    """A list of all metrics, in the order in which they are exported."""
+    rules = yaml.safe_load((ROOT / "deploy/monitoring/rules.yml").read_text())["groups"][0]["rules"]
+    recorded = {rule["record"]: rule["expr"] for rule in rules if "record" in rule}
+    watched = {rule["alert"]: _expanded(rule["expr"], recorded) for rule in rules if "alert" in rule}
+    lines = "\n".join(_line(metric, watched) for metric in _exported())
+    return f"""Made by `make docs` from the metrics and deploy/monitoring/rules.yml. In brackets: type and labels.
+
+{lines}"""
+
+
+def _expanded(expression: str, recorded: dict[str, str]) -> str:
+    for name, meaning in recorded.items():
+        expression = expression.replace(name, meaning)
+    return expression
+
+
+def _exported() -> list[Metric]:
+    """The metrics of a server with one model, a failed call and a route, so that every metric has a sample."""
+    one = VersionState("cnn", "1", READY, requested_provider="auto", provider="CPUExecutionProvider", instances=1)
+    route = replace(one, name="both", route=RouteCounts({(1, "cnn"): StageCounts()}, ShadowCounts(), 0, 0.2))
+    histogram = one.counters.request_seconds
+    failures, loads = {("cnn", "1", "INTERNAL"): histogram}, {("cnn", "ok"): 1}
+    state = ServerState((one, route), failures, loads, {("hot", ""): 1}, store=StoreState())
+    assert isinstance(histogram, BucketHistogram)
+    return list(StateCollector(lambda: state).collect())
+
+
+def _line(metric: Metric, watched: dict[str, str]) -> str:
+    name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+    kind = "gauge" if name.endswith("pending_request_count") else _TYPES.get(metric.type, metric.type)
+    labels = sorted({label for sample in metric.samples for label in sample.labels} - {"le"})
+    alerts = [
+        alert for alert, text in watched.items() if re.search(rf"\b{metric.name}(_total|_bucket|_count|_sum)?\b", text)
+    ]
+    watching = f". Watched by {', '.join(alerts)}" if alerts else ""
+    return f"- `{name}` ({'; '.join(filter(None, (kind, ', '.join(labels))))}): {metric.documentation}{watching}"
+
+
+def options() -> str:
+    """A list of shared options, then a list for each command. Imports all that commands need, also torch."""
+    context = click.Context(main, info_name="hangtag", auto_envvar_prefix="HANGTAG")
+    commands: dict[str, tuple[str, list[Row]]] = {}
+    for name, entry in SUBCOMMANDS.items():
+        command = main.get_command(context, name)
+        assert command is not None
+        commands |= dict(_option_rows(f"hangtag {name}", entry.summary, command))
+    having = defaultdict(list)
+    for path, (_, rows) in commands.items():
+        for row in rows:
+            having[row].append(path)
+    repeated = [row for row, paths in having.items() if len(paths) > 1]
+    flags = Counter(flag for flag, _, _ in repeated)
+    shared = [row for row in repeated if flags[row[0]] == 1]
+    parts = [
+        "Made by `make docs` from the declarations of the command's options. In brackets: the default.",
+        "## Shared options",
+        "Several commands have these, and name them below.",
+        _list(shared),
+    ]
+    for path, (summary, rows) in commands.items():
+        own = [row for row in rows if row not in shared]
+        theirs = ", ".join(row[0] for row in rows if row in shared)
+        parts += [f"## {path}", summary]
+        parts += [f"[Shared](#shared-options): {theirs}."] if theirs else []
+        parts += [_list(own)] if own else []
+    return "\n\n".join(parts)
+
+
+def _option_rows(path: str, summary: str, command: click.Command) -> Iterator[tuple[str, tuple[str, list[Row]]]]:
+    """Yield each command from this one downwards, with its summary and options, except groups without own options."""
+    rows = [row for parameter in command.params if (row := _option_row(parameter))]
+    if rows or not isinstance(command, click.Group):
+        yield path, (summary, rows)
+    for name, each in subcommands(command).items():
+        yield from _option_rows(f"{path} {name}", each.get_short_help_str(150), each)
+
+
+def _list(rows: list[Row]) -> str:
+    """A line for each option, with its default in brackets. Escapes <, which would begin HTML in Markdown."""
+    return "\n".join(
+        f"- {flags}{f' ({default})' if default else ''}: {meaning}".replace("<", "&lt;")
+        for flags, default, meaning in rows
+    )
+
+
+def _option_row(parameter: click.Parameter) -> Row | None:
+    if not isinstance(parameter, click.Option) or parameter.deprecated:  # a hidden one is listed
+        return None
+    flags = ", ".join(f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts))
+    meaning, _, default = _help(parameter).partition(" [default: ")
+    choices = list(map(str, parameter.type.choices)) if isinstance(parameter.type, click.Choice) else []
+    if any(choice not in meaning for choice in choices):
+        meaning += f" ({', '.join(choices)})"
+    return flags, default.removesuffix("]") or _default(parameter), meaning
+
+
+def _default(option: click.Option) -> str:
+    if isinstance(option.show_default, str):
+        return option.show_default
+    default = option.to_info_dict()["default"]
+    if default in (None, "", (), []) or not isinstance(default, str | int | float | tuple | list | Path):
+        return ""
+    if isinstance(default, bool):
+        return "on" if default else ""
+    if isinstance(default, tuple | list):
+        return f"`{','.join(map(str, default))}`"
+    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+
+
+def _help(option: click.Option) -> str:
+    return " ".join((option.help or "").split())
+
+
+PARTS = (
+    Part("docs/reference/metrics.md", metrics, "metrics"),
+    Part("docs/reference/options.md", options, "options"),
+)

@@ -1,0 +1,92 @@
+"""``hangtag export`` of networks of the user's own: which cannot be exported, and whose code has changed since."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kit import own_pictures
+from tests.kit.command import invoke, refusal
+
+pytestmark = pytest.mark.slow
+
+NETWORK = """
+import torch
+from torch import nn
+
+class Network(nn.Module):
+    def __init__(self, labels, image):
+        super().__init__()
+        self.linear = nn.Linear(image.channels * image.height * image.width, labels)
+
+    def forward(self, pixels):
+        return self.linear(pixels.flatten(1))
+"""
+LINE = "return self.linear(pixels.flatten(1))"
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The module of a network that was trained on own pictures, which it tells apart, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "nets.py"
+    module.write_text(NETWORK)
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
+    photos = own_pictures.folder(tmp_path / "photos", {"cats": 60, "dogs": 60})
+    options = ("--set", "learning_rate=0.02", "--epochs", 15, "--threads", 1, "--device", "cpu", "--out", "run")
+    invoke("train", "nets:Network", "--data", f"folder:{photos}", *options)
+    return module
+
+
+def change(module: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the network answer by this line, from the next command on."""
+    module.write_text(NETWORK.replace(LINE, line))
+    monkeypatch.delitem(sys.modules, "nets", raising=False)
+
+
+def test_a_network_whose_code_has_changed_since_is_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(trained, f"{LINE} * -1", monkeypatch)
+    assert (
+        "agreement: the network is right about 0.00% of 12 test images, and the run recorded 100.00% of 12: the "
+        "network's code or the pictures are not those that the run was trained with. Restore them, or train it again. "
+        "If neither has changed, a GPU or bf16 rounded differently: continue from the run's weights on this CPU, with"
+    ) in refusal("export", "run")
+    assert not list(trained.parent.glob("models/*"))
+    change(trained, LINE, monkeypatch)
+    assert "test accuracy 100.00% of 12 images" in invoke("export", "run").stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "return self.linear(nn.functional.adaptive_max_pool2d(pixels, 3).repeat(1, 8, 1, 1).flatten(1))",
+            "nets:Network cannot be exported to ONNX. PyTorch's exporter: No ONNX function found for ",
+        ),
+        (
+            f"pixels = pixels * 2 if float(pixels.sum()) > 1e9 else pixels; {LINE}",
+            "nets:Network cannot be exported to ONNX. ",
+        ),
+        (
+            "return torch.stack([self.linear(pixels[k].flatten()) for k in range(int(pixels.shape[0]))])",
+            "The batch must stay free: ",
+        ),
+    ],
+)
+def test_a_network_that_cannot_be_exported_is_refused_in_one_sentence(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, line: str, expected: str
+) -> None:
+    change(trained, line, monkeypatch)
+    assert expected in refusal("export", "run")
+    assert len(invoke("export", "run", exit_code=1).stderr.splitlines()) < 5
+
+
+def test_a_csv_file_is_found_again_by_the_published_file(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(str(file), file.parent.name) for file in sorted((tmp_path / "photos").glob("*/*"))]
+    listed = own_pictures.csv(tmp_path / "l.csv", rows)
+    invoke("train", "nets:Network", "--data", f"csv:{listed}", "--epochs", 1, "--threads", 1, "--out", "listed")
+    invoke("export", "listed")
+    assert "not checked" not in invoke("models", "verify", "network").stdout

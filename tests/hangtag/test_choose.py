@@ -1,0 +1,214 @@
+"""``hangtag choose`` on shipped models, and the arithmetic of candidates and of the queue that is played through."""
+
+import json
+import re
+import threading
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hangtag.choose import report, trial
+from hangtag.choose.candidates import Candidate, Model, candidates, is_beaten
+from hangtag.choose.choice import LOSE, Choice, Row, Wanted, calibrated, predict, ranked
+from hangtag.choose.measuring import Measured
+from hangtag.choose.queueing import OVERLOAD, Batching, Machine, Outcome, ServiceTimes, Stage, simulate
+from hangtag.evaluation.errors import EvaluationError
+from tests.kit import onnx_models
+from tests.kit.command import invoke
+from tests.kit.shipped import MODELS
+
+CLASSES = np.array([0, 1, 0, 1])
+# Right and sure, right and unsure, wrong and unsure, wrong and sure; then a slower model that is always right.
+FAST = Model(
+    "fast", np.array([[0.95, 0.05], [0.4, 0.6], [0.3, 0.7], [0.81, 0.19]]), ServiceTimes((1, 64), (0.002, 0.064))
+)
+SLOW = Model("slow", np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]]), ServiceTimes((1, 64), (0.004, 0.64)))
+WORSE = Model("worse", FAST.answers[::-1].copy(), ServiceTimes((1, 64), (0.1, 6.4)))
+IDLE = Machine(processors=2, call_seconds=0.0)
+
+
+def load_tested(row: Row, *problems: str) -> Row:
+    """A candidate whose load test measured what was predicted."""
+    failed = int(np.isinf(row.p99))
+    problems += ("calls failed",) * failed
+    return Row(row.predicted, trial.Tested(row.accuracy, row.throughput, row.p99, failed, problems, ""))
+
+
+def named(listed: list[Candidate]) -> dict[str, Candidate]:
+    return {one.name: one for one in listed}
+
+
+def test_every_model_and_every_cascade_that_may_gain_is_a_candidate_at_its_cheapest_threshold() -> None:
+    listed = named(candidates([SLOW, WORSE, FAST], CLASSES, accuracy=0.75))
+    assert list(listed) == ["slow", "worse", "fast", "fast → slow"]  # worse is slower than both and right no more often
+    cascade = listed["fast → slow"]
+    assert (cascade.point.threshold, cascade.accuracy, cascade.sent_on) == (0.705, 0.75, [0.5])
+    assert cascade.cost == pytest.approx(0.001 + 0.5 * 0.01)
+    assert (listed["fast"].accuracy, listed["fast"].cost) == (0.5, 0.001)
+    assert [name for name, one in listed.items() if is_beaten(one, list(listed.values()))] == ["worse"]
+    # If all samples go on, a cascade neither costs less than its last model, nor is it right more often.
+    assert list(named(candidates([SLOW, FAST], CLASSES, accuracy=1.01))) == ["slow", "fast"]
+
+
+def test_a_third_model_has_to_pay() -> None:
+    """A model that settles two thirds of what reaches it pays in the middle if it is fast, and not if it is slow."""
+    answers = np.array([[0.9, 0.1], [0.1, 0.9], [0.3, 0.7], [0.1, 0.9]])  # wrong, and unsure, of the third sample
+    middle = [Model("middle", answers, ServiceTimes((1, 64), (each, 64 * each))) for each in (0.006, 0.008)]
+    listed = [named(candidates([FAST, one, SLOW], CLASSES, accuracy=1.0)) for one in middle]
+    assert ["fast → middle → slow" in each for each in listed] == [True, False]
+
+
+def test_a_queue_fills_while_busy_and_overflows_above_what_is_computed() -> None:
+    stage = Stage(ServiceTimes((1, 64), (0.001, 0.064)))
+    lone = simulate([stage], (), IDLE, rate=1.0, calls=500)
+    assert [lone.p50, lone.p99] == pytest.approx([0.001, 0.001])
+    assert lone.throughput == pytest.approx(1.0, rel=0.2)
+    busy = simulate([stage], (), IDLE)
+    assert busy.throughput == pytest.approx(2000)
+    assert busy.p99 == pytest.approx(0.032)  # two processors share 64 calls
+    assert simulate([stage], (), IDLE, rate=1900.0).p99 > 3 * lone.p99
+    assert simulate([stage], (), IDLE, rate=2500.0) == OVERLOAD
+
+
+def test_a_model_is_played_with_its_own_settings() -> None:
+    times = ServiceTimes((1, 64), (0.001, 0.001))  # of which a call more costs nothing
+
+    def at(rate: float | None, **settings: float) -> Outcome:
+        return simulate([Stage(times, Batching(**settings))], (), IDLE, rate=rate)  # type: ignore[arg-type]
+
+    assert at(None, max_batch_size=1).throughput == pytest.approx(2000)
+    assert at(None, max_batch_size=4).throughput == pytest.approx(8000)
+    assert at(None, max_batch_size=4, instances=1).throughput == pytest.approx(4000)
+    assert at(10.0, max_queue_delay=0.02).p50 == pytest.approx(0.021)
+    assert at(10_000.0, max_queue_delay=10.0, max_batch_size=8).p99 < 0.01  # a full batch waits for no more
+    assert at(3000.0, max_batch_size=2, max_queue_size=1) == OVERLOAD
+
+
+def test_a_cascade_costs_what_goes_on_and_a_call_its_transport() -> None:
+    stages = [model.stage for model in (FAST, SLOW)]
+    through = simulate(stages, [0.5], IDLE)
+    assert through.throughput == pytest.approx(2 / (0.001 + 0.5 * 0.01), rel=0.05)
+    assert through.p99 > 2 * through.p50  # what goes on waits twice
+    with_calls = simulate(stages, [0.5], Machine(2, 0.002)).throughput
+    assert with_calls == pytest.approx(2 / (0.001 + 0.5 * 0.01 + 0.002), rel=0.05)
+    machine = Machine(2, 0.0005, 1.3, 0.0002)
+    listed = candidates([FAST, SLOW], CLASSES, accuracy=0.75)
+    known = [
+        (one, simulate([model.stage for model in one.models], one.sent_on, machine).throughput)
+        for one in sorted(listed, key=lambda one: (one.is_cascade, one.cost))
+    ]
+    assert astuple(calibrated(known, 2)) == pytest.approx(astuple(machine), rel=0.1)
+    assert astuple(calibrated(known[:1], 2)) == pytest.approx((2, 0.0008, 1, 0), rel=0.05)  # 0.3 ms more computing
+    assert astuple(calibrated([(known[0][0], 1e9)], 2)) == pytest.approx((2, 0, 1, 0), abs=1e-6)
+
+
+def test_what_meets_everything_comes_first_and_then_what_is_nearest() -> None:
+    listed = candidates([FAST, SLOW], CLASSES, accuracy=0.75)
+
+    def order(wanted: Wanted) -> list[tuple[str, list[str]]]:
+        rows = [Row(predict(one, IDLE, wanted.rate)) for one in listed]
+        tested, order = [
+            [(row.candidate.name, row.lacks(wanted)) for row in ranked(each, wanted)]
+            for each in ([load_tested(row) for row in rows], rows)
+        ]
+        assert tested == order
+        return order
+
+    assert order(Wanted(0.75)) == [("fast → slow", []), ("slow", []), ("fast", ["accuracy"])]
+    assert order(Wanted(0.0))[0] == ("fast", [])
+    assert order(Wanted(0.75, p99=0.1, rate=10))[0] == ("fast → slow", [])
+    assert order(Wanted(0.75, p99=0.0001, rate=10)) == [
+        ("slow", ["p99"]), ("fast → slow", ["p99"]), ("fast", ["accuracy", "p99"]),
+    ]  # fmt: skip
+    assert order(Wanted(0.75, rate=1500.0)) == [
+        ("fast", ["accuracy"]), ("fast → slow", ["rate"]), ("slow", ["rate"]),
+    ]  # fmt: skip
+
+
+def test_the_sentences_name_what_the_figures_do_not_show() -> None:
+    """Images that chose the epochs, too few images, a call that costs nothing, and a load test that does not count."""
+    images = np.zeros((4, 28, 28), np.uint8)
+    measured = Measured([FAST, SLOW], [], images, CLASSES, "4 validation images", [], chose_epochs=True)
+    row = Row(predict(candidates([FAST, SLOW], CLASSES, accuracy=0.75)[-1], IDLE, None))
+
+    def sentences(row: Row) -> str:
+        return " ".join(report.sentences(Choice(Wanted(0.75, lose_at_most=LOSE), measured, [row], IDLE)))
+
+    predicted = sentences(row)
+    assert "; predicted, as if a call cost nothing but computing (see --try): " in predicted
+    assert "These images chose the models' best epochs" in predicted
+    assert "So few images cannot show that a cascade loses at most 0.10%: that takes 2,995." in predicted
+    invalid = sentences(load_tested(row, "the generator was late"))
+    assert "the load test of fast → slow at 0.705 does not count. Repeat it on an idle machine." in invalid
+    assert "Nothing has" not in invalid
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(EvaluationError, match="was stopped"):
+        trial.load_test(MODELS, [], measured, rate=None, seconds=1.0, on_progress=print, stop=stop)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    models = tmp_path_factory.mktemp("models")
+    for name in ("lstm-int8", "cnn-int8"):
+        (models / name).symlink_to(MODELS / name)
+    onnx_models.publish(models, "gather", onnx_models.gather())
+    onnx_models.publish(models, "colours", onnx_models.colours())
+    return models
+
+
+def choose(models: Path, *arguments: str, exit_code: int = 0) -> str:
+    """What the command prints, in one line."""
+    options = ("--models", models, "--limit", 400, "--report", models.parent / "choose.html")
+    return " ".join(invoke("choose", *arguments, *options, exit_code=exit_code).output.split())
+
+
+def test_the_best_are_served_and_load_tested_and_the_choice_becomes_a_route(models: Path) -> None:
+    printed = choose(models, "--try", "1", "--seconds", "0.3", "--write", "both")
+    assert "left out: " in printed
+    assert "takes index: INT64 [any]" in printed
+    assert "left out: cnn-int8 and colours differ in their inputs: " in printed
+    assert "cnn-int8, lstm-int8: each answers 400 validation images and is timed." in printed
+    assert "The load test: lstm-int8 → cnn-int8, cnn-int8." in printed
+    served = re.search(
+        r"Serve (lstm-int8 → )?cnn-int8(?: at (0\.\d+))?: the fastest that has 9\d\.\d\d% right", printed
+    )
+    assert served
+    assert re.search(r"; measured: [\d,.]+ calls/s with 64 in flight, p99 ", printed)
+    if served[1]:  # on an idle machine
+        # 400 images cannot show that a cascade loses at most 0.1% of all, so it may lose none of them.
+        assert "; 0 of 400 that cnn-int8 has right are wrong, at most 0.75% of others" in printed
+        assert "cannot show that a cascade loses at most 0.10%" in printed
+        route = json.loads(invoke("models", "show", "both", "--models", models, "--json").stdout)
+        assert [member["model"] for member in route["members"]] == ["lstm-int8", "cnn-int8"]
+        assert route["accept"]["at_least"] == float(served[2])
+        assert route["description"].startswith("Chosen by 'hangtag")
+        assert "both is a route; name its models instead: lstm-int8, cnn-int8." in choose(models, "both", exit_code=1)
+    page = (models.parent / "choose.html").read_text()
+    assert {"lstm-int8", "cnn-int8"} <= set(re.findall(r">([a-z0-9-]+)<", page))
+
+
+def test_a_serving_toml_counts_in_the_prediction(models: Path, tmp_path: Path) -> None:
+    """With a delay of a second, 64 calls in flight wait a second each time, since a batch has room for 128."""
+    (tmp_path / "models/held").mkdir(parents=True)
+    for version in (MODELS / "lstm-int8").iterdir():
+        (tmp_path / "models/held" / version.name).symlink_to(version)
+    settings = tmp_path / "models/held/serving.toml"
+    settings.write_text("max_batch_size = 128\nmax_queue_delay_microseconds = 1_000_000\n")
+    printed = choose(tmp_path / "models", "held", "--try", "0")
+    assert re.search(r"\(see --try\): \d\d\.\d calls/s with 64 in flight, p99 1\.\d\d s", printed)
+    settings.write_text("max_batch_size = 0\n")
+    assert "serving.toml: max_batch_size" in choose(tmp_path / "models", "held", "--try", "0", exit_code=1)
+
+
+def test_what_cannot_be_met_ends_with_the_nearest(models: Path) -> None:
+    printed = choose(models, "--try", "0", "--accuracy-at-least", "99.9", "--write", "none", exit_code=1)
+    assert "Nothing has 99.90% right. The nearest is cnn-int8: it is right less often." in printed
+    assert re.search(r"% are right \(.*, with 95 % confidence 9\d\.\d\d% to 9\d\.\d\d%\); predicted, as ", printed)
+    slow = choose(models, "--try", "0", "--p99", "1us", exit_code=1)
+    assert "p99 within 1.00 µs with 64 in flight. The nearest is " in slow
+    assert not (models / "none").exists()
+    assert "--data x.txt: name FILE.npz" in choose(models, "cnn-int8", "--data", "x.txt", exit_code=1)
+    assert "another name, given with --write" in choose(models, "lstm-int8", "--write", "cnn-int8", exit_code=1)

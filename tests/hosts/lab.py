@@ -1,0 +1,145 @@
+"""Three hosts with a server each, a proxy in front of them, and programs that call them."""
+
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from studies.bench.process import Served, hangtag_serve
+from studies.page import ROOT
+from studies.worker import Reporter
+from tests.hosts.caller import MODEL, Call
+from tests.hosts.network import Cable, Namespace, network
+from tests.kit import onnx_models
+
+ADDRESSES = ("10.0.0.11", "10.0.0.12", "10.0.0.13")
+"""Those of deploy/haproxy.cfg, so that the proxy is tested as it is shipped."""
+PORT = 8001
+SERVERS = "ipv4:" + ",".join(f"{address}:{PORT}" for address in ADDRESSES)
+PROXY = "127.0.0.1:8080"
+HAPROXY_CONFIG = ROOT / "deploy" / "haproxy.cfg"
+_TIMEOUT = 30.0
+
+
+class Host:
+    """A machine with a server.
+
+    Attributes:
+        number: its place in ADDRESSES, which is also what its model answers.
+    """
+
+    def __init__(self, number: int, namespace: Namespace, cable: Cable, models: Path) -> None:
+        """models: a folder for its model repository."""
+        self.number = number
+        self._cable = cable
+        onnx_models.publish(models, MODEL, onnx_models.shifted(number))
+        launch = hangtag_serve(models, "--host", ADDRESSES[number], "--port", str(PORT), "--metrics-port", "8002")
+        self._launch = replace(launch, command=tuple(namespace.command(*launch.command)))
+        self._server: Served | None = None
+
+    def start(self) -> None:
+        """Start the server, and return when it is ready. Raises click.ClickException when it does not start."""
+        self._server = Served(self._launch)
+
+    def stop(self) -> None:
+        """Let the server finish its calls and end."""
+        if self._server:
+            self._server.close()
+
+    @contextmanager
+    def killed(self) -> Iterator[None]:
+        """The server is killed, and started again at the end of the context."""
+        assert self._server
+        self._server.kill()
+        yield
+        self.start()
+
+    @contextmanager
+    def cut_off(self) -> Iterator[None]:
+        """The cable carries nothing, so that neither end hears of it."""
+        self._cable.cut()
+        yield
+        self._cable.heal()
+
+
+class Caller(Reporter):
+    """A running program of caller.py, whose calls are read while it runs. `close` waits for those in flight.
+
+    Attributes:
+        calls: those that have ended, in this order.
+    """
+
+    def __init__(self, namespace: Namespace, address: str, *options: str) -> None:
+        """options: those of caller.py, besides the address."""
+        self.calls: list[Call] = []
+        self._changed = threading.Condition()
+        program = (sys.executable, "-m", "tests.hosts.caller", "--address", address, *options)
+        super().__init__(namespace.command(*program), self._add)
+
+    def _add(self, line: list[Any]) -> None:
+        with self._changed:
+            self.calls.append(Call(*line))
+            self._changed.notify_all()
+
+    def wait_until(self, met: Callable[[Sequence[Call]], object], seconds: float = _TIMEOUT) -> None:
+        """Return when the calls so far meet a condition. Raises TimeoutError after some seconds."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: met(self.calls), seconds):
+                raise TimeoutError(f"after {seconds:g} s the last of {len(self.calls)} calls are {self.calls[-5:]}")
+
+
+class Lab:
+    """Hosts with running servers.
+
+    Attributes:
+        hosts: the hosts.
+    """
+
+    def __init__(self, clients: Namespace, hosts: Sequence[Host]) -> None:
+        self.hosts = hosts
+        self._clients = clients
+
+    @contextmanager
+    def callers(self, options: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Caller]]:
+        """Run callers, and enter the context when each has had answers of every host.
+
+        Args:
+            options: the address and the options of each caller, by its name.
+        """
+        with ExitStack() as stack:
+            callers = {}
+            for name, (address, *others) in options.items():
+                callers[name] = Caller(self._clients, address, *others)
+                stack.callback(callers[name].close)
+            for caller in callers.values():
+                caller.wait_until(lambda calls: {host.number for host in self.hosts} <= {call.host for call in calls})
+            yield callers
+
+    @contextmanager
+    def proxy(self) -> Iterator[None]:
+        """Run HAProxy with deploy/haproxy.cfg on the clients' host."""
+        command = self._clients.command("haproxy", "-db", "-f", HAPROXY_CONFIG)
+        process = subprocess.Popen(command)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+
+@contextmanager
+def lab() -> Iterator[Lab]:
+    """Three hosts with a running server each."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        clients, machines = stack.enter_context(network(ADDRESSES))
+        hosts = [Host(number, *machine, folder / str(number)) for number, machine in enumerate(machines)]
+        for host in hosts:
+            stack.callback(host.stop)
+            host.start()
+        yield Lab(clients, hosts)

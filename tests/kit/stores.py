@@ -1,0 +1,230 @@
+"""Stores: moto's S3, a web server with TLS, and docker's registry, each behind a link that fails as a test says."""
+
+import base64
+import json
+import logging
+import re
+import shutil
+import ssl
+import subprocess
+import threading
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import IO, Any, cast
+from urllib.parse import parse_qsl, urlsplit
+
+import trustme
+
+from hangtag import Client
+from tests.kit.certificates import Certificates
+from tests.kit.command import Serving, environment, invoke, refusal, serving, with_limits
+from tests.kit.link import Link, link
+from tests.kit.repository import samples
+from tests.kit.waiting import until
+
+SECRET = "a-secret-of-the-store"
+LOGIN = base64.b64encode(f"user:{SECRET}".encode()).decode()
+"""As docker's configuration has it."""
+TOKEN_SECONDS = 10
+"""For which the registry's tokens are valid."""
+_LEEWAY = 60
+"""Seconds for which docker's registry takes a token that has expired."""
+
+
+@dataclass
+class ObjectStore:
+    """A store behind a link."""
+
+    url: str
+    link: Link
+    variables: dict[str, str]
+    """What the environment of a command has to say of it."""
+    direct: dict[str, str] = field(default_factory=dict)
+    """What it has to say in place of that for a way without the link."""
+    direct_url: str = ""
+    """The URL for that way, if it is another."""
+    status: int = 0
+    """A web server's answer to all that is read, unless it is 0."""
+
+    def run(self, *arguments: object) -> str:
+        """Run ``hangtag models``, which must succeed; returns all that it prints."""
+        return invoke("models", *arguments, variables=self.variables).output
+
+    def push(self, *arguments: object) -> str:
+        """Run ``hangtag models push``, which does not use the link."""
+        url = self.direct_url or self.url
+        return invoke("models", "push", *arguments, url, variables=self.variables | self.direct).output
+
+    def refused(self, *arguments: object) -> str:
+        """Run ``hangtag models`` to an error; returns that."""
+        return refusal("models", *arguments, variables=self.variables)
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write a file as another program does; moto does not look at keys."""
+        from obstore.store import from_url
+
+        keys: Any = {"endpoint": self.direct["AWS_ENDPOINT_URL"], "access_key_id": "x", "secret_access_key": "x"}
+        from_url(self.url, client_options={"allow_http": True}, **keys).put(path, content)
+
+    def oras(self, command: str, *arguments: str, folder: Path) -> None:
+        """Call the program oras in a folder, for a registry."""
+        folder.mkdir(exist_ok=True)
+        line = ["oras", command, "--plain-http", self.direct_url.removeprefix("oci://"), *arguments]
+        subprocess.run(line, cwd=folder, env=environment(**self.variables), capture_output=True, check=True)
+
+    @contextmanager
+    def server(self, *options: object, silent_seconds: float = 10) -> Iterator[Serving]:
+        """A server that follows the store ten times a second, and waits so long for its answers."""
+        following = ("--model-control", "poll", "--poll-seconds", "0.1")
+        ports = ("--port", 0, "--http-port", -1, "--transport", "grpc")
+        short: Any = {"first": with_limits(store_silent_seconds=silent_seconds), **self.variables}
+        with serving("--models", self.url, *following, *ports, *options, **short) as server:
+            yield server
+        log = "".join(server.log)
+        assert not any(secret in log for secret in (SECRET, LOGIN, "Bearer", "eyJ"))  # which is how a token begins
+
+
+def answer(server: Serving, name: str = "m") -> int:
+    """The number of the version that answers, of a model that `Repository.publish` makes by default."""
+    with Client(server.address) as client:
+        return int(client.infer(name, samples([0]))["y"][0, 0])
+
+
+def until_answer(server: Serving, number: int) -> None:
+    """Wait until a version answers."""
+    until(lambda: answer(server) == number)
+
+
+@contextmanager
+def moto() -> Iterator[str]:
+    """The URL of moto's S3."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        yield "http://{}:{}".format(*server.get_host_and_port())
+    finally:
+        server.stop()
+
+
+@contextmanager
+def s3(moto: str, cache: Path) -> Iterator[ObjectStore]:
+    """A folder in a bucket of its own."""
+    bucket = f"b{uuid.uuid4().hex}"
+    urllib.request.urlopen(urllib.request.Request(f"{moto}/{bucket}", method="PUT")).close()
+    with link(moto.removeprefix("http://")) as opened:
+        variables = {
+            "AWS_ACCESS_KEY_ID": f"AKIA-{SECRET}",
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ENDPOINT_URL": f"http://{opened.address}",
+            "XDG_CACHE_HOME": str(cache),
+        }
+        yield ObjectStore(f"s3://{bucket}/models", opened, variables, {"AWS_ENDPOINT_URL": moto})
+
+
+@contextmanager
+def https(folder: Path, cache: Path) -> Iterator[ObjectStore]:
+    """A web server of a folder, which takes files too. Its URL has a password and a signature."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if store.status:  # with all that the client has sent, as errors of S3 have it
+                self.send_error(store.status, explain=f"{self.path} {self.headers}")
+            else:
+                super().do_GET()
+
+        def do_PUT(self) -> None:
+            file = Path(self.translate_path(self.path))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(201)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    certificates = Certificates(cache / "certificates")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.cert("server-of-ours"), certificates.key("server-of-ours"))
+    folder.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), lambda *request: Handler(*request, directory=str(folder))) as web:
+        web.socket = context.wrap_socket(web.socket, server_side=True)
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        with link(f"127.0.0.1:{web.server_address[1]}") as opened:
+            url = f"https://user:{SECRET}@{opened.address}/models?sig={SECRET}"
+            variables = {"SSL_CERT_FILE": str(certificates.ca()), "XDG_CACHE_HOME": str(cache)}
+            store = ObjectStore(url, opened, variables)
+            yield store
+        web.shutdown()
+
+
+@contextmanager
+def registry(folder: Path) -> Iterator[str]:
+    """HOST:PORT of docker's registry, as Debian has it. It wants tokens."""
+    from joserfc import jwk, jwt
+
+    for program in ("docker-registry", "oras"):
+        assert shutil.which(program) is not None, f"{program} is missing: run 'make test', which installs it"
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    issued = authority.issue_cert("tokens")
+    key = jwk.import_key(issued.private_key_pem.bytes(), "EC")
+    head = {"alg": "ES256", "x5c": ["".join(issued.cert_chain_pems[0].bytes().decode().splitlines()[1:-1])]}
+
+    class Tokens(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            signed_in = self.headers["Authorization"] == f"Basic {LOGIN}"
+            kind, name, actions = dict(parse_qsl(urlsplit(self.path).query))["scope"].split(":")
+            access = [{"type": kind, "name": name, "actions": actions.split(",")}]
+            claims = {
+                "iss": "kit",
+                "aud": "registry",
+                "exp": int(time.time()) + TOKEN_SECONDS - _LEEWAY,
+                "access": access,
+            }
+            self.send_response(200 if signed_in else 401)
+            self.end_headers()
+            self.wfile.write(json.dumps({"token": jwt.encode(head, claims, key)}).encode() if signed_in else b"")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Tokens) as tokens:
+        threading.Thread(target=tokens.serve_forever, daemon=True).start()
+        realm = {"realm": f"http://127.0.0.1:{tokens.server_address[1]}/", "service": "registry", "issuer": "kit"}
+        settings = {
+            "version": "0.1",
+            "storage": {"filesystem": {"rootdirectory": str(folder)}},
+            "http": {"addr": "127.0.0.1:0"},
+            "auth": {"token": {**realm, "rootcertbundle": str(folder / "ca.pem")}},
+        }
+        (folder / "settings.yml").write_text(json.dumps(settings))
+        command = ["docker-registry", "serve", str(folder / "settings.yml")]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            log = cast(IO[str], process.stderr)
+            address = next(found[1] for line in log if (found := re.search(r"listening on ([\d.:]+)", line)))
+            threading.Thread(target=log.read, daemon=True).start()
+            yield address
+            process.terminate()
+        tokens.shutdown()
+
+
+@contextmanager
+def oci(registry: str, cache: Path) -> Iterator[ObjectStore]:
+    """A tag in a repository of its own."""
+    with link(registry) as opened:
+        logins = {address: {"auth": LOGIN} for address in (registry, opened.address)}
+        (cache / "docker").mkdir(parents=True)
+        (cache / "docker/config.json").write_text(json.dumps({"auths": logins}))
+        variables = {"DOCKER_CONFIG": str(cache / "docker"), "XDG_CACHE_HOME": str(cache)}
+        place = f"{uuid.uuid4().hex}/models:live"
+        yield ObjectStore(f"oci://{opened.address}/{place}", opened, variables, direct_url=f"oci://{registry}/{place}")

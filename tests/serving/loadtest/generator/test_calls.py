@@ -1,0 +1,121 @@
+"""What no server can show: calls whose end is never reported, when exactly a call left."""
+
+import multiprocessing
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from hangtag.serving.client import Credentials
+from hangtag.serving.loadtest.generator.channels import connect
+from hangtag.serving.loadtest.generator.executors import Assignment, Executor, create
+from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, SharedCounts
+from hangtag.serving.loadtest.plan.load import ClosedLoop, Limits, Load, OpenLoop
+from tests.kit.fake_server import FakeServer, running_over_http
+from tests.kit.waiting import pass_time, until
+
+pytestmark = pytest.mark.quick
+
+
+class LosesOneEnd:
+    """Answers each call at once on another thread, but never the fourth."""
+
+    name = "loses one end"
+
+    def __init__(self) -> None:
+        self._sent = 0
+        self._thread = ThreadPoolExecutor(1)
+
+    def send(self, method: str, request: bytes, timeout: float, metadata: Any, token: Any, on_end: Any) -> None:
+        self._sent += 1
+        if self._sent != 4:
+            now = time.perf_counter()
+            self._thread.submit(on_end, token, now, now, 0, "")
+
+    def close(self) -> None:
+        self._thread.shutdown()
+
+
+def run_on(channel: LosesOneEnd, load: Load, limits: Limits) -> Executor:
+    """A block's executor, once it has run on a channel."""
+    block = Block("fast", load, limits, warm_up=0.0, seed=0, round=0)
+    settings = CallSettings(deadline=0.2, lost_after=0.1)
+    counts = SharedCounts(multiprocessing.get_context("spawn"), 1)
+    executor = create(Assignment(block, [channel], RequestPool("", "", (b"",)), settings, counts, 0, 1))
+    pacer = threading.Thread(target=executor.pace)
+    pacer.start()
+
+    def drained() -> bool:
+        executor.check_limits()
+        executor.give_up_lost_calls()
+        return executor.drained.is_set()
+
+    until(drained)
+    pacer.join()
+    channel.close()
+    executor.snapshot()  # which counts what was recorded
+    return executor
+
+
+@pytest.mark.parametrize("load", [ClosedLoop(2), OpenLoop(200.0)], ids=["closed", "open"])
+def test_a_call_whose_end_grpc_never_reports_is_a_failure_and_the_block_ends(load: Load) -> None:
+    """At times gRPC reports no end of a call whose connection the server has cut."""
+    result = run_on(LosesOneEnd(), load, Limits(0.1, 20, 10.0, 100_000)).result()
+    assert result.statuses["UNKNOWN"] == 1
+    assert "did not report" in result.details["UNKNOWN"]
+    assert result.statuses["OK"] >= 19
+    assert result.queries == result.statuses.total()
+
+
+class Answers(LosesOneEnd):
+    """Answers eight calls together once all are in flight, or each call a millisecond after the last one."""
+
+    def __init__(self, together: bool) -> None:
+        super().__init__()
+        self._together, self._waiting = together, list[Any]()
+
+    def send(self, method: str, request: bytes, timeout: float, metadata: Any, token: Any, on_end: Any) -> None:
+        self._waiting.append((token, time.perf_counter(), on_end))
+        if not self._together or len(self._waiting) == 8:
+            calls, self._waiting = self._waiting, []
+            self._thread.submit(self._end, calls)
+
+    def _end(self, calls: list[Any]) -> None:
+        for token, sent, on_end in calls:
+            if not self._together:
+                pass_time(0.001)
+            on_end(token, sent, time.perf_counter(), 0, "")
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_answers_that_wait_for_each_other_at_the_generator_count_as_its_share(together: bool) -> None:
+    executor = run_on(Answers(together), ClosedLoop(8), Limits(0.05, 100, 10.0, 100_000))
+    assert (executor.latency_share(0.0) > 0.1) is together
+    assert executor.latency_share(1.0) == pytest.approx(min(executor.latency_share(0.0) + 1 / 8, 1.0))
+
+
+def test_a_call_over_http_leaves_when_it_is_written() -> None:
+    """While the thread that writes stands still, a call waits for it, which is the generator's delay."""
+    live = b"GET /v2/health/live HTTP/1.1\r\nhost: here\r\n\r\n"
+    ends: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
+    standing, go_on = threading.Event(), threading.Event()
+
+    def stand_still(*_: object) -> None:  # on the thread that writes, which calls it
+        standing.set()
+        go_on.wait(20)
+
+    with running_over_http(FakeServer()) as fake:
+        channel = connect(fake.address, Credentials())
+        channel.send("", live, 10.0, None, "first", stand_still)
+        assert standing.wait(20)
+        channel.send("", live, 10.0, None, "second", lambda *end: ends.put(end))
+        went_on = time.perf_counter()
+        go_on.set()
+        token, sent, end, code, _ = ends.get(timeout=20)
+        assert (token, code) == ("second", 0)
+        assert went_on <= sent <= end
+        channel.close()
+        channel.close()  # a second time changes nothing

@@ -1,0 +1,84 @@
+"""The answer in three lines: which target to take, by how much, how sure that is."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from hangtag.serving.loadtest.comparison.answer import answer
+from hangtag.serving.loadtest.comparison.compare import compare_targets
+from hangtag.serving.loadtest.measuring.accuracy import Accuracy
+from hangtag.serving.loadtest.measuring.results import Results
+from hangtag.serving.loadtest.plan.load import OpenLoop
+from hangtag.serving.loadtest.plan.scenario import Scenario
+from hangtag.serving.loadtest.plan.target import Target
+from hangtag.serving.loadtest.report import table
+from tests.serving.loadtest.command import run_of
+
+SAMPLES = 1000
+
+
+def results(targets: dict[str, tuple[float, int | None]], **scenario: Any) -> Results:
+    """Of targets with these milliseconds per answer, and this many right answers of 1,000.
+
+    One whose name begins with "failing" is INVALID, and the blocks of one that begins with "noisy" differ by a factor.
+    """
+    runs, accuracies = [], {}
+    for name, (milliseconds, right) in targets.items():
+        factors = (0.5, 3.0, 1.0, 4.0) if name.startswith("noisy") else (1.0, 1.01, 1.0, 0.99)
+        failed = int(name.startswith("failing"))
+        blocks = [
+            run_of(OpenLoop(50.0), *(milliseconds * each / 1e3,) * 500, failed=failed).blocks[0] for each in factors
+        ]
+        runs.append(replace(run_of(OpenLoop(50.0), 1.0, blocks=tuple(blocks)), target=name))
+        if right is not None:
+            accuracies[name] = Accuracy(right, SAMPLES, right=np.arange(SAMPLES) < right)
+    settings = Scenario(tuple(Target(name, name) for name in targets), rate=(50.0,), **scenario)
+    return Results({}, settings, tuple(runs), False, "", 1.0, "", accuracies=accuracies)
+
+
+@pytest.mark.parametrize(
+    ("targets", "which", "how_much", "how_sure"),
+    [
+        ({"a": (2, None), "b": (8, None)}, "no other is shown to be faster.", "b has a p99 of 8.0", "4.0 times"),
+        ({"a": (2, 900), "b": (8, 950)}, "Take b for accuracy, a for speed.", "a is right on 90.00%", "+3.63 to +6.35"),
+        ({"a": (2, 900), "m": (4, 930), "b": (8, 950), "x": (9, 940)}, "speed; between them m.", "4.0 times", "for b"),
+        ({"a": (2, 950), "b": (8, 900)}, "or right more often.", "b on 90.00%", "-6.35 to -3.63"),
+        ({"a": (2, 950), "b": (8, 951)}, "Take a: no other is shown to be faster, or right more often.", "", "-0.1"),
+        ({"a": (2, None), "noisy": (2, None)}, "Take a: this test shows no difference from noisy.", "", "vary too"),
+        ({"a": (2, None), "b": (3, None), "failing": (1, None)}, "Take a: ", "b has", "under this load: failing."),
+        ({"a": (2, None), "failing": (1, None)}, "None can be named.", "No two", "Without: failing."),
+    ],
+)
+def test_what_the_intervals_show_decides(
+    targets: dict[str, tuple[float, int | None]], which: str, how_much: str, how_sure: str
+) -> None:
+    reply = answer(results(targets))
+    assert reply is not None
+    assert which in reply.which
+    assert how_much in reply.how_much
+    assert how_sure in reply.how_sure
+
+
+def test_long_names_cost_no_figure_in_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"a-model-with-a-rather-long-name-{number}" for number in range(2)]
+    measured = results({names[0]: (17.3, None), names[1]: (1234.5, None)})
+    table.render(measured, compare_targets(measured), Console(width=80))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    figures = [" ".join(line.split()[-12:]) for line in lines[2:9]]
+    assert "500 17.3 ms 17.5 ms 17.5 ms 17.5 ms 17.5 ms 0" in " ".join(figures)
+    assert "1.23 s 1.25 s 1.25 s 1.25 s 1.25 s 0" in " ".join(figures)
+
+
+def test_a_search_is_answered_by_its_peaks_and_one_target_by_nothing() -> None:
+    assert answer(results({"a": (2, 900)})) is None
+    search = results({"a": (2, None), "b": (2, None)}, find_peak=True, target_latency=0.01)
+    for rates, which in (((100.0, 300.0), "Take b."), ((100.0, 103.0), "Take b or a:"), ((100.0, None), "None can")):
+        peaks: Any = tuple(SimpleNamespace(target=name, rate=rate) for name, rate in zip("ab", rates, strict=True))
+        reply = answer(replace(search, peaks=peaks))
+        assert reply is not None
+        assert reply.which.startswith(which)

@@ -1,0 +1,139 @@
+"""More models than memory: each is loaded at its first call, and the one that was not called for longest gives way."""
+
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+
+from hangtag.protos import inference_pb2 as pb
+from hangtag.serving.server.config.server_config import ServerConfig
+from hangtag.serving.server.errors import StartError
+from tests.kit.kinds import message_of
+from tests.kit.live import request, status_of
+from tests.kit.over_http import live_server
+from tests.kit.repository import Repository, samples
+
+NOT_FOUND, EXHAUSTED, LATE = (
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
+
+
+def grow(repository: Repository, *names: str, kib: int = 900) -> None:
+    """Let the files of these models take so much."""
+    for name in names:
+        folder = repository.folder / name / "1"
+        if not folder.exists():
+            repository.publish(name)
+        with (folder / "weights").open("wb") as file:
+            file.truncate(kib << 10)
+
+
+@pytest.fixture
+def several(repository: Repository) -> Repository:
+    """Four models; two of them fit into 2 MiB."""
+    grow(repository, "one", "two", "three", "four")
+    return repository
+
+
+def test_a_model_is_loaded_at_its_first_call_and_the_longest_unused_one_gives_way(several: Repository) -> None:
+    running = several.start(max_loaded_mib=2)
+    assert running.served() == {}
+    for name in ("one", "two"):
+        assert running.answer(name) == 1
+    assert running.answer("one") == 1
+    assert running.answer("three") == 1
+    assert running.served() == {"one": [1], "three": [1]}
+    assert running.gates.loaded("two") == 0  # closed, not only unnamed
+    assert running.answer("two") == 1
+    assert [running.loads(name) for name in ("one", "two")] == [(1, 0), (2, 0)]
+    assert running.server.state().loads["one", "evicted"] == 1
+
+
+def test_a_model_can_be_described_and_is_healthy_before_its_first_call(several: Repository) -> None:
+    with live_server("native", several.folder, max_loaded_mib=2, http_port=0) as server:
+        assert status_of(server.health, "one") == "SERVING"
+        assert server.ready("one")
+        assert server.server.state().versions == ()
+        described = server.inference.ModelMetadata(pb.ModelMetadataRequest(name="one"))
+        assert [each.name for each in described.inputs] == ["x"]
+        assert [state.name for state in server.server.state().versions] == ["one"]
+
+
+@pytest.mark.parametrize("transport", ["native", "grpc", "http"])
+def test_calls_wait_for_one_load_each_under_its_own_deadline(several: Repository, transport: str) -> None:
+    with live_server(transport, several.folder, max_loaded_mib=2) as server, server.gates.held_load("one") as load:
+        calls = [server.begin(request("one", **samples([0]))) for _ in range(8)]
+        load.wait()
+        hurried = server.begin(request("one", **samples([0])), timeout=0.2)
+        assert hurried.exception().code() == LATE
+        cancelled = server.begin(request("one", **samples([0])))
+        cancelled.cancel()
+        load.release()
+        for call in calls:
+            assert call.result().outputs
+        assert server.server.state().loads == {("one", "ok"): 1}
+
+
+def test_what_stays_and_what_has_no_room(several: Repository) -> None:
+    grow(several, "large", kib=2100)
+    several.route("both", "split = {two = 100}")
+    running = several.start(max_loaded_mib=2, load_model=("one",))
+    assert running.served() == {"both": [1], "one": [1], "two": [1]}
+    assert running.answer("both") == 1
+    problem = message_of(EXHAUSTED, running.infer, "three")
+    assert "--max-loaded-mib (2)" in problem
+    assert "which models that stay take 1.8" in problem
+    assert message_of(EXHAUSTED, running.infer, "large")
+    assert running.served() == {"both": [1], "one": [1], "two": [1]}
+
+
+def test_a_file_that_cannot_be_loaded_is_reported_and_tried_again_when_it_changes(several: Repository) -> None:
+    several.spoil("one", 1)
+    running = several.start("poll", max_loaded_mib=2)
+    for _ in range(2):
+        assert "out of service" in message_of(NOT_FOUND, running.infer, "one")
+    assert running.loads("one") == (0, 1)
+    assert running.answer("two") == 1
+    several.remove("one")
+    several.publish("one")
+    several.publish("five", 3)
+    running.poll()
+    assert (running.answer("one"), running.answer("five")) == (1, 3)
+    several.remove("five")
+    running.poll()
+    assert message_of(NOT_FOUND, running.infer, "five")
+
+
+@pytest.mark.parametrize("transport", ["native", "http"])
+def test_no_call_fails_while_models_come_and_go(several: Repository, transport: str) -> None:
+    names = ("one", "two", "three", "four")
+    with live_server(transport, several.folder, max_loaded_mib=2) as server, ThreadPoolExecutor(8) as callers:
+
+        def call_until(end: float) -> int:
+            count = 0
+            while time.monotonic() < end:
+                server.infer(request(random.choice(names), **samples([0])))
+                count += 1
+            return count
+
+        end = time.monotonic() + 1.5
+        counts = list(callers.map(call_until, [end] * 8))
+        assert min(counts) > 3
+        assert sum(count for (_, how), count in server.server.state().loads.items() if how == "evicted") > 3
+
+
+def test_settings_that_contradict_are_refused() -> None:
+    with pytest.raises(StartError, match="explicit on request"):
+        ServerConfig(max_loaded_mib=1, model_control="explicit")
+    with pytest.raises(StartError, match="--max-loaded-mib; otherwise"):
+        ServerConfig(load_model=("one",))
+
+
+def test_a_call_of_a_model_that_is_not_loaded_is_refused_once_the_server_stops(several: Repository) -> None:
+    running = several.start(max_loaded_mib=2)
+    running.server.control.stop()
+    assert "stopping" in message_of(grpc.StatusCode.UNAVAILABLE, running.infer, "one")

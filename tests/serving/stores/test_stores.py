@@ -1,0 +1,365 @@
+"""Model repositories in object stores: pushed, served, followed and pulled, while the store fails in every way."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.kit import onnx_models, stores
+from tests.kit.command import Serving, contents, last_line, without
+from tests.kit.link import Link
+from tests.kit.repository import Repository
+from tests.kit.stores import SECRET, ObjectStore, answer, until_answer
+from tests.kit.waiting import pass_time, until
+
+pytest.importorskip("obstore", reason="the extra stores is not installed")
+pytest.importorskip("moto", reason="moto is not installed")
+pytestmark = pytest.mark.slow
+
+AWAY = '"the model store cannot be followed; the previous models continue"'
+BACK = '"the model store is followed again"'
+INDEX = "hangtag-index.json"
+SECOND = np.float32(2).tobytes()
+"""The second version's constant, in its file."""
+Fault = Callable[[Link], Callable[[bytes], bytes]]
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[str]:
+    with stores.moto() as url:
+        yield url
+
+
+@pytest.fixture
+def s3(moto: str, tmp_path: Path) -> Iterator[ObjectStore]:
+    with stores.s3(moto, tmp_path / "cache") as store:
+        yield store
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[ObjectStore]:
+    with stores.https(tmp_path / "www", tmp_path / "cache") as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with stores.registry(tmp_path_factory.mktemp("registry")) as address:
+        yield address
+
+
+@pytest.fixture
+def oci(registry: str, tmp_path: Path) -> Iterator[ObjectStore]:
+    with stores.oci(registry, tmp_path / "cache") as store:
+        yield store
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Repository:
+    repository = Repository(tmp_path / "local")
+    repository.publish("m", 1)
+    return repository
+
+
+@pytest.mark.parametrize("scheme", ["s3", "web", "oci"])
+def test_a_server_follows_what_is_pushed(scheme: str, local: Repository, request: pytest.FixtureRequest) -> None:
+    store: ObjectStore = request.getfixturevalue(scheme)
+    local.publish("other", 1)
+    assert ("manifests/live" if scheme == "oci" else INDEX) in store.push(local.folder)
+    assert store.push(local.folder) == ""
+    with store.server() as server:
+        assert answer(server) == 1
+        local.publish("m", 2)
+        store.push(local.folder / "m")
+        until_answer(server, 2)
+        local.promote("m", 1)
+        store.push(local.folder / "m")
+        until_answer(server, 1)
+        assert answer(server, "other") == 1
+    assert store.run("list", "--models", store.url).count("other") == 1
+
+
+def test_a_version_is_pushed_over_only_by_wish(s3: ObjectStore, local: Repository) -> None:
+    s3.push(local.folder)
+    local.remove("m")
+    local.publish("m", 1, onnx_models.shifted(7))
+    refused = s3.refused("push", local.folder, s3.url)
+    assert refused == f"{s3.url} has other contents for m 1: publish a new version, or give --replace"
+    with s3.server() as server:
+        assert answer(server) == 1
+        s3.push("--replace", local.folder)
+        until_answer(server, 7)
+
+
+def test_of_two_pushes_at_once_one_is_refused(s3: ObjectStore, local: Repository) -> None:
+    def push_another(data: bytes) -> bytes:  # while the first one reads that there is no index
+        s3.link.alter = bytes
+        s3.put(INDEX, b"{}")
+        return data
+
+    s3.link.alter = push_another
+    refused = s3.refused("push", local.folder, s3.url)
+    assert refused == f"{s3.url}: a file was changed at the same time; try again"
+
+
+def test_without_an_index_the_listing_counts(s3: ObjectStore, local: Repository) -> None:
+    s3.put("m/1/model.onnx", (local.folder / "m/1/model.onnx").read_bytes())
+    second = local.publish("m", 2).read_bytes()
+    with s3.server() as server:
+        s3.put("m/2/labels.txt", b"a")
+        pass_time(0.5)
+        assert answer(server) == 1  # a version without its model is none yet
+        s3.put("m/2/model.onnx", second)
+        until_answer(server, 2)
+        size = len(second)
+        lies = (
+            (b"Contents>", b"Nothings>", f"{s3.url} shows no model, where 1 were; none is removed"),
+            (b"<Size>%d<" % size, b"<Size>%d<" % (size - 1), "differs from what the store's index or listing says"),
+        )
+        for count, (true, false, reason) in enumerate(lies, 1):
+            s3.link.alter = swap(true, false)
+            assert reason in server.wait_for_count(AWAY, count)[-1]
+            s3.link.alter = bytes
+            server.wait_for_count(BACK, count)
+            assert answer(server) == 2
+    assert s3.refused("push", local.folder, s3.url).startswith(f"{s3.url} has other contents for m 1, m 2: ")
+    local.publish("new")
+    refused = s3.refused("push", local.folder / "new", s3.url)
+    assert "would hide the models m: pull them into a folder, and push that" in refused
+
+
+def test_a_pull_is_what_was_pushed(s3: ObjectStore, local: Repository, tmp_path: Path) -> None:
+    for version in (2, 3):
+        local.publish("m", version)
+    local.settings("m", "max_queue_size = 100\n")
+    local.promote("m", 2).write_text("no promotion")
+    local.route("r", 'cascade = ["m", "m@1"]\n')
+    s3.push(local.folder)
+    pulled = tmp_path / "pulled"
+    assert "m/serving.toml" in s3.run("pull", s3.url, pulled)
+    assert contents(pulled) == contents(local.folder)
+    assert s3.run("pull", s3.url, pulled) == ""
+    (pulled / "m/1/model.onnx").write_bytes(b"else")
+    refused = s3.refused("pull", s3.url, pulled)
+    assert refused == f"{pulled} has other contents for m 1: pull elsewhere, or --replace"
+    s3.run("pull", s3.url, pulled, "--replace")
+    assert contents(pulled) == contents(local.folder)
+
+
+def test_a_registry_holds_what_oras_pushes_and_pulls(oci: ObjectStore, local: Repository, tmp_path: Path) -> None:
+    assert oci.refused("list", "--models", oci.url).startswith(f"{oci.url}: there is no such tag; ")
+    oci.push(local.folder)
+    local.publish("m", 2)
+    pulled = tmp_path / "pulled"
+    with oci.server() as server:
+        assert answer(server) == 1
+        pass_time(stores.TOKEN_SECONDS)  # after which the server signs in again
+        oci.oras("push", "m/1/model.onnx", "m/2/model.onnx", folder=local.folder)
+        until_answer(server, 2)
+    oci.link.alter = swap(b"m/1/model", b"m/7/model")
+    assert "the manifest is not what its digest says" in oci.refused("pull", oci.url, pulled)
+    local.publish("m", 3)
+    oci.push(local.folder)
+    oci.oras("pull", folder=pulled)
+    assert contents(pulled) == contents(local.folder)
+    oci.oras("push", "m", folder=local.folder)
+    assert "shows no model" in oci.refused("list", "--models", oci.direct_url)
+
+
+def test_a_registry_gets_the_credentials_that_docker_has(oci: ObjectStore, local: Repository, tmp_path: Path) -> None:
+    file, helper = Path(oci.variables["DOCKER_CONFIG"], "config.json"), tmp_path / "docker-credential-kit"
+    oci.variables["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+    user = {"ServerURL": "", "Username": "user", "Secret": SECRET}
+    helper.write_text(f"#!/bin/sh\ngrep -q 127.0.0.1: && echo '{json.dumps(user)}'\n")
+    helper.chmod(0o700)
+    for config, reason in (
+        ("{}", "the store refuses these credentials, or there are none"),
+        ('{"credsStore": "none"}', f"the credentials in {file} cannot be read (FileNotFoundError)"),
+        (f'{{"auths": "{SECRET}"}}', f"the credentials in {file} cannot be read (AttributeError)"),
+    ):
+        file.write_text(config)
+        assert oci.refused("push", local.folder, oci.url).endswith(reason)
+    file.write_text('{"auths": {}, "credsStore": "kit"}')
+    oci.push(local.folder)
+
+
+def store_metrics(server: Serving) -> list[float]:
+    """When the copy last equalled the store, and how many attempts failed."""
+    names = ("hangtag_store_last_success_timestamp_seconds ", "hangtag_store_errors_total ")
+    return [float(line.split()[1]) for line in server.metrics().splitlines() if line.startswith(names)]
+
+
+def swap(true: bytes, false: bytes) -> Callable[[bytes], bytes]:
+    return lambda data: data.replace(true, false)
+
+
+def late(data: bytes) -> bytes:
+    pass_time(0.2)
+    return data
+
+
+def cut(link: Link) -> Callable[[bytes], bytes]:
+    def alter(data: bytes) -> bytes:
+        raise ConnectionResetError
+
+    return alter
+
+
+def silence(link: Link) -> Callable[[bytes], bytes]:
+    """Keep connections open over which nothing comes."""
+    return lambda data: data if threading.Event().wait(10) else b""
+
+
+def truncate(link: Link) -> Callable[[bytes], bytes]:
+    """Send the second version up to its constant, and no more."""
+
+    def alter(data: bytes) -> bytes:
+        before, constant, _ = data.partition(SECOND)
+        if constant:
+            threading.Timer(0.1, link.cut).start()
+        return before
+
+    return alter
+
+
+def lie(link: Link) -> Callable[[bytes], bytes]:
+    """Send another constant in place of the second version's."""
+    return swap(SECOND, np.float32(9).tobytes())
+
+
+@pytest.mark.parametrize("scheme", ["s3", "oci"])
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (cut, "the connection was cut"),
+        (silence, "it did not answer in time"),
+        (truncate, "the connection was cut"),
+        (lie, "/m/2/model.onnx differs from what the store's index or listing says"),
+    ],
+    ids=["cut", "silence", "truncate", "lie"],
+)
+def test_what_serves_goes_on_while_the_store_fails(
+    scheme: str, local: Repository, fault: Fault, reason: str, request: pytest.FixtureRequest
+) -> None:
+    store: ObjectStore = request.getfixturevalue(scheme)
+    store.push(local.folder)
+    local.publish("m", 2)
+    with store.server(silent_seconds=0.5 if fault is silence else 10) as server:
+        assert answer(server) == 1
+        store.link.alter = fault(store.link)
+        store.push(local.folder)
+        assert reason in server.wait_for(AWAY)
+        last_success = store_metrics(server)[0]
+        pass_time(0.5)
+        assert answer(server) == 1
+        assert store_metrics(server)[0] == last_success
+        until(lambda: store_metrics(server)[1] > 1)
+        store.link.alter = bytes
+        until_answer(server, 2)
+        server.wait_for(BACK)
+        assert 0 < last_success < store_metrics(server)[0] <= time.time()
+        assert len(server.wait_for_count(AWAY, 1)) == 1
+        store.link.alter = fault(store.link)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+@pytest.mark.parametrize("fault", [cut, silence])
+def test_a_start_without_the_store_needs_a_copy(s3: ObjectStore, local: Repository, fault: Fault) -> None:
+    s3.push(local.folder)
+    s3.link.alter = fault(s3.link)
+    with s3.server(silent_seconds=0.5) as server:
+        assert server.wait() == 1
+    assert last_line("".join(server.log)).endswith("so nothing can be served.")
+    s3.link.alter = bytes
+    with s3.server("--model-control", "none") as server:
+        assert answer(server) == 1
+    s3.link.alter = fault(s3.link)
+    with s3.server("--model-control", "none", silent_seconds=0.5) as server:
+        assert answer(server) == 1
+        server.wait_for(AWAY)
+    if fault is cut:  # the command is more patient with silence
+        listed = s3.run("list", "--models", s3.url)
+        assert listed.startswith(f"AN EARLIER COPY, NOT WHAT THE STORE HAS NOW: {s3.url}: ")
+        assert "\nm " in listed
+
+
+def test_servers_share_a_copy_which_one_of_them_fetches(s3: ObjectStore, local: Repository) -> None:
+    s3.push(local.folder)
+    s3.link.alter = late  # both begin before one of them is done
+    with s3.server() as one, s3.server("--workers", 2) as two, ThreadPoolExecutor() as both:
+        assert list(both.map(answer, (one, two))) == [1, 1]
+        local.publish("m", 2)
+        s3.push(local.folder)
+        until(lambda: answer(one) == answer(two) == 2)
+        assert sum("fetched from the model store" in line for line in one.log + two.log) == 2
+
+
+def test_the_copy_keeps_to_its_bound(s3: ObjectStore, local: Repository) -> None:
+    s3.push(local.folder)
+    with s3.server("--model-cache-mib", 2) as server:
+        for version, mib in enumerate((0.6, 0.6, 0.6, 0.6, 1.5), 2):
+            file = local.publish("m", version)
+            file.with_name("weights").write_bytes(b"\0" * int(mib * 2**20))
+            s3.push(local.folder)
+            if mib < 1:  # takes the place of a version that is neither the latest nor the one before
+                until_answer(server, version)
+        assert "m: the model cache may hold 2 MiB" in server.wait_for(AWAY)
+        assert answer(server) == 5
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (403, "the store refuses these credentials, or there are none"),
+        (404, f"has no {INDEX}: 'hangtag models push' writes it, because a web server does not list files"),
+        (503, "answers 503 Service Unavailable"),
+    ],
+)
+def test_an_error_has_no_word_of_the_credentials(web: ObjectStore, status: int, reason: str) -> None:
+    web.status = status
+    refused = web.refused("list", "--models", web.url)
+    assert refused.startswith(f"https://{web.link.address}/models")
+    assert reason in refused
+    assert SECRET not in refused
+
+
+def test_an_index_is_checked_and_leads_nowhere_else(web: ObjectStore, local: Repository, tmp_path: Path) -> None:
+    file = tmp_path / "www/models" / INDEX
+    web.push(local.folder)
+    index = json.loads(file.read_text())
+    for text, reason in (
+        (file.read_text()[:-9], f"{INDEX} is not an index"),
+        ('{"format": 2}', "is from another version of hangtag"),
+        ('{"format": 1, "files": []}', "shows no model; 'hangtag models push' fills it"),
+        (" " * (65 << 20), f"{INDEX} has more than 67,108,864 bytes"),
+    ):
+        file.write_text(text)
+        assert reason in web.refused("list", "--models", web.url)
+    paths = ("m/1/../../../../x", "../x", "/x", "m/1/.hidden", "m/..", "m/1//x", "m/1/a\\b", "m/x/model.onnx", "m/7/x")
+    index["files"] += [index["files"][0] | {"path": path} for path in paths]
+    file.write_text(json.dumps(index))
+    web.run("pull", web.url, tmp_path / "pulled")
+    assert contents(tmp_path / "pulled") == contents(local.folder)
+
+
+def test_the_message_names_what_is_lacking(s3: ObjectStore, web: ObjectStore, tmp_path: Path) -> None:
+    assert "http://host/models is not a model store" in s3.refused("list", "--models", "http://host/models")
+    lacking = s3.refused("list", "--models", "s3://no-such-bucket/a")
+    assert lacking.startswith("s3://no-such-bucket/a: there is no such bucket. /")
+    assert s3.refused("push", tmp_path, s3.url).startswith(f"{tmp_path} holds no model to push")
+    assert "its host name is not known" in s3.refused("list", "--models", "https://no-such-host.invalid/a")
+    authorities = web.variables.pop("SSL_CERT_FILE")
+    assert "its certificate is not trusted here" in web.refused("list", "--models", web.url)
+    web.variables = {"XDG_CACHE_HOME": authorities}  # a file
+    assert web.refused("list", "--models", web.url).startswith("a local file cannot be read or written: ")
+    lacking = last_line(without(["obstore"], "serve", "--models", s3.url, **s3.variables).stderr)
+    assert lacking.startswith("Error: a model store needs the Python module 'obstore")
+    assert lacking.endswith("pip install '.[stores]'")
