@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
@@ -64,13 +65,15 @@ def to_onnx(served: ServedNetwork, metadata: Mapping[str, str]) -> onnx.ModelPro
 def _cancel_unsqueezes(model: onnx.ModelProto) -> None:
     """Remove an axis that one node adds and the next node drops: the channel axis of grey pixels before an LSTM."""
     graph = model.graph
-    constants = {tensor.name: numpy_helper.to_array(tensor).tolist() for tensor in graph.initializer}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
     added = {node.output[0]: node for node in graph.node if node.op_type == "Unsqueeze"}
     other: dict[str, str] = {}
     for node in graph.node:
         before = added.get(node.input[0]) if node.op_type == "Squeeze" else None
-        if before is not None and constants.get(node.input[1], 0) == constants.get(before.input[1], 1):
-            other[node.output[0]] = before.input[0]
+        if before is not None and constants.keys() >= {node.input[1], before.input[1]}:
+            dropped, new = (numpy_helper.to_array(constants[each.input[1]]) for each in (node, before))
+            if np.array_equal(dropped, new):
+                other[node.output[0]] = before.input[0]
     for node in graph.node:
         node.input[:] = [other.get(name, name) for name in node.input]
     optimizer.remove_unused_nodes(model)
