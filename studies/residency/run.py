@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -57,11 +58,12 @@ def main(models: Path, count: int, limit: int, cold_rate: float, rounds: int, se
                 if number * file.stat().st_size > limit << 20:
                     break
                 _call(fleet, number)
+            cold_models = cycle(reversed(range(HOT, count)))  # by its next turn, others have taken a model's place
             for turn in range(rounds):
                 for name, server in (("alone", alone), ("many", fleet))[:: 1 if turn % 2 else -1]:
                     for number in range(HOT):  # filling the memory may have unloaded some of them
                         _call(server, number)
-                    latencies, of_cold = _measure(server, seconds, count if server is fleet else 0, cold_rate)
+                    latencies, of_cold = _measure(server, seconds, cold_models if server is fleet else None, cold_rate)
                     hot_p99[name].append(float(np.percentile(latencies, 99)))
                     cold += of_cold
                     click.echo(f"round {turn + 1}, {name}: p99 {1e3 * hot_p99[name][-1]:.2f} ms", err=True)
@@ -104,7 +106,9 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _measure(server: Served, seconds: float, count: int, cold_rate: float) -> tuple[list[float], list[float]]:
+def _measure(
+    server: Served, seconds: float, cold_models: Iterator[int] | None, cold_rate: float
+) -> tuple[list[float], list[float]]:
     """The latencies of calls to hot models, and of calls to models that are not loaded."""
     hot: list[float] = []
     cold: list[float] = []
@@ -119,9 +123,8 @@ def _measure(server: Served, seconds: float, count: int, cold_rate: float) -> tu
     for thread in threads:
         thread.start()
     with Client(server.address) as client:
-        while count and time.monotonic() < end:
-            loaded = {each.name for each in client.statistics()}
-            name = next(name for number in range(count - 1, HOT, -1) if (name := f"m{number:04}") not in loaded)
+        while cold_models and time.monotonic() < end:
+            name = f"m{next(cold_models):04}"
             cold.append(_timed(lambda: client.infer(name, _IMAGE)))  # noqa: B023  called at once
             time.sleep(1 / cold_rate)
     for thread in threads:

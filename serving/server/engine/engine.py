@@ -145,7 +145,8 @@ class Engine:
             name: The model's name.
             models: Loaded versions; the first takes requests that name no version. Versions that do not serve yet are
                 started. An empty sequence removes the name.
-            wait: Whether the other versions are closed before this returns.
+            wait: Whether the other versions are closed before this returns. The process then keeps the memory that they
+                free, for the model that is loaded next.
         """
         before = self.versions(name)
         for model in models:
@@ -162,7 +163,7 @@ class Engine:
             if not isinstance(model, ServedModel):  # a route, whose members compute what is queued
                 model.close()
                 continue
-            retiring = threading.Thread(target=self._retire, args=[model], name="retire", daemon=True)
+            retiring = threading.Thread(target=self._retire, args=[model, wait], name="retire", daemon=True)
             self._retiring.add(retiring)
             retiring.start()
             if wait:
@@ -177,13 +178,15 @@ class Engine:
             for model in versions.values():
                 model.close()
 
-    def _retire(self, model: Servable) -> None:
-        """Close a model, and return its memory and the unused memory of ONNX Runtime's arena to the system.
+    def _retire(self, model: Servable, keep_memory: bool) -> None:
+        """Close a model. Unless its memory is kept, return it and ONNX Runtime's unused arena to the system.
 
-        Otherwise an unload would leave the process as large as before, and each new version could make it larger.
+        Otherwise an unload would leave the process as large as before, and each new version could make it larger. But
+        returning memory holds up all calls for some 20 ms, so models that take turns in memory leave it to each other.
         """
         model.close()
         log.info("model retired", model=model.name, version=model.version)
         shrink_arena()
-        machine.release_freed_memory()
+        if not keep_memory:
+            machine.release_freed_memory()
         self._retiring.discard(threading.current_thread())
