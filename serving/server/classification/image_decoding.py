@@ -1,32 +1,96 @@
-"""Decodes PNG, JPEG and WebP files to grey or colour, within limits on the memory that decoding takes."""
+"""Decodes PNG, JPEG and WebP files to grey or colour with Pillow, within a limit on the memory that decoding takes.
+
+Pillow reads a file's header without decoding the picture. From the size and the kind follows the most memory that
+decoding may take, in bytes per pixel as measured (tests/serving/server/classification/test_decoding_memory.py).
+"""
 
 import io
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from typing import NamedTuple
 
 from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from hangtag.serving import image_spec
-from hangtag.serving.server.classification import image_header, png_file
-from hangtag.serving.server.classification.image_header import ImageHeader, damaged
 from hangtag.serving.server.errors import InvalidRequestError, QueueFullError, ServerError
 
-LARGE_BYTES = 16 << 20
-"""An image that needs at least this much memory is large: decoding it may take longer than other callers should wait.
-Smaller images do not wait for memory: at most one per decoding thread is decoded at once."""
+MAX_PIXELS = 50_000_000
+"""The most pixels of an image, to limit the time for decoding. A small file can hold a huge image."""
 
-MAX_BYTES_AT_ONCE = 400 << 20
-"""The most memory of all large images that are decoded at the same time; further large images wait."""
+MAX_EDGE = 16_384
+"""The most pixels of an edge, to limit the cost of rows, however short. The edges of WebP files, phone panoramas and A4
+pages scanned at 1,200 dots per inch are never longer."""
+
+MAX_BYTES = 400 << 20
+"""The most memory that decoding an image may take, and that all large images decoded at the same time may take; further
+large images wait. A photo of 50 megapixels in a baseline JPEG takes 382 MiB."""
+
+LARGE_BYTES = 16 << 20
+"""An image that may take at least this much memory is large: decoding it may take longer than other callers should
+wait. Smaller images do not wait for memory: at most one per decoding thread is decoded at once."""
 
 WAIT_SECONDS = 10.0
 """How long a large image waits for its turn before it is refused."""
 
+_READERS: dict[bytes, type[ImageFile]] = {b"\x89P": PngImageFile, b"\xff\xd8": JpegImageFile, b"RI": WebPImageFile}
+"""A file's first two bytes -> Pillow's reader. Image.open would check the size against Image.MAX_IMAGE_PIXELS, which
+applies to the whole program, and would warn."""
+
+_MAX_READS = 50_000
+"""The most pieces that Pillow may read of a file, about three for each chunk or segment. Encoders of PNG put 4 KiB or
+more into a chunk."""
+_MAX_HEADER_READS = 1_000
+"""The most pieces before the picture: Pillow keeps each chunk and segment, and joins Exif segments one by one."""
+
+_COMPRESSED = (b"zTXt", b"iTXt", b"iCCP")
+_MAX_COMPRESSED = 8
+"""The most compressed texts and profiles of a PNG file: Pillow unpacks each to 1 MiB, in up to four bytes a letter."""
+
+_SCAN = b"\xff\xda"
+_MAX_SCANS = 100
+"""The most scans of a JPEG file, each of which takes time for the whole picture. Encoders write about ten scans."""
+
+_LOSSLESS = (
+    re.compile(rb"VP8L(....)\x2f", re.DOTALL),
+    re.compile(rb"ALPH(....)[%b]" % re.escape(bytes(range(1, 256, 4))), re.DOTALL),
+)
+"""The beginning of a lossless picture, and of a lossless transparency, in a WebP file, with the size of the part."""
+
 _BAND_PIXELS = 1 << 18
 """Number of pixels to flatten at a time, so that the copies of a conversion stay small, and other threads can run
 between two bands."""
+
+
+class _Header(NamedTuple):
+    """What is known of an image before it is decoded. bytes: The most memory that decoding takes."""
+
+    width: int
+    height: int
+    bytes: int
+
+    def require_limits(self) -> None:
+        """Raise InvalidRequestError if the image is too large, or decoding it may take too much memory."""
+        size = f"{self.width} x {self.height} pixels"
+        if self.width <= 0 or self.height <= 0:
+            raise _damaged(f"it has {size}")
+        if self.width * self.height > MAX_PIXELS:
+            raise InvalidRequestError(f"the image has {size}; at most {MAX_PIXELS:,} are taken. Scale it down.")
+        if max(self.width, self.height) > MAX_EDGE:
+            raise InvalidRequestError(
+                f"the image has {size}; edges of at most {MAX_EDGE:,} pixels are taken. Scale it down."
+            )
+        if self.bytes > MAX_BYTES:
+            raise InvalidRequestError(
+                f"the image, of {size}, may take {-(-self.bytes >> 20)} MiB of memory to decode; at most "
+                f"{MAX_BYTES >> 20} MiB are taken. Scale it down, or save it as a PNG or as a baseline JPEG."
+            )
 
 
 class EncodedImage:
@@ -37,32 +101,22 @@ class EncodedImage:
         self._data = data
 
     @cached_property
-    def header(self) -> ImageHeader:
-        """The file's header.
-
-        Raises:
-            InvalidRequestError: The file is empty, has another format, or is damaged.
-        """
-        data = self._data
-        if data.startswith(png_file.SIGNATURE):
-            return png_file.read(data)
-        if data.startswith(image_header.JPEG_SIGNATURE):
-            return image_header.read_jpeg(data)
-        if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-            return image_header.read_webp(data)
-        raise InvalidRequestError(f"the image {image_spec.unreadable(data, 'its header is wrong')}")
+    def _header(self) -> _Header:
+        """The file's header. Raises InvalidRequestError if the file is empty, has another format, or is damaged."""
+        with _opened(self._data) as image:
+            return _Header(*image.size, _decoding_bytes(image, self._data))
 
     @property
     def is_large(self) -> bool:
-        """Whether decoding the file in colour may take long, and may wait for other large images.
+        """Whether decoding the file may take long, and may wait for other large images.
 
         A file that will be refused does not count as large.
         """
         try:
-            self.header.require_limits(1)
+            self._header.require_limits()
         except InvalidRequestError:
             return False
-        return self.header.memory(3) >= LARGE_BYTES
+        return self._header.bytes >= LARGE_BYTES
 
     @contextmanager
     def decoded(self, channels: int, wait_seconds: float = WAIT_SECONDS) -> Iterator[Image.Image]:
@@ -78,17 +132,17 @@ class EncodedImage:
             InvalidRequestError: The file is empty, has another format, is damaged, or exceeds the limits for images.
             QueueFullError: Too many large images are being decoded.
         """
-        self.header.require_limits(channels)
-        with _reserve(self.header.memory(channels), wait_seconds):
-            yield _decode(self._data, self.header, channels)
+        self._header.require_limits()
+        with _reserve(self._header.bytes, wait_seconds):
+            yield _decode(self._data, channels)
 
 
 class _Budget:
-    """The part of MAX_BYTES_AT_ONCE that large images may still take."""
+    """The part of MAX_BYTES that large images may still take."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self.left = MAX_BYTES_AT_ONCE
+        self.left = MAX_BYTES
 
 
 _budget = _Budget()
@@ -103,7 +157,7 @@ def _reserve(size: int, wait_seconds: float) -> Iterator[None]:
     with _budget.changed:
         if not _budget.changed.wait_for(lambda: _budget.left >= size, wait_seconds):
             raise QueueFullError(
-                f"too many large images at once: those being decoded may take at most {MAX_BYTES_AT_ONCE >> 20} MiB in "
+                f"too many large images at once: those being decoded may take at most {MAX_BYTES >> 20} MiB in "
                 "total; try again later with a back-off, or scale the image down"
             )
         _budget.left -= size
@@ -115,39 +169,90 @@ def _reserve(size: int, wait_seconds: float) -> Iterator[None]:
             _budget.changed.notify_all()
 
 
-def _decode(data: bytes, header: ImageHeader, channels: int) -> Image.Image:
+class _File(io.BytesIO):
+    """A file of which only so many pieces can be read."""
+
+    reads_left = _MAX_HEADER_READS
+    compressed_left = _MAX_COMPRESSED
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read a piece. Raises InvalidRequestError if the file has too many of them, or too many compressed chunks."""
+        piece = super().read(size)
+        self.reads_left -= 1
+        if len(piece) == 8 and piece[4:] in _COMPRESSED:  # a chunk's length and kind
+            self.compressed_left -= 1
+        if self.reads_left < 0 or self.compressed_left < 0:
+            raise _damaged("it has too many parts")
+        return piece
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[ImageFile]:
+    """Read an image's header, and translate all errors of Pillow until the context ends.
+
+    Raises:
+        InvalidRequestError: The file is empty, has another format, or is damaged.
+    """
+    reader = _READERS.get(data[:2], PngImageFile)  # which refuses all other files
+    file = _File(data)
     try:
-        flat = _load(data, header, channels)
-        ImageOps.exif_transpose(flat, in_place=True)
+        with reader(file) as image:
+            file.reads_left = _MAX_READS
+            yield image
     except ServerError:
         raise
-    except SyntaxError:  # how Pillow says that it cannot read the header
-        raise damaged("its header is wrong") from None
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
-        raise damaged(error) from error
+        why = "its header is wrong" if isinstance(error, SyntaxError) else error
+        raise InvalidRequestError(f"the image {image_spec.unreadable(data, why)}") from error
+
+
+def _damaged(reason: object) -> InvalidRequestError:
+    """Return the error for a file that cannot be decoded."""
+    return InvalidRequestError(f"the image {image_spec.DAMAGED}{reason}")
+
+
+def _decoding_bytes(image: ImageFile, data: bytes) -> int:
+    """Return the most memory that decoding takes: four bytes a pixel for the image, four for its flat copy, and the
+    decoder's own.
+
+    A baseline JPEG is decoded row by row. Each scan of a progressive JPEG, or of a JPEG with a scan for each component,
+    changes the whole picture, so libjpeg holds all coefficients, of 16 bits, until the last scan is decoded.
+
+    Pillow decodes each WebP as an animation, with two canvases and a copy of one. A lossless part may have five Huffman
+    tables of 1 KiB for each block of 4 by 4 pixels, for only 28 bits of the file, and longer tables for more bits.
+    Only a decoder knows how many tables there are, so the largest possible number is assumed.
+    """
+    pixels = image.width * image.height
+    if isinstance(image, JpegImageFile) and _has_several_scans(image, data):
+        return pixels * 12
+    if isinstance(image, WebPImageFile):
+        sizes = (int.from_bytes(part[1], "little") for kind in _LOSSLESS for part in kind.finditer(data))
+        lossless = min(max(sizes, default=0), len(data))
+        return pixels * 20 + min(pixels * 356, lossless * 1_630) + lossless * 100
+    return pixels * 8
+
+
+def _has_several_scans(image: JpegImageFile, data: bytes) -> bool:
+    """Whether the first scan is not the whole picture. Raises InvalidRequestError if there are too many scans."""
+    assert image.fp is not None  # which is open until the picture is decoded
+    end = image.fp.tell()  # Pillow has read the first scan's header, of six bytes and two for each component
+    start = end - 2 * image.layers - 8
+    whole = _SCAN + bytes((0, 2 * image.layers + 6, image.layers))
+    if data.startswith(whole, start) and not image.info.get("progressive"):
+        return False
+    if data.count(_SCAN) > _MAX_SCANS:
+        raise _damaged(f"it has more than {_MAX_SCANS} scans")
+    return True
+
+
+def _decode(data: bytes, channels: int) -> Image.Image:
+    with _opened(data) as image:
+        image.load()
+        flat = _flattened(image, channels)
+        image.close()  # so that only the flat image is in memory while it is turned
+        ImageOps.exif_transpose(flat, in_place=True)
     flat.info.clear()
     return flat
-
-
-def _load(data: bytes, header: ImageHeader, channels: int) -> Image.Image:
-    """Decode a file and flatten it. When this returns, only the flat image is in memory.
-
-    If a file ends early, Pillow refuses a WebP, does not say whether a JPEG has all its rows, and leaves the missing
-    rows of a PNG black.
-    """
-    is_png = header.reader is PngImageFile
-    with header.reader(io.BytesIO(png_file.picture(data) if is_png else data)) as image:
-        if image.size != (header.width, header.height):
-            raise damaged("its header is wrong")
-        image.load()
-        if is_png and _may_lack_rows(image):
-            png_file.require_rows(data)
-        return _flattened(image, channels)
-
-
-def _may_lack_rows(image: Image.Image) -> bool:
-    """Whether the last row is empty, as Pillow leaves a row without data, or is not the last row in the file."""
-    return _rows(image, image.height - 1, image.height).getbbox() is None or "interlace" in image.info
 
 
 def _flattened(image: Image.Image, channels: int) -> Image.Image:
@@ -155,12 +260,9 @@ def _flattened(image: Image.Image, channels: int) -> Image.Image:
     flat = Image.new("L" if channels == 1 else "RGB", image.size)
     rows = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
-        flat.paste(image_spec.flattened(_rows(image, top, min(top + rows, image.height)), channels), (0, top))
+        box = (0, top, image.width, min(top + rows, image.height))
+        # Image.crop would check the size against Image.MAX_IMAGE_PIXELS.
+        band = image.resize((image.width, box[3] - top), Image.Resampling.NEAREST, box)
+        flat.paste(image_spec.flattened(band, channels), (0, top))
     flat.info = image.info  # says how the image was turned
     return flat
-
-
-def _rows(image: Image.Image, top: int, bottom: int) -> Image.Image:
-    """Return a copy of some rows. Image.crop would check their size against Image.MAX_IMAGE_PIXELS."""
-    box = (0, top, image.width, bottom)
-    return image.resize((image.width, bottom - top), Image.Resampling.NEAREST, box)

@@ -6,6 +6,7 @@ imports; otherwise the server works with gRPC's defaults, and gRPC's core prints
 
 import ctypes
 import os
+import warnings
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _LARGE = 1 << 20  # bytes
@@ -14,7 +15,7 @@ _LARGE = 1 << 20  # bytes
 def prepare() -> None:
     """Set the variables that gRPC, ONNX Runtime and PyTorch read during their import. Call this before importing them.
 
-    Also choose how the process takes memory from the system (see ``give_back_large_blocks``).
+    Also choose how the process takes memory from the system (see ``give_back_large_blocks``), and silence Pillow.
 
     Variables that the operator has set keep their values.
     """
@@ -27,6 +28,7 @@ def prepare() -> None:
     # CPUs, but sleeping at once (OMP_WAIT_POLICY=PASSIVE) makes a step of lstm a fifth longer.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # Pillow warns of malformed parts of callers' pictures
     give_back_large_blocks()
 
 

@@ -15,7 +15,7 @@ from hangtag.serving.server.config.server_config import ServerConfig
 from tests.kit import onnx_models
 from tests.kit.command import serving
 from tests.kit.live import LiveServer, failure, request
-from tests.kit.picture_files import png, tiny_file_of_50_million_rows
+from tests.kit.picture_files import chunk, png, tiny_file_of_50_million_rows
 from tests.kit.rest import Rest
 from tests.kit.target import Attacked
 from tests.kit.waiting import TIMEOUT, until
@@ -77,11 +77,19 @@ def test_pictures_of_50_million_rows_are_refused_and_hold_up_nobody(attacked: At
     assert attacked.failures() == []
 
 
+def test_pillow_prints_no_warning_of_a_malformed_part_of_a_picture(attacked: Attacked) -> None:
+    part = chunk(b"acTL", bytes(8))  # an animation without frames
+    picture = SMALL[:33] + part + SMALL[33:]
+    attacked.call(CLASSIFY, pb.ClassifyRequest(model_name="classifier", encoded=picture).SerializeToString())
+    attacked.require_answer()
+    assert not [line for line in attacked.log() if "APNG" in line]
+
+
 @pytest.mark.parametrize("transport", ["native", "grpc"])
 def test_small_pictures_are_answered_while_large_ones_wait_for_memory_and_those_of_callers_who_leave_are_not_decoded(
     models: Path, transport: str
 ) -> None:
-    large = png(6000, 5000, 16, 0)
+    large = png(6000, 4000, 16, 0)
     with LiveServer(ServerConfig(models=models, port=0, http_port=0, transport=transport)) as live:
 
         def send(picture: bytes) -> Any:
