@@ -93,7 +93,6 @@ def _confusion(name: str) -> Figure:
 PARTS = (
     Part("studies/shipped/README.md", figures_part, "figures"),
     Part("studies/shipped/README.md", details_part, "details"),
-    Part("docs/explanation/models.md", speed.part, "models"),
     Part("README.md", speed.part, "models"),
 )
 PICTURES = (

@@ -61,9 +61,9 @@ def part(path: Path = RESULTS) -> str:
     environment = ", ".join(f"{key} {value}" for key, value in conditions["environment"].items())
     return f"""{table(_HEAD, [_row(each) for each in measured(path)], right=4)}
 
-Made by `make docs`. Accuracy comes from [the models' files](/studies/shipped/README.md); `{ROUTE}`, a \
-[route](/docs/reference/routes.md), answered all test images through the server, and its speed is with such images. \
-Speed comes from
+`make docs` writes this table. Accuracies come from [the models' files](/studies/shipped/README.md). For the \
+[route](/docs/reference/routes.md) `{ROUTE}`, accuracy was measured by sending all test images to the \
+server. Speeds were measured with 256 test images. They come from
 [studies/shipped/results.jsonl](/studies/shipped/results.jsonl), measured {conditions["date"]} by
 `{conditions["command"]}` ({environment})."""
 
