@@ -18,7 +18,7 @@ from hangtag.serving.signature import TensorSpec
 from hangtag.training import catalog
 from hangtag.training.data.outfits import MAX_LABELS
 from hangtag.training.errors import SettingsError
-from hangtag.training.losses.multi_label import SoftmaxRanking
+from hangtag.training.losses import SoftmaxRanking
 from hangtag.training.networks.cnn_rnn import BEAM_WIDTH, CnnRnn, beam_search
 from hangtag.training.networks.normalisation import normalise
 from hangtag.training.runs import data

@@ -18,7 +18,6 @@ from hangtag.export.network import LabelThreshold, ServedNetwork, SingleLabel, l
 from hangtag.export.quantization.precision import model_name
 from hangtag.training.data import fashion_mnist, outfits, sources
 from hangtag.training.data.dataset import Dataset, Images, Split
-from hangtag.training.labels import distance as label_distance
 from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX, restored
 from hangtag.training.runs import data as runs_data
 from hangtag.training.runs.config import git_revision, portable, short_name
@@ -168,12 +167,12 @@ def _published(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _label_distances(served: ServedNetwork, labels: Sequence[str]) -> dict[str, str]:
     """How far apart a garment classifier's labels are, so that an answer can say how wrong the runners-up would be."""
-    distances = label_distance.default()
-    if not isinstance(served, SingleLabel) or distances.labels != tuple(labels):
+    garments = fashion_mnist.label_distances(labels)
+    if garments is None or not isinstance(served, SingleLabel):
         return {}
     return {
-        "label_distances": json.dumps(distances.matrix.tolist()),
-        "label_distances_from": json.dumps(dict(distances.provenance)),
+        "label_distances": json.dumps(garments["distances"]),
+        "label_distances_from": json.dumps(garments["provenance"]),
     }
 
 

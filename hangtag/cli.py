@@ -31,9 +31,6 @@ SUBCOMMANDS = {
     "evaluate": Subcommand(
         "hangtag.commands.evaluate:evaluate", "Measure how good a run, a file or a served model is.", "cpu"
     ),
-    "labels": Subcommand(
-        "hangtag.commands.labels:labels", "Show how far apart labels are to a trained network.", "cpu"
-    ),
     "export": Subcommand("hangtag.export.cli:export", "Publish a trained network as an ONNX model.", "export"),
     "import": Subcommand("hangtag.export.cli:import_file", "Publish any ONNX file, with its preprocessing.", "export"),
     "models": Subcommand(

@@ -18,7 +18,7 @@ from hangtag.serving.image_spec import ImageSpec
 from hangtag.training import recipes
 from hangtag.training.data import fashion_mnist, sources
 from hangtag.training.errors import SettingsError
-from hangtag.training.losses.multi_label import LabelPaths, Objective, Sigmoids, SoftmaxRanking
+from hangtag.training.losses import LabelPaths, Objective, Sigmoids, SoftmaxRanking
 from hangtag.training.networks import own
 from hangtag.training.networks.classifiers import Cnn, CnnSmall, Lstm, Lstm2, ResNet
 from hangtag.training.networks.cnn_rnn import CnnEmbedding, CnnLabels, CnnRnn

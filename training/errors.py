@@ -21,10 +21,6 @@ class RunMismatchError(TrainingError):
     """A run's folder cannot be used for the requested run."""
 
 
-class LabelDistanceError(TrainingError):
-    """Label distances are malformed, do not fit, or cannot be read."""
-
-
 class TeacherError(TrainingError):
     """The model to learn from cannot be used."""
 

@@ -7,10 +7,6 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from hangtag.training.errors import SettingsError
 
-DistanceLossName = Literal["soft-labels", "embedding-distance"]
-BETA, LOSS_WEIGHT = 5.0, 0.5
-"""The defaults of --beta and --loss-weight, for a loss with distances."""
-
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -30,17 +26,6 @@ class Distillation:
     temperature: float
     views: int = 0  # augmented images of each original that the teacher answers and the student sees; 0: the teacher
     # answers only the original image, and the student sees new augmented images in every epoch
-
-
-@dataclass(frozen=True)
-class DistanceLoss:
-    """A loss that weighs mistakes by label distances; losses/single_label.py has them."""
-
-    name: DistanceLossName
-    beta: float  # how fast a label's weight falls with its distance
-    weight: float  # of the part with distances; the plain cross-entropy has the rest
-    distances: str  # the matrix's digest
-    file: str | None = field(default=None, compare=False)  # the matrix's path; None: the one that ships
 
 
 @dataclass(frozen=True)

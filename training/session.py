@@ -19,13 +19,10 @@ from hangtag.training.catalog import first_network
 from hangtag.training.data import sources
 from hangtag.training.data.dataset import Dataset
 from hangtag.training.errors import SettingsError
-from hangtag.training.labels import distance as label_distance
-from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop.train import train as train_run
 from hangtag.training.networks import own
 from hangtag.training.processes import ProcessGroup, keep_freed_memory, process_group
 from hangtag.training.progress import Observer, TerminalObserver
-from hangtag.training.recipes import DistanceLoss
 from hangtag.training.runs.config import RunConfig, WeightsFile, command, short_dataset, short_name
 from hangtag.training.runs.run import REPORT, Run
 from hangtag.training.settings import TrainSettings
@@ -38,7 +35,7 @@ _TIMED_STEPS = 30
 def train(settings: TrainSettings) -> None:
     """Train a run by its settings, as this process's rank. Raises SystemExit with 130 after Ctrl-C.
 
-    Raises TrainingError, in every rank, if data, teachers, distances or a folder cannot be used.
+    Raises TrainingError, in every rank, if data, teachers or a folder cannot be used.
     """
     keep_freed_memory()
     with process_group(settings.chosen_device) as group:
@@ -61,7 +58,7 @@ def train(settings: TrainSettings) -> None:
         try:
             shown = TerminalObserver(config.recipe.epochs, shown=group.is_rank_zero, select=config.select)
             with shown as observer:
-                metrics = train_run(config, inputs.data, run, observer, inputs.teacher, group, inputs.distances)
+                metrics = train_run(config, inputs.data, run, observer, inputs.teacher, group)
         except KeyboardInterrupt:
             if group.is_rank_zero:
                 resume = command(config.as_json(), run.folder)
@@ -92,7 +89,7 @@ def _dry_run(config: RunConfig, inputs: "_Inputs", run: Run, group: ProcessGroup
     short = replace(config, limit=few, recipe=replace(recipe, epochs=2))
     silent = (lambda images: np.zeros((len(images), len(data.labels)), np.float32)) if inputs.teacher else None
     with tempfile.TemporaryDirectory(prefix="hangtag-dry-run-") as folder:
-        metrics = train_run(short, data, Run(Path(folder)), Observer(), silent, group, inputs.distances)
+        metrics = train_run(short, data, Run(Path(folder)), Observer(), silent, group)
     if not group.is_rank_zero:
         return
     step_ms, parameters = metrics["epochs"][-1]["step_ms"], metrics["summary"]["parameters"]
@@ -118,15 +115,11 @@ class _Inputs:
 
     data: Dataset
     teacher: TeacherEnsemble | None
-    distances: LabelDistances | None
 
 
 def _read(settings: TrainSettings, group: ProcessGroup) -> _Inputs:
     if own.is_own(settings.model):
         own.find(settings.model)  # before pictures are read, which may take minutes
-    distances = None
-    if settings.distance_loss:
-        distances = label_distance.read(settings.distances) if settings.distances else label_distance.default()
     data = sources.load(settings.dataset, settings.data_dir, settings.limit, settings.own_pictures)
     images, least = len(data.train.first(settings.limit)), 2 * group.world_size
     if settings.chosen_recipe.batch_norm and images < least:
@@ -134,26 +127,16 @@ def _read(settings: TrainSettings, group: ProcessGroup) -> _Inputs:
             f"batch normalisation needs at least {least} training images, and there are {images}. Give a larger "
             "--limit, or add --set batch_norm=false."
         )
-    if distances is not None:
-        distances.require(data.labels)
     distillation = settings.chosen_recipe.distillation
     teacher = None
     if distillation:
         paths = settings.teachers or published_teachers(distillation.teacher)
         teacher = TeacherEnsemble(paths, data.labels, data.image, _threads(settings))
-    return _Inputs(data, teacher, distances)
+    return _Inputs(data, teacher)
 
 
 def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> RunConfig:
-    loss, is_own = None, sources.kind_of(settings.dataset) is not None
-    if settings.distance_loss and inputs.distances:
-        loss = DistanceLoss(
-            name=settings.distance_loss,
-            beta=settings.beta,
-            weight=settings.loss_weight,
-            distances=inputs.distances.digest,
-            file=str(settings.distances) if settings.distances else None,
-        )
+    is_own = sources.kind_of(settings.dataset) is not None
     copied = ("model", "seed", "limit", "precision", "balance", "select", "command")
     return RunConfig(
         **{name: getattr(settings, name) for name in copied},
@@ -163,7 +146,6 @@ def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> Ru
         device=settings.chosen_device,
         processes=group.world_size,
         teachers=inputs.teacher.files if inputs.teacher else (),
-        loss=loss,
         start_from=WeightsFile.of(settings.start_from.absolute()) if settings.start_from else None,
         dataset=_absolute(settings.dataset),
         image=inputs.data.image if is_own else None,
@@ -175,9 +157,8 @@ def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> Ru
 
 def _run_name(config: RunConfig) -> str:
     """The name of the run's folder, if --out names none."""
-    loss = f"-{config.loss.name}" if config.loss else ""
     dataset = "" if config.dataset == "fashion-mnist" else f"-{short_dataset(config.dataset)}"
-    return f"{short_name(config.model)}{dataset}-{config.recipe.name}{loss}-seed{config.seed}"
+    return f"{short_name(config.model)}{dataset}-{config.recipe.name}-seed{config.seed}"
 
 
 def _require_network(config: RunConfig, data: Dataset) -> list[str]:

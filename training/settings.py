@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
-from hangtag.options import AN_EXISTING_FILE, FiniteRange
+from hangtag.options import AN_EXISTING_FILE
 from hangtag.settings import flag_of, setting
 from hangtag.training.catalog import MULTI_LABEL_NETWORKS, RECIPE_NAMES, dataset_for, entry, recipe_for
 from hangtag.training.data import sources
 from hangtag.training.data.data_options import DataOptions
 from hangtag.training.errors import SettingsError
 from hangtag.training.networks import own
-from hangtag.training.recipes import BETA, LOSS_WEIGHT, DistanceLossName, Recipe, changed
+from hangtag.training.recipes import Recipe, changed
 
 
 @dataclass(frozen=True)
@@ -85,31 +85,9 @@ class TrainSettings(DataOptions):
         flag="--teacher",
         metavar="FILE.onnx",
     )
-    loss: DistanceLossName | Literal["cross-entropy"] = setting(
-        "cross-entropy",
-        "The loss to minimise. The last two losses weigh mistakes by label distances.",
-        choices=("cross-entropy", *get_args(DistanceLossName)),
-        hidden=True,
-    )
-    beta: float = setting(
-        BETA,
-        "How fast a label's weight falls with its distance.",
-        kind=FiniteRange(min=0, min_open=True),
-        hidden=True,
-    )
-    loss_weight: float = setting(
-        LOSS_WEIGHT, "The weight of the part of the loss that has distances.", between=(0, 1), hidden=True
-    )
-    distances: Path | None = setting(
-        None,
-        "The label distances that --loss uses, as 'hangtag labels RUN --json=FILE.json' writes them.  [default: the "
-        "shipped distances between the ten garments]",
-        metavar="FILE.json",
-        hidden=True,
-    )
     out: Path | None = setting(
         None,
-        "The run's folder.  [default: runs/MODEL-RECIPE-seedSEED, other data or another loss are added to the name]",
+        "The run's folder.  [default: runs/MODEL-RECIPE-seedSEED, with other data also their name]",
         folder=True,
     )
     dry_run: bool = setting(
@@ -120,8 +98,7 @@ class TrainSettings(DataOptions):
 
     def __post_init__(self) -> None:
         entry(self.model)
-        kind = sources.kind_of(dataset_for(self.data, self.model))
-        if kind is not None and self.data_dir is not None:
+        if sources.kind_of(self.dataset) is not None and self.data_dir is not None:
             raise SettingsError(f"--data-dir: --data {self.data} names the folder already.")
         _ = self.own_pictures  # checks the options
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -142,18 +119,12 @@ class TrainSettings(DataOptions):
                 f"out{''.join(with_teacher)}."
             )
         if self.model in MULTI_LABEL_NETWORKS:
-            reason = f"{self.model} has its own loss; these options are for networks that predict a single label."
-            self._require_unset("loss", "beta", "loss_weight", "distances", "balance", "select", reason=reason)
-        elif self.distance_loss is None:
-            reason = "the cross-entropy loss uses no distances; add --loss embedding-distance."
-            self._require_unset("beta", "loss_weight", "distances", reason=reason)
-        elif kind is not None and self.distances is None:
-            raise SettingsError(f"--loss {self.loss}: name your labels' distances with --distances FILE.json.")
-
-    def _require_unset(self, *names: str, reason: str) -> None:
-        given = [one for one in fields(self) if one.name in names and getattr(self, one.name) != one.default]
-        if unused := [flag_of(one) for one in given]:
-            raise SettingsError(f"{' and '.join(unused)}: {reason}")
+            given = {"--balance": self.balance, "--select": self.select != "accuracy"}
+            if unused := [flag for flag, is_given in given.items() if is_given]:
+                raise SettingsError(
+                    f"{' and '.join(unused)}: {self.model} has its own loss; these options are for networks that "
+                    "predict a single label."
+                )
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -179,11 +150,6 @@ class TrainSettings(DataOptions):
         """The chosen recipe, or the default, with the chosen changes and number of epochs."""
         recipe = changed(recipe_for(self.recipe, self.model, self.dataset), self.changes)
         return replace(recipe, epochs=self.epochs) if self.epochs else recipe
-
-    @property
-    def distance_loss(self) -> DistanceLossName | None:
-        """The loss, if it uses label distances."""
-        return None if self.loss == "cross-entropy" else self.loss
 
     @property
     def chosen_device(self) -> Literal["cpu", "cuda"]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from hangtag.evaluation import document, label_sources, multi_label, single_label, subjects, table
+from hangtag.evaluation import document, multi_label, single_label, subjects, table
 from hangtag.evaluation import samples as evaluated
 from hangtag.evaluation.subject import require_labels
 from hangtag.extras import needs
@@ -21,8 +21,6 @@ from hangtag.serving.credentials import Credentials
 from hangtag.serving.options import ServerAddress, credentials_options
 from hangtag.training.data import sources
 from hangtag.training.errors import SettingsError
-from hangtag.training.labels import distance as label_distance
-from hangtag.training.labels.distance import LabelDistances
 
 
 @click.command(cls=JsonCommand)
@@ -64,12 +62,6 @@ from hangtag.training.labels.distance import LabelDistances
     help="The folder of the data set, or of the run's own pictures, if they were moved.",
 )
 @runs_option
-@click.option(
-    "--distances",
-    metavar="RUN|FILE.onnx|FILE.json",
-    help="Distances between labels, to weigh mistakes: a run, an ONNX file, or JSON from 'hangtag labels'.  "
-    "[default: the shipped distances between the ten garments]",
-)
 @json_option("all figures")
 @click.option(
     "--pictures",
@@ -89,7 +81,6 @@ def evaluate(
     limit: int | None,
     data_dir: Path | None,
     runs: Path,
-    distances: str | None,
     json_file: str | None,
     pictures: Path | None,
     credentials: Credentials,
@@ -99,9 +90,9 @@ def evaluate(
     RUN is a run's folder or the checkpoint in it, its name under --runs, or a network's name, which stands for its
     latest finished run. FOLDER is a model in a repository, such as models/cnn, and stands for the version that serves.
     With --server, NAME is a served model or a route. The figures of a single-label model are accuracy, cross-entropy,
-    the expected calibration error, and the severity of mistakes: the mean distance between the labels that were mixed
-    up ('Shirt' is near 'T-shirt/top' and far from 'Ankle boot'). The figures of a multi-label model are the share of
-    exact sets, and the CNN-RNN paper's precision, recall and F1.
+    the expected calibration error, and for garments the severity of mistakes: the mean distance between the labels that
+    were mixed up ('Shirt' is near 'T-shirt/top' and far from 'Ankle boot'). The figures of a multi-label model are the
+    share of exact sets, and the CNN-RNN paper's precision, recall and F1.
 
     \b
     Examples:
@@ -110,12 +101,11 @@ def evaluate(
       hangtag evaluate models/flowers --samples folder:new   pictures that it has never seen
       hangtag evaluate cnn --server 127.0.0.1:8001 --json    figures for a program
     """
-    _refuse_unused_options(model, server, distances, own=samples or dataset)
+    _refuse_unused_options(model, server, own=samples or dataset)
     if samples is not None:
         refuse("split", "dataset", "data_dir", because="--samples replaces the data set.")
     if dataset is not None:
         _require_source(dataset)
-    given = None if distances is None else label_sources.read_distances(distances, runs)
     if json_file not in (None, "-"):
         require_writable(Path(json_file))
     if pictures is not None:
@@ -125,16 +115,11 @@ def evaluate(
     with subjects.open_subject(
         model, runs_dir=runs, server=server, version=model_version, timeout=timeout, credentials=credentials
     ) as subject:
-        if subject.task == "multi_label":
-            refuse("distances", because=f"{subject.name} predicts sets of labels; distances apply to single labels.")
         data = evaluated.load(subject, split, limit, data_dir, dataset, samples, runs)
         known = evaluated.learned(subject, data.images, runs)
         for note in (*data.notes, *filter(None, [known])):
             click.echo(escaped(note), err=True)
         require_labels(subject, data.labels)
-        label_distances = given or _known_distances(data.labels)
-        if label_distances is not None:
-            label_distances.require(data.labels)
         with _progress(len(data)) as report:
             outputs = subject.answer(data.images, report)
     quiet = json_file == "-"
@@ -152,9 +137,9 @@ def evaluate(
     evaluation: document.SingleLabelDocument | document.MultiLabelDocument
     title = f"{subject.name}, {data.dataset if samples else f'{data.split} split'}"
     if subject.task == "single_label":
-        result = single_label.measure(outputs, data.content, data.labels, label_distances, subject.name)
+        result = single_label.measure(outputs, data.content, data.labels, subject.name)
         table.single_label(result, console)
-        evaluation = document.single_label(subject, about, result, label_distances)
+        evaluation = document.single_label(subject, about, result)
         if pictures is not None:
             drawing.single_label(result, data.images, title, pictures, negated=data.image.fit == "garment")
     else:
@@ -167,12 +152,6 @@ def evaluate(
         write_text(json_file, json.dumps(evaluation, indent=1, allow_nan=False))
 
 
-def _known_distances(labels: tuple[str, ...]) -> LabelDistances | None:
-    """The distances that hangtag ships, if they are between these labels."""
-    shipped = label_distance.default()
-    return shipped if shipped.labels == labels else None
-
-
 def _require_source(dataset: str) -> None:
     try:
         sources.kind_of(dataset)
@@ -180,12 +159,12 @@ def _require_source(dataset: str) -> None:
         raise click.UsageError(str(error)) from error
 
 
-def _refuse_unused_options(model: str, server: str | None, distances: str | None, own: str | None) -> None:
+def _refuse_unused_options(model: str, server: str | None, own: str | None) -> None:
     if server is None:
         refuse("timeout", "model_version", because="only for served models; name a server with --server.")
     elif model.endswith(".onnx") or "/" in model:
         raise click.UsageError(f"{model} is a file or a folder; with --server, give the NAME of a model there.")
-    if distances is None and own is None and (server is not None or model.endswith(".onnx")):
+    if own is None and (server is not None or model.endswith(".onnx")):
         refuse("runs", because=f"{model} is not a run.")
 
 

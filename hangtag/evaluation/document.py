@@ -5,15 +5,14 @@ Within a version, fields are only added. Labels are given by name; a confusion m
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, TypedDict, cast
+from typing import TypedDict, cast
 
 from hangtag.evaluation.multi_label import MultiLabelResult
 from hangtag.evaluation.single_label import Mistake, SingleLabelResult
 from hangtag.evaluation.subject import Subject
-from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.metrics.class_metrics import ClassFigures
 
-SCHEMA = "hangtag.evaluation/1"
+SCHEMA = "hangtag.evaluation/2"
 MISTAKES = 100
 """The largest number of mistakes in a document; the most confident ones are listed."""
 
@@ -56,16 +55,6 @@ class MistakeDocument(TypedDict):
     distance: float | None  # between the two labels: 0 is the same, 1 the farthest pair; null without distances
 
 
-class SeverityDocument(TypedDict):
-    """How severe the mistakes are, measured by the distance of labels."""
-
-    mean: float | None  # only over the mistakes; null if there are none
-    at: dict[str, float]  # "k" -> mean distance of the k most probable labels from the true one, over all images
-    distances: dict[str, Any]  # the matrix's digest and provenance
-    nearest: dict[str, float | None]  # accuracy and mean of the least expected distance rule
-    second: float | None  # share of the mistakes whose true label is second; null if there are none
-
-
 class SingleLabelDocument(TypedDict):
     """The document of a single-label model."""
 
@@ -75,7 +64,8 @@ class SingleLabelDocument(TypedDict):
     accuracy: float
     loss: float  # mean cross-entropy, in nats, by the logits
     calibration_error: float  # the expected calibration error of the probabilities, in 15 bins
-    severity: SeverityDocument | None  # null if the labels have no distances
+    severity: float | None  # mean distance of the labels mixed up; null without mistakes, or without distances
+    second: float | None  # share of the mistakes whose true label is the second most probable; null if there are none
     labels: list[str]
     classes: list[ClassDocument]
     confusion: list[list[int]]  # confusion[true][predicted] is a number of images
@@ -103,9 +93,7 @@ class MultiLabelDocument(TypedDict):
     mistakes: list[SetMistakeDocument]  # the most confident first; without probabilities, the most wrong labels first
 
 
-def single_label(
-    subject: Subject, data: DataDocument, result: SingleLabelResult, distances: LabelDistances | None
-) -> SingleLabelDocument:
+def single_label(subject: Subject, data: DataDocument, result: SingleLabelResult) -> SingleLabelDocument:
     """Build the document of a single-label model's evaluation."""
     return {
         "schema": SCHEMA,
@@ -114,23 +102,12 @@ def single_label(
         "accuracy": result.evaluation.accuracy,
         "loss": result.evaluation.loss,
         "calibration_error": result.calibration_error,
-        "severity": None if distances is None else _severity(result, distances),
+        "severity": result.severity,
+        "second": result.second,
         "labels": list(result.labels),
         "classes": _classes(result.labels, result.classes),
         "confusion": result.evaluation.confusion,
         "mistakes": [_mistake(mistake, result.labels) for mistake in result.mistakes[:MISTAKES]],
-    }
-
-
-def _severity(result: SingleLabelResult, distances: LabelDistances) -> SeverityDocument:
-    nearest = result.nearest
-    assert nearest is not None
-    return {
-        "mean": result.severity,
-        "at": {str(k): value for k, value in result.distance_at.items()},
-        "distances": {"digest": distances.digest, "provenance": dict(distances.provenance)},
-        "nearest": {"accuracy": nearest.accuracy, "mean": nearest.severity},
-        "second": result.second,
     }
 
 

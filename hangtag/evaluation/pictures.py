@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -14,7 +12,6 @@ from hangtag.evaluation.multi_label import MultiLabelResult
 from hangtag.evaluation.single_label import Mistake, SingleLabelResult
 from hangtag.output import writing
 from hangtag.training.data.dataset import Images
-from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX
 
 COLUMNS, ROWS = 6, 4
@@ -68,30 +65,20 @@ def confusion_matrix(counts: npt.NDArray[np.int64], labels: Sequence[str], title
     side = max(6.4, 0.45 * len(labels) + 1.5)
     figure = _figure(side + 1, side)
     axes = figure.subplots()
-    texts = [[str(count) if count else "" for count in row] for row in counts]
-    _heat_map(axes, mistakes, texts, "OrRd", labels, (0, max(1, float(mistakes.max()))))
+    shown = axes.imshow(mistakes, cmap="OrRd", vmin=0, vmax=max(1, float(mistakes.max())))
+    for row, column in np.argwhere(counts):
+        red, green, blue, _ = shown.to_rgba(mistakes[row, column])
+        bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
+        axes.text(
+            column, row, str(counts[row, column]), ha="center", va="center", fontsize=8,
+            color="black" if bright else "white", fontweight="bold" if row == column else "normal",
+        )  # fmt: skip
+    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", fontsize=9)
+    axes.set_yticks(range(len(labels)), labels, fontsize=9)
+    axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(title, loc="left", fontsize=10)
-    _save(figure, path)
-
-
-def label_distances(distances: LabelDistances, path: Path) -> None:
-    """Draw the distance of every pair of labels; similar labels are dark.
-
-    The colours span the distances that occur, so that differences show. The diagonal, always 0, has no colour.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    figure = _figure(7.4, 6.4)
-    axes = figure.subplots()
-    texts = [[f"{distance:.2f}" for distance in row] for row in distances.matrix]
-    between = np.where(np.eye(len(texts), dtype=bool), np.nan, distances.matrix)
-    nearest, furthest = (float(bound(between)) for bound in (np.nanmin, np.nanmax)) if len(texts) > 1 else (0.0, 1.0)
-    _heat_map(axes, between, texts, "viridis", distances.labels, (nearest, max(furthest, nearest + 1e-9)))
-    origin = distances.provenance.get("from", "an unknown source")
-    axes.set_title(f"distance of labels by the {origin} of {_network(distances)}", loc="left", fontsize=10)
     _save(figure, path)
 
 
@@ -127,36 +114,6 @@ def _two_per_line(labels: Sequence[str]) -> str:
     """Write a set in lines of two labels, so that it fits its panel."""
     lines = [", ".join(labels[at : at + 2]) for at in range(0, len(labels), 2)]
     return ",\n".join(lines) or "nothing"
-
-
-def _heat_map(
-    axes: Axes,
-    values: npt.NDArray[np.generic],
-    texts: Sequence[Sequence[str]],
-    colours: str,
-    labels: Sequence[str],
-    bounds: tuple[float, float],
-) -> None:
-    """Draw a matrix of labels against labels: values as colours, with the texts in black or white on them.
-
-    The colours span the bounds; NaN has no colour.
-    """
-    shown = axes.imshow(values, cmap=colours, vmin=bounds[0], vmax=bounds[1])
-    for row, column in np.ndindex(values.shape):
-        red, green, blue, _ = colormaps[colours](shown.norm(values[row, column]))
-        bright = np.isnan(values[row, column]) or 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
-        axes.text(
-            column, row, texts[row][column], ha="center", va="center", fontsize=8, color="black" if bright else "white",
-            fontweight="bold" if row == column else "normal",
-        )  # fmt: skip
-    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", fontsize=9)
-    axes.set_yticks(range(len(labels)), labels, fontsize=9)
-    axes.spines[:].set_visible(False)
-
-
-def _network(distances: LabelDistances) -> str:
-    provenance = distances.provenance
-    return str(provenance.get("file") or provenance.get("model") or "an unnamed network")
 
 
 def _figure(width: float, height: float) -> Figure:

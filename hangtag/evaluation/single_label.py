@@ -8,23 +8,16 @@ import numpy.typing as npt
 
 from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Outputs
+from hangtag.training.data import fashion_mnist
 from hangtag.training.data.dataset import Split
-from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.metrics.calibration import reliability
 from hangtag.training.metrics.class_metrics import (
     ClassFigures,
     Evaluation,
-    confusion_matrix,
-    distance_at_k,
     evaluate,
-    least_expected_distance,
     log_probabilities,
-    mean_severity,
     per_class,
 )
-
-TOP = (1, 3)
-"""The k of distance@k: the mean distance of the k most probable labels from the true label."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +35,6 @@ class Mistake:
 
 
 @dataclass(frozen=True)
-class Nearest:
-    """The result if the least expected distance decided (``nearest_expected``) instead of the highest probability."""
-
-    accuracy: float
-    severity: float | None
-
-
-@dataclass(frozen=True)
 class SingleLabelResult:
     """A single-label model's figures.
 
@@ -58,10 +43,8 @@ class SingleLabelResult:
         evaluation: accuracy, cross-entropy and the confusion matrix, by the logits.
         calibration_error: the expected calibration error of the probabilities, 0 to 1.
         classes: precision, recall and F1 of each class.
-        severity: the mean distance of the labels that were mixed up, over the mistakes; None if there are no mistakes.
-        distance_at: k -> mean distance of the k most probable labels from the true label, over all images.
-        nearest: accuracy and severity of the least expected distance rule. ``nearest``, ``severity`` and
-            ``distance_at`` are None or empty if the labels have no distances.
+        severity: the mean distance of the labels that were mixed up, over the mistakes; None if there are no mistakes,
+            or the labels have no distances.
         second: the share of the mistakes whose true label is the second most probable; None if there are no mistakes.
         mistakes: all mistakes, the most confident first.
     """
@@ -71,15 +54,11 @@ class SingleLabelResult:
     calibration_error: float
     classes: Sequence[ClassFigures]
     severity: float | None
-    distance_at: dict[int, float]
-    nearest: Nearest | None
     second: float | None
     mistakes: Sequence[Mistake]
 
 
-def measure(
-    outputs: Outputs, split: Split, labels: tuple[str, ...], distances: LabelDistances | None, name: str
-) -> SingleLabelResult:
+def measure(outputs: Outputs, split: Split, labels: tuple[str, ...], name: str) -> SingleLabelResult:
     """Measure a model's outputs for a whole split.
 
     Args:
@@ -87,7 +66,6 @@ def measure(
             the softmax of the logits; the probabilities of a file with a temperature differ from that softmax.
         split: the images with their true classes.
         labels: the names of the classes.
-        distances: the labels' distances; None if there are none.
         name: the model's name, for error messages.
 
     Raises:
@@ -96,24 +74,17 @@ def measure(
     logits = _logits(outputs, len(split), len(labels), name)
     evaluation = evaluate(logits, split.classes)
     probabilities = _probabilities(outputs, logits, name)
-    matrix = None if distances is None else distances.matrix
+    mistakes = _mistakes(logits, probabilities, split, labels)
+    severities = [mistake.distance for mistake in mistakes if mistake.distance is not None]
     return SingleLabelResult(
         labels=labels,
         evaluation=evaluation,
         calibration_error=reliability(probabilities, split.classes).error,
         classes=per_class(evaluation.confusion),
-        severity=None if matrix is None else mean_severity(evaluation.confusion, matrix),
-        distance_at={} if matrix is None else {k: distance_at_k(logits, split.classes, matrix, k) for k in TOP},
-        nearest=None if distances is None else _nearest(logits, split, distances),
+        severity=float(np.mean(severities)) if severities else None,
         second=_second(logits, split),
-        mistakes=_mistakes(logits, probabilities, split, distances),
+        mistakes=mistakes,
     )
-
-
-def _nearest(logits: npt.NDArray[np.float32], split: Split, distances: LabelDistances) -> Nearest:
-    predicted = least_expected_distance(logits, distances.matrix)
-    confusion = confusion_matrix(split.classes, predicted, len(distances.labels))
-    return Nearest(float((predicted == split.classes).mean()), mean_severity(confusion, distances.matrix))
 
 
 def _second(logits: npt.NDArray[np.float32], split: Split) -> float | None:
@@ -165,22 +136,19 @@ def _mistakes(
     logits: npt.NDArray[np.float32],
     probabilities: npt.NDArray[np.floating],
     split: Split,
-    distances: LabelDistances | None,
+    labels: tuple[str, ...],
 ) -> list[Mistake]:
+    garments = fashion_mnist.label_distances(labels)
     predicted = logits.argmax(axis=1)
     confidence = probabilities[np.arange(len(predicted)), predicted]
     wrong = np.flatnonzero(predicted != split.classes)
-
-    def distance(image: int) -> float | None:
-        return None if distances is None else float(distances.matrix[split.classes[image], predicted[image]])
-
     return [
         Mistake(
             image=int(image),
             true=int(split.classes[image]),
             predicted=int(predicted[image]),
             probability=float(confidence[image]),
-            distance=distance(image),
+            distance=None if garments is None else garments["distances"][split.classes[image]][predicted[image]],
         )
         for image in wrong[np.argsort(-confidence[wrong], kind="stable")]
     ]

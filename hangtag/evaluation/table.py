@@ -37,15 +37,10 @@ def single_label(result: SingleLabelResult, console: Console) -> None:
     summary.add_row("accuracy", f"{evaluation.accuracy:.2%}", f"{len(result.mistakes):,} of {images:,} images wrong")
     summary.add_row("cross-entropy", f"{evaluation.loss:.4f}", "mean, in nats")
     summary.add_row("calibration error", f"{result.calibration_error:.2%}", "mean distance of confidence and accuracy")
-    if result.nearest is not None:
-        summary.add_row("severity of mistakes", _severity(result.severity), "mean distance of the labels mixed up")
-        nearest = f"if least expected distance decided, {result.nearest.accuracy:.2%} right"
-        summary.add_row("", _severity(result.nearest.severity), nearest)
+    if result.severity is not None:
+        summary.add_row("severity of mistakes", f"{result.severity:.4f}", "mean distance of the labels mixed up")
     if result.second is not None:
         summary.add_row("true label second", f"{result.second:.2%}", "of the mistakes, by the model's own order")
-    for k, distance in result.distance_at.items():
-        which = "the answer" if k == 1 else f"the {k} likeliest"
-        summary.add_row(f"distance@{k}", f"{distance:.4f}", f"mean distance of {which} from the truth")
     console.print(summary, highlight=False)
     console.print()
     console.print(_classes(result.labels, result.classes))
@@ -65,10 +60,6 @@ def multi_label(result: MultiLabelResult, console: Console) -> None:
     console.print(summary, highlight=False)
     console.print()
     console.print(_classes(result.labels, result.classes))
-
-
-def _severity(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4f}"
 
 
 def _classes(labels: Sequence[str], classes: Sequence[ClassFigures]) -> Table:

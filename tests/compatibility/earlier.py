@@ -66,7 +66,7 @@ class Release:
     Attributes:
         version: Its number.
         imports: How a program imports its client.
-        gone: Options and variables that releases after it removed, as docs/how-to/upgrade.md says.
+        gone: Options, variables and commands that releases after it removed, as docs/how-to/upgrade.md says.
         accuracy: What its trained model has on the test set.
         has_http: Whether its client calls servers over HTTP too.
     """
@@ -124,8 +124,8 @@ class Client:
 
 
 _PINGS = frozenset({"--min-ping-seconds", "HANGTAG_SERVE_MIN_PING_SECONDS"})  # before Envoy limited connections
-# Of `hangtag export --onnx`, in whose place `hangtag import` came; of the page about an export; of `models verify`; and
-# TensorBoard.
+# Of `hangtag export --onnx`, in whose place `hangtag import` came; of the page about an export; of `models verify`; of
+# TensorBoard; and of the distances between labels.
 _GONE = frozenset(
     f"{prefix}{name if prefix == '--' else name.upper().replace('-', '_')}"
     for prefix in ("--", "HANGTAG_EXPORT_")
@@ -136,6 +136,9 @@ _GONE = frozenset(
 ) | {
     "--record", "HANGTAG_MODELS_VERIFY_RECORD", "--tensorboard", "HANGTAG_TRAIN_TENSORBOARD",
     "--calibrate", "HANGTAG_LOADTEST_CALIBRATE",
+    "labels", "--loss", "HANGTAG_TRAIN_LOSS", "--beta", "HANGTAG_TRAIN_BETA",
+    "--loss-weight", "HANGTAG_TRAIN_LOSS_WEIGHT",
+    "--distances", "HANGTAG_TRAIN_DISTANCES", "HANGTAG_EVALUATE_DISTANCES",
     "--public-api", "HANGTAG_LOADTEST_PUBLIC_API",
     "--check-caching", "HANGTAG_LOADTEST_CHECK_CACHING", "--prometheus", "HANGTAG_LOADTEST_PROMETHEUS",
     *_PINGS,

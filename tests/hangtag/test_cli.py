@@ -85,8 +85,6 @@ def test_the_public_names_are_those_of_the_client() -> None:
         ("torch", ["evaluate", "a-run"], "train"),
         ("matplotlib", ["evaluate", latest("lstm"), "--pictures", "pictures"], "export"),
         ("onnxruntime", ["evaluate", latest("lstm")], "cpu"),
-        ("onnx", ["labels", latest("lstm")], "export"),
-        ("torch", ["labels", "a-run"], "train"),
     ],
     ids=lambda value: " ".join(map(str, value[:1])) if isinstance(value, list) else value,
 )

@@ -14,8 +14,6 @@ from hangtag import Client
 from hangtag.serving.server.process.server import Server
 from hangtag.training.data.dataset import Split
 from hangtag.training.data.fashion_mnist import LABELS
-from hangtag.training.labels import distance as label_distance
-from hangtag.training.metrics.class_metrics import mean_severity
 from tests.kit.command import hangtag, invoke, last_line
 from tests.kit.onnx_file import answers, metadata
 from tests.kit.server import server as running_server
@@ -92,26 +90,18 @@ def test_the_document_agrees_with_the_models_own_answers(tmp_path: Path, garment
     logits, confidence = right["logits"].astype(np.float64), right["probabilities"].max(axis=1)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     predicted = logits.argmax(axis=1)
-    assert written["schema"] == "hangtag.evaluation/1"
+    assert written["schema"] == "hangtag.evaluation/2"
     assert written["labels"] == list(LABELS)
     assert written["accuracy"] == pytest.approx((predicted == few.classes).mean())
     assert written["loss"] == pytest.approx(-np.log(probabilities[np.arange(400), few.classes]).mean(), abs=1e-5)
     bins = [(confidence > at / 15) & (confidence <= (at + 1) / 15) for at in range(15)]
     excess = (predicted == few.classes) - confidence
     assert written["calibration_error"] == pytest.approx(sum(abs(excess[each].sum()) for each in bins) / 400, abs=1e-5)
-    matrix = label_distance.default().matrix
     wrong = np.flatnonzero(predicted != few.classes)
-    assert written["severity"]["mean"] == pytest.approx(matrix[few.classes[wrong], predicted[wrong]].mean())
-    assert written["severity"]["at"]["1"] == pytest.approx(matrix[few.classes, predicted].mean())
-    nearest = (probabilities @ matrix).argmin(axis=1)
-    missed = np.flatnonzero(nearest != few.classes)
-    assert written["severity"]["nearest"] == {
-        "accuracy": pytest.approx(1 - len(missed) / 400),
-        "mean": pytest.approx(matrix[few.classes[missed], nearest[missed]].mean()),
-    }
     second = np.argsort(-probabilities, axis=1)[wrong, 1]
-    assert written["severity"]["second"] == pytest.approx((second == few.classes[wrong]).mean())
-    assert written["severity"]["distances"]["digest"] == label_distance.default().digest
+    assert written["second"] == pytest.approx((second == few.classes[wrong]).mean())
+    matrix = np.array(json.loads(metadata(LSTM)["label_distances"]))  # the file's are those of all garments
+    assert written["severity"] == pytest.approx(matrix[few.classes[wrong], predicted[wrong]].mean())
     assert len(written["mistakes"]) == len(wrong)
     confidences = [mistake["probability"] for mistake in written["mistakes"]]
     assert confidences == sorted(confidences, reverse=True)
@@ -128,16 +118,11 @@ def test_a_file_whose_rows_depend_on_each_other_is_evaluated_one_image_at_a_time
     assert one == other
 
 
-def test_the_other_split_and_other_distances(tmp_path: Path) -> None:
-    own = tmp_path / "own.json"
-    shipped = label_distance.default()
-    own.write_text(label_distance.LabelDistances(shipped.labels, shipped.matrix**2, {"from": "a test"}).text())
+def test_the_other_split() -> None:
     # Without a server, its variable goes unused, which is no error.
-    options = ("--limit", 300, "--split", "validation", "--distances", own)
+    options = ("--limit", 300, "--split", "validation")
     written = document(LSTM, *options, variables={"HANGTAG_EVALUATE_TIMEOUT": "5"})
     assert (written["data"]["images"], written["data"]["split"]) == (300, "validation")
-    assert written["severity"]["mean"] == mean_severity(written["confusion"], shipped.matrix**2)
-    assert written["severity"]["distances"]["provenance"] == {"from": "a test"}
     assert written["confusion"] != document(LSTM, "--limit", 300)["confusion"]
 
 
@@ -153,10 +138,8 @@ def test_the_tables(server: Server, tmp_path: Path) -> None:
     shown = " ".join(" ".join(lines).split())
     written = json.loads(file.read_text())
     assert f"accuracy {written['accuracy']:.2%}" in shown
-    assert f"severity of mistakes {written['severity']['mean']:.4f}" in shown
-    nearest = written["severity"]["nearest"]
-    assert f"{nearest['mean']:.4f} if least expected distance decided, {nearest['accuracy']:.2%} right" in shown
-    assert f"true label second {written['severity']['second']:.2%}" in shown
+    assert f"severity of mistakes {written['severity']:.4f}" in shown
+    assert f"true label second {written['second']:.2%}" in shown
     boot = written["classes"][9]
     assert f"Ankle boot {boot['precision']:.1%} {boot['recall']:.1%} {boot['f1']:.1%} {boot['support']}" in shown
     row = next(line for line in lines[-10:] if line.startswith("T-shirt/top"))
@@ -173,12 +156,12 @@ def test_pictures_are_the_same_for_the_same_figures(tmp_path: Path) -> None:
     assert len(np.unique(colours, axis=0)) > 50
 
 
-def test_without_a_mistake_there_is_no_severity(tmp_path: Path) -> None:
+def test_a_model_may_make_no_mistake(tmp_path: Path) -> None:
     # The shipped lstm is right on the first three test images.
-    assert "severity of mistakes none" in words(LSTM, "--limit", 3, "--pictures", tmp_path)
+    assert "0 of 3 images wrong" in words(LSTM, "--limit", 3, "--pictures", tmp_path)
     assert (tmp_path / "mistakes.png").is_file()
-    severity = document(LSTM, "--limit", 3)["severity"]
-    assert severity["mean"] is severity["second"] is severity["nearest"]["mean"] is None
+    written = document(LSTM, "--limit", 3)
+    assert written["second"] is written["severity"] is None
 
 
 def test_a_full_disk_is_reported_in_one_line() -> None:

@@ -34,6 +34,9 @@ def test_runs_that_cannot_be_evaluated(tmp_path: Path, trained: Path) -> None:
     torch.save(weights, folder / "best.pt")
     for name in (folder, folder / "best.pt"):
         assert "do not fit lstm-56" in refused(name)
+    (folder / "config.json").write_text('{"seed": 0}')
+    assert "config.json names no model and recipe" in refused(folder)
+    assert "models/cnn" in refused("lstm", "--runs", tmp_path)  # a run or an exported model
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,6 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     assert f"{tmp_path}/gone.onnx" in refused(tmp_path / "gone.onnx")
     (tmp_path / "text.onnx").write_text("no model")
     assert "cannot be loaded by ONNX Runtime" in refused(tmp_path / "text.onnx")
-    assert "gone.json cannot be read" in refused(LSTM, "--distances", tmp_path / "gone.json")
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
 
 from tests.kit.command import invoke
@@ -47,14 +45,3 @@ def test_models_list_prints_metadata_and_mistakes_in_routes_with_escapes(reposit
     assert SHOWN in shown("models", "list", "--models", repository)
     lines = invoke("models", "list", "--models", repository).stdout.splitlines()
     assert [line.split()[0] for line in lines if line] == ["model", "one", "route", "broken", "route"]
-
-
-def test_labels_prints_names_with_escapes(tmp_path: Path) -> None:
-    embeddings = onnx.numpy_helper.from_array(np.eye(3, dtype=np.float32), "network.embeddings.weight")
-    model = classifier(labels=json.dumps([HOSTILE, "a"]))
-    del model.graph.initializer[:]
-    model.graph.initializer.append(embeddings)
-    file = tmp_path / "three.onnx"
-    file.write_bytes(model.SerializeToString())
-    for options in ((), ("--label", "a")):
-        assert SHOWN in shown("labels", file, *options)

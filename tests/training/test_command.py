@@ -71,7 +71,6 @@ def test_the_config_holds_every_setting_and_the_studys_recipe(finished: Finished
         "processes": 1,
         "dataset": "fashion-mnist",
         "teachers": [],
-        "loss": None,
         "balance": False,
         "select": "accuracy",
         "start_from": None,
@@ -120,11 +119,9 @@ def test_without_a_folder_the_run_is_named_by_its_settings(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished.folder, tmp_path / "runs" / "lstm-study-seed0")
     assert "run: runs/lstm-study-seed0 " in invoke(*TRAINED).stderr
-    shutil.copytree(finished.folder, tmp_path / "runs" / "lstm-study-soft-labels-seed7")
+    shutil.copytree(finished.folder, tmp_path / "runs" / "lstm-study-seed7")
     monkeypatch.setenv("HANGTAG_TRAIN_SEED", "7")
-    assert refusal(*TRAINED, "--loss", "soft-labels").startswith(
-        "runs/lstm-study-soft-labels-seed7 holds a run with another seed and loss"
-    )
+    assert refusal(*TRAINED).startswith("runs/lstm-study-seed7 holds a run with another seed")
 
 
 def test_a_finished_run_is_reported_and_not_trained_again(finished: Finished, tmp_path: Path) -> None:
@@ -174,9 +171,9 @@ def without(*keys: str) -> Callable[[dict[str, Any]], object]:
     ("change", "refused"),
     [
         # What earlier versions of hangtag did not write, and what does not decide the outcome.
-        (without("processes", "dataset", "teachers", "loss", "data_dir", "environment"), ""),
+        (without("processes", "dataset", "teachers", "data_dir", "environment"), ""),
         (without("recipe.optimizer", "recipe.schedule", "recipe.ema_decay", "recipe.distillation"), ""),
-        (lambda config: config.update(threads=2, data_dir="/elsewhere", tensorboard=True), ""),
+        (lambda config: config.update(threads=2, data_dir="/elsewhere", tensorboard=True, loss=None), ""),
         (lambda config: config.update(model="cnn"), "another model (model: cnn there, lstm requested)"),
         (
             lambda config: config.update(seed=1, limit=2),
@@ -189,7 +186,7 @@ def without(*keys: str) -> Callable[[dict[str, Any]], object]:
         (lambda config: config.update(data_digest="x"), "another data_digest (data_digest: x there, "),
         (lambda config: config.update(processes=2), "another processes (processes: 2 there, 1 requested)"),
         (lambda config: config.update(teachers=[{"digest": "0a1b"}]), "another teacher (teacher: 0a1b there, None"),
-        (lambda config: config.update(loss={"name": "soft-labels"}), "another loss.name"),
+        (lambda config: config.update(loss={"name": "soft-labels"}), "--loss soft-labels, which only releases up to"),
         (lambda config: config.clear(), "another "),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -209,23 +206,6 @@ def test_a_folder_is_the_runs_own_if_what_decides_the_outcome_is_equal(
         assert "this run is already finished" in invoke(*TRAINED, "--out", folder).stderr
         assert read(folder, "config.json")["threads"] == 1
         assert contents(folder)["best.pt"] == contents(finished.folder)["best.pt"]
-
-
-@pytest.mark.usefixtures("few_test_images")
-def test_a_loss_with_distances_is_recorded_and_changes_the_weights(tmp_path: Path) -> None:
-    own = tmp_path / "own.json"
-    shipped = json.loads(invoke("labels", "models/cnn", "--json").stdout)
-    own.write_text(json.dumps(shipped | {"distances": [[cell**2 for cell in row] for row in shipped["distances"]]}))
-    usual = ("--loss", "embedding-distance", "--beta", 7, "--loss-weight", 0.25, "--distances", own)
-    begun = train("lstm", tmp_path / "one", *usual)
-    assert "lstm-study-embedding-distance-seed0" in begun.stderr
-    loss = read(tmp_path / "one", "config.json")["loss"]
-    assert len(bytes.fromhex(loss.pop("distances"))) >= 6
-    assert loss == {"name": "embedding-distance", "beta": 7.0, "weight": 0.25, "file": str(own)}
-    one = weights(tmp_path / "one")
-    for number, options in enumerate(([], [*usual, "--loss", "soft-labels"], [*usual, "--beta", 2], usual[:-2])):
-        train("lstm", tmp_path / str(number), *options)
-        assert not same_weights(one, weights(tmp_path / str(number))), options
 
 
 # Help.

@@ -136,12 +136,9 @@ def test_a_stop_requested_anywhere_ends_the_run_which_resumes(tmp_path: Path) ->
 @pytest.mark.usefixtures("few_test_images")
 def test_the_command_to_resume_has_every_option(tmp_path: Path) -> None:
     models = [Path(shutil.copy(shipped.latest(name), tmp_path / f"a {name}.onnx")) for name in ("cnn", "lstm")]
-    distances = tmp_path / "my distances.json"
-    assert invoke("labels", models[0], "--json", distances).exit_code == 0
     options = [
         "train", "cnn", "--recipe", "same-view", *(f"--teacher={model}" for model in models),
-        "--loss", "embedding-distance", "--beta", "2.5",
-        "--loss-weight", "0.25", "--distances", str(distances), "--seed", "3",
+        "--select", "balanced_accuracy", "--balance", "--seed", "3",
         "--limit", "8", "--epochs", "1", "--threads", "1", "--precision", "bf16", "--device", "cpu",
     ]  # fmt: skip
     with dying(writes=3), pytest.raises(DiedError):  # config.json, teacher.pt, best.pt

@@ -115,7 +115,6 @@ def test_changes_of_hyperparameters_are_checked(photos: str, tmp_path: Path, cha
     ("options", "expected"),
     [
         (["--data-dir", "."], "--data-dir: --data folder:photos names the folder already."),
-        (["--loss", "soft-labels"], "--loss soft-labels: name your labels' distances with --distances FILE.json."),
         (["--recipe", "best", "--size", "8"], "--size 8: write HEIGHTxWIDTH in pixels"),
         (["--start-from", "gone.pt"], "'gone.pt' does not exist"),
         (["--grey", "--colour"], "--colour and --grey: give only one of them."),

@@ -1,6 +1,5 @@
 """What `hangtag train` refuses: before it reads anything, and what it finds in files. An error is one line."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from tests.kit.command import contents, hangtag, invoke, refusal
 from tests.training.small_runs import TRAINED, Finished, command, state
 
 pytestmark = pytest.mark.slow
-
-OWN_LOSS = "has its own loss"
 
 
 @pytest.mark.parametrize(
@@ -30,14 +27,9 @@ OWN_LOSS = "has its own loss"
         (["cnn_rnn", "--data", "fashion-mnist"], "cnn_rnn cannot learn from fashion-mnist: it takes outfits or "),
         (["lstm", "--teacher", "cnn.onnx"], "--teacher cnn.onnx: recipe study learns only from the labels."),
         (
-            ["lstm", "--beta", "3", "--loss-weight", "1"],
-            "--beta and --loss-weight: the cross-entropy loss uses no distances",
+            ["cnn_rnn", "--balance", "--select", "balanced_accuracy"],
+            "--balance and --select: cnn_rnn has its own loss",
         ),
-        (["lstm", "--loss", "soft-labels", "--beta", "nan"], "'nan' is not a finite number"),
-        (["lstm", "--loss", "soft-labels", "--beta", "0"], "--beta"),
-        (["lstm", "--loss", "soft-labels", "--loss-weight", "1.5"], "--loss-weight"),
-        (["cnn_rnn", "--beta", "3"], f"--beta: cnn_rnn {OWN_LOSS}"),
-        (["cnn_rnn", "--loss", "soft-labels"], f"--loss: cnn_rnn {OWN_LOSS}"),
         (["lstm", "--epochs", "0"], "--epochs"),
         (["lstm", "--seed", "-1"], "--seed"),
         (["lstm", "--epoch", "3"], "--epoch"),
@@ -53,12 +45,6 @@ def test_wrong_arguments_are_explained_before_anything_is_read(tmp_path: Path, g
     result = invoke("train", *given, "--data-dir", tmp_path, "--out", tmp_path / "run", exit_code=2)
     assert expected in " ".join(result.output.split())
     assert "Usage: main train" in result.output
-
-
-def test_a_loss_from_a_variable_is_not_ignored_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HANGTAG_TRAIN_LOSS", "soft-labels")
-    arguments = ("train", "cnn_rnn", "--data-dir", tmp_path, "--out", tmp_path / "run")
-    assert f"--loss: cnn_rnn {OWN_LOSS}" in refusal(*arguments, exit_code=2)
 
 
 NO_BF16 = """
@@ -94,16 +80,9 @@ def test_what_a_machine_lacks_is_named(tmp_path: Path, first: str, arguments: li
     assert not (tmp_path / "run").exists()
 
 
-def test_data_and_distances_that_cannot_be_read_leave_no_folder(tmp_path: Path) -> None:
-    alien = tmp_path / "alien.json"
-    document = {"labels": ["a", "b"], "distances": [[0, 1], [1, 0]], "provenance": {}}
-    alien.write_text(json.dumps(document | {"schema": "hangtag.label_distances/1"}))
-    for options, expected in (
-        (["--data-dir", tmp_path], f"{tmp_path} lacks train-images-idx3-ubyte, "),
-        (["--loss", "soft-labels", "--distances", tmp_path / "gone.json"], "gone.json cannot be read (No such file"),
-        (["--loss", "soft-labels", "--distances", alien], "the distances are of other labels (a, b)"),
-    ):
-        assert expected in refusal("train", "lstm", *options, "--out", tmp_path / "run")
+def test_data_that_cannot_be_read_leave_no_folder(tmp_path: Path) -> None:
+    message = refusal("train", "lstm", "--data-dir", tmp_path, "--out", tmp_path / "run")
+    assert f"{tmp_path} lacks train-images-idx3-ubyte, " in message
     assert not (tmp_path / "run").exists()
 
 

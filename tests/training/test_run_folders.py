@@ -42,6 +42,21 @@ def test_a_damaged_byte_is_noticed_or_harmless_and_a_missing_end_is_noticed(
     assert torch.equal(state["model"], weight)
 
 
+# Runs of earlier releases.
+
+
+def test_a_run_with_a_loss_that_is_gone_cannot_be_continued(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.start(config())
+    stored = run.read_config() | {"loss": {"name": "soft-labels", "beta": 5.0, "weight": 0.5, "distances": "0a"}}
+    (run.folder / "config.json").write_text(json.dumps(stored))
+    gone = "with --loss soft-labels, which only releases up to 0.2.1 can continue."
+    with pytest.raises(RunMismatchError, match=f"is not finished .* It was trained {gone}"):
+        run.require_finished()
+    with pytest.raises(RunMismatchError, match=f"holds a run {gone} Choose another --out"):
+        run.start(config())
+
+
 # What is published of its config.
 
 
@@ -52,13 +67,13 @@ def test_a_published_config_names_no_folders_of_this_machine() -> None:
         "data_dir": "/home/me/data",
         "command": ["lstm", "--data-dir", "/home/me/data"],
         "teachers": [{"digest": "0a", "path": path} for path in paths],
-        "loss": {"name": "soft-labels", "file": "/home/me/all/of/it.json"},
+        "start_from": {"digest": "0b", "path": "/home/me/all/of/it.pt"},
     }
     published = portable(own)
     assert "/home/me" not in json.dumps(published)
     assert [file["path"] for file in published["teachers"]] == ["resnet/1/model.onnx", "models/cnn/2/model.onnx"]
-    assert published["loss"]["file"] == "all/of/it.json"
-    different = {"data_dir", "teachers", "loss", "command"}
+    assert published["start_from"]["path"] == "all/of/it.pt"
+    different = {"data_dir", "teachers", "start_from", "command"}
     assert {key: published[key] for key in published.keys() - different} == {
         key: plain[key] for key in plain.keys() - different
     }

@@ -2,7 +2,7 @@
 
     images -> augment -> normalise -> forward pass and loss -> backward pass -> optimizer step -> moving average
 
-The parts are in other modules: data/ has the images and their augmentation, networks/ the layers, losses/ the losses,
+The parts are in other modules: data/ has the images and their augmentation, networks/ the layers, losses.py the losses,
 tasks/ what a data set's labels require, and recipes.py every hyperparameter. checkpoint.py saves, selects the best
 epoch, and resumes a killed run. All tensors have the samples as their first axis.
 """
@@ -19,7 +19,6 @@ from torch import Tensor
 from hangtag.training import catalog
 from hangtag.training.data.dataset import Dataset
 from hangtag.training.errors import DivergedError
-from hangtag.training.labels.distance import LabelDistances
 from hangtag.training.loop import checkpoint
 from hangtag.training.loop.checkpoint import DIVERGENCE_HINT, TrainingState
 from hangtag.training.networks import own
@@ -43,7 +42,6 @@ def train(
     observer: Observer = Observer(),  # noqa: B008  (stateless)
     teacher: Teacher | None = None,
     group: ProcessGroup = ProcessGroup(),  # noqa: B008  (stateless)
-    distances: LabelDistances | None = None,
 ) -> dict[str, Any]:
     """Train a run to the end of its recipe and return its metrics, as metrics.json has them.
 
@@ -57,12 +55,10 @@ def train(
         observer: Receives progress, and may request a stop.
         teacher: The model to learn from, if the recipe has a distillation.
         group: This process's place among the ranks of the run.
-        distances: The label distances that the config's loss names, if it names any.
 
     Raises:
         RunMismatchError: The folder holds another run, or files that cannot be used, or another process trains in it.
         DivergedError: The loss or the network's outputs are not finite.
-        LabelDistanceError: ``distances`` are not the distances that the config's loss names.
         TeacherError: The teacher fails on the images.
         SettingsError: The network cannot be built for these images.
         KeyboardInterrupt: The observer requested a stop.
@@ -91,7 +87,7 @@ def train(
 
             task = MultiLabelTask(config, data, observer)
         else:
-            task = SingleLabelTask(config, data, run, observer, group, teacher, distances)
+            task = SingleLabelTask(config, data, run, observer, group, teacher)
         return fit(config, task, run, observer, group)
 
 

@@ -19,7 +19,7 @@ from hangtag.serving.image_spec import ImageSpec
 from hangtag.training.data.dataset import Member
 from hangtag.training.data.pictures import OwnPictures
 from hangtag.training.data.sources import kind_of
-from hangtag.training.recipes import DistanceLoss, Recipe
+from hangtag.training.recipes import Recipe
 from hangtag.training.runs.data import changes
 
 
@@ -53,7 +53,6 @@ class RunConfig:
     processes: int = 1  # the world size
     dataset: str = "fashion-mnist"
     teachers: tuple[WeightsFile, ...] = ()  # the run learns from the average of their logits
-    loss: DistanceLoss | None = None  # None: the cross-entropy
     balance: bool = False  # whether classes are weighed
     select: str = "accuracy"  # the validation figure that chooses the best epoch
     start_from: WeightsFile | None = None  # None: fresh weights
@@ -81,7 +80,7 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 _DEFAULTS = flat(
     RunConfig("", Recipe("", 0, 0, 0.0), 0, "", limit=None, precision="", threads=0, device="").as_json()
 ) | {"recipe.distillation.views": 0}
-_NOT_COMPARED = ("teachers", "threads", "data_dir", "loss.file", "start_from.path", "command")
+_NOT_COMPARED = ("teachers", "threads", "data_dir", "start_from.path", "command")
 _OF_EARLIER_RELEASES = ("tensorboard",)
 """Keys of config.json that have no effect, and that hangtag no longer writes."""
 
@@ -126,6 +125,8 @@ def what_differs(
         recorded: The stored run's own pictures, if they are known.
         members: The requested run's own pictures.
     """
+    if loss := gone_loss(stored):
+        return f"with {loss}"
     if any(key.startswith("pictures.") for key in keys):  # all other differences of the pictures follow from these
         keys = [key for key in keys if key != "data_digest" and not key.startswith("image.")]
     elif "data_digest" in keys and requested.get("pictures"):
@@ -136,6 +137,12 @@ def what_differs(
     there, here = identity(stored), identity(requested)
     values = (f"{key}: {there.get(key)} there, {here.get(key)} requested" for key in keys)
     return f"with another {' and '.join(keys)} ({', '.join(values)})"
+
+
+def gone_loss(config: Mapping[str, Any]) -> str | None:
+    """The loss of an earlier release's run that minimised another one than the cross-entropy, in words; else None."""
+    name = identity(config).get("loss.name")
+    return f"--loss {name}, which only releases up to 0.2.1 can continue" if name else None
 
 
 def key_of(config: Mapping[str, Any]) -> tuple[object, ...]:
@@ -161,7 +168,6 @@ def command(config: Mapping[str, Any], out: Path | None = None) -> str:
             "--recipe": config["recipe"]["name"],
             "--epochs": config["recipe"]["epochs"] if out else None,
             **{f"--{name}": config.get(name) for name in ("seed", "limit", "threads", "precision", "device")},
-            "--loss": (config.get("loss") or {}).get("name"),
         }
         words = [
             config["model"],

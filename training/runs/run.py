@@ -27,7 +27,7 @@ from hangtag.errors import reason
 from hangtag.extras import needs
 from hangtag.training.data.dataset import Member
 from hangtag.training.errors import RunMismatchError, reporting_write_errors
-from hangtag.training.runs.config import RunConfig, command, differing, environment, short_name, what_differs
+from hangtag.training.runs.config import RunConfig, command, differing, environment, gone_loss, short_name, what_differs
 
 REPORT = "report.html"
 RESTART_HINT = "'hangtag train' with --restart replaces the run."
@@ -118,10 +118,10 @@ class Run:
             raise RunMismatchError(f"{self.folder} is not a run's folder: it holds no config.json.")
         metrics = self.read_metrics()
         if "summary" not in metrics:
-            count = len(metrics["epochs"])
+            count, loss = len(metrics["epochs"]), gone_loss(self.read_config())
             raise RunMismatchError(
                 f"{self.folder} is not finished ({count} epoch{'' if count == 1 else 's'} so far). "
-                f"Continue with: {self.command()}"
+                + (f"It was trained with {loss}." if loss else f"Continue with: {self.command()}")
             )
 
     def command(self) -> str:

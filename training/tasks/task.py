@@ -6,16 +6,17 @@ The loop handles steps and epochs, a task handles labels and losses.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from hangtag.training.data.dataset import Dataset, Images, Split
-from hangtag.training.labels.distance import LabelDistances
-from hangtag.training.losses.single_label import class_loss, distillation_loss
+from hangtag.training.losses import distillation_loss
 from hangtag.training.metrics.class_metrics import evaluate, stored, worst
 from hangtag.training.networks.normalisation import normalise
 from hangtag.training.processes import ProcessGroup
@@ -124,15 +125,12 @@ class SingleLabelTask(Task):
         observer: Observer,
         group: ProcessGroup,
         teacher: Teacher | None,
-        distances: LabelDistances | None,
     ) -> None:
         """Let the teacher answer all training images, or read its answers from the run's folder.
 
         Called with the random state that the run's seed gives, whether the run is new or resumed.
 
         Raises:
-            LabelDistanceError: The config's loss needs label distances, and ``distances`` are not the distances that it
-                names.
             TeacherError: The teacher fails on the images.
             RunMismatchError: The run's file of the teacher's logits is damaged, or cannot be written.
         """
@@ -140,7 +138,8 @@ class SingleLabelTask(Task):
         self.selection_metric = f"validation_{config.select}"
         self._classes = torch.tensor(self._train.classes, dtype=torch.long, device=self._device)  # [n]
         weights = self._balance() if config.balance else None
-        self._class_loss = class_loss(config.loss, config.recipe.label_smoothing, distances, self._device, weights)
+        smoothing = config.recipe.label_smoothing
+        self._class_loss = partial(functional.cross_entropy, weight=weights, label_smoothing=smoothing)
         self._distillation = None if teacher is None else config.recipe.distillation
         if teacher is not None and self._distillation is not None:
             if self._distillation.views:

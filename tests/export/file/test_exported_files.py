@@ -85,7 +85,7 @@ def test_its_metadata_hold_the_provenance(exported: Exported) -> None:
     assert json.loads(written["labels"]) == LABELS
     assert json.loads(written["training"]) == {"config": config, "metrics": metrics}
     assert len(metrics["epochs"]) == EPOCHS
-    shipped = json.loads((ROOT / "training/labels/distances.json").read_text())
+    shipped = json.loads((ROOT / "training/data/label_distances.json").read_text())
     assert json.loads(written["label_distances"]) == shipped["distances"]
     assert json.loads(written["label_distances_from"]) == shipped["provenance"]
     versions = json.loads(written["versions"])

@@ -12,9 +12,7 @@ from scipy.optimize import minimize_scalar
 
 from hangtag.training.metrics.calibration import HIGHEST, LOWEST, fit_temperature, reliability
 from hangtag.training.metrics.class_metrics import (
-    distance_at_k,
     evaluate,
-    least_expected_distance,
     log_probabilities,
     per_class,
     worst,
@@ -70,25 +68,6 @@ def test_the_worst_samples_by_hand() -> None:
     first, second = worst(logits, classes, 2)
     assert first == pytest.approx({"image": 1, "true": 1, "predicted": 0, "probability": 0.9, "loss": -math.log(0.1)})
     assert second == pytest.approx({"image": 2, "true": 0, "predicted": 1, "probability": 0.8, "loss": -math.log(0.2)})
-
-
-# How severe mistakes are.
-
-DISTANCES = np.array([[0, 0.25, 1], [0.25, 0, 0.5], [1, 0.5, 0]])
-
-
-def test_distance_at_k_by_hand() -> None:
-    logits, classes = np.array([[3, 2, 1], [1, 2, 3]], np.float32), np.array([0, 0], np.uint8)
-    assert distance_at_k(logits, classes, DISTANCES, 2) == pytest.approx(((0 + 0.25) / 2 + (1 + 0.25) / 2) / 2)
-
-
-def test_the_least_expected_distance_may_be_another_class_than_the_most_probable() -> None:
-    """Class 0 is more probable than 1 and than 2, which are near each other and far from 0."""
-    distances = np.array([[0, 1, 1], [1, 0, 0.1], [1, 0.1, 0]])
-    logits = np.log(np.array([[0.4, 0.35, 0.25], [0.9, 0.05, 0.05]], np.float32))
-    assert least_expected_distance(logits, distances).tolist() == [1, 0]
-    huge = np.array([[3e38, -3e38, -3e38]], np.float32)
-    assert least_expected_distance(huge, distances).tolist() == [0]  # nothing overflows
 
 
 # How far probabilities can be trusted.

@@ -1,6 +1,8 @@
-"""How a multi-label network learns, and how its outputs are read: one objective for CNN-RNN, two for its baselines.
+"""What a network minimises: a teacher's part of a classifier's loss, and the objectives of multi-label networks.
 
-Pixels are [batch, 1, 64, 64] in [0, 1]; label sets are [batch, labels], bool.
+The other part of a classifier's loss is PyTorch's cross-entropy. An objective says how a multi-label network learns and
+how its outputs are read; CNN-RNN has one, and its baselines have two. Pixels are [batch, 1, 64, 64] in [0, 1]; label
+sets are [batch, labels], bool.
 """
 
 from abc import ABC, abstractmethod
@@ -14,6 +16,17 @@ from hangtag.training.data.outfits import MAX_LABELS
 from hangtag.training.networks.cnn_rnn import CnnRnn, beam_search
 
 _IGNORED = -100  # cross_entropy's ignore_index: no loss at this step
+
+
+def distillation_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """The Kullback-Leibler divergence from the teacher's distribution, times temperature squared (Hinton et al.)."""
+    mean = functional.kl_div(
+        functional.log_softmax(logits / temperature, dim=1),
+        functional.log_softmax(teacher_logits / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return mean * temperature**2
 
 
 class Objective(ABC):

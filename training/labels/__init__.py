@@ -1,1 +1,0 @@
-"""Distances between labels, computed from a trained network's embeddings of them."""
