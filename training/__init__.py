@@ -5,7 +5,6 @@ loop        the training loop, checkpoints, optimizers
 tasks       what a network learns: one label or several, from a teacher too
 runs        a run on disk
 losses      logits and labels to a scalar to differentiate
-labels      distances between labels, for losses that know which are alike
 metrics     how right predictions are
 networks    the networks, layer by layer
 data        data sets, whose files are checked against published digests, and the user's own pictures

@@ -10,7 +10,7 @@ from hangtag.export.gate.check import AGREEMENT, CALIBRATION, PassedCheck
 from hangtag.export.gate.reference import softmax, worst_image
 from hangtag.export.gate.tolerances import Tolerances
 from hangtag.training.data.dataset import Classes
-from hangtag.training.metrics.calibration import BINS, reliability
+from hangtag.training.metrics.calibration import BINS, calibration_error
 from hangtag.training.metrics.class_metrics import evaluate
 
 
@@ -150,7 +150,7 @@ def check_calibration(
         GateError: the temperature changed a logit, or the most probable label of an image. The message names the image.
     """
     logits, probabilities = answered["logits"], answered["probabilities"]
-    error = reliability(probabilities, classes).error
+    error = calibration_error(probabilities, classes)
     figures = {"images": len(classes), "bins": BINS, "expected_calibration_error": error}
     summary = f"expected calibration error {error:.2%}"
     if before is None:
@@ -165,7 +165,7 @@ def check_calibration(
             f"the file's probabilities and logits give different labels for {changed.size} of {len(logits):,} test "
             f"images, first for image {changed[0]}.",
         )
-    error_before = reliability(softmax(before), classes).error
+    error_before = calibration_error(softmax(before), classes)
     return PassedCheck(
         CALIBRATION,
         f"{summary}, {error_before:.2%} before the temperature of {temperature:.3f}; no logit and no label changed",

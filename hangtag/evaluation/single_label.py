@@ -10,7 +10,7 @@ from hangtag.evaluation.errors import EvaluationError
 from hangtag.evaluation.subject import Outputs
 from hangtag.training.data import fashion_mnist
 from hangtag.training.data.dataset import Split
-from hangtag.training.metrics.calibration import reliability
+from hangtag.training.metrics.calibration import calibration_error
 from hangtag.training.metrics.class_metrics import (
     ClassFigures,
     Evaluation,
@@ -79,7 +79,7 @@ def measure(outputs: Outputs, split: Split, labels: tuple[str, ...], name: str) 
     return SingleLabelResult(
         labels=labels,
         evaluation=evaluation,
-        calibration_error=reliability(probabilities, split.classes).error,
+        calibration_error=calibration_error(probabilities, split.classes),
         classes=per_class(evaluation.confusion),
         severity=float(np.mean(severities)) if severities else None,
         second=_second(logits, split),

@@ -47,15 +47,12 @@ def test_a_network_learns_label_sets_and_its_summary_has_their_figures(
     assert summary["peak_validation_o_f1"] == max(row["validation_o_f1"] for row in rows)
     assert summary["labels"] == list(voc.LABELS)
     assert summary["label_order"] == [*BARS, *(label for label in voc.LABELS if label not in BARS)]  # all as frequent
-    assert set(summary["thresholds"]) == {"o_f1", "exact_match", "one_half"} == set(summary["test"]["by_threshold"])
-    own = {key: value for key, value in summary["test"].items() if key not in ("by_threshold", "by_rank")}
-    if model != "cnn_rnn":  # whose sets are those of its paths, and no labels above a threshold
-        assert own == summary["test"]["by_threshold"]["o_f1"]
+    assert ("thresholds" in summary) == (model != "cnn_rnn")  # whose sets are those of its paths
 
     # The saved weights, without batch normalisation, give the same figures.
     written = tmp_path / "evaluation.json"
     invoke("evaluate", folder / "run", "--data-dir", folder / "data", "--json", written)
-    assert json.loads(written.read_text())["figures"] == pytest.approx(own)
+    assert json.loads(written.read_text())["figures"] == pytest.approx(summary["test"])
 
 
 @pytest.mark.parametrize("model", ["cnn_rnn", "softmax_ranking"])

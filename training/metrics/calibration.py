@@ -1,7 +1,5 @@
 """How well a classifier's probabilities match how often it is right, and the temperature that makes them match."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
@@ -16,28 +14,11 @@ probable."""
 _HALVINGS = 50
 
 
-@dataclass(frozen=True)
-class Reliability:
-    """Samples in bins of equal width by their confidence, the probability of the predicted label.
+def calibration_error(probabilities: Floats, classes: Classes) -> float:
+    """The expected calibration error: the mean difference of confidence and accuracy, 0 to 1.
 
-    Attributes:
-        counts: Samples in each bin, [bins].
-        confidence: The mean confidence in each bin, [bins]; 0 in an empty bin.
-        accuracy: The share of each bin's samples that is right, [bins]; 0 in an empty bin.
-    """
-
-    counts: npt.NDArray[np.int64]
-    confidence: npt.NDArray[np.float64]
-    accuracy: npt.NDArray[np.float64]
-
-    @property
-    def error(self) -> float:
-        """The expected calibration error: |accuracy - confidence| of the bins, weighted by their samples, 0 to 1."""
-        return float(np.abs(self.accuracy - self.confidence) @ self.counts / self.counts.sum())
-
-
-def reliability(probabilities: Floats, classes: Classes, bins: int = BINS) -> Reliability:
-    """Compare confidence with accuracy, bin by bin. Bin m of M holds confidences above (m - 1) / M and up to m / M.
+    The confidence is the probability of the predicted label. Samples are put into BINS bins of equal width by their
+    confidence, each bin with its upper end, and each bin's |accuracy - confidence| is weighted by its samples.
 
     Args:
         probabilities: [n, labels], n at least 1.
@@ -45,19 +26,13 @@ def reliability(probabilities: Floats, classes: Classes, bins: int = BINS) -> Re
 
     Example:
         >>> sure_and_wrong_once = np.array([[0.99, 0.01]] * 4)
-        >>> round(reliability(sure_and_wrong_once, np.array([0, 0, 0, 1], np.uint8)).error, 2)
+        >>> round(calibration_error(sure_and_wrong_once, np.array([0, 0, 0, 1], np.uint8)), 2)
         0.24
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == classes
-    places = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    counts = np.bincount(places, minlength=bins)
-    of_bin = np.maximum(counts, 1)
-    return Reliability(
-        counts,
-        np.bincount(places, weights=confidence, minlength=bins) / of_bin,
-        np.bincount(places, weights=right, minlength=bins) / of_bin,
-    )
+    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    return float(np.abs(np.bincount(bins, weights=right - confidence)).sum() / len(confidence))
 
 
 def fit_temperature(logits: Floats, classes: Classes) -> float:

@@ -67,27 +67,9 @@ def decide(scores: Scores, threshold: float) -> LabelSets:
     return sets
 
 
-def decide_top(scores: Scores, count: int) -> LabelSets:
-    """The ``count`` labels that score highest: the CNN-RNN paper's rule for models that give only scores."""
-    sets: LabelSets = np.zeros(scores.shape, np.bool_)
-    np.put_along_axis(sets, np.argsort(-scores, axis=1, kind="stable")[:, :count], np.True_, axis=1)
-    return sets
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Two thresholds for decide(), each the best by one metric."""
-
-    o_f1: float
-    exact_match: float
-
-
-def choose_thresholds(scores: Scores, labels: LabelSets, candidates: int = 400) -> Thresholds:
-    """The best thresholds on these samples, among ``candidates`` quantiles of the scores; the lowest among equals."""
+def choose_threshold(scores: Scores, labels: LabelSets, candidates: int = 400) -> float:
+    """The threshold with the highest O-F1 on these samples, among ``candidates`` quantiles of the scores; the lowest
+    among equals."""
     thresholds = np.unique(np.quantile(scores, np.linspace(0, 1, candidates)))
-    o_f1, exact_match = [], []
-    for threshold in thresholds:
-        sets = decide(scores, threshold)
-        o_f1.append(2 * (sets & labels).sum() / (sets.sum() + labels.sum()))
-        exact_match.append((sets == labels).all(axis=1).mean())
-    return Thresholds(float(thresholds[np.argmax(o_f1)]), float(thresholds[np.argmax(exact_match)]))
+    every = (decide(scores, threshold) for threshold in thresholds)
+    return float(thresholds[np.argmax([2 * (sets & labels).sum() / (sets.sum() + labels.sum()) for sets in every])])

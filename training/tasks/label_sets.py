@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hangtag.training.catalog import NETWORKS
 from hangtag.training.data.dataset import Dataset, Split
-from hangtag.training.metrics.set_metrics import choose_thresholds, decide, decide_top, evaluate
+from hangtag.training.metrics.set_metrics import choose_threshold, decide, evaluate
 from hangtag.training.progress import Observer
 from hangtag.training.runs.config import RunConfig
 from hangtag.training.tasks.task import Task
@@ -43,31 +43,22 @@ class MultiLabelTask(Task):
 
     def _evaluate(self, predictions: Sequence[npt.NDArray[Any]], split: Split) -> dict[str, Any]:
         scores, *sets = predictions
-        decided = sets[0] if sets else decide(scores, choose_thresholds(scores, split.classes).o_f1)
+        decided = sets[0] if sets else decide(scores, choose_threshold(scores, split.classes))
         return asdict(evaluate(decided, scores, split.classes))
 
     def summarise(self, deployable: nn.Module) -> dict[str, Any]:
-        """The figures on both splits: of the network's own label sets, by thresholds, and by rank.
-
-        "validation" and "test" measure the network's own sets, or else the sets by the threshold that is best for O-F1.
-        "by_threshold" has the figures for each threshold: best for O-F1, best for the exact match, and 0.5. "by_rank"
-        has the figures of the three labels that score highest.
-        """
+        """The figures on both splits: of the network's own label sets, or of those by the threshold that is best for
+        O-F1 on the validation split."""
         predictions = {name: self._predictions(deployable, split.images) for name, split in self._splits.items()}
-        best = choose_thresholds(predictions["validation"][0], self._splits["validation"].classes)
-        thresholds = asdict(best) | {"one_half": 0.5}
         order = [self.labels[label] for label in self._label_order]
-        summary = super().summarise(deployable) | {"label_order": order, "thresholds": thresholds}
+        summary = super().summarise(deployable) | {"label_order": order}
+        threshold, (scores, *own) = 0.0, predictions["validation"]
+        if not own:
+            threshold = choose_threshold(scores, self._splits["validation"].classes)
+            summary["thresholds"] = {"o_f1": threshold}
         for name, (scores, *sets) in predictions.items():
-            truth = self._splits[name].classes
-            decided = sets[0] if sets else decide(scores, best.o_f1)
-            summary[name] = asdict(evaluate(decided, scores, truth)) | {
-                "by_threshold": {
-                    figure: asdict(evaluate(decide(scores, threshold), scores, truth))
-                    for figure, threshold in thresholds.items()
-                },
-                "by_rank": {"top_3": asdict(evaluate(decide_top(scores, 3), scores, truth))},
-            }
+            decided = sets[0] if sets else decide(scores, threshold)
+            summary[name] = asdict(evaluate(decided, scores, self._splits[name].classes))
         return summary
 
     def _predict(self, network: nn.Module, pixels: Tensor) -> Sequence[Tensor]:

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.optimize import minimize_scalar
 
-from hangtag.training.metrics.calibration import HIGHEST, LOWEST, fit_temperature, reliability
+from hangtag.training.metrics.calibration import HIGHEST, LOWEST, calibration_error, fit_temperature
 from hangtag.training.metrics.class_metrics import (
     evaluate,
     log_probabilities,
     per_class,
     worst,
 )
-from hangtag.training.metrics.set_metrics import choose_thresholds, decide, decide_top
+from hangtag.training.metrics.set_metrics import choose_threshold, decide
 from hangtag.training.metrics.set_metrics import evaluate as evaluate_sets
 
 
@@ -89,13 +89,11 @@ def cross_entropy(logits: Logits, classes: Classes, temperature: float) -> float
     return float(-log_probabilities(logits / temperature)[np.arange(len(classes)), classes].mean())  # type: ignore[arg-type]
 
 
-def test_the_bins_by_hand() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.5, 0.5], [1.0, 0.0]])
-    bins = reliability(probabilities, np.array([0, 1, 1, 0, 0], np.uint8), bins=5)
-    assert bins.counts.tolist() == [0, 0, 1, 2, 2]  # 0.8 is the upper end of its bin
-    assert bins.confidence == pytest.approx([0, 0, 0.5, 0.75, 0.95])
-    assert bins.accuracy == pytest.approx([0, 0, 1, 0.5, 1])
-    assert bins.error == pytest.approx((0.5 + 2 * 0.25 + 2 * 0.05) / 5)
+def test_the_calibration_error_by_hand() -> None:
+    """The bins of 15: up to 9/15 0.58 and, as its upper end, 0.6; up to 1 0.96 and 1.0; and up to 11/15 0.7."""
+    probabilities = np.array([[0.58, 0.42], [0.6, 0.4], [0.3, 0.7], [0.96, 0.04], [1.0, 0.0]])
+    error = calibration_error(probabilities, np.array([0, 1, 1, 0, 0], np.uint8))
+    assert error == pytest.approx((abs(1 - 0.58 - 0.6) + abs(1 - 0.7) + abs(2 - 0.96 - 1.0)) / 5)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.2, 5))
@@ -163,24 +161,19 @@ def test_a_label_that_no_image_has_is_left_out_of_mean_ap_and_metrics_without_a_
     assert (outcome.c_f1, outcome.o_f1, outcome.exact_match) == (0, 0, 0)
 
 
-def test_deciding_takes_labels_that_reach_the_threshold_or_the_highest_or_so_many() -> None:
+def test_deciding_takes_labels_that_reach_the_threshold_or_the_highest() -> None:
     scores = np.array([[0.5, 0.4, 0.6], [0.1, 0.3, 0.2]], np.float32)
     assert decide(scores, 0.5).tolist() == [[True, False, True], [False, True, False]]
-    assert decide_top(scores, 2).tolist() == [[True, False, True], [False, True, True]]
-    assert decide_top(np.full((1, 3), 0.3, np.float32), 2).tolist() == [[True, True, False]]  # of equals, the first
 
 
-def test_each_threshold_is_the_best_of_all_for_its_figure() -> None:
+def test_the_chosen_threshold_has_the_highest_o_f1() -> None:
     rng = np.random.default_rng(0)
     truth = rng.random((300, 4)) < 0.4
     scores = (truth * 0.3 + rng.random((300, 4)) * 0.7).astype(np.float32)
-    chosen = choose_thresholds(scores, truth, candidates=1_200)
 
-    def figures(threshold: float) -> tuple[float, float]:
-        outcome = evaluate_sets(decide(scores, threshold), scores, truth)
-        return outcome.o_f1, outcome.exact_match
+    def o_f1(threshold: float) -> float:
+        return evaluate_sets(decide(scores, threshold), scores, truth).o_f1
 
-    every = [figures(float(threshold)) for threshold in np.unique(scores)[::10]]
-    assert figures(chosen.o_f1)[0] >= max(o_f1 for o_f1, _ in every)
-    assert figures(chosen.exact_match)[1] >= max(exact_match for _, exact_match in every)
-    assert figures(chosen.o_f1)[0] > figures(0.9)[0] + 0.05
+    best = o_f1(choose_threshold(scores, truth, candidates=1_200))
+    assert best >= max(o_f1(float(threshold)) for threshold in np.unique(scores)[::10])
+    assert best > o_f1(0.9) + 0.05
