@@ -4,7 +4,7 @@ import math
 import os
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,26 +39,26 @@ def train(settings: TrainSettings) -> None:
     """
     keep_freed_memory()
     with process_group(settings.chosen_device) as group:
-        inputs = group.on_every_rank(lambda: _read(settings, group))
-        config = _config(settings, inputs, group)
+        data, teacher = group.on_every_rank(lambda: _read(settings, group))
+        config = _config(settings, data, teacher, group)
         name = _run_name(config)
         run = Run(settings.out or Path("runs") / name)
         # If the network cannot be built, no folder is created, and an existing run is not changed.
-        notes = group.on_every_rank(lambda: _require_network(config, inputs.data))
+        notes = group.on_every_rank(lambda: _require_network(config, data))
         if settings.dry_run:
-            _dry_run(config, inputs, run, group, restart=settings.restart)
+            _dry_run(config, data, run, group, restart=settings.restart)
             return
         if settings.restart:
             group.on_rank_zero(run.erase)
         if group.is_rank_zero:
-            for note in (*inputs.data.notes, *notes):
+            for note in (*data.notes, *notes):
                 _report(note)
-            _report(f"{name}: data from {inputs.data.source}, {_resources(config)}")
+            _report(f"{name}: data from {data.source}, {_resources(config)}")
         was_finished = group.on_rank_zero(lambda: "summary" in run.read_metrics())
         try:
             shown = TerminalObserver(config.recipe.epochs, shown=group.is_rank_zero, select=config.select)
             with shown as observer:
-                metrics = train_run(config, inputs.data, run, observer, inputs.teacher, group)
+                metrics = train_run(config, data, run, observer, teacher, group)
         except KeyboardInterrupt:
             if group.is_rank_zero:
                 resume = command(config.as_json(), run.folder)
@@ -68,11 +68,11 @@ def train(settings: TrainSettings) -> None:
             if was_finished:
                 _report("this run is already finished: nothing was trained. --restart trains it again.")
             else:
-                _write_page(config, run, inputs.data)
+                _write_page(config, run, data)
             _report_result(run, metrics, config.select)
 
 
-def _dry_run(config: RunConfig, inputs: "_Inputs", run: Run, group: ProcessGroup, *, restart: bool) -> None:
+def _dry_run(config: RunConfig, data: Dataset, run: Run, group: ProcessGroup, *, restart: bool) -> None:
     """Print what the run would take: the steps are timed in the second of two short epochs in a temporary folder.
 
     The teacher is not used: its logits are zeros here. Raises what the run would raise before it trains.
@@ -81,13 +81,13 @@ def _dry_run(config: RunConfig, inputs: "_Inputs", run: Run, group: ProcessGroup
     def require_folder() -> None:
         require_writable(run.folder / "config.json")
         if not restart:
-            run.require_fitting(config, inputs.data.members)
+            run.require_fitting(config, data.members)
 
     group.on_rank_zero(require_folder)
-    data, recipe, images = inputs.data, config.recipe, len(inputs.data.train.first(config.limit))
+    recipe, images = config.recipe, len(data.train.first(config.limit))
     few = min(images, _TIMED_STEPS * recipe.batch_size)
     short = replace(config, limit=few, recipe=replace(recipe, epochs=2))
-    silent = (lambda images: np.zeros((len(images), len(data.labels)), np.float32)) if inputs.teacher else None
+    silent = (lambda images: np.zeros((len(images), len(data.labels)), np.float32)) if config.teachers else None
     with tempfile.TemporaryDirectory(prefix="hangtag-dry-run-") as folder:
         metrics = train_run(short, data, Run(Path(folder)), Observer(), silent, group)
     if not group.is_rank_zero:
@@ -103,21 +103,13 @@ def _dry_run(config: RunConfig, inputs: "_Inputs", run: Run, group: ProcessGroup
         "network": f"{parameters:,} parameters, {parameters * 4 / 1e6:.1f} MB in FP32",
         "steps": f"{steps:,} in {recipe.epochs:,} epochs",
         "time": f"about {minutes:.1f} minutes ({minutes / 60:.1f} hours) on this machine, at {step_ms:.2f} ms a step; "
-        f"validation{' and the teacher' if inputs.teacher else ''} not included",
+        f"validation{' and the teacher' if config.teachers else ''} not included",
     }
     for heading, text in shown.items():
         sys.stdout.write(f"{heading:<8}  {text}\n")
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """What a run reads before training."""
-
-    data: Dataset
-    teacher: TeacherEnsemble | None
-
-
-def _read(settings: TrainSettings, group: ProcessGroup) -> _Inputs:
+def _read(settings: TrainSettings, group: ProcessGroup) -> tuple[Dataset, TeacherEnsemble | None]:
     if own.is_own(settings.model):
         own.find(settings.model)  # before pictures are read, which may take minutes
     data = sources.load(settings.dataset, settings.data_dir, settings.limit, settings.own_pictures)
@@ -132,25 +124,25 @@ def _read(settings: TrainSettings, group: ProcessGroup) -> _Inputs:
     if distillation:
         paths = settings.teachers or published_teachers(distillation.teacher)
         teacher = TeacherEnsemble(paths, data.labels, data.image, _threads(settings))
-    return _Inputs(data, teacher)
+    return data, teacher
 
 
-def _config(settings: TrainSettings, inputs: _Inputs, group: ProcessGroup) -> RunConfig:
+def _config(settings: TrainSettings, data: Dataset, teacher: TeacherEnsemble | None, group: ProcessGroup) -> RunConfig:
     is_own = sources.kind_of(settings.dataset) is not None
     copied = ("model", "seed", "limit", "precision", "balance", "select", "command")
     return RunConfig(
         **{name: getattr(settings, name) for name in copied},
         recipe=settings.chosen_recipe,
-        data_digest=inputs.data.digest,
+        data_digest=data.digest,
         threads=_threads(settings),
         device=settings.chosen_device,
         processes=group.world_size,
-        teachers=inputs.teacher.files if inputs.teacher else (),
+        teachers=teacher.files if teacher else (),
         start_from=WeightsFile.of(settings.start_from.absolute()) if settings.start_from else None,
         dataset=_absolute(settings.dataset),
-        image=inputs.data.image if is_own else None,
+        image=data.image if is_own else None,
         pictures=settings.own_pictures if is_own else None,
-        sizes=inputs.data.sizes if is_own else None,
+        sizes=data.sizes if is_own else None,
         data_dir=str(settings.data_dir.absolute()) if settings.data_dir else None,
     )
 
