@@ -16,7 +16,7 @@ from hangtag.serving.signature import TensorSpec
 CHANCE = 1.645
 """How many standard errors chance may explain. If the two test sets were drawn independently, one in twenty equal
 models would exceed this bound. In fact fewer do, because both versions answer the same images. Seeds of one recipe of
-the study are up to 0.67 points apart (studies/accuracy/results.jsonl), less than the bound of 0.78 points at 87 % of
+the study are up to 0.67 points apart (studies/finished/accuracy.jsonl), less than the bound of 0.78 points at 87 % of
 10,000 images."""
 
 _ALL_THE_SAME = "To publish it anyway, add --even-if-worse"

@@ -41,31 +41,16 @@ class Experiment:
 
 
 EXPERIMENTS: Mapping[str, Experiment] = {
-    "accuracy": Experiment(
-        "How accurate is each network with the study's recipe, and with the best recipe? (finished)",
-        "about seventeen hours on two cores",
-        "studies.accuracy.run",
-    ),
     "shipped": Experiment(
         "How accurate and how fast are the models in models/?",
         "five minutes on an idle machine; Chromium for the pictures of the page and of the load test's report",
         "studies.shipped.run",
         "studies.shipped.report",
     ),
-    "deferral": Experiment(
-        "Is there a better rule for what a cascade sends on than a threshold? (studies/deferral/README.md, finished)",
-        "half a minute",
-        "studies.deferral.run",
-    ),
     "exported": Experiment(
         "How fast is each exported file, compared with PyTorch and with its FP32 original?",
         "fifteen minutes on an idle machine",
         *["studies.exported.run"] * 2,
-    ),
-    "own_pictures": Experiment(
-        "What becomes of pictures, networks and ONNX files of others, from a folder to a load-tested service?",
-        "ten minutes; nothing but accuracy is measured; scikit-learn's digits (make others)",
-        *["studies.own_pictures.run"] * 2,
     ),
     "server": Experiment(
         "How fast is the server, compared with Triton, with the least possible server and with bare ONNX Runtime?",
@@ -93,11 +78,6 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "studies.soak.run",
         "studies.soak.report",
     ),
-    "memory": Experiment(
-        "Does a server give memory back when a model is unloaded or replaced? (studies/memory/README.md)",
-        "three minutes",
-        "studies.memory.run",
-    ),
     "residency": Experiment(
         "What do a thousand models cost that do not fit into memory together? (studies/residency/README.md)",
         "three minutes on an idle machine",
@@ -107,11 +87,6 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "Do the predictions of `hangtag choose` agree with its load test? (studies/choose/README.md)",
         "three minutes on an idle machine",
         "studies.choose.run",
-    ),
-    "loadtest": Experiment(
-        "Does the load test agree with other load generators?",
-        "three minutes on an idle machine; perf_analyzer (make peers) and h2load",
-        *["studies.loadtest.run"] * 2,
     ),
     "gpu": Experiment(
         "Does this machine's GPU answer as the CPU does, are CUDA graphs captured, and what is faster?",

@@ -14,7 +14,7 @@ from studies.shipped.models import ShippedModel, read, serving
 from studies.shipped.run import MODELS
 
 PUBLISHED = {"lstm": (0.9024, 0.8996), "lstm2": (0.9110, 0.9050), "cnn": (0.9130, 0.9094)}
-"""The study's own peak and final accuracy on its validation split; see studies/accuracy/README.md."""
+"""The study's own peak and final accuracy on its validation split; see studies/finished/accuracy.md."""
 _HEAD = (
     "model", "recipe", "parameters", "file", "validation, kept epoch", "last epoch", "test accuracy",
     "study: peak / final",
@@ -70,7 +70,7 @@ def _section(model: ShippedModel) -> str:
     parity = json.loads(metadata["gate"])["parity"]
     differences = parity["max_logit_difference"]["test"]
     trained_here = any(Path(teacher["path"]).parts[0] == "runs" for teacher in config["teachers"])
-    teachers = "`python -m studies accuracy run` makes the teachers, which do not ship; " if trained_here else ""
+    teachers = "[the teachers](/studies/finished/accuracy.md#teachers), which do not ship; " if trained_here else ""
     return f"""## {model.name}
 
 - Reproduce: {teachers}`{command(config)}`, then `hangtag export {model.name}`

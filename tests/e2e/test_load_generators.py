@@ -1,23 +1,31 @@
 """hangtag's load test, perf_analyzer and h2load measure the same figures for the same closed loop.
 
 The server waits 200 ms before each answer, so that the overhead of the tools and of a busy machine is small against it.
-`python -m studies loadtest run` compares them on the real server, which takes a machine that does nothing else.
 """
 
+import csv
 import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
 from hangtag.protos import inference_pb2 as pb
-from studies.loadtest.tools import PEERS, TOOLS
+from studies.bench import h2load
+from studies.bench.loads import loadtest
+from studies.page import ROOT
 from tests.kit.fake_server import FakeServer, running
 from tests.kit.waiting import pass_time
 
 ANSWER_SECONDS = 0.2
 IN_FLIGHT = 5
 SECONDS = 12 * ANSWER_SECONDS
+PERF_ANALYZER = ROOT / ".venv-peers/bin/perf_analyzer"
+Figures: TypeAlias = tuple[float, float]
+"""Answered calls a second, and the median latency in seconds."""
 
 
 @pytest.fixture
@@ -38,16 +46,45 @@ def slow_server() -> Iterator[str]:
         yield servicer.address
 
 
-def test_the_tools_agree_within_ten_percent_with_each_other_and_with_the_server(slow_server: str) -> None:
+def by_hangtag(address: str) -> Figures:
+    limits = ("--min-query-count", "1", "--max-duration", f"{2 * SECONDS}s", "--warm-up", "0.5s")
+    (run,) = loadtest(address, ["fast"], SECONDS, "--concurrency", str(IN_FLIGHT), *limits)["runs"]
+    assert run["valid"], run["problems"]
+    return run["total"]["throughput"], run["total"]["latency"]["p50"]
+
+
+def by_perf_analyzer(address: str, report: Path) -> Figures:
+    command = [str(PERF_ANALYZER), "-m", "fast", "-i", "grpc", "-u", address, "-f", str(report), "-b", "1"]
+    command += ["--concurrency-range", str(IN_FLIGHT), "--percentile", "50"]
+    command += ["--measurement-interval", str(round(1000 * SECONDS)), "-s", "1000", "-r", "3"]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert report.is_file(), finished.stdout + finished.stderr  # its exit status is always 0
+    with report.open(newline="") as lines:
+        (row,) = csv.DictReader(lines)
+    return float(row["Inferences/Second"]), float(row["p50 latency"]) / 1e6
+
+
+def by_h2load(address: str) -> Figures:
+    load = h2load.Load(round(IN_FLIGHT * SECONDS / ANSWER_SECONDS), streams=IN_FLIGHT)
+    outcome = h2load.run(f"http://{address}", "fast", load)
+    return outcome.per_second, outcome.percentile_ms(50) / 1e3
+
+
+def test_the_tools_agree_within_ten_percent_with_each_other_and_with_the_server(
+    slow_server: str, tmp_path: Path
+) -> None:
     """They measure at the same time: the server waits and does not compute."""
-    for program in (PEERS / "perf_analyzer", "h2load"):
+    for program in (PERF_ANALYZER, "h2load"):
         assert shutil.which(program) is not None, f"{program} is missing: run 'make test', which installs it"
-    with ThreadPoolExecutor(len(TOOLS)) as threads:
-        measured = {name: threads.submit(tool, slow_server, "fast", IN_FLIGHT, SECONDS) for name, tool in TOOLS.items()}
+    with ThreadPoolExecutor() as threads:
+        measured = {
+            "perf_analyzer": threads.submit(by_perf_analyzer, slow_server, tmp_path / "report.csv"),
+            "h2load": threads.submit(by_h2load, slow_server),
+        }
+        throughput, p50 = by_hangtag(slow_server)
         figures = {name: future.result() for name, future in measured.items()}
-    ours = figures["hangtag"]
-    assert ours.p50 == pytest.approx(ANSWER_SECONDS, rel=0.1)
-    assert ours.throughput == pytest.approx(IN_FLIGHT / ANSWER_SECONDS, rel=0.1)
-    for name in ("perf_analyzer", "h2load"):
-        assert ours.p50 == pytest.approx(figures[name].p50, rel=0.1), name
-        assert ours.throughput == pytest.approx(figures[name].throughput, rel=0.1), name
+    assert p50 == pytest.approx(ANSWER_SECONDS, rel=0.1)
+    assert throughput == pytest.approx(IN_FLIGHT / ANSWER_SECONDS, rel=0.1)
+    for name, (others_throughput, others_p50) in figures.items():
+        assert p50 == pytest.approx(others_p50, rel=0.1), name
+        assert throughput == pytest.approx(others_throughput, rel=0.1), name

@@ -20,18 +20,17 @@ def repository(folder: Path, *names: str) -> Path:
     return folder
 
 
-def study(*words: str | Path, exit_codes: tuple[int, ...] = (0,), folder: Path = ROOT) -> str:
+def study(*words: str | Path, exit_codes: tuple[int, ...] = (0,)) -> str:
     """Run a command of a study, and return what it printed.
 
     Args:
         words: The study, its command and the options.
         exit_codes: Those with which it may end.
-        folder: Its working directory.
     """
     with subprocess.Popen(
         [sys.executable, "-m", "studies", *words],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -45,20 +44,17 @@ def study(*words: str | Path, exit_codes: tuple[int, ...] = (0,), folder: Path =
     return output
 
 
-def measured(
-    out: Path, part: Callable[[Path], str], *words: str | Path, exit_codes: tuple[int, ...] = (0,)
-) -> tuple[dict[str, results.Line], str]:
+def measured(out: Path, part: Callable[[Path], str], *words: str | Path) -> tuple[dict[str, results.Line], str]:
     """Run a study that records its results in a file.
 
     Args:
         out: The file.
         part: Makes the study's part of a page from such a file, and fails where a figure is missing.
         words: As for ``study``.
-        exit_codes: As for ``study``.
 
     Returns:
         The lines that it recorded, and the part of the page.
     """
-    output = study(*words, "--out", out, exit_codes=exit_codes)
+    output = study(*words, "--out", out)
     assert out.exists(), output
     return results.read(out), part(out)

@@ -44,11 +44,3 @@ def test_exported_times_a_file_and_judges_its_goal(tmp_path: Path, out: Path) ->
     assert lines["cnn-int8"]["reached"] is None  # its FP32 file is not there
     assert lines["cnn-int8"]["accuracy_lost"] <= lines["cnn-int8"]["may_lose"]
     assert "| `lstm` | 1.5x PyTorch at batch 1 | " in text
-
-
-def test_a_short_training_run_is_recorded(tmp_path: Path, out: Path) -> None:
-    words = ("accuracy", "run", "--only", "lstm-study-seed0", "--out", out, "--", "--epochs", "1", "--limit", "1000")
-    for _ in range(2):  # the second time trains nothing: the run is finished
-        assert "recorded lstm-study-seed0" in study(*words, folder=tmp_path)
-    (line,) = results.read(out).values()
-    assert line.keys() <= results.read(ROOT / "studies/accuracy/results.jsonl")["lstm-study-seed0"].keys()

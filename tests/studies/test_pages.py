@@ -65,7 +65,6 @@ def test_every_command_has_its_help(name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("accuracy", "run", "--only", "gru"), 1, "no run's name fits 'gru'"),
         (("server", "run", "--only", "native,tritn"), 2, "tritn: expected some of native,grpc,tls,"),
         (("server", "run", "--only", "bare"), 2, "--only names no server"),
         (("gpu", "run", "--models", "none", "--provider", "cpu"), 2, "does not exist"),

@@ -17,8 +17,6 @@ from studies import results
 from studies.bench import h2load, http, routes, server, systems, workers
 from studies.bench.peers.triton import ENVIRONMENT
 from studies.bench.process import served
-from studies.loadtest import run as loadtest
-from studies.loadtest.tools import PEERS
 from studies.page import ROOT
 from studies.soak import report as soak_report
 from studies.stubs import InferenceStub
@@ -105,21 +103,6 @@ def test_workers_measures_processes_and_memory(lstm_and_cnn: Path, out: Path) ->
     assert all(plausible(each[model]["64"]) for each in (one, two) for model in ("lstm", "cnn"))
     assert two["start"]["pss_mb"] > 1.5 * one["start"]["pss_mb"]
     assert "\n| 2 | " in text
-
-
-@pytest.mark.parametrize("place", ["apart", "together"])
-def test_loadtest_compares_three_tools(lstm_and_cnn: Path, out: Path, place: str) -> None:
-    if not (PEERS / "perf_analyzer").exists():
-        pytest.skip("needs perf_analyzer: run 'make peers'")
-    words = ("loadtest", "run", "--place", place, "--models", lstm_and_cnn, *ONE_ROUND, "--concurrency", "2")
-    # It ends with 1 where they disagree: whether they agree takes a machine that does nothing else.
-    lines, text = measured(out, loadtest.part, *words, exit_codes=(0, 1))
-    for model in ("cnn", "lstm"):
-        for (figures,) in lines[place]["models"][model].values():
-            assert figures["throughput"] > 10
-            assert 0 < figures["p50"] < 1
-            assert figures["server_cpu"] > 0
-    assert "| cnn | h2load | " in text
 
 
 def test_soak_records_what_it_measured_when_it_is_interrupted(out: Path) -> None:

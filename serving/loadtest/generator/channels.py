@@ -2,8 +2,8 @@
 
 `CompletionQueueChannel` drives grpcio's completion queue directly: one thread takes completed calls off the queue,
 without the futures, locks and callbacks that grpcio's public API creates for each call. It makes more calls per CPU
-second than `.future()`, grpc.aio, or blocking calls on threads (studies/loadtest has figures). The queue is private to
-grpcio, but exists in all versions that hangtag may be installed with.
+second than `.future()`, grpc.aio, or blocking calls on threads (studies/finished/loadtest.md has figures). The queue is
+private to grpcio, but exists in all versions that hangtag may be installed with.
 """
 
 import threading
