@@ -111,7 +111,7 @@ mutants: $(VENV)/.dev dataset ## Put 146 small faults into the product, one at a
 mutants-draw: $(VENV)-mutants/.mutants ## Draw other faults for make mutants: make mutants-draw ARGS="--seed 1"
 	$(VENV)-mutants/bin/python -m tests.mutants.draw $(ARGS)
 
-studies-check: $(VENV)/.dev $(VENV)-peers/.peers $(VENV)-others/.others dataset programs ## Run each study for a moment, one after another, in about fifteen minutes, and see that it records what its page needs
+studies-check: $(VENV)/.dev dataset programs ## Run each study for a moment, one after another, in about fifteen minutes, and see that it records what its page needs
 	$(BIN)/pytest -m studies tests/studies $(ARGS)
 
 bench-server: $(VENV)/.serve $(VENV)-triton/.triton ## Compare the server with Triton and others for half an hour, for studies/bench/README.md (needs h2load)
@@ -146,7 +146,7 @@ site-lock: $(VENV)/.dev ## Lock what makes the site, with hashes, in docs/requir
 
 peers: $(VENV)-peers/.peers ## Install tritonclient, perf_analyzer, grpcurl and KServe's clients into .venv-peers
 
-others: $(VENV)-others/.others ## Install silero-vad, magika and RapidOCR, whose ONNX models tests serve and convert, and scikit-learn, into .venv-others
+others: $(VENV)-others/.others ## Install silero-vad, magika and RapidOCR, whose ONNX models tests serve and convert, into .venv-others
 
 triton: $(VENV)-triton/.triton ## Install Triton (450 MB), which a benchmark compares the server with, into .venv-triton
 
@@ -202,7 +202,7 @@ $(VENV)-peers/.peers: pyproject.toml
 
 # Packages that nobody here made may want other versions of what we use, and have a torch and an ONNX Runtime of their own.
 $(VENV)-others/.others: pyproject.toml
-	$(call environment,others,silero-vad$(comma) magika$(comma) RapidOCR and scikit-learn)
+	$(call environment,others,silero-vad$(comma) magika and RapidOCR)
 	@touch $@
 
 # Triton wants an older NumPy, and registers the protocol's names too.
