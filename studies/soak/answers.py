@@ -1,9 +1,8 @@
 """The right answers: ONNX Runtime's own answers to the same images, computed before the load starts."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
@@ -28,17 +27,11 @@ either member."""
 _RTOL, _ATOL = 1e-4, 1e-4
 """Tolerances, because other kernels compute a batch than a single image, so that the last digits differ."""
 
-Images = npt.NDArray[np.uint8]
 Outputs = Mapping[str, npt.NDArray[np.float32]]
 
 
 class WrongAnswerError(Exception):
     """An answer differs from ONNX Runtime's answer."""
-
-
-def threshold_of_route(models: Path) -> float:
-    """Return the least probability at which the route returns FAST's answer."""
-    return float(tomllib.loads((models / ROUTE / ROUTE_FILE).read_text())["accept"]["at_least"])
 
 
 @dataclass(frozen=True)
@@ -47,10 +40,12 @@ class Answers:
 
     Args:
         images: UINT8 [images, 28, 28].
+        pngs: Each image as a PNG file.
         outputs: Model -> output -> FP32 [images, 10].
     """
 
-    images: Images
+    images: npt.NDArray[np.uint8]
+    pngs: Sequence[bytes]
     outputs: Mapping[str, Outputs]
 
     @classmethod
@@ -68,7 +63,8 @@ class Answers:
             session = onnxruntime.InferenceSession(files[model].path, providers=["CPUExecutionProvider"])
             names = [output.name for output in session.get_outputs()]
             outputs[model] = dict(zip(names, session.run(names, {"image": images}), strict=True))
-        sure, threshold = outputs[FAST]["probabilities"].max(axis=1), threshold_of_route(models)
+        threshold = float(tomllib.loads((models / ROUTE / ROUTE_FILE).read_text())["accept"]["at_least"])
+        sure = outputs[FAST]["probabilities"].max(axis=1)
         outputs[ROUTE] = {
             name: np.where((sure >= threshold)[:, None], fast, outputs[ACCURATE][name])
             for name, fast in outputs[FAST].items()
@@ -77,18 +73,9 @@ class Answers:
         clear = np.abs(sure - threshold) > _NEAR
         return cls(
             images[clear],
+            [_png(image) for image in images[clear]],
             {model: {name: array[clear] for name, array in arrays.items()} for model, arrays in outputs.items()},
         )
-
-    @cached_property
-    def pngs(self) -> list[bytes]:
-        """Each image as a PNG file."""
-        files = []
-        for image in self.images:
-            file = BytesIO()
-            Image.fromarray(image).save(file, "png")
-            files.append(file.getvalue())
-        return files
 
     def check(self, model: str, first: int, count: int, answer: Mapping[str, npt.NDArray[Any]]) -> None:
         """Check the outputs for `count` images from number `first` on.
@@ -121,3 +108,9 @@ class Answers:
         )
         if not right:
             raise WrongAnswerError(f"{model}, image {image}: {given} instead of {probabilities.tolist()}")
+
+
+def _png(image: npt.NDArray[np.uint8]) -> bytes:
+    file = BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()

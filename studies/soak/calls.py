@@ -41,14 +41,12 @@ class Kind:
         call: Makes a call. Raises WrongAnswerError, ClientError or httpx2.TransportError if the call fails.
         weight: The kind's share of the calls, relative to the weights of other kinds.
         fails: Whether the call is expected to fail, so that its latency means nothing.
-        drawn: Whether the page shows the latency as a curve.
     """
 
     name: str
     call: Call
     weight: float
     fails: bool = False
-    drawn: bool = False
 
 
 def infer(models: Sequence[str], client: Callable[[Situation], AsyncClient]) -> Call:
@@ -195,17 +193,16 @@ def _over_http(at: Situation) -> AsyncClient:
 
 
 KINDS = (
-    Kind("ModelInfer, raw", infer(MODELS, _over_grpc), 16, drawn=True),
+    Kind("ModelInfer, raw", infer(MODELS, _over_grpc), 16),
     Kind("ModelInfer, typed", typed, 8),
-    Kind("ModelInfer of the cascade", infer([ROUTE], Situation.client), 10, drawn=True),
+    Kind("ModelInfer of the cascade", infer([ROUTE], Situation.client), 10),
     Kind("ModelInfer of the split", split, 4),
-    # Its answers are its member's.
     Kind("ModelInfer of the route with a shadow", infer([SHADOWED], Situation.client), 4),
     Kind("ModelStreamInfer, 8 requests", infer_stream, 4),
-    Kind("Classify", classify(_over_grpc), 12, drawn=True),
+    Kind("Classify", classify(_over_grpc), 12),
     Kind("ClassifyStream, 8 images", classify_stream, 2),
     Kind("Compare, 3 models", compare, 2),
-    Kind("HTTP, binary tensors", infer(MODELS, _over_http), 12, drawn=True),
+    Kind("HTTP, binary tensors", infer(MODELS, _over_http), 12),
     Kind("HTTP, JSON", in_json, 6),
     Kind("HTTP, /v1/classify", classify(_over_http), 6),
     Kind("over a new connection", new_connection, 3),

@@ -1,8 +1,6 @@
 """Changes to the servers during the load: new versions of models, and killed workers."""
 
-import os
 import shutil
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +33,6 @@ class Changes:
     def __init__(self, models: Path, servers: Sequence[Server]) -> None:
         self._models = models
         self._servers = servers
-        self._versions = 0
         self.kills: list[Kill] = []
         self.seconds_to_serve: list[float] = []
         """For each version: the seconds from its publication until all servers served only this version."""
@@ -47,8 +44,7 @@ class Changes:
 
         Then remove all older versions except one, which an operator would keep for a rollback.
         """
-        model = MODELS[self._versions % len(MODELS)]
-        self._versions += 1
+        model = MODELS[len(self.seconds_to_serve) % len(MODELS)]
         last = max(file.version for file in numbered_versions(self._models / model))
         version, staged = str(last + 1), self._models.parent / "staged"
         shutil.copytree(self._models / model / str(last), staged)
@@ -72,7 +68,7 @@ class Changes:
                 return
             time.sleep(_PAUSE)
         self.kills.append(Kill(number, time.monotonic()))
-        os.kill(running[-1], signal.SIGKILL)
+        running[-1].kill()
 
 
 def _require_serving(server: Server, model: str, version: str, deadline: float) -> str:

@@ -1,9 +1,10 @@
-"""The connections of a client process to one server, and the parameters of a call."""
+"""The connections to one server, and the parameters of a call."""
 
 import random
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from pathlib import Path
+from typing import Self
 
 import grpc
 import httpx2
@@ -21,7 +22,8 @@ _TIMEOUT = 15.0
 """In seconds. Every answer should arrive in a fraction of this time."""
 
 
-class Address(NamedTuple):
+@dataclass(frozen=True)
+class Address:
     """Where a server listens.
 
     Args:
@@ -34,7 +36,7 @@ class Address(NamedTuple):
     name: str
     grpc: str
     http: str
-    ca: str | None = None
+    ca: Path | None = None
 
     @property
     def url(self) -> str:
@@ -47,10 +49,8 @@ class Address(NamedTuple):
 
     def client(self, *, http: bool = False) -> AsyncClient:
         """A client with its own connection and without retries, so that every failure is visible."""
-        options = ConnectionOptions(retries=0)
-        return AsyncClient(
-            self.url if http else self.grpc, timeout=_TIMEOUT, credentials=self.credentials, options=options
-        )
+        address, options = self.url if http else self.grpc, ConnectionOptions(retries=0)
+        return AsyncClient(address, timeout=_TIMEOUT, credentials=self.credentials, options=options)
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,13 @@ class Connections:
         else:
             channel = grpc.aio.insecure_channel(address.grpc, own)
         verify = address.credentials.ssl_context(address.url) or True
+        bare = httpx2.AsyncClient(base_url=address.url, verify=verify, timeout=_TIMEOUT, trust_env=False)
         return cls(
             address,
             await stack.enter_async_context(address.client()),
             await stack.enter_async_context(address.client(http=True)),
             InferenceStub(await stack.enter_async_context(channel)),
-            await stack.enter_async_context(
-                httpx2.AsyncClient(base_url=address.url, verify=verify, timeout=_TIMEOUT, trust_env=False)
-            ),
+            await stack.enter_async_context(bare),
         )
 
 

@@ -1,11 +1,9 @@
-"""The goals of the soak, and the tables and pictures of a run, for the page, README.md."""
+"""The goals of the soak, and the tables and the picture of a run, for the page, README.md."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from studies import page, results
 from studies.page import Part
@@ -26,7 +24,7 @@ def goal_rows(line: Line) -> Rows:
     """A row for each goal, below a header: the figure, the bound, the measured value, and whether it is reached."""
     rows = [["figure", "goal", "measured", "reached"]]
     for name, bound, value, digits in (
-        ("seconds by which a client was late with a call", 1, line["longest_delay"], 2),
+        ("seconds by which the load was late with a call", 1, line["longest_delay"], 2),
         ("unexplained errors", 0, line["unexplained"], 0),
         ("wrong answers, which are among them", 0, line["wrong"], 0),
         ("versions that did not come to serve, processes that ended by themselves", 0, len(line["problems"]), 0),
@@ -80,22 +78,14 @@ def _interval(fit: Sequence[float]) -> str:
 
 
 def call_rows(line: Line) -> Rows:
-    """A row for each kind, with the calls to each server: the calls that ended as expected, and the others."""
-    rows = [["calls", *line["processes"], "explained by a kill", "unexplained"]]
+    """A row for each kind and server, below a header: the calls that ended as expected, the others, and the latency."""
+    rows = [["calls", "server", "as expected", "explained by a kill", "unexplained", "p50", "p99", "first", "last"]]
     for kind, servers in line["kinds"].items():
-        ended = [f"{servers[server]['ended']:,}" for server in line["processes"]]
-        others = [f"{sum(each[key] for each in servers.values()):,}" for key in ("explained", "unexplained")]
-        rows.append([kind, *ended, *others])
-    return rows
-
-
-def latency_rows(line: Line) -> Rows:
-    """A row for each kind and server, below a header."""
-    rows = [["calls", "server", "p50", "p99", "p99, first", "p99, last"]]
-    for kind, servers in line["latency"].items():
-        for server, figures in servers.items():
-            keys = ("p50_ms", "p99_ms", "first_p99_ms", "last_p99_ms")
-            rows.append([kind, server, *("" if figures[key] is None else f"{figures[key]:.1f}" for key in keys)])
+        for server, counts in servers.items():
+            figures = line["latency"].get(kind, {}).get(server, {})
+            times = [figures.get(key) for key in ("p50_ms", "p99_ms", "first_p99_ms", "last_p99_ms")]
+            counted = [f"{counts[key]:,}" for key in ("ended", "explained", "unexplained")]
+            rows.append([kind, server, *counted, *("" if each is None else f"{each:.1f}" for each in times)])
     return rows
 
 
@@ -120,8 +110,7 @@ def tables(line: Line) -> dict[str, str]:
     """The tables of a run by their names on the page."""
     rows_of = {
         "goals": (goal_rows(line), 0),
-        "calls": (call_rows(line), 4),
-        "latency": (latency_rows(line), 4),
+        "calls": (call_rows(line), 7),
         "processes": (process_rows(line), 0),
     }
     return {name: page.table(rows[0], rows[1:], right) for name, (rows, right) in rows_of.items()}
@@ -148,7 +137,10 @@ def processes(line: Line) -> Figure:
         for axes, (server, members) in zip(row, servers.items(), strict=True):
             for colour, (name, process) in zip(COLOURS, members.items(), strict=False):
                 axes.plot(process["minutes"], process[key], color=colour, linewidth=1.2, label=name)
-            _finish(axes, line, server, titled=key == "rss_mb")
+            for kill in line["kills"]:
+                if kill["server"] == server:
+                    axes.axvline(kill["minute"], color="0.6", linestyle=":", linewidth=0.8)
+            finish(axes, server if key == "rss_mb" else "", grid="y")
             axes.set_ylim(bottom=0)
         row[0].set_ylabel(label)
     rows[0][0].legend(frameon=False, fontsize=8)
@@ -157,43 +149,5 @@ def processes(line: Line) -> Figure:
     return figure
 
 
-def latency(line: Line) -> Figure:
-    """A column for each server: p99 by kind as lines, p50 thin."""
-    figure = Figure(figsize=(10, 3.9), layout="constrained")
-    panels = figure.subplots(1, len(line["processes"]), sharey=True, squeeze=False)[0]
-    for axes, server in zip(panels, line["processes"], strict=True):
-        for colour, (kind, curve) in zip(COLOURS, _curves(line, server), strict=False):
-            axes.plot(curve["minutes"], curve["p99_ms"], color=colour, linewidth=1.2, label=kind)
-            axes.plot(curve["minutes"], curve["p50_ms"], color=colour, linewidth=0.7, alpha=0.6)
-        axes.set_yscale("log")
-        _finish(axes, line, server)
-        axes.set_xlabel("minutes")
-    panels[0].set_ylabel("p99, and thin p50, ms")
-    panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panels[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    panels[0].yaxis.set_minor_formatter(NullFormatter())
-    curves = panels[0].get_legend_handles_labels()
-    figure.legend(*curves, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    return figure
-
-
-def _curves(line: Line, server: str) -> Iterator[tuple[str, Line]]:
-    return ((kind, servers[server]["curve"]) for kind, servers in line["latency"].items() if "curve" in servers[server])
-
-
-def _finish(axes: Axes, line: Line, server: str, *, titled: bool = True) -> None:
-    for kill in line["kills"]:
-        if kill["server"] == server:
-            axes.axvline(kill["minute"], color="0.6", linestyle=":", linewidth=0.8)
-    finish(axes, server if titled else "", grid="y")
-
-
-def _drawn(draw: Callable[[Line], Figure]) -> Callable[[], Figure]:
-    return lambda: draw(longest())
-
-
 PARTS = (Part("studies/soak/README.md", text),)
-PICTURES = (
-    Picture("studies/soak/processes.png", _drawn(processes)),
-    Picture("studies/soak/latency.png", _drawn(latency), colours=128),
-)
+PICTURES = (Picture("studies/soak/processes.png", lambda: processes(longest())),)

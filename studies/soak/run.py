@@ -1,113 +1,87 @@
 """Keep two servers under load for an hour, while their models change and their workers are killed."""
 
+import asyncio
 import signal
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
 from studies import options, results
-from studies.bench.process import cpu_seconds
 from studies.page import ROOT
+from studies.soak.answers import Answers
 from studies.soak.changes import Changes
-from studies.soak.load import Client, Outcome
+from studies.soak.load import Outcome, load
 from studies.soak.report import RESULTS, tables
 from studies.soak.servers import Sample, Server, repository, servers
 from studies.soak.summary import summary
 
 PACKAGES = ("grpcio", "pygrpc-native", "onnxruntime", "numpy", "protobuf", "httptools", "uvloop")
 SAMPLES = ROOT / "examples/test-images.npz"
-CLIENTS = 2
-"""Client processes."""
-_TICK = 0.25
 _SAMPLE_SECONDS = 10.0
 
 
 class Measurement:
-    """The measurement, which `run` fills. A KeyboardInterrupt ends the load early, and is not re-raised."""
+    """The measurement, which `run` fills."""
 
-    def __init__(
-        self,
-        planned_seconds: float,
-        rate: float,
-        servers: Sequence[Server],
-        changes: Changes,
-        clients: Sequence[Client],
-    ) -> None:
-        """rate: Calls a second, of all clients together."""
+    def __init__(self, planned_seconds: float, rate: float, servers: Sequence[Server], changes: Changes) -> None:
+        """rate: Calls a second."""
         self.planned_seconds, self.rate = planned_seconds, rate
-        self.servers, self.changes, self._clients = servers, changes, clients
+        self.servers, self.changes = servers, changes
+        self.outcomes: list[Outcome] = []
+        """The outcomes of the calls that have ended."""
         self.samples: dict[tuple[int, str], list[Sample]] = defaultdict(list)
         """(Server's number, process's name) -> samples."""
         self.began = self.ended = time.monotonic()
         self.server_cpus = self.client_cpus = 0.0
-        """How many processors the servers and the clients used, on average."""
-        self._stop = threading.Event()
+        """How many processors the servers and the load used, on average."""
 
-    def run(self, version_seconds: float, kill_seconds: float) -> None:
+    async def run(self, answers: Answers, version_seconds: float, kill_seconds: float) -> None:
         """Run the load for its duration, with changes and samples, and print a line every minute.
 
+        SIGINT and SIGTERM end the load early.
+
         Args:
+            answers: The images, and their right answers.
             version_seconds: Seconds between two new versions.
             kill_seconds: Seconds between two killed workers.
-
-        Raises:
-            click.ClickException: A client process ended too early.
         """
-        cpu = self._cpu()
-        actions = (
-            (self._sample, _SAMPLE_SECONDS, 0.0),
-            (self._print, 60.0, 60.0),
-            (self.changes.publish, version_seconds, version_seconds),
-            (self.changes.kill, kill_seconds, kill_seconds),
-        )
-        periodic = [threading.Thread(target=self._repeat, args=each) for each in actions]
-        for thread in periodic:
-            thread.start()
-        failed = False
-        try:
-            with suppress(KeyboardInterrupt):
-                while time.monotonic() < self.began + self.planned_seconds and not failed:
-                    time.sleep(_TICK)
-                    failed = not all(client.alive for client in self._clients)
-        finally:
-            self._stop.set()
-            for thread in periodic:
-                thread.join()
-        self.ended = time.monotonic()
-        self.server_cpus, self.client_cpus = (
-            (after - before) / self.seconds for before, after in zip(cpu, self._cpu(), strict=True)
-        )
-        for client in self._clients:
-            client.close()
-        if failed:
-            raise click.ClickException("a client ended before its time; its traceback is above.")
+        ended, loop = asyncio.Event(), asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, ended.set)
+        loop.call_later(self.planned_seconds, ended.set)
+        self.began, cpu = time.monotonic(), self._cpu()
+
+        async def repeat(act: Callable[[], None], period: float, first: float) -> None:
+            due = self.began + first
+            while not await _is_set_within(ended, due - time.monotonic()):
+                await asyncio.to_thread(act)
+                due += period
+
+        async def measure() -> None:
+            await ended.wait()
+            self.ended = time.monotonic()
+            used = (after - before for before, after in zip(cpu, self._cpu(), strict=True))
+            self.server_cpus, self.client_cpus = (seconds / self.seconds for seconds in used)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(load([server.address for server in self.servers], answers, self.rate, self.outcomes,
+                                   ended))  # fmt: skip
+            group.create_task(measure())
+            group.create_task(repeat(self._sample, _SAMPLE_SECONDS, 0.0))
+            group.create_task(repeat(self._print, 60.0, 60.0))
+            group.create_task(repeat(self.changes.publish, version_seconds, version_seconds))
+            group.create_task(repeat(self.changes.kill, kill_seconds, kill_seconds))
 
     @property
     def seconds(self) -> float:
         """The duration of the load."""
         return self.ended - self.began
 
-    @property
-    def outcomes(self) -> list[Outcome]:
-        """The outcomes of all calls that have ended."""
-        return [outcome for client in self._clients for outcome in client.outcomes.copy()]
-
     def _cpu(self) -> tuple[float, float]:
-        return (
-            sum(server.process.cpu_seconds() for server in self.servers),
-            sum(cpu_seconds(client.pid) for client in self._clients),
-        )
-
-    def _repeat(self, act: Callable[[], None], period: float, first: float) -> None:
-        due = self.began + first
-        while not self._stop.wait(max(0.0, due - time.monotonic())):
-            act()
-            due += period
+        return sum(server.process.cpu_seconds() for server in self.servers), time.process_time()
 
     def _sample(self) -> None:
         for number, server in enumerate(self.servers):
@@ -115,7 +89,7 @@ class Measurement:
                 self.samples[number, name].append(sample)
 
     def _print(self) -> None:
-        failed = sum(bool(outcome.error) for outcome in self.outcomes)
+        failed = sum(bool(outcome.error) for outcome in self.outcomes.copy())
         versions, kills = len(self.changes.seconds_to_serve), len(self.changes.kills)
         memory = sum(samples[-1].rss_mb for samples in list(self.samples.values()))
         click.echo(
@@ -123,6 +97,15 @@ class Measurement:
             f"{versions} versions, {kills} kills, {memory:,.0f} MB",
             err=True,
         )
+
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event. Returns False if it was not set in this time."""
+    try:
+        async with asyncio.timeout(max(0.0, seconds)):
+            return await event.wait()
+    except TimeoutError:
+        return event.is_set()
 
 
 @click.command()
@@ -153,19 +136,13 @@ def main(
     python -m studies soak run --minutes 5       to try it
 
     Every answer is compared with ONNX Runtime's own. Ctrl-C or SIGTERM ends the load, and what was
-    measured so far is kept. The clients share the servers' processors.
+    measured so far is kept. The load shares the servers' processors.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, which stops the servers
     conditions = results.conditions(f"python -m studies soak run{options.given()}", results.versions(PACKAGES))
-    with _termination_as_interrupt(), ExitStack() as stack:
-        folder = stack.enter_context(repository(models))
-        running = stack.enter_context(servers(folder))
-        addresses = [server.address for server in running]
-        clients = []
-        for number in range(CLIENTS):
-            clients.append(Client(addresses, models, SAMPLES, rate / CLIENTS, number))
-            stack.callback(clients[-1].close)
-        measured = Measurement(minutes * 60, rate, running, Changes(folder, running), clients)
-        measured.run(version_seconds, kill_seconds)
+    with repository(models) as folder, servers(folder) as running:
+        measured = Measurement(minutes * 60, rate, running, Changes(folder, running))
+        asyncio.run(measured.run(Answers.computed(models, SAMPLES), version_seconds, kill_seconds))
         line = conditions | summary(measured)
     line["run"] = f"{line['minutes']:.0f} minutes, interrupted" if line["interrupted"] else f"{minutes:g} minutes"
     if remark:
@@ -175,13 +152,3 @@ def main(
     for failure in (*line["failures"], *line["problems"], *line["log_errors"]):
         click.echo(failure)
     click.echo(f"wrote {out}")
-
-
-@contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt, so that the servers are stopped and the results are kept."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,4 +1,4 @@
-"""The servers under load, over one repository: a server on the native transport, and a server with TLS behind Envoy."""
+"""The servers under load, over one repository: a trusted server, and an exposed one with TLS behind Envoy."""
 
 import shutil
 import tempfile
@@ -7,19 +7,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import click
+import psutil
 
-from hangtag.serving.loadtest.machine import family
 from hangtag.serving.model_repository import serving_versions
-from studies.bench.process import Served, hangtag_serve, kilobytes, served
+from studies.bench.process import Served, hangtag_serve, served
 from studies.bench.systems import with_tls
 from studies.soak.answers import ACCURATE, FAST, MODELS, ROUTE, SHADOWED
 from studies.soak.connections import SPLIT, STICKY, Address
 
 WORKERS = 2
-CONNECTION_AGE_SECONDS = 60
-"""After this time the server with TLS makes clients connect again, which the native transport cannot."""
+_CONNECTION_AGE_SECONDS = 60
+"""After this time the exposed server makes clients connect again."""
 _POLL_SECONDS = 2
 _ROUTES = {
     SPLIT: f'split = {{{FAST} = 50, {ACCURATE} = 50}}\nsticky = "{STICKY}"\n',
@@ -33,7 +34,7 @@ class Server:
     """A server of the study.
 
     Args:
-        name: The server's transport, for a reader.
+        name: Whether the server is trusted or exposed, for a reader.
         process: The server's process.
         explicit: Whether the server loads new versions on a client's request, instead of polling the repository.
     """
@@ -44,24 +45,22 @@ class Server:
 
     @property
     def address(self) -> Address:
-        ca = self.process.ca
-        return Address(self.name, self.process.address, self.process.http, None if ca is None else str(ca))
+        return Address(self.name, self.process.address, self.process.http, self.process.ca)
 
-    def workers(self) -> list[int]:
-        """The ids of the worker processes, the oldest first."""
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes, the oldest first."""
         started = {}
-        for pid in family(self.process.pid) - {self.process.pid}:
-            folder = Path("/proc", str(pid))
-            with suppress(OSError):  # It has ended.
-                if b"multiprocessing.spawn" in (folder / "cmdline").read_bytes():
-                    started[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[19])
-        return sorted(started, key=lambda pid: (started[pid], pid))
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.Error):  # It has ended.
+                if any("multiprocessing.spawn" in word for word in process.cmdline()):
+                    started[process] = process.create_time()
+        return sorted(started, key=lambda process: (started[process], process.pid))
 
     def samples(self) -> Iterator[tuple[str, "Sample"]]:
         """Yield a sample of each process, with the process's name: "supervisor", "worker 1" (the oldest), and so on."""
-        for number, pid in enumerate([self.process.pid, *self.workers()]):
-            with suppress(OSError):  # It has ended.
-                yield f"worker {number}" if number else "supervisor", Sample.of(pid)
+        for number, process in enumerate([psutil.Process(self.process.pid), *self.workers()]):
+            with suppress(psutil.Error):  # It has ended.
+                yield f"worker {number}" if number else "supervisor", Sample.of(process)
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,11 @@ class Sample:
     threads: int
 
     @classmethod
-    def of(cls, pid: int) -> "Sample":
-        """Sample a process now. Raises OSError if the process has ended."""
-        fds, threads = (sum(1 for _ in Path(f"/proc/{pid}/{folder}").iterdir()) for folder in ("fd", "task"))
-        rss, pss = (kilobytes(pid, *field) / 1024 for field in (("status", "VmRSS"), ("smaps_rollup", "Pss")))
-        return cls(time.monotonic(), pid, rss, pss, fds, threads)
+    def of(cls, process: psutil.Process) -> Self:
+        """Sample a process now. Raises psutil.Error if the process has ended."""
+        memory = process.memory_full_info()
+        counts = process.num_fds(), process.num_threads()
+        return cls(time.monotonic(), process.pid, memory.rss / 2**20, memory.pss / 2**20, *counts)
 
 
 @contextmanager
@@ -90,15 +89,13 @@ def repository(models: Path) -> Iterator[Path]:
     Raises:
         click.ClickException: A model or the route is missing.
     """
+    files = {file.name: file.path.parent for file in serving_versions(models)}
+    if missing := [name for name in (*MODELS, ROUTE) if name not in files and not (models / name).is_dir()]:
+        raise click.ClickException(f"{models} has no {missing[0]}, which this study calls.")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, "models")
-        files = {file.name: file for file in serving_versions(models)}
         for model in MODELS:
-            if model not in files:
-                raise click.ClickException(f"{models} has no {model}, which this study calls.")
-            shutil.copytree(files[model].path.parent, folder / model / str(files[model].version))
-        if not (models / ROUTE).is_dir():
-            raise click.ClickException(f"{models} has no {ROUTE}, which this study calls.")
+            shutil.copytree(files[model], folder / model / files[model].name)
         shutil.copytree(models / ROUTE, folder / ROUTE)
         for route, text in _ROUTES.items():
             (folder / route).mkdir()
@@ -116,9 +113,8 @@ def servers(models: Path) -> Iterator[Sequence[Server]]:
     shared = ("--workers", str(WORKERS))
     poll = ("--model-control", "poll", "--poll-seconds", str(_POLL_SECONDS))
     explicit = ("--model-control", "explicit", "--load-model", "*")
-    age = ("--connection-age-seconds", str(CONNECTION_AGE_SECONDS))
+    age = ("--connection-age-seconds", str(_CONNECTION_AGE_SECONDS))
     with ExitStack() as stack:
-        native = stack.enter_context(served(hangtag_serve(models, "--transport", "native", *shared, *poll)))
-        launch = stack.enter_context(with_tls(models, "--transport", "grpc", *shared, *explicit, *age))
-        tls = stack.enter_context(served(launch))
-        yield Server("native", native, explicit=False), Server("grpc with TLS", tls, explicit=True)
+        trusted = stack.enter_context(served(hangtag_serve(models, *shared, *poll)))
+        exposed = stack.enter_context(served(stack.enter_context(with_tls(models, *shared, *explicit, *age))))
+        yield Server("trusted", trusted, explicit=False), Server("exposed", exposed, explicit=True)

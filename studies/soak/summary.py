@@ -1,4 +1,4 @@
-"""Turn a measurement into a line of results: counts, curves of at most 120 points, and fitted slopes."""
+"""Turn a measurement into a line of results: counts, percentiles, curves of the processes, and fitted slopes."""
 
 import statistics
 from collections import Counter, defaultdict
@@ -36,32 +36,27 @@ Values = npt.NDArray[np.float64]
 
 def summary(measured: "Measurement") -> Line:
     """Return all that goals, tables and pictures need. Times are in minutes from the beginning of the load."""
-    outcomes, names = measured.outcomes, [server.name for server in measured.servers]
-    failures = [outcome for outcome in outcomes if outcome.error]
-    explained, unexplained = explained_by(failures, measured.changes.kills)
-    seconds = measured.seconds
+    outcomes, names, seconds = measured.outcomes, [server.name for server in measured.servers], measured.seconds
     window = min(max(_SHORTEST_WINDOW, seconds / _MOST_POINTS), seconds / _FEWEST_WINDOWS)
     warm_up = min(_WARM_UP, seconds * _WARM_UP_SHARE)
     compared = min(_COMPARED, (seconds - warm_up) / 3)
-    to_serve = measured.changes.seconds_to_serve
-
+    explained, unexplained = explained_by([each for each in outcomes if each.error], measured.changes.kills)
+    counts = {
+        key: Counter((each.kind, each.server) for each in some)
+        for key, some in (
+            ("ended", [each for each in outcomes if not each.error]),
+            ("explained", [each for some in explained for each in some]),
+            ("unexplained", unexplained),
+        )
+    }
     times = defaultdict(list)
     for each in outcomes:
         if not each.error:
             times[each.kind, each.server].append((each.planned - measured.began, each.seconds * 1e3))
-    answered = defaultdict(lambda: np.empty((0, 2)), {key: np.array(calls) for key, calls in times.items()})
 
     def minute(at: float) -> float:
         return round((at - measured.began) / 60, 2)
 
-    counts = {
-        key: Counter((outcome.kind, outcome.server) for outcome in some)
-        for key, some in (
-            ("ended", [outcome for outcome in outcomes if not outcome.error]),
-            ("explained", [outcome for each in explained for outcome in each]),
-            ("unexplained", unexplained),
-        )
-    }
     return {
         "minutes": seconds / 60,
         "interrupted": seconds < measured.planned_seconds,
@@ -99,11 +94,11 @@ def summary(measured: "Measurement") -> Line:
             {"server": names[kill.server], "minute": minute(kill.at), "explained": len(each)}
             for kill, each in zip(measured.changes.kills, explained, strict=True)
         ],
-        "model_versions": len(to_serve),
-        "seconds_to_serve": max(to_serve, default=0.0),
+        "model_versions": len(measured.changes.seconds_to_serve),
+        "seconds_to_serve": max(measured.changes.seconds_to_serve, default=0.0),
         "latency": {
             kind.name: {
-                name: _latency(answered[number, server], seconds, window if kind.drawn else None, warm_up, compared)
+                name: _latency(np.array(times[number, server]).reshape(-1, 2), seconds, warm_up, compared)
                 for server, name in enumerate(names)
             }
             for number, kind in enumerate(KINDS)
@@ -166,26 +161,14 @@ def _replaced(measured: "Measurement") -> list[str]:
     ]
 
 
-def _latency(calls: Values, seconds: float, window: float | None, warm_up: float, compared: float) -> Line:
-    """The percentiles of calls, [calls, 2]: seconds from the beginning, and milliseconds. ``window``: of the curve."""
-
-    def between(since: float, until: float = np.inf) -> Values:
-        chosen: Values = calls[(calls[:, 0] >= since) & (calls[:, 0] < until), 1]
-        return chosen
-
-    first, last = between(warm_up, warm_up + compared), between(seconds - compared)
-    line: Line = {"p50_ms": _percentile(calls[:, 1], 50), "p99_ms": _percentile(calls[:, 1], 99)}
+def _latency(calls: Values, seconds: float, warm_up: float, compared: float) -> Line:
+    """The percentiles of calls, [calls, 2]: seconds from the beginning, and milliseconds."""
+    at, times = calls.T
+    first = times[(at >= warm_up) & (at < warm_up + compared)]
+    last = times[at >= seconds - compared]
+    line: Line = {"p50_ms": _percentile(times, 50), "p99_ms": _percentile(times, 99)}
     line |= {"first_p99_ms": _percentile(first, 99), "last_p99_ms": _percentile(last, 99)}
-    line["compared"] = [len(first), len(last)]
-    if window:
-        edges = np.arange(0.0, seconds - window / 2, window)
-        windows = [between(edge, edge + window) for edge in edges]
-        line["curve"] = {
-            "minutes": ((edges + window / 2) / 60).round(2).tolist(),
-            "p50_ms": [_percentile(each, 50) for each in windows],
-            "p99_ms": [_percentile(each, 99) for each in windows],
-        }
-    return line
+    return line | {"compared": [len(first), len(last)]}
 
 
 def _percentile(values: Values, percent: float) -> float | None:

@@ -119,7 +119,7 @@ def test_soak_records_what_it_measured_when_it_is_interrupted(out: Path) -> None
     assert (line["wrong"], line["problems"], line["log_errors"]) == (0, [], []), output
     assert line["interrupted"]
     assert line["calls"] > 50
-    assert {kill["server"] for kill in line["kills"]} == {"native", "grpc with TLS"}
+    assert {kill["server"] for kill in line["kills"]} == {"trusted", "exposed"}
     assert line["model_versions"] >= 1
     for processes in line["processes"].values():
         assert processes["worker 1"]["lived_on"]
