@@ -1,12 +1,14 @@
 """Check each model on a GPU: run it in several ways, compare its answers with the CPU's, and measure the latency.
 
-A GPU error may end a process, so a separate worker process, running this module, measures each model in each way.
+A GPU error may end a process, so a separate process measures each model in each way.
 """
 
 import json
+import multiprocessing
 import subprocess
-import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,12 @@ from hangtag.serving.server.runtime.io_binding import bucket_sizes, no_fixed_sha
 from hangtag.serving.server.runtime.session import Runtime
 from studies import options
 from studies.page import table
-from studies.worker import answer, worker
 
 WAYS = {"plain": "session.run", "bound": "IO binding", "graphs": "CUDA graphs"}
 _WARM_UP = 5
 
 
-def measure(file: str, way: str, provider: str, sizes: list[int], runs: int) -> dict[str, Any]:
+def measure(file: Path, way: str, provider: str, sizes: Sequence[int], runs: int) -> dict[str, Any]:
     """Return the figures for one way of running a model, or {"skipped": reason}.
 
     Args:
@@ -40,13 +41,13 @@ def measure(file: str, way: str, provider: str, sizes: list[int], runs: int) -> 
         runs: Measurements of each batch size.
     """
     before = _gpu_mib()
-    runtime = Runtime(Path(file), provider=provider)
+    runtime = Runtime(file, provider=provider)
     if reason := no_fixed_shapes_because(runtime.signature):
         return {"skipped": reason}
     runtime.warm_up([sizes[0], sizes[-1]])
     if way != "plain":
         runtime.use_io_binding(sizes[-1], instances=1, cuda_graphs="on" if way == "graphs" else "off")
-    cpu = Runtime(Path(file), provider="cpu", threads=usable_cpus())
+    cpu = Runtime(file, provider="cpu", threads=usable_cpus())
     specs = runtime.signature.inputs
     batches: dict[int, Tensors] = {
         size: {spec.name: random_rows(shape_of(spec, size), dtype_of(spec), seed=size) for spec in specs}
@@ -125,11 +126,12 @@ def main(models: Path, provider: str, largest: int, runs: int, out: Path) -> Non
         for way, name in WAYS.items():
             click.echo(f"{file.name}: {name}", err=True)
             row: dict[str, Any] = {"model": file.name, "way": way}
-            try:
-                with worker([sys.executable, "-m", "studies.gpu"]) as process:
-                    row |= process.ask(str(file.path), way, provider, bucket_sizes(largest), runs)
-            except click.ClickException as error:
-                row["failure"] = error.message
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                measured = process.submit(measure, file.path, way, provider, bucket_sizes(largest), runs)
+                if failure := measured.exception():
+                    row["failure"] = f"{type(failure).__name__}: {failure}"
+                else:
+                    row |= measured.result()
             rows.append(row | {"problem": problem(row, BY_NAME[provider])})
     gpu = (nvidia_smi("name,driver_version") or "no GPU").strip().replace("\n", "; ")
     document: dict[str, Any] = {
@@ -181,7 +183,3 @@ def _table(rows: list[dict[str, Any]]) -> str:
             cells += [row.get("skipped") or row["failure"]]
         lines.append(cells)
     return table(head, lines)
-
-
-if __name__ == "__main__":
-    answer(measure)

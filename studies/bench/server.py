@@ -10,10 +10,9 @@ from studies.bench import loads, systems
 from studies.bench.comparison import Comparison, Turns
 from studies.bench.goals import Goal
 from studies.bench.loads import CLOSED_LOOPS, LOADS, SAMPLES, closed_loop
-from studies.bench.peers.bare import bare
+from studies.bench.peers.bare import Bare, bare
 from studies.bench.process import served
 from studies.page import Part
-from studies.worker import Worker
 
 MODELS = ("lstm", "cnn")
 SINGLE = ("1", "4", "16", "64")
@@ -112,7 +111,7 @@ def main(
         COMPARISON.run(rounds, measure, out or (COMPARISON.file if complete else None))
 
 
-def _measure_bare(turns: Turns, runtime: Worker, seconds: float) -> None:
+def _measure_bare(turns: Turns, runtime: Bare, seconds: float) -> None:
     for model in MODELS:
-        turns.each([BARE], model, "batch", lambda _: runtime.ask(model, SAMPLES, seconds))  # noqa: B023
-        turns.set(BARE, model, "1", runtime.ask(model, 1, seconds / 2))
+        turns.each([BARE], model, "batch", lambda _: runtime(model, SAMPLES, seconds))  # noqa: B023
+        turns.set(BARE, model, "1", runtime(model, 1, seconds / 2))

@@ -1,5 +1,6 @@
 """Three hosts with a server each, a proxy in front of them, and programs that call them."""
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -8,11 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from studies.bench.process import Served, hangtag_serve
 from studies.page import ROOT
-from studies.worker import Reporter
 from tests.hosts.caller import MODEL, Call
 from tests.hosts.network import Cable, Namespace, network
 from tests.kit import onnx_models
@@ -67,8 +66,10 @@ class Host:
         self._cable.heal()
 
 
-class Caller(Reporter):
-    """A running program of caller.py, whose calls are read while it runs. `close` waits for those in flight.
+class Caller:
+    """A running program of caller.py, whose calls are read while it runs.
+
+    Ctrl-C reaches only the tests, which then end the program.
 
     Attributes:
         calls: those that have ended, in this order.
@@ -79,12 +80,31 @@ class Caller(Reporter):
         self.calls: list[Call] = []
         self._changed = threading.Condition()
         program = (sys.executable, "-m", "tests.hosts.caller", "--address", address, *options)
-        super().__init__(namespace.command(*program), self._add)
+        self._process = subprocess.Popen(
+            namespace.command(*program),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,
+            cwd=ROOT,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
-    def _add(self, line: list[Any]) -> None:
-        with self._changed:
-            self.calls.append(Call(*line))
-            self._changed.notify_all()
+    def close(self) -> None:
+        """End the program, and wait for the calls in flight. A second call does nothing."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._reader.join()
+        self._process.wait()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        with self._process.stdout as lines:
+            for line in lines:
+                with self._changed:
+                    self.calls.append(Call(*json.loads(line)))
+                    self._changed.notify_all()
 
     def wait_until(self, met: Callable[[Sequence[Call]], object], seconds: float = _TIMEOUT) -> None:
         """Return when the calls so far meet a condition. Raises TimeoutError after some seconds."""

@@ -143,7 +143,7 @@ def test_gpu_checks_itself_on_the_cpu(tmp_path: Path) -> None:
     assert "no_cuda_graphs" in output
     (tmp_path / "models/recurrent/1/model.onnx").write_bytes(b"broken")
     output = study("gpu", "run", "--models", tmp_path / "models", *sizes, exit_codes=(1,))
-    assert "the process ended with 1" in output
+    assert "recurrent, CUDA graphs: ModelLoadError: " in output
 
 
 @pytest.mark.parametrize(

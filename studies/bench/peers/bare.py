@@ -1,31 +1,36 @@
 """Bare ONNX Runtime in a separate process, with the same models as the server.
 
-A request names a model, a batch size and seconds. The answer has samples a second and the median time of a batch, from
-the better of two ways to use all threads: one session with all threads, or a one-thread session with as many callers as
-threads.
+A measurement has samples a second and the median time of a batch, from the better of two ways to use all threads: one
+session with all threads, or a one-thread session with as many callers as threads.
 """
 
+import multiprocessing
 import os
 import statistics
-import sys
 import threading
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import onnxruntime
 
 from hangtag.serving.model_repository import versions
-from studies.worker import Worker, answer, worker
 
 _THREADS = len(os.sched_getaffinity(0))
+Bare: TypeAlias = Callable[[str, int, float], dict[str, float]]
+"""Measures a model with a batch size for some seconds."""
 
 
-def bare(models: Path) -> AbstractContextManager[Worker]:
+@contextmanager
+def bare(models: Path) -> Iterator[Bare]:
     """Start the process, and stop it at the end of the context."""
-    return worker([sys.executable, "-m", "studies.bench.peers.bare", models])
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        yield lambda model, batch, seconds: process.submit(_measured, models, model, batch, seconds).result()
 
 
 @cache
@@ -60,13 +65,9 @@ def _measure(session: onnxruntime.InferenceSession, batch: int, callers: int, se
     return {"samples_per_s": len(every) * batch / elapsed, "p50_ms": statistics.median(every) * 1e3}
 
 
-def _answer(model: str, batch: int, seconds: float) -> dict[str, float]:
-    file = versions(Path(sys.argv[1]), model)[0].path
+def _measured(models: Path, model: str, batch: int, seconds: float) -> dict[str, float]:
+    file = versions(models, model)[0].path
     all_threads = _measure(_session(file, _THREADS), batch, 1, seconds / 2)
     callers = _measure(_session(file, 1), batch, _THREADS, seconds / 2)
     better = max(all_threads, callers, key=lambda way: way["samples_per_s"])
     return better | {"p50_ms": all_threads["p50_ms"]}  # For one batch after another, the time with all threads counts.
-
-
-if __name__ == "__main__":
-    answer(_answer)
