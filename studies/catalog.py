@@ -67,11 +67,6 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "eight minutes on an idle machine; h2load",
         *["studies.bench.routes"] * 2,
     ),
-    "workers": Experiment(
-        "What do several server processes gain, and what memory do they take?",
-        "five minutes on an idle machine; h2load",
-        *["studies.bench.workers"] * 2,
-    ),
     "soak": Experiment(
         "Does the server keep its promises for an hour, while models change and workers are killed?",
         "an hour on an idle machine; trustme and scipy",
@@ -82,11 +77,6 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         "What do a thousand models cost that do not fit into memory together? (studies/residency/README.md)",
         "three minutes on an idle machine",
         "studies.residency.run",
-    ),
-    "choose": Experiment(
-        "Do the predictions of `hangtag choose` agree with its load test? (studies/choose/README.md)",
-        "three minutes on an idle machine",
-        "studies.choose.run",
     ),
     "gpu": Experiment(
         "Does this machine's GPU answer as the CPU does, are CUDA graphs captured, and what is faster?",

@@ -122,6 +122,7 @@ _BYTES = "content-type: application/octet-stream"
 
 SERVER: Mapping[str, System] = {
     "native": System("hangtag serve --transport native", hangtag("--transport", "native")),
+    "native-2": System("the same with two worker processes", hangtag("--transport", "native", "--workers", "2")),
     "grpc": System("hangtag serve --transport grpc", hangtag("--transport", "grpc")),
     "tls": System("hangtag serve with TLS", with_tls),
     "triton": System("Triton with its Python backend, two instances of each model", triton),

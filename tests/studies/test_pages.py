@@ -65,7 +65,7 @@ def test_every_command_has_its_help(name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("server", "run", "--only", "native,tritn"), 2, "tritn: expected some of native,grpc,tls,"),
+        (("server", "run", "--only", "native,tritn"), 2, "tritn: expected some of native,native-2,grpc,tls,"),
         (("server", "run", "--only", "bare"), 2, "--only names no server"),
         (("gpu", "run", "--models", "none", "--provider", "cpu"), 2, "does not exist"),
     ],
