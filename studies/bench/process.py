@@ -100,7 +100,7 @@ class Served:
 
     def cpu_seconds(self) -> float:
         """User and system time of the process and its descendants."""
-        return cpu_seconds(self.pid)
+        return machine.cpu_seconds(machine.family(self.pid))
 
     def pss_mb(self) -> float:
         """The memory of the process and its workers (PSS: memory that n processes share counts a n-th for each)."""
@@ -149,7 +149,11 @@ class Served:
         return log[: log.rfind("\n") + 1]
 
     def _megabytes(self, file: str, field: str) -> float:
-        return sum(kilobytes(pid, file, field) for pid in machine.family(self.pid)) / 1024
+        kilobytes = 0
+        for pid in machine.family(self.pid):
+            text = Path(f"/proc/{pid}/{file}").read_text()
+            kilobytes += sum(map(int, re.findall(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)))
+        return kilobytes / 1024
 
     def _wait_until_ready(self, ready: str) -> "re.Match[str]":
         deadline = time.monotonic() + _TIMEOUT
@@ -163,19 +167,6 @@ class Served:
                 when = f"within {_TIMEOUT:g} s" if code is None else f"(exit code {code})"
                 raise click.ClickException(f"{self._program} did not start {when}:\n{Path(self._log.name).read_text()}")
             time.sleep(_POLL)
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process and its descendants."""
-    return machine.cpu_seconds(machine.family(pid))
-
-
-def kilobytes(pid: int, file: str, field: str) -> int:
-    """A field of a file in /proc/PID. Raises OSError if the process has ended or is ending."""
-    line = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{pid}/{file}").read_text(), re.MULTILINE)
-    if line is None:
-        raise ProcessLookupError(field)
-    return int(line[1])
 
 
 @contextmanager

@@ -3,9 +3,7 @@
 import math
 import shutil
 import statistics
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import click
 from hangtag.serving.model_repository import numbered_versions
 from hangtag.training.data.fashion_mnist import DEBIAN_DIR
 from studies import options
-from studies.bench import h2load, loads
+from studies.bench import h2load, loads, systems
 from studies.bench.comparison import Comparison, Turns
 from studies.bench.goals import Goal, figures
 from studies.bench.h2load import Load
@@ -31,6 +29,12 @@ primary and the shadow."""
 PLAIN, SHADOWED, SPLIT = "plain", "shadowed", "split"
 """Routes of the study: only PRIMARY; PRIMARY with SHADOW as its shadow; PRIMARY and SHADOW split by SHARES."""
 SHARES = {PRIMARY: 90.0, SHADOW: 10.0}
+ROUTES = {
+    PLAIN: f"split = {{{PRIMARY} = 100}}",
+    SHADOWED: f'split = {{{PRIMARY} = 100}}\nshadow = {{model = "{SHADOW}", share = 1}}',
+    SPLIT: f"split = {{{', '.join(f'{member} = {share:g}' for member, share in SHARES.items())}}}",
+}
+"""The route.toml of each route of the study."""
 ROUTE = "fast-and-accurate"
 MEMBERS = {FAST: FAST, "route": ROUTE, ACCURATE: ACCURATE, BEST: BEST}
 """The systems that take turns, and their models."""
@@ -152,7 +156,10 @@ def main(rounds: int, seconds: float, calls: int, models: Path, samples: Path, o
     The cascade and its members take turns under each load, with the real test images and one image a call. Needs
     h2load (Debian: nghttp2-client). The load generator shares the server's processors.
     """
-    with repository(models) as folder, served(hangtag_serve(folder, "--transport", "native")) as server:
+    with ExitStack() as stack:
+        folder = stack.enter_context(systems.repository(models, (PRIMARY, *MEMBERS.values()), ROUTES))
+        shutil.copytree(numbered_versions(models / PRIMARY)[-1].path.parent, folder / SHADOW / "1")
+        server = stack.enter_context(served(hangtag_serve(folder, "--transport", "native")))
         bench = _Bench(server, samples, seconds)
 
         def measure(turns: Turns) -> None:
@@ -171,32 +178,6 @@ def main(rounds: int, seconds: float, calls: int, models: Path, samples: Path, o
 
         complete = options.complete("models", "samples", "calls")
         COMPARISON.run(rounds, measure, out or (COMPARISON.file if complete else None))
-
-
-@contextmanager
-def repository(models: Path) -> Iterator[Path]:
-    """Yield a folder with links to the measured models, a copy of SHADOW, and the study's own routes.
-
-    Raises:
-        click.ClickException: A model or the route is missing.
-    """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for each in (PRIMARY, *MEMBERS.values()):
-            if not (models / each).is_dir():
-                raise click.ClickException(f"{models} has no {each}, which this study measures.")
-            (folder / each).symlink_to((models / each).resolve())
-        # A copy, because the server refuses a link that leads out of a model's folder.
-        shutil.copytree(numbered_versions(models / PRIMARY)[-1].path.parent, folder / SHADOW / "1")
-        shares = ", ".join(f"{member} = {share:g}" for member, share in SHARES.items())
-        for each, text in {
-            PLAIN: f"split = {{{PRIMARY} = 100}}",
-            SHADOWED: f'split = {{{PRIMARY} = 100}}\nshadow = {{model = "{SHADOW}", share = 1}}',
-            SPLIT: f"split = {{{shares}}}",
-        }.items():
-            (folder / each).mkdir()
-            (folder / each / "route.toml").write_text(text)
-        yield folder
 
 
 def part(path: Path | None = None) -> str:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import click
 import numpy as np
 import trustme
 
-from hangtag.serving.model_repository import serving_versions
+from hangtag.serving.model_repository import ROUTE_FILE, serving_versions
 from studies.bench import h2load
 from studies.bench.loads import Send, over_grpc
 from studies.bench.peers.triton import free_ports, triton
@@ -150,14 +150,35 @@ HTTP: Mapping[str, System] = {
 }
 
 
+def networks(models: Path) -> AbstractContextManager[Path]:
+    """A copy of a model repository with those of NETWORKS that it has, and nothing else."""
+    return repository(models, [name for name in NETWORKS if (models / name).is_dir()])
+
+
 @contextmanager
-def networks(models: Path) -> Iterator[Path]:
-    """A copy of a model repository with the versions of NETWORKS that serve, and nothing else."""
-    with TemporaryDirectory() as name:
-        for file in serving_versions(models):
-            if file.name in NETWORKS:
-                shutil.copytree(file.path.parent, Path(name, file.name, str(file.version)))
-        yield Path(name)
+def repository(models: Path, names: Iterable[str], routes: Mapping[str, str] = {}) -> Iterator[Path]:
+    """A copy of a model repository, which exists as long as the context.
+
+    Args:
+        models: The repository.
+        names: The models, of which the serving version is copied, and the routes to copy.
+        routes: The route.toml of each further route.
+
+    Raises:
+        click.ClickException: A model or a route is missing.
+    """
+    files = {file.name: file.path.parent for file in serving_versions(models)}
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary, "models")
+        for name in names:
+            if not (models / name).is_dir():
+                raise click.ClickException(f"{models} has no {name}, which this study calls.")
+            source = files.get(name, models / name)
+            shutil.copytree(source, folder / source.relative_to(models))
+        for name, text in routes.items():
+            (folder / name).mkdir()
+            (folder / name / ROUTE_FILE).write_text(text)
+        yield folder
 
 
 def _post(url: str, body: bytes, *headers: str) -> Send:

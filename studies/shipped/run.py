@@ -6,6 +6,8 @@ The results are each model's throughput, latency, and share of test images with 
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,6 @@ from playwright.sync_api import sync_playwright
 from hangtag.training.data.fashion_mnist import DEBIAN_DIR
 from studies import results
 from studies.bench.process import hangtag_serve, served
-from studies.hangtag_command import hangtag
 from studies.page import ROOT
 
 RESULTS = Path(__file__).with_name("results.jsonl")
@@ -80,7 +81,8 @@ def main(seconds: int, out: Path) -> None:
         arguments = ["loadtest", *MODELS, *PRECISIONS, ROUTE, "--server", server.address]
         arguments += ["--samples", str(DEBIAN_DIR), "--accuracy"]
         arguments += ["--min-duration", str(seconds), f"--json={document}", "--html", str(html)]
-        hangtag(arguments)
+        if status := subprocess.run([sys.executable, "-m", "hangtag", *arguments]).returncode:
+            raise click.ClickException(f"hangtag loadtest ended with status {status}.")
         if out == RESULTS and (chromium := shutil.which("chromium")):
             take_picture(chromium, f"http://{server.http}/", "page.png", (1200, 960))
             take_picture(chromium, html.as_uri(), "report.png", (1280, 1500))

@@ -31,8 +31,9 @@ def goal_rows(line: Line) -> Rows:
         ("errors in the servers' logs", 0, len(line["log_errors"]), 0),
     ):
         rows.append([name, f"≤ {bound}" if bound else "0", f"{value:.{digits}f}", "yes" if value <= bound else "no"])
-    for kind, servers in line["latency"].items():
-        rows.append([f"p99 of the last minutes over the first: {kind}", "≤ 1.2", *_p99_growth([*servers.values()])])
+    for kind, servers in line["kinds"].items():
+        if figures := [each for each in servers.values() if "p99_ms" in each]:
+            rows.append([f"p99 of the last minutes over the first: {kind}", "≤ 1.2", *_p99_growth(figures)])
     lasting = [process for each in line["processes"].values() for process in each.values() if process["lived_on"]]
     slow = f"from {GROWS:g} or less, to {SMALL:g} or less"
     rows.append(["memory, MB an hour, with its 95 % interval", slow, *_memory_growth(lasting)])
@@ -81,11 +82,10 @@ def call_rows(line: Line) -> Rows:
     """A row for each kind and server, below a header: the calls that ended as expected, the others, and the latency."""
     rows = [["calls", "server", "as expected", "explained by a kill", "unexplained", "p50", "p99", "first", "last"]]
     for kind, servers in line["kinds"].items():
-        for server, counts in servers.items():
-            figures = line["latency"].get(kind, {}).get(server, {})
+        for server, figures in servers.items():
+            counts = [f"{figures[key]:,}" for key in ("ended", "explained", "unexplained")]
             times = [figures.get(key) for key in ("p50_ms", "p99_ms", "first_p99_ms", "last_p99_ms")]
-            counted = [f"{counts[key]:,}" for key in ("ended", "explained", "unexplained")]
-            rows.append([kind, server, *counted, *("" if each is None else f"{each:.1f}" for each in times)])
+            rows.append([kind, server, *counts, *("" if each is None else f"{each:.1f}" for each in times)])
     return rows
 
 

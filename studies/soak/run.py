@@ -56,7 +56,8 @@ class Measurement:
 
         async def repeat(act: Callable[[], None], period: float, first: float) -> None:
             due = self.began + first
-            while not await _is_set_within(ended, due - time.monotonic()):
+            while True:
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
                 await asyncio.to_thread(act)
                 due += period
 
@@ -66,14 +67,18 @@ class Measurement:
             used = (after - before for before, after in zip(cpu, self._cpu(), strict=True))
             self.server_cpus, self.client_cpus = (seconds / self.seconds for seconds in used)
 
+        actions = (
+            (self._sample, _SAMPLE_SECONDS, 0.0),
+            (self._print, 60.0, 60.0),
+            (self.changes.publish, version_seconds, version_seconds),
+            (self.changes.kill, kill_seconds, kill_seconds),
+        )
         async with asyncio.TaskGroup() as group:
-            group.create_task(load([server.address for server in self.servers], answers, self.rate, self.outcomes,
-                                   ended))  # fmt: skip
+            periodic = [group.create_task(repeat(*each)) for each in actions]
             group.create_task(measure())
-            group.create_task(repeat(self._sample, _SAMPLE_SECONDS, 0.0))
-            group.create_task(repeat(self._print, 60.0, 60.0))
-            group.create_task(repeat(self.changes.publish, version_seconds, version_seconds))
-            group.create_task(repeat(self.changes.kill, kill_seconds, kill_seconds))
+            await load([server.address for server in self.servers], answers, self.rate, self.outcomes, ended)
+            for task in periodic:
+                task.cancel()  # the loop's end waits for what runs on a thread
 
     @property
     def seconds(self) -> float:
@@ -99,15 +104,6 @@ class Measurement:
         )
 
 
-async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for an event. Returns False if it was not set in this time."""
-    try:
-        async with asyncio.timeout(max(0.0, seconds)):
-            return await event.wait()
-    except TimeoutError:
-        return event.is_set()
-
-
 @click.command()
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="How long.")
 @click.option("--rate", type=click.FloatRange(1), default=100.0, show_default=True, help="Calls a second.")
@@ -119,7 +115,6 @@ async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
 )
 @options.MODELS
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default="the page's", help="The results.")
-@click.option("--remark", help="What a reader of the page should know of this run.")
 def main(
     minutes: float,
     rate: float,
@@ -127,7 +122,6 @@ def main(
     kill_seconds: float,
     models: Path,
     out: Path,
-    remark: str | None,
 ) -> None:
     """Keep two servers under a steady mixed load while their models change and their workers are killed.
 
@@ -145,8 +139,6 @@ def main(
         asyncio.run(measured.run(Answers.computed(models, SAMPLES), version_seconds, kill_seconds))
         line = conditions | summary(measured)
     line["run"] = f"{line['minutes']:.0f} minutes, interrupted" if line["interrupted"] else f"{minutes:g} minutes"
-    if remark:
-        line["remark"] = remark
     results.record(out, line)
     click.echo("\n\n".join(tables(line).values()))
     for failure in (*line["failures"], *line["problems"], *line["log_errors"]):

@@ -1,20 +1,16 @@
 """The servers under load, over one repository: a trusted server, and an exposed one with TLS behind Envoy."""
 
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import click
 import psutil
 
-from hangtag.serving.model_repository import serving_versions
+from studies.bench import systems
 from studies.bench.process import Served, hangtag_serve, served
-from studies.bench.systems import with_tls
 from studies.soak.answers import ACCURATE, FAST, MODELS, ROUTE, SHADOWED
 from studies.soak.connections import SPLIT, STICKY, Address
 
@@ -82,25 +78,13 @@ class Sample:
         return cls(time.monotonic(), process.pid, memory.rss / 2**20, memory.pss / 2**20, *counts)
 
 
-@contextmanager
-def repository(models: Path) -> Iterator[Path]:
-    """Copy everything that is called: the serving versions of MODELS, ROUTE, a split, and a route with a shadow.
+def repository(models: Path) -> AbstractContextManager[Path]:
+    """A copy of everything that is called: MODELS, ROUTE, a split, and a route with a shadow.
 
     Raises:
         click.ClickException: A model or the route is missing.
     """
-    files = {file.name: file.path.parent for file in serving_versions(models)}
-    if missing := [name for name in (*MODELS, ROUTE) if name not in files and not (models / name).is_dir()]:
-        raise click.ClickException(f"{models} has no {missing[0]}, which this study calls.")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name, "models")
-        for model in MODELS:
-            shutil.copytree(files[model], folder / model / files[model].name)
-        shutil.copytree(models / ROUTE, folder / ROUTE)
-        for route, text in _ROUTES.items():
-            (folder / route).mkdir()
-            (folder / route / "route.toml").write_text(text)
-        yield folder
+    return systems.repository(models, (*MODELS, ROUTE), _ROUTES)
 
 
 @contextmanager
@@ -116,5 +100,5 @@ def servers(models: Path) -> Iterator[Sequence[Server]]:
     age = ("--connection-age-seconds", str(_CONNECTION_AGE_SECONDS))
     with ExitStack() as stack:
         trusted = stack.enter_context(served(hangtag_serve(models, *shared, *poll)))
-        exposed = stack.enter_context(served(stack.enter_context(with_tls(models, *shared, *explicit, *age))))
+        exposed = stack.enter_context(served(stack.enter_context(systems.with_tls(models, *shared, *explicit, *age))))
         yield Server("trusted", trusted, explicit=False), Server("exposed", exposed, explicit=True)

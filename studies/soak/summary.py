@@ -3,6 +3,7 @@
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,18 +42,18 @@ def summary(measured: "Measurement") -> Line:
     warm_up = min(_WARM_UP, seconds * _WARM_UP_SHARE)
     compared = min(_COMPARED, (seconds - warm_up) / 3)
     explained, unexplained = explained_by([each for each in outcomes if each.error], measured.changes.kills)
-    counts = {
-        key: Counter((each.kind, each.server) for each in some)
-        for key, some in (
-            ("ended", [each for each in outcomes if not each.error]),
-            ("explained", [each for some in explained for each in some]),
-            ("unexplained", unexplained),
-        )
-    }
     times = defaultdict(list)
     for each in outcomes:
         if not each.error:
             times[each.kind, each.server].append((each.planned - measured.began, each.seconds * 1e3))
+    by_kill, others = (
+        Counter((each.kind, each.server) for each in some) for some in (chain.from_iterable(explained), unexplained)
+    )
+
+    def calls(number: int, server: int) -> Line:
+        ended = np.array(times[number, server]).reshape(-1, 2)
+        counts = {"ended": len(ended), "explained": by_kill[number, server], "unexplained": others[number, server]}
+        return counts | ({} if KINDS[number].fails else _latency(ended, seconds, warm_up, compared))
 
     def minute(at: float) -> float:
         return round((at - measured.began) / 60, 2)
@@ -70,9 +71,7 @@ def summary(measured: "Measurement") -> Line:
         "unsettled_minutes": seconds * _UNSETTLED_SHARE / 60,
         "compared_minutes": compared / 60,
         "kinds": {
-            kind.name: {
-                name: {key: count[number, server] for key, count in counts.items()} for server, name in enumerate(names)
-            }
+            kind.name: {name: calls(number, server) for server, name in enumerate(names)}
             for number, kind in enumerate(KINDS)
         },
         "unexplained": len(unexplained),
@@ -96,14 +95,6 @@ def summary(measured: "Measurement") -> Line:
         ],
         "model_versions": len(measured.changes.seconds_to_serve),
         "seconds_to_serve": max(measured.changes.seconds_to_serve, default=0.0),
-        "latency": {
-            kind.name: {
-                name: _latency(np.array(times[number, server]).reshape(-1, 2), seconds, warm_up, compared)
-                for server, name in enumerate(names)
-            }
-            for number, kind in enumerate(KINDS)
-            if not kind.fails
-        },
         "processes": {
             server_name: {
                 name: _process(samples, measured.began, seconds, window, warm_up, compared)

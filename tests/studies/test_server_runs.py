@@ -83,7 +83,7 @@ def test_routes_measures_the_cascade_the_split_and_the_shadow(garments: Split, t
     words = ("routes", "run", *ONE_ROUND, "--calls", "1000", "--models", MODELS, "--samples", samples)
     lines, text = measured(out, routes.part, *words)
     turn = lines["round 1"]
-    for system in ("lstm", "route", "cnn"):
+    for system in routes.MEMBERS:
         assert all(plausible(turn[system]["cascade"][load]) for load in ("1", "4", "16", "64"))
         accuracy = turn[system]["cascade"]["accuracy"]
         assert 0.85 < accuracy["share"] <= 1
@@ -98,7 +98,7 @@ def test_routes_measures_the_cascade_the_split_and_the_shadow(garments: Split, t
 
 def test_soak_records_what_it_measured_when_it_is_interrupted(out: Path) -> None:
     """After the first minute, which it reports, both servers have lost workers."""
-    options = ["--rate", "60", "--version-seconds", "5", "--kill-seconds", "15", "--remark", "On a laptop."]
+    options = ["--rate", "60", "--version-seconds", "5", "--kill-seconds", "15"]
     command = [sys.executable, "-m", "studies", "soak", "run", "--minutes", "20", *options, "--out", str(out)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
@@ -115,7 +115,7 @@ def test_soak_records_what_it_measured_when_it_is_interrupted(out: Path) -> None
     for processes in line["processes"].values():
         assert processes["worker 1"]["lived_on"]
         assert processes["supervisor"]["rss_mb"][0] > 20
-    assert "On a laptop.\n" in soak_report.text(out)
+    assert "which Ctrl-C ended early" in soak_report.text(out)
 
 
 def test_gpu_checks_itself_on_the_cpu(tmp_path: Path) -> None:
