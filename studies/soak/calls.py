@@ -91,7 +91,7 @@ async def split(at: Situation) -> None:
 async def compare(at: Situation) -> None:
     """Compare of all models and the cascade."""
     image, models = at.image(), [*MODELS, ROUTE]
-    answers = await at.connections.over_grpc.compare(at.answers.pngs[image], models)
+    answers = await at.over_grpc.compare(at.answers.pngs[image], models)
     for model in models:
         at.answers.check_classification(model, image, _LABELS, _answered(answers[model]))
 
@@ -100,7 +100,7 @@ async def infer_stream(at: Situation) -> None:
     """ModelStreamInfer of several images, answered in order."""
     first, model = at.image(_STREAM), at.random.choice((*MODELS, ROUTE))
     requests = [{"image": at.answers.images[first + n][None]} for n in range(_STREAM)]
-    answers = [each async for each in at.connections.over_grpc.infer_stream(model, requests, timeout=15)]
+    answers = [each async for each in at.over_grpc.infer_stream(model, requests, timeout=15)]
     for number, answer in enumerate(_all(answers)):
         at.answers.check(model, first + number, 1, answer)
 
@@ -109,14 +109,14 @@ async def classify_stream(at: Situation) -> None:
     """ClassifyStream of several PNG files, answered in order."""
     first, model = at.image(_STREAM), at.random.choice(MODELS)
     images = at.answers.pngs[first : first + _STREAM]
-    answers = [each async for each in at.connections.over_grpc.classify_stream(images, model, timeout=15)]
+    answers = [each async for each in at.over_grpc.classify_stream(images, model, timeout=15)]
     for number, answer in enumerate(_all(answers)):
         at.answers.check_classification(model, first + number, _LABELS, answer)
 
 
 async def new_connection(at: Situation) -> None:
     """One call over a separate connection, gRPC or HTTP, which is closed afterwards."""
-    async with at.connections.address.client(http=at.random.random() < 0.5) as client:
+    async with at.address.client(http=at.random.random() < 0.5) as client:
         await _infer(at, client, at.random.choice(MODELS))
 
 
@@ -147,7 +147,7 @@ async def bad_http(at: Situation) -> None:
             ("/v2/health/ready", b"", 405),
         )
     )
-    response = await at.connections.http.post(path, content=body)
+    response = await at.http.post(path, content=body)
     if response.status_code != status:
         _raise_for(response)
         raise WrongAnswerError(f"{path} with {body!r}: {response.status_code} instead of {status}")
@@ -175,7 +175,7 @@ async def cancelled(at: Situation) -> None:
 
 async def broken_off(at: Situation) -> None:
     """A connection that is closed with calls in flight."""
-    async with at.connections.address.client(http=at.random.random() < 0.5) as client:
+    async with at.address.client(http=at.random.random() < 0.5) as client:
         tasks = [asyncio.ensure_future(_infer(at, client, ACCURATE)) for _ in range(4)]
         await asyncio.sleep(at.random.uniform(0, 0.02))
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
@@ -185,11 +185,11 @@ async def broken_off(at: Situation) -> None:
 
 
 def _over_grpc(at: Situation) -> AsyncClient:
-    return at.connections.over_grpc
+    return at.over_grpc
 
 
 def _over_http(at: Situation) -> AsyncClient:
-    return at.connections.over_http
+    return at.over_http
 
 
 KINDS = (
@@ -226,7 +226,7 @@ async def _typed(at: Situation, model: str, first: int, metadata: Mapping[str, s
     contents = pb.InferTensorContents(uint_contents=at.answers.images[first].ravel().tolist())
     tensor = pb.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=(1, 28, 28), contents=contents)
     request = pb.ModelInferRequest(model_name=model, inputs=[tensor])
-    call = at.connections.stub.ModelInfer(request, timeout=15, metadata=tuple(metadata.items()))
+    call = at.stub.ModelInfer(request, timeout=15, metadata=tuple(metadata.items()))
     try:
         answer = await call
     except grpc.aio.AioRpcError as error:
@@ -240,7 +240,7 @@ async def _in_json(at: Situation, model: str, first: int, headers: Mapping[str, 
     """The same as ``_typed``, over HTTP in JSON."""
     data = at.answers.images[first : first + 1]
     tensor = {"name": "image", "datatype": "UINT8", "shape": data.shape, "data": data.ravel().tolist()}
-    response = await at.connections.http.post(f"/v2/models/{model}/infer", json={"inputs": [tensor]}, headers=headers)
+    response = await at.http.post(f"/v2/models/{model}/infer", json={"inputs": [tensor]}, headers=headers)
     _raise_for(response)
     outputs = response.json()["outputs"]
     arrays = {each["name"]: np.array(each["data"], np.float32).reshape(each["shape"]) for each in outputs}

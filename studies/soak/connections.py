@@ -1,9 +1,9 @@
-"""The connections to one server, and the parameters of a call."""
+"""The connections to one server, and what its calls need."""
 
-import random
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Self
 
 import grpc
@@ -54,17 +54,31 @@ class Address:
 
 
 @dataclass(frozen=True)
-class Connections:
-    """The connections that last as long as the load: clients of hangtag, and bare ones."""
+class Situation:
+    """Connections to a server that last as long as the load, and what its calls need.
+
+    Args:
+        address: The server's address.
+        over_grpc, over_http: Clients of hangtag.
+        stub, http: A bare gRPC client and a bare HTTP client.
+        answers: The images, and the right answer to each image.
+        random: Chooses the images.
+        members: The member that answered each caller of SPLIT; it must always be the same member, on every server.
+    """
 
     address: Address
     over_grpc: AsyncClient
     over_http: AsyncClient
     stub: InferenceStub
     http: httpx2.AsyncClient
+    answers: Answers
+    random: Random
+    members: dict[str, str]
 
     @classmethod
-    async def open(cls, address: Address, stack: AsyncExitStack) -> Self:
+    async def open(
+        cls, address: Address, stack: AsyncExitStack, answers: Answers, chooser: Random, members: dict[str, str]
+    ) -> Self:
         """Open the connections, which close with the stack."""
         own = [("grpc.use_local_subchannel_pool", 1)]
         if credentials := address.credentials.channel_credentials():
@@ -79,24 +93,10 @@ class Connections:
             await stack.enter_async_context(address.client(http=True)),
             InferenceStub(await stack.enter_async_context(channel)),
             await stack.enter_async_context(bare),
+            answers,
+            chooser,
+            members,
         )
-
-
-@dataclass(frozen=True)
-class Situation:
-    """The parameters of one call.
-
-    Args:
-        connections: The connections to the server.
-        answers: The images, and the right answer to each image.
-        random: Chooses the images.
-        members: The member that answered each caller of SPLIT; it must always be the same member, on every server.
-    """
-
-    connections: Connections
-    answers: Answers
-    random: random.Random
-    members: dict[str, str] = field(default_factory=dict)
 
     def image(self, count: int = 1) -> int:
         """The number of an image that at least count - 1 images follow."""
@@ -104,7 +104,7 @@ class Situation:
 
     def client(self) -> AsyncClient:
         """The client over gRPC or over HTTP."""
-        return self.random.choice((self.connections.over_grpc, self.connections.over_http))
+        return self.random.choice((self.over_grpc, self.over_http))
 
     def caller(self) -> str:
         """The STICKY value of a caller of SPLIT."""

@@ -12,7 +12,7 @@ import httpx2
 from hangtag.serving.client import ClientError
 from studies.soak.answers import Answers, WrongAnswerError
 from studies.soak.calls import KINDS, Kind
-from studies.soak.connections import Address, Connections, Situation
+from studies.soak.connections import Address, Situation
 
 _END_SECONDS = 60.0
 """Longer than any call may take, in seconds."""
@@ -55,11 +55,11 @@ async def load(
     chooser, weights = random.Random(0), [kind.weight for kind in KINDS]  # noqa: S311  no secret
     members: dict[str, str] = {}
     async with AsyncExitStack() as stack:
-        connections = [await Connections.open(server, stack) for server in servers]
+        situations = [await Situation.open(server, stack, answers, chooser, members) for server in servers]
 
         async def call(kind: int, server: int, planned: float) -> None:
             delay = time.monotonic() - planned
-            error, message = await outcome_of(KINDS[kind], Situation(connections[server], answers, chooser, members))
+            error, message = await outcome_of(KINDS[kind], situations[server])
             outcomes.append(Outcome(kind, server, planned, delay, time.monotonic() - planned, error, message[:300]))
 
         calls: set[asyncio.Task[None]] = set()
@@ -67,7 +67,7 @@ async def load(
         while not ended.is_set():
             planned += chooser.expovariate(rate)
             await asyncio.sleep(max(0.0, planned - time.monotonic()))
-            kind, server = chooser.choices(range(len(KINDS)), weights)[0], chooser.randrange(len(connections))
+            kind, server = chooser.choices(range(len(KINDS)), weights)[0], chooser.randrange(len(servers))
             calls.add(task := asyncio.create_task(call(kind, server, planned)))
             task.add_done_callback(calls.discard)
         if calls:

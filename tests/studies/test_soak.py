@@ -14,7 +14,7 @@ from hangtag.serving.server.process.server import Server
 from studies.soak.answers import Answers
 from studies.soak.calls import KINDS
 from studies.soak.changes import Kill
-from studies.soak.connections import Address, Connections, Situation
+from studies.soak.connections import Address, Situation
 from studies.soak.load import Outcome, load, outcome_of
 from studies.soak.run import SAMPLES
 from studies.soak.servers import repository
@@ -104,8 +104,7 @@ def test_a_wrong_answer_to_any_kind_of_call_is_seen(models: Path) -> None:
 
     async def errors(at: Address) -> list[str]:
         async with AsyncExitStack() as stack:
-            connections = await Connections.open(at, stack)
-            situation = Situation(connections, replace(answers, outputs=spoiled), random.Random(0))
+            situation = await Situation.open(at, stack, replace(answers, outputs=spoiled), random.Random(0), {})
             return [(await outcome_of(kind, situation))[0] for kind in KINDS if not kind.fails]
 
     with server(models) as running:
