@@ -15,7 +15,7 @@ import numpy as np
 
 from hangtag import Client
 from hangtag.serving.model_repository import numbered_versions
-from studies import options
+from studies import options, results
 from studies.bench.process import Served, hangtag_serve, served
 from studies.page import table
 
@@ -51,16 +51,15 @@ def main(models: Path, count: int, limit: int, cold_rate: float, rounds: int, se
         hot_p99: dict[str, list[float]] = {"alone": [], "many": []}
         cold: list[float] = []
         with served(hangtag_serve(few)) as alone, served(hangtag_serve(many, *on_demand)) as fleet:
-            for server in (alone, fleet):
-                for number in range(HOT):
-                    _call(server, number)
+            servers = {"alone": alone, "many": fleet}
             for number in range(HOT, count):  # fill what may be loaded
                 if number * file.stat().st_size > limit << 20:
                     break
                 _call(fleet, number)
             cold_models = cycle(reversed(range(HOT, count)))  # by its next turn, others have taken a model's place
             for turn in range(rounds):
-                for name, server in (("alone", alone), ("many", fleet))[:: 1 if turn % 2 else -1]:
+                for name in results.turn(servers, turn):
+                    server = servers[name]
                     for number in range(HOT):  # filling the memory may have unloaded some of them
                         _call(server, number)
                     latencies, of_cold = _measure(server, seconds, cold_models if server is fleet else None, cold_rate)
