@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 
 from studies.bench.process import Served, hangtag_serve
 from studies.page import ROOT
@@ -69,8 +70,6 @@ class Host:
 class Caller:
     """A running program of caller.py, whose calls are read while it runs.
 
-    Ctrl-C reaches only the tests, which then end the program.
-
     Attributes:
         calls: those that have ended, in this order.
     """
@@ -80,31 +79,23 @@ class Caller:
         self.calls: list[Call] = []
         self._changed = threading.Condition()
         program = (sys.executable, "-m", "tests.hosts.caller", "--address", address, *options)
-        self._process = subprocess.Popen(
-            namespace.command(*program),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            process_group=0,
-            cwd=ROOT,
-        )
+        self._process = subprocess.Popen(namespace.command(*program), stdin=PIPE, stdout=PIPE, text=True, cwd=ROOT)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def close(self) -> None:
         """End the program, and wait for the calls in flight. A second call does nothing."""
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._reader.join()
-        self._process.wait()
+        with self._process:
+            assert self._process.stdin
+            self._process.stdin.close()
+            self._reader.join()
 
     def _read(self) -> None:
         assert self._process.stdout
-        with self._process.stdout as lines:
-            for line in lines:
-                with self._changed:
-                    self.calls.append(Call(*json.loads(line)))
-                    self._changed.notify_all()
+        for line in self._process.stdout:
+            with self._changed:
+                self.calls.append(Call(*json.loads(line)))
+                self._changed.notify_all()
 
     def wait_until(self, met: Callable[[Sequence[Call]], object], seconds: float = _TIMEOUT) -> None:
         """Return when the calls so far meet a condition. Raises TimeoutError after some seconds."""

@@ -77,19 +77,17 @@ def test_all_kinds_of_calls_at_once_are_answered_rightly(models: Path, tmp_path:
     certificates = Certificates(tmp_path)
     outcomes: list[Outcome] = []
 
+    def all_kinds() -> bool:
+        return len({(each.kind, each.server) for each in outcomes.copy()}) == len(KINDS) * 2
+
     async def until_all_kinds(servers: list[Address]) -> None:
         ended = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(load(servers, Answers.computed(MODELS, SAMPLES), 200, outcomes, ended))
-            await asyncio.to_thread(
-                until, lambda: len({(each.kind, each.server) for each in outcomes.copy()}) == len(KINDS) * 2, 180
-            )
+            await asyncio.to_thread(until, all_kinds, 180)
             ended.set()
 
-    with (
-        server(models, transport="native") as native,
-        server(models, transport="grpc", **certificates.server()) as with_tls,
-    ):
+    with server(models) as native, server(models, transport="grpc", **certificates.server()) as with_tls:
         asyncio.run(until_all_kinds([address(native), address(with_tls, certificates.ca())]))
     assert [(KINDS[each.kind].name, each.error, each.message) for each in outcomes if each.error] == []
 
