@@ -1,39 +1,105 @@
-"""Connections over HTTP/1.1 for asyncio."""
+"""Connections over HTTP/1.1 for asyncio: requests, deadlines, retries and errors."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
+import grpc
 import httpcore2
+import httpx2
+from grpc_health.v1 import health_pb2
 
-from hangtag.serving.connection import errors
-from hangtag.serving.connection.aio_connection import OneLoop, being_cancelled
-from hangtag.serving.connection.http.calls import IN_FLIGHT, OF_STREAM, Deadline, HttpCalls, Result
-from hangtag.serving.connection.http.wire import HttpAnswer
-from hangtag.serving.connection.method import Message, Method, Response
+from hangtag.protos import classifier_pb2, inference_pb2, methods
+from hangtag.serving import address as server_address
+from hangtag.serving.connection import errors, proxy
+from hangtag.serving.connection.aio_connection import OneLoop
+from hangtag.serving.connection.diagnosis import diagnose
+from hangtag.serving.connection.errors import ClientError
+from hangtag.serving.connection.http import failures
+from hangtag.serving.connection.http.in_order import in_order
+from hangtag.serving.connection.http.network import Network
+from hangtag.serving.connection.http.routes import ROUTES
+from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest
+from hangtag.serving.connection.method import Message, Method, Response, keep_costs
 from hangtag.serving.connection.options import ConnectionOptions
-from hangtag.serving.credentials import Credentials
+from hangtag.serving.credentials import Credentials, CredentialsError
+
+_LONGEST = 2**63 - 1  # microseconds: the longest timeout that the server reads
+OF_STREAM: dict[str, Method[Any]] = {
+    methods.CLASSIFY_STREAM: Method(methods.CLASSIFY, classifier_pb2.ClassifyResponse),
+    methods.MODEL_STREAM_INFER: Method(methods.MODEL_INFER, inference_pb2.ModelInferResponse),
+    methods.WATCH: Method(methods.CHECK, health_pb2.HealthCheckResponse),
+}
+"""Method of a stream -> the method to call for each of its requests, because HTTP has no streams. Check replaces Watch,
+and a wait for readiness repeats the call."""
+# Failures that concern more than one request: they end the stream, as they do over gRPC.
+_ENDS_STREAM = (
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNIMPLEMENTED,
+)
 
 
 class AsyncHttpConnection:
     """Connections to one server, a connection for each call in flight, for the tasks of one event loop.
 
-    See ``GrpcConnection`` for the methods, and ``HttpConnection`` for the exceptions of construction.
+    See ``GrpcConnection`` for the methods.
+
+    Args:
+        address: http://HOST:PORT or https://HOST:PORT, optionally with a path that precedes the path of each request.
+        timeout: each call's deadline in seconds.
+        credentials: a token, and for https:// the authorities to trust instead of the system's.
+        options: the retries, and the largest answer.
+
+    Raises:
+        AddressError: the address is not a server's URL, or the variable that names its proxy is not a proxy's URL.
+        CredentialsError: a TLS file cannot be read, or is given for an http:// address.
     """
 
     def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
+        server_address.require(address)
+        try:
+            self._url = httpx2.URL(address)
+        except httpx2.InvalidURL as error:
+            raise server_address.AddressError(f"{address!r} is not a server's URL: {error}") from error
+        self._address = address
         self._timeout = timeout
-        self._calls = HttpCalls(address, credentials, options)
-        self._carrier = _TaskCarrier(self._calls)
+        self._credentials = credentials
+        self._options = options
+        self._proxy = proxy.for_url(address)
+        self._pool = httpcore2.AsyncConnectionPool(
+            ssl_context=credentials.ssl_context(address) or _system_context(address),
+            proxy=None if self._proxy is None else _of_httpcore2(self._proxy.url),
+            max_connections=None,  # one for each call in flight: tasks do not wait for each other
+            max_keepalive_connections=256,
+            keepalive_expiry=5.0,
+            network_backend=Network(),
+        )
+        self._one_loop = OneLoop()
+        self._waiting: set[asyncio.Timeout] = set()
+        self._answered = False
+        self._closed = False
 
     async def close(self) -> None:
         """Close the connections; calls in flight are cancelled."""
-        await self._carrier.close()
+        self._closed = True
+        for timeout in self._waiting:
+            if not timeout.expired():
+                timeout.reschedule(0)
+        await self._pool.aclose()
 
-    async def call(self, method: Method[Response], request: Message) -> Response:
-        """Make one call and return its response. Raises ClientError and CredentialsError."""
-        return await self._calls.call(self._carrier, method, request, Deadline.after(self._timeout))
+    async def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
+        """Make one call and return its response. ``timeout`` in seconds replaces the connection's timeout.
+
+        Raises ClientError and CredentialsError.
+        """
+        seconds = self._timeout if timeout is None else timeout
+        return await self._call(method, request, seconds, _now() + seconds)
 
     async def stream(
         self,
@@ -43,117 +109,170 @@ class AsyncHttpConnection:
         *,
         wait_for_ready: bool = False,
     ) -> AsyncGenerator[Any, None]:
-        """Yield an outcome for each request, in order, as ``HttpConnection.stream`` does."""
-        deadline = Deadline.after(timeout)
+        """Make a separate call for each request, and yield each call's response or ClientError, in order.
+
+        Several calls are in flight at once. For Watch of the health service, yields one status.
+        """
+        ends = None if timeout is None else _now() + timeout
         of_stream = OF_STREAM[method.path]
 
-        def call(request: Message) -> Awaitable[Any]:
-            return self._calls.call_of_stream(self._carrier, of_stream, request, deadline)
+        async def call(request: Message) -> Any:
+            try:
+                return await self._call(of_stream, request, timeout, ends)
+            except ClientError as error:
+                if error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise errors.stream_too_late(self._address, timeout) from error
+                if error.code in _ENDS_STREAM or of_stream.path == methods.CHECK:
+                    raise
+                return error
 
-        async with aclosing(_in_order(call, requests)) as responses:
+        async with aclosing(in_order(call, requests)) as responses:
             while True:
                 try:
-                    async with self._carrier.in_time(deadline):
+                    async with self._in_time(ends):
                         response = await anext(responses)
                 except StopAsyncIteration:
                     return
                 except TimeoutError as error:
-                    late = errors.stream_too_late(self._calls.address, timeout)
-                    raise (errors.closed() if self._carrier.closed else late) from error
+                    late = errors.stream_too_late(self._address, timeout)
+                    raise (errors.closed() if self._closed else late) from error
                 yield response
 
+    async def _call(
+        self, method: Method[Response], message: Message, seconds: float | None, ends: float | None
+    ) -> Response:
+        """Make one call, with its retries.
 
-class _TaskCarrier:
-    """A carrier that awaits in the event loop."""
-
-    def __init__(self, calls: HttpCalls) -> None:
-        self._calls = calls
-        self._pool = httpcore2.AsyncConnectionPool(**calls.pool_settings)
-        self._one_loop = OneLoop()
-        self._waiting: set[asyncio.Timeout] = set()
-        self.closed = False
-
-    async def exchange(self, request: httpcore2.Request, deadline: Deadline) -> HttpAnswer:
-        async with self.in_time(deadline):
-            response = await self._pool.handle_async_request(request)
-            try:
-                answer = self._calls.answer(response)
-                async with aclosing(response.aiter_stream()) as pieces:
-                    async for piece in pieces:
-                        answer.add(piece)
-                return answer.complete()
-            finally:
-                await response.aclose()
-
-    async def pause(self, seconds: float, deadline: Deadline) -> None:
-        if seconds:
-            async with self.in_time(deadline):
-                await asyncio.sleep(seconds)
-
-    async def find_out(self, question: Callable[[], Result]) -> Result:
-        return await asyncio.to_thread(question)
-
-    async def close(self) -> None:
-        """Cancel the calls that wait, and close the connections."""
-        self.closed = True
-        for timeout in self._waiting:
-            if not timeout.expired():
-                timeout.reschedule(0)
-        await self._pool.aclose()
+        Args:
+            method: the method.
+            message: the request.
+            seconds: the deadline of the call or its stream in seconds, for the message; None for no deadline.
+            ends: when the deadline passes, by the event loop's clock.
+        """
+        pauses = [*self._options.retry_pauses(method)]
+        try:
+            async with self._in_time(ends):
+                while True:
+                    try:
+                        return await self._attempt(method, message, ends)
+                    except (ClientError, *failures.BROKEN) as error:
+                        repeated = not isinstance(error, ClientError) or error.code is grpc.StatusCode.UNAVAILABLE
+                        if self._closed or not pauses or not repeated:
+                            raise
+                        pause = pauses.pop(0)
+                        if ends is not None and _now() + pause >= ends:
+                            raise errors.too_late(self._address, seconds, failures.reason(error)) from error
+                        await asyncio.sleep(pause)
+        except (TimeoutError, ClientError, *failures.BROKEN) as error:
+            if self._closed:
+                raise errors.closed() from error
+            if isinstance(error, ClientError):
+                raise
+            if isinstance(error, TimeoutError):
+                raise errors.too_late(self._address, seconds) from error
+            # In a thread, because it may open other connections to find the cause.
+            raise await asyncio.to_thread(self._explained, error, method) from error
 
     @asynccontextmanager
-    async def in_time(self, deadline: Deadline) -> AsyncIterator[None]:
+    async def _in_time(self, ends: float | None) -> AsyncIterator[None]:
         """Context in which waiting ends with TimeoutError when the deadline passes or the connection is closed."""
-        if self.closed:
+        if self._closed:
             raise errors.closed()
         self._one_loop.require()
-        async with asyncio.timeout(deadline.remaining()) as timeout:
+        async with asyncio.timeout_at(ends) as timeout:
             self._waiting.add(timeout)
             try:
                 yield
             finally:
                 self._waiting.discard(timeout)
 
+    async def _attempt(self, method: Method[Response], message: Message, ends: float | None) -> Response:
+        timeout = None if ends is None else min(max(round((ends - _now()) * 1e6), 1), _LONGEST)
+        route = ROUTES[method.path]
+        request = route.encode(message, timeout)
+        sent = self._sent(request)
+        if ends is not None:
+            sent.extensions = {"timeout": {"connect": ends - _now()}}
+        answer = await self._exchange(sent)
+        self._answered = True
+        if not route.answers(answer, message):
+            raise failures.refused(answer, method, request, self._address)
+        with errors.reading(self._address):
+            response: Response = route.decode(answer, message)
+            keep_costs(response, answer.headers.items())
+        return response
 
-async def _in_order(
-    call: Callable[[Message], Awaitable[Any]], requests: AsyncIterable[Message]
-) -> AsyncGenerator[Any, None]:
-    """Yield the results of the calls in the order of their requests. Takes a request when another call may begin.
+    def _sent(self, request: HttpRequest) -> httpcore2.Request:
+        """Return the request to send, with the token. Raises CredentialsError."""
+        url = self._url
+        headers: dict[Any, Any] = {
+            "host": url.netloc.decode("ascii"),
+            "user-agent": "hangtag",
+            "accept-encoding": "identity",  # answers are too small to be worth compressing
+            **request.headers,
+            **dict(self._credentials.metadata()),
+        }
+        if request.verb == "POST":
+            headers["content-length"] = str(len(request.body))
+        target = url.raw_path.rstrip(b"/") + b"/" + request.path.encode()
+        to = httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=target)
+        return httpcore2.Request(request.verb, to, headers=headers, content=request.body)
 
-    If iterating over the requests raises an exception, it is re-raised after the results of all earlier requests.
-    """
-    begun: asyncio.Queue[asyncio.Future[Any] | BaseException | None] = asyncio.Queue()
-    free = asyncio.Semaphore(IN_FLIGHT)
-    tasks: set[asyncio.Future[Any]] = set()
-
-    async def begin_all() -> None:
+    async def _exchange(self, request: httpcore2.Request) -> HttpAnswer:
+        """Send a request and read the answer. Raises ClientError as soon as the answer exceeds the client's limit."""
+        limit = self._options.max_message_bytes
+        response = await self._pool.handle_async_request(request)
         try:
-            async for request in requests:
-                await free.acquire()
-                task = asyncio.ensure_future(call(request))
-                tasks.add(task)
-                begun.put_nowait(task)
-        except (Exception, asyncio.CancelledError) as error:  # iterating over the requests may raise CancelledError too
-            if being_cancelled():
-                raise
-            begun.put_nowait(error)
-        else:
-            begun.put_nowait(None)
+            headers = {name.decode("latin-1").lower(): _text(value) for name, value in response.headers}
+            failures.require_size(int(headers.get("content-length", 0)), limit)
+            pieces: list[bytes] = []
+            size = 0
+            async with aclosing(response.aiter_stream()) as stream:
+                async for piece in stream:
+                    pieces.append(piece)
+                    size += len(piece)
+                    failures.require_size(size, limit)
+        finally:
+            await response.aclose()
+        return HttpAnswer(response.status, headers, b"".join(pieces))
 
-    beginning = asyncio.create_task(begin_all())
+    def _explained(self, error: failures.Broken, method: Method[Any]) -> ClientError:
+        """Return the error of a call that got no answer. Finding the cause may take seconds; see ``diagnose``."""
+        if self._proxy is not None:
+            explanation = self._proxy.failure(self._address, failures.reason(error))
+        elif failures.host_is_unknown(error):
+            explanation = f"the host of {self._address} is unknown; name the server with --server http://HOST:PORT"
+        elif self._answered and not isinstance(error, httpcore2.ConnectError):
+            explanation = ""  # the protocol and the certificates are right: only this connection broke
+        else:
+            explanation = diagnose(self._address, self._credentials)
+        return failures.broken(error, self._address, method, explanation)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _text(value: bytes) -> str:
     try:
-        while True:
-            task = await begun.get()
-            if task is None:
-                return
-            if isinstance(task, BaseException):
-                raise task
-            result = await task
-            tasks.discard(task)
-            yield result
-            free.release()
-    finally:
-        beginning.cancel()
-        for unfinished in tasks:
-            unfinished.cancel()
-        await asyncio.gather(beginning, *tasks, return_exceptions=True)
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _of_httpcore2(proxy_url: str) -> httpcore2.Proxy:
+    url = httpx2.Proxy(proxy_url)  # Proxy removes the user and the password from the URL
+    return httpcore2.Proxy(str(url.url), url.raw_auth)
+
+
+def _system_context(address: str) -> ssl.SSLContext | None:
+    """Load the system's authorities, for an https:// server without ``tls_ca``. Raises CredentialsError."""
+    if not address.lower().startswith("https:"):
+        return None
+    try:
+        return httpcore2.default_ssl_context()
+    except OSError as error:
+        raise CredentialsError(
+            f"the authorities that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read ({error.strerror or error}): "
+            "correct or unset the variable, or give --tls-ca"
+        ) from error

@@ -47,10 +47,11 @@ def refused(answer: HttpAnswer, method: Method[Any], request: HttpRequest, addre
     return ClientError(code, message if method.repeatable else f"{message}; {UNKNOWN_OUTCOME}")
 
 
-def too_large(size: int, limit: int) -> ClientError:
-    """Return the error of an answer that exceeds the client's limit."""
-    message = f"the answer is larger than max_message_mib allows ({size:,} vs. {limit:,} bytes)"
-    return ClientError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+def require_size(size: int, limit: int | None) -> None:
+    """Raise ClientError if an answer of this many bytes exceeds the client's limit; None for no limit."""
+    if limit is not None and size > limit:
+        message = f"the answer is larger than max_message_mib allows ({size:,} vs. {limit:,} bytes)"
+        raise ClientError(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
 
 
 def reason(error: ClientError | Broken) -> str:

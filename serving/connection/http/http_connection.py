@@ -1,50 +1,54 @@
 """Connections over HTTP/1.1 for threads."""
 
+import asyncio
+import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
-
-import httpcore2
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
 
 from hangtag.serving.connection import errors
-from hangtag.serving.connection.http.calls import IN_FLIGHT, OF_STREAM, Deadline, HttpCalls, Result, finished
-from hangtag.serving.connection.http.deadline_network import DeadlineNetwork
-from hangtag.serving.connection.http.wire import HttpAnswer
+from hangtag.serving.connection.http.async_http_connection import AsyncHttpConnection
 from hangtag.serving.connection.method import Message, Method, Response
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
 
-Begun = queue.SimpleQueue[Future[Any] | Exception | None]
-"""The calls of a stream in order. The last item is None, or the exception that ended the requests."""
+Result = TypeVar("Result")
+_END: Any = object()
+_run_loop: Callable[..., object] = asyncio.run
+with suppress(ImportError):  # uvloop has no wheel for some platforms
+    import uvloop
+
+    _run_loop = uvloop.run
 
 
 class HttpConnection:
-    """Connections to one server, a connection for each call in flight. Thread-safe. Methods as in ``GrpcConnection``.
+    """``AsyncHttpConnection`` for threads, which wait while an event loop in another thread makes their calls.
 
-    Raises:
-        AddressError: the address is not a server's URL, or the variable that names its proxy is not a proxy's URL.
-        CredentialsError: a TLS file cannot be read, or is given for an http:// address.
+    Thread-safe. The event loop starts at the first call, and ends with ``close``, or when the connection is freed. A
+    forked process starts an event loop and connections of its own. The arguments and exceptions of construction are
+    those of ``AsyncHttpConnection``.
     """
 
     def __init__(self, address: str, timeout: float, credentials: Credentials, options: ConnectionOptions) -> None:
-        self._timeout = timeout
-        self._calls = HttpCalls(address, credentials, options)
-        self._carrier = _ThreadCarrier(self._calls)
+        self._connect = partial(AsyncHttpConnection, address, timeout, credentials, options)
+        self._calls = _Calls(self._connect())
 
     def close(self) -> None:
         """Close the connections; calls in flight are cancelled."""
-        self._carrier.close()
+        self._of_this_process().close()
 
     def call(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response:
         """Make one call and return its response. ``timeout`` in seconds replaces the connection's timeout.
 
         Raises ClientError and CredentialsError.
         """
-        deadline = Deadline.after(self._timeout if timeout is None else timeout)
-        return finished(self._calls.call(self._carrier, method, request, deadline))
+        calls = self._of_this_process()
+        return calls.result(calls.connection.call(method, request, timeout))
 
     def stream(
         self,
@@ -54,144 +58,121 @@ class HttpConnection:
         *,
         wait_for_ready: bool = False,
     ) -> Iterator[Any]:
-        """Make a separate call for each request, and yield each call's response or ClientError, in order.
-
-        Several calls are in flight at once. For Watch of the health service, yields one status.
-        """
-        deadline = Deadline.after(timeout)
-        of_stream = OF_STREAM[method.path]
-
-        def call(request: Message) -> Any:
-            return finished(self._calls.call_of_stream(self._carrier, of_stream, request, deadline))
-
-        with self._carrier.open_stream() as begun:
-            try:
-                yield from _in_order(call, requests, begun, deadline)
-            except TimeoutError as error:
-                raise errors.stream_too_late(self._calls.address, timeout) from error
-
-
-class _ThreadCarrier:
-    """A carrier that blocks its thread, which ``finished`` requires."""
-
-    def __init__(self, calls: HttpCalls) -> None:
-        self._calls = calls
-        self._network = DeadlineNetwork()
-        self._pool = httpcore2.ConnectionPool(**calls.pool_settings, network_backend=self._network)
-        self._closed = threading.Event()
-        self._in_flight = 0
-        self._streams: set[Begun] = set()
-        self._lock = threading.Lock()
-
-    @property
-    def closed(self) -> bool:
-        return self._closed.is_set()
-
-    async def exchange(self, request: httpcore2.Request, deadline: Deadline) -> HttpAnswer:
-        request.extensions = {"timeout": dict.fromkeys(("connect", "read", "write"), deadline.at)}
+        """Yield each call's response or ClientError, in order. A thread takes the requests one by one."""
+        calls = self._of_this_process()
+        responses = calls.connection.stream(method, _taken(requests), timeout)
         try:
-            with self._call_in_flight():
-                response = self._pool.handle_request(request)
-                try:
-                    answer = self._calls.answer(response)
-                    for piece in response.iter_stream():
-                        answer.add(piece)
-                    return answer.complete()
-                finally:
-                    response.close()
-        except httpcore2.TimeoutException as error:
-            if deadline.remaining() == 0:
-                raise TimeoutError from error
+            while (response := calls.result(_next(responses))) is not _END:
+                yield response
+        finally:
+            with suppress(errors.ClosedError):
+                calls.begin(_end(responses))  # does not wait: the loop's thread itself may free a stream
+
+    def _of_this_process(self) -> "_Calls":
+        calls = self._calls
+        if calls.process != os.getpid():
+            _INHERITED.append(calls)
+            self._calls = _Calls(self._connect())
+            if calls.closed:
+                self._calls.close()
+        return self._calls
+
+
+class _Calls:
+    """A connection, and the event loop that makes its calls, in a thread that starts at the first call."""
+
+    def __init__(self, connection: AsyncHttpConnection) -> None:
+        self.connection = connection
+        self.process = os.getpid()
+        self.closed = False
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def begin(self, coroutine: Coroutine[Any, Any, Result]) -> Future[Result]:
+        """Begin to run a coroutine in the loop. Raises ClosedError."""
+        with self._lock:  # so that the loop, which ends after ``close``, cancels all that has begun
+            if self.closed:
+                coroutine.close()
+                raise errors.closed()
+            if self._loop is None:
+                self._loop = self._started()
+            return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def result(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Wait until the loop has run a coroutine, and return its result. Raises ClosedError."""
+        future = self.begin(coroutine)
+        try:
+            return future.result()
+        except CancelledError:
+            raise errors.closed() from None
+        except BaseException:
+            future.cancel()  # Ctrl-C, for example
             raise
 
-    async def pause(self, seconds: float, deadline: Deadline) -> None:
-        if seconds:
-            self._closed.wait(seconds)
-
-    async def find_out(self, question: Callable[[], Result]) -> Result:
-        return question()
-
     def close(self) -> None:
-        """Cancel the calls in flight. The call that ends last closes the pool, so no socket is freed during a read."""
+        """Take no more calls, and wait until those in flight and the connections have ended."""
         with self._lock:
-            self._closed.set()
-            idle = self._in_flight == 0
-            streams = tuple(self._streams)
-        self._network.shut_down()
-        for begun in streams:
-            begun.put(errors.closed())
-        if idle:
-            self._pool.close()
+            self.closed = True
+        if self._loop is not None:
+            self._stop()
+            self._thread.join()
 
-    @contextmanager
-    def open_stream(self) -> Iterator[Begun]:
-        """Yield the queue of a new stream, which ends when the connection closes. Raises ClientError if closed."""
-        begun: Begun = queue.SimpleQueue()
-        with self._lock:
-            self._require_open()
-            self._streams.add(begun)
-        try:
-            yield begun
-        finally:
-            with self._lock:
-                self._streams.discard(begun)
-
-    @contextmanager
-    def _call_in_flight(self) -> Iterator[None]:
-        with self._lock:
-            self._require_open()
-            self._in_flight += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._in_flight -= 1
-                last = self.closed and self._in_flight == 0
-            if last:
-                self._pool.close()
-
-    def _require_open(self) -> None:
-        if self.closed:
-            raise errors.closed()
+    def _started(self) -> asyncio.AbstractEventLoop:
+        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+        calling = _call_until_stopped(self.connection, started)
+        self._thread = threading.Thread(target=_run_loop, args=(calling,), name="http", daemon=True)
+        self._thread.start()
+        loop, stopping = started.result()
+        self._stop = weakref.finalize(self, _stop, self._thread, loop, stopping)
+        return loop
 
 
-def _in_order(
-    call: Callable[[Message], Any], requests: Iterable[Message], begun: Begun, deadline: Deadline
-) -> Iterator[Any]:
-    """Yield the results of the calls in the order of their requests.
+_INHERITED: list[_Calls] = []
+"""What a forked process has of its parent. It is never freed, because that would close what the parent uses."""
 
-    A thread takes the next request when another call may begin. If iterating over the requests raises an exception, it
-    is re-raised after the results of all earlier requests. Raises TimeoutError if a result does not arrive in time.
-    """
-    free, stopped = threading.Semaphore(IN_FLIGHT), threading.Event()
-    pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="stream")
 
-    def begin_all() -> None:
-        try:
-            for request in requests:
-                free.acquire()
-                if stopped.is_set():
-                    return
-                begun.put(pool.submit(call, request))
-        except Exception as error:
-            begun.put(error)
-        else:
-            begun.put(None)
+async def _call_until_stopped(
+    connection: AsyncHttpConnection, started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
+) -> None:
+    stopping = asyncio.Event()
+    started.set_result((asyncio.get_running_loop(), stopping))
+    await stopping.wait()
+    await connection.close()
 
-    threading.Thread(target=begin_all, name="requests", daemon=True).start()
+
+def _stop(thread: threading.Thread, loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:
+    if thread.is_alive():  # a forked process has no such thread
+        loop.call_soon_threadsafe(stopping.set)
+
+
+async def _next(responses: AsyncGenerator[Any, None]) -> Any:
+    return await anext(responses, _END)
+
+
+async def _end(responses: AsyncGenerator[Any, None]) -> None:
+    await responses.aclose()
+
+
+async def _taken(requests: Iterable[Message]) -> AsyncIterator[Message]:
+    """Yield the requests of an iterable that may block: a thread takes the next one when it may be sent."""
+    wanted: queue.SimpleQueue[Future[Any] | None] = queue.SimpleQueue()
+
+    def take() -> None:
+        iterator = iter(requests)
+        while future := wanted.get():
+            try:
+                future.set_result(next(iterator, _END))
+            except Exception as error:
+                future.set_exception(error)
+
+    threading.Thread(target=take, name="requests", daemon=True).start()
     try:
         while True:
-            try:
-                future = begun.get(timeout=deadline.remaining())
-            except queue.Empty:
-                raise TimeoutError from None
-            if future is None:
+            future: Future[Any] = Future()
+            future.set_running_or_notify_cancel()  # so that the thread may always set its result
+            wanted.put(future)
+            if (request := await asyncio.wrap_future(future)) is _END:
                 return
-            if isinstance(future, Exception):
-                raise future
-            yield future.result(deadline.remaining())
-            free.release()
+            yield request
     finally:
-        stopped.set()
-        free.release()  # the thread that takes requests may be waiting for it
-        pool.shutdown(wait=False, cancel_futures=True)
+        wanted.put(None)

@@ -13,7 +13,7 @@ import pytest
 from hangtag import AsyncClient, Client, ClientError, UserError
 from hangtag.serving.server.process.server import Server
 from tests.kit import onnx_models
-from tests.kit.command import invoke
+from tests.kit.command import invoke, python
 from tests.kit.kinds import Kind, asynchronous_kinds, message_of
 from tests.kit.server import server as running_server
 
@@ -152,6 +152,24 @@ def test_one_client_serves_many_threads(client: Client) -> None:
 
     with ThreadPoolExecutor(16) as pool:
         assert list(pool.map(ask, range(200))) == [10.0 * (value % 4) for value in range(200)]
+
+
+FORKS = """
+import os, sys
+from hangtag import Client
+
+client = Client(ADDRESS)
+models = client.models()
+if not (child := os.fork()):
+    sys.exit(client.models() != models)
+answers = [client.models() == models for _ in range(20)]
+sys.exit(os.waitpid(child, 0)[1] or not all(answers))
+"""
+
+
+def test_over_http_a_forked_process_has_connections_of_its_own_and_an_open_client_keeps_none(server: Server) -> None:
+    ended = python(f"ADDRESS = 'http://{server.http_address}'\n{FORKS}")
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 @asynchronous_kinds

@@ -144,8 +144,9 @@ def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return to
 
 
-@http_kinds
-def test_an_address_that_does_not_answer_leaves_time_for_the_next(kind: Kind, resolve: Callable[..., None]) -> None:
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(resolve: Callable[..., None]) -> None:
+    """A blocking client has the same connection, but perhaps an event loop that resolves hosts itself."""
+    kind = Kind(asynchronous=True, http=True)
     with web_server(lambda _: (200, {}, b"[]")) as address:
         port = address.rpartition(":")[2]
         with unreachable("127.0.0.2", int(port)), kind.open(f"several.example:{port}", timeout=1) as client:
