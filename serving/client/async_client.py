@@ -24,27 +24,10 @@ Item = TypeVar("Item")
 class AsyncClient:
     """A client of one server for asyncio, over one channel. The tasks of one event loop may share it.
 
-    This class has the methods of ``Client``, with the same arguments, answers and exceptions. Cancelling a task that
-    waits for a call cancels the call, and the server drops the request if its computation has not begun. Close the
+    This class has the methods of ``Client``, and the arguments, answers and exceptions of its methods and construction.
+    A method that is awaited in an event loop other than that of the first call raises RuntimeError. Cancelling a task
+    that waits for a call cancels the call, and the server drops the request if its computation has not begun. Close the
     client with ``await client.close()``, or use it in an ``async with`` block.
-
-    Args:
-        address: HOST:PORT of the server's gRPC port, or http://HOST:PORT (https:// with TLS) of its HTTP port. For
-            several servers, give ``ipv4:IP:PORT,IP:PORT`` or ``dns:///HOST:PORT``, and ``options`` with
-            ``round_robin``.
-        timeout: each call's deadline in seconds. The deadline travels to the server, which drops a late request instead
-            of computing it.
-        credentials: for a server with TLS or tokens.
-        options: retries, balancing, pings and the largest answer. By default, the client tries a call up to three more
-            times if the server did not take it.
-
-    Raises:
-        AddressError: the address has no port or is another kind of URL, or the variable that names its proxy
-            (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) is not a proxy's URL.
-        CredentialsError: a TLS file cannot be read.
-        MissingExtraError: the address is a URL, and the extra ``http`` is not installed.
-        OptionsError: ``timeout`` is infinite or not a number.
-        RuntimeError: a method is awaited in an event loop other than that of the first call.
 
     Example:
         >>> import asyncio
@@ -85,12 +68,7 @@ class AsyncClient:
         await self.close()
 
     async def is_ready(self, model: str = "") -> bool:
-        """Return whether the server, or one model, serves. See ``Client.is_ready``.
-
-        Example:
-            >>> await client.is_ready("cnn")
-            True
-        """
+        """Return whether the server, or one model, serves. See ``Client.is_ready``."""
         return await self._status(model) == health.SERVING
 
     async def require_ready(self, model: str = "") -> None:
@@ -101,11 +79,7 @@ class AsyncClient:
             raise health.not_ready(self._address, model, unknown=unknown)
 
     async def wait_until_ready(self, seconds: float, model: str = "") -> None:
-        """Return as soon as the server, or one model, serves. See ``Client.wait_until_ready``.
-
-        Example:
-            >>> await client.wait_until_ready(30, "cnn")
-        """
+        """Return as soon as the server, or one model, serves. See ``Client.wait_until_ready``."""
         request = health.check_request(model)
         wait = health.Wait(self._address, self._credentials, self._options, model, seconds)
         while remaining := wait.remaining():
@@ -121,12 +95,7 @@ class AsyncClient:
         raise await asyncio.to_thread(wait.error)
 
     async def classify(self, image: Image, model: str, *, version: str = "", top_k: int = 0) -> Classification:
-        """Classify one image. See ``Client.classify`` for the arguments and exceptions.
-
-        Example:
-            >>> [label.name for label in (await client.classify(image, "cnn", top_k=1)).labels]
-            ['Bag']
-        """
+        """Classify one image. See ``Client.classify``."""
         return await self._run(operations.classify(image, model, version, top_k))
 
     async def classify_stream(
@@ -155,22 +124,11 @@ class AsyncClient:
     async def compare(
         self, image: Image, models: Sequence[str] = (), *, top_k: int = 0
     ) -> dict[str, Classification | ClientError]:
-        """Classify one image with several models in one call. See ``Client.compare`` for the arguments and exceptions.
-
-        Example:
-            >>> outcomes = await client.compare(image, ["lstm", "cnn"])
-            >>> {model: outcome.labels[0].name for model, outcome in outcomes.items()}
-            {'lstm': 'Bag', 'cnn': 'Bag'}
-        """
+        """Classify one image with several models in one call. See ``Client.compare``."""
         return await self._run(operations.compare(image, models, top_k))
 
     async def infer(self, model: str, inputs: Mapping[str, Array], *, version: str = "") -> Outputs:
-        """Run a model on arrays. See ``Client.infer`` for the arguments and exceptions.
-
-        Example:
-            >>> (await client.infer("cnn", {"image": np.zeros((2, 28, 28), np.uint8)}))["logits"].shape
-            (2, 10)
-        """
+        """Run a model on arrays. See ``Client.infer``."""
         return await self._run(operations.infer(model, inputs, version))
 
     async def infer_stream(
@@ -198,48 +156,24 @@ class AsyncClient:
                 yield operations.infer_outcome(response)
 
     async def parameters(self, model: str, *, version: str = "") -> dict[str, str]:
-        """Return the parameters of a model's configuration. See ``Client.parameters``.
-
-        Example:
-            >>> (await client.parameters("cnn"))["hangtag.task"]
-            'single_label'
-        """
+        """Return the parameters of a model's configuration. See ``Client.parameters``."""
         return await self._run(operations.parameters(model, version))
 
     async def models(self) -> list[str]:
-        """Return the names of the models that take requests. See ``Client.models``.
-
-        Example:
-            >>> (await client.models())[:3]
-            ['cnn', 'cnn-int8', 'cnn-small']
-        """
+        """Return the names of the models that take requests. See ``Client.models``."""
         return await self._run(operations.models())
 
     async def statistics(self) -> list[inference_pb2.ModelStatistics]:
-        """Return each model version's statistics since it was loaded. See ``Client.statistics``.
-
-        Example:
-            >>> sorted(one.name for one in await client.statistics() if one.inference_count)
-            ['cnn', 'lstm']
-        """
+        """Return each model version's statistics since it was loaded. See ``Client.statistics``."""
         return await self._run(operations.statistics())
 
     async def load_model(self, model: str) -> list[str]:
-        """Load or reload a model, and return its versions that serve. See ``Client.load_model``.
-
-        Example:
-            >>> await client.load_model("lstm")
-            ['2']
-        """
+        """Load or reload a model, and return its versions that serve. See ``Client.load_model``."""
         await self._run(operations.load(model))
         return await self._run(operations.serving_versions(model))
 
     async def unload_model(self, model: str) -> None:
-        """Unload a model. The model still answers the requests that it already has. See ``Client.unload_model``.
-
-        Example:
-            >>> await client.unload_model("lstm2")
-        """
+        """Unload a model. The model still answers the requests that it already has. See ``Client.unload_model``."""
         await self._run(operations.unload(model))
 
     async def _run(self, operation: Operation[Answer]) -> Answer:
