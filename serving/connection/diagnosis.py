@@ -13,10 +13,7 @@ from hangtag.serving.credentials import Credentials, CredentialsError
 TIMEOUT = 2.0
 """Seconds that each connection may take. There are at most three connections, and only one if nothing listens."""
 _REQUEST = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
-# OpenSSL's codes: the certificate is for another host or IP address, not yet valid, expired, or signed by an authority
-# that is not trusted.
-_OTHER_HOST, _TOO_EARLY, _EXPIRED, _UNKNOWN_AUTHORITY = (62, 64), 9, 10, (2, 18, 19, 20, 21)
-_NAMES = 5  # the most names of a certificate that a message lists
+_UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)  # OpenSSL's codes for a certificate whose authority is not trusted
 
 
 def diagnose(address: str, credentials: Credentials) -> str:
@@ -108,35 +105,11 @@ class _Handshake:
         return context
 
     def _certificate_problem(self, error: ssl.SSLCertVerificationError) -> str:
-        certificate = f"the certificate of {self._address}"
-        if error.verify_code in _OTHER_HOST:
-            host = self._endpoint[0]
-            return (
-                f"{certificate} is for {self._names()}, not for {host}: call the server by a name in its certificate, "
-                f"or give it a certificate for {host}"
-            )
-        if error.verify_code == _EXPIRED:
-            return f"{certificate} has expired: renew it (hangtag serve --tls-cert)"
-        if error.verify_code == _TOO_EARLY:
-            return f"{certificate} is not valid yet: compare the clocks of both machines, or wait"
-        reason = error.verify_message
+        problem = f"the certificate of {self._address} is not accepted: {error.verify_message.rstrip('.')}"
         if error.verify_code not in _UNKNOWN_AUTHORITY:
-            return f"{certificate} is not accepted: {reason}"
-        trusted = self._credentials.tls_ca
-        by = "an authority that this machine trusts" if trusted is None else f"an authority in {trusted} (--tls-ca)"
-        return f"{certificate} was not signed by {by}: --tls-ca must name the authority that signed it ({reason})"
-
-    def _names(self) -> str:
-        """Return the host names in the server's certificate."""
-        context = self._context()
-        context.check_hostname = False
-        with (
-            socket.create_connection(self._endpoint, TIMEOUT) as connection,
-            context.wrap_socket(connection) as secured,
-        ):
-            certificate = secured.getpeercert() or {}
-        names = [str(entry[1]) for entry in certificate.get("subjectAltName", ())]
-        return ", ".join(names[:_NAMES]) + (", ..." if len(names) > _NAMES else "") or "no host"
+            return problem
+        given = "" if self._credentials.tls_ca is None else f", not {self._credentials.tls_ca}"
+        return f"{problem}; --tls-ca must name the authority that signed it{given}"
 
     def _no_tls(self, reason: str) -> str:
         if "ALERT" in reason:  # the server speaks TLS, and refuses the client

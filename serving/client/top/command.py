@@ -1,9 +1,8 @@
 """``hangtag top``: take snapshots of a server at an interval, and show what happened between the snapshots."""
 
 import json
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from time import monotonic, sleep
 
 import click
@@ -62,11 +61,10 @@ def top(server: str, metrics: str | None, interval: float, once: bool, as_json: 
                     if once:
                         break
             else:
-                history = History()
                 waiting = Text(f"waiting for {server} ...")
                 with Live(waiting, console=console, auto_refresh=False, screen=True) as live:
                     for before, after in _pairs(client, metrics, interval, credentials):
-                        live.update(view(server, before, after, console.width, history), refresh=True)
+                        live.update(view(server, before, after, console.width), refresh=True)
     except KeyboardInterrupt:
         return
 
@@ -104,8 +102,6 @@ def _print(console: Console, server: str, before: Snapshot, after: Snapshot, as_
 
 _GAP = 2  # Terminal columns between two columns of the table.
 _MIN_MODEL = 12
-_BARS = "▁▂▃▄▅▆▇█"
-_INTERVALS = 60
 
 
 @dataclass(frozen=True)
@@ -140,24 +136,8 @@ COLUMNS = (
 )
 
 
-@dataclass
-class History:
-    """The calls per second of all models together, for the latest intervals."""
-
-    rates: deque[float] = field(default_factory=lambda: deque(maxlen=_INTERVALS))
-
-    def line(self, width: int) -> str:
-        """Draw a bar for each interval, in proportion to the highest rate. Empty for fewer than two intervals."""
-        highest = max(self.rates, default=0.0)
-        words = f"  at most {highest:,.0f} calls/s"
-        shown = list(self.rates)[-max(1, width - len(words)) :]
-        if len(shown) < 2 or highest <= 0:
-            return ""
-        return "".join(_BARS[round(rate / highest * (len(_BARS) - 1))] for rate in shown) + words
-
-
-def view(server: str, before: Snapshot, after: Snapshot, width: int, history: History | None = None) -> RenderableType:
-    """Draw what happened between two snapshots. Adds the interval to ``history``, if given."""
+def view(server: str, before: Snapshot, after: Snapshot, width: int) -> RenderableType:
+    """Draw what happened between two snapshots."""
     rows = printable(activities(before, after))
     calls, samples = callers(rows, before, after)
     facts = [server, f"{calls:,.0f} calls/s", f"{samples:,.0f} samples/s"]
@@ -165,16 +145,10 @@ def view(server: str, before: Snapshot, after: Snapshot, width: int, history: Hi
         facts.append(f"workers {after.metrics.workers:.0f}/{after.metrics.workers_wanted:.0f}")
         facts.append(f"transport {' and '.join(printable(list(after.metrics.transports))) or 'unknown'}")
     parts: list[RenderableType] = [Text(line, style="bold") for line in _lines(facts, width)]
-    if history is not None:
-        history.rates.append(calls)
-        if line := history.line(width):
-            parts.append(Text(line, style="cyan", no_wrap=True))
     parts.append(_table(rows, width, with_metrics=after.metrics is not None))
     for route, members in printable(shares(before, after)).items():
         listed = ", ".join(f"{member} {share:.1%}" for member, share in members.items())
         parts.append(Text(f"{route}: {listed} of its samples", style="dim"))
-    if history is not None:
-        parts.append(Text("Ctrl-C ends it", style="dim"))
     return Group(*parts)
 
 
