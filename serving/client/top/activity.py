@@ -10,11 +10,11 @@ import math
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
 
 from hangtag.errors import UserError
 from hangtag.protos import inference_pb2 as pb
@@ -23,36 +23,33 @@ from hangtag.serving.credentials import Credentials
 
 Version = tuple[str, str]
 """A model's name and version."""
-Buckets = dict[float, float]
+Buckets = Mapping[float, float]
 """A Prometheus histogram: upper bound in seconds -> number of requests that took at most that time."""
+Metrics = Mapping[tuple[Any, ...], float]
+"""What only the server's Prometheus metrics contain; the protocol's statistics do not. The key is a metric's name and
+its labels that ``_READ`` names; the value is a sum over all other labels."""
 
-Stage = tuple[str, int, str]
-"""A route's name, the number of a stage, from 1, and the member that answered in this stage."""
-
+_VERSION = {"model": str, "version": str}
+_STAGE = {"model": str, "stage": int, "member": str}
+_READ: Mapping[str, Mapping[str, Callable[[str], object]]] = {
+    "nv_inference_pending_request_count": _VERSION,
+    "hangtag_max_queue_size": _VERSION,
+    "hangtag_request_seconds_bucket": {**_VERSION, "code": str, "le": float},
+    "hangtag_workers": {},
+    "hangtag_workers_wanted": {},
+    "hangtag_transport": {"transport": str},
+    "hangtag_route_requests_total": _STAGE,
+    "hangtag_route_samples_total": _STAGE,
+    "hangtag_route_shadow_requests_total": {"outcome": str},
+    "hangtag_route_shadow_samples_total": {},
+}
+"""Name of a metric -> its labels that are read, each with its type."""
 METRICS_TIMEOUT = 5.0
 _PERCENTILES = (0.5, 0.99)
 
 
 class MetricsError(UserError):
     """The server's metrics cannot be read."""
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """What only the server's Prometheus metrics contain; the protocol's statistics do not."""
-
-    queued: Mapping[Version, float] = field(default_factory=dict)
-    max_queue_size: Mapping[Version, float] = field(default_factory=dict)
-    latencies: Mapping[Version, Buckets] = field(default_factory=dict)
-    workers: float = 0
-    workers_wanted: float = 0
-    transports: Mapping[str, float] = field(default_factory=dict)
-    """Name of a transport -> number of processes that serve with this transport."""
-    stage_requests: Mapping[Stage, float] = field(default_factory=dict)
-    stage_samples: Mapping[Stage, float] = field(default_factory=dict)
-    copies: float = 0
-    """Requests that shadows of routes answered. The next field counts the samples of these requests."""
-    copied_samples: float = 0
 
 
 @dataclass(frozen=True)
@@ -114,18 +111,28 @@ def _activity(key: Version, before: Snapshot, after: Snapshot) -> Activity:
         compute_ms=compute_ns / answered / 1e6 if answered else None,
         p50_ms=p50,
         p99_ms=p99,
-        queued=None if after.metrics is None else int(after.metrics.queued.get(key, 0)),
-        max_queue_size=None if after.metrics is None else int(after.metrics.max_queue_size.get(key, 0)),
+        queued=_whole(after.metrics, "nv_inference_pending_request_count", key),
+        max_queue_size=_whole(after.metrics, "hangtag_max_queue_size", key),
     )
+
+
+def _whole(metrics: Metrics | None, name: str, key: Version) -> int | None:
+    return None if metrics is None else int(metrics.get((name, *key), 0))
 
 
 def _percentiles(key: Version, before: Metrics | None, after: Metrics | None) -> tuple[float | None, float | None]:
     if before is None or after is None:
         return None, None
-    then = before.latencies.get(key, {})
-    between = {bound: count - then.get(bound, 0) for bound, count in after.latencies.get(key, {}).items()}
+    buckets = labelled(after, "hangtag_request_seconds_bucket", *key, "OK")
+    between = {series[-1]: count - before.get(series, 0) for series, count in buckets.items()}
     p50, p99 = (quantile(between, fraction) for fraction in _PERCENTILES)
     return p50, p99
+
+
+def labelled(metrics: Metrics, name: str, *labels: object) -> Metrics:
+    """Return the series of a metric whose first labels have these values."""
+    start = (name, *labels)
+    return {series: value for series, value in metrics.items() if series[: len(start)] == start}
 
 
 def quantile(buckets: Buckets, fraction: float) -> float | None:
@@ -192,48 +199,14 @@ def parse_metrics(text: str) -> Metrics:
     Raises:
         ValueError, LookupError, OverflowError: the text is not in that format.
     """
-    named: dict[str, list[Sample]] = defaultdict(list)
+    metrics: dict[tuple[Any, ...], float] = defaultdict(float)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            if math.isfinite(sample.value):  # NaN: the server does not know the value
-                named[sample.name].append(sample)
-
-    def by_version(name: str) -> dict[Version, float]:
-        return {_version(sample): sample.value for sample in named[name]}
-
-    def by_stage(name: str) -> dict[Stage, float]:
-        return {
-            (_version(sample)[0], int(sample.labels["stage"]), sample.labels["member"]): sample.value
-            for sample in named[name]
-        }
-
-    def total(samples: Iterable[Sample]) -> float:
-        return sum(sample.value for sample in samples)
-
-    latencies: dict[Version, Buckets] = defaultdict(dict)
-    for sample in named["hangtag_request_seconds_bucket"]:
-        if sample.labels["code"] == "OK":
-            latencies[_version(sample)][float(sample.labels["le"])] = sample.value
-    transports: dict[str, float] = defaultdict(float)
-    for sample in named["hangtag_transport"]:
-        transports[sample.labels["transport"]] += sample.value
-    shadows = named["hangtag_route_shadow_requests_total"]
-    return Metrics(
-        queued=by_version("nv_inference_pending_request_count"),
-        max_queue_size=by_version("hangtag_max_queue_size"),
-        latencies=latencies,
-        workers=total(named["hangtag_workers"]),
-        workers_wanted=total(named["hangtag_workers_wanted"]),
-        transports=transports,
-        stage_requests=by_stage("hangtag_route_requests_total"),
-        stage_samples=by_stage("hangtag_route_samples_total"),
-        copies=total(sample for sample in shadows if sample.labels["outcome"] == "compared"),
-        copied_samples=total(named["hangtag_route_shadow_samples_total"]),
-    )
-
-
-def _version(sample: Sample) -> Version:
-    return sample.labels.get("model", ""), sample.labels.get("version", "")
+            types = _READ.get(sample.name)
+            if types is not None and math.isfinite(sample.value):  # NaN: the server does not know the value
+                labels = (read(sample.labels[label]) for label, read in types.items())
+                metrics[sample.name, *labels] += sample.value
+    return metrics
 
 
 def callers(rows: list[Activity], before: Snapshot, after: Snapshot) -> tuple[float, float]:
@@ -251,8 +224,10 @@ def shares(before: Snapshot, after: Snapshot) -> dict[str, dict[str, float]]:
     """For each route that answered in the interval, compute which share of its samples reached each member, 0 to 1."""
     if before.metrics is None or after.metrics is None:
         return {}
-    then, now = before.metrics.stage_samples, after.metrics.stage_samples
-    got = {stage: count - then.get(stage, 0) for stage, count in sorted(now.items())}
+    got = {
+        series[1:]: count - before.metrics.get(series, 0)
+        for series, count in sorted(labelled(after.metrics, "hangtag_route_samples_total").items())
+    }
     totals: dict[str, float] = {}
     for (route, stage, _), count in got.items():
         totals[route] = totals.get(route, 0) + (count if stage == 1 else 0)
@@ -265,5 +240,8 @@ def shares(before: Snapshot, after: Snapshot) -> dict[str, dict[str, float]]:
 
 def _inside(metrics: Metrics) -> tuple[float, float]:
     """Requests and samples that routes sent to their members and shadows."""
-    requests, samples = sum(metrics.stage_requests.values()), sum(metrics.stage_samples.values())
-    return requests + metrics.copies, samples + metrics.copied_samples
+    requests, samples = (
+        sum(labelled(metrics, f"hangtag_route_{unit}_total").values()) for unit in ("requests", "samples")
+    )
+    copies = metrics.get(("hangtag_route_shadow_requests_total", "compared"), 0)
+    return requests + copies, samples + metrics.get(("hangtag_route_shadow_samples_total",), 0)

@@ -15,7 +15,16 @@ from rich.text import Text
 from hangtag.options import Duration
 from hangtag.printable import printable
 from hangtag.serving.client.client import Client
-from hangtag.serving.client.top.activity import Activity, Snapshot, activities, callers, fetch_metrics, shares
+from hangtag.serving.client.top.activity import (
+    Activity,
+    Metrics,
+    Snapshot,
+    activities,
+    callers,
+    fetch_metrics,
+    labelled,
+    shares,
+)
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.options import credentials_options, server_option
 
@@ -93,7 +102,7 @@ def _print(console: Console, server: str, before: Snapshot, after: Snapshot, as_
             {key: value for key, value in asdict(activity).items() if value is not None}
             for activity in activities(before, after)
         ]
-        transports = {} if after.metrics is None else {"transports": after.metrics.transports}
+        transports = {} if after.metrics is None else {"transports": _transports(after.metrics)}
         routes = {"routes": members} if (members := shares(before, after)) else {}
         click.echo(json.dumps({"seconds": after.time - before.time, **transports, **routes, "models": models}))
     else:
@@ -142,14 +151,20 @@ def view(server: str, before: Snapshot, after: Snapshot, width: int) -> Renderab
     calls, samples = callers(rows, before, after)
     facts = [server, f"{calls:,.0f} calls/s", f"{samples:,.0f} samples/s"]
     if after.metrics is not None:
-        facts.append(f"workers {after.metrics.workers:.0f}/{after.metrics.workers_wanted:.0f}")
-        facts.append(f"transport {' and '.join(printable(list(after.metrics.transports))) or 'unknown'}")
+        workers, wanted = (after.metrics.get((name,), 0) for name in ("hangtag_workers", "hangtag_workers_wanted"))
+        facts.append(f"workers {workers:.0f}/{wanted:.0f}")
+        facts.append(f"transport {' and '.join(printable(list(_transports(after.metrics)))) or 'unknown'}")
     parts: list[RenderableType] = [Text(line, style="bold") for line in _lines(facts, width)]
     parts.append(_table(rows, width, with_metrics=after.metrics is not None))
     for route, members in printable(shares(before, after)).items():
         listed = ", ".join(f"{member} {share:.1%}" for member, share in members.items())
         parts.append(Text(f"{route}: {listed} of its samples", style="dim"))
     return Group(*parts)
+
+
+def _transports(metrics: Metrics) -> dict[str, float]:
+    """Name of a transport -> number of processes that serve with this transport."""
+    return {transport: count for (_, transport), count in labelled(metrics, "hangtag_transport").items()}
 
 
 def _lines(facts: Sequence[str], width: int) -> list[str]:
