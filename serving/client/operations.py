@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 import numpy as np
+from google.protobuf.message import Message
 
 from hangtag.protos import classifier_pb2, inference_pb2, methods, tensors
 from hangtag.serving.client.classification import (
@@ -21,7 +22,7 @@ from hangtag.serving.client.classification import (
 )
 from hangtag.serving.client.outputs import Array, Outputs
 from hangtag.serving.connection.errors import ClientError, InputError, reading, sending
-from hangtag.serving.connection.method import Message, Method
+from hangtag.serving.connection.method import Method
 
 Answer = TypeVar("Answer")
 

@@ -38,7 +38,7 @@ def diagnose(address: str, credentials: Credentials) -> str:
     try:
         socket.create_connection(endpoint, TIMEOUT).close()
         if encrypted:
-            return _Handshake(address, endpoint, credentials).problem()
+            return _handshake_problem(address, endpoint, credentials)
         explanation = "" if url else _plain_http(address, endpoint)
         if not explanation and _speaks_tls(endpoint):
             remedy = f"write https{address[4:]}" if url else "give --tls-ca, the authority that signed its certificate"
@@ -74,70 +74,51 @@ def _plain_http(address: str, endpoint: tuple[str, int]) -> str:
     return f"the port at {address} speaks HTTP, not gRPC: {grpc_port}, or write http://{address} to call it over HTTP"
 
 
-class _Handshake:
-    """A TLS handshake with a server, with the settings of the failed calls."""
+def _handshake_problem(address: str, endpoint: tuple[str, int], credentials: Credentials) -> str:
+    """Say why a TLS handshake with the settings of the failed calls fails; "" if nothing is wrong.
 
-    def __init__(self, address: str, endpoint: tuple[str, int], credentials: Credentials) -> None:
-        self._address, self._endpoint, self._credentials = address, endpoint, credentials
-        self._url = server_address.is_http(address)
-
-    def problem(self) -> str:
-        """Say what is wrong with the handshake; "" if nothing is wrong. Raises OSError if no connection is possible."""
-        with socket.create_connection(self._endpoint, TIMEOUT) as connection:
-            try:
-                with self._context().wrap_socket(connection, server_hostname=self._endpoint[0]) as secured:
-                    if not self._url and secured.selected_alpn_protocol() != "h2":
-                        return self._no_grpc()
-                    return self._hung_up() if _hangs_up(secured, self._url) else ""
-            except ssl.SSLCertVerificationError as error:
-                return self._certificate_problem(error)
-            except ssl.SSLEOFError:
-                return ""  # a proxy without a server answers so: it shows nothing about TLS
-            except ssl.SSLError as error:
-                return self._no_tls(error.reason or str(error))
-
-    def _context(self) -> ssl.SSLContext:
-        context = self._credentials.ssl_context(f"https://{self._address}" if not self._url else self._address)
-        context = context or ssl.create_default_context()
-        context.set_alpn_protocols(["http/1.1" if self._url else "h2"])
-        if not self._url:
-            context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # gRPC does not set this flag; Python 3.13 and newer do
-        return context
-
-    def _certificate_problem(self, error: ssl.SSLCertVerificationError) -> str:
-        problem = f"the certificate of {self._address} is not accepted: {error.verify_message.rstrip('.')}"
-        if error.verify_code not in _UNKNOWN_AUTHORITY:
-            return problem
-        given = "" if self._credentials.tls_ca is None else f", not {self._credentials.tls_ca}"
-        return f"{problem}; --tls-ca must name the authority that signed it{given}"
-
-    def _no_tls(self, reason: str) -> str:
-        if "ALERT" in reason:  # the server speaks TLS, and refuses the client
-            return f"the server at {self._address} refuses TLS ({reason}); {self._certificate_advice()}"
-        if self._url:
-            return f"the server at {self._address} does not use TLS: write http{self._address[5:]}"
-        explanation = _plain_http(self._address, self._endpoint)
-        return explanation or f"the server at {self._address} does not use TLS: leave out --tls-ca"
-
-    def _no_grpc(self) -> str:
-        return (
-            f"the port at {self._address} speaks TLS, but not gRPC: give --server the gRPC port, or write "
-            f"https://{self._address} to call it over HTTP"
-        )
-
-    def _hung_up(self) -> str:
-        return (
-            f"the server at {self._address} closes the connection after the TLS handshake, as servers do that verify "
-            f"their clients: {self._certificate_advice()}"
-        )
-
-    def _certificate_advice(self) -> str:
-        own = self._credentials.tls_cert
-        if own is None:
-            return "give a client certificate (--tls-cert, --tls-key)"
-        return (
+    Raises OSError if no connection is possible.
+    """
+    url = server_address.is_http(address)
+    context = credentials.ssl_context(address if url else f"https://{address}") or ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1" if url else "h2"])
+    if not url:
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # gRPC does not set this flag; Python 3.13 and newer do
+    own = credentials.tls_cert
+    advice = "give a client certificate (--tls-cert, --tls-key)"
+    if own is not None:
+        advice = (
             f"{own} (--tls-cert) must be signed by an authority that the server trusts (hangtag serve --tls-client-ca)"
         )
+    with socket.create_connection(endpoint, TIMEOUT) as connection:
+        try:
+            with context.wrap_socket(connection, server_hostname=endpoint[0]) as secured:
+                if not url and secured.selected_alpn_protocol() != "h2":
+                    return (
+                        f"the port at {address} speaks TLS, but not gRPC: give --server the gRPC port, or write "
+                        f"https://{address} to call it over HTTP"
+                    )
+                if _hangs_up(secured, url):
+                    return (
+                        f"the server at {address} closes the connection after the TLS handshake, as servers do that "
+                        f"verify their clients: {advice}"
+                    )
+                return ""
+        except ssl.SSLCertVerificationError as error:
+            problem = f"the certificate of {address} is not accepted: {error.verify_message.rstrip('.')}"
+            if error.verify_code not in _UNKNOWN_AUTHORITY:
+                return problem
+            given = "" if credentials.tls_ca is None else f", not {credentials.tls_ca}"
+            return f"{problem}; --tls-ca must name the authority that signed it{given}"
+        except ssl.SSLEOFError:
+            return ""  # a proxy without a server answers so: it shows nothing about TLS
+        except ssl.SSLError as error:
+            reason = error.reason or str(error)
+            if "ALERT" in reason:  # the server speaks TLS, and refuses the client
+                return f"the server at {address} refuses TLS ({reason}); {advice}"
+            if url:
+                return f"the server at {address} does not use TLS: write http{address[5:]}"
+            return _plain_http(address, endpoint) or f"the server at {address} does not use TLS: leave out --tls-ca"
 
 
 def _hangs_up(secured: ssl.SSLSocket, url: bool) -> bool:

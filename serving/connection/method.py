@@ -2,21 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.message import Message
 
 from hangtag.protos import methods
-
-
-class Message(Protocol):
-    """What a connection needs from a protocol buffer's class."""
-
-    def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
-        """Return the message in its wire format."""
-
-    @classmethod
-    def FromString(cls, s: bytes) -> Self:  # noqa: N802 - protobuf's name
-        """Read a message from its wire format."""
-
 
 CONTROL = (methods.MODEL_LOAD, methods.MODEL_UNLOAD)
 """Methods that no connection repeats by itself. If the server executed the call and only its answer was lost, a second
@@ -51,10 +41,9 @@ class Method(Generic[Response]):
         """Whether the responses are a stream."""
         return self.path in (methods.CLASSIFY_STREAM, methods.MODEL_STREAM_INFER, methods.WATCH)
 
-    def serialise(self, request: Any) -> bytes:
+    def serialise(self, request: Message) -> bytes:
         """Return a request in its wire format."""
-        data: bytes = request.SerializeToString()
-        return data
+        return request.SerializeToString()
 
 
 def keep_costs(response: Any, metadata: Iterable[tuple[str, str | bytes]]) -> None:

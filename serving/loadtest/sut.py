@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 
 from hangtag.protos import classifier_pb2, methods
 from hangtag.protos import inference_pb2 as pb
 from hangtag.serving import address as server_address
 from hangtag.serving.connection.connect import connect
 from hangtag.serving.connection.errors import ClientError
-from hangtag.serving.connection.method import Message, Method, Response
+from hangtag.serving.connection.method import Method, Response
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
 from hangtag.serving.loadtest.errors import TargetError

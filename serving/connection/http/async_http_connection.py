@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import httpcore2
 import httpx2
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
 from hangtag.protos import classifier_pb2, inference_pb2, methods
@@ -22,7 +23,7 @@ from hangtag.serving.connection.http.in_order import in_order
 from hangtag.serving.connection.http.network import Network
 from hangtag.serving.connection.http.routes import ROUTES
 from hangtag.serving.connection.http.wire import HttpAnswer, HttpRequest
-from hangtag.serving.connection.method import Message, Method, Response, keep_costs
+from hangtag.serving.connection.method import Method, Response, keep_costs
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials, CredentialsError
 

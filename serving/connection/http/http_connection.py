@@ -11,9 +11,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from google.protobuf.message import Message
+
 from hangtag.serving.connection import errors
 from hangtag.serving.connection.http.async_http_connection import AsyncHttpConnection
-from hangtag.serving.connection.method import Message, Method, Response
+from hangtag.serving.connection.method import Method, Response
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
 

@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from typing import Any
 
+from google.protobuf.message import Message
+
 from hangtag.serving.connection.aio_connection import being_cancelled
-from hangtag.serving.connection.method import Message
 
 IN_FLIGHT = 16
 """The largest number of one stream's calls in flight at a time. Calls in flight together let the server batch them."""
