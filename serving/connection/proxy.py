@@ -6,12 +6,13 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from hangtag.serving import address as server_address
 from hangtag.serving.address import AddressError
 
 _SOCKS = ("socks5", "socks5h")
+_HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?|[\da-f]*:[\da-f:.]+", re.ASCII)
 _PASSWORD = re.compile(r"^(\w+://)?.*@", re.DOTALL)
 
 
@@ -51,7 +52,7 @@ def for_url(url: str) -> Proxy | None:
     scheme, _, _ = url.lower().partition("://")
     key = scheme if proxies.get(scheme) else "all"
     value, endpoint = proxies.get(key), server_address.endpoint(url)
-    if not value or endpoint is None or _exempt(proxies.get("no", ""), scheme, endpoint):
+    if not value or endpoint is None or _exempt(proxies.get("no", ""), *endpoint):
         return None
     names = (name for name, set_to in os.environ.items() if (name.lower(), set_to) == (f"{key}_proxy", value))
     variable = next(names, "the system's setting")
@@ -78,53 +79,38 @@ def for_grpc(address: str) -> Proxy | None:
     variable = next((name for name in ("grpc_proxy", "https_proxy", "http_proxy") if os.environ.get(name)), None)
     exempting = next((name for name in ("no_grpc_proxy", "no_proxy") if os.environ.get(name)), "no_proxy")
     endpoint = server_address.endpoint(address)
-    if variable is None or endpoint is None or _exempt(os.environ.get(exempting, ""), "http", endpoint):
+    if variable is None or endpoint is None or _exempt(os.environ.get(exempting, ""), *endpoint):
         return None
-    value = os.environ[variable]
-    read = _read(value) if value.startswith("http://") else None
-    if read is None:
-        return None
-    return Proxy(variable, read, exempting)
+    read = _read(os.environ[variable])
+    return Proxy(variable, read, exempting) if read and os.environ[variable].startswith("http://") else None
 
 
 def _read(value: str) -> str | None:
-    """Return a proxy's URL, with host and port but no path, in a form that every library reads; None if malformed."""
+    """Return a proxy's URL, with host and port but no path; None if malformed."""
     try:
         url = urlsplit(value if "://" in value else f"http://{value}")
-        host = (url.hostname or "").encode("idna").decode()
-        port = "" if url.port is None else f":{url.port}"
-        if ":" in host:
-            host = f"[{ipaddress.IPv6Address(host)}]"
-    except ValueError:  # UnicodeError is a ValueError too
+        valid = _HOST.fullmatch(url.hostname or "") and url.port != 0 and value.isprintable() and " " not in value
+    except ValueError:
         return None
-    if not re.fullmatch(r"[\w.-]+|\[.*\]", host, re.ASCII) or port == ":0" or not value.isprintable() or " " in value:
-        return None
-    user, at, _ = url.netloc.rpartition("@")
-    return f"{url.scheme}://{quote(user, safe=':%!$&*+,;=')}{at}{host}{port}"
+    return f"{url.scheme}://{url.netloc}" if valid else None
 
 
 def _without_password(value: str) -> str:
     return _PASSWORD.sub(r"\1", value)
 
 
-def _exempt(exemptions: str, scheme: str, endpoint: tuple[str, int]) -> bool:
-    return any(_exempts(entry.strip(), scheme, *endpoint) for entry in exemptions.split(","))
-
-
-def _exempts(entry: str, scheme: str, host: str, port: int) -> bool:
+def _exempt(exemptions: str, host: str, port: int) -> bool:
     """Return whether an entry of NO_PROXY exempts a host.
 
-    The entry may have any form that httpx2 accepts. The standard library does not accept *.example.com, [::1],
-    10.0.0.0/8 or https://example.com.
+    The standard library does not accept *.example.com, [::1] or 10.0.0.0/8 as entries.
     """
-    limited_to, _, name = entry.rpartition("://")
-    if limited_to not in ("", "all", scheme):
-        return False
-    if name == "*":
-        return True
-    name = name.removeprefix("*").removeprefix(".").replace("[", "").replace("]", "").lower()
-    with suppress(ValueError):  # one of the two is no address
-        if ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False):
-            return True
     ends = f".{host.lower()}", f".{host.lower()}:{port}"
-    return name != "" and any(end.endswith(f".{name}") for end in ends)
+    for entry in exemptions.lower().split(","):
+        name = entry.strip().replace("[", "").replace("]", "")
+        with suppress(ValueError):  # one of the two is no address
+            if ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False):
+                return True
+        name = name.removeprefix("*").removeprefix(".")
+        if entry.strip() == "*" or (name and any(end.endswith(f".{name}") for end in ends)):
+            return True
+    return False

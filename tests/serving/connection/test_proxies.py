@@ -137,8 +137,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[str]]]:
     [
         (
             SERVER,
-            ["models.invalid", ".invalid", "localhost, *.invalid", SERVER, "localhost,*", "http://models.invalid"],
-            ["", "dels.invalid", "models.invalid:9000", "https://models.invalid", "[::1]", "::/0"],
+            ["models.invalid", ".invalid", "localhost, *.invalid", SERVER, "localhost,*"],
+            ["", "dels.invalid", "models.invalid:9000", "[::1]", "::/0"],
         ),
         ("models.invalid", ["models.invalid"], []),
         ("127.0.0.1:1", ["127.0.0.1", "example.com, 127.0.0.0/8"], ["localhost"]),
