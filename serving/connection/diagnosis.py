@@ -16,8 +16,8 @@ _REQUEST = b"GET /v2/health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
 _UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)  # OpenSSL's codes for a certificate whose authority is not trusted
 
 
-def diagnose(address: str, credentials: Credentials) -> str:
-    """Say why calls to an address fail although something listens there, and what to do about it.
+def diagnose(address: str, credentials: Credentials, reason: str = "no answer") -> str:
+    """Say why calls to an address fail, although perhaps something listens there, and what to do about it.
 
     Returns "" if nothing listens, if the address does not name exactly one host and port, or if no cause is known. If
     calls go through a proxy, the answer names the proxy, and this function does not connect.
@@ -25,15 +25,16 @@ def diagnose(address: str, credentials: Credentials) -> str:
     Args:
         address: the address of the failed calls, HOST:PORT or a URL.
         credentials: the credentials of the failed calls.
+        reason: how the library for the calls explains the failure.
     """
-    endpoint = server_address.endpoint(address)
-    if endpoint is None:
-        return ""
     from hangtag.serving.connection import proxy  # a container's health check does not need it
 
     url = server_address.is_http(address)
     if through := proxy.for_url(address) if url else proxy.for_grpc(address):
-        return through.failure(address, "no answer")
+        return through.failure(address, reason)
+    endpoint = server_address.endpoint(address)
+    if endpoint is None:
+        return ""
     encrypted = address.lower().startswith("https:") if url else credentials.tls_ca is not None
     try:
         socket.create_connection(endpoint, TIMEOUT).close()
@@ -43,7 +44,9 @@ def diagnose(address: str, credentials: Credentials) -> str:
         if not explanation and _speaks_tls(endpoint):
             remedy = f"write https{address[4:]}" if url else "give --tls-ca, the authority that signed its certificate"
             explanation = f"the server at {address} wants TLS: {remedy}"
-    except (OSError, UnicodeError, CredentialsError):  # no server answered in time, or a file was deleted
+    except (socket.gaierror, UnicodeError):  # UnicodeError: DNS cannot contain the name
+        return f"the host of {address} is unknown; name the server with --server {'http://' * url}HOST:PORT"
+    except (OSError, CredentialsError):  # no server answered in time, or a file was deleted
         return ""
     return explanation
 

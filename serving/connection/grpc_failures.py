@@ -12,11 +12,8 @@ from hangtag.serving.connection.method import Method
 from hangtag.serving.credentials import Credentials
 
 # gRPC's message if it could not connect to any of the server's addresses, or if the server speaks another protocol.
-_NO_CONNECTION = re.compile("failed to connect|last error: |Failed parsing HTTP/2|handshake failed")
-# gRPC's message if connecting again would show nothing new: the server refuses connections, or does not answer.
-_SILENT = re.compile("connect to remote host|tcp handshaker|timed out|[Tt]imeout|unreachable|No route")
-# gRPC's message for a host without an address: "errors resolving", "DNS resolution failed".
-_NO_ADDRESS = "resol"
+# "resol" is of "errors resolving" and "DNS resolution failed".
+_NO_CONNECTION = re.compile("failed to connect|last error: |Failed parsing HTTP/2|handshake failed|resol")
 # gRPC's message for an answer that no gRPC server sends. UNAVAILABLE stands for the statuses 429, 502, 503 and 504, and
 # UNKNOWN for 500 and other statuses. The statuses 401, 403 and 404 mean that nothing was executed, and have their own
 # codes.
@@ -87,17 +84,10 @@ def _unavailable(details: str, address: str, credentials: Credentials) -> str:
         )
     if _broke(details):
         return f"the connection to {address} broke before the answer came ({details})"
-    no_address = _NO_ADDRESS in details
-    if not no_address and not _NO_CONNECTION.search(details):
+    if not _NO_CONNECTION.search(details):
         return details  # the server's own words
-    from hangtag.serving.connection import proxy  # a container's health check does not need it
-
     reason = details.rpartition("last error: ")[2]
-    if through := proxy.for_grpc(address):
-        return through.failure(address, reason)
-    if no_address:
-        return f"the host of {address} is unknown; name the server with --server HOST:PORT"
-    if not _SILENT.search(reason) and (explanation := diagnose(address, credentials)):
-        return explanation
     shown = address if "Connection refused" in reason else f"{address} ({reason})"
-    return f"no server answers at {shown}; start a server with 'hangtag serve', or name another with --server"
+    return diagnose(address, credentials, reason) or (
+        f"no server answers at {shown}; start a server with 'hangtag serve', or name another with --server"
+    )

@@ -239,14 +239,10 @@ class AsyncHttpConnection:
 
     def _explained(self, error: failures.Broken, method: Method[Any]) -> ClientError:
         """Return the error of a call that got no answer. Finding the cause may take seconds; see ``diagnose``."""
-        if self._proxy is not None:
-            explanation = self._proxy.failure(self._address, failures.reason(error))
-        elif failures.host_is_unknown(error):
-            explanation = f"the host of {self._address} is unknown; name the server with --server http://HOST:PORT"
-        elif self._answered and not isinstance(error, httpcore2.ConnectError):
-            explanation = ""  # the protocol and the certificates are right: only this connection broke
-        else:
-            explanation = diagnose(self._address, self._credentials)
+        explanation = ""
+        # If a call was answered before, the protocol and the certificates are right: only this connection broke.
+        if self._proxy is not None or not self._answered or isinstance(error, httpcore2.ConnectError):
+            explanation = diagnose(self._address, self._credentials, failures.reason(error))
         return failures.broken(error, self._address, method, explanation)
 
 

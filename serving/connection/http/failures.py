@@ -1,6 +1,5 @@
 """Turn failures of HTTP calls into the same errors as failures of gRPC calls."""
 
-import socket
 import ssl
 from collections.abc import Iterator
 from typing import Any, TypeAlias, get_args
@@ -84,11 +83,6 @@ def broken(error: Broken, address: str, method: Method[Any], explanation: str) -
     if connected and not method.repeatable:
         message = f"{message}; {UNKNOWN_OUTCOME}"
     return ClientError(grpc.StatusCode.UNAVAILABLE, message)
-
-
-def host_is_unknown(error: BaseException) -> bool:
-    """Return whether a call failed because its host has no address."""
-    return any(isinstance(cause, socket.gaierror | UnicodeError) for cause in _causes(error))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
