@@ -101,15 +101,14 @@ def classify(
     drawn = console.is_terminal if draw is None else draw
     failed = False
     with Client(server, timeout=timeout, credentials=credentials) as client:
-        classifiers = ServedClassifiers(client)
-        model = models[0] if models else classifiers.only_one()
+        model = models[0] if models else _only_classifier(client)
         for path in files:
             title = path.name if names[path.name] == 1 else str(path)  # files in different folders may have equal names
             try:
                 data = pictures.read(path)
                 if len(models) > 1:
                     outcomes = client.compare(data, models, top_k=top_k or 0)
-                    warning = _warning(data, classifiers, *outcomes.values())
+                    warning = _warning(client, data, *outcomes.values())
                     failed |= answers.show_compared(console, path, title, data, outcomes, warning, as_json, drawn)
                     continue
                 answer = client.classify(data, model, version=model_version, top_k=top_k or 0)
@@ -118,59 +117,51 @@ def classify(
                 why = error.strerror if isinstance(error, OSError) else escaped(str(error))
                 click.echo(f"{path}: {why}", err=True)
                 continue
-            warning = _warning(data, classifiers, answer)
+            warning = _warning(client, data, answer)
             answers.show(console, path, title, data, answer, warning, as_json, drawn)
     if failed:
         raise SystemExit(1)
 
 
-class ServedClassifiers:
-    """Find out which models of a server classify images, and what pictures each model takes. Caches the answers."""
+def _only_classifier(client: Client) -> str:
+    """Return the name of the only model that classifies images.
 
-    def __init__(self, client: Client) -> None:
-        """Use a client, which the caller must close."""
-        self._client = client
-        self.image = cache(self._read_image)
-        """Returns what pictures a model takes, by its name and version; None if the server does not say."""
+    Raises UserError if no model or several models do, or if the server, for example an earlier release, does not say
+    which do.
+    """
+    names = client.models()
+    classifiers = [name for name in names if client.parameters(name).get(_CLASSIFIES) == "true"]
+    if len(classifiers) == 1:
+        return classifiers[0]
+    if classifiers:
+        raise UserError(
+            f"the server has {len(classifiers)} models that classify images: {_listed(classifiers)}. Name one with "
+            "--model, or several, to show their answers side by side."
+        )
+    if names:
+        raise UserError(
+            f"the server does not say that any of its models classifies images. Its models are {_listed(names)}; "
+            "name one with --model."
+        )
+    raise UserError("the server serves no model.")
 
-    def only_one(self) -> str:
-        """Return the name of the only model that classifies images.
 
-        Raises:
-            UserError: no model or several models classify images, or the server, for example an earlier release, does
-                not say which models do.
-            ClientError: a call to the server failed.
-        """
-        names = self._client.models()
-        classifiers = [name for name in names if self._client.parameters(name).get(_CLASSIFIES) == "true"]
-        if len(classifiers) == 1:
-            return classifiers[0]
-        if classifiers:
-            raise UserError(
-                f"the server has {len(classifiers)} models that classify images: {_listed(classifiers)}. Name one with "
-                "--model, or several, to show their answers side by side."
-            )
-        if names:
-            raise UserError(
-                f"the server does not say that any of its models classifies images. Its models are {_listed(names)}; "
-                "name one with --model."
-            )
-        raise UserError("the server serves no model.")
-
-    def _read_image(self, model: str, version: str) -> ImageSpec | None:
-        try:
-            text = self._client.parameters(model, version=version).get(_IMAGE)
-            return ImageSpec.parse(text) if text is not None else None
-        except (ClientError, ImageSpecError):
-            return None
+@cache
+def _image(client: Client, model: str, version: str) -> ImageSpec | None:
+    """Return what pictures a model takes; None if the server does not say."""
+    try:
+        text = client.parameters(model, version=version).get(_IMAGE)
+        return ImageSpec.parse(text) if text is not None else None
+    except (ClientError, ImageSpecError):
+        return None
 
 
 def _listed(names: list[str]) -> str:
     return ", ".join(map(escaped, names))
 
 
-def _warning(data: bytes, classifiers: ServedClassifiers, *outcomes: Classification | ClientError) -> str:
+def _warning(client: Client, data: bytes, *outcomes: Classification | ClientError) -> str:
     """Say what is wrong with a picture for the models that answered; "" if nothing is wrong."""
     answered = [outcome for outcome in outcomes if isinstance(outcome, Classification)]
-    images = {classifiers.image(answer.model, answer.version) for answer in answered}
+    images = {_image(client, answer.model, answer.version) for answer in answered}
     return next((text for image in images if image and (text := pictures.warning(data, image))), "")
