@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -15,11 +15,9 @@ from hangtag.protos import methods
 from hangtag.serving import address as server_address
 from hangtag.serving.connection import errors
 from hangtag.serving.connection.grpc_failures import explained
-from hangtag.serving.connection.method import Method, keep_costs
+from hangtag.serving.connection.method import Method, Response, keep_costs
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials, channel_arguments
-
-Response = TypeVar("Response", bound=Message)
 
 # grpc.aio raises INTERNAL with these words if it sends a request on a stream that has already ended: the deadline
 # passed while the event loop was busy, or the other side ended the stream. The stream's own status is then lost. If

@@ -1,7 +1,6 @@
 """One gRPC channel for threads."""
 
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -9,11 +8,9 @@ from google.protobuf.message import Message
 from hangtag.serving import address as server_address
 from hangtag.serving.connection import errors
 from hangtag.serving.connection.grpc_failures import explained
-from hangtag.serving.connection.method import Method, keep_costs
+from hangtag.serving.connection.method import Method, Response, keep_costs
 from hangtag.serving.connection.options import ConnectionOptions
 from hangtag.serving.credentials import Credentials
-
-Response = TypeVar("Response", bound=Message)
 
 
 class GrpcConnection:

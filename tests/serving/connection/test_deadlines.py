@@ -129,28 +129,18 @@ def test_a_large_request_that_is_taken_slowly(kind: Kind) -> None:
         require_late(lambda: client.infer("any", large), 0.8)
 
 
-@pytest.fixture
-def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Gives the host ``several.example`` addresses."""
-    looked_up = socket.getaddrinfo
-
-    def to(*addresses: str) -> None:
-        def getaddrinfo(host: Any, port: Any, *arguments: Any, **settings: Any) -> list[Any]:
-            names = addresses if host in ("several.example", b"several.example") else (host,)
-            return [address for name in names for address in looked_up(name, port, *arguments, **settings)]
-
-        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-
-    return to
-
-
-def test_an_address_that_does_not_answer_leaves_time_for_the_next(resolve: Callable[..., None]) -> None:
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """A blocking client has the same connection, but perhaps an event loop that resolves hosts itself."""
-    kind = Kind(asynchronous=True, http=True)
+    looked_up, kind = socket.getaddrinfo, Kind(asynchronous=True, http=True)
+
+    def getaddrinfo(host: Any, *arguments: Any, **settings: Any) -> list[Any]:
+        names = ("127.0.0.2", "127.0.0.1") if host in ("several.example", b"several.example") else (host,)
+        return [address for name in names for address in looked_up(name, *arguments, **settings)]
+
     with web_server(lambda _: (200, {}, b"[]")) as address:
         port = address.rpartition(":")[2]
         with unreachable("127.0.0.2", int(port)), kind.open(f"several.example:{port}", timeout=1) as client:
-            resolve("127.0.0.2", "127.0.0.1")
+            monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
             assert client.models() == []
 
 

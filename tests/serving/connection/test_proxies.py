@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from hangtag import AsyncClient, Client, ConnectionOptions, UserError
+from hangtag import Client, ConnectionOptions, UserError
 from tests.kit.command import invoke, refusal
 from tests.kit.kinds import Kind, grpc_kinds, http_kinds, message_of
 from tests.kit.other_servers import Answer, web_server
@@ -15,8 +15,6 @@ NEVER = ConnectionOptions(retries=0)
 SERVER = "models.invalid:8000"
 """No server: no name of .invalid has an address."""
 INDEX = "/v2/repository/index"
-every_class = pytest.mark.parametrize("client", [Client, AsyncClient])
-AnyClient = type[Client] | type[AsyncClient]
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +24,10 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-def refused(client: AnyClient, address: str) -> str:
+def refused(address: str) -> str:
     """Why no client is made for an address."""
     with pytest.raises(UserError) as caught:
-        client(address)
+        Client(address)
     assert isinstance(caught.value, ValueError)
     return str(caught.value)
 
@@ -40,41 +38,38 @@ WITH_SPACES = [" ", "http://a b:1", " http://x:1", "http://x:1\n"]
 NO_HOSTS = ["::::", "http://", "http://[::1", "http://[::::]:1", "http://a..b:1", "http://\udcff:1", "http://a|b"]
 
 
-@every_class
 @pytest.mark.parametrize(
     ("variable", "scheme"),
     [("HTTP_PROXY", "http"), ("http_proxy", "http"), ("HTTPS_PROXY", "https"), ("ALL_PROXY", "http")],
 )
 @pytest.mark.parametrize("value", [*OTHER_SCHEMES, *WRONG_PORTS, *WITH_SPACES, *NO_HOSTS])
 def test_a_value_that_is_no_url_of_a_proxy_is_named(
-    client: AnyClient, variable: str, scheme: str, value: str, monkeypatch: pytest.MonkeyPatch
+    variable: str, scheme: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
-    message = refused(client, f"{scheme}://{SERVER}")
+    message = refused(f"{scheme}://{SERVER}")
     assert message.startswith(f"{variable} is {value!r}, ")
     assert "NO_PROXY" in message
 
 
-@every_class
-def test_what_counts_is_named_and_no_password(client: AnyClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_counts_is_named_and_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "htp://anna:se/cr@et@proxy.example:1")
-    assert refused(client, f"http://{SERVER}").startswith("HTTP_PROXY is 'htp://proxy.example:1', ")
+    assert refused(f"http://{SERVER}").startswith("HTTP_PROXY is 'htp://proxy.example:1', ")
     monkeypatch.setenv("http_proxy", "::::")  # of two variables
-    assert refused(client, f"http://{SERVER}").startswith("http_proxy is '::::'")
+    assert refused(f"http://{SERVER}").startswith("http_proxy is '::::'")
     for value in ("socks5://127.0.0.1:1", "socks5h://127.0.0.1:1"):
         monkeypatch.setenv("http_proxy", value)
-        message = refused(client, f"http://{SERVER}")
+        message = refused(f"http://{SERVER}")
         assert all(fact in message for fact in ("http_proxy", "pip install socksio", "NO_PROXY")), message
 
 
-@every_class
-def test_a_variable_that_does_not_apply_is_not_read(client: AnyClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_does_not_apply_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "::::")
-    client(f"http://{SERVER}")
+    Client(f"http://{SERVER}")
     monkeypatch.setenv("HTTP_PROXY", "::::")
     monkeypatch.setenv("NO_PROXY", "[, ::::, 10.0.0.0/99, \udcff, .invalid")
-    client(f"http://{SERVER}")
-    client(SERVER)
+    Client(f"http://{SERVER}")
+    Client(SERVER)
 
 
 def failure(kind: Kind, address: str = SERVER) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from hangtag import AsyncClient, Client, ConnectionOptions, Credentials, CredentialsError
+from hangtag import Client, ConnectionOptions, Credentials, CredentialsError
 from hangtag.serving.server.process.server import Server
 from tests.kit.certificates import TOKEN, Certificates
 from tests.kit.command import invoke
@@ -231,10 +231,7 @@ def test_an_encrypted_key_is_refused_without_asking_for_its_password(
         kind.open("127.0.0.1:1", credentials=mine)
 
 
-@pytest.mark.parametrize("client", [Client, AsyncClient])
-def test_the_authorities_of_the_environment_that_are_missing_are_named(
-    client: type[Client] | type[AsyncClient], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_authorities_of_the_environment_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
     with pytest.raises(CredentialsError, match="SSL_CERT_FILE or SSL_CERT_DIR"):
-        client("https://127.0.0.1:1")
+        Client("https://127.0.0.1:1")
