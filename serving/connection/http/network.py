@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpcore2
@@ -41,15 +41,19 @@ class _Stream(httpcore2.AsyncNetworkStream):
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
+        self._unsent: list[bytes] = []
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        with suppress(OSError):  # the other side may have answered before it closed the connection
+            if self._unsent:
+                self._writer.write(b"".join(self._unsent))
+                self._unsent.clear()
+                await self._writer.drain()
         with _as(httpcore2.ReadError):
             return await self._reader.read(max_bytes)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        with _as(httpcore2.WriteError):
-            self._writer.write(buffer)
-            await self._writer.drain()
+        self._unsent.append(buffer)  # until the answer is read: a request's head and body are sent together
 
     async def aclose(self) -> None:
         self._writer.transport.abort()
