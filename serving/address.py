@@ -11,7 +11,7 @@ _GRPC_URL = re.compile(r"(?P<scheme>grpcs?)://(?P<address>[^/?#]*)", re.IGNORECA
 _HOST_PORT = re.compile(r"(?P<host>\[[^\[\]\s/]+\]|[^\[\]\s/:]+):(?P<port>\d{1,5})")
 _HTTP_URL = re.compile(r"https?://(\[[^\[\]\s/]+\]|[^\[\]\s/:?#@]+)(:(?P<port>\d{1,5}))?(/[^\s?#]*)?", re.IGNORECASE)
 _ONE_SERVER = re.compile(r"^(dns:///|dns:|ipv4:|ipv6:)")  # a prefix of HOST:PORT
-# The name resolvers of gRPC: dns:///hangtag.default:8001, unix:/run/hangtag.sock.
+# Beginnings of addresses for gRPC's name resolvers, such as dns:///hangtag.default:8001 and unix:/run/hangtag.sock.
 _RESOLVED = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:", "xds:")
 
 
@@ -28,8 +28,8 @@ def require(address: str) -> None:
     """Check that a text is an address to which a client can connect.
 
     Args:
-        address: HOST:PORT, or an address for one of gRPC's name resolvers, such as ``dns:///HOST:PORT``; for HTTP, a
-            URL with http:// or https://, a host, optionally a port, and optionally a path.
+        address: HOST:PORT, or an address for one of gRPC's name resolvers, such as ``dns:///HOST:PORT``. An address for
+            HTTP is a URL with http:// or https://, a host, optionally a port, and optionally a path.
 
     Raises:
         AddressError: the address is another kind of URL, or its port is missing or out of range. The message says what
@@ -51,16 +51,18 @@ def require(address: str) -> None:
 
 
 def authority(address: str) -> str:
-    """Return the authority to send to several servers: the address of the first server. "" for any other address.
+    """Return the authority of calls to a list of servers: the address of the first server. Return "" for one server.
 
-    By default gRPC sends the whole list, which is not a valid authority, and the native transport refuses such calls.
+    By default gRPC would send the whole list as the authority. A list is not a valid authority, so the native transport
+    would refuse the calls.
     """
     first, several, _ = address.removeprefix("ipv4:").removeprefix("ipv6:").partition(",")
     return first if several else ""
 
 
 def endpoint(address: str) -> tuple[str, int] | None:
-    """Return the host and the port of a valid address. None if the address names several servers or a Unix socket."""
+    """Return the host and the port of a valid address, or None if the address names several servers or a Unix
+    socket."""
     if is_http(address):
         url = urlsplit(address)
         return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)

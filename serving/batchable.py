@@ -1,18 +1,19 @@
 """Decide from a graph's inputs and outputs whether requests may be batched, that is joined along the first axis.
 
-Three tests, each stricter than the one before. Each returns the reason against batching, or None:
+Three tests, from the least strict to the strictest, return a reason against batching or None:
 
-    impossibility   The shapes rule batching out. Neither the operator nor ``hangtag.batched`` can demand it.
-    obstacle        The shapes speak against batching. Otherwise `hangtag import` tries it: it runs the same
-                    inputs alone and together, and records the result in the file as ``hangtag.batched``.
-    doubt           The names speak against batching. The server uses this test for files without ``hangtag.batched``:
-                    batching by mistake mixes up callers' answers, not batching only costs speed.
+    impossibility   The shapes rule batching out. Neither the operator nor ``hangtag.batched`` can demand batching.
+    obstacle        The axes make a trial of batching pointless. Without an obstacle, `hangtag import` runs equal inputs
+                    alone and together, and records the result in the file as ``hangtag.batched``.
+    doubt           The names suggest that requests cannot be batched. The server applies this test to files without
+                    ``hangtag.batched``, because wrong batching mixes up callers' answers, whereas no batching only
+                    costs speed.
 
 Axes that pass these tests permit batching, but do not prove that the rows of a batch are independent of each other. The
-server reads a proof of independence in the file, or runs a trial itself (``server.runtime.batching_proof``).
+server reads a proof of independence from the file, or runs a trial itself (``server.runtime.batching_proof``).
 
-Exporters name the batch axes of inputs and outputs differently or not at all, so a name counts only if a person chose
-it.
+Exporters name the batch axes of inputs and outputs differently or not at all, so these tests ignore the names that
+exporters generate.
 """
 
 import re
@@ -22,17 +23,17 @@ from typing import TypeAlias
 Axes: TypeAlias = Sequence[int | str | None]
 """A shape as ONNX Runtime gives it: a size, the name of a dynamic axis, or None for an unnamed dynamic axis."""
 
-# N is ONNX's letter for the batch (NCHW). A lower-case n may count anything, so it is not in the list.
+# ONNX calls the batch axis N, as in NCHW. A lower-case n may be the size of any axis, so n is not in this list.
 _BATCH_NAMES = ("N", "B", "bs")
-# Names that exporters generate for unnamed axes: tf2onnx's, torch.onnx's (two kinds), Paddle2ONNX's.
+# The names that tf2onnx, torch.onnx (two kinds) and Paddle2ONNX generate for unnamed axes.
 _GENERATED = re.compile(r"unk__\d+|.*_dim_\d+|[su]\d+|DynamicDimension\.\d+|\?", re.DOTALL)
 
 
 def impossibility(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None:
-    """Return why requests cannot be batched: an input or output has no first axis, or its first axis is fixed. None if
-    they can."""
+    """Return why requests cannot be batched: an input or output has no first axis, or its first axis is fixed. Return
+    None if requests can be batched."""
     if not inputs:
-        return "it has no input"
+        return "the model has no input"
     for name, axes in _every(inputs, outputs):
         if not axes:
             return f"{name!r} has no axis"
@@ -42,10 +43,10 @@ def impossibility(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> st
 
 
 def obstacle(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None:
-    """Return why batching is not worth a trial; None if a trial makes sense.
+    """Return why batching is not worth a trial, or None if a trial makes sense.
 
-    First axes with different names differ in size (n images in, m rows out), and a tensor with the batch in two axes
-    cannot be split back into requests.
+    First axes with different names may differ in size, as with n images in and m rows out. If the batch is in two axes
+    of a tensor, the tensor cannot be split back into requests.
     """
     if reason := impossibility(inputs, outputs):
         return reason
@@ -62,11 +63,11 @@ def obstacle(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | N
 
 
 def doubt(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None:
-    """Return why the names of the axes do not permit batching; None if the names permit batching.
+    """Return why the names of the axes do not permit batching, or None if the names permit batching.
 
-    A first axis with another name, such as a sequence's length, may not be the batch. A first axis is certainly not the
-    batch if a later axis is named batch ([length, batch, features]). Inputs whose first axes may differ in size do not
-    share a batch axis.
+    A first axis with another name might not be the batch but, for example, a sequence's length. A first axis is
+    certainly not the batch if a later axis is named batch ([length, batch, features]). Inputs whose first axes may
+    differ in size do not share a batch axis.
     """
     if reason := obstacle(inputs, outputs):
         return reason
@@ -75,10 +76,10 @@ def doubt(inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> str | None
             return f"the first axis of {name!r} is called {axes[0]!r}, which need not be the batch"
         other = next((axis for axis in axes[1:] if isinstance(axis, str) and "batch" in axis.lower()), None)
         if other is not None:
-            return f"{other!r} is not the first axis of {name!r}"
+            return f"the axis {other!r} is not the first axis of {name!r}"
     generated = {axes[0] for axes in inputs.values() if not _is_chosen(axes[0])}
     if len(generated) > 1:
-        return f"the first axes of its inputs may differ in size: {', '.join(sorted(map(str, generated)))}"
+        return f"the first axes of the model's inputs may differ in size: {', '.join(sorted(map(str, generated)))}"
     return None
 
 

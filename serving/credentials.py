@@ -21,9 +21,9 @@ _RECONNECT_ARGUMENTS = [
     # A client that waits for a starting server retries after 0.1 s to 1 s; gRPC's own backoff begins at 1 s.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # Despite its name, this is the shortest time limit of one connection attempt. 5 s is enough for a handshake over a
-    # slow network or on a busy machine, and less than a call's default deadline, so that a failed handshake is reported
-    # as such and not as an exceeded deadline.
+    # Despite its name, min_reconnect_backoff_ms is the shortest time limit of one connection attempt. 5 s is enough for
+    # a handshake over a slow network or on a busy machine, and less than a call's default deadline, so that a failed
+    # handshake is not reported as an exceeded deadline.
     ("grpc.min_reconnect_backoff_ms", 5000),
 ]
 
@@ -41,16 +41,17 @@ class CredentialsError(UserError):
 
 @dataclass(frozen=True)
 class Credentials:
-    """A client's TLS files and token. Without arguments: no TLS and no token.
+    """A client's TLS files and token. Without arguments, calls use neither TLS nor a token.
 
     Args:
-        tls_ca: PEM file of the authorities that may have signed the server's certificate. Turns TLS on.
-        tls_cert: PEM file of this client's own certificate, for a server that verifies its clients. Needs ``tls_key``.
-        tls_key: PEM file of the certificate's key, not encrypted.
+        tls_ca: PEM file of the certificate authorities that the client trusts. If ``tls_ca`` is given, the client uses
+            TLS.
+        tls_cert: PEM file of this client's own certificate, for servers that verify their clients. Needs ``tls_key``.
+        tls_key: unencrypted PEM file of the private key of ``tls_cert``.
         token_file: a file whose first line the client sends as bearer token.
 
     Raises:
-        CredentialsError: ``tls_cert`` or ``tls_key`` is given without its counterpart, or without ``tls_ca``.
+        CredentialsError: only one of ``tls_cert`` and ``tls_key`` is given, or both are given without ``tls_ca``.
 
     Example:
         >>> Client("models.example:8001", credentials=Credentials(tls_ca="ca.pem", token_file="token"))
@@ -65,10 +66,12 @@ class Credentials:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise CredentialsError("a client certificate needs its key: give --tls-cert and --tls-key together")
         if self.tls_cert is not None and self.tls_ca is None:
-            raise CredentialsError("a client certificate needs TLS: give --tls-ca too, the server's authority")
+            raise CredentialsError(
+                "a client certificate needs TLS: give --tls-ca too, the file of the server's certificate authority"
+            )
 
     def channel(self, address: str, options: Sequence[tuple[str, Any]] = ()) -> grpc.Channel:
-        """Open a channel to a server, or to a list of servers, encrypted if there is a ``tls_ca``.
+        """Open a channel to a server or to a list of servers. The channel is encrypted if there is a ``tls_ca``.
 
         Raises:
             CredentialsError: a TLS file cannot be read, or ``tls_ca`` holds no certificate.
@@ -80,7 +83,7 @@ class Credentials:
         return grpc.secure_channel(address, credentials, options)
 
     def channel_credentials(self) -> grpc.ChannelCredentials | None:
-        """Read the TLS files for a channel; None if there is no ``tls_ca``.
+        """Return gRPC's credentials with the contents of the TLS files, or None if there is no ``tls_ca``.
 
         Raises:
             CredentialsError: a TLS file cannot be read, or ``tls_ca`` holds no certificate.
@@ -88,14 +91,15 @@ class Credentials:
         if self.tls_ca is None:
             return None
         authorities = _read(self.tls_ca, "--tls-ca")
-        if b"-----BEGIN CERTIFICATE-----" not in authorities:  # gRPC would only report that it cannot connect
+        if b"-----BEGIN CERTIFICATE-----" not in authorities:  # gRPC would only report a failed connection
             raise CredentialsError(f"{self.tls_ca} (--tls-ca) holds no certificate in PEM form")
         key = None if self.tls_key is None else _read(self.tls_key, "--tls-key")
         certificate = None if self.tls_cert is None else _read(self.tls_cert, "--tls-cert")
         return grpc.ssl_channel_credentials(authorities, key, certificate)
 
     def ssl_context(self, url: str) -> ssl.SSLContext | None:
-        """Read the TLS files for HTTP; None without ``tls_ca``, which means the system's authorities.
+        """Return the TLS context for HTTP. None, without ``tls_ca``, means that the client trusts the system's
+        authorities.
 
         Raises:
             CredentialsError: a TLS file cannot be read or is malformed, or ``tls_ca`` is given for an http:// URL.
@@ -110,7 +114,7 @@ class Credentials:
         try:
             context = ssl.create_default_context(cafile=self.tls_ca)
             if self.tls_cert is not None:
-                context.load_cert_chain(self.tls_cert, self.tls_key, password="")  # else OpenSSL prompts for it
+                context.load_cert_chain(self.tls_cert, self.tls_key, password="")  # or OpenSSL would prompt for one
         except ssl.SSLError as error:
             raise CredentialsError(
                 f"{self.tls_ca} (--tls-ca) holds no certificate in PEM form, or --tls-cert and --tls-key are not a "
@@ -121,7 +125,7 @@ class Credentials:
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Return the metadata that each call carries: the bearer token, or nothing if there is no ``token_file``.
 
-        The file is read at each call, because tokens may be renewed during a client's life.
+        This method reads the token file at each call, because tokens may be renewed during a client's life.
 
         Raises:
             CredentialsError: the token's file cannot be read, or its first line is not a token.
@@ -131,7 +135,7 @@ class Credentials:
         try:
             token = _read(self.token_file, "--token-file").decode("ascii").strip().partition("\n")[0].strip()
         except UnicodeDecodeError as error:
-            raise CredentialsError(f"{self.token_file} (--token-file) is not a text file of ASCII") from error
+            raise CredentialsError(f"{self.token_file} (--token-file) is not an ASCII text file") from error
         if not token or not token.isprintable():
             raise CredentialsError(f"{self.token_file} (--token-file) holds no token in its first line")
         return (("authorization", f"Bearer {token}"),)

@@ -1,4 +1,4 @@
-"""Ask a server's health service whether the server, or one of its models, takes requests."""
+"""Ask a server's health service whether the server, or one of its models, is ready for requests."""
 
 import time
 from types import TracebackType
@@ -24,9 +24,9 @@ UNKNOWN: int = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class HealthClient:
-    """A client that can check readiness: the base class of ``Client``, with all that `hangtag health` needs.
+    """A client that only checks readiness, for `hangtag health`. ``Client`` extends this class.
 
-    The arguments and exceptions of construction are those of ``Client``.
+    The constructor's arguments and exceptions are those of ``Client``.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class HealthClient:
         self._connection = connect(address, timeout, credentials, options)
 
     def close(self) -> None:
-        """Take no more calls, and cancel those in flight."""
+        """Refuse further calls, and cancel the calls in flight."""
         self._connection.close()
 
     def __enter__(self) -> Self:
@@ -55,10 +55,10 @@ class HealthClient:
         self.close()
 
     def is_ready(self, model: str = "") -> bool:
-        """Return whether the server, or one model, serves; False while it loads, or if the model is unknown.
+        """Return whether the server, or one model, is ready. A model that is loading or unknown is not ready.
 
         Args:
-            model: a model's name; "" for the whole server.
+            model: a model's name, or "" for the whole server.
 
         Raises:
             ClientError: no server answers, or the server refuses the call.
@@ -67,17 +67,17 @@ class HealthClient:
         return self._status(model) == SERVING
 
     def require_ready(self, model: str = "") -> None:
-        """Raise ClientError with the reason unless the server, or one model, serves. See ``is_ready``."""
+        """Raise ClientError with the reason if the server, or one model, is not ready. See ``is_ready``."""
         status = self._status(model)
         if status != SERVING:
             raise not_ready(self._address, model, unknown=bool(model) and status == UNKNOWN and self.is_ready())
 
     def wait_until_ready(self, seconds: float, model: str = "") -> None:
-        """Return as soon as the server, or one model, serves. The server may start or be replaced during the wait.
+        """Return as soon as the server, or one model, is ready. The server may start or be replaced during the wait.
 
         Args:
             seconds: the longest wait.
-            model: a model's name; "" for the whole server.
+            model: a model's name, or "" for the whole server.
 
         Raises:
             ClientError: the server or model was not ready in time, or the server refuses the call.
@@ -87,8 +87,8 @@ class HealthClient:
         wait = Wait(self._address, self._credentials, self._options, model, seconds)
         while wait.remaining():
             try:
-                # gRPC's Watch reports each change at once; over HTTP there is a single answer. With wait_for_ready the
-                # call waits for a server that is not up yet. The Watch ends when the server stops.
+                # Over gRPC, Watch reports each change at once, and ends when the server stops. Over HTTP, the call gets
+                # a single answer. With wait_for_ready, the call also waits for a server that has not started yet.
                 for response in self._connection.stream(WATCH, [request], wait.remaining(), wait_for_ready=True):
                     if wait.hears(response.status):
                         return
@@ -106,7 +106,8 @@ class HealthClient:
 
 @sending()
 def check_request(model: str) -> health_pb2.HealthCheckRequest:
-    """Return the request for the status of a model; "" for the server. Raises InputError if ``model`` is not a text."""
+    """Return the request for the status of a model, or of the server if ``model`` is "". Raises InputError if ``model``
+    is not a text."""
     return health_pb2.HealthCheckRequest(service=model)
 
 
@@ -118,17 +119,17 @@ def status_of(error: ClientError) -> int:
 
 
 def not_ready(address: str, model: str, *, unknown: bool) -> ClientError:
-    """Return the error for a server or a model that does not serve.
+    """Return the error for a server or a model that is not ready.
 
     Args:
         address: the server's address.
-        model: a model's name; "" for the whole server.
+        model: a model's name, or "" for the whole server.
         unknown: whether the server is ready but has no such model.
     """
     if unknown:
         return ClientError(grpc.StatusCode.NOT_FOUND, f"the server at {address} serves no model {model!r}")
     return ClientError(
-        grpc.StatusCode.UNAVAILABLE, f"{model or 'the server'} at {address} is not ready; its log says why"
+        grpc.StatusCode.UNAVAILABLE, f"{model or 'the server'} at {address} is not ready; the server's log says why"
     )
 
 
@@ -138,8 +139,8 @@ class Wait:
     Args:
         address: the server's address.
         credentials: the credentials of the calls.
-        options: the pauses between two checks.
-        model: a model's name; "" for the whole server.
+        options: the options that set the pauses between checks.
+        model: a model's name, or "" for the whole server.
         seconds: the longest wait.
     """
 
@@ -167,7 +168,7 @@ class Wait:
         return status == SERVING
 
     def goes_on_after(self, error: ClientError) -> None:
-        """Record the failure of a Watch. Raises the failure, unless the server stopped or the connection broke.
+        """Record the failure of a Watch, and raise the failure unless the server stopped or the connection broke.
 
         gRPC answers CANCELLED to calls that arrive while a server stops. If a stream's status is lost, the wait
         continues, because the next Watch may give the reason. An earlier failure with a reason is then kept.

@@ -1,8 +1,8 @@
 """How a picture becomes a model's input.
 
-The trainer, the server and the load test prepare pictures only with this module, so all get the same numbers.
+The trainer, the server and the load test prepare pictures only with this module, so that their pixels are equal.
 
-A model's file has the description as ``hangtag.image``, a JSON object with the fields of :class:`ImageSpec`.
+A model's file holds the image description as ``hangtag.image``, a JSON object with the fields of :class:`ImageSpec`.
 """
 
 import json
@@ -20,27 +20,27 @@ from PIL import ExifTags, Image, ImageFilter, ImageOps, UnidentifiedImageError
 from hangtag.errors import reason
 
 FITS = ("stretch", "crop", "pad", "garment")
-"""Ways to fit a picture of another size: change its proportions, crop its longer edge, pad its shorter edge, or convert
-it as the authors of Fashion-MNIST converted their photos."""
+"""Ways to resize a picture to the model's input: change its proportions, crop its longer edge, pad its shorter edge, or
+convert it as the authors of Fashion-MNIST converted their photos."""
 MAX_EDGE = 4_096
 """The largest height and width of a model's input, in pixels."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-"""Suffixes of pictures' names, for the formats that the server decodes. Every command accepts the same files."""
+"""The suffixes of picture files in the formats that the server decodes. Every command accepts these files."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _BEGINNING = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
 DAMAGED = "cannot be decoded and seems damaged: "
 THUMBNAIL_EDGE = 73
-"""Edge to which fit garment first scales down a photo: the height of the thumbnails behind Fashion-MNIST."""
+"""The longest edge, in pixels, of a photo that fit garment trims: the height of Fashion-MNIST's thumbnails."""
 BACKGROUND_TOLERANCE = 0.05 * 255
-"""The least difference between a garment and its background: the authors' 5 % of the maximum intensity."""
+"""The least contrast between a garment and its background: 5 % of the maximum, like Fashion-MNIST's authors."""
 
 Pixels = npt.NDArray[np.uint8]  # [height, width] or [height, width, 3]
 
 
 class ImageSpecError(ValueError):
-    """A description of an image is malformed."""
+    """An image description is malformed."""
 
 
 class PictureError(ValueError):
@@ -49,7 +49,7 @@ class PictureError(ValueError):
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """The pictures that a model takes.
+    """The description of the pictures that a model accepts.
 
     Attributes:
         height: The height of the model's input, in pixels.
@@ -57,7 +57,7 @@ class ImageSpec:
         channels: 1 for grey pictures, UINT8 [batch, height, width]; 3 for colour, UINT8 [batch, height, width, 3].
         mean: The mean that the graph subtracts from pixels scaled to 0 to 1: one number, or a number for each channel.
         std: The standard deviation by which the graph then divides.
-        fit: One of FITS: how to fit a picture of another size. A picture of the right size is used unchanged.
+        fit: The way to resize a picture of another size, one of FITS. A picture of the right size is used unchanged.
 
     Raises:
         ImageSpecError: A value is out of range.
@@ -102,12 +102,12 @@ class ImageSpec:
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ImageSpecError("it is not JSON") from error
+            raise ImageSpecError("the text is not JSON") from error
         return cls.of(value)
 
     @classmethod
     def of(cls, value: object) -> "ImageSpec":
-        """Build a description from the object that ``as_json`` returns. Raises ImageSpecError as ``parse`` does."""
+        """Build a description from the object that ``as_json`` returns. Raises the ImageSpecError of ``parse``."""
         known = {one.name for one in fields(cls)}
         if not isinstance(value, Mapping) or not {"height", "width"} <= set(value) <= known:
             raise ImageSpecError(f"height and width are required; the known keys are {', '.join(sorted(known))}")
@@ -117,11 +117,11 @@ class ImageSpec:
         return cls(**arguments)
 
     def as_json(self) -> dict[str, Any]:
-        """The description as JSON's values."""
+        """Return the description as a JSON object."""
         return {key: list(item) if isinstance(item, tuple) else item for key, item in asdict(self).items()}
 
     def __str__(self) -> str:
-        """A text for people, such as "64x64 pixels, colour, crop"."""
+        """Return a text for people, such as "64x64 pixels, colour, crop"."""
         return f"{self.height}x{self.width} pixels, {'colour' if self.channels == 3 else 'grey'}, {self.fit}"
 
     @property
@@ -148,13 +148,13 @@ class ImageSpec:
         return self.prepare(upright(file, self.channels))
 
     def prepare(self, picture: Image.Image, *, whole: bool = False) -> Pixels:
-        """Make a picture fit.
+        """Resize a picture to the model's input in the way of ``fit``.
 
         Args:
-            picture: Upright, and flattened to this number of channels; see :func:`flattened`. This function may modify
-                the picture.
-            whole: Only for fit garment: scale down the whole picture instead of cutting out one garment, because the
-                picture shows several garments whose places and relative sizes matter.
+            picture: The upright picture, flattened to ``channels`` channels (see :func:`flattened`). This method may
+                modify the picture.
+            whole: Only for fit garment. Scale down the whole picture instead of cutting out one garment, because the
+                picture shows several garments, and their places and relative sizes matter.
 
         Returns:
             UINT8 pixels with this ``shape``.
@@ -179,12 +179,13 @@ def opened(file: Path) -> Image.Image:
     """
     try:
         return Image.open(file, formats=_FORMATS)
-    except Exception as error:  # Pillow's readers raise whatever a broken file makes them raise
+    except Exception as error:  # Pillow raises exceptions of any type for a broken file
         raise _error_of(file, error) from error
 
 
 def upright(file: Path, channels: int) -> Image.Image:
-    """Decode a PNG, JPEG or WebP file, turn it as its EXIF data says, and flatten it.
+    """Decode a PNG, JPEG or WebP file, turn the picture upright by its EXIF data, and flatten it to ``channels``
+    channels.
 
     Raises:
         PictureError: The file cannot be read.
@@ -192,12 +193,12 @@ def upright(file: Path, channels: int) -> Image.Image:
     with opened(file) as picture:
         try:
             return flattened(ImageOps.exif_transpose(picture), channels)
-        except Exception as error:  # Pillow's decoders raise whatever a broken file makes them raise
+        except Exception as error:  # Pillow raises exceptions of any type for a broken file
             raise _error_of(file, error) from error
 
 
 def unreadable(content: bytes, why: object) -> str:
-    """Return what is wrong with a file that is not a picture, as the end of a sentence, for all commands.
+    """Return, as the end of a sentence, what is wrong with a file that is not a readable picture.
 
     Args:
         content: The file's content, or its beginning.
@@ -206,7 +207,7 @@ def unreadable(content: bytes, why: object) -> str:
     if not content:
         return "is empty (0 bytes)"
     if not _BEGINNING.match(content):
-        return "is not a PNG, JPEG or WebP file; convert it to one of them"
+        return "is not a PNG, JPEG or WebP file; convert the file to one of these formats"
     return f"{DAMAGED}{why}"
 
 
@@ -219,16 +220,16 @@ def _error_of(file: Path, error: Exception) -> PictureError:
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
-    """Return height and width after a turn by EXIF data. Reads only the header, without decoding pixels."""
-    # PNG's own getexif decodes the picture, since EXIF data may also follow the pixels.
+    """Return the height and width of a picture turned upright by its EXIF data. No pixel is decoded."""
+    # Pillow's getexif for PNG files would decode the picture, because EXIF data may also follow the pixels.
     turned = Image.Image.getexif(picture).get(ExifTags.Base.Orientation, 1) >= 5
     return (picture.width, picture.height) if turned else (picture.height, picture.width)
 
 
 def flattened(picture: Image.Image, channels: int) -> Image.Image:
-    """Convert a picture of any kind to mode "L" or "RGB": 16 bits are scaled to 8, transparent parts become white.
+    """Convert a picture to mode "L" or "RGB". 16-bit pixels are scaled to 8 bits, and transparent parts become white.
 
-    Converting each row of a picture separately gives the same result.
+    Converting the rows of a picture one by one gives an equal result.
     """
     mode = "L" if channels == 1 else "RGB"
     if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255 instead of scaling
@@ -245,15 +246,15 @@ def background_of(grey: npt.NDArray[Any]) -> float:
 
 
 def negated_on_white(grey: npt.NDArray[Any], background: float) -> npt.NDArray[Any]:
-    """Negate a photo on a bright background, such as the authors' photos. Keep a photo on a dark background."""
+    """Negate a photo with a bright background, such as Fashion-MNIST's. Keep a photo with a dark background."""
     return 255 - grey if background > 127 else grey
 
 
 def _convert_garment(grey: Image.Image, height: int, width: int) -> Pixels:
-    """Trim to the garment, subsample it to fit the input, sharpen, centre on the background, and negate.
+    """Trim a photo to its garment, subsample it to the input's size, sharpen it, centre it, and negate it.
 
     Source: Xiao, Rasul, Vollgraf: Fashion-MNIST, 2017, figure 1. The authors began with thumbnails 73 pixels high, so a
-    larger photo is first scaled down to that.
+    larger photo is first scaled down to 73 pixels.
     """
     grey.thumbnail((THUMBNAIL_EDGE, THUMBNAIL_EDGE), Image.Resampling.LANCZOS)
     pixels = np.asarray(grey)
@@ -267,7 +268,7 @@ def _convert_garment(grey: Image.Image, height: int, width: int) -> Pixels:
 
 
 def _fit_whole(grey: Image.Image, height: int, width: int) -> Pixels:
-    """Scale down the whole picture until it fits. Never enlarge it, so a garment of 28 pixels keeps its 28 pixels."""
+    """Scale the whole picture down to the input. A smaller picture, such as a garment of 28 pixels, is not enlarged."""
     grey.thumbnail((width, height), Image.Resampling.LANCZOS)
     return _centre(grey, float(np.median(_edge(grey))), height, width)
 
@@ -288,7 +289,7 @@ def _trim(pixels: Pixels, background: float) -> Pixels:
 
 
 def _edge(picture: Image.Image) -> Pixels:
-    """Return the pixels along the whole edge, [n] or [n, 3], not only the corners, which an object may cover."""
+    """Return the pixels along the picture's whole border, [n] or [n, 3]. An object may cover the corners."""
     pixels = np.asarray(picture)
     return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
 

@@ -5,13 +5,13 @@ The layout is Triton's:
     <models>/
         <name>/             letters, digits, '_', '-' and '.', beginning with a letter or a digit
             serving.toml    optional: this model's own server settings
-            route.toml      in place of versions: a route, which answers by other models (docs/reference/routes.md)
-            promoted.toml   optional: which version serves; without it, the latest
+            route.toml      instead of versions: a route, which calls other models (docs/reference/routes.md)
+            promoted.toml   optional: the version that serves; by default the latest
             config.pbtxt    optional: for Triton; hangtag's server does not read it
             <version>/      a whole number from 1
                 model.onnx
 
-promoted.toml is an alias: 'hangtag models promote' and 'rollback' write it (export/repository/promotion.py):
+'hangtag models promote' and 'hangtag models rollback' write promoted.toml (export/repository/promotion.py):
 
     version = 2         the version that serves
     history = [1, 3]    the versions that served before, for a rollback; the last is the most recent
@@ -38,8 +38,8 @@ ROUTE_FILE = "route.toml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")  # 255 bytes is the longest file name of common file systems
 _VERSION = re.compile(r"[1-9][0-9]*")
 _LARGEST_TOML = 1 << 20  # bytes
-_MEND_PROMOTION = "'hangtag models promote NAME VERSION' rewrites it; without the file the latest version serves"
-_LAYOUT = f"<version>/{MODEL_FILE}, the version a whole number from 1"
+_MEND_PROMOTION = "'hangtag models promote NAME VERSION' rewrites the file; without the file, the latest version serves"
+_LAYOUT = f"<version>/{MODEL_FILE}, with a whole number from 1 as version"
 
 
 class ModelRepositoryError(UserError):
@@ -52,7 +52,7 @@ class ModelNameError(ModelRepositoryError):
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One version of one model on disk. path: its model.onnx."""
+    """One version of a model on disk. ``path`` is the path of its model.onnx."""
 
     name: str
     version: int
@@ -89,12 +89,12 @@ def names(models: Path) -> list[str]:
         return sorted(folder.name for folder in models.iterdir() if is_model_name(folder.name) and folder.is_dir())
     except OSError as error:
         raise ModelRepositoryError(
-            f"{models} is not a folder. Name the model repository with --models; 'hangtag export' fills one."
+            f"{models} is not a folder. Name the model repository with --models; 'hangtag export' creates one."
         ) from error
 
 
 def is_route(models: Path, name: str) -> bool:
-    """Return whether a name in the repository is a route, which calls models. A folder with versions is a model."""
+    """Return whether a name in the repository is a route: its folder has a route.toml and no versions."""
     folder = models / name
     try:
         return is_model_name(name) and (folder / ROUTE_FILE).is_file() and not any(_versions(folder))
@@ -103,7 +103,8 @@ def is_route(models: Path, name: str) -> bool:
 
 
 def versions(models: Path, name: str) -> list[ModelFile]:
-    """List a model's versions: first the serving version, then the others, latest first. Empty if there is no model.
+    """List a model's versions: the version that serves, then the others, latest first. Without a model, the list is
+    empty.
 
     Raises:
         ModelNameError: The text cannot be a model's name.
@@ -118,7 +119,7 @@ def versions(models: Path, name: str) -> list[ModelFile]:
 
 
 def versions_in(folder: Path) -> list[ModelFile]:
-    """Do the same as ``versions``, for one model's folder."""
+    """List the versions in a model's folder, in the order and with the errors of ``versions``."""
     files = numbered_versions(folder)
     promoted = promotion(folder) if files else None
     if promoted is None:
@@ -127,8 +128,8 @@ def versions_in(folder: Path) -> list[ModelFile]:
     if not serving:
         there = ", ".join(str(file.version) for file in files)
         raise ModelRepositoryError(
-            f"{folder / PROMOTION_FILE} promotes version {promoted.version}, which is not there; there are {there}. "
-            f"Promote one of them: 'hangtag models promote {folder.name} VERSION'"
+            f"{folder / PROMOTION_FILE} promotes version {promoted.version}, which does not exist; the versions are "
+            f"{there}. Promote one of them: 'hangtag models promote {folder.name} VERSION'"
         )
     return serving + [file for file in files if file.version != promoted.version]
 
@@ -146,7 +147,7 @@ def numbered_versions(folder: Path) -> list[ModelFile]:
 
 
 def promotion(folder: Path) -> Promotion | None:
-    """Read which version of a model was promoted; None if the latest version serves.
+    """Read which version of a model was promoted. Return None if the latest version serves.
 
     Raises:
         ModelRepositoryError: The model's promoted.toml cannot be read, or has other contents.
@@ -162,7 +163,7 @@ def promotion(folder: Path) -> Promotion | None:
     version = content.pop("version", None)
     if content or not isinstance(history, list) or not all(_is_version(number) for number in (version, *history)):
         raise ModelRepositoryError(
-            f"{file} is expected to hold version = NUMBER and, optionally, history = [NUMBERS]. {_MEND_PROMOTION}"
+            f"{file} must hold version = NUMBER and may hold history = [NUMBERS]. {_MEND_PROMOTION}"
         )
     return Promotion(version, tuple(history))
 
@@ -214,22 +215,22 @@ def require_inside(file: Path, folder: Path) -> None:
     if not inside:
         raise ModelRepositoryError(
             f"{file} is a link that leads out of the model's folder and out of the repository (see 'readlink -f'). "
-            "Put the file itself there, or make the whole folder of the model a link"
+            "Put the file itself into the model's folder, or make the whole folder of the model a link"
         )
 
 
 def require_names(models: Path) -> list[str]:
-    """Do the same as ``names``, but also raise ModelRepositoryError if the repository is empty."""
+    """List the folders like ``names``, but raise ModelRepositoryError if the repository is empty."""
     listed = names(models)
     if not listed:
         raise ModelRepositoryError(
-            f"{models} holds no model: expected {models}/<name>/{_LAYOUT}. 'hangtag export' publishes one."
+            f"{models} holds no model: expected {models}/<name>/{_LAYOUT}. 'hangtag export' publishes a model."
         )
     return listed
 
 
 def require_versions(models: Path, name: str) -> list[ModelFile]:
-    """Do the same as ``versions``, but also raise ModelRepositoryError if there is no version or no such model."""
+    """List the versions like ``versions``, but raise ModelRepositoryError if there is no version or no such model."""
     files = versions(models, name)
     if not files:
         if _VERSION.fullmatch(name) and (models / name / MODEL_FILE).is_file():
@@ -246,7 +247,7 @@ def require_versions(models: Path, name: str) -> list[ModelFile]:
             )
         raise ModelRepositoryError(
             f"{models / name} has no version to serve: expected {models / name}/{_LAYOUT}, or for a route "
-            f"{models / name / ROUTE_FILE}. Publish one, or move the folder out of the repository."
+            f"{models / name / ROUTE_FILE}. Publish a version, or move the folder out of the repository."
         )
     return files
 

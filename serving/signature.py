@@ -34,7 +34,7 @@ _DATATYPES = {
 }
 
 _GARMENTS = ("fashion-mnist", "outfits", "outfits-independent")
-"""The data sets of garments that hangtag trains on. Old files do not name the first of these data sets."""
+"""The data sets of garments that hangtag trains on. Old files that name no data set were trained on Fashion-MNIST."""
 
 
 class UnsupportedModelError(ValueError):
@@ -63,14 +63,16 @@ class TensorSpec:
 
     @classmethod
     def from_onnx(cls, name: str, onnx_type: str, shape: Iterable[int | str | None]) -> "TensorSpec":
-        """Convert ONNX Runtime's description, in which a dynamic axis is a symbol or None.
+        """Convert ONNX Runtime's description of a tensor, in which a dynamic axis is a symbol or None.
 
         Raises:
             UnsupportedModelError: the protocol has no datatype for ``onnx_type``.
         """
         datatype = _DATATYPES.get(onnx_type)
         if datatype is None:
-            raise UnsupportedModelError(f"{name!r} is a {onnx_type}, which the Open Inference Protocol does not have")
+            raise UnsupportedModelError(
+                f"{name!r} is a {onnx_type}, a type that the Open Inference Protocol does not have"
+            )
         sizes = tuple(shape)
         return cls(
             name,
@@ -100,11 +102,11 @@ class Signature:
     """A model's inputs, outputs and metadata: the contract between training and serving.
 
     Attributes:
-        inputs: in the graph's order.
-        outputs: in the graph's order.
+        inputs: the inputs, in the graph's order.
+        outputs: the outputs, in the graph's order.
         metadata: the ``hangtag.`` properties, without their prefix.
-        batching_override: the operator's setting whether requests may be batched; None if not set.
-        disproof: why a trial of the model ruled out batching; None if no trial did.
+        batching_override: whether the operator allows batching; None if the operator has not decided.
+        disproof: why a trial of the model ruled out batching; None if no trial ruled out batching.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -125,11 +127,12 @@ class Signature:
 
         Raises:
             UnsupportedModelError: a ``hangtag.`` property is malformed, or a setting demands batching although the
-                graph rules it out.
+                graph rules batching out.
         """
         metadata = {key.removeprefix(PREFIX): value for key, value in properties.items() if key.startswith(PREFIX)}
         signature = cls(tuple(inputs), tuple(outputs), metadata, batching_override)
-        # Read each property once, so that a malformed file fails when it is loaded, not at its first request.
+        # Read each property once, so that a malformed property fails when the model is loaded, not at the first
+        # request.
         _ = signature.labels, signature.label_distances, signature.threshold, signature.min_labels, signature.image
         _ = signature.why_unbatched
         return signature
@@ -143,12 +146,12 @@ class Signature:
     def why_unbatched(self) -> str | None:
         """Why requests may not be batched; None if batching is allowed.
 
-        The operator's setting comes first, then the file's ``hangtag.batched``, then what the axes suggest. A trial can
-        only forbid batching that the file or the axes allow.
+        The operator's setting takes precedence over the file's ``hangtag.batched``, which takes precedence over the
+        axes. A trial can only forbid batching that the file or the axes allow.
 
         Raises:
-            UnsupportedModelError: the property is malformed, or a setting demands batching although the graph rules it
-                out. ``from_onnx`` already raises this error, also for each property below.
+            UnsupportedModelError: the property is malformed, or a setting demands batching although the graph rules
+                batching out. ``from_onnx`` already raises this error for every property.
         """
         declared = self.metadata.get("batched")
         if declared not in ("true", "false", None):
@@ -168,7 +171,7 @@ class Signature:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """The names along the outputs' last axis, in order; empty if the file has no ``hangtag.labels``.
+        """The names along the outputs' last axis, in order. There are no names if the file has no ``hangtag.labels``.
 
         Raises:
             UnsupportedModelError: the property is malformed.
@@ -180,7 +183,7 @@ class Signature:
 
     @cached_property
     def label_distances(self) -> tuple[tuple[float, ...], ...] | None:
-        """The distance of each pair of labels, [labels][labels], from 0 (the same) to 1; None if the file has none.
+        """The distance of each pair of labels, [labels][labels], from 0 (the same) to 1; None without this property.
 
         Raises:
             UnsupportedModelError: the property is malformed.
@@ -204,7 +207,7 @@ class Signature:
 
     @cached_property
     def threshold(self) -> float:
-        """For ``multi_label``: the least probability of a label in the predicted set; 0.5 by default.
+        """The least probability of a label in a ``multi_label`` model's predicted set; 0.5 by default.
 
         Raises:
             UnsupportedModelError: the property is malformed.
@@ -216,7 +219,8 @@ class Signature:
 
     @cached_property
     def min_labels(self) -> int:
-        """For ``multi_label``: the least size of a set, filled up with the most probable labels; 0 by default.
+        """The least size of a ``multi_label`` model's predicted set; 0 by default. The most probable labels fill up a
+        set.
 
         Raises:
             UnsupportedModelError: the property is malformed.
@@ -228,10 +232,10 @@ class Signature:
 
     @cached_property
     def image(self) -> ImageSpec | None:
-        """How a picture becomes the model's only input; None if the file does not say.
+        """The image description of the model's only input; None if the file has no description.
 
-        Files that earlier releases trained on Fashion-MNIST, or on canvases composed from it, do not say: they take
-        garments.
+        Models that earlier releases trained on Fashion-MNIST, or on canvases composed from it, get the description of
+        garments although their files have none.
 
         Raises:
             UnsupportedModelError: the property is malformed, or describes an input that the model does not have.
@@ -244,7 +248,9 @@ class Signature:
             if [each.shape[1:] for each in self.inputs] != [image.shape] or self.inputs[0].datatype != "UINT8":
                 inputs = ", ".join(map(str, self.inputs))
                 expected = ", ".join(map(str, ("batch", *image.shape)))
-                raise UnsupportedModelError(f"{PREFIX}image is for one input UINT8 [{expected}], not for {inputs}")
+                raise UnsupportedModelError(
+                    f"{PREFIX}image needs one input UINT8 [{expected}], but the model has {inputs}"
+                )
             return image
         if self._learned_garments and len(self.inputs) == 1:
             match self.inputs[0].datatype, self.inputs[0].shape:
@@ -277,17 +283,19 @@ class Signature:
         return self.metadata.get("task")
 
     def input(self, name: str) -> TensorSpec | None:
-        """Return the input of this name; None if there is no such input."""
+        """Return the input of this name, or None if there is no such input."""
         return next((spec for spec in self.inputs if spec.name == name), None)
 
     def output(self, name: str) -> TensorSpec | None:
-        """Return the output of this name; None if there is no such output."""
+        """Return the output of this name, or None if there is no such output."""
         return next((spec for spec in self.outputs if spec.name == name), None)
 
     def difference(self, other: "Signature") -> tuple[str, object, object] | None:
-        """Return what differs between two signatures and affects the answers: its name, and both values; None if equal.
+        """Return the first difference between two signatures that affects the answers, as a name and both values, or
+        None.
 
-        The image descriptions count only if both files have one, since a route prepares a picture for its first model.
+        The image descriptions are compared only if both files have one, because a route prepares a picture for its
+        first model.
         """
         fits = (self.image.fit, other.image.fit) if self.image and other.image else ("", "")
         for what, own, others in (
@@ -304,10 +312,10 @@ class Signature:
 
     def _why_unbatched_by(self, batched: bool, source: str) -> str | None:
         if not batched:
-            return f"{source} says so"
+            return f"{source} forbids batching"
         if self.impossibility:
             raise UnsupportedModelError(
-                f"{source} says that requests may be joined, but they cannot be: {self.impossibility}"
+                f"{source} demands batching, but requests cannot be batched: {self.impossibility}"
             )
         return None
 

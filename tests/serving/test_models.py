@@ -31,7 +31,9 @@ def signature(**properties: str) -> Signature:
 
 @pytest.mark.parametrize("type_", ["tensor(bfloat16)", "tensor(complex64)", "seq(map(int64,tensor(float)))"])
 def test_a_type_that_the_protocol_lacks_is_refused(type_: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'x' is a .*, which the Open Inference Protocol does not have"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"'x' is a .*, a type that the Open Inference Protocol does not have"
+    ):
         TensorSpec.from_onnx("x", type_, [1])
 
 
@@ -44,11 +46,11 @@ def test_metadata_is_ours_alone() -> None:
 
 def test_the_files_batching_property_overrides_its_axes_and_the_operators_setting_overrides_both() -> None:
     assert signature().batched
-    assert signature(batched="false").why_unbatched == "hangtag.batched in its file says so"
+    assert signature(batched="false").why_unbatched == "hangtag.batched in its file forbids batching"
     assert of_axes({"x": ["rows", 2]}, {"y": [None]}, {"hangtag.batched": "true"}).batched
     assert of_axes({"x": ["batch"]}, {"y": ["batch"]}, {"hangtag.batched": "false"}, True).batched
     unbatched = of_axes({"x": ["batch"]}, {"y": ["batch"]}, {"hangtag.batched": "true"}, False)
-    assert unbatched.why_unbatched == "the operator says so"
+    assert unbatched.why_unbatched == "the operator forbids batching"
 
 
 def test_what_makes_a_set_and_distances_of_labels_are_read() -> None:
@@ -112,8 +114,8 @@ def of_axes(inputs: dict[str, Axes], outputs: dict[str, Axes], *more: Any) -> Si
         ({"x": ["n", 3]}, {"distances": ["n", "n"]}, "'distances' has the batch in two axes"),
         ({"x": ["length"]}, {"y": [None]}, "the first axis of 'x' is called 'length', which need not be the batch"),
         ({"x": [None]}, {"y": ["boxes"]}, "the first axis of 'y' is called 'boxes', which need not be the batch"),
-        ({"x": ["s0", "batch", 3]}, {"y": ["s0", "batch", 3]}, "'batch' is not the first axis of 'x'"),
-        ({"a": ["s0"], "b": ["s1"]}, {"y": [None]}, "the first axes of its inputs may differ in size: s0, s1"),
+        ({"x": ["s0", "batch", 3]}, {"y": ["s0", "batch", 3]}, "the axis 'batch' is not the first axis of 'x'"),
+        ({"a": ["s0"], "b": ["s1"]}, {"y": [None]}, "the first axes of the model's inputs may differ in size: s0, s1"),
     ],
 )
 def test_what_the_axes_say_about_batching_unless_the_operator_decides(
@@ -126,7 +128,7 @@ def test_what_the_axes_say_about_batching_unless_the_operator_decides(
 @pytest.mark.parametrize(
     ("inputs", "outputs", "why"),
     [
-        ({}, {"y": ["batch", 10]}, "it has no input"),
+        ({}, {"y": ["batch", 10]}, "the model has no input"),
         ({"x": ["batch", 3], "rate": []}, {"y": ["batch"]}, "'rate' has no axis"),
         ({"x": ["batch", 3]}, {"total": []}, "'total' has no axis"),
         ({"x": ["batch", 3], "state": [2, "batch", 8]}, {"y": ["batch"]}, "the first axis of 'state' is fixed to 2"),
@@ -138,7 +140,7 @@ def test_no_setting_batches_a_model_without_a_batch_axis(
 ) -> None:
     assert of_axes(inputs, outputs).why_unbatched == why
     for properties, setting in (({"hangtag.batched": "true"}, None), ({}, True)):
-        with pytest.raises(UnsupportedModelError, match=f"may be joined, but they cannot be: {why}"):
+        with pytest.raises(UnsupportedModelError, match=f"demands batching, but requests cannot be batched: {why}"):
             of_axes(inputs, outputs, properties, setting)
 
 

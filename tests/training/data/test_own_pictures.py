@@ -126,7 +126,7 @@ def test_files_that_cannot_be_read_are_named_and_left_out(tmp_path: Path) -> Non
     damaged = "cats/000.png (it cannot be decoded and seems damaged: "  # as 'hangtag classify' says it
     assert unreadable.startswith(f"Left out 3 pictures that cannot be read: {damaged}")
     assert "cats/001.png (it is empty (0 bytes))" in unreadable
-    assert "cats/002.jpg (it is not a PNG, JPEG or WebP file; convert it to one of them)" in unreadable
+    assert "cats/002.jpg (it is not a PNG, JPEG or WebP file; convert the file to one of these formats)" in unreadable
     assert others.startswith("Left out 1 file whose name does not end in .png, .jpg, ")
     assert others.endswith(": dogs/readme.txt.")
     assert few == "Fewer than 20 pictures, too few to learn from or to test with: cats (18)."

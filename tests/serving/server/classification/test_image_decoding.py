@@ -157,7 +157,7 @@ def with_wrong_byte(at: int) -> bytes:
     return bytes(data)
 
 
-DAMAGED, OTHER = "seems damaged", "the image is not a PNG, JPEG or WebP file; convert it"
+DAMAGED, OTHER = "seems damaged", "the image is not a PNG, JPEG or WebP file; convert the file"
 JPEG = encoded(noise("L", 99, 99), "JPEG")
 
 

@@ -177,7 +177,7 @@ def test_a_promotion_and_a_rollback_are_followed_and_a_damaged_one_changes_nothi
     repository.promote("one", 7)
     log = running.poll()
     assert running.answer("one") == 3
-    assert any("promotes version 7, which is not there" in line.get("reason", "") for line in log)
+    assert any("promotes version 7, which does not exist" in line.get("reason", "") for line in log)
     with pytest.raises(RepositoryError, match="promotes version 7"):
         repository.start("none")
 

@@ -111,7 +111,7 @@ def test_the_models_file_decides_about_batching(tmp_path: Path, make: Callable[[
 def test_the_server_does_not_start_with_impossible_batching(tmp_path: Path) -> None:
     onnx_models.publish(tmp_path, "m", onnx_models.unbatched())
     with (
-        pytest.raises(StartError, match="the operator says that requests may be joined, but they cannot be"),
+        pytest.raises(StartError, match="the operator demands batching, but requests cannot be batched"),
         server(tmp_path, http_port=-1, model_max_batch_size=(("m", 8),)),
     ):
         pass
