@@ -184,9 +184,9 @@ def test_a_spoiled_route_is_named_with_its_mistake(routes: Path) -> None:
     (routes / "deep/route.toml").write_text("split = {one = 90}")
     error = refusal("models", "show", "deep", "--models", routes)
     assert str(routes / "deep/route.toml") in error
-    assert "these add up to 90" in error
-    assert "these add up to 90" in text("list", models=routes)
-    assert "these add up to 90" in read("list", models=routes)[1]["trouble"]
+    assert "must add up to 100 (percent), not to 90" in error
+    assert "must add up to 100 (percent), not to 90" in text("list", models=routes)
+    assert "must add up to 100 (percent), not to 90" in read("list", models=routes)[1]["trouble"]
 
 
 def test_a_route_is_listed_and_refused_where_a_version_is_wanted(routes: Path) -> None:

@@ -1,11 +1,11 @@
-"""The threads that compute the batches of all models, and that also receive calls for a transport that needs that.
+"""The threads that compute the batches of all models. The threads can also receive the calls of a transport.
 
-A free thread takes the next batch that is due, whatever its model, and computes it. No thread waits for a fuller batch:
-while every instance of a model computes, its calls gather and become the next batch.
+A free thread takes the next batch that is due, of any model, and computes the batch. No thread waits for a fuller
+batch, because the calls that arrive while every instance of a model computes become the next batch.
 
-A transport may provide a function with which one thread at a time *receives*. That thread queues the calls that have
-come, and then computes the batch that is due, while the next free thread receives. So one thread receives, computes
-and answers a lone call.
+A transport may provide a function with which one thread at a time *receives*. The receiving thread queues the calls
+that have arrived, and then computes the batch that is due, while the next free thread receives. So one thread receives,
+computes and answers a lone call.
 
 There are as many threads as one model may compute batches at once. Slow models could occupy all of these threads, and
 then nothing would be received, computed for other models, or refused. So a *further* thread starts if no thread is free
@@ -26,66 +26,67 @@ from hangtag.serving.server.queue.call import Call
 log = structlog.get_logger()
 
 UNRECEIVED_SECONDS = 0.005
-"""If every thread computes and nothing is received for this long, a further thread starts to receive."""
+"""If every thread computes and nothing is received for this many seconds, a further thread starts to receive."""
 _IDLE_SECONDS = 1.0
-"""How long a further thread waits for work."""
+"""How many seconds a further thread waits for work before it ends."""
 
 
 class BatchExecutor(Protocol):
-    """A version of a model: batches are taken from its queue, and it computes them."""
+    """A version of a model, which computes the batches that are taken from its queue."""
 
     @property
     def batcher(self) -> Batcher: ...
 
     def compute(self, batch: list[Call], *, alone: bool) -> Callable[[], None]:
-        """Compute a batch, which must be the very object that ``batcher.take`` returned, and finish it. Never raises.
+        """Compute a batch, the list object that ``batcher.take`` returned, and finish it. Never raises an error.
 
-        Returns a function that gives the calls their outcomes. alone: nothing else is being computed.
+        ``alone`` is whether nothing else is being computed. The returned function gives the calls their outcomes.
         """
 
 
 Receive = Callable[[int | None], bool]
-"""Queues the calls that have come. Waits for a call, without the interpreter lock, for at most the given milliseconds
-(None: no limit). Returns False once no more calls will come. Never raises."""
+"""A function that queues the calls that have arrived. The function waits for a call, without the interpreter lock, for
+at most the given milliseconds (None: no limit). The function returns False once no more calls will arrive, and never
+raises an error."""
 
 
 Work = tuple[BatchExecutor, list[Call]]
-"""A batch, preceded by the model that computes it."""
+"""A model, and a batch that the model computes."""
 
 
 class ComputePool:
     """Runs threads from the first ``offer`` or ``receive_from`` until ``close``. Thread-safe."""
 
     def __init__(self, threads: int) -> None:
-        """Start no thread yet. threads: the number of threads, not counting further threads."""
+        """Start no thread yet. ``threads`` is the number of threads, without the further threads."""
         self._threads = threads
         self._lock = threading.RLock()  # a Condition calls an RLock's methods in C, but a Lock's in Python
         self._core = _Waiting(threading.Condition(self._lock))
         self._further = _Waiting(threading.Condition(self._lock))
         self._running: set[threading.Thread] = set()
-        self._starting = 0  # how many of these threads do not run yet
+        self._starting = 0  # how many started threads do not run yet
         self._due: dict[BatchExecutor, None] = {}  # models that may have a batch
         self._offers = 0
-        self._wake_later: dict[int, Callable[[], None]] = {}  # by thread
+        self._wake_later: dict[int, Callable[[], None]] = {}  # by thread, for its offers
         self._receive: Receive | None = None
         self._receiver: int | None = None  # the thread that receives
         self._receptions = 0
-        self._unreceived = threading.Event()  # no thread was free to receive
-        self._further_receive = False  # nothing was received for a moment, so a further thread may receive
-        self._is_summoned = False  # a further thread was woken or started to receive, and has not begun
-        self._computing: set[int] = set()  # threads
-        self._after: dict[Callable[[], None], None] = {}  # in the order of their calls
+        self._unreceived = threading.Event()  # set while no thread is free to receive
+        self._further_receive = False  # whether a further thread may receive, because nothing was received for a moment
+        self._is_summoned = False  # whether a further thread was woken or started to receive, and has not begun
+        self._computing: set[int] = set()  # threads that compute
+        self._after: dict[Callable[[], None], None] = {}  # in the order of the calls to ``after_batch``
         self._closed = False
 
     def after_batch(self, work: Callable[[], None]) -> None:
-        """Do this work when a thread has answered all calls of its batch, so that no caller waits for the work.
+        """Do this work once a thread has answered all calls of its batch, so that no caller waits for the work.
 
-        The work must not raise. If the same work is passed several times before then, it is done once.
+        The work must not raise an error. Work that is passed several times before a batch ends is done once.
         """
         self._after[work] = None
 
     def offer(self, model: BatchExecutor) -> None:
-        """Have a batch of this model computed as soon as one is due. Call this after you have queued a call."""
+        """Compute a batch of this model as soon as a batch is due. Call this method after queueing a call."""
         self._due[model] = None
         thread = threading.get_ident()
         if thread == self._receiver:  # the receiver takes a batch once it has received everything
@@ -98,24 +99,24 @@ class ComputePool:
     def gather_offers(self, wake_later: Callable[[], None]) -> None:
         """Let this thread offer several calls before a batch is taken.
 
-        ``wake_later`` is called at each of the thread's offers, and must make sure that ``wake`` is called soon.
+        Each offer of the thread then calls ``wake_later``, which must make sure that ``wake`` is called soon.
         """
         self._wake_later[threading.get_ident()] = wake_later
 
     def wake(self) -> None:
-        """Have a thread look for batches that are due."""
+        """Let a thread look for batches that are due."""
         with self._lock:
             self._offers += 1
             self._wake()
 
     def _wake(self) -> None:
         if self._starting or self._core.notified or self._further.notified:
-            return  # a thread is about to look, and wakes the next thread when it takes a batch
+            return  # a woken thread will look, and wakes the next thread when it takes a batch
         if self._core.notify() or self._further.notify():
             return
         if len(self._running) < self._threads:
             self._start(further=False)
-        # If all instances of a model are computing, the first that finishes takes the waiting calls.
+        # If all instances of a model are computing, the first instance to finish takes the waiting calls.
         elif any(model.batcher.time_to_due() is not None for model in list(self._due)):
             self._start(further=True)
 
@@ -129,7 +130,7 @@ class ComputePool:
         threading.Thread(target=self._watch, name="compute-watch", daemon=True).start()
 
     def close(self) -> None:
-        """End the threads. Call this when all models are closed and nothing is received any more."""
+        """End the threads. Call this method when all models are closed and nothing is received any more."""
         with self._lock:
             self._closed = True
             self._core.notify_all()
@@ -146,7 +147,7 @@ class ComputePool:
         self._starting += 1
         try:
             thread.start()
-        except RuntimeError as error:  # the system allows no more threads: the existing ones compute the batch later
+        except RuntimeError as error:  # the system allows no more threads, and the others compute the batch
             self._running.discard(thread)
             self._starting -= 1
             log.warning("a thread that computes did not start", reason=str(error))
@@ -158,7 +159,7 @@ class ComputePool:
             pass
 
     def _compute_next(self, further: bool) -> bool:
-        """Compute the next batch. Returns False if the thread should end. A waiting thread holds no calls in memory."""
+        """Compute the next batch. Return False if the thread should end. A waiting thread holds no calls in memory."""
         work = self._next(further)
         if work is None:
             return False
@@ -166,10 +167,10 @@ class ComputePool:
         self._computing.add(threading.get_ident())
         try:
             answer = model.compute(batch, alone=len(self._computing) == 1)
-            self._computing.discard(threading.get_ident())  # before a lone caller has its answer, and calls again
+            self._computing.discard(threading.get_ident())  # before a caller gets its answer and sends its next call
             answer()
             for work_after in tuple(self._after):
-                if self._after.pop(work_after, False) is None:  # None: another thread does the work
+                if self._after.pop(work_after, False) is None:  # False if another thread does the work
                     work_after()
         except Exception:  # an error of the server's own code must not end the thread
             log.exception("computing a batch failed")
@@ -180,9 +181,10 @@ class ComputePool:
         return True
 
     def _next(self, further: bool) -> Work | None:
-        """Return the next batch; None if the thread should end.
+        """Return the next batch, or None if the thread should end.
 
-        A thread that may receive does so first, so that its batch has the calls that came while all threads computed.
+        A thread that may receive calls receives them first, so that its batch has the calls that arrived while all
+        threads computed.
         """
         while True:
             with self._lock:
@@ -211,7 +213,7 @@ class ComputePool:
         return None
 
     def _pass_on(self) -> None:
-        """Before this thread computes, wake another thread to receive, or to take a batch that is left."""
+        """Wake another thread to receive, or to take a batch that is left, before this thread computes."""
         if self._receive is not None and self._receiver is None:
             if not self._core.notified and not self._core.notify() and not self._unreceived.is_set():
                 self._unreceived.set()
@@ -222,14 +224,14 @@ class ComputePool:
         return self._receive is not None and self._receiver is None and (self._further_receive or not further)
 
     def _take(self) -> tuple[Work | None, float | None]:
-        """Take a batch that is due. If there is none, return the seconds until one is due; None if no call waits."""
+        """Take a due batch. Without one, return the seconds until a batch is due, or None if no call waits."""
         earliest: float | None = None
         for model in list(self._due):
-            self._due.pop(model, None)  # before its queue is read: a call that comes later offers the model again
+            self._due.pop(model, None)  # before the queue is read, because a later call offers the model again
             batcher = model.batcher
             batch = batcher.take()
             seconds = batcher.time_to_due() if batcher.waiting else None
-            if seconds is not None:  # None: no call waits, or the first instance that finishes takes those that wait
+            if seconds is not None:  # None if no call waits, or if an instance that finishes will take the calls
                 self._due[model] = None
                 earliest = seconds if earliest is None else min(earliest, seconds)
             if batch:
@@ -237,7 +239,7 @@ class ComputePool:
         return None, earliest
 
     def _received(self) -> tuple[Work | None, float | None]:
-        """Receive until a batch is due, and return that batch, or no batch once no more calls will come."""
+        """Receive calls until a batch is due, and return that batch, or no batch if no more calls will arrive."""
         assert self._receive is not None
         milliseconds = 0 if self._due else None
         while True:
@@ -266,7 +268,7 @@ class ComputePool:
 
 
 class _Waiting:
-    """Threads that wait for work. Use it only while holding the pool's lock."""
+    """Threads that wait for work. Callers of the methods must hold the pool's lock."""
 
     def __init__(self, condition: threading.Condition) -> None:
         self._condition = condition
@@ -275,7 +277,7 @@ class _Waiting:
         """How many of the waiting threads are about to continue."""
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait. Returns False if nothing has happened for this many seconds."""
+        """Wait for a notification. Return False if no notification came within this many seconds."""
         self._count += 1
         notified = self._condition.wait(seconds)
         self._count -= 1
@@ -283,7 +285,7 @@ class _Waiting:
         return notified
 
     def notify(self) -> bool:
-        """Let one thread continue. Returns False if no thread waits."""
+        """Let one thread continue. Return False if no thread waits."""
         if self._count == self.notified:
             return False
         self.notified += 1

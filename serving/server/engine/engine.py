@@ -1,9 +1,9 @@
-"""Looks up the model that takes a request, by name and version, and swaps models while requests arrive.
+"""Looks up the model for a request, by name and version, and swaps models while requests arrive.
 
 A thread of the transport looks a model up, decodes the request's tensors, and only then queues the request. If the
-model is replaced in between, the thread still holds the old model. A thread of its own closes the old model at once: it
-computes what is queued, and raises UnavailableError for any later request, whose thread then looks the name up again
-and gets the successor.
+model is replaced in between, the thread still holds the old model. A separate thread closes the old model at once. The
+old model computes the queued requests, and raises UnavailableError for any later request. The later request's thread
+then looks the name up again, and gets the successor.
 """
 
 import threading
@@ -32,35 +32,38 @@ class Engine:
         self.config = config
         self.failures = FailureCounts()
         self.reasons: Sequence[Callable[[str], str]] = ()
-        """Each function returns why a name of the repository does not serve, or "" if it does not know."""
+        """Each function returns why a name of the repository does not serve, or "" if the function does not know."""
         self.residency: Residency | None = None
         """Loads models on their first call; None if all models are loaded at startup."""
         # A change replaces the whole table and never edits it, so a look-up needs no lock. A request that names no
-        # version goes to the model's first one.
+        # version goes to the model's first version.
         self._table: dict[str, dict[str, Servable]] = {}
         self.epoch = 0
-        """Rises with each change of the table: what a caller has cached about a model may then be outdated."""
+        """A number that rises with each change of the table. Data that a caller cached before the change may be
+        outdated."""
         self.pool = ComputePool(largest_settings(config).instance_count)
         """Computes the batches of all models."""
-        self._retiring: set[threading.Thread] = set()  # each closes a model
+        self._retiring: set[threading.Thread] = set()  # each thread closes a model
         self.stopping = False
-        """Whether the server stops: calls in flight still find their models, and nothing is ready."""
+        """Whether the server is stopping. Calls in flight then still find their models, but no model is ready."""
         self._ready = False
         self._closing = False
 
     @property
     def ready(self) -> bool:
-        """Whether the server takes new calls: the models needed at startup are loaded, and the server does not stop."""
+        """Whether the server accepts new calls: the models needed at startup are loaded, and the server is not
+        stopping."""
         return self._ready and not self.stopping
 
     @property
     def models(self) -> list[Servable]:
-        """Every version that takes requests; none before ``open``."""
+        """Every version that accepts requests. No version accepts requests before ``open``."""
         table = self._table if self._ready else {}
         return [model for versions in table.values() for model in versions.values()]
 
     def versions(self, name: str) -> list[Servable]:
-        """Return a model's loaded versions, also before ``open``. The first takes requests that name no version."""
+        """Return a model's loaded versions, also before ``open``. The first version takes requests that name no
+        version."""
         return list(self._table.get(name, {}).values())
 
     def names(self) -> list[str]:
@@ -78,14 +81,14 @@ class Engine:
     def model(self, name: str, version: str = "") -> Servable:
         """Return the model that takes requests for this name and version.
 
-        If the model is replaced before the caller queues its request, it raises UnavailableError, and the caller looks
-        its successor up.
+        If the model is replaced before the caller queues its request, ``Servable.put`` raises UnavailableError, and the
+        caller looks up the successor.
 
         An empty version means the version that serves by default.
 
         Raises:
             NotFoundError: No such model, or no such version of it, is served.
-            NotLoadedError: The model is not loaded yet; ``residency`` loads it on its first call.
+            NotLoadedError: The model is not loaded yet. ``residency`` loads a model on its first call.
             UnavailableError: The models are still being loaded, or the engine is closing.
         """
         if self._closing:
@@ -120,8 +123,8 @@ class Engine:
         under an empty label: names that callers make up would otherwise create metric series without end.
 
         Args:
-            name: As the client sent it; empty if the request could not be read.
-            version: As the client sent it; empty for the version that serves by default.
+            name: The name that the client sent; empty if the request could not be read.
+            version: The version that the client sent; empty for the version that serves by default.
             code: Name of the gRPC status code, for example "RESOURCE_EXHAUSTED".
             ns: Nanoseconds from the arrival of the request to its error.
             shed: Whether the request was refused because waiting requests had reached their limit of number or memory.
@@ -138,15 +141,15 @@ class Engine:
         self.failures.record(name, version, code, ns, shed=shed)
 
     def serve(self, name: str, models: Sequence[Servable], *, wait: bool = False) -> None:
-        """Let these versions of a model take its requests from now on. The model's other versions finish the requests
-        they have, and are closed.
+        """Let these versions of a model take its requests from now on. The model's other versions finish their
+        requests, and are closed.
 
         Args:
             name: The model's name.
-            models: Loaded versions; the first takes requests that name no version. Versions that do not serve yet are
-                started. An empty sequence removes the name.
-            wait: Whether the other versions are closed before this returns. The process then keeps the memory that they
-                free, for the model that is loaded next.
+            models: Loaded versions. The first version takes requests that name no version. Versions that do not serve
+                yet are started. An empty sequence removes the name.
+            wait: Whether to return only after the other versions are closed. The process then keeps their memory for
+                the model that is loaded next.
         """
         before = self.versions(name)
         for model in models:
@@ -160,7 +163,7 @@ class Engine:
         for model in before:
             if model in models:
                 continue
-            if not isinstance(model, ServedModel):  # a route, whose members compute what is queued
+            if not isinstance(model, ServedModel):  # a route, whose members compute the queued calls
                 model.close()
                 continue
             retiring = threading.Thread(target=self._retire, args=[model, wait], name="retire", daemon=True)
@@ -170,7 +173,7 @@ class Engine:
                 retiring.join()
 
     def close(self) -> None:
-        """Make every look-up raise UnavailableError from now on, compute what is queued, and close every model."""
+        """Make every look-up raise UnavailableError from now on, compute the queued requests, and close every model."""
         self.stopping = self._closing = True
         for retiring in list(self._retiring):
             retiring.join()

@@ -70,7 +70,7 @@ class ModelLoader:
     """Loads versions one at a time, and records each outcome for RepositoryIndex and the metrics."""
 
     def __init__(self, config: ServerConfig, runtimes: RuntimeFactory = Runtime) -> None:
-        """Load nothing yet. config: with a time for trials, each version is loaded in a child process first."""
+        """Load nothing yet. If ``config`` has a time for trials, a child process loads each version first."""
         self._config = config
         self._runtimes = runtimes
         self._trial = TrialLoad(config) if config.trial_load_seconds else None
@@ -82,10 +82,10 @@ class ModelLoader:
         """Number of loads by model and outcome ("ok" or "error")."""
 
     def load(self, file: ModelFile, stamp: FolderStamp, *, strict: bool) -> ServedModel | None:
-        """Load a version. stamp: of the version's files before the call.
+        """Load a version. ``stamp`` is the stamp of the version's files before the call.
 
-        With ``strict``, a failed load raises. Otherwise a failure is logged and None returned, and a version that
-        failed before is not tried again until its files change.
+        With ``strict``, a failed load raises its error. Otherwise the failure is logged and None is returned, and a
+        version that failed before is not tried again until its files change.
 
         Raises:
             StartError: The version cannot be loaded, and ``strict`` is set.
@@ -99,13 +99,13 @@ class ModelLoader:
             model = self.load_once(file)
         except UnavailableError:
             raise
-        except Exception as error:  # whatever fails, polling goes on to the other models
+        except Exception as error:  # after any error, polling continues with the other models
             is_bug, reason = not isinstance(error, StartError), str(error)
             if is_bug:
                 reason = f"{file.path} cannot be loaded: an error inside the server, described in the server's log"
             self.failures[key] = LoadFailure(reason, stamp)
             self.outcomes[file.name, "error"] += 1
-            if not (is_bug and strict):  # else the exception ends the call or the startup, which logs it
+            if not (is_bug and strict):  # otherwise the load call or the startup logs the exception
                 write = log.exception if is_bug else log.warning
                 write("model not loaded", model=file.name, version=file.version, reason=reason)
             if strict:
@@ -120,14 +120,14 @@ class ModelLoader:
     def load_once(self, file: ModelFile) -> ServedModel:
         """Load a version with its settings, which may come from the model's own serving.toml, and warm it up.
 
-        It takes no requests until ``Engine.serve``. The outcome is not recorded.
+        The version accepts no requests until ``Engine.serve``. The outcome of the load is not recorded.
 
         Raises:
             StartError: The settings file is not valid.
             RepositoryError: The file is a link that leads out of the repository.
-            ModelLoadError: The file lacks a proof that the settings require, or changes while it is loaded; or ONNX
-                Runtime cannot load it with the required execution provider; or the model cannot compute, or fails the
-                trial.
+            ModelLoadError: The file lacks a proof that the settings require, or changes while it is loaded, or ONNX
+                Runtime cannot load it with the required execution provider. A model that cannot compute, or fails the
+                trial, raises this error too.
             UnavailableError: The trial was stopped.
         """
         started = time.perf_counter()
@@ -164,7 +164,7 @@ class ModelLoader:
             runtime.use_io_binding(
                 model.max_batch_size, instances=config.instance_count, cuda_graphs=config.cuda_graphs
             )
-        shrink_arena()  # else an idle server would keep the memory that each model's largest batch took
+        shrink_arena()  # otherwise an idle server would keep the memory of each model's largest batch
         log.info(
             "model loaded",
             model=file.name,
@@ -191,12 +191,13 @@ class ModelLoader:
             self._trial.stop()
 
     def reason(self, name: str = "") -> str:
-        """Why versions of a model, or of all models, could not be loaded; empty if no load failed."""
+        """Return why versions of a model, or of all models, could not be loaded, or "" if no load failed."""
         failures = list(self.failures.items())
         return "; ".join(failure.reason for (model, _), failure in failures if name in ("", model))
 
     def forget_others(self, name: str, versions: Collection[str]) -> None:
-        """Forget the load failures of a model's versions except these: the other versions need not serve any more."""
+        """Forget the load failures of a model's versions except these, because the other versions need not serve any
+        more."""
         self.failures = {
             (model, version): failure
             for (model, version), failure in self.failures.items()

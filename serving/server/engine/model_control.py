@@ -46,9 +46,9 @@ class ModelControl:
         """Control an engine that is not open yet.
 
         Args:
-            engine: Its configuration states the mode and the repository.
-            versions: If given, serve only these versions at startup, by model and route, if the repository has them. A
-                replacement worker starts with what the other workers serve.
+            engine: The engine, whose configuration states the mode and the repository.
+            versions: The only versions to serve at startup, by model and route, if the repository has them; None for
+                all. A replacement worker starts with the versions that the other workers serve.
             runtimes: Loads model files.
         """
         self.on_change: Callable[[], None] = lambda: None
@@ -69,10 +69,10 @@ class ModelControl:
     def start(self, *, polling: bool = True) -> None:
         """Load the models needed at startup, then open the engine.
 
-        In mode ``poll``, an older version serves if the latest is broken, as after a failed poll, and only one model
-        must load. In the other modes every model must load. In every mode, a route that cannot serve is only logged,
-        because it may need a model that is loaded later. A replacement worker first loads what the other workers serve,
-        and the rest at its first ``poll``.
+        In mode ``poll``, only one model must load, and an older version serves if the latest version is broken. In the
+        other modes every model must load. In every mode, a route that cannot serve is only logged, because it may need
+        a model that is loaded later. A replacement worker first loads the versions that the other workers serve, and
+        all other versions at its first ``poll``.
 
         Args:
             polling: Whether to start the thread that polls the repository in mode ``poll``.
@@ -131,10 +131,10 @@ class ModelControl:
             self._residency.close()
 
     def close(self) -> None:
-        """Call this after ``stop`` to wait for a load that has begun. The engine closes the models."""
+        """Wait for a load that has begun. Call this method after ``stop``. The engine closes the models."""
         if self._poller.is_alive():
             self._poller.join()
-        with self._changing:  # a load on request holds it too
+        with self._changing:  # a load on request also holds the lock
             pass
 
     def load(self, name: str) -> None:
@@ -176,7 +176,8 @@ class ModelControl:
         self.on_change()
 
     def poll(self) -> None:
-        """Read the repository once and serve what it holds now. A broken model is logged; nothing is raised.
+        """Read the repository once, and serve the models that it holds now. A broken model is logged, and no error is
+        raised.
 
         Routes are updated before a removed model stops serving, so that a route that no longer names the model sends no
         request to it.
@@ -202,7 +203,7 @@ class ModelControl:
             self.on_change()
 
     def load_for_call(self, name: str) -> None:
-        """Load and serve a model on its first call. Raises NotFoundError if it cannot be loaded."""
+        """Load and serve a model on its first call. Raises NotFoundError if the model cannot be loaded."""
         files = repository.versions(self._config.models, name)
         if not files:
             raise NotFoundError(f"the repository has no version of {name!r} to load")
@@ -211,7 +212,7 @@ class ModelControl:
         self.on_change()
 
     def evict(self, name: str) -> None:
-        """Unload a model, and free its memory before this returns; the model's next call loads it again."""
+        """Unload a model, and return after its memory is free. The model's next call loads it again."""
         with self._change():
             self._engine.serve(name, [], wait=True)
             self._loader.outcomes[name, "evicted"] += 1
@@ -222,7 +223,8 @@ class ModelControl:
         return [model for model in self._engine.models if isinstance(model, ServedModel)]
 
     def _offer(self, names: Collection[str], routes: Collection[str]) -> None:
-        """With --max-loaded-mib, load these models on request; pin those of --load-model and the routes' members."""
+        """With --max-loaded-mib, let calls load these models, but keep those of --load-model and the routes' members
+        loaded."""
         if self._residency is not None:
             self._residency.pinned = frozenset({*self._config.load_model, *self._routes.members(routes)})
             self._residency.names = frozenset(names) - {*routes}
@@ -265,16 +267,16 @@ class ModelControl:
             )
 
     def _update(self, name: str, files: list[ModelFile], *, strict: bool, reload: bool = False) -> None:
-        """Serve the first num_versions of these files that can be loaded (0: all).
+        """Serve the first num_versions of these files that can be loaded, or all of them if num_versions is 0.
 
         Args:
             name: The model's name.
-            files: Its versions in the repository: first the version that should serve, then the latest.
+            files: The model's versions in the repository: first the version that should serve, then the latest.
             strict: Whether to raise StartError, and change nothing, if a version cannot be loaded.
             reload: Whether to load versions again although their files have not changed.
 
         Raises:
-            StartError: Only if ``strict``.
+            StartError: A version cannot be loaded, and ``strict`` is set.
             UnavailableError: The server is stopping; nothing was changed.
         """
         with self._change():
@@ -295,26 +297,26 @@ class ModelControl:
                 if model is None or reload or self._stamps.get((name, version)) != stamp:
                     loaded = self._loader.load(file, stamp, strict=strict)
                     any_failed = any_failed or loaded is None
-                    model = loaded or model  # if the file was damaged in place, the model loaded before goes on serving
+                    model = loaded or model  # if a file was damaged in place, its loaded model still serves
                 if model is not None:
                     chosen[version] = model
                     stamps[name, version] = stamp
             self._require_running()  # after a stop, the models that serve stay to finish their requests
-            if any_failed:  # a serving version is only replaced by one that loads
+            if any_failed:  # only a version that loads may replace a version that serves
                 for version, model in served.items():
                     if len(chosen) < limit:
                         chosen.setdefault(version, model)
             kept = {key: stamp for key, stamp in self._stamps.items() if key[0] != name or key[1] in chosen}
             self._stamps = kept | stamps
             self._loader.forget_others(name, tried)
-            if list(chosen.items()) != list(served.items()):  # the order counts: the first one serves by default
+            if list(chosen.items()) != list(served.items()):  # the order matters, as the first version is the default
                 self._engine.serve(name, list(chosen.values()))
 
     def _serve_routes(self, names: Collection[str]) -> None:
         with self._change():
             self._routes.want(names)
             self._routes.refresh()
-            for name in names:  # a name may have been a model's
+            for name in names:  # the name may have belonged to a model
                 self._loader.forget_others(name, ())
 
     @contextlib.contextmanager

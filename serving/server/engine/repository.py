@@ -1,6 +1,6 @@
 """Reads the model repository for the server: names, versions and settings, and which versions to load at startup.
 
-This module reads as serving.model_repository does, but raises the server's own errors. A model's own settings in
+This module reads with serving.model_repository, but raises the server's own errors. A model's own settings in
 ``<models>/<name>/serving.toml`` take precedence over the server's.
 """
 
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 VersionKey = tuple[str, str]
 """A model's name and its version."""
 ROUTE_VERSION = "1"
-"""The only version of every route; its members' models have versions of their own."""
+"""The only version of a route. The models of a route's members have versions of their own."""
 MODEL_SETTINGS = (
     *("max_batch_size", "max_queue_size", "max_queue_delay_microseconds", "instances", "intra_op_threads"),
     *("provider", "gpu_device_id", "gpu_mem_limit_mib", "cuda_graphs"),
@@ -73,14 +73,15 @@ def published(models: Path) -> list[VersionKey]:
 def names_to_start_with(config: ServerConfig, served: Mapping[str, tuple[int, ...]]) -> list[str]:
     """List the models and routes that a server loads at startup.
 
-    A replacement worker starts with what the other workers serve, because the repository may have changed since they
-    read it. A folder may be unfinished, a version may crash every process that loads it, and callers must get the same
-    answers from all workers.
+    A replacement worker starts with what the other workers serve, because the repository may have changed since the
+    other workers read it. A folder may be unfinished, a version may crash every process that loads it, and callers must
+    get the same answers from all workers.
 
-    served: the versions that the other workers serve, by model or route; empty if there are no other workers.
+    ``served`` has the versions that the other workers serve, by model or route. ``served`` is empty without other
+    workers.
 
     Raises:
-        RepositoryError: There is no model repository, or nothing in it.
+        RepositoryError: The model repository is missing or empty.
     """
     if config.model_control == "explicit" and "*" not in config.load_model:
         return sorted(set(config.load_model))
@@ -95,17 +96,17 @@ def versions_to_start_with(models: Path, name: str, served: tuple[int, ...] | No
     """List the versions of a model to load: first the version that should serve, then the latest.
 
     The list is empty only if other workers serve the model, and the repository no longer has any version of it.
-    served: the versions that the other workers serve; None if no other worker has the model.
+    ``served`` has the versions that the other workers serve. ``served`` is None if no other worker has the model.
 
     Raises:
         NotFoundError: The text cannot be a model's name.
-        RepositoryError: No other worker serves the model, and the repository lacks it or has no version of it.
+        RepositoryError: No other worker serves the model, and the repository lacks the model or has no version of it.
     """
     if served is None:
         return require_versions(models, name)
     try:
         files = versions(models, name)
-    except RepositoryError as error:  # for example in promoted.toml; the other workers go on without it
+    except RepositoryError as error:  # for example a malformed promoted.toml, which the other workers ignore
         log.warning("model not readable; serving what the other workers serve of it", model=name, reason=str(error))
         files = numbered_versions(models / name)
     chosen = [file for file in files if file.version in served]
@@ -146,8 +147,8 @@ def settings_of(folder: Path, config: ServerConfig) -> ServerConfig:
 def largest_settings(config: ServerConfig) -> ServerConfig:
     """Return the server's settings with the largest batch size, queue size and instance count of any model.
 
-    Only models that are in the repository now count. A missing repository or an invalid file is ignored here;
-    loading reports the error.
+    Only models that are in the repository now are considered. This function ignores a missing repository or an invalid
+    file, because loading reports the error.
     """
     configs = [config]
     with contextlib.suppress(OSError):

@@ -1,9 +1,9 @@
-"""Loads a model on its first call, and unloads the least recently used models to make room. Only with --max-loaded-mib.
+"""With --max-loaded-mib, loads a model on its first call, and unloads the least recently used models to make room.
 
-A call of a model that is not loaded waits here undecoded, because decoding needs the loaded model's signature. All
-calls of one model wait for the same load, and models are loaded one after another. A model that is unloaded first
-computes its queue; a later call loads the model again, so an unload makes no call fail. gRPC cancels a waiting call at
-its deadline; a call that is still there after the load is refused by the queue if its deadline has passed.
+A call to a model that is not loaded waits here undecoded, because decoding needs the loaded model's signature. All
+calls to one model wait for one load, and models are loaded one after another. An unload lets the model compute its
+queue first, and a later call loads the model again, so no call fails because of an unload. gRPC cancels a waiting call
+at its deadline. After the load, the queue refuses any other call whose deadline has passed.
 """
 
 import threading
@@ -21,20 +21,21 @@ class Loads(Protocol):
     """Loads and unloads models."""
 
     def load_for_call(self, name: str) -> None:
-        """Load and serve a model. Raises ServerError if it cannot be loaded."""
+        """Load and serve a model. Raises ServerError if the model cannot be loaded."""
 
     def evict(self, name: str) -> None:
-        """Unload a model and free its memory after it has computed what is queued."""
+        """Unload a model, and free its memory, after it has computed its queued calls."""
 
     def loaded(self) -> list[ServedModel]:
-        """Every version that serves."""
+        """Return every version that serves."""
 
 
 class Residency:
     """Decides which models are loaded. Thread-safe."""
 
     def __init__(self, config: ServerConfig, loads: Loads) -> None:
-        """Load nothing yet. config: limits the size of the loaded models and the calls that wait for a model."""
+        """Load nothing yet. ``config`` limits the size of the loaded models, and the number of calls that wait for a
+        model."""
         self.names: frozenset[str] = frozenset()
         """The models that may be loaded on request."""
         self.pinned: frozenset[str] = frozenset()
@@ -51,8 +52,8 @@ class Residency:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
 
     def load(self, name: str) -> "Future[None]":
-        """Load one of ``names`` for a call. Calls that come before the model is loaded get the same future. Do not
-        cancel it.
+        """Load one of ``names`` for a call. All calls that come before the model is loaded get one future, which must
+        not be cancelled.
 
         Raises:
             QueueFullError: max_queue_size calls wait for the model already.
@@ -85,8 +86,8 @@ class Residency:
         if needed > free + sum(sizes[each] for each in candidates):
             raise QueueFullError(
                 f"{name!r} needs {needed / 2**20:.1f} MiB, but --max-loaded-mib allows only "
-                f"{self._config.max_loaded_mib} for all models, and models that stay loaded take "
-                f"{sum(sizes[each] for each in sizes.keys() - candidates) / 2**20:.1f} of them"
+                f"{self._config.max_loaded_mib} MiB for all models, and models that stay loaded take "
+                f"{sum(sizes[each] for each in sizes.keys() - candidates) / 2**20:.1f} MiB"
             )
         for each in candidates:
             if needed <= free:
@@ -95,7 +96,7 @@ class Residency:
             free += sizes[each]
 
     def close(self) -> None:
-        """Load nothing more. Waiting calls fail with the error of a server that stops."""
+        """Load nothing more. Waiting calls fail with the error of a stopping server."""
         with self._lock:
             self._closed = True
         self._loader.shutdown(cancel_futures=False)
@@ -110,7 +111,8 @@ class Residency:
                 del self._loading[name]
 
     def _last_used(self, models: list[ServedModel]) -> tuple[bool, int]:
-        """Sort key: models in order of their last call, after them the models that compute now."""
+        """Return a sort key that puts models in the order of their last calls, and models that compute now at the
+        end."""
         is_busy = any(model.queued or model.computing for model in models)
         since = self._since.get(models[0].name, 0)
         return is_busy, max(since, *(model.statistics.last_inference_ns for model in models))

@@ -1,4 +1,4 @@
-"""The interfaces that the transports need: of a model's version or a route that serves, and of what controls these."""
+"""The interfaces that the transports need: a version of a model or a route that serves, and the control of models."""
 
 from collections.abc import Hashable, Mapping
 from typing import NamedTuple, Protocol
@@ -16,11 +16,11 @@ class Admission(NamedTuple):
 
     samples: int
     batch_key: Hashable
-    """Only calls with equal keys share a batch: the sizes of all free axes except the batch axis."""
+    """The batch key: the sizes of all free axes except the batch axis. Only calls with equal keys share a batch."""
 
 
 class Servable(Protocol):
-    """A version of a model, or a route, that takes requests between ``start`` and ``close``."""
+    """A version of a model, or a route, that accepts requests between ``start`` and ``close``."""
 
     name: str
     version: str
@@ -31,7 +31,7 @@ class Servable(Protocol):
     instances: int
     """Number of batches that may be computed at once."""
     on_cpu: bool
-    """Whether the CPU computes."""
+    """Whether the CPU computes the batches."""
     max_queue_delay: float
     """Seconds that a request may be held back to fill a batch."""
 
@@ -44,24 +44,24 @@ class Servable(Protocol):
         """Number of batches that are being computed."""
 
     def start(self, pool: ComputePool) -> None:
-        """Take calls from now on. pool: computes their batches."""
+        """Accept calls from now on. ``pool`` computes their batches."""
 
     def raise_if_queue_full(self) -> None:
-        """Raise QueueFullError if it is certain, before a request is decoded, that its queue is full."""
+        """Raise QueueFullError if the queue of a request that is not decoded yet is certainly full."""
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
-        """Return a request's number of samples and its batch key. Both depend only on shapes and datatypes.
+        """Return a request's number of samples and its batch key. Only shapes and datatypes determine this result.
 
         Args:
             inputs: An array for each input of the signature.
             datatypes: The protocol's datatype of each input, for example "FP32".
 
         Raises:
-            InvalidRequestError: The request does not fit.
+            InvalidRequestError: The request does not match the signature.
         """
 
     def put(self, call: Call) -> None:
-        """Queue a call that ``check`` has admitted. If this raises, the call has no outcome yet.
+        """Queue a call that ``check`` has admitted. If this method raises an error, the call has no outcome yet.
 
         Raises:
             QueueFullError: The queue is full.
@@ -76,18 +76,19 @@ class Servable(Protocol):
         """Return the parameters that ModelConfig reports in addition to the signature."""
 
     def close(self) -> None:
-        """Finish what is queued, and take no more calls."""
+        """Finish the queued calls, and refuse further calls."""
 
 
 class Control(Protocol):
-    """Controls the models of this process, or of all workers."""
+    """The control of the models of this process, or of all workers."""
 
     def load(self, name: str) -> None:
         """Load the versions of a model that should serve, even if they are loaded already.
 
         Raises:
             NotFoundError: The repository has no such model.
-            ControlError: Loading on request is off, or a version cannot be loaded. What served before still serves.
+            ControlError: Loading on request is off, or a version cannot be loaded. The versions that served before
+                still serve.
             UnavailableError: The server is stopping.
         """
 
@@ -101,7 +102,7 @@ class Control(Protocol):
         """
 
     def state(self) -> ServerState:
-        """Return which versions serve, which do not and why, and the counters."""
+        """Return the versions that serve, the versions that do not serve and why, and the counters."""
 
     def published(self) -> list[VersionKey]:
-        """Return the version of each model and route in the repository that should serve, whether it does or not."""
+        """Return the version of each model and route in the repository that should serve, even if it does not serve."""

@@ -1,4 +1,4 @@
-"""A version of a model that serves: its session, its queue, and its counters. Checks that a request fits the model
+"""A version of a model that serves: its session, its queue, and its counters. A request is checked against the model
 before it is queued, so that a bad request never joins a batch."""
 
 import math
@@ -31,17 +31,17 @@ _ALONE_BATCHES = 16
 
 
 class ServedModel:
-    """One version of one model. It is a `Servable`, which documents the methods that routes have too."""
+    """One version of one model. This class is a `Servable`, which documents the methods that routes have too."""
 
     def __init__(self, file: ModelFile, runtime: Runtime, config: ServerConfig) -> None:
-        """Wrap a loaded session. config: The server's settings, overridden by the model's own."""
+        """Wrap a loaded session. ``config`` has the server's settings, overridden by the model's own settings."""
         self.name = file.name
         self.version = str(file.version)
         self.runtime = runtime
         self.signature = runtime.signature
         self.statistics = ModelStatistics()
         self._max_bytes = config.max_message_mib << 20
-        self._alone_batches = 0  # in a row
+        self._alone_batches = 0  # in a row, see _ALONE_BATCHES
         self.max_batch_size = config.max_batch_size_of(file.name) if self.signature.batched else 1
         self.batcher = Batcher(
             max_batch_size=self.max_batch_size,
@@ -109,7 +109,7 @@ class ServedModel:
                 self.statistics.record_batch([timings.queue_ns], BatchCost(*timings[1:5]))
         all_answered = len(calls) == len(batch) and all(isinstance(each, InferenceResult) for each in outcomes)
         # Invalid values are one client's error, which its own answer reports. If every request succeeds alone, no
-        # client is at fault: the requests just cannot be batched, and the log must report that.
+        # client is at fault. The requests cannot be batched, and the log must report that.
         if not isinstance(batch_error, InvalidValuesError) or all_answered:
             log.error("batch failed", model=self.name, version=self.version, requests=len(batch), exc_info=batch_error)
 
@@ -157,7 +157,7 @@ class ServedModel:
         }
 
     def close(self) -> None:
-        """Compute what is queued, then free the session's memory."""
+        """Compute the queued calls, then free the session's memory."""
         self.batcher.close()
         if self._pool is not None:
             self._pool.offer(self)
@@ -186,7 +186,7 @@ def _failure(error: Exception) -> ServerError:
 
 
 def _require_rows(outputs: Tensors, samples: int) -> None:
-    """Raise InferenceError if an output does not have one row per sample: calls would get each other's rows."""
+    """Raise InferenceError if an output does not have one row per sample, because calls would get each other's rows."""
     for name, array in outputs.items():
         if len(array) != samples:
             raise InferenceError(
@@ -195,7 +195,7 @@ def _require_rows(outputs: Tensors, samples: int) -> None:
 
 
 def _require_fit(signature: Signature, inputs: Tensors, datatypes: Mapping[str, str]) -> None:
-    """Raise InvalidRequestError if names, datatypes or shapes do not fit the model."""
+    """Raise InvalidRequestError if names, datatypes or shapes do not match the model."""
     for name in inputs:
         if signature.input(name) is None:
             raise InvalidRequestError(f"unknown input {name!r}; the model takes {_list(signature.inputs)}")
@@ -225,10 +225,10 @@ def _require_fit_for_empty(signature: Signature, inputs: Tensors, no_empty_becau
     Args:
         signature: The model's signature.
         inputs: The request's arrays by name.
-        no_empty_because: Why no axis may have size 0; empty if the model accepts that.
+        no_empty_because: Why no axis may have size 0. Empty if axes may have size 0.
         max_bytes: The size limit for an empty tensor, calculated as if each empty axis had size 1.
     """
-    sizes: dict[str, int] = {}  # of named axes: the graph's optimisations assume that axes of one name have one size
+    sizes: dict[str, int] = {}  # of named axes; the graph's optimisations assume that axes of one name have one size
     for spec in signature.inputs:
         array = inputs[spec.name]
         problem = f"input {spec.name!r} has shape {list(array.shape)}; "
@@ -238,14 +238,17 @@ def _require_fit_for_empty(signature: Signature, inputs: Tensors, no_empty_becau
             if no_empty_because:
                 raise InvalidRequestError(f"{problem}every size must be at least 1: {no_empty_because}")
             size = math.prod(size or 1 for size in array.shape) * array.itemsize
-            if size > max_bytes:  # the answer may be this large: a sum over the empty axis is
+            if size > max_bytes:  # the answer may be this large, for example a sum over the empty axis
                 raise InvalidRequestError(
-                    f"{problem}with 1 in place of 0 it would have {size:,} bytes, and {max_bytes:,} are the most"
+                    f"{problem}with each size 0 replaced by 1, it would have {size:,} bytes, but the limit is "
+                    f"{max_bytes:,} bytes"
                 )
         for symbol, size in zip(spec.symbols, array.shape, strict=True):
             known = sizes.setdefault(symbol, size) if symbol else size
             if known != size and not known * size:
-                raise InvalidRequestError(f"{problem}where one axis called {symbol!r} has size 0, each must have it")
+                raise InvalidRequestError(
+                    f"{problem}if one axis called {symbol!r} has size 0, all axes called {symbol!r} must have size 0"
+                )
 
 
 def _batch_size(signature: Signature, inputs: Tensors, max_batch_size: int) -> int:
@@ -256,8 +259,8 @@ def _batch_size(signature: Signature, inputs: Tensors, max_batch_size: int) -> i
         raise InvalidRequestError(f"the inputs' batch sizes differ: {listed}")
     if samples > max_batch_size:
         raise InvalidRequestError(
-            f"{samples} samples in one request; the model takes at most {max_batch_size}. "
-            "Send them in several requests."
+            f"{samples} samples in one request; the model takes at most {max_batch_size}. Send the samples in several "
+            "requests."
         )
     return samples
 

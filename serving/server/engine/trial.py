@@ -1,9 +1,9 @@
-"""Loads a version in a child process first (--trial-load-seconds). If a file takes all memory or time, only the child
-process ends, not the server.
+"""Loads a version in a child process before the server loads it (--trial-load-seconds). If a file takes too much memory
+or time, only the child process ends.
 
-The child runs this module with the arguments SECONDS and BYTES, the limits that it sets on itself. It reads the version
-and the server's settings, pickled, from standard input. The last line of its standard output is the verdict: a JSON
-object with ``problem``, which is empty if the version was loaded and warmed up.
+The child runs this module with the arguments SECONDS and BYTES, the limits that it sets on itself. The child reads the
+pickled version and the server's settings from standard input. The last line of its standard output is the verdict: a
+JSON object with ``problem``, which is empty if the version was loaded and warmed up.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ class TrialLoad:
     """Runs one trial at a time."""
 
     def __init__(self, config: "ServerConfig") -> None:
-        """config: The server's settings, which limit the time and memory of a trial."""
+        """``config`` has the server's settings, which limit the time and memory of a trial."""
         self._config = config
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -58,13 +58,15 @@ class TrialLoad:
                     command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
                 )
             except OSError as error:
-                raise ModelLoadError(f"no child process for the trial of {file.path}: {error.strerror}") from error
+                raise ModelLoadError(
+                    f"the child process for the trial of {file.path} cannot start: {error.strerror}"
+                ) from error
         with process:
             try:
                 output, _ = process.communicate(pickle.dumps((file, config)), config.trial_load_seconds)
                 problem = _problem(output, process)
             except subprocess.TimeoutExpired:
-                problem = "it takes longer"
+                problem = "the load takes longer"
             finally:
                 process.kill()
         with self._lock:
@@ -89,26 +91,26 @@ class TrialLoad:
 
 
 def _problem(output: bytes, process: subprocess.Popen[bytes]) -> str:
-    """Return why the version cannot be loaded; empty if it can."""
+    """Return why the version cannot be loaded, or "" if it can be loaded."""
     with contextlib.suppress(IndexError, ValueError):
         return str(json.loads(output.splitlines()[-1])["problem"])
     code = process.wait()
-    return f"it ends the process ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
+    return f"the load ends the process ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
 
 
 def _limit(seconds: float, memory_bytes: int) -> None:
     """Limit the time and memory of this process, even if the server ends first."""
     signal.setitimer(signal.ITIMER_REAL, seconds + _SPARE_SECONDS)  # SIGALRM then ends this process
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Not RLIMIT_AS: libraries reserve far more addresses than they use, especially CUDA's.
+    # RLIMIT_AS would be too strict, because libraries (CUDA's above all) reserve far more addresses than they use.
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-    with contextlib.suppress(OSError):  # not Linux
+    with contextlib.suppress(OSError):  # only Linux has this file
         _OOM_SCORE.write_text(_MOST_LIKELY)  # if memory runs out anyway, the kernel ends this process first
 
 
 def _load() -> str:
-    """Load the version as the server does, and return why that failed; empty if the load succeeded."""
-    # Imported here and not above, so that the limits also hold for the import.
+    """Load the version like the server, and return why the load failed, or "" if the load succeeded."""
+    # Imported here and not above, so that the limits also apply to the import.
     from hangtag.serving.server.engine.loading import ModelLoader
 
     file, config = pickle.load(sys.stdin.buffer)  # noqa: S301 - the server has written it
@@ -117,7 +119,7 @@ def _load() -> str:
     except ServerError as error:
         return str(error)
     except MemoryError:
-        return "it takes more memory"
+        return "the load takes more memory"
     return ""
 
 

@@ -1,1 +1,1 @@
-"""Decides when requests of a model are computed, and which together: queue, requests, deadlines, service time."""
+"""The queue of one model: when its calls are computed, and which calls share a batch."""

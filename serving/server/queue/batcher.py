@@ -15,10 +15,10 @@ policy:
    (QueueFullError), or if, by the measured service time, the answer would miss its deadline (DeadlineError).
 5. Dropping. ``take`` leaves out calls that were cancelled or can no longer be computed in time, so that no computation
    is wasted. A call that would make the batch too slow for another call's deadline waits for the next batch.
-6. One outcome. Under the lock, ``cancel``, ``take`` and ``finish`` mark a call as done. The first of them to do so
-   gives the call its outcome.
+6. One outcome. Under the lock, ``cancel``, ``take`` and ``finish`` mark a call as done. The first method that marks a
+   call gives the call its outcome.
 
-``ServedModel.compute`` handles a batch that fails: it computes each call once more, alone.
+If a batch fails, ``ServedModel.compute`` computes each of its calls once more, alone.
 """
 
 import math
@@ -65,7 +65,7 @@ class Batcher:
         self._queue: deque[Call] = deque()
         self.queued_samples = 0
         """Number of samples of the calls in the queue."""
-        self._computing: dict[int, tuple[float, int]] = {}  # id of a batch not finished -> when taken, its samples
+        self._computing: dict[int, tuple[float, int]] = {}  # id of an unfinished batch -> time of ``take``, samples
         self._service_time = ServiceTime(clock)
         self._closed = False
         self._lock = threading.Lock()
@@ -77,8 +77,8 @@ class Batcher:
         return len(self._computing)
 
     def raise_if_queue_full(self) -> None:
-        """Raise QueueFullError while max_queue_size calls wait. ``put`` does so too; a check before decoding saves the
-        decoding of a request that would be refused."""
+        """Raise QueueFullError while max_queue_size calls wait. ``put`` raises this error too, but a check before a
+        request is decoded saves the decoding."""
         if self.waiting >= self.max_queue_size:
             raise QueueFullError(
                 f"{self.waiting} requests are waiting, and the queue holds no more; try again later with a back-off, "
@@ -86,7 +86,7 @@ class Batcher:
             )
 
     def put(self, call: Call) -> None:
-        """Queue a call. If this raises, the call has no outcome yet.
+        """Queue a call. If this method raises an error, the call has no outcome yet.
 
         Args:
             call: A call that was not queued before, or that another queue refused.
@@ -114,9 +114,10 @@ class Batcher:
             self.queued_samples += call.samples
 
     def cancel(self, call: Call) -> None:
-        """Withdraw a call. If it still waits, it is never computed; if it is being computed, its result is dropped.
+        """Withdraw a call. A waiting call is never computed. The result of a call that is being computed is dropped.
 
-        The call ends with CancelledError, or with DeadlineError at its deadline, because clients then cancel.
+        The call ends with CancelledError, or at its deadline with DeadlineError, because a client cancels a call whose
+        deadline passes.
         """
         with self._lock:
             if call.done:
@@ -130,7 +131,7 @@ class Batcher:
         call.end(call.cancellation_error(self._clock()))
 
     def take(self) -> list[Call]:
-        """Take the next batch. The caller computes it and then calls ``finish``.
+        """Take the next batch. The caller computes the batch, and then calls ``finish``.
 
         Calls that were cancelled, or can no longer be computed in time, get their outcome and are left out.
 
@@ -150,7 +151,7 @@ class Batcher:
                     self._computing[id(batch)] = self._clock(), samples
                 else:
                     self._notify_if_ended()
-            for call in late:  # outside the lock: the call's outcome runs code of the transport
+            for call in late:  # without the lock, because ``end`` runs code of the transport
                 call.end(DeadlineError(_TOO_LATE))
             if batch:
                 return batch
@@ -159,11 +160,12 @@ class Batcher:
         """Free the instance that computed this batch.
 
         Args:
-            batch: The very list object that ``take`` returned.
-            seconds: How long computing the batch took, for the service time; None if it failed.
+            batch: The list object that ``take`` returned, not a copy.
+            seconds: The seconds that computing the batch took, from which the service time is predicted; None if the
+                batch failed.
 
         Returns:
-            The calls that were not cancelled in the meantime. The caller must give them their outcome.
+            The calls that were not cancelled in the meantime. The caller must give these calls their outcome.
         """
         with self._lock:
             _, samples = self._computing.pop(id(batch))
@@ -183,7 +185,7 @@ class Batcher:
             return waiting
 
     def time_to_due(self) -> float | None:
-        """Return the seconds until a batch may be taken; None if no call waits, or every instance is busy."""
+        """Return the seconds until a batch may be taken, or None if no call waits or every instance is busy."""
         with self._lock:
             if not self._queue or self._busy:
                 return None
@@ -196,7 +198,7 @@ class Batcher:
             self._notify_if_ended()
 
     def join(self) -> None:
-        """Wait until all queued calls are computed. Call this after ``close``."""
+        """Wait until all queued calls are computed. Call this method after ``close``."""
         with self._lock:
             while self._queue or self._computing:
                 self._ended.wait()
@@ -220,7 +222,8 @@ class Batcher:
         return wait + predict(own)
 
     def _hold_seconds(self, call: Call, now: float) -> float:
-        """How long a call may be held back: the delay, but at most half of the spare time before its deadline."""
+        """Return how long a call may be held back: the delay, but at most half of the spare time before the call's
+        deadline."""
         if call.ready_by is None:
             return self.max_queue_delay
         spare = call.ready_by - now - self._service_time.predict(self.max_batch_size)
@@ -234,7 +237,7 @@ class Batcher:
         return self._clock() >= self._held_until()
 
     def _held_until(self) -> float:
-        return min(call.held_until for call in self._queue)  # quick: called only if less than a batch is queued
+        return min(call.held_until for call in self._queue)  # fast, because less than a batch is queued
 
     def _gather(self, late: list[Call]) -> tuple[list[Call], int]:
         """Remove the next batch from the queue; append to ``late`` the calls that can no longer be computed in time.
@@ -246,7 +249,7 @@ class Batcher:
         predict = self._service_time.predict
         batch: list[Call] = []
         samples = 0
-        earliest = math.inf  # the first ready_by in the batch, which must be computed before it
+        earliest = math.inf  # the earliest ready_by of the batch's calls
         passed_over: list[Call] = []
         while self._queue and samples < self.max_batch_size:
             call = self._queue.popleft()
@@ -254,7 +257,7 @@ class Batcher:
             ready_by = math.inf if call.ready_by is None else call.ready_by
             done_at = now
             if ready_by < math.inf or earliest < math.inf:  # without any ready_by the duration does not matter
-                # A call that no longer fits waits for the next batch.
+                # A call that would make the batch too late waits for the next batch.
                 done_at += predict(min(samples + call.samples, self.max_batch_size))
             if ready_by <= done_at:
                 self.waiting -= 1

@@ -19,12 +19,12 @@ Tensors = Mapping[str, npt.NDArray[Any]]
 
 RESERVED_SHARE = 0.2
 """Time before the call is read and after the answer is sent is invisible to the batcher. While every instance is busy
-that time is long, so 20 % of the time to the deadline is reserved for it. Without this reserve, a queue as long as the
-deadline answers nearly every request just too late (studies/bench/README.md)."""
+that time is long, so 20 % of the time to the deadline is reserved for it. Without a reserve, a queue as long as the
+deadline would answer nearly every request just too late (studies/bench/README.md)."""
 
-# When the deadline passes, a client cancels by its own clock. gRPC's core rounds the deadline that it sends up by at
-# most a hundredth of the time left (timeout_encoding.cc). So a cancellation this close to the deadline counts as the
-# deadline's. The millisecond allows for the time on the network.
+# When the deadline passes, a client cancels by its own clock. gRPC's core sends a deadline that is rounded up by at
+# most a hundredth of the time left (timeout_encoding.cc). So a cancellation this close to the deadline counts as an
+# exceeded deadline. The additional millisecond allows for the time on the network.
 _SLACK_SHARE = 0.01
 _SLACK_SECONDS = 0.001
 
@@ -33,7 +33,8 @@ _SAMPLE = 1000
 
 
 def memory_of(array: npt.NDArray[Any]) -> int:
-    """How many bytes an array takes. If it has many texts, only a sample is measured, so that this never takes long."""
+    """Return how many bytes an array takes. If the array has many texts, only a sample of them is measured, to save
+    time."""
     if array.dtype != np.object_ or not array.size:
         return array.nbytes
     sample = array.flat[:_SAMPLE]
@@ -55,47 +56,49 @@ class Queue(Protocol):
 
 
 class Call(ABC):
-    """A request in a model's queue. Each transport has its own subclass, as has a route for its members.
+    """A request in a model's queue. Each transport has a subclass, and routes have a subclass for the calls to their
+    members.
 
     A call gets exactly one outcome: the thread that computed or dropped the call calls ``answer`` or ``fail`` once.
-    Neither may block. Under its lock, the queue decides which thread that is, and marks the call ``done``.
+    ``answer`` and ``fail`` must not block. Under its lock, the queue decides which thread gives the outcome, and marks
+    the call ``done``.
     """
 
     inputs: Tensors
-    """Arrays that fit the model's signature; the first axis is the batch, if the model has a batch axis."""
+    """Arrays that match the model's signature. The first axis is the batch, if the model has a batch axis."""
     samples: int
     """Size of the batch axis; 1 if the model has no batch axis."""
     batch_key: Hashable
-    """Only calls with equal keys share a batch: the sizes of all free axes except the batch axis."""
+    """The batch key: the sizes of all free axes except the batch axis. Only calls with equal keys share a batch."""
     enqueued: float
     """When ``Batcher.put`` queued the call, in seconds on the monotonic clock."""
     held_until: float
     """Until when the batcher may hold the call back to fill a batch, in seconds on the monotonic clock."""
     ready_by: float | None
-    """When the call's batch must be finished, which is somewhat before the deadline; None without a deadline."""
+    """When the call's batch must be finished, somewhat before the deadline. None if the call has no deadline."""
     queue_ns: int
     """Nanoseconds from ``enqueued`` until the call's batch was taken."""
     row: int
     """The index of the call's first sample in its batch."""
 
     deadline: float | None = None
-    """In seconds on the monotonic clock; None for no deadline."""
+    """The deadline in seconds on the monotonic clock; None if the call has no deadline."""
     queue: Queue | None = None
-    """Where the call waits or is computed."""
+    """The queue in which the call waits or is computed."""
     done = False
     """Whether the call has its outcome, or a thread is about to give it its outcome."""
     cancelled = False
     may_use_all_threads = True
-    """Whether all threads may compute the call if nothing else is computed. False for a shadow's copies: they are
-    computed whenever nothing else is, and would take the processors from calls that come meanwhile."""
+    """Whether the call may use all threads if no other batch is being computed. False for the copies for a shadow,
+    which start whenever no other call waits, and would take the processors from calls that arrive meanwhile."""
 
     def require_time(self, expected: float, *, busy: bool, now: float) -> None:
         """Set ``ready_by`` if the call has a deadline, and refuse the call if it cannot meet its deadline.
 
         Args:
             expected: Expected seconds from now until the call is computed.
-            busy: Whether every instance computes.
-            now: In seconds on the monotonic clock.
+            busy: Whether every instance is busy.
+            now: The current time in seconds on the monotonic clock.
 
         Raises:
             DeadlineError: The call would be computed later than ``ready_by``.
@@ -113,7 +116,7 @@ class Call(ABC):
             )
 
     def cancellation_error(self, now: float) -> ServerError:
-        """Return the error for a call whose client cancels it: DeadlineError at the deadline, else CancelledError."""
+        """Return the error for a call that its client cancels: DeadlineError at the deadline, else CancelledError."""
         if self.deadline is not None:
             slack = _SLACK_SHARE * (self.deadline - self.enqueued) + _SLACK_SECONDS
             if self.deadline - now <= slack:
@@ -122,18 +125,18 @@ class Call(ABC):
 
     @abstractmethod
     def answer(self, result: InferenceResult) -> None:
-        """Take the outputs of this call."""
+        """Receive the outputs of this call."""
 
     @abstractmethod
     def fail(self, error: Exception) -> None:
-        """Take the error with which the call ends."""
+        """Receive the error with which the call ends."""
 
     def metadata_value(self, key: str) -> str:
-        """Return the value of a metadata key, which a route may use; empty if the call does not have the key."""
+        """Return the value of a metadata key, which a route may use, or "" if the call does not have the key."""
         return ""
 
     def cancel(self) -> None:
-        """Drop the call if it waits. If it is not queued yet, the code that queues it will cancel it."""
+        """Drop a waiting call. A call that is not queued yet is cancelled by the code that queues it."""
         self.cancelled = True
         if self.queue is not None:
             self.queue.cancel(self)
@@ -151,12 +154,12 @@ class Call(ABC):
 
     @classmethod
     def answer_batch(cls, calls: "Sequence[Call]", outputs: Tensors, cost: BatchCost) -> None:
-        """Give each of these calls, which are all of this class, its rows of the batch's outputs. Never raises."""
+        """Give calls of this class their rows of the batch's outputs. This method never raises an error."""
         for call in calls:
             call.end(call.part_of(outputs, cost))
 
     def part_of(self, outputs: Tensors, cost: BatchCost) -> InferenceResult:
-        """Return this call's rows of its batch's outputs, with the timings."""
+        """Return this call's rows of its batch's outputs, and the timings of the call's steps."""
         if cost.calls > 1:
             part = slice(self.row, self.row + self.samples)
             outputs = {name: array[part] for name, array in outputs.items()}

@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable
 
 FRESH_SECONDS = 1.0
-"""Observations older than this are ignored: the machine may be idle by now, so the next batch must be tried."""
+"""Observations older than this many seconds are ignored. The machine may be idle by now, so the next batch is computed
+without a prediction."""
 
-_NEWEST_SHARE = 0.2  # share of the newest batch in the running mean of its size
-_WEIGHT_DECAY = 0.98  # factor on a size's weight whenever any batch is observed
-_MIN_WEIGHT = 0.01  # a size keeps some of its weight: a line through a single size has no slope
+_NEWEST_SHARE = 0.2  # weight of the newest batch in the running mean of its size class
+_WEIGHT_DECAY = 0.98  # factor on the weight of each size class whenever a batch is observed
+_MIN_WEIGHT = 0.01  # the least weight of a size class, because a line through a single class has no slope
 _STALL_FACTOR = 4.0
 """If a batch takes more than this many times as long as other batches of its size, because the machine paused, its time
 is cut to that limit."""
@@ -29,7 +30,7 @@ class _SizeClass:
 class ServiceTime:
     """A weighted least-squares line through the mean times of batches of 1, 2-3, 4-7, 8-15 … samples.
 
-    Not thread-safe: the batcher calls it under its own lock.
+    Not thread-safe. The batcher calls the methods under its own lock.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -37,7 +38,7 @@ class ServiceTime:
         self._classes: dict[int, _SizeClass] = {}
         self._last_observed = -math.inf
         self._held = False
-        self._is_fitted = True  # the line is fitted only for a prediction, once for all batches since the previous one
+        self._is_fitted = True  # False if a batch was observed since the last fit; a prediction fits the line first
         self._a = 0.0
         self._b = 0.0
 
@@ -46,7 +47,7 @@ class ServiceTime:
         size_class = samples.bit_length()
         observed = self._classes.get(size_class)
         if observed is not None:
-            seconds = min(seconds, _STALL_FACTOR * observed.seconds)  # the line would need a fit for every batch
+            seconds = min(seconds, _STALL_FACTOR * observed.seconds)  # predict() would fit the line for every batch
         else:
             if self._classes:
                 seconds = min(seconds, _STALL_FACTOR * self._line(samples))
@@ -65,14 +66,14 @@ class ServiceTime:
         return self._line(samples) if self._held or self._is_fresh() else 0.0
 
     def hold(self) -> None:
-        """Call this when a batch starts: a prediction that is fresh now then stays valid until ``release``.
+        """Keep fresh observations valid until ``release``. The batcher calls this method when a batch starts.
 
         Otherwise, while a batch takes longer than FRESH_SECONDS, the batcher would admit every call.
         """
         self._held = self._held or self._is_fresh()
 
     def release(self) -> None:
-        """Call this when no batch is being computed any more: from now on observations age."""
+        """Let observations age again. The batcher calls this method when no batch is being computed any more."""
         self._held = False
 
     def _is_fresh(self) -> bool:

@@ -5,8 +5,8 @@ The engine and the export use ``session.Runtime``. This package imports ONNX Run
 
 import os
 
-# Official Linux builds since 1.29 send telemetry unless they find this variable when they are imported. It is set only
-# for the import, so that a program that imports hangtag keeps its own environment.
+# Official Linux builds since 1.29 send telemetry unless they find this variable when they are imported. This module
+# sets the variable only for the import, so that a program that imports hangtag keeps its own environment.
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _was_set = _TELEMETRY in os.environ
 os.environ.setdefault(_TELEMETRY, "1")

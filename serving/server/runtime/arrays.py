@@ -1,5 +1,5 @@
-"""numpy arrays that fit a model's inputs and outputs, as ONNX Runtime takes them: zeros, random arrays of a given
-datatype and shape, and samples that the model can compute."""
+"""Makes numpy arrays for a model's inputs and outputs: zeros, random arrays of a given datatype and shape, and samples
+that the model can compute."""
 
 import math
 import time
@@ -14,39 +14,40 @@ import numpy.typing as npt
 from hangtag.serving.server.errors import InferenceError
 from hangtag.serving.signature import Signature, TensorSpec
 
-if TYPE_CHECKING:  # that module imports this one
+if TYPE_CHECKING:  # session imports this module
     from hangtag.serving.server.runtime.session import Runtime
 
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 
-# ONNX Runtime's dtype for each datatype; every other datatype is numpy's own name in lower case.
+# ONNX Runtime's dtypes of some datatypes. Every other datatype in lower case is numpy's name of its dtype.
 _DTYPES = {"FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": "object"}
 
 LENGTHS = (1, 2, 3, 5, 8, 16, 32, 64, 224)
-"""Lengths to try for free axes other than the batch; the first ones at which the model runs are used."""
-_SAMPLES = 7  # larger batches repeat some of them
-_LEAST_SAMPLES = 3  # the third one is ten times larger than the first two
+"""Lengths to try for free axes other than the batch. The first lengths at which the model runs are used."""
+_SAMPLES = 7  # larger batches repeat some samples
+_LEAST_SAMPLES = 3  # the third sample is ten times larger than the first two
 MAX_VALUES = 2**26
 """The largest number of values in one input of a sample. A file may declare axes that are too large for any memory."""
 INTEGER_LIMITS = (10, 2)
-"""Exclusive upper bounds of integers, tried in turn: an integer may be an index into a table of unknown length."""
+"""Exclusive upper bounds of integers, tried in turn because an integer may be an index into a table of unknown
+length."""
 TEXT_FORMATS = ("text {}", "{}")
-"""Formats that turn random numbers into strings, tried in turn: a model may read numbers from strings."""
+"""Formats that turn random numbers into strings, tried in turn because a model may read numbers from strings."""
 
 
 def dtype_of(spec: TensorSpec) -> np.dtype[Any]:
-    """numpy's dtype for the datatype of an input or output."""
+    """Return numpy's dtype for the datatype of an input or output."""
     return np.dtype(_DTYPES.get(spec.datatype, spec.datatype.lower()))
 
 
 def shape_of(spec: TensorSpec, samples: int) -> tuple[int, ...]:
-    """The shape of a batch, for an input or output whose only free axis is the first."""
+    """Return the shape of a batch, for an input or output whose only free axis is the first."""
     return (samples, *(size or 1 for size in spec.shape[1:]))
 
 
 def zeros(spec: TensorSpec, batch_size: int) -> Array:
-    """Zeros, with size batch_size along a free first axis and 1 along every other free axis.
+    """Return zeros, with size batch_size along a free first axis and 1 along every other free axis.
 
     A string is "0", because a model may read numbers from strings, and would fail on an empty string.
     """
@@ -58,7 +59,7 @@ def zeros(spec: TensorSpec, batch_size: int) -> Array:
 
 
 def random_rows(shape: Sequence[int], dtype: np.dtype[Any], seed: int) -> Array:
-    """Random values: any byte for uint8, 0 to 1 for real numbers, else 0 or 1, which may serve as indices."""
+    """Return random values: any byte for uint8, 0 to 1 for real numbers, else 0 or 1, which may serve as indices."""
     generator = np.random.default_rng(seed)
     if dtype.kind == "f":
         return generator.random(shape).astype(dtype)
@@ -81,11 +82,12 @@ class Sizes(NamedTuple):
     length: int
     """Size of each free axis that is not an input's first axis."""
     state: int
-    """The same for all inputs after the first input with such an axis: in a recurrent state it may be the batch."""
+    """The size of such axes in all inputs after the first input that has one. In a recurrent state the axis may be the
+    batch."""
     below: int
-    """Integers are drawn from 0 up to this, exclusive."""
+    """Integers are drawn from 0 up to this bound, exclusive."""
     text_format: str = TEXT_FORMATS[0]
-    """Makes a string from a number."""
+    """The format that makes a string from a number."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +97,11 @@ class Extent:
     sizes: tuple[int, ...]
     """The batch sizes."""
     lengths: int
-    """Try at most this many of LENGTHS."""
+    """The most of LENGTHS that are tried."""
     max_values: int = MAX_VALUES
     """The most values of one input of a sample."""
     seconds: float = math.inf
-    """After this time, do only the minimum: three samples, and one batch of each size, at one length."""
+    """After this time, a trial does only the minimum: three samples, and one batch of each size, at one length."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def sample(signature: Signature, sizes: Sizes, seed: int, max_values: int = MAX_
     """Generate one sample.
 
     The samples of different seeds differ in scale: every third sample is ten times larger and every fifth is all zeros.
-    This exposes a model whose answers depend on the range of its batch.
+    The different scales expose a model whose answers depend on the range of its batch.
 
     Returns:
         Input name -> array [1, ...].
@@ -141,7 +143,7 @@ def _array(
         shape[0] = 1
     if math.prod(shape) > max_values:
         raise InferenceError(
-            f"one sample of {spec.name!r} has {math.prod(shape):,} values; {max_values:,} are the limit"
+            f"one sample of {spec.name!r} has {math.prod(shape):,} values; the limit is {max_values:,}"
         )
     dtype = dtype_of(spec)
     if spec.datatype == "BYTES":
@@ -150,17 +152,18 @@ def _array(
     values: Array
     if spec.datatype == "BOOL":
         values = random.integers(0, 2, shape)
-    elif spec.datatype == "UINT8":  # most often an image
+    elif spec.datatype == "UINT8":  # most UINT8 inputs are images
         values = random.integers(0, 256 if scale != 1 else 64, shape) * min(scale, 1)
     elif dtype.kind in "iu":
         values = random.integers(0, sizes.below, shape) * min(scale, 1)
     else:
         values = random.normal(size=shape) * scale
-    return np.asarray(values, dtype)  # numpy draws a scalar as a number, which is no array
+    return np.asarray(values, dtype)  # numpy draws a scalar as a number, not as an array
 
 
 def trials(runtime: "Runtime", extent: Extent, deadline: float, failures: list[InferenceError]) -> Iterator[Trial]:
-    """Yield a trial for each of the first lengths at which the model runs every sample, with fitting other sizes.
+    """Yield a trial for each of the first lengths at which the model runs every sample. The trial searches the other
+    sizes that the signature leaves open.
 
     The exceptions of sizes at which the model fails are appended to ``failures``.
     """
@@ -187,7 +190,7 @@ def trials(runtime: "Runtime", extent: Extent, deadline: float, failures: list[I
 
 
 def _trial(runtime: "Runtime", sizes: Sizes, extent: Extent, deadline: float) -> Trial:
-    """Run each sample on its own. Raises InferenceError if a sample gets no answer."""
+    """Run each sample on its own. Raises InferenceError if the model fails on a sample."""
     samples: list[Tensors] = []
     answers: list[Tensors] = []
     for seed in range(_SAMPLES):

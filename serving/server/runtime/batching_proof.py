@@ -1,9 +1,9 @@
 """Decides whether a loaded model's requests are batched: by the operator's setting, a proof in its file, or a trial.
 
-A file's axes do not show this. Softmax, a sum or a reversal along the first axis keeps that axis's name and size, but
-mixes up the answers of callers whose requests share a batch. So the same inputs are computed alone and in batches, and
-the answers are compared. The export does this once, thoroughly, for a file from elsewhere. The server does it briefly
-when it loads a file without such a proof.
+A file's axes do not show whether rows are independent. Softmax, a sum or a reversal along the first axis keeps that
+axis's name and size, but mixes up the answers of callers whose requests share a batch. So the same inputs are computed
+alone and in batches, and the answers are compared. The export compares a third-party file once and thoroughly. The
+server compares briefly when it loads a file without such a proof.
 """
 
 import time
@@ -21,13 +21,13 @@ from hangtag.serving.server.runtime.session import Runtime
 
 
 class _Tolerance(NamedTuple):
-    """How far floats may differ.
+    """How far two floats may differ.
 
     Attributes:
-        place: As a share of the largest value that any sample has at the same place of the output, so that large values
-            at one place do not hide differences at another.
-        anywhere: As a share of the largest value anywhere in the output, because a small value may be the difference of
-            two large values.
+        place: The largest difference, as a share of the largest value that any sample has at the same place of the
+            output. So large values at one place do not hide differences at another place.
+        anywhere: The largest difference, as a share of the largest value anywhere in the output, because a small value
+            may be the difference of two large values.
     """
 
     place: float
@@ -35,18 +35,19 @@ class _Tolerance(NamedTuple):
 
 
 _TOLERANCES = {2: _Tolerance(1e-2, 1e-3), 4: _Tolerance(1e-3, 1e-5), 8: _Tolerance(1e-6, 1e-11)}
-"""Size of a float in bytes -> tolerance for sums that are computed in another order."""
+"""The tolerance for sums that are computed in another order, by the size of a float in bytes."""
 _TOLERANCE_IN_8_BITS = _Tolerance(0.05, 0.05)
-"""For layers that round to 8 bits: a sum in another order may be rounded to the next of 256 steps, and later layers
-continue from there."""
+"""The tolerance for layers that round to 8 bits. A sum in another order may be rounded to the next of 256 steps, and
+later layers increase this difference."""
 _TOLERANCES_ON_GPUS = _TOLERANCES | {4: _TOLERANCES[2]}
-"""CUDA may multiply FP32 in TF32, which has FP16's 10 bits of mantissa, and may do so for only some batch sizes."""
+"""The tolerance on CUDA, which may multiply FP32 in TF32 (with FP16's 10 bits of mantissa), but only for some batch
+sizes."""
 _LEAST_SCALE = 1e-3
-"""If the largest value is below this, shares are relative to this instead: such values may be rounding errors."""
+"""The least value to which a share is relative, because smaller values may be rounding errors."""
 
 _BRIEF_SIZES = (2, 7)
-"""Batch sizes of a brief trial, in addition to the server's largest: a row may depend on a row that only the largest
-batch has."""
+"""The batch sizes of a brief trial. The server's largest batch size is added, because a row may depend on a row that
+only the largest batch has."""
 _BRIEF_LENGTHS = 2
 _BRIEF_SECONDS = 0.5
 _BRIEF_VALUES = 2**22  # 16 MiB of FP32, the default of --max-message-mib
@@ -57,7 +58,7 @@ THOROUGH = Extent((2, 3, 7, 16, 64), lengths=4)
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether requests may be batched, why, and what was tried. Its fields are keys in a published file's metadata."""
+    """Whether requests may be batched, why, and what was tried. The fields are keys in a published file's metadata."""
 
     batched: bool
     why: str
@@ -69,7 +70,7 @@ class Decision(NamedTuple):
     """Whether requests are batched, and why."""
 
     because: str
-    """Why requests are batched, for the log; empty if they are not."""
+    """Why requests are batched, for the log; empty if requests are not batched."""
     tried: bool = False
     """Whether the model has computed a batch of each size, including the largest."""
 
@@ -77,28 +78,28 @@ class Decision(NamedTuple):
 def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_batch_size) -> Decision:
     """Forbid a runtime to batch requests unless something proves that the rows of a batch are independent.
 
-    The operator's setting needs no trial, nor does the proof in a file that has not changed since the gate of 'hangtag
-    export'. Any other model that would be batched, because of its axes or ``hangtag.batched``, is tried on synthetic
-    inputs. This takes milliseconds for a small model; for a slow model only a dozen rows are computed. If the rows
-    differ, or no input gets an answer, ``why_unbatched`` of the runtime's signature states the reason.
+    A setting of the operator needs no trial, and neither does a file with a proof that has not changed since the gate
+    of 'hangtag export'. Any other model that would be batched, because of its axes or ``hangtag.batched``, is tried on
+    synthetic inputs. A trial takes milliseconds for a small model. For a slow model only a dozen rows are computed. If
+    the rows differ, or the model fails on every input, ``why_unbatched`` of the runtime's signature states the reason.
 
-    With a max_batch_size of 1, nothing is batched and nothing tried.
+    With a max_batch_size of 1, no request is batched and no model is tried.
     """
     signature = runtime.signature
     if not signature.batched:
         return Decision("")
     if signature.batching_override:
-        return Decision("the operator says so; not tried")
+        return Decision("the operator allows batching; not tried")
     if max_batch_size == 1:
         return Decision("at most one sample is computed at once")
     if "gate" in signature.metadata and proves_batching(runtime.path):
-        return Decision("its file has the proof")
+        return Decision("the model's file has the proof")
     sizes = tuple(sorted({*(min(size, max_batch_size) for size in _BRIEF_SIZES), max_batch_size}))
     extent = Extent(sizes, _BRIEF_LENGTHS, _BRIEF_VALUES, _BRIEF_SECONDS)
     try:
         verdict, _ = prove(runtime, None, runtime.operators, extent)
     except InferenceError as error:
-        runtime.forbid_batching(f"it cannot be tried: {' '.join(str(error).split())[:300]}")
+        runtime.forbid_batching(f"the model cannot be tried: {' '.join(str(error).split())[:300]}")
         return Decision("")
     if not verdict.batched:
         runtime.forbid_batching(f"tried rows alone and together: {verdict.why}")
@@ -118,10 +119,10 @@ def prove(
         extent: How much is tried.
 
     Returns:
-        The verdict, and open sizes at which the model runs.
+        The verdict, and sizes of the free axes at which the model runs.
 
     Raises:
-        InferenceError: No synthetic input gets an answer.
+        InferenceError: The model fails on every synthetic input.
     """
     deadline = time.monotonic() + extent.seconds
     tolerances = _tolerances(runtime, operators)
@@ -139,7 +140,7 @@ def prove(
         largest = max(largest, difference)
         telling = telling or not _all_equal(trial.answers)
     if not answered:
-        raise InferenceError(f"no synthetic input gets an answer; the last: {failures[-1]}")
+        raise InferenceError(f"the model fails on every synthetic input; the last error: {failures[-1]}")
     if not telling:
         return Verdict(False, "all synthetic inputs get the same answer, which proves nothing", lengths), answered[0]
     why = f"the same answers alone and in batches of {', '.join(map(str, extent.sizes))}"
@@ -147,10 +148,10 @@ def prove(
 
 
 def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Tolerance]:
-    """How far floats may differ, by their size in bytes.
+    """Return how far two floats may differ, by their size in bytes.
 
-    Layers that round to 8 bits may differ by whole steps. This does not excuse layers that derive the step size from
-    the batch: there each row depends on the range of the other rows.
+    Layers that round to 8 bits may differ by whole steps. This tolerance does not cover layers that derive the step
+    size from the batch, because then each row depends on the range of the other rows.
     """
     kinds = {operator.rpartition(".")[2] for operator in operators}
     in_8_bits = any(kind.startswith(("QuantizeLinear", "QLinear", "QGemm")) for kind in kinds)
@@ -162,10 +163,11 @@ def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Toleranc
 def _judge(
     runtime: Runtime, trial: Trial, batch_sizes: Sequence[int], deadline: float, tolerances: Mapping[int, _Tolerance]
 ) -> tuple[str | None, float]:
-    """Run the samples of a trial in batches; after the deadline only in batches that have the first sample.
+    """Run the samples of a trial in batches. After the deadline, run only batches that have the first sample.
 
     Returns:
-        Why samples may not be batched, or None; and how far answers in batches differ from answers alone, as a share.
+        Why samples may not be batched, or None. The second value is how far answers in batches differ from answers
+        alone, as a share of the scale.
     """
     count = len(trial.samples)
     scales = {name: _scales([answer[name] for answer in trial.answers], tolerances) for name in trial.answers[0]}
@@ -194,7 +196,8 @@ def _compare(
     """Run these samples as one batch, and compare its rows with the answers to each sample alone.
 
     Returns:
-        Why samples may not be batched, or None; and how far answers in the batch differ from answers alone, as a share.
+        Why samples may not be batched, or None. The second value is how far answers in the batch differ from answers
+        alone, as a share of the scale.
     """
     size = len(samples)
     try:
@@ -216,7 +219,7 @@ def _compare(
 
 
 def _scales(answers: Sequence[Array], tolerances: Mapping[int, _Tolerance]) -> Array:
-    """The scale at each place of an output: a difference may be at most the share ``place`` of it."""
+    """Return the scale at each place of an output. A difference may be at most the share ``place`` of the scale."""
     if answers[0].dtype.kind != "f" or len({answer.shape for answer in answers}) != 1:
         return np.ones(())
     tolerance = tolerances[answers[0].dtype.itemsize]
@@ -229,8 +232,9 @@ def _scales(answers: Sequence[Array], tolerances: Mapping[int, _Tolerance]) -> A
 
 
 def _difference(rows: Array, expected: Array, scales: Array) -> float:
-    """The largest difference, as a share of the scale at its place. Infinite if NaNs or infinities differ. For values
-    other than floats: 1 if any value differs, else 0. scales: [1, ...], or a number.
+    """Return the largest difference, as a share of the scale at its place. The difference is infinite if NaNs or
+    infinities differ. Values other than floats differ by 1 if any value differs, else by 0. ``scales`` is [1, ...] or a
+    number.
     """
     if rows.dtype.kind != "f":
         return float(not np.array_equal(rows, expected))
@@ -245,7 +249,7 @@ def _difference(rows: Array, expected: Array, scales: Array) -> float:
 
 
 def _all_equal(answers: Sequence[Tensors]) -> bool:
-    """Whether all samples get the same answer. If so, swapped rows, for example, would go unnoticed."""
+    """Whether all samples get equal answers, so that swapped rows, for example, would go unnoticed."""
     first, *others = answers
     return all(
         np.array_equal(array, other[name], equal_nan=array.dtype.kind == "f")

@@ -2,11 +2,11 @@
 
 The export writes the gate's figures (``hangtag.gate``) and a digest of the graph and its weights
 (``hangtag.graph_digest``) into the file's metadata. The digest excludes the metadata: it is the SHA-256 of the
-serialized ModelProto without ``metadata_props``. These are top-level fields in protobuf's wire format, so this module
-skips them without an ONNX parser, which a server does not have.
+serialized ModelProto without ``metadata_props``. The metadata_props are top-level fields in protobuf's wire format, so
+this module skips them without an ONNX parser, which a server does not have.
 
-Nothing is signed: anybody who can write a file can also write a proof into it. The check detects files that nobody has
-proven, and files that were changed or damaged after their proof.
+The proof is not signed, so anybody who can write a file can also write a proof into it. The check detects files without
+a proof, and files that were changed or damaged after their proof.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from hangtag.serving.signature import PREFIX
 _METADATA_PROPS = 14  # of ModelProto
 _KEY, _VALUE = 1, 2  # of StringStringEntryProto
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_STRUCTURE = "structure"  # the check that every file passes, third-party files too
-_BATCHING = "batching"  # a check that our own files pass, and a finding about third-party files
+_STRUCTURE = "structure"  # the check that every published file passes, including third-party files
+_BATCHING = "batching"  # a check that hangtag's own files pass, and a finding about third-party files
 
 
 def proves_batching(file: Path) -> bool:
@@ -49,19 +49,19 @@ def require_proof(file: Path) -> None:
         raise ModelLoadError(f"{file} cannot be read as an ONNX file: {error}") from error
     if _STRUCTURE not in _figures(metadata):
         raise ModelLoadError(
-            f"{file} has not passed the gate, which --require-proof demands. Publish it with 'hangtag export', or with "
-            "'hangtag import' if it is not from hangtag"
+            f"{file} has not passed the gate, which --require-proof demands. Publish the model with 'hangtag export', "
+            "or with 'hangtag import' if the file is not from hangtag"
         )
     recorded = metadata.get(f"{PREFIX}graph_digest", "")
     if digest != recorded:
         raise ModelLoadError(
-            f"{file} is not what passed the gate: the SHA-256 of its graph and weights is {digest[:12]}, and "
-            f"{recorded[:12] or 'none'} was recorded. Export it again"
+            f"{file} is not the file that passed the gate: the SHA-256 of its graph and weights is {digest[:12]}, and "
+            f"{recorded[:12] or 'none'} was recorded. Export the model again"
         )
 
 
 def _figures(metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    """The gate's figures by check; empty if the metadata has no readable figures."""
+    """Return the gate's figures by check, or no figures if the metadata has no readable figures."""
     try:
         figures = json.loads(metadata.get(f"{PREFIX}gate", ""))
     except (ValueError, RecursionError):
@@ -96,9 +96,9 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]
         elif kind in (_FIXED64, _FIXED32):
             end = content + (8 if kind == _FIXED64 else 4)
         else:
-            raise ValueError(f"a field of the unknown kind {kind}")
+            raise ValueError(f"a field has the unknown kind {kind}")
         if end > len(message):
-            raise ValueError("it ends in the middle of a field")
+            raise ValueError("the file ends in the middle of a field")
         yield tag >> 3, message[position:end], message[content:end]
         position = end
 
@@ -108,10 +108,10 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 64, 7):
         if position >= len(message):
-            raise ValueError("it ends in the middle of a number")
+            raise ValueError("the file ends in the middle of a number")
         byte = message[position]
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-    raise ValueError("a number of more than 64 bits")
+    raise ValueError("a number has more than 64 bits")

@@ -1,5 +1,6 @@
 """Opens ONNX Runtime's InferenceSessions, with the requested execution providers and one memory arena for all sessions.
-Reads from a session its signature and its operators, and whether these survive an input with an axis of size 0.
+This module also reads a session's signature and operators, and decides whether the operators survive an input with an
+axis of size 0.
 """
 
 import threading
@@ -27,15 +28,15 @@ _HINTS = {
 }
 
 # Most operators answer or refuse an empty tensor. These operators end the process (SIGABRT, SIGFPE, SIGSEGV) or never
-# return, whichever axis of their input is empty. Each operator of ONNX Runtime 1.32 was run with each axis empty to
-# find them; the tests repeat that for the operators that hangtag admits.
+# return if any axis of their input is empty. To find such operators, every operator of ONNX Runtime 1.32 was run with
+# each axis empty. The tests repeat this for the operators that hangtag admits.
 _FATAL = {
     *("ConvTranspose", "GRU", "InstanceNormalization", "LSTM", "RoiAlign", "STFT", "Unique"),
     "ai.onnx.ml.FeatureVectorizer",
 }
 
 _STANDARD = ("", "ai.onnx.ml")
-# Of the operators outside the ONNX standard, only these are admitted. Quantized and optimised files use them. Many
+# Outside the ONNX standard, only these operators are admitted. Quantized and optimised files use these operators. Many
 # other operators, including transformer attention, are fatal.
 _TRIED = {
     f"com.microsoft.{name}"
@@ -46,7 +47,8 @@ _TRIED = {
         *("QLinearWhere", "QuantizeLinear", "QuickGelu"),
     )
 }
-# These operators are fatal only if a kernel or a limit is empty. In a model with one input these are constants.
+# These operators are fatal only if a kernel or a limit is empty. In a model with one input, kernels and limits are
+# constants.
 _PARAMETRIC = {"Conv", "ConvInteger", "NonMaxSuppression", "QLinearConv", "com.microsoft.FusedConv"}
 
 _lock = threading.Lock()
@@ -63,25 +65,25 @@ _COPY = (
 
 @dataclass(frozen=True)
 class Gpu:
-    """Which GPU computes, and how much of its memory, in MiB, a model's arena may take; 0: no limit."""
+    """The GPU that computes, and the most MiB of its memory that a model's arena may take (0: no limit)."""
 
     device_id: int = 0
     mem_limit_mib: int = 0
 
 
 Provider = tuple[str, dict[str, str]]
-"""A provider's name and options, as ONNX Runtime takes them."""
+"""A provider's name and options, in the form that ONNX Runtime requires."""
 
 
 def provider_list(
     provider: str, available: Collection[str], gpu: Gpu | None = None, *, cuda_graphs: bool = False
 ) -> list[Provider]:
-    """The providers to pass to ONNX Runtime for ``cpu``, ``cuda`` or ``tensorrt``, in order of precedence.
+    """Return the providers to pass to ONNX Runtime, in order of precedence.
 
     Args:
-        provider: Which of the three.
+        provider: ``cpu``, ``cuda`` or ``tensorrt``.
         available: The providers of the installed ONNX Runtime.
-        gpu: Which GPU computes.
+        gpu: The GPU that computes.
         cuda_graphs: Whether the session may capture CUDA graphs.
 
     Raises:
@@ -109,21 +111,21 @@ def provider_list(
 
 
 class SessionOpener:
-    """Opens sessions of one model file with the same GPU settings."""
+    """Opens sessions of one model file, all with equal GPU settings."""
 
     def __init__(self, path: Path, *, threads: int, gpu: Gpu) -> None:
-        """threads: ONNX Runtime's intra_op_num_threads, unless ``open`` is called with another number."""
+        """``threads`` is ONNX Runtime's intra_op_num_threads, unless ``open`` gets another number."""
         self.path, self._threads, self._gpu = path, threads, gpu
 
     def open(
         self, provider: str, *, threads: int | None = None, cuda_graphs: bool = False
     ) -> onnxruntime.InferenceSession:
-        """Open a session with ``cpu``, ``cuda`` or ``tensorrt``.
+        """Open a session of the file.
 
         Args:
-            provider: Which of the three.
-            threads: Given for a second session, which has this many threads. Between two batches they do not spin,
-                because other sessions compute then.
+            provider: ``cpu``, ``cuda`` or ``tensorrt``.
+            threads: The number of threads of a second session; None for the first session. The threads of a second
+                session do not spin between two batches, because other sessions compute then.
             cuda_graphs: Whether the session captures CUDA graphs.
 
         Raises:
@@ -140,9 +142,9 @@ class SessionOpener:
         options.add_session_config_entry("session.force_spinning_stop", "0" if threads is None else "1")
         options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        options.log_severity_level = 4  # fatal: ONNX Runtime also raises its errors, and our log has those
+        options.log_severity_level = 4  # fatal errors only, because ONNX Runtime raises all other errors
         try:
-            # With its fallback, ONNX Runtime prints to standard output and continues with another provider.
+            # The fallback of ONNX Runtime would print to standard output, and continue with another provider.
             session = onnxruntime.InferenceSession(self.path, options, providers=requested, enable_fallback=0)
         except Exception as error:
             raise ModelLoadError(f"{self.path} cannot be loaded by ONNX Runtime {VERSION}: {error}") from error
@@ -153,7 +155,8 @@ class SessionOpener:
         return session
 
     def open_best(self) -> tuple[onnxruntime.InferenceSession, str]:
-        """Open a session with CUDA if it is available, else with the CPU. Also returns why CUDA is not used."""
+        """Open a session with CUDA if it is available, else with the CPU. Return the session, and why CUDA is not
+        used."""
         reason = ""
         if CUDA in onnxruntime.get_available_providers():
             try:
@@ -166,7 +169,7 @@ class SessionOpener:
 def read_signature(
     session: onnxruntime.InferenceSession, path: Path, batching_override: bool | None = None
 ) -> Signature:
-    """The model's inputs, outputs and metadata. Raises ModelLoadError if hangtag cannot serve such a model."""
+    """Return the model's inputs, outputs and metadata. Raises ModelLoadError if hangtag cannot serve such a model."""
     try:
         return Signature.from_onnx(
             [TensorSpec.from_onnx(node.name, node.type, node.shape) for node in session.get_inputs()],
@@ -181,10 +184,10 @@ def read_signature(
 
 
 def operators(session: onnxruntime.InferenceSession) -> set[str]:
-    """The operators of the optimised graph, including those of subgraphs and functions.
+    """Return the operators of the optimised graph, including those of subgraphs and functions.
 
-    Standard operators have a bare name; others have their domain as a prefix, such as com.microsoft.FusedConv. The set
-    is empty if this version of ONNX Runtime does not report operators.
+    Standard operators have a bare name. All other operators have their domain as a prefix, such as
+    com.microsoft.FusedConv. The set is empty if this version of ONNX Runtime does not report operators.
     """
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return set()
@@ -193,7 +196,8 @@ def operators(session: onnxruntime.InferenceSession) -> set[str]:
 
 
 def graph_options(number: int) -> onnxruntime.RunOptions:
-    """RunOptions to capture the CUDA graph of this number in the first runs and replay it later; -1: no graph."""
+    """Return options that capture the CUDA graph of this number in the first runs and replay it later. -1 uses no
+    graph."""
     options = onnxruntime.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(number))
     return options
@@ -201,14 +205,14 @@ def graph_options(number: int) -> onnxruntime.RunOptions:
 
 @cache
 def _preload_cuda() -> None:
-    """Load CUDA's libraries if they come from PyPI, once: ONNX Runtime prints the missing libraries each time."""
+    """Load CUDA's libraries, once, if they come from PyPI. ONNX Runtime would print missing libraries at each
+    attempt."""
     onnxruntime.preload_dlls()
 
 
 def no_empty_tensor_because(operators: Set[str], signature: Signature, provider: str) -> str:
-    """Return, as the end of a sentence, why a model with these operators must get no empty tensor; empty if it may.
-
-    provider: ONNX Runtime's name of the execution provider that computes.
+    """Return, as the end of a sentence, why a model with these operators must get no empty tensor, or "" if it may.
+    ``provider`` is ONNX Runtime's name of the execution provider that computes.
     """
     if provider != CPU:
         return f"what {provider} does with an empty tensor is not known"
@@ -228,7 +232,8 @@ def _is_fatal(operator: str) -> bool:
 
 
 def _share_one_arena() -> None:
-    """Register one memory pool ("arena") for all sessions. Otherwise each would keep a pool for its largest batch ever.
+    """Register one memory pool ("arena") for all sessions. Otherwise each session would keep a pool for its largest
+    batch.
 
     The pool grows by the requested size (kSameAsRequested, 1), not by doubling, which would keep unused memory.
     """
@@ -237,12 +242,12 @@ def _share_one_arena() -> None:
 
 
 def shrink_arena() -> None:
-    """Free the part of the arena that no session uses now. After the first time this takes less than 1 ms.
+    """Free the part of the arena that no session uses now. After the first call, this function takes less than 1 ms.
 
     The arena never frees memory by itself. Each new version of a model leaves holes into which the next large batch
     does not fit, so a server whose models are replaced again and again would grow for hours. ONNX Runtime frees unused
-    memory at the end of a computation whose options request this. Here that is the computation of a model that only
-    copies a number.
+    memory at the end of a computation whose options request this. This function computes a model that only copies a
+    number.
     """
     with _lock:
         _register()

@@ -21,11 +21,12 @@ from hangtag.serving.server.runtime.arrays import Array, Tensors, dtype_of, pad,
 from hangtag.serving.server.runtime.inference_session import CUDA, SessionOpener, graph_options, operators
 from hangtag.serving.signature import Signature, TensorSpec
 
-# In every run ONNX Runtime's recurrent CUDA kernels copy sequence lengths from the host. No graph can hold such a copy.
+# In every run ONNX Runtime's recurrent CUDA kernels copy sequence lengths from the host. No CUDA graph can hold a copy
+# from the host.
 _RECURRENT = {"LSTM", "GRU", "RNN"}
 
 _TOLERANCE = 0.01  # wide, because the check looks for answers to other rows, not for a device's rounding
-_CHECKS = 2  # a graph that goes on reading its capture's inputs answers the first batch correctly
+_CHECKS = 2  # a graph that always reads the inputs of its capture answers the first batch correctly
 _RUNS = 7
 _ENOUGH_SECONDS = 0.03  # for each way to compute a batch; slow models need fewer runs, and the start must not wait
 
@@ -33,19 +34,20 @@ Compute = Callable[[Tensors], dict[str, Array]]
 
 
 def bucket_sizes(largest: int) -> tuple[int, ...]:
-    """1, 2, 4 and so on, and finally the largest size, so that less than half of any computed batch is padding."""
+    """Return 1, 2, 4 and so on, and finally the largest size, so that less than half of any computed batch is
+    padding."""
     return (*(1 << power for power in range((largest - 1).bit_length())), largest)
 
 
 def bucket_for(sizes: Sequence[int], samples: int) -> int | None:
-    """The smallest of the ascending sizes that holds the samples; None if all are too small."""
+    """Return the smallest of the ascending sizes that holds the samples, or None if all sizes are too small."""
     return next((size for size in sizes if size >= samples), None)
 
 
 def no_fixed_shapes_because(signature: Signature) -> str | None:
-    """Why the batch size does not determine the size of every buffer; None if it does."""
+    """Return why the batch size does not determine the size of every buffer, or None if it does."""
     if not signature.batched:
-        return "its requests are not joined into batches"
+        return "the model's requests are not batched"
     for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
         for spec in specs:
             if spec.datatype == "BYTES":
@@ -59,7 +61,8 @@ class PinnedMemory:
     """Allocates arrays in page-locked memory. If that fails, uses plain memory and states the reason in ``problem``."""
 
     def __init__(self, cuda_version: str) -> None:
-        """cuda_version: the CUDA version with which ONNX Runtime was built, such as 12.8; empty without CUDA."""
+        """``cuda_version`` is the CUDA version with which ONNX Runtime was built, such as 12.8. ``cuda_version`` is
+        empty without CUDA."""
         self.problem = ""
         self._cudart: ctypes.CDLL | None = None
         if not cuda_version:
@@ -71,7 +74,7 @@ class PinnedMemory:
             self.problem = str(error)
 
     def zeros(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
-        """An array of zeros that shares no memory page with other arrays, because a page can be locked only once."""
+        """Return zeros that share no memory page with other arrays, because a page can be locked only once."""
         count = math.prod(shape)
         pages = mmap.mmap(-1, max(1, count * dtype.itemsize))
         array = np.frombuffer(pages, dtype, count)
@@ -86,7 +89,7 @@ class PinnedMemory:
         return array.reshape(shape)
 
     def inputs(self, signature: Signature, samples: int) -> dict[str, Array]:
-        """A buffer [samples, …] for each input of a model."""
+        """Return a buffer [samples, …] for each input of a model."""
         return {spec.name: self.zeros(shape_of(spec, samples), dtype_of(spec)) for spec in signature.inputs}
 
 
@@ -101,7 +104,7 @@ class Model(NamedTuple):
 
 
 class PinnedInputs:
-    """Copies inputs into bound buffers, which fit the largest batch; ONNX Runtime allocates the outputs."""
+    """Copies inputs into bound buffers of the largest batch's size. ONNX Runtime allocates the outputs."""
 
     def __init__(self, model: Model, largest: int) -> None:
         self._session, self._device = model.session, model.device
@@ -114,8 +117,9 @@ class PinnedInputs:
         for name, buffer in self._host_inputs.items():
             rows = buffer[: len(inputs[name])]
             rows[...] = inputs[name]
-            self._binding.bind_cpu_input(name, rows)  # ONNX Runtime copies it to the device
-        # Bound again for each batch; else ONNX Runtime reuses the buffers of the previous batch, whose size differs.
+            self._binding.bind_cpu_input(name, rows)  # ONNX Runtime copies the rows to the device
+        # Without new bindings, ONNX Runtime would reuse the output buffers of the previous batch, which may have
+        # another size.
         for name in self._output_names:
             self._binding.bind_output(name, *self._device)
         self._session.run_with_iobinding(self._binding)
@@ -126,7 +130,7 @@ class FixedBuffers:
     """Buffers of one batch size at addresses that never change, which a captured CUDA graph needs."""
 
     def __init__(self, model: Model, size: int, graph: int) -> None:
-        """graph: The number of the graph, which the first runs capture and later runs replay."""
+        """``graph`` is the number of the graph, which the first runs capture and later runs replay."""
         self._session, self._run_options = model.session, graph_options(graph)
         self._host_inputs = model.memory.inputs(model.signature, size)
         self._device_inputs, self._device_outputs = (
@@ -176,7 +180,8 @@ class BufferPool:
         return bucket_for(self.sizes, _samples(inputs)) is not None
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
-        """Compute every output of a batch for which ``fits`` is true. Waits while all buffers are in use."""
+        """Compute every output of a batch for which ``fits`` is true. This method waits while all buffers are in
+        use."""
         size = bucket_for(self.sizes, _samples(inputs))
         assert size is not None
         buffers = self._free.get()
@@ -193,7 +198,7 @@ class GraphPool(BufferPool):
     def __init__(
         self, sizes: Sequence[int], make_buffers: Callable[[int], Buffers], *, session: Any, name: str
     ) -> None:
-        """session: The ONNX Runtime InferenceSession that captures the graphs. name: The thread's name."""
+        """``session`` is the InferenceSession that captures the graphs, and ``name`` is the thread's name."""
         self.session = session
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         super().__init__(sizes, make_buffers, instances=1)
@@ -207,14 +212,14 @@ def _samples(inputs: Tensors) -> int:
 
 
 def pinned_inputs(model: Model, largest: int, instances: int) -> BufferPool:
-    """Pinned inputs for batches up to the largest. Raises ModelLoadError if the model's shapes are not fixed."""
+    """Return pinned inputs for batches up to the largest. Raises ModelLoadError if the model's shapes are not fixed."""
     if problem := no_fixed_shapes_because(model.signature):
         raise ModelLoadError(problem)
     return BufferPool([largest], lambda size: PinnedInputs(model, size), instances=instances)
 
 
 def graphs(model: Model, opener: SessionOpener, sizes: Sequence[int]) -> GraphPool:
-    """CUDA graphs for these batch sizes, in a separate session; each graph is captured in its first runs.
+    """Return CUDA graphs for these batch sizes, in a separate session. Each graph is captured in its first runs.
 
     Raises:
         ModelLoadError: The provider or the model is known not to capture graphs.
@@ -238,7 +243,8 @@ Pool = TypeVar("Pool", bound=BufferPool)
 
 
 def verified(signature: Signature, compute: Compute, make_pool: Callable[[], Pool]) -> tuple[Pool | None, str]:
-    """The pool if its answers equal those of ``compute``; else None and the reason, which may be any exception."""
+    """Return the pool if its answers equal those of ``compute``, else None and the reason, which may be any
+    exception."""
     try:
         pool = make_pool()
         problem = _difference(signature, compute, pool)
@@ -255,7 +261,7 @@ def is_faster(signature: Signature, pool: BufferPool, other: BufferPool, share: 
 
 
 def _difference(signature: Signature, compute: Compute, pool: BufferPool) -> str:
-    """Compare a full batch and a padded batch of each size; return the first difference, or an empty text."""
+    """Compare a full batch and a padded batch of each size. Return the first difference, or an empty text."""
     for size in pool.sizes:
         for check in range(_CHECKS):
             samples = max(1, size - check)
@@ -272,7 +278,8 @@ def _batch(signature: Signature, samples: int, seed: int) -> Tensors:
 
 
 def _shortest(compute: Compute, inputs: Tensors) -> float:
-    """The seconds of the shortest of several runs, so that the machine's other work affects the result little."""
+    """Return the seconds of the shortest of several runs, so that the machine's other work affects the result
+    little."""
     runs: list[float] = []
     while len(runs) < 2 or (len(runs) < _RUNS and sum(runs) < _ENOUGH_SECONDS):
         started = time.perf_counter()

@@ -26,7 +26,8 @@ from hangtag.serving.signature import TensorSpec
 
 log = structlog.get_logger()
 
-# CUDA graphs are kept if batches take less than this share of the time without graphs, with the hand-over to a thread.
+# CUDA graphs are kept if batches, including the hand-over to a thread, take less than this share of the time without
+# graphs.
 _GRAPHS_GAIN = 0.95
 
 
@@ -46,7 +47,7 @@ class Runtime:
     fell_back: bool = False
     """Whether the CPU computes because CUDA, which this ONNX Runtime has, does not work here."""
     no_empty_because: str = ""
-    """Why no axis of an input may have size 0; empty if that is allowed."""
+    """Why no axis of an input may have size 0. Empty if an axis may have size 0."""
 
     _tuner: SequentialSessionTuner | None = None
     _buffer_pool: io_binding.BufferPool | None = None
@@ -69,7 +70,7 @@ class Runtime:
             provider: ``cpu``, ``cuda`` or ``tensorrt``, which must be available; or ``auto``: CUDA if it is available,
                 else the CPU.
             threads: ONNX Runtime's intra_op_num_threads.
-            batching_override: Whether requests may be batched, whatever the file says; None: as the file says.
+            batching_override: Whether requests may be batched, whatever the file says; None if the file decides.
             gpu: Which GPU computes, and its memory limit.
             opener: Opens all sessions of the file; None for an opener with these threads on this GPU. Tests pass their
                 own, to observe the sessions.
@@ -82,7 +83,7 @@ class Runtime:
         self.requested_provider = provider
         self.path = path
         self.notes: dict[str, str] = {}
-        """Optimisations that this model does not use, and why; for the log."""
+        """Optimisations that this model does not use, and the reasons, for the log."""
         self._opener = opener or SessionOpener(path, threads=threads, gpu=gpu)
         if provider == "auto":
             self._session, reason = self._opener.open_best()
@@ -112,7 +113,7 @@ class Runtime:
         return self._tuner.threads if self._tuner is not None else self.threads
 
     def forbid_batching(self, why: str) -> None:
-        """Forbid batching requests. why: The result of a trial, for ``signature.why_unbatched``."""
+        """Forbid batching requests. ``why`` is the result of a trial, for ``signature.why_unbatched``."""
         self.signature = replace(self.signature, disproof=why)
 
     def run(self, inputs: Tensors, *, alone: bool = False) -> dict[str, Array]:
@@ -120,7 +121,8 @@ class Runtime:
 
         Args:
             inputs: An array for each of the model's inputs, of its dtype and shape.
-            alone: No other batch of any model waits or is being computed, so a session with more threads may be used.
+            alone: Whether no other batch of any model waits or is being computed, so that a session with more threads
+                may be used.
 
         Raises:
             InvalidValuesError: The inputs are at fault: ONNX Runtime refuses them, or fails on them but not on zeros.
@@ -162,7 +164,7 @@ class Runtime:
                 self.run(inputs)
             except InferenceError as error:
                 if not self.signature.batched or any(_is_guessed(spec) for spec in self.signature.inputs):
-                    return  # zeros of guessed shapes may fail, and callers' requests succeed
+                    return  # zeros of guessed shapes may fail although callers' requests succeed
                 shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
                 raise ModelLoadError(f"{self._opener.path} loads, but fails on zeros ({shapes}): {error}") from error
 
@@ -185,13 +187,14 @@ class Runtime:
     def use_io_binding(self, max_batch_size: int, *, instances: int, cuda_graphs: str = "off") -> None:
         """Compute batches of up to this size by IO binding with pinned inputs, and by CUDA graphs if requested.
 
-        Each of the two is used only after its answers have equalled the session's; otherwise ``notes`` says why not.
+        Pinned inputs and graphs are used only after their answers have equalled the session's answers. Otherwise
+        ``notes`` has the reason.
 
         Args:
             max_batch_size: The largest batch, in samples.
             instances: How many batches may be computed at once.
-            cuda_graphs: ``off``; ``on``: capture a graph for each of a few batch sizes, to which batches are padded;
-                ``auto``: the same, but only if that is faster.
+            cuda_graphs: ``on`` captures a graph for each of a few batch sizes, to which batches are padded. ``auto``
+                captures graphs, but uses them only if they are faster. ``off`` uses no graphs.
         """
         signature, compute = self.signature, self._run_session
         on_cpu = self._session.get_providers()[0] == CPU
@@ -210,7 +213,7 @@ class Runtime:
                 signature, compute, lambda: io_binding.graphs(model, self._opener, sizes)
             )
             if graphs and cuda_graphs == "auto" and not io_binding.is_faster(signature, graphs, pool, _GRAPHS_GAIN):
-                graphs, problem = None, "they are not faster here"
+                graphs, problem = None, "graphs are not faster here"
             if graphs:
                 self._use_graphs(graphs)
             else:
@@ -219,12 +222,12 @@ class Runtime:
             self.notes["not_page_locked"] = memory.problem
 
     def close(self) -> None:
-        """Free the memory of the sessions. Call it when nothing is computed any more; a second call does nothing."""
+        """Free the memory of the sessions, when nothing is computed any more. A second call does nothing."""
         self._session = self._tuner = self._buffer_pool = None
 
     def _use_graphs(self, graphs: io_binding.GraphPool) -> None:
-        # The graphs' session replaces the first session, so that the device holds the model once. It also computes
-        # batches that have no graph.
+        # The graphs' session replaces the first session, so that the device holds the model once. The graphs' session
+        # also computes batches that have no graph.
         self._session, self._buffer_pool, self._run_options = graphs.session, graphs, graph_options(-1)
         self.cuda_graphs = True
 
@@ -236,14 +239,14 @@ class Runtime:
         try:
             return pool.run(inputs)
         except Exception as error:
-            # ONNX Runtime raises the same exceptions for a failed binding and for bad inputs. Running the session shows
-            # which it is: if that fails too, the inputs are at fault and the binding stays in use.
+            # ONNX Runtime raises equal exceptions for a failed binding and for bad inputs. Running the session shows
+            # the cause: if the session fails too, the inputs are at fault and the binding stays in use.
             outputs = self._run_session(inputs)
             self._stop_io_binding(error)
             return outputs
 
     def _stop_io_binding(self, error: Exception) -> None:
-        """Stop using IO binding: if it failed for every batch, every batch would be computed twice."""
+        """Stop using IO binding. If it failed for every batch, every batch would be computed twice."""
         with self._binding_lock:
             self.io_binding_failures += 1
             first = self._buffer_pool is not None
@@ -257,12 +260,12 @@ class Runtime:
         return dict(zip(self._output_names, outputs, strict=True))
 
     def _only_these_inputs_fail(self, error: Exception) -> bool:
-        """Whether zeros can still be computed, as when the model was loaded.
+        """Whether the model can still compute zeros, which it computed when it was loaded.
 
         ONNX Runtime has no specific exception for sizes and values that do not fit together, such as two shapes in an
-        addition or the target shape of a reshape.
+        addition, or the target shape of a reshape.
         """
-        if "alloc" in str(error):  # out of memory, whatever the inputs are
+        if "alloc" in str(error):  # no memory was left, so other inputs might fail too
             return False
         try:
             self._run_session(self._zeros(1))

@@ -1,8 +1,8 @@
-"""Computes a lone batch, which is computed while nothing else is, with more threads if measurements show a gain.
+"""Computes a lone batch (while nothing else is being computed) with more threads if measurements show a gain.
 
-Sessions of one thread each are best for many calls in flight; a session with all threads is best for one call after
-another. A second session takes memory and time to open, so a separate thread opens it only when lone batches come. Then
-both sessions compute each of the next few lone batches, and the faster session computes the following ones. The
+Sessions of one thread each are best for many calls in flight. A session with all threads is best for one call after
+another. A second session takes memory and time to open, so a separate thread opens it only when there are lone batches.
+Then both sessions compute each of the next few lone batches, and the faster session computes the following ones. The
 machine's other load changes, so both sessions are compared again after a while.
 """
 
@@ -52,7 +52,8 @@ class SequentialSessionTuner:
             path: The model's file, for the log.
             session: The session that is open.
             threads: Number of threads of this session.
-            open_session: Opens a session with a number of threads. Called on another thread; may raise any exception.
+            open_session: Opens a session with a number of threads. This function runs on another thread, and may raise
+                any exception.
             more_threads: Number of threads of the second session.
         """
         self.session = session
@@ -60,7 +61,7 @@ class SequentialSessionTuner:
         self.threads = threads
         """Number of threads of ``session``."""
         self.settled = 0
-        """How many more lone batches ``session`` computes before ``compare``; the caller counts down."""
+        """How many more lone batches ``session`` computes before ``compare``. The caller counts down."""
         self._path = path
         self._first, self._first_threads = session, threads
         self._open_session = open_session
@@ -71,7 +72,8 @@ class SequentialSessionTuner:
         self._closed_for = _SETTLED_BATCHES
 
     def compare(self, compute: Compute) -> dict[str, Array]:
-        """Compute a batch while ``settled`` is 0, with both sessions if there are two. Raises if the first fails."""
+        """Compute a batch while ``settled`` is 0, with both sessions if there are two. Raises the first session's
+        error."""
         started = time.perf_counter()
         outputs = compute(self._first)
         seconds = time.perf_counter() - started
@@ -94,14 +96,14 @@ class SequentialSessionTuner:
         try:
             compute(second)
         except Exception as error:
-            self._use_first(f"it fails on a batch that the first session computes: {error}")
+            self._use_first(f"the second session fails on a batch that the first computes: {error}")
             return
         self._shares.append((time.perf_counter() - started) / seconds)
         if len(self._shares) < _WARM_UPS + _COMPARED:
             return
         share = statistics.median(self._shares[_WARM_UPS:])
         if share > _THREADS_GAIN:
-            self._use_first(f"it takes {share:.2f} of the first session's time")
+            self._use_first(f"the second session takes {share:.2f} of the first session's time")
             return
         if self.session is not second:
             log.info(

@@ -1,2 +1,2 @@
-"""Routes: names in the model repository whose calls other models answer, one after another (a cascade) or each a share
-(a split)."""
+"""Routes: names in the model repository whose calls go to other models, one after another (a cascade) or to each a
+share (a split)."""

@@ -1,8 +1,9 @@
 """Serves routes, or takes them out of service, after each change of the models and of the routes' files.
 
-Each change resolves from scratch, from the routes' files and the models that serve, which routes can serve and with
-which members. A route that cannot serve as its file says keeps its current settings, if it serves; otherwise it is left
-out. So a mistake in one file takes no other route out. No route serves before all routes are resolved.
+Each change resolves all routes from scratch: the routes' files and the models that serve decide which routes can serve,
+and with which members. If a route's file cannot be applied, a route that serves keeps its current settings, and a route
+that does not serve is left out. So a mistake in one file takes no other route out of service. No route serves before
+all routes are resolved.
 """
 
 import contextlib
@@ -28,14 +29,14 @@ log = structlog.get_logger()
 
 
 class RouteControl:
-    """Serves each route while all its members serve. Only one thread at a time may use it."""
+    """Serves each route while all its members serve. Only one thread at a time may use this object."""
 
     def __init__(self, engine: Engine) -> None:
-        """Serve nothing yet. engine: has the members, and gets the routes."""
+        """Serve nothing yet. ``engine`` has the members, and gets the routes."""
         self.problems: Mapping[str, str] = {}
-        """By route: why it does not serve, or why a change of its file has no effect."""
+        """For each route, why the route does not serve, or why a change of its file has no effect."""
         self.outcomes: Counter[tuple[str, str]] = Counter()
-        """By route and outcome: how often the route was loaded ("ok") or had a new problem ("error")."""
+        """For each route and outcome, how often the route was loaded ("ok") or had a new problem ("error")."""
         self._engine = engine
         self._models = engine.config.models
         self._wanted: set[str] = set()
@@ -50,7 +51,7 @@ class RouteControl:
     def among(self, names: Iterable[str]) -> set[str]:
         """Return which of these names are routes, including routes that serve although their folders cannot be read.
 
-        A route.toml in the folder of a model that has versions is logged, once.
+        A route.toml in the folder of a model with versions is logged once.
         """
         files, unreadable = set(), set()
         for name in names:
@@ -61,26 +62,26 @@ class RouteControl:
                 unreadable.add(name)
         routes = {name for name in files if self.is_route(name)} | (unreadable & self._wanted)
         for name in sorted(files - routes - self._unused):
-            reason = "the folder has versions, so the name is a model's; a route needs its own folder"
+            reason = "the folder has versions, so the name belongs to a model; a route needs its own folder"
             log.warning(f"{ROUTE_FILE} not followed", model=name, reason=reason)
         self._unused = files - routes
         return routes
 
     def want(self, names: Iterable[str]) -> None:
-        """Serve these routes from the next ``refresh`` on, as their files are now, and no others."""
+        """Serve only these routes from the next ``refresh`` on, with the current contents of their files."""
         self._wanted, self._unloaded = set(names), set()
         known = self._read.items()
         self._read = {name: read for name, read in known if read[0] == stamp_of(self._models / name / ROUTE_FILE)}
 
     def add(self, names: Iterable[str]) -> None:
-        """Serve these routes too from the next ``refresh`` on, as their files are now."""
+        """Serve also these routes from the next ``refresh`` on, with the current contents of their files."""
         for name in names:
             self._read.pop(name, None)
             self._wanted.add(name)
             self._unloaded.discard(name)
 
     def wants(self, name: str) -> bool:
-        """Whether this is a route that serves, or will serve as soon as its members do."""
+        """Whether this is a route that serves, or will serve as soon as its members serve."""
         return name in self._wanted
 
     def members(self, routes: Iterable[str]) -> set[str]:
@@ -94,7 +95,8 @@ class RouteControl:
         return found
 
     def load(self, name: str) -> None:
-        """Serve a route too, with or without its shadow. Raises StartError, and changes nothing, if it cannot serve."""
+        """Serve a further route, with or without its shadow. Raise StartError, and change nothing, if it cannot
+        serve."""
         self.add([name])
         self.refresh()
         route, read = _serving_route(self._engine, name), self._read.get(name)
@@ -125,7 +127,7 @@ class RouteControl:
                 log.info("route loaded", model=name, **route.parameters())
         for name in before.keys() - routes.keys():
             self._engine.serve(name, [])
-            log.warning("route taken out", model=name, reason=problems.get(name, "it was removed"))
+            log.warning("route taken out", model=name, reason=problems.get(name, "the route was removed"))
         for name, problem in problems.items():
             if self.problems.get(name) != problem:
                 event = "route serves, but not as its file says" if name in routes else "route not loaded"
@@ -142,13 +144,13 @@ class RouteControl:
         ]
 
     def reason(self, name: str) -> str:
-        """Why a route does not serve; empty if there is no such route, or it serves."""
+        """Return why a route does not serve, or "" if the route serves or does not exist."""
         if _serving_route(self._engine, name) is not None:
             return ""
         return self.problems.get(name, "").removeprefix(f"route {name}: ")
 
     def _settings(self, name: str) -> RouteSettings:
-        """The content of the route's file when it was first read, or re-read after ``want`` or ``add`` saw a change."""
+        """Return the content of the route's file. A file is read again if ``want`` or ``add`` sees a change."""
         if name not in self._read:
             file = self._models / name / ROUTE_FILE
             self._read[name] = (stamp_of(file), route_file.read(file))  # in this order, to notice a later change
@@ -156,21 +158,21 @@ class RouteControl:
 
 
 class _CircleError(StartError):
-    """Routes form a circle. Which route raises this depends on where the search began, so it is not cached."""
+    """Routes form a circle. The start of the search decides which route fails, so this error is not cached."""
 
 
 class _Resolution:
     """Resolves which routes can serve now, and why others cannot."""
 
     def __init__(self, engine: Engine, read: Callable[[str], RouteSettings], unloaded: Set[str]) -> None:
-        """Resolve nothing yet. unloaded: routes that must not be members of other routes.
-
-        ``read`` returns the content of a route's file, and raises StartError if the file is not valid.
+        """Resolve nothing yet. The routes in ``unloaded`` must not be members of other routes. ``read`` returns the
+        content of a route's file, and raises StartError if the file is not valid.
         """
         self.routes: dict[str, ServedRoute] = {}
-        """Each route follows the routes that it needs. An unchanged route is the very object that serves now."""
+        """The resolved routes, each after the routes that it needs. An unchanged route is the object that serves
+        now."""
         self.problems: dict[str, str] = {}
-        """By route: why it does not serve as its file says."""
+        """For each route, why the route does not serve with the settings of its file."""
         self._engine = engine
         self._models = engine.config.models
         self._read = read
@@ -178,9 +180,9 @@ class _Resolution:
         self._failures: dict[str, StartError] = {}
 
     def route(self, name: str, above: tuple[str, ...] = ()) -> ServedRoute:
-        """Resolve a route and its members, unless it is resolved already.
+        """Resolve a route and its members, unless the route is resolved already.
 
-        Raises StartError if the route cannot serve. above: the routes that need this route, the outermost first.
+        Raises StartError if the route cannot serve. ``above`` has the routes that need this route, the outermost first.
         """
         if name in above:
             circle = (*above[above.index(name) :], name)
@@ -221,11 +223,11 @@ class _Resolution:
     def _shadow(
         self, settings: RouteSettings, first: Servable, serving: ServedRoute | None, above: tuple[str, ...]
     ) -> tuple[Servable | None, str]:
-        """Return the shadow's model or route, None if there is none; and why the route serves without a shadow.
+        """Return the shadow's model or route, or None, and why the route serves without a shadow.
 
-        This also handles a shadow that does not serve, or has another signature than the route. If the route serves
-        with this shadow now, or does not serve and the shadow is a model in the repository, the route serves without
-        the shadow. Otherwise this raises StartError.
+        A shadow may not serve, or may have another signature than the route. Then the route serves without the shadow
+        if the route already serves with this shadow, or if the route does not serve yet and the repository has the
+        shadow's model. Otherwise this method raises StartError.
         """
         if settings.shadow is None:
             return None, ""
@@ -263,7 +265,7 @@ class _Resolution:
         return route
 
     def _model(self, what: str, member: Member) -> Servable:
-        serving = self._engine.versions(member.name)  # a member without a version is served by the first one
+        serving = self._engine.versions(member.name)  # the first version serves a member without a version
         for model in serving:
             if member.version in ("", model.version):
                 return model
@@ -276,17 +278,17 @@ class _Resolution:
         if not serving:
             raise RepositoryError(f"{what} does not serve{_load_first(member.name)}")
         versions = ", ".join(each.version for each in serving)
-        more = "('hangtag serve --num-versions' serves more than one)"
-        raise RepositoryError(f"{what} does not serve; of {member.name} version {versions} serves {more}")
+        more = "('hangtag serve --num-versions' serves several versions)"
+        raise RepositoryError(f"{what} does not serve; {member.name} serves only version {versions} {more}")
 
 
 def _load_first(name: str) -> str:
-    """The part of a message that says what to do if a model or a route of the repository is not loaded."""
+    """Return the part of a message that says what to do if a model or a route of the repository is not loaded."""
     return f" (with --model-control explicit, load it first: 'hangtag models load {name}')"
 
 
 def _serving_route(engine: Engine, name: str) -> ServedRoute | None:
-    """The route that the engine serves under this name; None if there is none."""
+    """Return the route that the engine serves under this name, or None if there is no such route."""
     return next((each for each in engine.versions(name) if isinstance(each, ServedRoute)), None)
 
 

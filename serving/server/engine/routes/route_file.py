@@ -4,15 +4,16 @@ In a cascade the first member answers every sample, and only the samples of whic
 
     cascade = ["lstm", "cnn"]
     accept = {output = "probabilities", at_least = 0.9}     # or margin_at_least, or entropy_at_most
-    on_overload = "answer"      # or "refuse": what becomes of a sample that the next member cannot take in time
-    expected_sent_on = 0.168    # optional: the share that went on when the rule was chosen, for the alert
+    on_overload = "answer"      # or "refuse": the outcome of samples that the next member cannot answer in time
+    expected_sent_on = 0.168    # optional: the share of samples sent on when the rule was chosen, for the alert
 
 A split sends each call to one of its members, by weight:
 
     split = {cnn = 90, "cnn@1" = 10}
     sticky = "x-user-id"        # calls with the same value of this metadata key go to the same member
 
-A cascade or a split may have a shadow. It gets copies of some requests; its answers are compared and thrown away:
+A cascade or a split may have a shadow. The shadow gets copies of some requests. The shadow's answers are compared with
+the callers' answers, and dropped:
 
     shadow = {model = "lstm2", share = 0.1}
 
@@ -46,19 +47,20 @@ _KEYS = {
 _ALL_KEYS = tuple(dict.fromkeys(key for keys in _KEYS.values() for key in keys))
 ANSWER, REFUSE = "answer", "refuse"
 _RULES = {"at_least": 1.0, "margin_at_least": 1.0, "entropy_at_most": 64.0}
-"""Rule -> its largest sensible bound. The rules look at the highest probability, at the difference of the two highest,
-and at the entropy of the whole distribution in bits."""
+"""The largest sensible bound of each rule. The rules use the highest probability, the difference of the two highest
+probabilities, and the entropy of the whole distribution in bits."""
 _LOGITS = "logits"
-"""The output of hangtag's models before the softmax. It has the probabilities' shape, but is not a distribution."""
+"""The output of hangtag's models before the softmax. The logits have the probabilities' shape, but are not a
+distribution."""
 FLOATS = ("FP16", "FP32", "FP64")
 """Datatypes of probabilities."""
 _METADATA_KEY = re.compile(r"(?!grpc-)[0-9a-z_.-]{1,255}(?<!-bin)")
-"""A gRPC metadata key that callers may send with a text value; over HTTP it is a header."""
+"""A gRPC metadata key that callers may send with a text value. Over HTTP, the key is a header."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A model to which a route sends samples. version: empty for the version that serves by default."""
+    """A model to which a route sends samples. ``version`` is empty for the version that serves by default."""
 
     name: str
     version: str = ""
@@ -77,14 +79,14 @@ class ShadowSettings:
 
 @dataclass(frozen=True)
 class Acceptance:
-    """A rule on an output of probabilities [batch, labels]. rule: one of _RULES."""
+    """A rule, one of _RULES, on an output of probabilities [batch, labels]."""
 
     output: str
     rule: str
     bound: float
 
     def accepts(self, probabilities: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Whether each sample of probabilities [batch, labels], with at least two labels, is accepted: [batch].
+        """Return whether each sample of ``probabilities``, [batch, at least two labels], is accepted: [batch].
 
         A sample with a NaN is not accepted.
         """
@@ -100,20 +102,20 @@ class Acceptance:
         return np.asarray(bits.sum(axis=1) <= self.bound)
 
     def problem(self, signature: Signature) -> str:
-        """Why the rule cannot be applied to models with this signature; empty if it can."""
+        """Return why the rule cannot be applied to models with this signature, or "" if the rule can be applied."""
         spec = signature.output(self.output)
         if spec is None:
             listed = ", ".join(output.name for output in signature.outputs)
             return f"accept: the models have no output {self.output!r}; they have {listed}"
         if spec.name == _LOGITS:
             others = ", ".join(output.name for output in signature.outputs if output.name != _LOGITS)
-            return f"accept: {_LOGITS} are not probabilities; name another output: {others or 'the models have none'}"
+            return f"accept: {_LOGITS} are not probabilities; name another output (the models have {others or 'none'})"
         if spec.datatype not in FLOATS or len(spec.shape) != 2 or (spec.shape[1] or 2) < 2:
             return f"accept: the output {spec} is not probabilities of at least two labels, [batch, labels]"
         labels = spec.shape[1]
         if self.rule == "entropy_at_most" and labels is not None and self.bound >= math.log2(labels):
             return (
-                f"accept: entropy_at_most {self.bound:g} accepts every sample, since {labels} labels have at most "
+                f"accept: entropy_at_most {self.bound:g} accepts every sample, because {labels} labels have at most "
                 f"{math.log2(labels):.2f} bits"
             )
         if not signature.batched:
@@ -127,26 +129,27 @@ class RouteSettings:
 
     members: tuple[Member, ...]
     acceptance: Acceptance | None = None
-    """Decides which samples of a cascade go on to the next member; None for a split."""
+    """The rule that decides which samples of a cascade go on to the next member; None for a split."""
     on_overload: str = ANSWER
-    """For a cascade: ANSWER or REFUSE."""
+    """ANSWER or REFUSE, for a cascade."""
     expected_escalation_rate: float | None = None
     """The share of samples that went on to a cascade's second member when the rule was chosen; None if unknown. The
-    metrics export it next to the current share."""
+    metrics export this expected share next to the current share."""
     weights: tuple[float, ...] = ()
-    """For a split: a weight above 0 for each member."""
+    """The weight of each member of a split, above 0."""
     sticky: str = ""
-    """For a split: a metadata key in lower case, empty for none."""
+    """The metadata key of a sticky split, in lower case. Empty if the route has no such key."""
     shadow: ShadowSettings | None = None
     description: str = ""
 
     @cached_property
     def stages(self) -> tuple[StageKey, ...]:
-        """In a cascade each member is a stage of its own; in a split all members are in the only stage."""
+        """The stages of the members. In a cascade each member has a stage of its own. In a split all members are in one
+        stage."""
         return tuple((1 if self.weights else stage, str(member)) for stage, member in enumerate(self.members, start=1))
 
     def accepts(self, outputs: Tensors) -> list[bool]:
-        """Whether each sample of a batch that the first member, or a split's member, answered needs no other member."""
+        """Return whether each sample is accepted, so that no other member is needed, from the outputs of a member."""
         if self.acceptance is None:
             return [True] * len(next(iter(outputs.values())))
         accepted: list[bool] = self.acceptance.accepts(outputs[self.acceptance.output]).tolist()
@@ -179,7 +182,7 @@ def _settings(values: Mapping[str, Any]) -> RouteSettings:
             raise ValueError(f"unknown key {key!r}; a {kind} may have {', '.join(keys)}")
     if len(kinds) != 1:
         raise ValueError(
-            f"a route has one of the keys {' and '.join(_KEYS)}; this one has {' and '.join(kinds) or 'none'}"
+            f"a route must have one of the keys {' and '.join(_KEYS)}; this route has {' and '.join(kinds) or 'none'}"
         )
     description = values.get("description", "")
     if not isinstance(description, str):
@@ -217,7 +220,9 @@ def _acceptance(value: Any) -> Acceptance:
         raise ValueError(f"a cascade needs accept with the name of an output, {expected}")  # noqa: TRY004
     rules = [key for key in value if key != "output"]
     if len(rules) != 1 or rules[0] not in _RULES:
-        raise ValueError(f"accept needs one of {', '.join(_RULES)}, {expected}; it has {', '.join(rules) or 'none'}")
+        raise ValueError(
+            f"accept needs one of {', '.join(_RULES)}, {expected}; this accept has {', '.join(rules) or 'none'}"
+        )
     (rule,) = rules
     bound = value[rule]
     if not (_is_number(bound) and 0 <= bound <= _RULES[rule]):
@@ -234,7 +239,7 @@ def _split(values: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"split: the share of {text!r} must be a number above 0 and up to 100, not {weight!r}")
     total = sum(listed.values())
     if abs(total - 100) > 1e-6:
-        raise ValueError(f"split: the shares must add up to 100 (percent); these add up to {total:g}")
+        raise ValueError(f"split: the shares must add up to 100 (percent), not to {total:g}")
     sticky = values.get("sticky", "")
     if not isinstance(sticky, str) or (sticky and not _METADATA_KEY.fullmatch(sticky)):
         raise ValueError(
@@ -264,5 +269,5 @@ def _is_number(value: Any) -> bool:
 def _member(text: Any) -> Member:
     name, at, version = text.partition("@") if isinstance(text, str) else ("", "", "")
     if not is_model_name(name) or (at and not (version.isascii() and version.isdigit() and version[0] != "0")):
-        raise ValueError(f'{text!r} is not a model; name it as "cnn" or, with a version, as "cnn@1"')
+        raise ValueError(f'{text!r} does not name a model; write "cnn" or, with a version, "cnn@1"')
     return Member(name, version)

@@ -15,14 +15,14 @@ from hangtag.serving.server.telemetry.server_state import RouteStatistics
 log = structlog.get_logger()
 
 OnEnd = Callable[[InferenceResult | Exception], None]
-"""Gets the outcome of a call, on the thread that computed or dropped the call."""
+"""A function that gets the outcome of a call, on the thread that computed or dropped the call."""
 
 
 class MemberCall(Call):
     """The call that a route makes to a member: all samples of the caller's call, or some of them."""
 
     def __init__(self, run: "RouteRun", stage: int, inputs: Tensors, samples: int) -> None:
-        """Ask for samples of a caller's call, with that call's deadline and metadata."""
+        """Call a member for samples of a caller's call, with the deadline and the metadata of the caller's call."""
         self.deadline = run.call.deadline
         self.inputs = inputs
         self.samples = samples
@@ -42,7 +42,7 @@ class MemberCall(Call):
 
     @classmethod
     def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
-        """Answer together the callers whose calls this member settles; each other call goes on to the next member."""
+        """Answer all calls that this member settles together. The other calls go on to the next member."""
         settled: dict[str, list[Call]] = {}
         accepted: dict[int, list[bool]] = {}  # id of a route's settings -> whether each sample of the batch is accepted
         for call in calls:
@@ -64,7 +64,7 @@ class MemberCall(Call):
 def _accepted(settings: RouteSettings, outputs: Tensors) -> list[bool]:
     try:
         return settings.accepts(outputs)
-    except Exception:  # each call then meets the error itself, and reports it
+    except Exception:  # each call then raises and reports the error itself
         log.exception("joining the answers of a batch failed")
         return []
 
@@ -72,8 +72,8 @@ def _accepted(settings: RouteSettings, outputs: Tensors) -> list[bool]:
 class RouteRun:
     """Sends a call to a member, and in a cascade sends the samples of which that member is not sure to the next member.
 
-    The call waits in this object as in a queue. The thread that computed a member's answer calls `on_stage_complete`,
-    or `settle` if the answer is the whole call's. Only one stage of a call runs at a time.
+    This object is the queue in which the caller's call waits. The thread that computed a member's answer calls
+    `on_stage_complete`, or `settle` if the answer completes the call. Only one stage of a call runs at a time.
     """
 
     __slots__ = (
@@ -90,15 +90,15 @@ class RouteRun:
         call: Call,
         on_end: OnEnd | None,
     ) -> None:
-        """Ask no member yet.
+        """Call no member yet.
 
         Args:
             settings: The route's settings.
-            ask: Queues a call with a member's model. Raises ServerError if the model refuses the call.
+            ask: Queues a call for a member's model. Raises ServerError if the model refuses the call.
             statistics: Counts the members' answers.
             counters: Counts the route's calls.
             call: The caller's call, whose deadline applies to all stages together.
-            on_end: Gets the outcome in place of the call; None: the call gets it.
+            on_end: The function that gets the outcome instead of the call; None if the call gets the outcome.
         """
         self.settings = settings
         self._ask = ask
@@ -114,11 +114,13 @@ class RouteRun:
 
     @property
     def may_settle(self) -> bool:
-        """Whether the member that computes the call may be the only one to answer it, without anyone who compares."""
+        """Whether the current member's answer may complete the call: no member has answered yet, and no shadow
+        compares."""
         return self._rows is None and self._on_end is None
 
     def settle(self, stage_call: MemberCall, cost: BatchCost) -> str:
-        """Count the call, which a member has settled. The caller then answers it. Returns the member's name."""
+        """Count a call that a member has settled, and return the member's name. The code that settles a call also
+        answers the call."""
         self._stage_call = None
         call, key = self.call, self.settings.stages[stage_call.stage]
         call.queue = None  # as in Call.end
@@ -128,13 +130,13 @@ class RouteRun:
         return key[1]
 
     def start(self, stage: int = 0) -> None:
-        """Ask the first member, or the member that a split has chosen. If that member refuses, raises ServerError and
-        gives no outcome."""
+        """Queue the call for the first member, or for the member that a split has chosen. If the member refuses the
+        call, raise ServerError and give the call no outcome."""
         self._put(stage, self.call.inputs, self.call.samples)
 
     def cancel(self, call: Call) -> None:
         """Drop the part of the call that still waits. The current member ends the call with an error."""
-        stage_call = self._stage_call  # a stage that begins after this line finds the whole call cancelled
+        stage_call = self._stage_call  # a later stage finds that the whole call is cancelled
         if stage_call is not None:
             stage_call.cancel()
 
@@ -150,7 +152,7 @@ class RouteRun:
         self._stage_call = None
         try:
             if isinstance(outcome, Exception):
-                raise outcome  # noqa: TRY301 - it ends as what the next member raises
+                raise outcome  # noqa: TRY301 - handled like an error of the next member
             doubtful = self._take(stage, outcome)
             if doubtful is None:
                 self._answer(outcome.timings)
@@ -173,7 +175,8 @@ class RouteRun:
             self._end(InferenceError(f"the answers of the cascade's members cannot be joined: {error}"))
 
     def _take(self, stage: int, result: InferenceResult) -> npt.NDArray[np.intp] | None:
-        """Keep a member's answers. Returns the samples of which the member is not sure; None if there are none."""
+        """Keep a member's answers. Return the samples of which the member is not sure, or None if there are no such
+        samples."""
         settings, rows, timings = self.settings, self._rows, result.timings
         key = settings.stages[stage]
         got = tuple(range(self.call.samples) if rows is None else rows.tolist())
@@ -195,7 +198,8 @@ class RouteRun:
             self._low_confidence += timings.low_confidence
             return None
         doubtful = np.flatnonzero(~accepted)
-        # It is unknown of which samples an inner cascade was unsure; at most, of all samples that are not sent on.
+        # An inner cascade does not say of which samples it was unsure. At most, these are all samples that are not sent
+        # on.
         self._low_confidence += min(timings.low_confidence, len(got) - len(doubtful))
         if rows is not None:
             return np.asarray(rows[doubtful])
@@ -204,13 +208,13 @@ class RouteRun:
         return doubtful
 
     def _answer(self, timings: Timings | None = None) -> None:
-        """Give the call its outcome. timings: from the member that answered last."""
+        """Give the call its outcome. ``timings`` come from the member that answered last."""
         stages = tuple(self._stages)
         if timings is None or len(stages) > 1:
             queue_ns, compute_ns = (sum(times) for times in zip(*(each[2:4] for each in stages), strict=True))
             timings = Timings(queue_ns, 0, compute_ns, 0, stages[0].batch_size)
         timings = timings._replace(stages=stages, low_confidence=self._low_confidence)
-        # The members count the batches that they computed; the route counts each call as one of its own.
+        # The members count the batches that they computed. The route counts each call as a batch.
         self._counters.record_batch([timings.queue_ns], BatchCost(*timings[1:4], self.call.samples))
         if timings.low_confidence:
             self._statistics.record_low_confidence(timings.low_confidence)

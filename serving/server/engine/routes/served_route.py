@@ -21,11 +21,11 @@ from hangtag.serving.signature import Signature
 
 
 class ServedRoute:
-    """A route that serves. It is a `Servable`, which documents the methods that models have too.
+    """A route that serves. This class is a `Servable`, which documents the methods that models have too.
 
-    When the route's file or the model behind a member changes, a new object, with the same counters, replaces this one.
-    An object keeps its models, so that the models for which a request was checked also compute it, even while they are
-    being replaced. A request that finds a replaced model closed goes to the model's successor.
+    When the route's file or the model behind a member changes, a new object, which takes over the counters, replaces
+    this object. An object keeps its models, so that the models that checked a request also compute it, even while they
+    are being replaced. If a replaced model is closed, the request goes to the model's successor.
     """
 
     def __init__(
@@ -44,13 +44,15 @@ class ServedRoute:
             name: The route's name.
             settings: The content of the route's file.
             members: The model or route that serves each member now.
-            shadow: The model or route that gets the copies, which limits no request; None without a working shadow.
-            look_up: Returns what serves a member at a later time. Raises UnavailableError if nothing does.
+            shadow: The model or route that gets the copies; None without a working shadow. A shadow limits no request.
+            look_up: Returns the model or route that serves a member later. Raises UnavailableError if nothing serves
+                the member.
             limits: The shadow's limits.
-            previous: The object that this one replaces. Its counters continue, because counters must not fall.
+            previous: The object that this object replaces. The new object continues the old counters, because counters
+                must not fall.
 
         Raises:
-            ModelLoadError: The members' signatures differ, or the route's rule does not fit them.
+            ModelLoadError: The members' signatures differ, or the route's rule cannot be applied to them.
         """
         require_one_signature(members)
         signature = members[settings.members[0]].signature
@@ -81,7 +83,7 @@ class ServedRoute:
         return (self.settings, self._members, self._shadow_model) == (settings, members, shadow)
 
     def start(self, pool: ComputePool) -> None:
-        """Start to count calls; the members compute. pool: the threads that compute the members' batches."""
+        """Start to count calls. The members compute the calls, with the threads of ``pool``."""
         self._pool = pool
         settings, is_cascade = self.settings, self.settings.acceptance is not None
         has_shadow = self._shadow is not None
@@ -91,17 +93,17 @@ class ServedRoute:
             self._shadow.start()
 
     def close(self) -> None:
-        """Drop the copies that wait for the shadow; the members finish what is queued."""
+        """Drop the copies that wait for the shadow. The members finish their queued calls."""
         if self._shadow is not None:
             self._shadow.close()
 
     def raise_if_queue_full(self) -> None:
-        """Do nothing: the request's member is not known yet, and will refuse the request itself."""
+        """Do nothing, because the request's member is not known yet, and will refuse the request itself."""
 
     def check(self, inputs: Tensors, datatypes: Mapping[str, str]) -> Admission:
-        """Admit a request if every member takes it."""
+        """Admit a request if every member accepts it."""
         admission = self._strictest.check(inputs, datatypes)
-        if any(0 in array.shape for array in inputs.values()):  # some models take empty tensors, and others do not
+        if any(0 in array.shape for array in inputs.values()):  # some models accept empty tensors, and others do not
             for model in self._members.values():
                 model.check(inputs, datatypes)
         return admission
@@ -119,7 +121,7 @@ class ServedRoute:
             self._pool.after_batch(shadow.hand_over)
 
     def _ask(self, member: Member, call: Call) -> None:
-        """Queue a call with a member's model, or with its successor if the model is closed: see `Servable.put`."""
+        """Queue a call for a member's model, or for its successor if the model is closed (see `Servable.put`)."""
         model = self._members[member]
         while True:
             try:
@@ -174,11 +176,12 @@ class ServedRoute:
 
 
 def chosen(route: str, settings: RouteSettings, call: Call) -> int:
-    """Choose a member by weight, and return its index: the same for calls with the same sticky key, else at random.
+    """Choose a member by weight, and return its index. All calls with one sticky key get one member; other calls choose
+    at random.
 
     The keys' hashes are spread evenly over the weights, so a change of the weights moves as few keys as possible. The
-    route's name is hashed too. Otherwise a split inside another split with the same sticky key would only get keys
-    from one end of its own weights.
+    route's name is hashed too. Otherwise, if two nested splits had one sticky key, the inner split would only get keys
+    from one end of its weights.
     """
     key = call.metadata_value(settings.sticky) if settings.sticky else ""
     if key:
@@ -195,7 +198,7 @@ def chosen(route: str, settings: RouteSettings, call: Call) -> int:
 
 
 def _compared_output(settings: RouteSettings, signature: Signature) -> str:
-    """The output whose highest values are a sample's label. Raises ModelLoadError if there is none."""
+    """Return the output whose highest value names a sample's label. Raise ModelLoadError if there is no such output."""
     if settings.acceptance is not None:
         return settings.acceptance.output
     for spec in signature.outputs:
@@ -205,7 +208,7 @@ def _compared_output(settings: RouteSettings, signature: Signature) -> str:
 
 
 def _unfit(settings: RouteSettings, signature: Signature) -> str:
-    """Why a cascade cannot join the answers of models with this signature; empty if it can, and for a split."""
+    """Return why a cascade cannot join the answers of models with this signature, or "" if it can. "" for a split."""
     if settings.acceptance is None:
         return ""
     free = [str(spec) for spec in signature.outputs if None in spec.shape[1:]]
@@ -215,9 +218,9 @@ def _unfit(settings: RouteSettings, signature: Signature) -> str:
 
 
 def _own(signature: Signature) -> Signature:
-    """The first member's signature without what applies only to that member, such as its accuracy.
+    """Return the first member's signature without properties of only this member, such as its accuracy.
 
-    Its examples stay: they are pictures with the labels that all members have.
+    The examples stay, because they are pictures with the labels of all members.
     """
     common = ("task", "labels", "label_distances", "threshold", "min_labels", "batched", "examples")
     metadata = {key: value for key, value in signature.metadata.items() if key in common}

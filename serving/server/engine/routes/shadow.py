@@ -1,14 +1,15 @@
 """Sends copies of a route's requests to another model, and compares that model's answers with the callers' answers.
 
-A copy waits until all callers of its batch have their answers: copies fail no call, and no call waits for one. After an
-answer, the route hands a waiting copy over if no request waits for its members and fewer than half of each member's
-instances compute (on two processors: if no batch of the route is being computed). A copy cannot be stopped, and shares
-the processors with calls that come meanwhile. So the route hands over one copy at a time, and then pauses, so that
-copies use at most `Limits.shadow_share_of_time`. If too many copies wait, the oldest is dropped and counted as skipped,
-as is a copy that the model would not take. After the route's last answer, a thread hands over the remaining copies.
+A copy waits until all callers of its batch have their answers, so no call fails because of a copy, or waits for one.
+After an answer, the route hands over a waiting copy if no request waits for its members and fewer than half of each
+member's instances compute (on two processors: if no batch of the route is being computed). A copy cannot be stopped,
+and shares the processors with calls that arrive meanwhile. So the route hands over one copy at a time, and then pauses,
+so that copies use at most `Limits.shadow_share_of_time`. If too many copies wait, the oldest copy is dropped. A dropped
+copy is counted as skipped, and so is a copy that the model would not accept. After the route's last answer, a thread
+hands over the remaining copies.
 
-Copies get no lower priority in the operating system: if the system paused a thread that holds the interpreter's lock or
-a lock of ONNX Runtime's memory, every call would have to wait.
+Copies get no lower priority in the operating system. If the system paused a thread that holds the interpreter lock or a
+lock of ONNX Runtime's memory, every call would have to wait.
 """
 
 import random
@@ -37,7 +38,7 @@ class _Copy(Call):
     def __init__(
         self, of: Call, outputs: Tensors, on_end: "Callable[[_Copy, InferenceResult | Exception], None]"
     ) -> None:
-        """Copy a call. outputs: the caller's answer. on_end: gets the shadow's outcome."""
+        """Copy a call. ``outputs`` are the caller's answer, and ``on_end`` gets the shadow's outcome."""
         self.inputs = of.inputs
         self.samples = of.samples
         self.batch_key = of.batch_key
@@ -52,7 +53,8 @@ class _Copy(Call):
         self.on_end(self, error)
 
     def detach(self) -> None:
-        """Copy outputs that are part of a larger array, which they would keep in memory. Inputs belong to the call."""
+        """Copy outputs that are part of a larger array, so that the larger array does not stay in memory. Inputs belong
+        to the call."""
         self.outputs = {name: array.copy() if _is_part(array) else array for name, array in self.outputs.items()}
 
 
@@ -72,7 +74,7 @@ class Shadow:
 
         Args:
             share: The share of the requests that are copied, above 0 and at most 1.
-            model: Gets the copies; None if it does not serve.
+            model: The model that gets the copies; None if the model does not serve.
             members: The route's members, whose requests take precedence.
             output: The output whose highest value names the label to compare.
             statistics: Counts the comparisons.
@@ -93,9 +95,9 @@ class Shadow:
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Take copies from now on."""
+        """Accept copies from now on."""
         if self._model is not None:
-            with suppress(RuntimeError):  # the system allows no more threads: the route's answers hand the copies over
+            with suppress(RuntimeError):  # without this thread, only the route's answers hand over copies
                 threading.Thread(target=self._hand_over_late, name="shadow", daemon=True).start()
 
     def wants(self) -> bool:
@@ -103,7 +105,7 @@ class Shadow:
         return random.random() < self._share  # noqa: S311 - samples calls, and is no secret
 
     def compare(self, call: Call, answered: InferenceResult) -> None:
-        """Store a copy of a call until ``hand_over``. Never blocks. answered: the caller's answer."""
+        """Store a copy of a call, with the caller's answer, until ``hand_over``. This method never blocks."""
         model = self._model
         if model is None:
             self._statistics.record_copies(ShadowCounts(failed=1))
@@ -126,7 +128,7 @@ class Shadow:
             self._statistics.record_copies(ShadowCounts(skipped=dropped))
 
     def close(self) -> None:
-        """Drop the copies that wait, and all later copies, and count them as skipped."""
+        """Drop the waiting copies and all later copies, and count them as skipped."""
         with self._lock:
             if self._closed.is_set():
                 return
@@ -137,9 +139,9 @@ class Shadow:
             self._statistics.record_copies(ShadowCounts(skipped=dropped))
 
     def hand_over(self) -> None:
-        """Submit the next copy, unless another one is being computed, the shadow pauses, or there is other work.
+        """Submit the next copy, unless another copy is being computed, the shadow pauses, or there is other work.
 
-        Call this when every caller of a batch has an answer, because it also detaches the copies from the batch.
+        Call this method once every caller of a batch has an answer, because it also detaches the copies from the batch.
         """
         model = self._model
         if model is None or not self._waiting:

@@ -14,7 +14,7 @@ from tests.kit.kinds import message_of
 from tests.kit.repository import Repository, Running
 
 PROVEN = shipped.MODELS / "lstm/1/model.onnx"
-NO_PROOF, CHANGED = "has not passed the gate", "is not what passed the gate"
+NO_PROOF, CHANGED = "has not passed the gate", "is not the file that passed the gate"
 
 
 @pytest.fixture

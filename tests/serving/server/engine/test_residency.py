@@ -85,8 +85,8 @@ def test_what_stays_and_what_has_no_room(several: Repository) -> None:
     assert running.served() == {"both": [1], "one": [1], "two": [1]}
     assert running.answer("both") == 1
     problem = message_of(EXHAUSTED, running.infer, "three")
-    assert "--max-loaded-mib (2)" in problem
-    assert "which models that stay take 1.8" in problem
+    assert "--max-loaded-mib allows only 2 MiB for all models" in problem
+    assert "models that stay loaded take 1.8 MiB" in problem
     assert message_of(EXHAUSTED, running.infer, "large")
     assert running.served() == {"both": [1], "one": [1], "two": [1]}
 
@@ -127,9 +127,9 @@ def test_no_call_fails_while_models_come_and_go(several: Repository, transport: 
 
 
 def test_settings_that_contradict_are_refused() -> None:
-    with pytest.raises(StartError, match="explicit on request"):
+    with pytest.raises(StartError, match="use only one of these options"):
         ServerConfig(max_loaded_mib=1, model_control="explicit")
-    with pytest.raises(StartError, match="--max-loaded-mib; otherwise"):
+    with pytest.raises(StartError, match="--max-loaded-mib; without them"):
         ServerConfig(load_model=("one",))
 
 

@@ -27,12 +27,12 @@ def test_an_empty_tensor_claims_no_size_that_no_message_has_and_axes_of_one_name
     repository.publish("pairs", model=onnx_models.from_text(pairs))
     infer = repository.start().client.infer
     message = message_of(INVALID, infer, "rows", {"x": np.zeros((0, 10**10), np.float32)})
-    assert "with sizes of 1 for 0 it would have 40,000,000,000 bytes" in message
+    assert "with each size 0 replaced by 1, it would have 40,000,000,000 bytes" in message
     none, some = np.zeros((0, 3), np.float32), np.zeros((2, 3), np.float32)
     assert len(infer("pairs", {"a": none, "b": none})["y"]) == 0
     for a, b in ((none, some), (some, none)):
         message = message_of(INVALID, infer, "pairs", {"a": a, "b": b})
-        assert "axes called 'n' must all have size 0" in message
+        assert "all axes called 'n' must have size 0" in message
 
 
 BATCHES = 16

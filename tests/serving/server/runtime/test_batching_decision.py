@@ -102,10 +102,10 @@ def lookup_of_one_value() -> onnx.ModelProto:
     [
         (constant, "tried rows alone and together: all synthetic inputs get the same answer"),
         (unbatchable_models.at_most_32, "tried rows alone and together: a batch of 64 fails: "),
-        (lookup_of_one_value, "it cannot be tried: no synthetic input gets an answer; the last: "),
+        (lookup_of_one_value, "the model cannot be tried: the model fails on every synthetic input; the last error: "),
         (
             unbatchable_models.of_a_huge_picture,
-            "it cannot be tried: no synthetic input gets an answer; the last: one sample",
+            "the model cannot be tried: the model fails on every synthetic input; the last error: one sample",
         ),
     ],
 )
@@ -119,7 +119,7 @@ def test_a_model_of_which_nothing_is_proven_is_not_batched(
 
 def test_nothing_is_tried_where_the_operator_decides_or_nothing_can_be_joined(tmp_path: Path) -> None:
     for override, max_batch_size, why in (
-        (True, 64, "the operator says so; not tried"),
+        (True, 64, "the operator allows batching; not tried"),
         (None, 1, "at most one sample is computed at once"),
     ):
         runtime = load(tmp_path / str(override), unbatchable_models.softmax(), override=override)
@@ -133,7 +133,7 @@ def test_nothing_is_tried_where_the_operator_decides_or_nothing_can_be_joined(tm
 )
 def test_a_shipped_model_is_not_tried_again(file: Path) -> None:
     runtime = CountingRuntime(file, provider="cpu")
-    assert decide_batching(runtime, 64).because == "its file has the proof"
+    assert decide_batching(runtime, 64).because == "the model's file has the proof"
     assert runtime.rows == 0
 
 
@@ -158,7 +158,7 @@ def test_a_proof_holds_for_what_passed_the_gate(
     changed = {"gate": gate, "graph_digest": metadata["graph_digest"] if digest is None else digest}
     runtime = load(tmp_path, onnx_file.with_metadata(file, **changed))
     why = decide_batching(runtime, 2).because
-    assert why == ("its file has the proof" if proven else "the same answers alone and in batches of 2")
+    assert why == ("the model's file has the proof" if proven else "the same answers alone and in batches of 2")
     assert (runtime.rows == 0) is proven
 
 

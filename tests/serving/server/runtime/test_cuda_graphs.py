@@ -149,5 +149,5 @@ def test_auto_keeps_graphs_where_they_are_faster(
     assert runtime.cuda_graphs is faster
     used = "graphs" if faster else "session"
     assert [cuda.used_for(rows(1)), cuda.used_for(rows(1, 2))] == [[f"{used} bound"], [f"{used} run"]]
-    assert runtime.notes.get("no_cuda_graphs") == (None if faster else "they are not faster here")
+    assert runtime.notes.get("no_cuda_graphs") == (None if faster else "graphs are not faster here")
     assert runtime.run(rows(1))["y"].tolist() == [[2, 2]]

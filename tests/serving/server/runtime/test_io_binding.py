@@ -108,7 +108,7 @@ def ones() -> onnx.ModelProto:
         (onnx_models.free_axis, "input 'x' has free axes besides the batch"),
         (ones, "output 'y' has free axes besides the batch"),
         (onnx_models.text, "input 'text' has strings"),
-        (onnx_models.unbatched, "its requests are not joined"),
+        (onnx_models.unbatched, "the model's requests are not batched"),
     ],
 )
 def test_a_model_without_fixed_shapes_is_computed_by_its_session(
