@@ -1,8 +1,8 @@
 """Makes Envoy's configuration from the server's settings: the listeners, hangtag's sockets behind them, and the secrets
 with the certificates.
 
-Every field is documented in https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/api. Envoy writes no access log, as the
-configuration has none. At the level of warnings, Envoy's own log has no values of headers.
+Every field is documented in https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/api. Envoy writes no access log,
+because the configuration has none. At the level of warnings, Envoy's own log contains no values of headers.
 """
 
 import base64
@@ -22,8 +22,8 @@ ADMIN_SOCKET = "admin.sock"
 CERTIFICATE, AUTHORITY = "certificate", "authority"
 """The names of the secrets. Each secret has a file in Envoy's folder, such as certificate.json."""
 
-_BUFFERED = 1 << 16  # bytes that are read of a connection before they are passed on, or that wait to be sent on it
-_UNLIMITED = 1 << 30  # the models' queues limit the calls, and their refusals have a reason
+_BUFFERED = 1 << 16  # the most bytes of a connection that Envoy has read but not passed on, or that wait to be sent
+_UNLIMITED = 1 << 30  # the models' queues limit the calls, and state a reason when they refuse one
 _UPSTREAM_LIMITS = ("max_connections", "max_pending_requests", "max_requests", "max_retries")
 _OWN_HEAP = 128 << 20
 _STATISTICS = ("downstream_rq_active", "downstream_cx_tx_bytes_buffered", "update_rejected", "update_success")
@@ -38,7 +38,7 @@ def configuration(
     Args:
         config: The server's settings, with the port numbers.
         host: The numeric address to listen on.
-        metrics_port: The port only for metrics, or OFF.
+        metrics_port: The port that serves only metrics, or OFF.
         servers: The folders of the servers behind Envoy, with GRPC_SOCKET and HTTP_SOCKET.
         folder: Envoy's own folder, for ADMIN_SOCKET, the secrets, and the program's METRICS_SOCKET.
     """
@@ -101,7 +101,7 @@ def _connection_manager(config: ServerConfig, port: Port) -> dict[str, Any]:
         request_timeout=seconds(limits.message_seconds),
         stream_idle_timeout=seconds(limits.idle_call_seconds),
         stream_flush_timeout=seconds(limits.idle_call_seconds),
-        # hangtag gets only the headers that the client sent, and none that only a proxy may set.
+        # Pass only the client's own headers to hangtag, without headers that only a proxy may set.
         use_remote_address=True,
         skip_xff_append=True,
         generate_request_id=False,
@@ -200,8 +200,8 @@ class Secrets:
 
     hangtag replaces the files when the certificates change. Envoy can watch files itself, but notices only files that
     are renamed into place, and would take a new certificate before its key has arrived. A restarted Envoy reads the
-    secrets too, so they are a copy of the last valid files. The copy is stored in the folder of `Envoy`'s sockets, in
-    memory, where only this user can read it.
+    secrets too, so the files hold the last valid certificates. The files are stored in memory, in the folder of
+    `Envoy`'s sockets, which only this user can read.
     """
 
     def __init__(self, config: ServerConfig, certificate: Path, key: Path, folder: Path) -> None:
@@ -236,7 +236,9 @@ class Secrets:
             for name, content in secrets.items():
                 self._write(name, content)
         except OSError as error:
-            raise StartError(f"{self._folder} cannot take the certificates for Envoy: {error.strerror}") from error
+            raise StartError(
+                f"the certificates for Envoy cannot be written to {self._folder}: {error.strerror}"
+            ) from error
         self._written = secrets
 
     def _write(self, name: str, content: bytes) -> None:
@@ -250,7 +252,7 @@ class Secrets:
         certificate, key = read_bytes(self._certificate, "--tls-cert"), read_bytes(self._key, "--tls-key")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            context.load_cert_chain(self._certificate, self._key, password=lambda: b"")  # else OpenSSL would prompt
+            context.load_cert_chain(self._certificate, self._key, password=lambda: b"")  # OpenSSL would prompt for one
         except (OSError, ValueError) as error:  # SSLError is an OSError
             raise StartError(
                 f"{self._certificate} (--tls-cert) and {self._key} (--tls-key) are not a certificate and its key, both "

@@ -32,7 +32,7 @@ from hangtag.serving.server.host.replacement import ReplacementPolicy
 
 log = structlog.get_logger()
 
-_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - the folder there gets a name that nobody can know before
+_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - the server's folder there gets a random name
 _PREFIX, _LOCK = "hangtag-envoy-", "lock"
 _READY_POLL_SECONDS = 0.01
 _START_SECONDS = 20.0
@@ -42,7 +42,7 @@ _KEPT_LINES = 3
 
 
 class Envoy:
-    """One Envoy in front of a server, or of all workers of a server. It listens after ``start``.
+    """One Envoy in front of a server, or of all workers of a server. The Envoy listens after ``start``.
 
     One thread starts the process, reads its log, checks the certificates, notices if the process ends, and kills the
     process if it hangs.
@@ -62,7 +62,7 @@ class Envoy:
         in_memory = _IN_MEMORY.is_dir() and os.access(_IN_MEMORY, os.W_OK)
         place = _IN_MEMORY if in_memory else Path(tempfile.gettempdir())
         _remove_forgotten(place)
-        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))  # only this user may enter it
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))  # only this user may enter the folder
         lock = (self._folder / _LOCK).open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
         self._remove_folder = weakref.finalize(self, _remove, self._folder, lock)
@@ -70,24 +70,24 @@ class Envoy:
         if config.tls_cert is not None and config.tls_key is not None:
             self._secrets = Secrets(config, config.tls_cert, config.tls_key, self._folder)
         self.behind = [self._folder / str(number) for number in range(config.workers)]
-        """The folders of the servers behind Envoy, one for each worker: see `ServerConfig.behind`."""
+        """The folders of the servers behind Envoy, one folder for each worker (see `ServerConfig.behind`)."""
         for folder in self.behind:
             folder.mkdir()
         self._metrics_port = OFF
         self._reserved: socket.socket | None = None
         self.failure = ""
-        """Why Envoy does not listen and is not restarted; empty as long as it listens or is restarted."""
-        self._decided = threading.Event()  # set when Envoy listens, or has failed to
+        """Why Envoy does not listen and is not restarted. Empty while Envoy listens or is restarted."""
+        self._decided = threading.Event()  # set when Envoy listens or has failed to listen
         self._stopping = threading.Event()
         self._listens = False
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
 
     def reserve_metrics(self) -> tuple[socket.socket, int]:
-        """Let Envoy listen on the port for metrics too. Call this before ``start``.
+        """Let Envoy listen on the port for metrics too. Call this method before ``start``.
 
         Returns:
-            The socket behind Envoy, on which the program that has the metrics must listen, and the port.
+            The socket behind Envoy, on which the process with the metrics must listen, and Envoy's port.
 
         Raises:
             StartError: The port cannot be bound.
@@ -100,8 +100,8 @@ class Envoy:
         """Start the process, and return once it listens.
 
         Args:
-            config: The settings, with the ports, which this program holds.
-            host: The numeric address.
+            config: The settings, with the numbers of the ports, which this program holds.
+            host: The numeric address to listen on.
 
         Raises:
             StartError: Envoy fails to listen.
@@ -144,7 +144,7 @@ class Envoy:
             if self._listens:
                 policy.on_listening()
             delay = policy.delay_after(time.monotonic() - began, failed=not self._listens)
-            if not self._decided.is_set():  # a server that cannot start says so at once, instead of trying again
+            if not self._decided.is_set():  # a starting server reports the failure at once, instead of trying again
                 self.failure = reason
                 break
             if delay is None:
@@ -166,10 +166,10 @@ class Envoy:
                 [*launcher, *command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )
         except OSError as error:
-            return f"its process cannot be started: {error.strerror}"
+            return f"Envoy's process cannot be started: {error.strerror}"
         self._process = process
         with process:
-            if self._stopping.is_set():  # stop() has not seen this process
+            if self._stopping.is_set():  # stop() ran before this process existed
                 process.kill()
             assert process.stderr is not None
             lines = self._watch(process.pid, process.stderr.fileno())
@@ -201,14 +201,14 @@ class Envoy:
                 silent_since = silent_since or time.monotonic()
                 longest = limits.envoy_hang_seconds if self._listens else _START_SECONDS
                 if time.monotonic() - silent_since > longest:
-                    lines.append(f"it did not answer for {longest:g} s")
+                    lines.append(f"Envoy did not answer for {longest:g} s")
                     os.kill(pid, signal.SIGKILL)
-                    silent_since = math.inf  # it is killed once; its end may take a moment
+                    silent_since = math.inf  # kill the process only once; it may take a moment to end
                 continue
             silent_since = 0.0
             if not self._listens:
                 if self._counted("update_rejected"):
-                    os.kill(pid, signal.SIGKILL)  # its log, which is read to the end, names the cause
+                    os.kill(pid, signal.SIGKILL)  # Envoy's log names the cause, and is read to the end
                     continue
                 self._listens = True
                 self._decided.set()
@@ -222,17 +222,17 @@ class Envoy:
             log.warning("Envoy keeps the TLS certificates from before", reason=str(error))
 
     def _unsent(self) -> int:
-        """What clients have not received yet: the number of calls without an answer, plus the bytes Envoy holds."""
+        """Return what clients have not received yet: the number of unanswered calls plus the bytes that Envoy holds."""
         return self._counted("downstream_rq_active") + self._counted("downstream_cx_tx_bytes_buffered")
 
     def _counted(self, name: str) -> int:
-        """The sum of Envoy's statistics of this name, without this request itself; 0 if Envoy does not answer."""
+        """Return the sum of Envoy's statistics of this name without this request, or 0 if Envoy does not answer."""
         content = self._ask("GET", f"/stats?format=json&filter={name}$")
         counted = [] if content is None else json.loads(content)["stats"]
         return sum(each.get("value", 0) for each in counted if not each.get("name", "").startswith("http.admin."))
 
     def _ask(self, method: str, path: str) -> bytes | None:
-        """Envoy's answer on its private socket; None if there is none, or its status is not 200."""
+        """Return Envoy's answer on its private socket, or None if there is no answer with status 200."""
         with (
             suppress(OSError, http.client.HTTPException),
             closing(_UnixConnection(self._folder / ADMIN_SOCKET)) as connection,
@@ -250,7 +250,8 @@ def _remove(folder: Path, lock: TextIO) -> None:
 
 
 def _remove_forgotten(place: Path) -> None:
-    """Remove the folders, which hold keys, of servers that were killed, whose locks the kernel has released."""
+    """Remove the folders of killed servers, because the folders hold keys. The kernel has released the locks of these
+    servers."""
     for lock in place.glob(f"{_PREFIX}*/{_LOCK}"):
         with suppress(OSError), lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

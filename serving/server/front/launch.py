@@ -1,7 +1,7 @@
-"""python launch.py PARENT ENVOY ARGUMENT...: becomes Envoy, which ends with the server and not before.
+"""python launch.py PARENT ENVOY ARGUMENT... replaces its program with Envoy, which ends with the server and not before.
 
-This is a separate file that imports nothing of hangtag. The alternative, a function between fork and exec, could wait
-for ever for a lock that another thread of the server held.
+This is a separate file that imports nothing of hangtag. A function between fork and exec could wait for ever for a lock
+that another thread of the server held.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Prepare this process, and replace its program with Envoy."""
-    # A signal to the whole process group, such as Ctrl-C, is for the server: Envoy still passes its last calls on.
+    # A signal to the whole process group, such as Ctrl-C, is for the server. Envoy still passes on the last calls.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     if sys.platform == "linux":
         # The kernel ends Envoy when the thread that started this process ends, even if the server is killed.

@@ -1,5 +1,5 @@
-"""The ports on which Envoy listens. For each port: the routes, the refusals with hangtag's messages, and how Envoy
-speaks to the servers behind it."""
+"""The ports on which Envoy listens. Each port has routes, refusals with hangtag's messages, and settings for the
+connections to the servers behind Envoy."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,10 +18,11 @@ _COMPRESSED = (
     {"name": "grpc-encoding", "present_match": True},
     {"name": "grpc-encoding", "string_match": {"exact": "identity"}, "invert_match": True},
 )
-_FRAME_BYTES = 5  # gRPC's head of a message
+_FRAME_BYTES = 5  # the length prefix of a gRPC message
 _SELECTIONS = 100
-"""For a retry, Envoy picks a worker at random up to this many times, until it gets a different worker. The worker that
-has just ended has the fewest calls in flight, so with two workers it gets three of four picks."""
+"""For a retry, Envoy picks a worker at random up to this many times, until Envoy picks a different worker. A worker
+that has just ended has the fewest calls in flight, so with two workers Envoy picks the ended worker three of four
+times."""
 _IDLE_SECONDS = 1.0
 _STREAM_WINDOW, _LARGEST_WINDOW = 1 << 20, 2**31 - 1
 _UNAVAILABLE = (
@@ -34,19 +35,19 @@ class Port(NamedTuple):
     """A port on which Envoy listens, and the servers behind it."""
 
     name: str
-    """The name of the listener and of its statistics."""
+    """The name of the port's listener and statistics."""
     port: int
     head_kib: int
     message_bytes: int
     routes: Sequence[Mapping[str, Any]]
     upstream: Mapping[str, Any]
-    """How Envoy speaks to the servers behind it."""
+    """The settings of Envoy's connections to the servers behind the port."""
     refusals: Mapping[str, Any]
     connections: int
     """The most clients that may be connected to the port."""
     clusters: Mapping[str, Sequence[Path]]
     """Cluster name, as the routes use it -> the sockets of the servers behind the port."""
-    codec: str = "AUTO"  # HTTP/1.1 and HTTP/2
+    codec: str = "AUTO"  # accepts HTTP/1.1 and HTTP/2
 
 
 def exposed_ports(config: ServerConfig, metrics_port: int, servers: Sequence[Path], folder: Path) -> list[Port]:
@@ -54,7 +55,7 @@ def exposed_ports(config: ServerConfig, metrics_port: int, servers: Sequence[Pat
 
     Args:
         config: The server's settings.
-        metrics_port: The port only for metrics, or OFF.
+        metrics_port: The port that serves only metrics, or OFF.
         servers: The folders of the servers, with GRPC_SOCKET and HTTP_SOCKET.
         folder: The folder of METRICS_SOCKET.
     """
@@ -87,14 +88,15 @@ def _grpc_port(config: ServerConfig, servers: Sequence[Path]) -> Port:
         for path in STREAMS
     ]
     # If a caller cancels many calls at once, the server closes the connection, so each connection carries only one
-    # caller's calls. Envoy keeps such a connection when its caller has left, until it was idle for this long.
+    # caller's calls. When the caller has left, Envoy keeps its connection until the connection has been idle for this
+    # long.
     idle = {"idle_timeout": seconds(min(_IDLE_SECONDS, config.connection_idle_seconds / 2))}
     upstream = {
         "typed_extension_protocol_options": _upstream(idle, http2_protocol_options=windows(config)),
         "connection_pool_per_downstream_connection": True,
     }
     size = f"SERVER: Received message larger than max ({config.max_message_mib << 20} bytes, --max-message-mib)"
-    late = "the call's message did not come in time; send it with the call's headers"
+    late = "the call's message did not arrive in time; send the message together with the call's headers"
     mappers = [_refusal(413, size, grpc_status=8), _refusal(408, late, grpc_status=4)]
     routes = [*streams, *compressed, _route("grpc")]
     limit = (config.max_message_mib << 20) + _FRAME_BYTES
@@ -103,7 +105,8 @@ def _grpc_port(config: ServerConfig, servers: Sequence[Path]) -> Port:
 
 
 def _http_port(config: ServerConfig, servers: Sequence[Path]) -> Port:
-    # Shorter than the server's own limit: a request must not be sent on a connection that the server is closing.
+    # This time is shorter than the server's own limit, so that Envoy sends no request on a connection that the server
+    # closes.
     idle = {"idle_timeout": seconds(config.connection_idle_seconds / 2)}
     upstream = {"typed_extension_protocol_options": _upstream(idle, http_protocol_options={})}
     size = f"the request's body has more than {config.max_message_mib} MiB (--max-message-mib)"
@@ -133,8 +136,8 @@ def _metrics_port(port: int, folder: Path) -> Port:
 
 
 def windows(config: ServerConfig) -> dict[str, int]:
-    """How many bytes of a stream, and of a connection, may arrive before they are read. A connection may receive enough
-    bytes that an unread stream does not block other streams."""
+    """Return how many bytes of a stream, and of a connection, may arrive before they are read. A connection may receive
+    enough bytes that an unread stream does not block other streams."""
     of_all = min(_LARGEST_WINDOW, _STREAM_WINDOW * (config.max_concurrent_streams + 1))
     return {"initial_stream_window_size": _STREAM_WINDOW, "initial_connection_window_size": of_all}
 
@@ -144,7 +147,7 @@ def _route(cluster: str, headers: Sequence[Mapping[str, Any]] = ()) -> dict[str,
 
 
 def _destination(cluster: str) -> dict[str, Any]:
-    """Sends a call to another worker if it could not be sent to the first, because that worker has just ended."""
+    """Send a call to another worker if the first worker has just ended, so that Envoy could not send the call to it."""
     others = {"name": "others", "typed_config": typed("retry.host.previous_hosts.v3.PreviousHostsPredicate")}
     retry = {
         "retry_on": "connect-failure,refused-stream",
@@ -156,7 +159,7 @@ def _destination(cluster: str) -> dict[str, Any]:
 
 
 def _refusal(status: int, message: str, grpc_status: int | None = None) -> dict[str, Any]:
-    """Sets the message of Envoy's own answers with this HTTP status. grpc_status: Sent over gRPC instead of UNKNOWN."""
+    """Set the message of Envoy's own answers with this HTTP status. Over gRPC, ``grpc_status`` replaces UNKNOWN."""
     compared = {"value": {"default_value": status, "runtime_key": "unused"}}
     refusal: dict[str, Any] = {
         "status_code": 503 if status == 500 else status,
@@ -185,10 +188,10 @@ def _upstream(common: Mapping[str, Any] | None = None, **explicit: Any) -> dict[
 
 
 def typed(name: str, **fields: Any) -> dict[str, Any]:
-    """A configuration message of Envoy with the type of its extension."""
+    """Return a configuration message of Envoy with the type of its extension."""
     return {"@type": f"{_EXTENSIONS}{name}", **fields}
 
 
 def seconds(seconds: float) -> str:
-    """A duration in the format of Envoy's configuration."""
+    """Return a duration in the format of Envoy's configuration."""
     return f"{seconds:.3f}s"

@@ -23,9 +23,8 @@ class TransportChoice(NamedTuple):
 def choose_transport(config: ServerConfig) -> TransportChoice:
     """Return the transport to serve with.
 
-    There are two cases. Trusted: only this machine's programs can connect, so the server itself listens. Exposed: an
-    Envoy listens in front of the server, with TLS and every limit. In both cases, ``auto`` chooses native if
-    pygrpc-native is installed.
+    If only this machine's programs can connect, the server itself listens. Otherwise an Envoy listens in front of the
+    server, with TLS and every limit. In both cases, ``auto`` chooses native if pygrpc-native is installed.
 
     Raises:
         StartError: ``--transport native`` is set, but pygrpc-native is missing or of an untested version.
@@ -35,7 +34,7 @@ def choose_transport(config: ServerConfig) -> TransportChoice:
     problem = _native_problem()
     if config.transport == NATIVE:
         if problem:
-            raise StartError(f"--transport native cannot be used: {problem}. Or use --transport grpc.")
+            raise StartError(f"--transport native cannot be used: {problem}. Alternatively, use --transport grpc.")
         return TransportChoice(NATIVE, "--transport native")
     if problem:
         return TransportChoice(GRPC, problem)
@@ -45,7 +44,7 @@ def choose_transport(config: ServerConfig) -> TransportChoice:
 
 
 def _native_problem() -> str:
-    """Return why the native transport cannot be used here; empty if it can."""
+    """Return why the native transport cannot be used here, or "" if it can be used."""
     try:
         version = metadata.version(_PACKAGE)
     except metadata.PackageNotFoundError:

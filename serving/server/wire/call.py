@@ -32,7 +32,7 @@ LARGE_MESSAGE = 64 * 1024
 more than a millisecond for this size, and a second for the largest message."""
 
 INFERENCE_METHODS = frozenset({MODEL_INFER, MODEL_STREAM_INFER, CLASSIFY, CLASSIFY_STREAM, COMPARE})
-"""The gRPC methods that query models: their queries are traced, and their failures counted."""
+"""The gRPC methods that query models. The server traces the queries of these methods, and counts their failures."""
 
 STREAMS = (
     MODEL_STREAM_INFER,
@@ -49,29 +49,31 @@ class TransportCall(Call):
 
     intake: Intake
     method: str
-    """The same as in `Origin`, like the metadata."""
+    """The method in the call's `Origin`, which also has the metadata."""
     metadata: Metadata
     started: int
-    """When the request came, by time.perf_counter_ns."""
+    """When the request arrived, by time.perf_counter_ns."""
     query: "Query | None" = None
-    """The request after it is read and before it is decoded. Set by ``set_query``."""
+    """The query, after the request is read and before it is decoded. ``set_query`` sets the query."""
     model_name: str = ""
     model_version: str = ""
-    """Empty: the version that serves by default."""
+    """The version in the request; empty for the version that serves by default."""
     id: str = ""
-    """The request's id, for the log. Set by the query, if the request has an id."""
+    """The request's id, for the log. The query sets the id if the request has one."""
     encode: Callable[[InferenceResult], Any]
-    """Turns the model's result into the transport's response; may raise ServerError. Set by the query."""
+    """The function, set by the query, that turns the model's result into the transport's response, or raises
+    ServerError."""
     outputs: Sequence[str] = ()
-    """The outputs that the response contains in full; empty if they do not determine its size. Set by the query."""
+    """The outputs, set by the query, that the response contains in full; empty if they do not determine the response's
+    size."""
 
     def set_query(self, query: "Query") -> None:
-        """Take the request, which `submit` will decode."""
+        """Set the request, which `submit` will decode."""
         self.query, self.model_name, self.model_version = query, query.model_name, query.model_version
 
     @abstractmethod
     def respond(self, result: InferenceResult, *, is_large: bool) -> None:
-        """Send the response for a result. is_large: Whether encoding takes so long that it would block a loop."""
+        """Send the response for a result. ``is_large`` is whether encoding takes so long that it would block a loop."""
 
     @abstractmethod
     def refuse(self, error: Exception) -> None:
@@ -83,7 +85,7 @@ class TransportCall(Call):
         is_large = size >= LARGE_MESSAGE
         try:
             if is_large and self.outputs:
-                self.intake.require_size("Sent", size)  # before it is copied
+                self.intake.require_size("Sent", size)  # before the answer is copied
         except MessageTooLargeError as error:
             self.fail(error)
         else:
@@ -99,7 +101,7 @@ class TransportCall(Call):
         )
 
     def encoded(self, result: InferenceResult) -> Any:
-        """Encode a result. Call this once. Raises ServerError if the result makes no sense."""
+        """Encode a result. This method may be called only once. Raises ServerError if the result makes no sense."""
         try:
             response = self.encode(result)
         except Exception as error:
@@ -112,7 +114,7 @@ class TransportCall(Call):
 
     def cancel(self, _call: Call | None = None) -> None:
         super().cancel()
-        submit(self)  # now, so that no message waits for a thread to pass over this call
+        submit(self)  # at once, so that the message does not wait for a thread to skip this call
 
     def metadata_value(self, key: str) -> str:
         values = (value for name, value in self.metadata if name == key and isinstance(value, str))
@@ -135,23 +137,24 @@ class Query(ABC):
         """Decode the request for this model: set the call's inputs, samples, batch key, encode and outputs.
 
         Args:
-            model: The version that will compute the request. If it is replaced in the meantime, this is called again
-                with the successor.
-            call: The call, whose deadline may be moved earlier.
+            model: The version that will compute the request. If the version is replaced in the meantime, this method is
+                called again with the successor.
+            call: The call. The query may move the call's deadline earlier.
 
         Raises:
-            InvalidRequestError: The request does not fit the model.
+            InvalidRequestError: The request does not match the model.
         """
 
 
 def submit(call: TransportCall) -> None:
-    """Decode a call's query and queue the call with the named model. Never raises: an error becomes the call's outcome.
+    """Decode a call's query and queue the call with the named model. An error is not raised, but becomes the call's
+    outcome.
 
     A model may be replaced and closed between its look-up and the moment when the call is queued. Then the model raises
     UnavailableError although the name is served, and the call goes to the successor.
 
-    If the caller leaves, two threads may submit the same call; only one of them gets the query. The query is removed
-    from the call, so that the message does not wait in the queue together with its arrays.
+    If the caller leaves, two threads may submit one call, but only one of the threads gets the query. The query is
+    removed from the call, so that the message does not wait in the queue together with its arrays.
     """
     query: Query | None = vars(call).pop("query", None)
     if query is None:
@@ -183,7 +186,7 @@ def submit(call: TransportCall) -> None:
 def _submit_when_loaded(call: TransportCall, query: Query) -> None:
     """Submit a call once its model is loaded. A model's first call starts the load."""
     residency = call.intake.engine.residency
-    assert residency is not None  # which the engine's error came from
+    assert residency is not None  # the engine's error came from it
 
     def go_on(load: "Future[None]") -> None:
         error = load.exception()
@@ -205,7 +208,7 @@ def submit_on_thread(calls: Sequence[TransportCall], query_of: Callable[[], Quer
     """On a thread, decode the queries of these calls, one after another, and queue the calls.
 
     Args:
-        calls: The calls of one request. They share its picture, which is prepared once.
+        calls: The calls of one request. All calls share the request's picture, which is prepared once.
         query_of: Makes the first call's query, if the call has no query yet.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Converts the messages of ModelInfer from and to named arrays, and makes them queries for any model."""
+"""Converts the messages of ModelInfer from and to named arrays, and makes queries from requests."""
 
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -20,10 +20,12 @@ Arrays = dict[str, npt.NDArray[Any]]
 T = TypeVar("T")
 
 Learn: TypeAlias = Callable[[pb.ModelInferRequest, Servable, Sequence[TensorSpec], Admission], None]
-"""Gets a request, the model that admitted it, the requested outputs, and the result of the model's check."""
+"""A function that gets a request, the model that admitted it, the requested outputs, and the result of the model's
+check."""
 
-TIMEOUT = "timeout"  # Triton's parameter of a request: microseconds, which count from when it is read
-# Triton's parameters of a tensor that change what is sent or answered. They are refused; all others are ignored.
+TIMEOUT = "timeout"  # Triton's parameter of a request: a time limit in microseconds after it is read
+# Triton's parameters of a tensor that change the tensors in the request or in the answer. The server refuses these
+# parameters, and ignores all others.
 _UNSUPPORTED = {
     "classification": "ask for the output itself, or for labels with Classify (POST /v1/classify over HTTP)",
     "shared_memory_region": "send tensors in the request, and take them from the answer",
@@ -39,7 +41,7 @@ def parse_message(parse: Callable[[bytes], T], message: bytes, method: str) -> T
         method: /package.Service/Method, for the error.
 
     Raises:
-        InvalidRequestError: The bytes are not such a message.
+        InvalidRequestError: The bytes are not a message of this method.
     """
     try:
         return parse(message)
@@ -52,8 +54,8 @@ def parse_message(parse: Callable[[bytes], T], message: bytes, method: str) -> T
 def decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple[Arrays, dict[str, str]]:
     """Return the request's arrays and their datatypes, by input name.
 
-    A message may hold a million inputs, so at most one input more than the model has is decoded. That is enough to
-    detect an unknown or a duplicate input.
+    A message may hold a million inputs, so at most one input more than the model has is decoded. This number is enough
+    to detect an unknown or a duplicate input.
 
     Raises:
         InvalidRequestError: Names, contents, datatypes and shapes do not match, or a parameter is not supported.
@@ -62,7 +64,7 @@ def decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple[
     if raw and len(raw) != len(request.inputs):
         raise InvalidRequestError(
             f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs; send one entry for each input, in the "
-            "same order"
+            "order of the inputs"
         )
     arrays: Arrays = {}
     inputs = request.inputs[: len(signature.inputs) + 1]
@@ -86,19 +88,20 @@ def decode_inputs(request: pb.ModelInferRequest, signature: Signature) -> tuple[
 
 
 def requested_outputs(request: pb.ModelInferRequest, signature: Signature) -> Sequence[TensorSpec]:
-    """Return the outputs that the request names, in the request's order; if it names none, all of the model's outputs.
+    """Return the outputs that the request names, in the request's order, or all of the model's outputs if it names
+    none.
 
     Raises:
         InvalidRequestError: The model lacks an output, an output is named twice, or a parameter is not supported.
     """
-    outputs = request.outputs[: len(signature.outputs) + 1]  # enough to find a wrong one, as for inputs
+    outputs = request.outputs[: len(signature.outputs) + 1]  # enough to find an unknown or duplicate output
     for output in outputs:
         require_supported(output.name, output.parameters)
     return output_specs([output.name for output in outputs], signature)
 
 
 def output_specs(names: Sequence[str], signature: Signature) -> Sequence[TensorSpec]:
-    """Return the outputs with these names, in their order; without names, all of the model's outputs.
+    """Return the outputs with these names, in the names' order, or all of the model's outputs if there are no names.
 
     Raises:
         InvalidRequestError: The model lacks an output, or an output is named twice.
@@ -169,10 +172,10 @@ def as_text(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 class InferQuery(Query):
-    """A ModelInferRequest from a unary call or a stream. Its response is a ModelInferResponse."""
+    """A ModelInferRequest from a unary call or a stream. The response is a ModelInferResponse."""
 
     def __init__(self, request: pb.ModelInferRequest, learn: Learn | None = None) -> None:
-        """Keep the request. learn: Keeps a plan of the request; None to keep no plan."""
+        """Keep the request. ``learn`` keeps a plan of the request; with None, no plan is kept."""
         self._request = request
         self.model_name = request.model_name
         self.model_version = request.model_version
@@ -192,5 +195,5 @@ class InferQuery(Query):
 
         call.inputs, call.encode, call.outputs = inputs, encode, [spec.name for spec in specs]
         call.samples, call.batch_key = admission
-        if TIMEOUT in request.parameters:  # a stream has one deadline, so only the parameter gives each request its own
+        if TIMEOUT in request.parameters:  # a stream has one deadline, but each of its requests may have this parameter
             call.deadline = earlier_deadline(request.parameters[TIMEOUT].int64_param, call.deadline)

@@ -40,7 +40,7 @@ _SWITCH_SECONDS = 0.001
 
 One turn of the loop that reads or answers 64 requests holds the lock for milliseconds, while the computing threads wait
 for the lock with the next batch. With Python's default of 5 ms, the loop and the computation took turns instead of
-running at the same time, and 64 connections over HTTP got a fifth fewer answers a second.
+running in parallel, and 64 connections over HTTP got a fifth fewer answers per second.
 """
 
 _starting = threading.Lock()
@@ -53,7 +53,7 @@ with contextlib.suppress(ImportError):  # uvloop has no wheel for some platforms
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
-    """Return the loop; the first call starts the loop."""
+    """Return the loop, which the first call starts."""
     global _loop
     with _starting:
         if _loop is None:
@@ -65,7 +65,7 @@ def event_loop() -> asyncio.AbstractEventLoop:
 
 
 def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine on the loop and return its result. Call this from any thread except the loop's."""
+    """Run a coroutine on the loop, and return its result. Call this function from any thread except the loop's."""
     return asyncio.run_coroutine_threadsafe(coroutine, event_loop()).result()
 
 
@@ -79,7 +79,7 @@ async def _run_for_ever(started: "Future[asyncio.AbstractEventLoop]") -> None:
 
 def _log_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
-    if not isinstance(error, BlockingIOError):  # harmless: see the module's docstring
+    if not isinstance(error, BlockingIOError):  # a harmless error, see the module's docstring
         log.error("unexpected error in the event loop", reason=context.get("message"), exc_info=error)
 
 
@@ -95,7 +95,7 @@ class LoopCall(PlannedCall):
         Args:
             calls: The calls of the loop.
             origin: Where the call came from.
-            deadline: In seconds on the monotonic clock; None if the caller waits for ever.
+            deadline: The deadline in seconds on the monotonic clock; None if the caller waits for ever.
             query: The request; None if the request may have a plan.
         """
         self.intake = calls.intake
@@ -117,7 +117,8 @@ class LoopCall(PlannedCall):
         self._calls.hand_over(self)
 
     def __await__(self) -> Generator[Any, None, None]:
-        """Wait for the outcome, and do not raise if it is an error. If the coroutine is cancelled, the call is too."""
+        """Wait for the outcome, without raising an error that is the outcome. If the coroutine is cancelled, the call
+        is cancelled too."""
         try:
             yield from self._ended
         except asyncio.CancelledError:
@@ -125,7 +126,7 @@ class LoopCall(PlannedCall):
             raise
 
     def resolve(self) -> None:
-        """Let the waiting coroutine continue. Called on the loop."""
+        """Let the waiting coroutine continue. This method runs on the loop."""
         if not self._ended.done():  # else the caller has left
             self._ended.set_result(None)
 
@@ -135,12 +136,12 @@ class LoopCall(PlannedCall):
 
     @property
     def result(self) -> InferenceResult | None:
-        """The model's result; None for a call that was refused, dropped, or failed."""
+        """The model's result, or None for a call that was refused, dropped, or failed."""
         return self._outcome if isinstance(self._outcome, InferenceResult) else None
 
     @property
     def timings(self) -> Timings | None:
-        """The call's timings; None for a call that was refused, dropped, or failed."""
+        """The call's timings, or None for a call that was refused, dropped, or failed."""
         return self.result.timings if self.result is not None else None
 
     def response(self) -> Any:
@@ -156,7 +157,7 @@ class Ended(Protocol):
     """A call that has its outcome."""
 
     def resolve(self) -> None:
-        """Pass the outcome on. Called on the event loop; must not raise."""
+        """Pass the outcome on. This method runs on the event loop, and must not raise an error."""
 
 
 class LoopCalls:
@@ -166,7 +167,7 @@ class LoopCalls:
         self.open = 0
         """Number of calls that are being answered, without calls of streams. Only the loop's thread may use it."""
         self.last_answer = -math.inf
-        """When such a call was last answered, on the loop's clock."""
+        """When a call (not of a stream) was last answered, on the loop's clock."""
         self.intake = intake
         self.loop = event_loop()
         self._loop_thread = 0
@@ -187,7 +188,7 @@ class LoopCalls:
 
     def _resolve(self) -> None:
         self._loop_thread = get_ident()
-        self._scheduled = False  # before the calls are taken, so that a later one schedules this again
+        self._scheduled = False  # before the calls are taken, so that a later call schedules this method again
         while self._ended:
             self._ended.popleft().resolve()
 
@@ -257,7 +258,7 @@ class LoopCalls:
         self.last_answer = self.loop.time()
 
     async def submit(self, call: LoopCall, *, in_thread: bool) -> None:
-        """Submit one call, without taking a place. in_thread: Whether decoding may block the loop for long."""
+        """Submit one call, without taking a place. ``in_thread`` is whether decoding may block the loop for long."""
         if not in_thread:
             submit(call)
             return
@@ -266,7 +267,7 @@ class LoopCalls:
             query = call.query
             return self._decoding.decode(lambda: submit(call), is_large=query is not None and query.is_large)
 
-        # Waits to the end even if the caller leaves, because decoded inputs take memory.
+        # Wait until the request is decoded even if the caller leaves, because decoded inputs take memory.
         waiting = await asyncio.shield(asyncio.wrap_future(self._decoding.submit(read), loop=self.loop))
         if waiting is not None:
             await asyncio.shield(asyncio.wrap_future(waiting, loop=self.loop))

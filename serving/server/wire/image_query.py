@@ -24,7 +24,7 @@ MAX_COMPARED = 32
 
 
 class RequestImage:
-    """The image of a request, which is prepared once for all models that take the same pictures."""
+    """The image of a request, which is prepared once for all models that accept the same kind of pictures."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -52,8 +52,8 @@ class RequestImage:
                 if (raw.height, raw.width) != (height, width) or len(raw.pixels) != math.prod(classifier.shape):
                     raise InvalidRequestError(
                         f"raw pixels must be {' x '.join(map(str, classifier.shape))}, {math.prod(classifier.shape)} "
-                        f"bytes; got {raw.height} x {raw.width} and {len(raw.pixels)} bytes. Send a PNG, JPEG or WebP "
-                        "file to have it converted."
+                        f"bytes; the request has {raw.height} x {raw.width} and {len(raw.pixels)} bytes. Send a PNG, "
+                        "JPEG or WebP file to have it converted."
                     )
                 return np.frombuffer(raw.pixels, np.uint8).reshape(classifier.shape)
             case _:
@@ -162,5 +162,5 @@ def _every_classifier(engine: Engine) -> list[pb.ModelChoice]:
         raise UnavailableError("the server is loading its models, or stopping; name the models, or try again later")
     names = {model.name for model in engine.models if model.signature.picture_shape is not None}
     if not names:
-        raise NotFoundError("no served model classifies pictures; call them for inference instead")
+        raise NotFoundError("no served model classifies pictures; call the models for inference instead")
     return [pb.ModelChoice(name=name) for name in sorted(names)]

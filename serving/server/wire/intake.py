@@ -1,7 +1,8 @@
-"""What the transports of a server share: the intake, to which they pass requests, the counting of requests that fail
-before they reach a model, and who may call: with a token file, only callers with a bearer token from it.
+"""What the transports of a server share: the intake to which they pass requests, the counting of requests that fail
+before they reach a model, and the check of callers. With a token file, only callers with a bearer token from the file
+may call.
 
-Tokens are compared byte for byte in constant time. The file is read again when it changes.
+Tokens are compared byte for byte in constant time. The token file is read again when it changes.
 """
 
 import asyncio
@@ -36,8 +37,8 @@ from hangtag.serving.server.wire.tracing import Metadata, Tracing
 Result = TypeVar("Result")
 
 Authorise = Callable[[Metadata], None]
-"""Takes a call's metadata, and raises UnauthenticatedError if the call has no valid credentials. Must be thread-safe,
-and must not block, because the thread that polls for calls runs it."""
+"""A function that gets a call's metadata, and raises UnauthenticatedError if the call has no valid credentials. The
+function must be thread-safe and must not block, because the thread that polls for calls runs it."""
 
 MIN_LENGTH = 16
 """The fewest characters of a token."""
@@ -48,16 +49,16 @@ _CREDENTIALS = re.compile("bearer +(.*)", re.IGNORECASE | re.DOTALL)
 class DecodingThreads:
     """Threads that decode requests, and a limited number of places to wait for a thread, for all models. Thread-safe.
 
-    A model's queue holds only decoded requests. Without these places, any number of undecoded requests could wait and
-    take memory. Large pictures, which take long to decode and wait for memory, have the same number of separate
-    threads, so that no other request waits for large pictures.
+    A model's queue holds only decoded requests. Without this limit, any number of undecoded requests could wait and
+    take memory. Large pictures, which take long to decode and wait for memory, have separate threads, in equal number,
+    so that no other request waits for large pictures.
     """
 
     def __init__(self, threads: int, places: int) -> None:
         """Start no thread yet.
 
         Args:
-            threads: The size of each of two pools of threads: for large pictures, and for everything else.
+            threads: How many threads decode large pictures, and how many threads decode everything else.
             places: How many requests may wait for a thread.
         """
         self._free = threading.Semaphore(places)
@@ -88,7 +89,7 @@ class DecodingThreads:
             is_large: Whether the request has a large picture.
 
         Returns:
-            The future of the work; None if the work is done already.
+            The future of the work, or None if the work is done already.
         """
         if is_large:
             return self._threads_for_large.submit(work)
@@ -102,7 +103,8 @@ class DecodingThreads:
 
 
 class LazyMetadata:
-    """A call's metadata, which is only read when something iterates over it: most calls are answered without it."""
+    """A call's metadata, which is read only when something iterates over it, because most calls are answered without
+    it."""
 
     __slots__ = ("_read",)
 
@@ -119,23 +121,25 @@ class Origin(NamedTuple):
     method: str
     """/package.Service/Method, or an HTTP method and its route; empty if no model is called."""
     metadata: Metadata = ()
-    """The metadata that the caller sent. A trace continues from ``traceparent``; a split may read its sticky key."""
+    """The metadata that the caller sent. A trace continues from ``traceparent``, and a split may read its sticky
+    key."""
 
 
 @dataclass(frozen=True)
 class Intake:
-    """What the transports of a server share: where they pass requests, and what they check first."""
+    """What the transports of a server share: the engine to which they pass requests, and the checks before a request is
+    passed."""
 
     engine: Engine
-    """Has the models, and the configuration."""
+    """The engine, which has the models and the configuration."""
     repository: RepositoryCalls
-    """Loads, unloads and describes the models of all workers."""
+    """The control that loads, unloads and describes the models of all workers."""
     decoding: DecodingThreads
-    """Decode pictures and large messages, so that these do not block the threads that receive calls."""
+    """The threads that decode pictures and large messages, which would block the threads that receive calls."""
     authorise: Authorise | None = None
-    """Checks every call except calls to health; None lets everybody call."""
+    """The check of every call except calls to health; None lets everybody call."""
     tracing: Tracing | None = None
-    """Gets a span for each query; None records no spans."""
+    """The tracing that gets a span for each query; None records no spans."""
 
     @cached_property
     def max_message_bytes(self) -> int:
@@ -146,14 +150,14 @@ class Intake:
         """Return the model that takes requests for a name and version, after loading it if necessary.
 
         Raises:
-            ServerError: `Engine.model` raises, or the model cannot be loaded.
+            ServerError: `Engine.model` raises an error, or the model cannot be loaded.
         """
         while True:
             try:
                 return self.engine.model(name, version)
             except NotLoadedError:
                 residency = self.engine.residency
-                assert residency is not None  # which the engine's error came from
+                assert residency is not None  # the engine's error came from it
                 await asyncio.shield(asyncio.wrap_future(residency.load(name)))
 
     def require_size(self, direction: str, size: int) -> None:
@@ -173,9 +177,9 @@ class Intake:
         Args:
             origin: Where the request came from.
             error: The error with which the request failed.
-            started: When the request came, by time.perf_counter_ns.
-            name: The model's name as the caller sent it; empty if the request was refused before it was read.
-            version: The model's version as the caller sent it.
+            started: When the request arrived, by time.perf_counter_ns.
+            name: The model's name in the request; empty if the request was refused before it was read.
+            version: The model's version in the request.
         """
         code = status(error).grpc
         ns = time.perf_counter_ns() - started
@@ -202,13 +206,13 @@ class failures_recorded:  # noqa: N801 - a context manager, in a class because a
 
 
 class Callers:
-    """Who may call one transport. Thread-safe."""
+    """The check of one transport's callers. Thread-safe."""
 
     def __init__(self, authorise: Authorise | None) -> None:
-        """Admit callers until ``refuse_new``. authorise: Checks each caller; None lets everybody call."""
+        """Admit callers until ``refuse_new``. ``authorise`` checks each caller; None lets everybody call."""
         self._authorise = authorise
         self.stopping = False
-        """Whether no new request is taken."""
+        """Whether every new request is refused."""
         self.all_admitted = authorise is None
         """Whether every request is admitted without a check."""
 
@@ -255,7 +259,9 @@ class Tokens:
         # All digests have one length, and each is compared, so the time taken reveals nothing about the valid tokens.
         digest = _digest(credentials[1].encode(errors="surrogatepass"))
         if not sum([hmac.compare_digest(digest, known) for known in self._digests.current()]):
-            raise UnauthenticatedError("the token is not valid here; its operator can give you one")
+            raise UnauthenticatedError(
+                "the server does not accept this token; ask the server's operator for a valid token"
+            )
 
 
 def _read(path: Path) -> tuple[bytes, ...]:
@@ -264,8 +270,8 @@ def _read(path: Path) -> tuple[bytes, ...]:
     for number, token in enumerate(tokens, 1):
         if len(token) < MIN_LENGTH or len(token.split()) > 1 or not token.isascii():
             raise StartError(
-                f"{path} (--token-file): token {number} is too short, or is not a single ASCII word; a token has at "
-                f"least {MIN_LENGTH} characters, one token a line ('openssl rand -hex 32' makes one)"
+                f"{path} (--token-file): token {number} is too short, or is not a single ASCII word; write one token "
+                f"a line, of at least {MIN_LENGTH} characters ('openssl rand -hex 32' makes one)"
             )
     return tuple(_digest(token) for token in tokens)
 

@@ -3,10 +3,10 @@
 A client sends the same kind of request again and again: the same model, input, datatype and shape, then 784 different
 bytes. The bytes before the tensor, the *head*, are then equal. A *plan* keeps the result of parsing and checking one
 head. For the next message with that head, the plan gives the inputs without parsing, and builds the response from parts
-that were serialized once. The response is byte for byte the same as the codec's.
+that were serialized once. A plan's response has exactly the bytes of the codec's response.
 
-A request gets a plan only if its head determines its meaning: it has one input of a fixed-size datatype as raw contents
-at the very end of the message, and no id or parameters. A plan is valid until the models that serve change.
+A request gets a plan only if its head determines its meaning: the message has one input of a fixed-size datatype, as
+raw contents at its very end, and no id or parameters. A plan is valid until the models that serve change.
 """
 
 import threading
@@ -98,7 +98,7 @@ class Plan(ABC):
 
     @abstractmethod
     def _heads_of(self, outputs: Tensors) -> list[bytes]:
-        """See `make_heads`. outputs: of the same shapes."""
+        """See `make_heads`. ``outputs`` have these shapes."""
 
 
 class MessagePlan(Plan):
@@ -112,7 +112,7 @@ class MessagePlan(Plan):
         admission: Admission,
         epoch: int,
     ) -> None:
-        """request: The first request, without its contents. For the other arguments see `Plan`."""
+        """``request`` is the first request, without its contents. `Plan` describes the other arguments."""
         tensor = request.inputs[0]
         requested = (request.model_name, request.model_version)
         super().__init__(model, requested, (tensor.name, tensor.datatype, tensor.shape), specs, admission, epoch)
@@ -130,10 +130,10 @@ class PlannedCall(TransportCall):
     """A call whose request may have a plan."""
 
     plan: Plan | None = None
-    """The request's plan; None if it has none."""
+    """The request's plan; None if the request has no plan."""
 
     def put_planned(self, plan: Plan, message: bytes) -> bool:
-        """Set the same attributes as `Query.prepare`, without a copy, and queue the call.
+        """Set the attributes that `Query.prepare` sets, without a copy, and queue the call.
 
         Args:
             plan: The request's plan.
@@ -162,13 +162,13 @@ class PlannedCall(TransportCall):
         return True
 
     def parts(self, outputs: Tensors, cost: BatchCost) -> list[tuple[bytes, bytes, int]]:
-        """Return the parts of a batch's responses. For each output: the bytes that precede a call's rows, the bytes of
-        all rows, and the bytes of one call. Empty if each response must be built separately: there is no plan,
-        each response gets a span, or responses are so large that a thread should encode them."""
+        """Return the parts of a batch's responses: for each output, the bytes that precede a call's rows, the bytes of
+        all rows, and the number of bytes of one call's rows. The list is empty if each response must be built
+        separately, because there is no plan, each response gets a span, or a thread should encode large responses."""
         plan = self.plan
         if plan is None or self.intake.tracing is not None:
             return []
-        alone = cost.calls == 1  # then the response has all rows, whatever number the model has computed
+        alone = cost.calls == 1  # then the response has all rows that the model has computed
         shapes, large = [], 0
         parts: list[tuple[bytes, bytes, int]] = []
         try:
@@ -183,7 +183,7 @@ class PlannedCall(TransportCall):
             for name, head in zip(plan.output_names, heads, strict=True):
                 raw = outputs[name].tobytes()
                 parts.append((head, raw, len(raw) if alone else len(raw) // cost.batch_size))
-        except Exception:  # each call then meets the error itself, and reports it
+        except Exception:  # each call then raises and reports the error itself
             log.exception("answering a batch at once failed")
             return []
         return parts
@@ -225,10 +225,11 @@ class Plans(PlansByHead[bytes, MessagePlan]):
         return None if size is None else self._plans.get((message[:-size], size))
 
     def query(self, message: bytes) -> codec.InferQuery:
-        """Return the query of a message without a plan. If possible, a plan is kept after the message has passed every
+        """Return the query of a message without a plan. If possible, a plan is kept after the message passed every
         check.
 
-        Call this before you look up the model, so that a plan for a model replaced in the meantime is never valid.
+        Call this method before the model is looked up, so that a plan for a model replaced in the meantime is never
+        valid.
 
         Raises:
             InvalidRequestError: The bytes are not a ModelInferRequest.
@@ -269,9 +270,10 @@ def _has_fixed_meaning(request: pb.ModelInferRequest) -> bool:
 
 
 def _without_contents(head: bytes, size: int) -> pb.ModelInferRequest | None:
-    """Parse the head without the key and length of the raw contents at its end; None if that is not a whole message.
+    """Parse the head without the key and length of the raw contents at its end. Return None if the rest is not a whole
+    message.
 
-    This ensures that the contents are the message's last field, so any bytes that follow this head are the contents.
+    So the contents are the message's last field, and any bytes that follow this head are the contents.
     """
     key = _RAW_INPUT + _varint(size)
     if not head.endswith(key):

@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 _THREADS = 32  # threads that may wait at once for other workers or for a load
 PLATFORM = "onnxruntime_onnx"
-# Keys of the ONNX file's metadata that are long, and that only the file's owner needs: 'hangtag models' reads them.
+# Long keys of the ONNX file's metadata that only the file's owner needs. 'hangtag models' reads these keys.
 _UNPUBLISHED_METADATA = ("training", "reference", "reference_labels", "examples")
 # The only training detail published is the data set, which lets 'hangtag evaluate' find the test pictures.
 _DATA_SET = ("dataset", "data_digest", "pictures", "sizes", "image", "limit")
@@ -30,7 +30,7 @@ class RepositoryCalls:
     """Coroutines for the event loop, which all transports share."""
 
     def __init__(self, control: Control) -> None:
-        """control: Loads, unloads and describes the models of all workers."""
+        """``control`` loads, unloads and describes the models of all workers."""
         self._control = control
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load-calls")
         self._lock = threading.Lock()
@@ -38,7 +38,8 @@ class RepositoryCalls:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="control")
 
     async def index(self, *, ready: bool) -> pb.RepositoryIndexResponse:
-        """Return every version that serves; if not ``ready``, also versions that could be loaded or failed to load."""
+        """Return every version that serves. Unless ``ready``, return also the versions that could be loaded or failed
+        to load."""
         states = await self.in_thread(_ready if ready else _known)
         return pb.RepositoryIndexResponse(models=[_index(state) for state in states])
 
@@ -52,15 +53,17 @@ class RepositoryCalls:
         return pb.ModelStatisticsResponse(model_stats=[_statistics(state) for state in states])
 
     async def load(self, name: str, parameters: Collection[str] = ()) -> None:
-        """Load a model. Raises like `Control.load`, and InvalidRequestError if there is any parameter.
+        """Load a model. Raises the errors of `Control.load`, and InvalidRequestError if there is any parameter.
 
         Calls for one model share its next load, so that callers who come and leave cannot pile up loads. A load that
-        has started is not shared, because it may have read the files before its caller changed them. A load continues
-        when its caller has left.
+        has started is not shared, because it may have read the files before a later caller changed them. A load
+        continues when its caller has left.
         """
         if parameters:
             first = next(iter(parameters))
-            raise InvalidRequestError(f"parameter {first!r} is not supported: a model is loaded as its file is")
+            raise InvalidRequestError(
+                f"parameter {first!r} is not supported, because a model is loaded without changes to its file"
+            )
         with self._lock:
             if name not in self._waiting:
                 self._waiting[name] = self._loader.submit(self._load, name)
@@ -68,7 +71,7 @@ class RepositoryCalls:
         await asyncio.shield(asyncio.wrap_future(load))
 
     async def unload(self, name: str) -> None:
-        """Take a model out of service. Raises like `Control.unload`."""
+        """Take a model out of service. Raises the errors of `Control.unload`."""
         await self.in_thread(lambda control: control.unload(name))
 
     async def in_thread(self, work: Callable[[Control], Result]) -> Result:
@@ -76,7 +79,7 @@ class RepositoryCalls:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, self._control)
 
     def close(self) -> None:
-        """End the threads once they are idle. Loads that wait still run."""
+        """End each thread once it is idle. Loads that wait still run."""
         self._loader.shutdown(wait=False)
         self._threads.shutdown(wait=False)
 
@@ -91,7 +94,8 @@ def _ready(control: Control) -> list[VersionState]:
 
 
 def _known(control: Control) -> list[VersionState]:
-    """Every version that was loaded or failed to load, then the repository's models and routes that could be loaded."""
+    """Return every version that was loaded or failed to load, then the repository's models and routes that could be
+    loaded."""
     states = control.state().versions
     tried = {state.name for state in states}
     not_loaded = [
@@ -103,7 +107,7 @@ def _known(control: Control) -> list[VersionState]:
 
 
 def _requested(states: list[VersionState], name: str, version: str) -> list[VersionState]:
-    """The states of this model and version; an empty name or version selects all. Raises NotFoundError."""
+    """Return the states of this model and version. An empty name or version selects all. Raises NotFoundError."""
     requested = [state for state in states if name in ("", state.name) and version in ("", state.version)]
     if not name or requested:
         return requested
@@ -118,14 +122,15 @@ _EXTENSIONS = ("model_configuration", "model_repository", "statistics")
 
 
 def server_metadata(*more_extensions: str) -> pb.ServerMetadataResponse:
-    """Describe the server. more_extensions: Protocol extensions that only the calling transport supports."""
+    """Describe the server. ``more_extensions`` are protocol extensions that only the calling transport supports."""
     return pb.ServerMetadataResponse(
         name="hangtag", version=metadata.version("hangtag"), extensions=[*_EXTENSIONS, *more_extensions]
     )
 
 
 def model_metadata(model: Servable, versions: Sequence[Servable]) -> pb.ModelMetadataResponse:
-    """Describe a model's tensors. versions: All served versions; the first takes requests that name no version."""
+    """Describe a model's tensors. The first of ``versions``, all served versions, takes requests that name no
+    version."""
     return pb.ModelMetadataResponse(
         name=model.name,
         versions=[each.version for each in versions],
@@ -208,7 +213,7 @@ def _parameters(model: Servable) -> dict[str, str]:
     }
     if (data_set := _data_set(signature.metadata.get("training", ""))) is not None:
         published["hangtag.training"] = data_set
-    if signature.image is not None:  # also set for files of earlier releases that lack it
+    if signature.image is not None:  # files of earlier releases lack this key
         published["hangtag.image"] = json.dumps(signature.image.as_json())
     if signature.picture_shape is not None:
         published["classifies_images"] = "true"
@@ -217,7 +222,7 @@ def _parameters(model: Servable) -> dict[str, str]:
 
 @lru_cache(maxsize=64)
 def _data_set(training: str) -> str | None:
-    """The metadata ``training``, reduced to the name of the data set; None if it names no data set."""
+    """Return the metadata ``training``, reduced to the name of the data set, or None if it names no data set."""
     try:
         config = json.loads(training)["config"]
         return json.dumps({"config": {key: config[key] for key in _DATA_SET if key in config}})

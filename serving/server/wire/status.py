@@ -1,6 +1,6 @@
-"""The end of a call: one table gives each domain error's status over gRPC and HTTP; a result gets its cost as metadata.
+"""The end of a call. A table has each domain error's status over gRPC and HTTP, and a result gets its cost as metadata.
 
-The server names failures by gRPC's codes; the metrics use these codes for HTTP too.
+The server names failures by gRPC's codes. The metrics use gRPC's codes for HTTP too.
 """
 
 import uuid
@@ -28,15 +28,16 @@ from hangtag.serving.server.errors import (
 from hangtag.serving.server.telemetry.model_statistics import BatchCost, Timings
 
 log = structlog.get_logger()
-_MAX_LOGGED_LENGTH = 128  # characters; the log must not grow with what callers send
+_MAX_LOGGED_LENGTH = 128  # characters, because the log must not grow with the callers' messages
 QUEUE_NS, COMPUTE_NS, BATCH_SIZE = "hangtag-queue-ns", "hangtag-compute-ns", "hangtag-batch-size"
 MODEL, STAGE = "hangtag-model", "hangtag-stage"
-"""For a route: the members that answered the samples; and, for each sample, the stage, from 1, that answered it. One
-value if all samples have the same."""
+"""For a route, the members that answered, and for each sample the stage, from 1, that answered the sample. If all
+samples have one stage, there is only one value."""
 STAGES = "hangtag-stages"
-"""For a route: each stage's cost, as MEMBER;samples=N;queue-ns=N;compute-ns=N;batch-size=N, separated by commas."""
+"""For a route, the cost of each stage, as MEMBER;samples=N;queue-ns=N;compute-ns=N;batch-size=N, separated by
+commas."""
 UNSURE = "hangtag-unsure"
-"""For a cascade: how many samples got a member's unsure answer, because the next member had no time or no room in its
+"""For a cascade, how many samples got a member's unsure answer, because the next member had no time or no room in its
 queue."""
 _MAX_LISTED = 1024
 """For requests with more samples, stages are not listed per sample, because clients limit the size of metadata."""
@@ -51,7 +52,7 @@ class Status(NamedTuple):
 
 _CODE = grpc.StatusCode
 STATUS: dict[type[ServerError], Status] = {
-    # The request does not fit the model that it names.
+    # The request does not match the model that it names.
     UnsupportedEncodingError: Status(_CODE.INVALID_ARGUMENT, 415),
     InvalidRequestError: Status(_CODE.INVALID_ARGUMENT, 400),
     # No model of this name, or no version of it, is served here.
@@ -59,11 +60,12 @@ STATUS: dict[type[ServerError], Status] = {
     # Something is full: the model's queue (max_queue_size), the queue for decoding (the same size), the set of open
     # streams, or the memory for bodies of HTTP requests (--max-http-bodies-mib).
     QueueFullError: Status(_CODE.RESOURCE_EXHAUSTED, 429),
-    # The message is larger than --max-message-mib. gRPC uses the same code.
+    # The message is larger than --max-message-mib. gRPC has this code for such messages too.
     MessageTooLargeError: Status(_CODE.RESOURCE_EXHAUSTED, 413),
     # The deadline has passed, or the measured service time shows that the answer would come too late.
     DeadlineError: Status(_CODE.DEADLINE_EXCEEDED, 504),
-    # The caller cancelled or disconnected before the answer was computed. 499 is nginx' number; nobody reads it.
+    # The caller cancelled or disconnected before the answer was computed. 499 is nginx' status for this case, which no
+    # client receives.
     CancelledError: Status(_CODE.CANCELLED, 499),
     # The models are being loaded, or the server drains before it stops.
     UnavailableError: Status(_CODE.UNAVAILABLE, 503),
@@ -73,15 +75,15 @@ STATUS: dict[type[ServerError], Status] = {
     # The call has no valid token, or a page of another site sends it.
     ForeignOriginError: Status(_CODE.UNAUTHENTICATED, 403),
     UnauthenticatedError: Status(_CODE.UNAUTHENTICATED, 401),
-    # ONNX Runtime refused the values of this request, such as an index out of range: the caller's fault.
+    # ONNX Runtime refused the values of this request, such as an index out of range. The caller is at fault.
     InvalidValuesError: Status(_CODE.INVALID_ARGUMENT, 400),
-    # ONNX Runtime failed on a valid request: not the caller's fault.
+    # ONNX Runtime failed on a valid request. The caller is not at fault.
     InferenceError: Status(_CODE.INTERNAL, 500),
 }
 """The status of each error and its subclasses. A subclass that has its own status comes before its base class."""
 
 _BUG = Status(_CODE.INTERNAL, 500)
-_statuses: dict[type[Exception], Status] = {}  # statuses looked up so far: a search takes as long as a refusal
+_statuses: dict[type[Exception], Status] = {}  # statuses looked up so far, because a search takes as long as a refusal
 
 
 def status(error: Exception) -> Status:
@@ -97,9 +99,9 @@ def status(error: Exception) -> Status:
 def call_status(error: Exception, rpc: str, request: object = None) -> tuple[grpc.StatusCode, str]:
     """Return the status code and the message with which a call ends.
 
-    The caller gets a domain error's own message. Any other exception is a bug: the caller gets a reference, under which
-    the log has the traceback. Only errors that are not the caller's fault are logged. Headers and metadata, in which
-    callers send their tokens, are never logged.
+    The caller gets a domain error's own message. Any other exception is a bug, and the caller gets a reference, under
+    which the log has the traceback. Only errors that are not the caller's fault are logged. Headers and metadata, in
+    which callers send their tokens, are never logged.
 
     Args:
         error: The error that ended the call.
@@ -117,7 +119,8 @@ def call_status(error: Exception, rpc: str, request: object = None) -> tuple[grp
 
 
 def _log_fields(rpc: str, request: object) -> dict[str, str]:
-    """Return the log fields that identify a request. Its id is the ``id`` in the message of ModelInfer or a stream."""
+    """Return the log fields that identify a request. A request's id is the ``id`` in the message of ModelInfer or a
+    stream."""
     method = rpc.rpartition("/")[2] if rpc.startswith("/") else rpc  # names of HTTP's methods begin with a verb
     model, request_id = (str(getattr(request, name, "")) for name in ("model_name", "id"))
     fields = {"rpc": method, "model": model, "request_id": request_id}
@@ -125,7 +128,8 @@ def _log_fields(rpc: str, request: object) -> dict[str, str]:
 
 
 def _short(message: str) -> str:
-    """Cut a message that quotes a long request. It must fit into a header of 8 KiB, at up to 12 bytes per character."""
+    """Cut a message that quotes a long request. A message must fit into a header of 8 KiB, at up to 12 bytes per
+    character."""
     limit = 2500 if message.isascii() else 600
     return message if len(message) <= limit else f"{message[:limit]} ..."
 
@@ -142,7 +146,7 @@ def batch_metadata(cost: BatchCost | Timings) -> tuple[tuple[str, str], ...]:
 
 
 def route_metadata(timings: Timings) -> list[tuple[str, str]]:
-    """Return the part of a query's cost that says which members of a route answered; empty if there is no route."""
+    """Return the part of a query's cost that says which members of a route answered. Empty if there is no route."""
     if not timings.stages:
         return []
     if len(timings.stages) == 1:
@@ -168,7 +172,7 @@ def route_metadata(timings: Timings) -> list[tuple[str, str]]:
 
 
 def member_metadata(cost: BatchCost, samples: int, queue_ns: int) -> tuple[tuple[str, str], ...]:
-    """Return `route_metadata` for a call that a single member of a route answered; empty if there is no route."""
+    """Return `route_metadata` for a call that a single member of a route answered. Empty if there is no route."""
     if not cost.member:
         return ()
     stage = _stage_cost(cost.member, samples, queue_ns, cost.compute_ns, cost.batch_size)

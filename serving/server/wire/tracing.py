@@ -1,9 +1,9 @@
 """OpenTelemetry spans for queries, as children of the caller's span (W3C's traceparent in the metadata).
 
-A query's span is created when the query has ended, from times that are measured anyway, so tracing costs a running
-query nothing. Its child spans are the queue and the computation. Tracing needs the extra ``otel``.
+A query's span is created when the query has ended, from times that are measured anyway, so tracing takes no time of a
+running query. A query's child spans are the queue and the computation. Tracing needs the extra ``otel``.
 
-OpenTelemetry gets nothing else that a caller sends. A valid traceparent is two identifiers in hexadecimal digits and a
+OpenTelemetry gets no other data that a caller sends. A valid traceparent is two identifiers in hexadecimal digits and a
 flag. W3C's tracestate and baggage may hold any text, and would be exported with each span or be logged.
 """
 
@@ -33,7 +33,7 @@ class Tracing:
     """Sends spans to a collector. Thread-safe."""
 
     def __init__(self, processor: "SpanProcessor", close_seconds: float) -> None:
-        """Send the spans through a processor, which gets ``close_seconds`` to send the rest at the end."""
+        """Send the spans through a processor, which gets ``close_seconds`` at the end to send the remaining spans."""
         from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -48,7 +48,8 @@ class Tracing:
 
     @classmethod
     def to(cls, endpoint: str, close_seconds: float) -> "Tracing | None":
-        """Send spans to an OTLP collector over gRPC; None without an endpoint. Raises MissingExtraError."""
+        """Return a sender of spans to an OTLP collector over gRPC, or None without an endpoint. Raises
+        MissingExtraError."""
         if not endpoint:
             return None
         with needs("otel", "--otlp-endpoint"):
@@ -94,7 +95,8 @@ class Tracing:
     def close(self) -> None:
         """Send the remaining spans, within ``close_seconds``.
 
-        Left alone, the exporter would try for much longer, and an orchestrator kills a server that stops too slowly.
+        Without this limit, the exporter would try for much longer, and an orchestrator kills a server that stops too
+        slowly.
         """
         sending = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
         sending.start()

@@ -1,7 +1,7 @@
 """Finds the handler of each call, checks the caller's token, parses requests, and turns errors into statuses.
 
-Service methods take a parsed request, and raise domain errors. Left alone, grpcio would answer INTERNAL to bytes that
-are not the method's message, although that is the caller's error, and UNKNOWN to a domain error.
+Service methods take a parsed request, and raise domain errors. Without this module, grpcio would answer UNKNOWN to a
+domain error, and INTERNAL to bytes that are not the method's message, although the caller is at fault.
 """
 
 import time
@@ -26,22 +26,23 @@ Parse = Callable[[bytes], Any]
 Answer = Callable[[Any, Context], Awaitable[Any]]
 
 OPEN_PREFIX = f"/{HEALTH}/"
-"""Methods that need no token: probes of orchestrators and load balancers cannot send a token, and health only reveals
-whether a model serves."""
+"""Methods that need no token, because probes of orchestrators and load balancers cannot send one, and health only
+reveals whether a model serves."""
 
 
 class Handlers(grpc.GenericRpcHandler):
     """The handlers of all methods, by name."""
 
     def __init__(self, intake: Intake) -> None:
-        """Handle no method yet. intake: counts refused callers, and undecodable requests of inference methods."""
+        """Handle no method yet. ``intake`` counts refused callers, and undecodable requests of inference methods."""
         self._intake = intake
         self.callers = Callers(intake.authorise)
-        """Who may call any method except health's."""
+        """The check of the callers of any method except health's."""
         self._handlers: dict[str, Handler] = {}
 
     def service(self, details: grpc.HandlerCallDetails) -> Handler:
-        """Return a call's handler; None if there is no such method. grpcio calls this before it receives a message."""
+        """Return a call's handler, or None for an unknown method. grpcio calls this method before it receives a
+        message."""
         if not self.callers.all_admitted and not details.method.startswith(OPEN_PREFIX):
             try:
                 with failures_recorded(self._intake, Origin("")):
@@ -55,9 +56,9 @@ class Handlers(grpc.GenericRpcHandler):
 
         Args:
             descriptor: Lists the methods.
-            servicer: Has a coroutine function of the same name for each method that is served. The function takes the
-                request and the call's context, and returns the response. If the responses are a stream, it writes them
-                to the context; if the requests are a stream, it gets an asynchronous iterator of requests.
+            servicer: Has a coroutine function for each served method, with the method's name. The function takes the
+                request and the call's context, and returns the response. A stream of responses is written to the
+                context. For a stream of requests, the function gets an asynchronous iterator of requests.
             name: The service's full name, if it is not the descriptor's.
         """
         for method in descriptor.methods:
@@ -65,13 +66,13 @@ class Handlers(grpc.GenericRpcHandler):
             parse = GetMessageClass(method.input_type).FromString
             serialize: Callable[[Any], bytes] | None = GetMessageClass(method.output_type).SerializeToString
             answer = getattr(servicer, method.name, None)
-            if answer is None:  # a method of a newer protocol, such as health's List: UNIMPLEMENTED
+            if answer is None:  # a method of a newer protocol, such as health's List, is UNIMPLEMENTED
                 continue
-            # Always a request-stream handler: grpcio calls such a handler even if a call ends without a message, so the
-            # handler can report that the message is missing.
+            # The handler is always for a request stream, because grpcio calls such a handler even if a call ends
+            # without a message. So the handler can report that the message is missing.
             if method.client_streaming:
                 handle = self._stream(path, parse, answer)
-            elif path == MODEL_INFER:  # from bytes to bytes
+            elif path == MODEL_INFER:  # takes bytes, and returns bytes
                 handle, serialize = self._unary(path, bytes, answer), None
             else:
                 handle = self._unary(path, parse, answer)
@@ -125,7 +126,7 @@ async def abort(error: Exception, path: str, request: object, context: Context) 
     Args:
         error: The exception that a service method raised.
         path: /package.Service/Method.
-        request: The parsed request, for the log; None if there is none.
+        request: The parsed request, for the log; None if there is no request.
         context: The call.
     """
     if isinstance(error, grpc.aio.BaseError):  # the call has ended already, and grpcio knows
@@ -137,7 +138,8 @@ def _refusal(error: ServerError, path: str) -> Handler:
     async def refuse(_requests: object, context: Context) -> None:
         await abort(error, path, None, context)
 
-    # Fits a method of any kind: grpcio calls the handler of a request stream before it receives a message.
+    # This handler suits a method of any kind, because grpcio calls the handler of a request stream before it receives a
+    # message.
     return grpc.stream_unary_rpc_method_handler(refuse)
 
 
@@ -152,6 +154,6 @@ def invocation_metadata(context: Context) -> tuple[tuple[str, str | bytes], ...]
 
 
 def call_deadline(context: Context) -> float | None:
-    """Return the call's deadline in seconds on the monotonic clock; None if the caller has set no deadline."""
+    """Return the call's deadline in seconds on the monotonic clock, or None if the caller has set no deadline."""
     remaining: float | None = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining

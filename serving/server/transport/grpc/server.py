@@ -1,7 +1,8 @@
 """The gRPC server: both services, health and reflection on one address, on grpcio's public asynchronous API.
 
 Health says whether the server, a service or a model serves. With reflection, v1 or v1alpha, clients such as grpcurl
-list the services and fetch their descriptors. grpcio ships only v1alpha; v1 has the same messages under another name.
+list the services and fetch their descriptors. grpcio ships only v1alpha. v1 has equal messages in a package of another
+name.
 
 Calls run on the process's event loop. The server's methods may be called from any other thread.
 """
@@ -46,7 +47,7 @@ class GrpcServer:
     """Listens after ``start``. Health is NOT_SERVING until ``refresh_health``, and again after ``stop``."""
 
     def __init__(self, intake: Intake) -> None:
-        """Build the server; it does not listen yet."""
+        """Build the server, which does not listen yet."""
         self._engine = engine = intake.engine
         self._calls = LoopCalls(intake)
         self._streams = OpenStreams(self._calls)
@@ -62,7 +63,7 @@ class GrpcServer:
         self._server: grpc.aio.Server | None = None
 
     def start(self) -> int:
-        """Listen, and return the port, 0 behind Envoy.
+        """Listen, and return the port, or 0 behind Envoy.
 
         Raises:
             StartError: The address is in use, is not this machine's, or needs a permission that the process lacks.
@@ -77,9 +78,9 @@ class GrpcServer:
             raise
 
     def refresh_health(self) -> None:
-        """Set the health of the whole server, and of each model by name, to what the engine serves now.
+        """Update the health of the whole server, and of each model by name, from the models that the engine serves now.
 
-        While the server is stopping, this changes nothing.
+        While the server is stopping, this method changes nothing.
         """
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
         served = self._engine.callable_names()
@@ -101,11 +102,11 @@ class GrpcServer:
         run(self._stop(grace))
 
     def close(self) -> None:
-        """Close connections that ``stop`` has left open, of which there are none here. Call this after the engine's
-        close, when nothing is computed."""
+        """Close connections that ``stop`` has left open. grpcio leaves none. Call this method after the engine's close,
+        when nothing is computed."""
 
     def _listen(self, address: str) -> int:
-        """Listen on an address as grpcio takes it, for example unix:/run/hangtag.sock. Raises StartError."""
+        """Listen on an address in grpcio's form, such as unix:/run/hangtag.sock. Raises StartError."""
         try:
             return run(self._start(address))
         except RuntimeError as error:
@@ -143,7 +144,8 @@ class GrpcServer:
 
 
 def _max_calls(config: ServerConfig) -> int:
-    """The number of calls that may, at the same time, wait to be decoded, be queued, be computed, or be a stream."""
+    """Return the number of calls that may, at the same time, wait to be decoded, be queued, be computed, or be a
+    stream."""
     largest = largest_settings(config)
     inference = config.max_queue_size + largest.max_queue_size + largest.largest_batch_size * largest.instance_count
     limits = config.limits
@@ -152,22 +154,23 @@ def _max_calls(config: ServerConfig) -> int:
 
 
 def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
-    """The channel arguments for grpcio's server."""
+    """Return the channel arguments for grpcio's server."""
     message_bytes = config.max_message_mib * 1024 * 1024
     return [
         ("grpc.max_receive_message_length", message_bytes),
         ("grpc.max_send_message_length", message_bytes),
-        # Workers share the port. With a single process it must not be shared: a second server would silently get a
+        # Workers share the port. A single process must not share the port, because a second server would silently get a
         # part of the calls.
         ("grpc.so_reuseport", int(config.workers > 1)),
-        # Above this gRPC's core answers CANCELLED without a message, before the server sees the call. The limit is so
-        # high that maximum_concurrent_rpcs, which answers RESOURCE_EXHAUSTED, takes effect first.
+        # Above this limit, gRPC's core answers CANCELLED without a message, before the server sees the call. The limit
+        # is so high that maximum_concurrent_rpcs, which answers RESOURCE_EXHAUSTED, takes effect first.
         ("grpc.server.max_pending_requests", _MAX_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
-        # This also bounds the calls that wait in gRPC's core until a handler thread is free.
+        # This limit also applies to the calls that wait in gRPC's core until a handler thread is free.
         ("grpc.max_concurrent_streams", config.max_concurrent_streams),
         # By default gRPC's core also refuses HTTP/2 streams (UNAVAILABLE at the client) while ended streams are not yet
-        # cleaned up, so a client within the limit above would lose calls. That limit and the models' queues suffice.
+        # cleaned up, so a client within the limit above would lose calls. The stream limit and the models' queues
+        # suffice.
         ("grpc.http.overload_protection", 0),
         # By default gRPC's core disconnects a client that pings more often than every five minutes.
         ("grpc.http2.max_ping_strikes", 0),
@@ -178,22 +181,24 @@ class HealthService:
     """The health of each name: "" is the whole server, any other name a service or a model."""
 
     def __init__(self, max_watches: int) -> None:
-        """max_watches: The most Watch streams that may be open at once."""
+        """``max_watches`` is the number of Watch streams that may be open at once."""
         self._max_watches = max_watches
         self._states: dict[str, int] = {}
-        self._changed = asyncio.Event()  # replaced by a new one at each change
+        self._changed = asyncio.Event()  # replaced by a new event at each change
         self._watches = 0
         self._stopped = False
 
     def set(self, states: Mapping[str, int]) -> None:
-        """Set states by name, each one of HealthCheckResponse.ServingStatus. Thread-safe; no effect after ``stop``."""
+        """Set states by name, each of HealthCheckResponse.ServingStatus. This method is thread-safe, and without effect
+        after ``stop``."""
         self._states |= states
         event_loop().call_soon_threadsafe(self._wake_watches)
 
     def stop(self) -> None:
-        """Answer NOT_SERVING for every name from now on, whatever ``set`` is called with.
+        """Answer NOT_SERVING for every name from now on, even after calls of ``set``.
 
-        Each Watch sends NOT_SERVING and ends, so that the server's stop need not wait. Call this on the event loop.
+        Each Watch sends NOT_SERVING and ends, so that the server's stop need not wait. Call this method on the event
+        loop.
         """
         self._stopped = True
         self._wake_watches()
@@ -236,7 +241,7 @@ class _Reflection:
     def __init__(self, services: Iterable[str], limits: Limits) -> None:
         self._limits = limits
         self._servicer = reflection.aio.ReflectionServicer(services)
-        self._open: dict[asyncio.Timeout, None] = {}  # the first has been open for longest
+        self._open: dict[asyncio.Timeout, None] = {}  # the first stream has been open for longest
 
     async def ServerReflectionInfo(self, requests: AsyncIterator[Any], context: Context) -> None:
         try:
@@ -254,11 +259,11 @@ class _Reflection:
             ) from None
 
     def _add(self, time_limit: asyncio.Timeout) -> None:
-        """Count a stream. If too many are open, the oldest stream ends."""
+        """Count a stream. If too many streams are open, the oldest stream ends."""
         if len(self._open) >= self._limits.max_reflections:
             longest = next(iter(self._open))
             del self._open[longest]
-            if not longest.expired():  # an expired one is ending anyway, and its time can no longer be set
+            if not longest.expired():  # an expired stream is ending anyway, and its time can no longer be set
                 longest.reschedule(asyncio.get_running_loop().time())
         self._open[time_limit] = None
 

@@ -1,7 +1,7 @@
 """inference.GRPCInferenceService, the Open Inference Protocol with Triton's extensions, and hangtag.v1.Classifier.
 
 Each method translates its message, calls the engine or the model control, and translates the answer. Methods raise
-domain errors; `Handlers` turns these into statuses.
+domain errors, which `Handlers` turns into statuses.
 """
 
 from collections.abc import AsyncIterator
@@ -36,7 +36,7 @@ from hangtag.serving.server.wire.status import call_status, cost_metadata, route
 
 _RPC = "ModelStreamInfer"
 _FINAL = "triton_final_response"  # always true: every request has exactly one response here
-_END_AT_ERROR = ("triton_grpc_error", "true")  # in the call's metadata: the first error ends the stream with its status
+_END_AT_ERROR = ("triton_grpc_error", "true")  # with this metadata, the first error ends the stream
 Response: TypeAlias = pb.ModelStreamInferResponse
 
 
@@ -44,7 +44,7 @@ class InferenceService:
     """The protocol's methods. The methods for the repository and the statistics answer for all the server's workers."""
 
     def __init__(self, calls: LoopCalls, streams: OpenStreams) -> None:
-        """Serve the models of an engine. calls: submits ModelInfer. streams: answers ModelStreamInfer."""
+        """Serve the models of an engine. ``calls`` submit ModelInfer, and ``streams`` answer ModelStreamInfer."""
         self._intake = calls.intake
         self._engine = calls.intake.engine
         self._repository = calls.intake.repository
@@ -61,7 +61,7 @@ class InferenceService:
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
         try:
             self._engine.model(request.name, request.version)
-        except NotLoadedError:  # its first call loads it
+        except NotLoadedError:  # the model's first call loads it
             pass
         except (NotFoundError, UnavailableError):
             return pb.ModelReadyResponse(ready=False)
@@ -78,7 +78,7 @@ class InferenceService:
         return pb.ModelConfigResponse(config=model_config(await self._intake.model(request.name, request.version)))
 
     async def ModelInfer(self, message: bytes, context: Context) -> bytes:
-        """Answer ModelInfer: a serialized request in, a serialized response out."""
+        """Answer ModelInfer. The request and the response are serialized messages."""
         origin = origin_of(MODEL_INFER, context)
         call = LoopCall(self._calls, origin, call_deadline(context))
         try:
@@ -94,7 +94,8 @@ class InferenceService:
         return serialized(response)
 
     async def ModelStreamInfer(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
-        """Answer a stream. A failed request's response is its error, unless the metadata sets ``triton_grpc_error``."""
+        """Answer a stream. The response to a failed request is its error, unless the metadata sets
+        ``triton_grpc_error``."""
         ends_at_error = _END_AT_ERROR in invocation_metadata(context)
 
         def respond(request: pb.ModelInferRequest, call: LoopCall) -> Response:
@@ -150,7 +151,7 @@ def _error_response(request: pb.ModelInferRequest, code: grpc.StatusCode, messag
 
 
 class ClassifierService:
-    """Classifies with every model that takes one UINT8 picture and has labels for its output ``probabilities``."""
+    """Classifies with every model that accepts one UINT8 picture and has labels for its output ``probabilities``."""
 
     def __init__(self, calls: LoopCalls, streams: OpenStreams) -> None:
         self._calls = calls

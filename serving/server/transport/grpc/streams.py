@@ -3,17 +3,18 @@
 Two coroutines work on a stream:
 
 - The *reader* (`read`, a task of its own) takes each request from gRPC, gives it a place at the end of the queue of
-  places, and submits its query. It does not wait for earlier answers, so requests of one stream share batches.
+  places, and submits its query. The reader does not wait for earlier answers, so requests of one stream share batches.
 - The *writer* (`outcomes`, in the task of the call) takes places only from the front of the queue, and waits until the
-  first place has its outcome. So responses leave in the order of the requests, whatever order their queries end in.
+  first place has its outcome. So responses leave in the order of the requests, although queries may end in another
+  order.
 
 Back-pressure: the reader waits while the queue holds ``window`` places, or ``max_bytes`` of requests and answers. An
 answer counts from the moment when it is computed until the writer takes it. An answer that is not computed yet counts
-with a size estimated from earlier answers; until an answer is known, there are at most `FIRST` places. If answers turn
-out larger than estimated, the queue holds more than max_bytes, but at most ``window`` answers, and the reader waits
-until the queue has shrunk. The writer frees places, and gRPC's flow control stops the writer while the client does not
-read. So the server soon stops reading from a client that does not read its answers. If the queue is empty, the reader
-takes a request of any size, so no stream stops for ever.
+with a size estimated from earlier answers. Until the first answer is known, there are at most `FIRST` places. If
+answers turn out larger than estimated, the queue holds more than max_bytes, but at most ``window`` answers, and the
+reader waits until the queue has shrunk. The writer frees places, and gRPC's flow control stops the writer while the
+client does not read. So the server soon stops reading from a client that does not read its answers. If the queue is
+empty, the reader takes a request of any size, so no stream stops for ever.
 
 Cancellation: when the client cancels or disconnects, or the deadline passes, grpcio cancels the writer's task, which
 calls `leave`. `leave` cancels every query that has no outcome yet, and the reader ends.
@@ -57,14 +58,15 @@ class _Place:
 
 
 class OrderedStream(Generic[Request]):
-    """The unanswered requests of one stream, in order. Use it only on the event loop."""
+    """The unanswered requests of one stream, in order. Use this object only on the event loop."""
 
     def __init__(self, window: int, max_bytes: int, call: Callable[[Request], LoopCall]) -> None:
         """Create a stream that has read nothing yet.
 
         Args:
             window: How many requests may be unanswered at once.
-            max_bytes: How large these requests and their answers may be in total; a single request may be larger.
+            max_bytes: How large the unanswered requests and their answers may be in total. A single request may be
+                larger.
             call: Makes the call for a request.
         """
         self._window = window
@@ -72,10 +74,10 @@ class OrderedStream(Generic[Request]):
         self._call = call
         self._changed = asyncio.Event()
         self._places: deque[_Place] = deque()
-        self._held = 0  # bytes of the queued requests, and of those answers that are computed
+        self._held = 0  # bytes of the queued requests and of the computed answers
         self._computing = 0  # places without an outcome
         self._expected: int | None = None  # bytes of an answer that is not computed; None before the first answer
-        self._finished = False  # the client has sent everything, or a message that ends the stream
+        self._finished = False  # whether the client has sent everything, or a message that ends the stream
         self._read_error: Exception | None = None
         self._stopped = False
         self._left = False
@@ -84,8 +86,8 @@ class OrderedStream(Generic[Request]):
         """Submit each request as it arrives, until the client has sent all of them or the stream ends.
 
         Args:
-            requests: Waits for the next request; raises grpc.aio.BaseError once the call has ended.
-            submit: Queues a call, given the request's size in bytes; never raises.
+            requests: Waits for the next request, and raises grpc.aio.BaseError once the call has ended.
+            submit: Queues a call, given the request's size in bytes, and never raises an error.
         """
         try:
             async for request in requests:
@@ -101,9 +103,9 @@ class OrderedStream(Generic[Request]):
         self._changed.set()
 
     async def outcomes(self) -> AsyncIterator[tuple[Request, int, LoopCall]]:
-        """Yield each request with its size in bytes and its call, which has its outcome, in order.
+        """Yield the requests in order, each with its size in bytes and its call, once the call has its outcome.
 
-        An exception is raised after everything that was read has its outcome.
+        An exception is raised only after every request that was read has its outcome.
 
         Raises:
             UnavailableError: The server is stopping.
@@ -128,12 +130,13 @@ class OrderedStream(Generic[Request]):
             )
 
     def stop(self) -> None:
-        """Read nothing more, and end once everything that was read is answered."""
+        """Stop reading, and end once every request that was read is answered."""
         self._stopped = True
         self._changed.set()
 
     def leave(self) -> None:
-        """End the stream, because the client has left or has all its answers, and cancel what is still queued."""
+        """End the stream, because the client has left or has all its answers, and cancel the calls that are still
+        queued."""
         self._left = True
         self._changed.set()
         for place in self._places:
@@ -141,7 +144,7 @@ class OrderedStream(Generic[Request]):
         self._places.clear()
 
     async def _add_place(self, request: Any) -> _Place | None:
-        """Wait for room and append a place; return None if the stream reads no more."""
+        """Wait for room and append a place. Return None if the stream reads no more."""
         size = request.ByteSize()
         await self._until(lambda: self._has_room(size) or self._stopped or self._left)
         if self._stopped or self._left:
@@ -155,7 +158,8 @@ class OrderedStream(Generic[Request]):
         return place
 
     def _completed(self, place: _Place) -> None:
-        """Count a place's answer once: the callback may run after the writer has already counted the answer."""
+        """Count a place's answer once, although the callback may run after the writer has already counted the
+        answer."""
         if place.answer is not None:
             return
         place.answer = 0
@@ -163,7 +167,8 @@ class OrderedStream(Generic[Request]):
         if (result := place.call.result) is not None:
             place.answer = sum(map(memory_of, result.outputs.values()))
             self._held += place.answer
-            # Halved each time, so that one large answer among small answers delays few later requests.
+            # The old estimate is halved each time, so that one large answer among small answers delays few later
+            # requests.
             self._expected = max(place.answer, (self._expected or 0) // 2)
         self._changed.set()
 
@@ -182,17 +187,17 @@ class OrderedStream(Generic[Request]):
 
 
 class OpenStreams:
-    """Answers the streams of a server. Use it only on the event loop."""
+    """Answers the streams of a server. Use this object only on the event loop."""
 
     def __init__(self, calls: LoopCalls) -> None:
-        """Answer no stream yet. calls: submits the requests."""
+        """Answer no stream yet. ``calls`` submit the requests."""
         self._calls = calls
         config = calls.intake.engine.config
         # One stream can fill the next batch while another batch is computed, but never the whole queue.
         self._window = min(config.max_queue_size, 2 * config.max_batch_size)
         self._max_streams = config.limits.max_streams
         self._streams: set[OrderedStream[Any]] = set()
-        self._readers: set[asyncio.Task[None]] = set()  # asyncio itself keeps weak references only
+        self._readers: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references
         self._stopped = False
         self.last_end = -math.inf
         """When the latest stream ended, on the loop's clock."""
@@ -207,15 +212,16 @@ class OpenStreams:
         *,
         in_thread: bool = False,
     ) -> None:
-        """Answer each request of a stream, in order. At a stop, and at bytes that are not a message, first answer
-        everything that was read.
+        """Answer each request of a stream, in order. At a stop, or at bytes that are not a message, all requests that
+        were read are answered first.
 
         Args:
-            requests: The messages as they come.
-            context: The stream's call; its deadline is the deadline of every request.
+            requests: The messages as they arrive.
+            context: The stream's call, whose deadline is the deadline of every request.
             origin: Where the stream came from.
             query: Makes the query for a request.
-            respond: Makes the response from a call that has its outcome; if it raises, the stream ends.
+            respond: Makes the response from a call that has its outcome. If ``respond`` raises an error, the stream
+                ends.
             in_thread: Whether decoding even a small request takes so long that it would block the loop.
 
         Raises:
@@ -233,8 +239,8 @@ class OpenStreams:
 
         stream = OrderedStream(self._window, self._calls.intake.max_message_bytes, call)
         self._add(stream)
-        # The reader is not cancelled: it ends with the call. grpcio would not free a message that arrives for a
-        # cancelled read.
+        # The reader ends with the call, and is not cancelled, because grpcio would not free a message that arrives for
+        # a cancelled read.
         reader = asyncio.create_task(stream.read(requests, submit))
         self._readers.add(reader)
         reader.add_done_callback(self._readers.discard)
@@ -254,7 +260,7 @@ class OpenStreams:
         return len(self._streams)
 
     def stop(self) -> None:
-        """Refuse new streams, and read nothing more; each stream ends once it has answered what it has read."""
+        """Refuse new streams, and stop reading. Each stream ends once it has answered the requests that it has read."""
         self._stopped = True
         for stream in self._streams:
             stream.stop()
@@ -262,8 +268,8 @@ class OpenStreams:
     def _add(self, stream: OrderedStream[Any]) -> None:
         if self._stopped:
             raise UnavailableError("the server is stopping and takes no new streams; try another replica")
-        # After a stream has ended, its reader may still wait for the last message to be decoded. It holds memory until
-        # then.
+        # After a stream has ended, its reader may still wait for the last message to be decoded. The reader holds
+        # memory until then.
         if max(len(self._streams), len(self._readers)) >= self._max_streams:
             raise QueueFullError(f"{self._max_streams} streams are open; use one of them, or calls without a stream")
         self._streams.add(stream)

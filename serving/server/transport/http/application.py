@@ -30,24 +30,24 @@ from hangtag.serving.server.wire.intake import Callers, Origin, failures_recorde
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _CLASSIFY = "/v1/classify"
 OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
-"""Paths that, like the page's, need no token: probes of orchestrators and load balancers cannot send a token."""
+"""Paths that need no token, because probes of orchestrators and load balancers cannot send a token."""
 Answering: TypeAlias = "HttpCall | asyncio.Task[None]"
-"""A request that is being answered; cancelled when its client has left."""
+"""A request that is being answered, and is cancelled when its client leaves."""
 
 
 class Application:
-    """Serves HTTP requests. Inference, which is called often, has a way of its own."""
+    """Serves HTTP requests. Inference requests, which are frequent, do not pass through the routes."""
 
     def __init__(self, calls: LoopCalls, routes: Sequence[Route]) -> None:
-        """Join the parts that answer. calls: submits inference. routes: answer all other requests."""
+        """Join the parts that answer. ``calls`` submit inference, and ``routes`` answer all other requests."""
         self._intake = calls.intake
         self._calls = calls
         self._routes = routes
         config = calls.intake.engine.config
         self.callers = Callers(calls.intake.authorise)
-        """Who may send requests, except requests to health and the page. During a stop, each connection is closed after
-        its next response."""
-        self._names = HostNames(config.allowed_host) if config.allowed_host else None  # None takes every host
+        """The check of callers, except for requests to health and the page. During a stop, each connection is closed
+        after its next response."""
+        self._names = HostNames(config.allowed_host) if config.allowed_host else None  # None accepts every host
         self._open_paths = OPEN_PATHS if config.contract is None else OPEN_PATHS | {config.contract.health_path}
         self._plans = HttpPlans(calls.intake.engine)
         self._budget = BodyBudget(config.http_bodies_bytes)
@@ -57,7 +57,7 @@ class Application:
         return HeldBytes(self._budget, self._intake.max_message_bytes)
 
     def admit(self, request: HttpRequest) -> HttpResponse | None:
-        """Return the response if a head is refused before its body comes; None if it is admitted."""
+        """Return the response that refuses a request before its body arrives, or None if the request is admitted."""
         declared = int(request.headers.get(b"content-length", b"0"))  # httptools accepts only digits
         is_guarded = self._names is not None or not self.callers.all_admitted
         if not is_guarded and declared <= self._intake.max_message_bytes:
@@ -76,7 +76,7 @@ class Application:
         return None
 
     def take(self, request: HttpRequest, part: bytes) -> HttpResponse | None:
-        """Keep a part of a body; return the response if the request is refused because of this part."""
+        """Keep a part of a body. Return the response that refuses the request because of this part, or None."""
         try:
             size = len(request.body) + len(part)
             self._intake.require_size("Received", size)
@@ -90,15 +90,15 @@ class Application:
         elif isinstance(request.body, bytearray):
             request.body += part
         else:
-            request.body = bytearray(request.body) + part  # a list of one-byte parts would take much more
+            request.body = bytearray(request.body) + part  # a list of one-byte parts would take much more memory
         return None
 
     def answer(self, request: HttpRequest, done: Done) -> Answering:
         """Answer a complete request.
 
         Args:
-            request: The request; its body is taken.
-            done: Gets the response on the event loop, once; perhaps before this returns.
+            request: The request. Its body is removed.
+            done: Gets the response once, on the event loop, perhaps before this method returns.
 
         Returns:
             The object to cancel when the client leaves.

@@ -15,7 +15,8 @@ from hangtag.serving.server.errors import (
 _FORMATS = {b"gzip": 31, b"deflate": 15}  # zlib's wbits; HTTP's deflate is the zlib format
 _CHUNK = 64 * 1024
 _MAX_MEMBERS = 16 * 1024
-"""The most members of a gzip body. Even an empty member takes microseconds, and a large body could have a million."""
+"""The most members of a gzip body. Even an empty member takes microseconds, and a large body could have a million
+members."""
 COMPRESS_FROM = 1024
 """Responses of at least this many bytes are compressed; for a smaller response the gain is less than the cost."""
 _FASTEST = 1
@@ -23,10 +24,10 @@ _FASTEST = 1
 
 class BodyBudget:
     """The memory limit that all request bodies in flight in a process share. Each body also has its own limit, but a
-    client with many connections could take that much on each connection."""
+    client with many connections could reach this limit on each connection."""
 
     def __init__(self, total: int) -> None:
-        """total: The most bytes of all bodies in flight."""
+        """``total`` is the number of bytes that all bodies in flight may have."""
         self.total = total
         self.taken = 0
         self.lock = Lock()
@@ -38,7 +39,7 @@ class HeldBytes:
     __slots__ = ("_budget", "_count", "_ended", "limit")
 
     def __init__(self, budget: BodyBudget, limit: int) -> None:
-        """Hold no bytes yet. limit: The most bytes of the request's body, both as sent and decompressed."""
+        """Hold no bytes yet. ``limit`` is the most bytes of the request's body, both as sent and decompressed."""
         self.limit = limit
         self._budget = budget
         self._count = 0
@@ -48,7 +49,7 @@ class HeldBytes:
         """Hold this many bytes instead of the bytes held so far.
 
         Raises:
-            QueueFullError: The budget has too few bytes left; the request holds as many as before.
+            QueueFullError: The budget has too few bytes left. The request still holds the bytes held so far.
             CancelledError: ``end`` was called.
         """
         budget = self._budget
@@ -65,7 +66,8 @@ class HeldBytes:
             self._count = count
 
     def end(self) -> None:
-        """Give all bytes back, and hold no more: a thread may still decode the request after its caller has left."""
+        """Give all bytes back, and hold no more, although a thread may still decode the request after its caller has
+        left."""
         with self._budget.lock:
             self._budget.taken -= self._count
             self._count = 0
@@ -76,8 +78,8 @@ def decompress(body: bytes, encoding: bytes, held: HeldBytes) -> bytes:
     """Return a body without its Content-Encoding.
 
     Args:
-        body: The body as sent; for gzip one or several members (RFC 1952).
-        encoding: The header's value; empty if there is no header.
+        body: The body as sent. A gzip body has one or several members (RFC 1952).
+        encoding: The value of Content-Encoding, or b"" if there is no such header.
         held: Counts the bytes of the result, and limits them. Decompression stops when the limit is exceeded.
 
     Raises:
@@ -97,7 +99,9 @@ def decompress(body: bytes, encoding: bytes, held: HeldBytes) -> bytes:
     try:
         return b"".join(_decompressed(body, name, held))
     except zlib.error as error:
-        raise InvalidRequestError(f"the body is not {name.decode()}, as its Content-Encoding says: {error}") from error
+        raise InvalidRequestError(
+            f"the Content-Encoding is {name.decode()}, but the body has another format: {error}"
+        ) from error
 
 
 def _decompressed(body: bytes, name: bytes, held: HeldBytes) -> Iterator[bytes]:
@@ -127,7 +131,8 @@ def _decompressed(body: bytes, name: bytes, held: HeldBytes) -> Iterator[bytes]:
 
 
 def response_encoding(accepted: bytes) -> bytes:
-    """Return the encoding for a response: gzip or deflate, whichever Accept-Encoding has first; empty if neither."""
+    """Return the encoding for a response: the first of gzip and deflate in Accept-Encoding, or b"" if it has
+    neither."""
     parts = [part.partition(b";") for part in accepted[:1024].split(b",")]
     names = {name.strip().lower(): weight.replace(b" ", b"") for name, _, weight in parts}
     return next((name for name in _FORMATS if name in names and names[name] not in (b"q=0", b"q=0.0")), b"")

@@ -38,13 +38,13 @@ _INT64_MAX = 2**63 - 1
 
 
 class ClassifyEndpoint:
-    """Classifies with every model that takes one UINT8 picture and has labels for its output ``probabilities``."""
+    """Classifies with every model that accepts one UINT8 picture and has labels for its output ``probabilities``."""
 
     def __init__(self, calls: LoopCalls) -> None:
         self._calls = calls
 
     def routes(self) -> list[Route]:
-        """Return the routes; the route without a model compares all classifiers that are served."""
+        """Return the routes. The route without a model compares all classifiers that are served."""
         return [Route(path, self.classify, methods=["POST"]) for path in ("/v1/classify", "/v1/classify/{models}")]
 
     async def classify(self, request: HttpRequest) -> HttpResponse:
@@ -90,7 +90,7 @@ async def _image_and_fields(request: HttpRequest, body: bytes) -> tuple[bytes, l
     content_type = request.header("content-type")
     if not content_type.lower().startswith("multipart/form-data"):
         return body, []
-    return await asyncio.to_thread(_parse_form, content_type, body)  # so that other requests go on meanwhile
+    return await asyncio.to_thread(_parse_form, content_type, body)  # so that other requests continue
 
 
 def _parse_form(content_type: str, body: bytes) -> tuple[bytes, list[tuple[str, str]]]:
@@ -102,17 +102,17 @@ def _parse_form(content_type: str, body: bytes) -> tuple[bytes, list[tuple[str, 
 
     def take_file(file: File) -> None:
         if files:
-            raise FormParserError("it has more than one file")
+            raise FormParserError("the form has more than one file")
         files.append(file)
 
     def take_field(field: Field) -> None:
         value = field.value or b""
         if len(fields) == _MAX_FIELDS or len(value) > _MAX_FIELD_BYTES:
             most = f"{_MAX_FIELDS} fields, or one of more than {_MAX_FIELD_BYTES >> 10} KiB"
-            raise FormParserError(f"it has more than {most}")
+            raise FormParserError(f"the form has more than {most}")
         fields.append((_text(field.field_name or b""), _text(value)))
 
-    in_memory = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}  # the limit on the body bounds it
+    in_memory = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}  # the body has a limit of its own
     parser = FormParser("multipart/form-data", take_field, take_file, boundary=boundary, config=in_memory)
     try:
         parser.write(body)
@@ -120,7 +120,7 @@ def _parse_form(content_type: str, body: bytes) -> tuple[bytes, list[tuple[str, 
     except FormParserError as error:
         raise InvalidRequestError(f"the form cannot be read: {error}") from error
     if not files:
-        raise InvalidRequestError("the form has no file; send the image as one (curl: -F image=@coat.png)")
+        raise InvalidRequestError("the form has no file; send the image as a file (curl: -F image=@coat.png)")
     files[0].file_object.seek(0)
     return files[0].file_object.read(), fields
 
@@ -145,7 +145,9 @@ def _choices(path: str, fields: list[tuple[str, str]]) -> list[pb.ModelChoice]:
     named = [text.strip() for each in listed for text in each.split(",", MAX_COMPARED)]
     parted = [text.partition("@") for text in named if text]
     if len(parted) > MAX_COMPARED:
-        raise InvalidRequestError(f"more than {MAX_COMPARED} models, the most that can be compared on one image")
+        raise InvalidRequestError(
+            f"more than {MAX_COMPARED} models are named; at most {MAX_COMPARED} can be compared on one image"
+        )
     return [pb.ModelChoice(name=name, version=version) for name, _, version in parted]
 
 

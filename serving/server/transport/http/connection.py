@@ -19,16 +19,16 @@ from hangtag.serving.server.transport.http.messages import HttpRequest, HttpResp
 MAX_HEAD_BYTES = 32 * 1024
 """Size limit of a request's target and headers. gRPC's core accepts 16 KiB of metadata."""
 _MAX_UNREAD_BYTES = 2 * MAX_HEAD_BYTES
-"""Size limit of an unfinished head, or of the end of a body in chunks. It also counts spaces around values, so it is
-twice a head's limit: a head of MAX_HEAD_BYTES is served however many segments it comes in."""
+"""Size limit of an unfinished head, or of the end of a body in chunks. The limit also counts spaces around values, so
+it is twice the limit of a finished head. A head of MAX_HEAD_BYTES is then served in any number of segments."""
 MAX_PIPELINED = 100
-"""Number of requests that may wait on a connection for an earlier request. Each takes some kilobytes, and one read may
-bring ten thousand."""
+"""Number of requests that may wait on a connection for an earlier request. Each request takes some kilobytes, and one
+read may bring ten thousand requests."""
 _LINGER_SECONDS = 2.0
 _HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*")  # RFC 9110: a name or an address, and a port
 _NO_TRAILERS = (b"connection", b"proxy-connection", b"upgrade")
-"""Trailers that are refused. httptools refuses Content-Length and Transfer-Encoding; all other trailers are ignored."""
-_LARGE_HEAD = 431, f"the request's head is too large; at most {MAX_HEAD_BYTES:,} bytes are taken"
+"""Trailers that are refused. httptools refuses Content-Length and Transfer-Encoding. All other trailers are ignored."""
+_LARGE_HEAD = 431, f"the request's head is too large; the limit is {MAX_HEAD_BYTES:,} bytes"
 _NO_PROXY = 501, "this server is not a proxy, and does not accept CONNECT"
 _PHRASES = {each.value: each.phrase.encode() for each in HTTPStatus} | {499: b"Client Closed Request"}
 _STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, phrase in _PHRASES.items()}
@@ -37,8 +37,8 @@ _STATUS_LINES = {status: b"HTTP/1.1 %d %b\r\n" % (status, phrase) for status, ph
 class Connection(asyncio.Protocol):
     """Reads requests, answers them one after another, and refuses bytes that are not a request the server accepts.
 
-    A refusal is the last answer on its connection. It is sent after the answers to all earlier requests, because a
-    client takes the first answer that comes as the answer to its first request.
+    A refusal is the last answer on its connection. The refusal is sent after the answers to all earlier requests,
+    because a client takes the first answer that arrives for the answer to its first request.
     """
 
     def __init__(self, application: Application, opened: "set[Connection]", idle_seconds: float) -> None:
@@ -55,13 +55,13 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
-        self._fields: list[tuple[bytes, bytes]] = []  # of the head that is arriving
-        self._requests: deque[HttpRequest] = deque()  # the first is being answered, or will be once it is complete
+        self._fields: list[tuple[bytes, bytes]] = []  # the headers of the head that is arriving
+        self._requests: deque[HttpRequest] = deque()  # the first is answered now, or once it is complete
         self._coming: HttpRequest | None = None  # the request whose body is arriving
         self._answered: HttpRequest | None = None  # the first request, while its response is computed
         self._answering: Answering | None = None
         self._reads = True
-        self._writes = True  # whether the client takes what is written
+        self._writes = True  # whether the client reads what is written
         self._received = 0  # bytes of the request that is arriving
         self._unread = 0  # how many of these belong to no complete head and to no body
         self._idle_since = self._loop.time()
@@ -70,7 +70,7 @@ class Connection(asyncio.Protocol):
         """Done when the connection is closed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # uvloop's inherit from none
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # uvloop's have no base
         self._opened.add(self)
         self._close_if_idle()
 
@@ -94,7 +94,8 @@ class Connection(asyncio.Protocol):
         self._go_on()
 
     def stop(self) -> None:
-        """Close the connection if it has no request. Otherwise the application's next response closes it."""
+        """Close the connection if it has no request. Otherwise the application's next response closes the
+        connection."""
         if not self._requests:
             self._transport.close()
 
@@ -134,7 +135,7 @@ class Connection(asyncio.Protocol):
         name = name.lower()
         if self._coming is None:
             self._fields.append((name, value))
-        elif name in _NO_TRAILERS:  # httptools obeys these fields: it would read no further request
+        elif name in _NO_TRAILERS:  # httptools obeys these fields, and would read no further request
             self._refuse(400, f"{name.decode()} must not be a trailer")
             raise ValueError(name)
 
@@ -181,16 +182,16 @@ class Connection(asyncio.Protocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def _find_fault(self, version: str) -> tuple[int, str] | None:
-        """Return the status and the message with which this head is refused; None if it is not refused.
+        """Return the status and the message with which this head is refused, or None if the head is accepted.
 
-        A proxy that interprets such a head differently from this server would see another end of the request, or
-        another host: RFC 9112 (3.2, 6.1).
+        If a proxy interpreted such a head differently from this server, the proxy would see another end of the request,
+        or another host (RFC 9112, 3.2 and 6.1).
         """
         if version not in ("1.0", "1.1"):
             return 505, "this server speaks HTTP/1.1"
         hosts = [value for name, value in self._fields if name == b"host"]
         if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_HOST.fullmatch, hosts)):
-            return 400, "a request of HTTP/1.1 needs one Host header, and it must be a host"
+            return 400, "a request of HTTP/1.1 needs exactly one Host header, whose value is a host"
         codings = [value.lower() for name, value in self._fields if name == b"transfer-encoding"]
         if codings and (codings != [b"chunked"] or version == "1.0"):
             return 501, "the only supported Transfer-Encoding is chunked, in HTTP/1.1"
@@ -204,13 +205,13 @@ class Connection(asyncio.Protocol):
         return len(self._target) + sum(len(name) + len(value) + len(": \r\n") for name, value in self._fields)
 
     def _refuse(self, status: int, error: str) -> None:
-        """Read no further, and answer the incoming request with an error, after all earlier requests. Then close the
-        connection. If the request is answered already, close the connection without an error."""
+        """Stop reading, and answer the incoming request with an error after the answers to all earlier requests. Then
+        close the connection. If the request is answered already, close the connection without an error."""
         if not self._reads:
             return
         self._reads = False
         request = self._coming
-        if request is None:  # its head is incomplete or invalid: the answer needs a placeholder request
+        if request is None:  # the head is incomplete or invalid, so the answer needs a placeholder request
             request = HttpRequest("GET", b"/", [], self._application.hold(), keeps_open=False)
             self._requests.append(request)
         elif request.is_answered:
@@ -231,7 +232,7 @@ class Connection(asyncio.Protocol):
                 elif request.is_whole:
                     self._answered = request
                     answering = self._application.answer(request, self._take)
-                    if self._answered is request:  # else it is answered already
+                    if self._answered is request:  # else the request is answered already
                         self._answering = answering
                     return
                 elif request.awaits_continue:
@@ -260,7 +261,7 @@ class Connection(asyncio.Protocol):
             status, headers, rest = response.status, written(response.headers), b"\r\n" + response.body
             if request.method == "HEAD":
                 rest = b"\r\n"
-            if response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # what remains of its body is not read
+            if response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:  # the remaining part of the body is not read
                 request.keeps_open = False
         if self._application.callers.stopping:
             request.keeps_open = False
@@ -274,7 +275,7 @@ class Connection(asyncio.Protocol):
             self._loop.call_later(_LINGER_SECONDS, self._transport.close)
 
     def _close_if_idle(self) -> None:
-        """Close the connection if it has been without a request for long enough; otherwise check again later."""
+        """Close the connection if it has had no request for long enough. Otherwise check again later."""
         now = self._loop.time()
         since = now if self._requests else self._idle_since
         if now - since >= self._idle_seconds:

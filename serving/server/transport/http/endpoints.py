@@ -49,7 +49,7 @@ _TYPES = {
     ".svg": b"image/svg+xml",
 }
 # A browser that keeps this policy runs only the page's own files, sends data only to this server, and never reads text
-# as HTML, whatever a model's file holds. blob: is for the pictures that a user chooses.
+# of a model's file as HTML. blob: is for the pictures that a user chooses.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
@@ -67,19 +67,20 @@ _HEADERS: tuple[Header, ...] = (
 class HostNames:
     """The host names that clients may use for the HTTP port: addresses, localhost, and names that the operator gives.
 
-    After a web page of ``evil.example`` is loaded, its name may resolve to the server's address (DNS rebinding). The
-    browser then takes the server for the page's own site, and sends ``Host`` and ``Origin`` with that name. An address
-    or ``localhost`` in ``Host`` cannot come from such a page, and the operator knows every other name.
+    After a browser has loaded a page of ``evil.example``, this name may resolve to the server's address (DNS
+    rebinding). The browser then takes the server for the page's own site, and sends ``Host`` and ``Origin`` with the
+    page's name. An address or ``localhost`` in ``Host`` cannot come from such a page, and the operator knows every
+    other name.
     """
 
     def __init__(self, allowed: Iterable[str]) -> None:
-        """allowed: Names in addition to addresses and localhost, in upper or lower case, without a port."""
+        """``allowed`` has the names besides addresses and localhost, in upper or lower case, without a port."""
         self._allowed = frozenset(name.lower().rstrip(".") for name in allowed)
 
     def require(self, host: str) -> None:
         """Raise ForeignOriginError unless a Host header, with or without a port, names this server.
 
-        An empty header passes: browsers never send that.
+        An empty header is accepted, because browsers never send an empty header.
         """
         name = _PORT.sub("", host).lower().rstrip(".")
         if name in ("", _LOCALHOST) or name.endswith(f".{_LOCALHOST}") or name in self._allowed:
@@ -94,13 +95,14 @@ class HostNames:
 
 
 class ModelEndpoints:
-    """Describes the models of this process. Changes and counts models through the calls that all transports share."""
+    """Describes the models of this process. Loads, unloads and counts models through the calls that all transports
+    share."""
 
     def __init__(self, intake: Intake, state: Callable[[], ServerState]) -> None:
         """Describe the models of an engine.
 
         Args:
-            intake: Has the models, and the calls that are answered for all workers.
+            intake: The intake with the models, and with the calls that are answered for all workers.
             state: Returns the state of all workers, for the metrics.
         """
         self._intake = intake
@@ -155,7 +157,7 @@ class ModelEndpoints:
 
     async def model_ready(self, request: HttpRequest) -> HttpResponse:
         name = request.path_params["model"]
-        with contextlib.suppress(NotLoadedError):  # its first call loads it
+        with contextlib.suppress(NotLoadedError):  # the model's first call loads it
             name = self._engine.model(name, request.path_params.get("version", "")).name
         return json_response({"name": name, "ready": True})
 
@@ -199,8 +201,8 @@ class ModelEndpoints:
     def _require_own_site(self, request: HttpRequest) -> None:
         """Raise ForeignOriginError if a page of another site sends this request through a user's browser.
 
-        A browser names the page's site in ``Origin`` for every POST. It sends the request even if the page may not read
-        the answer.
+        A browser names the page's site in ``Origin`` for every POST. The browser sends the request even if the page may
+        not read the answer.
         """
         host, origin = request.header("host"), request.header("origin")
         if b"origin" in request.headers and origin.partition("://")[2] != host:
@@ -218,8 +220,8 @@ class ModelEndpoints:
 
 
 def is_of_page(path: str) -> bool:
-    """Whether a path belongs to the page or its files. These need no token, because the page must be loaded before it
-    can ask for a token."""
+    """Whether a path belongs to the page or its files. The page and its files need no token, because the page must be
+    loaded before it can ask for one."""
     return path == "/" or path.startswith(_PREFIX)
 
 
@@ -230,8 +232,8 @@ class PageEndpoint:
         """Read the files.
 
         Args:
-            grpc_port: Returns the port of gRPC, for the code examples on the page. Called after the server has started
-                to listen.
+            grpc_port: Returns the port of gRPC, for the code examples on the page. The server calls this function after
+                it has started to listen.
         """
         self._grpc_port = grpc_port
         self._files = {

@@ -17,7 +17,7 @@ from hangtag.serving.server.wire.codec import TIMEOUT, require_supported
 from hangtag.serving.signature import TensorSpec
 
 MAX_JSON_BYTES = 4 * 1024 * 1024
-"""The most JSON of a request. It is limited because no other request makes progress while Python reads JSON."""
+"""The most bytes of JSON in a request, because no other request makes progress while Python reads JSON."""
 _INT64_MAX = 2**63 - 1
 Array = npt.NDArray[Any]
 _TYPES: dict[str, frozenset[type]] = {"b": frozenset({bool}), "O": frozenset({str}), "f": frozenset({int, float})}
@@ -29,9 +29,10 @@ BINARY_SIZE, BINARY_DATA, BINARY_OUTPUTS = "binary_data_size", "binary_data", "b
 
 @dataclass
 class InputHead:
-    """One input. Its values are ``data``, or, unless ``binary_size`` is None, that many of the bytes after the JSON.
+    """One input. The input's values are ``data`` or, if ``binary_size`` is not None, ``binary_size`` bytes after the
+    JSON.
 
-    ``data`` is dropped once there is an array, because Python numbers take many times its memory.
+    ``data`` is dropped once there is an array, because Python numbers take many times the array's memory.
     """
 
     name: str
@@ -46,12 +47,12 @@ class RequestHead:
     """A request without its binary tensors.
 
     Attributes:
-        id: The caller's id for the request, returned with the answer; empty if there is none.
+        id: The caller's id for the request, returned with the answer; empty if the request has no id.
         inputs: The inputs, in the order of their binary data.
         outputs: The names of the requested outputs; empty for all of the model's outputs.
         binary_outputs: For each requested output, in order, whether it is wanted as binary data.
         binary_by_default: Whether outputs that the request does not name are wanted as binary data.
-        timeout: The request's timeout in microseconds; None if there is none.
+        timeout: The request's timeout in microseconds; None if the request has no timeout.
     """
 
     id: str
@@ -163,7 +164,8 @@ def _objects(owner: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def parameters_of(owner: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return the parameters of a request or of a tensor. Raises InvalidRequestError if they are not an object."""
+    """Return the parameters of a request or of a tensor. Raises InvalidRequestError if the parameters are not an
+    object."""
     value = owner.get("parameters") or {}
     if type(value) is not dict:
         raise InvalidRequestError(f"{where}: 'parameters' must be an object")
@@ -185,10 +187,10 @@ def _text(owner: dict[str, Any], key: str, where: str, default: str | None = Non
 
 
 def array_of(datatype: str, shape: Sequence[int], data: object) -> Array:
-    """Return the array of a tensor whose values are in the JSON; BYTES become str.
+    """Return the array of a tensor whose values are in the JSON. BYTES become str.
 
     Args:
-        datatype: The protocol's name, such as "FP32"; JSON cannot represent FP16.
+        datatype: The protocol's name, such as "FP32". JSON cannot represent FP16.
         shape: The size of each axis.
         data: The parsed values, row-major: one flat list, or lists nested according to the shape.
 
@@ -244,7 +246,7 @@ def encode_answer(
         specs: The requested outputs, in order.
         binary: For each requested output, whether it is wanted as binary data.
         outputs: The model's arrays by name.
-        identity: The request's id; empty if it has none.
+        identity: The request's id; empty if the request has no id.
 
     Raises:
         InvalidRequestError: An output is wanted in JSON, but JSON cannot represent its values.
@@ -265,7 +267,8 @@ def encode_answer(
 
 
 def _values(spec: TensorSpec, array: Array) -> list[Any]:
-    """Return the values of an output, row-major, as one flat list. Raises InvalidRequestError: see `encode_answer`."""
+    """Return the values of an output, row-major, as one flat list. Raises the InvalidRequestError of
+    `encode_answer`."""
     problem = ""
     if array.dtype.kind in "OSU":
         try:

@@ -1,7 +1,7 @@
 """Inference over HTTP, from a complete request to the response on its connection.
 
-A request has a plan if the same target and JSON came before, and one tensor follows as bytes. A request with a plan is
-queued at once, and one loop answers the calls of a batch.
+A request has a plan if an earlier request had the same target and JSON, and one tensor follows the JSON as bytes. A
+request with a plan is queued at once, and one loop answers the calls of a batch.
 """
 
 import math
@@ -33,20 +33,22 @@ from hangtag.serving.server.wire.status import BATCH_SIZE, COMPUTE_NS, QUEUE_NS,
 from hangtag.serving.signature import TensorSpec
 
 HEAD_LENGTH = b"inference-header-content-length"
-"""The header with the length of the body's JSON in bytes; binary tensors follow the JSON. 0: the body is one tensor."""
-_LENGTH = re.compile(rb"[0-9]{1,3}")  # of a head that is kept
+"""The header with the length of the body's JSON in bytes. Binary tensors follow the JSON. If the length is 0, the body
+is one tensor."""
+_LENGTH = re.compile(rb"[0-9]{1,3}")  # the length in a head that is kept
 _MAX_HEAD = 1024
 
 Learn = Callable[[RequestHead, Servable, Sequence[TensorSpec], Admission], None]
-"""Gets a request, the model that admitted it, the requested outputs, and the result of the model's check."""
+"""A function that gets a request, the model that admitted it, the requested outputs, and the result of the model's
+check."""
 Done = Callable[[HttpRequest, HttpResponse | bytes], None]
-"""Gets a request and its response. Bytes mean status 200, and start with the headers."""
+"""A function that gets a request and its response. A response in bytes has status 200, and starts with the headers."""
 _COST = f"{QUEUE_NS}: %d\r\n{COMPUTE_NS}: %d\r\n{BATCH_SIZE}: %d\r\n".encode()
 _TIMES = b"server-timing: queue;dur=%.3f, compute;dur=%.3f\r\n"
 
 
 class HttpPlan(Plan):
-    """A plan whose responses start with the headers that all of them share, and an empty line."""
+    """A plan whose responses start with the headers that all responses share, and an empty line."""
 
     def _heads_of(self, outputs: Tensors) -> list[bytes]:
         head, contents = encode_answer(self.model, self.specs, [True] * len(self.specs), outputs)
@@ -76,9 +78,11 @@ class HttpPlans(PlansByHead[tuple[bytes, bytes], HttpPlan]):
         return plan if plan is None or plan.is_small or b"accept-encoding" not in headers else None
 
     def learner(self, request: HttpRequest) -> Learn | None:
-        """Return a function that keeps a plan of the request after every check has passed; None if no plan is possible.
+        """Return a function that keeps a plan of the request after every check has passed, or None if no plan is
+        possible.
 
-        Call this before you look up the model, so that a plan for a model replaced in the meantime is never valid.
+        Call this method before the model is looked up, so that a plan for a model replaced in the meantime is never
+        valid.
         """
         length = request.headers.get(HEAD_LENGTH, b"")
         if not _LENGTH.fullmatch(length) or b"content-encoding" in request.headers:
@@ -114,7 +118,7 @@ class HttpCall(PlannedCall):
         Args:
             calls: The calls of the event loop.
             request: A complete request.
-            done: Gets the response, on the event loop.
+            done: The function that gets the response, on the event loop.
         """
         self.intake = calls.intake
         self.method = HTTP_INFER
@@ -137,7 +141,7 @@ class HttpCall(PlannedCall):
         self._hand_over(error_response(error, HTTP_INFER, self))
 
     def resolve(self) -> None:
-        """Let the connection write the response. Called on the event loop."""
+        """Let the connection write the response. This method runs on the event loop."""
         self._done(self._request, self._response)
 
     def _hand_over(self, response: HttpResponse | bytes) -> None:
@@ -147,7 +151,7 @@ class HttpCall(PlannedCall):
     def _encode(self, result: InferenceResult) -> None:
         try:
             response: HttpResponse | bytes = self.encoded(result)
-        except Exception as error:  # the error is counted
+        except Exception as error:  # the error is already counted
             self.refuse(error)
             return
         if isinstance(response, bytes):
@@ -158,7 +162,7 @@ class HttpCall(PlannedCall):
 
     @classmethod
     def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
-        """Answer each call with its rows. One loop answers all calls with plans: each output becomes bytes once."""
+        """Answer each call with its rows. One loop answers all calls with plans, so each output becomes bytes once."""
         plan: Plan | None = None
         parts: list[tuple[bytes, bytes, int]] = []
         answered = b""

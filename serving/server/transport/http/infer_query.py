@@ -31,14 +31,15 @@ class HttpInferQuery(Query):
     """A request's body and headers. Decoding and decompressing happen in `prepare`."""
 
     def __init__(self, name: str, version: str, request: HttpRequest, learn: Learn | None = None) -> None:
-        """Keep the body and the headers; decode nothing yet.
+        """Keep the body and the headers. Decode nothing yet.
 
         Args:
             name: The model's name.
-            version: Empty for the version that serves by default.
-            request: Gives up its body, which may be compressed. Its share of the bodies' memory first counts the body
-                as sent, then the decompressed body, and then the arrays.
-            learn: Keeps a plan of the request; None to keep no plan.
+            version: The version; empty for the version that serves by default.
+            request: The request, with a body that may be compressed. The body is removed from the request. The
+                request's share of the bodies' memory first counts the body as sent, then the decompressed body, and
+                then the arrays.
+            learn: Keeps a plan of the request. With None, no plan is kept.
         """
         self.model_name = name
         self.model_version = version
@@ -71,7 +72,7 @@ class HttpInferQuery(Query):
         if head is not None and self._learn is not None:
             self._learn(head, model, specs, admission)
 
-        intake = call.intake  # not the call, which refers to this function: the cycle would keep its arrays in memory
+        intake = call.intake  # ``encode`` must not refer to the call: a cycle would keep the arrays in memory
 
         def encode(result: InferenceResult) -> HttpResponse:
             head, contents = encode_answer(model, specs, binary, result.outputs, identity)
@@ -91,7 +92,7 @@ class HttpInferQuery(Query):
 
     def _decode(self) -> None:
         """Read the head and the arrays, and drop the body, which would otherwise wait in the queue with the arrays. The
-        body of a request without JSON is kept, decompressed, because its shape depends on the model."""
+        decompressed body of a request without JSON is kept, because the tensor's shape depends on the model."""
         self._body = body = decompress(self._body, self._encoding, self._held)
         self._encoding = b""
         length = self._headers.get(HEAD_LENGTH)
@@ -146,8 +147,8 @@ def _raw_input(signature: Signature, body: bytes) -> tuple[TensorSpec, npt.NDArr
     """Return the one input of a request without JSON, whose shape follows from the number of bytes."""
     if len(signature.inputs) != 1:
         raise InvalidRequestError(
-            f"a request without JSON has one tensor, and the model takes {len(signature.inputs)} inputs; describe them "
-            "in JSON, with its length in the header Inference-Header-Content-Length"
+            f"a request without JSON has one tensor, and the model takes {len(signature.inputs)} inputs; describe the "
+            "inputs in JSON, and send the length of the JSON in the header Inference-Header-Content-Length"
         )
     (spec,) = signature.inputs
     try:
@@ -161,10 +162,12 @@ def _raw_input(signature: Signature, body: bytes) -> tuple[TensorSpec, npt.NDArr
 def _shape_of(spec: TensorSpec, size: int, *, batched: bool) -> list[int]:
     """Return the shape of a tensor of this many bytes. Raises ValueError if the signature leaves the shape open."""
     free = [axis for axis, length in enumerate(spec.shape) if length is None]
-    if batched and len(free) > 1:  # one sample, as Triton takes it
+    if batched and len(free) > 1:  # one sample, like Triton
         free = free[1:]
     if len(free) > 1:
-        raise ValueError(f"the model takes {spec}, so its shape does not follow from {size} bytes; describe it in JSON")
+        raise ValueError(
+            f"the model takes {spec}, whose shape does not follow from {size} bytes; describe the input in JSON"
+        )
     shape = [1 if length is None else length for length in spec.shape]
     if free and spec.datatype != "BYTES":
         one = tensors.DTYPES[spec.datatype].itemsize

@@ -1,5 +1,5 @@
-"""A request over HTTP/1.1, the route that answers it, and its response, with one body of known length, and with the
-request's timings in headers."""
+"""A request over HTTP/1.1, the route that answers it, and its response. A response has one body of known length, and
+the request's timings in headers."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from hangtag.serving.server.wire.status import call_status, cost_metadata, statu
 
 HTTP_INFER = "POST /v2/models/{model}/infer"
 HTTP_CLASSIFY = "POST /v1/classify/{model}"
-"""The methods that query models, as telemetry names them."""
+"""The names, for telemetry, of the methods that query models."""
 Header: TypeAlias = tuple[bytes, bytes]
 JSON, BINARY = b"application/json", b"application/octet-stream"
 RETRY_AFTER_SECONDS = b"1"
@@ -31,7 +31,7 @@ _HEADERS: dict[int, tuple[Header, ...]] = {
 
 
 class HttpRequest:
-    """A request's head, and the part of its body that has come so far.
+    """A request's head, and the part of its body that has arrived so far.
 
     Attributes:
         method: For example "POST".
@@ -39,12 +39,12 @@ class HttpRequest:
         path: The percent-decoded path.
         query: The part after the question mark, as received.
         fields: The headers, with lower-case names, in their order.
-        body: The part of the body that has come; empty once it is refused or taken.
+        body: The part of the body that has arrived; empty once the body is refused or taken.
         held: The body's share of the memory for all bodies.
-        is_whole: Whether the whole body has come.
+        is_whole: Whether the whole body has arrived.
         keeps_open: Whether the client accepts further answers on the connection.
         awaits_continue: Whether the client waits for "100 Continue" before it sends its body.
-        response: The response, once it is known. Bytes mean status 200, and start with the headers.
+        response: The response, once it is known. A response in bytes has status 200, and starts with the headers.
         is_answered: Whether the response is written.
     """
 
@@ -73,16 +73,16 @@ class HttpRequest:
 
     @cached_property
     def headers(self) -> dict[bytes, bytes]:
-        """The headers by lower-case name; the last value if a name occurs twice."""
+        """The headers by lower-case name. A name that occurs twice has its last value."""
         return dict(self.fields)
 
     def header(self, name: str) -> str:
-        """Return a header's value as text; empty without the header."""
+        """Return a header's value as text, or "" without the header."""
         return self.headers.get(name.encode(), b"").decode("latin-1")
 
     @property
     def query_items(self) -> list[tuple[str, str]]:
-        """The names and values of the query."""
+        """Return the names and values of the query."""
         return parse_qsl(self.query.decode("latin-1"), keep_blank_values=True)
 
     def take_body(self) -> bytes:
@@ -92,7 +92,8 @@ class HttpRequest:
 
 
 async def decompressed(request: HttpRequest) -> bytes:
-    """Return the body of a request without its Content-Encoding. A thread decompresses it, to not block other requests.
+    """Return the body of a request without its Content-Encoding. A thread decompresses the body, so that other requests
+    continue.
 
     Raises:
         UnsupportedEncodingError: The encoding is neither gzip nor deflate.
@@ -107,7 +108,7 @@ async def decompressed(request: HttpRequest) -> bytes:
 
 
 def origin_of(method: str, request: HttpRequest) -> Origin:
-    """Return what telemetry and routes need to know about a request. method: The HTTP method and the route."""
+    """Return what telemetry and routes need to know about a request. ``method`` is the HTTP method and the route."""
     return Origin(method, LazyMetadata(lambda: request_metadata(request)))
 
 
@@ -133,10 +134,10 @@ _PARAMETER = re.compile(r"\\{(\w+)(:path)?\\}")
 
 
 class Route:
-    """A path, the methods that it takes, and the endpoint that answers; the endpoint raises domain errors."""
+    """A path, the methods that it accepts, and the endpoint that answers. The endpoint raises domain errors."""
 
     def __init__(self, path: str, endpoint: Endpoint, methods: Sequence[str] = ("GET", "HEAD")) -> None:
-        """path: May have parameters, such as {model}; a parameter may contain a slash if it ends with ``:path``."""
+        """``path`` may have parameters, such as {model}. A parameter that ends with ``:path`` may contain a slash."""
         self.endpoint = endpoint
         self.methods = methods
         with_groups = _PARAMETER.sub(lambda match: rf"(?P<{match[1]}>{'.*' if match[2] else '[^/]+'})", re.escape(path))
@@ -144,7 +145,7 @@ class Route:
 
 
 class PathError(Exception):
-    """There is no such path; or the path takes other methods, which ``allow`` lists."""
+    """There is no such path, or the path accepts only other methods, which ``allow`` lists."""
 
     def __init__(self, allow: Sequence[str] = ()) -> None:
         super().__init__(allow)
@@ -152,7 +153,8 @@ class PathError(Exception):
 
 
 async def answer(routes: Sequence[Route], request: HttpRequest) -> HttpResponse:
-    """Let the first route that fits answer. Raises PathError if there is none, and whatever the endpoint raises."""
+    """Return the answer of the first route that matches. Raises PathError if no route matches, and the endpoint's
+    errors."""
     others: Sequence[str] = ()
     for route in routes:
         if (match := route.pattern.fullmatch(request.path)) is None:
@@ -175,7 +177,7 @@ def to_json(value: object) -> bytes:
 
 
 def error_response(error: Exception, method: str, request: object = None) -> HttpResponse:
-    """Return the response for an error, with the same message as over gRPC.
+    """Return the response for an error. The message is equal to the message over gRPC.
 
     Args:
         error: The error that ended the request.
@@ -184,8 +186,8 @@ def error_response(error: Exception, method: str, request: object = None) -> Htt
     """
     if isinstance(error, PathError):
         if not error.allow:
-            return json_response({"error": "there is no such path; GET /openapi.json describes all"}, 404)
-        text = f"this path takes {error.allow}; GET /openapi.json describes it"
+            return json_response({"error": "there is no such path; GET /openapi.json describes all paths"}, 404)
+        text = f"this path accepts only {error.allow}; GET /openapi.json describes the path"
         return json_response({"error": text}, 405, [(b"allow", error.allow.encode())])
     code = status(error).http
     return json_response({"error": call_status(error, method, request)[1]}, code, _HEADERS.get(code, ()))
@@ -193,7 +195,7 @@ def error_response(error: Exception, method: str, request: object = None) -> Htt
 
 def to_dict(message: Message) -> dict[str, Any]:
     """Return a message as JSON values, with the field names of the .proto files. Enumerations become names. Fields that
-    are not set have their default, except messages and optional fields, which are left out.
+    are not set have their defaults, except messages and optional fields, which are left out.
 
     protobuf's own json_format writes 64-bit numbers as strings, which clients of the protocol do not read.
     """
@@ -224,9 +226,9 @@ def _single(field: Any, value: Any) -> Any:
 
 
 def cost_headers(model: str, version: str, timings: Timings, preprocess_ns: int = 0) -> Sequence[Header]:
-    """Return the headers that say which model answered, and how long each part took.
+    """Return the headers that say which model answered, and how long each step took.
 
-    ``server-timing`` repeats the same times in milliseconds for browsers' developer tools.
+    ``server-timing`` repeats the times in milliseconds for browsers' developer tools.
 
     Args:
         model: The model's name.

@@ -34,7 +34,7 @@ from hangtag.serving.server.wire.event_loop import LoopCall, LoopCalls
 from hangtag.serving.server.wire.image_query import classify_query
 
 _BINARY = "application/vnd.sagemaker-triton.binary+json"
-"""Triton's content type for JSON that binary tensors follow. Content-Type is the only header SageMaker passes on."""
+"""Triton's content type for JSON before binary tensors. Content-Type is the only header SageMaker passes on."""
 _HEAD_LENGTH = re.compile(re.escape(_BINARY) + r"; *json-header-size=(\d+)")
 _NO_MEMORY = 507
 _LOADED_ALREADY = 409
@@ -48,7 +48,7 @@ class PlatformEndpoints:
     """Answers health and inference on a platform's own paths, and loads models on SageMaker's multi-model endpoints."""
 
     def __init__(self, platform: Platform, calls: LoopCalls) -> None:
-        """Answer on the platform's paths. calls: submits inference, and has the models."""
+        """Answer on the platform's paths. ``calls`` submit inference, and have the models."""
         self._platform = platform
         self._calls = calls
         self._engine = calls.intake.engine
@@ -76,7 +76,8 @@ class PlatformEndpoints:
         return json_response({"ready": ready}, 200 if ready else 503)
 
     async def invoke(self, request: HttpRequest) -> HttpResponse:
-        """Answer a call from SageMaker: by its content type, a picture or a request of the Open Inference Protocol."""
+        """Answer a call from SageMaker. The content type says whether the body is a picture or a request of the Open
+        Inference Protocol."""
         model = request.path_params.get("model") or self._model()
         content_type = request.header("content-type").lower()
         if content_type.startswith("image/"):
@@ -93,10 +94,11 @@ class PlatformEndpoints:
         return response
 
     async def predict(self, request: HttpRequest) -> HttpResponse:
-        """Answer a call from Vertex AI: {"instances": [...]} gets {"predictions": [...]}, one for each instance.
+        """Answer a call from Vertex AI: {"instances": [...]} gets {"predictions": [...]}, with one prediction for each
+        instance.
 
-        An instance is a picture, {"b64": "..."}, or the value of the model's input. For several inputs it is an object
-        with a value for each input.
+        An instance is a picture, {"b64": "..."}, or the value of the model's input. For several inputs, an instance is
+        an object with a value for each input.
         """
         content = parse_json(await decompressed(request))
         instances, parameters = content.get("instances"), content.get("parameters") or {}
@@ -118,7 +120,7 @@ class PlatformEndpoints:
         return json_response({"predictions": predictions})
 
     async def load(self, request: HttpRequest) -> HttpResponse:
-        """Put a model that SageMaker has unpacked into the repository, and load it."""
+        """Publish a model that SageMaker has unpacked, and load it."""
         content = parse_json(await decompressed(request))
         name, url = content.get("model_name"), content.get("url")
         if not isinstance(name, str) or not is_model_name(name) or not isinstance(url, str):
@@ -133,7 +135,7 @@ class PlatformEndpoints:
             _remove(folder)
             if not _NO_ROOM.search(str(error)):
                 raise
-            return json_response({"error": str(error)}, _NO_MEMORY)  # SageMaker unloads another model then
+            return json_response({"error": str(error)}, _NO_MEMORY)  # SageMaker then unloads another model
         self._url(name).write_text(url)
         return json_response(self._shown(name))
 
@@ -152,7 +154,8 @@ class PlatformEndpoints:
         return json_response({})
 
     def _url(self, name: str) -> Path:
-        """The file that records where a loaded model is stored; a file, not memory, because every worker needs it."""
+        """Return the file that records where a loaded model is stored. The record is a file because every worker needs
+        it."""
         return self._engine.config.models / f"{_URL}{name}"
 
     def _loaded(self, request: HttpRequest) -> str:
@@ -165,7 +168,7 @@ class PlatformEndpoints:
         return {"modelName": name, "modelUrl": self._url(name).read_text()}
 
     def _model(self) -> str:
-        """The model that answers. Raises InvalidRequestError if several models serve and none was chosen."""
+        """Return the model that answers. Raises InvalidRequestError if several models serve and none was chosen."""
         if chosen := self._engine.config.platform_model:
             return chosen
         names = sorted({model.name for model in self._engine.models})
@@ -199,7 +202,7 @@ def _decoded(text: object) -> bytes:
 
 
 def _as_request(model: Servable, instances: list[Any]) -> bytes:
-    """The request of the Open Inference Protocol for these instances: a batch with one sample for each instance."""
+    """Return the Open Inference Protocol's request for these instances: a batch with one sample for each instance."""
     specs = model.signature.inputs
     inputs: list[dict[str, Any]] = []
     for spec in specs:
@@ -221,7 +224,7 @@ def _as_request(model: Servable, instances: list[Any]) -> bytes:
 
 
 def _by_instance(answer: dict[str, Any], count: int) -> list[Any]:
-    """Each instance's part of an answer: the value of the only output, or the values of all outputs by name."""
+    """Return each instance's part of an answer: the value of the only output, or the values of all outputs by name."""
     outputs = {}
     for output in answer["outputs"]:
         array = np.empty(len(output["data"]), object)
@@ -238,7 +241,7 @@ def _by_instance(answer: dict[str, Any], count: int) -> list[Any]:
 
 
 def _publish(folder: Path, url: Path) -> None:
-    """Put what SageMaker has unpacked into the repository: link a folder of versions, or copy a single file.
+    """Publish an unpacked model: link its folder of versions into the repository, or copy its single file.
 
     Raises:
         InvalidRequestError: There is no model.
@@ -249,7 +252,7 @@ def _publish(folder: Path, url: Path) -> None:
     files = list(url.glob("*.onnx"))
     if len(files) != 1:
         raise InvalidRequestError(f"{url} has neither <version>/model.onnx nor exactly one file *.onnx")
-    shutil.copytree(url, folder / "1")  # weights may lie beside the file
+    shutil.copytree(url, folder / "1")  # the folder may also have files of weights
     (folder / "1" / files[0].name).rename(folder / "1" / "model.onnx")
 
 

@@ -20,19 +20,20 @@ from hangtag.serving.server.wire.intake import Intake
 
 _BACKLOG = 2048
 _CLOSE_SECONDS = 0.1
-"""Time for closing idle connections even if the grace period is shorter."""
+"""The time for closing idle connections, even if the grace period is shorter."""
 
 
 class HttpServer:
     """Listens after ``start``."""
 
     def __init__(self, intake: Intake, state: Callable[[], ServerState], grpc_port: Callable[[], int]) -> None:
-        """Build the server; it does not listen yet.
+        """Build the server, which does not listen yet.
 
         Args:
             intake: The part that all transports share.
             state: Returns the state of all workers, for the metrics.
-            grpc_port: Returns the port of gRPC, for the page. Called after the server has started to listen.
+            grpc_port: Returns the port of gRPC, for the page. The server calls this function after it has started to
+                listen.
         """
         self._config = config = intake.engine.config
         calls = LoopCalls(intake)
@@ -42,12 +43,12 @@ class HttpServer:
         if not config.no_page:
             routes += PageEndpoint(grpc_port).routes()
         self._application = Application(calls, routes)
-        logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)  # it logs every malformed form
+        logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)  # the library logs every malformed form
         self._connections: set[Connection] = set()
         self._listening: asyncio.Server | None = None
 
     def start(self) -> int:
-        """Listen, and return the port, 0 behind Envoy. Raises StartError if the address cannot be bound."""
+        """Listen, and return the port, or 0 behind Envoy. Raises StartError if the address cannot be bound."""
         config = self._config
         if config.behind is None:
             listener = bind(config.host, config.http_port, HTTP, shared=config.workers > 1)
@@ -82,5 +83,5 @@ class HttpServer:
             connection.stop()
         if closed := [connection.closed for connection in self._connections]:
             await asyncio.wait(closed, timeout=seconds)
-        for connection in list(self._connections):  # of clients that do not read, or whose requests take longer
+        for connection in list(self._connections):  # their clients do not read, or their requests take longer
             connection.abort()

@@ -1,13 +1,13 @@
 """The native server: ModelInfer and Classify over pygrpc-native; a gRPC server behind it answers every other method.
 
-The library's Rust threads speak HTTP/2 and never hold the interpreter lock. They pass calls of the two methods to
-Python as events, and forward every other call over a private Unix socket to a `GrpcServer`.
+The library's Rust threads speak HTTP/2 and never hold the interpreter lock. The threads pass calls of the two methods
+to Python as events, and forward every other call over a private Unix socket to a `GrpcServer`.
 
 The library lacks TLS, limits on the number, age and idleness of connections, and a limit on a message's size before it
 is read (hangtag refuses a large message afterwards, and frees its memory). So the library accepts connections directly
-only if every caller is trusted, and otherwise behind Envoy. It also lacks a setting for the 20 streams that one client
-connection may reset before they are accepted (`serving/connection/resets.py` keeps hangtag's clients below that number,
-and docs/reference/limits.md says what other clients can do).
+only if every caller is trusted, and otherwise behind Envoy. The library also lacks a setting for the 20 streams that
+one client connection may reset before they are accepted (`serving/connection/resets.py` keeps hangtag's clients below
+that number, and docs/reference/limits.md says what other clients can do).
 
 A ModelInfer call whose head has a `Plan` is queued at once, and one loop answers the calls of a batch. All other calls
 go through the slower `submit` to the same queue.
@@ -55,14 +55,15 @@ _MAX_SOCKET_PATH = 107  # bytes; Linux' sockaddr_un without the terminating zero
 _POLL_SECONDS = 0.005
 _FLUSH_SECONDS = 0.2
 """How long connections stay open after the last response. The library's ``close`` drops responses that its threads have
-not written yet: up to one in five if it is called at once. The library does not say when responses are written."""
+not written yet: up to one response in five if ``close`` is called at once. The library does not say when responses are
+written."""
 
 
 class NativeServer(GrpcServer):
     """A `GrpcServer` on a private socket, and the library in front of it."""
 
     def __init__(self, intake: Intake) -> None:
-        """Build the server; it does not listen yet."""
+        """Build the server, which does not listen yet."""
         super().__init__(intake)
         self._native_calls = NativeCalls(intake)
         self._front: NativeGrpcFront | None = None
@@ -87,7 +88,7 @@ class NativeServer(GrpcServer):
         )
         folder = config.behind
         if folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="hangtag-")  # only this user may enter it
+            self._folder = tempfile.TemporaryDirectory(prefix="hangtag-")  # only this user may enter the folder
             folder = Path(self._folder.name)
         socket = str(folder / GRPCIO_SOCKET)
         if len(os.fsencode(socket)) > _MAX_SOCKET_PATH:
@@ -115,7 +116,7 @@ class NativeServer(GrpcServer):
         while self._native_calls.open and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         self._native_calls.cancel_all()
-        super().stop(max(0.0, deadline - time.monotonic()))  # last: until then health says NOT_SERVING
+        super().stop(max(0.0, deadline - time.monotonic()))  # last, because until then health says NOT_SERVING
         time.sleep(max(0.0, min(_FLUSH_SECONDS, deadline - time.monotonic())))
 
     def close(self) -> None:
@@ -138,7 +139,7 @@ class NativeCalls:
         self._plans = Plans(intake.engine)
 
     def receive(self, milliseconds: int | None) -> bool:
-        """Take the events that have come, and queue their calls: see `compute_pool.Receive`."""
+        """Take the events that have arrived, and queue their calls (see `compute_pool.Receive`)."""
         events = self.front.recv_batch_details(MAX_EVENTS, milliseconds)
         if events is None:
             return False
@@ -146,7 +147,7 @@ class NativeCalls:
         for event in events:
             try:
                 kind, call_id, method_id, message, key, details = event
-                if kind == EVENT_CANCEL or message is None or details is None:  # only a cancel has neither
+                if kind == EVENT_CANCEL or message is None or details is None:  # a cancel has no message or details
                     self._cancel(call_id)
                     continue
                 metadata, _peer, remaining = details
@@ -157,7 +158,7 @@ class NativeCalls:
                     self._submit_slowly(call, message, key, plan)
                 elif not call.put_planned(plan, message):
                     self._submit(call, message)
-            except Exception:  # the events that came with this one are still handled
+            except Exception:  # the other events are still handled
                 log.exception("an event was lost")
         return True
 
@@ -226,7 +227,7 @@ class NativeCall(PlannedCall):
             call_id: The library's number for the call.
             method: /package.Service/Method.
             metadata: The metadata that the caller sent.
-            deadline: In seconds on the monotonic clock; None for no deadline.
+            deadline: The deadline in seconds on the monotonic clock; None for no deadline.
         """
         self.number = call_id
         self.intake = calls.intake
@@ -247,13 +248,13 @@ class NativeCall(PlannedCall):
         code, message = call_status(error, self.method, self)
         number: int = code.value[0]
         self._calls.front.fail(self.number, number, message)
-        self._calls.open.pop(self.number, None)  # last: the server is not closed while calls are open
+        self._calls.open.pop(self.number, None)  # last, because the server is not closed while calls are open
 
     def _send(self, result: InferenceResult) -> None:
         try:
             message = serialized(self.encoded(result))
         except Exception as error:
-            self.refuse(error)  # the error is counted
+            self.refuse(error)  # the error is already counted
             return
         try:
             self.intake.require_size("Sent", len(message))
@@ -265,7 +266,7 @@ class NativeCall(PlannedCall):
 
     @classmethod
     def answer_batch(cls, calls: Sequence[Call], outputs: Tensors, cost: BatchCost) -> None:
-        """Send each call its rows. One loop answers all calls with plans: each output becomes bytes once."""
+        """Send each call its rows. One loop answers all calls with plans, so each output becomes bytes once."""
         spent = batch_metadata(cost)
         plan: Plan | None = None
         parts: list[tuple[bytes, bytes, int]] = []

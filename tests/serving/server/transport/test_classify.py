@@ -85,7 +85,7 @@ def test_the_most_probable_labels_come_first_as_many_as_requested(live: LiveServ
         ({"encoded": b"GIF89a"}, "the image is not a PNG, JPEG or WebP file"),
         ({"encoded": encoded(PIXELS[0])[:200]}, "the image cannot be decoded and seems damaged: "),
         ({"encoded": b"\x89PNG\r\n\x1a\n"}, "the image cannot be decoded and seems damaged: its header is wrong"),
-        ({"raw": pb.RawImage()}, "raw pixels must be 28 x 28, 784 bytes; got 0 x 0 and 0 bytes"),
+        ({"raw": pb.RawImage()}, "raw pixels must be 28 x 28, 784 bytes; the request has 0 x 0 and 0 bytes"),
         ({"raw": pb.RawImage(height=28, width=28, pixels=bytes(783))}, "got 28 x 28 and 783 bytes"),
         ({"raw": pb.RawImage(height=14, width=56, pixels=bytes(784))}, "got 14 x 56 and 784 bytes"),
         ({"raw": pb.RawImage(height=2**32 - 1, width=2**32 - 1)}, "got 4294967295 x 4294967295 and 0 bytes"),
@@ -235,7 +235,7 @@ def test_what_cannot_be_compared(live: LiveServer, transport: str) -> None:
 def test_a_server_without_classifiers_says_so(tmp_path: Path, transport: str) -> None:
     onnx_models.publish(tmp_path, "gather", onnx_models.gather())
     with live_server(transport, tmp_path) as live:
-        message = "no served model classifies pictures; call them for inference instead"
+        message = "no served model classifies pictures; call the models for inference instead"
         assert failure(lambda: compare(live)) == (NOT_FOUND, message)
 
 

@@ -144,7 +144,7 @@ def test_a_library_that_is_missing_or_was_not_tested(monkeypatch: pytest.MonkeyP
     assert choose_transport(ServerConfig(transport="grpc")) == ("grpc", "--transport grpc")
     with pytest.raises(errors.StartError) as refused:
         choose_transport(ServerConfig(transport="native"))
-    assert str(refused.value) == f"--transport native cannot be used: {reason}. Or use --transport grpc."
+    assert str(refused.value) == f"--transport native cannot be used: {reason}. Alternatively, use --transport grpc."
 
 
 @pytest.mark.parametrize(

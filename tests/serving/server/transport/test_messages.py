@@ -130,7 +130,7 @@ def test_a_call_ends_whose_message_does_not_come(impatient: LiveServer, method: 
     released = threading.Event()
     call: Any = impatient.channel.stream_stream(method)
     code, details = failure(lambda: list(call(iter(released.wait, True), timeout=TIMEOUT)))
-    assert (code, "did not come in time" in details) == (grpc.StatusCode.DEADLINE_EXCEEDED, True)
+    assert (code, "did not arrive in time" in details) == (grpc.StatusCode.DEADLINE_EXCEEDED, True)
     released.set()
     assert impatient.infer(request("gather", index=index(1)))["value"].tolist() == [10]
 
