@@ -15,8 +15,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _CREDENTIALS = {
     "--tls-ca": "Use TLS, and trust servers whose certificate an authority in this PEM file signed.",
-    "--tls-cert": "This client's own certificate (PEM), for a server that asks for one. Needs --tls-key.",
-    "--tls-key": "The key of --tls-cert (PEM, not encrypted).",
+    "--tls-cert": "This client's own certificate (PEM), if the server verifies clients. Needs --tls-key.",
+    "--tls-key": "The private key of --tls-cert (PEM, not encrypted).",
     "--token-file": "Send the first line of this file as a bearer token.",
 }
 
@@ -46,9 +46,10 @@ server_option = click.option(
 
 
 def credentials_options(command: F) -> F:
-    """Add --tls-ca, --tls-cert, --tls-key and --token-file to a click command, which receives ``credentials`` instead.
+    """Add --tls-ca, --tls-cert, --tls-key and --token-file to a click command. The command receives ``credentials``.
 
-    Before any call, files that do not fit together or a token that cannot be read cause a usage error (exit code 2).
+    Files that do not belong together, or a token that cannot be read, cause a usage error (exit code 2) before any
+    call.
     """
 
     @functools.wraps(command)
@@ -69,7 +70,7 @@ def credentials_options(command: F) -> F:
 
     decorated: Any = with_credentials
     for flag, help_text in reversed(_CREDENTIALS.items()):
-        # One environment variable for all commands that call a server, in addition to each command's own.
+        # All commands that call a server share this environment variable. Each command also has a variable of its own.
         variable = f"HANGTAG_{flag.removeprefix('--').replace('-', '_').upper()}"
         decorated = click.option(flag, type=_FILE, envvar=variable, show_envvar=True, help=help_text)(decorated)
     result: F = decorated

@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 
 class _ModelLimitType(click.ParamType[ModelLimit]):
-    """Parses NAME=N. ServerConfig checks whether the limit is valid."""
+    """The type of an option NAME=N. ServerConfig checks whether the limit is valid."""
 
     name = "text"
 
@@ -27,7 +27,7 @@ class _ModelLimitType(click.ParamType[ModelLimit]):
             return value
         name, _, limit = value.rpartition("=")
         if not (name and limit.isascii() and limit.isdigit()):
-            self.fail(f"{value!r} is not a model's name, '=' and a number", param, ctx)
+            self.fail(f"{value!r} must be a model's name, '=' and a number", param, ctx)
         return name, int(limit)
 
 
@@ -40,11 +40,11 @@ class _ModelLimitType(click.ParamType[ModelLimit]):
 def serve(**options: Any) -> None:
     """Serve every model of a repository over gRPC and HTTP.
 
-    Both have the Open Inference Protocol (the clients of Triton and KServe work unchanged) and classify images. gRPC
-    also has streams, health and reflection; HTTP also has a page to try the models. On SIGTERM the server finishes the
-    calls in flight and exits with code 0.
+    gRPC and HTTP have the Open Inference Protocol, so clients of Triton and KServe work unchanged, and classify images.
+    gRPC also has streams, health and reflection. HTTP also has a page to try the models. On SIGTERM the server finishes
+    the calls in flight and exits with code 0.
 
-    docs/reference/options.md also has the options that are rarely needed.
+    docs/reference/options.md also lists the options that are rarely needed.
 
     \b
     Examples:
@@ -55,7 +55,7 @@ def serve(**options: Any) -> None:
     """
     configure_log()
     environment.prepare()
-    # Imported here and not above, because gRPC and ONNX Runtime read their variables while they are imported.
+    # gRPC and ONNX Runtime read their environment variables while they are imported, so this import comes last.
     with needs("cpu", "'hangtag serve'"):
         from hangtag.serving.server.process import main
 
@@ -67,8 +67,8 @@ def serve(**options: Any) -> None:
         log.warning(f"LISTENING BEYOND LOOPBACK: {' and '.join(config.dangers)}", host=config.host)
     if environment.prints_headers():
         log.warning(
-            "GRPC_TRACE IS SET: gRPC's core prints the headers of calls, including tokens, to standard error. Unset it "
-            "unless you are looking for a fault in gRPC."
+            "GRPC_TRACE IS SET: gRPC's core prints the headers of calls, including tokens, to standard error. Unset "
+            "GRPC_TRACE unless you are looking for a fault in gRPC."
         )
     main.run(config)
 

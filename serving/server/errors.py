@@ -14,7 +14,7 @@ class ServerError(Exception):
 
 
 class InvalidRequestError(ServerError):
-    """The request's names, datatypes, shapes or contents do not fit the model."""
+    """The request's names, datatypes, shapes or contents do not match the model."""
 
 
 class UnsupportedEncodingError(InvalidRequestError):
@@ -22,7 +22,7 @@ class UnsupportedEncodingError(InvalidRequestError):
 
 
 class NotFoundError(ServerError):
-    """The model or the version is not served here."""
+    """The server does not serve the model or the version."""
 
 
 class NothingToUnloadError(NotFoundError):
@@ -46,11 +46,11 @@ class CancelledError(ServerError):
 
 
 class UnavailableError(ServerError):
-    """The model takes no requests now: it is being loaded, or the server is stopping."""
+    """The model accepts no requests now, because the model is being loaded or the server is stopping."""
 
 
 class NotLoadedError(UnavailableError):
-    """The model is only loaded on its first call. Callers that can wait should wait for the load."""
+    """The model is loaded only on its first call. Callers that can wait should wait for the load."""
 
 
 class ControlError(ServerError):
@@ -58,11 +58,11 @@ class ControlError(ServerError):
 
 
 class UnauthenticatedError(ServerError):
-    """The call does not prove that the client may make it."""
+    """The call has no valid credentials."""
 
 
 class ForeignOriginError(UnauthenticatedError):
-    """A page of another site tries, through a browser, to change what the server serves; or Host names another host."""
+    """A web page of another site tries to change what the server serves, or the Host header names another host."""
 
 
 class InferenceError(ServerError):
@@ -82,4 +82,4 @@ class RepositoryError(StartError):
 
 
 class ModelLoadError(StartError):
-    """A model's file cannot be loaded with the execution provider that the settings require, or at all."""
+    """A model's file cannot be loaded, or not with the execution provider that the settings require."""

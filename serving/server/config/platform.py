@@ -1,7 +1,8 @@
 """What SageMaker and Vertex AI expect of a container: the folder of its models, its port, and its HTTP paths.
 
 SageMaker: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.html and
-mms-container-apis.html there. Vertex AI: https://cloud.google.com/vertex-ai/docs/predictions/custom-container-requirements.
+mms-container-apis.html there. Vertex AI:
+https://cloud.google.com/vertex-ai/docs/predictions/custom-container-requirements.
 """
 
 import tempfile
@@ -24,7 +25,7 @@ class Platform:
     Attributes:
         name: SAGEMAKER or VERTEX.
         health_path: The path that answers with status 200 when the server is ready.
-        infer_path: The path that gets the calls.
+        infer_path: The path to which the platform sends the calls.
         loads_models: Whether the platform requests loading and unloading, as SageMaker's multi-model endpoints do.
     """
 
@@ -35,7 +36,8 @@ class Platform:
 
 
 def platform_settings(name: str, environment: Mapping[str, str]) -> dict[str, Any]:
-    """The settings that a platform decides, read from the environment variables that it sets in a container.
+    """Return the settings that a platform decides, read from the environment variables that the platform sets in a
+    container.
 
     Args:
         name: SAGEMAKER or VERTEX; for any other name there are no settings.

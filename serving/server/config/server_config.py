@@ -12,7 +12,7 @@ from hangtag.serving.server.host.ports import address_of
 from hangtag.settings import problems, setting
 
 MOST_SECONDS = 2_000_000
-"""The most seconds of a duration, because gRPC's core counts milliseconds in 31 bits."""
+"""The most seconds of any duration, because gRPC's core counts milliseconds in 31 bits."""
 MOST_SAMPLES = 4096
 """The largest batch size that any setting may have."""
 ModelLimit = tuple[str, int]
@@ -24,10 +24,10 @@ _LARGEST_BODIES = 16
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """The settings of one server; each setting's help text says what it is for.
+    """The settings of one server. The help text of a setting says what the setting is for.
 
     Raises:
-        StartError: A value is not valid for its setting, or two values do not fit together.
+        StartError: A value is not valid for its setting, or two values contradict each other.
 
     Example:
         ServerConfig(models=Path("models"), port=0, max_batch_size=32)
@@ -35,7 +35,8 @@ class ServerConfig:
 
     models: Path = setting(
         Path("models"),
-        "The model repository: <models>/<name>/<version>/model.onnx. Or its URL: s3://, gs://, az://, https:// or oci://.",
+        "The model repository, <models>/<name>/<version>/model.onnx, or its URL (s3://, gs://, az://, https:// or "
+        "oci://).",
         folder=True,
         envvar="HANGTAG_MODELS",
     )
@@ -49,27 +50,29 @@ class ServerConfig:
     )
     model_control: str = setting(
         "none",
-        "none: serve every model that the repository has at startup. poll: follow its changes too. explicit: load "
+        "none: serve every model that the repository has at startup. poll: also follow its changes. explicit: load "
         "and unload models on request.",
         choices=("none", "poll", "explicit"),
     )
     load_model: tuple[str, ...] = setting(
         (),
-        "With --model-control explicit: load this model at startup; '*' loads all. With --max-loaded-mib: keep this "
+        "With --model-control explicit, load this model at startup ('*' loads all). With --max-loaded-mib, keep this "
         "model loaded. Repeatable.",
     )
     poll_seconds: float = setting(
-        15.0, "With --model-control poll: how often the server looks for changes.", between=(0.1, MOST_SECONDS)
+        15.0,
+        "With --model-control poll, how often the server looks for changes.",
+        between=(0.1, MOST_SECONDS),
     )
     max_loaded_mib: int = setting(
         0,
-        "Load each model at its first call, and unload the least recently used models to keep the loaded models' "
-        "files within this many MiB. 0: load all models at startup.",
+        "Load each model at its first call. Unload the least recently used models if the loaded files exceed this "
+        "many MiB. 0: load all models at startup.",
         between=(0, 1_048_576),
     )
     num_versions: int = setting(
         1,
-        "How many versions of a model are served, each by its number: the promoted version, then the latest. 0: all.",
+        "How many versions of a model can be called by number: the promoted version, and the latest versions. 0: all.",
         between=(0, None),
     )
     require_proof: bool = setting(
@@ -90,23 +93,24 @@ class ServerConfig:
     host: str = setting(
         "127.0.0.1",
         "The address to listen on. Beyond loopback, use TLS, and tokens or --tls-client-ca. Beyond loopback or with "
-        "TLS, an Envoy (the extra network) listens in front of the server.",
+        "TLS, the server runs behind Envoy (the extra network).",
     )
     published_host: str = setting(
         "",
-        "The address at which clients reach the server, if it is not --host, as with Docker. If it is a loopback "
-        "address, everybody who can connect is trusted.",
+        "The address at which clients reach the server, if not --host, as in Docker. If it is a loopback address, "
+        "the server trusts everybody who can connect.",
     )
     port: int = setting(8001, "The gRPC port. 0: a free port, which the log names.", between=(0, 65535))
     http_port: int = setting(
         8000,
-        "The HTTP port: the Open Inference Protocol over REST, images to classify, /metrics. 0: a free port, -1: none.",
+        "The HTTP port for the Open Inference Protocol, image classification and /metrics. 0: a free port. -1: none.",
         between=(OFF, 65535),
     )
     allowed_host: tuple[str, ...] = setting(
         (),
-        "A host name that clients use for the HTTP port, such as models.example. Requests with any other Host, "
-        "except localhost, are refused. Without tokens, models are loaded only under these. Repeatable.",
+        "A host name that clients use for the HTTP port, such as models.example. Requests to other names, except "
+        "localhost, are refused. Without tokens, only requests to these names or an address may load models. "
+        "Repeatable.",
     )
     no_page: bool = setting(
         False, "Do not serve the page on the HTTP port (GET /) where people try the models in a browser."
@@ -114,13 +118,13 @@ class ServerConfig:
     platform: str = setting(
         "none",
         "Take the models, the address and the HTTP port from the variables of Amazon SageMaker or Vertex AI, and "
-        "answer on the paths that it calls.",
+        "answer on the platform's paths.",
         choices=("none", "sagemaker", "vertex"),
     )
-    platform_model: str = setting("", "With --platform: the model that answers. By default, the only served model.")
+    platform_model: str = setting("", "With --platform, the model that answers. By default, the only served model.")
     metrics_port: int = setting(
         8002,
-        "The HTTP port of Prometheus' /metrics and of /v2/health/ready. 0: a free port, -1: none.",
+        "The HTTP port of Prometheus' /metrics and of /v2/health/ready. 0: a free port. -1: none.",
         between=(OFF, 65535),
     )
     otlp_endpoint: str = setting(
@@ -128,42 +132,43 @@ class ServerConfig:
     )
     provider: str = setting(
         "auto",
-        "ONNX Runtime's execution provider. auto: CUDA if available, else the CPU. cuda, tensorrt: that, or an error.",
+        "ONNX Runtime's execution provider. auto: CUDA if available, else the CPU. cuda, tensorrt: that provider, or "
+        "an error.",
         choices=("auto", "cpu", "cuda", "tensorrt"),
     )
     gpu_device_id: int = setting(0, "The number of the GPU that computes.", between=(0, None))
     gpu_mem_limit_mib: int = setting(
-        0, "The most GPU memory that a model's arena takes, weights included, in MiB. 0: no limit.", between=(0, None)
+        0,
+        "The most GPU memory that a model's arena may take, including the weights, in MiB. 0: no limit.",
+        between=(0, None),
     )
     cuda_graphs: str = setting(
         "off",
-        "Compute batches by CUDA graphs. on: for each model that can be captured. auto: only if graphs are measured "
-        "to be faster.",
+        "Compute batches with CUDA graphs. on: for each model that can be captured. auto: only if graphs are "
+        "measured to be faster.",
         choices=("off", "auto", "on"),
     )
     workers: int = setting(
         1,
-        "Processes that share the port, for when Python's interpreter lock is the limit. Clients need several "
-        "connections to use them.",
+        "How many processes share the port. Use several if Python's interpreter lock is the limit and clients open "
+        "several connections.",
         between=(1, 256),
     )
     instances: int = setting(
         0,
-        "How many batches of one model may be computed at once. 0: two if there are two CPUs, else one.",
+        "How many batches of one model may be computed at once. 0: two on at least two CPUs, else one.",
         between=(0, 64),
     )
     intra_op_threads: int = setting(
         0,
-        "ONNX Runtime's threads per instance. 0: the usable CPUs / (instances x workers), and all of a worker's for "
-        "a batch computed alone, if that is faster.",
+        "ONNX Runtime's threads per instance. 0: the usable CPUs / (instances x workers), and all of a worker's "
+        "threads for a batch computed alone, if that is faster.",
         between=(0, 256),
     )
-    max_batch_size: int = setting(
-        64, "The most samples computed together, and in one request.", between=(1, MOST_SAMPLES)
-    )
+    max_batch_size: int = setting(64, "The most samples in one batch, and in one request.", between=(1, MOST_SAMPLES))
     model_max_batch_size: tuple[ModelLimit, ...] = setting(
         (),
-        "--max-batch-size for one model, whatever its file says. 0: never batch its requests. Repeatable.",
+        "--max-batch-size for one model, whatever its file says. 0: never batch the model's requests. Repeatable.",
         metavar="NAME=N",
     )
     max_queue_size: int = setting(
@@ -175,26 +180,29 @@ class ServerConfig:
         between=(0, 10_000_000),
     )
     tls_cert: Path | None = setting(
-        None, "Serve TLS with this certificate (PEM, with its chain). Read again when it changes. Needs --tls-key."
+        None,
+        "Serve TLS with this certificate (PEM, with its chain), reloaded when it changes. Needs --tls-key.",
     )
-    tls_key: Path | None = setting(None, "The key of --tls-cert (PEM, not encrypted). Read again when it changes.")
+    tls_key: Path | None = setting(
+        None, "The private key of --tls-cert (PEM, not encrypted). A changed file is reloaded."
+    )
     tls_client_ca: Path | None = setting(
-        None, "Mutual TLS: every caller must have a certificate signed by an authority in this PEM file."
+        None, "Use mutual TLS: every client needs a certificate signed by an authority in this PEM file."
     )
     token_file: Path | None = setting(
         None,
-        "Every call except health needs a bearer token of this file (one per line). Read again when it changes.",
+        "Every call except health checks needs a bearer token of this file (one per line). A changed file is reloaded.",
     )
     max_message_mib: int = setting(16, "The largest message received or sent, in MiB.", between=(1, 1024))
     max_http_bodies_mib: int = setting(
         0,
-        "The largest total size of the bodies of a process's HTTP requests in flight, in MiB; a further request gets "
+        "The largest total size of the bodies of a process's HTTP requests in flight, in MiB. A further request gets "
         "429. 0: 16 times --max-message-mib.",
         between=(0, 1_048_576),
     )
     max_concurrent_streams: int = setting(
         100,
-        "How many calls a connection may have in flight; more wait in the client, under its own deadline.",
+        "How many calls a connection may have in flight. Further calls wait in the client until their deadlines.",
         between=(1, 100_000),
     )
     max_connections: int = setting(
@@ -204,40 +212,40 @@ class ServerConfig:
     )
     connection_idle_seconds: float = setting(
         900.0,
-        "Close a connection that has had no call for this long. Over gRPC, only on an exposed server.",
+        "Close a connection that has had no call for this long. Over gRPC, this applies only to an exposed server.",
         between=(1, MOST_SECONDS),
     )
     connection_age_seconds: float = setting(
         0.0,
         "Make clients of an exposed server connect again after this long, so that load-balancing clients find new "
-        "replicas. A stream that lasts 20 s longer is cut. 0: never.",
+        "replicas. A stream that is still open 20 s later is ended. 0: never.",
         between=(0, MOST_SECONDS),
     )
     keepalive_seconds: float = setting(
         60.0,
         "Ping a client that has been silent for this long, and close its connection if no answer comes within 20 s. "
-        "Only on an exposed server, or with --transport native.",
+        "For an exposed server, or --transport native.",
         between=(1, MOST_SECONDS),
     )
     transport: str = setting(
         "auto",
-        "The gRPC library. native: pygrpc-native (the extra native), the faster. grpc: grpcio. auto: native if it is "
-        "installed, else grpc.",
+        "The gRPC library. native: pygrpc-native (the extra native), which is faster. grpc: grpcio. auto: native if "
+        "it is installed, else grpc.",
         choices=("auto", "native", "grpc"),
     )
     drain_seconds: float = setting(
         20.0, "How long calls in flight may take to finish after SIGTERM.", between=(0, MOST_SECONDS)
     )
     limits: Limits = field(default_factory=Limits)
-    """Not for operators: see `Limits`."""
+    """Operators cannot set the limits; see `Limits`."""
     contract: Platform | None = None
-    """Not for operators: `platform_settings` reads this from the platform's variables."""
+    """Operators cannot set the contract. `platform_settings` reads the contract from the platform's variables."""
     store: str = field(default="", repr=False)
-    """Not for operators: the store's URL from --models; ``models`` then becomes a local copy of the store. The URL may
-    have a password, so the settings' repr does not show it."""
+    """The store's URL from --models; ``models`` is then the folder of the store's local copy. The URL may contain a
+    password, so the settings' repr does not show the URL."""
     behind: Path | None = None
-    """Not for operators: the folder of the Unix sockets on which this server listens instead of its ports, behind the
-    Envoy that listens on the ports. Only this user may have access to the folder."""
+    """The folder of the Unix sockets on which a server behind Envoy listens instead of its ports. Operators cannot set
+    this folder. Only this user may have access to the folder."""
 
     def __post_init__(self) -> None:
         for declared, problem in problems(self):
@@ -260,10 +268,13 @@ class ServerConfig:
             )
         if self.load_model and self.model_control != "explicit" and not self.max_loaded_mib:
             raise StartError(
-                "--load-model goes with --model-control explicit or --max-loaded-mib; otherwise every model is loaded"
+                "--load-model needs --model-control explicit or --max-loaded-mib; without them, every model is loaded"
             )
         if self.max_loaded_mib and self.model_control == "explicit":
-            raise StartError("--max-loaded-mib loads models by itself, --model-control explicit on request: use one")
+            raise StartError(
+                "--max-loaded-mib loads models at their first call, --model-control explicit loads them on request: "
+                "use only one of these options"
+            )
         if (self.tls_cert is None) != (self.tls_key is None):
             raise StartError("TLS needs a certificate and its key: give --tls-cert and --tls-key together")
         if self.tls_client_ca is not None and self.tls_cert is None:
@@ -271,7 +282,8 @@ class ServerConfig:
 
     @property
     def instance_count(self) -> int:
-        """``instances``; for 0, two if there are two CPUs: one instance computes while the other gathers a batch."""
+        """The number of instances. The default is two instances on at least two CPUs: one computes while the other
+        gathers a batch."""
         return self.instances or min(2, usable_cpus())
 
     @property
@@ -281,7 +293,8 @@ class ServerConfig:
 
     @property
     def http_bodies_bytes(self) -> int:
-        """``max_http_bodies_mib`` in bytes; for 0, room for 16 messages of the largest size."""
+        """``max_http_bodies_mib`` in bytes. If ``max_http_bodies_mib`` is 0, there is room for 16 messages of the
+        largest size."""
         return (self.max_http_bodies_mib or _LARGEST_BODIES * self.max_message_mib) << 20
 
     @property
@@ -290,16 +303,17 @@ class ServerConfig:
         return max([self.max_batch_size, *(limit for _, limit in self.model_max_batch_size)])
 
     def max_batch_size_of(self, model: str) -> int:
-        """The most samples of this model in one batch; has no effect if the model's requests are never batched."""
+        """The most samples of this model in one batch. The number has no effect if the model's requests are never
+        batched."""
         return dict(self.model_max_batch_size).get(model) or self.max_batch_size
 
     def batching_override(self, model: str) -> bool | None:
-        """Whether the operator allows batching this model's requests; None: the model's file decides."""
+        """Whether the operator allows batching this model's requests; None if the model's file decides."""
         limit = dict(self.model_max_batch_size).get(model)
         return None if limit is None else limit > 0
 
     def address(self, port: int) -> str:
-        """host:port, with brackets around an IPv6 host."""
+        """Return host:port, with brackets around an IPv6 host."""
         return address_of(self.host, port)
 
     @property
@@ -319,11 +333,12 @@ class ServerConfig:
 
     @property
     def dangers(self) -> tuple[str, ...]:
-        """What other machines could do to a server with these settings; empty if it listens on loopback only."""
+        """What other machines could do to a server with these settings. Empty if the server listens only on
+        loopback."""
         if self.is_loopback:
             return ()
         callers = () if self.token_file or self.tls_client_ca else ("anybody may call (set --token-file)",)
-        readers = () if self.tls_cert else ("all can be read on the way (set --tls-cert and --tls-key)",)
+        readers = () if self.tls_cert else ("anybody on the way can read all data (set --tls-cert and --tls-key)",)
         return callers + readers
 
 

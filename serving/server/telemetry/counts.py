@@ -21,20 +21,21 @@ _RULE = "merge"
 
 
 def merged_by(rule: Callable[[Any, Any], Any]) -> Mapping[str, Any]:
-    """The metadata of a dataclass field that is merged by this rule, such as ``max``."""
+    """Return the metadata of a dataclass field that is merged by this rule, such as ``max``."""
     return {_RULE: rule}
 
 
 def first(one: Any, other: Any) -> Any:
-    """The rule for a field that is not a count: the first process's value; if it has none, the second's."""
+    """Return the first process's value, or the second process's value if the first value is empty. This rule is for
+    fields that are no counts."""
     return other if one is None else one
 
 
 def merge(one: Any, other: Any) -> Any:
-    """Combine a field's values from two processes. This is the rule for fields that declare no other rule.
+    """Combine a field's values from two processes. Fields that declare no rule have this rule.
 
-    Numbers are added, including numbers in tuples. Mappings are joined, and values with the same key combined. Merging
-    texts keeps the non-empty one, merging booleans is a logical or, and None is ignored.
+    Numbers are added, including numbers in tuples. Mappings are joined, and values of one key are combined. The merge
+    of two texts is the non-empty text, and the merge of two booleans is a logical or. None is ignored.
     """
     match one:
         case None:
@@ -76,7 +77,7 @@ class BucketHistogram(Mergeable):
 
     @classmethod
     def empty(cls, bounds: tuple[float, ...]) -> "BucketHistogram":
-        """A histogram without values."""
+        """Return a histogram without values."""
         return cls(bounds, (0,) * (len(bounds) + 1), 0.0)
 
     @property
@@ -86,7 +87,7 @@ class BucketHistogram(Mergeable):
 
 
 class HistogramRecorder:
-    """Counts values into buckets. Not thread-safe: the owner must hold a lock."""
+    """Counts values into buckets. Not thread-safe. The owner must hold a lock."""
 
     __slots__ = ("_bounds", "_bounds_array", "_counts", "_sum")
 
@@ -102,7 +103,7 @@ class HistogramRecorder:
         self._sum += value
 
     def add_all(self, values: npt.NDArray[Any]) -> None:
-        """Add many values at once, which is much faster than one by one."""
+        """Add many values at once, which is much faster than adding them one by one."""
         for bucket, times in enumerate(np.bincount(np.searchsorted(self._bounds_array, values))):
             self._counts[bucket] += int(times)
         self._sum += float(values.sum())

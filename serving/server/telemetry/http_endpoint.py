@@ -1,4 +1,4 @@
-"""Serves /metrics for Prometheus and the Open Inference Protocol's two health paths for probes, on its own port."""
+"""Serves /metrics for Prometheus, and the Open Inference Protocol's two health paths for probes, on a separate port."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 _PLAIN = "text/plain; charset=utf-8"
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE_SECONDS = 0.5
-"""How long to wait before trying again to accept a connection for which the system has no file or no memory."""
+"""How long to wait before the next attempt if the system has no file or no memory for a new connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -44,7 +44,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Do not log requests: any client that reaches the port could fill the log."""
+        """Do not log requests, because any client that reaches the port could fill the log."""
 
     def _metrics(self) -> tuple[int, str, str]:
         try:
@@ -67,19 +67,19 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class MetricsServer(ThreadingMixIn, TCPServer):
-    """Serves in threads of its own, one for each connection, from construction until ``close``. Envoy limits how many
-    connections a client may open."""
+    """An HTTP server with a thread for each connection. The server runs from construction until ``close``. Envoy limits
+    how many connections a client may open."""
 
     daemon_threads = True
     request_queue_size = 32  # with the default of 5, a burst makes some clients wait a second for their next try
 
     def __init__(self, listener: socket.socket, state: Callable[[], ServerState], ready: Callable[[], bool]) -> None:
-        """Listen.
+        """Start to listen.
 
         Args:
             listener: The bound socket to listen on, which this server owns from now on.
             state: Returns the state from which the metrics are built.
-            ready: Returns whether the server takes calls, for /v2/health/ready.
+            ready: Returns whether the server accepts calls, for /v2/health/ready.
         """
         super().__init__(("", 0), _Handler, bind_and_activate=False)
         self.state = state
@@ -92,8 +92,8 @@ class MetricsServer(ThreadingMixIn, TCPServer):
         self._thread.start()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection. After a failure, pause: the connection stays in the kernel's queue, so the thread would
-        spin."""
+        """Accept a connection. After a failure, pause, because the connection stays in the kernel's queue and the
+        thread would spin."""
         try:
             return self.socket.accept()[0], ("", 0)  # a peer on a Unix socket has no address
         except OSError as error:
@@ -107,7 +107,7 @@ class MetricsServer(ThreadingMixIn, TCPServer):
     def close(self) -> None:
         """Stop listening and end the thread."""
         self._stopping.set()
-        with contextlib.suppress(OSError):  # wakes serve_forever at once; on macOS it only looks twice a second
+        with contextlib.suppress(OSError):  # wakes serve_forever at once, except on macOS
             self.socket.shutdown(socket.SHUT_RDWR)
         self.shutdown()
         self.server_close()

@@ -19,12 +19,13 @@ from hangtag.printable import escaped
 from hangtag.serving.server.config.limits import Limits
 
 PERIOD = 10.0
-"""In this many seconds, at most a burst of lines of one event is written; the next line says how many were dropped."""
+"""The seconds of a period. In each period, at most a burst of lines of one event is written. The next line says how
+many lines were dropped."""
 INFO_BURST = 5
-"""Burst of lines that report no problem, such as a model loaded on request. `Limits` has the burst of problems."""
+"""The burst of lines that report no problem, such as a model loaded on request. `Limits` has the burst of problems."""
 
 _LONGEST_VALUE = 2000
-"""The most characters of a value that are written; the rest are only counted."""
+"""The most characters of a value that are written. Further characters are only counted."""
 _LONGEST_TRACEBACK = 20_000
 """The most characters of a traceback that are written, from its end, because its last line has the error."""
 _MAX_MESSAGE = 500  # characters of a library's message that are logged
@@ -62,7 +63,7 @@ class RateLimit:
 
 
 def _make_printable(_logger: object, _method: str, event_dict: EventDict) -> EventDict:
-    """A structlog processor, to use after the processor that turns an exception into its traceback.
+    """Make all values of a line printable. This structlog processor follows the processor that writes tracebacks.
 
     Terminal escapes could change what a person sees, a line break could forge a line, and a long value could fill the
     disk. So unprintable characters are written as Python escapes, and long values are cut.
@@ -85,10 +86,12 @@ def _printable(value: Any) -> Any:
 
 
 class _Writer:
-    """Writes to standard error, and ignores failures: a closed pipe or a full disk must not fail a client's call."""
+    """Writes to standard error, and ignores failures, because a closed pipe or a full disk must not fail a client's
+    call."""
 
     def write(self, text: str) -> None:
-        # sys.stderr is looked up at each call, since it may be replaced; it is None if the process has none.
+        # sys.stderr is looked up at each call, because it may be replaced. A process without standard error has None
+        # there.
         with contextlib.suppress(OSError, ValueError):
             if sys.stderr is not None:
                 sys.stderr.write(text)
@@ -136,8 +139,8 @@ def redirect_library_log(library: str, *, with_values: bool) -> None:
 
     Args:
         library: The name of the library's logger.
-        with_values: Whether messages are written in full. False for a library that gets what callers send: then only a
-            message's format is written, such as "Invalid encoding on %s", and no value.
+        with_values: Whether messages are written in full. False for a library that gets the callers' data. Then only a
+            message's format, such as "Invalid encoding on %s", is written, without its values.
     """
     logger = logging.getLogger(library)
     logger.handlers = [_LibraryHandler(with_values=with_values)]
@@ -145,7 +148,7 @@ def redirect_library_log(library: str, *, with_values: bool) -> None:
 
 
 def configure_log(**common: object) -> None:
-    """Configure structlog for the whole process. common: Keys and values that every line has."""
+    """Configure structlog for the whole process. Every line has the keys and values of ``common``."""
     if sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty():
         coloured = not os.environ.get("NO_COLOR")  # no-color.org: any value that is not empty asks for plain text
         time_stamper = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False, key="time")
@@ -157,7 +160,7 @@ def configure_log(**common: object) -> None:
         renderer = structlog.processors.LogfmtRenderer()
     structlog.configure(
         processors=[
-            RateLimit(Limits().log_burst),  # the log is there before the server's settings are read
+            RateLimit(Limits().log_burst),  # the log starts before the server's settings are read
             lambda _logger, _method, event: {**common, **event},
             structlog.processors.add_log_level,
             time_stamper,

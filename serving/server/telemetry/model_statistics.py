@@ -50,9 +50,9 @@ class Timings(NamedTuple):  # a tuple, because creating one per request must be 
     compute_output_ns: int
     batch_size: int
     stages: tuple[StageTimings, ...] = ()
-    """For a request to a route: the members' parts, in order."""
+    """The members' parts of a request to a route, in order."""
     low_confidence: int = 0
-    """For a request to a cascade: number of samples that got a member's unsure answer, because the next member had no
+    """The number of samples of a request to a cascade that got a member's unsure answer, because the next member had no
     time or no room in its queue."""
 
     @property
@@ -68,10 +68,10 @@ class BatchCost(NamedTuple):
     compute_infer_ns: int
     compute_output_ns: int
     batch_size: int
-    """Number of samples."""
+    """The number of samples in the batch."""
     calls: int = 1
     member: str = ""
-    """For calls to a route: the only member that answered them."""
+    """The only member that answered the calls to a route. Empty for calls to a model."""
 
     @property
     def compute_ns(self) -> int:
@@ -101,8 +101,8 @@ class Counters(Mergeable):
     """The counters of one version at one moment.
 
     inference_count counts samples, execution_count counts batches, and each duration counts requests. ``fail`` covers
-    requests that ended with an error; all else covers answered requests. last_inference_ms is Unix time. The keys of
-    ``batches`` are batch sizes. The histograms are of seconds per request and of samples per batch.
+    requests that ended with an error. All other counters cover answered requests. last_inference_ms is Unix time. The
+    keys of ``batches`` are batch sizes. The histograms are of seconds per request and of samples per batch.
     """
 
     inference_count: int = 0
@@ -134,10 +134,10 @@ class ModelStatistics:
         self.last_inference_ns = 0
         """When the last batch was computed, in nanoseconds of Unix time; 0 before the first."""
         self._fails = self._fail_ns = 0
-        # For each batch size: how many batches, and the nanoseconds of each of their three steps.
+        # For each batch size, the number of batches, and the nanoseconds that the batches spent in each of three steps.
         self._batches: defaultdict[int, npt.NDArray[np.int64]] = defaultdict(lambda: np.zeros(4, np.int64))
-        # How many requests, and the nanoseconds in the queue and in each step. These are sums over requests: each
-        # request waits for its whole batch, so sums over batches would be smaller.
+        # The number of requests, and the nanoseconds in the queue and in each step. The nanoseconds are summed over
+        # requests, which each wait for a whole batch. Sums over batches would be smaller.
         self._requests = np.zeros(5, np.int64)
         self._request_seconds = HistogramRecorder(SECONDS_BOUNDS)
         self._queue_seconds = HistogramRecorder(SECONDS_BOUNDS)
@@ -145,7 +145,7 @@ class ModelStatistics:
         self._batch_sizes = HistogramRecorder(BATCH_SIZE_BOUNDS)
 
     def record_batch(self, queue_ns: Sequence[int], cost: BatchCost) -> None:
-        """Count a computed batch. queue_ns: How long each of its requests waited."""
+        """Count a computed batch. ``queue_ns`` says how long each request of the batch waited."""
         self._recorded.append((queue_ns, cost))
         self.last_inference_ns = time.time_ns()
         if len(self._recorded) >= _COUNT_FROM:
@@ -177,7 +177,7 @@ class ModelStatistics:
             self._fail_ns += ns
 
     def snapshot(self) -> Counters:
-        """The counters as they are now."""
+        """Return the current counters."""
         with self._lock:
             self._count_recorded()
             requests, queue_ns, *steps_ns = self._requests.tolist()

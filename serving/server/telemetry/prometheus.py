@@ -1,8 +1,9 @@
-"""Exports Prometheus metrics, built from the server's state at each scrape, so that they cost requests nothing.
+"""Exports Prometheus metrics. The metrics are built from the server's state at each scrape, so that they do not slow
+down requests.
 
-If a metric means the same as one of Triton's, it has Triton's name (nv_…), unit and labels, so that Triton's dashboards
-work. Triton's counters do not end in _total, which prometheus-client requires of counters, so here they have no type.
-Metrics that Triton lacks, mainly histograms that add up over processes and machines, are called hangtag_….
+A metric that Triton has too has Triton's name (nv_…), unit and labels, so that Triton's dashboards work. Triton's
+counters do not end in _total, which prometheus-client requires of counters, so here they have no type. Metrics that
+Triton lacks, mainly histograms that add up over processes and machines, are called hangtag_….
 """
 
 from collections import Counter
@@ -29,8 +30,8 @@ _REASONS = {
     "CANCELLED": "CANCELED",
     "INTERNAL": "BACKEND",
 }
-# Series that alerts watch are exported at zero from the start. To Prometheus a series that begins at one has not
-# increased, so the first failure would not fire the alert.
+# Series that alerts watch are exported at zero from the start. Prometheus sees no increase in a series that begins at
+# one, so the first failure would not fire the alert.
 _ALERTED_CODES = ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL")
 _OUTCOMES = ("ok", "error")
 
@@ -55,7 +56,8 @@ def exposition(state: Callable[[], ServerState], accept: str) -> tuple[bytes, st
     """Return all metrics in the format that an Accept header names, and their content type.
 
     Raises:
-        InvalidRequestError: The header has a version that is not a number. prometheus-client's error would quote it.
+        InvalidRequestError: The header has a version that is not a number. prometheus-client's own error would quote
+            the header.
     """
     try:
         encode, content_type = choose_encoder(accept)
@@ -93,16 +95,16 @@ def _triton(served: list[VersionState], state: ServerState) -> Iterator[Metric]:
     yield metric("nv_inference_count", "Samples computed", lambda version: version.counters.inference_count)
     yield metric("nv_inference_exec_count", "Batches computed", lambda version: version.counters.execution_count)
     for part, about in (
-        ("request", "From admission to answer"),
-        ("queue", "Waiting in the queue"),
-        ("compute_input", "Joining the batch's inputs"),
-        ("compute_infer", "In ONNX Runtime"),
-        ("compute_output", "Splitting the batch's outputs"),
+        ("request", "Time from admission to answer"),
+        ("queue", "Time in the queue"),
+        ("compute_input", "Time to join the batch's inputs"),
+        ("compute_infer", "Time in ONNX Runtime"),
+        ("compute_output", "Time to split the batch's outputs"),
     ):
         field = "success" if part == "request" else part
         yield metric(
             f"nv_inference_{part}_duration_us",
-            f"{about}, summed over the requests that were answered",
+            f"{about}, summed over the answered requests",
             lambda version, field=field: getattr(version.counters, field).ns // 1000,  # type: ignore[misc]
         )
     yield metric("nv_inference_pending_request_count", "Requests in the queue", lambda version: version.queued)
@@ -110,7 +112,7 @@ def _triton(served: list[VersionState], state: ServerState) -> Iterator[Metric]:
 
 def _histograms(served: list[VersionState], state: ServerState) -> Iterator[Metric]:
     requests = HistogramMetricFamily(
-        "hangtag_request_seconds", "From admission to answer, or from arrival to refusal", labels=[*_MODEL, "code"]
+        "hangtag_request_seconds", "Time from admission to answer, or from arrival to refusal", labels=[*_MODEL, "code"]
     )
     for version in served:
         _add(requests, [version.name, version.version, OK], version.counters.request_seconds)
@@ -119,17 +121,17 @@ def _histograms(served: list[VersionState], state: ServerState) -> Iterator[Metr
     yield requests
     shed = CounterMetricFamily(
         "hangtag_shed_requests",
-        "Requests refused because too many were waiting, or took too much memory; with an empty model label, before "
-        "they were read",
+        "Requests refused because too many requests waited, or took too much memory. Without a model label, refused "
+        "before they were read",
         labels=["model"],
     )
     for model, count in state.shed.items():
         shed.add_metric([model], count)
     yield shed
     for name, about, field in (
-        ("hangtag_queue_seconds", "Waiting in the queue, of the requests that were answered", "queue_seconds"),
-        ("hangtag_compute_seconds", "Computing the batch, of the requests that were answered", "compute_seconds"),
-        ("hangtag_batch_size", "Samples of the batches that were computed", "batch_sizes"),
+        ("hangtag_queue_seconds", "Time in the queue, of answered requests only", "queue_seconds"),
+        ("hangtag_compute_seconds", "Time to compute the batch, of answered requests only", "compute_seconds"),
+        ("hangtag_batch_size", "Number of samples in each computed batch", "batch_sizes"),
     ):
         family = HistogramMetricFamily(name, about, labels=_MODEL)
         for version in served:
@@ -157,16 +159,16 @@ def _routes(served: list[VersionState]) -> Iterator[Metric]:
         labels=[*_MODEL, "outcome"],
     )
     compared = CounterMetricFamily(
-        "hangtag_route_shadow_samples", "Samples of a route that its shadow answered too", labels=_MODEL
+        "hangtag_route_shadow_samples", "Samples that both a route and its shadow answered", labels=_MODEL
     )
     agreed = CounterMetricFamily(
         "hangtag_route_shadow_agreements",
-        "Of the samples that the shadow answered too, those with the same most probable label",
+        "Samples for which a route and its shadow agreed on the most probable label",
         labels=_MODEL,
     )
     difference = GaugeMetricFamily(
         "hangtag_route_shadow_largest_difference",
-        "Largest difference of an output's values since the start",
+        "Largest difference between a route's and its shadow's output values",
         labels=_MODEL,
     )
     for version in served:
@@ -188,8 +190,10 @@ def _routes(served: list[VersionState]) -> Iterator[Metric]:
 
 
 def _models(state: ServerState) -> Iterator[Metric]:
-    ready = GaugeMetricFamily("hangtag_model_ready", "1: takes requests; 0: it cannot be loaded", labels=_MODEL)
-    instances = GaugeMetricFamily("hangtag_model_instances", "Batches computed at once", labels=_MODEL)
+    ready = GaugeMetricFamily(
+        "hangtag_model_ready", "1 if the model accepts requests, 0 if it cannot be loaded", labels=_MODEL
+    )
+    instances = GaugeMetricFamily("hangtag_model_instances", "The most batches computed at once", labels=_MODEL)
     info = GaugeMetricFamily(
         "hangtag_model_info",
         "The execution provider, requested and obtained; whether CUDA graphs are used (on, off), and whether the CPU "
@@ -198,12 +202,12 @@ def _models(state: ServerState) -> Iterator[Metric]:
     )
     binding_failures = CounterMetricFamily(
         "hangtag_io_binding_failures",
-        "Batches that failed with IO binding and were computed without it; the model no longer uses it then",
+        "Batches that failed with IO binding. The model then computes without IO binding",
         labels=_MODEL,
     )
     queues = GaugeMetricFamily(
         "hangtag_max_queue_size",
-        "The size of the queue, over all workers; a route has no queue of its own",
+        "The most requests that may wait, over all workers. Routes have no queue",
         labels=_MODEL,
     )
     for version in state.versions:
@@ -232,7 +236,7 @@ def _server(state: ServerState) -> Iterator[Metric]:
     yield CounterMetricFamily("hangtag_worker_restarts", "Worker processes that were replaced", workers.restarts)
     transports = GaugeMetricFamily(
         "hangtag_transport",
-        "Worker processes by their transport, native or grpc, and the reason for it",
+        "Worker processes by transport (native or grpc), and the reason for the choice",
         labels=["transport", "reason"],
     )
     for transport, processes in state.transports.items():
@@ -241,12 +245,12 @@ def _server(state: ServerState) -> Iterator[Metric]:
     if state.store is not None:
         yield GaugeMetricFamily(
             "hangtag_store_last_success_timestamp_seconds",
-            "When the local copy last equalled the model store, in seconds since 1970; 0: not since the start",
+            "When the local copy last equalled the model store, in seconds since 1970, or 0 if never since the start",
             state.store.last_success,
         )
         yield CounterMetricFamily(
             "hangtag_store_errors",
-            "Attempts to update the local copy that failed, if only for a model",
+            "Failed updates of the local copy, or of one model in it",
             state.store.errors,
         )
     info = GaugeMetricFamily("hangtag_build_info", "Versions of hangtag and grpcio", labels=["version", "grpcio"])

@@ -1,5 +1,5 @@
-"""The state and the counters of a server, as plain values that processes send to each other and add up. Also counts
-failed requests, and, for each route, its members' answers and the comparisons with its shadow."""
+"""The state and the counters of a server, as plain values that processes send to each other and add up. This module
+also counts failed requests, and for each route the members' answers and the comparisons with the shadow."""
 
 import threading
 from collections import Counter
@@ -20,7 +20,7 @@ from hangtag.serving.server.telemetry.model_statistics import Counters
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
 """States of a version, in the words of RepositoryIndex."""
 FailureKey = tuple[str, str, str]
-"""Model, version and status code; model and version are empty if the client named no model that is served."""
+"""Model, version and status code. Model and version are empty if the client named no model that is served."""
 StageKey = tuple[int, str]
 """The number of the stage, from 1, and the stage's member, NAME or NAME@VERSION."""
 
@@ -35,7 +35,8 @@ class StageCounts(Mergeable):
 
 @dataclass(frozen=True)
 class ShadowCounts(Mergeable):
-    """Counts copies of requests for a route's shadow, and the results of comparing its answers with the callers'."""
+    """Counts of copies of requests for a route's shadow, and of comparisons of its answers with the callers'
+    answers."""
 
     compared: int = 0
     skipped: int = 0
@@ -51,11 +52,11 @@ class ShadowCounts(Mergeable):
 
 @dataclass(frozen=True)
 class RouteCounts(Mergeable):
-    """The counters of a route at one moment; empty for a model's version."""
+    """The counters of a route at one moment. There are no counters for a model's version."""
 
     stages: Mapping[StageKey, StageCounts] = field(default_factory=dict)
     shadow: ShadowCounts | None = None
-    """None if the route has no shadow."""
+    """The counts of the shadow; None if the route has no shadow."""
     low_confidence: int | None = None
     """Samples that got a member's unsure answer, because the next member had no time or no room in its queue; None if
     the route is not a cascade."""
@@ -69,12 +70,12 @@ def _worse(one: str, other: str) -> str:
 
 @dataclass(frozen=True)
 class VersionState(Mergeable):
-    """One version of a model: whether and how it serves, or the ``reason`` why not, and its counters."""
+    """One version of a model: whether and how it serves, or the ``reason`` why it does not serve, and its counters."""
 
     name: str
     version: str
     state: str = field(metadata=merged_by(_worse))
-    """For several processes, the worst state."""
+    """The state; for several processes, the worst state."""
     reason: str = ""
     provider: str = ""
     instances: int = 0
@@ -86,7 +87,7 @@ class VersionState(Mergeable):
     fell_back: bool = False
     io_binding_failures: int = 0
     route: RouteCounts = field(default_factory=RouteCounts)
-    """For a route: the counters of its members and its shadow."""
+    """The counters of a route's members and of its shadow."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Workers:
 
 @dataclass(frozen=True)
 class StoreState:
-    """When the local copy last equalled the model store (0: never), and how many attempts to update it failed."""
+    """When the local copy last equalled the model store (0: never), and how many attempts to update the copy failed."""
 
     last_success: float = 0.0
     errors: int = 0
@@ -121,7 +122,8 @@ class ServerState(Mergeable):
         loads: Number of loads by model and outcome ("ok" or "error").
         transports: Number of processes by their transport ("native" or "grpc") and the reason for it.
         workers: Set by the supervisor, if there is one; a sum of states has the workers of the first state.
-        shed: By model, requests refused because waiting requests had reached their limit; "": refused before reading.
+        shed: Number of requests by model that were refused because waiting requests had reached their limit. The key ""
+            has the requests that were refused before they were read.
         store: Set by the process that follows a model store; None if the models come from a folder.
     """
 
@@ -134,7 +136,8 @@ class ServerState(Mergeable):
     store: StoreState | None = field(default=None, metadata=merged_by(first))
 
     def counts_only(self) -> "ServerState":
-        """Return only the counters, to keep when a process has ended, because Prometheus counters must not fall."""
+        """Return only the counters. The counters are kept after a process has ended, because Prometheus counters must
+        not fall."""
         versions = tuple(
             replace(version, instances=0, queued=0, max_queue_size=0, state=READY, reason="")
             for version in self.versions
@@ -142,7 +145,8 @@ class ServerState(Mergeable):
         return replace(self, versions=versions, transports={})
 
     def restricted_to(self, served: Container[tuple[str, str]]) -> "ServerState":
-        """Return the state without the counts of other versions, which would pile up. served: Names and versions."""
+        """Return the state with the counts of only the versions in ``served``, because the counts of old versions would
+        pile up."""
         versions = tuple(version for version in self.versions if (version.name, version.version) in served)
         failures = {key: counts for key, counts in self.failures.items() if not key[1] or key[:2] in served}
         return replace(self, versions=versions, failures=failures)
@@ -164,7 +168,8 @@ class FailureCounts:
     def record(self, model: str, version: str, code: str, ns: int, *, shed: bool = False) -> None:
         """Count one request for ``Engine.record_failure``, which documents the arguments.
 
-        Model and version must be served, or be empty: names from clients would create metric series without end.
+        Model and version must be served, or be empty, because names from clients would create metric series without
+        end.
         """
         with self._lock:
             self._shed[model] += shed
@@ -174,18 +179,19 @@ class FailureCounts:
             recorder.add(ns / 1e9)
 
     def forget_others(self, model: str, versions: Container[str]) -> None:
-        """Forget the counts of all versions of a model except these, which serve: there is no end of new versions."""
+        """Forget the counts of all versions of a model except these, because new versions would add counts without
+        end."""
         with self._lock:
             for key in [key for key in self._recorders if key[0] == model and key[1] and key[1] not in versions]:
                 del self._recorders[key]
 
     def shed(self) -> dict[str, int]:
-        """By model, the number of requests refused because waiting requests had reached their limit."""
+        """Return for each model the number of requests refused because waiting requests had reached their limit."""
         with self._lock:
             return dict(self._shed)
 
     def snapshot(self) -> dict[FailureKey, BucketHistogram]:
-        """The histograms as they are now, in seconds."""
+        """Return the current histograms, in seconds."""
         with self._lock:
             return {key: recorder.histogram() for key, recorder in self._recorders.items()}
 
@@ -222,7 +228,8 @@ class RouteStatistics:
             self._expected_escalation_rate = expected_escalation_rate
 
     def record(self, key: StageKey, samples: int) -> None:
-        """Count one request's samples that a member answered. key: A key that was passed to ``begin``."""
+        """Count one request's samples that a member answered. ``key`` is one of the keys that were passed to
+        ``begin``."""
         counts = self._stages[key]
         with self._lock:
             counts[0] += 1
@@ -239,7 +246,7 @@ class RouteStatistics:
             self._shadow = counts if self._shadow is None else self._shadow + counts
 
     def snapshot(self) -> RouteCounts:
-        """The counters as they are now."""
+        """Return the current counters."""
         with self._lock:
             stages = {key: StageCounts(*counts) for key, counts in self._stages.items()}
             return RouteCounts(stages, self._shadow, self._low_confidence, self._expected_escalation_rate)

@@ -129,7 +129,7 @@ def test_a_number_of_another_type_is_refused(value: object) -> None:
 @pytest.mark.parametrize("text", ["cnn", "=8", "cnn=", "cnn=-1", "cnn=²"])
 def test_a_models_limit_is_written_as_name_and_number(text: str) -> None:
     error = refused("--model-max-batch-size", text)
-    assert f"{text!r} is not a model's name, '=' and a number" in error
+    assert f"{text!r} must be a model's name, '=' and a number" in error
 
 
 def test_a_models_own_limit_is_given_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
