@@ -183,7 +183,7 @@ class Signature:
 
     @cached_property
     def label_distances(self) -> tuple[tuple[float, ...], ...] | None:
-        """The distance of each pair of labels, [labels][labels], from 0 (the same) to 1; None without this property.
+        """The distance of each pair of labels, [labels][labels], from 0 (the same) to 1; None without distances.
 
         Raises:
             UnsupportedModelError: the property is malformed.

@@ -57,7 +57,7 @@ class Timings(NamedTuple):  # a tuple, because creating one per request must be 
 
     @property
     def compute_ns(self) -> int:
-        """Nanoseconds for joining the batch's inputs, ONNX Runtime, and splitting its outputs."""
+        """Nanoseconds to join the batch's inputs, to run ONNX Runtime, and to split the batch's outputs."""
         return self.compute_input_ns + self.compute_infer_ns + self.compute_output_ns
 
 

@@ -79,7 +79,7 @@ class RepositoryCalls:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, self._control)
 
     def close(self) -> None:
-        """End each thread once it is idle. Loads that wait still run."""
+        """End each thread once it is idle. Waiting loads are still done."""
         self._loader.shutdown(wait=False)
         self._threads.shutdown(wait=False)
 

@@ -4,7 +4,8 @@ A query's span is created when the query has ended, from times that are measured
 running query. A query's child spans are the queue and the computation. Tracing needs the extra ``otel``.
 
 OpenTelemetry gets no other data that a caller sends. A valid traceparent is two identifiers in hexadecimal digits and a
-flag. W3C's tracestate and baggage may hold any text, and would be exported with each span or be logged.
+flag. W3C's tracestate and baggage are not read, because they may hold any text, and would be exported with each span or
+be logged.
 """
 
 import threading

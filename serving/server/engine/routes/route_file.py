@@ -86,7 +86,7 @@ class Acceptance:
     bound: float
 
     def accepts(self, probabilities: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Return whether each sample of ``probabilities``, [batch, at least two labels], is accepted: [batch].
+        """Return which samples of ``probabilities``, [batch, at least two labels], are accepted, as an array [batch].
 
         A sample with a NaN is not accepted.
         """

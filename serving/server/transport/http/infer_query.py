@@ -147,7 +147,7 @@ def _raw_input(signature: Signature, body: bytes) -> tuple[TensorSpec, npt.NDArr
     """Return the one input of a request without JSON, whose shape follows from the number of bytes."""
     if len(signature.inputs) != 1:
         raise InvalidRequestError(
-            f"a request without JSON has one tensor, and the model takes {len(signature.inputs)} inputs; describe the "
+            f"a request without JSON has one tensor, but the model takes {len(signature.inputs)} inputs; describe the "
             "inputs in JSON, and send the length of the JSON in the header Inference-Header-Content-Length"
         )
     (spec,) = signature.inputs

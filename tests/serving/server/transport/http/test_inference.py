@@ -202,7 +202,7 @@ OF_JSON = str(len(DESCRIBED) - 784)
             ("classifier", body, OF_JSON, "'binary_data_size' add up to 784")
             for body in (DESCRIBED[:-1], DESCRIBED[:-784], DESCRIBED + b"\0", DESCRIBED + bytes(10_000))
         ),
-        ("two_inputs", bytes(12), "0", "a request without JSON has one tensor, and the model takes 2 inputs"),
+        ("two_inputs", bytes(12), "0", "a request without JSON has one tensor, but the model takes 2 inputs"),
         ("classifier", bytes(785), "0", "needs 784 bytes, got 785"),
         ("classifier", b"", "0", "the first axis is the batch"),
         ("unbatched", bytes(12), "0", "needs 16 bytes, got 12"),
