@@ -270,8 +270,8 @@ def _read(path: Path) -> tuple[bytes, ...]:
     for number, token in enumerate(tokens, 1):
         if len(token) < MIN_LENGTH or len(token.split()) > 1 or not token.isascii():
             raise StartError(
-                f"{path} (--token-file): token {number} is too short, or is not a single ASCII word; write one token "
-                f"a line, of at least {MIN_LENGTH} characters ('openssl rand -hex 32' makes one)"
+                f"{path} (--token-file): token {number} is too short, or is not a single ASCII word; each line "
+                f"needs one token of at least {MIN_LENGTH} characters ('openssl rand -hex 32' makes one)"
             )
     return tuple(_digest(token) for token in tokens)
 

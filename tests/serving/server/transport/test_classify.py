@@ -86,9 +86,12 @@ def test_the_most_probable_labels_come_first_as_many_as_requested(live: LiveServ
         ({"encoded": encoded(PIXELS[0])[:200]}, "the image cannot be decoded and seems damaged: "),
         ({"encoded": b"\x89PNG\r\n\x1a\n"}, "the image cannot be decoded and seems damaged: its header is wrong"),
         ({"raw": pb.RawImage()}, "raw pixels must be 28 x 28, 784 bytes; the request has 0 x 0 and 0 bytes"),
-        ({"raw": pb.RawImage(height=28, width=28, pixels=bytes(783))}, "got 28 x 28 and 783 bytes"),
-        ({"raw": pb.RawImage(height=14, width=56, pixels=bytes(784))}, "got 14 x 56 and 784 bytes"),
-        ({"raw": pb.RawImage(height=2**32 - 1, width=2**32 - 1)}, "got 4294967295 x 4294967295 and 0 bytes"),
+        ({"raw": pb.RawImage(height=28, width=28, pixels=bytes(783))}, "the request has 28 x 28 and 783 bytes"),
+        ({"raw": pb.RawImage(height=14, width=56, pixels=bytes(784))}, "the request has 14 x 56 and 784 bytes"),
+        (
+            {"raw": pb.RawImage(height=2**32 - 1, width=2**32 - 1)},
+            "the request has 4294967295 x 4294967295 and 0 bytes",
+        ),
     ],
 )
 def test_an_unusable_image_is_refused(live: LiveServer, fields: dict[str, Any], message: str) -> None:
