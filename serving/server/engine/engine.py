@@ -182,10 +182,10 @@ class Engine:
                 model.close()
 
     def _retire(self, model: Servable, keep_memory: bool) -> None:
-        """Close a model. Unless its memory is kept, return it and ONNX Runtime's unused arena to the system.
+        """Close a model, and free its memory. Unless ``keep_memory``, return all freed memory to the system.
 
         Otherwise an unload would leave the process as large as before, and each new version could make it larger. But
-        returning memory holds up all calls for some 20 ms, so models that take turns in memory leave it to each other.
+        returning memory delays all calls by some 20 ms, so with --max-loaded-mib a model leaves its memory to the next.
         """
         model.close()
         log.info("model retired", model=model.name, version=model.version)

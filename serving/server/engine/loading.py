@@ -152,7 +152,7 @@ class ModelLoader:
         decision = _decide_batching(file, runtime, config.max_batch_size_of(file.name))
         _require_unchanged(file, content)  # the session and the proof of batching were read from one file
         model = ServedModel(file, runtime, config)
-        # With --max-loaded-mib a caller waits for the load, most of which the largest batch would take.
+        # With --max-loaded-mib a caller waits for the load, and the largest batch would take most of the load's time.
         is_tried = (decision.tried and runtime.on_cpu) or config.max_loaded_mib
         if model.max_batch_size > 1 and not is_tried:
             runtime.warm_up([model.max_batch_size])

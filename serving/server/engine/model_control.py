@@ -212,7 +212,7 @@ class ModelControl:
         self.on_change()
 
     def evict(self, name: str) -> None:
-        """Unload a model, and return after its memory is free. The model's next call loads it again."""
+        """Unload a model, and return after the model is closed. The model's next call loads it again."""
         with self._change():
             self._engine.serve(name, [], wait=True)
             self._loader.outcomes[name, "evicted"] += 1

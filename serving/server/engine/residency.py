@@ -24,7 +24,7 @@ class Loads(Protocol):
         """Load and serve a model. Raises ServerError if the model cannot be loaded."""
 
     def evict(self, name: str) -> None:
-        """Unload a model, and free its memory, after it has computed its queued calls."""
+        """Unload a model, after it has computed its queued calls."""
 
     def loaded(self) -> list[ServedModel]:
         """Return every version that serves."""
