@@ -1,6 +1,7 @@
 """Fixtures of the tests on a Docker engine. They need the images of `make -C deploy build`."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from tests.deploy.engine.stack import Stack, stack
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.parent.name == "engine":
+        if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.engine)
 
 
