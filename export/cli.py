@@ -60,7 +60,7 @@ class _Export(click.Command):
     "--timing",
     hidden=True,
     expose_value=False,
-    deprecated="It has no effect: only the file is timed, for half a second.",
+    deprecated="It has no effect.",
 )
 @click.option(
     "--data-dir",
@@ -122,8 +122,6 @@ def export(
     trial = inventory.trial(published.metadata)
     summaries = {"TRIAL RUN": trial} if trial else {}
     summaries |= {check.name: check.summary for check in published.proof.checks}
-    if published.proof.speed is not None:
-        summaries["speed"] = str(published.proof.speed)
     _print_published(published.folder, summaries)
 
 

@@ -1,6 +1,5 @@
 """Publish a network that hangtag trained as a model's next version, with its provenance and proof in the file."""
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from hangtag.export import predecessors
 from hangtag.export.arrays import Pixels
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import onnx_model
-from hangtag.export.gate import speed
 from hangtag.export.gate.check import CALIBRATION
 from hangtag.export.gate.prove import Proof, prove
 from hangtag.export.gate.reference import Reference, answer, load
@@ -131,12 +129,10 @@ def export(
         figure = Quality.of(rival.metadata)
         why = "records no test figure" if figure is None else f"was tested on another data set ({figure})"
         raise predecessors.incomparable(rival, why)
-    with publish(models, source.name) as publication, tempfile.TemporaryDirectory() as folder:
-        file, fp32_file = publication.model_file, Path(folder, "fp32.onnx")
-        fp32 = source.graph()
-        fp32_file.write_bytes(fp32.SerializeToString())
-        model = precision.convert(fp32, to, source.data.train.first(QUANTIZATION_IMAGES).images)
-        metadata = onnx_model.metadata(model) | {"precision": to, "processor": ", ".join(speed.instructions())}
+    with publish(models, source.name) as publication:
+        file = publication.model_file
+        model = precision.convert(source.graph(), to, source.data.train.first(QUANTIZATION_IMAGES).images)
+        metadata = onnx_model.metadata(model) | {"precision": to, "processor": onnx_model.processor()}
         onnx_model.write(model, metadata, file)
         if fit_temperature:
             assert source.network is not None
@@ -156,9 +152,6 @@ def export(
                 own, source.test_images, serving, rival.version, even_if_worse=even_if_worse, note=trial
             )
             proof = replace(proof, checks=[*proof.checks, compared])
-        files = {speed.FILE: load(file)} | ({} if to == "fp32" else {speed.FP32: load(fp32_file)})
-        one = {expected.inputs[0].name: source.images[:1]}
-        proof = replace(proof, speed=speed.of_files(files, one, batched=True))
         metadata |= {**proof.metadata, **source.recorded(proof), "graph_digest": onnx_model.digest(model)}
         # The file is written again with the proof in its metadata; its graph and weights stay what was proven.
         onnx_model.write(model, metadata, file)

@@ -11,6 +11,17 @@ import onnx
 from hangtag.serving.server.runtime.inference_session import VERSION as ONNXRUNTIME_VERSION
 from hangtag.serving.signature import PREFIX
 
+INSTRUCTIONS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_vnni": "AVX-512 VNNI",
+    "amx_int8": "AMX int8",
+    "asimddp": "ARM dot products",
+    "i8mm": "ARM int8 matrix products",
+}
+"""Instructions on which the speed and rounding of int8 depend: name in /proc/cpuinfo -> the maker's name."""
+
 
 def digest(model: onnx.ModelProto) -> str:
     """SHA-256 of the graph and its weights. Metadata is left out, so that metadata can be added later."""
@@ -40,6 +51,16 @@ def described(model: onnx.ModelProto, added: Mapping[str, str]) -> onnx.ModelPro
     del copied.metadata_props[:]
     add_metadata(copied, added)
     return copied
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The instructions of INSTRUCTIONS that this machine has; empty if the system does not have ``cpuinfo``."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    flags = {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
+    return ", ".join(name for flag, name in INSTRUCTIONS.items() if flag in flags)
 
 
 def versions() -> dict[str, str]:

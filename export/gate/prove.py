@@ -14,7 +14,6 @@ from hangtag.export.file.onnx_model import operators
 from hangtag.export.gate import batching, label_checks, parity
 from hangtag.export.gate.check import AGREEMENT, CONTRACT, PARITY, STRUCTURE, PassedCheck
 from hangtag.export.gate.reference import REAL, Reference, answer, artificial_images, load
-from hangtag.export.gate.speed import Speed
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.serving.signature import Signature
 from hangtag.training.data.dataset import Classes
@@ -22,13 +21,12 @@ from hangtag.training.data.dataset import Classes
 
 @dataclass(frozen=True)
 class Proof:
-    """The checks that a file passed, its speed, and PyTorch's answers to the gate's real images."""
+    """The checks that a file passed, and PyTorch's answers to the gate's real images."""
 
     precision: str
     checks: Sequence[PassedCheck]
     expected: Answers
     """PyTorch's answers, or those of the FP32 file."""
-    speed: Speed | None = None
 
     def figures(self, name: str) -> dict[str, object]:
         """The figures of the check with this name; empty if it was not run."""
@@ -41,8 +39,6 @@ class Proof:
         metadata = {"gate": json.dumps(gate)}
         if (accuracy := self.figures(AGREEMENT).get("accuracy")) is not None:
             metadata["test_accuracy"] = f"{accuracy:.4f}"
-        if self.speed is not None:
-            metadata["speed"] = json.dumps(self.speed.figures)
         return metadata
 
     def __str__(self) -> str:

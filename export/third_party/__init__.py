@@ -7,7 +7,7 @@ wrapping       add the preprocessing before the graph, and the softmax after it
 import_options what the user states about the file, and how to publish it
 plan           decide from the options and companion files whether to publish a classifier
 judge          compare the classifier with the bare network on pictures, and measure its accuracy
-probe          load the file, time it, and find out whether its requests may be batched
+probe          load the file, and find out whether its requests may be batched
 conversion     convert the file to another precision, and require the same answers
 intake         all of the above, then metadata and publishing
 repetition     repeat the proofs of a published file

@@ -14,7 +14,7 @@ from hangtag.export import child_process
 from hangtag.export.arrays import Answers
 from hangtag.export.child_process import Progress
 from hangtag.export.errors import ExportError, GateError
-from hangtag.export.gate import speed
+from hangtag.export.file import onnx_model
 from hangtag.export.gate.check import AGREEMENT
 from hangtag.export.quantization import agreement, samples
 from hangtag.export.quantization.agreement import Agreement, Comparison
@@ -60,13 +60,12 @@ class _Found:
     agreement: Agreement
 
 
-def convert(original: Path, options: ImportOptions, batched: bool, progress: Progress, shown_as: Path) -> Converted:
+def convert(original: Path, options: ImportOptions, progress: Progress, shown_as: Path) -> Converted:
     """Convert a file, and require that the result answers like the original.
 
     Args:
         original: The file. Other files are written to its folder.
         options: The options, with samples.
-        batched: Whether the original's requests may be batched.
         progress: called with a line about each step, in a separate thread.
         shown_as: the file's name in error messages.
 
@@ -80,7 +79,6 @@ def convert(original: Path, options: ImportOptions, batched: bool, progress: Pro
         original,
         target,
         options,
-        batched,
         shown_as=shown_as,
         check="conversion",
         seconds=options.search_seconds + _SECONDS,
@@ -95,12 +93,10 @@ def convert(original: Path, options: ImportOptions, batched: bool, progress: Pro
         )
     converted = onnx.load(target)
     keep_origin(converted, onnx.load(original))
-    instructions = ", ".join(speed.instructions())
     metadata = {
         "precision": options.precision,
         "fp32_layers": json.dumps(figures["fp32_layers"]),
-        "processor": instructions,
-        "speed": json.dumps(figures["speed"].figures),
+        "processor": onnx_model.processor(),
     }
     kept, layers = [layer["name"] for layer in figures["fp32_layers"]], figures["layers"]
     in_fp32 = f"; in FP32: {', '.join(kept[:_NAMED])}{' and more' if len(kept) > _NAMED else ''}" if kept else ""
@@ -115,12 +111,12 @@ def convert(original: Path, options: ImportOptions, batched: bool, progress: Pro
     return Converted(converted, figures, metadata, summaries)
 
 
-def _convert(original: Path, target: Path, options: ImportOptions, batched: bool) -> dict[str, Any]:
+def _convert(original: Path, target: Path, options: ImportOptions) -> dict[str, Any]:
     """In a child process, write the converted file, and other files to its folder.
 
     Returns:
         JSON values: ``agreement`` on the samples of the proof, ``fp32_layers`` with their errors, ``layers`` (the
-        number of all layers), ``rules``, ``samples`` and ``speed``.
+        number of all layers), ``rules`` and ``samples``.
     """
     assert options.samples is not None
     folder = target.parent
@@ -159,7 +155,6 @@ def _convert(original: Path, target: Path, options: ImportOptions, batched: bool
         "fp32_layers": [*too_large, *chosen.kept],
         "rules": rules,
         "samples": {"made": len(given.making), "proved": len(given.proof)},
-        "speed": speed.of_files({speed.FILE: converted, "original": runtime}, given.proof[0], batched=batched),
     }
 
 

@@ -82,7 +82,7 @@ def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tupl
             model = onnx.load(chosen.wrapped.file)
         onnx_model.write(model, metadata, file)
         with publish(options.models, name) as publication:
-            findings = probe.run(file, shown_as=path, timed=not converts)
+            findings = probe.run(file, shown_as=path)
             signature: Signature = findings["signature"]
             names = json.loads(metadata.get("labels", "[]"))
             _require_labels_fit(names, signature, path)
@@ -101,7 +101,7 @@ def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tupl
                 if data is not None:
                     options, data = _apart(options, data)
                 batched = findings[BATCHING]["batched"]
-                converted = conversion.convert(file, options, batched, progress, shown_as=path)
+                converted = conversion.convert(file, options, progress, shown_as=path)
                 model, file = converted.model, folder / "published.onnx"
                 onnx_model.write(model, metadata, file)
                 findings |= {**probe.run(file, shown_as=path), **converted.figures}
@@ -119,7 +119,6 @@ def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tupl
             metadata |= {
                 "batched": json.dumps(verdict["batched"]),
                 "gate": json.dumps({key: findings[key] for key in _GATE if key in findings}),
-                "speed": json.dumps(findings["speed"].figures),
                 "graph_digest": onnx_model.digest(model),
             }
             onnx_model.write(model, metadata, publication.model_file)
@@ -187,5 +186,4 @@ def _summaries(findings: Mapping[str, Any], chosen: Plan) -> dict[str, str]:
         **{check: findings[check]["summary"] for check in (PICTURES, ACCURACY, PREDECESSOR) if check in findings},
         **({"classify": why_no_pictures} if why_no_pictures else {}),
         **({} if why_no_pictures or ACCURACY in findings else {ACCURACY: "not measured: --data names pictures for it"}),
-        "speed": str(findings["speed"]),
     }

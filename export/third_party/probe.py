@@ -1,4 +1,4 @@
-"""Load a third-party file in a child process, time it, and find out whether its requests may be batched."""
+"""Load a third-party file in a child process, and find out whether its requests may be batched."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,22 +8,19 @@ import onnx
 
 from hangtag.export import child_process
 from hangtag.export.file import onnx_model
-from hangtag.export.gate import speed
 from hangtag.export.gate.prove import check_structure
 from hangtag.export.repository.publishing import triton_config
 from hangtag.serving.batchable import Axes, obstacle
 from hangtag.serving.server.runtime import batching_proof
-from hangtag.serving.server.runtime.arrays import sample
 from hangtag.serving.server.runtime.session import Runtime
 
 
-def run(file: Path, shown_as: Path, *, timed: bool = False) -> dict[str, Any]:
-    """Describe a file: structure, signature, whether requests may be batched, and, if ``timed``, its speed.
+def run(file: Path, shown_as: Path) -> dict[str, Any]:
+    """Describe a file: structure, signature, and whether requests may be batched.
 
     Args:
         file: The ONNX file.
         shown_as: The file's name in error messages.
-        timed: Whether to measure the speed.
 
     Returns:
         JSON values, by check. ``signature`` comes from the runtime. ``triton`` is the text of a config.pbtxt, or None.
@@ -31,10 +28,10 @@ def run(file: Path, shown_as: Path, *, timed: bool = False) -> dict[str, Any]:
     Raises:
         GateError: ONNX's checker or the runtime refuses the file, or the file ends the process or does not answer.
     """
-    return child_process.run(_probe, file, timed, shown_as=shown_as, check="runtime")
+    return child_process.run(_probe, file, shown_as=shown_as, check="runtime")
 
 
-def _probe(file: Path, timed: bool) -> dict[str, Any]:
+def _probe(file: Path) -> dict[str, Any]:
     model = onnx.load(file)
     structure_check = check_structure(model, file.stat().st_size / 1e6, strict=False)
     runtime = Runtime(file, provider="cpu")
@@ -42,21 +39,17 @@ def _probe(file: Path, timed: bool) -> dict[str, Any]:
     names = {spec.name for spec in runtime.signature.inputs}
     inputs = {value.name: _axes(value) for value in model.graph.input if value.name in names}
     outputs = {value.name: _axes(value) for value in model.graph.output}
-    verdict, sizes = batching_proof.prove(runtime, obstacle(inputs, outputs), set(onnx_model.operators(model)))
+    verdict = batching_proof.prove(runtime, obstacle(inputs, outputs), set(onnx_model.operators(model)))
     if verdict.batched and runtime.signature.impossibility:
         # The runtime may see other axes than the graph declares, and the server relies on the runtime.
         verdict = replace(verdict, batched=False, why=runtime.signature.impossibility)
     runtime.warm_up([1])
-    found: dict[str, Any] = {
+    return {
         "structure": dict(structure_check.figures),
         "signature": runtime.signature,
         "batching": asdict(verdict),
         "triton": None if verdict.batched else triton_config(runtime.signature),
     }
-    if timed:
-        one = sample(runtime.signature, sizes, 0)
-        found["speed"] = speed.of_files({speed.FILE: runtime}, one, batched=verdict.batched)
-    return found
 
 
 def _axes(value: onnx.ValueInfoProto) -> Axes:

@@ -115,7 +115,6 @@ def details(entry: Entry, operators: dict[str, int] | None) -> dict[str, Any]:
         "operators": operators,
         "provenance": dict(inventory.provenance(entry)),
         "gate": entry.gate,
-        "speed": entry.json("speed"),
         "fp32_layers": entry.json("fp32_layers"),
     }
 
@@ -147,24 +146,16 @@ def _lines(entry: Entry, operators: dict[str, int] | None) -> list[tuple[str, st
     lines += list(inventory.provenance(entry))
     if entry.accuracy:
         lines.append((entry.accuracy[0], f"{entry.accuracy[1]:.2%}"))
-    for key, figures, lines_of in (("gate", entry.gate, _gate), ("speed", entry.json("speed"), _speed)):
-        try:
-            lines += lines_of(figures or {})
-        except (AttributeError, KeyError, TypeError, ValueError):
-            lines.append((key, "the recorded figures cannot be read"))
+    try:
+        lines += _gate(entry.gate or {})
+    except (AttributeError, KeyError, TypeError, ValueError):
+        lines.append(("gate", "the recorded figures cannot be read"))
     return lines
 
 
 def _gate(gate: dict[str, Any]) -> list[tuple[str, str]]:
     checks = [(check, figures) for check, figures in gate.items() if isinstance(figures, dict)]
     return [(f"gate: {check}", _short(figures) or "passed") for check, figures in checks]
-
-
-def _speed(speed: dict[str, Any]) -> list[tuple[str, str]]:
-    return [
-        (f"speed, batch {size}", ", ".join(f"{runtime} {ms:.3g} ms" for runtime, ms in times.items()))
-        for size, times in speed.get("median_ms", {}).items()
-    ]
 
 
 def _short(figures: dict[str, Any]) -> str:

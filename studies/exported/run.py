@@ -21,7 +21,6 @@ import torch
 from torch import nn
 
 from hangtag.export.arrays import Pixels
-from hangtag.export.gate.speed import BATCH_SIZES, FILE, FP32, THREADS, Contender, Speed, interleaved
 from hangtag.export.network import SingleLabel
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Entry
@@ -30,13 +29,13 @@ from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist
 from studies import options, results
+from studies.exported.timing import BATCH_SIZES, FILE, FP32, THREADS, Contender, Speed, interleaved
 from studies.page import Part, made_from, table
 from studies.results import Line
 
 EAGER, COMPILED = "PyTorch", "torch.compile"
 TIMINGS = ("eager", "compile")
 """What to compare a file's speed with: PyTorch in eager mode, or also torch.compile, which needs a C++ compiler."""
-_LEAST_ROUNDS, _SECONDS = 7, 2.0
 
 
 def measure(path: Path, images: Pixels, served: nn.Module, fp32: Path | None, timing: str) -> Speed:
@@ -55,12 +54,7 @@ def measure(path: Path, images: Pixels, served: nn.Module, fp32: Path | None, ti
         if timing == "compile" and any(map(shutil.which, ("c++", "g++", "clang++"))):
             contenders[COMPILED] = _compiled(served, images)
         batches = {size: np.resize(images, (size, *images.shape[1:])) for size in BATCH_SIZES}
-        return Speed(
-            {
-                size: interleaved(contenders, batch, least=_LEAST_ROUNDS, seconds=_SECONDS)
-                for size, batch in batches.items()
-            }
-        )
+        return Speed({size: interleaved(contenders, batch) for size, batch in batches.items()})
 
 
 @contextmanager
@@ -147,7 +141,9 @@ def main(models: Path, timing: str, rounds: int, out: Path | None) -> None:
 def _line(entry: Entry, speeds: Sequence[Speed]) -> Line:
     """A model's line: its medians, whether its goals are reached, and the slowest nodes if a goal is missed."""
     measured = middle(speeds)
-    line: Line = {"run": entry.name, "version": entry.version, "median_ms": measured.figures["median_ms"]}
+    line: Line = {"run": entry.name, "version": entry.version, "median_ms": {}}
+    for size, times in measured.milliseconds.items():
+        line["median_ms"][str(size)] = {contender: round(value, 4) for contender, value in times.items()}
     if goal := GOALS.get(entry.name):
         size, contender, bound = goal
         ratio = measured.ratio(contender, size)

@@ -108,8 +108,6 @@ def test_without_a_subcommand_it_lists(proven: Path) -> None:
         ("test_accuracy", "much", "lstm version 1"),
         ("gate", '{"parity": {"limit": {"a": "text"}}}', "gate the recorded figures cannot be read"),
         ("gate", "[1]", "gate the recorded figures cannot be read"),
-        ("speed", '{"median_ms": {"1": {"file": "fast"}}}', "speed the recorded figures cannot be read"),
-        ("speed", "[1]", "speed the recorded figures cannot be read"),
     ],
 )
 def test_one_file_with_strange_metadata_hides_no_other(

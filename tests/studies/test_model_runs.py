@@ -1,12 +1,15 @@
 """A short run of each study of exported files, by `make studies-check`: it records the figures of its page."""
 
+import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from studies import results
 from studies.exported import run as exported
+from studies.exported import timing
 from studies.page import ROOT
 from studies.shipped import run as shipped_run
 from studies.shipped import speed
@@ -44,3 +47,21 @@ def test_exported_times_a_file_and_judges_its_goal(tmp_path: Path, out: Path) ->
     assert lines["cnn-int8"]["reached"] is None  # its FP32 file is not there
     assert lines["cnn-int8"]["accuracy_lost"] <= lines["cnn-int8"]["may_lose"]
     assert "| `lstm` | 1.5x PyTorch at batch 1 | " in text
+
+
+def test_what_a_contender_pays_for_the_others_turn_is_not_counted() -> None:
+    """Its first batch after another's, which finds their weights in the processor's caches."""
+    last: list[str] = []
+    seconds = [0.0]
+
+    def contender(name: str) -> timing.Contender:
+        def answer(_: object) -> None:
+            seconds[0] += 0.0011 if last[-1:] == [name] else 0.05
+            last.append(name)
+
+        return answer
+
+    contenders = {name: contender(name) for name in ("one", "other")}
+    times = timing.interleaved(contenders, np.zeros((1, 28, 28), np.uint8), clock=lambda: seconds[0])
+    assert all(1 <= milliseconds < 25 for milliseconds in times.values())
+    assert all(len(list(turn)) >= 2 for _, turn in itertools.groupby(last))

@@ -15,7 +15,7 @@ import numpy as np
 
 from hangtag.serving.server.config.server_config import ServerConfig
 from hangtag.serving.server.errors import InferenceError
-from hangtag.serving.server.runtime.arrays import Array, Extent, Sizes, Tensors, Trial, trials
+from hangtag.serving.server.runtime.arrays import Array, Extent, Tensors, Trial, trials
 from hangtag.serving.server.runtime.gate_proof import proves_batching
 from hangtag.serving.server.runtime.session import Runtime
 
@@ -97,7 +97,7 @@ def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_bat
     sizes = tuple(sorted({*(min(size, max_batch_size) for size in _BRIEF_SIZES), max_batch_size}))
     extent = Extent(sizes, _BRIEF_LENGTHS, _BRIEF_VALUES, _BRIEF_SECONDS)
     try:
-        verdict, _ = prove(runtime, None, runtime.operators, extent)
+        verdict = prove(runtime, None, runtime.operators, extent)
     except InferenceError as error:
         runtime.forbid_batching(f"the model cannot be tried: {' '.join(str(error).split())[:300]}")
         return Decision("")
@@ -107,9 +107,7 @@ def decide_batching(runtime: Runtime, max_batch_size: int = ServerConfig.max_bat
     return Decision(verdict.why, tried=True)
 
 
-def prove(
-    runtime: Runtime, obstacle: str | None, operators: Set[str], extent: Extent = THOROUGH
-) -> tuple[Verdict, Sizes]:
+def prove(runtime: Runtime, obstacle: str | None, operators: Set[str], extent: Extent = THOROUGH) -> Verdict:
     """Run samples alone and in batches, at several lengths of the free axes.
 
     Args:
@@ -118,33 +116,29 @@ def prove(
         operators: The model's operators, with or without their domains.
         extent: How much is tried.
 
-    Returns:
-        The verdict, and sizes of the free axes at which the model runs.
-
     Raises:
         InferenceError: The model fails on every synthetic input.
     """
     deadline = time.monotonic() + extent.seconds
     tolerances = _tolerances(runtime, operators)
     failures: list[InferenceError] = []
-    answered: list[Sizes] = []
+    lengths: tuple[int, ...] = ()
     largest, telling = 0.0, False
     for trial in trials(runtime, extent, deadline, failures):
-        answered.append(trial.sizes)
-        lengths = tuple(sizes.length for sizes in answered)
+        lengths = (*lengths, trial.sizes.length)
         if obstacle is not None:
-            return Verdict(False, obstacle, lengths), answered[0]
+            return Verdict(False, obstacle, lengths)
         problem, difference = _judge(runtime, trial, extent.sizes, deadline, tolerances)
         if problem is not None:
-            return Verdict(False, problem, lengths), answered[0]
+            return Verdict(False, problem, lengths)
         largest = max(largest, difference)
         telling = telling or not _all_equal(trial.answers)
-    if not answered:
+    if not lengths:
         raise InferenceError(f"the model fails on every synthetic input; the last error: {failures[-1]}")
     if not telling:
-        return Verdict(False, "all synthetic inputs get the same answer, which proves nothing", lengths), answered[0]
+        return Verdict(False, "all synthetic inputs get the same answer, which proves nothing", lengths)
     why = f"the same answers alone and in batches of {', '.join(map(str, extent.sizes))}"
-    return Verdict(True, why, lengths, largest), answered[0]
+    return Verdict(True, why, lengths, largest)
 
 
 def _tolerances(runtime: Runtime, operators: Set[str]) -> Mapping[int, _Tolerance]:

@@ -1,6 +1,5 @@
-"""What the gate measures: differences between answers, and times of files and networks that take turns."""
+"""What the gate measures: differences between answers."""
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from scipy.special import softmax
 
 from hangtag.export.errors import GateError
-from hangtag.export.gate import batching, label_checks, parity, speed
+from hangtag.export.gate import batching, label_checks, parity
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.serving.signature import Signature, TensorSpec
 from tests.kit.onnx_file import Array
@@ -112,22 +111,3 @@ def test_a_temperature_changes_no_logit_and_no_label() -> None:
     probabilities[1] = probabilities[1][::-1].copy() * [1, 0.1, 3]
     with pytest.raises(GateError, match=r"different labels for 1 of 2 test images, first for image 1"):
         label_checks.check_calibration({"logits": LOGITS, "probabilities": probabilities}, CLASSES, 2.0, LOGITS)
-
-
-@pytest.mark.slow
-def test_what_a_contender_pays_for_the_others_turn_is_not_counted() -> None:
-    """Its first batch after another's, which finds their weights in the processor's caches."""
-    last: list[str] = []
-    seconds = [0.0]
-
-    def contender(name: str) -> speed.Contender:
-        def answer(_: object) -> None:
-            seconds[0] += 0.0011 if last[-1:] == [name] else 0.05
-            last.append(name)
-
-        return answer
-
-    contenders = {name: contender(name) for name in ("one", "other")}
-    times = speed.interleaved(contenders, np.zeros((1, 28, 28), np.uint8), clock=lambda: seconds[0])
-    assert all(1 <= milliseconds < 25 for milliseconds in times.values())
-    assert all(len(list(turn)) >= 2 for _, turn in itertools.groupby(last))

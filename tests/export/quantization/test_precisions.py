@@ -189,7 +189,7 @@ def test_the_file_keeps_its_origin_and_has_figures_of_its_own(of_own_file: Expor
     assert gate["precision"] == "int8"
     assert gate["agreement"]["images"] == 10_000
     assert float(written["test_accuracy"]) == pytest.approx(gate["agreement"]["accuracy"], abs=1e-4)
-    assert list(json.loads(written["speed"])["median_ms"]["1"]) == ["file", "fp32 file"]
+    assert "speed" not in written  # of the FP32 file, by an earlier release
     assert set(gate["batching"]["max_difference"].values()) == {0.0}
     assert file.stat().st_size < 0.5 * latest("lstm").stat().st_size
 

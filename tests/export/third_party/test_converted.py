@@ -70,7 +70,6 @@ def test_a_converted_file_names_the_layer_in_fp32_everywhere_and_is_served(tmp_p
     assert float(agreement[1]) >= 95
     assert float(agreement[2]) < float(agreement[1])
     assert re.search(r"  size         0\.00 MB, \d+% of the original's\n", result.stdout)
-    assert re.search(r"  speed        batch 1 in \S+ ms \(\S+ times as fast as the original\), ", result.stdout)
     progress = [line for line in result.stderr.splitlines() if "layer" in line]  # shown meanwhile
     assert progress[0].startswith("3 of 3 layers converted: ")
     assert progress[-1].startswith("2 of 3 layers converted: ")
@@ -85,7 +84,6 @@ def test_a_converted_file_names_the_layer_in_fp32_everywhere_and_is_served(tmp_p
     assert gate["agreement"]["share"] >= 0.95
     assert gate["samples"] == {"made": 200, "proved": 200}
     assert gate["rules"] == {"scores": "labels"}
-    assert set(json.loads(written["speed"])["median_ms"]["64"]) == {"file", "original"}
 
     x = networks.samples(64, seed=9)
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
