@@ -23,7 +23,6 @@ from hangtag.export.gate.check import (
     BATCHING,
     CALIBRATION,
     PARITY,
-    PICTURES,
     PassedCheck,
 )  # fmt: skip
 from hangtag.export.gate.reference import REAL, answer, artificial_images, softmax
@@ -237,16 +236,11 @@ class _Verification:
         return _passed(batching.check(self._runtime, images, other_images, tolerances, spread))
 
     def _third_party_proofs(self) -> Iterator[tuple[str, Callable[[], Finding]]]:
-        """The checks of a third-party model: comparison with the bare network, and accuracy."""
-        entry, gate = self._entry, self._entry.gate
-        if not isinstance(gate, dict):
-            return
-        original = "it was compared with the original in FP32, which is not in the repository"
-        for check in (PICTURES, AGREEMENT):
-            if check in gate and AGREEMENT in gate:
-                yield check, partial(Finding, check, None, original)
-            elif check in gate:
-                yield check, self._by_onnx(check, partial(self._repeated, check))
+        """The checks of a third-party model: agreement with the original, and accuracy."""
+        entry = self._entry
+        if isinstance(entry.gate, dict) and AGREEMENT in entry.gate:
+            original = "it was compared with the original in FP32, which is not in the repository"
+            yield AGREEMENT, partial(Finding, AGREEMENT, None, original)
         if "tested_on" in entry.metadata:
             yield ACCURACY, self._by_onnx(ACCURACY, partial(self._repeated, ACCURACY))
         elif self._data_dir is not None:

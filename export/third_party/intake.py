@@ -95,7 +95,7 @@ def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tupl
                 remedy = "Measure both with --data folder:PICTURES, or add --even-if-worse"
                 raise predecessors.incomparable(rival, f"has {figure}", remedy)
             if chosen.wrapped is not None:
-                findings[PICTURES] = prove(bare, chosen.wrapped, _pictures(data, options), path)
+                findings[PICTURES] = prove(bare, chosen.wrapped, path)
             converted = None
             if converts:
                 if data is not None:
@@ -148,13 +148,6 @@ def _metadata(model: onnx.ModelProto, path: Path, chosen: Plan) -> dict[str, str
     metadata |= chosen.metadata
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return metadata | {"source": f"{path.name}, SHA-256 {digest}", "versions": json.dumps(onnx_model.versions())}
-
-
-def _pictures(data: Judge | None, options: ImportOptions) -> Sequence[Path]:
-    """The user's pictures; empty if there are none."""
-    if data is not None:
-        return data.files
-    return samples.pictures(options.samples) if options.samples is not None else []
 
 
 def _apart(options: ImportOptions, data: Judge) -> tuple[ImportOptions, Judge]:

@@ -21,7 +21,6 @@ from hangtag.export.file import kept_answers
 from hangtag.export.gate.check import ACCURACY, PICTURES
 from hangtag.export.gate.reference import softmax
 from hangtag.export.gate.tolerances import TOLERANCES
-from hangtag.export.quantization.samples import spread
 from hangtag.export.repository.inventory import Entry, Quality
 from hangtag.export.third_party.preprocessing import LOGITS, PROBABILITIES
 from hangtag.export.third_party.wrapping import Wrapped
@@ -30,10 +29,7 @@ from hangtag.serving.image_spec import ImageSpec, flattened
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data.dataset import Classes
 from hangtag.training.data.pictures import HeldOut, held_out
-from hangtag.training.data.reading import prepared
 
-_COMPARED = 64
-"""The largest number of the user's pictures to compare."""
 _DRAWN = 24
 _BATCH = 16
 """Batch size for files whose requests may be batched."""
@@ -41,13 +37,12 @@ _SHOWN_EVERY = 1_000
 _SECONDS, _SECONDS_A_PICTURE = 600.0, 2.0
 
 
-def prove(bare: Path, wrapped: Wrapped, given: Sequence[Path], path: Path) -> dict[str, Any]:
-    """Compare the classifier's answers with those of the bare network.
+def prove(bare: Path, wrapped: Wrapped, path: Path) -> dict[str, Any]:
+    """Compare the classifier's answers with those of the bare network, for drawn pictures.
 
     Args:
         bare: The network's file.
         wrapped: The classifier.
-        given: The user's pictures; some of them are used. If empty, pictures are drawn.
         path: The file's name in error messages.
 
     Returns:
@@ -55,25 +50,19 @@ def prove(bare: Path, wrapped: Wrapped, given: Sequence[Path], path: Path) -> di
 
     Raises:
         GateError: the answers differ, or the scores are not of the stated kind.
-        ExportError: a picture cannot be read.
     """
-    figures = child_process.run(
-        _differences, wrapped.file, bare, wrapped, spread(given, _COMPARED), shown_as=path, check=PICTURES
-    )
+    figures = child_process.run(_differences, wrapped.file, bare, wrapped, shown_as=path, check=PICTURES)
     furthest = " and ".join(f"{name} within {value:.1e}" for name, value in sorted(figures["furthest"].items()))
-    kind = "drawn pictures" if figures["drawn"] else "of your pictures"
-    of = f"the bare network's, for which Pillow prepared {figures['pictures']} {kind}"
+    of = f"the bare network's, for which Pillow prepared {figures['pictures']} drawn pictures"
     return figures | {"summary": f"{furthest} of {of}"}
 
 
-def _differences(file: Path, bare: Path, wrapped: Wrapped, pictures: Sequence[Path]) -> dict[str, Any]:
+def _differences(file: Path, bare: Path, wrapped: Wrapped) -> dict[str, Any]:
     """In a child process, compute how far the classifier's answers are from the network's."""
     published, network = Runtime(file, provider="cpu"), Runtime(bare, provider="cpu")
     prepare, scores, bare_batch = wrapped.steps, wrapped.scores, wrapped.bare_batch or 1
     spec = prepare.spec
-    images = [prepared(path, spec) for path in pictures] or [
-        spec.prepare(flattened(picture, spec.channels)) for picture in _drawn(spec)
-    ]
+    images = [spec.prepare(flattened(picture, spec.channels)) for picture in _drawn(spec)]
     rows, answered = [], []
     for image in images:
         taken = np.repeat(prepare.network_input(image), bare_batch, axis=0)
@@ -100,7 +89,7 @@ def _differences(file: Path, bare: Path, wrapped: Wrapped, pictures: Sequence[Pa
                 f"of {len(images)} pictures the published file's {name} are up to {difference:.2g} from the "
                 f"network's, but at most {limits[name]:.2g} is allowed.",
             )
-    return {"pictures": len(images), "drawn": not pictures, "furthest": furthest, "limits": limits}
+    return {"pictures": len(images), "furthest": furthest, "limits": limits}
 
 
 def _require_scores(scores: Array, kind: str) -> None:

@@ -58,7 +58,6 @@ class Plan:
         steps = self.wrapped.steps
         described = {
             "task": "single_label", "image": json.dumps(steps.spec.as_json()), "preprocessing": str(steps),
-            "network": self.wrapped.as_json(),
         }  # fmt: skip
         return described | ({"taken": json.dumps(self.stated.sources)} if self.stated.sources else {})
 

@@ -1,19 +1,16 @@
 """Repeat the proofs of a published third-party file, for ``hangtag models verify``."""
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnx
 
 from hangtag.export.errors import PicturesGoneError, RecordError
-from hangtag.export.gate.check import ACCURACY, BATCHING, PICTURES
+from hangtag.export.gate.check import ACCURACY, BATCHING
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.export.quantization import samples
 from hangtag.export.repository.inventory import Entry
-from hangtag.export.third_party import probe, wrapping
-from hangtag.export.third_party.judge import Judge, prove
-from hangtag.export.third_party.wrapping import Wrapped
+from hangtag.export.third_party import probe
+from hangtag.export.third_party.judge import Judge
 from hangtag.training.errors import DataCorruptError, DataNotFoundError
 
 
@@ -21,7 +18,7 @@ def batching(entry: Entry, _data_dir: Path | None) -> tuple[bool, str]:
     """Try again whether the requests of a model may be batched.
 
     Returns:
-        Whether the result is as recorded, and a summary. The other functions here return the same.
+        Whether the result is as recorded, and a summary.
 
     Raises:
         GateError: the file does not run.
@@ -31,30 +28,15 @@ def batching(entry: Entry, _data_dir: Path | None) -> tuple[bool, str]:
     return verdict["batched"] == entry.json("batched"), summary
 
 
-def pictures(entry: Entry, _data_dir: Path | None) -> tuple[bool, str]:
-    """Compare a classifier with its bare network again, on drawn pictures.
-
-    Raises:
-        GateError: the answers differ.
-        RecordError: the metadata cannot be read; ValueError, TypeError and KeyError mean the same.
-    """
-    assert entry.signature is not None
-    if entry.signature.image is None:
-        raise RecordError("there is no hangtag.image")
-    wrapped = Wrapped.read(entry.path, entry.signature.image, entry.json("network"))
-    with TemporaryDirectory() as folder:
-        bare = Path(folder, "bare.onnx")
-        onnx.save(wrapping.bare(wrapped), bare)
-        summary: str = prove(bare, wrapped, [], entry.path)["summary"]
-    return True, summary
-
-
 def accuracy(entry: Entry, data_dir: Path | None) -> tuple[bool, str]:
     """Measure the accuracy again, on the same pictures.
 
     Args:
         entry: The version.
         data_dir: Where the pictures are now: their folder, or their CSV file; None for their recorded place.
+
+    Returns:
+        Whether the accuracy is as recorded, and a summary.
 
     Raises:
         PicturesGoneError: the pictures are missing or have changed.
@@ -86,4 +68,4 @@ def accuracy(entry: Entry, data_dir: Path | None) -> tuple[bool, str]:
     return bool(difference <= TOLERANCES[entry.precision or "fp32"].verification), summary
 
 
-OF_CHECK = {BATCHING: batching, PICTURES: pictures, ACCURACY: accuracy}
+OF_CHECK = {BATCHING: batching, ACCURACY: accuracy}

@@ -6,7 +6,6 @@ The published input is ``image``, UINT8 [batch, height, width] or [batch, height
 This runs in a child process, because it includes onnx's shape inference.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from onnx import TensorProto, helper, numpy_helper
 from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model
 from hangtag.export.third_party.preprocessing import LOGITS, PROBABILITIES, NetworkImage, Stated, Steps, steps
-from hangtag.serving.image_spec import ImageSpec
 
 IMAGE = "image"
 _RENAMED = {name: f"hangtag.network.{name}" for name in (IMAGE, LOGITS, PROBABILITIES)}
@@ -47,45 +45,6 @@ class Wrapped:
     output: str
     scores: str
     bare_batch: int | None
-
-    def as_json(self) -> str:
-        """The file's ``hangtag.network``, from which ``Wrapped.read`` restores this object."""
-        steps = self.steps
-        return json.dumps(
-            {
-                "input": _RENAMED.get(steps.input, steps.input), "datatype": steps.datatype, "axis": steps.axis,
-                "order": steps.order, "scale": steps.scale, "mean": steps.mean, "std": steps.std, "scores": self.scores,
-            }
-        )  # fmt: skip
-
-    @classmethod
-    def read(cls, file: Path, image: ImageSpec, network: Mapping[str, Any]) -> "Wrapped":
-        """Restore the object from a published file and its metadata. ``bare`` returns the network."""
-        given = dict(network)
-        scores = given.pop("scores")
-        return cls(file, Steps(spec=image, **given), scores, scores, None)
-
-
-def bare(wrapped: Wrapped) -> onnx.ModelProto:
-    """Return the network of a published file without its preprocessing. The output has the original name.
-
-    Raises:
-        ValueError: the file does not contain such a network.
-    """
-    model, given = onnx.load(wrapped.file), wrapped.steps
-    graph = model.graph
-    (prepared,) = [place for place, node in enumerate(graph.node) if given.input in node.output]
-    del graph.node[: prepared + 1]
-    (image,) = [value for value in graph.input if value.name == IMAGE]
-    batch = image.type.tensor_type.shape.dim[0]
-    shape: list[int | str] = [batch.dim_value or batch.dim_param, given.spec.height, given.spec.width]
-    if given.axis is not None:
-        shape.insert(given.axis, given.spec.channels)
-    (datatype,) = [kind for kind, name in _DATATYPES.items() if name == given.datatype]
-    del model.metadata_props[:]  # they describe the published input
-    graph.input.remove(image)
-    graph.input.append(helper.make_tensor_value_info(given.input, datatype, shape))
-    return model
 
 
 def wrap(bare: Path, target: Path, stated: Stated, freed: bool) -> Wrapped | str:
