@@ -9,9 +9,8 @@ import onnx
 from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model
 from hangtag.export.repository import inventory
-from hangtag.export.repository.publishing import is_our_config, publish
+from hangtag.export.repository.publishing import publish
 from hangtag.serving.image_spec import ImageSpec, ImageSpecError
-from hangtag.serving.model_repository import CONFIG_FILE
 
 _MEASURED = ("test_accuracy", "tested_on", "data_digest", "examples")
 """What 'hangtag import --data' records about pictures that were prepared with the file's fit."""
@@ -59,7 +58,4 @@ def record(models: Path, name: str, fit: str) -> Path:
     kept = {key: value for key, value in onnx_model.metadata(model).items() if key not in stale}
     with publish(models, name) as publication:
         onnx_model.write(model, kept | {"image": json.dumps(described)}, publication.model_file)
-        config = models / name / CONFIG_FILE
-        if is_our_config(config):  # else publishing would remove the file
-            publication.config_file.write_bytes(config.read_bytes())
     return publication.folder

@@ -31,7 +31,6 @@ from hangtag.errors import UserError
 
 MODEL_FILE = "model.onnx"
 SETTINGS_FILE = "serving.toml"
-CONFIG_FILE = "config.pbtxt"
 PROMOTION_FILE = "promoted.toml"
 ROUTE_FILE = "route.toml"
 

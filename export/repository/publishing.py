@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import os
 import shutil
 import tempfile
@@ -13,37 +12,31 @@ from pathlib import Path
 
 from hangtag.errors import reason
 from hangtag.export.errors import ExportError
-from hangtag.serving.model_repository import CONFIG_FILE, MODEL_FILE, ROUTE_FILE, is_model_name, is_route, next_version
-from hangtag.serving.signature import Signature, TensorSpec
+from hangtag.serving.model_repository import MODEL_FILE, ROUTE_FILE, is_model_name, is_route, next_version
 
-_OUR_FIRST_LINE = "# Written by hangtag export"
-"""Start of the first line of a config.pbtxt that an export wrote. Any other config.pbtxt is left unchanged."""
 PREFIX = ".publishing-"
 """Prefix of the hidden folders in which versions are written before they are published."""
 
 
 @dataclass
 class Publication:
-    """A version that is being published: where to write its files and, afterwards, where they are.
+    """A version that is being published: where to write its file and, afterwards, where it is.
 
     Attributes:
         model_file: The path at which to write the model.
-        config_file: The path at which a config.pbtxt may be written. It is moved next to the versions, and replaces any
-            config.pbtxt that an export wrote.
         folder: The published version's folder, after the ``with`` block; before, the folder in which the version is
             written.
     """
 
     model_file: Path
-    config_file: Path
     folder: Path
 
 
 @contextmanager
 def publish(models: Path, name: str) -> Iterator[Publication]:
-    """Publish the files that the block writes as a model's next version, if the block ends without an exception.
+    """Publish the file that the block writes as a model's next version, if the block ends without an exception.
 
-    The files are written in a hidden folder, which is then renamed. So a server sees the old state or the new state at
+    The file is written in a hidden folder, which is then renamed. So a server sees the old state or the new state at
     any time, even if this process is killed. A block that raises leaves no files behind.
 
     Raises:
@@ -71,7 +64,7 @@ def publish(models: Path, name: str) -> Iterator[Publication]:
             sync(folder.parent)
         try:
             with _staging_folder(models, name) as staging:
-                publication = Publication(staging / "1" / MODEL_FILE, staging / CONFIG_FILE, staging)
+                publication = Publication(staging / "1" / MODEL_FILE, staging)
                 publication.model_file.parent.mkdir()
                 yield publication
                 _finish(staging, publication)
@@ -127,10 +120,9 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def _finish(staging: Path, publication: Publication) -> None:
-    """Make the written files readable for other users, and safe from a loss of power."""
+    """Make the written file readable for other users, and safe from a loss of power."""
     staging.chmod(0o755)  # mkdtemp's 0700 would hide the model from a server that runs as another user
-    config = [publication.config_file] if publication.config_file.exists() else []
-    for path in (publication.model_file, *config, publication.model_file.parent, staging):
+    for path in (publication.model_file, publication.model_file.parent, staging):
         sync(path)
 
 
@@ -140,11 +132,7 @@ def _move_into_place(staging: Path, models: Path, name: str) -> Path:
         try:
             if folder.exists():
                 version = folder / str(next_version(models, name))
-                # A version that must not be batched never appears without its config.pbtxt: a new config.pbtxt is moved
-                # before the version, and an old config.pbtxt is removed after it.
-                _replace_config(staging / CONFIG_FILE, folder / CONFIG_FILE)
                 (staging / "1").rename(version)
-                _remove_config(staging / CONFIG_FILE, folder / CONFIG_FILE)
                 sync(folder)
             else:
                 version = staging.rename(folder) / "1"
@@ -157,21 +145,6 @@ def _move_into_place(staging: Path, models: Path, name: str) -> Path:
             return version
 
 
-def _replace_config(staged: Path, target: Path) -> None:
-    """Copy the staged file, but keep it, to copy it again if another export took the version number."""
-    if staged.exists() and (not target.exists() or is_our_config(target)):
-        copy = staged.with_suffix(".new")
-        shutil.copyfile(staged, copy)
-        sync(copy)
-        copy.replace(target)
-        sync(target.parent)
-
-
-def _remove_config(staged: Path, target: Path) -> None:
-    if not staged.exists() and is_our_config(target):
-        target.unlink()
-
-
 def sync(path: Path) -> None:
     """Make a file's content, or a folder's list of names, safe from a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -179,33 +152,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def triton_config(signature: Signature) -> str | None:
-    """The text of ``config.pbtxt``; None if Triton does not batch the model in any case.
-
-    Triton gives a model a batch size if every first axis is free, even if a configuration without inputs and outputs
-    has ``max_batch_size: 0``. Its ONNX Runtime backend respects only a configuration that names the inputs and outputs.
-    """
-    specs = (*signature.inputs, *signature.outputs)
-    if not signature.inputs or any(not spec.shape or spec.shape[0] is not None for spec in specs):
-        return None
-    lines = [
-        f"{_OUR_FIRST_LINE}: a request must not be answered together with another one.",
-        'backend: "onnxruntime"',
-        "max_batch_size: 0",
-        *(_tensor("input", spec) for spec in signature.inputs),
-        *(_tensor("output", spec) for spec in signature.outputs),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def is_our_config(config: Path) -> bool:
-    """Whether an export wrote this config.pbtxt."""
-    return config.is_file() and config.read_text(encoding="utf-8", errors="replace").startswith(_OUR_FIRST_LINE)
-
-
-def _tensor(side: str, spec: TensorSpec) -> str:
-    datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
-    name = json.dumps(spec.name, ensure_ascii=False)
-    return f"{side} {{ name: {name}, data_type: TYPE_{datatype}, dims: {list(spec.wire_shape)} }}"

@@ -122,8 +122,6 @@ def accept(path: Path, options: ImportOptions, progress: Progress = str) -> tupl
                 "graph_digest": onnx_model.digest(model),
             }
             onnx_model.write(model, metadata, publication.model_file)
-            if findings["triton"] is not None:
-                publication.config_file.write_text(findings["triton"], encoding="utf-8")
         return publication.folder, _summaries(findings, chosen) | dict(converted.summaries if converted else {})
 
 

@@ -9,7 +9,6 @@ import onnx
 from hangtag.export import child_process
 from hangtag.export.file import onnx_model
 from hangtag.export.gate.prove import check_structure
-from hangtag.export.repository.publishing import triton_config
 from hangtag.serving.batchable import Axes, obstacle
 from hangtag.serving.server.runtime import batching_proof
 from hangtag.serving.server.runtime.session import Runtime
@@ -23,7 +22,7 @@ def run(file: Path, shown_as: Path) -> dict[str, Any]:
         shown_as: The file's name in error messages.
 
     Returns:
-        JSON values, by check. ``signature`` comes from the runtime. ``triton`` is the text of a config.pbtxt, or None.
+        JSON values, by check. ``signature`` comes from the runtime.
 
     Raises:
         GateError: ONNX's checker or the runtime refuses the file, or the file ends the process or does not answer.
@@ -48,7 +47,6 @@ def _probe(file: Path) -> dict[str, Any]:
         "structure": dict(structure_check.figures),
         "signature": runtime.signature,
         "batching": asdict(verdict),
-        "triton": None if verdict.batched else triton_config(runtime.signature),
     }
 
 

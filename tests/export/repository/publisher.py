@@ -11,18 +11,14 @@ import click
 from hangtag.export.repository.publishing import publish
 from tests.kit.forkserver import CONTEXT, Forked
 
-CONFIG = "# Written by hangtag export: a request must not be answered together with another one.\n"
-"""A config.pbtxt that the next export may replace."""
 _SYSTEM = ("os", "shutil", "tempfile", "fcntl", "open", "pathlib")
 """What the audit events of the operating system's calls begin with."""
 
 
-def publish_content(models: Path, name: str, content: str, config: str = "") -> Path:
+def publish_content(models: Path, name: str, content: str) -> Path:
     """Publish a file with this content as the next version; return the version's folder."""
     with publish(models, name) as publication:
         publication.model_file.write_text(content)
-        if config:
-            publication.config_file.write_text(config)
     return publication.folder
 
 
@@ -51,19 +47,19 @@ def _publish_with_others(models: Path, name: str, content: str, barrier: Barrier
     click.echo(publish_content(models, name, content))
 
 
-def killed_at(moment: int, models: Path, config: str) -> bool:
+def killed_at(moment: int, models: Path) -> bool:
     """Publish in a process that is killed before its n-th call of the operating system: open, mkdir, rename and so on.
 
     Returns:
         Whether it was killed; False where it ended before.
     """
-    with Forked(_publish_and_die, moment, models, config) as process:
+    with Forked(_publish_and_die, moment, models) as process:
         code = process.wait(60)
     assert code in (0, -signal.SIGKILL)
     return code != 0
 
 
-def _publish_and_die(moment: int, models: Path, config: str) -> None:
+def _publish_and_die(moment: int, models: Path) -> None:
     steps = 0
 
     def count(event: str, _: object) -> None:
@@ -74,4 +70,4 @@ def _publish_and_die(moment: int, models: Path, config: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
-    publish_content(models, "cnn", "new", config)
+    publish_content(models, "cnn", "new")

@@ -8,7 +8,7 @@ import pytest
 
 from hangtag.export.repository.publishing import publish
 from hangtag.serving.model_repository import serving_versions
-from tests.export.repository.publisher import CONFIG, killed_at, publish_content, published_at_once
+from tests.export.repository.publisher import killed_at, publish_content, published_at_once
 from tests.kit.command import contents
 
 
@@ -105,10 +105,8 @@ def test_without_file_locks_publishing_works_and_removes_no_leftovers(
     assert (tmp_path / ".publishing-theirs").is_dir()
 
 
-@pytest.mark.parametrize("config", ["", CONFIG], ids=["alone", "with a config.pbtxt"])
 @pytest.mark.parametrize("there", [0, 1])
-def test_a_kill_before_any_step_leaves_the_old_state_or_the_new(tmp_path: Path, there: int, config: str) -> None:
-    """A version that must not be batched is never there without the config.pbtxt that says so."""
+def test_a_kill_before_any_step_leaves_the_old_state_or_the_new(tmp_path: Path, there: int) -> None:
     outcomes = []
     for moment in range(1, 200):
         models = tmp_path / str(moment)
@@ -116,13 +114,11 @@ def test_a_kill_before_any_step_leaves_the_old_state_or_the_new(tmp_path: Path, 
         for _ in range(there):
             publish_content(models, "cnn", "old")
         before = latest_served(models)
-        killed = killed_at(moment, models, config)
+        killed = killed_at(moment, models)
         after = latest_served(models)
         assert after in (before, before | {"cnn": there + 1})
         if after != before:
             assert (models / "cnn" / str(there + 1) / "model.onnx").read_text() == "new"
-            written = models / "cnn/config.pbtxt"
-            assert (written.read_text() if written.exists() else "") == config
         if there:
             assert (models / "cnn/1/model.onnx").read_text() == "old"
         assert publish_content(models, "cnn", "next").name == str(after.get("cnn", 0) + 1)

@@ -6,14 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 
-from hangtag.serving.client import Client
 from tests.kit import onnx_file, onnx_models, unbatchable_models
 from tests.kit.exported import import_refused, imported
-from tests.kit.server import server
 from tests.kit.shipped import latest
 
 pytestmark = pytest.mark.slow
@@ -100,38 +97,6 @@ def test_a_model_in_8_bits_may_be_batched_where_answers_differ_by_steps(
     )
     imported(tmp_path, shifted)
     assert metadata(tmp_path)["batched"] == json.dumps(batched)
-
-
-def test_a_config_keeps_triton_from_batching_what_it_must_not(tmp_path: Path) -> None:
-    """It names inputs and outputs, since Triton overrides a max_batch_size of 0 without them."""
-    config = tmp_path / "models/theirs/config.pbtxt"
-    imported(tmp_path, unbatchable_models.reversal())
-    lines = config.read_text().splitlines()
-    assert lines[0].startswith("# Written by hangtag export")
-    assert lines[1:] == [
-        'backend: "onnxruntime"', "max_batch_size: 0",
-        'input { name: "x", data_type: TYPE_FP32, dims: [-1, 3] }',
-        'output { name: "y", data_type: TYPE_FP32, dims: [-1, 3] }',
-    ]  # fmt: skip
-    assert config.stat().st_mode & 0o044 == 0o044
-    with server(tmp_path / "models", provider="cpu") as running, Client(running.address) as client:
-        x = np.arange(6, dtype=np.float32).reshape(2, 3)
-        assert client.infer("theirs", {"x": x})["y"].tolist() == x[::-1].tolist()  # hangtag's own server ignores it
-
-    imported(tmp_path, onnx_models.classifier(), "--even-if-different")
-    assert sorted(path.name for path in config.parent.iterdir()) == ["1", "2"]
-    imported(tmp_path, unbatchable_models.softmax(), "--even-if-different")
-    assert sorted(path.name for path in config.parent.iterdir()) == ["1", "2", "3", "config.pbtxt"]
-    config.write_text("# mine\nmax_batch_size: 0\n")
-    for model in (unbatchable_models.reversal(), onnx_models.classifier()):
-        imported(tmp_path, model, "--even-if-different")
-        assert config.read_text().startswith("# mine\n")
-
-
-@pytest.mark.parametrize("build", [onnx_models.unbatched, onnx_models.every_scalar, onnx_models.state])
-def test_no_config_is_written_where_triton_needs_none(build: Build, tmp_path: Path) -> None:
-    imported(tmp_path, build())
-    assert [path.name for path in (tmp_path / "models/theirs").iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize(
