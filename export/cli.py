@@ -173,9 +173,9 @@ def import_file(file: Path, **given: Any) -> None:
     if options.preprocessing is not None and not options.preprocessing.strip():
         raise click.UsageError("--preprocessing is empty: leave it out, or state the steps.")
     if options.precision == "fp32":
-        refuse(*_CONVERSION, because="for --precision int8 or fp16, which converts the file.")
+        refuse(*_CONVERSION, because="for --precision int8, which converts the file.")
     elif options.samples is None and options.data is None:
-        raise click.UsageError(f"--precision {options.precision} needs samples: add --calibration or --data.")
+        raise click.UsageError("--precision int8 needs samples: add --calibration or --data.")
     click.echo(f"checking {file}", err=True)
     folder, summaries = intake.accept(file, options, lambda line: click.echo(escaped(line), err=True))
     _print_published(folder, summaries)

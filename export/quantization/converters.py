@@ -1,4 +1,4 @@
-"""Convert any network to int8 or fp16, with some layers in FP32. A converter prepares once and converts many times."""
+"""Convert any network to int8, with some layers in FP32. A converter prepares once and converts many times."""
 
 import io
 import logging
@@ -7,12 +7,9 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QDQQuantizer, QuantType, create_calibrator
-from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from hangtag.export.errors import ExportError
 from hangtag.export.quantization.samples import Feed
@@ -23,9 +20,6 @@ PASSING = ("Relu", "Clip", "MaxPool", "Reshape", "Transpose", "Flatten", "Squeez
 """Operators to compute in 8 bits between two LAYERS, so that no value is converted to FP32 and back."""
 _OPSET = 13
 """The first opset in which weights may have a scale for each channel."""
-_AT_A_TIME = 256
-_LARGEST = 65_504 / 2
-"""Half of the largest number of half precision, because other samples may have larger values than the observed ones."""
 
 
 class ConversionError(ExportError):
@@ -38,9 +32,6 @@ class Int8Converter:
     Weights get 7 bits and a scale for each output channel (``reduce_range``). Processors without 8-bit dot products,
     which add two products in 16 bits, then compute the same sums as processors with 8-bit dot products.
     """
-
-    too_large: Sequence[onnx.NodeProto] = ()
-    """Layers that stay in FP32 in any case."""
 
     def __init__(
         self,
@@ -109,58 +100,6 @@ class Int8Converter:
         return converted
 
 
-class Fp16Converter:
-    """ONNX Runtime's converter to half precision; inputs and outputs keep their types."""
-
-    def __init__(self, model: onnx.ModelProto, samples: Sequence[Feed], folder: Path) -> None:
-        """
-        Args:
-            samples: all samples, which show what values are too large for half precision.
-            folder: for temporary files.
-
-        Raises:
-            ExportError: ONNX Runtime cannot run the network with its intermediate values as outputs.
-        """
-        self._model = onnx.ModelProto()
-        self._model.CopyFrom(model)
-        _name_nodes(self._model)
-        with converting():
-            onnx.save(self._model, folder / "named.onnx")
-            calibrator = create_calibrator(
-                folder / "named.onnx", None, augmented_model_path=str(folder / "calibration.onnx")
-            )
-            for start in range(0, len(samples), _AT_A_TIME):  # a call keeps figures of each sample until it ends
-                calibrator.collect_data(_Reader(samples[start : start + _AT_A_TIME]))
-            ranges = {
-                name: max(float(np.abs(end).max()) for end in values.range_value)
-                for name, values in calibrator.compute_data().items()
-            }
-        nodes = [node for node in self._model.graph.node if node.op_type != "Constant"]
-        self.too_large: Sequence[onnx.NodeProto] = [
-            node for node in nodes if any(ranges.get(name, 0) > _LARGEST for name in (*node.input, *node.output))
-        ]
-        """Nodes that read or write values beyond the range of half precision. They always stay in FP32, because ONNX
-        Runtime computes most of half precision in FP32 on a CPU, so that an answer there would not show the
-        overflow."""
-        kept = {node.name for node in self.too_large}
-        self.layers: Sequence[onnx.NodeProto] = [node for node in nodes if node.name not in kept]
-
-    def convert(self, in_fp32: Collection[str]) -> onnx.ModelProto:
-        """Convert all nodes except those with these names. Raises ExportError if the converter fails."""
-        copied = onnx.ModelProto()
-        copied.CopyFrom(self._model)  # the converter changes its argument
-        with converting():
-            converted: onnx.ModelProto = convert_float_to_float16(
-                copied, keep_io_types=True, node_block_list=[*in_fp32, *(node.name for node in self.too_large)]
-            )
-            _keep_fp32_between(converted.graph)
-            ONNXModel(converted).topological_sort()
-        return converted
-
-
-Converter = Int8Converter | Fp16Converter
-
-
 def _with_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), _OPSET)
     return model if opset >= _OPSET else onnx.version_converter.convert_version(model, _OPSET)
@@ -187,27 +126,6 @@ def _flatten_biases(model: onnx.ModelProto) -> None:
             flat = onnx.numpy_helper.to_array(biases[node.input[2]])[0]
             node.input[2] = f"{node.name}.bias"
             model.graph.initializer.append(onnx.numpy_helper.from_array(flat, node.input[2]))
-
-
-def _keep_fp32_between(graph: onnx.GraphProto) -> None:
-    """Pass values between neighbouring nodes in FP32 unchanged. The converter would cast the values to FP16 and back,
-    which turns large values into infinity."""
-
-    def casts(kind: int) -> dict[str, onnx.NodeProto]:
-        return {node.output[0]: node for node in graph.node if node.op_type == "Cast" and node.attribute[0].i == kind}
-
-    to_fp16 = casts(onnx.TensorProto.FLOAT16)
-    back = {
-        name: to_fp16[node.input[0]].input[0]
-        for name, node in casts(onnx.TensorProto.FLOAT).items()
-        if node.input[0] in to_fp16
-    }
-    for node in graph.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = back.get(name, name)
-    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    for node in [node for node in graph.node if node.op_type == "Cast" and node.output[0] not in used]:
-        graph.node.remove(node)
 
 
 @contextmanager

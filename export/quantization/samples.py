@@ -1,8 +1,7 @@
 """Read the samples for converting a file, from a .npz file or from a folder of images.
 
 The samples have two halves. The first half calibrates the converted file and chooses its layers in FP32. The second
-half proves the file, without having influenced it. There is one exception: fp16 keeps in FP32 what overflows for any
-sample, because answers on a CPU would not show the overflow.
+half proves the file, without having influenced it.
 """
 
 import zipfile

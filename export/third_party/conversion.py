@@ -1,4 +1,4 @@
-"""Convert a file to another precision in a child process, and require unchanged answers to the user's samples."""
+"""Convert a file to int8 in a child process, and require unchanged answers to the user's samples."""
 
 import json
 import time
@@ -18,7 +18,7 @@ from hangtag.export.file import onnx_model
 from hangtag.export.gate.check import AGREEMENT
 from hangtag.export.quantization import agreement, samples
 from hangtag.export.quantization.agreement import Agreement, Comparison
-from hangtag.export.quantization.converters import Converter, Fp16Converter, Int8Converter
+from hangtag.export.quantization.converters import Int8Converter
 from hangtag.export.quantization.precision import keep_origin
 from hangtag.export.quantization.samples import Feed, spread
 from hangtag.export.third_party.import_options import ImportOptions
@@ -36,7 +36,7 @@ _Layer = dict[str, Any]
 
 @dataclass(frozen=True)
 class Converted:
-    """A file in another precision whose answers agree with those of the original.
+    """A file in int8 whose answers agree with those of the original.
 
     Attributes:
         model: The file.
@@ -125,11 +125,7 @@ def _convert(original: Path, target: Path, options: ImportOptions) -> dict[str, 
     child_process.report(f"{len(given.making)} samples make the file, {len(given.proof)} others test it")
     making, proof = (_answers(runtime, feeds) for feeds in (given.making, given.proof))
     rules = agreement.rules(runtime.signature, [*making, *proof], options.rules)
-    converter = (
-        Fp16Converter(onnx.load(original), given.feeds, folder)
-        if options.precision == "fp16"
-        else Int8Converter(onnx.load(original), given.calibration, folder)
-    )
+    converter = Int8Converter(onnx.load(original), given.calibration, folder)
 
     def answers(model: onnx.ModelProto, feeds: Sequence[Feed]) -> list[Answers]:
         candidate = folder / "candidate.onnx"
@@ -147,12 +143,11 @@ def _convert(original: Path, target: Path, options: ImportOptions) -> dict[str, 
     onnx.save(chosen.model, target)
     converted = Runtime(target, provider="cpu")
     proven = Comparison(proof, rules).agreement(_answers(converted, given.proof))
-    too_large = [_layer(node, None) for node in converter.too_large]
     return {
         "agreement": _figures(proven) | {"least": options.least},
         "agreement_while_choosing": _figures(chosen.agreement),
-        "layers": len(converter.layers) + len(too_large),
-        "fp32_layers": [*too_large, *chosen.kept],
+        "layers": len(converter.layers),
+        "fp32_layers": chosen.kept,
         "rules": rules,
         "samples": {"made": len(given.making), "proved": len(given.proof)},
     }
@@ -173,7 +168,7 @@ def _figures(result: Agreement) -> dict[str, Any]:
 
 
 def _search(
-    converter: Converter,
+    converter: Int8Converter,
     agreement: Callable[[onnx.ModelProto], Agreement],
     distance: Callable[[onnx.ModelProto], float],
     least: float,
@@ -224,7 +219,7 @@ def _search(
     )
 
 
-def _rank(converter: Converter, distance: Callable[[onnx.ModelProto], float], seconds: float) -> list[_Layer]:
+def _rank(converter: Int8Converter, distance: Callable[[onnx.ModelProto], float], seconds: float) -> list[_Layer]:
     """Return all layers, the most sensitive first. Layers not measured in time come before all others."""
     names = {node.name for node in converter.layers}
     end = time.monotonic() + seconds

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.export.quantization import agreement
-from hangtag.export.quantization.precision import PRECISIONS
 from hangtag.export.third_party.preprocessing import SCORES
 from hangtag.options import A_FOLDER
 from hangtag.settings import REQUIRED, setting
@@ -60,8 +59,8 @@ class ImportOptions:
     even_if_different: bool = setting(False, EVEN_IF_DIFFERENT)
     precision: str = setting(
         "fp32",
-        "Convert the file: fp16 is for GPUs, int8 for CPUs. Both need --calibration, or --data.",
-        choices=PRECISIONS,
+        "Convert the file: int8 is for CPUs, and needs --calibration or --data.",
+        choices=("fp32", "int8"),
     )
     samples: Path | Sequence[Path] | None = setting(
         None,
@@ -74,7 +73,7 @@ class ImportOptions:
     agree_at_least: float | None = setting(
         None,
         "With --precision: the percentage of samples that must be answered like by the original. Layers stay in FP32 "
-        "as needed.  [default: 99 for int8, 99.9 for fp16]",
+        "as needed.  [default: 99]",
         between=(50, 100),
         metavar="PERCENT",
     )

@@ -39,18 +39,6 @@ def robust() -> onnx.ModelProto:
     return scoring("{ [last] scores = MatMul(x, last) }")
 
 
-def overflowing() -> onnx.ModelProto:
-    """A sum of squares in between exceeds what 16 bits hold."""
-    return scoring(
-        """<float large = {1000}, float tiny = {0.000001}> {
-            [larger] a = Mul(x, large)
-            [squares] b = Mul(a, a)
-            [smaller] c = Mul(b, tiny)
-            [last] scores = MatMul(c, last)
-        }"""
-    )
-
-
 def scoring(text: str, **constants: Array) -> onnx.ModelProto:
     """x FP32 [batch, 16] -> scores FP32 [batch, 5], by these constants, nodes, and weights ``last``."""
     signature = f"(float[batch, {FEATURES}] x) => (float[batch, {LABELS}] scores)"

@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import Result
-from onnx import TensorProto
 from PIL import Image
 
 from hangtag.serving.client import Client
@@ -102,12 +101,11 @@ def test_layers_that_there_is_no_time_to_measure_stay_first(tmp_path: Path) -> N
 
 
 def test_layers_without_names_get_some(tmp_path: Path) -> None:
-    model = networks.overflowing()
+    model = networks.sensitive()
     for node in model.graph.node:
         node.name = ""
-    result = convert(tmp_path, model, "--precision", "fp16")
-    assert "  precision    fp16 in 2 of 4 layers; in FP32: Mul_1, Mul_2\n" in result.stdout
-    assert [layer["name"] for layer in kept(tmp_path)] == ["Mul_1", "Mul_2"]
+    convert(tmp_path, model, *INT8)
+    assert [layer["name"] for layer in kept(tmp_path)] == ["MatMul_2"]
 
 
 def test_a_bias_with_an_axis_of_one_is_quantized_and_an_old_opset_is_raised(tmp_path: Path) -> None:
@@ -120,21 +118,6 @@ def test_a_bias_with_an_axis_of_one_is_quantized_and_an_old_opset_is_raised(tmp_
     assert operators(tmp_path).count("DequantizeLinear") >= 3
     opsets = {entry.domain: entry.version for entry in onnx.load(published(tmp_path)).opset_import}
     assert opsets[""] >= 13
-
-
-@pytest.mark.parametrize("large", [slice(None), slice(999, None)], ids=["all samples", "the last of a thousand"])
-def test_in_half_precision_a_node_whose_values_are_too_large_stays(large: slice, tmp_path: Path) -> None:
-    """On a CPU ONNX Runtime computes most of half precision in FP32, so no answer would show that it overflows."""
-    x = networks.samples(1000) * np.float32(1e-3)
-    x[large] *= 1e3
-    np.savez(tmp_path / "some-are-large.npz", x=x)
-    samples = tmp_path / "some-are-large.npz"
-    result = convert(tmp_path, networks.overflowing(), "--precision", "fp16", samples=samples)
-    assert "  precision    fp16 in 2 of 4 layers; in FP32: squares, smaller\n" in result.stdout
-    inputs, outputs = onnx_file.signature(published(tmp_path))
-    assert {datatype for datatype, _ in (*inputs.values(), *outputs.values())} == {"FLOAT"}
-    types = {tensor.name: tensor.data_type for tensor in onnx.load(published(tmp_path)).graph.initializer}
-    assert (types["last"], types["tiny"]) == (TensorProto.FLOAT16, TensorProto.FLOAT)
 
 
 def test_a_folder_of_images_calibrates_a_model_of_images(tmp_path: Path) -> None:
