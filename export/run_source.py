@@ -67,11 +67,11 @@ def of_run(
     def recorded(proof: Proof) -> dict[str, str]:
         """PyTorch's answers, and examples. For a user's pictures, which may disappear, answers to the examples."""
         if classes is None:
-            return kept_answers.record_answers(proof.expected, one_label=False)
+            return kept_answers.record_answers(proof.expected)
         chosen = kept_answers.choose_examples(proof.expected["logits"].argmax(axis=1), classes)
         kept = kept_answers.record_examples(images[chosen], classes[chosen])
         first = chosen if sources.kind_of(str(config.get("dataset", fashion_mnist.NAME))) else None
-        return kept | kept_answers.record_answers(proof.expected, one_label=True, first=first)
+        return kept | kept_answers.record_answers(proof.expected, first)
 
     def make() -> onnx.ModelProto:
         described = served.metadata | _provenance(served, config, metrics)

@@ -1,14 +1,11 @@
 """Keep PyTorch's answers and some test pictures in a file, for comparisons when the run is not available.
 
-`hangtag models verify` compares a file's answers with the complete answers to the gate's first images. If each image
-has one label, it also compares the most probable label of each test image. The web page for trying a model shows the
-examples.
+`hangtag models verify` compares a file's answers with them. The web page for trying a model shows the examples.
 """
 
 import base64
 import io
 import json
-import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -27,53 +24,28 @@ _MOST_BYTES = 512_000
 """Size limit for all examples together, so fewer large pictures are kept."""
 
 
-def record_answers(expected: Answers, *, one_label: bool, first: Array | None = None) -> dict[str, str]:
-    """Turn PyTorch's answers to the gate's images into metadata (keys without prefix).
-
-    Each most probable label takes one byte, or two if there are more than 256 labels, before compression.
+def record_answers(expected: Answers, first: Array | None = None) -> dict[str, str]:
+    """Turn PyTorch's answers to some of the gate's images into metadata (keys without prefix).
 
     Args:
         expected: the answers.
-        one_label: whether each image has one label.
-        first: indices of the images whose answers are kept completely; None for the first IMAGES.
+        first: indices of the images whose answers are kept; None for the first IMAGES.
     """
     kept = np.arange(IMAGES) if first is None else first
     kept = kept[: max(_LEAST, _NUMBERS // max(values[0].size for values in expected.values()))]
-    whole = {name: _round(values[kept[kept < len(values)]]).tolist() for name, values in expected.items()}
-    metadata = {"reference": json.dumps(whole, separators=(",", ":"))}
-    if one_label:
-        logits = expected["logits"]
-        labels = logits.argmax(axis=1).astype(_index_type(logits.shape[1]))
-        metadata["reference_labels"] = base64.urlsafe_b64encode(zlib.compress(labels.tobytes(), 9)).decode()
-    return metadata
+    answers = {name: _round(values[kept[kept < len(values)]]).tolist() for name, values in expected.items()}
+    return {"reference": json.dumps(answers, separators=(",", ":"))}
 
 
-def read_answers(metadata: Mapping[str, str]) -> tuple[Answers, Array | None] | None:
-    """Read PyTorch's answers from a file's metadata; None if the file has none.
-
-    Returns:
-        The complete answers to the gate's first images, or to the examples in the file; and the most probable label of
-        each test image, [n], or None if images have several labels.
+def read_answers(metadata: Mapping[str, str]) -> Answers | None:
+    """Read PyTorch's answers to the gate's first images, or to the examples in the file; None if the file has none.
 
     Raises:
-        RecordError, TypeError, KeyError: the metadata cannot be read.
+        ValueError, TypeError: the metadata cannot be read.
     """
     if "reference" not in metadata:
         return None
-    answers = {name: np.array(values) for name, values in json.loads(metadata["reference"]).items()}
-    labels = None
-    if "reference_labels" in metadata:
-        try:
-            content = zlib.decompress(base64.urlsafe_b64decode(metadata["reference_labels"]))
-        except (zlib.error, ValueError) as error:
-            raise RecordError("reference_labels is damaged") from error
-        labels = np.frombuffer(content, _index_type(len(json.loads(metadata["labels"]))))
-    return answers, labels
-
-
-def _index_type(labels: int) -> str:
-    """The data type in which files store the index of one of this many labels."""
-    return "u1" if labels <= 256 else "<u2"
+    return {name: np.array(values) for name, values in json.loads(metadata["reference"]).items()}
 
 
 def _round(values: Array) -> Array:

@@ -28,8 +28,7 @@ ROOT = Path(__file__).parents[3]
 KEYS = {
     "task", "labels", "label_distances", "label_distances_from", "precision", "recipe", "seed", "parameters",
     "data_digest", "git_revision", "trained", "training", "versions", "export_git_revision",
-    "processor", "validation_accuracy", "test_accuracy", "gate", "reference", "reference_labels",
-    "graph_digest", "examples", "image",
+    "processor", "validation_accuracy", "test_accuracy", "gate", "reference", "graph_digest", "examples", "image",
 }  # fmt: skip
 LABELS = [
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

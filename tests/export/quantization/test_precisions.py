@@ -178,8 +178,7 @@ def test_the_file_keeps_its_origin_and_has_figures_of_its_own(of_own_file: Expor
     file = of_own_file.folder / "models/lstm-int8/1/model.onnx"
     original, written = onnx_file.metadata(latest("lstm")), onnx_file.metadata(file)
     for key in (
-        "recipe", "seed", "trained", "training", "labels", "validation_accuracy", "reference", "reference_labels",
-        "data_digest",
+        "recipe", "seed", "trained", "training", "labels", "validation_accuracy", "reference", "data_digest",
     ):  # fmt: skip
         assert written[key] == original[key]
     assert written["precision"] == "int8"
