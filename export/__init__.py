@@ -9,7 +9,7 @@ Each part imports only parts further down this list (import-linter checks it):
     file          making the ONNX file: from PyTorch, simplified, with its metadata
     network       a trained network with preprocessing and outputs, as it is exported
 
-``exporter`` publishes what ``run_source`` or ``file_source`` describes. ``third_party.intake`` publishes other people's
+``exporter`` publishes a run, of which ``run_source`` reads the parts. ``third_party.intake`` publishes other people's
 files. First, ``predecessors`` compares the new version with the version that serves. ``verify`` computes recorded
 figures again.
 """

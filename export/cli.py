@@ -6,8 +6,6 @@ from typing import Any
 
 import click
 
-from hangtag.export import exporter, file_source
-from hangtag.export.exporter import Source
 from hangtag.export.quantization.precision import PRECISIONS
 from hangtag.export.repository import inventory, promotion
 from hangtag.export.third_party import intake
@@ -30,17 +28,12 @@ class _Export(click.Command):
             return super().make_context(info_name, args, parent, **extra)
         at = args.index("--onnx")
         given = [*args[at + 1 : at + 2], *args[:at], *args[at + 2 :]]  # the file comes first
-        converts = "--calibration" not in given and any(arg.startswith("--precision") for arg in given)
-        name = "export" if converts and file_source.is_own(Path(given[0])) else "import"
-        click.echo(f"Warning: --onnx will be removed in the next release: write 'hangtag {name} FILE.onnx'.", err=True)
-        assert isinstance(parent.command, click.Group)
-        command = parent.command.get_command(parent, name)
-        assert command is not None
-        return command.make_context(name, given, parent, **extra)
+        click.echo("Warning: --onnx will be removed in the next release: write 'hangtag import FILE.onnx'.", err=True)
+        return import_file.make_context("import", given, parent, **extra)
 
 
 @click.command(cls=_Export)
-@click.argument("run", metavar="RUN|FILE.onnx")
+@click.argument("run", metavar="RUN")
 @models_option(MODELS)
 @runs_option
 @click.option(
@@ -91,9 +84,7 @@ def export(
     A run that is worse on the test set than the version that serves, by more than chance explains, is refused, unless
     --even-if-worse is given.
 
-    RUN may also be a classifier's FP32 file that hangtag exported. It can be published in another --precision without
-    its run and without PyTorch: the new file passes the same gate, compared with the FP32 file. 'hangtag import'
-    publishes other people's files.
+    'hangtag import' publishes other people's files.
 
     \b
     Examples:
@@ -102,32 +93,13 @@ def export(
       hangtag export cnn --precision int8        publishes cnn-int8
       hangtag export cnn --fit-temperature       with probabilities to set thresholds by
       hangtag export runs/trial --even-if-worse  although a better version serves
-      hangtag export models/lstm/2/model.onnx --precision int8
     """
     if run.endswith(".onnx"):
-        if precision == "fp32":
-            raise click.UsageError(f"{run} is in FP32: name another --precision.")
-        refuse("runs", "fit_temperature", "calibrate", because="only for a run, not for a file.")
-        click.echo(f"exporting {run} in {precision}", err=True)
-        source = file_source.of_file(Path(run), data_dir, precision, name)
-    else:
-        source = _of_run(run, runs, data_dir, precision, name)
-    published = exporter.export(
-        source,
-        models,
-        fit_temperature=fit_temperature or calibrate,
-        even_if_worse=even_if_worse,
-        even_if_different=even_if_different,
-    )
-    trial = inventory.trial(published.metadata)
-    summaries = {"TRIAL RUN": trial} if trial else {}
-    summaries |= {check.name: check.summary for check in published.proof.checks}
-    _print_published(published.folder, summaries)
-
-
-def _of_run(run: str, runs: Path, data_dir: Path | None, precision: str, name: str | None) -> Source:
-    with needs("train", "'hangtag export RUN'"):
-        from hangtag.export import run_source
+        raise click.UsageError(
+            f"{run} is a file: 'hangtag import' publishes files; to convert a network, name its run."
+        )
+    with needs("train", "'hangtag export'"):
+        from hangtag.export import exporter
         from hangtag.training.runs.run import Run
     chosen = Run.find(run, runs)
     click.echo(f"exporting {chosen.folder} in {precision}", err=True)
@@ -136,7 +108,20 @@ def _of_run(run: str, runs: Path, data_dir: Path | None, precision: str, name: s
         data = fashion_mnist.load(data_dir)
     else:
         data = runs_data.load(config, data_dir, chosen.members())
-    return run_source.of_run(chosen, data, precision, name=name)
+    published = exporter.export(
+        chosen,
+        data,
+        models,
+        precision,
+        name=name,
+        fit_temperature=fit_temperature or calibrate,
+        even_if_worse=even_if_worse,
+        even_if_different=even_if_different,
+    )
+    trial = inventory.trial(published.metadata)
+    summaries = {"TRIAL RUN": trial} if trial else {}
+    summaries |= {check.name: check.summary for check in published.proof.checks}
+    _print_published(published.folder, summaries)
 
 
 _CONVERSION = ("samples", "agree_at_least", "agree_on", "search_minutes")

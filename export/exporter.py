@@ -1,72 +1,36 @@
 """Publish a network that hangtag trained as a model's next version, with its provenance and proof in the file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 from onnxscript import optimizer
 
-from hangtag.export import predecessors
-from hangtag.export.arrays import Pixels
+from hangtag.export import predecessors, run_source
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import onnx_model
+from hangtag.export.gate.answers import answer, load
 from hangtag.export.gate.check import CALIBRATION
 from hangtag.export.gate.prove import Proof, prove
-from hangtag.export.gate.reference import Reference, answer, load
+from hangtag.export.network import load_run
 from hangtag.export.quantization import precision
 from hangtag.export.repository import inventory
 from hangtag.export.repository.inventory import Quality
 from hangtag.export.repository.publishing import publish
-from hangtag.serving.image_spec import ImageSpec
-from hangtag.training.data.dataset import Classes, Dataset, Split
+from hangtag.training.data.dataset import Dataset, Split
 from hangtag.training.metrics import calibration
+from hangtag.training.runs import data as runs_data
+from hangtag.training.runs.config import short_name
+from hangtag.training.runs.run import Run
 
-if TYPE_CHECKING:  # exporting a file needs no torch, exporting a run does
-    from hangtag.export.network import ServedNetwork
-
+CANVASES = 1_000
+"""How many canvases are compared for a network with several labels per image, by default."""
 QUANTIZATION_IMAGES = 512
 """How many images of the training split int8 uses to learn how large activations get."""
 _TEMPERATURE, _SCALED = "temperature", "logits_by_temperature"
-
-
-@dataclass(frozen=True)
-class Source:
-    """What to publish: a run (``run_source``), or a run's FP32 file (``file_source``).
-
-    Attributes:
-        name: The model's name in the repository.
-        precision: The published file's precision, one of ``PRECISIONS``. int8 takes the range of activations from the
-            training split.
-        graph: Makes the FP32 model, whose metadata hold the provenance.
-        reference: The network or file whose answers the published file must match.
-        labels: The labels, in their order.
-        image: How a picture becomes the model's input.
-        data: The data set that the network learned from.
-        data_digest: The digest of that data, as recorded by the run.
-        images: The images on which the file is proven.
-        classes: The true class of each image; None if images have several labels.
-        test_images: How many images the test figure refers to.
-        recorded: Metadata that follow from the proof.
-        network: The network in PyTorch; None for a file.
-    """
-
-    name: str
-    precision: str
-    graph: Callable[[], onnx.ModelProto]
-    reference: Reference
-    labels: tuple[str, ...]
-    image: ImageSpec | None
-    data: Dataset
-    data_digest: str
-    images: Pixels
-    classes: Classes | None
-    test_images: int
-    recorded: Callable[[Proof], Mapping[str, str]] = lambda _: {}
-    network: "ServedNetwork | None" = None
 
 
 @dataclass(frozen=True)
@@ -85,74 +49,92 @@ class Published:
 
 
 def export(
-    source: Source,
+    run: Run,
+    data: Dataset,
     models: Path,
+    to: str = "fp32",
     *,
+    name: str | None = None,
+    graph: onnx.ModelProto | None = None,
+    canvases: int = CANVASES,
     fit_temperature: bool = False,
     even_if_worse: bool = False,
     even_if_different: bool = False,
 ) -> Published:
-    """Make the file in the source's precision, check it at the gate, and publish it.
+    """Make the file of a run's best epoch, check it at the gate, and publish it.
 
     Args:
-        source: what to publish.
+        run: a finished run.
+        data: the data of the run's training. For sets of labels: the garments from which canvases are composed.
         models: the model repository.
+        to: the precision, one of ``PRECISIONS``. int8 takes the range of activations from the training split.
+        name: the model's name in the repository, to which the precision is added; None for the network's name.
+        graph: the network in FP32 from an earlier export of this run, for a caller that publishes the run several
+            times. The file passes the same gate. None lets PyTorch export the network.
+        canvases: on how many canvases a network with several labels per image is compared.
         fit_temperature: fit a temperature on the validation split, and apply it to the file's probabilities. Only for a
-            run with one label per image.
+            network with one label per image.
         even_if_worse: publish even if the version that serves is better, or cannot be compared.
         even_if_different: publish even if the version that serves has other inputs, outputs, labels or fit.
 
     Raises:
-        ExportError: the version that serves has no figure on the same test set, this network cannot have the precision
-            or a temperature, or the repository cannot be written.
+        RunMismatchError: the run is not finished.
+        ExportError: the weights do not fit the network, PyTorch cannot export it, the version that serves has no figure
+            on the same test set, this network cannot have the precision or a temperature, or the repository cannot be
+            written.
         GateError: a check fails, no temperature fits, or the version that serves has another contract.
         Nothing is published in any of these cases.
 
     Example:
-        >>> source = run_source.of_run(Run.find("cnn", Path("runs")), fashion_mnist.load())
-        >>> export(source, Path("models")).folder
+        >>> export(Run.find("cnn", Path("runs")), fashion_mnist.load(), Path("models")).folder
         PosixPath('models/cnn/3')
     """
-    expected, to, logits_before = source.reference, source.precision, None
-    if source.classes is None and to != "fp32":
-        raise ExportError(f"{source.name} answers with sets of labels, which are published in fp32 only, not in {to}.")
-    if source.classes is None and fit_temperature:
+    run.require_finished()
+    config, metrics = run.read_config(), run.read_metrics()
+    served, name = load_run(run), precision.model_name(name or short_name(run.model), to)
+    summary, digest, logits_before = metrics["summary"], config["data_digest"], None
+    images, classes, test_images = run_source.gate_images(served, data.test, config, canvases)
+    if classes is None and to != "fp32":
+        raise ExportError(f"{name} answers with sets of labels, which are published in fp32 only, not in {to}.")
+    if classes is None and fit_temperature:
         raise ExportError(
-            f"{source.name} answers with sets of labels, but a temperature can only be fitted to a single label per "
-            "image. Export it without --fit-temperature."
+            f"{name} answers with sets of labels, but a temperature can only be fitted to a single label per image. "
+            "Export it without --fit-temperature."
         )
-    rival = predecessors.serving(models, source.name)
-    predecessors.require_same_contract(
-        rival, expected.inputs, expected.outputs, source.labels, source.image, even_if_different=even_if_different
-    )
-    if rival is not None and not even_if_worse and predecessors.recorded(rival, source.data_digest) is None:
+    rival = predecessors.serving(models, name)
+    contract = served.inputs, served.outputs, runs_data.labels(summary), served.image
+    predecessors.require_same_contract(rival, *contract, even_if_different=even_if_different)
+    if rival is not None and not even_if_worse and predecessors.recorded(rival, digest) is None:
         figure = Quality.of(rival.metadata)
         why = "records no test figure" if figure is None else f"was tested on another data set ({figure})"
         raise predecessors.incomparable(rival, why)
-    with publish(models, source.name) as publication:
+    with publish(models, name) as publication:
         file = publication.model_file
-        model = precision.convert(source.graph(), to, source.data.train.first(QUANTIZATION_IMAGES).images)
+        described = served.metadata | run_source.provenance(served, config, metrics)
+        fp32 = onnx_model.described(graph, described) if graph else run_source.to_onnx(served, described, run.model)
+        model = precision.convert(fp32, to, data.train.first(QUANTIZATION_IMAGES).images)
         metadata = onnx_model.metadata(model) | {"precision": to, "processor": onnx_model.processor()}
         onnx_model.write(model, metadata, file)
         if fit_temperature:
-            assert source.network is not None
-            validation = source.data.validation
-            fitted = source.network.temperature = _fitted(file, validation)
-            logits_before = answer(load(file), source.images, check=CALIBRATION)["logits"]
-            model = _folded(model, fitted, len(validation))
-            expected = replace(expected, temperature=fitted)
+            fitted = served.temperature = _fitted(file, data.validation)
+            logits_before = answer(load(file), images, check=CALIBRATION)["logits"]
+            model = _folded(model, fitted, len(data.validation))
             metadata = onnx_model.metadata(model)
             file.write_bytes(model.SerializeToString())
-        proof = prove(expected, file, model, source.images, source.classes, precision=to, logits_before=logits_before)
+        recorded = run_source.recorded_accuracy(served, summary)
+        proof = prove(
+            served, file, model, images, classes, precision=to, recorded=recorded, logits_before=logits_before
+        )
         own = Quality.of(metadata | proof.metadata)
-        serving = None if rival is None else predecessors.recorded(rival, source.data_digest)
+        serving = None if rival is None else predecessors.recorded(rival, digest)
         if rival is not None and own is not None and serving is not None:
             trial = f"The run is a trial, {text}. " if (text := inventory.trial(metadata)) else ""
             compared = predecessors.compare(
-                own, source.test_images, serving, rival.version, even_if_worse=even_if_worse, note=trial
+                own, test_images, serving, rival.version, even_if_worse=even_if_worse, note=trial
             )
             proof = replace(proof, checks=[*proof.checks, compared])
-        metadata |= {**proof.metadata, **source.recorded(proof), "graph_digest": onnx_model.digest(model)}
+        kept = run_source.kept_pictures(config, proof.expected, images, classes)
+        metadata |= {**proof.metadata, **kept, "graph_digest": onnx_model.digest(model)}
         # The file is written again with the proof in its metadata; its graph and weights stay what was proven.
         onnx_model.write(model, metadata, file)
     return Published(publication.folder, proof, metadata)

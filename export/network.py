@@ -34,6 +34,8 @@ class ServedNetwork(nn.Module, ABC):
     """softmax or sigmoid: turns ``logits`` into ``probabilities``, if the network has both outputs."""
     temperature = 1.0
     """Divides the logits before the activation. Only SingleLabel can have a value other than 1, after a fit."""
+    threshold: float | None = None
+    """The least probability of a label in an image's set; None if sets are not determined by a threshold."""
 
     def __init__(self, network: nn.Module, image: ImageSpec) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A finished run as the source of an export."""
+"""What an export takes from a finished run: the graph, the images of the gate, and metadata."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,102 +8,59 @@ import onnx
 import torch
 from torch.onnx.errors import OnnxExporterError
 
+from hangtag.export.arrays import Answers, Pixels
 from hangtag.export.errors import ExportError
-from hangtag.export.exporter import Source
 from hangtag.export.file import kept_answers, onnx_model, torch_export
-from hangtag.export.gate.prove import Proof
-from hangtag.export.gate.reference import Reference, sigmoid, softmax
 from hangtag.export.gate.tolerances import GATE_IMAGES
-from hangtag.export.network import LabelThreshold, ServedNetwork, SingleLabel, load_run
-from hangtag.export.quantization.precision import model_name
+from hangtag.export.network import ServedNetwork, SingleLabel
 from hangtag.training.data import fashion_mnist, outfits, sources
-from hangtag.training.data.dataset import Dataset, Images, Split
+from hangtag.training.data.dataset import Classes, Images, Split
 from hangtag.training.metrics.class_metrics import MOST_IN_MATRIX, restored
 from hangtag.training.runs import data as runs_data
-from hangtag.training.runs.config import git_revision, portable, short_name
-from hangtag.training.runs.run import Run
+from hangtag.training.runs.config import git_revision, portable
 
-CANVASES = 1_000
-"""How many canvases are compared for a network with several labels per image, by default."""
 _VOC_TEST_IMAGES = 4_952
 
 
-def of_run(
-    run: Run,
-    data: Dataset,
-    to: str = "fp32",
-    *,
-    name: str | None = None,
-    graph: onnx.ModelProto | None = None,
-    canvases: int = CANVASES,
-) -> Source:
-    """Return the network of the run's best epoch as a source.
+def gate_images(
+    served: ServedNetwork, test: Split, config: Mapping[str, Any], canvases: int
+) -> tuple[Pixels, Classes | None, int]:
+    """The images on which a file is proven, their classes, and how many images the test figure refers to.
 
-    Args:
-        run: a finished run.
-        data: the data of the run's training. For sets of labels: the garments from which canvases are composed.
-        to: the precision to publish.
-        name: the model's name in the repository, to which the precision is added; None for the network's name.
-        graph: the network in FP32 from an earlier export of this run, for a caller that publishes the run several
-            times. The file passes the same gate. None lets PyTorch export the network.
-        canvases: on how many canvases a network with several labels per image is compared.
-
-    Raises:
-        RunMismatchError: the run is not finished.
-        ExportError: the weights do not fit the network.
+    For sets of labels there are no classes, and the images are canvases of test garments.
     """
-    run.require_finished()
-    config, metrics = run.read_config(), run.read_metrics()
-    served = load_run(run)
-    classes = None
     if isinstance(served, SingleLabel):
-        test = data.test.first(GATE_IMAGES)
-        images, classes = test.images, test.classes
-        test_images = len(images)
-    else:
-        images = canvases_of(data.test, config, canvases)
-        test_images = outfits.SIZES["test"] if config.get("dataset") in outfits.NAMES else _VOC_TEST_IMAGES
+        first = test.first(GATE_IMAGES)
+        return first.images, first.classes, len(first)
+    tested = outfits.SIZES["test"] if config.get("dataset") in outfits.NAMES else _VOC_TEST_IMAGES
+    return canvases_of(test, config, canvases), None, tested
 
-    def recorded(proof: Proof) -> dict[str, str]:
-        """PyTorch's answers, and examples. For a user's pictures, which may disappear, answers to the examples."""
-        if classes is None:
-            return kept_answers.record_answers(proof.expected)
-        chosen = kept_answers.choose_examples(proof.expected["logits"].argmax(axis=1), classes)
-        kept = kept_answers.record_examples(images[chosen], classes[chosen])
-        first = chosen if sources.kind_of(str(config.get("dataset", fashion_mnist.NAME))) else None
-        return kept | kept_answers.record_answers(proof.expected, first)
 
-    def make() -> onnx.ModelProto:
-        described = served.metadata | _provenance(served, config, metrics)
-        if graph is not None:
-            return onnx_model.described(graph, described)
-        try:
-            return torch_export.to_onnx(served, described)
-        except OnnxExporterError as error:
-            cause: BaseException = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            why = next(iter(str(cause).splitlines()), "").rstrip(".") or type(cause).__name__
-            raise ExportError(
-                f"{run.model} cannot be exported to ONNX. PyTorch's exporter: {why}. In the network, replace this by "
-                "tensor operations that ONNX has, without if and float() of pixels, and train it again."
-            ) from error
+def kept_pictures(
+    config: Mapping[str, Any], expected: Answers, images: Pixels, classes: Classes | None
+) -> dict[str, str]:
+    """PyTorch's answers, and examples. For a user's pictures, which may disappear, answers to the examples."""
+    if classes is None:
+        return kept_answers.record_answers(expected)
+    chosen = kept_answers.choose_examples(expected["logits"].argmax(axis=1), classes)
+    kept = kept_answers.record_examples(images[chosen], classes[chosen])
+    first = chosen if sources.kind_of(str(config.get("dataset", fashion_mnist.NAME))) else None
+    return kept | kept_answers.record_answers(expected, first)
 
-    return Source(
-        name=model_name(name or short_name(run.model), to),
-        precision=to,
-        graph=make,
-        reference=_reference(served, metrics["summary"]),
-        labels=runs_data.labels(metrics["summary"]),
-        image=served.image,
-        data=data,
-        data_digest=config["data_digest"],
-        images=images,
-        classes=classes,
-        test_images=test_images,
-        recorded=recorded,
-        network=served,
-    )
+
+def to_onnx(served: ServedNetwork, metadata: Mapping[str, str], model: str) -> onnx.ModelProto:
+    """Let PyTorch export the network of this model, with this metadata. Raises ExportError if PyTorch cannot."""
+    try:
+        return torch_export.to_onnx(served, metadata)
+    except OnnxExporterError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        why = next(iter(str(cause).splitlines()), "").rstrip(".") or type(cause).__name__
+        raise ExportError(
+            f"{model} cannot be exported to ONNX. PyTorch's exporter: {why}. In the network, replace this by "
+            "tensor operations that ONNX has, without if and float() of pixels, and train it again."
+        ) from error
 
 
 def canvases_of(test: Split, config: Mapping[str, Any], count: int) -> Images:
@@ -115,24 +72,15 @@ def canvases_of(test: Split, config: Mapping[str, Any], count: int) -> Images:
     return outfits.load_split(dataset if dataset in outfits.NAMES else "outfits", "test", test, count).images
 
 
-def _reference(served: ServedNetwork, summary: Mapping[str, Any]) -> Reference:
-    """Return the network, in evaluation mode, as its file's reference, with the accuracy that the run recorded."""
-    recorded, test = None, summary["test"]
-    if isinstance(served, SingleLabel) and "confusion" in test:
-        counts = restored(test["confusion"], len(runs_data.labels(summary)))
-        recorded = float(test["accuracy"]), int(counts.sum())
-    return Reference(
-        "PyTorch",
-        served.inputs,
-        served.outputs,
-        served.answer,
-        activation={"softmax": softmax, "sigmoid": sigmoid}[served.activation],
-        threshold=served.threshold if isinstance(served, LabelThreshold) else None,
-        recorded=recorded,
-    )
+def recorded_accuracy(served: ServedNetwork, summary: Mapping[str, Any]) -> tuple[float, int] | None:
+    """The share of test images that the run recorded as correct, and their number; None if it recorded none."""
+    test = summary["test"]
+    if not isinstance(served, SingleLabel) or "confusion" not in test:
+        return None
+    return float(test["accuracy"]), int(restored(test["confusion"], len(runs_data.labels(summary))).sum())
 
 
-def _provenance(served: ServedNetwork, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
+def provenance(served: ServedNetwork, config: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
     """Where a network comes from and what training measured, from its run's files (keys without their prefix)."""
     summary, environment = metrics["summary"], config["environment"]
     labels = runs_data.labels(summary)

@@ -17,6 +17,7 @@ from hangtag.export.arrays import Pixels
 from hangtag.export.errors import ExportError, GateError, PicturesGoneError, RecordError
 from hangtag.export.file import kept_answers
 from hangtag.export.gate import batching, parity
+from hangtag.export.gate.answers import REAL, answer, artificial_images, softmax
 from hangtag.export.gate.check import (
     ACCURACY,
     AGREEMENT,
@@ -24,7 +25,6 @@ from hangtag.export.gate.check import (
     PARITY,
     PassedCheck,
 )  # fmt: skip
-from hangtag.export.gate.reference import REAL, answer, artificial_images, softmax
 from hangtag.export.gate.tolerances import GATE_IMAGES, TOLERANCES, Tolerances
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.session import Runtime

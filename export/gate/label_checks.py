@@ -6,24 +6,21 @@ import numpy as np
 
 from hangtag.export.arrays import Answers, Array
 from hangtag.export.errors import GateError
+from hangtag.export.gate.answers import softmax, worst_image
 from hangtag.export.gate.check import AGREEMENT, CALIBRATION, PassedCheck
-from hangtag.export.gate.reference import softmax, worst_image
 from hangtag.export.gate.tolerances import Tolerances
 from hangtag.training.data.dataset import Classes
 from hangtag.training.metrics.calibration import BINS, calibration_error
 from hangtag.training.metrics.class_metrics import evaluate
 
 
-def check_labels(
-    logits: Array, expected: Array, classes: Classes, tolerances: Tolerances, against: str = "PyTorch"
-) -> PassedCheck:
+def check_labels(logits: Array, expected: Array, classes: Classes, tolerances: Tolerances) -> PassedCheck:
     """Compare the file's logits with PyTorch's, and both with the true classes.
 
     Args:
         logits: the file's logits, [n, labels].
         expected: PyTorch's logits, [n, labels].
         classes: the true class of each image, [n].
-        against: what computed the expected logits, for the messages.
 
     Raises:
         GateError: too few labels agree, or too much accuracy is lost. The message names the differing image for which
@@ -42,7 +39,7 @@ def check_labels(
     if agreeing < min(tolerances.agreement, 1 - one):
         raise GateError(
             AGREEMENT,
-            f"the file and {against} give different classes for {len(differing)} of {len(predicted):,} test images "
+            f"the file and PyTorch give different classes for {len(differing)} of {len(predicted):,} test images "
             f"({agreeing:.2%} agree, {tolerances.agreement:.1%} must); worst at test image {worst}.{remedy}",
         )
     accuracy, expected_accuracy = (evaluate(scores, classes).accuracy for scores in (logits, expected))
@@ -52,11 +49,11 @@ def check_labels(
         lost = differing[expected_labels[differing] == classes[differing]]
         raise GateError(
             AGREEMENT,
-            f"the file is right about {accuracy:.2%} of the test set and {against} about {expected_accuracy:.2%}; it "
+            f"the file is right about {accuracy:.2%} of the test set and PyTorch about {expected_accuracy:.2%}; it "
             f"must keep {tolerances.accuracy:.1%} of that; worst at test image {_largest_margin(margin, lost)}."
             f"{remedy}",
         )
-    same = f"{'every answer' if not differing.size else f'{agreeing:.2%} of the answers'} like {against}'s"
+    same = f"{'every answer' if not differing.size else f'{agreeing:.2%} of the answers'} like PyTorch's"
     if changed_ties:
         same += f" but {changed_ties}, each with two tied labels"
     return PassedCheck(

@@ -7,8 +7,8 @@ import numpy as np
 
 from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import GateError
+from hangtag.export.gate.answers import REAL, Activation, answer, answer_batch, tied_paths, worst_image
 from hangtag.export.gate.check import CUDA, NOT_RUN, PARITY, PassedCheck
-from hangtag.export.gate.reference import REAL, Activation, answer, answer_batch, tied_paths, worst_image
 from hangtag.export.gate.tolerances import BATCH_SIZES, Tolerances
 from hangtag.serving.server.errors import ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
@@ -25,7 +25,6 @@ def check_logits(
     tolerances: Tolerances,
     spread: float,
     activation: Activation | None,
-    against: str = "PyTorch",
 ) -> PassedCheck:
     """Check that the logits equal PyTorch's, for up to four batches of each size and kind of images.
 
@@ -33,7 +32,6 @@ def check_logits(
         images: kind -> images, as ``artificial_images`` names the kinds.
         expected: kind -> PyTorch's answers.
         activation: turns logits into probabilities. If None, probabilities are not compared.
-        against: what computed the expected answers, for the messages.
 
     Raises:
         GateError: a number differs. The message names the kind, the batch size and the worst image.
@@ -46,7 +44,7 @@ def check_logits(
             for start in range(0, min(4 * size, len(pixels)), size):
                 rows = slice(start, start + size)
                 answers = answer_batch(runtime, pixels[rows], PARITY, f"{kind} image {start}")
-                logits, batch, how = answers["logits"], _batch(kind, size), f"differ from {against}'s"
+                logits, batch, how = answers["logits"], _batch(kind, size), "differ from PyTorch's"
                 right = expected[kind]["logits"][rows]
                 largest = _require_close(PARITY, logits, right, most, f"{batch}: logits", how, kind, start)
                 worst[kind][str(size)] = max(worst[kind][str(size)], largest)
@@ -58,7 +56,7 @@ def check_logits(
     largest = max(max(by_size.values()) for by_size in required)
     return PassedCheck(
         PARITY,
-        f"logits within {largest:.1e} of {against} at batch {', '.join(map(str, BATCH_SIZES))}",
+        f"logits within {largest:.1e} of PyTorch at batch {', '.join(map(str, BATCH_SIZES))}",
         {"limit": limit, "spread": spread, "max_logit_difference": worst},
     )
 

@@ -1,9 +1,10 @@
-"""Run all checks of a file against its reference. The first check that fails stops the export."""
+"""Run all checks of a file against its network. The first check that fails stops the export."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -12,11 +13,14 @@ from hangtag.export.arrays import Answers, Array, Pixels
 from hangtag.export.errors import GateError
 from hangtag.export.file.onnx_model import operators
 from hangtag.export.gate import batching, label_checks, parity
+from hangtag.export.gate.answers import REAL, answer, artificial_images, load, sigmoid, softmax
 from hangtag.export.gate.check import AGREEMENT, CONTRACT, PARITY, STRUCTURE, PassedCheck
-from hangtag.export.gate.reference import REAL, Reference, answer, artificial_images, load
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.serving.signature import Signature
 from hangtag.training.data.dataset import Classes
+
+if TYPE_CHECKING:  # an import uses this module without torch
+    from hangtag.export.network import ServedNetwork
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Proof:
     precision: str
     checks: Sequence[PassedCheck]
     expected: Answers
-    """PyTorch's answers, or those of the FP32 file."""
+    """PyTorch's answers."""
 
     def figures(self, name: str) -> dict[str, object]:
         """The figures of the check with this name; empty if it was not run."""
@@ -46,24 +50,26 @@ class Proof:
 
 
 def prove(
-    reference: Reference,
+    network: "ServedNetwork",
     path: Path,
     model: onnx.ModelProto,
     images: Pixels,
     classes: Classes | None,
     *,
     precision: str,
+    recorded: tuple[float, int] | None = None,
     logits_before: Array | None = None,
 ) -> Proof:
     """Run every check that applies to this kind of network on the file at ``path``.
 
     Args:
-        reference: the network or file whose answers the file must match.
+        network: the network whose answers the file must match, in evaluation mode.
         path: the file.
         model: the file's parsed content, so that the file is not parsed again.
         images: test images.
         classes: the true class of each image; None if images have several labels.
         precision: the file's precision, which determines how exact the file must be.
+        recorded: the share of test images that the run recorded as correct, and their number; None if it recorded none.
         logits_before: if a temperature was folded into the file, the logits [n, labels] of the file without it.
 
     Raises:
@@ -72,33 +78,33 @@ def prove(
     tolerances = TOLERANCES[precision]
     checks = [check_structure(model, path.stat().st_size / 1e6)]
     runtime = load(path)
-    checks.append(_contract(runtime.signature, reference))
+    checks.append(_contract(runtime.signature, network))
 
     artificial = artificial_images(*images.shape[1:])
     kinds = {REAL: images} | artificial
-    expected = {kind: reference.answer(pixels) for kind, pixels in kinds.items()}
+    expected = {kind: network.answer(pixels) for kind, pixels in kinds.items()}
     right = expected[REAL]
     _require_finite(right)
     spread = float(np.ptp(right["logits"])) if "logits" in right else 0.0
 
     def activation(scores: Array) -> Array:
-        return reference.activation(scores / reference.temperature)
+        return {"softmax": softmax, "sigmoid": sigmoid}[network.activation](scores / network.temperature)
 
     if "path" in right:
         checked = parity.check_paths(runtime, kinds, expected, tolerances)
     else:
-        checked = parity.check_logits(runtime, kinds, expected, tolerances, spread, activation, reference.name)
+        checked = parity.check_logits(runtime, kinds, expected, tolerances, spread, activation)
     checks.append(checked)
     answered = answer(runtime, images, check=AGREEMENT)
     if classes is not None:
-        if reference.recorded is not None:
-            label_checks.require_recorded(right["logits"], classes, reference.recorded)
+        if recorded is not None:
+            label_checks.require_recorded(right["logits"], classes, recorded)
         scores = answered["logits"], right["logits"]
-        checks.append(label_checks.check_labels(*scores, classes, tolerances, reference.name))
-        checks.append(label_checks.check_calibration(answered, classes, reference.temperature, logits_before))
-    elif reference.threshold is not None:
+        checks.append(label_checks.check_labels(*scores, classes, tolerances))
+        checks.append(label_checks.check_calibration(answered, classes, network.temperature, logits_before))
+    elif network.threshold is not None:
         sets = answered["probabilities"], right["probabilities"]
-        checks.append(label_checks.check_sets(*sets, reference.threshold, tolerances))
+        checks.append(label_checks.check_sets(*sets, network.threshold, tolerances))
 
     other_images = np.concatenate([images[-32:], *(pixels[:16] for pixels in artificial.values())])
     checks.append(batching.check(runtime, images, other_images, tolerances, spread))
@@ -134,26 +140,20 @@ def check_structure(model: onnx.ModelProto, megabytes: float, *, strict: bool = 
     )
 
 
-def _contract(signature: Signature, reference: Reference) -> PassedCheck:
+def _contract(signature: Signature, network: "ServedNetwork") -> PassedCheck:
     """Compare names, datatypes and shapes of inputs and outputs."""
-    actual, expected = signature.inputs + signature.outputs, reference.inputs + reference.outputs
-    if (signature.inputs, signature.outputs) != (reference.inputs, reference.outputs):
+    actual, expected = signature.inputs + signature.outputs, network.inputs + network.outputs
+    if (signature.inputs, signature.outputs) != (network.inputs, network.outputs):
         has, wanted = ("; ".join(map(str, specs)) for specs in (actual, expected))
-        raise GateError(CONTRACT, f"the file has {has}; expected {wanted}.{_free(signature, reference)}")
+        is_free = all(spec.shape[:1] == (None,) for spec in actual)
+        remedy = (
+            " The batch must stay free: do not turn x.shape[0] into a number in the network, as int() and range() do; "
+            "then train it again."
+        )
+        raise GateError(CONTRACT, f"the file has {has}; expected {wanted}.{'' if is_free else remedy}")
     if not signature.batched:
         raise GateError(CONTRACT, "the first axis is not free in every input and output, so nothing can be batched.")
     return PassedCheck(CONTRACT, "names, datatypes and free batch axis as they should be")
-
-
-def _free(signature: Signature, reference: Reference) -> str:
-    """Say what to change in a network whose file has a fixed batch; empty if something else in the contract differs."""
-    shapes = [spec.shape[:1] for spec in signature.inputs + signature.outputs]
-    if all(shape == (None,) for shape in shapes) or reference.name != "PyTorch":
-        return ""
-    return (
-        " The batch must stay free: do not turn x.shape[0] into a number in the network, as int() and range() do; "
-        "then train it again."
-    )
 
 
 def _require_finite(expected: Answers) -> None:

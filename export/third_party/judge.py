@@ -18,8 +18,8 @@ from hangtag.export.arrays import Array
 from hangtag.export.child_process import Progress
 from hangtag.export.errors import ExportError, GateError
 from hangtag.export.file import kept_answers
+from hangtag.export.gate.answers import softmax
 from hangtag.export.gate.check import ACCURACY, PICTURES
-from hangtag.export.gate.reference import softmax
 from hangtag.export.gate.tolerances import TOLERANCES
 from hangtag.export.repository.inventory import Entry, Quality
 from hangtag.export.third_party.preprocessing import LOGITS, PROBABILITIES

@@ -10,7 +10,6 @@ from tests.kit import forkserver, runs
 from tests.kit.colour_networks import COLOURS
 from tests.kit.exported import FEW, Export, Exported, Garments, label_sets, learned_lstm, published_in, single_label
 from tests.kit.once import once
-from tests.kit.shipped import latest
 
 forkserver.preload_training()
 
@@ -84,10 +83,3 @@ def runs_dir(tmp_path_factory: pytest.TempPathFactory, few: Garments) -> Path:
 def of_run(runs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Export:
     """``hangtag export RUN``."""
     return once(tmp_path_factory, "export-run", lambda folder: published_in(folder, "older", "--runs", runs_dir))
-
-
-@pytest.fixture(scope="session")
-def of_own_file(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """``hangtag export FILE`` of the shipped lstm in int8, timed."""
-    arguments = (latest("lstm"), "--precision", "int8")
-    return once(tmp_path_factory, "export-own-file", lambda folder: published_in(folder, *arguments))

@@ -152,11 +152,10 @@ def test_a_file_is_worse_where_chance_does_not_explain_what_it_lacks(
     [
         (["export"], "Usage: "),
         (["export", "lstm", "--precision", "int3"], "Usage: "),
-        *(
-            (["export", latest("lstm"), "--precision=int8", option], "only for a run")
-            for option in ("--runs=r", "--fit-temperature")
+        (
+            ["export", latest("lstm"), "--precision=int8"],
+            "'hangtag import' publishes files; to convert a network, name",
         ),
-        (["export", latest("lstm")], "is in FP32: name another --precision"),
         (["import", "x.onnx"], "Missing option '--name'"),
         (["import", "x.onnx", "--name=x", "--preprocessing", " "], "--preprocessing is empty"),
         *(
@@ -180,35 +179,15 @@ def test_options_that_do_not_go_together_are_refused(command: list[object], mess
     ("options", "warning", "message"),
     [
         (["--onnx=theirs.onnx", "--name", "x", "--labels", "no.txt"], "write 'hangtag import FILE", "no.txt cannot be"),
-        (
-            ["--onnx", latest("lstm"), "--precision", "int8", "--name", "lstm"],
-            "write 'hangtag export FILE",
-            "is a route, which answers",
-        ),
-        (
-            [latest("lstm"), "--precision=int8", "--timing=none", "--name=lstm-int8"],
-            "It has no effect",
-            "is a route, which answers",
-        ),
+        (["nosuch", "--timing=none"], "It has no effect", "no finished run"),
         ([MODELS, "--calibrate"], "Write --fit-temperature", "no finished run"),
     ],
 )
 def test_the_forms_of_the_last_release_work_with_a_warning(
     options: list[object], warning: str, message: str, tmp_path: Path
 ) -> None:
-    """What is refused shows what was understood. The precision is a part of every name."""
+    """What is refused shows what was understood."""
     onnx.save(onnx_models.classifier(), tmp_path / "theirs.onnx")
-    (tmp_path / "models/lstm-int8").mkdir(parents=True)
-    (tmp_path / "models/lstm-int8/route.toml").write_text("split = {cnn = 100}")
     result = invoke("export", *options, exit_code=1, columns=500)
     assert warning in result.stderr.splitlines()[0]
     assert message in result.stderr.splitlines()[-1]
-
-
-def test_of_a_file_only_hangtags_own_is_exported(tmp_path: Path) -> None:
-    onnx.save(onnx_models.classifier(), tmp_path / "theirs.onnx")
-    message = refusal("export", tmp_path / "theirs.onnx", "--precision", "int8", unchanged=tmp_path)
-    assert re.search(
-        r"was not exported by hangtag from a run\. .* with: hangtag import \S+theirs\.onnx --name", message
-    )
-    assert refusal("export", "no.onnx", "--precision", "int8", unchanged=tmp_path) == "there is no file no.onnx."

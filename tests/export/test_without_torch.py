@@ -9,7 +9,6 @@ import pytest
 
 from tests.kit import networks
 from tests.kit.command import ROOT, hangtag
-from tests.kit.shipped import latest
 
 pytestmark = pytest.mark.slow
 
@@ -32,8 +31,3 @@ def test_anybodys_file_is_converted_and_published(run: Run, tmp_path: Path) -> N
     theirs = ("theirs.onnx", "--name", "theirs", "--calibration", "samples.npz")
     printed = run("import", *theirs, "--precision", "int8", "--agree-at-least", "80")
     assert printed.startswith("published models/theirs-int8/1\n")
-
-
-def test_another_precision_is_made_of_a_shipped_file(run: Run) -> None:
-    printed = run("export", latest("lstm"), "--precision", "int8")
-    assert printed.startswith("published models/lstm-int8/1\n")

@@ -11,7 +11,7 @@ from click.testing import Result
 from torch import nn
 
 from hangtag.errors import UserError
-from hangtag.export import exporter, run_source
+from hangtag.export import exporter
 from hangtag.export.errors import GateError
 from hangtag.export.exporter import Published
 from hangtag.training.catalog import build
@@ -59,7 +59,7 @@ def publish(
     to: str = "fp32",
     calibrate_on: Garments | None = None,
     graph: onnx.ModelProto | None = None,
-    canvases: int = run_source.CANVASES,
+    canvases: int = exporter.CANVASES,
     **options: Any,
 ) -> Published:
     """Export a run by the function behind ``hangtag export RUN``, on few test images; options as it has them.
@@ -68,8 +68,8 @@ def publish(
         calibrate_on: The images that validate, on which a temperature is fitted; None for no temperature.
     """
     data = garments.of(test, calibrate_on or test, test)
-    source = run_source.of_run(run, data, to, graph=graph, canvases=canvases)
-    return exporter.export(source, models, fit_temperature=calibrate_on is not None, **options)
+    fit = calibrate_on is not None
+    return exporter.export(run, data, models, to, graph=graph, canvases=canvases, fit_temperature=fit, **options)
 
 
 def refused(run: Run, folder: Path, test: Garments, error: type[UserError] = UserError, **options: Any) -> str:

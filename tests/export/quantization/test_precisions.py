@@ -1,8 +1,6 @@
 """In each precision a network keeps its inputs, outputs, metadata, and nearly every answer."""
 
 import itertools
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +15,7 @@ from hangtag.export.network import SingleLabel
 from hangtag.export.quantization.precision import convert, model_name
 from hangtag.training.catalog import build
 from hangtag.training.data import fashion_mnist
-from tests.kit import onnx_file
-from tests.kit.command import invoke, refusal
-from tests.kit.exported import Export, Garments
+from tests.kit.exported import Garments
 from tests.kit.onnx_file import answers, apart
 from tests.kit.onnx_models import classifier, from_text
 from tests.kit.shipped import MODELS, latest
@@ -166,56 +162,3 @@ def test_a_value_that_is_read_twice_keeps_its_order() -> None:
     expected, actual = (answers(each, 32, x=x) for each in (twice, convert(twice, "int8", x)))
     for name in ("positive", "negative"):
         assert apart(actual[name], expected[name])[0] < 0.05
-
-
-def arguments(folder: Path, file: Path) -> list[object]:
-    return ["export", file, "--precision", "int8", "--models", folder / "models"]
-
-
-def test_the_file_keeps_its_origin_and_has_figures_of_its_own(of_own_file: Export) -> None:
-    assert of_own_file.stdout.startswith("published models/lstm-int8/1\n")  # named after the network
-    assert "of the FP32 file at batch" in of_own_file.stdout
-    file = of_own_file.folder / "models/lstm-int8/1/model.onnx"
-    original, written = onnx_file.metadata(latest("lstm")), onnx_file.metadata(file)
-    for key in (
-        "recipe", "seed", "trained", "training", "labels", "validation_accuracy", "reference", "data_digest",
-    ):  # fmt: skip
-        assert written[key] == original[key]
-    assert written["precision"] == "int8"
-    assert written["made_of"].endswith(original["graph_digest"])
-    assert written["graph_digest"] != original["graph_digest"]
-    gate = json.loads(written["gate"])
-    assert gate["precision"] == "int8"
-    assert gate["agreement"]["images"] == 10_000
-    assert float(written["test_accuracy"]) == pytest.approx(gate["agreement"]["accuracy"], abs=1e-4)
-    assert "speed" not in written  # of the FP32 file, by an earlier release
-    assert set(gate["batching"]["max_difference"].values()) == {0.0}
-    assert file.stat().st_size < 0.5 * latest("lstm").stat().st_size
-
-
-def test_what_the_file_says_of_itself_holds(of_own_file: Export) -> None:
-    """PyTorch's answers are in it still."""
-    result = invoke("models", "verify", "--models", of_own_file.folder / "models", "--json")
-    (verified,) = json.loads(result.stdout)
-    holds = {finding["check"]: finding["holds"] for finding in verified["findings"]}
-    assert all(holds.values()), holds
-    assert {"file", "parity", "agreement", "batching"} <= set(holds)
-
-
-def test_a_name_gets_the_precision_as_for_a_run(tmp_path: Path) -> None:
-    message = refusal(*arguments(tmp_path, latest("lstm")), "--name", "no name", unchanged=tmp_path)
-    assert "'no name-int8'" in message
-
-
-def test_a_changed_graph_a_file_of_another_kind_and_labels_are_refused(tmp_path: Path) -> None:
-    model, changed = onnx.load(latest("lstm")), tmp_path / "changed.onnx"
-    model.graph.node[0].name = "another name"
-    onnx.save(model, changed)
-    message = refusal(*arguments(tmp_path, changed), unchanged=tmp_path)
-    assert "its graph or weights are not those that were exported. Convert it like any third-party file" in message
-    for key, value in (("precision", "int8"), ("task", "multi_label")):
-        onnx.save(onnx_file.with_metadata(latest("lstm"), **{key: value}), changed)
-        message = refusal(*arguments(tmp_path, changed), unchanged=tmp_path)
-        assert f"has {key} {value}, but other precisions can only be made from" in message
-    onnx.save(onnx_file.with_metadata(latest("lstm"), data_digest="0" * 64), changed)
-    assert "trained on another version of the data set" in refusal(*arguments(tmp_path, changed), unchanged=tmp_path)

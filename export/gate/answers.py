@@ -1,7 +1,6 @@
-"""The reference whose answers a file must match, and how to run files on real and artificial images to compare them."""
+"""Run a file on real and artificial images, and compare its answers with others."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,39 +10,11 @@ from hangtag.export.errors import GateError
 from hangtag.export.gate.check import PARITY, STRUCTURE
 from hangtag.serving.server.errors import InferenceError, ModelLoadError
 from hangtag.serving.server.runtime.session import Runtime
-from hangtag.serving.signature import TensorSpec
 
-Answer = Callable[[Pixels], Answers]
 Activation = Callable[[Array], Array]
 REAL = "test"
 """The key of real images among images grouped by kind. ``artificial_images`` names the other kinds."""
 _ARTIFICIAL_COUNT = 64
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The network or file with which a file is compared.
-
-    Attributes:
-        name: The name in messages.
-        inputs: The inputs that the file must take.
-        outputs: The outputs that the file must have.
-        answer: Computes every output for images [n, ...].
-        activation: Turns logits into probabilities, before a temperature.
-        temperature: Divides the logits before the activation.
-        threshold: The least probability of a label in an image's set; None if sets are not determined by a threshold.
-        recorded: The share of test images that the run recorded as correct, and the number of test images; None if
-            nothing was recorded.
-    """
-
-    name: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    answer: Answer
-    activation: Activation
-    temperature: float = 1.0
-    threshold: float | None = None
-    recorded: tuple[float, int] | None = None
 
 
 def load(path: Path) -> Runtime:
