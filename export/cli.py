@@ -124,7 +124,7 @@ def export(
     _print_published(published.folder, summaries)
 
 
-_CONVERSION = ("samples", "agree_at_least", "agree_on", "search_minutes")
+_CONVERSION = ("samples", "agree_at_least", "agree_on")
 """The options, by their Python names, that say how a file is converted."""
 
 

@@ -26,8 +26,8 @@ from hangtag.serving.server.runtime.session import Runtime
 
 _FEW = 32
 """How many samples measure a layer's error."""
-_SECONDS = 3600.0
-"""Time limit for the conversion, without measuring layers, which has its own limit."""
+_SECONDS, _MEASURING_SECONDS = 3600.0, 600.0
+"""Time limits for the conversion and, in addition, for measuring layers."""
 _NAMED = 6
 """How many layers in FP32 are named on the terminal. The metadata name all."""
 _Layer = dict[str, Any]
@@ -81,7 +81,7 @@ def convert(original: Path, options: ImportOptions, progress: Progress, shown_as
         options,
         shown_as=shown_as,
         check="conversion",
-        seconds=options.search_seconds + _SECONDS,
+        seconds=_SECONDS + _MEASURING_SECONDS,
         progress=progress,
     )
     proven = figures[AGREEMENT]
@@ -138,7 +138,6 @@ def _convert(original: Path, target: Path, options: ImportOptions) -> dict[str, 
         lambda model: comparison.agreement(answers(model, given.making)),
         lambda model: few.distance(answers(model, spread(given.making, _FEW))),
         options.least,
-        options.search_seconds,
     )
     onnx.save(chosen.model, target)
     converted = Runtime(target, provider="cpu")
@@ -172,7 +171,6 @@ def _search(
     agreement: Callable[[onnx.ModelProto], Agreement],
     distance: Callable[[onnx.ModelProto], float],
     least: float,
-    seconds: float,
 ) -> _Found:
     """Keep as few layers in FP32 as possible while enough samples are answered alike.
 
@@ -184,7 +182,6 @@ def _search(
         distance: computes ``Comparison.distance`` of the same files, on a few of these samples.
         least: the share of samples that must be answered alike. The search aims at half as many differing samples,
             because other samples prove the file. If that is impossible, it accepts ``least``.
-        seconds: time limit for measuring layers. Layers not measured in time count as the most sensitive.
 
     Raises:
         ExportError: no choice of layers reaches ``least``, unless no layer is converted.
@@ -203,7 +200,7 @@ def _search(
 
     if suffices(0):
         return attempts[0]
-    ranked += _rank(converter, distance, seconds)
+    ranked += _rank(converter, distance)
     few, enough = 0, len(ranked)  # `few` do not suffice; with all in FP32 nothing is converted
     while enough - few > 1:
         middle = (few + enough) // 2
@@ -219,10 +216,10 @@ def _search(
     )
 
 
-def _rank(converter: Int8Converter, distance: Callable[[onnx.ModelProto], float], seconds: float) -> list[_Layer]:
+def _rank(converter: Int8Converter, distance: Callable[[onnx.ModelProto], float]) -> list[_Layer]:
     """Return all layers, the most sensitive first. Layers not measured in time come before all others."""
     names = {node.name for node in converter.layers}
-    end = time.monotonic() + seconds
+    end = time.monotonic() + _MEASURING_SECONDS
     ranked, measured = [], 0
     for place, node in enumerate(converter.layers):
         error = None

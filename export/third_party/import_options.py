@@ -83,12 +83,6 @@ class ImportOptions:
         "every output, by the rule that fits]",
         metavar=f"OUTPUT={'|'.join(agreement.RULES)}",
     )
-    search_minutes: float = setting(
-        10,
-        "With --precision: the time limit for measuring which layers are sensitive.",
-        between=(0, 600),
-        hidden=True,
-    )
 
     def __post_init__(self) -> None:
         _ = self.rules  # checks them
@@ -103,8 +97,3 @@ class ImportOptions:
         """The share of samples that a converted file must answer like the original."""
         least = self.agree_at_least
         return TOLERANCES[self.precision].agreement if least is None else least / 100
-
-    @property
-    def search_seconds(self) -> float:
-        """The time limit for measuring layers, in seconds."""
-        return 60 * self.search_minutes

@@ -160,7 +160,7 @@ def test_a_file_is_worse_where_chance_does_not_explain_what_it_lacks(
         (["import", "x.onnx", "--name=x", "--preprocessing", " "], "--preprocessing is empty"),
         *(
             (["import", "x.onnx", "--name=x", option], f"{option.partition('=')[0]}: for --precision int8, which")
-            for option in ("--calibration=x.npz", "--agree-at-least=99", "--agree-on=x=values", "--search-minutes=10")
+            for option in ("--calibration=x.npz", "--agree-at-least=99", "--agree-on=x=values")
         ),
         (["import", "x.onnx", "--name=x", "--precision=fp16"], "'fp16' is not one of 'fp32', 'int8'"),
         (["import", "x.onnx", "--name=x", "--precision=int8"], "--precision int8 needs samples: add --calibration or"),

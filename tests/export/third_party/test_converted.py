@@ -93,13 +93,6 @@ def test_a_converted_file_names_the_layer_in_fp32_everywhere_and_is_served(tmp_p
     invoke("models", "verify", "--models", tmp_path / "models")
 
 
-def test_layers_that_there_is_no_time_to_measure_stay_first(tmp_path: Path) -> None:
-    result = convert(tmp_path, networks.sensitive(), *INT8, "--search-minutes", "0")
-    assert [layer["name"] for layer in kept(tmp_path)] == ["first", "fragile"]
-    assert [layer["error"] for layer in kept(tmp_path)] == [None, None]
-    assert "the time for measuring is over; layers 1 to 3 count as the most sensitive\n" in result.stderr
-
-
 def test_layers_without_names_get_some(tmp_path: Path) -> None:
     model = networks.sensitive()
     for node in model.graph.node:
