@@ -26,6 +26,7 @@ from hangtag.export.gate.check import (
     PassedCheck,
 )  # fmt: skip
 from hangtag.export.gate.tolerances import GATE_IMAGES, TOLERANCES, Tolerances
+from hangtag.export.quantization import samples
 from hangtag.export.repository.inventory import Entry
 from hangtag.serving.server.runtime.session import Runtime
 from hangtag.training.data import fashion_mnist, sources
@@ -101,7 +102,7 @@ class _Verification:
                 yield AGREEMENT, partial(self._agreement, tolerances)
             yield BATCHING, partial(self._batching, images, tolerances)
         elif "batched" in entry.metadata:
-            yield BATCHING, self._by_onnx(BATCHING, partial(self._repeated, BATCHING))
+            yield BATCHING, self._by_onnx(BATCHING, self._third_party_batching)
             yield from self._third_party_proofs()
 
     @cached_property
@@ -204,15 +205,44 @@ class _Verification:
             original = "it was compared with the original in FP32, which is not in the repository"
             yield AGREEMENT, partial(Finding, AGREEMENT, None, original)
         if "tested_on" in entry.metadata:
-            yield ACCURACY, self._by_onnx(ACCURACY, partial(self._repeated, ACCURACY))
+            yield ACCURACY, self._by_onnx(ACCURACY, self._third_party_accuracy)
         elif self._data_dir is not None:
             why = f"no data set is recorded, so --data-dir {self._data_dir} is not needed"
             yield ACCURACY, partial(Finding, ACCURACY, None, why)
 
-    def _repeated(self, check: str) -> Finding:
-        from hangtag.export.third_party import repetition
+    def _third_party_batching(self) -> Finding:
+        from hangtag.export.third_party import probe
 
-        return Finding(check, *repetition.OF_CHECK[check](self._entry, self._data_dir))
+        verdict = probe.run(self._entry.path, shown_as=self._entry.path)[BATCHING]
+        summary = f"{'batched' if verdict['batched'] else 'one request at a time'}: {verdict['why']}"
+        return Finding(BATCHING, verdict["batched"] == self._entry.json("batched"), summary)
+
+    def _third_party_accuracy(self) -> Finding:
+        """Measure the accuracy again, on the same pictures."""
+        from hangtag.export.third_party.judge import Judge
+
+        entry, recorded = self._entry, float(self._entry.metadata["test_accuracy"])
+        if entry.signature is None or entry.signature.image is None:
+            raise RecordError("there is no hangtag.image")
+        tested = self._recorded(ACCURACY)
+        kind, _, place = str(tested["source"]).partition(":")
+        place = place if self._data_dir is None else str(self._data_dir)
+        if not Path(place).exists():
+            raise PicturesGoneError(
+                f"the pictures that it was tested on are not at {place}; name their folder with --data-dir"
+            )
+        try:
+            judge = Judge.of(f"{kind}:{place}", entry.signature.image, entry.signature.labels, entry.path, str)
+        except (DataNotFoundError, DataCorruptError) as error:
+            raise PicturesGoneError(str(error)) from error
+        if tested["left_out"]:
+            judge = judge.without(samples.making(samples.spread(judge.files, samples.MOST_PICTURES)))
+        if judge.data.digest != entry.metadata["data_digest"]:
+            raise PicturesGoneError(f"the pictures of {kind}:{place} are not those that it was tested on")
+        measured = judge.measure(entry.path, entry.signature.image, batched=bool(entry.batched))
+        summary = f"{measured.figures['summary']} (recorded {recorded:.2%})"
+        difference = abs(measured.quality.share - recorded)
+        return Finding(ACCURACY, difference <= TOLERANCES[entry.precision or "fp32"].verification, summary)
 
     def _recorded(self, check: str) -> dict[str, Any]:
         """The recorded figures of one of the gate's checks. Raises RecordError if there are none."""

@@ -10,5 +10,4 @@ judge          compare the classifier with the bare network on pictures, and mea
 probe          load the file, and find out whether its requests may be batched
 conversion     convert the file to another precision, and require the same answers
 intake         all of the above, then metadata and publishing
-repetition     repeat the proofs of a published file
 """
