@@ -60,13 +60,12 @@ def prove(bare: Path, wrapped: Wrapped, path: Path) -> dict[str, Any]:
 def _differences(file: Path, bare: Path, wrapped: Wrapped) -> dict[str, Any]:
     """In a child process, compute how far the classifier's answers are from the network's."""
     published, network = Runtime(file, provider="cpu"), Runtime(bare, provider="cpu")
-    prepare, scores, bare_batch = wrapped.steps, wrapped.scores, wrapped.bare_batch or 1
+    prepare, scores = wrapped.steps, wrapped.scores
     spec = prepare.spec
     images = [spec.prepare(flattened(picture, spec.channels)) for picture in _drawn(spec)]
     rows, answered = [], []
     for image in images:
-        taken = np.repeat(prepare.network_input(image), bare_batch, axis=0)
-        rows.append(network.run({prepare.input: taken})[wrapped.output][:1].astype(np.float64))
+        rows.append(network.run({prepare.input: prepare.network_input(image)})[wrapped.output].astype(np.float64))
         answered.append(published.run({published.signature.inputs[0].name: image[None]}))
     expected = np.concatenate([row.reshape(1, -1) for row in rows])
     actual = {name: np.concatenate([answers[name] for answers in answered]) for name in answered[0]}

@@ -11,8 +11,8 @@ from hangtag.errors import reason
 from hangtag.export import child_process
 from hangtag.export.errors import ExportError
 from hangtag.export.file import onnx_model
-from hangtag.export.gate.check import BATCHING, STRUCTURE
-from hangtag.export.third_party import companions, probe, wrapping
+from hangtag.export.gate.check import STRUCTURE
+from hangtag.export.third_party import companions, wrapping
 from hangtag.export.third_party.import_options import ImportOptions
 from hangtag.export.third_party.preprocessing import Stated
 from hangtag.export.third_party.wrapping import Wrapped
@@ -100,7 +100,9 @@ def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOption
     if not (preprocessing or str(stated)):
         return Plan(None, unwrapped, "nothing says how pixels become its input (--preprocessing)")
     bare.write_bytes(model.SerializeToString())
-    wrapped = _wrapped(bare, path, stated)
+    wrapped = child_process.run(
+        wrapping.wrap, bare, bare.with_name("classifier.onnx"), stated, shown_as=path, check=STRUCTURE
+    )
     if isinstance(wrapped, str):
         if preprocessing is not None:
             raise ExportError(f"{path}: {wrapped} Nothing was published.")
@@ -111,30 +113,6 @@ def choose(model: onnx.ModelProto, bare: Path, path: Path, options: ImportOption
     if sources and scores:
         sources.append(f"--scores {scores} too")
     return Plan(wrapped, replace(stated, sources=tuple(sources)))
-
-
-def _wrapped(bare: Path, path: Path, stated: Stated) -> Wrapped | str:
-    """Return the classifier, or why there is none. A network with a fixed batch gets a free batch axis if possible."""
-
-    def wrap(name: str, *, freed: bool) -> Wrapped | str:
-        arguments = (bare, bare.with_name(name), stated, freed)
-        return child_process.run(wrapping.wrap, *arguments, shown_as=path, check=STRUCTURE)
-
-    wrapped = wrap("classifier.onnx", freed=False)
-    if isinstance(wrapped, str) or wrapped.bare_batch is None:
-        return wrapped
-    try:
-        free = wrap("freed.onnx", freed=True)
-        if isinstance(free, Wrapped) and probe.run(free.file, path)[BATCHING]["batched"]:
-            return replace(free, bare_batch=wrapped.bare_batch)
-    except ExportError:
-        pass  # the model computes only one fixed number of pictures
-    if wrapped.bare_batch > 1:
-        return (
-            f"it takes {wrapped.bare_batch} pictures at a time, and no other number. Export it with a free first axis "
-            "(dynamic_axes or dynamic_shapes of torch.onnx.export)."
-        )
-    return wrapped
 
 
 def _read_labels(path: Path) -> list[str]:

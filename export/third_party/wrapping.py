@@ -37,17 +37,15 @@ class Wrapped:
         steps: The preprocessing of pixels.
         output: The name of the network's output with scores.
         scores: One of ``preprocessing.SCORES``.
-        bare_batch: The number of pictures that the bare network takes at a time; None for any number.
     """
 
     file: Path
     steps: Steps
     output: str
     scores: str
-    bare_batch: int | None
 
 
-def wrap(bare: Path, target: Path, stated: Stated, freed: bool) -> Wrapped | str:
+def wrap(bare: Path, target: Path, stated: Stated) -> Wrapped | str:
     """Write a file with preprocessing, network and softmax. Call this function in a child process.
 
     Args:
@@ -55,19 +53,21 @@ def wrap(bare: Path, target: Path, stated: Stated, freed: bool) -> Wrapped | str
         target: The file to write.
         stated: What is stated about the network. If scores are not stated, the graph decides: probabilities after a
             Softmax, otherwise logits.
-        freed: Whether to declare the first axis free. Try afterwards whether the network still computes.
 
     Returns:
-        The file; or the reason why there is none: the input is not a single picture, the preprocessing does not fit the
-        input, or no output has a score for each label.
+        The file; or the reason why there is none: the input is not a single picture or takes several, the preprocessing
+        does not fit the input, or no output has a score for each label.
     """
     if not stated.labels:
         return "nothing names the labels: give a file with --labels."
     model, labels = onnx.load(bare), len(stated.labels)
     try:
-        if freed:
-            _free(model, labels)
         image = _image(model)
+        if image.batch not in (None, 1):
+            return (
+                f"it takes {image.batch} pictures at a time, and no other number. Export it with a free first axis "
+                "(dynamic_axes or dynamic_shapes of torch.onnx.export)."
+            )
         completed = steps(stated, image)
         output = _output(model, labels)
         name, scores = output.name, stated.scores or _scores(model.graph, output.name)
@@ -75,7 +75,7 @@ def wrap(bare: Path, target: Path, stated: Stated, freed: bool) -> Wrapped | str
     except ExportError as error:
         return str(error)
     onnx_model.write(model, {}, target)
-    return Wrapped(target, completed, name, scores, image.batch)
+    return Wrapped(target, completed, name, scores)
 
 
 def _join(
@@ -105,15 +105,6 @@ def _join(
     graph.input.extend(inputs.input)  # files of old versions list an input for each constant
     for name in (LOGITS, PROBABILITIES) if scores == LOGITS else (PROBABILITIES,):
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, (batch, labels)))
-
-
-def _free(model: onnx.ModelProto, labels: int) -> None:
-    """Declare the first axis of the picture and of its scores as free."""
-    names = (_image(model).name, _output(model, labels).name)
-    del model.graph.value_info[:]  # these shapes have the fixed size
-    for value in (*model.graph.input, *model.graph.output):
-        if value.name in names:
-            value.type.tensor_type.shape.dim[0].dim_param = "batch"
 
 
 def _image(model: onnx.ModelProto) -> NetworkImage:
