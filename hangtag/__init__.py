@@ -1,7 +1,8 @@
 """Train image classifiers, export them to ONNX, serve them over gRPC and HTTP, and call the server.
 
-``from hangtag import Client`` is what a caller of a server needs. These names load on first use: ``import hangtag``
-stays fast, and ``hangtag health``, which containers run often, loads neither numpy nor the protocol's messages.
+``from hangtag import Client`` is all that a program needs to call a server. The exported names are imported on first
+use, so that ``import hangtag`` is fast. So ``hangtag health``, which containers run often, imports neither numpy nor
+the protocol's messages.
 """
 
 import importlib
@@ -45,7 +46,7 @@ _MODULES = {
     "Outputs": "client.outputs",
 }
 
-if not TYPE_CHECKING:  # a type checker that saw __getattr__ would accept any name
+if not TYPE_CHECKING:  # a type checker that sees __getattr__ accepts any name
 
     def __getattr__(name: str) -> Any:
         if name not in _MODULES:

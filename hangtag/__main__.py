@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command. Ctrl-C during its import ends with one line and exit code 130, as it does later."""
+    """Run the command. Ctrl-C prints one line and sets the exit code 130, also while the command is being imported."""
     try:
         from hangtag.cli import main as command
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The root command. It imports a subcommand only when it is called, so that ``hangtag serve`` needs no torch."""
+"""The root command, which imports a subcommand only to run it, so that ``hangtag serve`` does not need torch."""
 
 import difflib
 import importlib
@@ -15,7 +15,7 @@ from hangtag.variables import name_variables, subcommands, warn_about_unknown
 
 
 class Subcommand(NamedTuple):
-    """A subcommand's module and attribute, its line in --help, and the extra that installs what it imports."""
+    """A subcommand: its module and attribute, its line in --help, and the extra that installs its dependencies."""
 
     location: str
     summary: str
@@ -51,26 +51,29 @@ SUBCOMMANDS = {
 
 
 class _HelpFormatter(click.HelpFormatter):
-    """Gives option names less room than click does, so that their descriptions take fewer lines."""
+    """Makes the column of option names narrower than click does, so that the descriptions need fewer lines."""
 
     def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 22, col_spacing: int = 2) -> None:
         super().write_dl(rows, col_max, col_spacing)
 
 
 class _Context(click.Context):
-    """Lets --help of a command fit on two screens of 80 columns."""
+    """Shortens a command's --help to two screens of 80 columns."""
 
     formatter_class = _HelpFormatter
 
     def get_help(self) -> str:
-        """Leave out variables that only this command reads: they follow from the flags, as the root's --help says."""
+        """Return the help without the environment variables that only this command reads.
+
+        The root command's --help says how these variables' names follow from the options.
+        """
         options = [option for option in self.command.params if isinstance(option, click.Option)]
         shown = [option.show_envvar for option in options]
         for option in options:
             option.show_envvar = len(option.envvar or []) > 1
         try:
             return super().get_help()
-        finally:  # errors name the variable
+        finally:  # error messages need show_envvar to name the variable
             for option, before in zip(options, shown, strict=True):
                 option.show_envvar = before
 
@@ -88,10 +91,10 @@ class LazyGroup(click.Group):
     """A click group that imports a subcommand's module only to run it or to show its own help."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a subcommand; a UserError that it raises is shown as one line, with exit code 1.
+        """Run a subcommand, and show a UserError that the subcommand raises as one line, with exit code 1.
 
-        After Ctrl-C the exit code is 130, the status that a shell gives a process that SIGINT ended. This holds while
-        the subcommand is imported, and afterwards unless the subcommand handles Ctrl-C itself.
+        After Ctrl-C the exit code is 130, as shells report for a process that SIGINT ended. A subcommand may handle
+        Ctrl-C differently once it has been imported.
         """
         try:
             with one_line_errors():
@@ -106,7 +109,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        # click's own suggestions need the commands themselves, which are not imported here.
+        # click could suggest names only if all subcommands were imported.
         if args[0].isalpha() and args[0] not in SUBCOMMANDS:
             near = difflib.get_close_matches(args[0], SUBCOMMANDS, n=1)
             hint = f"Did you mean {near[0]!r}?" if near else f"The commands: {', '.join(SUBCOMMANDS)}."
@@ -118,7 +121,7 @@ class LazyGroup(click.Group):
         if entry is None:
             return None
         module_name, _, attribute = entry.location.partition(":")
-        # Imported here and not above, because --help imports no subcommand.
+        # Imported here, because the root's --help must not import any subcommand.
         from hangtag.serving.server.process import environment
 
         environment.prepare()
@@ -127,19 +130,22 @@ class LazyGroup(click.Group):
         prefix = f"HANGTAG_{cmd_name.upper()}"
         name_variables(command, prefix)
         _shorten_help(command)
-        if not ctx.resilient_parsing:  # while a shell completes a line
+        if not ctx.resilient_parsing:  # click parses resiliently while a shell completes a command line
             warn_about_unknown(command, prefix)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        # click's own version would import every subcommand to read its summary.
+        # click's method would import every subcommand to read its summary.
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in SUBCOMMANDS.items()])
 
 
 @contextmanager
 def _safe_path_for_children() -> Iterator[None]:
-    """Keep the current folder off the import path of multiprocessing's children, which would run a socket.py there."""
+    """Keep the current folder off the import path of multiprocessing's child processes.
+
+    Otherwise a file such as socket.py in the current folder would replace Python's module of that name.
+    """
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
     try:
@@ -163,6 +169,6 @@ def main(ctx: click.Context) -> None:
     Every option can also be set by an environment variable: HANGTAG_SERVE_PORT=9000 is --port 9000 of hangtag serve.
     HANGTAG_SERVER, HANGTAG_MODELS, HANGTAG_TLS_CA, HANGTAG_TLS_CERT, HANGTAG_TLS_KEY and HANGTAG_TOKEN_FILE apply to
     every command that calls a server or uses a model repository; a command's own variable takes precedence. Only
-    hangtag evaluate does not read HANGTAG_SERVER: without --server it evaluates a run or a file.
+    hangtag evaluate ignores HANGTAG_SERVER, because without --server it evaluates a run or a file.
     """
     ctx.with_resource(_safe_path_for_children())

@@ -1,16 +1,16 @@
-"""The base of every error that the user can fix: a leaf module, which each package of hangtag may import.
+"""The base class of every error that the user can fix. Each package of hangtag may import this module.
 
-A package derives its errors from ``UserError`` and raises them without knowing of a command line. The root command
-shows such an error as one line on standard error, without a traceback, and exits with 1. Any other exception is a bug
-of hangtag's and ends with its traceback. Code that runs outside of the root command, such as a process that a command
-starts, or a command of another program, shows such errors in the same way with ``hangtag.output.one_line_errors``.
+A package derives its errors from ``UserError``, and does not need to know whether a command line is used. The root
+command shows a UserError as one line on standard error, without a traceback, and exits with 1. Any other exception is
+a bug in hangtag and ends the command with a traceback. Code outside of the root command, such as a process that a
+command starts, shows UserErrors in one line with ``hangtag.output.one_line_errors``.
 """
 
 import json
 
 
 class UserError(Exception):
-    """A problem that the user can fix. The message says what was wrong, what was expected, and what to do."""
+    """A problem that the user can fix. The message says what is wrong, what is expected, and what to do."""
 
 
 class DataNotFoundError(UserError):
@@ -22,7 +22,7 @@ class DataCorruptError(UserError):
 
 
 def reason(error: Exception) -> str:
-    """Why a file or a text cannot be read, as a clause for people; an unknown error keeps its own text.
+    """Say in a clause why a file or a text cannot be read; for an unknown error, return the error's own text.
 
     Example:
         >>> reason(FileNotFoundError(2, "No such file or directory"))

@@ -1,4 +1,4 @@
-"""Packages that only some installations have: a missing package is reported with the extra that installs it."""
+"""Reports a missing package together with the extra of hangtag that installs it."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ def needs(extra: str, feature: str) -> Iterator[None]:
 
     Args:
         extra: an extra of the distribution hangtag, such as ``train``.
-        feature: the command, or the part of it, that cannot work without the import.
+        feature: the command, or the part of a command, that needs the module.
 
     Raises:
         MissingExtraError: a module is not installed.
@@ -26,7 +26,7 @@ def needs(extra: str, feature: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
-        if package == "onnxruntime":  # only these two extras install it, and a machine wants one of them
+        if package == "onnxruntime":  # only the extras cpu and gpu install it, and a machine needs one of the two
             extra = "gpu" if shutil.which("nvidia-smi") else "cpu"
         raise MissingExtraError(
             f"{feature} needs the Python module {package!r}, which is not installed here. "

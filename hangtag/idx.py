@@ -21,16 +21,16 @@ _OTHER_KINDS = {
 def listed(root: Path) -> Listing:
     """Read a folder with four files.
 
-    Labels are numbers, which give their order. The lines of a file ``labels.txt`` name the labels; without the file,
-    the numbers are the names.
+    The labels in IDX files are numbers, and the labels are ordered by these numbers. If there is a file ``labels.txt``,
+    its lines name the labels; without that file, the numbers are the names.
 
     Args:
-        root: Has train-images, train-labels, t10k-images and t10k-labels, each with -idx3-ubyte or -idx1-ubyte, and
-            with .gz or without. The last two may have test in their names instead of t10k.
+        root: The folder. Its files are named train-images, train-labels, t10k-images and t10k-labels, followed by
+            -idx3-ubyte or -idx1-ubyte, and optionally by .gz. A name may begin with test instead of t10k.
 
     Raises:
         DataNotFoundError: A file is missing.
-        DataCorruptError: A file is not an IDX file of bytes, or images and labels do not fit together.
+        DataCorruptError: A file is not an IDX file of bytes, or the numbers of images and labels differ.
     """
     if not root.is_dir():
         raise DataNotFoundError(f"{root} is not a folder. Name a folder with four IDX files.")
@@ -68,7 +68,9 @@ def _labels(root: Path, count: int) -> tuple[str, ...]:
         raise DataCorruptError(f"{file} cannot be read ({reason(error)}). Write a label in each line.") from error
     labels = tuple(line.strip() for line in lines if line.strip())
     if len(labels) < count or len(set(labels)) < len(labels):
-        raise DataCorruptError(f"{file} must name {count} or more labels, each once; it has {len(labels)} lines.")
+        raise DataCorruptError(
+            f"{file} must have {count} or more lines with different labels; it has {len(labels)} lines with labels."
+        )
     return labels
 
 
@@ -81,10 +83,10 @@ def _find(root: Path, pattern: str) -> Path:
 
 
 def unpacked(file: Path, advice: str = "Copy it again.") -> bytes:
-    """A file's bytes, decompressed if its name ends in .gz.
+    """Return a file's bytes, decompressed if its name ends in .gz.
 
     Raises:
-        DataCorruptError: The file cannot be read; the message ends with the advice.
+        DataCorruptError: The file cannot be read. The error's message ends with the advice.
     """
     try:
         content = file.read_bytes()
@@ -95,14 +97,15 @@ def unpacked(file: Path, advice: str = "Copy it again.") -> bytes:
 
 
 def parsed(content: bytes, file: Path) -> npt.NDArray[np.uint8]:
-    """The values in an IDX file's content.
+    """Return the values in an IDX file's content.
 
-    The format: two zeros, 8 for unsigned bytes, the number of axes, each length in four bytes, the values.
+    An IDX file has two zero bytes, the byte 8 for unsigned bytes, a byte with the number of axes, the length of each
+    axis in four bytes, and then the values.
 
     Source: yann.lecun.com/exdb/mnist.
 
     Raises:
-        DataCorruptError: The content is not an IDX file; the message has the file's name.
+        DataCorruptError: The content is not that of an IDX file. The error's message names the file.
     """
     start = 4 + 4 * (content[3] if len(content) > 3 else 0)
     if content[:2] == b"\0\0" and content[2] in _OTHER_KINDS:

@@ -1,4 +1,4 @@
-"""Lists the pictures of a folder or of a CSV file with their labels, without opening them."""
+"""Lists the pictures of a folder or of a CSV file with their labels, without opening the pictures."""
 
 import codecs
 import csv
@@ -16,25 +16,25 @@ from hangtag.serving.image_spec import SUFFIXES, Pixels
 
 SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
           "test": "test"}  # fmt: skip
-"""Names of folders, and values of a CSV file's column ``split``, with the split that each means."""
+"""The split that a folder's name, or a value in a CSV file's column ``split``, stands for."""
 _COLUMNS = {"path": ("path", "file", "filename", "image"), "label": ("label", "class"), "split": ("split",)}
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture of the user's own.
+    """A picture that the user supplies.
 
     Attributes:
         path: The file.
-        name: The name that counts for the digest: the path relative to the source, with slashes.
+        name: The path relative to the source, with slashes. The digest of a data set contains this name.
         label: The class of the picture.
-        split: train, validation or test if the source says so; None if the pictures are still to be split.
-        pixels: The pixels of an image in an IDX file, which holds many images; else None.
-        digest: SHA-256 of the file, or of an IDX image's pixels. This and the following attributes are known once the
-            picture was opened.
-        content: SHA-256 of the pixels that a network sees, once the picture was decoded. Pictures with the same content
-            count as one.
-        size: Height and width, upright, in pixels.
+        split: train, validation or test if the source names the split; None if the pictures are still to be split.
+        pixels: The pixels of an image from an IDX file, which holds many images; None for a picture in its own file.
+        digest: The SHA-256 of the file, or of an IDX image's pixels. The attributes from ``digest`` on are set when the
+            picture is opened.
+        content: The SHA-256 of the pixels that a network receives, set when the picture is decoded. Pictures with equal
+            ``content`` are duplicates, and one of them is used.
+        size: Height and width in pixels, after the picture is turned upright.
         grey: Whether the picture has no colours.
         bytes: How many bytes the file has.
     """
@@ -53,12 +53,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Listing:
-    """The pictures that a source names.
+    """The pictures that a source contains.
 
     Attributes:
-        pictures: In the order in which they count for the digest.
-        labels: The pictures' labels, in their order.
-        notes: Sentences about what was left out, and about labels that look alike.
+        pictures: The pictures, in the order in which the digest of the data set covers them.
+        labels: The pictures' different labels, in the order of the classes.
+        notes: Sentences about files that were left out, and about labels that look alike.
     """
 
     pictures: list[Picture]
@@ -67,8 +67,10 @@ class Listing:
 
 
 def place_of(source: str) -> Path:
-    """The path that a source names, with ~ expanded: a shell expands ~ only at the start of a word, not in
-    folder:~/photos."""
+    """Return the path that a source names, with ~ expanded.
+
+    A shell expands ~ only at the start of a word, so the shell leaves ~ in folder:~/photos.
+    """
     path = Path(source.partition(":")[2])
     try:
         return path.expanduser()
@@ -79,15 +81,15 @@ def place_of(source: str) -> Path:
 def listed(source: str) -> Listing:
     """List the pictures of ``folder:PHOTOS`` or ``csv:FILE``, in the order of their names.
 
-    A folder has ``PHOTOS/CLASS/**``, or ``PHOTOS/train/CLASS/**`` and ``PHOTOS/test/CLASS/**``, and perhaps
+    A folder has ``PHOTOS/CLASS/**``, or ``PHOTOS/train/CLASS/**`` and ``PHOTOS/test/CLASS/**``, and optionally
     ``PHOTOS/validation/CLASS/**``. Hidden files and folders are left out. A CSV file has the columns ``path``, relative
     to the file's folder, ``label`` and optionally ``split``, which is train, validation or test. Commas, semicolons or
-    tabs separate them.
+    tabs separate the columns.
 
     Raises:
-        DataNotFoundError: A file or a folder is not there or cannot be read, or there are no pictures.
-        DataCorruptError: Some folders are splits and others are not, a split or a column is missing, a class's folder
-            has no picture, a line has no path, no label or an unknown split, or a CSV file is not in UTF-8.
+        DataNotFoundError: A file or a folder does not exist or cannot be read, or there are no pictures.
+        DataCorruptError: Only some of the folders are splits, a split or a column is missing, a class's folder has no
+            picture, a line has no path, no label or an unknown split, or a CSV file is not in UTF-8.
     """
     place = place_of(source)
     pictures, notes = _in_folder(place) if source.startswith("folder:") else (_in_csv(place), [])
@@ -96,7 +98,10 @@ def listed(source: str) -> Listing:
 
 
 def normal(label: str) -> str:
-    """A label without the spaces around it, in Unicode's form C; macOS writes the names of folders in another form."""
+    """Return a label without surrounding spaces, in Unicode's normal form C.
+
+    macOS writes folders' names in another normal form.
+    """
     return unicodedata.normalize("NFC", label).strip() or label
 
 
@@ -106,18 +111,18 @@ def _alike(labels: Iterable[str]) -> Iterator[str]:
         by_letters[label.casefold()].append(label)
     for alike in by_letters.values():
         if len(alike) > 1:
-            yield f"The classes {' and '.join(alike)} differ only in capitals."
+            yield f"The classes {' and '.join(alike)} differ only in upper and lower case."
 
 
 def _in_folder(root: Path) -> tuple[list[Picture], list[str]]:
     if not root.is_dir():
-        raise DataNotFoundError(f"{root} is not a folder. Name a folder with a folder of pictures for each class.")
+        raise DataNotFoundError(f"{root} is not a folder. Name a folder that has a folder of pictures for each class.")
     pictures: list[Picture] = []
     others: list[str] = []
     loose: list[str] = []
     visited: set[str] = set()
-    classes: dict[str, list[str]] = defaultdict(list)  # the folders of each label
-    depth = 0  # of the folders that are named by their class, below the root
+    classes: dict[str, list[str]] = defaultdict(list)  # label -> the names of its folders
+    depth = 0  # the number of folders between the root and the folders that are named after classes
     for folder, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
         if (real := os.path.realpath(folder)) in visited:  # a symbolic link back to a folder above
             folders.clear()
@@ -141,13 +146,13 @@ def _in_folder(root: Path) -> tuple[list[Picture], list[str]]:
     endings = ", ".join(SUFFIXES)
     if not pictures:
         raise DataNotFoundError(
-            f"{root} holds no pictures in folders. Put each class's pictures into a folder of its name, such as "
-            f"{root}/cats/1.jpg; files may end in {endings}."
+            f"{root} has no folders with pictures. Put each class's pictures into a folder with the class's name, such "
+            f"as {root}/cats/1.jpg. File names may end in {endings}."
         )
     if empty := classes.keys() - {picture.label for picture in pictures}:
         raise DataCorruptError(
-            f"{len(empty)} of {len(classes)} folders of classes in {root} hold no picture: {', '.join(sorted(empty))}. "
-            f"Files must end in {endings}; convert others, or remove the folder."
+            f"{len(empty)} of {len(classes)} folders of classes in {root} have no pictures: "
+            f"{', '.join(sorted(empty))}. File names must end in {endings}. Convert other files, or remove the folder."
         )
     notes = [
         f"Left out {counted(len(names), *nouns)}: {named(names)}."
@@ -160,7 +165,7 @@ def _in_folder(root: Path) -> tuple[list[Picture], list[str]]:
     same = [" and ".join(map(repr, folders)) for folders in classes.values() if len(folders) > 1]
     if same:
         notes.append(
-            f"Folders whose names differ by spaces or by how letters are encoded are one class: {named(same)}."
+            f"Folders whose names differ only in spaces or in the encoding of letters are one class: {named(same)}."
         )
     return pictures, notes
 
@@ -170,18 +175,22 @@ def _refuse(error: OSError) -> None:
 
 
 def _are_splits(root: Path, folders: list[str]) -> bool:
-    """Whether the folders are those of splits. Raises DataCorruptError if only some are, or if a split is missing."""
+    """Return whether the folders are named after splits.
+
+    Raises:
+        DataCorruptError: Only some folders are named after splits, or the folder of a split is missing.
+    """
     others = [each for each in folders if each.lower() not in SPLITS]
     if len(others) == len(folders):
         return False
     if others:
         raise DataCorruptError(
-            f"{root} holds folders of splits and other folders ({', '.join(others)}). Put all pictures into "
-            "train/CLASS and test/CLASS, or all of them into CLASS, to have them split."
+            f"{root} has folders of splits and other folders ({', '.join(others)}). Put all pictures into "
+            "train/CLASS and test/CLASS; or put all pictures into CLASS, and hangtag splits them."
         )
     splits = {SPLITS[each.lower()] for each in folders}
     if lacking := [split for split in ("train", "test") if split not in splits]:
-        raise DataCorruptError(f"{root} has folders of splits, but none for {' and '.join(lacking)}.")
+        raise DataCorruptError(f"{root} has folders of splits, but no folder for {' and '.join(lacking)}.")
     return True
 
 
@@ -199,13 +208,13 @@ def _in_csv(file: Path) -> list[Picture]:
         }
         if not columns["path"] or not columns["label"]:
             raise DataCorruptError(
-                f"{file} has the columns {', '.join(names) or '(none)'}; its first line must name the columns path "
-                "and label, and may name split."
+                f"{file} has the columns {', '.join(names) or '(none)'}. The first line of a CSV file must name the "
+                "columns path and label, and may name the column split."
             )
         for row in rows:
             path, label, split = ((row.get(column) or "").strip() for column in columns.values())
             line = f"{file}, line {rows.line_num}"
-            if None in row:  # None has the values beyond the columns
+            if None in row:  # under the key None, csv.DictReader collects the values beyond the last column
                 raise DataCorruptError(
                     f"{line} has {len(names) + len(row[None])} values for {len(names)} columns. Put texts that contain "
                     "a separator between quotation marks."
@@ -219,20 +228,23 @@ def _in_csv(file: Path) -> list[Picture]:
             pictures.append(Picture(file.parent / path, path, normal(label), SPLITS.get(split.lower())))
     except csv.Error as error:
         raise DataCorruptError(
-            f"{file} cannot be read as CSV after line {rows.line_num}: is a quotation mark not closed?"
+            f"{file} cannot be read as CSV after line {rows.line_num}. Check whether a closing quotation mark is "
+            "missing."
         ) from error
     if missing:
         count = counted(len(missing), "file that is", "files that are")
-        raise DataNotFoundError(f"{file} names {count} not in {file.parent}: {named(missing)}.")
+        raise DataNotFoundError(f"{file} lists {count} not in {file.parent}: {named(missing)}.")
     if not pictures:
-        raise DataNotFoundError(f"{file} names no pictures.")
+        raise DataNotFoundError(f"{file} lists no pictures.")
     if columns["split"] and "test" not in {each.split for each in pictures}:
-        raise DataCorruptError(f"{file} has no line with the split test. Add such lines, or leave the column out.")
+        raise DataCorruptError(
+            f"{file} has no line whose split is test. Add lines with this split, or leave out the column split."
+        )
     return pictures
 
 
 def _text(file: Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with a byte order mark, as spreadsheets write it."""
+    """Read a text file in UTF-8, or in UTF-16 with a byte order mark, which some spreadsheets write."""
     try:
         content = file.read_bytes()
     except OSError as error:

@@ -17,7 +17,7 @@ AN_EXISTING_FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 
 
 class FiniteRange(click.FloatRange):
-    """A range of floats that refuses NaN and infinity, which click's comparisons let through."""
+    """A range of floats that refuses NaN and infinity, which click's range accepts."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)
@@ -44,12 +44,14 @@ class Duration(FiniteRange):
 
 
 def options_of(settings: type[Any], *left_out: str, **kinds: click.ParamType[Any]) -> Callable[[F], F]:
-    """Give a command an option for each field that is declared with ``setting``; it gets them by the fields' names.
+    """Add an option to a command for each field that is declared with ``setting``.
+
+    The command receives the options' values by the fields' names.
 
     Args:
         settings: A dataclass.
-        left_out: The names of fields that the command has no option for.
-        kinds: Field -> the option's type, for fields whose declaration cannot name a type of click.
+        left_out: The names of fields for which the command gets no option.
+        kinds: The option's type by the field's name, for fields whose declaration cannot name a click type.
     """
 
     def decorated(command: F) -> F:
@@ -61,7 +63,7 @@ def options_of(settings: type[Any], *left_out: str, **kinds: click.ParamType[Any
                 flag_of(declared),
                 declared.name,
                 type=click.BOOL if is_flag else kinds.get(declared.name) or _kind_of(type_of(declared), rules),
-                is_flag=is_flag or None,  # False would let click take a value that begins with a hyphen for an option
+                is_flag=is_flag or None,  # with False, click takes a value that begins with a hyphen for an option
                 multiple=isinstance(default, tuple) and not rules.listed,
                 show_default=not is_flag and default not in (None, MISSING),
                 help=rules.about,
@@ -114,7 +116,7 @@ class NumberList(click.ParamType[Any]):
 
 
 class RepositoryPath(click.Path):
-    """A model repository: the Path of a folder, or the text of a URL in an object store."""
+    """The type of a model repository: the Path of a folder, or the URL of an object store as a text."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, str) and "://" in value:
@@ -123,12 +125,12 @@ class RepositoryPath(click.Path):
 
 
 def models_option(about: str, parameter: str = "models", *, store: bool = False) -> Callable[[F], F]:
-    """``--models``, a model repository, which HANGTAG_MODELS sets for all commands.
+    """Add ``--models``, a model repository, which HANGTAG_MODELS sets for all commands.
 
     Args:
         about: The help text.
-        parameter: The name under which the command receives it.
-        store: Whether the value may be a URL too.
+        parameter: The name of the command's parameter.
+        store: Whether the value may also be a URL.
     """
     return click.option(
         "--models",
@@ -143,49 +145,52 @@ def models_option(about: str, parameter: str = "models", *, store: bool = False)
 
 
 def runs_option(command: F) -> F:
-    """``--runs``, as ``runs``: the folder in which a run is looked up by its name."""
+    """Add ``--runs``, the folder in which a run is looked up by its name. The command's parameter is ``runs``."""
     return click.option(
         "--runs",
         type=click.Path(file_okay=False, path_type=Path),
         default=Path("runs"),
         show_default=True,
-        help="The folder in which RUN is looked up if it is a name.",
+        help="The folder in which RUN is looked up if RUN is a name.",
     )(command)
 
 
 def limit_option(command: F) -> F:
-    """``--limit``, as ``limit``: only the first N images, or None."""
+    """Add ``--limit``, the number of images to use. The command's parameter ``limit`` is None for all images."""
     return click.option(
         "--limit",
         type=click.IntRange(min=1),
-        help="Use only N images, for quick trials: the first N, or N evenly spaced ones of your own pictures.",
+        help="Use only N images, for quick trials: the first N of a data set, or N evenly spaced ones of your own "
+        "pictures.",
     )(command)
 
 
 def samples_option(command: F) -> F:
-    """``--samples``, as ``samples``: labelled pictures to use instead of a data set, or None."""
+    """Add ``--samples``, labelled pictures that replace a data set. The command's parameter is ``samples``, or None."""
     return click.option(
         "--samples",
         metavar="FILE.npz|folder:PICTURES|csv:FILE|idx:FOLDER",
         help="Your own labelled pictures: an .npz file with the arrays images and labels, a folder for each label, a "
-        "CSV file with the columns path and label, or IDX files. If there is a test split, only its pictures.  "
-        "[default: the data set that the model was trained on]",
+        "CSV file with the columns path and label, or IDX files. If there is a test split, only the test pictures are "
+        "used.  [default: the data set that the model was trained on]",
     )(command)
 
 
 def json_option(about: str, kind: click.ParamType[Any] = click.STRING) -> Callable[[F], F]:
-    """``--json``, as ``json_file``: "-" prints JSON, as in every command, and ``--json=FILE`` writes it to a file.
+    """Add ``--json``, which prints JSON, and ``--json=FILE``, which writes JSON to a file.
+
+    The command's parameter is ``json_file``, with "-" for standard output.
 
     Args:
-        about: What is written, for the help text.
-        kind: What the file's name is converted to.
+        about: The noun for the written data in the help text.
+        kind: The type of the file's name.
     """
     help_text = f"Print only {about}, as JSON; --json=FILE writes it to a file."
     return click.option("--json", "json_file", is_flag=False, flag_value="-", metavar="", type=kind, help=help_text)
 
 
 class JsonCommand(click.Command):
-    """A command with ``json_option``. For one release it takes ``--json FILE`` as 0.2.1 did, with a warning."""
+    """A command with ``json_option``. For one release it also accepts 0.2.1's ``--json FILE``, with a warning."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         args = list(args)
@@ -201,21 +206,23 @@ class JsonCommand(click.Command):
         return super().parse_args(ctx, args)
 
     def _is_file(self, ctx: click.Context, word: str, others: list[str]) -> bool:
-        """Whether a word after ``--json`` is not an argument: there are too many words, or the word is not a model's
-        name."""
+        """Return whether the word after ``--json`` is a file's name and not an argument of the command.
+
+        The word is a file's name if there are too many words for arguments, or if the word is not a model's name.
+        """
         _, too_many, _ = self.make_parser(ctx).parse_args(others)
         variadic = any(argument.nargs == -1 for argument in self.params)
         return bool(too_many) or (variadic and (word == "-" or "/" in word or word.endswith(".json")))
 
 
 def refuse(*names: str, because: str) -> None:
-    """Raise UsageError if the command line has one of these options, which the command would not use.
+    """Raise UsageError if the command line has one of these options, which would have no effect.
 
-    Environment variables are ignored, since they may be meant for another call.
+    Options that environment variables set are ignored, because the variables may be meant for another call.
 
     Args:
-        names: The options' Python names.
-        because: The reason, which the message ends with.
+        names: The names of the options' parameters.
+        because: The reason, with which the error's message ends.
     """
     context = click.get_current_context()
     flags = {option.name: max(option.opts, key=len) for option in context.command.params}

@@ -1,4 +1,4 @@
-"""What a command shows and writes: errors in one line, and the files that its options name."""
+"""Shows a command's errors in one line, and writes the files that the command's options name."""
 
 import errno
 import os
@@ -19,13 +19,13 @@ class OutputError(UserError):
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn a UserError that is raised in this context into click's, which ends the command with one line.
+    """Turn a UserError that is raised in this context into a ClickException, which click prints in one line.
 
-    The root command wraps every subcommand in this. Control characters in the message, whose text may come from a
-    server or a model's file, are shown as escapes.
+    The root command runs every subcommand in this context. Control characters in the message are shown as escapes,
+    because the message may quote a server or a model's file.
 
     Raises:
-        click.ClickException: with the error's message; its exit code is 1.
+        click.ClickException: the UserError's message, with the exit code 1.
     """
     try:
         yield
@@ -34,12 +34,12 @@ def one_line_errors() -> Iterator[None]:
 
 
 def require_writable(path: Path) -> None:
-    """Check that a file can be written, before a command spends minutes on its content.
+    """Check that a file can be written, before a command spends minutes on computing the content.
 
-    Missing folders are fine, because ``writing`` creates them. A full disk is noticed only when the file is written.
+    Missing folders are allowed, because ``writing`` creates them. This function does not detect a full disk.
 
     Raises:
-        OutputError: the path is a folder, lies below a file, or its permissions forbid writing.
+        OutputError: the path is a folder, a part of the path is a file, or permissions forbid writing.
     """
     above = next(folder for folder in (path.parent, *path.absolute().parents) if folder.exists())
     if path.is_dir():
@@ -54,10 +54,10 @@ def require_writable(path: Path) -> None:
 
 
 def write_text(file: str, text: str) -> None:
-    """Write text, ended by a line break, to standard output for "-", else to a file, which is replaced as a whole.
+    """Write text and a final line break to a file, which is replaced atomically, or to standard output for "-".
 
     Raises:
-        OutputError: the file cannot be written. Its old content stays, for example if the disk is full.
+        OutputError: the file cannot be written, for example because the disk is full. The old content stays.
     """
     text = text.removesuffix("\n")
     if file == "-":
@@ -80,8 +80,9 @@ def _replace(file: Path, text: str) -> None:
 
 
 def write_page(file: Path, make: Callable[[], str]) -> None:
-    """Write a page. If packages that draw the page are missing, report that and continue: the command's work is already
-    done.
+    """Write a page, or report which package is missing to draw the page.
+
+    A missing package is not an error, because the command's other results are already written.
 
     Raises:
         OutputError: the file cannot be written.
@@ -97,10 +98,10 @@ def write_page(file: Path, make: Callable[[], str]) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Create the folders above a file that is written in this context, then report the file on standard error.
+    """Create the folders above a file before the context writes the file, and then report the file on standard error.
 
     Raises:
-        OutputError: an OSError was raised in the context.
+        OutputError: the context raised an OSError.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

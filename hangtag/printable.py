@@ -1,7 +1,7 @@
-"""Makes texts of a model's file, a route's file, a server or a caller safe to print.
+"""Makes texts safe to print that come from a model's file, a route's file, a server or a caller.
 
-Terminal escapes could rewrite what a person sees, and a line break could forge a line. JSON needs none of this, because
-it escapes such characters itself.
+Terminal escapes in such a text could change what a person sees, and a line break could forge a line of output. Texts
+in JSON need no treatment, because JSON escapes such characters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,14 @@ _NAMED = 5
 
 
 def escaped(text: str) -> str:
-    """Return the text with an escape for each character that is not printable, including line breaks."""
+    """Return the text with each unprintable character, including line breaks, replaced by an escape."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def printable(value: T) -> T:
-    """Return a copy of a value in which every text is ``escaped``: in dataclasses, mappings, lists and tuples, too."""
+    """Return a copy of a value in which every text is ``escaped``, also inside dataclasses, mappings and sequences."""
     return cast(T, _printable(value))
 
 
@@ -37,13 +37,13 @@ def _printable(value: Any) -> Any:
 
 
 def named(items: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
+    """Join the first names into one text, followed by the number of names that were left out."""
     more = len(items) - _NAMED
     return "; ".join(items[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def counted(count: int, one: str, several: str) -> str:
-    """A number with its noun.
+    """Return a number with its noun.
 
     Example:
         >>> counted(1, "picture is", "pictures are")

@@ -1,7 +1,7 @@
-"""Settings of commands, servers and load tests: dataclass fields, each declared once with its type, default and rules.
+"""Declares settings of commands, servers and load tests as dataclass fields with a type, a default and rules.
 
-``hangtag.options.options_of`` makes a command's options of them. This module does not know click, because a server's
-settings and a load test's are also made without a command line.
+``hangtag.options.options_of`` turns these fields into a command's options. This module does not import click, because
+programs also create settings of servers and load tests without a command line.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,28 +11,28 @@ from types import NoneType
 from typing import Any, get_args
 
 REQUIRED: Any = object()
-"""Takes the place of the default for a setting that must be given."""
+"""Stands in place of the default in the declaration of a required setting."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What the declaration of a setting says besides the field's type and default.
+    """The parts of a setting's declaration other than the field's type and default.
 
     Attributes:
         about: The help text.
-        flag: The option; None for the field's name with hyphens.
-        between: The least and the most that a number may be; None for any. The help shows them.
-        at_least: The least that a number may be, which only `problems` checks.
-        above: What a number must be greater than, which only `problems` checks.
-        choices: The words that a text may be; without choices, any text.
-        duration: Whether a number is seconds that may be written with a unit, as in 500ms.
-        listed: Whether a tuple is one option with numbers separated by commas, and not an option to repeat.
-        folder: Whether a path may lead to a folder.
-        kind: The option's type of click, if it does not follow from the field's type.
-        metavar: Stands for the value in the help.
+        flag: The option's name. None stands for the field's name with hyphens.
+        between: The smallest and the largest number that is valid, which the help shows. None stands for no limit.
+        at_least: The smallest number that is valid, which only `problems` checks.
+        above: A number that the value must exceed, which only `problems` checks.
+        choices: The texts that are valid; if empty, any text is valid.
+        duration: Whether the value is a number of seconds that may be written with a unit, such as 500ms.
+        listed: Whether a tuple is given as one option with commas between the numbers, not as a repeated option.
+        folder: Whether a path may be that of a folder.
+        kind: The option's click type, if it does not follow from the field's type.
+        metavar: The placeholder for the value in the help.
         envvar: An environment variable that sets the option for all commands, in addition to the command's own
             variable.
-        hidden: Whether the help leaves it out.
+        hidden: Whether the help leaves out the option.
     """
 
     about: str
@@ -51,12 +51,12 @@ class Rules:
 
 
 def setting(default: Any, about: str, **rules: Any) -> Any:
-    """Declare a field of a settings dataclass. The field's type is the option's.
+    """Declare a field of a settings dataclass. The option has the type of the field.
 
     Args:
-        default: The value if none is set, or REQUIRED. A tuple makes the option repeatable, None makes it optional.
+        default: The value of a setting that is not given, or REQUIRED. A tuple makes the option repeatable.
         about: The help text.
-        rules: As for `Rules`.
+        rules: Attributes of `Rules`.
 
     Example:
         >>> @dataclass(frozen=True)
@@ -68,22 +68,22 @@ def setting(default: Any, about: str, **rules: Any) -> Any:
 
 
 def declared_settings(settings: type[Any]) -> list[tuple[Field[Any], Rules]]:
-    """The fields of a dataclass that are declared with `setting`, with their rules."""
+    """List the fields of a dataclass that are declared with `setting`, with their rules."""
     return [(each, each.metadata["setting"]) for each in fields(settings) if "setting" in each.metadata]
 
 
 def flag_of(declared: Field[Any]) -> str:
-    """The option that sets a field, such as --data-dir for data_dir."""
+    """Return the option that sets a field, such as --data-dir for data_dir."""
     return declared.metadata["setting"].flag or f"--{declared.name.replace('_', '-')}"
 
 
 def type_of(declared: Field[Any]) -> Any:
-    """The type of one value: str for tuple[str, ...], Path for Path | None."""
+    """Return the type of a single value, such as str for tuple[str, ...] and Path for Path | None."""
     return next((part for part in get_args(declared.type) if part is not NoneType), declared.type)
 
 
 def problems(settings: Any) -> Iterator[tuple[Field[Any], str]]:
-    """Yield each field whose value its declaration does not allow, and a sentence that says so: "0 is not ..."."""
+    """Yield each field whose value is invalid by its declaration, with a sentence such as "0 is not ..."."""
     for declared, rules in declared_settings(type(settings)):
         value = getattr(settings, declared.name)
         if value is None and declared.default is None:
@@ -98,7 +98,7 @@ def problems(settings: Any) -> Iterator[tuple[Field[Any], str]]:
 
 
 def _expected(declared: Field[Any], rules: Rules, value: Any) -> str:
-    """What a value should be, as the end of the sentence "X is not …"; empty if the value is valid."""
+    """Return the end of the sentence "X is not …", which describes valid values; empty if this value is valid."""
     kind = type_of(declared)
     if rules.choices:
         return "" if value in rules.choices else "one of " + ", ".join(map(repr, rules.choices))
@@ -109,7 +109,7 @@ def _expected(declared: Field[Any], rules: Rules, value: Any) -> str:
         return "" if is_right else "a path" if rules.folder else "the path of a file"
     if kind in (bool, str):
         return "" if isinstance(value, kind) else {bool: "True or False", str: "a text"}[kind]
-    return ""  # a type of its own, which its class checks
+    return ""  # the constructor of any other type checks the value
 
 
 def _is_in_range(rules: Rules, value: float) -> bool:
@@ -120,7 +120,7 @@ def _is_in_range(rules: Rules, value: float) -> bool:
 
 
 def _number(declared: Field[Any], rules: Rules) -> str:
-    """The numbers that a setting allows, in words."""
+    """Describe in words the numbers that are valid for a setting."""
     in_seconds = rules.duration or declared.name.endswith("_seconds")
     number = "a whole number" if type_of(declared) is int else "a number of seconds" if in_seconds else "a number"
     least, most = rules.between

@@ -1,4 +1,4 @@
-"""The environment variables of the command's options: their names, and a warning about variables that set nothing."""
+"""Names the environment variables of a command's options, and warns about variables that set no option."""
 
 import difflib
 import os
@@ -10,8 +10,8 @@ import click
 def name_variables(command: click.Command, prefix: str) -> None:
     """Name each option's environment variable after the command and the flag: HANGTAG_HEALTH_SERVER for --server.
 
-    click would name it after the Python parameter (as_json for --json). And click would prefer the variable that an
-    option declares for all commands (HANGTAG_SERVER), but the command's own variable must override that.
+    click would name the variable after the Python parameter (as_json for --json). click would also prefer a variable
+    that applies to all commands (HANGTAG_SERVER), but the command's own variable must override such a variable.
     """
     for option in command.params:
         if isinstance(option, click.Option) and option.allow_from_autoenv:
@@ -24,16 +24,16 @@ def name_variables(command: click.Command, prefix: str) -> None:
 
 
 def subcommands(command: click.Command) -> Mapping[str, click.Command]:
-    """Return the commands of a group, or of `hangtag loadtest`, which is a command and has a subcommand too."""
+    """Return the subcommands of a group, or of `hangtag loadtest`, which can also run without its subcommand."""
     found: Mapping[str, click.Command] = getattr(command, "commands", {})
     return found
 
 
 def warn_about_unknown(command: click.Command, prefix: str) -> None:
-    """Write a line to standard error for each variable that has the command's prefix but that no option reads.
+    """Print a warning for each environment variable that has the command's prefix but that no option reads.
 
-    Such a variable is misspelt, or belongs to an option of another release: without the line, a server would run
-    without the setting and nobody would know. This is not an error, because Kubernetes sets variables for each Service,
+    Such a variable is misspelt, or belongs to an option of another release. Without the warning, nobody would notice
+    that a server runs without the setting. The command still runs, because Kubernetes sets variables for each Service,
     such as HANGTAG_SERVE_SERVICE_HOST for a Service named hangtag-serve.
     """
     known = {name.removeprefix(f"{prefix}_"): name for name in _variables(command)}

@@ -165,9 +165,9 @@ def test_the_same_picture_twice_counts_once_and_in_two_classes_is_refused(tmp_pa
             {"cats": 5, "dogs": 2, "emus": 1},
             "2 of 3 classes would have no picture in train, validation or test: dogs (2); emus (1). A class needs",
         ),
-        ({}, "holds no pictures in folders. Put each class's pictures into a folder of its name"),
-        ({"train/cats": 5, "test/cats": 5, "dogs": 5}, "holds folders of splits and other folders (dogs)."),
-        ({"train/cats": 5, "train/dogs": 5}, "has folders of splits, but none for test."),
+        ({}, "has no folders with pictures. Put each class's pictures into a folder with the class's name"),
+        ({"train/cats": 5, "test/cats": 5, "dogs": 5}, "has folders of splits and other folders (dogs)."),
+        ({"train/cats": 5, "train/dogs": 5}, "has folders of splits, but no folder for test."),
         ({"train/cats": 5, "train/dogs": 5, "test/cats": 5}, "or test: dogs (5, none in test). A class needs"),
         ({"train/cats": 5, "test/cats": 5, "test/dogs": 5}, "or test: dogs (5, none in train). A class needs"),
     ],
@@ -180,18 +180,18 @@ def test_folders_that_cannot_be_divided_are_refused(tmp_path: Path, counts: dict
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "has the columns (none); its first line must name the columns path and label"),
-        ("path,label\n", "names no pictures."),
+        ("", "has the columns (none). The first line of a CSV file must name the columns path and label"),
+        ("path,label\n", "lists no pictures."),
         ("path,label\n000.png,\n", "labels.csv, line 2 has no label."),
-        ("path,label\ngone.png,cats\n", "names 1 file that is not in "),
+        ("path,label\ngone.png,cats\n", "lists 1 file that is not in "),
         ("path,label,split\n000.png,cats,later\n", "line 2 has the split 'later'; it must be train, validation or"),
-        ("path,label,split\n000.png,cats,train\n001.png,cats,val\n", "has no line with the split test."),
+        ("path,label,split\n000.png,cats,train\n001.png,cats,val\n", "has no line whose split is test."),
         ('path,label\n000.png,"big\ncats"\ngone.png,cats\n', "gone.png in line 4."),
         ("path,label\n000.png,cats\n000.png,dogs\n", "000.png (cats) and 000.png (dogs). Delete the wrong ones."),
         ("path,label\n000.png,cats,dogs\n", "line 2 has 3 values for 2 columns. Put texts that contain a separator"),
         (
             'path,label\n000.png,"' + "x" * 200_000,
-            "cannot be read as CSV after line 1: is a quotation mark not closed?",
+            "cannot be read as CSV after line 1. Check whether a closing quotation mark is missing.",
         ),
         (b"path,label\ncaf\xe9.png,cats\n", "labels.csv, line 2 is not in UTF-8. Save the file in UTF-8"),
     ],
@@ -208,7 +208,7 @@ def test_sources_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.M
     for source, expected in (
         ("folder", "there is no such data set; there are fashion-mnist, "),
         ("csv:", "--data csv: names nothing: write the CSV file that lists your pictures after the colon, such as"),
-        (f"folder:{tmp_path}/gone", "gone is not a folder. Name a folder with a folder of pictures for each"),
+        (f"folder:{tmp_path}/gone", "gone is not a folder. Name a folder that has a folder of pictures for each"),
         ("folder:~/gone", f"{tmp_path}/home/gone is not a folder."),
         ("csv:~nobody-here/gone", "~nobody-here/gone cannot be read (No such file or directory). Name a CSV file."),
         (f"idx:{tmp_path}/file", "file is not a folder. Name a folder with four IDX files."),
@@ -225,7 +225,7 @@ def test_names_of_classes_that_look_alike_are_noted_and_spaces_are_no_part_of_th
     }  # fmt: skip
     same, alike = found["notes"]
     assert same.endswith(" are one class: 'cafe\u0301 ' and 'caf\u00e9'.")
-    assert alike == "The classes Tea and tea differ only in capitals."
+    assert alike == "The classes Tea and tea differ only in upper and lower case."
 
 
 def test_a_part_of_them_has_every_class(tmp_path: Path) -> None:
