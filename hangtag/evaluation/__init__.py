@@ -1,2 +1,4 @@
-"""Evaluate a run, an ONNX file or a served model: ``Subject`` is one interface to the three, and the same metrics judge
-their outputs. `hangtag evaluate` is the command. The folder cascade chooses thresholds for `hangtag route tune`."""
+"""Evaluates a run, an ONNX file or a served model for `hangtag evaluate`.
+
+``Subject`` is one interface to these three kinds of models, so that the same metrics apply to all of them.
+"""

@@ -1,6 +1,7 @@
-"""Write an evaluation as JSON for programs. The types below are the schema, and `SCHEMA` is its version.
+"""Writes an evaluation as JSON for programs. The types in this module are the schema, and `SCHEMA` is its version.
 
-Within a version, fields are only added. Labels are given by name; a confusion matrix is in the order of `labels`.
+Within a version of the schema, fields are only added. The rows and columns of the confusion matrix are in the order of
+the field `labels`; all other fields give labels by name.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from hangtag.training.metrics.class_metrics import ClassFigures
 
 SCHEMA = "hangtag.evaluation/2"
 MISTAKES = 100
-"""The largest number of mistakes in a document; the most confident ones are listed."""
+"""The largest number of mistakes in a document. A document lists the most confident mistakes."""
 
 
 class SubjectDocument(TypedDict):
@@ -30,13 +31,13 @@ class DataDocument(TypedDict):
     """The images on which the model was evaluated."""
 
     dataset: str
-    split: str  # validation or test; samples for the user's own
+    split: str  # validation or test for a data set; samples for the user's own pictures
     images: int
     source: str  # the folder that the data set was read from
 
 
 class ClassDocument(TypedDict):
-    """One class's precision, recall and F1, in [0, 1]; support is its number of images."""
+    """The precision, recall and F1 of a class, in [0, 1]. `support` is the number of images of the class."""
 
     label: str
     precision: float
@@ -46,7 +47,7 @@ class ClassDocument(TypedDict):
 
 
 class MistakeDocument(TypedDict):
-    """A wrong prediction. `image` is its index in the split, `probability` that of the predicted label."""
+    """A wrong prediction. `image` is the image's index in the split, `probability` that of the predicted label."""
 
     image: int
     true: str
@@ -62,18 +63,18 @@ class SingleLabelDocument(TypedDict):
     subject: SubjectDocument
     data: DataDocument
     accuracy: float
-    loss: float  # mean cross-entropy, in nats, by the logits
-    calibration_error: float  # the expected calibration error of the probabilities, in 15 bins
+    loss: float  # mean cross-entropy in nats, computed from the logits
+    calibration_error: float  # the expected calibration error of the probabilities, computed with 15 bins
     severity: float | None  # mean distance of the labels mixed up; null without mistakes, or without distances
     second: float | None  # share of the mistakes whose true label is the second most probable; null if there are none
     labels: list[str]
     classes: list[ClassDocument]
     confusion: list[list[int]]  # confusion[true][predicted] is a number of images
-    mistakes: list[MistakeDocument]  # the most confident first
+    mistakes: list[MistakeDocument]  # the most confident mistake comes first
 
 
 class SetMistakeDocument(TypedDict):
-    """A wrong set of labels. `probability` is that of the whole predicted set; null if the model does not give it."""
+    """A wrong set of labels. `probability` is that of the predicted set, or null if the model does not return one."""
 
     image: int
     true: list[str]
@@ -89,8 +90,8 @@ class MultiLabelDocument(TypedDict):
     data: DataDocument
     figures: dict[str, float]  # c_precision, c_recall, c_f1, o_precision, o_recall, o_f1, mean_ap, exact_match, ...
     labels: list[str]
-    classes: list[ClassDocument]  # for each label: is it in the set?
-    mistakes: list[SetMistakeDocument]  # the most confident first; without probabilities, the most wrong labels first
+    classes: list[ClassDocument]  # figures of the decision whether a label is in the set, for each label
+    mistakes: list[SetMistakeDocument]  # the most confident come first; without probabilities, the most wrong labels
 
 
 def single_label(subject: Subject, data: DataDocument, result: SingleLabelResult) -> SingleLabelDocument:

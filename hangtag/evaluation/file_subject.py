@@ -1,4 +1,4 @@
-"""Evaluate an ONNX file in the runtime that the server uses."""
+"""Evaluates an ONNX file with the same runtime as the server."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from hangtag.serving.server.runtime.session import Runtime
 
 
 class FileSubject(Subject):
-    """An ONNX file with one image input. Its metadata gives the task and the labels."""
+    """An ONNX file with one image input. The file's metadata contains the task and the labels."""
 
     kind = "onnx"
 
@@ -24,10 +24,10 @@ class FileSubject(Subject):
 
         Args:
             path: the file.
-            threads: how many compute a batch; None: one for each CPU.
+            threads: the number of threads that compute a batch; None for one thread per CPU.
 
         Raises:
-            EvaluationError: the file cannot be loaded, or is not a classifier of such images.
+            EvaluationError: the file cannot be loaded, or does not take one image as its input.
         """
         if not path.is_file():
             raise EvaluationError(f"there is no file {path}.")
@@ -41,8 +41,9 @@ class FileSubject(Subject):
         self.task = signature.task or "single_label"
         if [spec.datatype for spec in signature.inputs] != ["UINT8"] or len(signature.inputs[0].shape) not in (3, 4):
             raise EvaluationError(
-                f"{path} takes {'; '.join(map(str, signature.inputs)) or 'nothing'}; to be evaluated it must take one "
-                "image, UINT8 [any, height, width] or [any, height, width, 3], as 'hangtag export' publishes it."
+                f"{path} has the inputs {'; '.join(map(str, signature.inputs)) or '(none)'}. A model can be evaluated "
+                "if its only input is an image, UINT8 [any, height, width] or [any, height, width, 3]. 'hangtag "
+                "export' publishes models with this input."
             )
         self._input, self.labels = signature.inputs[0].name, signature.labels
         self.config, self.image = _config(signature.metadata), signature.image
@@ -58,7 +59,8 @@ class FileSubject(Subject):
 
     def answer(self, images: Array, progress: Progress) -> Outputs:
         answers: list[Outputs] = []
-        size = BATCH_SIZE if self._runtime.signature.batched else 1  # images must not change each other's answers
+        # In an unbatched model, images of one batch could change each other's outputs.
+        size = BATCH_SIZE if self._runtime.signature.batched else 1
         for batch in batches(images, size):
             try:
                 answers.append(self._runtime.run({self._input: batch}))
@@ -72,7 +74,7 @@ class FileSubject(Subject):
 
 
 def _config(metadata: Mapping[str, str]) -> Mapping[str, Any] | None:
-    """The config of the run that `hangtag export` puts into its files; None for other files."""
+    """Read the run's config that `hangtag export` writes into an ONNX file; None for other files."""
     try:
         return dict(json.loads(metadata["training"])["config"])
     except (KeyError, TypeError, ValueError):

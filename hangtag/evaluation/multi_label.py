@@ -1,4 +1,4 @@
-"""Measure a multi-label model: how many of its label sets are right, and how many of the labels in them."""
+"""Measures how many label sets of a multi-label model are right, and how many of the labels in the sets are right."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,8 +14,8 @@ from hangtag.training.metrics.class_metrics import ClassFigures, per_class
 
 @dataclass(frozen=True)
 class SetMistake:
-    """A wrong set: the image's index in the split, the true and the predicted set, and the predicted set's probability
-    if it is known."""
+    """A wrong label set: the image's index in the split, the true and the predicted set, and the predicted set's
+    probability, or None if the probability is unknown."""
 
     image: int
     true: tuple[str, ...]
@@ -28,10 +28,10 @@ class MultiLabelResult:
     """A multi-label model's figures.
 
     Attributes:
-        labels: in the order of ``classes``.
+        labels: the labels' names, in the order of ``classes``.
         figures: the figures of training/metrics/set_metrics.py, by name.
-        classes: precision, recall and F1 of each label, for the question whether the label is in the set.
-        mistakes: all mistakes, the most confident first; without probabilities, the most wrong labels first.
+        classes: precision, recall and F1 of the decision whether a label is in the set, for each label.
+        mistakes: all mistakes. The most confident come first; without probabilities, those with the most wrong labels.
     """
 
     labels: tuple[str, ...]
@@ -46,13 +46,14 @@ def measure(
     """Measure a model's outputs against the true label sets.
 
     Args:
-        subject: the model, for its threshold and its name.
-        outputs: must have ``probabilities`` [n, labels]; a ``path`` [n, steps] of label indices decides the sets.
+        subject: the model, which has a threshold and a name.
+        outputs: must have ``probabilities`` [n, labels]. If there is a ``path`` [n, steps] of label indices, the sets
+            are read from the path, not decided by the threshold.
         truth: the true label sets, [n, labels].
         labels: the data set's labels.
 
     Raises:
-        EvaluationError: the outputs do not fit, are not finite, or the model's threshold is unknown.
+        EvaluationError: the outputs have a wrong shape or are not finite, or the model's threshold is unknown.
         MissingExtraError: the metrics need packages that are not installed.
     """
     with needs("train", "evaluating a model of several labels"):
@@ -61,18 +62,19 @@ def measure(
     if probabilities is None or probabilities.shape != truth.shape:
         actual = "none" if probabilities is None else f"probabilities of the shape {list(probabilities.shape)}"
         raise EvaluationError(
-            f"{subject.name} must answer {len(truth)} images with probabilities {list(truth.shape)}, not {actual}."
+            f"{subject.name} must return probabilities of the shape {list(truth.shape)} for {len(truth)} images, but "
+            f"returned {actual}."
         )
     if not np.isfinite(probabilities).all():
-        raise EvaluationError(f"{subject.name} gives probabilities that are not finite: its training went wrong.")
+        raise EvaluationError(f"{subject.name} returned probabilities that are not finite, so its training failed.")
     if "path" in outputs:
         sets = _sets_of_paths(outputs["path"], len(labels), subject.name)
     elif subject.threshold is not None:
         sets = set_metrics.decide(probabilities, subject.threshold)
     else:
         raise EvaluationError(
-            f"{subject.name} decides by a threshold, which its server does not state: evaluate its run or its ONNX "
-            "file."
+            f"{subject.name} decides by a threshold, which the server does not report. Evaluate the model's run or "
+            "ONNX file instead."
         )
     return MultiLabelResult(
         labels=labels,
@@ -85,7 +87,7 @@ def measure(
 def _sets_of_paths(path: Array, count: int, name: str) -> npt.NDArray[np.bool_]:
     """Convert label indices [n, steps], where -1 is no label, into label sets [n, labels]."""
     if path.ndim != 2 or path.max(initial=-1) >= count:
-        raise EvaluationError(f"{name} gives paths with labels other than the data set's {count}.")
+        raise EvaluationError(f"{name} returned paths with labels other than the {count} labels of the data set.")
     sets: npt.NDArray[np.bool_] = (path[:, :, None] == np.arange(count)).any(axis=1)
     return sets
 

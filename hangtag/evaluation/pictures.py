@@ -1,4 +1,4 @@
-"""Draw an evaluation's pictures as PNG files; the same figures give the same bytes."""
+"""Draws an evaluation's pictures as PNG files. The same figures always give the same bytes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +19,10 @@ DPI = 120
 
 
 def single_label(result: SingleLabelResult, images: Images, name: str, folder: Path, *, negated: bool = True) -> None:
-    """Draw confusion.png and mistakes.png into the folder; garments negated, dark on white.
+    """Draw confusion.png and mistakes.png into the folder.
 
-    With more than 40 labels, the matrix has only the labels with the lowest F1.
+    If there are more than 40 labels, the matrix shows only the 40 labels with the lowest F1. ``negated`` inverts the
+    colours, so that garments, which are bright on black, are shown dark on white.
 
     Raises:
         OutputError: a file cannot be written.
@@ -40,7 +41,7 @@ def single_label(result: SingleLabelResult, images: Images, name: str, folder: P
 
 
 def multi_label(result: MultiLabelResult, images: Images, name: str, folder: Path) -> None:
-    """Draw mistakes.png into the folder: the true set, the predicted set, and its probability if it is known.
+    """Draw mistakes.png into the folder: images with the true set, the predicted set, and the latter's probability.
 
     Raises:
         OutputError: the file cannot be written.
@@ -60,7 +61,7 @@ def multi_label(result: MultiLabelResult, images: Images, name: str, folder: Pat
 
 
 def confusion_matrix(counts: npt.NDArray[np.int64], labels: Sequence[str], title: str, path: Path) -> None:
-    """Draw counts [true, predicted]; the diagonal stays pale, so that the mistakes stand out."""
+    """Draw counts [true, predicted] as a heat map with a pale diagonal, so that the mistakes stand out."""
     mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     side = max(6.4, 0.45 * len(labels) + 1.5)
     figure = _figure(side + 1, side)
@@ -85,7 +86,7 @@ def confusion_matrix(counts: npt.NDArray[np.int64], labels: Sequence[str], title
 def confident_mistakes(
     mistakes: Sequence[Mistake], labels: Sequence[str], images: Images, title: str, colours: str, path: Path
 ) -> None:
-    """Draw a grid of the first mistakes' images, each with true label, predicted label and its probability."""
+    """Draw a grid of the first mistakes' images, with the true label, the predicted label and its probability."""
     panels = [
         (
             mistake.image,
@@ -97,7 +98,7 @@ def confident_mistakes(
 
 
 def _grid(panels: Sequence[tuple[int, str]], images: Images, title: str, colours: str, path: Path) -> None:
-    """Draw a grid of images, given by their indices, each with a text above it."""
+    """Draw a grid of images, each with a text above it. A panel is an image's index and its text."""
     rows = max(1, -(-len(panels) // COLUMNS))
     figure = _figure(COLUMNS * 1.7, rows * 2.0 + 0.4)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
@@ -111,7 +112,7 @@ def _grid(panels: Sequence[tuple[int, str]], images: Images, title: str, colours
 
 
 def _two_per_line(labels: Sequence[str]) -> str:
-    """Write a set in lines of two labels, so that it fits its panel."""
+    """Write a label set in lines of two labels, so that the text is no wider than its panel."""
     lines = [", ".join(labels[at : at + 2]) for at in range(0, len(labels), 2)]
     return ",\n".join(lines) or "nothing"
 

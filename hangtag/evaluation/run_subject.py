@@ -1,4 +1,4 @@
-"""Evaluate a finished run in PyTorch, with the same network and outputs that an export would have."""
+"""Evaluates a finished run in PyTorch, with the same network and outputs as the exported ONNX file."""
 
 from hangtag.evaluation.subject import Array, Outputs, Progress, Subject
 from hangtag.export.network import LabelThreshold, load_run
@@ -7,7 +7,7 @@ from hangtag.training.runs.run import Run
 
 
 class RunSubject(Subject):
-    """A run's weights of the best epoch, on the CPU.
+    """The network of a run with the weights of the best epoch, on the CPU.
 
     Raises:
         RunMismatchError: the run is not finished.

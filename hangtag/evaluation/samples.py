@@ -1,4 +1,4 @@
-"""Load the images that a model is evaluated on: a split of a data set, or samples of the user's own."""
+"""Loads the images on which a model is evaluated: a split of a data set, or the user's own pictures."""
 
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -23,14 +23,14 @@ from hangtag.training.runs.run import Run
 DEFAULTS = {"single_label": fashion_mnist.NAME, "multi_label": outfits.NAMES[0]}
 RUNS = Path("runs")
 _IMAGES, _CLASSES = ("images", "image", "x"), ("labels", "classes", "y")
-"""Names of the arrays in an .npz file."""
+"""Names that the arrays in an .npz file may have."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """One split of a data set, the first images of it, or samples of the user's own.
+    """One split of a data set, the first images of a split, or the user's own pictures.
 
-    ``notes`` are sentences about what was left out of these samples.
+    ``notes`` are sentences about pictures that were left out.
     """
 
     dataset: str
@@ -59,22 +59,22 @@ def load(
     runs: Path = RUNS,
     option: str = "--samples",
 ) -> Samples:
-    """Load what a model is evaluated on.
+    """Load the images on which a model is evaluated.
 
     Args:
         subject: the model to evaluate.
         split: ``validation`` or ``test``.
         limit: load at most this many images.
-        data_dir: the data set's folder; None for its usual places.
-        name: the data set; None for the data set that the subject was trained on, or, if that is unknown, its task's
-            default.
+        data_dir: the data set's folder; None for the data set's usual folders.
+        name: the data set; None for the data set on which the subject was trained, or for the default of the subject's
+            task if that data set is unknown.
         own: samples to use instead of a data set: FILE.npz, folder:PICTURES, csv:FILE or idx:FOLDER.
         runs: the folder in which to look for a published model's run, which records the model's pictures.
         option: the command's option for ``own``, for messages.
 
     Raises:
-        EvaluationError: there is no such data set, it does not fit the subject's task, or it is unknown on what to
-            evaluate the model.
+        EvaluationError: there is no such data set, the data set is for another task, or no data set is named and the
+            model's file does not name one.
         MissingExtraError: the data set needs packages that are not installed.
         TrainingError: the data set is missing or damaged.
     """
@@ -87,8 +87,8 @@ def load(
         if subject.task == "single_label" and subject.labels != fashion_mnist.LABELS:
             known = f"has the labels {named(subject.labels)}" if subject.labels else "names no labels"
             raise EvaluationError(
-                f"{subject.name} {known}, and nothing says what it was trained on: name its pictures with {option} "
-                f"folder:PICTURES, or {option} FILE.npz with the arrays images and labels."
+                f"{subject.name} {known}, and does not say on which pictures it was trained. Name pictures with "
+                f"{option} folder:PICTURES, or with {option} FILE.npz with the arrays images and labels."
             )
         name = DEFAULTS[subject.task]
     kind = sources.kind_of(name)
@@ -109,11 +109,11 @@ def load(
 
 
 def learned(subject: Subject, images: Array, runs: Path = RUNS) -> str | None:
-    """A sentence about samples that the model was trained on; None if there are no such samples, or its run is unknown.
+    """Write a warning if the model was trained on some of the samples; else, or if its run is unknown, return None.
 
     Args:
         subject: the model.
-        images: the samples, as the model takes them.
+        images: the samples, in the form of the model's input.
         runs: the folder in which to look for a published model's run.
     """
     trained = {each.pixels: each.path for each in _members(subject, runs) if each.split == "train"}
@@ -122,15 +122,15 @@ def learned(subject: Subject, images: Array, runs: Path = RUNS) -> str | None:
         return None
     pictures = f"{len(known):,} of these {len(images):,} pictures"
     return (
-        f"{subject.name} was trained on {pictures} ({named(known)}), so it answers them better than new pictures. "
-        "Leave them out to learn how good it is."
+        f"{subject.name} was trained on {pictures} ({named(known)}), so its figures are better than for new pictures. "
+        "Leave out the pictures on which the model was trained."
     )
 
 
 def _members(subject: Subject, runs: Path) -> Sequence[Member]:
-    """The user's own pictures by which a model was trained, from any run on the same pictures in the same division.
+    """List the user's pictures on which a model was trained, by any run with the same pictures and the same splits.
 
-    A server's metadata has the division, but not which run trained the model.
+    A server's metadata describes the pictures and the splits, but does not name the run that trained the model.
     """
     if subject.config is None or "data_digest" not in subject.config:
         return ()
@@ -145,7 +145,7 @@ def _division(config: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _folder(recorded: object) -> Path | None:
-    """The folder from which a run read its data set, if that was not the usual place and still exists."""
+    """Return the folder from which a run read its data set, if the run recorded one and the folder still exists."""
     return Path(recorded) if isinstance(recorded, str) and Path(recorded).is_dir() else None
 
 
@@ -155,7 +155,7 @@ def _of(whole: Dataset, split: str, limit: int | None) -> Samples:
 
 
 def _by_name(samples: Samples, subject: Subject) -> Samples:
-    """The user's pictures with their labels in the model's order, whatever their order in the data set is."""
+    """Renumber the labels of the user's pictures in the model's order."""
     if not subject.labels or samples.labels == subject.labels:
         return samples
     places = _numbers(samples.labels, subject, samples.dataset)
@@ -164,22 +164,22 @@ def _by_name(samples: Samples, subject: Subject) -> Samples:
 
 
 def _own_dataset(subject: Subject, name: str, data_dir: Path | None, runs: Path, option: str) -> Dataset:
-    """The user's pictures, split and prepared as in the model's run."""
+    """Load the user's pictures, split and prepared as in the model's run."""
     config: Mapping[str, Any] = subject.config or {}
-    if name != config.get("dataset"):  # named with --data: any pictures, prepared as the model takes them
+    if name != config.get("dataset"):  # --data names other pictures, which only need the form of the model's input
         return sources.load(name, image=_image(subject))
     try:
         return runs_data.load(config, data_dir, _members(subject, runs))
     except (DataNotFoundError, DataCorruptError) as error:
         raise EvaluationError(
-            f"{subject.name}: {error} Or use {option} to name other pictures, on which it was not trained."
+            f"{subject.name}: {error} Or name pictures with {option} on which the model was not trained."
         ) from error
 
 
 def _own_samples(subject: Subject, own: str, limit: int | None, option: str) -> Samples:
     image = _image(subject)
     if not subject.labels:
-        raise EvaluationError(f"{subject.name} names no labels, but {option} needs them to tell the classes apart.")
+        raise EvaluationError(f"{subject.name} names no labels, but {option} needs the names of the model's labels.")
     notes: tuple[str, ...] = ()
     if own.endswith(".npz"):
         content = _npz(Path(own), subject, image)
@@ -193,17 +193,19 @@ def _own_samples(subject: Subject, own: str, limit: int | None, option: str) -> 
 
 def _image(subject: Subject) -> ImageSpec:
     if subject.image is None:
-        raise EvaluationError(f"{subject.name} does not say how a picture becomes its input. {subject.fit_remedy}")
+        raise EvaluationError(
+            f"{subject.name} does not say how pictures are turned into the model's input. {subject.fit_remedy}"
+        )
     return subject.image
 
 
 def _numbers(labels: Sequence[str], subject: Subject, own: str) -> Classes:
-    """The index of each label among the model's labels."""
+    """Return the index of each label among the model's labels."""
     unknown = sorted(set(labels) - set(subject.labels))
     if unknown:
         raise EvaluationError(
-            f"{own} has the classes {', '.join(unknown[:5])}, which {subject.name} does not know; its labels are "
-            f"{', '.join(subject.labels[:10])}."
+            f"{own} has the classes {', '.join(unknown[:5])}, which {subject.name} does not know. The model's labels "
+            f"are {', '.join(subject.labels[:10])}."
         )
     return np.array([subject.labels.index(label) for label in labels], np.int64)
 
@@ -215,31 +217,33 @@ def _npz(file: Path, subject: Subject, image: ImageSpec) -> Split:
                 next((arrays[name] for name in names if name in arrays), None) for names in (_IMAGES, _CLASSES)
             )
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        why = reason(error) if isinstance(error, OSError) and error.errno else "it is not what numpy.savez writes"
-        raise EvaluationError(f"{file} cannot be read ({why}). Save the arrays images and labels.") from error
+        why = reason(error) if isinstance(error, OSError) and error.errno else "it is not a file of numpy.savez"
+        raise EvaluationError(
+            f"{file} cannot be read ({why}). Save the arrays images and labels with numpy.savez."
+        ) from error
     if images is None or classes is None:
-        raise EvaluationError(f"{file} must hold the arrays images and labels.")
+        raise EvaluationError(f"{file} must have the arrays images and labels.")
     fits = images.dtype == np.uint8 and images.shape[1:] == image.shape and classes.shape == images.shape[:1]
     if not fits or not len(images):
         raise EvaluationError(
-            f"{file} holds images {images.dtype} {list(images.shape)} and labels {list(classes.shape)}; the model "
-            f"takes uint8 {['n', *image.shape]}, with labels [n], and n is at least 1."
+            f"{file} has images {images.dtype} {list(images.shape)} and labels {list(classes.shape)}; the model needs "
+            f"images uint8 {['n', *image.shape]} and labels [n], with n of at least 1."
         )
     if classes.dtype.kind == "U":
         return Split(images, _numbers(classes.tolist(), subject, str(file)))
     count = len(subject.labels)
     if classes.dtype.kind not in "iu" or classes.min() < 0 or classes.max() >= count:
         raise EvaluationError(
-            f"{file} holds labels {classes.dtype} from {classes.min()} to {classes.max()}; {subject.name} has {count} "
-            f"labels: give their names, or whole numbers from 0 to {count - 1}."
+            f"{file} has labels {classes.dtype} from {classes.min()} to {classes.max()}, but {subject.name} has "
+            f"{count} labels. Give labels as names, or as whole numbers from 0 to {count - 1}."
         )
     return Split(images, classes.astype(np.int64))
 
 
 def _garments(split: str, data_dir: Path | None) -> tuple[Split, str]:
-    """A split of Fashion-MNIST, and the folder that it was read from.
+    """Load a split of Fashion-MNIST. Returns the split, and the folder from which the split was read.
 
-    The test images are read without the training images, whose decompression takes most of a second.
+    For the test split, the training images are not read, because decompressing them takes most of a second.
     """
     if split == "test":
         folder = fashion_mnist.locate(data_dir)
@@ -249,6 +253,6 @@ def _garments(split: str, data_dir: Path | None) -> tuple[Split, str]:
 
 
 def _outfits(name: str, garments: Split, split: str, limit: int | None) -> Split:
-    """Compose only the images needed, because composing all splits takes seconds."""
+    """Compose only the images of one split, because composing the images of all splits takes seconds."""
     size = outfits.SIZES[split]
     return outfits.load_split(name, split, garments, min(size, limit or size))

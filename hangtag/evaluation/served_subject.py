@@ -1,4 +1,5 @@
-"""Evaluate a model of a running server, with several requests in flight and the largest batches that it takes."""
+"""Evaluates a model of a running server, with several requests in flight and the largest batches that the model
+accepts."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -17,17 +18,17 @@ PREFIX = "hangtag."
 
 
 class ServedSubject(Subject):
-    """A model of any server of the Open Inference Protocol. A hangtag server also gives the labels and the task.
+    """A model of any server of the Open Inference Protocol. A hangtag server also reports the labels and the task.
 
     Args:
         model: the model's name.
         address: HOST:PORT of the server.
         version: one of the model's versions; "" for the version that serves.
-        timeout: each request's deadline in seconds.
-        credentials: for a server with TLS or tokens.
+        timeout: the deadline of each request in seconds.
+        credentials: the credentials for a server with TLS or tokens.
 
     Raises:
-        EvaluationError: no server answers, or it has no such model.
+        EvaluationError: no server answers, or the server has no such model.
         CredentialsError: a TLS or token file cannot be read.
     """
 
@@ -74,8 +75,10 @@ class ServedSubject(Subject):
         self._client.close()
 
     def _read_description(self) -> None:
-        """Read what the model's file says about the model. Other servers and files that are not hangtag's say
-        nothing."""
+        """Read the labels, the task and the training from the model's configuration.
+
+        Other servers, and files that hangtag did not write, do not have these parameters.
+        """
         try:
             parameters = self._client.parameters(self.name, version=self._version)
         except ClientError as error:
@@ -93,8 +96,8 @@ class ServedSubject(Subject):
                 self.fit_remedy = f"Record it with: hangtag models fit {self.name} --fit stretch|crop|pad"
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise EvaluationError(
-                f"{self.name} at {self._address} has a configuration whose hangtag.labels, threshold, training or "
-                f"image cannot be read ({error})."
+                f"{self.name} at {self._address} has a configuration in which the parameter hangtag.labels, "
+                f"hangtag.threshold, hangtag.training or hangtag.image cannot be read ({error})."
             ) from error
 
     def _explained(self, error: ClientError) -> str:
@@ -108,7 +111,7 @@ class ServedSubject(Subject):
         return f"the server at {self._address} has no model {self.name!r}{version}; the models there: {models}."
 
     def _largest_batch(self, images: Array) -> int:
-        """Find the largest batch that the model takes, by halving BATCH_SIZE."""
+        """Find the largest batch that the model accepts, by halving BATCH_SIZE until a call succeeds."""
         size = min(BATCH_SIZE, len(images))
         while size > 1:
             try:

@@ -40,13 +40,13 @@ class SingleLabelResult:
 
     Attributes:
         labels: the names of the classes.
-        evaluation: accuracy, cross-entropy and the confusion matrix, by the logits.
-        calibration_error: the expected calibration error of the probabilities, 0 to 1.
+        evaluation: accuracy, cross-entropy and the confusion matrix, computed from the logits.
+        calibration_error: the expected calibration error of the probabilities, from 0 to 1.
         classes: precision, recall and F1 of each class.
         severity: the mean distance of the labels that were mixed up, over the mistakes; None if there are no mistakes,
             or the labels have no distances.
         second: the share of the mistakes whose true label is the second most probable; None if there are no mistakes.
-        mistakes: all mistakes, the most confident first.
+        mistakes: all mistakes; the most confident mistake comes first.
     """
 
     labels: tuple[str, ...]
@@ -62,14 +62,14 @@ def measure(outputs: Outputs, split: Split, labels: tuple[str, ...], name: str) 
     """Measure a model's outputs for a whole split.
 
     Args:
-        outputs: must have ``logits`` [images, labels] or ``probabilities``. If ``probabilities`` are missing, they are
-            the softmax of the logits; the probabilities of a file with a temperature differ from that softmax.
+        outputs: must have ``logits`` [images, labels] or ``probabilities``. If ``probabilities`` are missing, the
+            softmax of the logits replaces them. In a file with a temperature, the probabilities are another softmax.
         split: the images with their true classes.
         labels: the names of the classes.
         name: the model's name, for error messages.
 
     Raises:
-        EvaluationError: there are neither logits nor probabilities, or an output is not finite.
+        EvaluationError: there are neither logits nor probabilities, or an output has a wrong shape or is not finite.
     """
     logits = _logits(outputs, len(split), len(labels), name)
     evaluation = evaluate(logits, split.classes)
@@ -94,19 +94,21 @@ def _second(logits: npt.NDArray[np.float32], split: Split) -> float | None:
 
 
 def _logits(outputs: Outputs, count: int, labels: int, name: str) -> npt.NDArray[np.float32]:
-    """The logits; if a model has no logits, the logarithms of its probabilities: their softmax gives the
-    probabilities."""
+    """Return the logits, or the logarithms of the probabilities if a model has no logits.
+
+    The softmax of these logarithms is equal to the probabilities.
+    """
     key = next((key for key in ("logits", "probabilities") if key in outputs), None)
     if key is None:
         raise EvaluationError(
-            f"{name} has no output `logits` or `probabilities` (only {', '.join(outputs) or 'none'}), which accuracy "
-            "and loss need."
+            f"{name} has no output `logits` or `probabilities`, which accuracy and loss need. Its outputs are: "
+            f"{', '.join(outputs) or '(none)'}."
         )
     scores = outputs[key]
     if scores.shape != (count, labels):
         raise EvaluationError(
-            f"{name} gives {key} of the shape {list(scores.shape)} for {count} images; "
-            f"the data set's {labels} classes need {[count, labels]}."
+            f"{name} returned {key} of the shape {list(scores.shape)} for {count} images, but the data set's {labels} "
+            f"classes need the shape {[count, labels]}."
         )
     _require_finite(scores, name)
     if key == "probabilities":
@@ -118,13 +120,13 @@ def _require_finite(values: npt.NDArray[np.floating], name: str) -> None:
     broken = np.flatnonzero(~np.isfinite(values.astype(np.float64)).all(axis=1))
     if broken.size:
         raise EvaluationError(
-            f"{name} gives outputs that are not finite for {broken.size} of {len(values)} images, first for image "
-            f"{broken[0]}: its training, or its conversion to another precision, went wrong."
+            f"{name} returned outputs that are not finite for {broken.size} of {len(values)} images, first for image "
+            f"{broken[0]}. The model's training, or its conversion to another precision, failed."
         )
 
 
 def _probabilities(outputs: Outputs, logits: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.floating]:
-    """The model's probabilities; if the model has none, or another output of that name, the softmax of the logits."""
+    """Return the model's probabilities, or the softmax of the logits if the model has no output of that kind."""
     answered = outputs.get("probabilities")
     if answered is None or answered.shape != logits.shape or not np.issubdtype(answered.dtype, np.floating):
         return np.exp(log_probabilities(logits))

@@ -1,4 +1,4 @@
-"""The interface to a model that is evaluated, whether it runs in PyTorch, in ONNX Runtime or on a server."""
+"""Defines the interface to a model that is evaluated in PyTorch, in ONNX Runtime or on a server."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -14,10 +14,10 @@ from hangtag.serving.image_spec import ImageSpec
 Array = npt.NDArray[Any]
 Outputs = Mapping[str, Array]
 Progress = Callable[[int], None]
-"""Called with the number of images that were answered since the last call."""
+"""A function that is called with the number of images that were answered since its last call."""
 
 BATCH_SIZE = 64
-"""Images in a batch: the default max_batch_size of `hangtag serve`."""
+"""The number of images in a batch, equal to the default max_batch_size of `hangtag serve`."""
 
 
 class Subject(ABC):
@@ -26,16 +26,16 @@ class Subject(ABC):
     kind: str  # "run", "onnx" or "server"
     name: str  # for messages and titles
     task: str  # "single_label" or "multi_label"
-    details: Mapping[str, str]  # what identifies the model: version, file, address
-    labels: tuple[str, ...] = ()  # empty if the model does not name them
-    config: Mapping[str, Any] | None = None  # the config.json of its run, if known
-    image: ImageSpec | None = None  # how a picture becomes its input, if known
-    fit_remedy: str = "Import its ONNX file with --preprocessing."  # what to do if ``image`` is None
-    threshold: float | None = None  # multi-label: the probability from which a label is in the set, if known
+    details: Mapping[str, str]  # texts that identify the model: version, file, address
+    labels: tuple[str, ...] = ()  # empty if the model does not name its labels
+    config: Mapping[str, Any] | None = None  # the config.json of the model's run, if known
+    image: ImageSpec | None = None  # how a picture is turned into the model's input, if known
+    fit_remedy: str = "Import its ONNX file with --preprocessing."  # advice to the user if ``image`` is None
+    threshold: float | None = None  # multi-label: the lowest probability at which a label is in the set, if known
 
     @property
     def dataset(self) -> str | None:
-        """The data set that the model was trained on; None if unknown. Old configs do not name Fashion-MNIST."""
+        """The data set on which the model was trained; None if unknown. Old configs do not name Fashion-MNIST."""
         return None if self.config is None else str(self.config.get("dataset", "fashion-mnist"))
 
     @abstractmethod
@@ -47,7 +47,7 @@ class Subject(ABC):
             progress: is called after each batch.
 
         Returns:
-            Each output by name, with n rows.
+            The outputs by name. Each output has n rows.
 
         Raises:
             EvaluationError: the model fails on the images.
@@ -75,12 +75,13 @@ def concatenated(outputs: list[Outputs]) -> Outputs:
 
 
 def require_labels(subject: Subject, labels: tuple[str, ...]) -> None:
-    """Check that the model's labels are the data set's. A model without labels passes.
+    """Check that the model's labels are equal to the data set's labels. A model without labels is accepted.
 
     Raises:
         EvaluationError: the model has other labels.
     """
     if subject.labels and subject.labels != labels:
         raise EvaluationError(
-            f"{subject.name} has the labels {named(subject.labels)}; the data set's are {named(labels)}, in this order."
+            f"{subject.name} has the labels {named(subject.labels)}, but the data set has the labels {named(labels)}, "
+            "in this order."
         )

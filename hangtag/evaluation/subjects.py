@@ -1,4 +1,4 @@
-"""Open the model that a name on the command line stands for: a served model, an ONNX file, or a run."""
+"""Opens the model that a command line names: a served model, an ONNX file, or a run."""
 
 from pathlib import Path
 
@@ -18,22 +18,22 @@ def open_subject(
     timeout: float = 30.0,
     credentials: Credentials = Credentials(),  # noqa: B008 - it cannot change
 ) -> Subject:
-    """Open a model of ``server`` if one is given, else an ONNX file or a model's folder, else a run.
+    """Open a model of ``server`` if a server is given, else an ONNX file or a model's folder, else a run.
 
-    Each kind imports only the packages it runs in: a served model needs no ONNX Runtime, a file no PyTorch.
+    Evaluating a served model does not import ONNX Runtime, and evaluating a file does not import PyTorch.
 
     Args:
         name: a served model's name; FILE.onnx or a model's folder; a run's folder, its name, or a network's name.
         runs_dir: the folder in which a run's name is looked up.
         server: HOST:PORT.
         version: a served model's version; "" for the version that serves.
-        timeout: each request's deadline in seconds.
-        credentials: for a server with TLS or tokens.
+        timeout: the deadline of each request in seconds.
+        credentials: the credentials for a server with TLS or tokens.
 
     Raises:
         EvaluationError: the model cannot be loaded or called.
         CredentialsError: a TLS or token file cannot be read.
-        RunMismatchError: there is no such run, or it is not finished.
+        RunMismatchError: there is no such run, or the run is not finished.
         ExportError: the run's weights cannot be used.
         MissingExtraError: the packages that the model runs in are not installed.
     """
@@ -48,8 +48,8 @@ def open_subject(
     folder = Path(name)
     if model_repository.is_route(folder.parent, folder.name):
         raise EvaluationError(
-            f"{name} is a route, which only a server can answer; evaluate it there: hangtag evaluate {folder.name} "
-            "--server HOST:PORT."
+            f"{name} is a route, which only a server can run. Evaluate the route on a server: hangtag evaluate "
+            f"{folder.name} --server HOST:PORT."
         )
     with needs("train", "evaluating a run"):
         from hangtag.evaluation.run_subject import RunSubject

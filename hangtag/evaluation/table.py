@@ -1,4 +1,4 @@
-"""Print an evaluation as tables."""
+"""Prints an evaluation as tables."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,14 +23,14 @@ _FIGURES = {
     "mean_ap": ("mAP", "mean average precision"),
     "labels_per_image": ("labels", "predicted per image, on average"),
 }
-_MOST_COLUMNS = 12  # the most labels of a confusion matrix; with more, the pairs that are mixed up most are listed
+_MOST_COLUMNS = 12  # the most labels of a confusion matrix; for more labels, the most frequent mistakes are listed
 _MOST_PAIRS = 20
-_MOST_CLASSES = 40  # the most rows of the table of classes; with more, the worst classes are shown
-_SHORT = 5  # characters of a label above a column of the confusion matrix
+_MOST_CLASSES = 40  # the most rows of the table of classes; of more classes, those with the lowest F1 are shown
+_SHORT = 5  # the number of a label's characters above a column of the confusion matrix
 
 
 def single_label(result: SingleLabelResult, console: Console) -> None:
-    """Print the figures, then each class's, then the confusion matrix."""
+    """Print the figures of the model, then the figures of each class, then the confusion matrix."""
     evaluation = result.evaluation
     images = sum(figures.support for figures in result.classes)
     summary = Table.grid(padding=(0, 2))
@@ -52,7 +52,7 @@ def single_label(result: SingleLabelResult, console: Console) -> None:
 
 
 def multi_label(result: MultiLabelResult, console: Console) -> None:
-    """Print the CNN-RNN paper's figures, then each label's."""
+    """Print the figures that the CNN-RNN paper uses, then the figures of each label."""
     summary = Table.grid(padding=(0, 2))
     for key, (name, meaning) in _FIGURES.items():
         value = result.figures[key]
@@ -84,7 +84,7 @@ def _classes(labels: Sequence[str], classes: Sequence[ClassFigures]) -> Table:
 
 
 def _mixed_up(result: SingleLabelResult) -> Table:
-    """The pairs of labels that are mixed up most often."""
+    """Make a table of the pairs of labels that the model confuses most often."""
     pairs = Counter((mistake.true, mistake.predicted) for mistake in result.mistakes)
     table = Table("true class", "taken for", "images", box=None, pad_edge=False, header_style="dim")
     table.columns[2].justify = "right"
@@ -94,14 +94,16 @@ def _mixed_up(result: SingleLabelResult) -> Table:
 
 
 def _confusion(labels: Sequence[str], confusion: list[list[int]]) -> Table:
-    """Rows are true classes, columns are predicted classes; zeros are left blank, and the most frequent mistakes are
-    red."""
+    """Make the table of the confusion matrix: rows are true classes, and columns are predicted classes.
+
+    Zeros are left blank, and the most frequent mistakes are red.
+    """
     worst = max(max((count for j, count in enumerate(row) if j != i), default=0) for i, row in enumerate(confusion))
     table = Table(title="true class (rows), taken for (columns)", title_justify="left", title_style="dim")
     table.box, table.pad_edge, table.padding, table.header_style = None, False, (0, 1, 0, 0), "dim"  # 80 columns wide
     table.add_column("", no_wrap=True)
     heads = [label[:_SHORT].rstrip() for label in labels]
-    if len(set(heads)) < len(heads):  # names that differ further on: numbers tell them apart
+    if len(set(heads)) < len(heads):  # if shortened names are equal, numbers head the columns
         heads = [str(number) for number, _ in enumerate(labels, 1)]
         labels = [f"{head} {label}" for head, label in zip(heads, labels, strict=True)]
     for head in heads:

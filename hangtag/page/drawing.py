@@ -1,4 +1,4 @@
-"""Draws pictures with matplotlib as SVG inside the page, whose style sheet sets the colours and the font."""
+"""Draws pictures with matplotlib as inline SVG. The page's style sheet sets the colours and the font."""
 
 import io
 import re
@@ -13,25 +13,26 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-# Placeholder colours, replaced by the style sheet's variables, which differ between light and dark mode.
+# Placeholder colours. `_svg` replaces them by the style sheet's variables, which differ between light and dark mode.
 INK, GRID, BAD = "#0000f0", "#0000f1", "#0000f2"
 SERIES = 10
 _SERIES = tuple(f"#0000e{index}" for index in range(SERIES))
 _VARIABLES = {INK: "--muted", GRID: "--line", BAD: "--bad"}
 _VARIABLES |= {placeholder: f"--series-{index}" for index, placeholder in enumerate(_SERIES)}
 
-# An axis whose ends have at least this ratio contains two of 1, 2, 5, 10 ... wherever it begins.
+# If the ends of an axis have at least this ratio, the axis contains two or more of the ticks 1, 2, 5, 10 and so on.
 MIN_LOG_RATIO = 6.3
 MOST_LINES = 4
-# On an axis of many decades, this many labels fit side by side, even ones such as "1000 µs" and "10000 s".
+# An axis of many decades has room for this many labels, even for labels as long as "1000 µs" and "10000 s".
 MOST_DECADES = 5
 
-# Inches: small, so that text keeps its size on a phone; a wide screen shows two pictures side by side.
+# The size of a picture in inches. The picture is small so that its text is readable on a phone. A wide screen shows
+# two pictures side by side.
 SIZE = (4.4, 3.0)
 _STYLE: Any = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "hangtag",  # the same figures give the same page
-    "text.parse_math": False,  # A target's name may contain a dollar sign.
+    "svg.hashsalt": "hangtag",  # a fixed salt makes matplotlib generate the same ids for the same figures
+    "text.parse_math": False,  # the name of a target may contain a dollar sign
     "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -52,17 +53,17 @@ _STYLE: Any = {
 
 
 def series_variable(index: int) -> str:
-    """The style sheet's variable for the colour of target number `index`."""
+    """Return the style sheet's variable for the colour of target number `index`."""
     return _VARIABLES[colour(index)]
 
 
 def colour(index: int) -> str:
-    """The placeholder colour of target number `index`."""
+    """Return the placeholder colour of target number `index`."""
     return _SERIES[index % len(_SERIES)]
 
 
 def draw_front(axes: Axes, points: Iterable[tuple[float, float]], ink: str = INK) -> None:
-    """Draw a dashed line through the points (cost, value) that no other beats by more value at no higher cost."""
+    """Draw a dashed line along the Pareto front of points (cost, value): low cost and high value are better."""
     front: list[tuple[float, float]] = []
     for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or value > front[-1][1]:
@@ -71,15 +72,15 @@ def draw_front(axes: Axes, points: Iterable[tuple[float, float]], ink: str = INK
 
 
 def latency_axis(axis: Axis, low: float, high: float) -> None:
-    """Label a logarithmic axis of latencies in milliseconds, which spans low to high."""
+    """Label a logarithmic axis that shows latencies from `low` to `high`, in milliseconds."""
     plain_log_axis(axis, low, high)
     axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
 
 
 def plain_log_axis(axis: Axis, low: float, high: float) -> None:
-    """Set grid lines at round values on a logarithmic axis, which spans low to high."""
-    # An axis of less than two decades has room for 2 and 5. An axis of less than one decade may contain none of these
-    # ticks. A LogLocator would then add too many ticks, with overlapping labels.
+    """Set grid lines at round values on a logarithmic axis from `low` to `high`."""
+    # An axis of up to two decades has room for ticks at 1, 2 and 5 times each power of ten. An axis of less than one
+    # decade may contain none of these ticks. A LogLocator would then add too many ticks, with overlapping labels.
     steps = LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0), numticks=MOST_DECADES)
     few = high / low < MIN_LOG_RATIO
     axis.set_major_locator(MaxNLocator(MOST_LINES, steps=[1, 2, 5, 10]) if few else steps)
@@ -94,7 +95,7 @@ def _short(milliseconds: float) -> str:
 
 
 class Drawing:
-    """One picture. `svg` is set once the context of `drawing` has closed."""
+    """A picture. `drawing` sets the attribute `svg` at the end of its context."""
 
     def __init__(self, figure: Figure, panels: list[Axes]) -> None:
         self.figure = figure
@@ -105,13 +106,13 @@ class Drawing:
 
 @contextmanager
 def drawing(name: str, label: str, size: tuple[float, float] = SIZE, panels: int = 1) -> Iterator[Drawing]:
-    """Draw a picture while the context is open.
+    """Draw a picture in this context.
 
     Args:
-        name: Makes the picture's ids unique in the page.
-        label: Its description for screen readers.
-        size: Inches; a page shows every picture at the width of its column.
-        panels: How many axes there are side by side.
+        name: A prefix that makes the picture's ids unique in the page.
+        label: The picture's description for screen readers.
+        size: The width and height in inches. A page scales every picture to the width of the page's column.
+        panels: The number of axes side by side.
     """
     with rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
@@ -127,8 +128,10 @@ def identifier(text: str) -> str:
 
 
 def _svg(figure: Figure, name: str, label: str) -> str:
-    """The figure as an inline SVG: without the prologue and metadata of a file, with variables as colours and unique
-    ids."""
+    """Return the figure as an inline SVG with unique ids and with variables for colours.
+
+    The prologue and the metadata of an SVG file are removed.
+    """
     buffer = io.StringIO()
     figure.patch.set_visible(False)
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))

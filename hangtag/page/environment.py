@@ -1,4 +1,4 @@
-"""Loads the templates of a page: a page extends base.html.j2, which holds the style sheet and needs no other file."""
+"""Loads the templates of pages. Each page extends base.html.j2, which includes the style sheet."""
 
 import functools
 
@@ -7,7 +7,7 @@ import jinja2
 
 @functools.cache
 def environment(package: str) -> jinja2.Environment:
-    """The templates in the folder `templates` of a package, and the templates that all pages share."""
+    """Load the templates in the folder `templates` of a package, and the templates that all pages share."""
     return jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package), jinja2.PackageLoader("hangtag.page")]),
         autoescape=True,

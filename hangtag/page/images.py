@@ -1,4 +1,4 @@
-"""Embeds images in a page, which then needs no other file."""
+"""Embeds images in a page, so that the page needs no other file."""
 
 import base64
 import io
@@ -9,11 +9,11 @@ from PIL import Image
 
 
 def png_address(pixels: npt.NDArray[np.uint8], *, negated: bool) -> str:
-    """An image, uint8 [height, width] or [height, width, 3], as the address of an embedded PNG file.
+    """Return a data URL that embeds an image as a PNG file.
 
     Args:
-        pixels: The image.
-        negated: Show garments, which are bright on black, dark on white.
+        pixels: The image, uint8 [height, width] or [height, width, 3].
+        negated: Whether to invert the colours. Garments are bright on black, and are shown dark on white.
     """
     buffer = io.BytesIO()
     Image.fromarray(255 - pixels if negated else pixels).save(buffer, format="PNG")

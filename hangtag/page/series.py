@@ -1,4 +1,4 @@
-"""How each model looks in every picture, table and card: its own colour and mark, the same in every document."""
+"""Gives each model a colour and a mark, which all pictures, tables and cards use."""
 
 import re
 import zlib
@@ -9,24 +9,24 @@ from typing import NamedTuple
 
 from hangtag.page.drawing import SERIES, colour, series_variable
 
-# Matplotlib's markers, and the same marks as characters.
+# Pairs of a matplotlib marker and a character that looks like it.
 _MARKS = (
     ("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"),
     ("P", "✚"), ("X", "✖"), ("<", "◀"), (">", "▶"), ("*", "★"),
 )  # fmt: skip
-# With this number before each name, the names of the shipped models have different colours.
+# A number that is hashed with each name. With this number, all shipped models have different colours.
 _SALT = 107
 
 
 class Look(NamedTuple):
-    """The look of one series.
+    """The colour and the mark of one series.
 
     Attributes:
-        colour: For `drawing`.
-        variable: The style sheet's variable for the same colour.
-        marker: Matplotlib's marker.
-        sign: The same mark as a character.
-        paper: The same colour for a light background without a style sheet.
+        colour: The placeholder colour, for pictures that `drawing` makes.
+        variable: The style sheet's variable for the colour.
+        marker: The mark as a matplotlib marker.
+        sign: The mark as a character.
+        paper: The colour on a light background, for pictures without a style sheet.
     """
 
     colour: str
@@ -38,17 +38,17 @@ class Look(NamedTuple):
 
 @cache
 def paper_colours() -> tuple[str, ...]:
-    """The colours of all series on a light ground, which the style sheet names first."""
+    """Return the colours of all series on a light background, which come first in the style sheet."""
     style = resources.files("hangtag.page").joinpath("templates/style.css").read_text()
     return tuple(re.findall(r"--series-\d: (#\w+);", style)[:SERIES])
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """The look of each name in a document.
+    """Choose a colour and a mark for each name in a document.
 
-    A name has the same colour in every document, unless an earlier name in the document has taken that colour. Two
-    names never share colour and mark, and up to ten names share neither. The server's page chooses its colours in the
-    same way (serving/server/transport/http/page/static/models/colours.js).
+    A name has the same colour in every document, unless an earlier name in the document has that colour. Two names
+    differ in colour or in mark. If a document has up to ten names, all their colours differ, and all their marks.
+    The server's page chooses colours in the same way (serving/server/transport/http/page/static/models/colours.js).
     """
     taken: set[tuple[int, int]] = set()
     chosen = {}

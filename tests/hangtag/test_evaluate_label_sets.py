@@ -108,10 +108,10 @@ def test_each_label_has_its_figures_and_the_worst_sets_come_first() -> None:
 @pytest.mark.parametrize(
     ("outputs", "message"),
     [
-        ({"logits": PROBABILITIES}, r"probabilities \[4, 3\], not none"),
-        ({"probabilities": PROBABILITIES[:, :2]}, r"not probabilities of the shape \[4, 2\]"),
+        ({"logits": PROBABILITIES}, r"probabilities of the shape \[4, 3\] for 4 images, but returned none"),
+        ({"probabilities": PROBABILITIES[:, :2]}, r"but returned probabilities of the shape \[4, 2\]"),
         ({"probabilities": PROBABILITIES * np.nan, "path": PATH}, "not finite"),
-        ({"probabilities": PROBABILITIES, "path": PATH + 1}, "other than the data set's 3"),
+        ({"probabilities": PROBABILITIES, "path": PATH + 1}, "other than the 3 labels of the data set"),
         ({"probabilities": PROBABILITIES}, "decides by a threshold"),
     ],
 )

@@ -115,7 +115,7 @@ def test_a_published_and_a_served_model_find_the_pictures_of_their_run(
                 "folder:photos, are not in the current folder, and their place is not recorded. Give their folder"
                 in message
             )
-            assert message.endswith("on which it was not trained.")
+            assert message.endswith("on which the model was not trained.")
             assert evaluated(*way, "--data-dir", "here/photos")["data"]["images"] == 3
 
 
@@ -175,19 +175,20 @@ def test_models_of_several_divisions_are_tuned_on_samples_alone(samples: Path, t
 )
 def test_files_of_samples_that_cannot_be_read_are_named(samples: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "wrong.npz").write_bytes(content)
-    for name, why in (("wrong", "it is not what numpy.savez writes"), ("gone", "no such file or directory")):
+    for name, why in (("wrong", "it is not a file of numpy.savez"), ("gone", "no such file or directory")):
         message = refusal("evaluate", samples / "models/fast", "--samples", tmp_path / f"{name}.npz")
-        assert message == f"{tmp_path}/{name}.npz cannot be read ({why}). Save the arrays images and labels."
+        advice = "Save the arrays images and labels with numpy.savez."
+        assert message == f"{tmp_path}/{name}.npz cannot be read ({why}). {advice}"
 
 
 @pytest.mark.parametrize(
     ("labels", "reason"),
     [
         (["red", "mauve"], "has the classes mauve, which"),
-        ([0, 3], "from 0 to 3; "),
-        ([0, -1], "from -1 to 0; "),
-        ([0.0, 1.0], "holds labels float64 from 0.0 to 1.0; "),
-        ([], "n is at least 1"),
+        ([0, 3], "from 0 to 3, but "),
+        ([0, -1], "from -1 to 0, but "),
+        ([0.0, 1.0], "has labels float64 from 0.0 to 1.0, but "),
+        ([], "n of at least 1"),
     ],
 )
 def test_labels_that_a_model_does_not_have_are_refused(
