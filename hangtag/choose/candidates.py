@@ -1,8 +1,9 @@
-"""Lists what could be served: each model, and each cascade of two or three models that pays, at its best threshold.
+"""Lists the candidates: each model, and each cascade of two or three models that costs less than its parts.
 
-A cascade takes a model's answer if the model is as sure as the threshold, which is chosen from labelled samples. A
-cascade loses a sample if its answer is wrong and the last model's is right. Samples that it gains do not make up for
-lost ones: that the faster model is right more often is mostly chance, or its best epoch was chosen by these samples.
+A cascade accepts a model's answer if the highest probability in the answer is at least the threshold, which is chosen
+by labelled samples. A cascade loses a sample if the cascade misclassifies the sample and the last model classifies it
+correctly. Samples that only the cascade classifies correctly do not make up for lost samples. If the faster model is
+right more often, the reason is mostly chance, or that the model's best epoch was chosen by these samples.
 """
 
 import math
@@ -19,23 +20,26 @@ from hangtag.evaluation.errors import EvaluationError
 
 Floats = npt.NDArray[np.floating]
 STEP = 0.005
-"""The step between thresholds that are tried; a smaller step would fit the samples at hand too closely."""
+"""The step between the thresholds that are tried. A smaller step would overfit to the samples."""
 
 SHOWN = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 PAYS = 0.98
-"""A cascade pays if it costs less than this share of any one or more of its models that are accurate enough."""
+"""The largest cost of a listed cascade, as a share of the cost of its cheapest part that is accurate enough.
+
+A part is one of the cascade's models, or a cascade of some of its models.
+"""
 
 
 @dataclass(frozen=True)
 class Point:
-    """What a cascade does with the samples at one threshold.
+    """The result of a cascade for the samples at one threshold.
 
     Attributes:
-        threshold: A model's answer is taken if its highest probability is at least this; it is the same for every
-            model.
+        threshold: The lowest value of the highest probability in an answer at which the cascade accepts the answer. All
+            models of the cascade have the same threshold.
         reached: The share of the samples that each model answers; 1 for the first model.
-        accuracy: The share of the samples that the cascade has right.
-        lost: How many samples the cascade has wrong and the last model right.
+        accuracy: The share of the samples that the cascade classifies correctly.
+        lost: The number of samples that the cascade misclassifies and the last model classifies correctly.
     """
 
     threshold: float
@@ -46,57 +50,60 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """A point for each threshold, ascending, the accuracy of each model alone, and the number of samples."""
+    """A point for each threshold in ascending order, the accuracy of each single model, and the number of samples."""
 
     points: Sequence[Point]
     alone: Sequence[float]
     samples: int
 
     def best(self, accuracy: float, lose_at_most: float) -> Point:
-        """The lowest threshold that reaches an accuracy and loses no more than a limit; a higher one sends more on.
+        """Return the lowest threshold that reaches an accuracy and loses no more than a limit.
 
-        If no threshold does both, the most accurate one that loses no more.
+        A higher threshold would send more samples on. If no threshold reaches the accuracy within the limit, return the
+        most accurate threshold within the limit.
 
         Args:
             accuracy: A share of the samples.
-            lose_at_most: A share of all samples of the kind.
+            lose_at_most: The limit, as a share of all samples of the kind.
         """
         most = most_lost(self.samples, lose_at_most)
-        # From the safest threshold down, and no further than the first that loses more: tested in this fixed order, the
-        # last one is shown with the confidence of a single test (Angelopoulos et al., 2021, "Learn then Test").
+        # Test the thresholds from the safest downwards, and stop before the first threshold that exceeds the limit. In
+        # this fixed order, the lowest accepted threshold has the confidence of a single test (Angelopoulos et al.,
+        # 2021, "Learn then Test").
         kept = list(takewhile(lambda point: point.lost <= most, reversed(self.points)))[::-1] or self.points[-1:]
         reaching = (point for point in kept if point.accuracy >= accuracy - 1e-12)
         return next(reaching, max(kept, key=lambda point: point.accuracy))
 
     def cheapest(self, lose_at_most: float) -> Point:
-        """The lowest threshold that loses at most this much of what the last model has right.
+        """Return the lowest threshold that loses no more than a limit.
 
         Args:
-            lose_at_most: A share of all samples of the kind: 0.001 is one of a thousand.
+            lose_at_most: The limit, as a share of all samples of the kind: 0.001 is one sample of a thousand.
 
         Raises:
-            EvaluationError: Every threshold loses more.
+            EvaluationError: Every threshold exceeds the limit.
         """
         point = self.best(0.0, lose_at_most)
         if point.lost > most_lost(self.samples, lose_at_most):
             raise EvaluationError(
-                f"every threshold loses more than {lose_at_most:.2%}: at best, at {point.threshold:g}, the cascade has "
-                f"{point.lost:,} of {self.samples:,} samples wrong that the last model alone has right. Allow a larger "
-                "loss."
+                f"every threshold loses more than {lose_at_most:.2%}. At the best threshold, {point.threshold:g}, the "
+                f"cascade misclassifies {point.lost:,} of {self.samples:,} samples that the last model classifies "
+                "correctly. Allow a larger loss."
             )
         return point
 
 
 def shown(points: Sequence[Point], chosen: Point) -> list[Point]:
-    """The points that a table has: some round thresholds, and the chosen threshold."""
+    """Return the points that a table shows: those of some round thresholds, and that of the chosen threshold."""
     return [point for point in points if point is chosen or point.threshold in SHOWN]
 
 
 def curve(answers: Sequence[Floats], classes: npt.NDArray[np.integer]) -> Curve:
-    """Try every threshold on the highest probability that the models give, one threshold for all of them.
+    """Compute the result of a cascade at every threshold.
 
     Args:
-        answers: Probabilities of each model, [samples, labels], the fastest model first; two or more.
+        answers: The probabilities that each model returned, [samples, labels], for two or more models. The fastest
+            model comes first.
         classes: The right label of each sample, [samples].
     """
     confidence = [probabilities.max(axis=1) for probabilities in answers[:-1]]
@@ -105,7 +112,7 @@ def curve(answers: Sequence[Floats], classes: npt.NDArray[np.integer]) -> Curve:
     for threshold in np.arange(0, 1 + STEP / 2, STEP).round(3).tolist():
         answered, goes_on, reached = right[0], np.ones(len(classes), bool), [1.0]
         for sure, next_right in zip(confidence, right[1:], strict=True):
-            goes_on = goes_on & ~(sure >= threshold)  # written so that NaN goes on, as on the server
+            goes_on = goes_on & ~(sure >= threshold)  # a sample with NaN goes on to the next model, as on the server
             answered = np.where(goes_on, next_right, answered)
             reached.append(float(goes_on.mean()))
         lost = int((right[-1] & ~answered).sum())
@@ -115,13 +122,13 @@ def curve(answers: Sequence[Floats], classes: npt.NDArray[np.integer]) -> Curve:
 
 @dataclass(frozen=True)
 class Model:
-    """A model that may answer, alone or in a cascade.
+    """A model that can be served by itself or in a cascade.
 
     Attributes:
-        name: As a route names it: NAME, or NAME@VERSION.
-        answers: Probabilities of each label for each sample, [samples, labels].
-        times: How long it computes on this machine.
-        batching: How a server joins its calls.
+        name: The name that a route gives to the model: NAME, or NAME@VERSION.
+        answers: The probabilities of each label for each sample, [samples, labels].
+        times: The times that the model takes to compute batches on this machine.
+        batching: The settings by which a server batches the model's calls.
     """
 
     name: str
@@ -135,19 +142,22 @@ class Model:
         return Stage(self.times, self.batching)
 
     def right(self, classes: npt.NDArray[np.integer]) -> float:
-        """The share of the samples that the model answers correctly, given the right label of each sample."""
+        """Return the share of the samples that the model classifies correctly.
+
+        ``classes`` are the right labels of the samples.
+        """
         return float((self.answers.argmax(axis=1) == classes).mean())
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model alone, or a cascade at one threshold.
+    """A single model, or a cascade at one threshold.
 
     Attributes:
-        models: In the order in which they answer.
-        point: The outcome for the samples at the threshold. The threshold of a single model is 0, which accepts all
+        models: The models, in the order in which they answer.
+        point: The result for the samples at the threshold. The threshold of a single model is 0, which accepts all
             samples.
-        tried: The points of a cascade at every threshold; empty for a model alone.
+        tried: The points of a cascade at all thresholds; empty for a single model.
     """
 
     models: tuple[Model, ...]
@@ -156,12 +166,12 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """Example: 'lstm-int8 → cnn-int8'."""
+        """The names of the models, such as 'lstm-int8 → cnn-int8'."""
         return " → ".join(model.name for model in self.models)
 
     @property
     def label(self) -> str:
-        """Example: 'lstm-int8 → cnn-int8 at 0.86'."""
+        """The name with the threshold of a cascade, such as 'lstm-int8 → cnn-int8 at 0.86'."""
         return f"{self.name} at {self.point.threshold:g}" if self.is_cascade else self.name
 
     @property
@@ -174,21 +184,21 @@ class Candidate:
 
     @property
     def cost(self) -> float:
-        """Seconds of a processor that a sample takes on average, in full batches."""
+        """The seconds of processor time that a sample takes on average in full batches."""
         return self.cost_at(self.point)
 
     def cost_at(self, point: Point) -> float:
-        """The cost at another threshold of the same cascade."""
+        """Return the cost of the same cascade at another threshold."""
         return sum(share * model.times.per_sample for share, model in zip(point.reached, self.models, strict=True))
 
     @property
     def saved(self) -> float:
-        """The share that the cascade saves of what the last model alone costs; negative if the cascade costs more."""
+        """The share of the last model's cost that the cascade saves; negative if the cascade costs more."""
         return 1 - self.cost / self.models[-1].times.per_sample
 
     @property
     def sent_on(self) -> list[float]:
-        """For each stage but the last, the share of its samples that it sends on."""
+        """The share of its samples that each stage, except for the last, sends on to the next stage."""
         reached = self.point.reached
         return [after / max(before, 1e-9) for before, after in pairwise(reached)]
 
@@ -201,18 +211,18 @@ def candidates(
     lose_at_most: float = 1.0,
     most: int = 3,
 ) -> list[Candidate]:
-    """Every model, and every cascade that pays, at the cheapest threshold that reaches an accuracy.
+    """List every model, and every cascade that is cheap enough, at the cheapest threshold that reaches an accuracy.
 
-    In a cascade each model is slower than the model before it and right more often; otherwise the earlier model would
-    do. If no threshold of a cascade reaches the accuracy, the cascade has its most accurate threshold, and is listed if
-    it is more accurate than every model.
+    Each model of a cascade is slower and more accurate than the model before it; otherwise the earlier model would be
+    enough. If no threshold of a cascade reaches the accuracy, the cascade gets its most accurate threshold, and is
+    listed if the cascade is more accurate than every model.
 
     Args:
-        models: With answers to the same samples.
+        models: The models, which have answered the same samples.
         classes: The right label of each sample, [samples].
-        accuracy: The share of the samples that has to be right.
+        accuracy: The share of the samples that must be classified correctly.
         lose_at_most: The share of all samples of the kind that a cascade may lose.
-        most: The most models in a cascade.
+        most: The largest number of models in a cascade.
     """
     alone = [Candidate((model,), Point(0.0, (1.0,), model.right(classes)), ()) for model in models]
     ordered, highest = sorted(alone, key=lambda one: one.cost), max(one.accuracy for one in alone)
@@ -232,7 +242,7 @@ def candidates(
 
 
 def is_beaten(one: Candidate, candidates: Sequence[Candidate]) -> bool:
-    """Whether another candidate costs less and is at least as accurate, or costs as much and is more accurate."""
+    """Return whether another candidate is at least as good in cost and in accuracy, and better in one of them."""
     return any(
         other.cost <= one.cost
         and other.accuracy >= one.accuracy
@@ -242,22 +252,22 @@ def is_beaten(one: Candidate, candidates: Sequence[Candidate]) -> bool:
 
 
 def in_order(models: Sequence[Model], classes: npt.NDArray[np.integer], lose_at_most: float) -> Candidate:
-    """The cascade of these models in this order, at the threshold that costs least.
+    """Return the cascade of these models in this order, at the cheapest threshold.
 
     Args:
-        models: With answers to the same samples, the fastest first.
+        models: The models, which have answered the same samples. The fastest model comes first.
         classes: The right label of each sample, [samples].
         lose_at_most: The share of all samples of the kind that the cascade may lose.
 
     Raises:
-        EvaluationError: Every threshold loses more.
+        EvaluationError: Every threshold exceeds ``lose_at_most``.
     """
     tried = curve([model.answers for model in models], classes)
     return Candidate(tuple(models), tried.cheapest(lose_at_most), tried.points)
 
 
 def _cheapest_part(listed: Sequence[Candidate], chain: tuple[Model, ...], accuracy: float) -> float:
-    """The cost of the cheapest candidate that has fewer of these models and reaches the accuracy."""
+    """Return the cost of the cheapest candidate that has only some of these models and reaches the accuracy."""
     costs = [
         one.cost
         for one in listed

@@ -1,5 +1,4 @@
-"""Chooses: measures the models, predicts every candidate, load-tests the best few, and says which candidate to
-serve."""
+"""Predicts the figures of every candidate, load-tests the best few candidates, and chooses the candidate to serve."""
 
 import math
 import os
@@ -17,26 +16,26 @@ from hangtag.serving.loadtest.measuring.load_test import OnProgress
 from hangtag.serving.loadtest.statistics.intervals import Interval, wilson
 
 LOSE = 0.001
-"""If no accuracy was requested: how far below the most accurate model's accuracy a candidate may be, and the share of
-all samples that a cascade may lose."""
+"""The limit that applies if no accuracy was requested: a candidate's accuracy may be lower than that of the most
+accurate model by at most this share, and a cascade may lose at most this share of all samples."""
 _CALIBRATION_SECONDS = 1.5
 _BISECTIONS = 20
 _REPEATS = 3
 _MOST_CALL_SECONDS = 0.02
 _MOST_STRETCH = 3.0
 _APART = 2.0
-"""How many times as long a sample of the slow model has to take as one of the fast model, to tell the figures apart."""
+"""The smallest ratio of the slow model's cost to the fast model's cost at which `Machine.stretch` can be measured."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The requirements.
+    """The requirements of the user.
 
     Attributes:
-        accuracy: The least share of the samples that must be right.
-        p99: The latency in seconds that 99 of 100 calls keep; None: any.
-        rate: The calls per second at which p99 is kept; None: 64 in flight, as fast as they are answered.
-        lose_at_most: The share of all samples that a cascade may lose.
+        accuracy: The smallest share of the samples that must be classified correctly.
+        p99: The largest 99th-percentile latency in seconds; None for no limit.
+        rate: The calls per second at which ``p99`` applies; None for a closed loop with 64 calls in flight.
+        lose_at_most: The largest share of all samples that a cascade may lose.
     """
 
     accuracy: float
@@ -51,8 +50,8 @@ class Predicted:
 
     Attributes:
         candidate: The candidate.
-        peak: The outcome with 64 calls in flight.
-        at_rate: The outcome at the requested rate; ``peak`` if no rate was requested.
+        peak: The predicted latency and throughput with 64 calls in flight.
+        at_rate: The predicted latency and throughput at the requested rate; ``peak`` if no rate was requested.
     """
 
     candidate: Candidate
@@ -68,15 +67,16 @@ def predict(candidate: Candidate, machine: Machine, rate: float | None) -> Predi
 
 
 def calibrated(measured: Sequence[tuple[Candidate, float]], processors: int) -> Machine:
-    """The machine on which candidates have the throughput that was measured.
+    """Return the machine with which the simulation predicts the measured throughput of the candidates.
 
-    The first model shows what a call costs besides computing. If the second model is slower by far, it shows how much
-    longer computing takes in a server. A cascade shows what it costs to ask a member.
+    The throughput of the first model determines the time that a call costs in addition to computing. If the second
+    model is much slower, its throughput determines by which factor computing takes longer in a busy server. The
+    throughput of a cascade determines the time that a cascade takes to call one of its models.
 
     Args:
-        measured: One or two models alone, the faster first, and perhaps a cascade; their calls a second with 64 in
-            flight.
-        processors: How many processors the server had.
+        measured: One or two single models, the faster model first, and optionally a cascade. Each comes with its calls
+            per second with 64 in flight.
+        processors: The number of the server's processors.
     """
     models = [each for each in measured if not each[0].is_cascade]
     fast, slow = models[0], models[-1]
@@ -94,7 +94,7 @@ def calibrated(measured: Sequence[tuple[Candidate, float]], processors: int) -> 
 
 
 def _solve(measured: tuple[Candidate, float], machine: Callable[[float], Machine], low: float, high: float) -> float:
-    """The figure, between two bounds, with which the machine gives a candidate its throughput with 64 in flight."""
+    """Find the figure, between two bounds, at which the simulation predicts the measured throughput of a candidate."""
     candidate, throughput = measured
     stages = [model.stage for model in candidate.models]
     for _ in range(_BISECTIONS):
@@ -106,7 +106,7 @@ def _solve(measured: tuple[Candidate, float], machine: Callable[[float], Machine
 
 @dataclass(frozen=True)
 class Row:
-    """A candidate with its predicted figures, and with its measured ones if it was load-tested."""
+    """A candidate with its predicted figures, and with its measured figures if the candidate was load-tested."""
 
     predicted: Predicted
     tested: Tested | None = None
@@ -117,21 +117,24 @@ class Row:
 
     @property
     def accuracy(self) -> float:
-        """The share of the images that are right: measured if the candidate was load-tested, else computed."""
+        """The share of the images that are classified correctly, measured in the load test if there was one."""
         return self.tested.accuracy if self.tested else self.candidate.accuracy
 
     @property
     def throughput(self) -> float:
-        """Calls per second with 64 in flight: measured if the candidate was load-tested, else predicted."""
+        """The calls per second with 64 in flight, measured if the candidate was load-tested, else predicted."""
         return self.tested.throughput if self.tested else self.predicted.peak.throughput
 
     @property
     def p99(self) -> float:
-        """In seconds, at the requested rate or else with 64 in flight: measured if load-tested, else predicted."""
+        """The p99 in seconds at the requested rate, or with 64 in flight if no rate was requested.
+
+        The p99 is measured if the candidate was load-tested, else predicted.
+        """
         return self.tested.p99 if self.tested else self.predicted.at_rate.p99
 
     def lacks(self, wanted: Wanted) -> list[str]:
-        """The requirements that the candidate misses: "accuracy", "rate", "valid" (its load test) and "p99"."""
+        """List the missed requirements: "accuracy", "rate", "p99", and "valid" if the load test is invalid."""
         missed = ["accuracy"] if self.accuracy < wanted.accuracy - 1e-12 else []
         if self.tested and self.tested.problems:
             missed.append("rate" if self.tested.failed else "valid")
@@ -141,10 +144,10 @@ class Row:
 
 
 def ranked(rows: Sequence[Row], wanted: Wanted) -> list[Row]:
-    """Sort the candidates: first those that meet the requirements, by throughput; then the others, the nearest first.
+    """Sort the candidates that meet the requirements by throughput, followed by the others from the nearest on.
 
-    A candidate is nearer if it misses fewer requirements; among equals, if its accuracy is higher and was missed, else
-    if its p99 is lower and p99 or the rate was missed.
+    A candidate is nearer if it misses fewer requirements. Candidates that miss equally many are sorted by accuracy if
+    they miss the accuracy, else by p99 if they miss p99 or the rate.
     """
 
     def key(row: Row) -> tuple[int, float, float]:
@@ -161,10 +164,10 @@ class Choice:
     """The result of choosing.
 
     Attributes:
-        wanted: The requirements, with the default accuracy if none was requested.
+        wanted: The requirements, with the default accuracy if no accuracy was requested.
         measured: The models, and the images that they answered.
-        rows: The load-tested candidates, then the others; the best first.
-        machine: Where the candidates were predicted to run.
+        rows: The load-tested candidates from the best on, followed by the other candidates from the best on.
+        machine: The machine that the simulations assumed.
     """
 
     wanted: Wanted
@@ -174,7 +177,7 @@ class Choice:
 
     @property
     def nearest(self) -> Row:
-        """The candidate to serve or, if no candidate meets the requirements, the nearest candidate."""
+        """The candidate to serve, or the candidate nearest to the requirements if no candidate meets them."""
         return self.rows[0]
 
     @property
@@ -201,20 +204,21 @@ def choose(
     on_progress: OnProgress,
     stop: threading.Event,
 ) -> Choice:
-    """Choose from models that were measured.
+    """Choose a model or a cascade from models that were measured.
 
     Args:
         repository: The model repository.
         measured: The models' answers and times.
-        accuracy: The share of the images that has to be right; None: the most accurate model's share, less LOSE, and a
-            cascade may lose LOSE.
-        p99: In seconds; None: any.
-        rate: Calls per second at which p99 must be kept; None: with 64 in flight.
-        tries: How many candidates are load-tested; with 0, a call is assumed to cost nothing but computing.
-        seconds: How long each candidate is tested under each load.
-        on_step: Receives a sentence when a step begins.
-        on_progress: Receives the load tests' progress.
-        stop: Once it is set, the load test ends.
+        accuracy: The share of the images that must be classified correctly. None stands for the accuracy of the most
+            accurate model minus LOSE; a cascade may then lose the share LOSE.
+        p99: The largest 99th-percentile latency in seconds; None for no limit.
+        rate: The calls per second at which ``p99`` applies; None for 64 calls in flight.
+        tries: The number of candidates to load-test. If it is 0, the time that a call takes in addition to computing is
+            assumed to be 0.
+        seconds: The duration of each candidate's test under each load.
+        on_step: A function that receives a sentence when a step begins.
+        on_progress: A function that receives the progress of the load tests.
+        stop: An event that ends the load test.
 
     Raises:
         EvaluationError: The server of the load test does not start, or the test was stopped.
@@ -238,18 +242,18 @@ def choose(
         accurate = max(alone, key=lambda one: (one.accuracy, -one.cost))
         known = [fastest] if fastest is accurate else [fastest, accurate]
         known += [one for one in listed if one.is_cascade][:1]
-        on_step(f"What a call costs in a server: a load test of {', '.join(one.name for one in known)}.")
+        on_step(f"Measuring what a call costs in a server, by a load test of {', '.join(one.name for one in known)}.")
         throughputs = [each.throughput for each in test(known, None, _CALIBRATION_SECONDS)]
         machine = calibrated(list(zip(known, throughputs, strict=True)), processors)
     order = ranked([Row(predict(one, machine, rate)) for one in listed], wanted)
     best = order[:tries]
-    # A cascade has to be better than the fastest model alone, so the load test includes that model.
+    # A cascade must be better than the fastest single model that is accurate enough, so that model is load-tested too.
     rivals = (one for one in order if not one.candidate.is_cascade and "accuracy" not in one.lacks(wanted))
     if tries and (rival := next(rivals, order[0])) not in best:
         best.append(rival)
     figures = list[Tested]()
     if best:
-        on_step(f"The load test: {', '.join(one.candidate.name for one in best)}.")
+        on_step(f"Load-testing {', '.join(one.candidate.name for one in best)}.")
         figures = test([one.candidate for one in best], rate, seconds)
     tested = [Row(one.predicted, each) for one, each in zip(best, figures, strict=True)]
     return Choice(wanted, measured, ranked(tested, wanted) + [one for one in order if one not in best], machine)

@@ -1,27 +1,27 @@
-"""What labelled samples show of the share of all samples of the kind that a cascade loses."""
+"""Bounds the share of all samples of a kind that a cascade loses, from the number of labelled samples that it lost."""
 
 import math
 
 import numpy as np
-import scipy  # imports scipy.special at its first use, which takes a fifth of a second
+import scipy  # scipy imports scipy.special at the first use, because the import takes a fifth of a second
 
 CONFIDENCE = 0.95
-"""How sure it is that a cascade loses no more than its limit of all samples of the kind."""
+"""The confidence with which a cascade loses no more than its limit."""
 
 
 def most_lost(samples: int, share: float) -> int:
-    """How many samples a cascade may lose to show that it loses at most a share of all samples of the kind.
+    """Return how many samples a cascade may lose if these samples must show that it loses at most a share of all.
 
-    This is the one-sided interval of Clopper and Pearson (1934): a cascade that loses more than the share loses so few
-    of the samples in at most one of twenty cases. It holds for one cascade, chosen before it saw the samples, and for
-    samples by which nothing was trained or chosen.
+    The formula is the one-sided interval of Clopper and Pearson (1934). A cascade that loses more than the share of all
+    samples of the kind loses so few of these samples in at most one of twenty cases. The interval holds for a single
+    cascade that was not chosen by these samples, and for samples by which no model was trained or chosen.
 
     Args:
         samples: The number of samples.
-        share: The limit, 0 to 1.
+        share: The limit, from 0 to 1.
 
     Returns:
-        0 also if the samples are too few to show it (see ``least_samples``).
+        The number of samples. It is also 0 if there are fewer samples than ``least_samples`` demands.
 
     Example:
         >>> most_lost(5_000, 0.001)
@@ -32,7 +32,9 @@ def most_lost(samples: int, share: float) -> int:
 
 
 def least_samples(share: float) -> int:
-    """The fewest samples that can show that a cascade loses at most a share of all samples: if it loses none of them.
+    """Return the smallest number of samples that can show that a cascade loses at most a share of all samples.
+
+    With this number of samples, the cascade must not lose any sample.
 
     Example:
         >>> least_samples(0.001)
@@ -42,8 +44,9 @@ def least_samples(share: float) -> int:
 
 
 def may_lose(samples: int, lost: int) -> float:
-    """The largest share of all samples of the kind that a cascade loses, with the confidence and under the conditions
-    of ``most_lost``. It is rounded up to hundredths of a percent.
+    """Return an upper bound on the share of all samples of the kind that a cascade loses.
+
+    The bound has the confidence and the conditions of ``most_lost``, and is rounded up to hundredths of a percent.
 
     Example:
         >>> f"{may_lose(5_000, 1):.3%}"

@@ -1,5 +1,4 @@
-"""Lets every model of a repository answer labelled pictures, and measures how long each of them takes on this
-machine."""
+"""Runs every model of a repository on labelled pictures, and measures the times of the models on this machine."""
 
 import math
 import time
@@ -33,23 +32,23 @@ from hangtag.training.data.dataset import Classes
 
 OUTPUT = "probabilities"
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Batch sizes that are timed, as far as a model's settings allow; the model's largest batch is timed too."""
+"""The batch sizes that are timed, except for sizes above a model's max_batch_size, which is timed too."""
 _LARGEST = 256
-"""The largest batch that is timed. A model that takes larger ones is assumed to compute them in proportion."""
+"""The largest batch size that is timed. The time of a larger batch is assumed to be proportional to its size."""
 _LEAST_ROUNDS = 5
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of the models before anything is served.
+    """The models' answers and times, measured without a server.
 
     Attributes:
-        models: The measured models, which have one signature.
+        models: The measured models, which all have the same signature.
         files: The file of each model.
         images: The images that the models answered, uint8.
         classes: The right label of each image, [images].
-        shown: Says how many images there are, and which.
-        notes: A sentence for each model, or each part of the pictures, that was left out.
+        shown: The number and the kind of the images, in words.
+        notes: A sentence about each model, or each part of the pictures, that was left out.
         chose_epochs: Whether the models' best epochs were chosen by these images.
     """
 
@@ -71,21 +70,21 @@ def measure(
 
     Args:
         repository: The model repository.
-        names: NAME (the version that serves) or NAME@VERSION; if empty, every model that serves, or of several
-            signatures the models of the most frequent one.
-        own: Labelled samples that none of the models was trained on (see ``samples.load``); None: a split of the data
-            set that the models learned from.
+        names: The models, as NAME (for the version that serves) or NAME@VERSION. If empty, all models that serve are
+            measured; if their signatures differ, only the models with the most frequent signature.
+        own: Labelled samples on which none of the models was trained (see ``samples.load``); None for a split of the
+            data set on which the models were trained.
         split: ``validation`` or ``test``.
-        limit: Use at most this many images, the first ones.
-        data_dir: The data set's folder; None for its usual places.
+        limit: The number of images to use, from the first image on; None for all images.
+        data_dir: The data set's folder; None for the data set's usual folders.
         option: The command's option for ``own``, for messages.
-        sizes: Batch sizes that are timed in addition to each model's largest, ascending.
-        seconds: The least time that the timing takes; there are a few rounds in any case.
-        on_step: Receives a sentence before the models answer and are timed.
+        sizes: Batch sizes, ascending, that are timed in addition to the largest batch of each model.
+        seconds: The minimum duration of the timing, which always takes at least a few rounds.
+        on_step: A function that receives a sentence before the models are run and timed.
 
     Raises:
-        EvaluationError: A model that was named is missing or cannot be compared, there are several signatures, there is
-            no model left, or a model's serving.toml is not valid.
+        EvaluationError: A named model is missing or cannot be compared, named models differ in their signatures, no
+            model is left, or a model's serving.toml is not valid.
         TrainingError: The data set is missing or damaged.
     """
     members = _members(repository, names)
@@ -105,10 +104,10 @@ def measure(
         if not names:
             notes += _leave_out(subjects)
         if not subjects:
-            raise EvaluationError(f"{repository} has no model to choose from that classifies pictures. {notes[0]}")
+            raise EvaluationError(f"{repository} has no model that can be chosen. {notes[0]}")
         for difference in _differences(subjects):
             raise EvaluationError(
-                f"the models of a route must have one signature. {difference}. Name models that are alike."
+                f"the models of a route must have the same signature. {difference}. Name models with equal signatures."
             )
         if own is None:
             _require_same_data(subjects, option)
@@ -118,7 +117,7 @@ def measure(
             notes += filter(None, [samples.learned(subject, data.images)])
         shown = f"{len(data):,} {f'{split} images' if own is None else f'images of {option}'}"
         if on_step is not None:
-            on_step(f"{', '.join(subjects)}: each answers {shown} and is timed.")
+            on_step(f"Running and timing {', '.join(subjects)} on {shown}.")
         answers = {name: subject.answer(data.images, _ignore)[OUTPUT] for name, subject in subjects.items()}
         batches = {
             name: [size for size in sizes if size < most] + [min(most, _LARGEST)]
@@ -137,12 +136,12 @@ def measure(
 
 
 def _members(repository: Path, names: Sequence[str]) -> dict[str, ModelFile]:
-    """The file of each name. Raises EvaluationError if a file is missing or a name is given twice."""
+    """Find the file of each name. Raises EvaluationError if a file is missing or a name is given twice."""
     try:
         for route in (name for name in names if is_route(repository, name)):
             settings = read_toml(repository / route / ROUTE_FILE)
             members = ", ".join(map(str, settings.get("cascade") or settings.get("split") or ()))
-            raise EvaluationError(f"{route} is a route; name its models instead: {members}.")
+            raise EvaluationError(f"{route} is a route. Name the models of the route instead: {members}.")
         wanted = names or [name for name in require_names(repository) if not is_route(repository, name)]
         files = {name: _file(repository, name) for name in wanted}
     except ModelRepositoryError as error:
@@ -158,22 +157,22 @@ def _file(repository: Path, member: str) -> ModelFile:
     chosen = [file for file in files if version in ("", str(file.version))]
     if not chosen:
         there = ", ".join(f"{name}@{file.version}" for file in files)
-        raise EvaluationError(f"{repository} has no {member}; of {name} it has {there}.")
+        raise EvaluationError(f"{repository} has no {member}, but has {there or 'no version'} of {name}.")
     return chosen[0]
 
 
 def _require_comparable(name: str, subject: FileSubject) -> None:
     if subject.task != "single_label":
-        raise EvaluationError(f"{name} predicts sets of labels; a cascade decides by the most probable label.")
+        raise EvaluationError(f"{name} predicts sets of labels, but a cascade decides by the most probable label.")
     if not subject.signature.batched:
-        raise EvaluationError(f"{name} answers one picture at a time: {subject.signature.why_unbatched}.")
+        raise EvaluationError(f"{name} computes one picture at a time, because {subject.signature.why_unbatched}.")
     outputs = [spec.name for spec in subject.signature.outputs]
     if OUTPUT not in outputs:
-        raise EvaluationError(f"{name} has no output {OUTPUT!r}; it has {', '.join(outputs)}.")
+        raise EvaluationError(f"{name} has no output {OUTPUT!r}. Its outputs are: {', '.join(outputs)}.")
 
 
 def _batching(repository: Path, name: str) -> Batching:
-    """How a server with default settings batches a model's calls: by the model's serving.toml, if it has one."""
+    """Return how a server with default settings batches a model's calls. The model's serving.toml is applied."""
     try:
         config = settings_of(repository / name, ServerConfig(models=repository))
     except StartError as error:
@@ -183,7 +182,10 @@ def _batching(repository: Path, name: str) -> Batching:
 
 
 def _leave_out(subjects: dict[str, FileSubject]) -> list[str]:
-    """Keep the largest group of models with one signature, of equal ones the first. Returns a note for each other."""
+    """Keep the largest group of models with the same signature, and return a note about each model that is left out.
+
+    If several groups are the largest, keep the first of these groups.
+    """
     alike = {
         name: [other for other, one in subjects.items() if not subject.signature.difference(one.signature)]
         for name, subject in subjects.items()
@@ -197,12 +199,12 @@ def _leave_out(subjects: dict[str, FileSubject]) -> list[str]:
 
 
 def _differences(subjects: Mapping[str, FileSubject]) -> Iterator[str]:
-    """How each model's signature differs from the first one's; no server puts such models into one route."""
+    """Say how each model's signature differs from the first model's. A route cannot have models that differ."""
     (name, subject), *others = subjects.items()
     for other_name, other in others:
         if difference := subject.signature.difference(other.signature):
             what, own, others_own = difference
-            yield f"{name} and {other_name} differ in {what}: {_in_words(own)}, against {_in_words(others_own)}"
+            yield f"{name} and {other_name} differ in {what}: {_in_words(own)} and {_in_words(others_own)}"
 
 
 def _in_words(value: object) -> str:
@@ -210,24 +212,27 @@ def _in_words(value: object) -> str:
 
 
 def _require_same_data(subjects: dict[str, FileSubject], option: str) -> None:
-    """Refuse models of different data sets or splits: a validation picture of one may be a training picture of
-    another."""
+    """Refuse models of different data sets or splits.
+
+    A validation picture of one model may be a training picture of another model.
+    """
     learned = {name: None if one.config is None else one.config.get("data_digest") for name, one in subjects.items()}
     first, digest = next(iter(learned.items()))
     for name, other in learned.items():
         if None not in (other, digest) and other != digest:
             raise EvaluationError(
-                f"{name} learned from other pictures than {first}, or from a different split, so it may have learned "
-                f"from {first}'s validation pictures. With {option}, name pictures that no model was trained on."
+                f"{name} was trained on other pictures than {first}, or with a different split, so {name} may have "
+                f"been trained on validation pictures of {first}. Name pictures with {option} on which no model was "
+                "trained."
             )
 
 
 def _service_times(
     subjects: dict[str, FileSubject], images: Array, sizes: dict[str, list[int]], seconds: float
 ) -> dict[str, ServiceTimes]:
-    """For each of a model's batch sizes, the shortest time on one processor in several rounds.
+    """Measure the shortest time of several rounds on one processor, for each model and batch size.
 
-    In a round the models take turns, so that other programs disturb all of them.
+    In each round the models take turns, so that other programs disturb all models equally.
     """
     shortest = {(name, size): math.inf for name in subjects for size in sizes[name]}
     batches = {size: np.resize(images, (size, *images.shape[1:])) for _, size in shortest}

@@ -1,5 +1,4 @@
-"""Makes the page of a choice: what was chosen and why, a picture of accuracy against cost, and everything that was
-tried."""
+"""Makes the HTML page of a choice: the reasons, a picture of accuracy against cost, and a table of all candidates."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -20,12 +19,12 @@ def page(
     command: str, verdict: str, sentences: Sequence[str], candidates: Sequence[Candidate], chosen: Candidate,
     headers: Sequence[str], rows: Sequence[Sequence[str]],
 ) -> str:  # fmt: skip
-    """The page, as HTML.
+    """Return the page as HTML.
 
     Args:
         command: The command that writes the page, such as ``choose``.
         verdict: "chosen", or "the nearest" if no candidate meets the requirements.
-        sentences: What was chosen and why.
+        sentences: The choice and its reasons.
         candidates: The candidates to draw.
         chosen: The candidate to mark.
         headers: The table's headers.
@@ -48,10 +47,11 @@ def page(
 
 
 def _picture(candidates: Sequence[Candidate], chosen: Candidate) -> str:
-    """Draw candidates that no other beats, and the chosen one and single models, as marks with names.
+    """Draw the candidates on the Pareto front, the chosen candidate and the single models as marks with names.
 
-    A cascade among them is also a line through all its thresholds. A dashed line joins what no candidate beats; other
-    thresholds of a cascade do not count, since they lose too much or are less accurate than requested.
+    A cascade that has a mark also has a line through all its thresholds. A dashed line is the Pareto front of the
+    candidates. Other thresholds of a cascade are not candidates, because they lose too much or are less accurate than
+    requested.
     """
     with drawing("front", "Accuracy against the processor time of a sample", _SIZE) as drawn:
         axes, labels = drawn.axes, list[Label]()

@@ -1,8 +1,9 @@
-"""Predicts latency and throughput of a model or a cascade by simulating the server's rules, call by call.
+"""Predicts latency and throughput of a model or a cascade by simulating each call in the server.
 
-The rules are those of the server's batcher: a free instance takes what is queued, up to a full batch, and nothing waits
-for a fuller batch unless the model's settings say so. A cascade's doubtful samples go into the next model's queue.
-Batches that compute at the same time share the processors evenly. Each call has one sample.
+The simulation follows the rules of the server's batcher. A free instance takes all queued calls, up to a full batch. No
+call waits for a fuller batch, unless the model's settings have a max_queue_delay. Samples that a cascade sends on enter
+the next model's queue. Batches that are computed at the same time share the processors evenly. Each call has one
+sample.
 """
 
 import math
@@ -13,17 +14,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 IN_FLIGHT = 64
-"""Calls of a closed loop."""
+"""The number of calls that a closed loop keeps in flight."""
 _MOMENT = 1e-9
-"""Events at most this many seconds apart happen at once."""
+"""Events that are at most this many seconds apart count as simultaneous."""
 
 
 @dataclass(frozen=True)
 class ServiceTimes:
-    """How long one processor computes a batch, by the batch's size.
+    """The time that one processor takes to compute a batch, by the batch's size.
 
     Attributes:
-        sizes: Measured sizes, ascending.
+        sizes: The measured batch sizes, ascending.
         seconds: The time of a batch of each size.
     """
 
@@ -31,8 +32,10 @@ class ServiceTimes:
     seconds: Sequence[float]
 
     def of(self, samples: int) -> float:
-        """Seconds for a batch of this many samples: interpolated between two measured sizes; above the largest size, in
-        proportion to it.
+        """Return the seconds for a batch of this many samples.
+
+        The time is interpolated between two measured sizes. Above the largest size, the time is proportional to the
+        number of samples.
 
         Example:
             >>> ServiceTimes((1, 64), (0.001, 0.064)).of(2)
@@ -42,19 +45,19 @@ class ServiceTimes:
 
     @property
     def per_sample(self) -> float:
-        """Seconds for a sample of the largest batch."""
+        """The seconds per sample in the largest batch."""
         return self.seconds[-1] / self.sizes[-1]
 
 
 @dataclass(frozen=True)
 class Batching:
-    """How a server batches a model's calls: the settings of these names, from the server or the model's serving.toml.
+    """The settings by which a server batches a model's calls, from the server or the model's serving.toml.
 
     Attributes:
-        instances: How many batches compute at once.
-        max_batch_size: Samples in a batch.
-        max_queue_size: Calls that may wait.
-        max_queue_delay: Seconds for which a call may be held back to fill a batch.
+        instances: The number of batches that are computed at the same time.
+        max_batch_size: The largest number of samples in a batch.
+        max_queue_size: The largest number of calls that wait.
+        max_queue_delay: The number of seconds for which a call may be held back to fill a batch.
     """
 
     instances: int = 2
@@ -65,7 +68,7 @@ class Batching:
 
 @dataclass(frozen=True)
 class Stage:
-    """A model in a simulation: how long it computes, and how its calls are batched."""
+    """A model in a simulation, with the times of its batches and the settings of its batcher."""
 
     times: ServiceTimes
     batching: Batching = Batching()
@@ -73,15 +76,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the server runs.
+    """The machine on which the server runs.
 
     Attributes:
-        processors: How many there are.
-        call_seconds: Processor time of a call besides computing: of its transport, and of the load generator if that
-            runs on the same processors.
-        stretch: How many times as long as alone a batch computes in a busy server, where other threads interrupt it
-            and use its caches.
-        member_seconds: Processor time that a cascade takes to ask a member for a call, besides computing.
+        processors: The number of processors.
+        call_seconds: The processor time of a call in addition to computing. It includes the transport, and the load
+            generator if the generator runs on the same processors.
+        stretch: The factor by which computing a batch takes longer in a busy server than on an idle machine. In a busy
+            server, other threads interrupt the computation and use the processor's caches.
+        member_seconds: The processor time that a cascade takes to call one of its models, in addition to computing.
     """
 
     processors: int
@@ -92,7 +95,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a simulation measured. Times are in seconds."""
+    """The latency and throughput that a simulation predicts. Times are in seconds."""
 
     throughput: float
     p50: float
@@ -100,29 +103,29 @@ class Outcome:
 
 
 OVERLOAD = Outcome(0.0, math.inf, math.inf)
-"""The outcome of a rate that fills a queue."""
+"""The outcome of a request rate at which a queue becomes full."""
 
 
 @dataclass
 class _Batch:
     stage: int
     calls: list[float]
-    """When each call came."""
+    """The time at which each call arrived."""
     left: float
-    """Seconds of one processor until the batch is computed."""
+    """The seconds of processor time until the batch is computed."""
 
 
 @dataclass(frozen=True)
 class _Waiting:
     came: float
-    """When the call came to the server."""
+    """The time at which the call arrived at the server."""
     queued: float
-    """When the call came into this queue."""
+    """The time at which the call entered this queue."""
 
 
 @dataclass
 class _Server:
-    """Queues and batches at one moment."""
+    """The queues and the batches of the simulated server at one moment."""
 
     stages: Sequence[Stage]
     machine: Machine
@@ -134,7 +137,7 @@ class _Server:
         self.queues = [deque() for _ in self.stages]
 
     def put(self, stage: int, came: float) -> None:
-        """Queue a call now that came to the server at this time."""
+        """Put a call into a stage's queue. ``came`` is the time at which the call arrived at the server."""
         self.queues[stage].append(_Waiting(came, self.now))
 
     def _free(self, stage: int) -> int:
@@ -142,9 +145,10 @@ class _Server:
         return self.stages[stage].batching.instances - computing
 
     def start_batches(self) -> None:
-        """Let each free instance take an equal share of the calls that wait for its model, since calls come one by one.
+        """Start a batch on each free instance for which calls wait.
 
-        If a delay gathers calls, one instance takes all that its batch has room for.
+        The free instances of a model take equal shares of the waiting calls, because in a real server calls arrive one
+        by one. If the model has a max_queue_delay, one instance takes as many calls as a batch can hold.
         """
         for number, (stage, queue) in enumerate(zip(self.stages, self.queues, strict=True)):
             most, delay = stage.batching.max_batch_size, stage.batching.max_queue_delay
@@ -161,12 +165,12 @@ class _Server:
 
     @property
     def pace(self) -> float:
-        """Seconds of a processor that each batch gets in a second."""
+        """Return the seconds of processor time that each batch receives per second."""
         return min(1.0, self.machine.processors / len(self.computing)) if self.computing else 1.0
 
     @property
     def next_step(self) -> float:
-        """Seconds until the next batch is computed or has waited long enough to begin, if nothing else happens."""
+        """Return the seconds until a batch is computed, or until a batch is due to begin, if no other event happens."""
         ends = [batch.left / self.pace for batch in self.computing]
         held = [
             queue[0].queued + stage.batching.max_queue_delay - self.now
@@ -176,7 +180,7 @@ class _Server:
         return min([*ends, *held], default=math.inf)
 
     def pass_time(self, seconds: float) -> list[_Batch]:
-        """Compute for this long. Returns the batches that end, and drops them."""
+        """Compute all batches for this many seconds. Returns and removes the batches that are finished."""
         pace = self.pace
         for batch in self.computing:
             batch.left -= seconds * pace
@@ -199,16 +203,16 @@ def simulate(
     """Simulate a load.
 
     Args:
-        stages: A model, or a cascade's models in their order.
-        sent_on: For each stage but the last, the share of its samples that it sends on to the next.
-        machine: Where the server runs.
-        rate: Calls a second that come independently of each other (Poisson); None for a closed loop.
-        in_flight: How many calls a closed loop keeps in flight.
-        calls: How many calls are answered.
-        seed: Decides the arrivals, and which samples go on.
+        stages: A single model, or a cascade's models in their order.
+        sent_on: The share of its samples that each stage, except for the last, sends on to the next stage.
+        machine: The machine on which the server runs.
+        rate: The calls per second, which arrive independently of each other (Poisson); None for a closed loop.
+        in_flight: The number of calls that a closed loop keeps in flight.
+        calls: The number of calls to simulate.
+        seed: The seed for the times of arrival and for the choice of samples that are sent on.
 
     Returns:
-        Latency and throughput; OVERLOAD if more calls come than are answered.
+        The latency and throughput, or OVERLOAD if calls arrive faster than the server answers them.
     """
     random = np.random.default_rng(seed)
     most = [max(stage.batching.max_queue_size, 0 if rate else in_flight) for stage in stages]

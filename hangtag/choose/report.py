@@ -1,4 +1,4 @@
-"""Says what was chosen and why: as a table, in sentences, and as a page with the picture."""
+"""Reports a choice and its reasons as a table and in sentences."""
 
 from collections.abc import Sequence
 
@@ -9,20 +9,20 @@ from hangtag.choose.queueing import IN_FLIGHT
 from hangtag.serving.loadtest import units
 
 _MISSED = {
-    "accuracy": "it is right less often",
+    "accuracy": "its accuracy is lower",
     "rate": "it cannot answer that many calls",
-    "p99": "it takes longer",
-    "valid": "its load test does not count",
+    "p99": "its p99 is longer",
+    "valid": "its load test is invalid",
 }
 
 
 def headers(choice: Choice) -> list[str]:
-    """The table's headers."""
+    """Return the table's headers."""
     return ["", "right", "µs", "calls/s", "predicted", f"p99 {_load(choice)}", "predicted", "lacks"]
 
 
 def cells(choice: Choice, row: Row) -> list[str]:
-    """A row of the table. Figures that were only predicted stand in the next column."""
+    """Return the cells of a row of the table. A column of measured figures is followed by one of predicted figures."""
     one, tested = row.candidate, row.tested
     return [
         one.label,
@@ -37,7 +37,7 @@ def cells(choice: Choice, row: Row) -> list[str]:
 
 
 def sentences(choice: Choice) -> list[str]:
-    """What to serve and why; or, if nothing meets the requirements, the nearest candidate and what it misses."""
+    """Say which candidate to serve and why, or which candidate is nearest and which requirements it misses."""
     row, wanted = choice.nearest, choice.wanted
     one = row.candidate
     asked = [f"{wanted.accuracy:.2%} right"]
@@ -45,44 +45,47 @@ def sentences(choice: Choice) -> list[str]:
     asked += [f"{wanted.rate:g} calls/s"] if wanted.rate is not None and wanted.p99 is None else []
     lines = []
     if choice.is_met:
-        lines.append(f"Serve {one.label}: the fastest that has {' and '.join(asked)}.")
+        lines.append(f"Serve {one.label}, which is the fastest candidate with {' and '.join(asked)}.")
     elif row.lacks(wanted) == ["valid"]:
-        lines.append(f"Nothing is chosen: the load test of {one.label} does not count. Repeat it on an idle machine.")
+        lines.append(
+            f"Nothing is chosen, because the load test of {one.label} is invalid. Repeat it on an idle machine."
+        )
     else:
         lacking = " and ".join(_MISSED[each] for each in row.lacks(wanted))
-        lines.append(f"Nothing has {' and '.join(asked)}. The nearest is {one.label}: {lacking}.")
+        lines.append(f"No candidate has {' and '.join(asked)}. The nearest is {one.label}, but {lacking}.")
         if more := sum(not other.lacks(wanted) for other in choice.rows):
-            lines.append(f"By prediction, {more} others meet this too; a larger --try tests them.")
-    how = "measured" if row.tested else "predicted, as if a call cost nothing but computing (see --try)"
-    lines.append(
-        f"Of {choice.measured.shown} {one.accuracy:.2%} are right (of other pictures of the same kind, with 95 % "
-        f"confidence {choice.interval.low:.2%} to {choice.interval.high:.2%}); {how}: "
-        f"{units.three_digits(row.throughput)} calls/s with {IN_FLIGHT} in flight, p99 {_p99(row.p99)} {_load(choice)}."
-    )
+            lines.append(f"By prediction, {more} others meet the requirements. A larger --try also load-tests them.")
+    how = "Measured" if row.tested else "Predicted, as if a call took no time in addition to computing (see --try)"
+    lines += [
+        f"Of {choice.measured.shown}, {one.accuracy:.2%} are classified correctly. Of other pictures of the same kind, "
+        f"it is {choice.interval.low:.2%} to {choice.interval.high:.2%} with 95 % confidence.",
+        f"{how}: {units.three_digits(row.throughput)} calls/s with {IN_FLIGHT} in flight, p99 {_p99(row.p99)} "
+        f"{_load(choice)}.",
+    ]
     if choice.measured.chose_epochs:
-        lines.append("These images chose the models' best epochs, so other images are right less often.")
+        lines.append("The models' best epochs were chosen by these images, so the accuracy for other images is lower.")
     if one.is_cascade:
         names = [model.name for model in one.models]
         samples = len(choice.measured.classes)
         lines.append(f"Of such images {routes.sent_on(names, one.point)}; {routes.lost(one, samples)}.")
         if may_lose(samples, 0) > wanted.lose_at_most:
             lines.append(
-                f"So few images cannot show that a cascade loses at most {wanted.lose_at_most:.2%}: that takes "
-                f"{least_samples(wanted.lose_at_most):,}."
+                f"{samples:,} images are too few to show that a cascade loses at most {wanted.lose_at_most:.2%}. At "
+                f"least {least_samples(wanted.lose_at_most):,} images are needed."
             )
     if rival := _rival(choice):
         lines.append(
-            f"Without a cascade it would be {rival.candidate.name}: {rival.candidate.accuracy:.2%} right, "
-            f"{units.three_digits(rival.throughput)} calls/s, p99 {_p99(rival.p99)}."
+            f"The fastest single model would be {rival.candidate.name}, with {rival.candidate.accuracy:.2%} right, "
+            f"{units.three_digits(rival.throughput)} calls/s and p99 {_p99(rival.p99)}."
         )
     if row.tested:
-        lines += [f"The load test does not count: {problem}." for problem in row.tested.problems]
+        lines += [f"The load test is invalid: {problem}." for problem in row.tested.problems]
         lines += [f"The figures are doubtful: {row.tested.doubt}."] if row.tested.doubt else []
     return lines
 
 
 def _rival(choice: Choice) -> Row | None:
-    """If a cascade was chosen, the fastest model alone that reaches the accuracy."""
+    """Return the fastest single model that reaches the accuracy if a cascade was chosen, else None."""
     if not choice.nearest.candidate.is_cascade:
         return None
     alone = [row for row in _alone(choice.rows) if row.candidate.accuracy >= choice.wanted.accuracy - 1e-12]

@@ -1,4 +1,4 @@
-"""Writes the route.toml of a cascade, and says in words what to expect of it."""
+"""Writes the route.toml of a cascade, and describes the cascade's expected results in words."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from hangtag.choose.measuring import OUTPUT, Measured
 
 
 def sent_on(names: Sequence[str], point: Point) -> str:
-    """Which share of the samples goes on to which model.
+    """Say which share of the samples goes on to which model.
 
     Example:
         >>> sent_on(["lstm", "lstm2", "cnn"], Point(0.9, (1, 0.168, 0.134), 0.95))
@@ -21,20 +21,20 @@ def sent_on(names: Sequence[str], point: Point) -> str:
 
 
 def lost(cascade: Candidate, samples: int) -> str:
-    """How many samples the cascade loses, and what that shows of other samples of the kind.
+    """Say how many samples the cascade loses, and at most how many other samples of the kind.
 
     Example:
-        '1 of 5,000 that cnn-int8 has right is wrong, at most 0.10% of others with 95% confidence'
+        '1 of 5,000 is wrong although cnn-int8 is right, and at most 0.10% of others with 95% confidence'
     """
     count = cascade.point.lost
     return (
-        f"{count:,} of {samples:,} that {cascade.models[-1].name} has right {'is' if count == 1 else 'are'} wrong, at "
-        f"most {may_lose(samples, count):.2%} of others with {CONFIDENCE:.0%} confidence"
+        f"{count:,} of {samples:,} {'is' if count == 1 else 'are'} wrong although {cascade.models[-1].name} is right, "
+        f"and at most {may_lose(samples, count):.2%} of others with {CONFIDENCE:.0%} confidence"
     )
 
 
 def text(cascade: Candidate, description: str = "") -> str:
-    """The route.toml."""
+    """Return the content of the route.toml."""
     lines = [
         f"cascade = {json.dumps([model.name for model in cascade.models])}",
         f'accept = {{output = "{OUTPUT}", at_least = {cascade.point.threshold:g}}}',
@@ -45,7 +45,7 @@ def text(cascade: Candidate, description: str = "") -> str:
 
 
 def description(cascade: Candidate, measured: Measured, command: str) -> str:
-    """Where a route's threshold came from: the command that chose it, the images, and what they showed."""
+    """Describe how a route's threshold was chosen: by which command, by which images, and with which results."""
     files = dict(zip((model.name for model in measured.models), measured.files, strict=True))
     names = [model.name for model in cascade.models]
     alone = [

@@ -1,4 +1,4 @@
-"""Serves a few candidates for real, on this machine in a separate process, and load-tests them."""
+"""Serves a few candidates in a separate process on this machine, and load-tests them."""
 
 import re
 import subprocess
@@ -30,20 +30,20 @@ from hangtag.serving.model_repository import ROUTE_FILE
 
 _STOP_SECONDS = 30.0
 _READY = re.compile(r"^(?=.*\bevent=ready\b).*?\baddress=(\S+)")
-"""The line of the server's log that has its address."""
+"""Matches the line of the server's log that contains the server's address."""
 
 
 @dataclass(frozen=True)
 class Tested:
-    """What the load test of a candidate measured.
+    """The figures that the load test of a candidate measured.
 
     Attributes:
-        accuracy: The share of the images that the candidate answered correctly; each was sent once.
-        throughput: Calls a second with 64 in flight.
-        p99: In seconds: at the requested rate, or with 64 in flight if no rate was requested.
-        failed: Calls that were not answered.
-        problems: Why the figures do not count, a sentence each.
-        doubt: Why the figures are doubtful; empty if they are not.
+        accuracy: The share of the images that the candidate classified correctly. Each image was sent once.
+        throughput: The calls per second with 64 in flight.
+        p99: The p99 in seconds at the requested rate, or with 64 in flight if no rate was requested.
+        failed: The number of calls that were not answered.
+        problems: The reasons why the figures are invalid, each as a sentence.
+        doubt: The reason why the figures are doubtful; empty if they are not.
     """
 
     accuracy: float
@@ -68,12 +68,12 @@ def load_test(
 
     Args:
         repository: The model repository.
-        candidates: What to serve.
-        measured: The images to send, and what their models answered.
-        rate: Calls per second; None for only the closed loop.
-        seconds: The least time for each candidate under each load.
-        on_progress: Receives the load test's progress.
-        stop: Once it is set, the test ends early.
+        candidates: The models and cascades to serve.
+        measured: The images to send, and the models' answers to them.
+        rate: The calls per second; None if only the closed loop is measured.
+        seconds: The minimum duration for each candidate under each load.
+        on_progress: A function that receives the load test's progress.
+        stop: An event that ends the test early.
 
     Raises:
         EvaluationError: The server does not start, or the test was stopped.
@@ -113,9 +113,9 @@ def load_test(
 
 
 def typical(candidates: Sequence[Candidate]) -> npt.NDArray[np.int64]:
-    """Indices of the images to send in a load test. A cascade sends on the same share of them as of all images.
+    """Return the indices of the images to send, of which a cascade sends on the same share as of all images.
 
-    They are taken at equal distances from the images in order of how sure the candidates' first models are on average.
+    The images are sorted by the average confidence of the candidates' first models, and evenly spaced images are taken.
     """
     first = {candidate.models[0].name: candidate.models[0].answers.max(axis=1) for candidate in candidates}
     order = np.argsort(np.mean(list(first.values()), axis=0), kind="stable")
@@ -126,29 +126,29 @@ def typical(candidates: Sequence[Candidate]) -> npt.NDArray[np.int64]:
 
 @contextmanager
 def served(models: Path) -> Iterator[str]:
-    """A server of a repository in its own process, on a free port, as ``hangtag serve`` runs it.
+    """Run ``hangtag serve`` for a repository in a separate process on a free port while the context is open.
 
     Yields:
         HOST:PORT.
 
     Raises:
-        EvaluationError: The server does not start; the message has the last line of its log.
+        EvaluationError: The server does not start. The error's message quotes the last line of the server's log.
     """
     ports = ("--port", "0", "--http-port", "-1", "--metrics-port", "-1")
     command = [sys.executable, "-m", "hangtag", "serve", "--models", str(models), "--num-versions", "100", *ports]
-    # The server has its own process group, so that after Ctrl-C it runs until the load test has ended.
+    # Ctrl-C must not stop the server before the load test has ended, so the server gets a process group of its own.
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, process_group=0
     ) as process:
         try:
             assert process.stderr is not None
-            line = "it wrote nothing"
+            line = "the server wrote nothing"
             for line in process.stderr:
                 if ready := _READY.search(line):
                     break
             else:
                 raise EvaluationError(f"the server for the load test did not start: {line.strip()}")
-            # An unread pipe would fill, and block the server.
+            # A pipe that nobody reads would become full, and block the server.
             threading.Thread(target=process.stderr.read, daemon=True).start()
             yield ready[1]
         finally:
@@ -165,7 +165,10 @@ def _require_going(stop: threading.Event) -> None:
 
 
 def _publish(repository: Path, models: Path, candidates: Sequence[Candidate]) -> list[str]:
-    """Link the candidates' models into a new repository, and give each cascade a route. Returns what to call."""
+    """Link the candidates' models into a new repository, and write a route for each cascade.
+
+    Returns the names of the models and routes to call.
+    """
     members = {model.name.partition("@")[0] for candidate in candidates for model in candidate.models}
     models.mkdir()
     for name in members:

@@ -1,4 +1,4 @@
-"""``hangtag choose``: which model or cascade of a repository to serve, and why."""
+"""``hangtag choose`` finds the best model or cascade of a repository, and says why to serve it."""
 
 import shlex
 import sys
@@ -19,7 +19,7 @@ from hangtag.printable import escaped
 from hangtag.serving.loadtest.cli.output import live, stop_event
 
 _SHOWN = 12
-"""The number of rows of the table; the page has all rows."""
+"""The number of rows in the printed table. The page has all rows."""
 
 
 @click.command()
@@ -27,25 +27,25 @@ _SHOWN = 12
 @click.option(
     "--accuracy-at-least",
     type=FiniteRange(min=0, max=100),
-    help="The percentage of the pictures that must be right.  [default: the most accurate model's percentage, less "
-    "0.1]",
+    help="The smallest percentage of the pictures that must be classified correctly.  [default: the most accurate "
+    "model's percentage, less 0.1]",
 )
 @click.option(
-    "--p99", type=Duration(min=0), metavar="DURATION", help="The latency that 99 of 100 calls keep, such as 20ms."
+    "--p99", type=Duration(min=0), metavar="DURATION", help="The longest 99th-percentile latency, such as 20ms."
 )
 @click.option(
     "--rate",
     type=FiniteRange(min=0, min_open=True),
-    help="Calls per second at which --p99 must hold.  [default: as many as are answered with 64 in flight]",
+    help="The calls per second at which --p99 applies.  [default: a closed loop with 64 calls in flight]",
 )
 @click.option(
     "--data",
     metavar="FILE.npz|folder:PICTURES|csv:FILE",
-    help="Labelled pictures that no model was trained on.  [default: the validation images of the models' data set]",
+    help="Labelled pictures on which no model was trained.  [default: the validation images of the models' data set]",
 )
 @click.option(
     "--try", "tries", type=click.IntRange(0, 20), default=3, show_default=True,
-    help="How many of the best candidates are load-tested. 0: none; the choice is then a prediction.",
+    help="The number of the best candidates to load-test. With 0, the choice is only a prediction.",
 )  # fmt: skip
 @click.option(
     "--seconds", type=FiniteRange(min=0, min_open=True), default=3.0, show_default=True,
@@ -59,7 +59,7 @@ _SHOWN = 12
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("reports/choose.html"),
     show_default=True,
-    help="The page with the picture of accuracy against cost.",
+    help="The HTML page to write, with the picture of accuracy against cost.",
 )
 @limit_option
 @click.option("--data-dir", type=click.Path(path_type=Path), help="The data set's folder, if it was moved.")
@@ -81,17 +81,18 @@ def choose(
 ) -> None:
     """Say which model, or which cascade of models, to serve on this machine.
 
-    Every MODEL (by default every model of the repository that classifies the same kind of pictures) answers labelled
-    pictures that it was not trained on. From the answers and times on this machine, the command computes accuracy and
-    cost of each model and of each cascade of two or three models. It then serves and load-tests the best few. It never
-    uses the test images of a data set. Without --accuracy-at-least, a cascade may have at most 0.1 % of such pictures
-    wrong that its last model has right; fewer than 2,995 pictures cannot show this.
+    The command runs every MODEL (by default every model of the repository that classifies the same kind of pictures) on
+    labelled pictures on which the model was not trained. From the answers and times on this machine, the command
+    computes accuracy and cost of each model and of each cascade of two or three models. Then the command serves and
+    load-tests the best few. It never uses the test images of a data set. Without --accuracy-at-least, a cascade may
+    misclassify at most 0.1 % of such pictures that its last model classifies correctly. To show this, at least 2,995
+    pictures are needed.
 
     If nothing meets the requirements, the nearest candidate is shown, nothing is written, and the exit code is 1.
 
     \b
     Examples:
-      hangtag choose                                       as accurate as the best model, less 0.1 points, and fastest
+      hangtag choose                                       the fastest within 0.1 points of the best accuracy
       hangtag choose --accuracy-at-least 95 --p99 20ms --rate 400
       hangtag choose cnn-int8 lstm-int8 --write both       two models, and the route that serves both
       hangtag choose small large --data folder:kept        with pictures of your own
@@ -126,7 +127,7 @@ def choose(
 
 def _write_page(file: Path, choice: Choice) -> None:
     def text() -> str:
-        from hangtag.choose.page import page  # drawing needs an extra
+        from hangtag.choose.page import page  # imported here, because drawing needs an extra
 
         nearest, rows = choice.nearest.candidate, [report.cells(choice, row) for row in choice.rows]
         verdict = "chosen" if choice.is_met else "the nearest"
@@ -141,7 +142,7 @@ def _write_page(file: Path, choice: Choice) -> None:
 def _write_route(file: Path, choice: Choice) -> None:
     chosen = choice.nearest.candidate
     if not chosen.is_cascade:
-        click.echo(f"no route was written: {chosen.name} needs no route, call it by its name.", err=True)
+        click.echo(f"no route was written, because {chosen.name} is a model: call {chosen.name} by its name.", err=True)
         return
     command = shlex.join(["hangtag", *sys.argv[1:]])
     write_text(str(file), routes.text(chosen, routes.description(chosen, choice.measured, command)))

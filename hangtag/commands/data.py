@@ -1,4 +1,4 @@
-"""``hangtag data``: look at a data set before a network learns from it."""
+"""``hangtag data`` shows a data set before a network is trained on it."""
 
 import importlib
 import json
@@ -21,7 +21,7 @@ from hangtag.training.data.data_options import DataOptions
 from hangtag.training.data.dataset import Dataset
 
 _SHOWN = 8
-"""Pictures of each class on a contact sheet."""
+"""The number of pictures of each class on a contact sheet."""
 _MOST_ROWS = 100
 _EDGE, _MARGIN, _LABEL_WIDTHS = 72, 6, (160, 480)  # pixels
 
@@ -38,16 +38,16 @@ def data() -> None:
     "--sheet",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.png",
-    help=f"Draw {_SHOWN} training pictures of each class, as the network sees them. Needs the extra export.",
+    help=f"Draw {_SHOWN} training pictures of each class, as the network receives them. Needs the extra export.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write the classes, counts and notes as JSON.")
 def show(source: str, sheet: Path | None, as_json: bool, **options: Any) -> None:
-    """Read SOURCE as 'hangtag train --data SOURCE' does, and show its classes, how many pictures each has in every
-    split, how large the files are, what was left out, and what the network will see.
+    """Read SOURCE in the same way as 'hangtag train --data SOURCE', and show its classes, the number of pictures of
+    each class in every split, the sizes of the files, the files that were left out, and the network's input.
 
-    SOURCE is fashion-mnist, outfits, outfits-independent or voc2007; or your own pictures: folder:PHOTOS with
+    SOURCE is fashion-mnist, outfits, outfits-independent or voc2007, or names your own pictures: folder:PHOTOS with
     PHOTOS/CLASS/*.jpg, or with PHOTOS/train/CLASS and PHOTOS/test/CLASS; csv:FILE with the columns path, label and
-    perhaps split; or idx:FOLDER with four files as MNIST has them.
+    optionally split; or idx:FOLDER with four files in MNIST's format.
 
     \b
     Examples:
@@ -57,10 +57,10 @@ def show(source: str, sheet: Path | None, as_json: bool, **options: Any) -> None
     """
     if sheet is not None:
         if sheet.suffix.lower() != ".png":
-            raise click.UsageError(f"--sheet {sheet}: the sheet is a PNG file, so give it a name that ends in .png.")
+            raise click.UsageError(f"--sheet {sheet}: the sheet is a PNG file, so its name must end in .png.")
         require_writable(sheet)
-        with needs("export", "--sheet"):  # before pictures are read, which may take minutes
-            importlib.import_module("matplotlib")  # has the font
+        with needs("export", "--sheet"):  # checked first, because reading the pictures may take minutes
+            importlib.import_module("matplotlib")  # matplotlib contains the font
     given = DataOptions(data=source, **options)
     dataset = sources.load(source, given.data_dir, own=given.own_pictures)
     if as_json:
@@ -76,13 +76,13 @@ def show(source: str, sheet: Path | None, as_json: bool, **options: Any) -> None
 
 
 def contact_sheet(dataset: Dataset) -> Image.Image:
-    """Draw the first training pictures of each class, a row for each, with the class's name."""
+    """Draw the first training pictures of each class in a row that begins with the class's name."""
     rows = min(len(dataset.labels), _MOST_ROWS)
     step = _EDGE + _MARGIN
     font, known = _font()
     lacking = [label for label in dataset.labels[:rows] if not known.issuperset(map(ord, label))]
     if lacking:
-        click.echo(f"The sheet's font, DejaVu Sans, lacks letters of {escaped(named(lacking))}.", err=True)
+        click.echo(f"The sheet's font, DejaVu Sans, lacks letters of the labels {escaped(named(lacking))}.", err=True)
     needed = round(max(map(font.getlength, dataset.labels[:rows]))) + 2 * _MARGIN
     left = min(max(needed, _LABEL_WIDTHS[0]), _LABEL_WIDTHS[1])
     drawn = Image.new("RGB", (left + _SHOWN * step + _MARGIN, rows * step + _MARGIN), "white")
@@ -100,7 +100,10 @@ def contact_sheet(dataset: Dataset) -> Image.Image:
 
 
 def _font() -> tuple[ImageFont.FreeTypeFont, set[int]]:
-    """A font of most European and some other scripts, and the code points that it has. Pillow's own has only ASCII."""
+    """Load a font for most European and some other scripts. Returns the font and the font's code points.
+
+    Pillow's own font has only ASCII characters.
+    """
     import matplotlib
     from matplotlib.ft2font import FT2Font
 
@@ -109,13 +112,13 @@ def _font() -> tuple[ImageFont.FreeTypeFont, set[int]]:
 
 
 def _members(dataset: Dataset, label: int) -> Any:
-    """The indices of a label's training images."""
+    """Return the indices of a label's training images."""
     classes = dataset.train.classes
     return np.flatnonzero(classes[:, label] if dataset.has_label_sets else classes == label)
 
 
 def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
-    """How many images each label has in each split."""
+    """Count the images of each label in each split."""
     counts: dict[str, dict[str, int]] = {label: {} for label in dataset.labels}
     for split in ("train", "validation", "test"):
         classes = getattr(dataset, split).classes

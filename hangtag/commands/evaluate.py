@@ -1,4 +1,4 @@
-"""``hangtag evaluate``: run a model on a data set, and print, write and draw its figures."""
+"""``hangtag evaluate`` runs a model on a data set, and prints, writes and draws the model's figures."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -28,8 +28,8 @@ from hangtag.training.errors import SettingsError
 @click.option(
     "--server",
     type=ServerAddress(),
-    help="Evaluate the model NAME of this server: its gRPC port, HOST:PORT, or http://HOST:PORT.  "
-    "[default: none, whatever HANGTAG_SERVER says]",
+    help="Evaluate the model NAME of this server: HOST:PORT of its gRPC port, or http://HOST:PORT.  "
+    "[default: no server, even if HANGTAG_SERVER names one]",
 )
 @click.option("--model-version", default="", help="The served model's version.  [default: the version that serves]")
 @click.option(
@@ -37,29 +37,29 @@ from hangtag.training.errors import SettingsError
     type=Duration(min=0.001),
     default=30.0,
     show_default=True,
-    help="Time limit per call to a server, such as 30 or 500ms.",
+    help="The time limit of each call to a server, such as 30 or 500ms.",
 )
 @click.option(
     "--split",
     type=click.Choice(["validation", "test"]),
     default="test",
     show_default=True,
-    help="The split of the data set.",
+    help="The split of the data set to evaluate.",
 )
 @click.option(
     "--data",
     "dataset",
     metavar="SOURCE",
-    help="A data set, read and split as 'hangtag train' does; the part named by --split is measured. To measure all "
-    "pictures of a set, use --samples.  [default: the data set that the model was trained on, else fashion-mnist or "
-    "outfits]",
+    help="A data set, read and split in the same way as by 'hangtag train'. --split names the evaluated split. To "
+    "evaluate all pictures of a data set, use --samples.  [default: the data set on which the model was trained; if "
+    "that is unknown, fashion-mnist or outfits]",
 )
 @samples_option
 @limit_option
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    help="The folder of the data set, or of the run's own pictures, if they were moved.",
+    help="The folder of the data set, or of your own pictures of the run, if the folder was moved.",
 )
 @runs_option
 @json_option("all figures")
@@ -67,7 +67,8 @@ from hangtag.training.errors import SettingsError
     "--pictures",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Draw mistakes.png, the most confident mistakes, in this folder; for single labels also confusion.png.",
+    help="Draw mistakes.png, with the most confident mistakes, in this folder. For single-label models, also draw "
+    "confusion.png.",
 )
 @credentials_options
 def evaluate(
@@ -87,8 +88,9 @@ def evaluate(
 ) -> None:
     """Measure how good a finished run, an ONNX file, or a model of a running server is, with the same figures.
 
-    RUN is a run's folder or the checkpoint in it, its name under --runs, or a network's name, which stands for its
-    latest finished run. FOLDER is a model in a repository, such as models/cnn, and stands for the version that serves.
+    RUN is a run's folder, the checkpoint in a run's folder, a run's name under --runs, or a network's name, which
+    stands for the network's latest finished run. FOLDER is a model in a repository, such as models/cnn, and stands for
+    the version that serves.
     With --server, NAME is a served model or a route. The figures of a single-label model are accuracy, cross-entropy,
     the expected calibration error, and for garments the severity of mistakes: the mean distance between the labels that
     were mixed up ('Shirt' is near 'T-shirt/top' and far from 'Ankle boot'). The figures of a multi-label model are the
@@ -110,7 +112,7 @@ def evaluate(
         require_writable(Path(json_file))
     if pictures is not None:
         require_writable(pictures / "mistakes.png")
-        with needs("export", "--pictures"):  # before minutes of computing
+        with needs("export", "--pictures"):  # checked first, because evaluating may take minutes
             from hangtag.evaluation import pictures as drawing
     with subjects.open_subject(
         model, runs_dir=runs, server=server, version=model_version, timeout=timeout, credentials=credentials
@@ -161,16 +163,16 @@ def _require_source(dataset: str) -> None:
 
 def _refuse_unused_options(model: str, server: str | None, own: str | None) -> None:
     if server is None:
-        refuse("timeout", "model_version", because="only for served models; name a server with --server.")
+        refuse("timeout", "model_version", because="only for served models. Name a server with --server.")
     elif model.endswith(".onnx") or "/" in model:
-        raise click.UsageError(f"{model} is a file or a folder; with --server, give the NAME of a model there.")
+        raise click.UsageError(f"{model} is a file or a folder. With --server, give the NAME of a served model.")
     if own is None and (server is not None or model.endswith(".onnx")):
         refuse("runs", because=f"{model} is not a run.")
 
 
 @contextmanager
 def _progress(images: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar if standard error is a terminal; yield the function that counts answered images."""
+    """Show a progress bar if standard error is a terminal. Yields a function that counts answered images."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:

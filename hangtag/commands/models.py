@@ -1,4 +1,4 @@
-"""``hangtag models``: list, show, verify and promote the models of a repository; load and unload a server's models."""
+"""``hangtag models`` lists, shows, verifies and promotes a repository's models, and loads and unloads a server's."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Write JSON to stan
 
 
 class _ListByDefault(click.Group):
-    """Runs ``list`` if no subcommand is named, with the options that follow."""
+    """Runs the subcommand ``list`` with all options if no subcommand is named."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         names_none = not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names)
@@ -36,8 +36,8 @@ class _ListByDefault(click.Group):
 def models() -> None:
     """List, show and verify the models of a repository, as their files describe them, and choose which versions serve.
 
-    load and unload call a running server, push and pull call an object store. Without a subcommand, models are listed:
-    'hangtag models --json' is 'hangtag models list --json'.
+    The subcommands load and unload call a running server, and push and pull call an object store. Without a
+    subcommand, models are listed: 'hangtag models --json' stands for 'hangtag models list --json'.
     """
 
 
@@ -53,8 +53,8 @@ models.add_command(stores.pull)
 def list_models(folder: Path | str, as_json: bool) -> None:
     """List every version of every model: whether it serves, how accurate it is, and where it came from.
 
-    Routes follow, with the models that answer. For an object store, this lists the local copy that 'hangtag serve' uses
-    too, after updating it, and says if the copy is older than the store.
+    The list of models is followed by the routes, with the models that each route calls. For an object store, the
+    command updates and lists the local copy that 'hangtag serve' uses, and says if the copy is older than the store.
     """
     if isinstance(folder, str):
         folder = stores.local_copy(folder)
@@ -70,7 +70,7 @@ def list_models(folder: Path | str, as_json: bool) -> None:
             view.print_plain("")
             view.print_plain(routes_view.listing(folder, names))
     else:
-        view.print_plain(f"{folder} holds no model; 'hangtag export' publishes one.")
+        view.print_plain(f"{folder} has no models. 'hangtag export' publishes a model.")
 
 
 @models.command()
@@ -81,7 +81,7 @@ def list_models(folder: Path | str, as_json: bool) -> None:
 def show(name: str, version: int | None, folder: Path, as_json: bool) -> None:
     """Show a model: its signature, labels, size, operators, provenance, and the export gate's figures.
 
-    For a route: its members, its rule, and how the rule was chosen.
+    For a route, show its models, its rule, and how the rule was chosen.
 
     \b
     Examples:
@@ -110,12 +110,13 @@ def show(name: str, version: int | None, folder: Path, as_json: bool) -> None:
 @click.argument("version", metavar="VERSION|latest")
 @_models
 def promote(name: str, version: str, folder: Path) -> None:
-    """Let a VERSION of a model serve, until another version is promoted.
+    """Let a VERSION of a model serve until another version is promoted.
 
-    A newer version that is published meanwhile does not serve by default, but --num-versions can serve it, and it can
-    be promoted. 'latest' returns to the rule that the latest version serves. The choice is stored in the file
-    promoted.toml in the model's folder. A server with --model-control poll follows within --poll-seconds, with explicit
-    at 'hangtag models load NAME', and with none when it restarts.
+    By default, a newer version that is published in the meantime does not serve. --num-versions can serve a newer
+    version, and you can promote it. 'latest' returns to the rule that the latest version serves. The choice is stored
+    in the file promoted.toml in the model's folder. A server with --model-control poll applies the choice within
+    --poll-seconds. A server with --model-control explicit applies the choice at 'hangtag models load NAME', and one
+    with --model-control none when it restarts.
 
     \b
     Examples:
@@ -123,7 +124,9 @@ def promote(name: str, version: str, folder: Path) -> None:
       hangtag models promote cnn latest
     """
     if version != "latest" and not (version.isdecimal() and int(version) > 0):
-        raise click.UsageError(f"VERSION {version}: give a version's number, or latest; see 'hangtag models list'.")
+        raise click.UsageError(
+            f"VERSION {version}: give a version's number, or latest. 'hangtag models list' shows the versions."
+        )
     before, now = promotion.promote(folder, name, None if version == "latest" else int(version))
     click.echo(view.change(name, before, now))
     click.echo(view.followers(name), err=True)
@@ -134,9 +137,10 @@ def promote(name: str, version: str, folder: Path) -> None:
 @click.argument("version", type=click.IntRange(min=1), required=False)
 @_models
 def rollback(name: str, version: int | None, folder: Path) -> None:
-    """Return to the version that served before, or to an earlier VERSION. See promote for when servers follow.
+    """Return to the version that served before, or to an earlier VERSION.
 
-    The version that served before is known from earlier promotions; without promotions, it is the next lower number.
+    If versions were promoted before, the command returns to the previously promoted version, else to the next lower
+    number. 'hangtag models promote --help' says when servers apply the choice.
 
     \b
     Examples:
@@ -159,11 +163,11 @@ def rollback(name: str, version: int | None, folder: Path) -> None:
 )
 @_models
 def fit(name: str, fit: str, folder: Path) -> None:
-    """Record in a classifier's file how pictures of other sizes are made to fit, as they were in its training.
+    """Record in a classifier's file how pictures of other sizes are resized, which must be the way of its training.
 
     The version that serves is published again as the next version, with the same graph and weights. A classifier whose
-    file does not record a fit takes only pictures of its exact size. The fit of an imported file can be changed; the
-    accuracy that was measured with the old fit is then no longer recorded.
+    file does not record a fit accepts only pictures of its exact size. If you change the fit of an imported file, the
+    accuracy that was measured with the old fit is no longer recorded.
 
     \b
     Example:
@@ -183,22 +187,22 @@ def fit(name: str, fit: str, folder: Path) -> None:
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    help="The folder of Fashion-MNIST's IDX files, or of your own pictures if they were moved, including the "
-    "pictures of 'hangtag import --data'.",
+    help="The folder of Fashion-MNIST's IDX files, or of your own pictures (also those of 'hangtag import --data') if "
+    "the folder was moved.",
 )
 @_models
 @_json
 def verify_models(
     names: Sequence[str], version: int | None, data_dir: Path | None, folder: Path, as_json: bool
 ) -> None:
-    """Recompute the figures recorded in the named models' files, or in all.
+    """Recompute the figures that are recorded in the files of the named models, or of all models.
 
-    The exit code is 1 if a figure does not hold, or if its pictures are not at --data-dir. Figures that cannot be
-    computed again are listed with the reason. Run this on the machine that serves, because the figures were computed on
-    another processor.
+    The exit code is 1 if a recomputed figure differs, or if its pictures are not at --data-dir. Figures that cannot be
+    recomputed are listed with the reason. Run the command on the machine that serves, because the figures were computed
+    on another processor.
     """
     if version is not None and len(names) != 1:
-        raise click.UsageError(f"--version {version} needs a single model; name one.")
+        raise click.UsageError(f"--version {version} applies to a single model. Name exactly one model.")
     entries = [inventory.find(folder, name, version) for name in names] if names else inventory.serving(folder)
     documents, failed, unchecked = [], False, 0
     for entry in entries:
@@ -211,7 +215,7 @@ def verify_models(
     if as_json:
         view.print_json(documents)
     elif unchecked:
-        how = "" if data_dir else " To run the checks on pictures that are elsewhere, give --data-dir PICTURES."
+        how = "" if data_dir else " If the pictures are in another folder, give --data-dir PICTURES."
         click.echo(f"not checked: {counted(unchecked, 'figure', 'figures')}, for the reasons above.{how}")
     if failed:
         raise SystemExit(1)

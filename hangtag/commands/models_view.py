@@ -1,4 +1,4 @@
-"""Render what `hangtag models` shows: tables for a terminal, and objects for --json."""
+"""Makes the tables that `hangtag models` shows on a terminal, and the objects that it writes with --json."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from hangtag.printable import escaped
 
 
 def cell(text: str) -> str:
-    """Return a text of a file as a table's cell shows it: neither markup nor control characters have an effect."""
+    """Return a text from a file for a table's cell, in which markup and control characters have no effect."""
     return escape_markup(escaped(text))
 
 
@@ -44,7 +44,7 @@ def listing(entries: Sequence[Entry]) -> Table:
 
 
 def unbatched(entries: Sequence[Entry]) -> list[str]:
-    """For each version that is not batched, say in one line why."""
+    """Say in one line for each unbatched version why it is unbatched."""
     return [
         escaped(f"{entry.name} version {entry.version} is not batched: {entry.unbatched_because}")
         for entry in entries
@@ -63,8 +63,10 @@ def description(entry: Entry, operators: dict[str, int] | None) -> Table:
 
 
 def findings_table(entry: Entry, findings: Sequence[Finding]) -> Table:
-    """Make a table of one model's verification, with a row for each recorded figure, or one row for several figures
-    with the same cause."""
+    """Make a table of one model's verification, with a row for each recorded figure.
+
+    Several figures that cannot be checked for the same reason share a row.
+    """
     table = Table(
         title=f"{cell(entry.name)} version {entry.version}", box=None, show_header=False, title_justify="left"
     )
@@ -159,7 +161,7 @@ def _gate(gate: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _short(figures: dict[str, Any]) -> str:
-    """Write a check's figures in one line: its own words, or each figure, a table reduced to its largest value."""
+    """Write a check's figures in one line. A table of figures is reduced to its largest value."""
     if words := figures.get("summary"):
         return str(words)
     return ", ".join(
@@ -183,22 +185,25 @@ def _accuracy(entry: Entry) -> str:
 
 
 def change(name: str, before: int | None, now: int) -> str:
-    """Say which version serves after a promotion, and which version did before. Servers need not follow at once."""
+    """Say which version a promotion chose, and which version was chosen before."""
     if before == now:
         return f"{name} version {now} is chosen, as before"
     return f"{name} version {now} is chosen" + (f" instead of version {before}" if before else "")
 
 
 def followers(name: str) -> str:
-    """Say when running servers follow a promotion or a new route."""
+    """Say when running servers apply a promotion or a new route."""
     return (
-        "a server with --model-control poll follows within its --poll-seconds, with explicit after 'hangtag models "
-        f"load {name}', and with none (the default) when it restarts"
+        "a server with --model-control poll applies this within its --poll-seconds, a server with explicit after "
+        f"'hangtag models load {name}', and a server with none (the default) when it restarts"
     )
 
 
 def print_plain(content: Table | str) -> None:
-    """Print for a terminal's width; into a pipe or a file print each row on one line, for programs that search it."""
+    """Print a table or a text in the width of the terminal.
+
+    In a pipe or a file, each row is printed on one line, so that programs can search the rows.
+    """
     if sys.stdout.isatty():
         Console(highlight=False, soft_wrap=True).print(content)
         return

@@ -1,4 +1,4 @@
-"""``hangtag route``: choose a cascade's threshold from data, and write its route.toml."""
+"""``hangtag route`` chooses a cascade's threshold from data, and writes the cascade's route.toml."""
 
 import shlex
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ from hangtag.serving.model_repository import ROUTE_FILE, is_model_name, numbered
 
 @click.group()
 def route() -> None:
-    """Write routes: choose a cascade's threshold. docs/reference/routes.md says what routes are."""
+    """Choose a cascade's threshold, and write the route. docs/reference/routes.md explains routes."""
 
 
 @route.command()
@@ -32,8 +32,9 @@ def route() -> None:
     type=FiniteRange(min=0, max=100),
     default=0.1,
     show_default=True,
-    help="The percentage of images that the cascade may have wrong and ACCURATE alone right. The validation images "
-    "have to show it with 95 % confidence; if they are too few for that, the cascade may lose none of them.",
+    help="The largest percentage of images that the cascade may misclassify although ACCURATE classifies them "
+    "correctly. The validation images must show this with 95 % confidence. If there are too few images, the cascade "
+    "must not misclassify any of those that ACCURATE classifies correctly.",
 )
 @click.option("--name", default="fast-and-accurate", show_default=True, help="The route's name in the repository.")
 @click.option("--replace", is_flag=True, help="Replace a route of this name.")
@@ -46,7 +47,7 @@ def route() -> None:
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("reports/route"),
     show_default=True,
-    help="Folder for the report with the curves, NAME.html.",
+    help="The folder for the report NAME.html, which has the curves.",
 )
 @models_option("The model repository that has the models and to which the route is written.")
 def tune(
@@ -61,18 +62,18 @@ def tune(
     reports: Path,
     models: Path,
 ) -> None:
-    """Choose the lowest probability at which FAST's answer is taken; other samples go on to the next model.
+    """Choose the lowest probability at which FAST's answer is accepted. Other samples go on to the next model.
 
-    The models answer the validation images of FAST's data set, which none was trained on, or those of --samples; the
-    test images are not looked at. The lowest threshold that loses at most --lose-at-most of what ACCURATE has right is
-    written to <models>/NAME/route.toml, with where it came from; one threshold is for all models but the last. If it
-    saves no time against ACCURATE alone, nothing is written. The command says when a running server follows it. A
-    model may be NAME@VERSION; a server serves more than the newest with --num-versions. 'hangtag choose' also finds
-    which models to take, and load-tests them.
+    The models answer the validation images of FAST's data set, on which no model was trained, or the pictures of
+    --samples. The command never uses the test images. It writes the lowest threshold within --lose-at-most, and how
+    that threshold was chosen, to <models>/NAME/route.toml. All models except for the last have the same threshold. If
+    the cascade takes as long as ACCURATE by itself, nothing is written. A model may be NAME@VERSION; to serve versions
+    other than the newest, use 'hangtag serve --num-versions'. 'hangtag choose' also chooses the models of the cascade,
+    and load-tests it.
 
     \b
     Examples:
-      hangtag route tune lstm cnn                           at most 0.1 % are wrong that cnn has right
+      hangtag route tune lstm cnn                           at most 0.1 % are wrong although cnn is right
       hangtag route tune lstm cnn --lose-at-most 1 --dry-run
       hangtag route tune lstm lstm2 cnn --name three        three models
       hangtag route tune lstm cnn@1 --name older            a version that does not serve
@@ -99,25 +100,27 @@ def tune(
 
 
 def route_to_write(models: Path, name: str, option: str, *, replace: bool) -> Path:
-    """The file of the route that an option of the command names.
+    """Return the file of the route that an option of the command names.
 
     Raises:
-        The name is not a valid name of a route.
+        BadParameter: The name is not a valid name of a route.
         EvaluationError: There is a model of this name, or a route that may not be replaced.
     """
     if not is_model_name(name):
         raise click.BadParameter(f"{name!r} cannot be a route's name.", param_hint=option)
     if numbered_versions(models / name):
-        raise EvaluationError(f"{models / name} holds a model; a route needs another name, given with {option}.")
+        raise EvaluationError(f"{models / name} is a model. Give the route another name with {option}.")
     file = models / name / ROUTE_FILE
     if file.exists() and not replace:
-        raise EvaluationError(f"{file} already exists. Name another route with {option}, or replace it with --replace.")
+        raise EvaluationError(f"{file} already exists. Give another name with {option}, or replace it with --replace.")
     return file
 
 
 def table(headers: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> Table:
-    """A table of rows. Each row has its cells, and whether it is the chosen row. A column without a header has
-    names."""
+    """Make a table of rows. A row is a list of cells, and whether the row is that of the chosen candidate.
+
+    A column without a header contains names, which are left-aligned.
+    """
     made = Table(box=None, header_style="dim", pad_edge=False)
     for header in headers:
         made.add_column(header, justify="right" if header else "left", overflow="fold")
@@ -127,8 +130,10 @@ def table(headers: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) ->
 
 
 def _saves_nothing(cascade: Candidate, measured: Measured) -> EvaluationError:
-    """The error about a cascade that costs no less than its last model; it names the nearest threshold that saves
-    time."""
+    """Return the error for a cascade that costs at least as much as its last model.
+
+    The error's message names the nearest threshold that saves time.
+    """
     first, *_, last = (model.name for model in cascade.models)
     saving = [point for point in cascade.tried if cascade.cost_at(point) < cascade.models[-1].times.per_sample]
     remedy = f"No threshold saves time, because {first} is not faster than {last}: serve only {last}."
@@ -136,16 +141,16 @@ def _saves_nothing(cascade: Candidate, measured: Measured) -> EvaluationError:
         nearest = min(saving, key=lambda point: point.lost)
         lost = 100 * may_lose(len(measured.classes), nearest.lost)
         remedy = (
-            f"The nearest that saves time is at {nearest.threshold:g}: allow it with --lose-at-most {lost:g}, or serve "
-            f"{last} alone."
+            f"The nearest threshold that saves time is {nearest.threshold:g}. Allow this threshold with --lose-at-most "
+            f"{lost:g}, or serve only {last}."
         )
     return EvaluationError(
-        f"this cascade saves nothing, because {last} alone takes no longer. {remedy} No route was written."
+        f"this cascade saves no time, because {last} by itself is as fast. {remedy} No route was written."
     )
 
 
 def _page(cascade: Candidate, measured: Measured) -> str:
-    from hangtag.choose.page import page  # drawing needs an extra
+    from hangtag.choose.page import page  # imported here, because drawing needs an extra
 
     drawn = [*candidates(measured.models, measured.classes, 0.0, most=1), cascade]
     headers, rows = (
@@ -177,15 +182,13 @@ def _expectation(cascade: Candidate, measured: Measured) -> list[str]:
     names = [model.name for model in cascade.models]
     alone = ", ".join(f"{model.name} {model.right(measured.classes):.2%}" for model in cascade.models)
     sentences = [
-        f"{measured.shown}; right alone: {alone}.",
-        f"Chosen: {cascade.point.threshold:g}. To expect: of such images {routes.sent_on(names, cascade.point)}; "
-        f"{routes.lost(cascade, len(measured.classes))}; an image costs {1 - cascade.saved:.2f} of what {names[-1]} "
-        "alone takes.",
+        f"Accuracy of each model on {measured.shown}: {alone}.",
+        f"Chosen: {cascade.point.threshold:g}. Of such images {routes.sent_on(names, cascade.point)}; "
+        f"{routes.lost(cascade, len(measured.classes))}. An image takes {1 - cascade.saved:.2f} times as long as with "
+        f"{names[-1]} by itself.",
     ]
     if cascade.saved > 0 and not cascade.point.reached[1]:
-        sentences.append(
-            f"You need no cascade: {names[0]} alone loses no more than you allow, and answers every image."
-        )
+        sentences.append(f"You need no cascade, because {names[0]} by itself loses no more than --lose-at-most allows.")
     return sentences
 
 
@@ -203,14 +206,14 @@ def _print(cascade: Candidate, measured: Measured, lose_at_most: float) -> None:
 
 
 def _print_without(cascade: Candidate, place: int, measured: Measured, lose_at_most: float) -> None:
-    """Say what the cascade costs without one of its middle models, which may not be worth its time."""
+    """Say what the cascade costs without one of its middle models, which may cost more time than it saves."""
     others = [model for model in cascade.models if model is not cascade.models[place]]
     try:
         fewer = in_order(others, measured.classes, lose_at_most / 100)
     except EvaluationError:
-        return  # without the model, every threshold loses more
+        return  # without the model, every threshold exceeds --lose-at-most
     Console().print(
-        f"Without {cascade.models[place].name}: {fewer.point.threshold:g}, "
-        f"{routes.sent_on([model.name for model in others], fewer.point)}, and an image costs "
-        f"{1 - fewer.saved:.2f}."
+        f"Without {cascade.models[place].name}, the threshold would be {fewer.point.threshold:g}, "
+        f"{routes.sent_on([model.name for model in others], fewer.point)}, and an image would take "
+        f"{1 - fewer.saved:.2f} times as long."
     )

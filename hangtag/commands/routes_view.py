@@ -1,4 +1,4 @@
-"""Describe a route of a model repository, for `hangtag models show`: as a table, and as an object for --json."""
+"""Describes a route of a model repository as a table, and as an object for --json, for `hangtag models show`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from hangtag.serving.server.engine.routes.route_file import Member
 
 
 def details(models: Path, name: str) -> dict[str, Any]:
-    """Build the JSON object of a route: its file's content, and for each member the version that answers.
+    """Build the JSON object of a route from the content of the route's file and the versions of the route's models.
 
     Raises:
         UserError: The route's file is not valid.
@@ -44,7 +44,7 @@ def details(models: Path, name: str) -> dict[str, Any]:
 
 
 def summary(models: Path, name: str) -> dict[str, Any]:
-    """Build the JSON object of a route for a list: as `details` does, or with what is wrong with its file."""
+    """Build the JSON object of a route for a list. If the route's file is invalid, the object contains the error."""
     try:
         return details(models, name)
     except UserError as error:
@@ -52,7 +52,7 @@ def summary(models: Path, name: str) -> dict[str, Any]:
 
 
 def listing(models: Path, names: Sequence[str]) -> Table:
-    """Make the table of `hangtag models list` for routes: which models answer, or what is wrong with a route's file."""
+    """Make the table of routes for `hangtag models list`, with each route's models or the error in its file."""
     table = Table(box=None, header_style="dim", pad_edge=False)
     for header in ("route", "kind", "answered by"):
         table.add_column(header, overflow="fold")
@@ -70,7 +70,7 @@ def listing(models: Path, names: Sequence[str]) -> Table:
 
 
 def description(models: Path, name: str) -> Table:
-    """Make the table of `hangtag models show` for a route. Raises UserError: the route's file is not valid."""
+    """Make the table of `hangtag models show` for a route. Raises UserError if the route's file is not valid."""
     shown = details(models, name)
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
@@ -96,7 +96,10 @@ def description(models: Path, name: str) -> Table:
 
 
 def _member(models: Path, member: Member) -> dict[str, Any]:
-    """What is known of a member: a model's version and accuracy, nothing of a route, else what is wrong with it."""
+    """Describe a member of a route: a model's version and accuracy, or the error for a member that cannot be used.
+
+    A member that is a route has neither a version nor an accuracy.
+    """
     if is_route(models, member.name):
         return {"model": member.name, "is_route": True}
     try:

@@ -1,4 +1,4 @@
-"""``hangtag runs``: list, show and compare training runs, as tables and as JSON. Reads their files without torch."""
+"""``hangtag runs`` lists, shows and compares training runs, as tables and as JSON, without importing torch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +20,8 @@ from hangtag.training.runs.config import flat, key_of
 from hangtag.training.runs.run import Run
 
 Published = Mapping[tuple[object, ...], Sequence[str]]
-"""The exported versions, such as "lstm 3", by the key of the run that they were exported from."""
-_models = models_option("The model repository where exported versions are looked for.")
+"""The exported versions, such as "lstm 3", by the key of the run from which they were exported."""
+_models = models_option("The model repository in which exported versions are looked up.")
 _json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output, for a program.")
 _html = click.option(
     "--html",
@@ -44,7 +44,7 @@ def runs() -> None:
 def list_runs(runs: Path, models: Path, as_json: bool) -> None:
     """List every run: its recipe, data, seed, epochs, accuracy, minutes, and the versions that were exported from it.
 
-    The figures are those of the epoch that is best on the validation split.
+    The figures are those of the epoch that was best on the validation split.
     """
     found = Run.all(runs)
     published = _published(models)
@@ -53,7 +53,7 @@ def list_runs(runs: Path, models: Path, as_json: bool) -> None:
     elif found:
         models_view.print_plain(listing(found, published))
     else:
-        click.echo(f"{runs} holds no run; 'hangtag train MODEL' trains one.")
+        click.echo(f"{runs} has no runs. 'hangtag train MODEL' trains a model.")
 
 
 @runs.command()
@@ -65,7 +65,7 @@ def list_runs(runs: Path, models: Path, as_json: bool) -> None:
 def show(run: str, html: Path | None, runs: Path, models: Path, as_json: bool) -> None:
     """Show a run: its settings, and the figures of each epoch.
 
-    RUN is a run's folder, its name under --runs, or a model's name, which stands for its latest finished run.
+    RUN is a run's folder, a run's name under --runs, or a model's name, which stands for its latest finished run.
 
     \b
     Examples:
@@ -90,7 +90,7 @@ def show(run: str, html: Path | None, runs: Path, models: Path, as_json: bool) -
 @_models
 @_json
 def compare(names: Sequence[str], html: Path | None, runs: Path, models: Path, as_json: bool) -> None:
-    """Compare runs: their figures side by side, and the settings in which they differ.
+    """Show the figures of several runs side by side, and the settings in which the runs differ.
 
     \b
     Examples:
@@ -98,7 +98,7 @@ def compare(names: Sequence[str], html: Path | None, runs: Path, models: Path, a
       hangtag runs compare lstm cnn --html reports/curves.html
     """
     if len(names) < 2:
-        raise click.UsageError("name two runs or more; 'hangtag runs list' lists them.")
+        raise click.UsageError("name two or more runs. 'hangtag runs list' lists the runs.")
     found = [Run.find(name, runs) for name in names]
     published = _published(models)
     if as_json:
@@ -111,7 +111,7 @@ def compare(names: Sequence[str], html: Path | None, runs: Path, models: Path, a
 
 
 def _published(models: Path) -> Published:
-    """The exported versions by the run that they were exported from; none if there is no repository."""
+    """Find the exported versions by the run from which they were exported; none if there is no repository."""
     published: dict[tuple[object, ...], list[str]] = {}
     try:
         entries = inventory.versions(models) if models.is_dir() else []
@@ -162,7 +162,7 @@ def description(run: Run, published: Published) -> Table:
 
 
 def epochs(run: Run) -> Table:
-    """Make a table with a row for each finished epoch; the best epoch is marked."""
+    """Make a table with a row for each finished epoch, in which the best epoch is marked."""
     rows, best_epoch = run.metrics["epochs"], tables.overview(run)["best_epoch"]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = Table(box=None, pad_edge=False)
@@ -176,7 +176,7 @@ def epochs(run: Run) -> Table:
 
 
 def comparison(runs: Sequence[Run], published: Published) -> Table:
-    """Make a table with a column for each run: the figures, then the settings that differ."""
+    """Make a table with a column for each run, with the figures followed by the settings that differ."""
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for run in runs:
@@ -201,5 +201,5 @@ def summary(run: Run, published: Published) -> dict[str, Any]:
 
 
 def exported_as(run: Run, published: Published) -> list[str]:
-    """The versions that were exported from a run."""
+    """List the versions that were exported from a run."""
     return list(published.get(key_of(run.config), ()))

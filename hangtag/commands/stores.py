@@ -1,4 +1,4 @@
-"""``hangtag models push`` and ``pull``: models to and from a repository in an object store."""
+"""``hangtag models push`` and ``pull`` copy models to and from a repository in an object store."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from hangtag.serving.stores.transfer import push as push_models
 
 _folder = click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 _url = click.argument("url")
-_replace = click.option("--replace", is_flag=True, help="Overwrite versions whose contents differ there.")
+_replace = click.option("--replace", is_flag=True, help="Overwrite versions with different content.")
 
 
 @click.command()
@@ -20,7 +20,7 @@ _replace = click.option("--replace", is_flag=True, help="Overwrite versions whos
 def push(folder: Path, url: str, replace: bool) -> None:
     """Write the models of FOLDER (a repository, or one of its models) to the store at a URL.
 
-    Servers that follow the store see all changes at once. If a version in the store has different content, the push is
+    Servers that poll the store see all changes at once. If a version in the store has different content, the push is
     refused.
 
     \b
@@ -36,8 +36,9 @@ def push(folder: Path, url: str, replace: bool) -> None:
 @_folder
 @_replace
 def pull(url: str, folder: Path, replace: bool) -> None:
-    """Write the models of a store into a local repository. If a local version has different content, the pull is
-    refused.
+    """Write the models of a store into a local repository.
+
+    If a local version has different content, the pull is refused.
 
     \b
     Example:
@@ -47,14 +48,16 @@ def pull(url: str, folder: Path, replace: bool) -> None:
 
 
 def local_copy(url: str) -> Path:
-    """Fetch what the store has now; returns the local copy. If that is an earlier copy, standard error says why.
+    """Update the local copy of the store, and return the copy's folder.
+
+    If the update fails and there is an earlier copy, the reason is printed on standard error.
 
     Raises:
-        StoreError: The fetch fails, and there is no earlier copy.
+        StoreError: The update fails, and there is no earlier copy.
     """
     mirror = Mirror(url, None, report=_report)
     if trouble := mirror.prepare():
-        click.echo(f"AN EARLIER COPY, NOT WHAT THE STORE HAS NOW: {trouble}", err=True)
+        click.echo(f"THIS IS AN EARLIER COPY, NOT THE STORE'S PRESENT CONTENT: {trouble}", err=True)
     return mirror.models
 
 

@@ -1,19 +1,19 @@
-"""Errors of the load test. Failed calls are not errors but results, counted by status code.
+"""Defines the errors of the load test. Failed calls are not errors but results, which are counted by status code.
 
     LoadTestError
     ├── TargetError         the server or a model cannot be measured: unreachable, not ready, another protocol
-    ├── SampleError         no samples fit the model
+    ├── SampleError         the samples cannot be read, or do not match the model
     ├── GeneratorError      a generator process failed
     └── SavedResultsError   a file of saved results cannot be used
 
-Each message is one sentence for the user; the root command shows it as one line and exits with 1.
+Each message is one sentence for the user. The root command shows the message in one line, and exits with 1.
 """
 
 from hangtag.errors import UserError
 
 
 class LoadTestError(UserError):
-    """Base class of all errors that the load test raises on purpose."""
+    """The base class of all errors that the load test raises on purpose."""
 
 
 class TargetError(LoadTestError):
@@ -21,11 +21,11 @@ class TargetError(LoadTestError):
 
 
 class SampleError(LoadTestError):
-    """The samples cannot be read, do not fit the model, or cannot be generated for it."""
+    """The samples cannot be read, do not match the model's inputs, or cannot be generated for the model."""
 
 
 class GeneratorError(LoadTestError):
-    """A generator process ended before its block did."""
+    """A generator process ended before the block had ended."""
 
 
 class SavedResultsError(LoadTestError):

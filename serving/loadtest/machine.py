@@ -1,4 +1,4 @@
-"""Examine this machine: its processor, how much CPU time other programs take, which processes listen at an address."""
+"""Describes this machine, measures the CPU time that other programs take, and finds the processes of a server."""
 
 import os
 import platform
@@ -12,12 +12,12 @@ from typing import Any
 
 import psutil
 
-# Programs that pass connections on to a server elsewhere.
+# Programs that forward connections to a server elsewhere.
 FORWARDERS = frozenset({"docker-proxy", "rootlessport", "envoy", "haproxy", "nginx", "kubectl", "ssh", "sshd", "socat"})
 
 
 def family(pid: int) -> set[int]:
-    """The ids of a process and all its descendants."""
+    """Return the ids of a process and of all its descendants."""
     try:
         return {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
     except psutil.NoSuchProcess:
@@ -25,7 +25,7 @@ def family(pid: int) -> set[int]:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time of these processes, including their children that ended and were waited for."""
+    """Return the user and system time of these processes, including children that have ended and were waited for."""
     seconds = 0.0
     for pid in pids:
         with suppress(psutil.Error):  # The process has ended.
@@ -35,10 +35,10 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def listeners(address: str) -> set[int]:
-    """The ids of the processes that accept connections at an address of this machine.
+    """Return the ids of the processes that accept connections at an address of this machine.
 
-    Empty if the processes cannot be identified, because they belong to another user, run in another network namespace,
-    or forward to a server elsewhere, for example from a port that Docker publishes.
+    The result is empty if the processes cannot be identified, because they belong to another user, run in another
+    network namespace, or forward connections to a server elsewhere, for example from a port that Docker publishes.
 
     Args:
         address: HOST:PORT, unix:PATH or unix-abstract:NAME.
@@ -58,32 +58,33 @@ def listeners(address: str) -> set[int]:
     return set() if None in pids or names & FORWARDERS else pids
 
 
-# Seconds. The kernel counts CPU time in ticks, usually of 10 ms. In less time than this, an error of two ticks would
-# change the share on two CPUs by over 4 percentage points, and 10 points make a run doubtful.
+# The shortest measurement in seconds. The kernel counts CPU time in ticks, usually of 10 ms. In a shorter measurement,
+# an error of two ticks would change the share on two CPUs by over 4 percentage points, and 10 points make a run
+# doubtful.
 SHORTEST = 0.25
 
 
 @dataclass
 class OtherPrograms:
-    """The result of a measurement."""
+    """The result of measuring other programs."""
 
     share: float | None = None
-    """The share of the whole machine's CPU time that other programs took. None until the end, or if unknown."""
+    """The share of the machine's CPU time that other programs took; None if unknown, and until the measurement ends."""
 
 
 @contextmanager
 def other_programs(
     addresses: Iterable[str] = (), cpu_times: Callable[[], Any] = psutil.cpu_times
 ) -> Iterator[OtherPrograms]:
-    """Measure, for the duration of the context, the share of CPU time that other programs take.
+    """Measure the share of CPU time that other programs take while this context is open.
 
-    Other programs are all programs except this process, the processes that listen at the addresses, and all their
-    descendants. If a listening process cannot be identified, the share stays unknown, because the server's work would
-    count as that of other programs.
+    Other programs are all programs except for this process, the processes that listen at the addresses, and all their
+    descendants. If a listening process cannot be identified, the share is unknown, because the server's CPU time would
+    be counted as that of other programs.
 
     Args:
         addresses: the addresses of servers on this machine.
-        cpu_times: returns the kernel's counts for all CPUs; tests replace this function.
+        cpu_times: a function that returns the kernel's counts for all CPUs. Tests replace this function.
     """
     measured = OtherPrograms()
     servers: set[int] = set()
@@ -97,8 +98,8 @@ def other_programs(
     after, own = cpu_times(), _own_seconds(servers) - own_before
     if known and time.monotonic() - begin >= SHORTEST:
         spent = {name: getattr(after, name) - getattr(before, name) for name in after._fields}
-        # Time in interrupts does not count as busy: no process is charged for it. A guest's time is part of user and
-        # nice.
+        # Time in interrupts is not added, because the kernel charges this time to no process. The time of guests is
+        # already included in user and nice.
         busy = spent["user"] + spent["nice"] + spent["system"] + spent["steal"]
         elapsed = busy + spent["idle"] + spent["iowait"] + spent["irq"] + spent["softirq"]
         measured.share = min(1.0, max(0.0, (busy - own) / elapsed))
@@ -109,7 +110,7 @@ def _own_seconds(servers: Iterable[int]) -> float:
 
 
 def describe() -> dict[str, str]:
-    """Describe this machine and the versions in use: label -> value."""
+    """Describe this machine and the installed versions as values by label."""
     return {
         "CPU": cpu_model(),
         "CPUs usable": f"{len(os.sched_getaffinity(0))} of {os.cpu_count()}",
@@ -120,7 +121,7 @@ def describe() -> dict[str, str]:
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name from Linux, or else from Python's platform module."""
+    """Return the processor's name from Linux, or from Python's module platform on other systems."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:

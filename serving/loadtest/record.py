@@ -1,5 +1,7 @@
-"""Convert results to JSON and JSON to results, with pydantic. A class declares each field once, with its description:
-`stored` for fields in the JSON document, `unstored` for other fields, `shown` for properties in the document.
+"""Converts results to JSON and JSON to results, using pydantic.
+
+A class declares each field once, with its description: with `stored` if the JSON document has the field, else with
+`unstored`. A property that the document has is declared with `shown`.
 """
 
 from abc import ABC, abstractmethod
@@ -14,31 +16,32 @@ from pydantic_core import CoreSchema, core_schema
 
 T = TypeVar("T")
 Combine = Callable[[Sequence[Any]], Any]
-# A number that may be NaN, which is null in the document.
+# A number that may be NaN. The document has null for NaN.
 NullForNan = Annotated[float, WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "null"}]})]
 
 
 def stored(text: str = "", *, name: str | None = None, combine: Combine | None = None, **options: Any) -> Any:
-    """Declare a field of a dataclass that is part of its document.
+    """Declare a field of a dataclass that is part of the dataclass' document.
 
     Args:
-        text: What the field holds, for the schema.
+        text: The field's description in the schema.
         name: The field's name in the document, if it differs.
-        combine: Combines the values of several objects into one value.
-        options: As for `dataclasses.field`.
+        combine: A function that combines the values of several objects into one value.
+        options: Arguments of `dataclasses.field`.
     """
     return field(metadata={"description": text or None, "serialization_alias": name, "combine": combine}, **options)
 
 
 def unstored(*, combine: Combine | None = None, **options: Any) -> Any:
-    """Declare a field of a dataclass that is not part of its document. `combine` and `options` as for `stored`."""
+    """Declare a field of a dataclass that is not part of its document. The arguments are as for `stored`."""
     return field(metadata={"exclude": True, "combine": combine}, **options)
 
 
 def shown(name: str | None = None) -> Callable[[Callable[[Any], T]], T]:
-    """Declare a property that is part of the document, computed once and never read back. Its docstring describes it.
+    """Declare a property that is part of the document. The property's docstring is its description in the schema.
 
-    `name` is the property's name in the document, if it differs.
+    The property is computed once. Reading a document ignores the property. `name` is the property's name in the
+    document, if it differs.
     """
 
     def decorate(method: Callable[[Any], T]) -> T:
@@ -48,18 +51,18 @@ def shown(name: str | None = None) -> Callable[[Callable[[Any], T]], T]:
 
 
 class OwnDocument(ABC):
-    """A class whose document is built by `document` instead of from its fields. DOCUMENT is the document's type."""
+    """A class whose method `document` builds the document. DOCUMENT is the document's type."""
 
     DOCUMENT: ClassVar[Any]
 
     @abstractmethod
     def document(self) -> Any:
-        """As JSON."""
+        """Return the object as JSON."""
 
     @classmethod
     @abstractmethod
     def from_document(cls, document: Mapping[str, Any]) -> Any:
-        """Read what `document` wrote."""
+        """Create an object from the output of `document`."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -72,7 +75,7 @@ class OwnDocument(ABC):
 
 
 def combined(kind: type[T], parts: Sequence[T], **values: Any) -> T:
-    """Combine several objects: each field with its `combine` function, except for fields given in `values`."""
+    """Combine several objects with the `combine` functions of their fields, except for fields given in `values`."""
     for each in fields(cast(Any, kind)):
         combine = each.metadata.get("combine")
         if combine is not None and each.name not in values:
@@ -81,7 +84,7 @@ def combined(kind: type[T], parts: Sequence[T], **values: Any) -> T:
 
 
 def extended(kind: type[T], base: Any, **more: Any) -> T:
-    """Build an object of a subclass from the fields of `base`, and `more`."""
+    """Build an object of a subclass from the fields of `base` and the values in `more`."""
     return kind(**{each.name: getattr(base, each.name) for each in fields(base)}, **more)
 
 
@@ -91,14 +94,14 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def to_json(kind: Any, value: Any) -> str:
-    """Return the document of a value of this type, as text. An unknown number is null."""
+    """Return the document of a value of this type as text. An unknown number is null."""
     return _adapter(kind).dump_json(value, indent=1, by_alias=True).decode()
 
 
 def from_json(kind: type[T], document: Mapping[str, Any]) -> T:
     """Read an object from its document. Fields that the document lacks get their defaults.
 
-    Raises ValueError when the document is not one of this kind.
+    Raises ValueError if the document is not a document of this kind.
     """
     try:
         return cast(T, _adapter(cast(Any, kind)).validate_python(document))
@@ -108,7 +111,7 @@ def from_json(kind: type[T], document: Mapping[str, Any]) -> T:
 
 
 class _Generator(GenerateJsonSchema):
-    """Omits titles, which would repeat names, and marks every field as present, even if it has a default."""
+    """Omits titles, which would repeat names, and marks every field as required, even if the field has a default."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -121,7 +124,7 @@ class _Generator(GenerateJsonSchema):
 
 
 def json_schema(kind: type, title: str, description: str) -> dict[str, Any]:
-    """The schema of a dataclass' document (JSON Schema, draft 2020-12). It allows additional fields."""
+    """Return the schema of a dataclass' document (JSON Schema, draft 2020-12), which allows additional fields."""
     schema = _adapter(kind).json_schema(mode="serialization", schema_generator=_Generator)
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return {**head, **schema, "title": title, "description": description}

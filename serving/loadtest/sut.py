@@ -1,5 +1,7 @@
-"""Describe the system under test (SUT, LoadGen's term): a server, its models, and their counters before and during the
-load. Works with any server of the Open Inference Protocol."""
+"""Reads the description and the counters of the system under test (SUT, LoadGen's term): a server and its models.
+
+The functions work with any server of the Open Inference Protocol.
+"""
 
 import functools
 from collections.abc import Iterator
@@ -36,17 +38,17 @@ class Server:
 
 @dataclass(frozen=True)
 class Description:
-    """A target, as described by its server. Fields are empty or null if the server does not report them."""
+    """A target, as its server describes it. A field is empty or null if the server does not report it."""
 
     target: Target = unstored()
-    metadata: Any = unstored()  # A pb.ModelMetadataResponse.
+    metadata: Any = unstored()  # A pb.ModelMetadataResponse of the model.
     server: Server = stored()
     max_batch_size: int | None = stored(default=None)
-    parameters: dict[str, str] = unstored(default_factory=dict)  # From the model's configuration.
-    instances: int | None = unstored(default=None)  # Batches that the server computes concurrently.
+    parameters: dict[str, str] = unstored(default_factory=dict)  # The parameters of the model's configuration.
+    instances: int | None = unstored(default=None)  # The number of batches that the server computes concurrently.
     statistics: bool = unstored(default=False)  # Whether the server keeps statistics of this model.
     answering_version: str = stored("The loaded version that answered.", default="")
-    samples: str = stored("Where its samples come from.", default="")
+    samples: str = stored("The source of the samples.", default="")
 
     @shown()
     def name(self) -> str:
@@ -70,7 +72,7 @@ class Description:
 
     @property
     def version(self) -> str:
-        """The version that answered, or else the loaded versions."""
+        """The version that answered, or the loaded versions if the answering version is unknown."""
         return self.answering_version or ", ".join(self.model_versions)
 
     @shown()
@@ -116,7 +118,7 @@ class Description:
             return None
 
 
-TIMEOUT = 2.0  # Seconds.
+TIMEOUT = 2.0  # The deadline in seconds.
 _STATISTICS = Method(methods.MODEL_STATISTICS, pb.ModelStatisticsResponse)
 
 
@@ -126,7 +128,7 @@ def _timings(statistics: pb.ModelStatistics) -> ServerTimings:
     return ServerTimings(count=timings.success.count, batches=statistics.execution_count, **seconds)
 
 
-# Seconds: enough for a server across an ocean; a refused connection fails at once.
+# The deadline in seconds, which is enough for a server on another continent. A refused connection fails at once.
 PROBE_TIMEOUT = 5.0
 _SERVER = Method(methods.SERVER_METADATA, pb.ServerMetadataResponse)
 _MODEL = Method(methods.MODEL_METADATA, pb.ModelMetadataResponse)
@@ -140,7 +142,7 @@ _LOAD: dict[str, Method[Any]] = {
 
 
 class Probe:
-    """A connection to one server, used as a context manager. Its methods raise TargetError.
+    """A connection to one server, which is a context manager. The methods raise TargetError.
 
     Example:
         with Probe("127.0.0.1:8001", Credentials()) as probe:
@@ -150,8 +152,8 @@ class Probe:
     def __init__(self, address: str, credentials: Credentials) -> None:
         """Create the connection, without sending anything. Raises the same exceptions as ``connect``."""
         self._address = address
-        credentials.metadata()  # a token that cannot be read is reported before the first call
-        # No retries: a load test reports what the server answers.
+        credentials.metadata()  # this reports a token that cannot be read before the first call
+        # There are no retries, because a load test must report each failed call.
         self._connection = connect(address, PROBE_TIMEOUT, credentials, ConnectionOptions(retries=0))
 
     def __enter__(self) -> "Probe":
@@ -162,14 +164,14 @@ class Probe:
 
     @functools.cached_property
     def server(self) -> pb.ServerMetadataResponse:
-        """The server's name and version. Raises TargetError if the server does not answer."""
+        """Return the server's name and version. Raises TargetError if the server does not answer."""
         try:
             return self._connection.call(_SERVER, pb.ServerMetadataRequest())
         except ClientError as error:
             raise TargetError(self._explanation(error)) from error
 
     def describe(self, target: Target) -> Description:
-        """Everything that the server says about the target's model."""
+        """Return everything that the server reports about the target's model."""
         server = self.server
         metadata = self._model(target)
         response = self._optional(_CONFIG, pb.ModelConfigRequest(name=target.model, version=target.version))
@@ -185,10 +187,10 @@ class Probe:
         )
 
     def statistics(self, target: Target) -> ServerTimings | None:
-        """The server's counters of the target's model since it was loaded; None if they cannot be read."""
+        """Return the server's counters since the target's model was loaded; None if the counters cannot be read."""
         request = pb.ModelStatisticsRequest(name=target.model, version=target.version)
         response = self._optional(_STATISTICS, request, TIMEOUT)
-        # A request without a version is answered for every loaded version.
+        # The answer to a request without a version has the counters of every loaded version.
         versions = [
             _timings(each)
             for each in (response.model_stats if response else ())
@@ -197,9 +199,9 @@ class Probe:
         return ServerTimings.summed(versions) if versions else None
 
     def call(self, target: Target, method: str, request: Message, timeout: float) -> Any:
-        """Make one call in the same way as the load, and return its response.
+        """Make one call in the same way as the load, and return the response.
 
-        A request that fails here would fail every time.
+        If this call fails, every call of the load would fail.
 
         Args:
             target: The target, for the error message.
@@ -216,16 +218,16 @@ class Probe:
             if error.code is grpc.StatusCode.UNIMPLEMENTED and method == CLASSIFY:
                 raise TargetError(f"{self._address} has no Classify: leave out --method classify.") from error
             raise TargetError(
-                f"{target.name} does not answer the test's queries ({_status(error)}): nothing was measured."
+                f"{target.name} does not answer the test's queries ({_status(error)}), so nothing was measured."
             ) from error
 
     def _explanation(self, error: ClientError) -> str:
-        """One sentence for the user about a failed call of ServerMetadata."""
+        """Explain a failed call of ServerMetadata to the user in one sentence."""
         server = f"the server at {self._address}"
         if error.code is grpc.StatusCode.UNIMPLEMENTED and not server_address.is_http(self._address):
             return f"{server} does not speak the Open Inference Protocol (inference.GRPCInferenceService)."
         if error.code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-            return f"{server} refused the call without valid credentials ({error}): give --token-file."
+            return f"{server} refused the call because it lacks valid credentials ({error}): give --token-file."
         return f"{error}."
 
     def _model(self, target: Target) -> pb.ModelMetadataResponse:
@@ -250,14 +252,14 @@ class Probe:
         return metadata
 
     def _optional(self, method: Method[Response], request: Message, timeout: float | None = None) -> Response | None:
-        """Make a call that not every server answers. Returns None if it fails."""
+        """Make a call that not every server supports. Returns None if the call fails."""
         try:
             return self._connection.call(method, request, timeout)
         except ClientError:
             return None
 
     def _available_models(self) -> str:
-        """The server's models, as the end of a sentence; empty if the server cannot list models."""
+        """Return the names of the server's models as the end of a sentence; empty if the server cannot list models."""
         index = self._optional(_INDEX, pb.RepositoryIndexRequest())
         if index is None:
             return ""
@@ -271,7 +273,10 @@ def _status(error: ClientError) -> str:
 
 @contextmanager
 def open_probes(targets: tuple[Target, ...], credentials: Credentials) -> Iterator[dict[str, Probe]]:
-    """Yield a probe for each target, by name. Targets on the same server share a probe. Raises CredentialsError."""
+    """Yield a probe for each target by the target's name. Targets on the same server share a probe.
+
+    Raises CredentialsError.
+    """
     addresses = dict.fromkeys(target.address for target in targets)
     with ExitStack() as stack:
         probes = {address: stack.enter_context(Probe(address, credentials)) for address in addresses}

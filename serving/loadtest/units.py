@@ -1,10 +1,10 @@
-"""Format figures for readers, with three significant digits and a unit, and sentences that contain figures."""
+"""Formats figures with three significant digits and a unit, and sentences that contain figures."""
 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-NONE = "\N{EN DASH}"  # Shown in place of NaN.
+NONE = "\N{EN DASH}"  # The text for NaN.
 
 
 def duration(seconds: float) -> str:
@@ -12,14 +12,14 @@ def duration(seconds: float) -> str:
     if math.isnan(seconds):
         return NONE
     for factor, unit in ((1e6, "µs"), (1e3, "ms")):
-        # Compare after rounding, so that 999.9 µs is 1.00 ms and never 1000 µs.
+        # The comparison is after rounding, so that 999.9 µs is shown as 1.00 ms and never as 1000 µs.
         if float(f"{seconds * factor:.3g}") < 1000:
             return f"{three_digits(seconds * factor)} {unit}"
     return f"{three_digits(seconds)} s"
 
 
 def three_digits(value: float) -> str:
-    """Format without scientific notation: 1.23, 12.3, 123, 1,234."""
+    """Format a number with three digits and without an exponent: 1.23, 12.3, 123, 1,234."""
     if math.isnan(value):
         return NONE
     if value == 0:
@@ -29,7 +29,7 @@ def three_digits(value: float) -> str:
 
 
 def span(low: float, high: float, show: Callable[[float], str]) -> str:
-    """Format an interval: 1.20 to 1.40 ms; empty if the interval is unknown."""
+    """Format an interval such as 1.20 to 1.40 ms. The text is empty if the interval is unknown."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return ""
     least, most = show(low), show(high)
@@ -38,30 +38,30 @@ def span(low: float, high: float, show: Callable[[float], str]) -> str:
 
 
 def count(value: int) -> str:
-    """Format a count: 12,345."""
+    """Format a count such as 12,345."""
     return f"{value:,}"
 
 
 def times(ratio: float) -> str:
-    """Format a ratio in a table: 4.12x."""
+    """Format a ratio for a table, such as 4.12x."""
     return NONE if math.isnan(ratio) else f"{three_digits(ratio)}\N{MULTIPLICATION SIGN}"
 
 
 def ratio(value: float) -> str:
-    """Format a ratio in a sentence, to two significant digits: 0.26, 2.0, 11, 1,234."""
+    """Format a ratio for a sentence, with two significant digits: 0.26, 2.0, 11, 1,234."""
     return f"{value:,.0f}" if abs(value) >= 9.95 else f"{value:#.2g}"
 
 
-# A value, which orders the figures, and the text that is shown for it.
+# A figure: a value, by which figures are ordered, and the text that shows the value.
 Figure = tuple[float, str]
 
 
 @dataclass(frozen=True)
 class Remark:
-    """A sentence with a place, {}, for each figure.
+    """A sentence with a placeholder, {}, for each figure.
 
     Args:
-        words: The sentence, without a full stop.
+        words: The sentence without a full stop.
         figures: The value and the text of each figure.
 
     Example:
@@ -76,9 +76,9 @@ class Remark:
 
 
 def combined(remarks: Iterable[tuple[str, Remark]]) -> list[str]:
-    """Make sentences from remarks on named runs. Remarks that differ only in their figures share one sentence.
+    """Make sentences from remarks about named runs.
 
-    A shared sentence shows the range of each figure.
+    Remarks that differ only in their figures share one sentence, which shows the range of each figure.
     """
     alike: dict[str, list[tuple[str, Remark]]] = {}
     for name, remark in remarks:

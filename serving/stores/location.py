@@ -1,8 +1,8 @@
-"""Opens the object store of a URL, using obstore, and says in plain words why a call to the store failed.
+"""Opens the object store of a URL with obstore, and explains in plain words why a call to the store failed.
 
-obstore reads credentials from the environment, from files and from the machine's metadata service, as the clouds' own
-tools do. Credentials never get into a log or a message: URLs are shown without parts that may be credentials, and the
-texts of obstore's errors, which have URLs and answers of the store, are not shown.
+obstore reads credentials from the environment, from files and from the machine's metadata service, as the tools of the
+cloud providers do. Logs and messages never contain credentials: URLs are shown without parts that may be credentials,
+and the texts of obstore's errors, which may quote URLs and answers of the store, are not shown.
 """
 
 import os
@@ -20,20 +20,20 @@ _RETRIES = 3
 _FILE_HOURS = 1
 _REASONS = {
     "NoSuchBucket|ContainerNotFound": "there is no such bucket",
-    r"\bNotFound \{": "a file is not there, or not any more",
+    r"\bNotFound \{": "a file does not exist, or no longer exists",
     r"\b(Precondition|AlreadyExists) \{": "a file was changed at the same time; try again",
 }
 _REASONS_OF_ABSENCE = {
-    "(?i)certificate": "its certificate is not trusted here (SSL_CERT_FILE may name more authorities)",
-    "(?i)dns error": "its host name is not known",
-    "(?i)timed ?out|kind: Timeout": "it did not answer in time",
-    "kind: Connect|ConnectError": "nobody answers there",
+    "(?i)certificate": "this machine does not trust the store's certificate (SSL_CERT_FILE can name more authorities)",
+    "(?i)dns error": "the host name is unknown",
+    "(?i)timed ?out|kind: Timeout": "the store did not answer in time",
+    "kind: Connect|ConnectError": "no server answers at this address",
     "kind: (Request|Interrupted|Decode)": "the connection was cut",
 }
 
 
 class StoreError(UserError):
-    """A store cannot be read or written, or its content is not as expected."""
+    """A store cannot be read or written, or the store's content is not valid."""
 
 
 class StoreAwayError(StoreError):
@@ -41,28 +41,28 @@ class StoreAwayError(StoreError):
 
 
 class CredentialsError(StoreError):
-    """The store refuses the credentials, or demands some."""
+    """The store refuses the credentials, or demands credentials."""
 
 
 def shown(url: str) -> str:
-    """The URL for logs and messages, without parts that may be a password or a signature."""
+    """Return the URL for logs and messages, without parts that may be a password or a signature."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
 
 
 def object_store(url: str, silent_seconds: float, headers: Mapping[str, str] | None = None) -> Any:
-    """Open a store with obstore; nothing is sent yet.
+    """Open a store with obstore, without sending anything.
 
     Args:
         url: s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH, or https://HOST/PATH.
-        silent_seconds: A request is given up after this many seconds without data.
-        headers: Are sent with each request.
+        silent_seconds: The seconds without data after which a request fails.
+        headers: Headers to send with each request.
 
     Returns:
         An obstore store.
 
     Raises:
-        StoreError: The URL, or credentials that the environment names, cannot be used.
+        StoreError: The URL, or the credentials that the environment names, cannot be used.
         MissingExtraError: obstore is not installed.
     """
     with needs("stores", "a model store"):
@@ -84,11 +84,11 @@ def object_store(url: str, silent_seconds: float, headers: Mapping[str, str] | N
 
 @contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Turn an error of obstore, or of a local file, into a StoreError.
+    """Turn an error of obstore, or an error with a local file, into a StoreError.
 
     Raises:
-        StoreError: A StoreError or another error was raised in the context.
-        StoreAwayError: The store does not answer, or does not answer like a store.
+        StoreError: The context raised an error.
+        StoreAwayError: The store does not answer, or its answer is not that of a store.
         CredentialsError: The store refuses the credentials.
     """
     try:
@@ -99,7 +99,7 @@ def explained(url: str) -> Iterator[None]:
         failure = _failure(url, error)
     else:
         return
-    raise failure  # raised here so that the error, whose text may have credentials, is not its context
+    raise failure  # raised outside of except, so that obstore's error, which may quote credentials, is not its context
 
 
 def _failure(url: str, error: Exception) -> StoreError:
@@ -107,7 +107,7 @@ def _failure(url: str, error: Exception) -> StoreError:
         return StoreError(f"a local file cannot be read or written: {error}")
     text = f"{type(error).__name__} {error}"
     if re.search("PermissionDenied|Unauthenticated|(status code: |error ')40[13]", text):
-        return CredentialsError(f"{shown(url)}: the store refuses these credentials, or there are none")
+        return CredentialsError(f"{shown(url)}: the store refuses the credentials, or there are no credentials")
     for pattern, reason in _REASONS.items():
         if re.search(pattern, text):
             return StoreError(f"{shown(url)}: {reason}")

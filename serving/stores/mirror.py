@@ -1,16 +1,17 @@
-"""Mirrors a model repository in a store to a local folder, which servers serve like any other folder.
+"""Mirrors a model repository in a store to a local folder, which servers serve like any other repository.
 
     <cache>/<store>-<digest>/
         models/                     a model repository
             <name>/<version>        a link to a folder in .parts
             <name>/<file>           a link to a file in such a folder: serving.toml, promoted.toml, route.toml
-            .parts/<digest>/        a whole version, or one such file, named by the digest of its content
+            .parts/<digest>/        a whole version, or one of these files, named by the digest of its content
             .new/                   a version or file that is being fetched
-        complete                    exists once the folder has equalled the store; has the digest of the store's content
-        lock                        held by the process that changes the folder; other processes only serve the folder
+        complete                    exists if the folder was equal to the store; has the digest of the store's content
+        lock                        locked by the process that changes the folder; other processes only serve the folder
 
-A model changes, by one rename for each link, only when all its new files are fetched and checked. All links stay inside
-the repository, as model_repository.require_inside demands. Files to which no link leads stay until room is needed.
+When all new files of a model are fetched and checked, the model is changed by one rename for each link. All links stay
+inside the repository, as model_repository.require_inside demands. Files that no link names stay until their space is
+needed.
 """
 
 import contextlib
@@ -27,11 +28,11 @@ from hangtag.serving.stores.location import StoreAwayError, StoreError, explaine
 from hangtag.serving.stores.snapshot import Parts, Snapshot, StoredFile, digest_of, is_version, open_store
 
 Report = Callable[[str, int], object]
-"""Gets the name of a written version or file, such as cnn/1, and its size in bytes."""
+"""A function that receives the name of a written version or file, such as cnn/1, and the size in bytes."""
 
 
 class Mirror:
-    """The local folder of one store, whose ``models`` are served.
+    """The local copy of a store. The attribute ``models`` is the model repository to serve.
 
     Example:
         mirror = Mirror("s3://bucket/models", None, report=print)
@@ -49,16 +50,17 @@ class Mirror:
         silent_seconds: float = 20.0,
         report: Report,
     ) -> None:
-        """Open the store; nothing is sent yet.
+        """Open the store, without sending anything.
 
         Args:
             url: See ``open_store``.
-            cache: The folder of all mirrors; None: a folder in the user's cache folder.
-            most_mib: The most MiB that the mirror may hold.
-            num_versions: Mirror this many of the latest versions of each model, the version before these (a server may
-                have to return to it), and the promoted version. 0: all. Each number has its own mirror.
+            cache: The folder of all mirrors; None for a folder in the user's cache folder.
+            most_mib: The largest size of the mirror in MiB.
+            num_versions: The number of the latest versions of each model to mirror; 0 for all versions. The version
+                before these is mirrored too, because a server may have to return to it, and so is the promoted version.
+                Each number has its own mirror.
             silent_seconds: See ``open_store``.
-            report: Called for each fetched version, and for each fetched file that versions share.
+            report: A function that is called for each fetched version, and for each fetched file that versions share.
 
         Raises:
             StoreError: The URL cannot be used, or the cache cannot be written.
@@ -72,7 +74,7 @@ class Mirror:
         identity = f"{self.store.name} {self.store.place} {num_versions}"
         self.folder = cache / f"{slug}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
         self.models = self.folder / "models"
-        """The model repository."""
+        """The folder of the model repository."""
         self._complete = self.folder / "complete"
         self._parts = self.models / ".parts"
         self._new = self.models / ".new"
@@ -84,10 +86,11 @@ class Mirror:
         """Make the folder equal to the store, before the folder is read for the first time.
 
         Returns:
-            Why the folder, or part of it, could not be updated; empty if all is well, or another process is updating.
+            The reason why the folder, or a part of it, could not be updated. The text is empty if the folder was
+            updated, or if another process is updating the folder.
 
         Raises:
-            StoreError: The folder is not equal to the store, and never was.
+            StoreError: The folder could not be updated, and was never equal to the store.
         """
         was_complete = self._complete.exists()
         trouble = self.refresh(wait=not was_complete) or ""
@@ -99,11 +102,12 @@ class Mirror:
         """Make the folder equal to the store now.
 
         Args:
-            wait: If another process is updating the folder, wait until it has finished, then update; else do nothing.
+            wait: Whether to wait if another process is updating the folder, and then update. Otherwise this call does
+                nothing in that case.
 
         Returns:
-            Why the folder, or part of it, could not be updated; empty if all is well; None if the update was left to
-            another process.
+            The reason why the folder, or a part of it, could not be updated. The text is empty if the folder was
+            updated. The result is None if another process is updating the folder.
         """
         try:
             with explained(self.store.url), self._locked(wait) as locked:
@@ -113,7 +117,7 @@ class Mirror:
                 if self._complete.exists():
                     if self._complete.read_text() == snapshot.digest:
                         return ""
-                    self._complete.write_text("")  # from here on an interruption may leave the folder incomplete
+                    self._complete.write_text("")  # an interruption after this line may leave the folder incomplete
                 trouble = self._update(snapshot)
                 if not trouble:
                     self._complete.write_text(snapshot.digest)
@@ -122,11 +126,18 @@ class Mirror:
             return str(error)
 
     def _update(self, snapshot: Snapshot) -> str:
-        """Update what differs. Returns which models failed, and why. Raises StoreError if nothing can be updated."""
+        """Update the models that differ. Returns the models that failed, with reasons.
+
+        Raises StoreError if nothing can be updated.
+        """
         stored, local = snapshot.models(), names(self.models)
         if not stored:
-            lost = f", where {len(local)} were; none is removed" if local else "; 'hangtag models push' fills it"
-            raise StoreError(f"{self.store.name} shows no model{lost}")
+            lost = (
+                f", so none of the {len(local)} local models is removed"
+                if local
+                else ". Push models with 'hangtag models push'"
+            )
+            raise StoreError(f"{self.store.name} has no models{lost}")
         troubles = []
         for name, parts in stored.items():
             try:
@@ -144,14 +155,14 @@ class Mirror:
         shared = {part: self._fetch(name, part, files) for part, files in parts.items() if not is_version(part)}
         promoted = None
         if PROMOTION_FILE in shared:
-            with contextlib.suppress(ModelRepositoryError):  # the server reports it
+            with contextlib.suppress(ModelRepositoryError):  # the server reports a file that is not valid
                 promoted = promotion(shared[PROMOTION_FILE])
         versions = sorted((int(part) for part in parts if is_version(part)), reverse=True)
         kept = set(versions[: self._num_versions + 1] if self._num_versions else versions)
         if promoted is not None:
             kept |= {promoted.version} & set(versions)
         places = {str(version): self._fetch(name, str(version), parts[str(version)]) for version in kept}
-        # The versions come first, so that no promotion names a missing version.
+        # Versions are linked before shared files, so that promoted.toml never names a missing version.
         places |= {part: folder / part for part, folder in shared.items()}
         (self.models / name).mkdir(exist_ok=True)
         for part, place in places.items():
@@ -164,10 +175,10 @@ class Mirror:
         self._remove_others(name, places)
 
     def _fetch(self, name: str, part: str, files: list[StoredFile]) -> Path:
-        """Return the folder with these files, after fetching them unless the folder is there already."""
+        """Return the folder with these files. The files are fetched unless the folder already exists."""
         folder = self._parts / digest_of(files)
         if folder.is_dir():
-            os.utime(folder)  # marks the folder as in use
+            os.utime(folder)  # _make_room removes the folders with the oldest times first
             return folder
         size = sum(file.size for file in files)
         self._make_room(size)
@@ -179,9 +190,9 @@ class Mirror:
         return folder
 
     def _make_room(self, size: int) -> None:
-        """Remove folders to which no link leads, the longest unused first, until this many bytes fit."""
+        """Remove folders that no link names, from the longest unused folder on, until `size` bytes are free."""
         links = [link for name in names(self.models) for link in (self.models / name).iterdir()]
-        used = {link.readlink().parts[2] for link in links}  # ../.parts/<digest>
+        used = {link.readlink().parts[2] for link in links}  # a link leads to ../.parts/<digest>
         sizes = {folder: _size(folder) for folder in self._parts.iterdir()}
         total = sum(sizes.values())
         for folder in sorted(sizes, key=lambda folder: folder.stat().st_mtime):
@@ -190,7 +201,7 @@ class Mirror:
                 total -= sizes[folder]
         if total + size > self._most:
             raise StoreError(
-                f"the model cache may hold {self._most >> 20:,} MiB, and the versions in use leave no room for "
+                f"the model cache is limited to {self._most >> 20:,} MiB, and the versions in use leave no room for "
                 f"{size / 2**20:,.1f} MiB: raise --model-cache-mib, or remove versions from the store"
             )
 
@@ -204,7 +215,7 @@ class Mirror:
 
     @contextlib.contextmanager
     def _locked(self, wait: bool) -> Iterator[bool]:
-        """Hold the folder's lock in this context; yields whether this process got the lock."""
+        """Hold the folder's lock in this context. Yields whether this process got the lock."""
         with (self.folder / "lock").open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

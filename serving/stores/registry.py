@@ -1,9 +1,9 @@
-"""Model repositories in registries of container images: oci://REGISTRY/REPOSITORY:TAG.
+"""Reads and writes model repositories in registries of container images: oci://REGISTRY/REPOSITORY:TAG.
 
-A tag is an OCI artifact: a manifest whose layers are the repository's files, each with its path as its title, as 'oras
-push' writes them. So the manifest is the index, and a push becomes visible as a whole. The registry names a file by its
-SHA-256, and the manifest's ETag is the manifest's own. obstore reads, as it reads from a web server. httpx2 signs in,
-and pushes, because obstore cannot send a POST.
+A tag is an OCI artifact: a manifest whose layers are the repository's files. The title of each layer is the file's
+path, as 'oras push' writes it. The manifest is the index, so a push becomes visible as a whole. The registry names each
+file by the file's SHA-256, and the manifest's digest is its ETag. obstore reads files as from a web server. httpx2
+signs in and pushes, because obstore cannot send a POST.
 """
 
 import base64
@@ -26,19 +26,19 @@ _HUB = "docker.io"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _FILE = "application/octet-stream"
 _TITLE = "org.opencontainers.image.title"
-_NO_CONFIG = b"{}"  # by OCI's specification of images
+_NO_CONFIG = b"{}"  # the empty config that OCI's specification of images defines
 _FILE_SECONDS = 600.0
-"""A registry may check and copy a large file before it answers."""
+"""The time limit of a request, because a registry may check and copy a large file before it answers."""
 _HELPER_SECONDS = 30
 
 T = TypeVar("T")
 
 
 class Registry(Store):
-    """A tag of a repository in a registry. Without TLS if the registry is on this machine, as docker does it."""
+    """A tag of a repository in a registry. A registry on this machine is called without TLS, as docker does."""
 
     def __init__(self, url: str, silent_seconds: float) -> None:
-        """Open oci://REGISTRY/REPOSITORY, and :TAG, by default :latest, or @DIGEST. See ``object_store``."""
+        """Open oci://REGISTRY/REPOSITORY with :TAG (by default :latest) or @DIGEST. See ``object_store``."""
         match = _URL.fullmatch(url)
         if match is None:
             raise StoreError(f"{shown(url)} is not a model store: expected oci://REGISTRY/REPOSITORY:TAG")
@@ -51,7 +51,7 @@ class Registry(Store):
         self.index = f"manifests/{self._tag}"
 
     def read(self) -> Snapshot:
-        """Read the manifest if it has changed. Polls by HEAD, which registries do not count as a pull."""
+        """Read the manifest if it has changed. HEAD shows whether it has, because a HEAD does not count as a pull."""
         return self._signed_in(self._read)
 
     def fetch(self, file: StoredFile, target: Path) -> None:
@@ -62,7 +62,7 @@ class Registry(Store):
             self._write_blob(file.sha256, opened)
 
     def publish(self, files: Sequence[StoredFile], before: Snapshot) -> int:
-        """Write the manifest. A registry cannot refuse it if its content is not ``before`` any more."""
+        """Write the manifest. A registry cannot refuse the manifest if the content is no longer ``before``."""
         nothing = hashlib.sha256(_NO_CONFIG).hexdigest()
         layers = [_blob(_FILE, file.sha256, file.size) | {"annotations": {_TITLE: file.path}} for file in files]
         manifest = {
@@ -85,7 +85,7 @@ class Registry(Store):
         return f"blobs/sha256:{file.sha256}"
 
     def _signed_in(self, call: Callable[[], T]) -> T:
-        """Call; if the registry wants credentials, or a token has expired, sign in and call again."""
+        """Make a call. If the registry demands credentials, or a token has expired, sign in and call again."""
         try:
             return call()
         except CredentialsError:
@@ -109,7 +109,7 @@ class Registry(Store):
     def _listed(self, content: bytes, tag: str) -> list[StoredFile]:
         digest = self._tag if ":" in self._tag else tag.strip('"')
         if digest.startswith("sha256:") and digest != f"sha256:{hashlib.sha256(content).hexdigest()}":
-            raise StoreError(f"{self.name}: the manifest is not what its digest says")
+            raise StoreError(f"{self.name}: the manifest does not match its digest")
         files = []
         for layer in json.loads(content)["layers"]:
             path = (layer.get("annotations") or {}).get(_TITLE, "")
@@ -118,7 +118,7 @@ class Registry(Store):
 
     def _write_blob(self, sha256: str, content: Any) -> None:
         if self._send("HEAD", f"{self._base}/blobs/sha256:{sha256}").is_success:
-            return  # under another path, or another tag
+            return  # the registry already has the content, under another path or another tag
         begun = self._send("POST", f"{self._base}/blobs/uploads/").raise_for_status()
         place = begun.url.join(begun.headers["Location"]).copy_merge_params({"digest": f"sha256:{sha256}"})
         self._send("PUT", place, content).raise_for_status()
@@ -130,9 +130,10 @@ class Registry(Store):
 
 
 class _SignIn(httpx2.Auth):
-    """Answers a registry's demand for credentials, and keeps the header that the registry accepts.
+    """Answers a registry's demand for credentials, and stores the header that the registry accepts.
 
-    Credentials go to the registry alone, and to the server of tokens that it names, with TLS if the registry has TLS.
+    Credentials are sent only to the registry and to the token server that the registry names. If the registry has TLS,
+    the token server must have TLS.
     """
 
     requires_response_body = True
@@ -143,7 +144,7 @@ class _SignIn(httpx2.Auth):
         self.header: dict[str, str] = {}
 
     def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
-        if request.url.netloc != self._server:  # an upload may go elsewhere
+        if request.url.netloc != self._server:  # the URL of an upload may be on another server
             yield request
             return
         request.headers.update(self.header)
@@ -169,7 +170,10 @@ class _SignIn(httpx2.Auth):
 
 
 def _credentials(host: str) -> str:
-    """USER:PASSWORD for a registry in base64, from docker's configuration; empty if it has none. Raises StoreError."""
+    """Read USER:PASSWORD for a registry in base64 from docker's configuration; empty if there is none.
+
+    Raises StoreError.
+    """
     file = Path(os.environ.get("DOCKER_CONFIG") or "~/.docker").expanduser() / "config.json"
     key = "https://index.docker.io/v1/" if host == _HUB else host
     try:
@@ -181,7 +185,7 @@ def _credentials(host: str) -> str:
         command = [f"docker-credential-{helper}", "get"]
         answer = subprocess.run(command, input=key.encode(), capture_output=True, timeout=_HELPER_SECONDS)
         if answer.returncode:
-            return ""  # it has none for this registry
+            return ""  # docker's configuration has no credentials for this registry
         entry = json.loads(answer.stdout)
         return base64.b64encode(f"{entry['Username']}:{entry['Secret']}".encode()).decode()
     except (AttributeError, KeyError, ValueError, OSError, subprocess.SubprocessError) as error:

@@ -1,10 +1,10 @@
-"""Reads the content of a store, from its index or its listing, and fetches files, each of which is checked.
+"""Reads the content of a store from its index or its listing, and fetches files and checks them.
 
-The index is a file in the store, hangtag-index.json, which 'hangtag models push' writes after all other files. It has
-each file's size and SHA-256. So a push becomes visible as a whole or not at all, and a web server, which cannot list
-files, can be a store. If a store that can list files has no index, as after 'aws s3 cp', its listing is used, which has
-only each file's size and ETag. Never compare an ETag with a file's MD5: for objects encrypted with a customer's key the
-ETag looks like an MD5 but is not one.
+The index is the file hangtag-index.json in the store, which contains each file's size and SHA-256. 'hangtag models
+push' writes the index after all other files, so a push becomes visible as a whole or not at all. Because of the index,
+a web server, which cannot list files, can be a store. If a store has no index, for example after 'aws s3 cp', the
+store's listing is used, which has only each file's size and ETag. An ETag must never be compared with a file's MD5,
+because the ETag of an object that is encrypted with a customer's key looks like an MD5 but is not one.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ INDEX = "hangtag-index.json"
 _SCHEMES = ("s3", "gs", "az", "https", "oci")
 _EXPECTED = "s3://, gs://, az://, https:// or oci://"
 _FORMAT = 1
-_LARGEST_INDEX = 64 << 20  # bytes
+_LARGEST_INDEX = 64 << 20  # the largest index that is read, in bytes
 _CHUNK = 1 << 20
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -35,12 +35,19 @@ Parts = dict[str, list["StoredFile"]]
 
 
 class NoIndexError(StoreError):
-    """The store has no index, and cannot list its files."""
+    """The store has no index and cannot list its files."""
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file. path: Relative to the store's URL. sha256: From an index, else empty. tag: The ETag or the write time."""
+    """A file in a store.
+
+    Attributes:
+        path: The path relative to the store's URL.
+        size: The size in bytes.
+        sha256: The SHA-256 from an index; empty without an index.
+        tag: The ETag, or the time of the last write.
+    """
 
     path: str
     size: int
@@ -49,19 +56,19 @@ class StoredFile:
 
     @property
     def identity(self) -> list[str | int]:
-        """A value that no other content of this path has."""
+        """A value that differs for every other content of this path."""
         return [self.inside, self.size, self.sha256 or self.tag]
 
     @property
     def inside(self) -> str:
-        """The path inside a version's folder; if all versions share the file, its name."""
+        """The path inside a version's folder, or the file's name if all versions share the file."""
         _, part, *inside = self.path.split("/")
         return "/".join(inside) or part
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A store's content when it was read. condition: The condition for writing the index (see obstore's PutMode)."""
+    """The content of a store at one time. ``condition`` is the condition for writing the index (obstore's PutMode)."""
 
     files: Mapping[str, StoredFile] = field(default_factory=dict)
     indexed: bool = False
@@ -69,11 +76,11 @@ class Snapshot:
 
     @property
     def digest(self) -> str:
-        """A digest that differs for every other content of the store."""
+        """The digest of the store's content."""
         return _digest([[path, *self.files[path].identity] for path in sorted(self.files)])
 
     def models(self) -> dict[str, Parts]:
-        """The files by model and part. A version without model.onnx is incomplete, and is left out."""
+        """Return the files by model and part. A version without model.onnx is incomplete, so it is left out."""
         models: dict[str, Parts] = {}
         for path, file in sorted(self.files.items()):
             if is_stored_path(path):
@@ -90,10 +97,10 @@ class Store:
     """An open object store or web server."""
 
     index = INDEX
-    """The object that lists the store's files."""
+    """The name of the object that lists the store's files."""
 
     def __init__(self, url: str, silent_seconds: float) -> None:
-        """Open the store; nothing is sent yet. The arguments and errors are the same as of ``object_store``."""
+        """Open the store, without sending anything. The arguments and errors are those of ``object_store``."""
         self.url = url
         self.name = shown(url)
         self._silent_seconds = silent_seconds
@@ -102,7 +109,7 @@ class Store:
         self.place = [value for key, value in sorted(config.items()) if key in ("endpoint", "account_name")]
         """The parts of the store's address that come from the environment and not from the URL."""
         self.stopping = threading.Event()
-        """Set this to end a fetch early."""
+        """An event that ends a fetch early."""
         self._last = Snapshot()
         self._last_tag: str | None = None
         self._is_web = url.startswith("https:")
@@ -111,7 +118,7 @@ class Store:
         """Read the index, or list the files if there is no index.
 
         Raises:
-            StoreError: The store does not answer, its index is not valid, or it has no index and cannot list files.
+            StoreError: The store does not answer, has an invalid index, or has no index and cannot list files.
         """
         import obstore
         from obstore.exceptions import NotModifiedError
@@ -137,10 +144,10 @@ class Store:
         return self._last
 
     def fetch(self, file: StoredFile, target: Path) -> None:
-        """Write a file of the store to a local path, which exists only once the file is complete and checked.
+        """Fetch a file to a local path. The path exists only after the whole file is fetched and checked.
 
         Raises:
-            StoreError: The store does not answer or sends different content, or the file cannot be written.
+            StoreError: The store does not answer or sends other content, or the local file cannot be written.
         """
         import obstore
 
@@ -159,20 +166,20 @@ class Store:
                 opened.flush()
                 os.fsync(opened.fileno())
             if size != file.size or file.sha256 not in ("", digest.hexdigest()):
-                raise StoreError(f"{self.name}/{file.path} differs from what the store's index or listing says")
+                raise StoreError(f"{self.name}/{file.path} does not match the store's index or listing")
             part.replace(target)
 
     def write(self, file: StoredFile, source: Path) -> None:
-        """Write a local file to the store, where servers do not see it before ``publish``. Raises StoreError."""
+        """Write a local file to the store. Servers do not see the file before ``publish``. Raises StoreError."""
         import obstore
 
         with explained(self.url):
             obstore.put(self.opened, file.path, source, use_multipart=False if self._is_web else None)
 
     def publish(self, files: Sequence[StoredFile], before: Snapshot) -> int:
-        """Make these files, all of which are written, the store's content at once. Returns the index's size in bytes.
+        """Write an index of these files, which are already in the store. Returns the index's size in bytes.
 
-        Raises StoreError, also if the content is not ``before`` any more.
+        Raises StoreError, also if the store's content is no longer ``before``.
         """
         import obstore
 
@@ -186,16 +193,17 @@ class Store:
         return object_store(self.url, self._silent_seconds)
 
     def _key(self, file: StoredFile) -> str:
-        """The name of the object that has a file's content."""
+        """Return the name of the object that has a file's content."""
         return file.path
 
     def _list(self) -> Snapshot:
-        """Read the listing. Raises NoIndexError for https:, and obstore's exception if the listing breaks off."""
+        """Read the listing. Raises NoIndexError for https:, and obstore's exception if the listing is cut off."""
         import obstore
 
         if self._is_web:
             raise NoIndexError(
-                f"{self.name} has no {INDEX}: 'hangtag models push' writes it, because a web server does not list files"
+                f"{self.name} has no {INDEX}, which 'hangtag models push' writes. A web server needs this file, "
+                "because it does not list files"
             )
         listed = obstore.list(self.opened).collect()
         files = {
@@ -205,7 +213,7 @@ class Store:
         return Snapshot(files)
 
     def _parse(self, content: bytes, tag: str) -> dict[str, StoredFile]:
-        """The files of an index. tag: Its ETag, or empty. Raises StoreError."""
+        """Return the files of an index. ``tag`` is the index's ETag, or empty. Raises StoreError."""
         try:
             files = self._listed(content, tag)
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
@@ -216,24 +224,26 @@ class Store:
     def _listed(self, content: bytes, tag: str) -> list[StoredFile]:
         document = json.loads(content)
         if document["format"] != _FORMAT:
-            raise StoreError(f"{self.name}/{INDEX} is from another version of hangtag: this version reads {_FORMAT}")
+            raise StoreError(
+                f"{self.name}/{INDEX} has another format than {_FORMAT}, so another version of hangtag wrote it"
+            )
         return [StoredFile(str(one["path"]), int(one["size"]), str(one["sha256"])) for one in document["files"]]
 
 
 def open_store(url: str, silent_seconds: float = 20.0) -> Store:
-    """Open the store of a URL: oci://REGISTRY/REPOSITORY:TAG, or one of ``object_store``, which has the errors too."""
+    """Open the store of a URL: oci://REGISTRY/REPOSITORY:TAG, or a URL for ``object_store``, which lists the errors."""
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES or not parts.netloc:
         raise StoreError(f"{shown(url)} is not a model store: expected {_EXPECTED}, a name and a path")
     if parts.scheme != "oci":
         return Store(url, silent_seconds)
-    with needs("stores", "a registry of models"):  # imported here: other stores need no HTTP client
+    with needs("stores", "a registry of models"):  # imported here, because other stores need no HTTP client
         from hangtag.serving.stores.registry import Registry
     return Registry(url, silent_seconds)
 
 
 def digest_of(files: Sequence[StoredFile]) -> str:
-    """A digest of the content of a version's files, independent of the model's name and the version's number."""
+    """Compute a digest of a version's files that does not depend on the model's name and the version's number."""
     return _digest([file.identity for file in files])
 
 
@@ -242,12 +252,12 @@ def _digest(identities: object) -> str:
 
 
 def is_version(part: str) -> bool:
-    """Whether a name inside a model's folder is a version's."""
+    """Return whether a name inside a model's folder is that of a version."""
     return part.isascii() and part.isdecimal() and not part.startswith("0")
 
 
 def is_stored_path(path: str) -> bool:
-    """Whether a path is NAME/FILE or NAME/VERSION/…, and nothing in it is hidden or leads elsewhere."""
+    """Return whether a path is NAME/FILE or NAME/VERSION/…, without hidden parts and without ``..``."""
     name, *inside = path.split("/")
     if not is_model_name(name) or not inside:
         return False

@@ -24,34 +24,34 @@ from hangtag.serving.stores.snapshot import (
 def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
     """Write models to a store, and then the store's index, which makes all new files visible at once.
 
-    The store keeps its other models, and the versions of pushed models that ``source`` lacks. The files that versions
-    share, such as promoted.toml, become those of ``source``.
+    Other models in the store stay, and so do versions of pushed models that ``source`` does not have. The files that
+    versions share, such as promoted.toml, are replaced by those of ``source``.
 
     Args:
         source: A model repository, or the folder of one of its models.
         url: The store's URL.
         replace: Whether to overwrite versions that have different content.
-        report: Called for each file that was written.
+        report: A function that is called for each file that was written.
 
     Raises:
         StoreError: ``source`` has no model, the store has other models but no index, a version in the store has
             different content and ``replace`` is false, or the store cannot be read or written.
-        ModelRepositoryError: The local folder does not exist, or a file in it is a link that leads out of it.
+        ModelRepositoryError: The local folder does not exist, or has a link to a file outside of the folder.
     """
     store = open_store(url)
     local = _local_files(source)
     new = {path: _hashed(path, file) for path, file in local.items()}
     mine, before = Snapshot(new).models(), Snapshot()
     if not mine:
-        raise StoreError(f"{source} holds no model to push: expected <name>/<version>/{MODEL_FILE}")
+        raise StoreError(f"{source} has no model to push: expected <name>/<version>/{MODEL_FILE}")
     with contextlib.suppress(NoIndexError):
         before = store.read()
     theirs = before.models()
     hidden = sorted(set(theirs) - set(mine))
     if hidden and not before.indexed:
         raise StoreError(
-            f"{store.name} has no {INDEX}, and writing an index now would hide the models {', '.join(hidden)}: pull "
-            "them into a folder, and push that"
+            f"{store.name} has no {INDEX}, and an index of the pushed models would hide the models "
+            f"{', '.join(hidden)}: pull all models into a folder, and push that folder"
         )
     others = {
         f"{name} {part}"
@@ -61,7 +61,8 @@ def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
     }
     if others and not replace:
         raise StoreError(
-            f"{store.name} has other contents for {', '.join(sorted(others))}: publish a new version, or give --replace"
+            f"{store.name} has different content for {', '.join(sorted(others))}: publish a new version, or give "
+            "--replace"
         )
     kept = [
         file
@@ -80,13 +81,13 @@ def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
 
 
 def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
-    """Write all models of a store into a local model repository. The repository keeps its other files.
+    """Write all models of a store into a local model repository. Other files in the repository stay.
 
     Args:
         url: The store's URL.
-        folder: The repository; it need not exist.
+        folder: The repository's folder, which need not exist.
         replace: Whether to overwrite versions that have different content.
-        report: Called for each written version, and for each written file that versions share.
+        report: A function that is called for each written version, and for each written file that versions share.
 
     Raises:
         StoreError: A local version has different content and ``replace`` is false, the store cannot be read, or the
@@ -102,7 +103,10 @@ def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
             pulled = {target: link for target, link in pulled.items() if _contents(target) != _contents(link)}
             others = [f"{target.parent.name} {target.name}" for target in pulled if target.is_dir()]
             if others and not replace:
-                raise StoreError(f"{folder} has other contents for {', '.join(others)}: pull elsewhere, or --replace")
+                raise StoreError(
+                    f"{folder} has different content for {', '.join(others)}: pull into another folder, or give "
+                    "--replace"
+                )
             for target, link in pulled.items():
                 target.parent.mkdir(exist_ok=True)
                 if target.is_dir():
@@ -112,7 +116,7 @@ def pull(url: str, folder: Path, *, replace: bool, report: Report) -> None:
 
 
 def _local_files(source: Path) -> dict[str, Path]:
-    """The files to push, by their path in the store."""
+    """Find the files to push, by their path in the store."""
     one = numbered_versions(source) or is_route(source.parent, source.name)
     folders = [source.absolute()] if one else [source.absolute() / name for name in names(source)]
     files = {}
@@ -133,6 +137,6 @@ def _hashed(path: str, file: Path) -> StoredFile:
 
 
 def _contents(place: Path) -> dict[str, StoredFile]:
-    """The size and digest of a file, or of each file in a folder, by path."""
+    """Return the size and digest of a file, or of each file in a folder, by path."""
     files = sorted(place.rglob("*")) if place.is_dir() else [place]
     return {str(file.relative_to(place)): _hashed("", file) for file in files if file.is_file()}

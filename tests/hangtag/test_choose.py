@@ -137,12 +137,12 @@ def test_the_sentences_name_what_the_figures_do_not_show() -> None:
         return " ".join(report.sentences(Choice(Wanted(0.75, lose_at_most=LOSE), measured, [row], IDLE)))
 
     predicted = sentences(row)
-    assert "; predicted, as if a call cost nothing but computing (see --try): " in predicted
-    assert "These images chose the models' best epochs" in predicted
-    assert "So few images cannot show that a cascade loses at most 0.10%: that takes 2,995." in predicted
+    assert " Predicted, as if a call took no time in addition to computing (see --try): " in predicted
+    assert "The models' best epochs were chosen by these images" in predicted
+    assert "too few to show that a cascade loses at most 0.10%. At least 2,995 images are needed." in predicted
     invalid = sentences(load_tested(row, "the generator was late"))
-    assert "the load test of fast → slow at 0.705 does not count. Repeat it on an idle machine." in invalid
-    assert "Nothing has" not in invalid
+    assert "the load test of fast → slow at 0.705 is invalid. Repeat it on an idle machine." in invalid
+    assert "No candidate has" not in invalid
     stop = threading.Event()
     stop.set()
     with pytest.raises(EvaluationError, match="was stopped"):
@@ -168,24 +168,25 @@ def choose(models: Path, *arguments: str, exit_code: int = 0) -> str:
 def test_the_best_are_served_and_load_tested_and_the_choice_becomes_a_route(models: Path) -> None:
     printed = choose(models, "--try", "1", "--seconds", "0.3", "--write", "both")
     assert "left out: " in printed
-    assert "takes index: INT64 [any]" in printed
+    assert "has the inputs index: INT64 [any]" in printed
     assert "left out: cnn-int8 and colours differ in their inputs: " in printed
-    assert "cnn-int8, lstm-int8: each answers 400 validation images and is timed." in printed
-    assert "The load test: lstm-int8 → cnn-int8, cnn-int8." in printed
+    assert "Running and timing cnn-int8, lstm-int8 on 400 validation images." in printed
+    assert "Load-testing lstm-int8 → cnn-int8, cnn-int8." in printed
     served = re.search(
-        r"Serve (lstm-int8 → )?cnn-int8(?: at (0\.\d+))?: the fastest that has 9\d\.\d\d% right", printed
+        r"Serve (lstm-int8 → )?cnn-int8(?: at (0\.\d+))?, which is the fastest candidate with 9\d\.\d\d% right", printed
     )
     assert served
-    assert re.search(r"; measured: [\d,.]+ calls/s with 64 in flight, p99 ", printed)
+    assert re.search(r" Measured: [\d,.]+ calls/s with 64 in flight, p99 ", printed)
     if served[1]:  # on an idle machine
         # 400 images cannot show that a cascade loses at most 0.1% of all, so it may lose none of them.
-        assert "; 0 of 400 that cnn-int8 has right are wrong, at most 0.75% of others" in printed
-        assert "cannot show that a cascade loses at most 0.10%" in printed
+        assert "; 0 of 400 are wrong although cnn-int8 is right, and at most 0.75% of others" in printed
+        assert "too few to show that a cascade loses at most 0.10%" in printed
         route = json.loads(invoke("models", "show", "both", "--models", models, "--json").stdout)
         assert [member["model"] for member in route["members"]] == ["lstm-int8", "cnn-int8"]
         assert route["accept"]["at_least"] == float(served[2])
         assert route["description"].startswith("Chosen by 'hangtag")
-        assert "both is a route; name its models instead: lstm-int8, cnn-int8." in choose(models, "both", exit_code=1)
+        refused = choose(models, "both", exit_code=1)
+        assert "both is a route. Name the models of the route instead: lstm-int8, cnn-int8." in refused
     page = (models.parent / "choose.html").read_text()
     assert {"lstm-int8", "cnn-int8"} <= set(re.findall(r">([a-z0-9-]+)<", page))
 
@@ -205,10 +206,10 @@ def test_a_serving_toml_counts_in_the_prediction(models: Path, tmp_path: Path) -
 
 def test_what_cannot_be_met_ends_with_the_nearest(models: Path) -> None:
     printed = choose(models, "--try", "0", "--accuracy-at-least", "99.9", "--write", "none", exit_code=1)
-    assert "Nothing has 99.90% right. The nearest is cnn-int8: it is right less often." in printed
-    assert re.search(r"% are right \(.*, with 95 % confidence 9\d\.\d\d% to 9\d\.\d\d%\); predicted, as ", printed)
+    assert "No candidate has 99.90% right. The nearest is cnn-int8, but its accuracy is lower." in printed
+    assert re.search(r"it is 9\d\.\d\d% to 9\d\.\d\d% with 95 % confidence\. Predicted, as ", printed)
     slow = choose(models, "--try", "0", "--p99", "1us", exit_code=1)
     assert "p99 within 1.00 µs with 64 in flight. The nearest is " in slow
     assert not (models / "none").exists()
     assert "--data x.txt: name FILE.npz" in choose(models, "cnn-int8", "--data", "x.txt", exit_code=1)
-    assert "another name, given with --write" in choose(models, "lstm-int8", "--write", "cnn-int8", exit_code=1)
+    assert "another name with --write" in choose(models, "lstm-int8", "--write", "cnn-int8", exit_code=1)

@@ -109,7 +109,7 @@ def test_servers_whose_answers_cannot_be_used(parameters: dict[str, str], hint: 
         (f"{LSTM} --runs .", "is not a run."),
         ("lstm --server foo", "HOST:PORT"),
         ("lstm --server grpc://foo", "'grpc://foo' is a URL"),
-        (f"{LSTM} --server {UNUSED_ADDRESS}", "with --server, give the NAME"),
+        (f"{LSTM} --server {UNUSED_ADDRESS}", "With --server, give the NAME"),
         (f"{LSTM} --data hats", "--data hats: there is no such data set; there are fashion-mnist, outfits, outfits-"),
     ],
 )

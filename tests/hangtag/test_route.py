@@ -57,7 +57,7 @@ def test_the_threshold_is_chosen_and_written_with_where_it_came_from(models: Pat
     assert [member["model"] for member in route["members"]] == ["lstm", "cnn"]
     assert 0.3 < bound < 1
     assert f"Chosen: {bound:g}." in chosen
-    assert f"To expect: of such images {route['expected_sent_on']:.1%} go on to cnn" in chosen
+    assert f" Of such images {route['expected_sent_on']:.1%} go on to cnn" in chosen
     assert route["description"].startswith("Chosen by 'hangtag route tune lstm cnn --lose-at-most 0.5' on 2")
     assert ": of 300 validation images " in route["description"]
     assert "; lstm@2 alone has " in route["description"]
@@ -75,8 +75,8 @@ def test_a_route_is_replaced_only_by_name_and_a_dry_run_writes_nothing(models: P
     assert "--name" in refused
     assert "--replace" in refused
     printed = tune(models, "lstm", "cnn", "--lose-at-most", "9", "--name", "kept", "--dry-run")
-    assert "saves nothing" not in printed
-    assert "You need no cascade: lstm alone" in printed
+    assert "saves no time" not in printed
+    assert "You need no cascade, because lstm by itself" in printed
     assert file.read_text() == "split = {cnn = 100}"
     assert not (models.parent / "reports/kept.html").exists()
     # A version may be a member.
@@ -94,12 +94,12 @@ def test_three_models_have_one_threshold_and_the_middle_one_is_judged(models: Pa
     assert [member["model"] for member in route["members"]] == ["lstm", "lstm2", "cnn"]
     assert re.search(r"% go on to lstm2 and \d+\.\d% to cnn, and \d", route["description"])
     assert re.search(
-        rf"; lstm@2 alone has \d\S+%, lstm2@2 \d\S+%, {NEWEST_CNN} \d\S+%; 0 of 300 that cnn", route["description"]
+        rf"; lstm@2 alone has \d\S+%, lstm2@2 \d\S+%, {NEWEST_CNN} \d\S+%; 0 of 300 are wrong", route["description"]
     )
-    assert f": of such images {route['expected_sent_on']:.1%} go on to lstm2 and" in printed
+    assert f" Of such images {route['expected_sent_on']:.1%} go on to lstm2 and" in printed
     assert re.search(r"at least +sent on to lstm2 +sent on to cnn +accuracy +against cnn", printed)
     # What the cascade of the other two would be is what tuning them says.
-    assert (fewer := re.search(r"Without lstm2: (0\.\d+), ", printed))
+    assert (fewer := re.search(r"Without lstm2, the threshold would be (0\.\d+), ", printed))
     assert f"Chosen: {fewer[1]}." in chosen
 
     page = (models.parent / "reports/three.html").read_text()
@@ -110,7 +110,7 @@ def test_three_models_have_one_threshold_and_the_middle_one_is_judged(models: Pa
     assert "processor time of a sample" in texts
     assert f"lstm → lstm2 → cnn at {bound:g} <span" in page
     assert "sent on to lstm2" in page
-    assert "300 validation images; right alone: lstm " in page
+    assert "Accuracy of each model on 300 validation images: lstm " in page
     with chromium() as browser:
         require_good_looks(browser, models.parent / "reports/three.html")
 
@@ -118,7 +118,7 @@ def test_three_models_have_one_threshold_and_the_middle_one_is_judged(models: Pa
 def test_a_cascade_that_is_no_faster_than_its_last_model_is_not_written(models: Path) -> None:
     """lstm2 as the fast model of lstm: an image that is sent on costs more than with lstm alone."""
     refused = tune(models, "lstm2", "lstm", "--name", "slow", exit_code=1)
-    assert "saves nothing, because lstm alone takes no longer. No threshold saves time, because lstm2 is not" in refused
+    assert "saves no time, because lstm by itself is as fast. No threshold saves time, because lstm2 is not" in refused
     assert not (models / "slow").exists()
 
 
@@ -134,14 +134,14 @@ def test_without_the_packages_that_draw_the_route_is_written_all_the_same(models
     [
         ("lstm lstm", "named twice: lstm, lstm."),
         (f"{NEWEST_CNN} cnn", f"named twice: {NEWEST_CNN}, cnn."),
-        ("lstm cnn@77", f"has no cnn@77; of cnn it has {NEWEST_CNN}, cnn@1."),
+        ("lstm cnn@77", f"has no cnn@77, but has {NEWEST_CNN}, cnn@1 of cnn."),
         ("lstm", "at least two models"),
         ("", "Missing argument"),
         ("lstm cnm", "no model 'cnm'; the models there: "),
         ("lstm cnn --name ../x", "--name"),
         ("lstm cnn --name lstm2", "--name"),
-        ("lstm gather", "takes index: INT64 [any]"),
-        ("lstm colours", "lstm and colours differ in their inputs: image: UINT8 [any, 28, 28], against image: UINT8"),
+        ("lstm gather", "has the inputs index: INT64 [any]"),
+        ("lstm colours", "lstm and colours differ in their inputs: image: UINT8 [any, 28, 28] and image: UINT8"),
     ],
 )
 def test_mistakes_are_named(models: Path, arguments: str, hint: str) -> None:

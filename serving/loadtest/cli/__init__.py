@@ -1,1 +1,1 @@
-"""`hangtag loadtest` and `hangtag loadtest compare`: parse the command line, call measuring and comparison, render."""
+"""Implements `hangtag loadtest` and `hangtag loadtest compare` with the packages measuring, comparison and report."""

@@ -1,4 +1,4 @@
-"""`hangtag loadtest` and `hangtag loadtest compare`: parse, measure, render."""
+"""Parses the command lines of `hangtag loadtest` and `hangtag loadtest compare`, and runs the two commands."""
 
 import shlex
 import sys
@@ -30,12 +30,12 @@ from hangtag.serving.options import credentials_options, server_option
 
 
 class SamplesPath(click.Path):
-    """A path, or folder:PHOTOS, csv:FILE.csv or idx:FOLDER, which other commands accept as samples too."""
+    """A path, or the form folder:PHOTOS, csv:FILE.csv or idx:FOLDER that other commands also accept for samples."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         kind, _, place = str(value).partition(":")
         if kind == "csv" and not place.lower().endswith(".csv"):
-            self.fail(f"{value!r}: name a file that ends in .csv", param, ctx)
+            self.fail(f"{value!r}: the file's name must end in .csv", param, ctx)
         return super().convert(place if kind in ("folder", "csv", "idx") else value, param, ctx)
 
 
@@ -48,14 +48,14 @@ def warn_of_other_machine(saved: SavedResults, environment: Mapping[str, str], c
 @click.command("compare", cls=JsonCommand)
 @click.argument("a", type=output.FILE, metavar="A.json")
 @click.argument("b", type=output.FILE, metavar="B.json")
-@click.option("--html", "html_file", type=output.FILE, help="Write a page with both runs side by side.")
+@click.option("--html", "html_file", type=output.FILE, help="Write an HTML page with both tests side by side.")
 @json_option("the comparison", output.FILE)
 def compare(a: Path, b: Path, html_file: Path | None, json_file: Path | None) -> None:
-    """Compare saved results: B's figures as multiples of A's, for every target and load in both.
+    """Compare saved results: show B's figures as multiples of A's, for every target and load in both files.
 
-    Blocks of two files did not run next to each other, so drift of the machine between them is part of the ratio.
-    Results of different machines are compared with a warning: their ratio depends on the machines as much as on the
-    models.
+    Blocks of two files did not run next to each other, so drift of the machine between the two tests is part of each
+    ratio. If the results are from different machines, the command prints a warning, because the ratios depend on the
+    machines as much as on the models.
 
     \b
     Examples:
@@ -64,9 +64,9 @@ def compare(a: Path, b: Path, html_file: Path | None, json_file: Path | None) ->
       hangtag loadtest compare before.json after.json --html comparison.html
 
     \b
-    Exit code: 0 compared, 1 a file cannot be used or nothing can be compared.
+    Exit code: 0 if the results were compared, 1 if a file cannot be used or nothing can be compared.
     """
-    # Imported here, because matplotlib takes half of the startup time of `hangtag loadtest`.
+    # Imported here, because importing matplotlib would double the startup time of `hangtag loadtest`.
     from hangtag.serving.loadtest.report import saved_comparison
 
     output.require_all_writable(html_file, json_file)
@@ -84,7 +84,7 @@ def compare(a: Path, b: Path, html_file: Path | None, json_file: Path | None) ->
 
 
 class WithCompare(JsonCommand):
-    """A command with MODEL arguments, whose first argument may be the subcommand `compare` instead."""
+    """A command with MODEL arguments that also has the subcommand `compare`."""
 
     commands = MappingProxyType({"compare": compare})
 
@@ -107,7 +107,7 @@ class WithCompare(JsonCommand):
     "others",
     multiple=True,
     metavar="NAME=HOST:PORT/MODEL[@VERSION]",
-    help="Measure this model too, under the given name. Addresses that begin with http:// are called over HTTP. "
+    help="Also measure this model, under the name NAME. An address that begins with http:// is called over HTTP. "
     "Repeatable.",
 )
 @click.option(
@@ -115,14 +115,14 @@ class WithCompare(JsonCommand):
     type=click.Choice(["infer", "classify"]),
     default="infer",
     show_default=True,
-    help="infer: the Open Inference Protocol's ModelInfer. classify: hangtag's Classify, one image file per call.",
+    help="infer calls the Open Inference Protocol's ModelInfer; classify calls hangtag's Classify with one image file.",
 )
 @options_of(Scenario)
 @click.option(
     "--samples",
     type=SamplesPath(exists=True, path_type=Path),
-    help="Send the samples in this folder (images, or a folder of images for each label, or t10k files), .npz file, or "
-    "CSV file with the columns path and label. The prefixes folder:, csv: and idx: may name the kind.  "
+    help="Send these samples: a folder (of images, of a folder of images for each label, or of t10k files), an .npz "
+    "file, or a CSV file with the columns path and label. The prefix folder:, csv: or idx: may state the kind.  "
     "[default: random values]",
 )
 @click.option("--images", type=SamplesPath(exists=True, path_type=Path), hidden=True, deprecated="Write --samples.")
@@ -135,10 +135,12 @@ class WithCompare(JsonCommand):
     help="Exit with 1 if this condition holds, such as 'lstm[1].p99 > 5ms'. Repeatable.",
 )
 @click.option(
-    "--baseline", type=click.Path(dir_okay=False, path_type=Path), help="Saved results, to compare with in --fail-if."
+    "--baseline", type=click.Path(dir_okay=False, path_type=Path), help="Saved results with which --fail-if compares."
 )
 @output.report_file_options
-@click.option("--yes-load-remote", is_flag=True, help="Allow a server on another machine. Ask its owner first.")
+@click.option(
+    "--yes-load-remote", is_flag=True, help="Allow a server on another machine. Ask the server's owner first."
+)
 @credentials_options
 @click.pass_context
 def loadtest(
@@ -157,15 +159,15 @@ def loadtest(
     credentials: Credentials,
     **settings: Any,
 ) -> None:
-    """Measure the latency and throughput of MODELs on a server, and compare them with the first.
-    MODEL@VERSION is one version of a model; `hangtag loadtest compare A.json B.json` compares saved runs.
+    """Measure the latency and throughput of MODELs on a server, and compare the MODELs with the first.
+    MODEL@VERSION is one version of a model. `hangtag loadtest compare A.json B.json` compares saved results.
 
     \b
-    closed loop  an answer triggers the next query: shows the peak throughput
-    open loop    queries at planned times: the latency that users see
+    closed loop  an answer triggers the next query; shows the peak throughput
+    open loop    queries are sent at planned times; shows the latency that users see
 
-    Without --concurrency and --rate, closed loops with 1, 8 and 64 in flight run, then an open loop at half the peak of
-    the slowest target. The targets take turns, so that drift of the machine affects all alike.
+    Without --concurrency and --rate, the test runs closed loops with 1, 8 and 64 queries in flight, then an open loop
+    at half the peak of the slowest target. The targets take turns, so that drift of the machine affects all equally.
 
     \b
     A condition of --fail-if is TARGET.METRIC or TARGET[64].METRIC, then <, <=, >
@@ -177,12 +179,12 @@ def loadtest(
     Examples:
       hangtag loadtest lstm cnn --html report.html       two models, with pictures
       hangtag loadtest cnn@2 cnn@1 --concurrency 1,4,16  two versions
-      hangtag loadtest cnn --rate 500 --min-duration 1m  what do users see?
+      hangtag loadtest cnn --rate 500 --min-duration 1m  the latency that users see
       hangtag loadtest cnn --scenario server --find-peak --target-latency 10ms
       hangtag loadtest --target a=127.0.0.1:8001/cnn --target b=http://[::1]/cnn
       hangtag loadtest cnn --samples examples/garments --fail-if 'cnn.p99 > 20ms'
 
-    Exit code: 0 every run is VALID, 1 a run is INVALID, calls failed or a --fail-if holds, 2 the command was wrong.
+    Exit code: 0 if every run is VALID; 1 if a run is INVALID, calls failed or a --fail-if holds; 2 for a usage error.
     """
     files = {name: settings.pop(f"{name}_file") for name in output.REPORTS}
     stderr = Console(stderr=True)
@@ -210,7 +212,7 @@ def loadtest(
 def _scenario(ctx: click.Context, settings: dict[str, Any], targets: tuple[Target, ...]) -> Scenario:
     """Build a Scenario from the values of the options.
 
-    If --scenario is given, its preset replaces values that neither the command line nor an environment variable sets.
+    If --scenario is given, the scenario's preset replaces the defaults of options that the user did not set.
 
     Raises:
         click.UsageError: When a setting is out of range, or two settings contradict each other.
@@ -240,8 +242,8 @@ def _refuse_remote(scenario: Scenario) -> None:
     for remote in scenario.targets:
         if not remote.is_loopback:
             raise click.UsageError(
-                f"{remote.address} is not on this machine: a load test can take a service down. "
-                "Ask its owner, then add --yes-load-remote."
+                f"{remote.address} is not on this machine. A load test can take a service down, so ask the server's "
+                "owner, then add --yes-load-remote."
             )
 
 

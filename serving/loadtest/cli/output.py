@@ -1,4 +1,4 @@
-"""Show a test's progress on standard error, stop a test on a signal, and write its reports."""
+"""Shows a test's progress on standard error, stops a test on a signal, and writes the test's reports."""
 
 import signal
 import threading
@@ -25,10 +25,9 @@ from hangtag.serving.loadtest.measuring.results import Results
 from hangtag.serving.loadtest.measuring.session import Progress
 from hangtag.serving.loadtest.report import document, tabular
 
-# The generator's processes report the figures in any case. A terminal's line is drawn only twice a second, because
-# drawing takes CPU time from a server on the same machine.
+# The line on a terminal is drawn only twice a second, because drawing takes CPU time from a server on the same machine.
 DRAWS_PER_SECOND = 2
-# Seconds between two lines if standard error is not a terminal: a CI log shows progress, and stays short.
+# The seconds between two lines if standard error is not a terminal, so that a CI log shows progress but stays short.
 LINE_INTERVAL = 10.0
 
 AnyProgress = Progress | AccuracyProgress
@@ -36,9 +35,9 @@ AnyProgress = Progress | AccuracyProgress
 
 @contextmanager
 def live(console: Console, clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[AnyProgress], None]]:
-    """Show live figures while the context is open: on a terminal a line that changes, elsewhere a line now and then.
+    """Show live figures in this context: on a terminal in a line that changes, else in a new line every 10 seconds.
 
-    Yields the function to call with each Progress.
+    Yields a function that must be called with each Progress.
     """
     due = clock() + LINE_INTERVAL
 
@@ -98,24 +97,24 @@ STDOUT = Path("-")
 
 
 def _html(results: Results, comparisons: Sequence[Comparison], outcomes: Sequence[GateOutcome]) -> str:
-    from hangtag.serving.loadtest.report import html  # matplotlib takes half of the startup time
+    from hangtag.serving.loadtest.report import html  # imported here, because importing matplotlib takes long
 
     return html.render(results, comparisons, outcomes)
 
 
-# For each option: its help text, and the function that writes its file.
+# The options for report files, each with its help text and the function that renders the file.
 REPORTS: Mapping[str, tuple[str, Callable[..., str]]] = MappingProxyType(
     {
         "json": ("everything", document.render),
-        "csv": ("Write a line for each run.", tabular.render_csv),
-        "html": ("Write a page with pictures.", _html),
-        "junit": ("Write JUnit XML: a test for each run and each --fail-if.", tabular.render_junit),
+        "csv": ("Write a CSV file with a line for each run.", tabular.render_csv),
+        "html": ("Write an HTML page with pictures.", _html),
+        "junit": ("Write JUnit XML with a test for each run and each --fail-if.", tabular.render_junit),
     }
 )
 
 
 def report_file_options(command: _Command) -> _Command:
-    """Give a click command an option for each report. The command receives `json_file` and so on."""
+    """Add an option for each report to a click command, whose parameters are then `json_file`, `csv_file` and so on."""
     for name, (text, _) in reversed(list(REPORTS.items())):
         option = click.option(f"--{name}", f"{name}_file", type=FILE, help=text)
         command = (json_option(text, FILE) if name == "json" else option)(command)
@@ -123,7 +122,7 @@ def report_file_options(command: _Command) -> _Command:
 
 
 def write(texts: Mapping[Path, Callable[[], str]]) -> None:
-    """Write these texts to their files. If a file cannot be written, the other files still are.
+    """Write these texts to their files. If a file cannot be written, the other files are still written.
 
     Raises:
         OutputError: some files could not be written. The message names each of these files.
@@ -140,7 +139,7 @@ def write(texts: Mapping[Path, Callable[[], str]]) -> None:
 
 
 def require_all_writable(*files: Path | None) -> None:
-    """Check before the run that each file can be written. Raises OutputError for the first file that cannot."""
+    """Check before the run that each file can be written. Raises OutputError for the first unwritable file."""
     for file in files:
         if file not in (None, STDOUT):
             require_writable(file)

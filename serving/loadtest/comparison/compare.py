@@ -1,4 +1,4 @@
-"""Compare runs under the same load, from one test or saved tests: ratios with intervals, and a sentence for each."""
+"""Compares runs under the same load, from one test or from saved tests, by ratios with intervals and in sentences."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,35 +22,35 @@ class SavedResults:
 
     file: Path
     runs: tuple[Run, ...]
-    accuracies: dict[str, float]  # By target, between 0 and 1.
-    peaks: dict[str, float]  # By target, in queries per second.
+    accuracies: dict[str, float]  # Target -> accuracy, between 0 and 1.
+    peaks: dict[str, float]  # Target -> peak in queries per second.
     environment: dict[str, str]
     started: str
-    settings: dict[str, str] = field(default_factory=dict)  # What was measured and how: models, samples, options.
+    settings: dict[str, str] = field(default_factory=dict)  # The models, samples and options of the test.
 
     @classmethod
     def of(cls, results: Results) -> "SavedResults":
-        """The figures of a load test that was not saved, in the same form."""
+        """Return the figures of a load test in the form that a saved file has."""
         accuracies = {name: accuracy.share for name, accuracy in results.accuracies.items()}
         peaks = {peak.target: peak.rate for peak in results.peaks if peak.rate is not None}
         return cls(Path(), results.runs, accuracies, peaks, results.environment, results.started)
 
     def run(self, target: str, load: Load) -> Run | None:
-        """The run of this target under this load, if there is one."""
+        """Return the run of this target under this load, if there is one."""
         return next((run for run in self.runs if run.target == target and run.load == load), None)
 
     def environment_differences(self, environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-        """What differs between this environment and another environment: both values, by label."""
+        """Return the values in which this environment and another environment differ, by label."""
         return _differences(self.environment, environment, {**self.environment, **environment})
 
     def setting_differences(self, after: "SavedResults") -> dict[str, tuple[str, str]]:
-        """What differs between the settings that both files record: both values, by label."""
+        """Return the values in which the settings differ that both files record, by label."""
         return _differences(
             self.settings, after.settings, [label for label in self.settings if label in after.settings]
         )
 
     def machine_differences(self, environment: Mapping[str, str]) -> tuple[str, ...]:
-        """How the machine differs from another environment's, line by line; empty for the same machine."""
+        """Describe each difference from the machine of another environment; empty for the same machine."""
         differences = _differences(self.environment, environment, MACHINE, unknown="unknown")
         return tuple(f"{label}: {own} and {other}" for label, (own, other) in differences.items())
 
@@ -72,14 +72,14 @@ class Comparison:
     throughput: Interval = stored()
     p50: Interval = stored()
     p99: Interval = stored()
-    reason: str = unstored(default="")  # Why the two cannot be compared; empty when they can.
-    doubt: str | None = stored("Why the two are doubtful: what other programs took meanwhile.", default=None)
-    generator_limited: bool = unstored(default=False)  # The generator, not the server, limited a throughput.
-    saved: bool = unstored(default=False)  # The same target in two files; the baseline is the earlier one.
+    reason: str = unstored(default="")  # Why the two runs cannot be compared; empty if they can.
+    doubt: str | None = stored("Why the ratios are doubtful: the CPU time that other programs took.", default=None)
+    generator_limited: bool = unstored(default=False)  # Whether the generator limited a throughput.
+    saved: bool = unstored(default=False)  # Whether the runs are of one target in two files, the baseline's first.
 
     @shown()
     def meaningful(self) -> bool:
-        """False if either run is not valid."""
+        """Whether both runs are valid."""
         return not self.reason
 
     @shown()
@@ -101,7 +101,7 @@ class Comparison:
 
 
 def compare_targets(results: Results) -> tuple[Comparison, ...]:
-    """Compare each other target with the first target, under each load that both ran under."""
+    """Compare each target with the first target, under each load that both targets have."""
     comparisons = []
     for load in results.loads:
         runs = {run.target: run for run in results.under(load)}
@@ -112,9 +112,9 @@ def compare_targets(results: Results) -> tuple[Comparison, ...]:
 
 
 def compare_saved(before: SavedResults, after: SavedResults) -> tuple[Comparison, ...]:
-    """Compare `after` with `before`, for each target and load in both.
+    """Compare `after` with `before`, for each target and load that both files have.
 
-    The blocks of two saved tests did not run next to each other, so their figures vary independently.
+    The blocks of two saved tests did not run next to each other, so the figures of the two tests vary independently.
     """
     comparisons = []
     for run in after.runs:
@@ -128,14 +128,14 @@ def compare_saved(before: SavedResults, after: SavedResults) -> tuple[Comparison
 def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) -> Comparison:
     """Compare two runs under one load.
 
-    `files`: what to call each run in a sentence, for saved runs of one target, whose blocks are not paired.
+    `files` are the names of the two runs in sentences, for saved runs of one target. Their blocks are not paired.
     """
     paired = files is None
     latencies, baseline_latencies = run.block_latencies(), baseline.block_latencies()
     rates, baseline_rates = run.block_throughputs(), baseline.block_throughputs()
     if paired:
-        # After an interruption one target may have an extra block. Only rounds that both targets completed can be
-        # paired.
+        # After an interruption, one target may have an additional block. Only rounds that both targets completed can
+        # be paired.
         blocks = min(len(rates), len(baseline_rates))
         latencies, baseline_latencies = latencies[:blocks], baseline_latencies[:blocks]
         rates, baseline_rates = rates[:blocks], baseline_rates[:blocks]
@@ -158,22 +158,22 @@ def compare(run: Run, baseline: Run, *, files: tuple[str, str] | None = None) ->
 
 
 def _answered(run: Run, baseline: Run) -> bool:
-    """Whether both runs have latencies."""
+    """Return whether both runs have latencies."""
     return bool(run.total.latency and baseline.total.latency)
 
 
 def _invalid(runs: Sequence[tuple[str, Run]]) -> str:
-    """Which runs are INVALID: a ratio of INVALID figures means nothing."""
+    """Say which runs are INVALID, because a ratio of INVALID figures means nothing."""
     names = [name for name, run in runs if not run.valid]
     return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} INVALID" if names else ""
 
 
 def _doubt(run: Run, baseline: Run) -> str | None:
-    """How much of the CPUs other programs took during the two runs, if that makes either run doubtful."""
+    """Say how much CPU time other programs took during the two runs, if either run is doubtful."""
     if not (run.doubt or baseline.doubt):
         return None
     shares = [share for each in (run, baseline) if (share := each.total.others_cpu_share) is not None]
-    return f"other programs took up to {max(shares):.0%} of the CPUs meanwhile"
+    return f"other programs took up to {max(shares):.0%} of the CPUs during a run"
 
 
 def _phrase(subject: str, ratio: Interval, baseline: str) -> str:

@@ -1,5 +1,4 @@
-"""Gates: the conditions of --fail-if, such as `lstm.p99 > 5ms` or `cnn.throughput < 0.95 * baseline`, what a load test
-must measure for them, and whether they failed."""
+"""Parses and judges gates: the conditions of --fail-if, such as `lstm.p99 > 5ms` or `cnn.peak < 0.9 * baseline`."""
 
 import math
 import operator
@@ -24,7 +23,7 @@ OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
 DURATION_UNITS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 SHARE_METRICS = ("accuracy", "error_rate")
 PLAIN_METRICS = ("throughput", "samples_per_second", "errors", "peak")
-TEST_METRICS = ("accuracy", "peak")  # Figures of the whole test, not of one load.
+TEST_METRICS = ("accuracy", "peak")  # Metrics that a target has for the whole test, not for each load.
 BASELINE = "baseline"
 
 _METRIC = r"throughput|samples_per_second|p\d{1,2}(?:\.\d+)?|max|errors|error_rate|accuracy|peak"
@@ -48,14 +47,14 @@ SYNTAX = (
 
 @dataclass(frozen=True)
 class Figure:
-    """A metric of a target, under one load, or, if `load` is None, under every load."""
+    """A metric of a target under one load, or under every load if `load` is None."""
 
     target: str
     metric: str
     load: str | None = None
 
     def is_under(self, load: Load) -> bool:
-        """Whether this is the metric under that load. The condition may name a load in full, or only by its amount."""
+        """Return whether this figure applies to a load. A condition may write a load as `8 in flight` or as `8`."""
         return self.load is None or self.load.strip() in (str(load), str(load).split(" ")[0])
 
 
@@ -66,18 +65,18 @@ class Gate:
     text: str
     figure: Figure
     operator: str
-    factor: float  # The bound itself, if there is nothing to multiply.
+    factor: float  # The limit itself if `against` is None.
     against: Figure | None = None
     against_baseline: bool = False
 
     @property
     def figures(self) -> tuple[Figure, ...]:
-        """What the run must measure."""
+        """The figures that the test must measure for this gate."""
         return (self.figure,) if self.against is None else (self.figure, self.against)
 
     @property
     def needs_common_load(self) -> bool:
-        """Whether each run is compared with a run of the baseline or of another target under the same load."""
+        """Whether the gate compares each run with a run of the baseline or of another target under the same load."""
         other = self.against
         if self.figure.load is not None or self.figure.metric in TEST_METRICS:
             return False
@@ -102,9 +101,9 @@ def parse(text: str, targets: tuple[str, ...], has_baseline: bool) -> Gate:
     )
     for name in {figure.target} | ({against.target} if against else set()):
         if name not in targets:
-            raise ValueError(f"{text!r} is about {name!r}, which is not measured: {', '.join(targets)} are")
+            raise ValueError(f"{text!r} is about {name!r}, but the test measures only {', '.join(targets)}")
     if match["baseline"] and not has_baseline:
-        raise ValueError(f"{text!r} needs the saved results to compare with: give --baseline FILE.json")
+        raise ValueError(f"{text!r} needs saved results with which to compare: give --baseline FILE.json")
     if match["value"]:
         factor = _in_unit(text, figure.metric, float(match["value"]), match["unit"] or "")
         _require_possible(text, figure.metric, match["operator"], factor)
@@ -121,7 +120,7 @@ def parse(text: str, targets: tuple[str, ...], has_baseline: bool) -> Gate:
 
 
 def _in_unit(text: str, metric: str, value: float, unit: str) -> float:
-    """The value in seconds, as a share or as a plain number. Raises ValueError for a unit that does not fit."""
+    """Return the value in seconds, as a share or as a plain number. Raises ValueError if the unit does not apply."""
     if metric in PLAIN_METRICS:
         if unit:
             raise ValueError(f"{text!r}: {metric} is a plain number, without {unit!r}")
@@ -137,41 +136,42 @@ def _in_unit(text: str, metric: str, value: float, unit: str) -> float:
 
 
 def _require_possible(text: str, metric: str, comparison: str, bound: float) -> None:
-    """Raise ValueError for a condition that no figure can meet, because a gate that cannot fail protects nothing."""
+    """Raise ValueError for a condition that no figure can meet, because such a gate could never fail."""
     if comparison == "<" and bound == 0:
         raise ValueError(f"{text!r} can never hold: {metric} is never below 0")
     if metric in SHARE_METRICS and (bound > 1 or (comparison == ">" and bound == 1)):
-        raise ValueError(f"{text!r} makes no sense: {metric} is a share, which is at most 100 %")
+        raise ValueError(f"{text!r} can never decide anything: {metric} is a share, which is at most 100 %")
 
 
 def require_judgeable(gate: Gate, scenario: Scenario, *, accuracy: bool, baseline: SavedResults | None) -> None:
-    """Refuse, before the run, a condition that this run cannot judge and that would fail only after minutes.
+    """Refuse a condition that this test cannot judge, before the test spends minutes on measuring.
 
     Args:
         gate: The condition.
-        scenario: What will be measured.
-        accuracy: Whether the accuracy will be measured.
-        baseline: The saved results that the condition may compare with.
+        scenario: The settings of the test.
+        accuracy: Whether the test will measure the accuracy.
+        baseline: The saved results with which the condition may compare.
 
     Raises:
-        ValueError: The message names the option that would measure what is missing.
+        ValueError: The condition cannot be judged. The message names the option that would measure the missing figure.
     """
     for figure in gate.figures:
         if figure.metric == "accuracy" and not accuracy:
-            raise ValueError(f"{gate.text!r}: nothing measures the accuracy: add --accuracy, and labelled --samples")
+            raise ValueError(f"{gate.text!r} needs the accuracy: add --accuracy, and labelled --samples")
         if figure.metric == "peak" and not scenario.find_peak:
-            raise ValueError(f"{gate.text!r}: nothing searches the peak: add --find-peak and --target-latency")
+            raise ValueError(f"{gate.text!r} needs a peak search: add --find-peak and --target-latency")
         may_run = scenario.derives_rate or any(map(figure.is_under, scenario.planned_loads))
         if figure.load is not None and not may_run:
             planned = ", ".join(map(str, scenario.planned_loads))
             raise ValueError(
-                f"{gate.text!r}: no run has the load {figure.load!r}, only {planned}: add it to --concurrency or --rate"
+                f"{gate.text!r}: no run has the load {figure.load!r}, only {planned}. Add the load to --concurrency or "
+                "--rate"
             )
     if gate.needs_common_load and not scenario.planned_loads:
-        raise ValueError(f"{gate.text!r}: --find-peak chooses its own rates: leave out --rate, or compare the peak")
+        raise ValueError(f"{gate.text!r}: --find-peak chooses its own rates. Leave out --rate, or compare the peak")
     other = gate.against
     if gate.figure.metric in TEST_METRICS and other and not (other.load or other.metric in TEST_METRICS):
-        raise ValueError(f"{gate.text!r}: name the load of the other figure: {other.target}[LOAD].{other.metric}")
+        raise ValueError(f"{gate.text!r}: name the load of the second figure: {other.target}[LOAD].{other.metric}")
     if gate.against_baseline and baseline is not None:
         _require_in_baseline(gate, scenario, baseline)
 
@@ -192,7 +192,7 @@ def _require_in_baseline(gate: Gate, scenario: Scenario, baseline: SavedResults)
 
 @dataclass(frozen=True)
 class GateOutcome:
-    """Whether a gate failed, and why, in a sentence."""
+    """The result of a gate: whether the gate failed, and the reason as a sentence."""
 
     condition: str = stored()
     failed: bool = stored()
@@ -200,9 +200,9 @@ class GateOutcome:
 
 
 def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) -> GateOutcome:
-    """Decide whether a gate failed: its condition holds under at least one load, or cannot be judged.
+    """Decide whether a gate failed. A gate fails if its condition holds under a load, or cannot be judged.
 
-    A condition that cannot be judged fails, because it would protect nothing.
+    A gate that passed without being judged would protect nothing.
     """
     sentences = []
     left_out = ""
@@ -213,16 +213,16 @@ def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) ->
             and load not in results.scenario.planned_loads
             and _leaves_out(gate, load, measured, baseline)
         ):
-            left_out = f"; {load} is left out, because each test finds this rate for itself"
+            left_out = f"; {load} is left out, because each test chose this rate for itself"
             continue
         value = _value(gate.figure, measured, load)
         bound = gate.factor * _multiplicand(gate, measured, baseline, load)
         where = f" at {load}" if load is not None else ""
         shown = f"{gate.figure.target}'s {gate.figure.metric}{where} is {_show(gate.figure.metric, value)}"
         if math.isnan(value) or math.isnan(bound):
-            missing = shown if math.isnan(value) else f"there is nothing VALID to compare it with{where}"
+            missing = shown if math.isnan(value) else f"there is no VALID figure to compare with{where}"
             return GateOutcome(gate.text, True, f"{gate.text} cannot be judged: {missing}")
-        sentence = f"{shown}, the bound {_show(gate.figure.metric, bound)}"
+        sentence = f"{shown}, the limit is {_show(gate.figure.metric, bound)}"
         if OPERATORS[gate.operator](value, bound):
             return GateOutcome(gate.text, True, f"{gate.text}: {sentence}")
         sentences.append(sentence)
@@ -232,7 +232,7 @@ def judge(gate: Gate, results: Results, baseline: SavedResults | None = None) ->
 
 
 def _leaves_out(gate: Gate, load: Load, measured: SavedResults, baseline: SavedResults | None) -> bool:
-    """Whether the comparison leaves out a rate that the test chose, because the other side did not use it."""
+    """Return whether a rate is left out, because the test chose the rate and the other side did not use it."""
     if not gate.needs_common_load:
         return False
     other, target = (baseline, gate.figure.target) if gate.against is None else (measured, gate.against.target)
@@ -249,7 +249,7 @@ def _loads(figure: Figure, measured: SavedResults) -> Iterator[Load | None]:
 
 
 def _multiplicand(gate: Gate, measured: SavedResults, baseline: SavedResults | None, load: Load | None) -> float:
-    """The value that the gate's factor multiplies."""
+    """Return the value that the gate's factor multiplies."""
     if gate.against is not None:
         if gate.against.load is not None:
             load = next(_loads(gate.against, measured), None)
@@ -258,7 +258,7 @@ def _multiplicand(gate: Gate, measured: SavedResults, baseline: SavedResults | N
         return 1.0
     assert baseline is not None
     run = None if load is None else baseline.run(gate.figure.target, load)
-    if run is not None and not run.valid:  # It is never compared, because it could hide a regression.
+    if run is not None and not run.valid:  # An INVALID run is never compared, because it could hide a regression.
         return math.nan
     return _value(gate.figure, baseline, load)
 

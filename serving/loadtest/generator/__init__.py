@@ -1,1 +1,1 @@
-"""The load generator: processes that issue queries, record how each ended, and return the results block by block."""
+"""Generates load: the processes issue queries, record how each query ended, and return the results of each block."""

@@ -1,4 +1,4 @@
-"""The result of one block: how each query ended, recorded by a process, and combined over processes and blocks."""
+"""Records how each query of a block ended, and combines these results over processes and blocks."""
 
 import math
 from collections import Counter
@@ -15,23 +15,23 @@ from hangtag.serving.loadtest.statistics.duration_histogram import DurationHisto
 from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 
 OK = "OK"
-# A query of an open loop is a delayed request if it left this many seconds later than planned. Even on a busy machine
-# the operating system wakes a thread sooner than that, so the generator had fallen behind.
+# A query of an open loop is a delayed request if it was sent this many seconds later than planned. Even on a busy
+# machine, the operating system wakes a thread sooner, so a delayed request shows that the generator has fallen behind.
 DELAYED_AFTER = 0.005
 
 
 @dataclass(frozen=True)
 class TimeSlice:
-    """The answers that arrived in a short part of a block, which starts `start` seconds after the start of the test."""
+    """The answers that arrived in a short part of a block. The part starts `start` seconds after the test's start."""
 
     latency: DurationHistogram = unstored()
-    start: float = stored()  # in a generator process: seconds from the end of the warm-up
+    start: float = stored()  # in a generator process, the seconds are measured from the end of the warm-up
     length: float = stored()
     failed: int = stored(default=0)
 
     @shown()
     def answered(self) -> int:
-        """Queries."""
+        """The number of answered queries."""
         return len(self.latency)
 
     @shown()
@@ -65,28 +65,30 @@ def _chained(parts: Sequence[tuple[TimeSlice, ...]]) -> tuple[TimeSlice, ...]:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """The result of one block, or of all blocks of a run. Durations in seconds.
+    """The result of one block, or of all blocks of a run. Durations are in seconds.
 
-    Latency counts from the planned send time, service time from the actual send time. A closed loop plans a query for
-    the moment at which an answer frees its slot, so its latency and service time differ only by microseconds. Only
-    answered queries (status OK) have durations.
+    Latency is measured from the planned send time, and service time from the actual send time. A closed loop plans a
+    query for the moment at which an answer frees a slot, so the latency and the service time of a closed loop differ
+    only by microseconds. Durations of queries that failed are not recorded.
     """
 
-    warm_up_queries: int = stored("Discarded.", combine=sum)
-    duration: float = stored("Of the measuring, without the warm-up.", combine=sum)
-    answered: int = stored("OK answers that arrived while it measured, to warm-up queries too.", combine=sum)
+    warm_up_queries: int = stored("The queries of the warm-up, which are discarded.", combine=sum)
+    duration: float = stored("The duration of the measurement, without the warm-up.", combine=sum)
+    answered: int = stored("The OK answers that arrived during the measurement, also to warm-up queries.", combine=sum)
     statuses: Counter[str] = stored(
-        "gRPC status code to count, OK included.",
+        "The number of queries by gRPC status code, including OK.",
         combine=lambda parts: sum(parts, Counter()),
         default_factory=Counter,
     )
-    # The first message of each status but OK.
+    # The first message of each status other than OK.
     details: dict[str, str] = unstored(combine=_first_messages, default_factory=dict)
-    delayed_queries: int = stored("Open loop: sent more than 5 ms later than planned.", combine=sum, default=0)
-    finished: bool = stored("Both minima were reached, and nothing stopped it early.", combine=all, default=True)
-    generator_cpu: float = stored("CPUs that the generator's busiest process used.", combine=max, default=0.0)
+    delayed_queries: int = stored("The queries sent over 5 ms later than planned (open loop).", combine=sum, default=0)
+    finished: bool = stored("Whether both minima were reached without an early stop.", combine=all, default=True)
+    generator_cpu: float = stored("The CPUs that the generator's busiest process used.", combine=max, default=0.0)
     generator_busy: float = stored(
-        "The share of the time that its busiest thread computed or waited for a CPU.", combine=max, default=0.0
+        "The share of the time in which the generator's busiest thread computed or waited for a CPU.",
+        combine=max,
+        default=0.0,
     )
     generator_latency_share: float = stored(
         "The share of a closed loop's latency that the generator took; 0 for an open loop.",
@@ -94,37 +96,38 @@ class BlockResult:
         default=0.0,
     )
     generator_cpu_share: float = stored(
-        "The share of the CPUs it may use that the generator took, with all of its processes.",
+        "The share of the CPUs available to the generator that all of its processes used.",
         combine=fmean,
         default=0.0,
     )
     cpus_busy: float = stored(
-        "The share of the time that these CPUs were busy; 0 if the server does not use them too.",
+        "The share of the time in which the CPUs available to the generator were busy; 0 if the server does not share "
+        "these CPUs.",
         combine=fmean,
         default=0.0,
     )
     others_cpu_share: float | None = stored(
-        "The share of this machine's CPUs that other programs took; null if unknown.",
+        "The share of this machine's CPUs that other programs used; null if unknown.",
         combine=_mean_of_known,
         default=None,
     )
     latency: DurationHistogram = stored(
-        "From the planned send time to the answer; answered calls only.",
+        "The time from the planned send time to the answer, for answered calls.",
         combine=DurationHistogram.merged,
         default_factory=DurationHistogram,
     )
     service_time: DurationHistogram = stored(
-        "From the actual send time to the answer; answered calls only.",
+        "The time from the actual send time to the answer, for answered calls.",
         combine=DurationHistogram.merged,
         default_factory=DurationHistogram,
     )
     lateness: DurationHistogram = stored(
-        "From the planned to the actual send time; every call.",
+        "The time from the planned to the actual send time, for every call.",
         combine=DurationHistogram.merged,
         default_factory=DurationHistogram,
     )
     server: ServerTimings | None = stored(
-        "Null if the server keeps no statistics, restarted, or is one of several.",
+        "The server's timings; null if the server keeps no statistics, restarted, or is one of several.",
         combine=ServerTimings.of_blocks,
         default=None,
     )
@@ -132,22 +135,22 @@ class BlockResult:
 
     @shown()
     def queries(self) -> int:
-        """Number of queries sent and ended, without those of the warm-up."""
+        """The number of queries that were sent and have ended, without queries of the warm-up."""
         return self.statuses.total()
 
     @shown()
     def throughput(self) -> float:
-        """Answered calls a second."""
+        """The answered calls per second."""
         return self.answered / self.duration if self.duration > 0 else 0.0
 
     @property
     def failed(self) -> int:
-        """Queries that ended with a status other than OK."""
+        """The number of queries that ended with a status other than OK."""
         return self.queries - self.statuses[OK]
 
     @classmethod
     def from_processes(cls, parts: Sequence["BlockResult"], limits: Limits) -> "BlockResult":
-        """Combine the results of processes that issued one block together. `limits` are those of the whole block."""
+        """Combine the results of the processes that issued one block. `limits` are the limits of the whole block."""
         duration = max(part.duration for part in parts)
         reached = limits.reached(duration, sum(part.queries for part in parts))
         slices: dict[float, list[TimeSlice]] = {}
@@ -173,25 +176,25 @@ class BlockResult:
         )
 
 
-# The picture of latency over time has about this many slices per block, none shorter than SHORTEST_SLICE seconds.
+# The picture of latency over time shows about this many slices per block. No slice is shorter than SHORTEST_SLICE.
 SLICES = 10
 SHORTEST_SLICE = 0.1
 LOST = "UNKNOWN"
-"""The status of a query whose end gRPC never reported."""
+"""The status of a query whose end gRPC did not report."""
 
 
 class Recorder:
-    """Collects the queries of one block. Times are seconds on one monotonic clock.
+    """Records the queries of one block. Times are seconds on one monotonic clock.
 
-    `record` runs once per query, on the channels' threads, so it only appends to a list. `fold` counts the list into
-    histograms now and then, which bounds the memory and gives the live figures.
+    The channels' threads call `record` once per query, so `record` only appends to a list. `fold` moves the list's
+    entries into histograms from time to time, which limits the memory and provides the live figures.
     """
 
     def __init__(self, window_start: float, limits: Limits) -> None:
         """Start recording.
 
-        Queries planned before `window_start` are warm-up. If answered within the window, they count, but only towards
-        the throughput.
+        Queries that are planned before `window_start` belong to the warm-up. If such a query is answered after
+        `window_start`, it is included in the throughput, but not in the latency.
         """
         self.window_start = window_start
         self.statuses: Counter[str] = Counter()
@@ -209,25 +212,27 @@ class Recorder:
         self._warm_up_queries = 0
 
     def record(self, planned: float, sent: float, ended: float, status: str) -> None:
-        """Record that a query ended. Thread-safe: appending to a list is atomic."""
+        """Record that a query ended. This method is thread-safe, because appending to a list is atomic."""
         if planned >= self.window_start:
             self._ended.append((planned, sent, ended, status))
         else:
             self._warm_up_ended.append((ended, status))
 
     def record_lost(self, count: int) -> None:
-        """Record queries whose end gRPC never reported."""
+        """Record queries whose end gRPC did not report."""
         self.statuses[LOST] += count
-        self.details.setdefault(LOST, "gRPC did not report the end of the call, not even when its deadline had passed")
+        self.details.setdefault(
+            LOST, "gRPC did not report the end of the call, although the call's deadline has passed"
+        )
         self._folded += count
 
     @property
     def queries(self) -> int:
-        """Number of queries that have ended so far, without those of the warm-up."""
+        """Return the number of queries that have ended so far, without queries of the warm-up."""
         return self._folded + len(self._ended)
 
     def fold(self, window_end: float = 0.0) -> None:
-        """Count the queries recorded since the last call; `window_end` is 0 while the block runs."""
+        """Move the queries recorded since the last call into histograms. `window_end` is 0 while the block runs."""
         window_end = window_end or math.inf
         warm_up, self._warm_up_ended = self._warm_up_ended, []
         self._warm_up_queries += len(warm_up)
@@ -262,7 +267,10 @@ class Recorder:
             ends["failed"] += int(np.count_nonzero(here & ~ok))
 
     def result(self, window_end: float, *, stopped: bool = False) -> BlockResult:
-        """Return the block's result until `window_end`. `stopped`: the block ended early. Record nothing afterwards."""
+        """Return the block's result until `window_end`. Nothing may be recorded after this call.
+
+        `stopped` says whether the block ended early.
+        """
         self.fold(window_end)
         return BlockResult(
             duration=max(window_end - self.window_start, 0.0),

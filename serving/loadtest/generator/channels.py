@@ -1,9 +1,9 @@
-"""Channels for the generator's calls: an interface for all protocols, the channel over gRPC, and ``connect``.
+"""Defines the interface of the generator's channels, and implements the channel over gRPC.
 
-`CompletionQueueChannel` drives grpcio's completion queue directly: one thread takes completed calls off the queue,
-without the futures, locks and callbacks that grpcio's public API creates for each call. It makes more calls per CPU
-second than `.future()`, grpc.aio, or blocking calls on threads (studies/finished/loadtest.md has figures). The queue is
-private to grpcio, but exists in all versions that hangtag may be installed with.
+`CompletionQueueChannel` uses grpcio's completion queue directly. One thread takes completed calls off the queue,
+without the futures, locks and callbacks that grpcio's public API creates for each call. This channel makes more calls
+per second of CPU time than `.future()`, grpc.aio, or blocking calls on threads (studies/finished/loadtest.md). The
+queue is a private part of grpcio, but exists in all grpcio versions with which hangtag can be installed.
 """
 
 import threading
@@ -22,8 +22,8 @@ from hangtag.serving.credentials import Credentials
 
 clock = time.perf_counter
 
-# Called when a call has ended. Arguments: the token passed to `send`, the times on `clock` at which the call left and
-# ended, gRPC's status code (0 is OK), and the status message.
+# A function that is called when a call has ended. Its arguments are the token passed to `send`, the times on `clock` at
+# which the call was sent and ended, gRPC's status code (0 is OK), and the status message.
 OnEnd = Callable[[Any, float, float, int, str], None]
 Metadata = tuple[tuple[str, str | bytes], ...] | None
 STATUS_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
@@ -42,21 +42,21 @@ class Channel(Protocol):
                 argument, because the request's text has the path.
             request: The serialised message; for HTTP, the whole text of the request.
             timeout: The call's deadline in seconds from now.
-            metadata: gRPC metadata of the call; for HTTP, additional headers.
-            token: Passed to `on_end`, to identify the call.
-            on_end: Called once, on another thread, when the call has ended. This function must not raise.
+            metadata: The call's gRPC metadata; for HTTP, additional headers.
+            token: An object that identifies the call, and that `on_end` receives.
+            on_end: A function that is called once, on another thread, when the call has ended. It must not raise.
         """
 
     def close(self) -> None:
-        """Close the channel. Calls in flight are cancelled, and `on_end` is called for each call."""
+        """Close the channel. Calls in flight are cancelled, and `on_end` is called for each of these calls."""
 
 
-# gRPC lets channels with equal arguments share one connection, unless each has its own subchannel pool.
+# Channels with equal arguments share one connection, unless each channel has its own subchannel pool.
 CHANNEL_OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
 
 
 class CompletionQueueChannel:
-    """Calls through grpcio's private completion queue."""
+    """Makes calls through grpcio's private completion queue."""
 
     name = "grpcio's completion queue"
 
@@ -64,7 +64,7 @@ class CompletionQueueChannel:
         """Raises CredentialsError."""
         self._channel = credentials.channel(address, CHANNEL_OPTIONS)
         self._queue: Any = self._channel._channel  # type: ignore[attr-defined]
-        # One entry per call in flight: `next_call_event` must not be called when no event will come.
+        # One entry per call in flight, because `next_call_event` must not be called if no event will come.
         self._in_flight: SimpleQueue[bool] = SimpleQueue()
         self._open = True
         threading.Thread(target=self._take_events, name="calls", daemon=True).start()
@@ -72,7 +72,7 @@ class CompletionQueueChannel:
     def send(self, method: str, request: bytes, timeout: float, metadata: Metadata, token: Any, on_end: OnEnd) -> None:
         """See Channel."""
         sent = clock()
-        # An operation object holds what it received, so each call needs new operation objects.
+        # An operation object stores what it received, so each call needs new operation objects.
         operations = (
             cygrpc.SendInitialMetadataOperation(metadata, 0),
             cygrpc.SendMessageOperation(request, 0),
@@ -107,7 +107,7 @@ class CompletionQueueChannel:
         """See Channel."""
         if self._open:
             self._open = False
-            self._channel.close()  # Returns once the thread has taken the event of every call.
+            self._channel.close()  # This returns when the thread has taken the event of every call.
             self._in_flight.put(False)
 
 
@@ -119,21 +119,21 @@ CHECK_TIMEOUT = 5.0  # Seconds.
 
 
 def connect(address: str, credentials: Credentials) -> Channel:
-    """Open a channel and make one call, so that no measured query pays for the connection.
+    """Open a channel and make one call, so that no measured query includes the time to connect.
 
-    Raises nothing if the server is unreachable; the later calls then end with the status UNAVAILABLE.
+    If the server is unreachable, this function raises nothing, and later calls end with the status UNAVAILABLE.
 
     Args:
-        address: HOST:PORT or a unix: address, for gRPC; a URL, for HTTP.
-        credentials: TLS files and token.
+        address: HOST:PORT or a unix: address for gRPC, or a URL for HTTP.
+        credentials: The TLS files and the token.
 
     Raises:
-        CredentialsError: When the credentials' files cannot be read.
-        TimeoutError: When the first call does not end.
-        MissingExtraError: When the address is a URL, and the extra `loadtest` is not installed.
+        CredentialsError: The credentials' files cannot be read.
+        TimeoutError: The first call does not end.
+        MissingExtraError: The address is a URL, and the extra `loadtest` is not installed.
     """
     if server_address.is_http(address):
-        with needs("loadtest", "A load test over HTTP"):
+        with needs("loadtest", "a load test over HTTP"):
             from hangtag.serving.loadtest.generator.http_channel import HttpChannel
         from hangtag.serving.loadtest.generator.http_channel import LIVE, as_text
 
@@ -146,7 +146,7 @@ def connect(address: str, credentials: Credentials) -> Channel:
 
 
 def _check(channel: Channel, credentials: Credentials, request: bytes = b"") -> None:
-    """Make one call and wait for its end, whatever its status. Raises TimeoutError when the call does not end."""
+    """Make one call and wait for its end. The call may fail. Raises TimeoutError if the call does not end."""
     codes: SimpleQueue[int] = SimpleQueue()
     metadata = credentials.metadata() or None
     channel.send(methods.SERVER_LIVE, request, CHECK_TIMEOUT, metadata, None, lambda *end: codes.put(end[3]))

@@ -1,4 +1,4 @@
-"""Executors issue the queries of one block. There is an executor for each kind of load."""
+"""Issues the queries of one block. There is an executor for each kind of load."""
 
 import itertools
 import threading
@@ -11,13 +11,13 @@ from hangtag.serving.loadtest.generator.channels import STATUS_NAMES, Channel, M
 from hangtag.serving.loadtest.generator.messages import Block, CallSettings, RequestPool, SharedCounts, Snapshot
 from hangtag.serving.loadtest.plan.load import ClosedLoop, OpenLoop, planned_send_times, random_generator
 
-# The token that a call passes through the channel: the channel itself, and the call's planned send time.
+# The token that a call passes through the channel. It contains the channel and the call's planned send time.
 Token = tuple[Channel, float]
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A block, the means to issue its queries, and this process's share of them: number `process` of `processes`."""
+    """A block, the requests and channels to issue it, and this process's share: number `process` of `processes`."""
 
     block: Block
     channels: Sequence[Channel]
@@ -31,8 +31,8 @@ class Assignment:
 class Executor(ABC):
     """Issues this process's share of one block.
 
-    Three kinds of threads call it: the pacer calls `pace`, the channels' threads call `_on_end`, and the process's main
-    thread calls the rest. `drained` is set as soon as nothing more will be recorded.
+    Three kinds of threads call an executor. The pacer calls `pace`, the channels' threads call `_on_end`, and the
+    process's main thread calls the other methods. `drained` is set as soon as nothing more will be recorded.
     """
 
     def __init__(self, assignment: Assignment) -> None:
@@ -41,8 +41,8 @@ class Executor(ABC):
         self._method = assignment.pool.method
         self._counts = assignment.counts
         self._process, self._processes = process, processes = assignment.process, assignment.processes
-        # Process i of n starts at request i and takes every n-th request, so that together they rotate through all
-        # requests.
+        # Process i of n starts at request i and takes every n-th request, so that the processes together send all
+        # requests in rotation.
         pool = assignment.pool.requests
         order = range(process, process + processes * len(pool), processes)
         self._requests = itertools.cycle([pool[index % len(pool)] for index in order])
@@ -62,30 +62,32 @@ class Executor(ABC):
 
     @abstractmethod
     def pace(self) -> None:
-        """Send the queries that are not triggered by an answer."""
+        """Send the queries that no answer triggers."""
 
     @abstractmethod
     def check_limits(self) -> None:
-        """Publish this process's query count, and stop if the limits are reached. Called now and then."""
+        """Publish this process's query count, and stop if the limits are reached. Called from time to time."""
 
     @abstractmethod
     def _send_next(self, channel: Channel, sent: float, ended: float, status: str) -> bool:
-        """Send the query that an answer triggers, if any; return whether one was sent. `sent`: when the answered query
-        left."""
+        """Send the query that an answer triggers, if any, and return whether a query was sent.
+
+        `sent` is the time at which the answered query was sent.
+        """
 
     def latency_share(self, busy: float) -> float:
-        """The share of the latency that the generator takes, given the share of the time that it is busy."""
+        """Return the share of the latency that the generator takes, given the share of the time in which it is busy."""
         return 0.0
 
     def _window_end(self) -> float:
-        """When measuring ends, unless it ends early."""
+        """Return the time at which measuring ends unless the block is stopped early."""
         return clock()
 
     def stop(self, *, early: bool = False) -> None:
         """Send no more queries, but wait for the queries in flight, so that slow queries are recorded too.
 
         Args:
-            early: The block ends before its limits, so its result is not finished.
+            early: Whether the block ends before it has reached its limits, so that its result is not finished.
         """
         with self._lock:
             if not self._stopped.is_set():
@@ -101,7 +103,7 @@ class Executor(ABC):
         self.drained.set()
 
     def give_up_lost_calls(self) -> None:
-        """Count calls that gRPC has lost as failed, so that the block can end. Called now and then."""
+        """Count calls that gRPC has lost as failed, so that the block can end. Called from time to time."""
         if not self._stopped.is_set() or clock() < self._last_sent + self._lost_after:
             return
         with self._lock:
@@ -110,7 +112,7 @@ class Executor(ABC):
                 self.drained.set()
 
     def snapshot(self) -> Snapshot:
-        """The progress of this process's share."""
+        """Return the progress of this process's share."""
         recorder = self._recorder
         recorder.fold(self._counts.end)
         elapsed = clock() - self._start
@@ -158,36 +160,36 @@ class Executor(ABC):
                 self.drained.set()
 
 
-# Seconds to wait after UNAVAILABLE: an unreachable server fails calls at once, and the loop would spin.
+# The seconds to wait after UNAVAILABLE. Calls to an unreachable server fail at once, so the loop would spin.
 UNAVAILABLE_PAUSE = 0.01
-# While answers arrive, limits are checked at least this often (seconds): another process may have ended the block.
+# The seconds between two checks of the limits while answers arrive, because another process may have ended the block.
 CHECK_INTERVAL = 0.002
 
 
-# If a channel's thread takes up an answer within this many seconds of the previous answer, the answer had already
-# arrived, and the thread did not wait. Measured: 4 to 15 µs for an answer that is there, 60 µs and more if the thread
-# slept.
+# If a channel's thread takes an answer within this many seconds after the previous answer, the answer had already
+# arrived, and the thread did not sleep. In measurements, the thread took 4 to 15 µs for an answer that had arrived, and
+# at least 60 µs if it had slept.
 IDLE = 30e-6
 
 
 @dataclass
 class _Taking:
-    """How a channel's thread handled answers; times on `clock`."""
+    """The times at which a channel's thread handled answers. Times are on `clock`."""
 
-    done: float = 0.0  # When the thread was ready for the next answer.
-    busy_since: float = 0.0  # When the thread last waited; the answers since then followed each other without a pause.
-    waited: float = 0.0  # The sum of the longest times that the answers can have waited for the thread.
+    done: float = 0.0  # The time at which the thread was ready for the next answer.
+    busy_since: float = 0.0  # The time at which the thread last slept. Since then, answers followed without a pause.
+    waited: float = 0.0  # The sum of the longest times for which the answers can have waited for the thread.
     answers: int = 0
 
 
 class ClosedLoopExecutor(Executor):
-    """Issues a query into each of this process's slots, and the next query into any slot that an answer frees."""
+    """Issues a query in each of this process's slots, and the next query in any slot that an answer frees."""
 
     def __init__(self, assignment: Assignment, load: ClosedLoop) -> None:
         super().__init__(assignment)
         self._slots = load.concurrency // self._processes + (self._process < load.concurrency % self._processes)
         self._taking = {channel: _Taking() for channel in self._channels}
-        # Limits are checked after this many more answers, or at the first answer after this time.
+        # The limits are checked after `_answers_to_check` more answers, or at the first answer after `_check_at`.
         self._answers_to_check, self._check_at = 1, 0.0
 
     def pace(self) -> None:
@@ -195,14 +197,14 @@ class ClosedLoopExecutor(Executor):
         self._stopped.wait(max(self._start - clock(), 0.0))
         for slot in range(self._slots):
             self._send(self._channels[slot % len(self._channels)], clock())
-        if not self._slots:  # There are more processes than queries in flight.
+        if not self._slots:  # This process has no slots if there are more processes than queries in flight.
             self._stopped.set()
             self.drained.set()
 
     def check_limits(self) -> None:
         """Stop when all processes together have reached the limits.
 
-        The main thread also calls this method, in case no answers arrive.
+        The main thread also calls this method, because there may be no answers.
         """
         queries = self._counts.update(self._process, self._recorder.queries)
         now = clock()
@@ -211,18 +213,18 @@ class ClosedLoopExecutor(Executor):
         if self._counts.end or limits.exceeded(elapsed, queries) or limits.reached(elapsed, queries):
             self.stop()
             return
-        # No count can be exceeded before each process has completed its share of the missing queries.
+        # No limit can be reached before each process has completed its share of the missing queries.
         missing = [count - queries for count in (limits.min_query_count, limits.max_query_count) if count > queries]
         self._answers_to_check = max(min(missing) // self._processes, 1)
         ends = [end for end in (limits.min_duration, limits.max_duration) if end > elapsed]
         self._check_at = min(now + CHECK_INTERVAL, *(self._recorder.window_start + end for end in ends))
 
     def latency_share(self, busy: float) -> float:
-        """See Executor. The share has two parts: the generator's own time for a query, and the time that answers wait
-        for the generator.
+        """Return the share of the latency that the generator takes.
 
-        By Little's law, the first part equals the share of time that the generator is busy, divided by the queries in
-        flight.
+        The share has two parts: the generator's own time for a query, and the time for which answers wait for the
+        generator. By Little's law, the first part equals the share of time in which the generator is busy, divided by
+        the number of queries in flight.
         """
         answers = sum(taking.answers for taking in self._taking.values())
         latency = self._recorder.latency.mean
@@ -244,22 +246,22 @@ class ClosedLoopExecutor(Executor):
             self._stopped.wait(UNAVAILABLE_PAUSE)
         if self._stopped.is_set():
             return False
-        # The number in flight does not change, so no lock is taken.
+        # The number of queries in flight does not change, so this method needs no lock.
         self._issue(channel, clock())
         taking.done = clock()
         return True
 
 
-# A block whose generator falls behind is ended this many seconds after its maximum duration.
+# If the generator falls behind, the block is ended this many seconds after its maximum duration.
 OVERTIME = 1.0
 
 
 class OpenLoopExecutor(Executor):
-    """Issues this process's part of the schedule: every processes-th query."""
+    """Issues this process's part of the schedule: every n-th query if there are n processes."""
 
     def __init__(self, assignment: Assignment, load: OpenLoop) -> None:
         super().__init__(assignment)
-        # Every process computes the whole schedule and takes its part.
+        # Every process computes the whole schedule, and issues only its own part.
         block = assignment.block
         random = random_generator(block.seed, "schedule", block.round)
         schedule = planned_send_times(load, block.limits, block.warm_up, random)
@@ -281,18 +283,18 @@ class OpenLoopExecutor(Executor):
         self.stop()
 
     def check_limits(self) -> None:
-        """Publish the query count. The schedule ends the block."""
+        """Publish the query count. The end of the schedule ends the block."""
         self._counts.update(self._process, self._recorder.queries)
 
     def _window_end(self) -> float:
-        return self._schedule_end  # However late the last query left.
+        return self._schedule_end  # A query that is sent late does not extend the window.
 
     def _send_next(self, channel: Channel, sent: float, ended: float, status: str) -> bool:
         return False
 
 
 def create(assignment: Assignment) -> Executor:
-    """The executor for the block's kind of load."""
+    """Create the executor for the block's kind of load."""
     load = assignment.block.load
     if isinstance(load, ClosedLoop):
         return ClosedLoopExecutor(assignment, load)

@@ -1,8 +1,8 @@
-"""Make asynchronous HTTP/1.1 calls. A request is its complete HTTP text, which is written to a connection unchanged.
+"""Makes asynchronous HTTP/1.1 calls. A request is a complete HTTP text, which is written to a connection unchanged.
 
-An event loop in a thread holds the connections (uvloop's event loop if installed), and httptools (llhttp, Node's
-parser) reads the answers. A general client such as httpx2 takes several times as long for a call, and would limit the
-measurement.
+An event loop in a thread owns the connections (uvloop's event loop if uvloop is installed), and httptools (with
+Node's parser llhttp) parses the answers. A general client such as httpx2 takes several times as long for a call, and
+would limit the measured throughput.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ def message_as_text(address: str, method: str, message: Message, deadline: float
         address: the server's URL.
         method: the full gRPC name of ModelInfer or Classify.
         message: the request.
-        deadline: the call's deadline in seconds, which the request passes on to the server.
+        deadline: the call's deadline in seconds, which the request sends to the server.
     """
     return as_text(address, ROUTES[method].encode(message, round(deadline * 1e6)))
 
@@ -58,16 +58,16 @@ with suppress(ImportError):  # uvloop has no wheel for some platforms
 
 _UNAVAILABLE, _DEADLINE_EXCEEDED, _CANCELLED = 14, 4, 1  # gRPC's codes
 SWEEP_SECONDS = 0.05
-"""Seconds between two searches for calls whose deadline has passed."""
+"""The seconds between two searches for calls whose deadline has passed."""
 
 
 class HttpChannel:
-    """Connections to one server: a connection for each call in flight, kept for later calls."""
+    """Makes calls to one server, on one connection per call in flight. Later calls reuse idle connections."""
 
     name = f"HTTP/1.1 on {_LOOP} and httptools"
 
     def __init__(self, address: str, credentials: Credentials) -> None:
-        """Open no connection yet. `address` is a URL. Raises CredentialsError."""
+        """Start the event loop, without opening a connection. `address` is a URL. Raises CredentialsError."""
         url = urlsplit(address)
         self._host = url.hostname or ""
         self._tls = credentials.ssl_context(address)
@@ -83,16 +83,16 @@ class HttpChannel:
         self._loop, self._closing = started.result()
 
     def send(self, method: str, request: bytes, timeout: float, metadata: Metadata, token: Any, on_end: OnEnd) -> None:
-        """See Channel. `request` is the complete HTTP text, to which the headers in `metadata` are added."""
+        """See Channel. `request` is a complete HTTP text, to which the headers in `metadata` are added."""
         call = _Call(_with_headers(request, metadata), clock() + timeout, token, on_end)
-        if threading.current_thread() is self._thread:  # an answer triggers this call
+        if threading.current_thread() is self._thread:  # an answer triggered this call
             self._begin(call)
         else:
             self._loop.call_soon_threadsafe(self._begin, call)
 
     def close(self) -> None:
         """See Channel."""
-        with suppress(RuntimeError):  # the loop has ended
+        with suppress(RuntimeError):  # the event loop has already ended
             self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join()
 
@@ -113,12 +113,11 @@ class HttpChannel:
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def _begin(self, call: "_Call") -> None:
-        # The clock starts here and not in `send`: if this thread is behind, the call's wait for this thread is the
-        # generator's delay. Opening a connection counts as part of the call, as with gRPC, because the server may be
-        # slow to accept.
+        # The clock starts here and not in `send`, because a call's wait for this thread is a delay of the generator.
+        # The time to open a connection is part of the call, as with gRPC, because the server may accept slowly.
         call.sent = clock()
         if self._idle:
-            connection = self._idle.pop()  # the one used last: the server closes idle connections
+            connection = self._idle.pop()  # the connection used last, because servers close idle connections
             self._busy.add(connection)
             connection.begin(call)
         else:
@@ -134,7 +133,7 @@ class HttpChannel:
                 )
         except TimeoutError:
             call.end(_DEADLINE_EXCEEDED, "no connection within the deadline")
-        except OSError as error:  # ssl.SSLError too
+        except OSError as error:  # includes ssl.SSLError
             call.end(_UNAVAILABLE, f"no connection to {self._host}:{self._port}: {error.strerror or error}")
         except asyncio.CancelledError:
             call.end(_CANCELLED, "the channel was closed")
@@ -145,14 +144,14 @@ class HttpChannel:
 
 
 class _Call:
-    """A call that has not ended."""
+    """A call that has not ended yet."""
 
     __slots__ = ("_on_end", "_token", "deadline", "request", "sent")
 
     def __init__(self, request: bytes, deadline: float, token: Any, on_end: OnEnd) -> None:
         self.request = request
         self.deadline = deadline
-        self.sent = 0.0  # the time on `clock`, once it has left
+        self.sent = 0.0  # the time on `clock` at which the call was sent; 0 before
         self._token = token
         self._on_end = on_end
 
@@ -161,7 +160,7 @@ class _Call:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, with one call at a time."""
+    """A connection that makes one call at a time."""
 
     def __init__(self, idle: "deque[_Connection]", busy: "set[_Connection]") -> None:
         self._idle, self._busy = idle, busy
@@ -180,7 +179,7 @@ class _Connection(asyncio.Protocol):
         self._transport.write(call.request)
 
     def fail(self, code: int, details: str) -> None:
-        """End the call, if there is one, and the connection."""
+        """Close the connection, and end its call if there is one."""
         self._transport.abort()
         self._forget()
         call, self._call = self._call, None
@@ -204,12 +203,12 @@ class _Connection(asyncio.Protocol):
             call.end(_UNAVAILABLE, f"the connection broke before the answer came: {error or 'the server closed it'}")
 
     def on_body(self, body: bytes) -> None:
-        """Keep the body of an error response, for the error's message. httptools calls this method."""
+        """Store the body of an error response for the error's message. httptools calls this method."""
         if self._parser.get_status_code() != 200:
             self._body += body
 
     def on_message_complete(self) -> None:
-        """End the call. Called by httptools."""
+        """End the call. httptools calls this method."""
         call, self._call = self._call, None
         status, body, self._body = self._parser.get_status_code(), self._body, b""
         self._busy.discard(self)

@@ -1,4 +1,4 @@
-"""What the reporting process and the generator's processes exchange: messages in pipes, and counts in shared memory."""
+"""Defines the messages in pipes and the counts in shared memory that the processes of a load test exchange."""
 
 import ctypes
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ INFER, CLASSIFY = methods.MODEL_INFER, methods.CLASSIFY
 
 @dataclass(frozen=True)
 class RequestPool:
-    """The serialised requests for one target, sent in rotation; `method` is the full gRPC method name."""
+    """The serialised requests for one target, which are sent in rotation. `method` is the full gRPC method name."""
 
     address: str
     method: str
@@ -23,10 +23,10 @@ class RequestPool:
 
 @dataclass(frozen=True)
 class CallSettings:
-    """Settings of calls: connections per process and server, each call's deadline in seconds, credentials.
+    """The settings of calls: connections per process and server, each call's deadline in seconds, and credentials.
 
-    A call that has not ended `lost_after` seconds after its deadline is lost. Under overload, if the server cuts a
-    connection, gRPC's core (grpcio 1.85) sometimes never reports that its calls ended.
+    A call that has not ended `lost_after` seconds after its deadline is lost. If an overloaded server cuts a
+    connection, gRPC's core (grpcio 1.85) sometimes never reports the end of the connection's calls.
     """
 
     channels: int = 1
@@ -42,11 +42,12 @@ class Block:
     Attributes:
         target: The target's name.
         load: The load.
-        limits: When the block ends.
-        warm_up: Seconds before measuring starts.
+        limits: The limits at which the block ends.
+        warm_up: The seconds before measuring starts.
         seed: The test's seed.
-        round: Distinguishes the schedules of blocks with the same seed.
-        start: When the block starts on the monotonic clock, which all processes of a machine share; 0 for now.
+        round: A number that distinguishes the schedules of blocks with the same seed.
+        start: The time at which the block starts, on the monotonic clock that all processes of a machine share; 0 for
+            now.
     """
 
     target: str
@@ -60,7 +61,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The progress of a block: seconds, queries, queries per second."""
+    """The progress of a block: the seconds so far, the queries so far, and the queries per second."""
 
     elapsed: float
     queries: int
@@ -73,12 +74,13 @@ class Snapshot:
 class SharedCounts:
     """Lets each process see how many queries all processes together have completed.
 
-    No lock is needed: each process writes only its own count, and the first process to reach the end writes the end.
+    No lock is needed, because each process writes only its own count, and only the first process at the end writes the
+    time of the end.
     """
 
     def __init__(self, context: BaseContext, processes: int) -> None:
-        """Allocate zeroed memory. Pass this object to each process at its start."""
-        # ctypes' own array types, which mypy sees as Any.
+        """Allocate memory that is filled with zeros. Pass this object to each process at the process's start."""
+        # mypy regards the array types of ctypes as Any.
         self._counts: Any = context.RawArray(ctypes.c_int64, processes)
         self._end: Any = context.RawValue(ctypes.c_double, 0.0)
 
@@ -94,10 +96,10 @@ class SharedCounts:
 
     @property
     def end(self) -> float:
-        """When the block's measuring ended, on the monotonic clock; 0 while measuring continues."""
+        """Return the time on the monotonic clock at which the block's measuring ended; 0 while measuring continues."""
         return float(self._end.value)
 
     def finish(self, at: float) -> None:
-        """End the block for all processes, unless it has ended already."""
+        """End the block for all processes, unless the block has already ended."""
         if not self._end.value:
             self._end.value = at

@@ -1,6 +1,7 @@
-"""The generator's processes hold channels and requests, run blocks one after the other, and measure their threads.
+"""Runs the generator's processes, which own channels and requests, run one block at a time, and time their threads.
 
-The reporting process, which has its own interpreter lock, sends each of them a block and combines the results.
+The reporting process has its own interpreter lock. It sends a block to each generator process, and combines the
+results.
 """
 
 import gc
@@ -30,27 +31,28 @@ TASKS = Path("/proc/self/task")
 
 
 def busy_seconds(tasks: Path = TASKS) -> dict[str, float]:
-    """How many seconds each thread of this process has computed or waited for a CPU so far, by thread id.
+    """Return the seconds for which each thread of this process has computed or waited for a CPU, by thread id.
 
-    Empty if the kernel does not count these times. Source: Linux, Documentation/scheduler/sched-stats.rst.
+    The result is empty if the kernel does not record these times. Source: Linux,
+    Documentation/scheduler/sched-stats.rst.
     """
     seconds = {}
     for task in tasks.glob("*"):
         try:
             computed, waited = (task / "schedstat").read_text().split()[:2]
         except (OSError, ValueError):
-            continue  # The thread has ended, or this kernel does not count the times.
+            continue  # The thread has ended, or the kernel does not record the times.
         seconds[task.name] = (int(computed) + int(waited)) / 1e9
     return seconds
 
 
 def busiest_share(before: dict[str, float], after: dict[str, float], seconds: float) -> float:
-    """The share of `seconds` in which the busiest thread was busy, from two `busy_seconds`; 0 without threads."""
+    """Return the share of `seconds` in which the busiest thread was busy, from two results of `busy_seconds`."""
     return max((spent - before.get(thread, 0.0) for thread, spent in after.items()), default=0.0) / seconds
 
 
 SNAPSHOT_INTERVAL = 0.2  # Seconds.
-# After a stop, answers to calls in flight may arrive for this many seconds before the calls are cancelled.
+# The seconds after a stop in which answers to calls in flight may arrive. Then the calls are cancelled.
 STOP_GRACE = 0.5
 
 
@@ -65,7 +67,7 @@ class Generator:
         process: int = 0,
         processes: int = 1,
     ) -> None:
-        """Open the channels to the servers of all `pools`, whose keys are target names. Raises CredentialsError."""
+        """Open the channels to the servers of all `pools`, which has the pools by target. Raises CredentialsError."""
         self._pools = pools
         self._settings = settings
         self._counts, self._process, self._processes = counts, process, processes
@@ -76,13 +78,14 @@ class Generator:
 
     @property
     def channel_names(self) -> str:
-        """The names of the channel implementations in use, for the report."""
+        """The names of the channel implementations that are in use, for the report."""
         return ", ".join(sorted({channel.name for channels in self._channels.values() for channel in channels}))
 
     def run(self, block: Block, keep_going: Callable[[Snapshot], bool]) -> BlockResult:
         """Run this process's share of a block.
 
-        `keep_going` is called with a snapshot every SNAPSHOT_INTERVAL; the block ends early when it returns False.
+        `keep_going` is called with a snapshot every SNAPSHOT_INTERVAL seconds. If `keep_going` returns False, the block
+        ends early.
         """
         pool = self._pools[block.target]
         channels = self._channels[pool.address]
@@ -114,14 +117,13 @@ class Generator:
         )
 
     def close(self) -> None:
-        """Close the channels; calls in flight are cancelled."""
+        """Close the channels, and cancel the calls in flight."""
         for channels in self._channels.values():
             for channel in channels:
                 channel.close()
 
 
-# A thread that waits for the interpreter lock gets it after this many seconds. Python's default of 5 ms would delay
-# sends.
+# The seconds after which a waiting thread gets the interpreter lock. Python's default of 5 ms would delay queries.
 SWITCH_INTERVAL = 0.0005
 STOP = "stop"
 
@@ -136,15 +138,15 @@ def serve(
 ) -> None:
     """Run blocks until the other end of the connection closes.
 
-    First sends the names of the channel implementations. Then receives blocks, sends snapshots while a block runs, and
-    sends the block's BlockResult when the block ends.
+    This function first sends the names of the channel implementations. Then it receives blocks, sends snapshots while a
+    block runs, and sends the block's BlockResult when the block ends.
     """
-    # Ctrl-C reaches the whole process group; the parent decides whether to stop.
+    # Ctrl-C reaches all processes of the group, but only the parent process decides whether to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.setswitchinterval(SWITCH_INTERVAL)
     generator = Generator(pools, settings, counts, process, processes)
-    # No object that exists now is garbage, so the collector need not scan them again.
+    # No object that exists now is garbage, so the garbage collector need not scan these objects again.
     gc.freeze()
 
     def keep_going(snapshot: Snapshot) -> bool:
@@ -155,22 +157,22 @@ def serve(
         connection.send(generator.channel_names)
         while True:
             block = connection.recv()
-            if block != STOP:  # The parent sent STOP just as a block ended.
+            if block != STOP:  # STOP arrives here if the parent sent it just when a block had ended.
                 connection.send(generator.run(block, keep_going))
     except (EOFError, OSError):
         generator.close()
 
 
-# Seconds after which a stop requested in this process is passed on.
+# The longest time in seconds until a stop that is requested in this process is sent to the generator processes.
 POLL_INTERVAL = 0.1
-# Seconds between sending a block and its start, so that every process has received the block. A single process can
-# start at once.
+# The seconds between sending a block and the block's start, so that every process has received the block. If there is
+# only one process, the block starts at once.
 LEAD = 0.05
 START_TIMEOUT = 60.0 + CHECK_TIMEOUT
 
 
 class GeneratorProcesses:
-    """A context manager that starts the processes, and `run`s blocks on them.
+    """A context manager that starts the generator processes. Its method `run` runs a block on all processes.
 
     Example:
         with GeneratorProcesses({"cnn": pool}, CallSettings(), processes=2, stop=threading.Event()) as generators:
@@ -180,15 +182,15 @@ class GeneratorProcesses:
     def __init__(
         self, pools: Mapping[str, RequestPool], settings: CallSettings, processes: int, stop: threading.Event
     ) -> None:
-        """Prepare the processes, which start and connect when the context opens. `pools`: target name -> requests."""
-        # Spawned, not forked: gRPC's threads do not survive a fork.
+        """Prepare the processes, which start and connect when the context opens. `pools` has the requests by target."""
+        # The processes are spawned and not forked, because gRPC's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
         self._counts = SharedCounts(context, processes)
         self._stop = stop
         self._connections: list[Connection] = []
         self._processes: list[Any] = []
         self._child_ends: list[Connection] = []
-        self.channel_names = ""  # The channel implementations in use, for the report.
+        self.channel_names = ""  # The channel implementations that are in use, for the report.
         for process in range(processes):
             parent_end, child_end = context.Pipe()
             arguments = (child_end, pools, settings, self._counts, process, processes)
@@ -201,7 +203,7 @@ class GeneratorProcesses:
     def __enter__(self) -> Self:
         for process in self._processes:
             process.start()
-        # Only the children keep their ends open, so that a child's death closes its connection here.
+        # Only the child processes keep their ends open, so that a child's death closes its connection in this process.
         for child_end in self._child_ends:
             child_end.close()
         try:
@@ -221,10 +223,10 @@ class GeneratorProcesses:
         return len(self._processes)
 
     def run(self, block: Block, on_progress: Callable[[Snapshot], None]) -> BlockResult:
-        """Run one block to its end, or until the stop event is set. Each process issues its share.
+        """Run one block to its end, or until the stop event is set. Each process issues its share of the queries.
 
         Raises:
-            GeneratorError: When a process ended unexpectedly.
+            GeneratorError: A process ended unexpectedly.
         """
         self._counts.reset()
         block = replace(block, start=clock() + LEAD) if len(self) > 1 else block
@@ -267,7 +269,7 @@ class GeneratorProcesses:
         process = self._processes[number]
         process.join(timeout=2.0)
         return GeneratorError(
-            f"a generator process ended unexpectedly (exit code {process.exitcode}); its output on stderr says why"
+            f"a generator process ended unexpectedly (exit code {process.exitcode}). Its output on stderr says why"
         )
 
     def _end(self) -> None:
@@ -281,8 +283,7 @@ class GeneratorProcesses:
 
 
 def _combined(parts: list[Snapshot]) -> Snapshot:
-    """Combine the snapshots of all processes. Percentiles cannot be added, so the worst process's percentiles are
-    shown."""
+    """Combine the snapshots of all processes. Percentiles cannot be added, so the worst process's are taken."""
     return Snapshot(
         elapsed=max(part.elapsed for part in parts),
         queries=sum(part.queries for part in parts),

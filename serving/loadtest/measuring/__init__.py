@@ -1,1 +1,1 @@
-"""Measure a whole load test: interleaved blocks, whether each run is VALID, and optionally accuracy and peaks."""
+"""Measures a whole load test: interleaved blocks, the validity of each run, and optionally accuracy and peaks."""

@@ -1,4 +1,4 @@
-"""Measure accuracy through the server, by sending every labelled sample exactly once, before any load."""
+"""Measures the accuracy of a served model by sending every labelled sample once, before any load."""
 
 import threading
 from collections.abc import Callable
@@ -21,36 +21,37 @@ from hangtag.serving.loadtest.sut import Description, Probe
 
 IN_FLIGHT = 8
 BATCH_SIZE = 50
-# LoadGen's rule: a system counts only when it reaches 99 % of the reference accuracy.
+# LoadGen's rule is that a system's results are valid only if the system reaches 99 % of the reference accuracy.
 REFERENCE_SHARE = 0.99
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """The accuracy over all labelled samples, each sent once. low and high are the ends of the 95 % interval."""
+    """The accuracy over all labelled samples, each sent once. `low` and `high` are the ends of its 95 % interval."""
 
     correct: int = stored()
     total: int = stored()
-    expected: float | None = stored("The accuracy on its test set that the model's file records.", default=None)
+    expected: float | None = stored("The accuracy on the test set that the model's file records.", default=None)
     comparable: bool = stored(
-        "Whether these samples are that test set, so that a lower accuracy makes the test not valid.", default=False
+        "Whether the samples are the test set of the model's file, so that a lower accuracy makes runs INVALID.",
+        default=False,
     )
-    # Whether each sample was classified correctly [samples].
+    # For each sample, whether it was classified correctly [samples].
     right: Any = unstored(default=None, repr=False, compare=False)
 
     @shown("accuracy")
     def share(self) -> float:
-        """Between 0 and 1."""
+        """The accuracy, between 0 and 1."""
         return self.correct / self.total
 
     @shown()
     def low(self) -> float:
-        """Lower end of the 95 % confidence interval for all images of this kind."""
+        """The lower end of the 95 % confidence interval of the accuracy for all images of this kind."""
         return self.interval.low
 
     @shown()
     def high(self) -> float:
-        """Upper end of the same interval."""
+        """The upper end of the 95 % confidence interval of the accuracy for all images of this kind."""
         return self.interval.high
 
     @property
@@ -60,33 +61,34 @@ class Accuracy:
 
     @property
     def invalid(self) -> str | None:
-        """Why runs of this target are INVALID: the speed of wrong answers says nothing about the model.
+        """The reason why runs of this target are INVALID; None if they are not.
 
-        A few samples may be wrong by chance, so the runs are INVALID only if the whole interval is below the expected
+        If the accuracy is too low, the answers are wrong, and their speed says nothing about the model. A few samples
+        may be misclassified by chance, so the runs are INVALID only if the whole interval is below the expected
         accuracy.
         """
         if self.expected is None or not self.comparable or self.interval.high >= REFERENCE_SHARE * self.expected:
             return None
         return (
-            f"its accuracy is off: {self.share:.2%} of {self.total:,} samples are right through the server, but the "
-            f"model's file says {self.expected:.2%} of the same samples"
+            f"its accuracy is too low: the server classifies {self.share:.2%} of {self.total:,} samples correctly, but "
+            f"the model's file records {self.expected:.2%} for the same samples"
         )
 
     @property
     def note(self) -> str:
-        """Why the accuracy is not compared with the accuracy in the model's file; empty if both are compared."""
+        """The reason why the accuracy is not compared with that in the model's file; empty if it is compared."""
         if self.expected is None or self.comparable:
             return ""
-        return f"Its file records {self.expected:.2%} for other samples, so the two figures are not compared."
+        return f"The model's file records {self.expected:.2%} for other samples, so the two figures are not compared."
 
 
 @dataclass(frozen=True)
 class AccuracyProgress:
-    """The progress of the pass through all samples."""
+    """The progress of sending all samples once."""
 
     target: str
     correct: int
-    done: int  # Samples answered so far.
+    done: int  # The number of samples that were answered so far.
     total: int
 
 
@@ -100,21 +102,21 @@ def measure(
 ) -> Accuracy | None:
     """Classify every sample of the library once, with a deadline in seconds for each call.
 
-    Returns None when `stop` was set before the end.
+    Returns None if `stop` was set before the end.
 
     Raises:
-        SampleError: When the samples have no labels, or the model does not predict one class.
-        TargetError: When a call fails.
-        ClientError: When an answer does not follow the protocol.
+        SampleError: The samples have no labels, or the model does not predict one class.
+        TargetError: A call fails.
+        ClientError: An answer does not follow the protocol.
     """
     target, labels = library.target, library.samples.labels
     if labels is None:
         raise SampleError(
-            f"{library.samples.source} have no labels: accuracy needs --samples with a folder that has a folder of "
-            "images for each label, or with an .npz file that holds 'labels'"
+            f"{library.samples.source} have no labels. To measure the accuracy, give --samples a folder that has a "
+            "folder of images for each label, or an .npz file with the array 'labels'"
         )
     if description.parameters.get("hangtag.task", "single_label") != "single_label":
-        raise SampleError(f"{target.name} gives a set of labels, not one: accuracy does not apply to it")
+        raise SampleError(f"{target.name} returns a set of labels, so --accuracy does not apply to {target.name}")
     read_classes = _classes_of_classify if target.method == "classify" else _classes_of_infer
     batch_size = min(BATCH_SIZE, description.max_batch_size or 1) if target.method == "infer" else 1
 
@@ -149,10 +151,10 @@ def _classes_of_classify(response: classifier_pb2.ClassifyResponse, name: str) -
 
 
 def _classes_of_infer(message: pb.ModelInferResponse, name: str) -> npt.NDArray[np.int64]:
-    """The class with the highest score, for each sample [samples]."""
+    """Return the class with the highest score for each sample [samples]."""
     scores = {output.name: index for index, output in enumerate(message.outputs) if len(output.shape) == 2}
     names: list[str] = [output for output in ("probabilities", "logits") if output in scores] or list(scores)
     if not names or (len(names) > 1 and names[0] != "probabilities"):
-        raise SampleError(f"{name} has no output with one score a class: accuracy does not apply to it")
+        raise SampleError(f"{name} has no output with one score per class, so --accuracy does not apply to {name}")
     array = tensors.output(message, scores[names[0]])
     return np.asarray(array.argmax(axis=1), np.int64)

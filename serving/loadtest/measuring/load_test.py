@@ -1,4 +1,4 @@
-"""Run a whole load test, from the targets to the results."""
+"""Runs a whole load test, from connecting to the targets to the results."""
 
 import threading
 import time
@@ -29,9 +29,9 @@ OnProgress = Callable[[Progress | AccuracyProgress], None]
 
 @dataclass(frozen=True)
 class Extras:
-    """What to send, and what to measure in addition to the load."""
+    """The samples to send, and the measurements in addition to the load."""
 
-    samples: Path | None = None  # A folder or an .npz file; None: random values.
+    samples: Path | None = None  # A folder, a CSV file or an .npz file; None for random values.
     accuracy: bool = False
 
 
@@ -48,14 +48,14 @@ def measure(
     Args:
         scenario: The settings.
         extras: The samples, and further measurements.
-        credentials: The TLS files and token for all servers.
-        stop: When this event is set, the test ends early, with the results so far.
-        on_progress: Called several times a second.
+        credentials: The TLS files and the token for all servers.
+        stop: An event that ends the test early. The test then returns the results so far.
+        on_progress: A function that is called several times per second with the progress.
         command: The command line, for the report.
 
     Raises:
-        LoadTestError: When a target cannot be measured, samples do not fit, or a generator process failed.
-        CredentialsError: When the credentials' files cannot be read.
+        LoadTestError: A target cannot be measured, samples do not match a model, or a generator process failed.
+        CredentialsError: The credentials' files cannot be read.
 
     Example:
         scenario = Scenario((Target("cnn", "cnn"),), concurrency=(8,))
@@ -68,14 +68,14 @@ def measure(
         libraries = [
             _library(scenario, target, descriptions[target.name], extras.samples) for target in scenario.targets
         ]
-        # Call each target once before any load: a refused request is then one error message, not hundreds of failed
-        # calls.
+        # Each target is called once before any load, so that a refused request is reported in one error message and not
+        # as hundreds of failed calls.
         for library in libraries:
             name = library.target.name
             response = probes[name].call(library.target, library.method, library.requests[0], scenario.deadline)
             answering = response.model_version
             if library.target.version and answering not in ("", library.target.version):
-                raise TargetError(f"{name} was answered by version {answering}: its server ignores requested versions.")
+                raise TargetError(f"{name} was answered by version {answering}, so the server ignores version numbers.")
             source = library.samples.source
             descriptions[name] = replace(descriptions[name], answering_version=answering, samples=source)
         accuracies: dict[str, Accuracy] = {}

@@ -1,4 +1,4 @@
-"""Search each target's peak: the highest rate that keeps the target latency, as in LoadGen's server scenario."""
+"""Searches for each target's peak, the highest rate that meets the target latency, as in LoadGen's server scenario."""
 
 import math
 from dataclasses import dataclass
@@ -11,15 +11,16 @@ from hangtag.serving.loadtest.plan.load import LOWEST_RATE, MAX_RATE, OpenLoop, 
 from hangtag.serving.loadtest.plan.scenario import SHARE_OF_PEAK, Scenario
 from hangtag.serving.loadtest.record import shown, stored, unstored
 
-# The peak is within this ratio of a rate that was shown not to keep the bound.
+# The ratio of the lowest rate that was shown to miss the target latency to the peak is at most this.
 PRECISION = 1.05
 
 
 class PeakSearch:
     """A bisection on a logarithmic scale, with a second run to confirm the peak.
 
-    The search doubles or halves the rate until one rate keeps the bound and another rate does not, then bisects between
-    these rates. A rate near the edge may pass once by luck, so a peak is a rate that kept the bound in two runs.
+    The search doubles or halves the rate until one rate meets the target latency and another rate misses it, and then
+    bisects between these two rates. A rate near the peak may meet the target latency once by chance. So a peak is a
+    rate that met the target latency in two runs.
 
     Example:
         search = PeakSearch(first=100.0)
@@ -29,22 +30,22 @@ class PeakSearch:
     """
 
     def __init__(self, first: float, lowest: float = LOWEST_RATE) -> None:
-        """Start at the rate `first`, in queries per second, and give up at `lowest`."""
+        """Start at the rate `first` in queries per second, and try no rate below `lowest`."""
         self._lowest = _three_digits(min(lowest, MAX_RATE))
-        self._low: float | None = None  # The highest rate that kept the bound.
-        self._high: float | None = None  # The lowest rate that did not.
+        self._low: float | None = None  # The highest rate that met the target latency.
+        self._high: float | None = None  # The lowest rate that missed the target latency.
         self._confirming = False
-        self._near_edge = False  # A confirmation failed, so the edge is just below.
+        self._near_edge = False  # Whether a confirmation failed, so that the peak is just below that rate.
         self.rate: float | None = _three_digits(min(max(first, self._lowest), MAX_RATE))
         self.peak: float | None = None
 
     def record(self, kept: bool) -> None:
-        """Record whether the run at `rate` kept the bound, and choose the next `rate`.
+        """Record whether the run at `rate` met the target latency, and choose the next `rate`.
 
-        `rate` becomes None when the search ends; `peak` stays None when even the lowest rate did not keep the bound.
+        When the search ends, `rate` becomes None. If even the lowest rate missed the target latency, `peak` stays None.
 
         Raises:
-            ValueError: When the search has ended.
+            ValueError: The search has already ended.
         """
         if self.rate is None:
             raise ValueError("the search has ended")
@@ -84,24 +85,23 @@ def _three_digits(rate: float) -> float:
     return float(f"{rate:.3g}")
 
 
-FIRST_RATE = 100.0  # Queries per second, if no closed loop has run.
+FIRST_RATE = 100.0  # The first rate in queries per second if no closed loop has run.
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The highest rate at which a target keeps the target latency, and every run of the search."""
+    """The highest rate at which a target meets the target latency, and every run of the search."""
 
     target: str = stored()
-    rate: float | None = stored("Calls a second; null if no rate kept the bound, or the search did not end.")
-    steps: tuple[Run, ...] = stored("In order; a step that kept the bound is valid too.")
+    rate: float | None = stored("Calls per second; null if no rate met the target latency, or the search did not end.")
+    steps: tuple[Run, ...] = stored("The runs in order. A run that met the target latency is also VALID.")
     ended: bool = unstored(default=True)
 
     @shown()
     def limited_by_generator(self) -> bool:
         """Whether the generator failed at the lowest rate above the peak, so that the server's peak may be higher.
 
-        If the server missed the bound at a lower rate than that at which the generator failed, the peak is the
-        server's.
+        If the server missed the target latency at a lower rate than the generator's first failure, the result is False.
         """
         failed = [run for run in self.steps if not run.keeps_bound and _rate(run) > (self.rate or 0)]
         edge = min(failed, key=_rate, default=None)
@@ -109,27 +109,29 @@ class Peak:
 
     @shown()
     def sentence(self) -> str:
-        """For example: cnn keeps p99 within 10.0 ms up to 1,450 calls/s."""
+        """The peak in a sentence, for example "cnn keeps p99 within 10.0 ms up to 1,450 calls/s."."""
         last = self.steps[-1]
         assert last.target_latency is not None
         bound = f"p{last.percentile:g} within {units.duration(last.target_latency)}"
         if not self.ended:
-            return f"{self.target}: the search was stopped before it knew up to which rate {bound} holds."
+            return f"{self.target}: the search was stopped before it knew the highest rate with {bound}."
         if self.rate is None and last.keeps_target is None:
-            return f"{self.target}: no run was long enough to tell whether {bound} holds."
+            return f"{self.target}: no run was long enough to decide about {bound}."
         lowest = _rate(last)
         if self.rate is None and self.limited_by_generator:
             late = f"the generator could not keep up even at {units.three_digits(lowest)} calls/s"
-            return f"{self.target}: whether {bound} holds is not known: {late}."
+            return f"{self.target}: the highest rate with {bound} is unknown, because {late}."
         if self.rate is None:
-            limit = f" from {units.three_digits(lowest)} calls/s on (lower rates take a longer --max-duration)"
+            limit = f" from {units.three_digits(lowest)} calls/s on (lower rates need a longer --max-duration)"
             return f"{self.target} keeps {bound} at no rate{limit * (lowest > LOWEST_RATE)}."
-        limited = " (the generator could not send more: the server may keep it further)" * self.limited_by_generator
+        limited = (
+            " (the server's peak may be higher, but the generator could not send more)" * self.limited_by_generator
+        )
         return f"{self.target} keeps {bound} up to {units.three_digits(self.rate)} calls/s{limited}."
 
     @property
     def confirmation(self) -> Run | None:
-        """The run that confirmed the peak."""
+        """The run that confirmed the peak; None without a peak."""
         return self.steps[-1] if self.rate is not None else None
 
 
@@ -139,10 +141,10 @@ def _rate(run: Run) -> float:
 
 
 def find(scenario: Scenario, session: Session) -> tuple[Peak, ...]:
-    """Search the peaks of all targets, with their runs interleaved. If the session is stopped, return the peaks so far.
+    """Search for the peaks of all targets, with interleaved runs. If the session is stopped, return the peaks so far.
 
     Raises:
-        GeneratorError: When a generator process failed.
+        GeneratorError: A generator process failed.
     """
     throughputs = session.peaks()
     searches = {

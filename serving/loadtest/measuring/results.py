@@ -1,4 +1,4 @@
-"""The results of a load test: everything that a report needs."""
+"""Defines the results of a load test, which contain everything that a report needs."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,29 +16,29 @@ from hangtag.serving.loadtest.sut import Description, Server
 
 @dataclass(frozen=True)
 class TargetResults(Description):
-    """A target, as described by its server. Fields are empty or null if the server does not report them."""
+    """A target, as its server describes it. A field is empty or null if the server does not report it."""
 
     accuracy: Accuracy | None = stored(default=None)
 
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that a load test measured, and the circumstances."""
+    """Everything that a load test measured, with the circumstances of the test."""
 
-    descriptions: dict[str, Description] = unstored()  # By target, from its server.
-    scenario: Scenario = stored("Every setting, the defaults included.")
-    runs: tuple[Run, ...] = stored("By load, then by target.")
+    descriptions: dict[str, Description] = unstored()  # Target -> the server's description of it.
+    scenario: Scenario = stored("Every setting, including defaults.")
+    runs: tuple[Run, ...] = stored("The runs, sorted by load and then by target.")
     interrupted: bool = stored()
-    started: str = stored("ISO 8601, UTC")
+    started: str = stored("The time at which the test began (ISO 8601, UTC).")
     duration: float = stored()
     command: str = stored()
     environment: dict[str, str] = stored(default_factory=dict)
     peaks: tuple[Peak, ...] = stored(default=())
-    accuracies: dict[str, Accuracy] = unstored(default_factory=dict)  # By target.
+    accuracies: dict[str, Accuracy] = unstored(default_factory=dict)  # Target -> its accuracy.
 
     @shown()
     def targets(self) -> tuple[TargetResults, ...]:
-        """The targets, in the order of the command."""
+        """The targets, in the order of the command line."""
         accuracies = self.accuracies
         return tuple(
             extended(TargetResults, each, accuracy=accuracies.get(name)) for name, each in self.descriptions.items()
@@ -51,7 +51,7 @@ class Results:
 
     @shown()
     def samples(self) -> dict[str, str]:
-        """Name of a target -> where its samples come from."""
+        """The source of the samples of each target."""
         return {name: description.samples for name, description in self.descriptions.items()}
 
     @cached_property
@@ -60,48 +60,48 @@ class Results:
         return tuple(sorted(dict.fromkeys(run.load for run in self.runs), key=sort_key))
 
     def under(self, load: Load) -> tuple[Run, ...]:
-        """The runs under this load, in the order of the targets."""
+        """Return the runs under this load, in the order of the targets."""
         return tuple(run for run in self.runs if run.load == load)
 
     @property
     def batched(self) -> bool:
-        """Whether a query holds several samples, so that calls and samples a second differ."""
+        """Whether a query has several samples, so that calls per second differ from samples per second."""
         return self.scenario.batch_size > 1
 
     @property
     def generator_share(self) -> str | None:
-        """A sentence on how much of the CPUs shared with the server the generator took; None if no CPUs are shared."""
+        """A sentence about the generator's share of the CPUs that it shared with the server; None without such CPUs."""
         if not (self.runs and self.scenario.is_loopback):
             return None
         busiest = max(run.total.generator_cpu for run in self.runs)
         return (
-            "The generator shared this machine's CPUs with the server; its busiest process took up to "
-            f"{busiest:.0%} of one."
+            "The generator shared this machine's CPUs with the server. The generator's busiest process used up to "
+            f"{busiest:.0%} of a CPU."
         )
 
     @property
     def others_sentence(self) -> str:
-        """How much of this machine's CPUs other programs took; empty if there are no runs."""
+        """A sentence about the share of this machine's CPUs that other programs took; empty if there are no runs."""
         if not self.runs:
             return ""
         shares = [run.total.others_cpu_share for run in self.runs if run.total.others_cpu_share is not None]
         if not shares:
             longest = self.scenario.warm_up + max(block.duration for run in self.runs for block in run.blocks)
             if longest < SHORTEST:
-                reason = f"each block took less than {units.duration(SHORTEST)}: raise --min-duration"
+                reason = f"each block took less than {units.duration(SHORTEST)} (raise --min-duration)"
             else:
                 reason = "the server's processes cannot be distinguished from other programs"
-            return f"How much of this machine's CPUs other programs took is not known, since {reason}."
+            return f"The share of this machine's CPUs that other programs took is unknown, because {reason}."
         return f"Other programs took up to {max(shares):.0%} of this machine's CPUs during a run."
 
     @property
     def warm_up_queries(self) -> int:
-        """Number of queries that were sent during warm-ups and discarded."""
+        """The number of queries that were sent during warm-ups and discarded."""
         return sum(run.total.warm_up_queries for run in self.runs)
 
     @shown("problems")
     def invalid(self) -> tuple[str, ...]:
-        """Why the test as a whole is not valid, without the reasons of its runs."""
+        """The reasons why the test as a whole is not valid, without the reasons of single runs."""
         sentences = []
         if self.interrupted:
             sentences.append("The test was interrupted: only a part of it was measured")

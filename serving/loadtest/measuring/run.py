@@ -1,4 +1,4 @@
-"""A run: one target under one load, and whether the run is VALID, that is, whether its figures can be trusted."""
+"""Decides whether a run (one target under one load) is VALID, so that the figures of the run can be trusted."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -15,22 +15,25 @@ from hangtag.serving.loadtest.statistics.duration_histogram import Counts, Durat
 from hangtag.serving.loadtest.statistics.intervals import Interval, of_percentile, of_rate
 from hangtag.serving.loadtest.units import Figure, Remark
 
-# With a larger share of delayed requests, the load differed from the plan.
+# If a larger share of the requests is delayed, the load differed too much from the plan.
 DELAYED_SHARE = 0.05
-# If the generator takes more than this share of a closed loop's latency, the latency is the generator's rather than the
-# server's.
+# If the generator takes more than this share of a closed loop's latency, the latency says more about the generator than
+# about the server.
 LATENCY_SHARE = 0.5
-# Even a smaller share deserves a note: the generator's time is in both latencies, so their ratio looks closer to 1.
+# A smaller share also deserves a note. The generator's time is part of both targets' latencies, so the ratio of the
+# latencies looks closer to 1.
 NOTED_LATENCY_SHARE = 0.2
-# A generator process above this share of one CPU has hardly any time left, since Python computes on one CPU at a time.
-# The same holds if its busiest thread computes, or waits for a CPU that others occupy, for this share of the time.
+# A generator process that uses more than this share of a CPU has hardly any time left, because Python computes on one
+# CPU at a time. The same is true if the process's busiest thread computes, or waits for a CPU, for this share of the
+# time.
 BUSY_GENERATOR = 0.9
-# If the CPUs are busy for this share of the time, the server lacks the CPU time that a generator on its machine takes.
+# If the CPUs are busy for this share of the time, a generator on the server's machine takes CPU time that the server
+# needs.
 BUSY_CPUS = 0.9
-# A generator that takes a smaller share of the CPUs changes the throughput by less than most measurements vary.
+# If the generator takes a smaller share of the CPUs, the throughput changes by less than most measurements vary.
 SMALL_CPU_SHARE = 0.05
-# If other programs take this share of the CPUs, a server that needs all CPUs loses the same share of its throughput:
-# twice as much as most measurements vary.
+# If other programs take this share of the CPUs, a server that needs all CPUs loses the same share of its throughput.
+# This is twice as much as most measurements vary.
 DOUBTFUL_SHARE = 0.1
 
 Sentence = Annotated[Remark, PlainSerializer(str, return_type=str)]
@@ -38,28 +41,29 @@ Sentence = Annotated[Remark, PlainSerializer(str, return_type=str)]
 
 @dataclass(frozen=True)
 class Run:
-    """One target under one load, over all its blocks."""
+    """The results of one target under one load, over all blocks."""
 
     target: str = stored("Its name.")
     load: Load = stored()
-    blocks: tuple[BlockResult, ...] = stored("In the order they ran; block i of every target ran next to each other.")
+    blocks: tuple[BlockResult, ...] = stored("The blocks in order; the blocks i of all targets ran next to each other.")
     model: str = stored("The model's name on its server.", default="")
     batch_size: int = stored(default=1)
-    planned_blocks: int = stored("A stopped run has fewer blocks, and is not valid.", default=1)
-    percentile: float = stored("The percentile that it is judged by, for example 99.", default=99.0)
-    target_latency: float | None = stored("The bound in seconds that the percentile should keep.", default=None)
+    planned_blocks: int = stored("A run that was stopped has fewer blocks, and is INVALID.", default=1)
+    percentile: float = stored("The percentile that must meet the target latency, such as 99.", default=99.0)
+    target_latency: float | None = stored("The target latency in seconds of the percentile.", default=None)
     judged: bool = stored(
-        "Judged by the percentile: with too few queries to judge it, the run is not valid.", default=False
+        "Whether the run is judged by the percentile; if there are too few queries to judge it, the run is INVALID.",
+        default=False,
     )
-    restarted: bool = stored("The server restarted during the run.", default=False)
+    restarted: bool = stored("Whether the server restarted during the run.", default=False)
     counted_in_part: bool = stored(
-        "The server's counters lack queries, as those of one of several behind an address do.", default=False
+        "Whether the server's counters lack queries, because several servers share the address.", default=False
     )
     generator_ceiling: float | None = stored("Null: no longer measured.", default=None)
 
     @shown()
     def total(self) -> BlockResult:
-        """All blocks combined."""
+        """The results of all blocks combined."""
         return combined(BlockResult, self.blocks)
 
     @shown()
@@ -72,17 +76,17 @@ class Run:
 
     @property
     def throughput(self) -> float:
-        """Answered queries per second."""
+        """The answered queries per second."""
         return self.total.throughput
 
     @shown()
     def samples_per_second(self) -> float:
-        """Answered samples per second. A query contains batch_size samples."""
+        """The answered samples per second. A query contains batch_size samples."""
         return self.throughput * self.batch_size
 
     @shown("problems")
     def invalid(self) -> tuple[Sentence, ...]:
-        """Why the run is not valid."""
+        """The reasons why the run is INVALID."""
         total = self.total
         remarks: list[Remark] = []
         figures: tuple[Figure, ...]
@@ -97,7 +101,7 @@ class Run:
         if self.judged and self._too_short:
             remarks.append(replace(self._too_short, words=f"it is too short: {self._too_short.words}"))
         if self.restarted:
-            remarks.append(Remark("the server or the model was restarted while it was measured"))
+            remarks.append(Remark("the server or the model was restarted during the run"))
         if self.generator_late:
             late, p99 = total.delayed_queries / total.queries, total.lateness.percentile(99) * 1e3
             words = (
@@ -107,8 +111,8 @@ class Run:
             remarks.append(Remark(words, ((late, f"{late:.1%}"), (p99, f"{p99:.1f}"))))
         if total.generator_latency_share > LATENCY_SHARE:
             words = (
-                f"the generator took {{}} of the latency, and above {LATENCY_SHARE:.0%} the latency is the "
-                "generator's own"
+                f"the generator took {{}} of the latency; above {LATENCY_SHARE:.0%}, the latency says more about the "
+                "generator than about the server"
             )
             remarks.append(Remark(words, (_share(total.generator_latency_share),)))
         return tuple(remarks)
@@ -120,12 +124,12 @@ class Run:
 
     @property
     def generator_late(self) -> bool:
-        """Whether too many queries of an open loop were delayed, so that the latencies are the generator's."""
+        """Whether too many queries of an open loop were delayed, so that the generator determined the latencies."""
         return isinstance(self.load, OpenLoop) and self.total.delayed_queries > DELAYED_SHARE * self.total.queries
 
     @property
     def lateness_note(self) -> str:
-        """How late an open loop's queries left, and the service time; empty for a closed loop, which is never late."""
+        """A note about the lateness of an open loop's queries and the service time; empty for a closed loop."""
         total = self.total
         if not isinstance(self.load, OpenLoop):
             return ""
@@ -135,17 +139,17 @@ class Run:
         )
         return (
             f"sent up to {late} late (p99), {total.delayed_queries:,} of {total.queries:,} delayed; "
-            f"from the actual send p50 {p50}, p99 {p99}"
+            f"service time p50 {p50}, p99 {p99}"
         )
 
     @shown()
     def notes(self) -> tuple[Sentence, ...]:
-        """What a reader should know about a valid run."""
+        """Notes about the run that do not make it INVALID."""
         remarks = []
         if self.counted_in_part:
             words = (
-                "the server's own times are left out, because its counters lack answered queries: several servers may "
-                "share its address, or the model may have been reloaded"
+                "the server's own times are left out, because its counters lack answered queries; several servers may "
+                "share the address, or the model may have been reloaded"
             )
             remarks.append(Remark(words))
         if self._too_short and not self.judged:
@@ -156,14 +160,16 @@ class Run:
             )
         if self.generator_limited:
             what, busy = self._generator_load
-            words = f"the generator was the bottleneck (its busiest {what}): the server may be faster than this; "
-            remarks.append(Remark(words + "more processes send more", (busy,)))
+            words = (
+                f"the generator was the bottleneck (its busiest {what}), so the server may be faster than measured; "
+            )
+            remarks.append(Remark(words + "more generator processes (--processes) can send more queries", (busy,)))
         elif self.generator_slows_server:
             total = self.total
             faster = total.cpus_busy / max(total.cpus_busy - total.generator_cpu_share, 1e-9)
             words = (
-                "the generator was a limit too: it took {} of the CPUs that it shared with the server, and these "
-                "were busy {} of the time, so without the generator the server may be up to {} times as fast"
+                "the generator was a limit too: it took {} of the CPUs that it shared with the server, and these CPUs "
+                "were busy for {} of the time, so without the generator the server may be up to {} times as fast"
             )
             figures = (_share(total.generator_cpu_share), _share(total.cpus_busy), (faster, units.ratio(faster)))
             remarks.append(Remark(words, figures))
@@ -171,22 +177,22 @@ class Run:
 
     @shown()
     def doubt(self) -> Sentence | None:
-        """Why the figures, valid or not, are doubtful: other programs took much of the CPUs."""
+        """The reason why the figures are doubtful, namely the CPU time of other programs; null if they are not."""
         others = self.total.others_cpu_share
         if others is None or others < DOUBTFUL_SHARE:
             return None
-        return Remark("other programs took {} of this machine's CPUs meanwhile", (_share(others),))
+        return Remark("other programs took {} of this machine's CPUs during the run", (_share(others),))
 
     @property
     def _too_short(self) -> Remark | None:
         needed = early_stopping.samples_needed(0, self.percentile)
         if self.total.queries >= needed:
             return None
-        # A judged run needs enough queries from the start, so only --max-duration can have ended it.
+        # The limits of a judged run demand enough queries, so only --max-duration can have ended such a run too early.
         setting = "--max-duration" if self.judged else "--min-query-count"
         words = (
-            f"{{}} queries are too few to judge a p{self.percentile:g} with 99 % confidence: judging it takes "
-            f"{needed:,}, so raise {setting}"
+            f"{{}} queries are too few to judge a p{self.percentile:g} with 99 % confidence, which needs {needed:,} "
+            f"queries: raise {setting}"
         )
         return Remark(words, (_count(self.total.queries),))
 
@@ -199,43 +205,43 @@ class Run:
 
     @property
     def generator_slows_server(self) -> bool:
-        """Whether, in a closed loop, the generator took CPU time that a server on the same machine would have used."""
+        """Whether the generator of a closed loop took CPU time that a server on the same machine would have used."""
         if not isinstance(self.load, ClosedLoop):
             return False
         return self.total.cpus_busy >= BUSY_CPUS and self.total.generator_cpu_share >= SMALL_CPU_SHARE
 
     @shown()
     def limited_by_generator(self) -> bool:
-        """Whether a generator that takes less CPU time might measure a higher throughput; the notes say why."""
+        """Whether a generator that takes less CPU time might measure a higher throughput. The notes say why."""
         return self.generator_limited or self.generator_slows_server
 
     @property
     def _generator_load(self) -> tuple[str, Figure]:
-        """What the generator did, as a text with a placeholder for the share, and the share."""
+        """How busy the generator was: a text with a placeholder for a share, and the share."""
         if self.total.generator_cpu > BUSY_GENERATOR:
             return "process used {} of a CPU", _share(self.total.generator_cpu)
         return "thread computed, or waited for a CPU, {} of the time", _share(self.total.generator_busy)
 
     def over(self, bound: float) -> int:
-        """The number of queries that took longer than `bound` seconds, or failed."""
+        """Return the number of queries that took longer than `bound` seconds, or failed."""
         counts = self.total.latency.counts()
         return int(counts[self.total.latency.values() > bound].sum()) + self.total.failed
 
     @shown()
     def keeps_target(self) -> bool | None:
-        """Whether the percentile keeps the target latency, with 99 % confidence; null without a target latency, or with
-        too few queries."""
+        """Whether the percentile meets the target latency, with 99 % confidence; null if there is no target latency, or
+        if there are too few queries."""
         allowed = early_stopping.over_allowed(self.total.queries, self.percentile)
         return None if self.target_latency is None or allowed < 0 else self.over(self.target_latency) <= allowed
 
     @property
     def keeps_bound(self) -> bool:
-        """Whether the run is VALID and its percentile keeps the target latency."""
+        """Whether the run is VALID and the percentile meets the target latency."""
         return self.valid and bool(self.keeps_target)
 
     @shown()
     def percentile_bound(self) -> float | None:
-        """Upper bound of the percentile, with 99 % confidence; null if there are too few queries."""
+        """The upper bound of the percentile in seconds, with 99 % confidence; null if there are too few queries."""
         counts = self.total.latency.counts()
         allowed = early_stopping.over_allowed(int(counts.sum()), self.percentile)
         if allowed < 0:
@@ -245,7 +251,7 @@ class Run:
 
     @property
     def verdict(self) -> str:
-        """What the run shows about the percentile, with 99 % confidence; empty unless the run is VALID and judged."""
+        """A sentence about the percentile, with 99 % confidence; empty unless the run is VALID and judged."""
         bound = self.percentile_bound
         if not (self.judged and self.valid) or bound is None:
             return ""
@@ -256,20 +262,20 @@ class Run:
         return f"{subject} {verb} p{self.percentile:g} within {units.duration(self.target_latency)} (99 % confidence)."
 
     def latency(self, q: float) -> Interval:
-        """The q-th percentile of the latency in seconds, with its 95 % interval over the blocks."""
+        """Return the q-th percentile of the latency in seconds, with a 95 % interval from the blocks."""
         return of_percentile(DurationHistogram.values(), self.block_latencies(), q)
 
     @property
     def rate(self) -> Interval:
-        """The throughput with its 95 % interval over the blocks."""
+        """The throughput, with a 95 % interval from the blocks."""
         return replace(of_rate(self.block_throughputs()), estimate=self.throughput)
 
     def block_latencies(self) -> Counts:
-        """Latency counts [blocks, buckets]; DurationHistogram.values() gives the buckets."""
+        """The number of latencies in each bucket [blocks, buckets]. DurationHistogram.values() returns the buckets."""
         return np.stack([block.latency.counts() for block in self.blocks])
 
     def block_throughputs(self) -> Values:
-        """Throughput [blocks] in queries per second."""
+        """The throughput of each block [blocks] in queries per second."""
         return np.array([block.throughput for block in self.blocks])
 
 

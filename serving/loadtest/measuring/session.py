@@ -1,7 +1,7 @@
-"""Run the blocks of a load test, interleaved between targets, so that drift of the machine affects all alike.
+"""Runs the blocks of a load test, interleaved between targets, so that drift of the machine affects all equally.
 
-Before and after each block, read how many queries the servers counted, to notice a restart, or several servers behind
-one address.
+Before and after each block, the session reads the servers' counters of queries. The counters show whether a server
+restarted, and whether several servers share one address.
 """
 
 import os
@@ -23,31 +23,33 @@ from hangtag.serving.loadtest.plan.load import Load, random_generator, sort_key
 from hangtag.serving.loadtest.plan.scenario import Scenario
 from hangtag.serving.loadtest.statistics.server_timings import ServerTimings
 
-# Returns the current counters of a target's server, given the target's name; None if the server keeps none.
+# A function that returns the current counters of a target's server, by the target's name; None if there are none.
 ReadCounters = Callable[[str], ServerTimings | None]
-# A server has counted at least this share of its answers: it may send the last ones before it counts them.
+# The smallest share of its answers that a server has counted. A server may send its last answers before counting them.
 COUNTED_SHARE = 0.9
-# If a server was unreachable and has not counted this many of the queries that it answered, it has restarted.
+# If a server was unreachable, and its counters lack at least this many answered queries, the server has restarted.
 UNCOUNTED = 16
 UNREACHABLE = "UNAVAILABLE"
-WARM_UP = "warm-up"  # Used in place of a status, because the statuses of the warm-up's queries are not recorded.
-# Counters that do not match the queries are read this many times more, to see whether one server keeps them all.
+WARM_UP = "warm-up"  # This stands for the status of a warm-up query, because these statuses are not recorded.
+# If the counters do not match the queries, the session reads the counters this many times again, to find out whether
+# several servers answer.
 MORE_READINGS = 16
 
 
 class ServerCounts:
-    """Reads the counters of a target's server before and after each of its blocks.
+    """Reads the counters of a target's server before and after each of the target's blocks.
 
-    The counters of one server only grow, until the server or the model restarts. Behind a balancer, each reading may
-    come from another server, or all readings from one server that gets only some of the queries. Such counters say
-    nothing about the queries, and do not prove a restart. The target is then in `counted_in_part`.
+    The counters of a single server only grow, until the server or the model restarts. Behind a load balancer, each
+    reading may come from a different server, or all readings may come from one server that receives only some of the
+    queries. Such counters say nothing about the queries, and do not prove a restart. `counted_in_part` then contains
+    the target.
     """
 
     def __init__(self, read: ReadCounters) -> None:
         self.counted_in_part: set[str] = set()
         self._read = read
         self._known_before = False  # Whether the counters were read when the current block began.
-        # For each target: the counters when they were last read, and how its queries have ended since then.
+        # Target -> the counters at the last reading, and the statuses of the target's queries since then.
         self._last: dict[str, tuple[ServerTimings | None, Counter[str]]] = {}
         self._restarted: set[tuple[Load, str]] = set()
 
@@ -57,23 +59,23 @@ class ServerCounts:
         self._known_before = counters is not None
 
     def end(self, block: Block, result: BlockResult) -> ServerTimings | None:
-        """Read the counters after a block, and return what was counted during the block; None if unknown."""
+        """Read the counters after a block, and return their growth during the block; None if unknown."""
         _, counted = self._update(block, result.statuses + Counter({WARM_UP: result.warm_up_queries}))
-        # Without counters from before the block, `counted` covers more than the block.
+        # Without counters from the beginning of the block, `counted` covers more than the block.
         return counted if self._known_before else None
 
     def restarted(self, load: Load, target: str) -> bool:
-        """Whether the target's server, or the model, restarted while the target was measured under this load."""
+        """Return whether the server or the model restarted while the target was measured under this load."""
         return (load, target) in self._restarted and target not in self.counted_in_part
 
     def _update(self, block: Block, statuses: Counter[str]) -> tuple[ServerTimings | None, ServerTimings | None]:
-        """Read the counters of the block's target. `statuses`: of the queries since the previous call.
+        """Read the counters of the block's target. `statuses` are the statuses of the queries since the previous call.
 
-        An unreachable server is skipped. When the server answers again, its counters are compared with the last known
-        ones.
+        If the server is unreachable, the counters are not read. The next counters are then compared with the last known
+        counters.
 
         Returns:
-            The counters, and what was counted since the previous reading; None if unknown.
+            The counters, and their growth since the previous reading; None if unknown.
         """
         if block.target in self.counted_in_part:
             return None, None
@@ -94,18 +96,18 @@ class ServerCounts:
     def _explain(
         self, block: Block, counters: ServerTimings, last: ServerTimings, ended: Counter[str]
     ) -> tuple[ServerTimings, ServerTimings | None]:
-        """Find out why these counters do not fit the queries. Returns the latest counters, and what was counted."""
+        """Find out why the counters do not match the queries. Returns the latest counters, and their growth."""
         for _ in range(MORE_READINGS):
             again = self._read(block.target)
             if again is None:
                 break
-            if again.since(counters) is None:  # Read at once after the previous reading, so this is another server.
+            if again.since(counters) is None:  # The counters fell between two quick readings, so two servers answered.
                 self.counted_in_part.add(block.target)
                 return again, None
             counters = again
         counted = counters.since(last)
         if counted is not None and not _lacks(counted, ended):
-            return counters, counted  # The server counted late, or counted other clients' queries too.
+            return counters, counted  # The server counted late, or also counted queries of other clients.
         if counted is None or ended[UNREACHABLE]:
             self._restarted.add((block.load, block.target))
         else:
@@ -114,14 +116,17 @@ class ServerCounts:
 
 
 def _fits(counted: ServerTimings | None, ended: Counter[str]) -> bool:
-    """Whether about as many queries were counted as ended. If none ended, any counted are another target's."""
+    """Return whether the server counted about as many queries as ended.
+
+    If no query ended, the server may have counted queries of another target.
+    """
     if counted is None or _lacks(counted, ended):
         return False
     return not ended or counted.count <= ended.total() / COUNTED_SHARE + UNCOUNTED
 
 
 def _lacks(counted: ServerTimings, ended: Counter[str]) -> bool:
-    """Whether the count lacks queries that the server has answered."""
+    """Return whether the server has counted too few of the queries that it answered."""
     answered = ended[OK]
     few = counted.count < COUNTED_SHARE * answered
     return few or (bool(ended[UNREACHABLE]) and answered - counted.count > UNCOUNTED)
@@ -132,16 +137,16 @@ class Progress:
     """The progress of a load test."""
 
     block: Block
-    done: float  # Seconds of measuring so far.
-    ahead: float  # Seconds that the remaining known blocks need at least.
+    done: float  # The seconds of measuring so far.
+    ahead: float  # The minimum duration in seconds of the remaining known blocks.
     snapshot: Snapshot
 
 
 def interleaved(scenario: Scenario, loads: Iterable[Load]) -> Iterator[Block]:
-    """Yield rounds of blocks. A round has each load once, in random order, and for each load all targets, in random
-    order.
+    """Yield the blocks of all rounds.
 
-    Within a round an open loop has the same schedule for every target.
+    A round has each load once, in random order, and for each load all targets in random order. Within a round, an open
+    loop has the same schedule for every target.
     """
     random = random_generator(scenario.seed, "order")
     load_list = tuple(loads)
@@ -169,7 +174,7 @@ class Session:
         on_progress: Callable[[Progress], None],
         read_counters: ReadCounters,
     ) -> None:
-        """Prepare a session. `generators` hold a request pool for each target; `stop` ends the session early."""
+        """Prepare a session. `generators` has a request pool for each target. `stop` ends the session early."""
         self._scenario = scenario
         self._generators = generators
         self._stop = stop
@@ -185,13 +190,13 @@ class Session:
         return self._stop.is_set()
 
     def run(self) -> tuple[Run, ...]:
-        """Run the closed loops, then the open loops, and return what was measured, also after a stop.
+        """Run the closed loops, then the open loops, and return the runs. After a stop, return the runs so far.
 
         Raises:
-            GeneratorError: When a generator process failed.
+            GeneratorError: A generator process failed.
         """
         scenario = self._scenario
-        open_loops = scenario.open_loops(1.0)  # A derived rate is unknown yet; the number and duration are known.
+        open_loops = scenario.open_loops(1.0)  # A derived rate is not known yet, but the number and duration are.
         later = sum(map(_min_duration, interleaved(scenario, open_loops)))
         self.run_all(list(interleaved(scenario, scenario.closed_loops)), later)
         open_loops = scenario.open_loops(min(self.peaks().values(), default=0.0))
@@ -199,21 +204,21 @@ class Session:
         return self.runs()
 
     def run_all(self, blocks: list[Block], later: float = 0.0) -> None:
-        """Run these blocks in order and keep their results. `later`: see `run_block`. Raises GeneratorError."""
+        """Run these blocks in order, and store their results. `later` is as in `run_block`. Raises GeneratorError."""
         for index, block in enumerate(blocks):
             if self._stop.is_set():
                 return
             self._results.append((block, self.run_block(block, sum(map(_min_duration, blocks[index + 1 :])) + later)))
 
     def run_block(self, block: Block, later: float = 0.0) -> BlockResult:
-        """Run one block and return its result, with the server's counts. The session does not keep this result.
+        """Run one block, and return its result with the server's counts. The session does not store this result.
 
         Args:
             block: The block.
-            later: How many seconds later blocks need, for the progress.
+            later: The seconds that later blocks need, for the progress.
 
         Raises:
-            GeneratorError: When a generator process failed.
+            GeneratorError: A generator process failed.
         """
 
         def report(now: Snapshot) -> None:
@@ -221,10 +226,10 @@ class Session:
 
         self._counts.begin(block)
         started = clock() - self._began
-        psutil.cpu_percent(percpu=True)  # The next call covers the time since this one.
+        psutil.cpu_percent(percpu=True)  # The next call returns the percentage since this call.
         with other_programs(target.listens_at for target in self._scenario.targets if target.is_loopback) as others:
             result = self._generators.run(block, report)
-        # A server on another machine loses nothing to the generator.
+        # The generator takes no CPU time from a server on another machine.
         usable = os.sched_getaffinity(0) if self._scenario.is_loopback else ()
         percents = [share for cpu, share in enumerate(psutil.cpu_percent(percpu=True)) if cpu in usable]
         busy = fmean(percents) / 100 if percents else 0.0
@@ -239,7 +244,7 @@ class Session:
     def as_run(self, target: str, load: Load, blocks: list[BlockResult], planned_blocks: int) -> Run:
         """Combine blocks of one target under one load into a run."""
         counted_in_part = target in self._counts.counted_in_part
-        if counted_in_part:  # Earlier readings may have matched by chance.
+        if counted_in_part:  # Earlier readings may have matched the queries by chance.
             blocks = [replace(block, server=None) for block in blocks]
         return Run(
             target=target,
@@ -256,7 +261,10 @@ class Session:
         )
 
     def runs(self) -> tuple[Run, ...]:
-        """The results so far, sorted by load, then by target. Blocks stopped before measuring anything are left out."""
+        """Return the results so far, sorted by load and then by target.
+
+        Blocks that were stopped before they measured anything are left out.
+        """
         grouped: dict[tuple[Load, str], list[BlockResult]] = {}
         for block, result in self._results:
             if result.queries:
@@ -271,7 +279,7 @@ class Session:
         )
 
     def peaks(self) -> dict[str, float]:
-        """The highest throughput of each target so far, in queries per second."""
+        """Return the highest throughput of each target so far, in queries per second."""
         peaks: dict[str, float] = {}
         for run in self.runs():
             peaks[run.target] = max(peaks.get(run.target, 0.0), run.throughput)
@@ -279,7 +287,7 @@ class Session:
 
 
 def remaining(block: Block, now: Snapshot) -> float:
-    """Seconds until a running block reaches both minima, or a maximum, at its current rate."""
+    """Return the seconds until a running block reaches both minima, or a maximum, at its current rate."""
     limits, measured = block.limits, now.elapsed - block.warm_up
     seconds = limits.min_duration - measured
     if now.rate > 0:

@@ -1,1 +1,1 @@
-"""The plan of a load test, made before any query is sent: targets, loads, limits, schedules. Values and arithmetic."""
+"""Plans a load test before any query is sent: targets, loads, limits and schedules, as values and pure arithmetic."""

@@ -1,4 +1,4 @@
-"""The two kinds of load, the limits of a run, and the schedule of an open loop. Only arithmetic."""
+"""Defines the two kinds of load and the limits of a run, and computes the schedule of an open loop."""
 
 import math
 import zlib
@@ -13,7 +13,10 @@ from hangtag.serving.loadtest.record import shown, stored
 
 @dataclass(frozen=True)
 class Limits:
-    """A run ends when it has reached both minima, or either maximum. Durations in seconds, without the warm-up."""
+    """The limits of a run. A run ends when it has reached both minima, or one of the maxima.
+
+    Durations are in seconds, without the warm-up.
+    """
 
     min_duration: float
     min_query_count: int
@@ -21,16 +24,16 @@ class Limits:
     max_query_count: int
 
     def reached(self, elapsed: float, queries: int) -> bool:
-        """Whether both minima are reached."""
-        # A schedule may end exactly at the minimum: the tolerance keeps rounding from making it too short.
+        """Return whether both minima are reached."""
+        # A schedule may end exactly at the minimum, so the tolerance allows for a rounding error.
         return elapsed >= self.min_duration - 1e-9 and queries >= self.min_query_count
 
     def exceeded(self, elapsed: float, queries: int) -> bool:
-        """Whether either maximum is reached."""
+        """Return whether one of the maxima is reached."""
         return elapsed >= self.max_duration or queries >= self.max_query_count
 
     def per_block(self, blocks: int) -> "Limits":
-        """Divide the limits among this many blocks, which together reach the whole."""
+        """Divide the limits by the number of blocks, so that all blocks together reach the run's limits."""
         return Limits(
             min_duration=self.min_duration / blocks,
             min_query_count=math.ceil(self.min_query_count / blocks),
@@ -46,13 +49,13 @@ LOWEST_RATE, MAX_RATE = 1.0, 1_000_000  # Queries per second.
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """Keeps `concurrency` queries in flight: the next query leaves when an answer arrives.
+    """A load that keeps `concurrency` queries in flight: the next query is sent when an answer arrives.
 
-    A closed loop finds the peak throughput. It cannot show the latency of independent users, because it sends fewer
-    queries when the server stalls.
+    A closed loop measures the peak throughput. A closed loop cannot show the latency of independent users, because it
+    sends fewer queries when the server stalls.
     """
 
-    concurrency: int = stored("Queries in flight.")
+    concurrency: int = stored("The number of queries in flight.")
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:
@@ -65,11 +68,11 @@ class ClosedLoop:
 
     @shown()
     def rate(self) -> None:
-        """None; only an open loop has a rate."""
+        """None, because only an open loop has a rate."""
 
     @shown()
     def arrivals(self) -> None:
-        """None; only an open loop has arrivals."""
+        """None, because only an open loop has arrivals."""
 
     def __str__(self) -> str:
         return f"{self.concurrency:,} in flight"
@@ -77,10 +80,10 @@ class ClosedLoop:
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """Issues `rate` queries per second on average, at planned times, even if earlier queries are not answered yet."""
+    """A load that issues `rate` queries per second on average, at planned times that do not depend on answers."""
 
-    rate: float = stored("Calls a second, as planned.")
-    arrivals: Arrivals = stored("The gaps between queries.", default="poisson")
+    rate: float = stored("The planned calls per second.")
+    arrivals: Arrivals = stored("The distribution of the gaps between queries.", default="poisson")
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.rate) and self.rate > 0):
@@ -95,7 +98,7 @@ class OpenLoop:
 
     @shown()
     def concurrency(self) -> None:
-        """None; only a closed loop has a concurrency."""
+        """None, because only a closed loop has a concurrency."""
 
     def __str__(self) -> str:
         return f"{self.rate:,.6g} calls/s" + (" at equal gaps" if self.arrivals == "constant" else "")
@@ -105,7 +108,7 @@ Load = ClosedLoop | OpenLoop
 
 
 def sort_key(load: Load) -> tuple[bool, float]:
-    """Sorts closed loops first, then each kind by concurrency or rate."""
+    """Return a key that sorts closed loops by concurrency before open loops by rate."""
     return not isinstance(load, ClosedLoop), load.concurrency if isinstance(load, ClosedLoop) else load.rate
 
 
@@ -113,21 +116,21 @@ Times = npt.NDArray[np.float64]
 
 
 def random_generator(seed: int, purpose: str, *index: int) -> np.random.Generator:
-    """Return a separate random generator for each purpose (samples, schedule, order), so purposes do not interfere."""
+    """Return the random generator of a purpose (samples, schedule, order), so that purposes do not interfere."""
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), *index])
 
 
 def planned_send_times(load: OpenLoop, limits: Limits, warm_up: float, random: np.random.Generator) -> Times:
     """Compute the planned send times of one block, including its warm-up.
 
-    The gaps of a Poisson process are independent and exponentially distributed with mean 1 / rate; constant arrivals
-    have equal gaps. The schedule ends with the first query that reaches both minima of `limits`, counted from the end
+    The gaps of a Poisson process are independent and exponentially distributed with mean 1 / rate. Constant arrivals
+    have equal gaps. The schedule ends with the first query that reaches both minima of `limits`, measured from the end
     of the warm-up, or with the last query that exceeds no maximum.
 
     Args:
         load: The request rate and the kind of arrivals.
         limits: The block's limits.
-        warm_up: Seconds of warm-up.
+        warm_up: The duration of the warm-up in seconds.
         random: The source of the gaps.
 
     Returns:
@@ -136,7 +139,7 @@ def planned_send_times(load: OpenLoop, limits: Limits, warm_up: float, random: n
     times = np.empty(0)
     while not _is_enough(times, limits, warm_up):
         start = times[-1] if times.size else 0.0
-        # A tenth more than the expected number of queries: one draw is nearly always enough.
+        # Draw a tenth more gaps than the expected number of queries, so that one draw is nearly always enough.
         missing = math.ceil(1.1 * max(load.rate * (warm_up + limits.min_duration), limits.min_query_count)) + 1
         missing = min(missing, limits.max_query_count + math.ceil(load.rate * warm_up) + 1)
         gaps = np.full(missing, 1 / load.rate)

@@ -1,7 +1,7 @@
-"""Every setting of a load test, declared once: type, default, help and check. The CLI builds its options from Scenario.
+"""Declares every setting of a load test once, with type, default, help and check. The CLI's options come from Scenario.
 
-The terms are MLPerf LoadGen's (query, sample, scenario, min_duration, min_query_count, target_latency) and
-perf_analyzer's (closed loop, open loop, request rate, delayed request).
+The terms are those of MLPerf LoadGen (query, sample, scenario, min_duration, min_query_count, target_latency) and
+perf_analyzer (closed loop, open loop, request rate, delayed request).
 """
 
 import math
@@ -18,23 +18,24 @@ from hangtag.settings import flag_of, problems, setting
 
 ScenarioName = Literal["single-stream", "multi-stream", "server", "offline"]
 
-# LoadGen's scenarios: the settings that each scenario fixes unless the command sets them.
+# The settings of LoadGen's scenarios, which apply to options that the user does not set.
 PRESETS: Mapping[ScenarioName, Mapping[str, Any]] = MappingProxyType(
     {
-        # Single-sample queries, each sent when the previous query has been answered; judged by p90.
+        # Queries of one sample, each sent when the previous query has been answered. Runs are judged by p90.
         "single-stream": {"concurrency": (1,), "percentile": 90.0},
-        # Queries of eight samples, each sent when the previous query has been answered; judged by p99.
+        # Queries of eight samples, each sent when the previous query has been answered. Runs are judged by p99.
         "multi-stream": {"concurrency": (1,), "batch_size": 8, "percentile": 99.0},
-        # Poisson arrivals at a rate; judged by whether the percentile keeps the target latency.
+        # Poisson arrivals at a rate. Runs are judged by whether the percentile meets the target latency.
         "server": {"arrivals": "poisson", "percentile": 99.0},
-        # All samples are available at once; judged by samples per second. LoadGen sends them in one query, which no
-        # gRPC server accepts. Here a few large batches, enough to keep the server busy, are always in flight.
+        # All samples are available at once, and runs are judged by samples per second. LoadGen sends all samples in one
+        # query, which no gRPC server accepts. This load test keeps a few large batches in flight, which are enough to
+        # keep the server busy.
         "offline": {"concurrency": (8,), "batch_size": 32},
     }
 )
 
 DEFAULT_CONCURRENCIES = (1, 8, 64)
-# A default run's open loop sends this share of the slowest target's closed-loop peak, the same rate to all targets.
+# By default, the rate of the open loop for all targets is this share of the slowest target's closed-loop peak.
 SHARE_OF_PEAK = 0.5
 # A peak search starts at SHARE_OF_PEAK of the throughput of one closed loop with this concurrency.
 PEAK_CONCURRENCY = 64
@@ -42,42 +43,50 @@ PEAK_CONCURRENCY = 64
 
 @dataclass(frozen=True)
 class Scenario:
-    """One load test. The limits apply to one target under one load; durations are in seconds.
+    """The settings of a load test. The limits apply to one target under one load. Durations are in seconds.
 
     Example:
         Scenario((Target("cnn", "cnn"),), rate=(500.0,), min_duration=60.0)
 
     Raises:
-        ValueError: When a setting is out of range, or two settings contradict each other.
+        ValueError: A setting is out of range, or two settings contradict each other.
     """
 
     targets: tuple[Target, ...]
     scenario: ScenarioName | None = setting(
-        None, "MLPerf LoadGen's scenario: sets the options that you leave out.", choices=get_args(ScenarioName)
+        None, "A scenario of MLPerf LoadGen, which sets the options that you leave out.", choices=get_args(ScenarioName)
     )
     concurrency: tuple[int, ...] = setting(
-        (), "Closed loop: queries in flight, one run for each, e.g. 1,8,64.", listed=True
+        (), "Closed loop: the queries in flight, such as 1,8,64, with one run for each number.", listed=True
     )
-    rate: tuple[float, ...] = setting((), "Open loop: calls per second, one run for each, e.g. 500,1000.", listed=True)
-    arrivals: Arrivals = setting("poisson", "Open loop: the gaps between queries.", choices=get_args(Arrivals))
-    find_peak: bool = setting(False, "Open loop: search the highest rate that keeps --target-latency.")
+    rate: tuple[float, ...] = setting(
+        (), "Open loop: the calls per second, such as 500,1000, with one run for each rate.", listed=True
+    )
+    arrivals: Arrivals = setting("poisson", "Open loop: the kind of gaps between queries.", choices=get_args(Arrivals))
+    find_peak: bool = setting(False, "Open loop: search for the highest rate that meets --target-latency.")
     target_latency: float | None = setting(
-        None, "The bound that --percentile should keep, e.g. 10ms.", above=0, duration=True
+        None, "The longest latency that --percentile may have, such as 10ms.", above=0, duration=True
     )
-    percentile: float = setting(99.0, "The percentile by which a run is judged.")
-    min_duration: float = setting(3.0, "Minimum duration for each target and load.", above=0, duration=True)
-    min_query_count: int = setting(500, "Minimum number of queries; more if --percentile needs more.", at_least=1)
-    max_duration: float = setting(60.0, "Maximum duration: a run that needs longer is INVALID.", duration=True)
-    max_query_count: int = setting(1_000_000, "Maximum number of queries, even below --min-duration.")
-    warm_up: float = setting(0.15, "Duration of the unmeasured load before each block.", at_least=0, duration=True)
-    blocks: int = setting(5, "Parts of a run, interleaved with the other targets' parts.", at_least=1)
-    batch_size: int = setting(1, "Samples in a query.", at_least=1)
-    deadline: float = setting(10.0, "Of each call.", above=0, duration=True)
-    # On one connection answers arrive in bursts, which costs least. A server of several processes needs several
-    # connections.
-    channels: int = setting(1, "gRPC connections from each process to a server.", at_least=1)
-    processes: int | None = setting(None, "Generator processes.  [default: one for every four CPUs]", at_least=1)
-    seed: int = setting(0, "Seed of the random samples, schedule and order.", at_least=0)
+    percentile: float = setting(99.0, "The percentile of the latency by which a run is judged.")
+    min_duration: float = setting(3.0, "The minimum duration for each target and load.", above=0, duration=True)
+    min_query_count: int = setting(
+        500, "The minimum number of queries in a run. --percentile may need more queries.", at_least=1
+    )
+    max_duration: float = setting(
+        60.0, "The maximum duration of a run. A run that needs longer is INVALID.", duration=True
+    )
+    max_query_count: int = setting(1_000_000, "The maximum number of queries in a run, even below --min-duration.")
+    warm_up: float = setting(0.15, "The duration of the unmeasured load before each block.", at_least=0, duration=True)
+    blocks: int = setting(5, "The number of parts of a run, interleaved with the other targets' parts.", at_least=1)
+    batch_size: int = setting(1, "The number of samples in a query.", at_least=1)
+    deadline: float = setting(10.0, "The deadline of each call.", above=0, duration=True)
+    # One connection costs the generator least, because answers arrive in bursts. A server of several processes needs
+    # several connections.
+    channels: int = setting(1, "The gRPC connections from each process to a server.", at_least=1)
+    processes: int | None = setting(
+        None, "The number of generator processes.  [default: one for every four CPUs]", at_least=1
+    )
+    seed: int = setting(0, "The seed of the random samples, schedule and order.", at_least=0)
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -98,22 +107,22 @@ class Scenario:
             )
         if self.max_query_count < self.query_count:
             raise ValueError(
-                f"judging a p{self.percentile:g} takes {self.query_count} queries, "
-                f"and --max-query-count {self.max_query_count} is below that"
+                f"--max-query-count {self.max_query_count} is too low, because judging a p{self.percentile:g} needs "
+                f"{self.query_count} queries"
             )
         self._check_peak()
-        _ = self.closed_loops, self.open_loops(math.inf)  # Each load checks itself.
+        _ = self.closed_loops, self.open_loops(math.inf)  # The constructor of each load checks its values.
 
     def _check_peak(self) -> None:
         if self.find_peak and self.target_latency is None:
-            raise ValueError("--find-peak searches for the highest rate that keeps --target-latency: give that too")
+            raise ValueError("--find-peak needs --target-latency, which the highest rate must meet")
         if self.find_peak and self.concurrency:
-            raise ValueError("--find-peak is for rates: leave out --concurrency")
+            raise ValueError("--find-peak searches for a rate, so leave out --concurrency")
         if self.find_peak and len(self.rate) > 1:
-            raise ValueError("--find-peak begins at one rate: give --rate one value")
+            raise ValueError("--find-peak begins at a single rate, so give --rate only one value")
         if self.find_peak and self.rate and self.rate[0] < self.lowest_rate:
             raise ValueError(
-                f"--find-peak cannot judge a p{self.percentile:g} at {self.rate[0]:g} calls/s, since "
+                f"--find-peak cannot judge a p{self.percentile:g} at {self.rate[0]:g} calls/s, because "
                 f"{self.query_count:,} queries take longer than --max-duration: raise it, or begin at --rate "
                 f"{math.ceil(self.lowest_rate)}"
             )
@@ -122,7 +131,7 @@ class Scenario:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The targets' names, in order."""
+        """The targets' names, in the order of the targets."""
         return tuple(target.name for target in self.targets)
 
     @property
@@ -138,7 +147,7 @@ class Scenario:
         return tuple(map(ClosedLoop, DEFAULT_CONCURRENCIES if self.derives_rate else self.concurrency))
 
     def open_loops(self, slowest_peak: float) -> tuple[OpenLoop, ...]:
-        """The open loops, given the closed-loop peak throughput of the slowest target in queries per second."""
+        """Return the open loops. `slowest_peak` is the slowest target's peak in closed loops, in queries per second."""
         if not self.derives_rate:
             return () if self.find_peak else tuple(OpenLoop(rate, self.arrivals) for rate in self.rate)
         rate = SHARE_OF_PEAK * slowest_peak
@@ -148,25 +157,25 @@ class Scenario:
 
     @property
     def planned_loads(self) -> tuple[Load, ...]:
-        """The loads that are known before the run, that is, all except a rate that is derived from the closed loops."""
+        """The loads that are known before the run: all loads except for a rate that the closed loops determine."""
         return self.closed_loops + (() if self.derives_rate else self.open_loops(math.inf))
 
     @property
     def judged(self) -> bool:
-        """Whether runs are judged by the percentile, so that a run too short to determine it is INVALID."""
+        """Whether runs are judged by the percentile, so that a run with too few queries to judge it is INVALID."""
         preset = PRESETS[self.scenario] if self.scenario else {}
         return self.target_latency is not None or "percentile" in preset
 
     @property
     def query_count(self) -> int:
-        """How many queries a run needs: min_query_count, or more if judging the percentile needs more."""
+        """The number of queries that a run needs: min_query_count, or more if judging the percentile needs more."""
         needed = early_stopping.samples_needed(0, self.percentile) if self.judged else 1
         return max(self.min_query_count, needed)
 
     @property
     def lowest_rate(self) -> float:
-        """The lowest rate (queries per second) at which max_duration is enough for a result of a peak search."""
-        # Poisson arrivals are hardly ever four standard deviations fewer than their mean m: m - 4 sqrt(m) = n.
+        """The lowest rate in queries per second at which a run of max_duration has enough queries for a peak search."""
+        # The number of Poisson arrivals is hardly ever four standard deviations below the mean m, so m - 4 sqrt(m) = n.
         mean_arrivals = (2 + math.sqrt(self.query_count + 4)) ** 2
         return max(LOWEST_RATE, mean_arrivals / self.max_duration)
 
@@ -177,7 +186,7 @@ class Scenario:
 
     @property
     def generator_processes(self) -> int:
-        """The number of generator processes: `processes`, or one for every four usable CPUs, at most eight.
+        """The number of generator processes: `processes`, or one for every four usable CPUs, but at most eight.
 
         One process can send several times as many queries as a Python server can answer on one CPU.
         """
@@ -185,11 +194,11 @@ class Scenario:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether every target can only be on this machine."""
+        """Whether the addresses of all targets can only be those of this machine."""
         return all(target.is_loopback for target in self.targets)
 
 
 def rounded_down(rate: float) -> float:
-    """Round down to two significant digits, so that the rate is easy to type again."""
+    """Round a rate down to two significant digits, so that users can easily type the rate."""
     unit = 10.0 ** (math.floor(math.log10(rate)) - 1)
     return float(f"{math.floor(rate / unit) * unit:.2g}")

@@ -1,4 +1,4 @@
-"""A target: one model on one server, measured under a name. LoadGen calls a target the system under test (SUT)."""
+"""Parses targets. A target is a model on a server, measured under a name (LoadGen's term is system under test, SUT)."""
 
 import ipaddress
 import re
@@ -14,13 +14,13 @@ _UNIX = ("unix:", "unix-abstract:")
 
 @dataclass(frozen=True)
 class Target:
-    """One model on one server, in a given version or in the version that serves by default. Raises ValueError.
+    """A model on a server, in a given version or in the version that serves by default. Raises ValueError.
 
     Attributes:
         name: The name in reports.
-        model: The model's name on its server.
-        address: HOST:PORT, or an address for one of gRPC's name resolvers; for HTTP a URL.
-        method: `infer` calls the Open Inference Protocol's ModelInfer, `classify` hangtag's Classify.
+        model: The model's name on the server.
+        address: HOST:PORT, an address for one of gRPC's name resolvers, or a URL for HTTP.
+        method: `infer` to call the Open Inference Protocol's ModelInfer, or `classify` to call hangtag's Classify.
         version: The model version that every request names; empty for the version that serves by default.
     """
 
@@ -38,12 +38,12 @@ class Target:
 
     @property
     def protocol(self) -> Literal["gRPC", "HTTP"]:
-        """The protocol at the address."""
+        """The protocol of the address."""
         return "HTTP" if server_address.is_http(self.address) else "gRPC"
 
     @property
     def listens_at(self) -> str:
-        """Where the server listens: HOST:PORT of a URL, or else the address."""
+        """The address at which the server listens: HOST:PORT of a URL, or the address itself."""
         if self.protocol == "gRPC":
             return self.address
         url = urlsplit(self.address)
@@ -52,7 +52,7 @@ class Target:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the address can only be on this machine."""
+        """Whether the address can only be that of this machine."""
         if self.address.startswith(_UNIX):
             return True
         host = self.listens_at.rpartition(":")[0].strip("[]")
@@ -68,7 +68,7 @@ class Target:
 
 
 def of_model(text: str, address: str = server_address.DEFAULT, method: Method = "infer") -> Target:
-    """Parse MODEL or MODEL@VERSION, which is also the target's name. Raises ValueError."""
+    """Parse MODEL or MODEL@VERSION. The text is also the target's name. Raises ValueError."""
     return _target(text, text, address, method)
 
 

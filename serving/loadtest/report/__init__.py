@@ -1,1 +1,1 @@
-"""Renders results for people (table, HTML) and programs (JSON, CSV, JUnit XML); reads saved JSON."""
+"""Renders results for people (table, HTML) and for programs (JSON, CSV, JUnit XML), and reads saved JSON."""

@@ -1,8 +1,9 @@
-"""The results as JSON, for programs. Durations are in seconds, rates in calls or samples per second; null: no figure.
+"""Writes and reads results as JSON, for programs.
 
-A schema version only ever gains fields. Histograms have HdrHistogram's V2 encoding in base64, unit 1 µs, three
-significant digits. Any HdrHistogram library can read and merge such histograms. `make schema` writes
-docs/loadtest.schema.json from the types.
+Durations are in seconds, rates are in calls or samples per second, and null means that there is no figure. Within a
+schema version, fields are only added. Histograms have HdrHistogram's V2 encoding in base64, with the unit 1 µs and
+three significant digits, so any HdrHistogram library can read and merge them. `make schema` writes
+docs/loadtest.schema.json from the types in this module.
 """
 
 import json
@@ -24,19 +25,19 @@ SCHEMA = "hangtag.loadtest/1"
 
 @dataclass(frozen=True)
 class ResultsDocument(Results):
-    """The whole file."""
+    """The content of the JSON file of a load test."""
 
     schema: str = stored(default=SCHEMA)
-    answer: Answer | None = stored("Null for a single target.", default=None)
+    answer: Answer | None = stored("The recommended target, in words; null for a single target.", default=None)
     comparisons: tuple[Comparison, ...] = stored(default=())
     gates: tuple[GateOutcome, ...] = stored(default=())
-    transports: tuple[object, ...] = stored("Empty: no longer computed.", default=())
-    caching: tuple[object, ...] = stored("Empty: no longer checked.", default=())
-    generator_ceilings: tuple[object, ...] = stored("Empty: no longer measured.", default=())
+    transports: tuple[object, ...] = stored("Always empty, because it is no longer computed.", default=())
+    caching: tuple[object, ...] = stored("Always empty, because it is no longer checked.", default=())
+    generator_ceilings: tuple[object, ...] = stored("Always empty, because it is no longer measured.", default=())
 
 
 def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequence[GateOutcome] = ()) -> str:
-    """The text of the file."""
+    """Return the text of the JSON file."""
     more = {"comparisons": tuple(comparisons), "gates": tuple(outcomes)}
     document = extended(ResultsDocument, results, answer=answer(results), **more)
     return to_json(ResultsDocument, document)
@@ -46,7 +47,7 @@ def read(file: Path) -> SavedResults:
     """Read a file that `hangtag loadtest --json` wrote, of this or an earlier release.
 
     Raises:
-        SavedResultsError: When the file cannot be read, or is not a results document of this schema version.
+        SavedResultsError: The file cannot be read, or is not a results document of this schema version.
     """
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
@@ -57,7 +58,7 @@ def read(file: Path) -> SavedResults:
     kind = document.get("schema") if isinstance(document, dict) else None
     if kind != SCHEMA:
         raise SavedResultsError(
-            f"{file} holds no results of 'hangtag loadtest --json' ({SCHEMA}), but {kind or 'other JSON'}"
+            f"{file} has {kind or 'other JSON'}, not the results of 'hangtag loadtest --json' ({SCHEMA})"
         )
     try:
         return SavedResults(
@@ -74,11 +75,13 @@ def read(file: Path) -> SavedResults:
             settings=_settings(document),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise SavedResultsError(f"{file} does not follow its own schema ({type(error).__name__}: {error})") from error
+        raise SavedResultsError(
+            f"{file} does not follow the schema {SCHEMA} ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _run(run: dict[str, Any], scenario: dict[str, Any]) -> Run:
-    """Read a run. Files of the first releases lack fields, whose values follow from other fields."""
+    """Read a run. If a file of the first releases lacks a field, the value is computed from other fields."""
     blocks = [
         {"answered": round(each["throughput"] * each["duration"])} | each | {"timeline": ()} for each in run["blocks"]
     ]
@@ -112,7 +115,7 @@ def _in_words(value: Any) -> str:
 
 
 def schema() -> str:
-    """The JSON Schema of the file."""
+    """Return the JSON Schema of the JSON file."""
     return json.dumps(json_schema(ResultsDocument, SCHEMA, (__doc__ or "").strip()), indent=1)
 
 

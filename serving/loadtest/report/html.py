@@ -1,4 +1,4 @@
-"""Render results as one self-contained HTML page, without network access, scripts or other files."""
+"""Renders results as a self-contained HTML page without network access, scripts or other files."""
 
 import functools
 import math
@@ -26,7 +26,7 @@ from hangtag.serving.loadtest.report.table import groups_of
 
 @dataclass(frozen=True)
 class Headline:
-    """A target's main figures: label, value, 95 % interval if known, and the load under which it was measured."""
+    """A target's main figures, each with label, value, 95 % interval if known, and load."""
 
     target: str
     figures: tuple[tuple[str, str, str, str], ...]
@@ -34,14 +34,14 @@ class Headline:
 
 @dataclass(frozen=True)
 class TimeSplit:
-    """A query's mean time by part: label, CSS class, seconds, and width in percent of the longest bar."""
+    """A query's mean time in each part, with label, CSS class, seconds, and width in percent of the longest bar."""
 
     run: Run
     parts: tuple[tuple[str, str, float, float], ...]
 
 
 def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequence[GateOutcome] = ()) -> str:
-    """The HTML text."""
+    """Return the page as HTML."""
     names = results.scenario.names
     measured = [run for run in results.runs if run.total.latency]
     closed = [run for run in measured if isinstance(run.load, ClosedLoop)]
@@ -89,7 +89,7 @@ def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequen
 
 
 def accuracy_choices(results: Results) -> tuple[list[ModelPoint], Load | None]:
-    """The targets with their accuracy and p99 latency under the common load, and this load."""
+    """Return the targets with their accuracy and p99 under the common load, and the common load."""
     load = common_load(results)
     names = results.accuracies.keys()
     runs = {run.target: run for run in results.under(load) if run.valid and run.target in names} if load else {}
@@ -108,7 +108,7 @@ def accuracy_choices(results: Results) -> tuple[list[ModelPoint], Load | None]:
 
 
 def _splits(runs: Sequence[Run]) -> list[TimeSplit]:
-    """Split mean service times: queue and compute from the server's statistics, the rest as network and generator."""
+    """Split mean service times into queue and compute, from the server's statistics, and the rest."""
     splits = []
     longest = max(run.total.service_time.mean for run in runs)
     for run in runs:

@@ -1,4 +1,4 @@
-"""The pictures of the HTML report, as SVG. Each model has the same look in all pictures, see `hangtag.page.series`."""
+"""Draws the pictures of the HTML report as SVG. Each model has its own colour and mark (see `hangtag.page.series`)."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,25 +19,24 @@ from hangtag.serving.loadtest.statistics.intervals import Interval
 Looks = Mapping[str, Look]
 Range = tuple[float, float]
 _PERCENTILES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
-# The areas in square points of the largest model's mark, and of the smallest visible mark.
+# The area of the largest model's mark, and the smallest area of a mark, in square points.
 _LARGEST_MARK, _SMALLEST_MARK = 500.0, 40.0
-# The axis of latencies reaches at most this many times as far as the estimates. A longer interval, for example from two
-# blocks that differ, shows only that nothing is known, so it is drawn to the edge.
+# The ends of the latency axis differ from the estimates by at most this factor. A wider interval, for example from two
+# blocks that differ, only shows that the latency is unknown, so such an interval is drawn up to the edge.
 _WIDEST = 4.0
-# Throughputs whose ratio exceeds this are drawn on a logarithmic axis.
+# If the ratio of the largest to the smallest throughput exceeds this, the axis of throughputs is logarithmic.
 _LOG_AXIS_RATIO = 5.0
 
 
 @dataclass(frozen=True)
 class ModelPoint:
-    """A target to choose from.
+    """A target in the picture of accuracy against latency.
 
     Attributes:
         target: The target's name.
-        accuracy: Between 0 and 1.
-        latency: Seconds.
-        beaten: Whether another target is shown to be better in accuracy or latency, and is not worse in the second
-            figure.
+        accuracy: The accuracy, between 0 and 1.
+        latency: The latency in seconds.
+        beaten: Whether another target is shown to be better in one of accuracy and latency, and not worse in the other.
         file_bytes: The size of the model's file, if known.
     """
 
@@ -49,22 +48,23 @@ class ModelPoint:
 
 
 def latency_range(runs: Iterable[Run]) -> Range:
-    """The shortest and the longest latency of these runs in milliseconds, for pictures that share a scale."""
+    """Return the shortest and the longest latency of these runs in milliseconds, for pictures with the same scale."""
     ends = [run.total.latency.percentile(q) * 1e3 for run in runs if run.total.latency for q in (0, 100)]
     return 0.9 * min(ends), 1.1 * max(ends)
 
 
 def accuracy_and_latency(choices: Sequence[ModelPoint], looks: Looks) -> str:
-    """Draw accuracy against latency, with their 95 % intervals. A mark's area is the model's size.
+    """Draw accuracy against latency, with 95 % intervals. The area of a mark is proportional to the model's size.
 
-    A dashed line joins the targets that no other target beats in both figures. Targets shown to be beaten have hollow
-    marks.
+    A dashed line is the Pareto front. Targets that are shown to be worse than another target have hollow marks.
     """
     with drawing("pareto", "Accuracy against latency") as picture:
         axes = picture.axes
         labels = []
         largest = max((choice.file_bytes or 0 for choice in choices), default=0)
-        for choice in sorted(choices, key=lambda choice: -(choice.file_bytes or 0)):  # small marks on top of large ones
+        for choice in sorted(
+            choices, key=lambda choice: -(choice.file_bytes or 0)
+        ):  # small marks are drawn on top of large marks
             look = looks[choice.target]
             share = (choice.file_bytes or 0) / largest if largest else 0.2
             area = max(_LARGEST_MARK * share, _SMALLEST_MARK)
@@ -91,7 +91,7 @@ def accuracy_and_latency(choices: Sequence[ModelPoint], looks: Looks) -> str:
 
 
 def _latency_limits(choices: Sequence[ModelPoint]) -> Range:
-    """The ends of an axis with room for all estimates and their intervals. Extremely wide intervals are cut off."""
+    """Return the ends of an axis with all estimates and their intervals. Extremely wide intervals are cut off."""
     estimates = [choice.latency.estimate * 1e3 for choice in choices]
     lows = [choice.latency.low * 1e3 for choice in choices if choice.latency.known]
     highs = [choice.latency.high * 1e3 for choice in choices if choice.latency.known]
@@ -102,7 +102,7 @@ def _latency_limits(choices: Sequence[ModelPoint]) -> Range:
 
 
 def throughput_and_latency(runs: Sequence[Run], looks: Looks) -> str:
-    """Draw the closed loops: throughput against p50 (solid) and p99 (dashed), a point for each concurrency."""
+    """Draw throughput against p50 (solid) and p99 (dashed) of closed loops, with a point for each concurrency."""
     with drawing("throughput", "Throughput against latency") as picture:
         axes = picture.axes
         labels = []
@@ -123,7 +123,7 @@ def throughput_and_latency(runs: Sequence[Run], looks: Looks) -> str:
                     ]
         axes.margins(x=0.08, y=0.12)
         rates = [run.throughput for run in runs if run.throughput > 0]
-        # On a linear axis much slower targets would all lie on the left edge.
+        # On a linear axis, all targets that are much slower than another target would lie at the left edge.
         if rates and max(rates) > _LOG_AXIS_RATIO * min(rates):
             axes.set_xscale("log")
             plain_log_axis(axes.xaxis, *axes.get_xlim())
@@ -140,13 +140,13 @@ def throughput_and_latency(runs: Sequence[Run], looks: Looks) -> str:
 def latency_by_percentile(runs: Sequence[Run], looks: Looks, scale: Range, number: int = 0) -> str:
     """Draw each run's latency by percentile, on an axis that is logarithmic in the share of slower queries.
 
-    For an open loop, a dotted line adds the service time, which counts from the actual send.
+    For an open loop, a dotted line shows the service time, which is measured from the actual send time.
 
     Args:
         runs: Runs under one load.
-        looks: Name of a target -> its look.
-        scale: The ends of the latency axis, in milliseconds.
-        number: Distinguishes several pictures of one load on one page.
+        looks: The colour and mark of each target.
+        scale: The ends of the latency axis in milliseconds.
+        number: A number that distinguishes several pictures of one load on one page.
     """
     load = runs[0].load
     with drawing(f"percentiles-{load}-{number}", f"Latency by percentile, {load}") as picture:
@@ -167,7 +167,7 @@ def latency_by_percentile(runs: Sequence[Run], looks: Looks, scale: Range, numbe
 
 
 def latency_over_time(runs: Sequence[Run], looks: Looks, scale: Range) -> str:
-    """Draw p50 (filled) and p99 (hollow) of each time slice, joined within a block, and crosses where calls failed."""
+    """Draw p50 (filled) and p99 (hollow) of each time slice, joined within a block, and a cross for failed calls."""
     load = runs[0].load
     with drawing(f"time-{load}", f"Latency over time, {load}") as picture:
         axes = picture.axes
@@ -198,18 +198,18 @@ def _latency_scale(axes: Axes, scale: Range) -> None:
 
 
 def _tail(q: float) -> float:
-    """A percentile's position on the axis. From 90 to 99 is as far as from 99 to 99.9, and so on."""
+    """Return a percentile's position on the axis. The distance from 90 to 99 is equal to that from 99 to 99.9."""
     return float(-np.log10(1 - q / 100))
 
 
 def _plot_percentiles(axes: Axes, histogram: DurationHistogram, look: Look, style: str) -> float:
-    """Draw a distribution up to its last sample, and return that sample's position on the axis."""
+    """Draw a distribution up to its last sample, and return the last sample's position on the axis."""
     counts = histogram.counts()
     occupied = counts > 0
     if not occupied.any():
         return 0.0
     below = np.cumsum(counts[occupied])
-    # The last sample's quantile is 1, whose position would be infinite: draw that sample half a sample earlier.
+    # The last sample's quantile is 1, and its position would be infinite, so the sample is drawn half a sample earlier.
     position = np.concatenate([[0], -np.log10(1 - np.minimum(below / below[-1], 1 - 0.5 / below[-1]))])
     values = DurationHistogram.values()[occupied] * 1e3
     marked = [int(np.searchsorted(position, _tail(q))) for q in _PERCENTILES[1:] if _tail(q) <= position[-1]]

@@ -23,7 +23,7 @@ BEFORE, AFTER = "before", "after"
 
 
 class ComparisonDocument(TypedDict):
-    """The whole file."""
+    """The content of the JSON file of a comparison."""
 
     schema: str
     before: dict[str, Any]
@@ -34,11 +34,11 @@ class ComparisonDocument(TypedDict):
 
 
 def groups_of(before: SavedResults, after: SavedResults, comparisons: Sequence[Comparison]) -> list[RunGroup]:
-    """Return the two compared runs for each comparison. Their targets are named "before" and "after"."""
+    """Return the two runs of each comparison. The targets of these runs are named "before" and "after"."""
 
     def run(saved: SavedResults, comparison: Comparison, name: str) -> Run:
         measured = saved.run(comparison.target, comparison.load)
-        assert measured is not None  # both files have what is compared
+        assert measured is not None  # both files have the runs that are compared
         return replace(measured, target=name)
 
     return [
@@ -52,12 +52,12 @@ def groups_of(before: SavedResults, after: SavedResults, comparisons: Sequence[C
 
 
 def differences_of(before: SavedResults, after: SavedResults) -> dict[str, tuple[str, str]]:
-    """The differences between the two files (what was measured, how, in which environment): both values, by label."""
+    """Return the values in which the settings and environments of the two files differ, by label."""
     return before.setting_differences(after) | before.environment_differences(after.environment)
 
 
 def render_differences(before: SavedResults, after: SavedResults, console: Console) -> None:
-    """Print each difference, or that there is none. Differences of the machine are left to a separate warning."""
+    """Print each difference of the two files, or that there is none. Another warning names differences of machines."""
     differences = differences_of(before, after)
     if not differences:
         console.print(Text("Both runs have the same models, samples, options and environment."))
@@ -69,7 +69,7 @@ def render_differences(before: SavedResults, after: SavedResults, console: Conso
 
 
 def render_tables(groups: Sequence[RunGroup], console: Console) -> None:
-    """Print a table for each target and load: before, after, and the ratio of after to before."""
+    """Print a table for each target and load, with the figures before and after, and their ratio."""
     for group, table in zip(groups, tables(groups, console.width), strict=True):
         console.print(table)
         console.print(line(group.ratios[0][1].sentence))
@@ -77,7 +77,7 @@ def render_tables(groups: Sequence[RunGroup], console: Console) -> None:
 
 
 def render_json(before: SavedResults, after: SavedResults, groups: Sequence[RunGroup]) -> str:
-    """The comparison as JSON: the two files, what differs in their settings and environments, and each comparison."""
+    """Return the comparison as JSON: the two files, the differences of their settings, and each comparison."""
     document = ComparisonDocument(
         schema=SCHEMA,
         before=_source(before),
@@ -94,7 +94,7 @@ def _by_file(differences: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, 
 
 
 def render_page(before: SavedResults, after: SavedResults, groups: Sequence[RunGroup]) -> str:
-    """The comparison as one self-contained HTML page."""
+    """Return the comparison as a self-contained HTML page."""
     look = looks((BEFORE, AFTER))
     scale = pictures.latency_range(run for group in groups for run in group.runs)
     return page_template("comparison.html.j2").render(

@@ -1,4 +1,4 @@
-"""Render results for a terminal: a table per load with a line per target, then the findings in sentences."""
+"""Renders results for a terminal, as a table per load with a line per target, and as sentences."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from hangtag.serving.loadtest.measuring.run import Run
 from hangtag.serving.loadtest.units import combined
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0)
-FIGURE_WIDTH = 9  # Terminal columns, a space included: wide enough for 1,234 ms, 12,345 and samples/s.
+FIGURE_WIDTH = 9  # The width of a column with its space, which is enough for 1,234 ms, 12,345 and samples/s.
 
 
 def render(
@@ -34,8 +34,8 @@ def render(
     for name, accuracy in results.accuracies.items():
         low, high = accuracy.interval.low, accuracy.interval.high
         share = f"{accuracy.share:.2%} of {accuracy.total:,} samples (95 %: {low:.2%} to {high:.2%})"
-        console.print(line(f"{name} is right on {share}. {accuracy.note}".strip()))
-    # The tables have every ratio. With more than two targets, only the ratios at the common load are put into words.
+        console.print(line(f"{name} classifies {share} correctly. {accuracy.note}".strip()))
+    # The tables have all ratios. If there are more than two targets, the sentences have only those at the common load.
     shown = results.loads if len(results.scenario.names) == 2 else [common_load(results)]
     for sentence in (
         *(run.verdict for run in results.runs if run.verdict),
@@ -46,7 +46,7 @@ def render(
     for sent in _sent(results.samples):
         console.print(line(sent, style="dim"))
     if results.warm_up_queries:
-        warm_up = f"Before these, {units.count(results.warm_up_queries)} queries of warm-up were sent and discarded."
+        warm_up = f"{units.count(results.warm_up_queries)} queries of the warm-up were sent before, and discarded."
         console.print(Text(warm_up, style="dim"))
     if results.generator_share is not None:
         console.print(Text(results.generator_share, style="dim"))
@@ -57,7 +57,7 @@ def render(
         console.print(
             Text.assemble(
                 ("VALID ", "bold green"),
-                f"every run measured what it was meant to measure{', but some are doubtful' * results.doubtful}.",
+                f"the figures of every run can be trusted{', but some are doubtful' * results.doubtful}.",
             )
         )
     for outcome in outcomes:
@@ -70,12 +70,12 @@ def render(
 
 
 def line(text: str, style: str = "") -> Text:
-    """Return a line to print. Escapes control characters, which a server's messages and model names may contain."""
+    """Return a line to print. Control characters, which a server's messages may contain, are escaped."""
     return Text(escaped(text), style=style)
 
 
 def _sent(sources: Mapping[str, str]) -> list[str]:
-    """Say where each target's samples come from, in one sentence if all targets have the same source."""
+    """Say which samples were sent to each target, in one sentence if all targets received the same samples."""
     if len(set(sources.values())) == 1:
         return [f"Sent: {next(iter(sources.values()))}."]
     return [f"Sent to {name}: {source}." for name, source in sources.items()]
@@ -98,7 +98,7 @@ def _problems(results: Results, console: Console) -> None:
 
 @dataclass(frozen=True)
 class RunGroup:
-    """The runs of one table, and the ratios between runs, by label."""
+    """The runs of one table, and the ratios between these runs by label."""
 
     title: str
     runs: tuple[Run, ...]
@@ -106,7 +106,7 @@ class RunGroup:
 
 
 def groups_of(results: Results, comparisons: Sequence[Comparison]) -> list[RunGroup]:
-    """A group for each load."""
+    """Return a group of runs for each load."""
     return [
         RunGroup(
             f"{load.kind}, {load}",
@@ -122,7 +122,7 @@ def tables(groups: Sequence[RunGroup], width: int, batched: bool = False) -> Ite
     rates = ["calls/s", "samples/s"] if batched else ["calls/s"]
     headers = [*rates, *(f"p{q:g}" for q in PERCENTILES), "max", "failed"]
     labels = [label for each in groups for label in (*(run.target for run in each.runs), *dict(each.ratios))]
-    # Names are wrapped if they leave no room for the figures.
+    # Long names are wrapped, so that the figures have enough room.
     names = min(max(map(len, labels), default=0), max(width - FIGURE_WIDTH * len(headers), 8))
     for group in groups:
         table = Table(
@@ -143,7 +143,10 @@ def tables(groups: Sequence[RunGroup], width: int, batched: bool = False) -> Ite
 
 
 def _ratio_cells(comparison: Comparison, batched: bool) -> list[str]:
-    """The cells of a row of ratios, below all cells of `_cells` but the first. INVALID runs have no ratios."""
+    """Return the cells of a row of ratios, which are below the cells of `_cells` except for the first.
+
+    INVALID runs have no ratios.
+    """
     if not comparison.meaningful:
         return ["INVALID"]
     throughput = "" if comparison.generator_limited else units.times(comparison.throughput.estimate)
@@ -152,7 +155,7 @@ def _ratio_cells(comparison: Comparison, batched: bool) -> list[str]:
 
 
 def _cells(run: Run, batched: bool) -> list[str]:
-    """The cells of a run's row: its target, rates, percentiles, maximum and failures."""
+    """Return the cells of a run's row: target, rates, percentiles, maximum and failures."""
     total = run.total
     return [
         escaped(run.target),

@@ -1,4 +1,4 @@
-"""Render results for other programs: CSV, with one line per run, and JUnit XML for CI systems."""
+"""Renders results as CSV with one line per run, and as JUnit XML for CI systems."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ COLUMNS = (
 
 
 def render_csv(results: Results, *_: object) -> str:
-    """The CSV text, with a header line. Missing figures are empty."""
+    """Return the CSV text with a header line. Missing figures are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -69,7 +69,7 @@ SUITE = "hangtag loadtest"
 
 
 def render_junit(results: Results, _: object, outcomes: Sequence[GateOutcome]) -> str:
-    """The XML text. The test case of an INVALID run or a failed gate contains the reason."""
+    """Return the XML text. The test case of an INVALID run or of a failed gate contains the reason."""
     cases = [("the whole test", "validity", 0.0, "; ".join(results.invalid))]
     cases += [(str(run), "runs", run.total.duration, "; ".join(map(str, run.invalid))) for run in results.runs]
     cases += [(outcome.condition, "gates", 0.0, outcome.sentence if outcome.failed else "") for outcome in outcomes]

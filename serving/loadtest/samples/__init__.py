@@ -1,1 +1,1 @@
-"""The samples of a target, read from files or generated at random, fitted to the model's inputs, and serialised."""
+"""Reads the samples of a target from files or generates them at random, and serialises them for the model's inputs."""

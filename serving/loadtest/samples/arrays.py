@@ -1,4 +1,4 @@
-"""Samples before they are serialised, with an array for each model input: random values, or from an .npz file."""
+"""Generates samples at random or reads them from an .npz file, with an array for each of the model's inputs."""
 
 import json
 import math
@@ -22,11 +22,11 @@ class Samples:
     """The samples of a model.
 
     Attributes:
-        inputs: Arrays [samples, ...] by the model's input names.
-        source: Where the samples come from, for the report.
-        labels: Class indices [samples], if known.
-        data_digests: If these are all test samples of a data set: the digests with which a model's file may identify
-            this data set. Empty if unknown.
+        inputs: Arrays [samples, ...] by the names of the model's inputs.
+        source: The source of the samples, for the report.
+        labels: The class indices [samples], if known.
+        data_digests: The digests with which a model's file may identify the data set, if these are all test samples of
+            a data set; else empty.
     """
 
     inputs: Mapping[str, tensors.Array]
@@ -39,37 +39,36 @@ class Samples:
 
 
 def sample_shape(model: str, tensor: TensorMetadata, batch_size: int) -> list[int]:
-    """The shape of one sample of an input, without the batch axis.
+    """Return the shape of one sample of an input, without the batch axis.
 
     Raises:
-        SampleError: When the model does not take batches of this size, or an axis other than the first has no fixed
-            size.
+        SampleError: The model does not accept batches of this size, or an axis other than the first has no fixed size.
     """
     shape = list(tensor.shape)
     if any(length < 0 for length in shape[1:]):
         raise SampleError(
-            f"input {tensor.name!r} of {model!r} has the shape {shape}: values can be generated only if every size but "
-            "the first is fixed"
+            f"input {tensor.name!r} of {model!r} has the shape {shape}, but values can be generated only if every size "
+            "except for the first is fixed"
         )
     if has_batch_axis(tensor, batch_size):
         return shape[1:]
     if batch_size != 1:
-        raise SampleError(f"input {tensor.name!r} of {model!r} has the fixed shape {shape}: --batch-size must be 1")
-    return shape  # The sample is the whole tensor.
+        raise SampleError(f"input {tensor.name!r} of {model!r} has the fixed shape {shape}, so --batch-size must be 1")
+    return shape  # A sample is the whole tensor.
 
 
 def has_batch_axis(tensor: TensorMetadata, batch_size: int) -> bool:
-    """Whether the first axis of an input counts samples."""
+    """Return whether the first axis of an input is the batch axis."""
     return bool(tensor.shape) and tensor.shape[0] in (-1, batch_size)
 
 
 def generate(
     metadata: pb.ModelMetadataResponse, count: int, batch_size: int, random: np.random.Generator, max_bytes: int
 ) -> Samples:
-    """Generate `count` samples, or fewer if `count` would exceed `max_bytes`, but at least one batch.
+    """Generate `count` samples, or fewer if `count` samples would exceed `max_bytes`, but at least one batch.
 
     Raises:
-        SampleError: When a datatype or shape of the model's inputs cannot be generated.
+        SampleError: Values of a datatype or shape of the model's inputs cannot be generated.
     """
     shapes = {tensor.name: sample_shape(metadata.name, tensor, batch_size) for tensor in metadata.inputs}
     sample = [_random(tensor, 1, shapes[tensor.name], random) for tensor in metadata.inputs]
@@ -92,25 +91,27 @@ def _random(tensor: TensorMetadata, count: int, sample: list[int], random: np.ra
         return random.random(shape).astype(dtype)
     if dtype.kind == "b":
         return random.integers(0, 2, shape).astype(dtype)
-    # Wider integers are mostly indices, for example into a vocabulary, so small values are the most likely to be valid.
+    # Integers of more than 8 bits are mostly indices, for example into a vocabulary, so small values are likely valid.
     return random.integers(0, 256 if datatype == "UINT8" else 128, shape).astype(dtype)
 
 
-_NAMED = 5  # Labels in a message.
+_NAMED = 5  # The number of labels in a message.
 IMAGES, LABELS = "images", "labels"
 
 
 def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int, parameters: Mapping[str, str]) -> Samples:
-    """Read the file's arrays [samples, ...], named as the model's inputs; ``images`` for a model's only input.
+    """Read a file's arrays [samples, ...], which have the names of the model's inputs.
+
+    If the model has a single input, the array may also have the name ``images``.
 
     Args:
-        metadata: The model's metadata from its server.
-        file: An .npz file. If the file has ``labels``, they are label numbers or names of the model.
-        batch_size: Samples per request.
+        metadata: The model's metadata from the server.
+        file: An .npz file. If the file has the array ``labels``, it contains numbers or names of the model's labels.
+        batch_size: The number of samples per request.
         parameters: The parameters of the model's configuration, which include the labels' names.
 
     Raises:
-        SampleError: When the file cannot be read, or its arrays do not fit the model or each other.
+        SampleError: The file cannot be read, the arrays do not match the model's inputs, or their lengths differ.
     """
     try:
         with np.load(file, allow_pickle=False) as archive:
@@ -122,9 +123,9 @@ def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int, pa
         ValueError,
         TypeError,
         zipfile.BadZipFile,
-    ) as error:  # not numpy's message: it suggests to allow pickles
+    ) as error:  # numpy's message is not shown, because it suggests allowing pickles
         raise SampleError(
-            f"{file} is not an .npz file of numbers: name a folder, or a file that numpy.savez has written"
+            f"{file} is not an .npz file of numbers. Name a folder, or a file that numpy.savez has written"
         ) from error
     inputs = {}
     if len(metadata.inputs) == 1 and IMAGES in arrays:
@@ -132,7 +133,8 @@ def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int, pa
     for tensor in metadata.inputs:
         if tensor.name not in arrays:
             raise SampleError(
-                f"{file} holds {', '.join(sorted(arrays)) or 'nothing'}; model {metadata.name!r} takes {tensor.name!r}"
+                f"{file} has the arrays {', '.join(sorted(arrays)) or '(none)'}, but model {metadata.name!r} has the "
+                f"input {tensor.name!r}"
             )
         array = arrays[tensor.name]
         shape = sample_shape(metadata.name, tensor, batch_size)
@@ -147,10 +149,11 @@ def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int, pa
     if labels is not None:
         counts[LABELS] = len(labels)
     if len(set(counts.values())) != 1 or not all(counts.values()):
-        raise SampleError(f"{file} must hold the same number of samples for each input, at least 1, not {counts}")
+        raise SampleError(f"{file} must have the same number of samples for each input, at least 1, but has {counts}")
     if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iuU"):
         raise SampleError(
-            f"'labels' in {file} must have a whole number or a name for each sample, not {labels.dtype} {labels.shape}"
+            f"'labels' in {file} must have a whole number or a name for each sample, but is {labels.dtype} "
+            f"{labels.shape}"
         )
     if labels is not None and labels.dtype.kind == "U":
         labels = numbers_of(labels.tolist(), parameters, metadata.name, file)
@@ -166,7 +169,7 @@ def _datatype(array: tensors.Array) -> str:
 
 
 def labels_of(parameters: Mapping[str, str]) -> list[str]:
-    """The model's labels, in the order of their numbers; empty if the server does not report labels."""
+    """Return the model's labels in the order of their numbers; empty if the server does not report labels."""
     try:
         labels = json.loads(parameters.get("hangtag.labels", "[]"))
     except ValueError:
@@ -175,12 +178,12 @@ def labels_of(parameters: Mapping[str, str]) -> list[str]:
 
 
 def numbers_of(labels: Sequence[str], parameters: Mapping[str, str], model: str, source: Path) -> npt.NDArray[np.int64]:
-    """The number of each label [samples]. Raises SampleError if samples have labels that the model does not know."""
+    """Return the number of each label [samples]. Raises SampleError for a label that the model does not have."""
     known = {label: number for number, label in enumerate(labels_of(parameters))}
     unknown = sorted(set(labels) - known.keys())
     if unknown:
-        theirs = f"its labels are {_listed(list(known))}" if known else "its server does not say which it knows"
-        raise SampleError(f"{source} has the labels {_listed(unknown)}, which model {model!r} does not know: {theirs}")
+        theirs = f"the labels {_listed(list(known))}" if known else "no labels that the server reports"
+        raise SampleError(f"{source} has the labels {_listed(unknown)}, but model {model!r} has {theirs}")
     return np.array([known[label] for label in labels], np.int64)
 
 

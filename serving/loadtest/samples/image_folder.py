@@ -1,6 +1,8 @@
-"""Read pictures as samples: from a folder, with or without a subfolder for each label, from a CSV file with pictures
-and labels, or from a data set's test images in IDX files. Pictures are prepared as the server would prepare them, so
-inference and classification compute the same."""
+"""Reads pictures as samples from a folder, from a CSV file, or from a data set's test images in IDX files.
+
+A folder may have a subfolder for each label. Pictures are prepared in the same way as by the server, so that ModelInfer
+and Classify compute the same answers.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -20,8 +22,8 @@ from hangtag.serving.loadtest.samples.arrays import Samples, numbers_of, sample_
 
 Pixels = npt.NDArray[np.uint8]
 IDX_IMAGES, IDX_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
-# Fashion-MNIST's test images and labels, by the SHA-256 of their decompressed files, and the digest of the whole data
-# set that a model's file records (training/data/fashion_mnist.py).
+# The SHA-256 of Fashion-MNIST's decompressed test images and labels, and the digest of the whole data set that a
+# model's file records (training/data/fashion_mnist.py).
 _FASHION_MNIST = (
     "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
@@ -33,17 +35,18 @@ def read_pictures(metadata: pb.ModelMetadataResponse, folder: Path, parameters: 
     """Read the pictures of a folder, or of a CSV file.
 
     Args:
-        metadata: The model's metadata from its server.
-        folder: A folder with a subfolder of pictures for each label, named like the model's label; or a folder of
-            pictures without labels, or of a data set's t10k files. Or a CSV file as for ``hangtag train``: only the
-            rows of the split test are read, if there are any.
-        parameters: The parameters of the model's configuration: how to prepare a picture, and the labels.
+        metadata: The model's metadata from the server.
+        folder: A folder with a subfolder of pictures for each label, which has the label's name; a folder of pictures
+            without labels; a folder of a data set's t10k files; or a CSV file as for ``hangtag train``. If a CSV file
+            has rows of the split test, only these rows are read.
+        parameters: The parameters of the model's configuration, which say how to prepare a picture, and name the
+            labels.
 
     Raises:
-        SampleError: When the pictures cannot be read, do not fit the model, or have labels that the model does not
-            know.
-        DataNotFoundError: When the CSV file, or a picture that it names, is missing.
-        DataCorruptError: When the CSV file is malformed.
+        SampleError: The pictures cannot be read, do not match the model's input, or have labels that the model does not
+            have.
+        DataNotFoundError: The CSV file, or a picture that it names, is missing.
+        DataCorruptError: The CSV file is malformed.
     """
     reader = _Reader(metadata, parameters)
     idx_images = _idx_file(folder, IDX_IMAGES)
@@ -54,7 +57,7 @@ def read_pictures(metadata: pb.ModelMetadataResponse, folder: Path, parameters: 
         contents = [idx.unpacked(file) for file in files]
         pixels, *others = (idx.parsed(content, file) for content, file in zip(contents, files, strict=True))
         if any(array.shape != pixels.shape[:1] for array in others) or pixels.ndim < 3:
-            raise SampleError(f"the IDX files in {folder} must hold images [n, height, width], and a label for each")
+            raise SampleError(f"the IDX files in {folder} must have images [n, height, width], and a label per image")
         images = [reader.prepared(Image.fromarray(each), idx_images) for each in pixels]
         if others:
             classes = others[0]
@@ -70,7 +73,7 @@ def read_pictures(metadata: pb.ModelMetadataResponse, folder: Path, parameters: 
         files = _pictures(folder)
         if not files:
             raise SampleError(
-                f"{folder} holds no images ({', '.join(SUFFIXES)}), no folders of images, and no {IDX_IMAGES}(.gz)"
+                f"{folder} has no images ({', '.join(SUFFIXES)}), no folders of images, and no {IDX_IMAGES}(.gz)"
             )
         images = [reader.read(file) for file in files]
         source = f"{len(images):,} images from {folder}"
@@ -83,7 +86,7 @@ class _Reader:
     """Prepares pictures for one model."""
 
     def __init__(self, metadata: pb.ModelMetadataResponse, parameters: Mapping[str, str]) -> None:
-        """Read which pictures the model takes. Raises SampleError if the model does not take pictures."""
+        """Read the size and colours of the model's input. Raises SampleError if the input is not a picture."""
         self._model = metadata.name
         self._whole = parameters.get("hangtag.task") == "multi_label"
         stated = parameters.get("hangtag.image")
@@ -91,46 +94,48 @@ class _Reader:
         try:
             self._image = ImageSpec.parse(stated) if stated is not None else natural
         except ImageSpecError as error:
-            raise SampleError(f"the server does not say what images model {self._model!r} takes: {error}") from error
+            raise SampleError(f"the server does not say which images model {self._model!r} needs: {error}") from error
         if self._image.shape != natural.shape:
-            raise SampleError(f"the images that model {self._model!r} takes, {self._image.shape}, are not its input's")
+            raise SampleError(
+                f"model {self._model!r} needs images of the shape {self._image.shape}, which is not that of its input"
+            )
         self._fits = stated is not None
 
     def read(self, file: Path) -> Pixels:
-        """A file's pixels, in the form that the model takes."""
+        """Read a file's pixels in the form of the model's input."""
         try:
             return self.prepared(image_spec.upright(file, self._image.channels), file)
         except PictureError as error:
             raise SampleError(f"{file} cannot be read as an image: {error}") from error
 
     def prepared(self, picture: Image.Image, file: Path) -> Pixels:
-        """A picture's pixels, in the form that the model takes."""
+        """Convert a picture's pixels to the form of the model's input."""
         height, width = self._image.height, self._image.width
         if not self._fits and picture.size != (width, height):
             raise SampleError(
-                f"{file} has {picture.width}x{picture.height} pixels; model {self._model!r} takes {width}x{height}, "
-                "and its file does not say how images of other sizes are made to fit. Scale them yourself, or record "
-                f"it in the file: hangtag models fit {self._model} --fit stretch|crop|pad"
+                f"{file} has {picture.width}x{picture.height} pixels, but model {self._model!r} needs "
+                f"{width}x{height}, and the model's file does not say how to resize images. Scale the image, or record "
+                f"the way of resizing in the model's file: hangtag models fit {self._model} --fit stretch|crop|pad"
             )
         return self._image.prepare(image_spec.flattened(picture, self._image.channels), whole=self._whole)
 
 
 def _natural_image(metadata: pb.ModelMetadataResponse) -> ImageSpec:
-    """Infer from the shape of the model's input which images it takes. Axes of size 1 are ignored."""
+    """Infer the size and colours of images from the shape of the model's input. Axes of size 1 are ignored."""
     tensor = metadata.inputs[0] if len(metadata.inputs) == 1 else None
     size = [length for length in tensor.shape[1:] if length != 1] if tensor else []
     channels = size.pop() if len(size) == 3 and size[2] == 3 else 1
     if tensor is None or tensor.datatype != "UINT8" or len(size) != 2 or min(size) < 1:
         inputs = ", ".join(f"{tensor.datatype} {list(tensor.shape)}" for tensor in metadata.inputs)
         raise SampleError(
-            f"model {metadata.name!r} takes no images (UINT8 [batch, height, width] or [batch, height, width, 3]) but "
-            f"{inputs}: leave out --samples to send random values"
+            f"model {metadata.name!r} has the inputs {inputs}, not images (UINT8 [batch, height, width] or [batch, "
+            "height, width, 3]). Leave out --samples to send random values"
         )
     return ImageSpec(size[0], size[1], channels)
 
 
 def _labelled(place: Path) -> list[Picture]:
-    """The pictures of a CSV file, or of the folder's subfolders, whose names are the labels."""
+    """List the pictures of a CSV file, or of a folder's subfolders, which are named after the labels."""
     if not place.is_dir():
         pictures = listing.listed(f"csv:{place}").pictures
         return [each for each in pictures if each.split == "test"] or pictures
@@ -143,7 +148,7 @@ def _labelled(place: Path) -> list[Picture]:
 
 
 def _data_digests(folder: Path, labelled: Sequence[Picture]) -> frozenset[str]:
-    """The digests that `hangtag import --data` records for these pictures, if given this folder or its parent."""
+    """Return the digests that `hangtag import --data` records for these pictures in this folder, or in its parent."""
     by_content: dict[str, tuple[str, str]] = {}
     for each in labelled:
         by_content.setdefault(hashlib.sha256(each.path.read_bytes()).hexdigest(), (each.name, each.label))

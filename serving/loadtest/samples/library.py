@@ -1,4 +1,4 @@
-"""A library of requests that are built and serialised before the run, so that the generator only sends bytes."""
+"""Builds and serialises a library of requests before the run, so that the generator only sends bytes."""
 
 import io
 import math
@@ -21,16 +21,16 @@ from hangtag.serving.loadtest.plan.target import Target
 from hangtag.serving.loadtest.samples.arrays import Samples, generate, has_batch_axis, read_npz
 from hangtag.serving.loadtest.samples.image_folder import read_pictures
 
-# The number of different requests in a library, and the bytes that they may take.
+# The number of different requests in a library, and the largest number of their bytes.
 LIBRARY_SIZE = 256
 LIBRARY_BYTES = 64 << 20
 
-Indices = npt.NDArray[np.int64]  # Of samples.
+Indices = npt.NDArray[np.int64]  # Indices of samples.
 
 
 @dataclass(frozen=True)
 class SampleLibrary:
-    """Requests for one target, as gRPC messages, and their samples (LoadGen's query sample library)."""
+    """The requests for one target as gRPC messages, and the samples in them (LoadGen's query sample library)."""
 
     target: Target
     requests: tuple[Message, ...]
@@ -43,7 +43,7 @@ class SampleLibrary:
         return INFER if self.target.method == "infer" else CLASSIFY
 
     def request_pool(self, deadline: float) -> RequestPool:
-        """The requests in the form that the generator takes, for calls with a deadline in seconds."""
+        """Return the requests in the form for the generator. `deadline` is the deadline of each call in seconds."""
         address, method = self.target.address, self.method
         if self.target.protocol == "HTTP":
             requests = tuple(message_as_text(address, method, request, deadline) for request in self.requests)
@@ -52,7 +52,7 @@ class SampleLibrary:
         return RequestPool(address, method, requests)
 
     def each_sample_once(self, batch_size: int) -> Iterator[tuple[range, Message]]:
-        """Yield requests that together contain each sample once, in order, with the indices of their samples."""
+        """Yield requests that together contain each sample once, in order. Each comes with its samples' indices."""
         for start in range(0, len(self.samples), batch_size):
             indices = range(start, min(start + batch_size, len(self.samples)))
             yield indices, _request(self.target, self.metadata, self.samples, np.array(indices, np.int64))
@@ -72,21 +72,21 @@ def load(
 
     Args:
         target: The target.
-        metadata: The model's metadata from its server.
-        batch_size: Samples per request.
-        seed: Seed of the random values and of the samples' order.
-        path: A folder, a CSV file or an .npz file; if None, samples are random values.
-        parameters: The parameters of the model's configuration: how to prepare pictures, and the labels.
-        neighbours: If True, a request contains consecutive samples from a random index; if False, samples are drawn in
-            shuffled rounds through all samples.
+        metadata: The model's metadata from the server.
+        batch_size: The number of samples per request.
+        seed: The seed of the random values and of the samples' order.
+        path: A folder, a CSV file or an .npz file; None for random values.
+        parameters: The parameters of the model's configuration, which say how to prepare pictures, and name the labels.
+        neighbours: Whether a request contains consecutive samples from a random index on. Otherwise samples are drawn
+            in shuffled rounds through all samples.
 
     Raises:
-        SampleError: When the samples cannot be read or do not fit the model's inputs, the model does not take batches
-            of this size, or an input's axis other than the batch axis has no fixed size.
+        SampleError: The samples cannot be read or do not match the model's inputs, the model does not accept batches of
+            this size, or an input's axis other than the batch axis has no fixed size.
     """
     random = random_generator(seed, "samples")
     if target.method == "classify" and batch_size != 1:
-        raise SampleError("Classify takes one image per call: --batch-size must be 1")
+        raise SampleError("Classify accepts one image per call, so --batch-size must be 1")
     if path is None:
         samples = generate(metadata, LIBRARY_SIZE * batch_size, batch_size, random, LIBRARY_BYTES)
     elif path.is_dir() or path.suffix.lower() == ".csv":
@@ -103,15 +103,14 @@ def load(
 
 
 def _rounds(samples: int, batch_size: int, random: np.random.Generator) -> Indices:
-    """Indices [requests, batch] in complete shuffled rounds, so that all samples are sent equally often."""
+    """Draw indices [requests, batch] in complete shuffled rounds, so that all samples are sent equally often."""
     rounds = math.ceil(LIBRARY_SIZE * batch_size / samples)
     order = np.concatenate([random.permutation(samples) for _ in range(rounds)])
     return order[: LIBRARY_SIZE * batch_size].reshape(LIBRARY_SIZE, batch_size)
 
 
 def _neighbours(samples: int, batch_size: int, random: np.random.Generator) -> Indices:
-    """Indices [requests, batch]. The indices of a request are consecutive from a random start, and wrap around at the
-    end.
+    """Draw indices [requests, batch]. Those of a request are consecutive from a random start, and wrap around.
 
     Source: MLPerf LoadGen's GenerateQueries for its multi-stream scenario.
     """
@@ -132,12 +131,14 @@ def _request(target: Target, metadata: pb.ModelMetadataResponse, samples: Sample
 
 
 def _classify_request(target: Target, metadata: pb.ModelMetadataResponse, samples: Samples, index: int) -> Message:
-    """A ClassifyRequest with a PNG file, which the server decodes."""
+    """Build a ClassifyRequest with a PNG file, which the server decodes."""
     array = next(iter(samples.inputs.values()))[index]
     pixels = np.squeeze(array)
     is_image = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
     if len(samples.inputs) != 1 or array.dtype != np.uint8 or not is_image:
-        raise SampleError(f"model {metadata.name!r} takes no grey or coloured image, which is all that Classify sends")
+        raise SampleError(
+            f"the input of model {metadata.name!r} is not a grey or coloured image, so Classify cannot call the model"
+        )
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "PNG")
     return classifier_pb2.ClassifyRequest(

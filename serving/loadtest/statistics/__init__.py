@@ -1,1 +1,1 @@
-"""Pure functions and values: percentiles, early stopping, t intervals, duration histograms, server timings."""
+"""Computes percentiles, early stopping, t intervals, duration histograms and server timings, with pure functions."""

@@ -1,4 +1,4 @@
-"""Count durations in an HdrHistogram: bounded memory for any number of queries, lossless merging, percentiles."""
+"""Counts durations in an HdrHistogram, which has bounded memory for any number of queries, and merges without loss."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -13,7 +13,7 @@ from hangtag.serving.loadtest.record import OwnDocument
 
 Counts = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
-# From 1 µs to one hour, to three significant digits.
+# Durations from 1 µs to one hour are counted with three significant digits.
 _LOWEST_US, _HIGHEST_US, _DIGITS = 1, 3_600_000_000, 3
 
 
@@ -61,20 +61,20 @@ class DurationHistogram(OwnDocument):
     @staticmethod
     @cache
     def values() -> Values:
-        """The largest duration in seconds of each bucket of `counts`, ascending: [buckets]."""
+        """Return the largest duration in seconds of each bucket of `counts`, ascending: [buckets]."""
         hdr = HdrHistogram(_LOWEST_US, _HIGHEST_US, _DIGITS)
         lowest = (hdr.get_value_from_index(bucket) for bucket in range(hdr.counts_len))
         return np.array([hdr.get_highest_equivalent_value(value) / 1e6 for value in lowest])
 
     @staticmethod
     def prepare() -> None:
-        """Compute the bucket tables that all histograms share. Call this before timing, because it takes a moment."""
+        """Compute the bucket tables that all histograms share. This is slow, so call this method before measuring."""
         DurationHistogram._bounds()
 
     @staticmethod
     @cache
     def _bounds() -> npt.NDArray[np.int64]:
-        """The largest duration in microseconds of each bucket: [buckets]."""
+        """Return the largest duration in microseconds of each bucket: [buckets]."""
         return np.rint(DurationHistogram.values() * 1e6).astype(np.int64)
 
     def record(self, durations: npt.NDArray[np.float64]) -> None:
@@ -82,8 +82,8 @@ class DurationHistogram(OwnDocument):
         if not durations.size:
             return
         rounded = np.sort(np.clip(np.rint(durations * 1e6), _LOWEST_US, _HIGHEST_US).astype(np.int64))
-        # record_value maintains HdrHistogram's minimum and maximum. One call per duration would hold the interpreter
-        # lock many times longer than adding to the buckets with numpy, and so delay the sending threads.
+        # record_value updates HdrHistogram's minimum and maximum. A call for each duration would hold the interpreter
+        # lock many times longer than adding to the buckets with numpy, and would so delay the sending threads.
         for value in {int(rounded[0]), int(rounded[-1])}:
             self._hdr.record_value(value)
         others = rounded[1:-1] if rounded[0] != rounded[-1] else rounded[1:]
@@ -92,30 +92,30 @@ class DurationHistogram(OwnDocument):
         self._hdr.total_count += others.size
 
     def counts(self) -> Counts:
-        """The number of durations in each bucket: [buckets]; `values` gives the buckets' durations."""
+        """Return the number of durations in each bucket: [buckets]. `values` returns the buckets' durations."""
         return np.ctypeslib.as_array(self._hdr.counts).astype(np.int64)
 
     def percentile(self, q: float) -> float:
-        """The duration in seconds that q % do not exceed; NaN when empty. Raises ValueError when q is out of range."""
+        """Return the q-th percentile in seconds; NaN if the histogram is empty. Raises ValueError for an invalid q."""
         return percentile(self.values(), self.counts(), q)
 
     @property
     def maximum(self) -> float:
-        """The longest duration in seconds; NaN when empty."""
+        """The longest duration in seconds; NaN if the histogram is empty."""
         return self.percentile(100)
 
     @property
     def mean(self) -> float:
-        """The mean duration in seconds; NaN when empty."""
+        """The mean duration in seconds; NaN if the histogram is empty."""
         counts = self.counts()
         return float(self.values() @ counts / counts.sum()) if len(self) else float("nan")
 
     def known(self, q: float) -> float | None:
-        """Like `percentile`, but None when empty."""
+        """Return the q-th percentile in seconds; None if the histogram is empty."""
         return self.percentile(q) if len(self) else None
 
     def document(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the histogram as JSON."""
         figures = {name: self.known(q) for name, q in _FIGURES.items()}
         return {"count": len(self), **figures, "histogram": self.encode().decode()}
 
@@ -125,7 +125,7 @@ class DurationHistogram(OwnDocument):
         return cls(document["histogram"].encode())
 
     def encode(self) -> bytes:
-        """HdrHistogram's V2 encoding in base64; its unit is 1 µs."""
+        """Return HdrHistogram's V2 encoding in base64. The unit is 1 µs."""
         encoded: bytes = self._hdr.encode()
         return encoded
 
@@ -137,23 +137,23 @@ class DurationHistogram(OwnDocument):
 
 
 def percentile(values: Values, counts: Counts, q: float) -> float:
-    """The smallest value that at least q % of the samples do not exceed (nearest rank); NaN if there are no samples.
+    """Return the smallest value that at least q % of the samples do not exceed (nearest rank); NaN without samples.
 
     Args:
         values: Ascending values [values].
-        counts: How often each value occurred [values].
-        q: Between 0 and 100.
+        counts: The number of times that each value occurred [values].
+        q: A number between 0 and 100.
 
     Raises:
-        ValueError: When q is out of range.
+        ValueError: q is out of range.
     """
     return float(percentiles(values, counts[np.newaxis], q)[0])
 
 
 def percentiles(values: Values, counts: npt.NDArray[np.generic], q: float) -> Values:
-    """The percentile of several distributions over the same values: counts [n, values] to percentiles [n].
+    """Return the percentile of several distributions over the same values: counts [n, values] to percentiles [n].
 
-    Raises ValueError when q is out of range.
+    Raises ValueError if q is out of range.
     """
     if not 0 <= q <= 100:
         raise ValueError(f"a percentile must be between 0 and 100, not {q}")
@@ -161,7 +161,7 @@ def percentiles(values: Values, counts: npt.NDArray[np.generic], q: float) -> Va
         return np.full(len(counts), np.nan)
     cumulative = np.cumsum(counts, axis=1)
     total = cumulative[:, -1:]
-    # Rounded against float error: 99.9 % of 1,000 is 999, not 999.0000000000001.
+    # The product is rounded because of float errors: 99.9 % of 1,000 is 999, not 999.0000000000001.
     rank = np.maximum(np.ceil(np.round(total * (q / 100), 6)), 1)
     at_rank = values[np.argmax(cumulative >= rank, axis=1)]
     return np.where(total[:, 0] > 0, at_rank, np.nan)

@@ -1,28 +1,28 @@
-"""MLPerf LoadGen's early stopping: how many queries a statement about a percentile needs.
+"""Computes how many queries a statement about a percentile needs, by MLPerf LoadGen's early stopping.
 
-Null hypothesis: a query exceeds the bound with a probability of more than 1 - p. The number of queries over the bound,
-among n, is then stochastically at least Binomial(n, 1 - p). If at most t queries exceed the bound and P[Binomial(n, 1 -
-p) <= t] <= 1 - CONFIDENCE, the hypothesis is rejected, that is, the percentile p keeps the bound.
+The null hypothesis is that a query exceeds the bound with a probability of more than 1 - p. The number of queries over
+the bound, among n, is then stochastically at least Binomial(n, 1 - p). If at most t queries exceed the bound and
+P[Binomial(n, 1 - p) <= t] <= 1 - CONFIDENCE, the hypothesis is rejected: the percentile p does not exceed the bound.
 
 Source: MLPerf Inference, LoadGen, "Early Stopping Criterion".
 """
 
 import math
 
-import scipy  # imports scipy.special at its first use, which takes a fifth of a second
+import scipy  # scipy imports scipy.special at the first use, because the import takes a fifth of a second
 
 CONFIDENCE = 0.99
-# scipy solves the equation for real numbers, with a rounding error.
+# scipy solves the equation for real numbers, and has a rounding error of less than this.
 _ROUNDING = 1e-6
 
 
 def samples_needed(over: int, q: float, confidence: float = CONFIDENCE) -> int:
-    """The smallest n for which `over` queries of n above a bound still show that the q-th percentile keeps the bound.
+    """Return the number of queries that shows that the q-th percentile does not exceed a bound, if `over` of them do.
 
-    It is the smallest n with P[Binomial(n, 1 - q/100) <= over] <= 1 - confidence.
+    The result is the smallest n with P[Binomial(n, 1 - q/100) <= over] <= 1 - confidence.
 
     Raises:
-        ValueError: When an argument is out of range.
+        ValueError: An argument is out of range.
     """
     if over < 0:
         raise ValueError(f"a count of queries must be 0 or more, not {over}")
@@ -31,9 +31,9 @@ def samples_needed(over: int, q: float, confidence: float = CONFIDENCE) -> int:
 
 
 def over_allowed(queries: int, q: float, confidence: float = CONFIDENCE) -> int:
-    """How many of `queries` may exceed a bound that the q-th percentile is shown to keep; -1 if there are too few.
+    """Return how many of `queries` may exceed a bound if the queries must show that the q-th percentile does not.
 
-    Raises ValueError.
+    If there are too few queries, the result is -1. Raises ValueError.
     """
     above, chance = _share_above(q, confidence), 1 - confidence
     if queries < 1 or scipy.special.bdtr(0, queries, above) > chance:

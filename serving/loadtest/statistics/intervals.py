@@ -1,10 +1,10 @@
-"""Confidence intervals of ratios and figures, by Student's t over blocks on a logarithmic scale, and of shares.
+"""Computes confidence intervals of shares, and of ratios and figures by Student's t over blocks on a logarithmic scale.
 
-The blocks of a run vary independently. The many queries of a block do not, since they share the machine's state. There
-are too few blocks for a bootstrap, whose 95 % intervals contained the true value in only 83 % of simulations with five
-blocks. Sectioning does reach 95 %: the figure over all blocks is the estimate, the squared distances of the blocks'
-figures from the estimate give the variance, and Student's t accounts for the small number of blocks. The logarithm
-makes a ratio symmetric.
+The blocks of a run vary independently. The queries of a block do not vary independently, because they share the
+machine's state. There are too few blocks for a bootstrap: its 95 % intervals contained the true value in only 83 % of
+simulations with five blocks. Sectioning reaches 95 %. The figure over all blocks is the estimate, the squared distances
+of the blocks' figures from the estimate give the variance, and Student's t accounts for the small number of blocks. The
+logarithm makes a ratio symmetric.
 
 Sources: Asmussen and Glynn 2007, Stochastic Simulation, III.5a; for percentiles, Nakayama 2014, Confidence Intervals
 for Quantiles Using Sectioning When Applying Variance-Reduction Techniques.
@@ -15,21 +15,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy  # imports scipy.special at its first use, which takes a fifth of a second
+import scipy  # scipy imports scipy.special at the first use, because the import takes a fifth of a second
 
 from hangtag.serving.loadtest.record import NullForNan, stored
 from hangtag.serving.loadtest.statistics.duration_histogram import Counts, Values, percentile, percentiles
 
-# An interval around 1 that spans this factor leaves open even whether one figure is twice the other.
+# If an interval around 1 spans this factor, one of two figures may be twice as large as the other, or half as large.
 TOO_WIDE = 4
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95 % confidence interval (Student's t, over blocks).
+    """An estimate with its 95 % confidence interval (Student's t over blocks).
 
-    If there is only one block, `low` and `high` are unknown: NaN here, and null in the document.
+    If there is only one block, `low` and `high` are unknown. Unknown ends are NaN here, and null in the document.
     """
 
     estimate: NullForNan = stored(name="ratio")
@@ -43,33 +43,33 @@ class Interval:
 
     @property
     def shows_difference(self) -> bool:
-        """Whether a ratio of 1 lies outside the interval."""
+        """Whether the interval of a ratio does not contain 1."""
         return self.known and not self.low <= 1 <= self.high
 
     @property
     def too_wide(self) -> bool:
-        """Whether a ratio's interval contains 1 and also much smaller or larger ratios, so that it is useless."""
+        """Whether the interval of a ratio contains 1 but is so wide that it says nothing."""
         return self.known and not self.shows_difference and self.high > TOO_WIDE * self.low
 
 
 def ratio_of_percentiles(
     values: Values, numerator: Counts, denominator: Counts, q: float, *, paired: bool = True
 ) -> Interval:
-    """The ratio of two targets' q-th percentiles.
+    """Return the ratio of two targets' q-th percentiles.
 
     Args:
         values: Ascending values [values].
-        numerator: Counts [blocks, values] of one target.
-        denominator: Counts [blocks, values] of the second target.
-        q: Between 0 and 100.
-        paired: If True, block i of both targets ran next to each other, so the blocks' ratios give the variance, and a
-            slowdown of both blocks cancels out. If False, the two targets vary independently, with Welch's (1947)
-            degrees of freedom.
+        numerator: The counts [blocks, values] of the first target.
+        denominator: The counts [blocks, values] of the second target.
+        q: A number between 0 and 100.
+        paired: Whether the blocks i of both targets ran next to each other. If so, the blocks' ratios give the
+            variance, and a slowdown of both blocks cancels out. Otherwise the two targets vary independently, with
+            Welch's (1947) degrees of freedom.
 
     Raises:
-        ValueError: When q is out of range, or paired blocks differ in number.
+        ValueError: q is out of range, or paired blocks differ in number.
     """
-    occupied = numerator.any(axis=0) | denominator.any(axis=0)  # Most of the many buckets are empty.
+    occupied = numerator.any(axis=0) | denominator.any(axis=0)  # most of the buckets are empty
     values, parts = values[occupied], (numerator[:, occupied], denominator[:, occupied])
     above, below = (percentiles(values, counts, q) for counts in parts)
     total_above, total_below = (percentile(values, counts.sum(axis=0), q) for counts in parts)
@@ -77,22 +77,22 @@ def ratio_of_percentiles(
 
 
 def ratio_of_rates(numerator: Values, denominator: Values, *, paired: bool = True) -> Interval:
-    """The ratio of two targets' mean rates, from rates [blocks] of each. `paired` as in `ratio_of_percentiles`.
+    """Return the ratio of two targets' mean rates, from the rates [blocks] of each target.
 
-    Raises ValueError when paired blocks differ in number.
+    `paired` is as in `ratio_of_percentiles`. Raises ValueError if paired blocks differ in number.
     """
     above, below = (float(rates.mean()) if rates.size else math.nan for rates in (numerator, denominator))
     return _ratio(numerator, denominator, above, below, paired)
 
 
 def of_percentile(values: Values, counts: Counts, q: float) -> Interval:
-    """The q-th percentile of counts [blocks, values]. Raises ValueError when q is out of range."""
+    """Return the q-th percentile of counts [blocks, values]. Raises ValueError if q is out of range."""
     total = percentile(values, counts.sum(axis=0), q)
     return _around(total, percentiles(values, counts, q))
 
 
 def of_rate(rates: Values) -> Interval:
-    """The mean of rates [blocks]."""
+    """Return the mean of rates [blocks]."""
     return _around(float(rates.mean()) if rates.size else math.nan, rates)
 
 
@@ -103,7 +103,7 @@ def _around(total: float, blocks: Values) -> Interval:
 
 
 def _ratio(above: Values, below: Values, total_above: float, total_below: float, paired: bool) -> Interval:
-    """The ratio of figures: `above` and `below` of each block [blocks], the totals over all blocks."""
+    """Return the ratio of two figures, from the figures of each block [blocks] and the figures over all blocks."""
     if paired and len(above) != len(below):
         raise ValueError(f"paired blocks must be equal in number, not {len(above)} and {len(below)}")
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -117,7 +117,7 @@ def _ratio(above: Values, below: Values, total_above: float, total_below: float,
 
 
 def _margin(sections: list[npt.NDArray[np.float64]]) -> float:
-    """Half the width of the interval of a sum of means, from the deviations of each mean by section."""
+    """Return half the width of the interval of a sum of means, from the deviations of each mean by section."""
     sizes = [len(section) for section in sections]
     if min(sizes) < 2 or not all(np.isfinite(section).all() for section in sections):
         return math.nan
@@ -125,15 +125,15 @@ def _margin(sections: list[npt.NDArray[np.float64]]) -> float:
     variance = sum(variances)
     if not variance:
         return 0.0
-    # Computed from shares of the variance, which do not underflow. Degrees of freedom are rounded down, which is
-    # conservative; the 1e-9 keeps float error from turning 4 into 3.
+    # The degrees of freedom are computed from shares of the variance, which do not underflow. They are rounded down,
+    # which is conservative. Adding 1e-9 prevents a float error from turning 4 into 3.
     shares = sum((part / variance) ** 2 / (size - 1) for part, size in zip(variances, sizes, strict=True))
     freedom = math.floor(1 / shares + 1e-9)
     return float(scipy.special.stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(variance)
 
 
 def wilson(successes: int, trials: int) -> Interval:
-    """The share of successes among all trials of this kind (Wilson 1927)."""
+    """Return the share of successes among all trials of this kind (Wilson 1927)."""
     z = float(scipy.special.ndtri((1 + CONFIDENCE) / 2))
     share, scale = successes / trials, 1 + z * z / trials
     centre = (share + z * z / (2 * trials)) / scale
@@ -142,9 +142,10 @@ def wilson(successes: int, trials: int) -> Interval:
 
 
 def difference_of_shares(right: npt.NDArray[np.bool_], others_right: npt.NDArray[np.bool_]) -> Interval:
-    """The difference of two shares of the same samples, from whether each sample is right [samples].
+    """Return the difference of two targets' accuracies on the same samples.
 
-    Only samples on which the two targets differ count. Half a sample is added in each direction (Agresti and Min 2005).
+    The arguments say whether each target classified each sample correctly [samples]. The variance depends only on the
+    samples on which the two targets differ. Half a sample is added in each direction (Agresti and Min 2005).
     """
     won, lost = int((right & ~others_right).sum()), int((others_right & ~right).sum())
     total, difference = len(right) + 2, won - lost

@@ -1,4 +1,4 @@
-"""How long requests spent in each part of the server, as sums that the server counts, with arithmetic on the sums."""
+"""Computes how long requests spent in each part of the server, from sums that the server reports."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -13,7 +13,7 @@ PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 
 
 class ServerTimingsDocument(TypedDict):
-    """The server's own statistics: mean seconds that a request, including the warm-up's, spent in each part."""
+    """The server's own statistics: the mean seconds that a request spent in each part, including the warm-up."""
 
     requests: int
     batches: int
@@ -25,10 +25,10 @@ class ServerTimingsDocument(TypedDict):
 
 @dataclass(frozen=True)
 class ServerTimings(OwnDocument):
-    """Sums over `count` answered requests, in seconds; `batches` is the number of executions (Triton: execution_count).
+    """The sums of times in seconds over `count` answered requests, and the number of batches (execution_count).
 
-    queue: waiting for a free instance. compute_input: gathering the batch. compute_infer: running the network.
-    compute_output: splitting the batch into answers.
+    queue is the time of waiting for a free instance, compute_input of gathering the batch, compute_infer of running the
+    network, and compute_output of splitting the batch into answers.
     """
 
     count: int = 0
@@ -53,16 +53,16 @@ class ServerTimings(OwnDocument):
         return cls.summed(known) if known else None
 
     def since(self, before: "ServerTimings") -> "ServerTimings | None":
-        """What was counted after `before`; None if a sum fell, because the server restarted or differs."""
+        """Return the growth since `before`; None if a sum fell, because the server restarted or is another server."""
         counted = {f.name: getattr(self, f.name) - getattr(before, f.name) for f in fields(self)}
         return ServerTimings(**counted) if min(counted.values()) >= 0 else None
 
     def mean(self, part: str) -> float:
-        """Mean seconds that a request spent in one of PARTS; NaN if there were no requests."""
+        """Return the mean seconds that a request spent in one of PARTS; NaN if there were no requests."""
         return float(getattr(self, part)) / self.count if self.count else float("nan")
 
     def document(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the mean timings as JSON."""
         return {"requests": self.count, "batches": self.batches, **{part: self.mean(part) for part in PARTS}}
 
     @classmethod

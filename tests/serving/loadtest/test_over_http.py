@@ -54,7 +54,7 @@ def test_a_model_is_measured_over_both_protocols(server: Server, models: Path, t
     for run in measured.runs:
         assert run["total"]["statuses"] == {"OK": run["total"]["queries"]}
     assert {target["accuracy"]["accuracy"] for target in measured.document["targets"]} == {1.0}
-    assert "rest is right on 100.00% of 40 samples" in measured.text
+    assert "rest classifies 100.00% of 40 samples" in measured.text
     size = (models / "classifier/1/model.onnx").stat().st_size
     assert size != (models / "classifier/2/model.onnx").stat().st_size
     for target in measured.document["targets"]:

@@ -91,7 +91,7 @@ def test_a_version_is_pushed_over_only_by_wish(s3: ObjectStore, local: Repositor
     local.remove("m")
     local.publish("m", 1, onnx_models.shifted(7))
     refused = s3.refused("push", local.folder, s3.url)
-    assert refused == f"{s3.url} has other contents for m 1: publish a new version, or give --replace"
+    assert refused == f"{s3.url} has different content for m 1: publish a new version, or give --replace"
     with s3.server() as server:
         assert answer(server) == 1
         s3.push("--replace", local.folder)
@@ -120,8 +120,8 @@ def test_without_an_index_the_listing_counts(s3: ObjectStore, local: Repository)
         until_answer(server, 2)
         size = len(second)
         lies = (
-            (b"Contents>", b"Nothings>", f"{s3.url} shows no model, where 1 were; none is removed"),
-            (b"<Size>%d<" % size, b"<Size>%d<" % (size - 1), "differs from what the store's index or listing says"),
+            (b"Contents>", b"Nothings>", f"{s3.url} has no models, so none of the 1 local models is removed"),
+            (b"<Size>%d<" % size, b"<Size>%d<" % (size - 1), "does not match the store's index or listing"),
         )
         for count, (true, false, reason) in enumerate(lies, 1):
             s3.link.alter = swap(true, false)
@@ -129,10 +129,10 @@ def test_without_an_index_the_listing_counts(s3: ObjectStore, local: Repository)
             s3.link.alter = bytes
             server.wait_for_count(BACK, count)
             assert answer(server) == 2
-    assert s3.refused("push", local.folder, s3.url).startswith(f"{s3.url} has other contents for m 1, m 2: ")
+    assert s3.refused("push", local.folder, s3.url).startswith(f"{s3.url} has different content for m 1, m 2: ")
     local.publish("new")
     refused = s3.refused("push", local.folder / "new", s3.url)
-    assert "would hide the models m: pull them into a folder, and push that" in refused
+    assert "would hide the models m: pull all models into a folder, and push that folder" in refused
 
 
 def test_a_pull_is_what_was_pushed(s3: ObjectStore, local: Repository, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_pull_is_what_was_pushed(s3: ObjectStore, local: Repository, tmp_path:
     assert s3.run("pull", s3.url, pulled) == ""
     (pulled / "m/1/model.onnx").write_bytes(b"else")
     refused = s3.refused("pull", s3.url, pulled)
-    assert refused == f"{pulled} has other contents for m 1: pull elsewhere, or --replace"
+    assert refused == f"{pulled} has different content for m 1: pull into another folder, or give --replace"
     s3.run("pull", s3.url, pulled, "--replace")
     assert contents(pulled) == contents(local.folder)
 
@@ -164,13 +164,13 @@ def test_a_registry_holds_what_oras_pushes_and_pulls(oci: ObjectStore, local: Re
         oci.oras("push", "m/1/model.onnx", "m/2/model.onnx", folder=local.folder)
         until_answer(server, 2)
     oci.link.alter = swap(b"m/1/model", b"m/7/model")
-    assert "the manifest is not what its digest says" in oci.refused("pull", oci.url, pulled)
+    assert "the manifest does not match its digest" in oci.refused("pull", oci.url, pulled)
     local.publish("m", 3)
     oci.push(local.folder)
     oci.oras("pull", folder=pulled)
     assert contents(pulled) == contents(local.folder)
     oci.oras("push", "m", folder=local.folder)
-    assert "shows no model" in oci.refused("list", "--models", oci.direct_url)
+    assert "has no models" in oci.refused("list", "--models", oci.direct_url)
 
 
 def test_a_registry_gets_the_credentials_that_docker_has(oci: ObjectStore, local: Repository, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_registry_gets_the_credentials_that_docker_has(oci: ObjectStore, local
     helper.write_text(f"#!/bin/sh\ngrep -q 127.0.0.1: && echo '{json.dumps(user)}'\n")
     helper.chmod(0o700)
     for config, reason in (
-        ("{}", "the store refuses these credentials, or there are none"),
+        ("{}", "the store refuses the credentials, or there are no credentials"),
         ('{"credsStore": "none"}', f"the credentials in {file} cannot be read (FileNotFoundError)"),
         (f'{{"auths": "{SECRET}"}}', f"the credentials in {file} cannot be read (AttributeError)"),
     ):
@@ -239,9 +239,9 @@ def lie(link: Link) -> Callable[[bytes], bytes]:
     ("fault", "reason"),
     [
         (cut, "the connection was cut"),
-        (silence, "it did not answer in time"),
+        (silence, "the store did not answer in time"),
         (truncate, "the connection was cut"),
-        (lie, "/m/2/model.onnx differs from what the store's index or listing says"),
+        (lie, "/m/2/model.onnx does not match the store's index or listing"),
     ],
     ids=["cut", "silence", "truncate", "lie"],
 )
@@ -287,7 +287,7 @@ def test_a_start_without_the_store_needs_a_copy(s3: ObjectStore, local: Reposito
         server.wait_for(AWAY)
     if fault is cut:  # the command is more patient with silence
         listed = s3.run("list", "--models", s3.url)
-        assert listed.startswith(f"AN EARLIER COPY, NOT WHAT THE STORE HAS NOW: {s3.url}: ")
+        assert listed.startswith(f"THIS IS AN EARLIER COPY, NOT THE STORE'S PRESENT CONTENT: {s3.url}: ")
         assert "\nm " in listed
 
 
@@ -311,15 +311,15 @@ def test_the_copy_keeps_to_its_bound(s3: ObjectStore, local: Repository) -> None
             s3.push(local.folder)
             if mib < 1:  # takes the place of a version that is neither the latest nor the one before
                 until_answer(server, version)
-        assert "m: the model cache may hold 2 MiB" in server.wait_for(AWAY)
+        assert "m: the model cache is limited to 2 MiB" in server.wait_for(AWAY)
         assert answer(server) == 5
 
 
 @pytest.mark.parametrize(
     ("status", "reason"),
     [
-        (403, "the store refuses these credentials, or there are none"),
-        (404, f"has no {INDEX}: 'hangtag models push' writes it, because a web server does not list files"),
+        (403, "the store refuses the credentials, or there are no credentials"),
+        (404, f"has no {INDEX}, which 'hangtag models push' writes. A web server needs this file"),
         (503, "answers 503 Service Unavailable"),
     ],
 )
@@ -337,8 +337,8 @@ def test_an_index_is_checked_and_leads_nowhere_else(web: ObjectStore, local: Rep
     index = json.loads(file.read_text())
     for text, reason in (
         (file.read_text()[:-9], f"{INDEX} is not an index"),
-        ('{"format": 2}', "is from another version of hangtag"),
-        ('{"format": 1, "files": []}', "shows no model; 'hangtag models push' fills it"),
+        ('{"format": 2}', "so another version of hangtag wrote it"),
+        ('{"format": 1, "files": []}', "has no models. Push models with 'hangtag models push'"),
         (" " * (65 << 20), f"{INDEX} has more than 67,108,864 bytes"),
     ):
         file.write_text(text)
@@ -354,10 +354,10 @@ def test_the_message_names_what_is_lacking(s3: ObjectStore, web: ObjectStore, tm
     assert "http://host/models is not a model store" in s3.refused("list", "--models", "http://host/models")
     lacking = s3.refused("list", "--models", "s3://no-such-bucket/a")
     assert lacking.startswith("s3://no-such-bucket/a: there is no such bucket. /")
-    assert s3.refused("push", tmp_path, s3.url).startswith(f"{tmp_path} holds no model to push")
-    assert "its host name is not known" in s3.refused("list", "--models", "https://no-such-host.invalid/a")
+    assert s3.refused("push", tmp_path, s3.url).startswith(f"{tmp_path} has no model to push")
+    assert "the host name is unknown" in s3.refused("list", "--models", "https://no-such-host.invalid/a")
     authorities = web.variables.pop("SSL_CERT_FILE")
-    assert "its certificate is not trusted here" in web.refused("list", "--models", web.url)
+    assert "this machine does not trust the store's certificate" in web.refused("list", "--models", web.url)
     web.variables = {"XDG_CACHE_HOME": authorities}  # a file
     assert web.refused("list", "--models", web.url).startswith("a local file cannot be read or written: ")
     lacking = last_line(without(["obstore"], "serve", "--models", s3.url, **s3.variables).stderr)

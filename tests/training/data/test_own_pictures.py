@@ -357,7 +357,7 @@ def test_pictures_that_are_mapped_are_those_in_memory(tmp_path: Path, monkeypatc
 def test_the_contact_sheet_has_a_row_for_each_class(tmp_path: Path) -> None:
     photos = own_pictures.folder(tmp_path / "photos", {"cats": 9, "dogs": 9})
     other = invoke("data", "show", f"folder:{photos}", "--sheet", tmp_path / "sheet.xyz", exit_code=2)
-    assert "give it a name that ends in .png" in other.stderr
+    assert "its name must end in .png" in other.stderr
     printed = invoke("data", "show", f"folder:{photos}", "--sheet", tmp_path / "sheet.png").stdout
     assert [line.split() for line in printed.splitlines()[1:4]] == [
         ["cats", "7", "1", "1"], ["dogs", "7", "1", "1"], ["all", "2", "14", "2", "2"]

@@ -77,7 +77,7 @@ def test_a_closed_loop_keeps_its_queries_in_flight_and_an_open_loop_sends_its_sc
     assert total["finished"]
     calls = sum(run["total"]["queries"] + run["total"]["warm_up_queries"] for run in result.runs)
     assert calls == len(server.requests) - 1  # one call before the load
-    assert result.text.count("queries of warm-up were sent and discarded") == 1
+    assert result.text.count("queries of the warm-up were sent before, and discarded") == 1
 
 
 def test_failures_are_counted_by_status_with_their_first_message(server: FakeServer, measured: Measure) -> None:

@@ -66,7 +66,7 @@ def test_every_labelled_sample_is_sent_once_and_counted(
     assert (in_batches["correct"], in_batches["total"], in_batches["expected"]) == (expected, 120, None)
     theirs = binomtest(expected, 120).proportion_ci(method="wilson")
     assert (in_batches["low"], in_batches["high"]) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
-    assert f"slow is right on {expected / 120:.2%} of 120 samples (95 %: {theirs.low:.2%} to" in measured.text
+    assert f"slow classifies {expected / 120:.2%} of 120 samples (95 %: {theirs.low:.2%} to" in measured.text
     sizes = Counter(request.inputs[0].shape[0] for request in server.requests if request.model_name == "slow")
     assert (sizes[50], sizes[20]) == (2, 1)
     counted = Counter(request.raw_input_contents[0] for request in server.requests if request.model_name == "fast")
@@ -114,7 +114,8 @@ def test_an_accuracy_below_99_percent_of_the_files_makes_the_test_invalid_where_
     accuracies = [target["accuracy"] for target in measured.document["targets"]]
     assert [(each["expected"], each["comparable"]) for each in accuracies] == [(0.8, True), (0.95, True), (0.95, False)]
     notes = re.findall(
-        r"(\w+) is right on [^.]*\.[^.]*\.[^.]*\.[^.]*\. Its file records 95.00% for other samples", measured.text
+        r"(\w+) classifies [^.]*\.[^.]*\.[^.]*\.[^.]*\. The model's file records 95.00% for other samples",
+        measured.text,
     )
     assert notes == ["harder"]
 

@@ -51,7 +51,7 @@ def test_a_run_keeps_a_target_latency_or_misses_it(server: FakeServer, loadtest:
     assert "fast at 8 in flight keeps p50 within 200 ms (99 % confidence)." in measured.text
     assert "slow at 8 in flight is not shown to keep p50 within 200 ms (99 % confidence)." in measured.text
     assert all(f"{verdict} 200 ms</span>" in page.read_text() for verdict in ("keeps", "misses"))
-    assert "Which: Take fast by the figures of a single block, which cannot tell how sure" in measured.text
+    assert "Which: Choose fast by the figures of a single block, which do not show how sure" in measured.text
 
 
 @pytest.mark.usefixtures("spawned")
@@ -84,11 +84,11 @@ def test_a_program_that_computes_meanwhile_makes_the_run_doubtful(
     (run,) = measured.runs
     share = run["total"]["others_cpu_share"]
     assert share > 0.1
-    assert run["doubt"] == f"other programs took {share:.0%} of this machine's CPUs meanwhile"
+    assert run["doubt"] == f"other programs took {share:.0%} of this machine's CPUs during the run"
     assert run["valid"]
     assert measured.exit_code == 0
     assert f"DOUBTFUL fast, 1 in flight: {run['doubt']}" in measured.text
-    assert "VALID every run measured what it was meant to measure, but some are doubtful." in measured.text
+    assert "VALID the figures of every run can be trusted, but some are doubtful." in measured.text
     assert run["doubt"] in html.unescape(page.read_text())
 
 
@@ -97,12 +97,12 @@ def test_blocks_too_short_to_measure_other_programs_are_named_as_the_reason(load
     short = loadtest(*command)
     # A busy machine lengthens even a short block. That a short time has no share: test_machine.
     unknown = short.run("fast")["total"]["others_cpu_share"] is None
-    assert ("is not known, since each block took less than 250 ms: raise --min-duration" in short.text) is unknown
+    assert ("is unknown, because each block took less than 250 ms (raise --min-duration)" in short.text) is unknown
     enough = loadtest(*command, "--min-duration", "600ms")
     assert enough.run("fast")["total"]["others_cpu_share"] is not None
     assert "of this machine's CPUs during a run." in enough.text
     # The generator is on this machine too.
-    assert "The generator shared this machine's CPUs with the server; its busiest process took up to " in enough.text
+    assert "shared this machine's CPUs with the server. The generator's busiest process used up to " in enough.text
 
 
 def test_too_few_queries_for_a_p99_are_noted_and_remarks_on_several_runs_are_one(loadtest: Loadtest) -> None:
@@ -112,10 +112,10 @@ def test_too_few_queries_for_a_p99_are_noted_and_remarks_on_several_runs_are_one
     first, *_ = (line for line in measured.stdout.splitlines() if line.startswith("note"))
     where = "fast, 1 in flight; slow, 1 in flight; fast, 8 in flight; slow, 8 in flight"
     assert first.startswith(f"note {where}: 40 ")
-    assert "queries are too few to judge a p99 with 99 % confidence: judging it takes 459" in first
+    assert "queries are too few to judge a p99 with 99 % confidence, which needs 459 queries" in first
 
 
-RESTARTED = "the server or the model was restarted while it was measured"
+RESTARTED = "the server or the model was restarted during the run"
 IN_PART = "the server's own times are left out, because its counters lack answered queries"
 BLOCK = 10  # queries; a closed loop's block has one more where an answer is on its way
 Reading = Callable[[int], int | None]  # of the counters, given how many calls were answered

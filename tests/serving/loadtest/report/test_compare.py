@@ -47,7 +47,7 @@ CASES = {
     "single": Case(f"{P99} is 2.0 times what it was; its throughput is 1.0 times what it was.", varying(2), varying(1)),
     "limited": Case("throughputs cannot be compared: the generator was", steady(0.001, generator_busy=0.96)),
     "doubtful": Case(
-        " Doubtful: other programs took up to 34% of the CPUs meanwhile.",
+        " Doubtful: other programs took up to 34% of the CPUs during a run.",
         steady(0.001, others_cpu_share=0.34),
         steady(0.001, others_cpu_share=0.02),
     ),

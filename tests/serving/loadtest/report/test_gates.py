@@ -87,7 +87,7 @@ def test_a_condition_that_holds_fails_the_test_with_its_figures(complete: tuple[
         assert gate["sentence"].startswith(condition if gate["failed"] else f"not {condition}: ")
     slow, fast = (measured.run(name, "closed")["total"]["throughput"] for name in ("slow", "fast"))
     sentence = gates["slow[2].throughput < 0.9 * fast.throughput"]["sentence"].replace(",", "")
-    shown = re.search(r"is ([\d.]+)/s the bound ([\d.]+)/s", sentence)
+    shown = re.search(r"is ([\d.]+)/s the limit is ([\d.]+)/s", sentence)
     assert shown
     assert tuple(map(float, shown.groups())) == pytest.approx((slow, 0.9 * fast), rel=0.01)
     # Under every load, where the condition names none.
@@ -112,7 +112,7 @@ def test_a_default_run_derives_a_rate_which_gates_compare_where_both_sides_have_
     compared, plain, between = (gate["sentence"] for gate in measured.document["gates"])
     assert not any(gate["failed"] for gate in measured.document["gates"])
     assert compared.count("in flight") == 3
-    assert compared.endswith("is left out, because each test finds this rate for itself")
+    assert compared.endswith("is left out, because each test chose this rate for itself")
     for sentence in (plain, between):
         assert (sentence.count("in flight"), sentence.count("calls/s")) == (3, 1)
         assert "left out" not in sentence
@@ -146,7 +146,7 @@ def test_comparisons_leave_out_the_peak_which_each_test_and_target_finds_for_its
     for gate in comparisons:
         assert not gate["failed"], gate
         assert "at 64 in flight" in gate["sentence"]
-        assert ("is left out, because each test finds" in gate["sentence"]) is (peak_rate is not None)
+        assert ("is left out, because each test chose" in gate["sentence"]) is (peak_rate is not None)
     assert ("calls/s" in alone["sentence"]) is (peak_rate is not None)
     # A figure that is not there fails its gate.
     assert again["failed"] is (peak_rate is None)

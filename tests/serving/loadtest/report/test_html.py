@@ -129,7 +129,7 @@ def test_the_page_says_what_went_wrong_and_keeps_names_as_they_are(spoiled: Writ
     assert "went away &lt;soon&gt;" in text
     (problem,) = measured.run(HOSTILE)["problems"]
     assert f"{html.escape(HOSTILE)}, 2 in flight: {problem}" in text
-    assert text.count("INVALID: no ratio") == 1
+    assert text.count("no ratio, because a run is INVALID") == 1
     assert ("peak throughput", "2 in flight, INVALID") in cards(text)
     assert "samples/s" in text
     # Eight targets differ in colour and in mark, and each has its own wherever it is named.

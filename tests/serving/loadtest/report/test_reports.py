@@ -24,7 +24,7 @@ def test_the_documented_schema_is_that_of_the_types() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     fields = SCHEMA["$defs"]["Run"]["properties"]
     assert fields["model"] == {"description": "The model's name on its server.", "type": "string"}
-    assert fields["keeps_target"]["description"].startswith("Whether the percentile keeps the target latency,")
+    assert fields["keeps_target"]["description"].startswith("Whether the percentile meets the target latency,")
 
 
 def test_the_json_holds_histograms_and_their_figures(complete: Written) -> None:
@@ -87,8 +87,8 @@ def test_a_test_of_several_targets_ends_with_the_answer_in_three_lines(complete:
     for _, measured in (complete, spoiled):
         which, how_much, how_sure = measured.document["answer"].values()
         assert measured.text.endswith(f"Which: {which} By how much: {how_much} How sure: {how_sure}")
-    assert complete[1].document["answer"]["which"].startswith("Take slow")  # which alone is right on every sample
-    assert f"Left out, because they have no VALID run under this load: {HOSTILE}, never." in how_sure
+    assert complete[1].document["answer"]["which"].startswith("Choose slow")  # which alone is right on every sample
+    assert f"Targets without a VALID run under this load were left out: {HOSTILE}, never." in how_sure
 
 
 def test_the_table_sets_targets_side_by_side_within_80_columns(complete: Written) -> None:
@@ -108,12 +108,12 @@ def test_the_table_sets_targets_side_by_side_within_80_columns(complete: Written
     assert ratio[3].endswith("\u00d7")
     text = measured.text
     late = measured.run("slow", "open")["total"]
-    assert f"{late['delayed_queries']:,} of {late['queries']:,} delayed; from the actual send p50 " in text
+    assert f"{late['delayed_queries']:,} of {late['queries']:,} delayed; service time p50 " in text
     warm_up = sum(run["total"]["warm_up_queries"] for run in measured.runs)
-    assert f"Before these, {warm_up:,} queries of warm-up were sent and discarded." in text
+    assert f"{warm_up:,} queries of the warm-up were sent before, and discarded." in text
     assert "Sent: 100 samples from " in text
-    assert "fast is right on 95.00% of 100 samples (95 %: 88.82% to 97.85%)." in text
-    assert (" VALID every run measured what it was meant to measure" in text) is measured.document["valid"]
+    assert "fast classifies 95.00% of 100 samples (95 %: 88.82% to 97.85%) correctly." in text
+    assert (" VALID the figures of every run can be trusted" in text) is measured.document["valid"]
 
 
 @pytest.fixture(params=["complete", "spoiled"])

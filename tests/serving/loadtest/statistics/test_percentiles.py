@@ -132,8 +132,8 @@ def test_too_few_queries_neither_keep_a_bound_nor_miss_it(latency: float) -> Non
     short = queries(*(latency,) * 500, target_latency=0.01, percentile=99.9, judged=True)
     assert short.keeps_target is None
     assert tuple(map(str, short.invalid)) == (
-        "it is too short: 500 queries are too few to judge a p99.9 with 99 % confidence: judging it takes 4,603, so "
-        "raise --max-duration",
+        "it is too short: 500 queries are too few to judge a p99.9 with 99 % confidence, which needs 4,603 "
+        "queries: raise --max-duration",
     )
     long = queries(*(latency,) * 4603, target_latency=0.01, percentile=99.9, judged=True)
     assert (long.valid, long.keeps_target) == (True, latency < 0.01)
