@@ -23,7 +23,7 @@ class Subcommand(NamedTuple):
 
 
 SUBCOMMANDS = {
-    "data": Subcommand("hangtag.commands.data:data", "Look at pictures before a network learns from them.", "cpu"),
+    "data": Subcommand("hangtag.commands.data:data", "Look at pictures before training a network on them.", "cpu"),
     "train": Subcommand(
         "hangtag.training.cli:train", "Train a network on Fashion-MNIST, or on your pictures.", "train"
     ),
@@ -32,11 +32,13 @@ SUBCOMMANDS = {
         "hangtag.commands.evaluate:evaluate", "Measure how good a run, a file or a served model is.", "cpu"
     ),
     "export": Subcommand("hangtag.export.cli:export", "Publish a trained network as an ONNX model.", "export"),
-    "import": Subcommand("hangtag.export.cli:import_file", "Publish any ONNX file, with its preprocessing.", "export"),
+    "import": Subcommand("hangtag.export.cli:import_file", "Publish any ONNX file, with preprocessing.", "export"),
     "models": Subcommand(
         "hangtag.commands.models:models", "List, show, verify, promote, load and unload models.", "cpu"
     ),
-    "route": Subcommand("hangtag.commands.route:route", "Write routes: choose the threshold of a cascade.", "cpu"),
+    "route": Subcommand(
+        "hangtag.commands.route:route", "Choose the threshold of a cascade, and write its route.", "cpu"
+    ),
     "choose": Subcommand(
         "hangtag.commands.choose:choose", "Find the best model or cascade for this machine.", "loadtest"
     ),
@@ -168,7 +170,7 @@ def main(ctx: click.Context) -> None:
 
     Every option can also be set by an environment variable: HANGTAG_SERVE_PORT=9000 is --port 9000 of hangtag serve.
     HANGTAG_SERVER, HANGTAG_MODELS, HANGTAG_TLS_CA, HANGTAG_TLS_CERT, HANGTAG_TLS_KEY and HANGTAG_TOKEN_FILE apply to
-    every command that calls a server or uses a model repository; a command's own variable takes precedence. Only
+    every command that calls a server or uses a model repository. A command's own variable takes precedence. Only
     hangtag evaluate ignores HANGTAG_SERVER, because without --server it evaluates a run or a file.
     """
     ctx.with_resource(_safe_path_for_children())

@@ -14,11 +14,11 @@ class UserError(Exception):
 
 
 class DataNotFoundError(UserError):
-    """A data set, or one of its files, could not be found or downloaded."""
+    """A data set, or a file of a data set, could not be found or downloaded."""
 
 
 class DataCorruptError(UserError):
-    """A data set's file does not have the published SHA-256, is malformed, or cannot be read."""
+    """A file of a data set does not have the published SHA-256, is malformed, or cannot be read."""
 
 
 def reason(error: Exception) -> str:

@@ -8,7 +8,7 @@ from hangtag.errors import UserError
 
 
 class MissingExtraError(UserError):
-    """A package that an optional part of hangtag needs is not installed."""
+    """An optional part of hangtag needs a package that is not installed."""
 
 
 @contextmanager

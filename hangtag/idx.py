@@ -1,4 +1,4 @@
-"""Reads images and labels in the IDX format of MNIST, of any size, in grey or in colour."""
+"""Reads images of any size, in grey or in colour, and labels from files in the IDX format of MNIST."""
 
 import gzip
 import math
@@ -19,7 +19,7 @@ _OTHER_KINDS = {
 
 
 def listed(root: Path) -> Listing:
-    """Read a folder with four files.
+    """List the images of a folder with four IDX files: the images and labels for training and for the test.
 
     The labels in IDX files are numbers, and the labels are ordered by these numbers. If there is a file ``labels.txt``,
     its lines name the labels; without that file, the numbers are the names.
@@ -65,7 +65,7 @@ def _labels(root: Path, count: int) -> tuple[str, ...]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataCorruptError(f"{file} cannot be read ({reason(error)}). Write a label in each line.") from error
+        raise DataCorruptError(f"{file} cannot be read ({reason(error)}). Write one label per line.") from error
     labels = tuple(line.strip() for line in lines if line.strip())
     if len(labels) < count or len(set(labels)) < len(labels):
         raise DataCorruptError(
@@ -78,7 +78,7 @@ def _find(root: Path, pattern: str) -> Path:
     patterns = [name + end for name in (pattern, pattern.replace("t10k", "test")) for end in (".gz", "")]
     found = [file for each in patterns for file in sorted(root.glob(each))]
     if not found:
-        raise DataNotFoundError(f"{root} has no file {pattern.replace('*', '-idx?')}, nor one with .gz.")
+        raise DataNotFoundError(f"{root} has no file {pattern.replace('*', '-idx?')}, with or without .gz.")
     return found[0]
 
 

@@ -36,7 +36,7 @@ class Picture:
             ``content`` are duplicates, and one of them is used.
         size: Height and width in pixels, after the picture is turned upright.
         grey: Whether the picture has no colours.
-        bytes: How many bytes the file has.
+        bytes: The size of the file in bytes.
     """
 
     path: Path
@@ -74,7 +74,7 @@ def place_of(source: str) -> Path:
     path = Path(source.partition(":")[2])
     try:
         return path.expanduser()
-    except RuntimeError:  # the path names a user that this machine does not have
+    except RuntimeError:  # the path contains ~NAME, and this machine has no user NAME
         return path
 
 
@@ -124,7 +124,7 @@ def _in_folder(root: Path) -> tuple[list[Picture], list[str]]:
     classes: dict[str, list[str]] = defaultdict(list)  # label -> the names of its folders
     depth = 0  # the number of folders between the root and the folders that are named after classes
     for folder, folders, files in os.walk(root, onerror=_refuse, followlinks=True):
-        if (real := os.path.realpath(folder)) in visited:  # a symbolic link back to a folder above
+        if (real := os.path.realpath(folder)) in visited:  # a symbolic link may lead back to a folder above
             folders.clear()
             continue
         visited.add(real)

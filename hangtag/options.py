@@ -1,4 +1,4 @@
-"""Command-line options that several commands share."""
+"""Defines command-line options that several commands share."""
 
 import math
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class FiniteRange(click.FloatRange):
 
 
 class Duration(FiniteRange):
-    """Seconds, written as 2, 2s, 500ms, 50us or 1m."""
+    """A duration in seconds, written as 2, 2s, 500ms, 50us or 1m."""
 
     name = "duration"
     # "s" comes after "ms" and "us", which also end with "s".
@@ -160,8 +160,7 @@ def limit_option(command: F) -> F:
     return click.option(
         "--limit",
         type=click.IntRange(min=1),
-        help="Use only N images, for quick trials: the first N of a data set, or N evenly spaced ones of your own "
-        "pictures.",
+        help="Use only N images, for quick trials: the first N, or N evenly spaced ones of your own pictures.",
     )(command)
 
 
@@ -171,8 +170,8 @@ def samples_option(command: F) -> F:
         "--samples",
         metavar="FILE.npz|folder:PICTURES|csv:FILE|idx:FOLDER",
         help="Your own labelled pictures: an .npz file with the arrays images and labels, a folder for each label, a "
-        "CSV file with the columns path and label, or IDX files. If there is a test split, only the test pictures are "
-        "used.  [default: the data set that the model was trained on]",
+        "CSV file with the columns path and label, or IDX files. If there is a test split, only it is used.  "
+        "[default: the data set on which the model was trained]",
     )(command)
 
 
@@ -185,7 +184,7 @@ def json_option(about: str, kind: click.ParamType[Any] = click.STRING) -> Callab
         about: The noun for the written data in the help text.
         kind: The type of the file's name.
     """
-    help_text = f"Print only {about}, as JSON; --json=FILE writes it to a file."
+    help_text = f"Print only JSON with {about}. --json=FILE writes a file."
     return click.option("--json", "json_file", is_flag=False, flag_value="-", metavar="", type=kind, help=help_text)
 
 

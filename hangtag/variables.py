@@ -40,7 +40,7 @@ def warn_about_unknown(command: click.Command, prefix: str) -> None:
     for name in sorted(os.environ):
         if name.startswith(f"{prefix}_") and name not in known.values():
             near = difflib.get_close_matches(name.removeprefix(f"{prefix}_"), known, n=1, cutoff=0.75)
-            hint = f"did you mean {known[near[0]]}?" if near else "see --help; docs/how-to/upgrade.md has old names."
+            hint = f"did you mean {known[near[0]]}?" if near else "see --help, or docs/how-to/upgrade.md for old names."
             click.echo(f"Warning: the variable {name} sets no option of this command: {hint}", err=True)
 
 

@@ -63,7 +63,7 @@ class Curve:
         most accurate threshold within the limit.
 
         Args:
-            accuracy: A share of the samples.
+            accuracy: The accuracy, as a share of the samples.
             lose_at_most: The limit, as a share of all samples of the kind.
         """
         most = most_lost(self.samples, lose_at_most)

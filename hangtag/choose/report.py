@@ -85,7 +85,7 @@ def sentences(choice: Choice) -> list[str]:
 
 
 def _rival(choice: Choice) -> Row | None:
-    """Return the fastest single model that reaches the accuracy if a cascade was chosen, else None."""
+    """Return the fastest single model that reaches the accuracy. Return None if the choice is not a cascade."""
     if not choice.nearest.candidate.is_cascade:
         return None
     alone = [row for row in _alone(choice.rows) if row.candidate.accuracy >= choice.wanted.accuracy - 1e-12]

@@ -54,6 +54,6 @@ def description(cascade: Candidate, measured: Measured, command: str) -> str:
         for place, model in enumerate(cascade.models)
     ]
     return (
-        f"Chosen by '{command}' on {datetime.now(UTC):%Y-%m-%d}: of {measured.shown} {sent_on(names, cascade.point)}, "
+        f"Chosen by '{command}' on {datetime.now(UTC):%Y-%m-%d}: of {measured.shown}, {sent_on(names, cascade.point)}, "
         f"and {cascade.accuracy:.2%} are right; {', '.join(alone)}; {lost(cascade, len(measured.classes))}."
     )

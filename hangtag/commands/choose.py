@@ -27,8 +27,8 @@ _SHOWN = 12
 @click.option(
     "--accuracy-at-least",
     type=FiniteRange(min=0, max=100),
-    help="The smallest percentage of the pictures that must be classified correctly.  [default: the most accurate "
-    "model's percentage, less 0.1]",
+    help="The percentage of the pictures that must be classified correctly.  [default: the most accurate model's "
+    "percentage, less 0.1]",
 )
 @click.option(
     "--p99", type=Duration(min=0), metavar="DURATION", help="The longest 99th-percentile latency, such as 20ms."
@@ -45,25 +45,25 @@ _SHOWN = 12
 )
 @click.option(
     "--try", "tries", type=click.IntRange(0, 20), default=3, show_default=True,
-    help="The number of the best candidates to load-test. With 0, the choice is only a prediction.",
+    help="The number of best candidates to load-test. With 0, the choice is a prediction.",
 )  # fmt: skip
 @click.option(
     "--seconds", type=FiniteRange(min=0, min_open=True), default=3.0, show_default=True,
     help="The minimum duration of the load test for each candidate and load.",
 )  # fmt: skip
-@click.option("--write", metavar="NAME", help="If the choice is a cascade, write it as the route NAME.")
-@click.option("--replace", is_flag=True, help="Replace a route of this name.")
+@click.option("--write", metavar="NAME", help="If the choice is a cascade, write the route NAME.")
+@click.option("--replace", is_flag=True, help="Replace an existing route.")
 @click.option(
     "--report",
     "page",
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("reports/choose.html"),
     show_default=True,
-    help="The HTML page to write, with the picture of accuracy against cost.",
+    help="The page with the picture of accuracy against cost.",
 )
 @limit_option
 @click.option("--data-dir", type=click.Path(path_type=Path), help="The data set's folder, if it was moved.")
-@models_option("The model repository to choose from.")
+@models_option("The model repository with the models.")
 def choose(
     names: tuple[str, ...],
     accuracy_at_least: float | None,
@@ -88,7 +88,7 @@ def choose(
     misclassify at most 0.1 % of such pictures that its last model classifies correctly. To show this, at least 2,995
     pictures are needed.
 
-    If nothing meets the requirements, the nearest candidate is shown, nothing is written, and the exit code is 1.
+    If no candidate meets the requirements, the nearest candidate is shown, no route is written, and the exit code is 1.
 
     \b
     Examples:

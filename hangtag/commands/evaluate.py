@@ -50,16 +50,15 @@ from hangtag.training.errors import SettingsError
     "--data",
     "dataset",
     metavar="SOURCE",
-    help="A data set, read and split in the same way as by 'hangtag train'. --split names the evaluated split. To "
-    "evaluate all pictures of a data set, use --samples.  [default: the data set on which the model was trained; if "
-    "that is unknown, fashion-mnist or outfits]",
+    help="A data set, read and split as by 'hangtag train'. To evaluate all pictures of a data set, not only the "
+    "split, use --samples.  [default: the data set on which the model was trained, else fashion-mnist or outfits]",
 )
 @samples_option
 @limit_option
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    help="The folder of the data set, or of your own pictures of the run, if the folder was moved.",
+    help="The folder of the data set, or of your own pictures, if it was moved.",
 )
 @runs_option
 @json_option("all figures")
@@ -67,8 +66,7 @@ from hangtag.training.errors import SettingsError
     "--pictures",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Draw mistakes.png, with the most confident mistakes, in this folder. For single-label models, also draw "
-    "confusion.png.",
+    help="Draw mistakes.png, with the most confident mistakes, in this folder; for single labels also confusion.png.",
 )
 @credentials_options
 def evaluate(
@@ -100,7 +98,7 @@ def evaluate(
     Examples:
       hangtag evaluate lstm                                  the latest finished lstm run
       hangtag evaluate models/cnn --pictures reports/cnn
-      hangtag evaluate models/flowers --samples folder:new   pictures that it has never seen
+      hangtag evaluate models/flowers --samples folder:new   pictures on which the model was not trained
       hangtag evaluate cnn --server 127.0.0.1:8001 --json    figures for a program
     """
     _refuse_unused_options(model, server, own=samples or dataset)

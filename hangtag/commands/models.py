@@ -34,7 +34,7 @@ class _ListByDefault(click.Group):
 
 @click.group(cls=_ListByDefault)
 def models() -> None:
-    """List, show and verify the models of a repository, as their files describe them, and choose which versions serve.
+    """List, show and verify the models of a repository, and choose which versions serve.
 
     The subcommands load and unload call a running server, and push and pull call an object store. Without a
     subcommand, models are listed: 'hangtag models --json' stands for 'hangtag models list --json'.
@@ -158,12 +158,12 @@ def rollback(name: str, version: int | None, folder: Path) -> None:
     "--fit",
     type=click.Choice(FITS),
     required=True,
-    help="stretch: change the proportions. crop: cut the longer edge. pad: extend the shorter edge. garment: convert "
-    "a photo as the authors of Fashion-MNIST did.",
+    help="stretch changes the proportions; crop cuts the longer edge; pad extends the shorter edge; garment converts a "
+    "photo as for Fashion-MNIST.",
 )
 @_models
 def fit(name: str, fit: str, folder: Path) -> None:
-    """Record in a classifier's file how pictures of other sizes are resized, which must be the way of its training.
+    """Record in a classifier's file how to resize pictures. The way must be that of the classifier's training.
 
     The version that serves is published again as the next version, with the same graph and weights. A classifier whose
     file does not record a fit accepts only pictures of its exact size. If you change the fit of an imported file, the
@@ -188,14 +188,14 @@ def fit(name: str, fit: str, folder: Path) -> None:
     "--data-dir",
     type=click.Path(path_type=Path),
     help="The folder of Fashion-MNIST's IDX files, or of your own pictures (also those of 'hangtag import --data') if "
-    "the folder was moved.",
+    "it was moved.",
 )
 @_models
 @_json
 def verify_models(
     names: Sequence[str], version: int | None, data_dir: Path | None, folder: Path, as_json: bool
 ) -> None:
-    """Recompute the figures that are recorded in the files of the named models, or of all models.
+    """Recompute the figures recorded in the files of the named models, or of all models.
 
     The exit code is 1 if a recomputed figure differs, or if its pictures are not at --data-dir. Figures that cannot be
     recomputed are listed with the reason. Run the command on the machine that serves, because the figures were computed

@@ -133,7 +133,7 @@ def _lines(entry: Entry, operators: dict[str, int] | None) -> list[tuple[str, st
     if entry.signature.image is not None:
         lines.append(("image", str(entry.signature.image)))
     elif entry.signature.picture_shape is not None:
-        lines.append(("image", f"only pictures of this size; others need: hangtag models fit {entry.name} --fit ..."))
+        lines.append(("image", f"only this size; for other sizes, run: hangtag models fit {entry.name} --fit ..."))
     unbatched = f"no: requests are served one at a time, because {entry.unbatched_because}"
     lines.append(("batched", "yes" if entry.batched else unbatched))
     if entry.signature.labels:
@@ -187,7 +187,7 @@ def _accuracy(entry: Entry) -> str:
 def change(name: str, before: int | None, now: int) -> str:
     """Say which version a promotion chose, and which version was chosen before."""
     if before == now:
-        return f"{name} version {now} is chosen, as before"
+        return f"{name} version {now} was already chosen"
     return f"{name} version {now} is chosen" + (f" instead of version {before}" if before else "")
 
 

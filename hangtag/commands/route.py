@@ -33,12 +33,12 @@ def route() -> None:
     default=0.1,
     show_default=True,
     help="The largest percentage of images that the cascade may misclassify although ACCURATE classifies them "
-    "correctly. The validation images must show this with 95 % confidence. If there are too few images, the cascade "
-    "must not misclassify any of those that ACCURATE classifies correctly.",
+    "correctly. The validation images must show this with 95 % confidence. If there are too few images, none may be "
+    "misclassified in this way.",
 )
 @click.option("--name", default="fast-and-accurate", show_default=True, help="The route's name in the repository.")
-@click.option("--replace", is_flag=True, help="Replace a route of this name.")
-@click.option("--dry-run", is_flag=True, help="Print the curve and the choice, and write nothing.")
+@click.option("--replace", is_flag=True, help="Replace an existing route.")
+@click.option("--dry-run", is_flag=True, help="Print the curve and the choice, without writing files.")
 @limit_option
 @click.option("--data-dir", type=click.Path(path_type=Path), help="The data set's folder, if it was moved.")
 @samples_option
@@ -47,9 +47,9 @@ def route() -> None:
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("reports/route"),
     show_default=True,
-    help="The folder for the report NAME.html, which has the curves.",
+    help="The folder for the report NAME.html with the curves.",
 )
-@models_option("The model repository that has the models and to which the route is written.")
+@models_option("The model repository with the models, to which the route is written.")
 def tune(
     names: Sequence[str],
     lose_at_most: float,

@@ -33,7 +33,7 @@ class DataDocument(TypedDict):
     dataset: str
     split: str  # validation or test for a data set; samples for the user's own pictures
     images: int
-    source: str  # the folder that the data set was read from
+    source: str  # the folder from which the data set was read
 
 
 class ClassDocument(TypedDict):
@@ -69,7 +69,7 @@ class SingleLabelDocument(TypedDict):
     second: float | None  # share of the mistakes whose true label is the second most probable; null if there are none
     labels: list[str]
     classes: list[ClassDocument]
-    confusion: list[list[int]]  # confusion[true][predicted] is a number of images
+    confusion: list[list[int]]  # confusion[true][predicted] is the number of images with these two labels
     mistakes: list[MistakeDocument]  # the most confident mistake comes first
 
 

@@ -64,7 +64,7 @@ def load(
     Args:
         subject: the model to evaluate.
         split: ``validation`` or ``test``.
-        limit: load at most this many images.
+        limit: the largest number of images to load.
         data_dir: the data set's folder; None for the data set's usual folders.
         name: the data set; None for the data set on which the subject was trained, or for the default of the subject's
             task if that data set is unknown.
@@ -93,7 +93,7 @@ def load(
         name = DEFAULTS[subject.task]
     kind = sources.kind_of(name)
     if (kind is None and name in sources.LABEL_SETS) != (subject.task == "multi_label"):
-        raise EvaluationError(f"{subject.name} is a {subject.task} model and cannot be evaluated on {name}.")
+        raise EvaluationError(f"{subject.name} is a {subject.task} model, so {name} cannot be used to evaluate it.")
     if kind is not None:
         return _by_name(_of(_own_dataset(subject, name, data_dir, runs, option), split, limit), subject)
     if name == fashion_mnist.NAME:
@@ -187,7 +187,7 @@ def _own_samples(subject: Subject, own: str, limit: int | None, option: str) -> 
         held_out = pictures.held_out(own, image, subject.labels)
         content, notes = held_out.content, held_out.notes
     else:
-        raise EvaluationError(f"{option} {own}: name FILE.npz, folder:PICTURES, csv:FILE or idx:FOLDER.")
+        raise EvaluationError(f"{option} {own}: give FILE.npz, folder:PICTURES, csv:FILE or idx:FOLDER.")
     return Samples(own, "samples", own, subject.labels, image, content.first(limit), notes)
 
 

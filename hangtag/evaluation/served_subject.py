@@ -108,7 +108,7 @@ class ServedSubject(Subject):
         except ClientError:
             return sentence(error)
         version = f" version {self._version}" if self._version else ""
-        return f"the server at {self._address} has no model {self.name!r}{version}; the models there: {models}."
+        return f"the server at {self._address} has no model {self.name!r}{version}. Its models are: {models}."
 
     def _largest_batch(self, images: Array) -> int:
         """Find the largest batch that the model accepts, by halving BATCH_SIZE until a call succeeds."""

@@ -44,13 +44,13 @@ class Subject(ABC):
 
         Args:
             images: uint8 [n, height, width] or [n, height, width, 3].
-            progress: is called after each batch.
+            progress: a function that is called after each batch.
 
         Returns:
             The outputs by name. Each output has n rows.
 
         Raises:
-            EvaluationError: the model fails on the images.
+            EvaluationError: the model returned an error for the images.
         """
 
     @abstractmethod
@@ -78,7 +78,7 @@ def require_labels(subject: Subject, labels: tuple[str, ...]) -> None:
     """Check that the model's labels are equal to the data set's labels. A model without labels is accepted.
 
     Raises:
-        EvaluationError: the model has other labels.
+        EvaluationError: the labels differ.
     """
     if subject.labels and subject.labels != labels:
         raise EvaluationError(

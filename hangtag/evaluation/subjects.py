@@ -23,7 +23,7 @@ def open_subject(
     Evaluating a served model does not import ONNX Runtime, and evaluating a file does not import PyTorch.
 
     Args:
-        name: a served model's name; FILE.onnx or a model's folder; a run's folder, its name, or a network's name.
+        name: the name of a served model, an ONNX file, a model's folder, a run's folder, or a name of a run or network.
         runs_dir: the folder in which a run's name is looked up.
         server: HOST:PORT.
         version: a served model's version; "" for the version that serves.

@@ -13,9 +13,9 @@ from hangtag.printable import escaped
 from hangtag.training.metrics.class_metrics import ClassFigures
 
 _FIGURES = {
-    "exact_match": ("exact match", "images whose whole set is right"),
-    "o_precision": ("O-P", "overall precision: of all labels predicted"),
-    "o_recall": ("O-R", "overall recall: of all true labels"),
+    "exact_match": ("exact match", "share of images whose whole set is right"),
+    "o_precision": ("O-P", "overall precision, over all predicted labels"),
+    "o_recall": ("O-R", "overall recall, over all true labels"),
     "o_f1": ("O-F1", "their harmonic mean"),
     "c_precision": ("C-P", "precision, the mean over labels"),
     "c_recall": ("C-R", "recall, the mean over labels"),
@@ -70,7 +70,7 @@ def _classes(labels: Sequence[str], classes: Sequence[ClassFigures]) -> Table:
     rows = list(zip(labels, classes, strict=True))
     if left_out := max(0, len(rows) - _MOST_CLASSES):
         rows = sorted(rows, key=lambda row: row[1].f1)[:_MOST_CLASSES]
-        table.title, table.title_justify = f"{left_out} classes with a higher F1 are left out; --json has all", "left"
+        table.title, table.title_justify = f"{left_out} classes with a higher F1 are only in --json", "left"
         table.title_style = "dim"
     for label, figures in rows:
         table.add_row(

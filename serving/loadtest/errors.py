@@ -29,4 +29,4 @@ class GeneratorError(LoadTestError):
 
 
 class SavedResultsError(LoadTestError):
-    """A file was not written by `hangtag loadtest --json`."""
+    """A file cannot be read, or `hangtag loadtest --json` did not write it."""

@@ -57,7 +57,7 @@ class Description:
 
     @shown()
     def model(self) -> str:
-        """The model's name on its server."""
+        """The model's name on the server."""
         return self.target.model
 
     @shown()
@@ -98,7 +98,7 @@ class Description:
 
     @shown()
     def file_bytes(self) -> int | None:
-        """The size of the model's file, which is about the memory that its weights take."""
+        """The size of the model's file in bytes, which is about the memory of the model's weights."""
         try:
             return int(self.parameters["file_bytes"])
         except (KeyError, ValueError):
@@ -106,7 +106,7 @@ class Description:
 
     @property
     def data_digest(self) -> str:
-        """The digest of the data set of `expected_accuracy`, from the model's file."""
+        """The digest, in the model's file, of the data set for which `expected_accuracy` was measured."""
         return self.parameters.get("hangtag.data_digest", "")
 
     @property

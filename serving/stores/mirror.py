@@ -57,8 +57,8 @@ class Mirror:
             cache: The folder of all mirrors; None for a folder in the user's cache folder.
             most_mib: The largest size of the mirror in MiB.
             num_versions: The number of the latest versions of each model to mirror; 0 for all versions. The version
-                before these is mirrored too, because a server may have to return to it, and so is the promoted version.
-                Each number has its own mirror.
+                before the latest versions is mirrored too, because a server may have to return to it. The promoted
+                version is always mirrored. Each value of `num_versions` has its own mirror.
             silent_seconds: See ``open_store``.
             report: A function that is called for each fetched version, and for each fetched file that versions share.
 
@@ -83,7 +83,7 @@ class Mirror:
             self._parts.mkdir(parents=True, exist_ok=True)
 
     def prepare(self) -> str:
-        """Make the folder equal to the store, before the folder is read for the first time.
+        """Update the folder from the store, before the folder is read for the first time.
 
         Returns:
             The reason why the folder, or a part of it, could not be updated. The text is empty if the folder was
@@ -99,7 +99,7 @@ class Mirror:
         return trouble
 
     def refresh(self, *, wait: bool = False) -> str | None:
-        """Make the folder equal to the store now.
+        """Update the folder from the store now.
 
         Args:
             wait: Whether to wait if another process is updating the folder, and then update. Otherwise this call does
@@ -182,7 +182,7 @@ class Mirror:
             return folder
         size = sum(file.size for file in files)
         self._make_room(size)
-        shutil.rmtree(self._new, ignore_errors=True)  # leftovers of an interrupted fetch
+        shutil.rmtree(self._new, ignore_errors=True)  # an interrupted fetch leaves files here
         for file in files:
             self.store.fetch(file, self._new / file.inside)
         self._new.rename(folder)

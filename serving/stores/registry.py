@@ -104,7 +104,7 @@ class Registry(Store):
         return super().read()
 
     def _list(self) -> Snapshot:
-        raise NoIndexError(f"{self.name}: there is no such tag; 'hangtag models push' writes it")
+        raise NoIndexError(f"{self.name}: there is no such tag. 'hangtag models push' writes a tag")
 
     def _listed(self, content: bytes, tag: str) -> list[StoredFile]:
         digest = self._tag if ":" in self._tag else tag.strip('"')

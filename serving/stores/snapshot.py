@@ -234,7 +234,7 @@ def open_store(url: str, silent_seconds: float = 20.0) -> Store:
     """Open the store of a URL: oci://REGISTRY/REPOSITORY:TAG, or a URL for ``object_store``, which lists the errors."""
     parts = urlsplit(url)
     if parts.scheme not in _SCHEMES or not parts.netloc:
-        raise StoreError(f"{shown(url)} is not a model store: expected {_EXPECTED}, a name and a path")
+        raise StoreError(f"{shown(url)} is not a model store: expected {_EXPECTED} with a name and a path")
     if parts.scheme != "oci":
         return Store(url, silent_seconds)
     with needs("stores", "a registry of models"):  # imported here, because other stores need no HTTP client

@@ -30,7 +30,7 @@ def test_pictures_of_other_sizes_are_taken_from_then_on(tmp_path: Path) -> None:
     shown = [
         invoke("models", "show", "theirs", "--version", version, "--models", tmp_path).stdout for version in (1, 2)
     ]
-    assert re.search(r"^image +only pictures of this size; .*hangtag models fit theirs", shown[0], re.MULTILINE)
+    assert re.search(r"^image +only this size; .*hangtag models fit theirs", shown[0], re.MULTILINE)
     assert re.search(r"^image +28x28 pixels, grey, pad$", shown[1], re.MULTILINE)
     picture = encoded(np.full((40, 20), 200, np.uint8))
     with server(tmp_path, provider="cpu", num_versions=2) as running, Client(running.address) as client:

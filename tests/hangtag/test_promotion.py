@@ -36,7 +36,7 @@ def serving(shop: Path) -> int:
 def test_a_version_is_promoted_and_rolled_back(shop: Path) -> None:
     assert change(shop, "promote", "m", "1") == "m version 1 is chosen instead of version 3"
     assert change(shop, "promote", "m", "2") == "m version 2 is chosen instead of version 1"
-    assert change(shop, "promote", "m", "2") == "m version 2 is chosen, as before"
+    assert change(shop, "promote", "m", "2") == "m version 2 was already chosen"
     publish(shop, "m", classifier(), 4)
     assert serving(shop) == 2
     # Back by the promotions; and by number, once none is left.
@@ -46,7 +46,7 @@ def test_a_version_is_promoted_and_rolled_back(shop: Path) -> None:
     assert change(shop, "promote", "m", "latest") == "m version 4 is chosen instead of version 2"
     assert not (shop / "m/promoted.toml").exists()
     assert serving(shop) == 4
-    assert change(shop, "promote", "m", "latest") == "m version 4 is chosen, as before"
+    assert change(shop, "promote", "m", "latest") == "m version 4 was already chosen"
 
 
 def test_a_server_that_runs_as_by_default_follows_when_it_starts_again_as_the_command_says(shop: Path) -> None:

@@ -48,10 +48,10 @@ def warn_of_other_machine(saved: SavedResults, environment: Mapping[str, str], c
 @click.command("compare", cls=JsonCommand)
 @click.argument("a", type=output.FILE, metavar="A.json")
 @click.argument("b", type=output.FILE, metavar="B.json")
-@click.option("--html", "html_file", type=output.FILE, help="Write an HTML page with both tests side by side.")
+@click.option("--html", "html_file", type=output.FILE, help="Write a page with both tests side by side.")
 @json_option("the comparison", output.FILE)
 def compare(a: Path, b: Path, html_file: Path | None, json_file: Path | None) -> None:
-    """Compare saved results: show B's figures as multiples of A's, for every target and load in both files.
+    """Show B's saved figures as multiples of A's, for every target and load in both files.
 
     Blocks of two files did not run next to each other, so drift of the machine between the two tests is part of each
     ratio. If the results are from different machines, the command prints a warning, because the ratios depend on the
@@ -107,7 +107,7 @@ class WithCompare(JsonCommand):
     "others",
     multiple=True,
     metavar="NAME=HOST:PORT/MODEL[@VERSION]",
-    help="Also measure this model, under the name NAME. An address that begins with http:// is called over HTTP. "
+    help="Also measure this model, under the given name. Addresses that begin with http:// are called over HTTP. "
     "Repeatable.",
 )
 @click.option(
@@ -121,8 +121,8 @@ class WithCompare(JsonCommand):
 @click.option(
     "--samples",
     type=SamplesPath(exists=True, path_type=Path),
-    help="Send these samples: a folder (of images, of a folder of images for each label, or of t10k files), an .npz "
-    "file, or a CSV file with the columns path and label. The prefix folder:, csv: or idx: may state the kind.  "
+    help="The samples to send: a folder (of images, of a folder of images per label, or of t10k files), an .npz file, "
+    "or a CSV file with the columns path and label. A prefix folder:, csv: or idx: may name the kind.  "
     "[default: random values]",
 )
 @click.option("--images", type=SamplesPath(exists=True, path_type=Path), hidden=True, deprecated="Write --samples.")
@@ -139,7 +139,7 @@ class WithCompare(JsonCommand):
 )
 @output.report_file_options
 @click.option(
-    "--yes-load-remote", is_flag=True, help="Allow a server on another machine. Ask the server's owner first."
+    "--yes-load-remote", is_flag=True, help="Allow a server on another machine; ask its owner first."
 )
 @credentials_options
 @click.pass_context
@@ -215,7 +215,7 @@ def _scenario(ctx: click.Context, settings: dict[str, Any], targets: tuple[Targe
     If --scenario is given, the scenario's preset replaces the defaults of options that the user did not set.
 
     Raises:
-        click.UsageError: When a setting is out of range, or two settings contradict each other.
+        click.UsageError: A setting is out of range, or two settings contradict each other.
     """
     preset = PRESETS[settings["scenario"]] if settings["scenario"] else {}
     unset = {name: value for name, value in preset.items() if ctx.get_parameter_source(name) == ParameterSource.DEFAULT}

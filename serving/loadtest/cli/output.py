@@ -71,7 +71,7 @@ def _line(progress: AnyProgress) -> Text:
 
 @contextmanager
 def stop_event() -> Iterator[threading.Event]:
-    """Yield an event that the first SIGINT or SIGTERM sets. A second signal has its usual effect."""
+    """Yield an event that the first SIGINT or SIGTERM sets. A second signal ends the process as usual."""
     stop = threading.Event()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -106,9 +106,9 @@ def _html(results: Results, comparisons: Sequence[Comparison], outcomes: Sequenc
 REPORTS: Mapping[str, tuple[str, Callable[..., str]]] = MappingProxyType(
     {
         "json": ("everything", document.render),
-        "csv": ("Write a CSV file with a line for each run.", tabular.render_csv),
-        "html": ("Write an HTML page with pictures.", _html),
-        "junit": ("Write JUnit XML with a test for each run and each --fail-if.", tabular.render_junit),
+        "csv": ("Write CSV with a line for each run.", tabular.render_csv),
+        "html": ("Write a page with pictures.", _html),
+        "junit": ("Write JUnit XML with a test for each run and --fail-if.", tabular.render_junit),
     }
 )
 
@@ -125,7 +125,7 @@ def write(texts: Mapping[Path, Callable[[], str]]) -> None:
     """Write these texts to their files. If a file cannot be written, the other files are still written.
 
     Raises:
-        OutputError: some files could not be written. The message names each of these files.
+        OutputError: some files could not be written. The message names each unwritable file.
     """
     problems = []
     for file, render in texts.items():

@@ -1,1 +1,1 @@
-"""Compares results: ratios between a test's targets or between two saved tests, and the conditions of --fail-if."""
+"""Compares a test's targets or two saved tests by ratios, and judges the conditions of --fail-if."""

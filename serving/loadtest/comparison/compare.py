@@ -12,7 +12,7 @@ from hangtag.serving.loadtest.record import shown, stored, unstored
 from hangtag.serving.loadtest.statistics.duration_histogram import DurationHistogram
 from hangtag.serving.loadtest.statistics.intervals import Interval, ratio_of_percentiles, ratio_of_rates
 
-# The entries of the environment that differ between machines.
+# The entries of the environment that identify the machine.
 MACHINE = ("CPU", "CPUs usable", "system")
 
 
@@ -64,7 +64,7 @@ def _differences(
 
 @dataclass(frozen=True)
 class Comparison:
-    """A target's figures as multiples of the baseline's, under one load."""
+    """The ratios of a target's figures to the baseline's figures, under one load."""
 
     target: str = stored("The target's name.", name="model")
     baseline: str = stored()
@@ -84,7 +84,7 @@ class Comparison:
 
     @shown()
     def sentence(self) -> str:
-        """For example: cnn's p99 at 8 in flight is 4.1 times lstm's (95 %: 3.8 to 4.4)."""
+        """The comparison in words, such as: cnn's p99 at 8 in flight is 4.1 times lstm's (95 %: 3.8 to 4.4)."""
         at = f"at {self.load}"
         if self.reason:
             both = self.target if self.saved else f"{self.target} and {self.baseline}"
@@ -95,7 +95,7 @@ class Comparison:
         if isinstance(self.load, OpenLoop):
             return f"{p99}.{doubt}"
         if self.generator_limited:
-            return f"{p99}; their throughputs cannot be compared: the generator was the bottleneck.{doubt}"
+            return f"{p99}; the throughputs cannot be compared, because the generator was the bottleneck.{doubt}"
         throughput = _phrase("its throughput", self.throughput, baseline)
         return f"{p99}; {throughput}.{doubt}"
 
@@ -179,7 +179,7 @@ def _doubt(run: Run, baseline: Run) -> str | None:
 def _phrase(subject: str, ratio: Interval, baseline: str) -> str:
     interval = f"95 %: {units.ratio(ratio.low)} to {units.ratio(ratio.high)}" if ratio.known else ""
     if ratio.too_wide:
-        return f"{subject} cannot be compared with {baseline}: the blocks vary too much ({interval} times)"
+        return f"{subject} cannot be compared with {baseline}, because the blocks vary too much ({interval} times)"
     if ratio.known and not ratio.shows_difference:
         return f"{subject} shows no difference from {baseline} ({interval} times)"
     return f"{subject} is {units.ratio(ratio.estimate)} times {baseline}" + (f" ({interval})" if interval else "")

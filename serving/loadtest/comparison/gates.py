@@ -60,7 +60,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Gate:
-    """A condition under which the test fails: `figure` compared with `factor` times `against`."""
+    """A condition under which the test fails. It compares `figure` with `factor` times `against`."""
 
     text: str
     figure: Figure
@@ -89,8 +89,8 @@ def parse(text: str, targets: tuple[str, ...], has_baseline: bool) -> Gate:
     """Parse a condition, for example `cnn[64].p99 > 2 * lstm.p99`.
 
     Raises:
-        ValueError: When the text is not a condition, refers to a target or a baseline that is missing, has a value
-            whose unit does not fit the metric, or is a condition that can never hold.
+        ValueError: The text is not a condition, names a missing target or baseline, has a unit that does not apply to
+            the metric, or is a condition that can never hold.
     """
     match = _GATE.fullmatch(text)
     if match is None:

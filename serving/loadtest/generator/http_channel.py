@@ -200,7 +200,10 @@ class _Connection(asyncio.Protocol):
         self._forget()
         call, self._call = self._call, None
         if call is not None:
-            call.end(_UNAVAILABLE, f"the connection broke before the answer came: {error or 'the server closed it'}")
+            call.end(
+                _UNAVAILABLE,
+                f"the connection was lost before the answer: {error or 'the server closed the connection'}",
+            )
 
     def on_body(self, body: bytes) -> None:
         """Store the body of an error response for the error's message. httptools calls this method."""

@@ -283,7 +283,7 @@ class GeneratorProcesses:
 
 
 def _combined(parts: list[Snapshot]) -> Snapshot:
-    """Combine the snapshots of all processes. Percentiles cannot be added, so the worst process's are taken."""
+    """Combine the snapshots of all processes. Percentiles cannot be added, so the slowest process's are taken."""
     return Snapshot(
         elapsed=max(part.elapsed for part in parts),
         queries=sum(part.queries for part in parts),

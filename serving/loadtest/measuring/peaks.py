@@ -123,7 +123,7 @@ class Peak:
             return f"{self.target}: the highest rate with {bound} is unknown, because {late}."
         if self.rate is None:
             limit = f" from {units.three_digits(lowest)} calls/s on (lower rates need a longer --max-duration)"
-            return f"{self.target} keeps {bound} at no rate{limit * (lowest > LOWEST_RATE)}."
+            return f"{self.target} does not keep {bound} at any rate{limit * (lowest > LOWEST_RATE)}."
         limited = (
             " (the server's peak may be higher, but the generator could not send more)" * self.limited_by_generator
         )

@@ -56,7 +56,7 @@ class Results:
 
     @cached_property
     def loads(self) -> tuple[Load, ...]:
-        """The loads that ran, closed loops first."""
+        """The loads that ran. Closed loops come before open loops."""
         return tuple(sorted(dict.fromkeys(run.load for run in self.runs), key=sort_key))
 
     def under(self, load: Load) -> tuple[Run, ...]:
@@ -104,7 +104,7 @@ class Results:
         """The reasons why the test as a whole is not valid, without the reasons of single runs."""
         sentences = []
         if self.interrupted:
-            sentences.append("The test was interrupted: only a part of it was measured")
+            sentences.append("The test was interrupted, so only a part of the test was measured")
         if not self.runs:
             sentences.append("Nothing was measured")
         sentences += [f"{name}: {accuracy.invalid}" for name, accuracy in self.accuracies.items() if accuracy.invalid]

@@ -46,7 +46,7 @@ class Run:
     target: str = stored("Its name.")
     load: Load = stored()
     blocks: tuple[BlockResult, ...] = stored("The blocks in order; the blocks i of all targets ran next to each other.")
-    model: str = stored("The model's name on its server.", default="")
+    model: str = stored("The model's name on the server.", default="")
     batch_size: int = stored(default=1)
     planned_blocks: int = stored("A run that was stopped has fewer blocks, and is INVALID.", default=1)
     percentile: float = stored("The percentile that must meet the target latency, such as 99.", default=99.0)

@@ -164,7 +164,7 @@ def interleaved(scenario: Scenario, loads: Iterable[Load]) -> Iterator[Block]:
 
 
 class Session:
-    """Runs blocks one after another, and combines the blocks' results into runs."""
+    """Runs one block at a time, and combines the blocks' results into runs."""
 
     def __init__(
         self,

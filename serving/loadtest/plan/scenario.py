@@ -37,7 +37,7 @@ PRESETS: Mapping[ScenarioName, Mapping[str, Any]] = MappingProxyType(
 DEFAULT_CONCURRENCIES = (1, 8, 64)
 # By default, the rate of the open loop for all targets is this share of the slowest target's closed-loop peak.
 SHARE_OF_PEAK = 0.5
-# A peak search starts at SHARE_OF_PEAK of the throughput of one closed loop with this concurrency.
+# A peak search starts at the share SHARE_OF_PEAK of the throughput of a closed loop with this concurrency.
 PEAK_CONCURRENCY = 64
 
 
@@ -54,28 +54,22 @@ class Scenario:
 
     targets: tuple[Target, ...]
     scenario: ScenarioName | None = setting(
-        None, "A scenario of MLPerf LoadGen, which sets the options that you leave out.", choices=get_args(ScenarioName)
+        None, "The scenario of MLPerf LoadGen that sets the options you leave out.", choices=get_args(ScenarioName)
     )
     concurrency: tuple[int, ...] = setting(
-        (), "Closed loop: the queries in flight, such as 1,8,64, with one run for each number.", listed=True
+        (), "Closed loop: the queries in flight in each run, such as 1,8,64.", listed=True
     )
-    rate: tuple[float, ...] = setting(
-        (), "Open loop: the calls per second, such as 500,1000, with one run for each rate.", listed=True
-    )
+    rate: tuple[float, ...] = setting((), "Open loop: the calls per second in each run, such as 500,1000.", listed=True)
     arrivals: Arrivals = setting("poisson", "Open loop: the kind of gaps between queries.", choices=get_args(Arrivals))
     find_peak: bool = setting(False, "Open loop: search for the highest rate that meets --target-latency.")
     target_latency: float | None = setting(
         None, "The longest latency that --percentile may have, such as 10ms.", above=0, duration=True
     )
-    percentile: float = setting(99.0, "The percentile of the latency by which a run is judged.")
+    percentile: float = setting(99.0, "The latency's percentile by which a run is judged.")
     min_duration: float = setting(3.0, "The minimum duration for each target and load.", above=0, duration=True)
-    min_query_count: int = setting(
-        500, "The minimum number of queries in a run. --percentile may need more queries.", at_least=1
-    )
-    max_duration: float = setting(
-        60.0, "The maximum duration of a run. A run that needs longer is INVALID.", duration=True
-    )
-    max_query_count: int = setting(1_000_000, "The maximum number of queries in a run, even below --min-duration.")
+    min_query_count: int = setting(500, "The minimum number of queries. --percentile may need more.", at_least=1)
+    max_duration: float = setting(60.0, "The maximum duration. A run that needs longer is INVALID.", duration=True)
+    max_query_count: int = setting(1_000_000, "The maximum number of queries, even below --min-duration.")
     warm_up: float = setting(0.15, "The duration of the unmeasured load before each block.", at_least=0, duration=True)
     blocks: int = setting(5, "The number of parts of a run, interleaved with the other targets' parts.", at_least=1)
     batch_size: int = setting(1, "The number of samples in a query.", at_least=1)
@@ -94,7 +88,7 @@ class Scenario:
         repeatable = (("the targets", self.names), ("--concurrency", self.concurrency), ("--rate", self.rate))
         for name, values in repeatable:
             if len(set(values)) != len(values):
-                raise ValueError(f"{name} must differ from each other: {', '.join(map(str, values))}")
+                raise ValueError(f"{name} must all be different, but are {', '.join(map(str, values))}")
         for declared, problem in problems(self):
             raise ValueError(f"{flag_of(declared)}: {problem}")
         if not 0 < self.percentile < 100:

@@ -33,7 +33,7 @@ class Target:
     def __post_init__(self) -> None:
         for attribute in ("name", "model", "address"):
             if not getattr(self, attribute):
-                raise ValueError(f"a target has a {attribute}, and {self} has none")
+                raise ValueError(f"a target needs a {attribute}, but {self} has none")
         server_address.require(self.address)
 
     @property
@@ -80,7 +80,7 @@ def _target(name: str, text: str, address: str, method: Method) -> Target:
 
 
 def parse(text: str, method: Method = "infer") -> Target:
-    """Parse NAME=ADDRESS/MODEL or NAME=ADDRESS/MODEL@VERSION; an address is HOST:PORT or a URL. Raises ValueError."""
+    """Parse NAME=ADDRESS/MODEL or NAME=ADDRESS/MODEL@VERSION. ADDRESS is HOST:PORT or a URL. Raises ValueError."""
     match = re.fullmatch(
         r"(?P<name>[^=/]+)=(?P<address>[^/=]+:\d+|https?://[^=?#]+)/(?P<model>[^/=]+)", text, re.IGNORECASE
     )

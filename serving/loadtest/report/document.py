@@ -31,9 +31,15 @@ class ResultsDocument(Results):
     answer: Answer | None = stored("The recommended target, in words; null for a single target.", default=None)
     comparisons: tuple[Comparison, ...] = stored(default=())
     gates: tuple[GateOutcome, ...] = stored(default=())
-    transports: tuple[object, ...] = stored("Always empty, because it is no longer computed.", default=())
-    caching: tuple[object, ...] = stored("Always empty, because it is no longer checked.", default=())
-    generator_ceilings: tuple[object, ...] = stored("Always empty, because it is no longer measured.", default=())
+    transports: tuple[object, ...] = stored(
+        "This field is always empty, because the value is no longer computed.", default=()
+    )
+    caching: tuple[object, ...] = stored(
+        "This field is always empty, because caching is no longer checked.", default=()
+    )
+    generator_ceilings: tuple[object, ...] = stored(
+        "This field is always empty, because the value is no longer measured.", default=()
+    )
 
 
 def render(results: Results, comparisons: Sequence[Comparison], outcomes: Sequence[GateOutcome] = ()) -> str:
@@ -90,9 +96,9 @@ def _run(run: dict[str, Any], scenario: dict[str, Any]) -> Run:
 
 
 def _settings(document: dict[str, Any]) -> dict[str, str]:
-    """What was measured and how, by label; "not recorded" if the file lacks this setting of a target."""
+    """Return the settings of a test by label. A setting that the file lacks is "not recorded"."""
     settings = {f"--{name.replace('_', '-')}": value for name, value in document["scenario"].items()}
-    del settings["--targets"]  # Each target follows with its properties.
+    del settings["--targets"]  # The loop below adds each target with its properties.
     for target in document.get("targets", ()):
         accuracy, name = target["accuracy"], target["name"]
         properties = {

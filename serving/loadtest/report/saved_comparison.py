@@ -1,4 +1,4 @@
-"""Renders the comparison of two saved load tests, before and after, as a table, a page and JSON."""
+"""Renders the comparison of two saved load tests, named before and after, as tables, a page and JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

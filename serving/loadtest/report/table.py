@@ -118,7 +118,7 @@ def groups_of(results: Results, comparisons: Sequence[Comparison]) -> list[RunGr
 
 
 def tables(groups: Sequence[RunGroup], width: int, batched: bool = False) -> Iterator[Table]:
-    """Yield a table for each group, for a terminal of this width. The columns of all tables line up."""
+    """Yield a table for each group, for a terminal of this width. The columns of all tables are aligned."""
     rates = ["calls/s", "samples/s"] if batched else ["calls/s"]
     headers = [*rates, *(f"p{q:g}" for q in PERCENTILES), "max", "failed"]
     labels = [label for each in groups for label in (*(run.target for run in each.runs), *dict(each.ratios))]

@@ -140,7 +140,7 @@ def read_npz(metadata: pb.ModelMetadataResponse, file: Path, batch_size: int, pa
         shape = sample_shape(metadata.name, tensor, batch_size)
         if array.ndim < 1 or list(array.shape[1:]) != shape or _datatype(array) != tensor.datatype:
             raise SampleError(
-                f"{tensor.name!r} in {file} is {array.dtype} {list(array.shape)}; model {metadata.name!r} takes "
+                f"{tensor.name!r} in {file} is {array.dtype} {list(array.shape)}, but model {metadata.name!r} needs "
                 f"{tensor.datatype} [{', '.join(['samples', *map(str, shape)])}]"
             )
         inputs[tensor.name] = array

@@ -21,7 +21,7 @@ _FIGURES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p999": 99.9, "m
 
 
 class Durations(TypedDict):
-    """A distribution of durations in seconds. `histogram` contains the whole distribution."""
+    """The document of a histogram, in seconds. Its field `histogram` contains the whole distribution."""
 
     count: int
     p50: float | None
@@ -34,7 +34,7 @@ class Durations(TypedDict):
 
 
 class DurationHistogram(OwnDocument):
-    """Durations in seconds, counted with three significant digits and a resolution of 1 µs.
+    """A histogram of durations in seconds, with three significant digits and a resolution of 1 µs.
 
     Example:
         histogram = DurationHistogram()
@@ -156,7 +156,7 @@ def percentiles(values: Values, counts: npt.NDArray[np.generic], q: float) -> Va
     Raises ValueError if q is out of range.
     """
     if not 0 <= q <= 100:
-        raise ValueError(f"a percentile must be between 0 and 100, not {q}")
+        raise ValueError(f"a percentile must be between 0 and 100, but is {q}")
     if not values.size:
         return np.full(len(counts), np.nan)
     cumulative = np.cumsum(counts, axis=1)

@@ -42,7 +42,7 @@ class ServerTimings(OwnDocument):
 
     @classmethod
     def summed(cls, parts: Iterable["ServerTimings"]) -> Self:
-        """Add up several intervals, or several versions of one model."""
+        """Add up the timings of several intervals, or of several versions of a model."""
         timings = list(parts)
         return cls(**{field.name: sum(getattr(part, field.name) for part in timings) for field in fields(cls)})
 

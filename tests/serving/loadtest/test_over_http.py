@@ -153,7 +153,7 @@ def test_a_connection_that_breaks_fails_its_call_and_the_next_one_gets_another(t
     assert 1 <= run["total"]["statuses"]["UNAVAILABLE"] <= 2
     assert run["total"]["statuses"]["OK"] > 80
     if url:
-        assert "the connection broke before the answer came" in run["error_messages"]["UNAVAILABLE"]
+        assert "the connection was lost before the answer" in run["error_messages"]["UNAVAILABLE"]
 
 
 @pytest.mark.parametrize("status", [200, 400, 500])

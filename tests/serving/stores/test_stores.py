@@ -154,7 +154,7 @@ def test_a_pull_is_what_was_pushed(s3: ObjectStore, local: Repository, tmp_path:
 
 
 def test_a_registry_holds_what_oras_pushes_and_pulls(oci: ObjectStore, local: Repository, tmp_path: Path) -> None:
-    assert oci.refused("list", "--models", oci.url).startswith(f"{oci.url}: there is no such tag; ")
+    assert oci.refused("list", "--models", oci.url).startswith(f"{oci.url}: there is no such tag. ")
     oci.push(local.folder)
     local.publish("m", 2)
     pulled = tmp_path / "pulled"

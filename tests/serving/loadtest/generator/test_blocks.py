@@ -154,6 +154,6 @@ def test_ctrl_c_in_a_terminal_which_reaches_every_process_ends_with_a_report(
         os.killpg(process.pid, signal.SIGINT)
         stdout, stderr = process.communicate(TIMEOUT)
     assert process.returncode == 1
-    assert "The test was interrupted: only a part of it was measured." in stdout
+    assert "The test was interrupted, so only a part of the test was measured." in stdout
     assert "Traceback" not in stderr
     assert len(report.read_text().splitlines()) == 2

@@ -173,4 +173,4 @@ def test_ctrl_c_ends_a_block_without_waiting_for_calls_that_hang(server: FakeSer
     assert run["planned_blocks"] == 5
     assert "ended too early" in run["problems"][0]
     assert result.document["interrupted"]
-    assert result.document["problems"] == ["The test was interrupted: only a part of it was measured"]
+    assert result.document["problems"] == ["The test was interrupted, so only a part of the test was measured"]

@@ -114,8 +114,7 @@ def test_an_accuracy_below_99_percent_of_the_files_makes_the_test_invalid_where_
     accuracies = [target["accuracy"] for target in measured.document["targets"]]
     assert [(each["expected"], each["comparable"]) for each in accuracies] == [(0.8, True), (0.95, True), (0.95, False)]
     notes = re.findall(
-        r"(\w+) classifies [^.]*\.[^.]*\.[^.]*\.[^.]*\. The model's file records 95.00% for other samples",
-        measured.text,
+        r"(\w+) classifies [^.]*\.[^.]*\.[^.]*\.[^.]*\. The model's file records 95.00% for other", measured.text
     )
     assert notes == ["harder"]
 

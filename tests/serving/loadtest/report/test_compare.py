@@ -40,12 +40,12 @@ CASES = {
     "fewer": Case("its throughput is 0.50 times what it was (95 %: 0.50 to 0.50).", steady(0.001, 50)),
     "same": Case(f"{P99} shows no difference from what it was (", varying(11, 11, 12, 10), varying(10, 12, 11, 10)),
     "noisy": Case(
-        f"{P99} cannot be compared with what it was: the blocks vary too much (95 %: ",
+        f"{P99} cannot be compared with what it was, because the blocks vary too much (95 %: ",
         varying(3, 1, 2, 1),
         varying(1, 2, 3, 1),
     ),
     "single": Case(f"{P99} is 2.0 times what it was; its throughput is 1.0 times what it was.", varying(2), varying(1)),
-    "limited": Case("throughputs cannot be compared: the generator was", steady(0.001, generator_busy=0.96)),
+    "limited": Case("throughputs cannot be compared, because the generator was", steady(0.001, generator_busy=0.96)),
     "doubtful": Case(
         " Doubtful: other programs took up to 34% of the CPUs during a run.",
         steady(0.001, others_cpu_share=0.34),

@@ -113,7 +113,7 @@ def test_the_page_has_every_load_and_figure(complete: Written) -> None:
     assert re.search(r"queue 2\.00 ms, compute 0 µs, network and both ends \d", plain)
     assert plain.count("late (p99), ") == 2  # the open loop's
     warm_up = sum(each["total"]["warm_up_queries"] for each in measured.runs)
-    assert re.search(rf"50\.0 ms of warm-up before each\s+is discarded \({warm_up} queries in all\)", plain)
+    assert re.search(rf"a warm-up of 50\.0 ms\s+is discarded \({warm_up} queries in all\)", plain)
     failed = [gate["failed"] for gate in measured.document["gates"]]
     assert len(re.findall(r"FAILED</span> ", text)) == failed.count(True)
     # Not in green: what passed may stand next to a slowdown.

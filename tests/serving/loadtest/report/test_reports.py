@@ -23,7 +23,7 @@ def test_the_documented_schema_is_that_of_the_types() -> None:
     assert json.loads(document.schema()) == SCHEMA, "run 'make schema'"
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     fields = SCHEMA["$defs"]["Run"]["properties"]
-    assert fields["model"] == {"description": "The model's name on its server.", "type": "string"}
+    assert fields["model"] == {"description": "The model's name on the server.", "type": "string"}
     assert fields["keeps_target"]["description"].startswith("Whether the percentile meets the target latency,")
 
 
