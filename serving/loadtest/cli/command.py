@@ -138,9 +138,7 @@ class WithCompare(JsonCommand):
     "--baseline", type=click.Path(dir_okay=False, path_type=Path), help="Saved results with which --fail-if compares."
 )
 @output.report_file_options
-@click.option(
-    "--yes-load-remote", is_flag=True, help="Allow a server on another machine; ask its owner first."
-)
+@click.option("--yes-load-remote", is_flag=True, help="Allow a server on another machine; ask its owner first.")
 @credentials_options
 @click.pass_context
 def loadtest(

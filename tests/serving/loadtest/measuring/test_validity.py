@@ -196,4 +196,4 @@ def test_a_restart_makes_a_run_invalid_and_counters_of_several_servers_are_left_
         assert (total["server"] and total["server"]["requests"]) in counted, model
         if in_part:
             assert [block["server"] for block in run["blocks"]] == [None] * 3
-    assert "several servers may share its address" in result.text
+    assert "several servers may share the address" in result.text
