@@ -146,7 +146,7 @@ class LazyGroup(click.Group):
 def _safe_path_for_children() -> Iterator[None]:
     """Keep the current folder off the import path of multiprocessing's child processes.
 
-    Otherwise a file such as socket.py in the current folder would replace Python's module of that name.
+    If the current folder were on the path, a file in it such as socket.py would replace Python's module socket.
     """
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"

@@ -105,7 +105,7 @@ def parsed(content: bytes, file: Path) -> npt.NDArray[np.uint8]:
     Source: yann.lecun.com/exdb/mnist.
 
     Raises:
-        DataCorruptError: The content is not that of an IDX file. The error's message names the file.
+        DataCorruptError: The file is not an IDX file. The error's message names the file.
     """
     start = 4 + 4 * (content[3] if len(content) > 3 else 0)
     if content[:2] == b"\0\0" and content[2] in _OTHER_KINDS:

@@ -1,6 +1,6 @@
 """Makes texts safe to print that come from a model's file, a route's file, a server or a caller.
 
-Terminal escapes in such a text could change what a person sees, and a line break could forge a line of output. Texts
+Terminal escapes in a foreign text could hide other output, and a line break could forge a line of output. Texts
 in JSON need no treatment, because JSON escapes such characters.
 """
 

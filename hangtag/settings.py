@@ -27,7 +27,7 @@ class Rules:
         choices: The texts that are valid; if empty, any text is valid.
         duration: Whether the value is a number of seconds that may be written with a unit, such as 500ms.
         listed: Whether a tuple is given as one option with commas between the numbers, not as a repeated option.
-        folder: Whether a path may be that of a folder.
+        folder: Whether a path may lead to a folder.
         kind: The option's click type, if it does not follow from the field's type.
         metavar: The placeholder for the value in the help.
         envvar: An environment variable that sets the option for all commands, in addition to the command's own

@@ -32,8 +32,8 @@ def subcommands(command: click.Command) -> Mapping[str, click.Command]:
 def warn_about_unknown(command: click.Command, prefix: str) -> None:
     """Print a warning for each environment variable that has the command's prefix but that no option reads.
 
-    Such a variable is misspelt, or belongs to an option of another release. Without the warning, nobody would notice
-    that a server runs without the setting. The command still runs, because Kubernetes sets variables for each Service,
+    An unknown variable is misspelt, or belongs to another release. Without the warning, nobody would notice that a
+    server runs without the setting. The command still runs, because Kubernetes sets variables for each Service,
     such as HANGTAG_SERVE_SERVICE_HOST for a Service named hangtag-serve.
     """
     known = {name.removeprefix(f"{prefix}_"): name for name in _variables(command)}

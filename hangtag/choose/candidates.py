@@ -94,7 +94,7 @@ class Curve:
 
 
 def shown(points: Sequence[Point], chosen: Point) -> list[Point]:
-    """Return the points that a table shows: those of some round thresholds, and that of the chosen threshold."""
+    """Return the points that a table shows: the points of some round thresholds, and the chosen point."""
     return [point for point in points if point is chosen or point.threshold in SHOWN]
 
 

@@ -16,8 +16,8 @@ from hangtag.serving.loadtest.measuring.load_test import OnProgress
 from hangtag.serving.loadtest.statistics.intervals import Interval, wilson
 
 LOSE = 0.001
-"""The limit that applies if no accuracy was requested: a candidate's accuracy may be lower than that of the most
-accurate model by at most this share, and a cascade may lose at most this share of all samples."""
+"""The limit that applies if no accuracy was requested. A candidate's accuracy may then be at most this much lower than
+the most accurate model's accuracy, and a cascade may lose at most this share of all samples."""
 _CALIBRATION_SECONDS = 1.5
 _BISECTIONS = 20
 _REPEATS = 3
@@ -74,8 +74,8 @@ def calibrated(measured: Sequence[tuple[Candidate, float]], processors: int) -> 
     throughput of a cascade determines the time that a cascade takes to call one of its models.
 
     Args:
-        measured: One or two single models, the faster model first, and optionally a cascade. Each comes with its calls
-            per second with 64 in flight.
+        measured: One or two single models, the faster model first, and optionally a cascade. The number is the measured
+            calls per second of the model or cascade with 64 calls in flight.
         processors: The number of the server's processors.
     """
     models = [each for each in measured if not each[0].is_cascade]

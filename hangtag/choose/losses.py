@@ -12,16 +12,17 @@ CONFIDENCE = 0.95
 def most_lost(samples: int, share: float) -> int:
     """Return how many samples a cascade may lose if these samples must show that it loses at most a share of all.
 
-    The formula is the one-sided interval of Clopper and Pearson (1934). A cascade that loses more than the share of all
-    samples of the kind loses so few of these samples in at most one of twenty cases. The interval holds for a single
-    cascade that was not chosen by these samples, and for samples by which no model was trained or chosen.
+    The formula is the one-sided interval of Clopper and Pearson (1934). If a cascade loses more than the share of all
+    samples of the kind, the probability that it loses no more than the returned number of these samples is at most 5 %.
+    The interval holds for a single cascade that was not chosen by these samples, and for samples by which no model was
+    trained or chosen.
 
     Args:
         samples: The number of samples.
         share: The limit, from 0 to 1.
 
     Returns:
-        The number of samples. It is also 0 if there are fewer samples than ``least_samples`` demands.
+        The number of samples, or 0 if there are fewer samples than ``least_samples`` demands.
 
     Example:
         >>> most_lost(5_000, 0.001)

@@ -80,8 +80,8 @@ class Machine:
 
     Attributes:
         processors: The number of processors.
-        call_seconds: The processor time of a call in addition to computing. It includes the transport, and the load
-            generator if the generator runs on the same processors.
+        call_seconds: The processor time of a call in addition to computing. This time includes the transport, and the
+            load generator if the generator runs on the same processors.
         stretch: The factor by which computing a batch takes longer in a busy server than on an idle machine. In a busy
             server, other threads interrupt the computation and use the processor's caches.
         member_seconds: The processor time that a cascade takes to call one of its models, in addition to computing.

@@ -21,7 +21,7 @@ def sent_on(names: Sequence[str], point: Point) -> str:
 
 
 def lost(cascade: Candidate, samples: int) -> str:
-    """Say how many samples the cascade loses, and at most how many other samples of the kind.
+    """Say how many samples the cascade loses, and which share of other samples of the kind it loses at most.
 
     Example:
         '1 of 5,000 is wrong although cnn-int8 is right, and at most 0.10% of others with 95% confidence'

@@ -84,7 +84,7 @@ def choose(
     The command runs every MODEL (by default every model of the repository that classifies the same kind of pictures) on
     labelled pictures on which the model was not trained. From the answers and times on this machine, the command
     computes accuracy and cost of each model and of each cascade of two or three models. Then the command serves and
-    load-tests the best few. It never uses the test images of a data set. Without --accuracy-at-least, a cascade may
+    load-tests the best few. The test images of a data set are never used. Without --accuracy-at-least, a cascade may
     misclassify at most 0.1 % of such pictures that its last model classifies correctly. To show this, at least 2,995
     pictures are needed.
 

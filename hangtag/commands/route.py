@@ -65,8 +65,8 @@ def tune(
     """Choose the lowest probability at which FAST's answer is accepted. Other samples go on to the next model.
 
     The models answer the validation images of FAST's data set, on which no model was trained, or the pictures of
-    --samples. The command never uses the test images. It writes the lowest threshold within --lose-at-most, and how
-    that threshold was chosen, to <models>/NAME/route.toml. All models except for the last have the same threshold. If
+    --samples. The command never uses the test images. The lowest threshold within --lose-at-most is written to
+    <models>/NAME/route.toml, with a description of the choice. All models except for the last have this threshold. If
     the cascade takes as long as ACCURATE by itself, nothing is written. A model may be NAME@VERSION; to serve versions
     other than the newest, use 'hangtag serve --num-versions'. 'hangtag choose' also chooses the models of the cascade,
     and load-tests it.
@@ -117,7 +117,7 @@ def route_to_write(models: Path, name: str, option: str, *, replace: bool) -> Pa
 
 
 def table(headers: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> Table:
-    """Make a table of rows. A row is a list of cells, and whether the row is that of the chosen candidate.
+    """Make a table of rows. A row is a list of cells, and a flag that marks the row of the chosen candidate.
 
     A column without a header contains names, which are left-aligned.
     """

@@ -44,7 +44,7 @@ def runs() -> None:
 def list_runs(runs: Path, models: Path, as_json: bool) -> None:
     """List every run: its recipe, data, seed, epochs, accuracy, minutes, and the versions that were exported from it.
 
-    The figures are those of the epoch that was best on the validation split.
+    The table shows the figures of the epoch that was best on the validation split.
     """
     found = Run.all(runs)
     published = _published(models)

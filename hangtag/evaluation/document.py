@@ -47,7 +47,7 @@ class ClassDocument(TypedDict):
 
 
 class MistakeDocument(TypedDict):
-    """A wrong prediction. `image` is the image's index in the split, `probability` that of the predicted label."""
+    """A wrong prediction: the image's index in the split, both labels, and the predicted label's probability."""
 
     image: int
     true: str
@@ -74,7 +74,7 @@ class SingleLabelDocument(TypedDict):
 
 
 class SetMistakeDocument(TypedDict):
-    """A wrong set of labels. `probability` is that of the predicted set, or null if the model does not return one."""
+    """A wrong set of labels. `probability` is the predicted set's probability; null if the model returns none."""
 
     image: int
     true: list[str]

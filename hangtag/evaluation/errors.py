@@ -12,4 +12,4 @@ def sentence(error: Exception) -> str:
 
 
 class EvaluationError(UserError):
-    """The model cannot be loaded or called, or the model's outputs are not those of a classifier for the data set."""
+    """The model cannot be loaded or called, or does not return the outputs of a classifier for the data set."""

@@ -79,8 +79,8 @@ def other_programs(
     """Measure the share of CPU time that other programs take while this context is open.
 
     Other programs are all programs except for this process, the processes that listen at the addresses, and all their
-    descendants. If a listening process cannot be identified, the share is unknown, because the server's CPU time would
-    be counted as that of other programs.
+    descendants. If a listening process cannot be identified, the share is unknown, because the share would include the
+    server's CPU time.
 
     Args:
         addresses: the addresses of servers on this machine.

@@ -88,7 +88,7 @@ def explained(url: str) -> Iterator[None]:
 
     Raises:
         StoreError: The context raised an error.
-        StoreAwayError: The store does not answer, or its answer is not that of a store.
+        StoreAwayError: The store does not answer, or the server at the URL is not a store.
         CredentialsError: The store refuses the credentials.
     """
     try:

@@ -102,8 +102,8 @@ class Mirror:
         """Update the folder from the store now.
 
         Args:
-            wait: Whether to wait if another process is updating the folder, and then update. Otherwise this call does
-                nothing in that case.
+            wait: Whether to wait if another process is updating the folder, and then update. If False, this call does
+                nothing while another process is updating the folder.
 
         Returns:
             The reason why the folder, or a part of it, could not be updated. The text is empty if the folder was

@@ -100,7 +100,7 @@ class Store:
     """The name of the object that lists the store's files."""
 
     def __init__(self, url: str, silent_seconds: float) -> None:
-        """Open the store, without sending anything. The arguments and errors are those of ``object_store``."""
+        """Open the store, without sending anything. The arguments and errors are as in ``object_store``."""
         self.url = url
         self.name = shown(url)
         self._silent_seconds = silent_seconds
@@ -252,7 +252,7 @@ def _digest(identities: object) -> str:
 
 
 def is_version(part: str) -> bool:
-    """Return whether a name inside a model's folder is that of a version."""
+    """Return whether a name inside a model's folder names a version."""
     return part.isascii() and part.isdecimal() and not part.startswith("0")
 
 

@@ -24,8 +24,8 @@ from hangtag.serving.stores.snapshot import (
 def push(source: Path, url: str, *, replace: bool, report: Report) -> None:
     """Write models to a store, and then the store's index, which makes all new files visible at once.
 
-    Other models in the store stay, and so do versions of pushed models that ``source`` does not have. The files that
-    versions share, such as promoted.toml, are replaced by those of ``source``.
+    Other models in the store stay, and versions that ``source`` does not have stay too. The files that versions share,
+    such as promoted.toml, are replaced by the files of ``source``.
 
     Args:
         source: A model repository, or the folder of one of its models.

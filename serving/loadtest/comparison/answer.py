@@ -26,9 +26,9 @@ class Answer:
 def answer(results: Results) -> Answer | None:
     """Say which target to choose; None if there is only one target.
 
-    If peaks were searched for, the targets are compared by their peaks. Otherwise the targets are compared by p99 under
-    the common load (in the offline scenario by throughput), and by accuracy if it was measured. Differences that the
-    95 % intervals do not show are ignored.
+    If peaks were searched for, the targets are compared by their peaks. In a test without a peak search, the targets
+    are compared by p99 under the common load (in the offline scenario by throughput), and by accuracy if it was
+    measured. Differences that the 95 % intervals do not show are ignored.
     """
     names = results.scenario.names
     if len(names) < 2:
@@ -64,7 +64,9 @@ def answer(results: Results) -> Answer | None:
         gain = front.gain(slow, fast)
         how_much += f" {fast} classifies {front.accuracy(fast)} correctly, {slow} {front.accuracy(slow)}."
         how_sure += f", and {100 * gain.low:+.2f} to {100 * gain.high:+.2f} points of accuracy for {slow}"
-    how_sure = f"{how_sure}." if slowdown.known else "It is unknown, because a single block has no interval."
+    how_sure = (
+        f"{how_sure}." if slowdown.known else "The confidence is unknown, because a single block has no interval."
+    )
     if not front.knows_accuracy:
         how_sure += " Accuracy was not measured (--accuracy)."
     if any(run.doubt for run in runs.values()):
@@ -91,8 +93,8 @@ def _by_peak(results: Results) -> Answer:
 def common_load(results: Results) -> Load | None:
     """Return the load by which the targets are compared: the load with the most VALID runs, or None if there is none.
 
-    If several loads have the most VALID runs, the lightest open loop is taken, which is most similar to real use. If
-    there is no such open loop, the lightest closed loop is taken.
+    If several loads have the most VALID runs, the result is the lightest open loop, which is most similar to real use,
+    or the lightest closed loop if none of these loads is an open loop.
     """
 
     def order(load: Load) -> tuple[int, bool]:

@@ -60,7 +60,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Gate:
-    """A condition under which the test fails. It compares `figure` with `factor` times `against`."""
+    """A condition under which the test fails. The condition compares `figure` with `factor` times `against`."""
 
     text: str
     figure: Figure
@@ -136,7 +136,7 @@ def _in_unit(text: str, metric: str, value: float, unit: str) -> float:
 
 
 def _require_possible(text: str, metric: str, comparison: str, bound: float) -> None:
-    """Raise ValueError for a condition that no figure can meet, because such a gate could never fail."""
+    """Raise ValueError for a condition that no figure can meet, because the gate could never fail."""
     if comparison == "<" and bound == 0:
         raise ValueError(f"{text!r} can never hold: {metric} is never below 0")
     if metric in SHARE_METRICS and (bound > 1 or (comparison == ">" and bound == 1)):

@@ -193,8 +193,8 @@ class Recorder:
     def __init__(self, window_start: float, limits: Limits) -> None:
         """Start recording.
 
-        Queries that are planned before `window_start` belong to the warm-up. If such a query is answered after
-        `window_start`, it is included in the throughput, but not in the latency.
+        Queries that are planned before `window_start` belong to the warm-up. If a query of the warm-up is answered
+        after `window_start`, the throughput includes the query, but the latency does not.
         """
         self.window_start = window_start
         self.statuses: Counter[str] = Counter()

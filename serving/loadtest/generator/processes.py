@@ -1,6 +1,6 @@
 """Runs the generator's processes, which own channels and requests, run one block at a time, and time their threads.
 
-The reporting process has its own interpreter lock. It sends a block to each generator process, and combines the
+The reporting process, which has its own interpreter lock, sends a block to each generator process, and combines the
 results.
 """
 
@@ -283,7 +283,7 @@ class GeneratorProcesses:
 
 
 def _combined(parts: list[Snapshot]) -> Snapshot:
-    """Combine the snapshots of all processes. Percentiles cannot be added, so the slowest process's are taken."""
+    """Combine the snapshots of all processes. Each percentile is the largest percentile of a process."""
     return Snapshot(
         elapsed=max(part.elapsed for part in parts),
         queries=sum(part.queries for part in parts),

@@ -49,7 +49,7 @@ def measure(
         scenario: The settings.
         extras: The samples, and the measurements in addition to the load.
         credentials: The TLS files and the token for all servers.
-        stop: An event that ends the test early. The test then returns the results so far.
+        stop: An event that ends the test early. An interrupted test returns the results so far.
         on_progress: A function that is called several times per second with the progress.
         command: The command line, for the report.
 

@@ -41,8 +41,8 @@ class ServerCounts:
 
     The counters of a single server only grow, until the server or the model restarts. Behind a load balancer, each
     reading may come from a different server, or all readings may come from one server that receives only some of the
-    queries. Such counters say nothing about the queries, and do not prove a restart. `counted_in_part` then contains
-    the target.
+    queries. In that case, the counters say nothing about the queries, and do not prove a restart, and the target is in
+    `counted_in_part`.
     """
 
     def __init__(self, read: ReadCounters) -> None:

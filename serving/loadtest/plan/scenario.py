@@ -1,6 +1,6 @@
 """Declares every setting of a load test once, with type, default, help and check. The CLI's options come from Scenario.
 
-The terms are those of MLPerf LoadGen (query, sample, scenario, min_duration, min_query_count, target_latency) and
+The terms are from MLPerf LoadGen (query, sample, scenario, min_duration, min_query_count, target_latency) and from
 perf_analyzer (closed loop, open loop, request rate, delayed request).
 """
 
@@ -188,7 +188,7 @@ class Scenario:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the addresses of all targets can only be those of this machine."""
+        """Whether the addresses of all targets always lead to this machine."""
         return all(target.is_loopback for target in self.targets)
 
 

@@ -52,7 +52,7 @@ class Target:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the address can only be that of this machine."""
+        """Whether the address always leads to this machine."""
         if self.address.startswith(_UNIX):
             return True
         host = self.listens_at.rpartition(":")[0].strip("[]")

@@ -97,7 +97,7 @@ class _Reader:
             raise SampleError(f"the server does not say which images model {self._model!r} needs: {error}") from error
         if self._image.shape != natural.shape:
             raise SampleError(
-                f"model {self._model!r} needs images of the shape {self._image.shape}, which is not that of its input"
+                f"model {self._model!r} needs images of the shape {self._image.shape}, but its input has another shape"
             )
         self._fits = stated is not None
 
@@ -115,7 +115,7 @@ class _Reader:
             raise SampleError(
                 f"{file} has {picture.width}x{picture.height} pixels, but model {self._model!r} needs "
                 f"{width}x{height}, and the model's file does not say how to resize images. Scale the image, or record "
-                f"the way of resizing in the model's file: hangtag models fit {self._model} --fit stretch|crop|pad"
+                f"how to resize in the model's file: hangtag models fit {self._model} --fit stretch|crop|pad"
             )
         return self._image.prepare(image_spec.flattened(picture, self._image.channels), whole=self._whole)
 

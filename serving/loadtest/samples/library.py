@@ -52,7 +52,7 @@ class SampleLibrary:
         return RequestPool(address, method, requests)
 
     def each_sample_once(self, batch_size: int) -> Iterator[tuple[range, Message]]:
-        """Yield requests that together contain each sample once, in order. Each comes with its samples' indices."""
+        """Yield requests that together contain each sample once, in order, with the indices of the samples."""
         for start in range(0, len(self.samples), batch_size):
             indices = range(start, min(start + batch_size, len(self.samples)))
             yield indices, _request(self.target, self.metadata, self.samples, np.array(indices, np.int64))
@@ -77,7 +77,7 @@ def load(
         seed: The seed of the random values and of the samples' order.
         path: A folder, a CSV file or an .npz file; None for random values.
         parameters: The parameters of the model's configuration, which say how to prepare pictures, and name the labels.
-        neighbours: Whether a request contains consecutive samples from a random index on. Otherwise samples are drawn
+        neighbours: Whether a request contains consecutive samples from a random index on. If False, samples are drawn
             in shuffled rounds through all samples.
 
     Raises:
@@ -110,7 +110,7 @@ def _rounds(samples: int, batch_size: int, random: np.random.Generator) -> Indic
 
 
 def _neighbours(samples: int, batch_size: int, random: np.random.Generator) -> Indices:
-    """Draw indices [requests, batch]. Those of a request are consecutive from a random start, and wrap around.
+    """Draw indices [requests, batch], which are consecutive in each request from a random start, and wrap around.
 
     Source: MLPerf LoadGen's GenerateQueries for its multi-stream scenario.
     """

@@ -17,7 +17,7 @@ _ROUNDING = 1e-6
 
 
 def samples_needed(over: int, q: float, confidence: float = CONFIDENCE) -> int:
-    """Return the number of queries that shows that the q-th percentile does not exceed a bound, if `over` of them do.
+    """Return how many queries are needed to show that the q-th percentile is within a bound that `over` queries exceed.
 
     The result is the smallest n with P[Binomial(n, 1 - q/100) <= over] <= 1 - confidence.
 

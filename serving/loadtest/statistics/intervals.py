@@ -62,9 +62,9 @@ def ratio_of_percentiles(
         numerator: The counts [blocks, values] of the first target.
         denominator: The counts [blocks, values] of the second target.
         q: A number between 0 and 100.
-        paired: Whether the blocks i of both targets ran next to each other. If so, the blocks' ratios give the
-            variance, and a slowdown of both blocks cancels out. Otherwise the two targets vary independently, with
-            Welch's (1947) degrees of freedom.
+        paired: Whether the blocks i of both targets ran next to each other. The ratios of paired blocks give the
+            variance, and a slowdown of both blocks cancels out. Targets whose blocks are not paired vary independently,
+            with Welch's (1947) degrees of freedom.
 
     Raises:
         ValueError: q is out of range, or paired blocks differ in number.
