@@ -163,7 +163,7 @@ def rollback(name: str, version: int | None, folder: Path) -> None:
 )
 @_models
 def fit(name: str, fit: str, folder: Path) -> None:
-    """Record in a classifier's file how to resize pictures, in the same way as in the classifier's training.
+    """Record in a classifier's file how its training resized pictures.
 
     The version that serves is published again as the next version, with the same graph and weights. A classifier whose
     file does not record a fit accepts only pictures of its exact size. If you change the fit of an imported file, the
