@@ -38,7 +38,7 @@ def route() -> None:
 )
 @click.option("--name", default="fast-and-accurate", show_default=True, help="The route's name in the repository.")
 @click.option("--replace", is_flag=True, help="Replace an existing route.")
-@click.option("--dry-run", is_flag=True, help="Print the curve and the choice; write no file.")
+@click.option("--dry-run", is_flag=True, help="Print the curve and the choice; write nothing.")
 @limit_option
 @click.option("--data-dir", type=click.Path(path_type=Path), help="The data set's folder, if it was moved.")
 @samples_option
