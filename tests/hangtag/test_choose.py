@@ -210,5 +210,5 @@ def test_what_cannot_be_met_ends_with_the_nearest(models: Path) -> None:
     slow = choose(models, "--try", "0", "--p99", "1us", exit_code=1)
     assert "p99 within 1.00 µs with 64 in flight. The nearest is " in slow
     assert not (models / "none").exists()
-    assert "--data x.txt: name FILE.npz" in choose(models, "cnn-int8", "--data", "x.txt", exit_code=1)
+    assert "--data x.txt: give FILE.npz" in choose(models, "cnn-int8", "--data", "x.txt", exit_code=1)
     assert "another name with --write" in choose(models, "lstm-int8", "--write", "cnn-int8", exit_code=1)

@@ -56,7 +56,7 @@ def test_models_of_something_else(repository: Path, server: Server, name: str, h
 
 
 def test_models_and_servers_that_are_not_there(server: Server) -> None:
-    assert "the models there: broken_numbers, lstm, no_logits" in refused("gone", "--server", server.address)
+    assert "Its models are: broken_numbers, lstm, no_logits" in refused("gone", "--server", server.address)
     assert "version 7" in refused("lstm", "--server", server.address, "--model-version", 7)
     assert f"no server answers at {UNUSED_ADDRESS}" in refused("lstm", "--server", UNUSED_ADDRESS)
 

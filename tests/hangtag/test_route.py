@@ -59,7 +59,7 @@ def test_the_threshold_is_chosen_and_written_with_where_it_came_from(models: Pat
     assert f"Chosen: {bound:g}." in chosen
     assert f" Of such images {route['expected_sent_on']:.1%} go on to cnn" in chosen
     assert route["description"].startswith("Chosen by 'hangtag route tune lstm cnn --lose-at-most 0.5' on 2")
-    assert ": of 300 validation images " in route["description"]
+    assert ": of 300 validation images, " in route["description"]
     assert "; lstm@2 alone has " in route["description"]
     assert "hangtag models load chosen" in chosen
     # A larger loss sends fewer images on.

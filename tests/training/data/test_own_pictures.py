@@ -276,7 +276,7 @@ def test_files_that_are_no_idx_files_are_named_with_what_is_wrong(tmp_path: Path
     file.with_name(f"{file.name}.gz").unlink()
     file.write_bytes(whole)
     (root / "labels.txt").write_bytes(b"caf\xe9\nodd\n")
-    assert "labels.txt cannot be read (it is not UTF-8). Write a label in each line." in refused(f"idx:{root}")
+    assert "labels.txt cannot be read (it is not UTF-8). Write one label per line." in refused(f"idx:{root}")
 
 
 def test_what_a_published_set_repeats_is_in_one_split_and_its_test_stays_whole(tmp_path: Path) -> None:
@@ -371,6 +371,6 @@ def test_the_contact_sheet_has_a_row_for_each_class(tmp_path: Path) -> None:
     for label in ("G\u00e4nse", "G\u00e9nse", "\u732b"):
         photos = own_pictures.folder(tmp_path / f"of {label}", {label: 9, "dogs": 9})
         shown = invoke("data", "show", f"folder:{photos}", "--sheet", tmp_path / "sheet.png")
-        assert ("font, DejaVu Sans, lacks letters of \u732b." in shown.stderr) == (label == "\u732b")
+        assert ("font, DejaVu Sans, lacks letters of the labels \u732b." in shown.stderr) == (label == "\u732b")
         drawn[label] = Image.open(tmp_path / "sheet.png").crop((0, 0, 160, 160)).tobytes()
     assert len(set(drawn.values())) == 3
