@@ -14,7 +14,7 @@ import structlog
 
 from hangtag.training.data import fashion_mnist as data
 from hangtag.training.data.dataset import Split
-from tests.kit import sleeping_threads  # noqa: F401  its import does what it is for
+from tests.kit import sleeping_threads  # noqa: F401  the import itself changes ONNX Runtime's sessions
 
 pytest.register_assert_rewrite("tests.kit.browser")
 
@@ -25,21 +25,21 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 
-# A shell that starts the tests in the background lets them ignore Ctrl-C, and so would every process that they start.
+# A shell that starts the tests in the background makes them ignore Ctrl-C, and so would every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# A server in the tests' own process logs at any time, also while a command runs in this process whose output and errors
-# a test reads.
+# A server in the tests' own process may log at any time, also while a test reads the output and the errors of a command
+# that runs in this process.
 structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.__stderr__))
 
 
 SLOW = [Path(__file__).parent / name for name in ("e2e", "hangtag", "serving/loadtest", "serving/server/transport")]
-"""Folders whose files are slow, but for those that are marked as quick. In other folders a slow file is marked."""
+"""Folders whose tests are slow unless a file is marked as quick. In other folders, slow files are marked."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slow files, so that the quick ones fill what time the workers of pytest-xdist have at the end."""
+    """Run the slow files first, so that the quick ones fill the remaining time of the workers of pytest-xdist."""
     for item in items:
         if any(folder in item.path.parents for folder in SLOW) and not item.get_closest_marker("quick"):
             item.add_marker("slow")
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print how long the workers of pytest-xdist were busy with each folder, where all of them took over a minute."""
+    """Print how long the workers of pytest-xdist were busy with each folder that took over a minute in total."""
     seconds: dict[str, float] = defaultdict(float)
     for report in chain.from_iterable(terminalreporter.stats.values()):
         if isinstance(report, pytest.TestReport):
@@ -62,7 +62,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_torch_thread() -> Iterator[None]:
-    """Limits PyTorch to one thread where it is imported: results are then equal on every machine, and no slower."""
+    """Limits PyTorch to one thread if it is imported. Results are then equal on every machine, and no slower."""
     torch = sys.modules.get("torch")
     if torch is None:
         yield
@@ -75,7 +75,7 @@ def one_torch_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_decompression() -> Iterator[None]:
-    """Commands in this process decompress and check the files of Debian's package once, which nothing changes."""
+    """Makes commands in this process decompress and check the files of Debian's package once: they never change."""
     read, folder_of_package = data._read_checked, data.DEBIAN_DIR
     read_once = cache(read)
 

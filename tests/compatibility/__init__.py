@@ -1,1 +1,1 @@
-"""What earlier releases wrote, and what their clients send, still works: the README of each release names its files."""
+"""The files that earlier releases wrote and the calls of their clients still work. Each release's README lists them."""

@@ -1,4 +1,4 @@
-"""Earlier releases: what they wrote, and their clients in processes that import nothing of today's."""
+"""Earlier releases: the files that they wrote, and their clients, which run in processes without today's hangtag."""
 
 import json
 import os
@@ -64,11 +64,11 @@ class Release:
     """A release whose files and whose client must keep working.
 
     Attributes:
-        version: Its number.
-        imports: How a program imports its client.
-        gone: Options, variables and commands that releases after it removed, as docs/how-to/upgrade.md says.
-        accuracy: What its trained model has on the test set.
-        has_http: Whether its client calls servers over HTTP too.
+        version: The release's number.
+        imports: How a program imports the release's client.
+        gone: Options, variables and commands that later releases removed, as docs/how-to/upgrade.md says.
+        accuracy: The accuracy of the release's trained model on the test set.
+        has_http: Whether the release's client also calls servers over HTTP.
     """
 
     version: str
@@ -82,18 +82,18 @@ class Release:
         return Path(__file__).parent / f"release_{self.version.replace('.', '_')}"
 
     def read(self, name: str) -> Any:
-        """One of its JSON files."""
+        """Read one of the release's JSON files."""
         return json.loads((self.folder / name).read_text())
 
     def install(self, folder: Path) -> "Client":
-        """Unpack its client into a folder."""
+        """Unpack the release's client into a folder."""
         zipfile.ZipFile(self.folder / "client.zip").extractall(folder)
         return Client(self, folder)
 
 
 @dataclass(frozen=True)
 class Client:
-    """An earlier client, which runs in processes of its own."""
+    """The client of an earlier release, which runs in separate processes."""
 
     release: Release
     folder: Path
@@ -105,7 +105,7 @@ class Client:
         return json.loads(done.stdout)
 
     def hangtag(self, *arguments: str, exit_codes: Container[int] = (0,)) -> str:
-        """Run the earlier command to its end, and return what it printed."""
+        """Run the earlier release's command to its end, and return what it printed."""
         done = self._python("-m", "hangtag", *arguments)
         assert done.returncode in exit_codes, done.stderr
         return done.stdout
@@ -115,7 +115,7 @@ class Client:
         return subprocess.run(
             [sys.executable, *arguments],
             env=variables | {"PYTHONPATH": str(self.folder), "COLUMNS": "200"},
-            cwd=self.folder,  # python -c and -m import from the current folder first
+            cwd=self.folder,  # with -c and -m, Python imports from the current folder first
             capture_output=True,
             text=True,
             timeout=120,
@@ -123,9 +123,9 @@ class Client:
         )
 
 
-_PINGS = frozenset({"--min-ping-seconds", "HANGTAG_SERVE_MIN_PING_SECONDS"})  # before Envoy limited connections
-# Of `hangtag export --onnx`, in whose place `hangtag import` came; of the page about an export; of `models verify`; of
-# TensorBoard; and of the distances between labels.
+_PINGS = frozenset({"--min-ping-seconds", "HANGTAG_SERVE_MIN_PING_SECONDS"})  # until Envoy limited connections
+# Options that were removed: those of `hangtag export --onnx`, which `hangtag import` replaced, of the page about an
+# export, of `models verify`, of TensorBoard, and of the distances between labels.
 _GONE = frozenset(
     f"{prefix}{name if prefix == '--' else name.upper().replace('-', '_')}"
     for prefix in ("--", "HANGTAG_EXPORT_")

@@ -1,4 +1,4 @@
-"""Earlier releases: what they wrote is read, served and resumed, their options exist, and their clients call."""
+"""Earlier releases: hangtag reads, serves and resumes their files, keeps their options, and answers their clients."""
 
 import json
 import shutil
@@ -86,7 +86,7 @@ def test_every_option_and_variable_is_still_there(release: Release) -> None:
             continue
         command: click.Command | None = main
         for name in path.split():
-            subcommands = getattr(command, "commands", {})  # `hangtag loadtest` is a command and has one all the same
+            subcommands = getattr(command, "commands", {})  # `hangtag loadtest` is a command with a subcommand
             command = subcommands[name] if subcommands else main.get_command(click.Context(main), name)
         assert command is not None
         options = [option for option in command.params if isinstance(option, click.Option)]
@@ -106,7 +106,7 @@ SERVED = [(release, transport) for release in RELEASES for transport in ("native
 
 @pytest.fixture(scope="module", params=SERVED, ids=lambda served: f"{served[0].version}-{served[1]}")
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, Server]]:
-    """An earlier client, and today's server with that release's models."""
+    """An earlier release's client, and today's server with that release's models."""
     release, transport = request.param
     client = release.install(tmp_path_factory.mktemp("client"))
     with server(release.folder / "models", transport=transport) as running:
@@ -118,12 +118,12 @@ def test_every_call_is_answered_as_before(served: tuple[Client, Server]) -> None
     addresses = [running.address, *([f"http://{running.http_address}"] if client.release.has_http else [])]
     for address in addresses:
         now, before = client.call(address, PICTURES), client.release.read("answers.json")
-        now["parameters"] = [name for name in now["parameters"] if name in before["parameters"]]  # a release adds some
+        now["parameters"] = [name for name in now["parameters"] if name in before["parameters"]]  # ignore additions
         require_close(now, before, address)
 
 
 def require_close(now: Any, before: Any, where: str) -> None:
-    """Compare what JSON holds; numbers may differ by what another processor's rounding does."""
+    """Compare values from JSON. Numbers may differ by the rounding of another processor."""
     if isinstance(before, list):
         assert len(now) == len(before), where
         for index, pair in enumerate(zip(now, before, strict=True)):
@@ -146,7 +146,7 @@ def test_the_commands_work(served: tuple[Client, Server], tmp_path: Path) -> Non
     client.hangtag(
         *("loadtest", "lstm-56", *at, "--concurrency", "2", "--json", str(report)),
         *("--min-duration", "0.1", "--min-query-count", "50", "--warm-up", "0.05", "--blocks", "2"),
-        exit_codes=(0, 1),  # 1: the machine was too busy for a valid run
+        exit_codes=(0, 1),  # exit code 1: the machine was too busy for a valid run
     )
     (run,) = json.loads(report.read_text())["runs"]
     assert (run["target"], run["error_messages"]) == ("lstm-56", {})

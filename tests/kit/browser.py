@@ -1,4 +1,4 @@
-"""Pages in Chromium, and what is wrong with how they look."""
+"""Shows pages in Chromium, and finds faults in how they look."""
 
 import io
 import shutil
@@ -13,21 +13,21 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, Request, sync_playwright
 
-# Elements that reach beyond the window, or beyond a box that does not scroll; parts of an SVG have no such boxes, what
-# is wide may scroll in a box that is there for it, and what is hidden is for screen readers.
+# Find elements that reach beyond the window, or beyond a box that does not scroll. Parts of an SVG have no such boxes.
+# Wide elements may scroll in a box that is made for them, and hidden elements are for screen readers.
 OVERFLOWING = """() => [...document.querySelectorAll('body *:not(svg *)')]
   .filter(e => !e.closest('.scrolls, .hidden'))
   .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1
     || (e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0 && getComputedStyle(e).display !== 'inline'))
   .map(e => `${e.tagName}.${e.className}: ${e.textContent.trim().slice(0, 60)}`)"""
-# Labels of a picture's horizontal axis that begin before the one to their left has ended.
+# Labels of a chart's horizontal axis that begin before the label to their left has ended.
 COLLIDING = """() => [...document.querySelectorAll('svg')].flatMap(svg => {
   const labels = [...svg.querySelectorAll('[id*="xtick_"] text')].map(e => [e.getBoundingClientRect(), e.textContent]);
   labels.sort((a, b) => a[0].left - b[0].left);
   return labels.slice(1).filter((label, place) => label[0].left < labels[place][0].right + 2)
     .map(label => `${svg.getAttribute('aria-label')}: ${label[1]}`);
 })"""
-# Words and numbers that a line break falls into. Longer ones, such as a hash or a path, have to be broken.
+# Words and numbers that a line break divides. Longer words, such as a hash or a path, have to be divided.
 BROKEN = """() => {
   const broken = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
@@ -45,13 +45,13 @@ BROKEN = """() => {
   }
   return broken;
 }"""
-# Even the emptiest picture has this share of pixels that differ from its background.
+# Even the emptiest chart has this share of pixels that differ from its background.
 INK = 0.005
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium. Tests fail without it, because nothing else shows what a reader sees."""
+    """Debian's Chromium. Tests fail without Chromium, because nothing else shows what a reader sees."""
     executable = shutil.which("chromium")
     if executable is None:
         pytest.fail("chromium is missing: run 'make test', which installs it, or 'sudo apt-get install chromium'")
@@ -62,7 +62,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class Seen:
-    """A rendered page, and the browser's complaints about it."""
+    """A rendered page, and the complaints that the browser logs about it."""
 
     def __init__(self, page: Page, address: str) -> None:
         self.complaints: list[str] = []
@@ -73,17 +73,17 @@ class Seen:
         page.goto(address)
 
     def _take_failure(self, request: Request) -> None:
-        if request.failure != "net::ERR_ABORTED":  # the page itself gave it up, for a newer one
+        if request.failure != "net::ERR_ABORTED":  # the page itself aborted the request, for a newer one
             self.complaints.append(f"failed: {request.url}: {request.failure}")
 
     @property
     def faults(self) -> list[str]:
-        """What reaches too far, collides, or is broken."""
+        """Elements that reach too far, labels that collide, and words that are broken."""
         return [fault for script in (OVERFLOWING, COLLIDING, BROKEN) for fault in self._page.evaluate(script)]
 
     @property
     def undrawn(self) -> list[str]:
-        """The labels of empty pictures."""
+        """The labels of charts that are empty."""
         whole = Image.open(io.BytesIO(self._page.screenshot(full_page=True, type="jpeg"))).convert("RGB")
         empty = []
         for picture in self._page.query_selector_all("svg"):
@@ -97,19 +97,19 @@ class Seen:
         return empty
 
     def require_scheme(self, scheme: str) -> None:
-        """Fail if the page is not in the colours of this scheme, "light" or "dark", or hard to read."""
+        """Fail if the page is hard to read or does not have the colours of this scheme, "light" or "dark"."""
         background = self.brightness("body", "backgroundColor")
         assert (background < 128) is (scheme == "dark")
         assert abs(background - self.brightness("h1", "color")) > 150
 
     def brightness(self, selector: str, what: str) -> float:
-        """Of a colour (0 black, 255 white)."""
+        """The brightness of an element's colour (0: black, 255: white)."""
         colour = self._page.evaluate(f"() => getComputedStyle(document.querySelector('{selector}')).{what}")
         return float(np.mean([int(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]))
 
 
 def require_good_looks(browser: Browser, file: Path) -> None:
-    """Fail if a page is broken on a wide screen in the light, or on a phone in the dark."""
+    """Fail if a page is broken in the light scheme on a wide screen, or in the dark scheme on a phone."""
     page = browser.new_page()
     for width, scheme in ((1280, "light"), (390, "dark")):
         page.set_viewport_size({"width": width, "height": 900})
@@ -124,7 +124,7 @@ def require_good_looks(browser: Browser, file: Path) -> None:
 
 
 def require_accessible(browser: Browser, address: str) -> None:
-    """Fail if axe-core finds what a screen reader, or somebody who does not see well, would stumble over."""
+    """Fail if axe-core finds an obstacle for a screen reader, or for a person who does not see well."""
     schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
     for scheme in schemes:
         page = browser.new_page(bypass_csp=True, color_scheme=scheme)  # axe itself is a script

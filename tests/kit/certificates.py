@@ -1,4 +1,4 @@
-"""Certificate authorities, the certificates that they issued, and the options and credentials that name their files."""
+"""Certificate authorities, certificates issued by them, and the options and credentials that name their files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ TOKEN = "a-token-of-sixteen-and-more"
 
 @dataclass
 class Certificates:
-    """Two authorities, ``ours`` and ``strangers``, each with a certificate for a server and one for a client."""
+    """Two authorities, ``ours`` and ``strangers``. Each has issued a certificate for a server and one for a client."""
 
     folder: Path
 
@@ -35,23 +35,23 @@ class Certificates:
         return self.folder / f"{name}.key"
 
     def issue(self, name: str, by: str, *hosts: str, **validity: Any) -> None:
-        """Write a certificate, and its key, in place of those of this name.
+        """Write a certificate and its key, and replace the files of this name.
 
         Args:
-            name: Of the files.
-            by: The authority.
-            hosts: What it is for; by default 127.0.0.1.
-            validity: ``not_before`` and ``not_after``; by default it is valid now.
+            name: The name of the files.
+            by: The authority that issues the certificate.
+            hosts: The hosts that the certificate is for; by default 127.0.0.1.
+            validity: ``not_before`` and ``not_after``. By default, the certificate is valid now.
         """
         issued = self.authorities[by].issue_cert(*(hosts or ("127.0.0.1",)), **validity)
         self.cert(name).write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
         self.key(name).write_bytes(issued.private_key_pem.bytes())
 
     def server(self, **more: Path) -> dict[str, Any]:
-        """The settings of a server whose clients trust ``ours``."""
+        """The TLS settings of a server; its clients trust ``ours``."""
         return {"tls_cert": self.cert("server-of-ours"), "tls_key": self.key("server-of-ours"), **more}
 
     def client(self, by: str | None = "ours") -> Credentials:
-        """A client's credentials that trust ``ours``, with a certificate by an authority, or without."""
+        """Credentials of a client that trusts ``ours``; the authority ``by`` issued its certificate, unless None."""
         name = f"client-of-{by}"
         return Credentials(self.ca(), *((self.cert(name), self.key(name)) if by else ()))

@@ -12,46 +12,46 @@ from tests.kit.waiting import until
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 TRACE, PARENT = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
 TRACEPARENT = f"00-{TRACE:032x}-{PARENT:016x}-01"
-"""The header of a caller whose own span is PARENT, in TRACE."""
+"""The header that a caller sends if its own span is PARENT in TRACE."""
 
 
 class Collector:
-    """Keeps what it gets. ``endpoint`` is for a server's otlp_endpoint."""
+    """A collector that keeps what it receives. ``endpoint`` is for a server's otlp_endpoint."""
 
     def __init__(self) -> None:
         self.endpoint = ""
         self._resources: tuple[Any, ...] = ()
 
     def export(self, requests: Iterator[bytes], _context: object) -> Iterator[Any]:
-        """The method of the service."""
+        """Export, the method of the collector's service."""
         for request in requests:
             self._resources += tuple(trace_service_pb2.ExportTraceServiceRequest.FromString(request).resource_spans)
             yield trace_service_pb2.ExportTraceServiceResponse()
 
     @property
     def resources(self) -> list[Any]:
-        """What came: for each message of a server the server's description and its spans."""
+        """The received messages, each with the server's description and its spans."""
         return list(self._resources)
 
     @property
     def spans(self) -> list[Any]:
-        """The spans that have come, in this order."""
+        """The received spans, in the order in which they came."""
         return [span for resource in self.resources for scope in resource.scope_spans for span in scope.spans]
 
     def wait_for(self, name: str) -> Any:
-        """Wait for a span whose name ends so; returns the first."""
+        """Wait for a span whose name has this ending. Returns the first one."""
         until(lambda: any(span.name.endswith(name) for span in self.spans))
         return next(span for span in self.spans if span.name.endswith(name))
 
 
 def attributes(span: Any) -> dict[str, Any]:
-    """A span's attributes, or those of a resource, by their names."""
+    """The attributes of a span or of a resource, by their names."""
     return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in span.attributes}
 
 
 @contextmanager
 def collecting() -> Iterator[Collector]:
-    """A collector that listens inside the block."""
+    """A collector that listens while the context is open."""
     collector = Collector()
     with grpc_server({EXPORT: collector.export}, threads=1) as address:
         collector.endpoint = f"http://{address}"

@@ -1,4 +1,4 @@
-"""A small network of PyTorch that tells which colour a picture has, as others export it, and pictures for it."""
+"""A small PyTorch network that recognizes a picture's colour, exported as third parties do, and pictures for it."""
 
 import warnings
 from pathlib import Path
@@ -17,7 +17,7 @@ PREPROCESSING = f"size={SIZE}x{SIZE} fit=crop scale=255 mean=0.4,0.5,0.6 std=0.2
 
 
 def export(file: Path) -> None:
-    """Export it by torch.onnx.export: FP32 [batch, 3, 24, 24] -> logits, with the axes' names that PyTorch gives."""
+    """Export the network with torch.onnx.export: FP32 [batch, 3, 24, 24] -> logits. The axes have PyTorch's names."""
     import torch
     from torch import nn
 
@@ -31,7 +31,7 @@ def export(file: Path) -> None:
     network = nn.Sequential(first, nn.ReLU(), nn.AvgPool2d(SIZE), nn.Flatten(), last).eval()
     pixels = torch.rand(2, 3, SIZE, SIZE)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's and onnxscript's own
+        warnings.simplefilter("ignore")  # ignore the warnings of PyTorch and onnxscript
         torch.onnx.export(
             network,
             (pixels,),
@@ -50,14 +50,14 @@ def in_text(
     last: str = "logits = Identity(scores)",
     axes: str = "{2, 3}",
 ) -> onnx.ModelProto:
-    """A network without PyTorch: the mean of each channel, ten times. ``image`` and ``logits`` are its own names.
+    """A network without PyTorch, which answers ten times each channel's mean. ``image`` and ``logits`` are its names.
 
     Args:
-        taken: The type of its input ``image``.
-        answered: Of its output ``logits``.
-        first: Nodes that make FP32 ``pixels`` of it.
-        last: Nodes that make ``logits`` of ``scores``.
-        axes: Of height and width.
+        taken: The type and shape of the input ``image``.
+        answered: The type and shape of the output ``logits``.
+        first: Nodes that compute FP32 ``pixels`` from ``image``.
+        last: Nodes that compute ``logits`` from ``scores``.
+        axes: The numbers of the height's and the width's axes.
     """
     return from_text(
         f"""({taken} image) => ({answered} logits) <int64[2] axes = {axes}, float ten = {{10}}> {{
@@ -70,7 +70,7 @@ def in_text(
 
 
 def pictures(folder: Path, count: int = 20) -> Path:
-    """Write pictures of several sizes into a folder for each colour; returns the folder."""
+    """Write pictures of several sizes into a folder for each colour. Returns the folder of these folders."""
     random = np.random.default_rng(0)
     for channel, colour in enumerate(COLOURS):
         (folder / colour).mkdir(parents=True)
@@ -80,7 +80,7 @@ def pictures(folder: Path, count: int = 20) -> Path:
 
 
 def picture(random: np.random.Generator, channel: int, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Noise, with more of one channel."""
+    """A picture of noise in which one channel is stronger."""
     pixels = random.integers(0, 160, (height, width, 3), dtype=np.uint8)
     pixels[:, :, channel] += 90
     return pixels

@@ -1,7 +1,7 @@
-"""Runs the command ``hangtag`` in this process or in one of its own, and follows the log of ``hangtag serve``.
+"""Runs the command ``hangtag`` in this process or in another one, and follows the log of ``hangtag serve``.
 
-A process of its own is forked from one that has imported the command, which saves the seconds that the imports take;
-with ``script`` it is the console script that users start.
+The other process is forked from one that has imported the command, which saves the seconds that the imports take. With
+``script`` the process is the console script that users start.
 """
 
 import hashlib
@@ -27,11 +27,11 @@ from tests.kit.waiting import TIMEOUT
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(sys.executable).with_name("hangtag")
 COMMAND_SECONDS = 200.0
-"""The most time for a command that ends by itself; one that trains or exports takes long on a busy machine."""
+"""The longest time for a command that ends by itself. Training or exporting takes long on a busy machine."""
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment without the variables that configure the command, and with ``more``."""
+    """This process's environment without the variables that configure the command, but with ``more``."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HANGTAG_", "GRPC_", "ORT_"))}
     ours = {
         "PYTHONPATH": str(ROOT),
@@ -50,15 +50,15 @@ def invoke(
     typed: str | bytes | None = None,
     command: click.Command = main,
 ) -> Result:
-    """Run the command in this process to its end; an exception that it does not handle is raised.
+    """Run the command in this process to its end, and raise an exception that the command does not handle.
 
     Args:
-        arguments: The command's.
-        exit_code: The one that it must have: 2 is an error of usage, 1 any other; None: any.
-        variables: Added to the environment.
+        arguments: The command's arguments.
+        exit_code: The expected exit code. 2 is a usage error, 1 any other error; None allows any exit code.
+        variables: Variables that are added to the environment.
         columns: The width of the console.
-        typed: What standard input holds.
-        command: Another one than ``hangtag``.
+        typed: The contents of standard input.
+        command: The command; by default ``hangtag``.
     """
     environment = {"COLUMNS": str(columns), **(variables or {})}
     result = CliRunner().invoke(command, list(map(str, arguments)), input=typed, env=environment)
@@ -75,14 +75,14 @@ def refusal(
     alone: bool = False,
     variables: Mapping[str, str] | None = None,
 ) -> str:
-    """Run the command in this process, which must end with an error; return that, one line of text.
+    """Run the command in this process, which must end with an error, and return the error's single line of text.
 
     Args:
-        arguments: The command's.
-        exit_code: As for ``invoke``.
-        unchanged: A folder that must be left as it was, with nothing on standard output.
-        alone: Nothing but the error is printed: no progress, no warning.
-        variables: Added to the environment.
+        arguments: The command's arguments.
+        exit_code: The expected exit code, as for ``invoke``.
+        unchanged: A folder that the command must not change. Standard output must then be empty.
+        alone: The command must print only the error, without progress or warnings.
+        variables: Variables that are added to the environment.
     """
     before = contents(unchanged) if unchanged else {}
     result = invoke(*arguments, exit_code=exit_code, variables=variables, columns=500)
@@ -96,7 +96,7 @@ def refusal(
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every path under the folder: a file's digest, or "folder"."""
+    """Every path under the folder, with a file's digest or "folder"."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in folder.rglob("*")
@@ -106,14 +106,14 @@ def contents(folder: Path) -> dict[str, str]:
 def hangtag(
     *arguments: object, script: bool = False, first: str = "", exit_codes: Container[int] | None = None, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own to its end. What a forked one prints must fit into a pipe.
+    """Run the command in another process to its end. The output of a forked process must fit into a pipe.
 
     Args:
-        arguments: The command's.
-        script: Start the console script, and do not fork.
+        arguments: The command's arguments.
+        script: Start the console script instead of forking.
         first: Python statements that a forked process executes before the command.
-        exit_codes: Those that are right; any where it is None.
-        more: Added to the environment.
+        exit_codes: The allowed exit codes; None allows any.
+        more: Variables that are added to the environment.
     """
     texts = list(map(str, arguments))
     if script:
@@ -129,7 +129,7 @@ def hangtag(
 
 
 def without(modules: Sequence[str], *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end in a new process, in which these modules cannot be imported."""
+    """Run the command to its end in a new process that cannot import these modules."""
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({list(modules)}))\n"
         f"from hangtag.cli import main; main({list(map(str, arguments))})"
@@ -144,33 +144,33 @@ def python(code: str, **more: str) -> subprocess.CompletedProcess[str]:
 
 
 def with_limits(**limits: float) -> str:
-    """Python statements that change the defaults of `Limits` in a process, for the ``first`` of `Serving`."""
+    """Python statements that change the defaults of `Limits` in a process. ``Serving`` takes them as ``first``."""
     return f"from hangtag.serving.server.config.limits import Limits; Limits.__init__.__kwdefaults__.update({limits!r})"
 
 
 def last_line(text: str) -> str:
-    """The last line of what a command wrote, which has no traceback."""
+    """The last line that a command wrote. Its output must not contain a traceback."""
     assert "Traceback" not in text
     return text.splitlines()[-1]
 
 
 class Serving:
-    """A running ``hangtag serve``; a thread reads its log."""
+    """A running ``hangtag serve``, whose log a thread reads."""
 
     def __init__(self, *arguments: object, first: str = "", script: bool = False, **more: str) -> None:
         """Start the command.
 
         Args:
-            arguments: Those of ``hangtag serve``.
+            arguments: The arguments of ``hangtag serve``.
             first: Python statements that the forked process executes before the command.
-            script: Start the console script, and do not fork.
-            more: Added to the environment.
+            script: Start the console script instead of forking.
+            more: Variables that are added to the environment.
         """
         command = ["serve", *map(str, arguments)]
         if script:
             variables = environment(**more)
             process = subprocess.Popen([SCRIPT, *command], env=variables, stderr=subprocess.PIPE, text=True)
-            self.process = cast(forkserver.Forked, process)  # which has the interface of Popen
+            self.process = cast(forkserver.Forked, process)  # Forked has Popen's interface
         else:
             self.process = forkserver.hangtag(command, variables=environment(**more), first=first)
         self.log: list[str] = []
@@ -180,11 +180,11 @@ class Serving:
         self._reader.start()
 
     def wait_for(self, event: str) -> str:
-        """Wait for the log's line of this event. Raises AssertionError if the process ends without it."""
+        """Wait for this event's line in the log. Raises AssertionError if the process ends without the line."""
         return self.wait_for_count(event, 1)[0]
 
     def wait_for_count(self, event: str, count: int) -> list[str]:
-        """Wait until the log has this many lines of this event; returns all of them."""
+        """Wait until the log has this many lines of this event. Returns all these lines."""
 
         def lines() -> list[str]:
             return [line for line in self.log if f"event={event} " in f"{line.strip()} "]
@@ -196,17 +196,17 @@ class Serving:
 
     @property
     def address(self) -> str:
-        """HOST:PORT of gRPC, once the server is ready."""
+        """HOST:PORT for gRPC, once the server is ready."""
         return self._value("ready", "address")
 
     @property
     def http_address(self) -> str:
-        """HOST:PORT of HTTP, once the server is ready."""
+        """HOST:PORT for HTTP, once the server is ready."""
         return self._value("ready", "http")
 
     @property
     def metrics_url(self) -> str:
-        """Where the server's metrics are."""
+        """The address of the server's metrics."""
         return self._value("metrics", "url")
 
     def metrics(self) -> str:
@@ -217,13 +217,13 @@ class Serving:
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        """Wait for the process to end; returns its exit code. ``log`` is complete then."""
+        """Wait for the process to end, and return its exit code. ``log`` is then complete."""
         code = self.process.wait(TIMEOUT)
         self._reader.join(TIMEOUT)
         return code
 
     def _value(self, event: str, key: str) -> str:
-        """What a line of the log says of a key."""
+        """The value of a key in a line of the log."""
         match = re.search(rf"\b{key}=(\S+)", self.wait_for(event))
         assert match
         return match[1]
@@ -240,7 +240,7 @@ class Serving:
 
 @contextmanager
 def serving(*arguments: object, first: str = "", script: bool = False, **more: str) -> Iterator[Serving]:
-    """A server process that does not outlive the test; ``Serving`` has the arguments."""
+    """A server process that ends with the test. ``Serving`` explains the arguments."""
     server = Serving(*arguments, first=first, script=script, **more)
     with server.process:
         try:

@@ -1,4 +1,4 @@
-"""The client's side of a bidirectional stream, a message at a time."""
+"""The client's side of a bidirectional stream, one message at a time."""
 
 import queue
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from tests.kit.waiting import TIMEOUT
 
 
 class Conversation:
-    """Sends and receives when a test says so. A None among what is sent is the end of it."""
+    """A client that sends and receives when a test decides. A None among the requests ends the sending."""
 
     def __init__(self, method: Callable[..., Any], *sent: Any, timeout: float | None = TIMEOUT, **options: Any) -> None:
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -20,7 +20,7 @@ class Conversation:
         self.call = method(self._outgoing(), timeout=timeout, **options)
 
     def send(self, *requests: Any) -> None:
-        """Send these messages, at once and in this order."""
+        """Send these messages immediately and in this order."""
         for one in requests:
             self._requests.put(one)
 
@@ -29,12 +29,12 @@ class Conversation:
         return next(self.call)
 
     def finish(self) -> list[Any]:
-        """Send nothing more; all that is still answered. Raises the stream's error."""
+        """End the sending, and return the remaining answers. Raises the stream's error."""
         self._requests.put(None)
         return list(self.call)
 
     def end(self) -> tuple[grpc.StatusCode, str]:
-        """The status and message with which the server ends the stream, and no answer more."""
+        """The status and message with which the server ends the stream, without a further answer."""
         answers = []
         try:
             answers = list(self.call)
@@ -48,7 +48,7 @@ class Conversation:
 
 
 def gather(value: int, name: str = "", **parameters: int) -> pb.ModelInferRequest:
-    """Answered with ten times the value; 99 fails."""
+    """A request that the server answers with ten times the value; the value 99 fails."""
     sent = request("gather", index=index(value))
     sent.id = name
     for key, parameter in parameters.items():

@@ -1,4 +1,4 @@
-"""Every datatype of the protocol: the field of its typed contents, and two values at the ends of its range."""
+"""Every datatype of the protocol, with the field of its typed contents and two values at the ends of its range."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ FIELDS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-"""FP16 has none."""
+"""The field of a datatype's typed contents; FP16 has none."""
 VALUES: dict[str, list[object]] = {
     "BOOL": [True, False],
     "UINT8": [0, 255],

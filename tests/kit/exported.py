@@ -1,4 +1,4 @@
-"""Runs and their exports that many test files read, each made once for a whole test run."""
+"""Runs and their exports that many test files read. A test run creates each of them once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ from tests.kit.once import once
 Garments = Split
 """The type of the fixture ``garments``: images [n, 28, 28] with their classes."""
 FEW = 300
-"""As many test images as the four batches of 64 that are compared, and some more."""
+"""The number of test images: more than the four batches of 64 that the gate compares."""
 CANVASES = 100
-"""Of networks that answer with label sets, which are slower."""
+"""The number of test images for networks that answer with label sets, which are slower."""
 _SOURCES = ("training", "export", "hangtag", "serving/server/runtime", "tests/kit/runs.py")
-"""What decides what is trained and exported, for tests/kit/once.py."""
+"""The sources that determine what is trained and exported, for tests/kit/once.py."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A run, its network in PyTorch, and what its export published into a repository of its own."""
+    """A run, its network in PyTorch, and the files that its export published into a separate repository."""
 
     run: Run
     network: nn.Module
@@ -47,7 +47,7 @@ class Exported:
 
     @property
     def graph(self) -> onnx.ModelProto:
-        """A copy of the published graph, which another export of the run may take instead of exporting the network."""
+        """A copy of the published graph. Another export of the run may use this copy and skip exporting the network."""
         return onnx.load(self.file)
 
 
@@ -62,10 +62,10 @@ def publish(
     canvases: int = exporter.CANVASES,
     **options: Any,
 ) -> Published:
-    """Export a run by the function behind ``hangtag export RUN``, on few test images; options as it has them.
+    """Export a run with the function behind ``hangtag export RUN``, on few test images. That function has the options.
 
     Args:
-        calibrate_on: The images that validate, on which a temperature is fitted; None for no temperature.
+        calibrate_on: The validation images on which a temperature is fitted; None for no temperature.
     """
     data = garments.of(test, calibrate_on or test, test)
     fit = calibrate_on is not None
@@ -73,7 +73,7 @@ def publish(
 
 
 def refused(run: Run, folder: Path, test: Garments, error: type[UserError] = UserError, **options: Any) -> str:
-    """The reason, in one line, why the folder's models/ gets no export of this run; the folder is left as it was."""
+    """The reason, in one line, for refusing to export this run. The refusal must leave the folder unchanged."""
     before = contents(folder)
     with pytest.raises(error) as caught:
         publish(run, folder / "models", test, **options)
@@ -86,7 +86,7 @@ def refused(run: Run, folder: Path, test: Garments, error: type[UserError] = Use
 def fault(
     exported: Exported, folder: Path, test: Garments, change: Callable[[onnx.ModelProto], object] = str, **options: Any
 ) -> str:
-    """What the gate says of the graph after ``change``, which gets a copy and changes it. Nothing is published."""
+    """The gate's message about a copy of the graph that ``change`` has modified. Nothing is published."""
     graph = exported.graph
     change(graph)
     message = refused(exported.run, folder, test, GateError, graph=graph, **options)
@@ -100,14 +100,14 @@ def single_label(factory: pytest.TempPathFactory, model: str) -> Exported:
 
 
 def learned_lstm(factory: pytest.TempPathFactory) -> Exported:
-    """An LSTM that has learned 300 images: its answers tell rounding from a fault."""
+    """An LSTM that was trained on 300 images, so that its answers distinguish rounding from a fault."""
     return _once(
         factory, "learned-lstm", lambda folder, few: runs.train(folder / "run", "lstm", few, images=FEW, epochs=12)
     )
 
 
 def label_sets(factory: pytest.TempPathFactory, model: str) -> Exported:
-    """A network with random weights that give label sets of every size: a CNN-RNN by paths, its baselines by scores."""
+    """A network with random weights, whose label sets have every size: CNN-RNN with paths, baselines with scores."""
 
     def make(folder: Path, few: Garments) -> Run:
         network = runs.decisive_cnn_rnn(few) if model == "cnn_rnn" else runs.decisive_scores(model, few)
@@ -117,7 +117,7 @@ def label_sets(factory: pytest.TempPathFactory, model: str) -> Exported:
 
 
 def _once(factory: pytest.TempPathFactory, name: str, train: Callable[[Path, Garments], Run]) -> Exported:
-    """What the export of a run publishes, which ``train`` makes with a folder and the first test images."""
+    """The exported run that ``train`` creates from a folder and the first test images."""
 
     def make(folder: Path) -> Exported:
         test = data.load_test().first(FEW)
@@ -132,7 +132,7 @@ def _once(factory: pytest.TempPathFactory, name: str, train: Callable[[Path, Gar
 
 @dataclass(frozen=True)
 class Export:
-    """What ``hangtag export`` did in a folder of its own, with models/ in it, and its output."""
+    """A folder with models/ in which ``hangtag export`` runs, and the command's output."""
 
     folder: Path
     stdout: str
@@ -140,7 +140,7 @@ class Export:
 
 
 def published_in(folder: Path, *arguments: object) -> Export:
-    """Export with the command's default folders in this one."""
+    """Export with the command's default folders in this folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         result = invoke("export", *arguments)
@@ -148,17 +148,17 @@ def published_in(folder: Path, *arguments: object) -> Export:
 
 
 def importing(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> list[object]:
-    """The command that publishes this file, which it writes, as ``theirs`` into the folder's models/."""
+    """Write this file, and return the command that publishes it as ``theirs`` into the folder's models/."""
     file = folder / "theirs.onnx"
     file.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     return ["import", file, "--name", "theirs", "--models", folder / "models", *more]
 
 
 def imported(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> Result:
-    """Publish such a file."""
+    """Publish this file as ``theirs``."""
     return invoke(*importing(folder, model, *more))
 
 
 def import_refused(folder: Path, model: onnx.ModelProto | bytes, *more: object) -> str:
-    """The message about such a file; nothing is written, not even the repository's folder."""
+    """The message that refuses this file. The command writes nothing, not even the repository's folder."""
     return refusal(*importing(folder, model, *more), unchanged=folder)

@@ -1,4 +1,4 @@
-"""A small Open Inference Protocol server on a real socket, over gRPC or HTTP: a test decides its answers and delays."""
+"""A small Open Inference Protocol server on a real socket, over gRPC or HTTP. A test decides its answers and delays."""
 
 import itertools
 import json
@@ -14,7 +14,7 @@ from hangtag.protos import inference_pb2 as pb
 from studies.stubs import serve_inference
 from tests.kit.other_servers import Answer, web_server
 
-# Called before the answer to each ModelInfer call with its number, from 0. It may wait, or abort through the context.
+# Called before the answer to each ModelInfer call with the call's number, from 0. A behaviour may wait or abort.
 Behaviour = Callable[[int, Any], None]
 Tensor = pb.ModelMetadataResponse.TensorMetadata
 IMAGE = Tensor(name="image", datatype="UINT8", shape=[-1, 28, 28])
@@ -27,7 +27,7 @@ HTTP_STATUSES = {
 
 
 class FakeServer:
-    """Models `fast` and `slow`, and `loading`, which never becomes ready; a test may add others."""
+    """Serves the models `fast`, `slow` and `loading`, which never becomes ready. A test may add other models."""
 
     def __init__(self) -> None:
         self.address = ""
@@ -41,7 +41,7 @@ class FakeServer:
         self.versions = ["1"]
         self.configs: Mapping[str, pb.ModelConfig] = {}  # ModelConfig is an extension that not every server has.
         self.keeps_statistics = True  # ModelStatistics is another extension.
-        # What a model's counters say, given how many of its calls were answered; None where they cannot be read.
+        # The reported counters of a model, given how many of its calls were answered; None if they cannot be read.
         self.counters: Callable[[str, int], int | None] = lambda model, answered: answered
         self._numbers = itertools.count()
         self._lock = threading.Lock()
@@ -107,7 +107,7 @@ class FakeServer:
         self.behaviour(number, context)
 
     def over_http(self, path: str) -> Answer:
-        """Answer a request of HTTP, whose body is not read. Every model takes images, and answers without outputs."""
+        """Answer a request over HTTP without reading its body. Every model accepts images; no answer has outputs."""
         _, *words = path.strip("/").split("/")  # v2
         if words[-1:] == ["infer"]:
             try:
@@ -146,7 +146,7 @@ def _json(value: object) -> Answer:
 def running(
     servicer: FakeServer, at: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None
 ) -> Iterator[FakeServer]:
-    """Run the servicer over gRPC on this machine while the context is open, on a free port unless `at` names one."""
+    """Run the servicer over gRPC on this machine while the context is open, on the port ``at`` or on a free port."""
     options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1)]
     server = grpc.server(futures.ThreadPoolExecutor(16), options=options)
     serve_inference(servicer, server)
@@ -161,7 +161,7 @@ def running(
 
 @contextmanager
 def running_over_http(servicer: FakeServer) -> Iterator[FakeServer]:
-    """Run the servicer over HTTP on this machine while the context is open; its address is then a URL."""
+    """Run the servicer over HTTP on this machine while the context is open. The yielded address is a URL."""
     with web_server(servicer.over_http) as address:
         servicer.address = f"http://{address}"
         yield servicer

@@ -1,8 +1,8 @@
-"""Processes that are forked from one that has imported what they need, so that none spends seconds on imports.
+"""Forks processes from one that has imported what they need, so that no process spends seconds on imports.
 
-They are processes like any other: each has its own working directory, environment, standard output, standard error and
-exit code, and gets signals. Only the imports at their start and Python's finalisation at their end are left out; the
-servers of tests/e2e are the console script itself, with both.
+The forked processes are ordinary processes: each has a working directory, environment, standard output, standard error
+and exit code, and receives signals. Only the imports at the start and Python's finalisation at the end are left out.
+The servers of tests/e2e are the console script itself, with both.
 """
 
 import multiprocessing
@@ -25,7 +25,7 @@ import pytest
 CONTEXT = multiprocessing.get_context("forkserver")
 _ALWAYS = ["__main__", "tests.kit.preloaded"]  # __main__: pytest
 _FOR_TRAINING = [
-    "torch._dynamo",  # which PyTorch's optimizers import when the first is made
+    "torch._dynamo",  # PyTorch's optimizers import it when the first is created
     "hangtag.training.cli",
     "hangtag.export.cli",
     "hangtag.export.child_process",
@@ -35,14 +35,14 @@ CONTEXT.set_forkserver_preload(_ALWAYS)
 
 
 def preload_training() -> None:
-    """Let the server import PyTorch too. The conftest of tests that need it calls this; others do without the wait."""
+    """Make the server import PyTorch too. Only the conftest of tests that need PyTorch calls this function."""
     CONTEXT.set_forkserver_preload(_ALWAYS + _FOR_TRAINING)
 
 
 class Forked:
-    """A function in a forked process, with the part of subprocess.Popen's interface that tests use.
+    """A function in a forked process, with the parts of subprocess.Popen's interface that tests use.
 
-    Leaving the context kills the process if it still runs.
+    Leaving the context kills the process if it is still running.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class Forked:
         """Start ``work(*arguments)``, which can be pickled, in this process's working directory.
 
         Args:
-            work: What the process does.
-            arguments: Of ``work``.
-            variables: The whole environment; None: this process's.
+            work: The function that the process calls.
+            arguments: The arguments of ``work``.
+            variables: The process's whole environment; None: the environment of this process.
         """
         readers, writers = zip(*(CONTEXT.Pipe(duplex=False) for _ in range(2)), strict=True)
         self._process = CONTEXT.Process(
@@ -72,7 +72,7 @@ class Forked:
 
     @property
     def returncode(self) -> int | None:
-        """The exit code, minus the signal's number if a signal ended the process; None while it runs."""
+        """The exit code, or the negated number of the signal that ended the process; None while the process runs."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
@@ -95,7 +95,7 @@ class Forked:
         return self._process.exitcode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """What the process wrote, once it has ended; each output must fit into a pipe. Raises TimeoutExpired."""
+        """The output of the process after its end. Each of both outputs must fit into a pipe. Raises TimeoutExpired."""
         self.wait(timeout)
         return self.stdout.read(), self.stderr.read()
 
@@ -110,7 +110,7 @@ class Forked:
 
 
 class ForkedModule(Forked):
-    """``python -P -m MODULE ARGUMENT…`` with the arguments and the interface of subprocess.Popen that export uses."""
+    """``python -P -m MODULE ARGUMENT…``, with the arguments and the part of subprocess.Popen that the export uses."""
 
     def __init__(self, command: Sequence[str], **_: object) -> None:
         super().__init__(_run_module, command[command.index("-m") + 1 :])
@@ -118,7 +118,7 @@ class ForkedModule(Forked):
 
 @contextmanager
 def forked_children() -> Iterator[None]:
-    """The export's child processes, each of which runs a file, are forked inside the block."""
+    """Fork the export's child processes while the context is open. Each child process runs a file."""
     forking = SimpleNamespace(**vars(subprocess) | {"Popen": ForkedModule})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hangtag.export.child_process.subprocess", forking)
@@ -126,11 +126,11 @@ def forked_children() -> Iterator[None]:
 
 
 def hangtag(arguments: Sequence[str | Path], *, variables: Mapping[str, str] | None = None, first: str = "") -> Forked:
-    """Start the command with these arguments, as its console script does.
+    """Start the command with these arguments, as the console script does.
 
     Args:
-        arguments: The command's.
-        variables: The whole environment; None: this process's.
+        arguments: The command's arguments.
+        variables: The process's whole environment; None: the environment of this process.
         first: Python statements that the process executes before the command.
     """
     return Forked(_command, list(map(str, arguments)), first, variables=variables)
@@ -147,7 +147,7 @@ def _command(arguments: list[str], first: str) -> None:
 def _run_module(arguments: list[str]) -> None:
     sys.argv[:] = arguments
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # runpy warns that the module was imported before, which is the point
+        warnings.simplefilter("ignore")  # ignore runpy's warning that the module was already imported: this is intended
         runpy.run_module(arguments[0], run_name="__main__")
 
 

@@ -1,4 +1,4 @@
-"""The real garments of Fashion-MNIST for tests: the whole data set, and the same with few test images."""
+"""The real garments of Fashion-MNIST for tests: the whole data set, and a data set with few test images."""
 
 from dataclasses import replace
 from functools import cache
@@ -13,7 +13,7 @@ from hangtag.training.data.fashion_mnist import DIGEST, LABELS
 __all__ = ["DIGEST", "FEW_FIRST", "LABELS", "Dataset", "Images", "Split", "few", "of", "use_few", "whole"]
 
 FEW_FIRST = "import pytest; from tests.kit import garments; garments.use_few(pytest.MonkeyPatch())"
-"""Statements after which a forked process, too, loads few test images."""
+"""Statements that make a forked process, too, load few test images."""
 
 
 _load = fashion_mnist.load
@@ -21,7 +21,7 @@ _load = fashion_mnist.load
 
 @cache
 def whole() -> Dataset:
-    """The published data set. If it is missing, the error says how to get it."""
+    """The published data set. If the data set is missing, the error explains how to get it."""
     return _load()
 
 
@@ -37,7 +37,7 @@ def of(train: Split, validation: Split, test: Split) -> Dataset:
 
 
 def use_few(patch: pytest.MonkeyPatch) -> None:
-    """Let commands in this process load few test images, unless they name a folder with --data-dir."""
+    """Make commands in this process load few test images, unless they name a folder with --data-dir."""
 
     def load_few(data_dir: Path | None = None) -> Dataset:
         return few() if data_dir is None else _load(data_dir)

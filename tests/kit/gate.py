@@ -1,4 +1,4 @@
-"""A factory of runtimes with a gate before each, at which a test holds back, counts, fails and computes batches."""
+"""A factory of runtimes with a gate, at which a test delays, counts, fails and computes batches."""
 
 import threading
 import time
@@ -22,7 +22,7 @@ Script = Callable[[Array], Array]
 
 
 class Stop:
-    """Where what comes waits until a test lets it go on."""
+    """A point at which threads wait until a test releases them."""
 
     def __init__(self) -> None:
         self._released = threading.Event()
@@ -34,16 +34,16 @@ class Stop:
         assert self._released.wait(TIMEOUT)
 
     def wait(self) -> None:
-        """Wait until one more has come."""
+        """Wait until one more thread has reached this point."""
         assert self._reached.acquire(timeout=TIMEOUT)
 
     def release(self) -> None:
-        """Let go on what waits here, and all that comes later."""
+        """Release the threads that wait here and all that come later."""
         self._released.set()
 
 
 class Held(Stop):
-    """A script that stops each batch with a certain value, and answers with its input."""
+    """A script that stops each batch that contains a certain value, and answers with the batch's input."""
 
     def __init__(self, value: float = 9) -> None:
         super().__init__()
@@ -56,24 +56,24 @@ class Held(Stop):
 
 
 def echo(x: Array) -> Array:
-    """Answers with its input."""
+    """Answers with the input."""
     return x
 
 
 class Gate(Stop):
-    """What a test sees of the batches of one model from a certain moment on, and whether they may be computed."""
+    """Observes the batches of one model from a certain moment on, and decides when they may be computed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.batch_sizes: list[int] = []
-        """How many samples each batch had that reached the runtime, in this order."""
+        """The number of samples in each batch that reached the runtime, in the order of the batches."""
         self.begun: list[float] = []
-        """When each of them reached it, on the monotonic clock."""
+        """The time at which each batch reached the runtime, on the monotonic clock."""
         self.delay = 0.0
-        """How many seconds more each batch takes once the gate is open."""
+        """The number of seconds by which each batch is delayed once the gate is open."""
 
     def open(self) -> None:
-        """Let the batches be computed that wait here, and all later ones."""
+        """Let the waiting batches and all later ones be computed."""
         self.release()
 
     def wait_until_computing(self) -> None:
@@ -81,7 +81,7 @@ class Gate(Stop):
         self.wait()
 
     def pass_through(self, samples: int) -> None:
-        """Count a batch, and return when it may be computed."""
+        """Count a batch, and return when the batch may be computed."""
         self.batch_sizes.append(samples)
         self.begun.append(time.monotonic())
         self.stop()
@@ -99,7 +99,7 @@ class _GatedRuntime(Runtime):
         super().close()
 
     def run(self, inputs: Any, *, alone: bool = False) -> Any:
-        failure = self.failure  # of now: a batch that waits at the gate is computed as when it came
+        failure = self.failure  # as of now: a batch that waits at the gate keeps the outcome of its arrival
         if self.gate is not None:
             self.gate.pass_through(len(next(iter(inputs.values()))))
         if failure is not None:
@@ -109,7 +109,7 @@ class _GatedRuntime(Runtime):
 
 
 class Gates:
-    """The factory: ``Server(config, runtimes=Gates())``. Batches are computed as without it, until a test says so.
+    """The factory: ``Server(config, runtimes=Gates())``. Batches are computed normally until a test intervenes.
 
     Example:
         with gates.closed("gather") as gate:
@@ -119,19 +119,19 @@ class Gates:
     """
 
     def __init__(self, on_load: Callable[[Runtime], object] = lambda _: None) -> None:
-        """on_load is called with each runtime as soon as it has loaded its file, ``runtime.path``."""
+        """on_load is called with each runtime as soon as the runtime has loaded its file, ``runtime.path``."""
         self.scripts: dict[str, Script] = {}
         self.batches: defaultdict[str, list[list[float]]] = defaultdict(list)
-        """By model the first column of each batch that a script computed."""
+        """The first column of each batch that a script computed, by model."""
         self.alone: defaultdict[str, list[bool]] = defaultdict(list)
-        """Whether each of them might use every thread."""
+        """Whether each batch that a script computed was allowed to use every thread."""
         self._on_load = on_load
         self._lock = threading.Lock()
         self._loaded: WeakSet[_GatedRuntime] = WeakSet()
         self._held_loads: dict[str, Stop] = {}
 
     def __call__(self, path: Path, **options: Any) -> Runtime:
-        """Load a file, with the arguments of Runtime."""
+        """Load a file. The arguments are those of Runtime."""
         held = self._held_loads.get(_model(path))
         if held is not None:
             held.stop()
@@ -143,14 +143,14 @@ class Gates:
         return runtime
 
     def play(self, **scripts: Script) -> None:
-        """Compute by these from now on, by the model's name, and other models by their files. The loading of a version
-        computes too, to see whether requests may be joined; so play once the server is ready."""
+        """Compute with these scripts from now on, by the models' names; other models compute with their files. Loading
+        also computes, to find out whether requests can be batched, so call this once the server is ready."""
         self.scripts = scripts
 
     @contextmanager
     def closed(self, model: str) -> Iterator[Gate]:
-        """Let the batches of a model's loaded versions wait until the gate is opened, at the block's end at the latest.
-        Versions that are loaded later have no gate."""
+        """Hold back the batches of a model's loaded versions until the gate is opened or the block ends. Versions that
+        are loaded later have no gate."""
         gate = self._attach(model)
         try:
             yield gate
@@ -158,19 +158,19 @@ class Gates:
             gate.open()
 
     def counted(self, model: str) -> Gate:
-        """A gate that is open: it counts the batches of a model's loaded versions."""
+        """An open gate, which counts the batches of a model's loaded versions."""
         gate = self._attach(model)
         gate.open()
         return gate
 
     def loaded(self, model: str) -> int:
-        """How many versions of a model have open sessions, those included that serve no more."""
+        """The number of a model's versions that have open sessions, including versions that no longer serve."""
         with self._lock:
             return sum(_model(runtime.path) == model and not runtime.closed for runtime in self._loaded)
 
     @contextmanager
     def failing(self, model: str) -> Iterator[None]:
-        """Let the batches of a model's loaded versions fail that come inside the block, by no caller's fault."""
+        """Make the batches that reach a model's loaded versions inside the block fail with an error of the server."""
         for runtime in self._runtimes(model):
             runtime.failure = InferenceError("ONNX Runtime failed: on purpose")
         try:
@@ -181,7 +181,7 @@ class Gates:
 
     @contextmanager
     def held_load(self, model: str) -> Iterator[Stop]:
-        """Hold back the loads of a model that begin inside the block until they may go on, at its end at the latest."""
+        """Hold back the loads of a model that begin inside the block, until they are released or the block ends."""
         held = self._held_loads[model] = Stop()
         try:
             yield held
@@ -212,5 +212,5 @@ class Gates:
 
 
 def _model(path: Path) -> str:
-    """The name of the model whose file this is, <models>/<name>/<version>/model.onnx."""
+    """The name of the model that has this file, <models>/<name>/<version>/model.onnx."""
     return path.parents[1].name

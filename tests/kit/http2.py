@@ -1,4 +1,4 @@
-"""Frames of HTTP/2, for what no gRPC client or server would send."""
+"""Frames of HTTP/2 that no gRPC client or server would send."""
 
 import struct
 
@@ -11,11 +11,11 @@ def frame(kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0, l
     """One frame (RFC 9113, 4.1).
 
     Args:
-        kind: Its type, such as DATA.
-        payload: Its contents.
-        flags: Such as END_STREAM.
+        kind: The frame's type, such as DATA.
+        payload: The frame's contents.
+        flags: The frame's flags, such as END_STREAM.
         stream: The stream's number; 0 is the connection.
-        length: The payload's bytes as the frame states them; by default it tells the truth.
+        length: The length of the payload in bytes, as the frame states it; by default the true length.
     """
     size = len(payload) if length is None else length
     return (
@@ -27,7 +27,7 @@ def frame(kind: int, payload: bytes = b"", *, flags: int = 0, stream: int = 0, l
 
 
 def text(value: str | bytes) -> bytes:
-    """HPACK's plain string (RFC 7541, 5.2), up to 16,510 bytes."""
+    """A plain string of HPACK (RFC 7541, 5.2), up to 16,510 bytes."""
     plain = value if isinstance(value, bytes) else value.encode()
     beyond = len(plain) - 127
     if beyond < 0:
@@ -36,7 +36,7 @@ def text(value: str | bytes) -> bytes:
 
 
 def header(name: str, value: str | bytes) -> bytes:
-    """HPACK's literal without indexing."""
+    """A literal header field of HPACK without indexing."""
     return b"\x00" + text(name) + text(value)
 
 
@@ -53,6 +53,6 @@ OPEN = PREFACE + frame(SETTINGS)
 
 
 def call(stream: int, *, flags: int = END_HEADERS, path: str | bytes = HEADER_VALUES[":path"]) -> bytes:
-    """The frame of headers that begins a call; with these flags its message may follow."""
+    """The HEADERS frame that begins a call. With these flags a message may follow."""
     fields = HEADER_VALUES | {":path": path}
     return frame(HEADERS, b"".join(header(*field) for field in fields.items()), flags=flags, stream=stream)

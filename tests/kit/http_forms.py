@@ -1,4 +1,4 @@
-"""How each method of the service looks over HTTP: what is sent for gRPC's message, and what an answer stands for."""
+"""How each method of the service looks over HTTP: the request for gRPC's message, and the meaning of the response."""
 
 import json
 import urllib.parse
@@ -21,19 +21,19 @@ class Sent(NamedTuple):
     verb: str
     path: str
     body: bytes = b""
-    headers: dict[str, str] = {}  # noqa: RUF012  nothing changes it
+    headers: dict[str, str] = {}  # noqa: RUF012  nothing changes this dictionary
 
 
 class HttpError(grpc.RpcError):
-    """A refusal, with the code that gRPC has for it."""
+    """A refusal, with the status code that gRPC uses for it."""
 
     def __init__(self, code: grpc.StatusCode, details: str, status: int = 0) -> None:
         """Make the error of a call.
 
         Args:
-            code: The status that gRPC has for it.
+            code: The status code that gRPC uses for the error.
             details: The server's message.
-            status: HTTP's; 0 where no answer came.
+            status: HTTP's status; 0 if no answer came.
         """
         super().__init__(details)
         self._code, self._details, self.status = code, details, status
@@ -50,21 +50,21 @@ class Form:
     """How a method of the service looks over HTTP."""
 
     sent: Callable[[Any, float | None], Sent]
-    """Gets the message and the seconds until the call's deadline."""
+    """Builds the request from the message and the seconds until the call's deadline."""
     received: Callable[[Answer], Any]
-    """Gets an answer that is no refusal."""
+    """Builds gRPC's response from an answer that is no refusal."""
     no_refusals: tuple[int, ...] = ()
-    """Statuses other than 200 that are no refusals here."""
+    """Statuses other than 200 that are no refusals for this method."""
 
     def read(self, answer: Answer) -> Any:
-        """Return what gRPC would have brought. Raises HttpError for a refusal."""
+        """Return the response that gRPC would return. Raises HttpError for a refusal."""
         if answer.status == 200 or answer.status in self.no_refusals:
             return self.received(answer)
         raise HttpError(answer.code, answer.error, answer.status)
 
 
 def _infer_sent(request: pb.ModelInferRequest, timeout: float | None) -> Sent:
-    """Put the deadline into the parameter that carries it over HTTP, unless the request has one."""
+    """Put the deadline into the parameter that carries deadlines over HTTP, unless the request already has one."""
     if timeout is not None and "timeout" not in request.parameters:
         own, request = request, pb.ModelInferRequest()
         request.CopyFrom(own)
@@ -114,7 +114,7 @@ def _statistics(message: pb.ModelStatisticsRequest, _timeout: float | None) -> S
 
 
 def _classify(message: Any, timeout: float | None) -> Sent:
-    """Of ClassifyRequest and CompareRequest, whose images have the same fields."""
+    """The request for a ClassifyRequest or a CompareRequest, whose images have the same fields."""
     if isinstance(message, classifier_pb2.ClassifyRequest):
         choices = [(message.model_name, message.model_version)]
     else:

@@ -1,4 +1,4 @@
-"""Every kind of client behind the methods of ``Client``, so that one test covers them all."""
+"""Gives every kind of client the methods of ``Client``, so that one test covers all kinds."""
 
 import asyncio
 import threading
@@ -18,7 +18,7 @@ _END = object()
 
 
 class Blocking:
-    """An AsyncClient on an event loop in a thread; each method waits for its result."""
+    """An AsyncClient on an event loop in a thread. Each method waits for its result."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         self._client = AsyncClient(*arguments, **settings)  # outside of the loop, as a program may do
@@ -64,7 +64,7 @@ class Kind:
     http: bool
 
     def of(self, server: Server) -> str:
-        """HOST:PORT where a server speaks this protocol."""
+        """The HOST:PORT at which a server speaks this protocol."""
         return server.http_address if self.http else server.address
 
     def ports(self, address: str) -> dict[str, Any]:
@@ -72,12 +72,12 @@ class Kind:
         return {"port": 0, "http_port": 0, "http_port" if self.http else "port": int(address.rpartition(":")[2])}
 
     def text(self, address: str, *, tls: bool = False) -> str:
-        """What a client is given for HOST:PORT."""
+        """The address that a client needs for HOST:PORT."""
         scheme = "https://" if tls else "http://"
         return f"{scheme}{address}" if self.http else address
 
     def open(self, address: str, **settings: Any) -> Client:
-        """Return a client of the server at HOST:PORT, with TLS if there is an authority to trust."""
+        """Return a client of the server at HOST:PORT. If ``credentials`` name an authority to trust, it uses TLS."""
         credentials = settings.get("credentials")
         text = self.text(address, tls=credentials is not None and credentials.tls_ca is not None)
         return cast(Client, Blocking(text, **settings)) if self.asynchronous else Client(text, **settings)
@@ -93,7 +93,7 @@ http_kinds = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.htt
 
 
 def message_of(code: grpc.StatusCode, call: Callable[..., object], *arguments: Any) -> str:
-    """The message of the ClientError, with this code, that a call raises."""
+    """The message of the ClientError that a call raises; the error must have this code."""
     with pytest.raises(ClientError) as caught:
         call(*arguments)
     assert caught.value.code is code
@@ -101,7 +101,7 @@ def message_of(code: grpc.StatusCode, call: Callable[..., object], *arguments: A
 
 
 def _iterable(argument: Any) -> Any:
-    """An iterator as an asynchronous one, which waits for its items in a thread: those of tests may block."""
+    """Make an iterator asynchronous. Its items are awaited in a thread, because the iterators of tests may block."""
     return _in_a_thread(argument) if isinstance(argument, Iterator) else argument
 
 

@@ -1,4 +1,4 @@
-"""A TCP link to a server that a test can cut, silence, or let lie."""
+"""A TCP link to a server that a test can cut, silence or corrupt."""
 
 import socket
 import threading
@@ -7,14 +7,14 @@ from contextlib import contextmanager, suppress
 
 
 class Link:
-    """Forwards connections to a server, but closes the first ones unanswered, and others when a test says so."""
+    """Forwards connections to a server, but closes the first ones unanswered, and later ones when a test decides."""
 
     def __init__(self, server: str, refused: int = 0) -> None:
-        """Accept connections. ``connections`` counts them, and ``answered_bytes`` what came from the server.
+        """Accept connections. ``connections`` counts them, and ``answered_bytes`` counts the bytes from the server.
 
         Args:
-            server: HOST:PORT where connections go.
-            refused: How many connections are closed at once.
+            server: HOST:PORT to which connections are forwarded.
+            refused: The number of connections that are closed immediately.
         """
         host, _, port = server.rpartition(":")
         self._server = (host, int(port))
@@ -23,7 +23,7 @@ class Link:
         self._open: list[socket.socket] = []
         self._mute: set[socket.socket] = set()
         self.alter: Callable[[bytes], bytes] = bytes
-        """What becomes of the bytes that come from the server; one that raises OSError cuts the connection."""
+        """Changes the bytes that come from the server. If the function raises OSError, the link cuts the connection."""
         self.connections = 0
         self.answered_bytes = 0
         threading.Thread(target=self._accept, daemon=True).start()
@@ -33,14 +33,14 @@ class Link:
         return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     def cut(self) -> None:
-        """Close the connections that there are; later ones are forwarded."""
+        """Close the existing connections. Later connections are forwarded."""
         cut, self._open = self._open, []
         for end in cut:
             with suppress(OSError):  # the other side has closed it
                 end.shutdown(socket.SHUT_RDWR)
 
     def lose_answers(self) -> None:
-        """Forward nothing more from the server on the connections that there are; later ones are whole."""
+        """Stop forwarding the server's bytes on the existing connections. Later connections work in both directions."""
         self._mute = set(self._open[::2])
 
     def close(self) -> None:
@@ -59,7 +59,7 @@ class Link:
                     continue
                 try:
                     server = socket.create_connection(self._server)
-                except OSError:  # it is down
+                except OSError:  # the server is down
                     client.close()
                     continue
                 self._open += [client, server]

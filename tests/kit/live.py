@@ -1,4 +1,4 @@
-"""A real server on a free port, with real stubs of it, and gates that hold back its batches."""
+"""A real server on a free port, real stubs of the server, and gates that hold back its batches."""
 
 import socket
 import threading
@@ -25,18 +25,18 @@ Array = npt.NDArray[Any]
 
 
 class LiveServer:
-    """The server and every stub of it."""
+    """The server and every stub for calling it."""
 
     def __init__(self, config: ServerConfig, runtimes: RuntimeFactory | None = None, **arguments: Any) -> None:
-        """Make a server that does not run yet.
+        """Create a server that is not running yet.
 
         Args:
-            config: Its settings.
-            runtimes: Loads the models in place of ``gates``.
-            arguments: Further ones of Server.
+            config: The server's settings.
+            runtimes: The factory that loads the models, instead of ``gates``.
+            arguments: Further arguments of Server.
         """
         self.gates = Gates()
-        """Hold back the batches of its models."""
+        """The gates that hold back batches of the server's models."""
         self.server = Server(config, runtimes=runtimes or self.gates, **arguments)
 
     def connect(self) -> grpc.Channel:
@@ -48,7 +48,7 @@ class LiveServer:
         return self
 
     def open_stubs(self) -> None:
-        """Connect to a server that listens already, though it may still be loading its models."""
+        """Connect to a server that is already listening, even if the server is still loading its models."""
         self.channel = self.connect()
         self.inference = InferenceStub(self.channel)
         self.classifier = ClassifierStub(self.channel)
@@ -60,8 +60,8 @@ class LiveServer:
 
     @contextmanager
     def loading(self, model: str) -> Iterator[Callable[[], None]]:
-        """Run the server inside the block, which begins while it loads this model. The yielded function lets the load
-        continue, and returns once the server has started."""
+        """Run the server inside the block, which begins while the server loads this model. The yielded function lets
+        the load continue, and returns once the server has started."""
         starting = threading.Thread(target=self.server.start)
         with self.gates.held_load(model) as load, ExitStack() as stack:
 
@@ -79,8 +79,8 @@ class LiveServer:
 
     @contextmanager
     def stopping(self, grace: float = 3600.0) -> Iterator[threading.Thread]:
-        """Stop the server in a thread, which drains for at most this many seconds. Inside the block it has begun to,
-        and after it, it must end."""
+        """Stop the server in a thread, which drains for at most this many seconds. The block begins once the stop has
+        begun. After the block, the server must end."""
         thread = threading.Thread(target=self.server.stop, args=(grace,))
         thread.start()
         try:
@@ -92,35 +92,35 @@ class LiveServer:
 
     @contextmanager
     def caller(self) -> Iterator[Callable[[pb.ModelInferRequest], pb.ModelInferResponse]]:
-        """ModelInfer on a connection of its own, which all its calls share."""
+        """Yield a function that calls ModelInfer. All its calls share one separate connection."""
         with self.connect() as channel:
             stub = InferenceStub(channel)
             yield lambda request: stub.ModelInfer(request, timeout=TIMEOUT)
 
     def ready(self, name: str = "") -> bool:
-        """Whether the server takes requests, or a model of it does."""
+        """Whether the server, or the model with this name, is ready."""
         if name:
             return bool(self.inference.ModelReady(pb.ModelReadyRequest(name=name), timeout=TIMEOUT).ready)
         return bool(self.inference.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT).ready)
 
     def queued(self, name: str) -> int:
-        """How many requests wait in a model's queue."""
+        """The number of requests that wait in a model's queue."""
         return sum(version.queued for version in self.server.state().versions if version.name == name)
 
     def wait_until_queued(self, name: str, count: int) -> None:
-        """Wait until this many requests are in a model's queue, not counting those being computed."""
+        """Wait until a model's queue holds this many requests, not counting requests that are being computed."""
         until(lambda: self.queued(name) == count)
 
     def wait_until_failed(self, name: str, count: int) -> None:
-        """Wait until this many requests of a model have failed. A cancelled one may count after its client has left."""
+        """Wait until this many requests of a model have failed. A cancelled call may count after its client leaves."""
         until(lambda: self.statistics(name).inference_stats.fail.count == count)
 
     def begin(self, sent: pb.ModelInferRequest, timeout: float = TIMEOUT) -> Any:
-        """A call that is on its way."""
+        """Start a call, and return it while it is in flight."""
         return self.inference.ModelInfer.future(sent, timeout=timeout)
 
     def occupy(self, gate: Gate, *sent: pb.ModelInferRequest) -> list[Any]:
-        """Calls of a model with one instance: it computes the first call, and the others wait in this order."""
+        """Calls of a model with one instance. The model computes the first call, and the others wait in this order."""
         calls = [self.begin(sent[0])]
         gate.wait_until_computing()
         for waiting, one in enumerate(sent[1:], start=1):
@@ -129,11 +129,11 @@ class LiveServer:
         return calls
 
     def infer(self, sent: pb.ModelInferRequest) -> dict[str, Array]:
-        """Call ModelInfer; returns its outputs by name."""
+        """Call ModelInfer, and return the outputs by name."""
         return outputs(self.inference.ModelInfer(sent, timeout=TIMEOUT))
 
     def statistics(self, name: str) -> pb.ModelStatistics:
-        """What the server has counted of the one version of a model that it serves."""
+        """The server's statistics of the only version of a model that it serves."""
         response = self.inference.ModelStatistics(pb.ModelStatisticsRequest(name=name), timeout=TIMEOUT)
         statistics: pb.ModelStatistics
         (statistics,) = response.model_stats
@@ -141,7 +141,7 @@ class LiveServer:
 
 
 def request(model: str, **inputs: Array) -> pb.ModelInferRequest:
-    """A request with raw contents."""
+    """A request with raw_input_contents."""
     return pb.ModelInferRequest(
         model_name=model,
         inputs=[
@@ -153,7 +153,7 @@ def request(model: str, **inputs: Array) -> pb.ModelInferRequest:
 
 
 def outputs(response: pb.ModelInferResponse) -> dict[str, Array]:
-    """The outputs of an answer with raw contents, by name."""
+    """The outputs of an answer with raw_output_contents, by name."""
     return {
         output.name: tensors.from_raw(output.datatype, output.shape, raw)
         for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)
@@ -161,17 +161,17 @@ def outputs(response: pb.ModelInferResponse) -> dict[str, Array]:
 
 
 def number(value: float) -> Array:
-    """One sample for ``free_axis``, which answers with its sum."""
+    """One sample for ``free_axis``, which answers with the sample's sum."""
     return np.array([[value]], np.float32)
 
 
 def index(*values: int) -> Array:
-    """Samples for ``gather``, which answers with ten times each; 99 is out of range, and fails its batch."""
+    """Samples for ``gather``, which answers with ten times each index. Index 99 is out of range; it fails its batch."""
     return np.array(values, np.int64)
 
 
 def failure(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
-    """The status and the message that a call ends with."""
+    """The status and the message with which a call ends."""
     try:
         call()
     except grpc.RpcError as error:
@@ -180,7 +180,7 @@ def failure(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Whether the server has closed a connection. What came over it is thrown away; it no longer blocks."""
+    """Whether the server has closed a connection. Received bytes are discarded, and the socket becomes non-blocking."""
     connection.setblocking(False)
     try:
         while connection.recv(65536):

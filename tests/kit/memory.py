@@ -1,22 +1,22 @@
-"""What a process holds in memory, as Linux counts it."""
+"""The memory that a process holds, as Linux counts it."""
 
 import re
 from pathlib import Path
 
 
 def held(process: int | str = "self") -> int:
-    """Bytes that a process holds, by its id."""
+    """The bytes that the process with this id holds."""
     return _bytes(process, "VmRSS")
 
 
 def held_with_children(process: int) -> int:
-    """Bytes that a process and those that it has started hold."""
+    """The bytes that a process and its child processes hold."""
     lists = Path(f"/proc/{process}/task").glob("*/children")
     return held(process) + sum(held(int(child)) for each in lists for child in each.read_text().split())
 
 
 def most_held(process: int | str = "self") -> int:
-    """The most bytes that a process has ever held."""
+    """The largest number of bytes that a process has ever held."""
     return _bytes(process, "VmHWM")
 
 

@@ -1,4 +1,4 @@
-"""Small networks to convert, one of whose layers is sensitive to 8 bits, and samples for them."""
+"""Small networks to convert, one of which has a layer that is sensitive to 8 bits, and samples for them."""
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,9 @@ def weights(seed: int, *shape: int) -> Array:
 
 
 def sensitive() -> onnx.ModelProto:
-    """Three matrix products. 8 bits destroy `fragile`.
+    """Three matrix products. The layer `fragile` fails in 8 bits.
 
-    Its inputs differ by a factor of 10,000 in size, and the small ones alone are passed on.
+    The inputs of `fragile` differ by a factor of 10,000 in size, and only the small ones are passed on.
     """
     scale = np.ones(FEATURES, np.float32)
     scale[FEATURES // 2 :] = 1e4
@@ -35,16 +35,16 @@ def sensitive() -> onnx.ModelProto:
 
 
 def robust() -> onnx.ModelProto:
-    """One matrix product, in which 8 bits change little."""
+    """One matrix product, which 8 bits change little."""
     return scoring("{ [last] scores = MatMul(x, last) }")
 
 
 def scoring(text: str, **constants: Array) -> onnx.ModelProto:
-    """x FP32 [batch, 16] -> scores FP32 [batch, 5], by these constants, nodes, and weights ``last``."""
+    """x FP32 [batch, 16] -> scores FP32 [batch, 5], from these nodes and constants and the weights ``last``."""
     signature = f"(float[batch, {FEATURES}] x) => (float[batch, {LABELS}] scores)"
     return from_text(f"{signature} {text}", None, **({"last": weights(2, FEATURES, LABELS)} | constants))
 
 
 def samples(count: int = 200, seed: int = 0) -> Array:
-    """x [count, 16]."""
+    """Samples x [count, 16]."""
     return weights(100 + seed, count, FEATURES)

@@ -1,4 +1,4 @@
-"""Makes and reads ONNX files with metadata or external data, and runs them in ONNX Runtime alone."""
+"""Creates and reads ONNX files with metadata or external data, and runs files in plain ONNX Runtime."""
 
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ Array = npt.NDArray[Any]
 
 
 def metadata(file: Path) -> dict[str, str]:
-    """The file's metadata under ``hangtag.``, by keys without that prefix."""
+    """The file's metadata under ``hangtag.``, by keys without this prefix."""
     entries = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
     return {key.removeprefix("hangtag."): value for key, value in entries.items() if key.startswith("hangtag.")}
 
 
 def with_metadata(model: Path | onnx.ModelProto, **changed: str | None) -> onnx.ModelProto:
-    """The model, of a file or in memory, with other values under ``hangtag.``; None removes one."""
+    """The model, from a file or from memory, with changed values under ``hangtag.``; None removes a value."""
     model = onnx.load(model) if isinstance(model, Path) else model
     own = {entry.key: entry.value for entry in model.metadata_props}
     all_of_them = own | {f"hangtag.{key}": value for key, value in changed.items()}
@@ -31,7 +31,7 @@ def with_metadata(model: Path | onnx.ModelProto, **changed: str | None) -> onnx.
 def with_external_weights(
     place: str, datatype: onnx.TensorProto.DataType, size: int, offset: int = 0
 ) -> onnx.ModelProto:
-    """x [batch, size] -> y: x plus weights of the same datatype, which begin so far into the file at ``place``."""
+    """x [batch, size] -> y: x plus weights of the same datatype, which begin at this offset of the file ``place``."""
     tensor = datatype, ("batch", size)
     built = onnx_models.model([onnx.helper.make_node("Add", ["x", "w"], ["y"])], {"x": tensor}, {"y": tensor})
     weights = built.graph.initializer.add(name="w", data_type=datatype, dims=[size])
@@ -43,12 +43,12 @@ def with_external_weights(
 
 
 def answers(model: Path | onnx.ModelProto, batch: int = 50, **inputs: Array) -> dict[str, Array]:
-    """Every output for these inputs, by name.
+    """Every output for these inputs, by the output's name.
 
     Args:
         model: A file, or a model in memory.
-        batch: How many of the inputs' rows are run at a time.
-        inputs: The first axis of each holds the samples.
+        batch: The number of the inputs' rows in each run.
+        inputs: The inputs by name. The first axis of each input holds the samples.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -89,20 +89,20 @@ def initializer(model: onnx.ModelProto, name: str) -> Array:
 
 
 def add(model: onnx.ModelProto, name: str, amount: float, at: int | slice = slice(None)) -> None:
-    """Add to the values of the initializer with this name, or to those at one place."""
+    """Add an amount to the initializer with this name, to all values or to those at one place."""
     values = initializer(model, name)
     values[at] += amount
     replace(model, name, values)
 
 
 def remake(model: onnx.ModelProto, output: str, text: str, **constants: Array) -> None:
-    """Let other nodes make an output, from what its own node now makes as ``before``.
+    """Compute an output with other nodes. ``before`` is the value that the output's own node computes.
 
     Args:
-        model: Is changed.
+        model: The model, which this function changes.
         output: The output's name.
-        text: ``<constants> { nodes }``, as in ``from_text``.
-        constants: As in ``from_text``.
+        text: ``<constants> { nodes }``, as for ``from_text``.
+        constants: Constants, as for ``from_text``.
     """
     added = onnx_models.from_text(f"() => () {text}", None, **constants).graph
     ((place, maker),) = [(at, node) for at, node in enumerate(model.graph.node) if output in node.output]

@@ -1,7 +1,7 @@
-"""Build small real ONNX models that answer with label sets. The pixels determine the answer, so a test can choose it.
+"""Builds small ONNX models that answer with label sets. The pixels determine the answer, so a test can choose it.
 
-image UINT8 [batch, 64, 64]: the first ten pixels of row 0 are the labels' probabilities, in 255ths; the first five of
-row 1 the path, as one more than each label, 0 for none; the first of row 2 the path's probability, in 255ths.
+image UINT8 [batch, 64, 64]: the first ten pixels of row 0 are the labels' probabilities in 255ths, the first five of
+row 1 are the path (each label's number plus 1; 0 for none), the first of row 2 is the path's probability in 255ths.
 """
 
 import json
@@ -19,7 +19,7 @@ DISTANCES = [[abs(i - j) / 10 for j in range(10)] for i in range(10)]
 
 
 def image(probabilities: Sequence[int], path: Sequence[int] = (), path_probability: int = 0) -> npt.NDArray[np.uint8]:
-    """The image [64, 64] with this answer; probabilities in 255ths, the path's labels from 0."""
+    """An image [64, 64] that determines this answer: probabilities in 255ths, and a path whose labels begin at 0."""
     pixels = np.zeros((SIZE, SIZE), np.uint8)
     pixels[0, : len(probabilities)] = probabilities
     pixels[1, : len(path)] = np.array(path, np.uint8) + 1
@@ -28,7 +28,7 @@ def image(probabilities: Sequence[int], path: Sequence[int] = (), path_probabili
 
 
 def label_path(**metadata: str) -> onnx.ModelProto:
-    """path INT64 [batch, 5], path_probability FP32 [batch], probabilities FP32 [batch, 10]: as CNN-RNN's."""
+    """path INT64 [batch, 5], path_probability FP32 [batch], probabilities FP32 [batch, 10], as CNN-RNN answers."""
     return from_text(
         f"""({_IMAGE}) => (int64[batch, 5] path, float[batch] path_probability, {_PROBABILITIES})
         <{_CONSTANTS}, int64[2] path_begin = {{1, 0}}, int64[2] path_end = {{2, 5}}, int64 one = {{1}},
@@ -49,7 +49,7 @@ def label_path(**metadata: str) -> onnx.ModelProto:
 
 
 def label_threshold(**metadata: str) -> onnx.ModelProto:
-    """probabilities FP32 [batch, 10]: the threshold in the metadata selects the set."""
+    """probabilities FP32 [batch, 10]; the threshold in the metadata selects the set."""
     return from_text(f"({_IMAGE}) => ({_PROBABILITIES}) <{_CONSTANTS}> {{ {_NODES} }}", _metadata(metadata))
 
 
@@ -69,7 +69,7 @@ def _metadata(changed: dict[str, str]) -> dict[str, str]:
 
 
 def publish_all(models: Path) -> None:
-    """Publish a model with a path, one with a threshold, and one with single labels and their distances."""
+    """Publish three models: one with a path, one with a threshold, and one with single labels and their distances."""
     publish(models, "path", label_path())
     publish(models, "half", label_threshold())
     publish(models, "rivals", label_threshold(task="single_label", label_distances=json.dumps(DISTANCES)))

@@ -1,4 +1,4 @@
-"""Build small real ONNX models, node by node or from ONNX's text, and put them into a model repository."""
+"""Builds small ONNX models, node by node or from ONNX's text format, and puts them into a model repository."""
 
 import base64
 import json
@@ -51,18 +51,18 @@ def model(
 def from_text(
     text: str, metadata: Mapping[str, str] | None = None, **constants: npt.NDArray[np.generic]
 ) -> onnx.ModelProto:
-    """Build a model from ONNX's text: ``(inputs) => (outputs) <constants> { nodes }``, with a name for a free axis.
+    """Build a model from ONNX's text: ``(inputs) => (outputs) <constants> { nodes }``. A free axis has a name.
 
     Args:
-        text: The graph without its name. ``Cast`` has the number of a type: 1 is FP32, 6 INT32, 7 INT64, 8 a string.
-        metadata: The model's.
-        constants: Those that are too large for the text.
+        text: The graph without its name. ``Cast`` needs a type's number: 1 is FP32, 6 INT32, 7 INT64, 8 a string.
+        metadata: The model's metadata.
+        constants: Constants that are too large for the text.
     """
     graph = onnx.parser.parse_graph(f"test {text}")
     named = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     del graph.initializer[:]
     for node in graph.node:
-        node.ClearField("domain")  # that of ONNX, which helper.make_node leaves out too
+        node.ClearField("domain")  # ONNX's own domain, which helper.make_node leaves out too
     return _of_graph(graph, named | constants, metadata)
 
 
@@ -97,7 +97,7 @@ def classifier(*, labels: str | None = None) -> onnx.ModelProto:
 
 
 def colours() -> onnx.ModelProto:
-    """How much a picture in colour has of red, green and blue. Its file has an example of each, and says to crop."""
+    """The shares of red, green and blue in a picture. The file has an example of each, and requires cropping."""
     pictures = [np.eye(3, dtype=np.uint8)[np.full((24, 36), place)] * 200 for place in range(3)]
     examples = [
         {"label": place, "png": base64.b64encode(encoded(each)).decode()} for place, each in enumerate(pictures)
@@ -129,7 +129,7 @@ def logits_of(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 def two_inputs() -> onnx.ModelProto:
-    """The sum of both inputs, and twice the second."""
+    """Two outputs: the sum of both inputs, and twice the second input."""
     return from_text(
         """(float[batch, 3] a, int64[batch, 3] b) => (float[batch, 3] sum, int64[batch, 3] double) {
             b_float = Cast <to = 1> (b)
@@ -140,7 +140,7 @@ def two_inputs() -> onnx.ModelProto:
 
 
 def text() -> onnx.ModelProto:
-    """Texts, each with an exclamation mark more."""
+    """The input's texts, each followed by an exclamation mark."""
     return from_text(
         """(string[batch] text) => (string[batch] shouted) <string[1] mark = {"!"}> {
             shouted = StringConcat(text, mark)
@@ -149,7 +149,7 @@ def text() -> onnx.ModelProto:
 
 
 def every_type(shape: Shape = ("batch", 2), *, strings: bool = True) -> onnx.ModelProto:
-    """One input of every datatype, in_<datatype>, that comes back as out_<datatype>."""
+    """One input of every datatype, in_<datatype>, which the model returns as out_<datatype>."""
     types = {name: type_ for name, type_ in TYPES.items() if strings or name != "BYTES"}
     return model(
         [helper.make_node("Identity", [f"in_{name}"], [f"out_{name}"]) for name in types],
@@ -159,19 +159,19 @@ def every_type(shape: Shape = ("batch", 2), *, strings: bool = True) -> onnx.Mod
 
 
 def unbatched() -> onnx.ModelProto:
-    """Twice x. No axis is free, so it cannot be batched."""
+    """Twice x. No axis is free, so the model cannot be batched."""
     return from_text("(float[4] x) => (float[4] y) { y = Add(x, x) }")
 
 
 def free_axis() -> onnx.ModelProto:
-    """The sum of each row: requests of different lengths may not share a batch."""
+    """The sum of each row. Requests of different lengths may not share a batch."""
     return from_text(
         "(float[batch, length] x) => (float[batch, 1] total) <int64[1] axes = {1}> { total = ReduceSum(x, axes) }"
     )
 
 
 def gather() -> onnx.ModelProto:
-    """Ten times each index from 0 to 3. One that is out of range fails the whole batch."""
+    """Ten times each index from 0 to 3. An index that is out of range fails the whole batch."""
     return from_text(
         """(int64[batch] index) => (float[batch] value) <float[4] values = {0, 10, 20, 30}> {
             value = Gather(values, index)
@@ -180,22 +180,22 @@ def gather() -> onnx.ModelProto:
 
 
 def added() -> onnx.ModelProto:
-    """The sum of x and y. Sizes that differ, and are not 1, have none."""
+    """The sum of x and y. The model fails if two sizes differ and neither is 1."""
     return from_text("(float[batch, n] x, float[batch, m] y) => (float[batch, k] sum) { sum = Add(x, y) }")
 
 
 def reshaped() -> onnx.ModelProto:
-    """x in another shape, if it fits."""
+    """x in the requested shape. The model fails if the number of values differs."""
     return from_text("(float[n, m] x, int64[2] shape) => (float[a, b] y) { y = Reshape(x, shape) }")
 
 
 def filled() -> onnx.ModelProto:
-    """Zeros, in this shape."""
+    """Zeros in the requested shape."""
     return from_text("(int64[2] shape) => (float[a, b] y) { y = ConstantOfShape(shape) }")
 
 
 def recurrent() -> onnx.ModelProto:
-    """An LSTM, which aborts the process on a batch of 0."""
+    """An LSTM, which aborts the process on a batch of size 0."""
     return from_text(
         "(float[length, batch, 3] x) => (float[length, 1, batch, 2] y) { y = LSTM <hidden_size = 2> (x, w, r) }",
         w=np.ones((1, 8, 3), np.float32),
@@ -204,12 +204,12 @@ def recurrent() -> onnx.ModelProto:
 
 
 def not_a_batch_axis() -> onnx.ModelProto:
-    """x twice, so that m = 2 n: both first axes are free, but neither is a batch."""
+    """x twice, so that m = 2 n: both first axes are free, but neither is a batch axis."""
     return from_text("(float[n] x) => (float[m] y) { y = Concat <axis = 0> (x, x) }")
 
 
 def state() -> onnx.ModelProto:
-    """y = x · scale + state[0], and next_state = state + x: as in a recurrent network that is called step by step."""
+    """y = x · scale + state[0], and next_state = state + x, like a recurrent network that is called step by step."""
     return from_text(
         """(float[batch, 3] x, float[2, batch, 3] state, int64 scale)
         => (float[batch, 3] y, float[2, batch, 3] next_state) <int64 first = {0}> {
@@ -223,12 +223,12 @@ def state() -> onnx.ModelProto:
 
 
 def every_scalar() -> onnx.ModelProto:
-    """One scalar input of every datatype, in_<datatype>, that comes back as out_<datatype>."""
+    """One scalar input of every datatype, in_<datatype>, which the model returns as out_<datatype>."""
     return every_type([])
 
 
 def sum_and_difference(datatype: str = "INT32") -> onnx.ModelProto:
-    """The model ``simple`` of Triton's examples; with BYTES ``simple_string``, which reads numbers from strings."""
+    """The model ``simple`` of Triton's examples. With BYTES, ``simple_string``, which parses numbers from strings."""
     kind, nodes = datatype.lower(), "OUTPUT0 = Add(INPUT0, INPUT1) OUTPUT1 = Sub(INPUT0, INPUT1)"
     if datatype == "BYTES":
         kind = "string"
@@ -244,22 +244,22 @@ def sum_and_difference(datatype: str = "INT32") -> onnx.ModelProto:
 
 
 def doubled(first: str, last: str, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
-    """Twice x; first and last are the names of the first axes of x and of y."""
+    """Twice x. ``first`` and ``last`` are the names of the first axes of x and of y."""
     return from_text(f"(float[{first}, 2] x) => (float[{last}, 2] y) {{ y = Add(x, x) }}", metadata)
 
 
 def shifted(by: float) -> onnx.ModelProto:
-    """x plus a constant. Its file has the same size for each constant."""
+    """x plus a constant. The file's size is the same for each constant."""
     return from_text("(float[batch, 2] x) => (float[batch, 2] y) { y = Add(x, by) }", by=np.array(by, np.float32))
 
 
 def tiled(times: int = 100) -> onnx.ModelProto:
-    """x, repeated this many times."""
+    """x repeated this many times."""
     return from_text("(float[batch, n] x) => (float[batch, m] y) { y = Tile(x, times) }", times=np.array([1, times]))
 
 
 def slow() -> onnx.ModelProto:
-    """A loop of this many rounds."""
+    """A loop of this many iterations."""
     return from_text(
         """(int64[1] rounds) => (int64[1] done) <bool yes = {1}, int64[1] zero = {0}> {
             times = Squeeze(rounds)
@@ -276,7 +276,7 @@ def slow() -> onnx.ModelProto:
 
 
 def publish(models: Path, name: str, model: onnx.ModelProto, version: int = 1) -> Path:
-    """Write a model into a repository; returns the file."""
+    """Write a model into a repository. Returns the model's file."""
     file = models / name / str(version) / "model.onnx"
     file.parent.mkdir(parents=True)
     file.write_bytes(model.SerializeToString())
@@ -284,14 +284,14 @@ def publish(models: Path, name: str, model: onnx.ModelProto, version: int = 1) -
 
 
 def publish_route(models: Path, name: str, text: str) -> Path:
-    """Write a route's file into a repository; returns the repository."""
+    """Write a route's file into a repository. Returns the repository."""
     (models / name).mkdir(parents=True)
     (models / name / "route.toml").write_text(text)
     return models
 
 
 def publish_all(models: Path, *names: str) -> Path:
-    """Write the models of this module with these names into a repository; returns the repository."""
+    """Write the models of this module with these names into a repository. Returns the repository."""
     for name in names:
         publish(models, name, globals()[name]())
     return models

@@ -1,4 +1,4 @@
-"""Servers that are not hangtag's: a test decides their answers over HTTP or gRPC, or the bytes that they send."""
+"""Servers that are not hangtag's. A test decides their answers over HTTP or gRPC, or the bytes that they send."""
 
 import http.server
 import socket
@@ -16,14 +16,14 @@ from hangtag.protos import inference_pb2 as pb
 from tests.kit.http2 import DATA, END_STREAM, HEADERS, PREFACE, SETTINGS, frame
 
 Pause = Callable[[float], bool]
-"""Waits for so many seconds; returns True, at once, when the test ends."""
+"""Waits for this many seconds. Returns True immediately when the test ends."""
 Talk = Callable[[socket.socket, Pause], None]
-"""What happens on a connection, which is closed when this returns."""
+"""Handles a connection, which is closed when the function returns."""
 
 
 @contextmanager
 def listener(talk: Talk) -> Iterator[str]:
-    """HOST:PORT of a listener that talks so on each connection, in a thread for each."""
+    """The HOST:PORT of a listener that calls ``talk`` for each connection, in a separate thread."""
     ended = threading.Event()
     threads: list[threading.Thread] = []
 
@@ -50,14 +50,14 @@ def listener(talk: Talk) -> Iterator[str]:
             listening.shutdown(socket.SHUT_RDWR)
             accepting.join()
             for connection in connections:
-                with suppress(OSError):  # it is closed
+                with suppress(OSError):  # the listener is closed
                     connection.shutdown(socket.SHUT_RDWR)
             for thread in threads:
                 thread.join()
 
 
 def hang_up(_connection: socket.socket, _pause: Pause) -> None:
-    """Close the connection at once, as a load balancer does that has no server."""
+    """Close the connection immediately, like a load balancer that has no server."""
 
 
 def say_nothing(_connection: socket.socket, pause: Pause) -> None:
@@ -66,7 +66,7 @@ def say_nothing(_connection: socket.socket, pause: Pause) -> None:
 
 
 def answering(answer: Callable[[], bytes]) -> Talk:
-    """Answer the first bytes that come with what ``answer`` returns then, and close the connection."""
+    """Answer the first bytes that arrive with the result of ``answer``, and close the connection."""
 
     def talk(connection: socket.socket, _pause: Pause) -> None:
         connection.recv(1 << 16)
@@ -76,13 +76,13 @@ def answering(answer: Callable[[], bytes]) -> Talk:
 
 
 def answering_over_http2(kind: int, payload: bytes, *, flags: int = 0, of_call: bool = True) -> Talk:
-    """Answer each call over HTTP/2 with one frame, as proxies do that get no answer from a server.
+    """Answer each call over HTTP/2 with one frame, like a proxy that gets no answer from a server.
 
     Args:
-        kind: The frame's.
-        payload: The frame's.
-        flags: The frame's.
-        of_call: Whether the frame is the call's; else it is the connection's, which is closed after it.
+        kind: The frame's type.
+        payload: The frame's contents.
+        flags: The frame's flags.
+        of_call: Whether the frame belongs to the call. Otherwise it belongs to the connection, which is then closed.
     """
 
     def talk(connection: socket.socket, _pause: Pause) -> None:
@@ -102,7 +102,7 @@ def answering_over_http2(kind: int, payload: bytes, *, flags: int = 0, of_call: 
 
 @contextmanager
 def refusing() -> Iterator[str]:
-    """HOST:PORT that refuses connections: nothing listens there, and nothing else takes the port meanwhile."""
+    """A HOST:PORT that refuses connections. Nothing listens there, and nothing else can use the port meanwhile."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{bound.getsockname()[1]}"
@@ -110,7 +110,7 @@ def refusing() -> Iterator[str]:
 
 @contextmanager
 def unreachable(host: str, port: int = 0) -> Iterator[int]:
-    """A port, 0 for any, that answers no attempt to connect, because its queue of connections is full."""
+    """A port (0: any free port) that answers no attempt to connect, because its queue of connections is full."""
     with ExitStack() as stack:
         listening = stack.enter_context(socket.socket())
         listening.bind((host, port))
@@ -122,22 +122,22 @@ def unreachable(host: str, port: int = 0) -> Iterator[int]:
 
 
 Answer = tuple[int, dict[str, str], bytes]
-"""Status, headers, body."""
+"""The status, headers and body of a response."""
 
 
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 128  # of five, the default, many connections at once lose some, which are tried again later
+    request_queue_size = 128  # with the default of 5, the kernel drops connections, which are retried later
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Tests print nothing of a client that has gone; other exceptions are faults of a test's answer."""
+        """Print nothing about a client that has left. Other exceptions are faults of a test's answer."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 @contextmanager
 def web_server(answer: Callable[[str], Answer]) -> Iterator[str]:
-    """A server of HTTP; yields its HOST:PORT. ``answer`` gets a request's path, or its URL if this is a proxy."""
+    """A server of HTTP; yields its HOST:PORT. ``answer`` receives a request's path, or its URL if this is a proxy."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -156,7 +156,7 @@ def web_server(answer: Callable[[str], Answer]) -> Iterator[str]:
         do_POST = do_GET  # noqa: N815 - the library names its methods
 
         def log_message(self, *_: object) -> None:
-            """Tests print nothing."""
+            """Print nothing about requests."""
 
     web = _Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=web.serve_forever, args=(0.01,)).start()
@@ -168,7 +168,7 @@ def web_server(answer: Callable[[str], Answer]) -> Iterator[str]:
 
 
 Method = Callable[[Iterator[bytes], grpc.ServicerContext], Iterable[Any]]
-"""From the requests' bytes to the responses, of which a method that is no stream has one. It may abort or wait."""
+"""Maps the requests' bytes to the responses. A method that is no stream has one response. It may abort or wait."""
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 INFERENCE = "/inference.GRPCInferenceService/"
 
@@ -186,11 +186,11 @@ class _Methods(grpc.GenericRpcHandler):
 
 @contextmanager
 def grpc_server(methods: Mapping[str, Method], threads: int = 16) -> Iterator[str]:
-    """A server of these methods, by their full names; yields its HOST:PORT.
+    """A server with these methods; yields its HOST:PORT.
 
     Args:
-        methods: /package.Service/Method -> what it does.
-        threads: As many calls are answered at once.
+        methods: /package.Service/Method -> the function that answers.
+        threads: The number of calls that are answered concurrently.
     """
     with ThreadPoolExecutor(threads) as pool:
         server = grpc.server(pool)
@@ -204,13 +204,13 @@ def grpc_server(methods: Mapping[str, Method], threads: int = 16) -> Iterator[st
 
 
 def health(serving: bool) -> health_pb2.HealthCheckResponse:
-    """The answer of the health service for the whole server."""
+    """The health service's answer about the whole server."""
     status = health_pb2.HealthCheckResponse
     return status(status=status.SERVING if serving else status.NOT_SERVING)
 
 
 def output(name: str, datatype: str, shape: list[int], **contents: Any) -> pb.ModelInferResponse.InferOutputTensor:
-    """An output with typed contents, or without any where its bytes stand apart."""
+    """An output tensor with typed contents, or without contents if its bytes are in raw_output_contents."""
     return pb.ModelInferResponse.InferOutputTensor(
         name=name, datatype=datatype, shape=shape, contents=pb.InferTensorContents(**contents)
     )

@@ -1,4 +1,4 @@
-"""The service over HTTP, called as gRPC's stubs are called: so one test states a promise for every transport."""
+"""Calls the service over HTTP with the interface of gRPC's stubs, so that one test covers every transport."""
 
 import http.client
 import select
@@ -22,14 +22,14 @@ from tests.kit.waiting import TIMEOUT
 
 HTTP = "http"
 ENVOY = "envoy"
-"""gRPC with native behind Envoy, which listens since clients are to reach the server by another address."""
+"""gRPC with native behind Envoy, which listens because the published host is another address."""
 ELSEWHERE = {"published_host": "192.0.2.1"}
 OVER_GRPC = pytest.mark.parametrize("transport", ["native", "grpc", ENVOY], indirect=True, scope="session")
-"""For a promise of gRPC's wire alone, where a test's fixtures, or itself, make their servers with `live_server`."""
+"""For a promise of gRPC's wire only, in tests that create their servers with `live_server`, also through fixtures."""
 
 
 def options_of(transport: str) -> tuple[str, str]:
-    """The options of ``hangtag serve`` that have it serve over native, grpc, HTTP or ENVOY."""
+    """The options of ``hangtag serve`` for serving over native, grpc, HTTP or ENVOY."""
     if transport == ENVOY:
         return "--published-host", ELSEWHERE["published_host"]
     return "--transport", "auto" if transport == HTTP else transport
@@ -39,7 +39,7 @@ Metadata = Sequence[tuple[str, str]]
 
 
 class HttpCall:
-    """A request that was sent on a connection of its own. As gRPC's client, it gives up at its deadline."""
+    """A request that was sent on a separate connection. Like a call of gRPC, the request ends at its deadline."""
 
     def __init__(self, address: str, form: Form, message: Message, timeout: float | None, metadata: Metadata):
         self._form = form
@@ -59,7 +59,7 @@ class HttpCall:
         return self._outcome
 
     def exception(self, timeout: float | None = None) -> HttpError | None:
-        """Wait for the answer, so many seconds in place of the call's own; returns the refusal, if it is one."""
+        """Wait for the answer, for this many seconds or until the deadline. Returns the refusal, if there is one."""
         if self._outcome is None:
             if timeout is not None:
                 self._connection.sock.settimeout(timeout)
@@ -78,7 +78,7 @@ class HttpCall:
         return self._outcome if isinstance(self._outcome, HttpError) else None
 
     def trailing_metadata(self) -> list[tuple[str, str]]:
-        """What the answer says of itself, in headers that bear the names of gRPC's metadata."""
+        """The metadata of the answer, from headers that have the names of gRPC's metadata."""
         self.exception()
         return [(name, value) for name, value in self._headers.items() if name.startswith("hangtag-")]
 
@@ -86,14 +86,14 @@ class HttpCall:
         self._connection.close()
 
     def __del__(self) -> None:
-        self.cancel()  # as gRPC's client cancels a call that nothing refers to
+        self.cancel()  # gRPC's client, too, cancels an unreferenced call
 
     def done(self) -> bool:
         return self._outcome is not None or bool(select.select([self._connection.sock], [], [], 0)[0])
 
 
 class HttpMethod:
-    """A method of the service, called as gRPC's stub calls it."""
+    """A method of the service with the interface of gRPC's stub."""
 
     def __init__(self, address: str, form: Form) -> None:
         self._address, self._form = address, form
@@ -110,7 +110,7 @@ class HttpMethod:
 
 
 def stub(address: str, forms: dict[str, Form]) -> Any:
-    """The methods of a service that HTTP has too; for the others, streams, there is no attribute."""
+    """The methods of a service that HTTP also has. The other methods, which are streams, have no attribute here."""
     return SimpleNamespace(**{name: HttpMethod(address, form) for name, form in forms.items()})
 
 
@@ -120,7 +120,7 @@ def inference_over_http(address: str) -> Any:
 
 
 class LiveHttpServer(LiveServer):
-    """A server that is called over HTTP alone. It has no ``health``: ServerReady and ModelReady are what HTTP has."""
+    """A server that is called only over HTTP. There is no ``health``, because HTTP has ServerReady and ModelReady."""
 
     def open_stubs(self) -> None:
         super().open_stubs()
@@ -142,14 +142,14 @@ def live_server(
     wrap_control: Callable[[Any], Any] | None = None,
     **settings: Any,
 ) -> LiveServer:
-    """Return a server, not started yet, that is called over this transport.
+    """Return a server that is called over this transport and is not started yet.
 
     Args:
         transport: native, grpc, HTTP or ENVOY.
         models: The model repository.
-        runtimes: Loads the models in place of the server's ``gates``.
-        wrap_control: Of Server: returns the control of the models for clients' calls.
-        settings: Of ServerConfig.
+        runtimes: The factory that loads the models, instead of the server's ``gates``.
+        wrap_control: An argument of Server, which returns the control of the models for clients' calls.
+        settings: Settings of ServerConfig.
     """
     http = transport == HTTP
     ports = {"port": 0, "http_port": 0 if http else -1}

@@ -1,4 +1,4 @@
-"""Writes the pictures of a user: folders of PNG files, a CSV file that names them, and IDX files."""
+"""Writes a user's own pictures: folders of PNG files, a CSV file that names the pictures, and IDX files."""
 
 import gzip
 import struct
@@ -14,26 +14,26 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def noise(seed: int, shape: tuple[int, ...] = (9, 8), brightness: int = 255) -> Pixels:
-    """A picture that no other seed has, whose pixels are below ``brightness``."""
+    """A picture that is different for each seed, with all pixels below ``brightness``."""
     return np.random.default_rng(seed).integers(0, brightness, shape, dtype=np.uint8)
 
 
 def write(file: Path, pixels: Pixels) -> Path:
-    """Write one picture, and the folders that it lies in."""
+    """Write one picture and the folders that contain it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(file)
     return file
 
 
 def folder(root: Path, counts: Mapping[str, int], shape: tuple[int, ...] = (9, 8), *, first: int = 0) -> Path:
-    """Write this many pictures of each class, ``root/CLASS/NUMBER.png``; returns ``root``.
+    """Write this many pictures of each class to ``root/CLASS/NUMBER.png``. Returns ``root``.
 
     The pixels of a class are darker than those of the next one, so that networks can tell them apart.
 
     Args:
-        root: Is made.
-        counts: By the name of a class, which may be in a split's folder, such as train/cats.
-        shape: Of each picture, (height, width) or (height, width, 3).
+        root: The folder to create.
+        counts: The number of pictures by class. A class may include a split's folder, such as train/cats.
+        shape: The shape of each picture, (height, width) or (height, width, 3).
         first: The seed of the first picture.
     """
     for place, (name, count) in enumerate(counts.items()):
@@ -50,7 +50,7 @@ def csv(file: Path, rows: Iterable[Iterable[str]], header: str = "path,label") -
 
 
 def idx(root: Path, train: int = 40, test: int = 12, size: tuple[int, ...] = (9, 8), *, zipped: bool = True) -> Path:
-    """Write the four files of a set of two labels, which take turns; returns ``root``."""
+    """Write the four IDX files of a data set whose images alternate between two labels. Returns ``root``."""
     root.mkdir(parents=True, exist_ok=True)
     for name, count in (("train", train), ("t10k", test)):
         labels = np.arange(count) % 2
@@ -61,7 +61,7 @@ def idx(root: Path, train: int = 40, test: int = 12, size: tuple[int, ...] = (9,
 
 
 def write_idx(file: Path, values: npt.NDArray[Any], *, zipped: bool = False, kind: int = 8) -> None:
-    """Write bytes as MNIST has them, with .gz added to the name where they are compressed; ``kind`` 8 is for bytes."""
+    """Write bytes in MNIST's format, compressed and with .gz added to the name if required; ``kind`` 8 means bytes."""
     content = struct.pack(f">HBB{values.ndim}I", 0, kind, values.ndim, *values.shape) + values.tobytes()
     if zipped:
         file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(content))

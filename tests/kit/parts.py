@@ -15,7 +15,7 @@ class Clock:
 
 
 class KeptCall(Call):
-    """A call without inputs, for the batcher alone. It keeps each outcome that it gets."""
+    """A call without inputs, for the batcher alone. The call keeps each outcome that it receives."""
 
     def __init__(self, samples: int = 1, *, batch_key: str = "", deadline: float | None = None) -> None:
         self.inputs = {}
@@ -39,7 +39,7 @@ class KeptCall(Call):
 def batcher(
     clock: Clock, *, size: int = 4, queue: int = 100, delay: float = 0.0, instances: int = 1_000_000
 ) -> Batcher:
-    """By default there are enough instances, so one is always free."""
+    """A queue that by default has enough instances, so that one is always free."""
     return Batcher(max_batch_size=size, max_queue_size=queue, instances=instances, max_queue_delay=delay, clock=clock)
 
 

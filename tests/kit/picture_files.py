@@ -1,4 +1,4 @@
-"""Writes picture files: plain ones, and such that no image library writes, of few bytes or damaged on purpose."""
+"""Writes picture files: ordinary ones, and files that no image library would write, which are tiny or damaged."""
 
 import io
 import struct
@@ -12,32 +12,32 @@ from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""How many samples a pixel of a PNG's colour type has."""
+"""The number of samples for each pixel of a PNG's colour type."""
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _MIB = 1 << 20
 
 
 def encoded(image: Image.Image | npt.NDArray[Any], format_: str = "PNG", **options: Any) -> bytes:
-    """A picture as Pillow writes it, with options of its format."""
+    """A picture as Pillow writes it, with options of the picture's format."""
     file = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, format_, **options)
     return file.getvalue()
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
-    """A chunk of a PNG file, whose kind has four letters, with its checksum."""
+    """A chunk of a PNG file with its checksum; the chunk's kind has four letters."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png(width: int, height: int, bits: int, colours: int, *, interlaced: bool = False, more: bytes = b"") -> bytes:
-    """A PNG file of zeros, in any mode.
+    """A PNG file whose pixels are zeros, in any mode.
 
     Args:
-        width: In pixels.
-        height: In pixels.
-        bits: Of a sample.
+        width: The width in pixels.
+        height: The height in pixels.
+        bits: The number of bits of a sample.
         colours: The number of the colour type.
-        interlaced: Whether it has seven passes.
+        interlaced: Whether the picture is stored in seven passes.
         more: Chunks before the data.
     """
     size = sum(row_lengths(width, height, bits, colours, interlaced=interlaced))
@@ -52,7 +52,7 @@ def png_header(width: int, height: int, bits: int, colours: int, *, interlaced: 
 
 
 def row_lengths(width: int, height: int, bits: int, colours: int, *, interlaced: bool = False) -> list[int]:
-    """The bytes of each row of a PNG file in its order, before they are compressed: its filter's number and pixels."""
+    """The bytes of each row in the PNG file's order before compression: the filter's number and the pixels."""
     passes = _PASSES if interlaced else ((0, 0, 1, 1),)
     sizes = [(len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes]
     lengths = [[1 + -(-columns * bits * CHANNELS[colours] // 8)] * rows for columns, rows in sizes if columns]
@@ -60,7 +60,7 @@ def row_lengths(width: int, height: int, bits: int, colours: int, *, interlaced:
 
 
 def compressed_zeros(size: int) -> bytes:
-    """What zlib makes of zeros, in the time that it takes for 2 MiB of them."""
+    """zlib's output for this many zeros, in the time that zlib needs for 2 MiB of zeros."""
     whole, rest = divmod(size, _MIB)
     return b"\x78\x9c" + _block(_MIB) * whole + _block(rest, last=True) + struct.pack(">I", size % 65521 << 16 | 1)
 
@@ -72,12 +72,12 @@ def _block(size: int, *, last: bool = False) -> bytes:
 
 
 def tiny_file_of_50_million_rows() -> bytes:
-    """A PNG file of a few bytes, whose picture is one pixel wide."""
+    """A PNG file of a few bytes with a picture that is one pixel wide."""
     return png_header(1, 50_000_000, 8, 0) + chunk(b"IDAT", zlib.compress(bytes(2))) + chunk(b"IEND", b"")
 
 
 class _Bits:
-    """Bits of a WebP stream, the least significant one first."""
+    """Bits of a WebP stream, with the least significant bit first."""
 
     def __init__(self) -> None:
         self._bits: list[str] = []
@@ -86,7 +86,7 @@ class _Bits:
         self._bits.append(f"{value:0{count}b}"[::-1])
 
     def add_code(self, code: int) -> None:
-        """A Huffman code of eight bits, the most significant one first."""
+        """A Huffman code of eight bits, with the most significant bit first."""
         self._bits.append(f"{code:08b}")
 
     def content(self) -> bytes:
@@ -95,9 +95,9 @@ class _Bits:
 
 
 def webp_of_many_tables(edge: int) -> bytes:
-    """A square lossless WebP file, each block of 4 x 4 pixels of which has five Huffman tables of its own.
+    """A square lossless WebP file in which each block of 4 x 4 pixels has five Huffman tables.
 
-    RFC 9649, section 3, has the format. The picture itself takes no bits: each table has one code.
+    RFC 9649, section 3, defines the format. The picture itself takes no bits, because each table has one code.
     """
     bits = _Bits()
     for value, count in ((0x2F, 8), (edge - 1, 14), (edge - 1, 14), (0, 1), (0, 3), (0, 1), (0, 1), (1, 1), (0, 3)):
@@ -106,7 +106,7 @@ def webp_of_many_tables(edge: int) -> bytes:
     groups = min(blocks, 1 << 16)
     bits.add(
         0, 1
-    )  # the picture of the blocks' groups has no cache; red and green are the two bytes of a group's number
+    )  # the image of the blocks' groups has no colour cache; red and green are the two bytes of a group's number
     for symbols in (280, 256):
         _add_codes_of_eight_bits(bits, symbols)
     for _ in range(3):
@@ -122,7 +122,7 @@ def webp_of_many_tables(edge: int) -> bytes:
 
 
 def _add_codes_of_eight_bits(bits: _Bits, symbols: int) -> None:
-    """The lengths of a Huffman table: eight for the first 256 symbols, and none for others."""
+    """The code lengths of a Huffman table: eight for the first 256 symbols, none for the others."""
     bits.add(0, 1)
     order = (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8)
     bits.add(len(order) - 4, 4)

@@ -1,4 +1,4 @@
-"""Imports what the commands that serve and call need, in the process that tests/kit/forkserver.py forks from."""
+"""Imports the modules for serving and calling in the process from which tests/kit/forkserver.py forks."""
 
 import gc
 import importlib
@@ -7,7 +7,7 @@ import click
 
 from hangtag.cli import main
 
-# The command sets what ONNX Runtime reads at its import, before it imports a subcommand.
+# The command sets the variables that ONNX Runtime reads at its import before it imports a subcommand.
 main.get_command(click.Context(main, resilient_parsing=True), "health")
 for module in (
     "tests.kit.sleeping_threads",
@@ -20,4 +20,4 @@ for module in (
     "hangtag.serving.server.transport.native.server",
 ):
     importlib.import_module(module)
-gc.freeze()  # so that no collection touches, and thereby copies, the memory that the processes share
+gc.freeze()  # so that no garbage collection touches, and thereby copies, the shared memory

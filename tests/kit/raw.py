@@ -1,4 +1,4 @@
-"""Connections whose bytes a test sends and reads itself, requests over HTTP as their bytes, and slow clients."""
+"""Connections whose bytes a test sends and reads itself, HTTP requests as bytes, and slow clients."""
 
 import json
 import socket
@@ -15,7 +15,7 @@ POST = b"POST /v2/models/gather/infer HTTP/1.1\r\nHost: here\r\n"
 
 
 def connect(address: str, sent: bytes = b"") -> socket.socket:
-    """A connection to HOST:PORT, over which these bytes have gone."""
+    """A connection to HOST:PORT on which these bytes have been sent."""
     host, _, port = address.rpartition(":")
     connection = socket.create_connection((host, int(port)), TIMEOUT)
     connection.sendall(sent)
@@ -28,7 +28,7 @@ def connected(live: LiveServer) -> socket.socket:
 
 
 def read_to_the_end(connection: socket.socket) -> bytes:
-    """All that comes until the server ends the connection."""
+    """All bytes that arrive until the server ends the connection."""
     data = b""
     with suppress(ConnectionResetError):
         while more := connection.recv(65536):
@@ -37,25 +37,25 @@ def read_to_the_end(connection: socket.socket) -> bytes:
 
 
 def status_line(connection: socket.socket) -> bytes:
-    """Wait for the first line of an answer; what follows cannot be read any more."""
+    """Wait for the first line of an answer. The rest of the answer cannot be read any more."""
     with connection.makefile("rb") as answer:
         return answer.readline().strip()
 
 
 def is_answered(live: LiveServer, tls: ssl.SSLContext | None = None) -> bool:
-    """Whether a further connection over HTTP is answered, and not refused because there are too many."""
+    """Whether the server answers a further HTTP connection and does not refuse it for being one too many."""
     with suppress(OSError), Rest(live.server.http_address, tls) as rest:
         return rest.get("/v2/health/live").status == 200
     return False
 
 
 def send(connection: socket.socket, request_: bytes = INFER) -> None:
-    """Send a call over HTTP with this body, and do not wait for its answer."""
+    """Send a call over HTTP with this body, without waiting for its answer."""
     connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(request_) + request_)
 
 
 def sip(connection: socket.socket, size: int, bytes_per_second: float) -> int:
-    """Read this many bytes, or until the connection ends; return how many came."""
+    """Read this many bytes, or until the connection ends. Returns the number of bytes that were read."""
     started, taken = time.monotonic(), 0
     with suppress(ConnectionResetError, ssl.SSLEOFError):
         while taken < size and (part := connection.recv(min(size - taken, 1 << 14))):

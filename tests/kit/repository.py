@@ -1,4 +1,4 @@
-"""A model repository that a test changes; a server of it, whose batches a test may compute, and what serves there."""
+"""A model repository that a test changes, and a server of the repository whose batches a test may hold back."""
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from tests.kit.waiting import until
 
 
 class Repository:
-    """A folder of models whose answers say which version computed them, and of routes; and servers of it."""
+    """A folder of routes and models, whose answers name the version that computed them; and servers of this folder."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -30,27 +30,27 @@ class Repository:
         self._servers = ExitStack()
 
     def start(self, mode: str = "none", *, models: Path | None = None, **options: Any) -> "Running":
-        """Start a server of this or another folder, with the arguments of Running."""
+        """Start a server of this folder or of another one, with the arguments of Running."""
         return self._servers.enter_context(Running(models or self.folder, mode, **options))
 
     def close(self) -> None:
-        """End the servers."""
+        """Stop all servers."""
         self._servers.close()
 
     def publish(self, name: str, version: int = 1, model: onnx.ModelProto | None = None) -> Path:
-        """Add a version; by default x FP32 [batch, 2] -> y FP32 [batch, 2], x plus the version's number."""
+        """Add a version. By default, its model is x FP32 [batch, 2] -> y FP32 [batch, 2], x plus the version number."""
         return onnx_models.publish(self.folder, name, model or onnx_models.shifted(version), version)
 
     def spoil(self, name: str, version: int) -> Path:
-        """Put a file into a version that is no model, in place of the one that it may have."""
+        """Write a file that is no model into a version, in place of the version's model."""
         return _write(self.folder / name / str(version) / "model.onnx", "no model")
 
     def settings(self, name: str, text: str) -> Path:
-        """Write a model's own settings."""
+        """Write the settings of a model."""
         return _write(self.folder / name / "serving.toml", text)
 
     def promote(self, name: str, version: int) -> Path:
-        """Let a version serve, as ``hangtag models promote`` does."""
+        """Make a version serve, as ``hangtag models promote`` does."""
         return _write(self.folder / name / "promoted.toml", f"version = {version}\n")
 
     def route(self, name: str, text: str) -> Path:
@@ -58,7 +58,7 @@ class Repository:
         return _write(self.folder / name / "route.toml", text)
 
     def remove(self, name: str, version: int | None = None) -> None:
-        """Remove a version; None: the whole folder, of a model or a route."""
+        """Remove a version of a model; with None, remove the whole folder of a model or a route."""
         shutil.rmtree(self.folder / name if version is None else self.folder / name / str(version))
 
 
@@ -69,7 +69,7 @@ def _write(file: Path, text: str) -> Path:
 
 
 class Running:
-    """A server that is ready inside the block, and clients of it."""
+    """A server that is ready inside the block, and clients of this server."""
 
     def __init__(
         self,
@@ -80,14 +80,14 @@ class Running:
         on_load: Callable[[Runtime], object] = lambda _: None,
         **settings: Any,
     ) -> None:
-        """Prepare a server that polls when a test says so.
+        """Prepare a server that polls only when a test calls ``poll``.
 
         Args:
-            models: Its repository.
-            mode: Its model control.
-            versions: What the other workers serve, for a worker that replaces another.
+            models: The model repository.
+            mode: The mode of model control.
+            versions: The versions that the other workers serve, for a worker that replaces another.
             on_load: See `Gates`.
-            settings: Of ServerConfig.
+            settings: Settings of ServerConfig.
         """
         usual: dict[str, Any] = {"transport": "grpc", "drain_seconds": 0}
         self.gates = Gates(on_load)
@@ -107,7 +107,7 @@ class Running:
         self._stack.close()
 
     def poll(self, times: int = 1) -> list[Any]:
-        """Let the server read its repository now, as it does after each --poll-seconds; returns what it logs."""
+        """Let the server poll its repository now, as it does every --poll-seconds. Returns the server's log."""
         with structlog.testing.capture_logs() as log:
             for _ in range(times):
                 self.server.control.poll()
@@ -122,22 +122,22 @@ class Running:
         return ready
 
     def index(self) -> list[tuple[str, int, str]]:
-        """Name, version and state of each version that serves, or could not be loaded."""
+        """The name, version and state of each version that serves or could not be loaded."""
         return [(one.name, int(one.version), one.state) for one in self.server.state().versions]
 
     def state(self, name: str) -> VersionState:
-        """The state of the one version that serves, or should."""
+        """The state of a name's only version, whether the version serves or not."""
         (state,) = [one for one in self.server.state().versions if one.name == name]
         return state
 
     def reason(self, name: str) -> str:
-        """Why a name does not serve."""
+        """The reason why a name does not serve."""
         state = self.state(name)
         assert state.state == "UNAVAILABLE"
         return state.reason
 
     def loads(self, name: str) -> tuple[int, int]:
-        """How often versions of a model were loaded, and could not be."""
+        """The number of successful loads of a model's versions, and the number of failed ones."""
         loads = self.server.state().loads
         return loads.get((name, "ok"), 0), loads.get((name, "error"), 0)
 
@@ -146,7 +146,7 @@ class Running:
         return self.client.infer(name, samples(values), version=version)
 
     def answer(self, name: str, version: str = "") -> int:
-        """The number of the version that answers, of a model that `Repository.publish` makes by default."""
+        """The number of the version that answers, for a model that `Repository.publish` writes by default."""
         return int(self.infer(name, version=version)["y"][0, 0])
 
     def infer_later(self, name: str, values: Sequence[float] = (0,)) -> "Future[Outputs]":
@@ -154,14 +154,14 @@ class Running:
         return self._callers.submit(self.infer, name, values)
 
     def infer_waiting(self, name: str, values: Sequence[float], model: str, place: int) -> "Future[Outputs]":
-        """Send a request from another thread, and wait until it has this place in the queue of a model."""
+        """Send a request from another thread, and wait until the request has this place in the queue of a model."""
         call = self.infer_later(name, values)
         until(lambda: self.state(model).queued == place)
         return call
 
     @contextmanager
     def occupied(self, model: str, queued: int = 0) -> Iterator[None]:
-        """Until the block's end a model computes a call of somebody else, and more wait; all have the value 9."""
+        """Keep a model busy with a call until the block ends, and queue more calls. All calls have the value 9."""
         held = Held(9)
         self.gates.play(**(self.gates.scripts | {model: held}))
         calls = [self.infer_later(model, [9])]
@@ -175,7 +175,7 @@ class Running:
             call.result()
 
     def in_thread(self, work: Callable[[], object]) -> "Future[object]":
-        """Do something in another thread."""
+        """Call a function in another thread."""
         return self._callers.submit(work)
 
 

@@ -1,4 +1,4 @@
-"""Requests that are wrong in some way, or nearly right, for hypothesis to make and to shrink."""
+"""Requests that are wrong in some way, or nearly right, for hypothesis to generate and to shrink."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ anything = st.builds(
 
 
 def good(name: str) -> Request:
-    """A request that the model answers."""
+    """A request that the model can answer."""
     arrays: dict[str, dict[str, Any]] = {
         "classifier": {"image": np.zeros((1, 28, 28), np.uint8)},
         "lstm": {"image": np.zeros((2, 28, 28), np.uint8)},
@@ -92,7 +92,7 @@ _changes = st.sampled_from(_OF_A_TENSOR + _OF_CONTENTS + _OF_THE_REQUEST)
 
 
 def _change(draw: st.DrawFn, sent: Request) -> None:
-    """Change one thing about a request."""
+    """Change one thing in a request."""
     number, places = draw(st.integers(0, 20)), len(sent.raw_input_contents)
     tensor, place = sent.inputs[number % len(sent.inputs)], number % max(1, places)
     raw = sent.raw_input_contents[place] if places else b""
@@ -102,7 +102,7 @@ def _change(draw: st.DrawFn, sent: Request) -> None:
         case "size" if tensor.shape:
             tensor.shape[draw(st.integers(0, len(tensor.shape) - 1))] = draw(_sizes)
         case "size that fits" if tensor.shape and raw and tensor.datatype != "BYTES":
-            # Whether the model can compute it, the model alone knows.
+            # Only the model itself knows whether it can compute this shape.
             axis, size = draw(st.integers(0, len(tensor.shape) - 1)), draw(st.integers(0, 7))
             sent.raw_input_contents[place] = raw[: len(raw) // max(1, tensor.shape[axis])] * size
             tensor.shape[axis] = size
@@ -141,7 +141,7 @@ def _change(draw: st.DrawFn, sent: Request) -> None:
 
 @st.composite
 def nearly_good(draw: st.DrawFn) -> Request:
-    """A good request with up to three things changed."""
+    """A valid request with up to three changes."""
     sent = good(draw(st.sampled_from(MODELS)))
     for _ in range(draw(st.integers(1, 3))):
         _change(draw, sent)
@@ -158,7 +158,7 @@ _SEEDS = [
 
 @st.composite
 def pictures(draw: st.DrawFn) -> bytes:
-    """A file of a real format with bytes changed, cut off, or put in."""
+    """A file of a real format in which bytes are changed, cut off or inserted."""
     data = bytearray(draw(st.sampled_from(_SEEDS)))
     for _ in range(draw(st.integers(0, 6))):
         place = draw(st.integers(0, len(data) - 1 if data else 0))
@@ -169,7 +169,7 @@ def pictures(draw: st.DrawFn) -> bytes:
                 del data[place:]
             case "put in":
                 data[place:place] = draw(_bytes)
-            case "header" if len(data) > 26:  # where PNG has its width and height: also huge ones
+            case "header" if len(data) > 26:  # PNG's width and height are there: also huge ones
                 data[16:24] = draw(st.binary(min_size=8, max_size=8))
     return bytes(data)
 
@@ -195,7 +195,7 @@ classify_requests = st.builds(
 
 @st.composite
 def mangled(draw: st.DrawFn) -> bytes:
-    """The bytes of a message with some of them changed, so that mostly it is none any more."""
+    """The bytes of a message with some bytes changed, so that most results are no messages any more."""
     message = draw(st.sampled_from([*map(good, MODELS)]) | classify_requests)
     data = bytearray(message.SerializeToString())
     for _ in range(draw(st.integers(1, 5))):

@@ -1,4 +1,4 @@
-"""Calls of a server over HTTP with the standard library, and ModelInfer's messages as HTTP requests."""
+"""Calls a server over HTTP with the standard library, and converts ModelInfer's messages to HTTP requests."""
 
 import http.client
 import json
@@ -31,12 +31,12 @@ CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-"""What gRPC has for a status of HTTP with which the server refuses a call."""
+"""The status code of gRPC for each status of HTTP with which the server refuses a call."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A response that was read to its end."""
+    """A response that was read completely."""
 
     status: int
     headers: Mapping[str, str]
@@ -44,7 +44,7 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """The body, or what stands before its binary tensors."""
+        """The JSON of the body, which may precede binary tensors."""
         return json.loads(self.body[: int(self.headers.get(HEAD_LENGTH, len(self.body)))])
 
     @property
@@ -53,7 +53,7 @@ class Answer:
 
     @property
     def code(self) -> grpc.StatusCode:
-        """That of a refusal."""
+        """The status code of gRPC for a refusal."""
         return CODES[self.status]
 
     @property
@@ -91,7 +91,7 @@ class Rest:
         self.connection.close()
 
     def get(self, path: str, **headers: str) -> Answer:
-        """Send GET with these headers, in whose names an underscore stands for a hyphen."""
+        """Send GET with these headers. An underscore in a header's argument stands for a hyphen."""
         return self.ask("GET", path, b"", headers)
 
     def post(self, path: str, body: bytes | str = b"", **headers: str) -> Answer:
@@ -108,17 +108,17 @@ class Rest:
         return Answer(response.status, received, content)
 
     def infer(self, request: pb.ModelInferRequest, **headers: str) -> Answer:
-        """Send ModelInfer's message with binary tensors, and ask for binary outputs."""
+        """Send ModelInfer's message with binary tensors, and request binary outputs."""
         path, body, own = as_http(request)
         return self.post(path, body, **own, **headers)
 
     def infer_json(self, model: str, *inputs: dict[str, Any], **more: Any) -> Answer:
-        """Send inputs as they are."""
+        """Send the inputs unchanged, as JSON."""
         return self.post(f"/v2/models/{model}/infer", json.dumps({"inputs": inputs, **more}))
 
 
 def metrics(address: str) -> str:
-    """What the server answers to a scrape at HOST:PORT, which is its port for metrics or for HTTP. No proxy is used."""
+    """The server's answer to a scrape at HOST:PORT, its port for metrics or for HTTP. No proxy is used."""
     with Rest(address) as rest:
         answer = rest.get("/metrics")
     assert answer.status == 200, answer.body
@@ -126,7 +126,7 @@ def metrics(address: str) -> str:
 
 
 def as_http(request: pb.ModelInferRequest) -> tuple[str, bytes, dict[str, str]]:
-    """The path, the body and the headers of a request: raw contents as binary data, typed ones as values in JSON."""
+    """The path, body and headers of a request. Raw contents become binary data, typed contents become JSON values."""
     inputs = []
     for place, tensor in enumerate(request.inputs):
         described = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
@@ -148,16 +148,16 @@ def as_http(request: pb.ModelInferRequest) -> tuple[str, bytes, dict[str, str]]:
 
 
 def model_path(name: str, version: str = "") -> str:
-    """The path of a model, or of a version of it."""
+    """The path of a model or of a model's version."""
     model = f"/v2/models/{urllib.parse.quote(name, safe='')}"
     return f"{model}/versions/{urllib.parse.quote(version, safe='')}" if version else model
 
 
 def _parameters(owner: Any) -> dict[str, Any]:
-    """The parameters of a message as JSON has them."""
+    """The parameters of a message in JSON's form."""
     return {name: getattr(each, each.WhichOneof("parameter_choice")) for name, each in owner.parameters.items()}
 
 
 def tensor(name: str, datatype: str, shape: list[int], data: Any) -> dict[str, Any]:
-    """An input whose values stand in the JSON."""
+    """An input whose values are in the JSON."""
     return {"name": name, "datatype": datatype, "shape": shape, "data": data}

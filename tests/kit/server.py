@@ -1,4 +1,4 @@
-"""A server in this process."""
+"""Runs a server in this process."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +12,12 @@ from hangtag.serving.server.runtime.session import Runtime, RuntimeFactory
 
 @contextmanager
 def server(models: Path, *, runtimes: RuntimeFactory = Runtime, **settings: Any) -> Iterator[Server]:
-    """A server that is ready inside the block, on free ports for gRPC and HTTP, and drained after it.
+    """A server that is ready inside the block, on free ports for gRPC and HTTP, and drained after the block.
 
     Args:
         models: The model repository.
-        runtimes: Loads the models, such as a `gate.Gates`.
-        settings: Of ServerConfig, such as ``limits``.
+        runtimes: The factory that loads the models, such as a `gate.Gates`.
+        settings: Settings of ServerConfig, such as ``limits``.
     """
     config = ServerConfig(models=models, **{"port": 0, "http_port": 0, **settings})
     with Server(config, runtimes=runtimes) as running:

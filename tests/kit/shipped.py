@@ -8,5 +8,5 @@ MODELS = Path(__file__).parents[2] / "models"
 
 
 def latest(name: str) -> Path:
-    """The file of a model's latest version, which a server loads."""
+    """The file of a model's latest version, which a server loads by default."""
     return versions(MODELS, name)[0].path

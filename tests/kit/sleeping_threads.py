@@ -1,13 +1,13 @@
-"""Lets the threads of ONNX Runtime's sessions sleep while they wait for work. Its import does that, for later sessions.
+"""Makes the threads of later ONNX Runtime sessions sleep while they wait for work. Importing this module is enough.
 
-By default they spin for milliseconds once a session is opened and after each batch, which is most of what it costs to
-start a server of small models. Tests open thousands of sessions for a few batches each. The answers are the same.
+By default, these threads spin for milliseconds after a session is opened and after each batch, which is most of the
+cost of starting a server of small models. Tests open thousands of sessions for few batches each. Answers stay equal.
 """
 
 import onnxruntime
 
 
-class _Options(onnxruntime.SessionOptions):  # type: ignore[misc]  # it has no types
+class _Options(onnxruntime.SessionOptions):  # type: ignore[misc]  # ONNX Runtime has no types
     def __init__(self) -> None:
         super().__init__()
         self.add_session_config_entry("session.intra_op.allow_spinning", "0")

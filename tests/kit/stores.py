@@ -1,4 +1,4 @@
-"""Stores: moto's S3, a web server with TLS, and docker's registry, each behind a link that fails as a test says."""
+"""Stores: moto's S3, a web server with TLS, and docker's registry. A test makes the link to each store fail."""
 
 import base64
 import json
@@ -30,11 +30,11 @@ from tests.kit.waiting import until
 
 SECRET = "a-secret-of-the-store"
 LOGIN = base64.b64encode(f"user:{SECRET}".encode()).decode()
-"""As docker's configuration has it."""
+"""The login in the form of docker's configuration."""
 TOKEN_SECONDS = 10
-"""For which the registry's tokens are valid."""
+"""The number of seconds for which the registry's tokens are valid."""
 _LEEWAY = 60
-"""Seconds for which docker's registry takes a token that has expired."""
+"""The number of seconds for which docker's registry still accepts an expired token."""
 
 
 @dataclass
@@ -44,16 +44,16 @@ class ObjectStore:
     url: str
     link: Link
     variables: dict[str, str]
-    """What the environment of a command has to say of it."""
+    """Variables with which a command reaches the store through the link."""
     direct: dict[str, str] = field(default_factory=dict)
-    """What it has to say in place of that for a way without the link."""
+    """Variables that replace them for reaching the store without the link."""
     direct_url: str = ""
-    """The URL for that way, if it is another."""
+    """The URL without the link, if it differs."""
     status: int = 0
-    """A web server's answer to all that is read, unless it is 0."""
+    """The status with which a web server answers every read, unless it is 0."""
 
     def run(self, *arguments: object) -> str:
-        """Run ``hangtag models``, which must succeed; returns all that it prints."""
+        """Run ``hangtag models``, which must succeed. Returns all that the command prints."""
         return invoke("models", *arguments, variables=self.variables).output
 
     def push(self, *arguments: object) -> str:
@@ -62,42 +62,42 @@ class ObjectStore:
         return invoke("models", "push", *arguments, url, variables=self.variables | self.direct).output
 
     def refused(self, *arguments: object) -> str:
-        """Run ``hangtag models`` to an error; returns that."""
+        """Run ``hangtag models``, which must fail. Returns the error."""
         return refusal("models", *arguments, variables=self.variables)
 
     def put(self, path: str, content: bytes) -> None:
-        """Write a file as another program does; moto does not look at keys."""
+        """Write a file as another program does. moto does not check keys."""
         from obstore.store import from_url
 
         keys: Any = {"endpoint": self.direct["AWS_ENDPOINT_URL"], "access_key_id": "x", "secret_access_key": "x"}
         from_url(self.url, client_options={"allow_http": True}, **keys).put(path, content)
 
     def oras(self, command: str, *arguments: str, folder: Path) -> None:
-        """Call the program oras in a folder, for a registry."""
+        """Call the program oras for a registry, in a folder."""
         folder.mkdir(exist_ok=True)
         line = ["oras", command, "--plain-http", self.direct_url.removeprefix("oci://"), *arguments]
         subprocess.run(line, cwd=folder, env=environment(**self.variables), capture_output=True, check=True)
 
     @contextmanager
     def server(self, *options: object, silent_seconds: float = 10) -> Iterator[Serving]:
-        """A server that follows the store ten times a second, and waits so long for its answers."""
+        """A server that polls the store ten times a second, and waits this long for a silent store."""
         following = ("--model-control", "poll", "--poll-seconds", "0.1")
         ports = ("--port", 0, "--http-port", -1, "--transport", "grpc")
         short: Any = {"first": with_limits(store_silent_seconds=silent_seconds), **self.variables}
         with serving("--models", self.url, *following, *ports, *options, **short) as server:
             yield server
         log = "".join(server.log)
-        assert not any(secret in log for secret in (SECRET, LOGIN, "Bearer", "eyJ"))  # which is how a token begins
+        assert not any(secret in log for secret in (SECRET, LOGIN, "Bearer", "eyJ"))  # tokens begin with eyJ
 
 
 def answer(server: Serving, name: str = "m") -> int:
-    """The number of the version that answers, of a model that `Repository.publish` makes by default."""
+    """The number of the version that answers, for a model that `Repository.publish` writes by default."""
     with Client(server.address) as client:
         return int(client.infer(name, samples([0]))["y"][0, 0])
 
 
 def until_answer(server: Serving, number: int) -> None:
-    """Wait until a version answers."""
+    """Wait until this version answers."""
     until(lambda: answer(server) == number)
 
 
@@ -117,7 +117,7 @@ def moto() -> Iterator[str]:
 
 @contextmanager
 def s3(moto: str, cache: Path) -> Iterator[ObjectStore]:
-    """A folder in a bucket of its own."""
+    """A store in a folder of a separate bucket."""
     bucket = f"b{uuid.uuid4().hex}"
     urllib.request.urlopen(urllib.request.Request(f"{moto}/{bucket}", method="PUT")).close()
     with link(moto.removeprefix("http://")) as opened:
@@ -133,11 +133,11 @@ def s3(moto: str, cache: Path) -> Iterator[ObjectStore]:
 
 @contextmanager
 def https(folder: Path, cache: Path) -> Iterator[ObjectStore]:
-    """A web server of a folder, which takes files too. Its URL has a password and a signature."""
+    """A web server of a folder, which also accepts files. Its URL contains a password and a signature."""
 
     class Handler(SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
-            if store.status:  # with all that the client has sent, as errors of S3 have it
+            if store.status:  # echo all that the client has sent, as errors of S3 do
                 self.send_error(store.status, explain=f"{self.path} {self.headers}")
             else:
                 super().do_GET()
@@ -169,7 +169,7 @@ def https(folder: Path, cache: Path) -> Iterator[ObjectStore]:
 
 @contextmanager
 def registry(folder: Path) -> Iterator[str]:
-    """HOST:PORT of docker's registry, as Debian has it. It wants tokens."""
+    """The HOST:PORT of Debian's docker registry, which requires tokens."""
     from joserfc import jwk, jwt
 
     for program in ("docker-registry", "oras"):
@@ -220,7 +220,7 @@ def registry(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def oci(registry: str, cache: Path) -> Iterator[ObjectStore]:
-    """A tag in a repository of its own."""
+    """A store in a tag of a separate repository."""
     with link(registry) as opened:
         logins = {address: {"auth": LOGIN} for address in (registry, opened.address)}
         (cache / "docker").mkdir(parents=True)

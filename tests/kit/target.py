@@ -1,4 +1,4 @@
-"""A server in a process of its own that is fuzzed or attacked: it must live, and neither grow nor fill its log."""
+"""A server in another process that is fuzzed or attacked. It must survive, and its memory and log may not grow."""
 
 import re
 from collections.abc import Sequence
@@ -17,28 +17,28 @@ from tests.kit.command import Serving
 from tests.kit.waiting import TIMEOUT, until
 
 MORE_MEMORY = 300 << 20
-"""Bytes that the process may take beyond what it had when it was ready; unpacking a large picture takes the most."""
+"""The bytes by which the process may grow after it is ready. Unpacking a large picture takes the most."""
 MORE_LOG = 50
-"""Lines."""
+"""The number of lines by which the log may grow."""
 
 REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.FAILED_PRECONDITION,  # models are not loaded by call here
+    grpc.StatusCode.FAILED_PRECONDITION,  # models cannot be loaded by call here
 )
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 REFLECTION = "/grpc.reflection.{}.ServerReflection/ServerReflectionInfo"
 FAILED = 'event="request failed"'
 TIMES = 100
-"""How much larger an answer of ``tiled`` is than its request."""
+"""The size of an answer of ``tiled``, as a multiple of its request."""
 PRINTED_BY_GRPCIO = re.compile(
     r"Traceback \(most recent call last\):$|  File \"src/python/grpcio/|grpc\._cython\.cygrpc\.ExecuteBatchError: |$"
 )
-"""It prints a traceback where it cannot send an error because the caller has left: docs/explanation/threat-model.md."""
+"""grpcio prints a traceback if it cannot send an error because the caller left (docs/explanation/threat-model.md)."""
 
 
 class Target:
-    """The server's process, and a channel that takes bytes."""
+    """The server's process, and a channel that sends bytes."""
 
     def __init__(self, server: Serving, transport: str) -> None:
         self._server = server
@@ -49,15 +49,15 @@ class Target:
         self._memory, self._lines = self.memory(), len(self.log())
 
     def log(self) -> list[str]:
-        """What the server has written, without what grpcio prints."""
+        """The lines that the server has written, without those of grpcio."""
         return [line for line in self._server.log if not PRINTED_BY_GRPCIO.match(line.rstrip("\n"))]
 
     def memory(self) -> int:
-        """Resident, in bytes, with the Envoy in front of it where there is one."""
+        """The resident bytes of the server and, if there is one, of the Envoy in front of it."""
         return memory.held_with_children(self._server.process.pid)
 
     def send(self, method: str, data: bytes) -> bytes | None:
-        """The answer; None where it was refused for a reason that is the caller's. Any other end is a failure."""
+        """The answer; None if the call was refused for a fault of the caller. Any other end is a failure."""
         call: Any = self._channel.unary_unary(method)
         try:
             answer: bytes = call(data, timeout=TIMEOUT)
@@ -68,18 +68,18 @@ class Target:
         return answer
 
     def wait_for_memory(self, most: int) -> None:
-        """Wait until it holds no more than this many bytes: what a connection took is freed some time after its end."""
+        """Wait until the server holds at most this many bytes. It frees the memory of a connection after its end."""
         until(lambda: self.memory() <= most)
 
     def require_answer(self) -> None:
-        """It answers a good request."""
+        """Require that the server answers a valid request."""
         sent = live.request("two_inputs", a=np.ones((1, 3), np.float32), b=np.ones((1, 3), np.int64))
         answer = self.send(INFER, sent.SerializeToString())
         assert answer is not None
         assert live.outputs(pb.ModelInferResponse.FromString(answer))["sum"].tolist() == [[2, 2, 2]]
 
     def require_health(self) -> None:
-        """It lives, answers as it should, and is as large as before."""
+        """Require that the server is running, answers correctly, and is as large as before."""
         self.require_answer()
         assert self._server.process.poll() is None
         assert self.memory() - self._memory < MORE_MEMORY
@@ -99,29 +99,29 @@ class Attacked(Target):
         self.inference: Any = InferenceStub(self._channel)
 
     def call(self, method: str, message: bytes, metadata: Sequence[tuple[str, str]] = ()) -> bytes:
-        """Raises grpc.RpcError where it is refused."""
+        """Send a request. Raises grpc.RpcError if the server refuses it."""
         call: Any = self._channel.unary_unary(method)
         answer: bytes = call(message, timeout=TIMEOUT, metadata=metadata)
         return answer
 
     def failures(self) -> list[str]:
-        """The log's lines on calls that failed by no fault of their callers."""
+        """The log's lines about calls that failed without a fault of their callers."""
         return [line for line in self._server.log if FAILED in line]
 
     def most_memory(self) -> int:
-        """The most bytes that the process has ever held."""
+        """The largest number of bytes that the process has ever held."""
         return memory.most_held(self._server.process.pid)
 
     def metrics(self) -> str:
         return self._server.metrics()
 
     def answered(self, model: str) -> int:
-        """How many requests for a model have been computed, whether or not their answers were taken."""
+        """The number of requests for a model that have been computed, whether or not their answers were read."""
         (count,) = re.findall(rf'nv_inference_request_success{{model="{model}",version="1"}} (\S+)', self.metrics())
         return round(float(count))
 
     def require_others(self) -> None:
-        """It answers calls that native passes on to grpcio, also on a new connection."""
+        """Require answers to calls that native forwards to grpcio, also on a new connection."""
         own = [("grpc.use_local_subchannel_pool", 1)]
         with grpc.insecure_channel(self.address, own) as channel:
             others = InferenceStub(channel)
@@ -129,7 +129,7 @@ class Attacked(Target):
                 assert inference.ServerReady(pb.ServerReadyRequest(), timeout=TIMEOUT, wait_for_ready=True).ready
 
     def require_reflection(self) -> None:
-        """It lists its services, as grpcurl asks for them, once no more streams come that would end this one."""
+        """Require a list of the services, as grpcurl requests it, once no more streams arrive that would end it."""
         call: Any = self._channel.stream_stream(REFLECTION.format("v1"))
         sent = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
 
@@ -143,7 +143,7 @@ class Attacked(Target):
         until(lists_services, TIMEOUT)
 
     def wait_for_streams(self, *, refused: bool) -> None:
-        """Wait until a new stream is refused, or is served."""
+        """Wait until a new stream is refused or served."""
         sent = live.request("tiled", x=live.number(1))
 
         def is_refused() -> bool:

@@ -1,4 +1,4 @@
-"""ONNX models that must not be batched although their first axis is free: their rows depend on each other, or fail."""
+"""ONNX models with a free first axis that must not be batched, because their rows depend on each other, or fail."""
 
 from collections.abc import Callable, Mapping
 
@@ -15,38 +15,38 @@ _END = np.iinfo(np.int64).min
 def _rows(
     text: str, metadata: Mapping[str, str] | None = None, **constants: npt.NDArray[np.generic]
 ) -> onnx.ModelProto:
-    """x FP32 [batch, 3] -> y FP32 [batch, 3], by these constants and nodes."""
+    """x FP32 [batch, 3] -> y FP32 [batch, 3], computed by these nodes from these constants."""
     return from_text(f"(float[batch, {COLUMNS}] x) => (float[batch, {COLUMNS}] y) {text}", metadata, **constants)
 
 
 def softmax(metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
-    """Softmax over the rows."""
+    """Softmax along the batch axis."""
     return _rows("{ y = Softmax <axis = 0> (x) }", metadata)
 
 
 def faint_softmax() -> onnx.ModelProto:
-    """Softmax over the rows, in values of at most 0.0001."""
+    """Softmax along the batch axis, with values of at most 0.0001."""
     return _rows("<float small = {0.0001}> { p = Softmax <axis = 0> (x) y = Mul(p, small) }")
 
 
 def cumulative_sum() -> onnx.ModelProto:
-    """The sum of each row and those before it."""
+    """The cumulative sum of the rows."""
     return _rows("<int64 axis = {0}> { y = CumSum(x, axis) }")
 
 
 def reversal() -> onnx.ModelProto:
-    """The rows, the last one first."""
+    """The rows in reverse order."""
     constants = "<int64[1] last = {-1}, int64[1] axes = {0}, int64[1] step = {-1}>"
     return _rows(f"{constants} {{ y = Slice(x, last, end, axes, step) }}", end=np.array([_END]))
 
 
 def centring() -> onnx.ModelProto:
-    """The rows without their mean."""
+    """The rows minus their mean."""
     return _rows("<int64[1] axes = {0}> { mean = ReduceMean(x, axes) y = Sub(x, mean) }")
 
 
 def training_mode() -> onnx.ModelProto:
-    """Batch normalisation by the statistics of the batch, as an export in training mode has it.
+    """Batch normalisation by the statistics of the batch, as in a network that was exported in training mode.
 
     ONNX Runtime carries the mean and the variance from run to run, so that no two runs give the same answer.
     """
@@ -58,12 +58,12 @@ def training_mode() -> onnx.ModelProto:
 
 
 def noise() -> onnx.ModelProto:
-    """The rows, with random numbers added."""
+    """The rows plus random numbers."""
     return _rows("{ noise = RandomNormalLike(x) y = Add(x, noise) }")
 
 
 def large_neighbour() -> onnx.ModelProto:
-    """Softmax over the rows in two columns, next to one of values in the thousands that depend on their row alone."""
+    """Softmax along the batch axis in two columns. The third has values in the thousands, which depend on the row."""
     return _rows(
         """<float[3] first = {1920, 0, 0}, float[3] others = {0, 1, 1}> {
             p = Softmax <axis = 0> (x)
@@ -76,7 +76,7 @@ def large_neighbour() -> onnx.ModelProto:
 
 
 def distant_row() -> onnx.ModelProto:
-    """The rows, with the eighth added to each where a batch has one."""
+    """The rows, plus the batch's eighth row if the batch has one."""
     return _rows(
         """<int64[1] eighth = {7}, int64[1] ninth = {8}, int64[1] axes = {0}> {
             row = Slice(x, eighth, ninth, axes)
@@ -87,12 +87,12 @@ def distant_row() -> onnx.ModelProto:
 
 
 def dynamic_quantization() -> onnx.ModelProto:
-    """The rows in steps of which the range of the whole batch decides."""
+    """The rows, quantized in steps that depend on the range of the whole batch."""
     return _rows("{ steps, scale, zero = DynamicQuantizeLinear(x) y = DequantizeLinear(steps, scale, zero) }")
 
 
 def reversed_texts() -> onnx.ModelProto:
-    """Texts, the last one first."""
+    """The texts in reverse order."""
     return from_text(
         """(string[batch] x) => (string[batch] y)
         <int64[1] last = {-1}, int64[1] axes = {0}, int64[1] step = {-1}> { y = Slice(x, last, end, axes, step) }""",
@@ -109,11 +109,11 @@ MODELS: tuple[Callable[[], onnx.ModelProto], ...] = (
     large_neighbour,
     dynamic_quantization,
 )
-"""x FP32 [batch, 3] -> y FP32 [batch, 3]"""
+"""Models with x FP32 [batch, 3] -> y FP32 [batch, 3]."""
 
 
 def scaled_by_the_largest() -> onnx.ModelProto:
-    """x divided by the largest value in the batch, as a quantizer does that derives its scale from the batch."""
+    """x divided by the largest value in the batch, like a quantizer that derives its scale from the batch."""
     return _rows(
         """<float one = {1}> {
             size = Abs(x)
@@ -125,19 +125,19 @@ def scaled_by_the_largest() -> onnx.ModelProto:
 
 
 def one_row() -> onnx.ModelProto:
-    """Declares one output row per sample, and returns one for all."""
+    """A model that declares one output row for each sample, and returns one row for the whole batch."""
     built = _rows("<int64[1] axis = {0}> { sum = ReduceSum <keepdims = 1> (x, axis) y = Identity(sum) }")
     built.graph.output[0].type.tensor_type.shape.dim[0].ClearField("dim_param")
     return built
 
 
 def only_alone() -> onnx.ModelProto:
-    """Fails on more than one sample: it reshapes to [1, 3]."""
+    """A model that fails on more than one sample, because it reshapes to [1, 3]."""
     return from_text("(float[batch, 3] x) => (float[?, 3] y) <int64[2] shape = {1, 3}> { y = Reshape(x, shape) }")
 
 
 def at_most_32() -> onnx.ModelProto:
-    """Looks up each sample's index in a table of 32, and fails on a larger batch."""
+    """A model that looks up each sample's number in a table of 32 rows, and fails on a larger batch."""
     return _rows(
         """<int64 zero = {0}, int64 one = {1}> {
             rows = Shape <start = 0, end = 1> (x)
@@ -151,14 +151,14 @@ def at_most_32() -> onnx.ModelProto:
 
 
 def declared_with_an_axis_too_many() -> onnx.ModelProto:
-    """ONNX Runtime loads it with a warning, and reports no shape."""
+    """A model that ONNX Runtime loads with a warning and without a shape."""
     built = _rows("{ y = Relu(x) }")
     built.graph.output[0].type.tensor_type.shape.dim.add()
     return built
 
 
 def aborting() -> onnx.ModelProto:
-    """Its LSTM gets an empty batch, for which ONNX Runtime aborts the process."""
+    """An LSTM that receives an empty batch, for which ONNX Runtime aborts the process."""
     return from_text(
         """(float[length, batch, 3] x) => (float[length, 1, none, 2] y) <int64[1] from = {0}, int64[1] axis = {1}> {
             none = Slice(x, from, from, axis)
@@ -170,6 +170,6 @@ def aborting() -> onnx.ModelProto:
 
 
 def of_a_huge_picture() -> onnx.ModelProto:
-    """One sample has 2**40 values, and the file a few bytes."""
+    """A model of a few bytes whose samples have 2**40 values each."""
     shape = f"float[batch, {2**20}, {2**20}]"
     return from_text(f"({shape} x) => ({shape} y) {{ y = Relu(x) }}")

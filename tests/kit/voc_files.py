@@ -1,4 +1,4 @@
-"""Files in the layout of VOC 2007: six images of a few classes, or images whose classes a network learns in seconds."""
+"""Files in the layout of VOC 2007: six images of a few classes, or images whose classes a network learns quickly."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ BARS = ("bird", "boat", "bus", "car")
 
 
 def annotation(name: str, objects: Sequence[str]) -> str:
-    """As VOC writes them, shortened to a few of its fields."""
+    """An annotation in VOC's format, shortened to a few fields."""
     things = "".join(
         f"<object><name>{thing}</name><pose>Left</pose><truncated>0</truncated><difficult>{index % 2}</difficult>"
         "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>30</xmax><ymax>40</ymax></bndbox></object>"
@@ -30,7 +30,7 @@ def annotation(name: str, objects: Sequence[str]) -> str:
 
 
 def write(folder: Path) -> Path:
-    """The folder, now with six images under VOCdevkit, the left half of each dark red and the right half white."""
+    """Fill and return the folder: six images under VOCdevkit, each with a dark red left half and a white right half."""
     pixels = np.full((37, 50, 3), 255, np.uint8)
     pixels[:, :25] = (100, 0, 0)
     for image_set, images in IMAGES.items():
@@ -39,7 +39,7 @@ def write(folder: Path) -> Path:
 
 
 def write_bars(folder: Path, count: int) -> Path:
-    """The folder, now with this many images in each split: two bright bars, of four places, say what an image shows."""
+    """Fill the folder with this many images in each split; two bright bars at four places determine the classes."""
     rng = np.random.default_rng(0)
     for number, image_set in enumerate(IMAGES):
         images = {}

@@ -1,15 +1,15 @@
-"""Waits for what a program does in a thread or a process of its own."""
+"""Waits for the effects of a program that runs in another thread or process."""
 
 import time
 from collections.abc import Callable
 
 TIMEOUT = 60.0
-"""Seconds after which a test fails that waits for what must come."""
+"""The number of seconds after which a test stops waiting and fails."""
 _PAUSE_SECONDS = 0.005
 
 
 def until(condition: Callable[[], object], seconds: float = TIMEOUT) -> None:
-    """Return once a condition holds, asked again and again. Raises AssertionError if it does not hold in time."""
+    """Return once a repeatedly checked condition holds. Raises AssertionError if it does not hold in time."""
     ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends, f"{condition} did not hold within {seconds:g} s"
@@ -17,5 +17,5 @@ def until(condition: Callable[[], object], seconds: float = TIMEOUT) -> None:
 
 
 def pass_time(seconds: float) -> None:
-    """Take this long, as a slow server does, or let time go by in which nothing may happen. No event ends it."""
+    """Sleep for this long, as a slow server does, or while nothing may happen. No event ends this pause."""
     time.sleep(seconds)

@@ -1,4 +1,4 @@
-"""Two workers, of `hangtag serve` or of a supervisor in this process, calls of both and what they report."""
+"""Two workers, of `hangtag serve` or of a supervisor in this process, calls of both workers, and their reports."""
 
 import re
 import signal
@@ -35,7 +35,7 @@ def two_workers(models: Path, *options: str, first: str = "") -> Iterator[Servin
 
 @contextmanager
 def connections(server: Serving, count: int) -> Iterator[list[Stub]]:
-    """Stubs with a connection each, so that the kernel spreads them over the workers."""
+    """Stubs with a separate connection each, so that the kernel spreads them over the workers."""
     with ExitStack() as stack:
         address = server.address
         yield [Stub(stack.enter_context(grpc.insecure_channel(address, OWN_CONNECTION))) for _ in range(count)]
@@ -43,7 +43,7 @@ def connections(server: Serving, count: int) -> Iterator[list[Stub]]:
 
 @contextmanager
 def asking(server: Serving, transport: str) -> Iterator[Callable[[], float]]:
-    """Yields a function that calls gather over one connection of its own, and returns the answer, which is 20."""
+    """Yields a function that calls gather over one separate connection, and returns the answer, which is 20."""
     if transport == HTTP:
         with Rest(server.http_address) as rest:
             yield lambda: float(rest.infer(request("gather", index=index(2))).outputs["value"].item())
@@ -53,11 +53,11 @@ def asking(server: Serving, transport: str) -> Iterator[Callable[[], float]]:
 
 
 def supervisor(models: Path, **settings: Any) -> Supervisor:
-    """A supervisor, not started, of two workers that serve gather from free ports of gRPC.
+    """A supervisor of two workers that serve gather on free ports of gRPC. The supervisor is not started.
 
     Args:
         models: The model repository.
-        settings: Of ServerConfig, in place of these.
+        settings: Settings of ServerConfig that replace the defaults of this function.
     """
     defaults: dict[str, Any] = {"load_model": ("gather",), "model_control": "explicit", "limits": QUICK_CHECKS}
     return Supervisor(ServerConfig(models=models, port=0, http_port=-1, **{"workers": 2, **defaults, **settings}))
@@ -65,7 +65,7 @@ def supervisor(models: Path, **settings: Any) -> Supervisor:
 
 @contextmanager
 def supervising(models: Path, **settings: Any) -> Iterator[Supervisor]:
-    """A supervisor whose workers are ready inside the block, and end at once after it."""
+    """A supervisor whose workers are ready inside the block, and end immediately after the block."""
     supervised = supervisor(models, **settings)
     supervised.start()
     try:
@@ -76,7 +76,7 @@ def supervising(models: Path, **settings: Any) -> Iterator[Supervisor]:
 
 @contextmanager
 def supervising_and_stubs(models: Path, count: int, **settings: Any) -> Iterator[tuple[Supervisor, list[Stub]]]:
-    """A supervisor, and this many stubs with a connection each."""
+    """A supervisor, and this many stubs with a separate connection each."""
     with ExitStack() as stack:
         with structlog.testing.capture_logs() as log:
             supervised = stack.enter_context(supervising(models, **settings))
@@ -86,7 +86,7 @@ def supervising_and_stubs(models: Path, count: int, **settings: Any) -> Iterator
 
 
 def pids(server: Serving) -> list[int]:
-    """The process ids of the workers that listened, the earliest first."""
+    """The process ids of the workers that listened, with the earliest first."""
     lines = [line for line in list(server.log) if 'event="worker listens"' in line]
     return [int(re.findall(r"pid=(\d+)", line)[0]) for line in lines]
 
@@ -97,7 +97,7 @@ def ask(stub: Stub) -> float:
 
 
 def metrics(text: str) -> dict[str, float]:
-    """Of a server's metrics those of the workers, the transport and the inferences, by name."""
+    """The metrics of a server about workers, the transport and inferences, by name."""
     return {
         sample.name: sample.value
         for family in text_string_to_metric_families(text)
