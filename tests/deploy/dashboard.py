@@ -1,10 +1,10 @@
-"""Reads the PromQL queries that Grafana sends for the dashboard, and the metrics that they name."""
+"""Reads the PromQL queries that Grafana sends for the dashboard, and the metrics that these queries name."""
 
 import json
 import re
 from pathlib import Path
 
-# Every metric of the server has one of these prefixes; Triton's names begin with nv_.
+# Every metric of the server has one of these prefixes. Triton's names begin with nv_.
 METRIC = re.compile(r"\b(?:hangtag|nv)_[a-z0-9_]+")
 
 
@@ -19,5 +19,5 @@ def expressions(file: Path, *, model: str = "$model", rate_interval: str = "$__r
 
 
 def metrics(text: str) -> set[str]:
-    """Returns the names of the server's metrics in some PromQL text."""
+    """Returns the names of the server's metrics in a PromQL text."""
     return set(METRIC.findall(text))

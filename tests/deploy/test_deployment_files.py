@@ -1,4 +1,4 @@
-"""docker-compose.yml, docker-bake.hcl and the Kubernetes manifests: the checks that need no engine and no kustomize."""
+"""docker-compose.yml, docker-bake.hcl and the Kubernetes manifests: checks that need no engine and no kustomize."""
 
 import json
 import os
@@ -24,7 +24,7 @@ VARIABLES = sorted(set(re.findall(r"\$\{(HANGTAG_\w+)", TEXT)))
 
 
 def with_defaults(text: str) -> str:
-    """Replaces each ${NAME:-default} and ${NAME-default} by its default."""
+    """Replaces each ${NAME:-default} and ${NAME-default} with its default."""
     return re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", text)
 
 
@@ -34,7 +34,7 @@ def test_the_page_about_compose_explains_every_variable() -> None:
 
 
 def test_no_variable_is_an_option_of_a_command() -> None:
-    """A variable HANGTAG_VERSION, for example, would make every command print its version and do nothing."""
+    """A variable HANGTAG_VERSION, for example, would make every command print its version and exit."""
     listed = invoke("models", "list", "--models", ROOT / "models", variables=dict.fromkeys(VARIABLES, "1"))
     assert listed.stdout.startswith("model ")
 
@@ -54,7 +54,7 @@ def test_services_restart_and_servers_have_time_to_drain() -> None:
 
 
 def test_every_default_port_is_a_single_port_on_loopback() -> None:
-    """From a range Docker may choose another port after a restart. Only --scale needs a range, set by HANGTAG_PORTS."""
+    """Docker may choose another port of a range after a restart. Only --scale needs a range, set by HANGTAG_PORTS."""
     published = [with_defaults(port) for service in SERVICES.values() for port in service.get("ports", [])]
     assert {"127.0.0.1:8001:8001", "127.0.0.1:8000:8000"} <= set(published)
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in published), published
@@ -75,7 +75,7 @@ def test_the_tested_proxy_has_the_version_of_the_shipped_one() -> None:
 
 
 def test_buildx_builds_every_image_for_both_architectures() -> None:
-    """As buildx reads the file; nothing is built."""
+    """The test lets buildx read the file, and builds nothing."""
     command = ["docker", "buildx", "bake", "--file", "deploy/docker-bake.hcl", "--print"]
     variables = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "REGISTRY": "example/hangtag", "VERSION": "9"}
     try:
@@ -111,7 +111,7 @@ every_pod = pytest.mark.parametrize(
 
 @every_pod
 def test_every_variable_is_an_option_of_the_server(pod: dict[str, Any]) -> None:
-    """The server ignores misspelt variables. That it refuses an invalid value shows that it reads the variable."""
+    """The server ignores misspelt variables. If it refuses an invalid value, it reads the variable."""
     (container,) = pod["containers"]
     assert "HANGTAG_SERVE_CONNECTION_AGE_SECONDS" in {variable["name"] for variable in container["env"]}
     for variable in container["env"]:
@@ -121,7 +121,7 @@ def test_every_variable_is_an_option_of_the_server(pod: dict[str, Any]) -> None:
 
 @every_pod
 def test_the_server_can_write_temporary_files(pod: dict[str, Any]) -> None:
-    """The native transport makes a folder for its socket; the rest of the container is read-only."""
+    """The native transport creates a folder for its socket. The rest of the container's file system is read-only."""
     (container,) = pod["containers"]
     assert container["securityContext"]["readOnlyRootFilesystem"]
     (volume,) = [mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == "/tmp"]
@@ -129,7 +129,7 @@ def test_the_server_can_write_temporary_files(pod: dict[str, Any]) -> None:
 
 
 def test_the_network_policy_admits_clients_by_expressions_and_prometheus() -> None:
-    """`includeSelectors` adds labels to every podSelector.matchLabels, a policy's peers included, but no expression."""
+    """`includeSelectors` adds labels to every podSelector.matchLabels, a policy's peers included; expressions stay."""
     (labels,) = yaml.safe_load((BASE / "kustomization.yaml").read_text())["labels"]
     assert labels["includeSelectors"]
     calls, scrapes = yaml.safe_load((BASE / "network-policy.yaml").read_text())["spec"]["ingress"]
@@ -140,7 +140,7 @@ def test_the_network_policy_admits_clients_by_expressions_and_prometheus() -> No
 
 
 def test_the_documented_command_gives_the_operator_the_alerts_unchanged(tmp_path: Path) -> None:
-    """Runs docs/how-to/kubernetes.md's command with a fake kubectl that prints its input."""
+    """Runs the command of docs/how-to/kubernetes.md with a fake kubectl that prints its input."""
     (block,) = re.findall(
         r"```sh\n({\n.*?kubectl apply.*?)```", (ROOT / "docs/how-to/kubernetes.md").read_text(), re.DOTALL
     )
@@ -180,7 +180,7 @@ def test_the_dashboard_and_the_rules_use_only_exported_metrics(samples: list[Sam
         named = dashboard.metrics(expression)
         assert named <= exported, title
         assert named or "up{" in expression, title
-    # Recorded series carry colons: level:metric:operations.
+    # The names of recorded series contain colons: level:metric:operations.
     named = dashboard.metrics(re.sub(r"\w+:\w+:\w+", "", (MONITORING / "rules.yml").read_text()))
     assert named <= exported
     assert len(named) > 5

@@ -16,7 +16,7 @@ from tests.kit.command import ROOT
 from tests.kit.server import server
 
 PAGE = ROOT / "docs/how-to/change-models.md"
-# A fake docker that logs its command lines: compose lists two replicas, and each is healthy at its second inspection.
+# A fake docker that logs its command lines. Compose lists two replicas; each is healthy at its second inspection.
 FAKE_DOCKER = """#!/bin/sh
 echo "$*" >> commands
 case "$1" in
@@ -42,7 +42,7 @@ def test_replicas_restart_one_after_another(tmp_path: Path) -> None:
 
 
 def test_a_call_upgrades_a_model_and_another_rolls_it_back(tmp_path: Path) -> None:
-    """The page's command loads the newest version; before it, version 2 is published, and then moved away."""
+    """The page's command loads the newest version. The test publishes version 2 first, and moves it away later."""
     (command,) = re.findall(r"```sh\n(\S*hangtag models load .*?)```", PAGE.read_text(), re.DOTALL)
     models = tmp_path / "models"
     onnx_models.publish(models, "cnn", onnx_models.classifier())
@@ -65,11 +65,11 @@ def test_the_proxy_protects_the_servers_and_their_callers() -> None:
     proxy = yaml.safe_load((ROOT / "deploy/envoy.yaml").read_text())
     assert "admin" not in proxy
     (cluster,) = proxy["static_resources"]["clusters"]
-    # Callers share no connection to a server: one who cancels many calls would end those of others.
+    # Callers do not share a connection to a server: a caller that cancels many calls would end the calls of others.
     assert cluster["connection_pool_per_downstream_connection"] is True
     (limit, _) = proxy["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
     assert limit["typed_config"]["max_connections"] < ServerConfig().max_connections
-    # A dead replica stays ejected until its health checks have failed, and gets no calls in between.
+    # Outlier detection keeps a dead replica ejected until its health checks fail, so that it gets no calls meanwhile.
     (check,) = cluster["health_checks"]
     seconds = {name: float(check[name].removesuffix("s")) for name in ("interval", "timeout")}
     ejection_seconds = float(cluster["outlier_detection"]["base_ejection_time"].removesuffix("s"))

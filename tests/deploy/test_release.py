@@ -1,4 +1,4 @@
-"""A release has one version, a changelog entry, and locks that satisfy pyproject.toml; CI tests the deployment."""
+"""A release has one version, a changelog entry, and locks that satisfy pyproject.toml. CI tests the deployment."""
 
 import os
 import re
@@ -51,7 +51,7 @@ UPGRADING = "# Upgrading\n\n## From 1.0.0 to 1.1.0\n\nNothing.\n"
 
 
 def check_release(root: Path, version: str, changelog: str, upgrading: str) -> subprocess.CompletedProcess[str]:
-    """What `make release-check` begins with, in a folder with these documents."""
+    """Runs the first steps of `make release-check` in a folder with these documents."""
     (root / "docs/how-to").mkdir(parents=True)
     (root / "pyproject.toml").write_text(f'[project]\nversion = "{version}"\n')
     (root / "CHANGELOG.md").write_text(changelog)
@@ -86,7 +86,7 @@ def test_a_release_that_is_not_cut_fails_by_what_is_missing(
 
 
 def test_make_release_check_stops_at_a_release_that_is_not_cut(tmp_path: Path) -> None:
-    """The rest of the script, which builds and installs, is not reached."""
+    """The test does not reach the rest of the script, which builds and installs."""
     shutil.copytree(ROOT / "deploy", tmp_path / "deploy", ignore=shutil.ignore_patterns("secrets", "__pycache__"))
     assert check_release(tmp_path, "1.2.0", CHANGELOG, UPGRADING).returncode == 1
     script = ["bash", str(tmp_path / "deploy/release-check.sh")]
@@ -110,7 +110,7 @@ def test_the_lock_satisfies_pyproject(name: str) -> None:
     for extra in extras:
         for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
             if requirement.name == PROJECT["name"]:
-                extras += requirement.extras  # an extra may have others in it
+                extras += requirement.extras  # an extra may contain other extras
             else:
                 requirements.append(requirement)
     for requirement in requirements:
@@ -148,7 +148,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def run_ci(repository: Path, **variables: str) -> list[str]:
-    """Runs .ci/run and returns the lines that it prints: the commands that it called, then its messages."""
+    """Runs .ci/run and returns the lines that it prints: the commands that it called, followed by its messages."""
     path = f"{repository.parent / 'bin'}:{os.environ['PATH']}"
     process = subprocess.run(
         [repository / ".ci/run"], env={"PATH": path, **variables}, capture_output=True, text=True, check=True
@@ -172,7 +172,7 @@ def test_with_a_running_engine(repository: Path) -> None:
 @pytest.mark.parametrize("helper", ["shared/tools/docker-here", "elsewhere/mine"])
 def test_with_a_helper_that_starts_an_engine(repository: Path, helper: str) -> None:
     write_program(repository.parent / "shared/tools/docker-here")
-    program = write_program(repository.parent / helper)  # one that is named is taken before it
+    program = write_program(repository.parent / helper)  # a helper that is named explicitly has priority over .ci's own
     variables = {} if helper.startswith("shared") else {"DOCKER_HELPER": str(program)}
     calls = [f"{program.name} build -- make -C deploy build sbom", f"{program.name} run -- make -C deploy test"]
     assert run_ci(repository, **variables) == [*ALWAYS, *calls]

@@ -1,4 +1,4 @@
-"""What is installed is listed (SBOM) and looked up among known vulnerabilities (audit, by the real pip-audit)."""
+"""An SBOM lists what is installed, and an audit by the real pip-audit looks it up among known vulnerabilities."""
 
 import json
 import os
@@ -26,7 +26,7 @@ WARNING = f"of {PinnedAdvisories.read(PINNED).date}, "
 
 
 def record(affected: dict[str, object], name: str = "pillow") -> dict[str, object]:
-    """An advisory in OSV's form, made for these tests."""
+    """An advisory in OSV's form, written for these tests."""
     return {
         "id": "TEST-1",
         "modified": "2026-01-02T03:04:05Z",
@@ -54,7 +54,7 @@ def advisories(folder: Path, *records: dict[str, object]) -> Path:
 
 @pytest.fixture(scope="module")
 def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Folders, the pinned copy, and the URLs of a service that answers, of one that fails and of one that has ended."""
+    """Folders, the pinned copy, and URLs of three services: one that answers, one that fails and one that has ended."""
     folder = tmp_path_factory.mktemp("databases")
     with served(Advisories.of([])) as closed:
         pass
@@ -72,15 +72,15 @@ def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
 
 @dataclass(frozen=True)
 class Case:
-    """An audit: what it reads, and how it ends.
+    """An audit: its input, and its result.
 
     Args:
-        database: The option --database, of the fixture's; empty: none.
-        packages: What is locked.
+        database: The value of the option --database, a name in the fixture; empty: the option is left out.
+        packages: The locked packages.
         code: The exit code.
-        printed: On standard output.
-        warned: On standard error; empty: nothing is printed there.
-        osv: Where OSV is, of the fixture's.
+        printed: The text on standard output.
+        warned: The text on standard error; empty: the audit prints nothing there.
+        osv: The address of OSV, a name in the fixture.
     """
 
     database: str
@@ -103,7 +103,7 @@ class Case:
         Case("closed", (PILLOW,), audit.NOT_AUDITED, warned="Connection refused"),
         Case("failing", (PILLOW,), audit.NOT_AUDITED, warned="503 Server Error"),
         Case("answering", (BROKEN_LOCK,), audit.NOT_AUDITED, warned="contains invalid specifier at line 1"),
-        # Without --database: OSV, and the pinned copy where OSV cannot be reached, but not where it fails.
+        # Without --database, the audit asks OSV. It reads the pinned copy if OSV is unreachable, but not if OSV fails.
         Case("", (PILLOW,), 0, "0 known vulnerabilities in 1 packages, by http://127.0.0.1", osv="answering"),
         Case("", (PILLOW,), audit.NOT_AUDITED, warned="503 Server Error", osv="failing"),
         Case("", (PILLOW, NUMPY), audit.FOUND, "pillow 9.5.0: PYSEC-2023-175 ", WARNING),

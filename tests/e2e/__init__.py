@@ -1,1 +1,1 @@
-"""Tests that run the real programs: hangtag as processes on shipped or fresh models, and other makers' clients."""
+"""Tests that run real programs: hangtag as processes on shipped or new models, and third-party clients."""

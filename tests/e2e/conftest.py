@@ -12,7 +12,7 @@ from tests.kit.shipped import MODELS
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Serving]:
-    """The console script serves the shipped models, for the whole session."""
+    """The console script, which serves the shipped models for the whole test session."""
     with serving("--models", MODELS, "--port", 0, script=True) as process:
         process.wait_for("ready")
         yield process

@@ -1,7 +1,7 @@
-"""Calls the server with clients that nobody here made: tritonclient, perf_analyzer, KServe's, and Triton's examples.
+"""Calls the server with third-party clients: tritonclient, perf_analyzer, KServe's clients, and Triton's examples.
 
-Each runs as a process in .venv-peers: tritonclient registers the same proto names as our stubs, so one process cannot
-import both.
+Each client runs as a process in .venv-peers. tritonclient registers the same proto names as hangtag's stubs, so one
+process cannot import both.
 """
 
 import csv
@@ -29,14 +29,14 @@ VERSION = latest(MODEL).parent.name
 
 
 def run(*command: str | Path) -> str:
-    """What a program prints, which must end well and complain of nothing."""
+    """What a program prints. The program must exit with code 0 and print no complaint."""
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def answers(script: str, server: Serving, images: Path) -> tuple[Any, dict[str, Any]]:
-    """What a script reports of the server, and the arrays that it received, with those of our own client."""
+    """What a script reports about the server, and the arrays that the script and hangtag's own client received."""
     outputs = images.with_name(f"{script}.npz")
     place = (server.address, server.http_address, MODEL, images, outputs)
     report = json.loads(run(PEERS / "python", ROOT / "tests/e2e/scripts" / script, *place))
@@ -47,13 +47,13 @@ def answers(script: str, server: Serving, images: Path) -> tuple[Any, dict[str, 
 
 @pytest.fixture(scope="module")
 def shipped() -> list[tuple[str, str]]:
-    """The models that a server of the shipped repository has, and its route."""
+    """The models and the route on a server of the shipped repository."""
     listed = json.loads(invoke("models", "list", "--models", MODELS, "--json").stdout)
     models = [(each["model"], str(each["version"])) for each in listed if each.get("serves")]
     return sorted([*models, *((each["route"], "1") for each in listed if "route" in each)])
 
 
-# tritonclient.
+# Calls with tritonclient.
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_tritonclient_gets_the_bits_that_our_client_gets(triton: tuple[Any, dict
     assert arrays["probabilities"].tobytes() == arrays["our probabilities"].tobytes()
     for name in ("grpc", "http_binary", "http_json", "http_by_default", "http_gzip", "http_deflate"):
         assert arrays[name].tobytes() == arrays["our logits"].tobytes(), name
-    for over in ("grpc", "http"):  # in other batches than ours, so equal up to rounding
+    for over in ("grpc", "http"):  # other batches than hangtag's client: equal up to rounding
         for name in (f"{over}_concurrent", f"{over}_aio"):
             np.testing.assert_allclose(arrays[name], arrays["our logits"][:8], atol=1e-4)
 
@@ -129,7 +129,7 @@ def test_tritonclient_gets_the_status_of_each_mistake(
         assert re.search(message, text)
 
 
-# KServe's clients, and the documents.
+# Calls with KServe's clients, and the documents.
 
 
 def test_kserves_clients(server: Serving, images: Path) -> None:
@@ -165,7 +165,7 @@ def test_the_examples_of_the_page_about_http_run_as_they_are_written(
     assert len(re.findall(r"0\.\d+", run(PEERS / "python", "-c", here(tritonclient)))) == 10
 
 
-# perf_analyzer.
+# Measurements with perf_analyzer.
 
 
 @pytest.mark.parametrize(
@@ -180,9 +180,9 @@ def test_the_examples_of_the_page_about_http_run_as_they_are_written(
     ids=["grpc-request-rate", "grpc-async-batches", "grpc-stream", "http-async-batches", "http-json"],
 )
 def test_perf_analyzer(server: Serving, tmp_path: Path, over: str, options: str, batch_size: int) -> None:
-    """It measures a throughput, reports no failed call, and its server-side figures come from our statistics."""
+    """perf_analyzer measures a throughput, reports no failed call, and reads the server's figures from statistics."""
     before = statistics(server)
-    # Its exit code is always 0, so the test reads its output. -s (percent): accept unstable figures of a busy machine.
+    # perf_analyzer's exit code is always 0, so the test reads its output. -s (percent): accept unstable figures.
     window = "--measurement-mode count_windows --measurement-request-count 50 -p 100 -s 1000"
     file = tmp_path / "report.csv"
     address = server.address if over == "grpc" else server.http_address
@@ -202,9 +202,9 @@ def test_perf_analyzer(server: Serving, tmp_path: Path, over: str, options: str,
     after = statistics(server)
     requests = after.inference_stats.success.count - before.inference_stats.success.count
     assert after.inference_stats.fail.count == before.inference_stats.fail.count
-    # Both of its counts cover the windows that it measured, so neither exceeds the number of requests sent. Neither
-    # bounds the other: it notes the start of a window before it requests our statistics, so a call that ends in between
-    # is in the client's count and not in the server's. A slow statistics call widens the gap.
+    # Both of perf_analyzer's counts cover its measurement windows, so neither exceeds the number of requests sent.
+    # Neither bounds the other: perf_analyzer notes the start of a window before it requests the server's statistics, so
+    # only the client's count includes a call that ends in between. A slow statistics call widens this gap.
     assert requests >= counts["Successful request count"] > 0
     assert requests >= counts["Request count"]
     assert counts["Inference count"] == counts["Successful request count"] * batch_size
@@ -218,12 +218,12 @@ def statistics(server: Serving) -> pb.ModelStatistics:
     return counted
 
 
-# Triton's own example clients, unchanged but for two expected words, against models of their names and shapes. They are
-# in the folder TRITON_EXAMPLES, src/python/examples of https://github.com/triton-inference-server/client, which
-# ``make triton-examples`` downloads; without it these tests are skipped.
+# Triton's own example clients, unchanged except for two expected words, call models with the names and shapes that they
+# expect. The examples are in the folder TRITON_EXAMPLES, which ``make triton-examples`` downloads (src/python/examples
+# of https://github.com/triton-inference-server/client). Without this folder these tests are skipped.
 
 EXAMPLES = Path(os.environ.get("TRITON_EXAMPLES", ROOT / ".triton-examples/src/python/examples"))
-# Only Triton's own server has this name, and says this of a model that it does not have.
+# Only Triton's own server has this name, and only Triton sends this message for an unknown model.
 OUR_WORDS = {'"triton"': '"hangtag"', "Request for unknown model": "no model"}
 NAMES = [
     "simple_grpc_infer_client", "simple_grpc_async_infer_client", "simple_grpc_aio_infer_client",
@@ -253,6 +253,6 @@ def test_an_example_of_triton_ends_well(example: str, examples_server: Serving, 
     source = (EXAMPLES / f"{example}.py").read_text()
     for theirs, ours in OUR_WORDS.items():
         source = source.replace(theirs, ours)
-    script.write_text("import sys\n" + source)  # some of them call sys.exit without importing it
+    script.write_text("import sys\n" + source)  # some examples call sys.exit without importing sys
     address = examples_server.http_address if "http" in example else examples_server.address
     assert "error" not in run(PEERS / "python", script, "-u", address)

@@ -1,6 +1,6 @@
-"""hangtag's load test, perf_analyzer and h2load measure the same figures for the same closed loop.
+"""hangtag's load test, perf_analyzer and h2load measure the same figures in the same closed loop.
 
-The server waits 200 ms before each answer, so that the overhead of the tools and of a busy machine is small against it.
+The server waits 200 ms before each answer, so the overhead of the tools and of a busy machine is comparatively small.
 """
 
 import csv
@@ -25,12 +25,12 @@ IN_FLIGHT = 5
 SECONDS = 12 * ANSWER_SECONDS
 PERF_ANALYZER = ROOT / ".venv-peers/bin/perf_analyzer"
 Figures: TypeAlias = tuple[float, float]
-"""Answered calls a second, and the median latency in seconds."""
+"""Answered calls per second, and the median latency in seconds."""
 
 
 @pytest.fixture
 def slow_server() -> Iterator[str]:
-    """A server that answers each call after ANSWER_SECONDS and has the ModelConfig that perf_analyzer requests."""
+    """A server that answers each call after ANSWER_SECONDS, and has the ModelConfig that perf_analyzer requests."""
     servicer = FakeServer()
     config = pb.ModelConfig(
         name="fast",
@@ -51,7 +51,7 @@ def by_perf_analyzer(address: str, report: Path) -> Figures:
     command += ["--concurrency-range", str(IN_FLIGHT), "--percentile", "50"]
     command += ["--measurement-interval", str(round(1000 * SECONDS)), "-s", "1000", "-r", "3"]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert report.is_file(), finished.stdout + finished.stderr  # its exit status is always 0
+    assert report.is_file(), finished.stdout + finished.stderr  # perf_analyzer's exit code is always 0
     with report.open(newline="") as lines:
         (row,) = csv.DictReader(lines)
     return float(row["Inferences/Second"]), float(row["p50 latency"]) / 1e6
@@ -66,7 +66,7 @@ def by_h2load(address: str) -> Figures:
 def test_the_tools_agree_within_ten_percent_with_each_other_and_with_the_server(
     slow_server: str, tmp_path: Path
 ) -> None:
-    """They measure at the same time: the server waits and does not compute."""
+    """The tools can measure at the same time, because the server only waits and does not compute."""
     for program in (PERF_ANALYZER, "h2load"):
         assert shutil.which(program) is not None, f"{program} is missing: run 'make test', which installs it"
     limits = ("--min-query-count", "1", "--max-duration", f"{2 * SECONDS}s", "--warm-up", "0.5s")

@@ -1,7 +1,7 @@
 """Serves third-party models: the ONNX files inside the wheels of silero-vad and magika.
 
-Both run in .venv-others, once on their own ONNX Runtime session and once on a session that calls the
-server (scripts/remote_session.py). The answers must agree.
+Both models run in .venv-others, once in their own ONNX Runtime session and once in a session that calls the server
+(scripts/remote_session.py). The answers must agree.
 """
 
 import json
@@ -35,7 +35,7 @@ def run(script: str, *arguments: object) -> Any:
 
 @pytest.fixture(scope="module")
 def third_party_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """A server whose model repository has the ONNX files of the installed packages, and a published one."""
+    """A server whose model repository has the ONNX files of the installed packages, and a published model."""
     (packages,) = (ROOT / ".venv-others/lib").glob("python3*/site-packages")
     (magika,) = packages.glob("magika/models/*/model.onnx")
     models = tmp_path_factory.mktemp("third_party")
@@ -80,9 +80,9 @@ def silero_answers(third_party_server: Serving, tmp_path_factory: pytest.TempPat
 
 
 def speech() -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Synthesizes 2.4 s of audio [samples]: two vowels that a voice detector takes for speech, between silences.
+    """Synthesizes 2.4 s of audio [samples]: two vowels that a voice detector recognizes as speech, between silences.
 
-    Source-filter model of speech: a glottal pulse train of falling pitch through the formants of the vowel a.
+    The source-filter model of speech: a glottal pulse train of falling pitch passes the formants of the vowel a.
     """
     seconds = np.arange(SAMPLE_RATE * 3 // 5) / SAMPLE_RATE
     pitch = 150 - 40 * seconds + 4 * np.sin(2 * np.pi * 5 * seconds)
@@ -90,7 +90,7 @@ def speech() -> np.ndarray[Any, np.dtype[np.float32]]:
     sound = np.diff(np.floor(phase), prepend=0.0)
     for formant, bandwidth in ((700, 80), (1220, 90), (2600, 120), (3300, 200)):
         radius, angle = np.exp(-np.pi * bandwidth / SAMPLE_RATE), 2 * np.pi * formant / SAMPLE_RATE
-        sound = lfilter([1], [1, -2 * radius * np.cos(angle), radius**2], sound)  # a filter of two poles
+        sound = lfilter([1], [1, -2 * radius * np.cos(angle), radius**2], sound)  # a filter with two poles
     sound *= np.hanning(len(sound)) * 0.5 / np.abs(sound).max()
     pause = np.zeros(SAMPLE_RATE * 2 // 5)
     return np.concatenate([pause, sound, pause, sound, pause]).astype(np.float32)
@@ -100,7 +100,7 @@ def speech() -> np.ndarray[Any, np.dtype[np.float32]]:
 def test_silero_vad_gets_the_probabilities_of_its_own_session(silero_answers: dict[str, Any], name: str) -> None:
     local, served = np.array(silero_answers[name]["local"]), np.array(silero_answers[name]["served"])
     np.testing.assert_allclose(served, local, atol=1e-5)
-    # The audio must have yielded silence and speech: two constants would agree as well.
+    # The audio must contain both silence and speech: two constants would agree as well.
     assert local.min() < 0.2
     assert local.max() > 0.5
 

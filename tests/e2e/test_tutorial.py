@@ -1,4 +1,4 @@
-"""Runs the commands of docs/tutorial.md as they are written, one after another; only ports are others."""
+"""Runs the commands of docs/tutorial.md as written, one after another, except that the ports differ."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ SECTIONS = dict(zip(PARTS[::2], PARTS[1::2], strict=True))
 
 
 class Shell:
-    """What a reader has: a folder with examples/ in it, variables, and the programs of the environment."""
+    """A reader's environment: a folder that contains examples/, the variables, and the installed programs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -28,7 +28,7 @@ class Shell:
         self.addresses: Mapping[str, str] = {}
 
     def run(self, command: Sequence[str], codes: Sequence[int] = (0,)) -> str:
-        """Returns what a command prints, on standard output and standard error."""
+        """Returns what a command prints on standard output and standard error."""
         texts = [re.sub(r"127\.0\.0\.1:800[01]", lambda address: self.addresses[address[0]], text) for text in command]
         if texts[-1].startswith("hangtag "):
             return self._hangtag(texts[-1], codes)
@@ -39,7 +39,7 @@ class Shell:
         return done.stdout + done.stderr
 
     def _hangtag(self, line: str, codes: Sequence[int]) -> str:
-        """Run the command in this process, which saves the seconds that PyTorch's import takes each time."""
+        """Run the command in this process, which saves the seconds of importing PyTorch each time."""
         with contextlib.chdir(self.folder):
             words = shlex.split(line)[1:]
             paths = [path for word in words for path in (sorted(Path().glob(word)) if "*" in word else [word])]
@@ -48,14 +48,14 @@ class Shell:
         return done.output
 
     def follow(self, section: str) -> dict[str, str]:
-        """Run the commands of a section but for servers; returns what each line prints."""
+        """Run the commands of a section except those that start servers. Returns what each line prints."""
         printed = {}
         for block in re.findall(r"```sh\n(.*?)```", SECTIONS[section], re.DOTALL):
             for line in block.splitlines():
                 if line.startswith("export "):
                     self.variables.update([line.removeprefix("export ").split("=")])
                 elif line != "hangtag serve":
-                    may_be_late = line.startswith("hangtag loadtest")  # on a busy machine
+                    may_be_late = line.startswith("hangtag loadtest")  # the load test may send late on a busy machine
                     codes = (0, 1) if may_be_late else (0,)
                     printed[line] = self.run(["bash", "-ec", line], codes)
         for code in re.findall(r"```python\n(.*?)```", SECTIONS[section], re.DOTALL):
@@ -70,7 +70,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
 
 @pytest.fixture(scope="module")
 def printed(shell: Shell) -> dict[str, str]:
-    """What the sections before the server's print."""
+    """The output of the tutorial's sections before the section about the server."""
     sections = ("The pictures", "Training", "Publishing", "Accurate and fast")
     return {section: "".join(shell.follow(section).values()) for section in sections}
 

@@ -1,1 +1,1 @@
-"""Failing hosts, as network namespaces of this machine: what callers of three servers notice."""
+"""Failing hosts, simulated as network namespaces of this machine: what callers of three servers notice."""

@@ -1,6 +1,6 @@
-"""A program that calls servers 20 times a second, and writes a line of JSON about each call when it ends.
+"""Calls servers 20 times a second, and writes a line of JSON about each call when the program ends.
 
-It ends when its standard input does. `python -m tests.hosts.caller --help` shows its options.
+The program ends when its standard input ends. `python -m tests.hosts.caller --help` shows the options.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ _INPUTS = {"x": np.zeros((1, 2), np.float32)}
 
 
 class Call(NamedTuple):
-    """One call. Times are in seconds of this machine's monotonic clock, which all its processes share.
+    """One call. Its times are in seconds of this machine's monotonic clock, which all processes share.
 
     Attributes:
-        start: when it was sent.
-        end: when it was answered or failed.
+        start: When the call was sent.
+        end: When the call was answered or failed.
         outcome: OK, or the name of gRPC's status code.
-        host: the number of the host that answered; NO_HOST where it failed.
+        host: The number of the host that answered; NO_HOST if the call failed.
     """
 
     start: float
@@ -66,7 +66,7 @@ async def _by_tasks(address: str, timeout: float, options: ConnectionOptions) ->
 
 
 async def _steadily(infer: Callable[[], Awaitable[dict[str, Any]]]) -> None:
-    """Start a call after each pause, whether or not the earlier ones have ended, until standard input ends."""
+    """Start a call after each pause, whether or not the earlier calls have ended, until standard input ends."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     threading.Thread(target=lambda: (sys.stdin.read(), loop.call_soon_threadsafe(ended.set)), daemon=True).start()

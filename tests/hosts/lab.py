@@ -1,4 +1,4 @@
-"""Three hosts with a server each, a proxy in front of them, and programs that call them."""
+"""Three hosts with a server each, a proxy in front of the servers, and programs that call them."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ from tests.hosts.network import Cable, Namespace, network
 from tests.kit import onnx_models
 
 ADDRESSES = ("10.0.0.11", "10.0.0.12", "10.0.0.13")
-"""Those of deploy/haproxy.cfg, so that the proxy is tested as it is shipped."""
+"""The settings of deploy/haproxy.cfg, so that the test uses the proxy as hangtag ships it."""
 PORT = 8001
 SERVERS = "ipv4:" + ",".join(f"{address}:{PORT}" for address in ADDRESSES)
 PROXY = "127.0.0.1:8080"
@@ -30,11 +30,11 @@ class Host:
     """A machine with a server.
 
     Attributes:
-        number: its place in ADDRESSES, which is also what its model answers.
+        number: The host's place in ADDRESSES, which is also the answer of the host's model.
     """
 
     def __init__(self, number: int, namespace: Namespace, cable: Cable, models: Path) -> None:
-        """models: a folder for its model repository."""
+        """models: A folder for the host's model repository."""
         self.number = number
         self._cable = cable
         onnx_models.publish(models, MODEL, onnx_models.shifted(number))
@@ -43,17 +43,17 @@ class Host:
         self._server: Served | None = None
 
     def start(self) -> None:
-        """Start the server, and return when it is ready. Raises click.ClickException when it does not start."""
+        """Start the server, and return when it is ready. Raises click.ClickException if the server does not start."""
         self._server = Served(self._launch)
 
     def stop(self) -> None:
-        """Let the server finish its calls and end."""
+        """Let the server finish its calls, and wait for its end."""
         if self._server:
             self._server.close()
 
     @contextmanager
     def killed(self) -> Iterator[None]:
-        """The server is killed, and started again at the end of the context."""
+        """Kill the server, and start a server again at the end of the context."""
         assert self._server
         self._server.kill()
         yield
@@ -61,21 +61,21 @@ class Host:
 
     @contextmanager
     def cut_off(self) -> Iterator[None]:
-        """The cable carries nothing, so that neither end hears of it."""
+        """Cut the host's cable without a notice to either end, until the end of the context."""
         self._cable.cut()
         yield
         self._cable.heal()
 
 
 class Caller:
-    """A running program of caller.py, whose calls are read while it runs.
+    """A running program of caller.py. Its calls can be read while the program runs.
 
     Attributes:
-        calls: those that have ended, in this order.
+        calls: The calls that have ended, in the order of their ends.
     """
 
     def __init__(self, namespace: Namespace, address: str, *options: str) -> None:
-        """options: those of caller.py, besides the address."""
+        """options: The options of caller.py, without the address."""
         self.calls: list[Call] = []
         self._changed = threading.Condition()
         program = (sys.executable, "-m", "tests.hosts.caller", "--address", address, *options)
@@ -98,17 +98,17 @@ class Caller:
                 self._changed.notify_all()
 
     def wait_until(self, met: Callable[[Sequence[Call]], object], seconds: float = _TIMEOUT) -> None:
-        """Return when the calls so far meet a condition. Raises TimeoutError after some seconds."""
+        """Return when the calls so far meet a condition. Raises TimeoutError if they do not in time."""
         with self._changed:
             if not self._changed.wait_for(lambda: met(self.calls), seconds):
                 raise TimeoutError(f"after {seconds:g} s the last of {len(self.calls)} calls are {self.calls[-5:]}")
 
 
 class Lab:
-    """Hosts with running servers.
+    """A set of hosts with running servers.
 
     Attributes:
-        hosts: the hosts.
+        hosts: The hosts in the order of their numbers.
     """
 
     def __init__(self, clients: Namespace, hosts: Sequence[Host]) -> None:
@@ -117,10 +117,10 @@ class Lab:
 
     @contextmanager
     def callers(self, options: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Caller]]:
-        """Run callers, and enter the context when each has had answers of every host.
+        """Run callers, and enter the context when every host has answered each caller.
 
         Args:
-            options: the address and the options of each caller, by its name.
+            options: The address and the options of each caller, by the caller's name.
         """
         with ExitStack() as stack:
             callers = {}

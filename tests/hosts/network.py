@@ -1,8 +1,8 @@
-"""Hosts on one machine: network namespaces, and cables between them that are cut on command.
+"""Simulates hosts on one machine, as network namespaces that are connected by cables. Tests can cut the cables.
 
-It needs root, unshare and nsenter (util-linux), and ip (iproute2). A cable is a pair of the kernel's virtual Ethernet
-interfaces. It is cut by a wrong hardware address of each end's neighbour: then every packet is lost, and neither end
-learns of it, as with a cable that was cut beyond the next switch.
+The simulation needs root, unshare and nsenter (util-linux), and ip (iproute2). A cable is a pair of the kernel's
+virtual Ethernet interfaces. To cut a cable, each end gets a wrong hardware address of its neighbour. Every packet is
+then lost, and neither end notices, as if the cable were cut beyond the next switch.
 """
 
 import os
@@ -18,7 +18,7 @@ _NOBODY = "02:00:00:00:00:01"
 
 
 def missing() -> str:
-    """Say why this machine cannot have such hosts; "" where it can."""
+    """Return why this machine cannot simulate hosts, or "" if it can."""
     if os.geteuid() != 0:
         return "only root may make network namespaces"
     if lacking := [program for program in ("ip", "nsenter", "unshare") if shutil.which(program) is None]:
@@ -28,16 +28,16 @@ def missing() -> str:
 
 
 class Namespace:
-    """A network of its own for the processes that are started in it. It ends with its holder, or with this process."""
+    """A network namespace for the processes started in it. The namespace ends with its holder or with this process."""
 
     def __init__(self) -> None:
-        # cat lives in the namespace and keeps it; it ends when the pipe is closed, even if this process is killed.
+        # The process cat keeps the namespace alive. It ends when the pipe is closed, even if this process is killed.
         self._holder = subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._holder.stdin
         assert self._holder.stdout
         self._holder.stdin.write(b"\n")
         self._holder.stdin.flush()
-        self._holder.stdout.readline()  # from now on it is inside
+        self._holder.stdout.readline()  # from now on, cat is inside the namespace
         self.run("ip", "link", "set", "lo", "up")
 
     @property
@@ -46,23 +46,23 @@ class Namespace:
         return self._holder.pid
 
     def command(self, *command: str | Path) -> Sequence[str | Path]:
-        """Return the command that runs this one in the namespace, as the same process."""
+        """Return the command line that runs this command in the namespace, without another process."""
         return ("nsenter", f"--net=/proc/{self.pid}/ns/net", *command)
 
     def run(self, *command: str | Path) -> None:
-        """Run a command in the namespace. Raises CalledProcessError where it fails."""
+        """Run a command in the namespace. Raises CalledProcessError if the command fails."""
         subprocess.run(self.command(*command), check=True)
 
     def close(self) -> None:
-        """Remove the namespace, once no process is left in it."""
+        """Remove the namespace after the last process in it has ended."""
         self._holder.communicate()
 
 
 class Cable:
-    """What carries the packets between two namespaces."""
+    """A link that carries the packets between two namespaces."""
 
     def __init__(self, near: Namespace, near_address: str, far: Namespace, far_address: str, name: str) -> None:
-        """name: of the interface at both ends, at most 13 characters that no other interface of this machine has."""
+        """name: The name of the interface at both ends, at most 13 characters and unique on this machine."""
         self._ends = ((near, f"{name}a", near_address, far_address), (far, f"{name}b", far_address, near_address))
         near.run("ip", "link", "add", f"{name}a", "type", "veth", "peer", "name", f"{name}b", "netns", str(far.pid))
         for namespace, interface, address, peer in self._ends:
@@ -70,23 +70,23 @@ class Cable:
             namespace.run("ip", "link", "set", interface, "up")
 
     def cut(self) -> None:
-        """Lose all packets, each way."""
+        """Lose all packets in both directions."""
         for namespace, interface, _, peer in self._ends:
             namespace.run("ip", "neigh", "replace", peer, "lladdr", _NOBODY, "nud", "permanent", "dev", interface)
 
     def heal(self) -> None:
-        """Carry packets again."""
+        """Carry packets again in both directions."""
         for namespace, interface, _, peer in self._ends:
             namespace.run("ip", "neigh", "del", peer, "dev", interface)
 
 
 @contextmanager
 def network(addresses: Sequence[str], client: str = "10.0.0.1") -> Iterator[tuple[Namespace, list[Machine]]]:
-    """A namespace for clients, and one for each host, with the cable that connects it to the clients'.
+    """A namespace for clients, and a namespace for each host, connected to the clients' namespace by a cable.
 
     Args:
-        addresses: an IPv4 address for each host.
-        client: the clients' IPv4 address.
+        addresses: An IPv4 address for each host.
+        client: The clients' IPv4 address.
     """
     with ExitStack() as stack:
 

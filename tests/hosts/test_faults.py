@@ -1,4 +1,4 @@
-"""One of three servers is killed or cut off, while clients call all three, by themselves and through a proxy."""
+"""One of three servers is killed or cut off, while clients call all three servers, directly and through a proxy."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ pytestmark = [
 
 BALANCED = (SERVERS, "--round-robin")
 SHORT_DEADLINE = 0.4
-MARGIN = 1.0  # seconds, on a machine that runs other tests too
+MARGIN = 1.0  # seconds, because the machine runs other tests too
 LEFT_WITHIN = 5.0 + MARGIN  # the default keepalive_timeout_seconds
 BACK_WITHIN = 10.0
 VICTIM = 1
@@ -37,7 +37,7 @@ def failures(caller: Caller, begun: float) -> list[Call]:
 
 
 def wait_for_the_share(callers: Mapping[str, Caller], healed: float) -> None:
-    """Fails if a caller's last nine answers do not soon have two or more of the host's."""
+    """Fail unless two or more of a caller's last nine answers are soon from this host."""
     for caller in callers.values():
         caller.wait_until(
             lambda calls: sum(call.host == VICTIM and call.start > healed for call in calls[-9:]) > 1, BACK_WITHIN
@@ -45,7 +45,7 @@ def wait_for_the_share(callers: Mapping[str, Caller], healed: float) -> None:
 
 
 def now(callers: Mapping[str, Caller]) -> float:
-    """The end of the last call that has been read: a moment between what came before and what comes after."""
+    """The end of the last call that has been read: a moment that separates the earlier calls from the later ones."""
     return max(caller.calls[-1].end for caller in callers.values())
 
 

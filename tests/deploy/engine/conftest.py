@@ -1,4 +1,4 @@
-"""Fixtures of the tests on a Docker engine. They need the images of `make -C deploy build`."""
+"""Fixtures of the tests on a Docker engine. These tests need the images of `make -C deploy build`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def scaled() -> Iterator[Stack]:
-    """Two servers behind the proxy, scraped by Prometheus."""
+    """Two servers behind the proxy. Prometheus scrapes both servers."""
     with stack("hangtag-test-scale", "scale", "monitoring", "loadtest") as scaled:
         scaled.up("server", "proxy", "prometheus", replicas=2)
         scaled.client("health", "--server", "proxy:8080", "--wait", "30")

@@ -18,7 +18,7 @@ def docker(*arguments: str, env: Mapping[str, str] | None = None, exit_codes: tu
     """Runs ``docker ARGUMENTS`` and returns its standard output.
 
     Raises:
-        AssertionError: the exit code is not among exit_codes; the message has everything that docker printed.
+        AssertionError: The exit code is not among exit_codes. The message contains everything that docker printed.
     """
     process = subprocess.run(
         ["docker", *arguments],
@@ -35,7 +35,7 @@ def docker(*arguments: str, env: Mapping[str, str] | None = None, exit_codes: tu
 
 
 class Stack:
-    """One compose project: the default services and those of ``profiles``, with ``env`` for the file's variables."""
+    """One compose project with the default services and those of ``profiles``; ``env`` sets the file's variables."""
 
     def __init__(self, project: str, profiles: tuple[str, ...], env: Mapping[str, str] | None = None) -> None:
         self.project = project
@@ -55,7 +55,7 @@ class Stack:
             raise AssertionError(f"{error}\n{self.compose('logs', '--tail', '50')}") from error
 
     def address(self, service: str, port: int, index: int = 1) -> str:
-        """Returns the address on this machine, HOST:PORT, at which a container's port is published."""
+        """Returns the address on this machine, HOST:PORT, at which the engine publishes a container's port."""
         return self.compose("port", "--index", str(index), service, str(port)).strip()
 
     def container(self, service: str, index: int = 1) -> dict[str, Any]:
@@ -64,11 +64,11 @@ class Stack:
         return containers[0]
 
     def client(self, *arguments: str, options: tuple[str, ...] = ()) -> str:
-        """Runs ``hangtag ARGUMENTS`` in a new container on the services' network, and returns what it prints."""
+        """Runs ``hangtag ARGUMENTS`` in a new container on the services' network, and returns the command's output."""
         return self.compose("run", "--rm", "--no-deps", "-T", *options, "loadtest", *arguments)
 
     def report(self, name: str) -> dict[str, Any]:
-        """Reads a JSON report of a load test from the volume of reports."""
+        """Reads a JSON report of a load test from the volume that holds the reports."""
         volume = f"{self.project}_reports:/reports:ro"
         text = docker("run", "--rm", "--volume", volume, "--entrypoint", "cat", "hangtag:client", f"/reports/{name}")
         document: dict[str, Any] = json.loads(text)
@@ -77,7 +77,7 @@ class Stack:
 
 @contextmanager
 def stack(project: str, *profiles: str, env: Mapping[str, str] | None = None) -> Iterator[Stack]:
-    """Yields a compose project, and removes it with its volumes at the end."""
+    """Yields a compose project, and removes it with its volumes at the end of the test."""
     project_stack = Stack(project, profiles, env)
     try:
         yield project_stack

@@ -1,4 +1,4 @@
-"""docker-compose.yml is valid with every profile; its containers have the limits, rights and TLS that it states."""
+"""docker-compose.yml is valid with every profile, and its containers have the limits, rights and TLS that it states."""
 
 import json
 import shlex
@@ -15,7 +15,7 @@ import yaml
 
 from tests.deploy.engine.stack import PROFILES, ROOT, Stack, docker, stack
 
-# Prints the limits of memory, processes and CPU time that the kernel enforces, from cgroup v2's files or v1's.
+# Prints the limits of memory, processes and CPU time that the kernel enforces, from the files of cgroup v2 or v1.
 LIMITS = """
 from pathlib import Path
 v1 = {"memory.max": "memory/memory.limit_in_bytes", "pids.max": "pids/pids.max", "cpu.max": "cpu/cpu.cfs_quota_us"}
@@ -60,7 +60,7 @@ def test_the_published_http_port_classifies(default_stack: Stack) -> None:
 
 
 def test_the_load_test_of_the_compose_file(default_stack: Stack) -> None:
-    """The service's own command with a shorter run; it writes its report to the volume."""
+    """The load test's own command with a shorter run. The command writes its report to the volume."""
     file = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     default_stack.client(
         *shlex.split(file["services"]["loadtest"]["command"]),
@@ -106,7 +106,7 @@ def call(secured: Stack, secrets: Path, *options: str) -> str:
         "--timeout=10",
         *options,
     )
-    # Mount files, not their folder: only the folder's owner may enter it.
+    # Mount the files, not their folder: only the folder's owner may enter the folder.
     mounts = tuple(f"--volume={secrets}/{name}:{MOUNT}/{name}:ro" for name in ("ca.crt", "tokens"))
     return secured.client(*command, options=mounts)
 

@@ -1,4 +1,4 @@
-"""The images contain what the server needs, and no more."""
+"""The images contain what the server needs and nothing more."""
 
 import ast
 import json
@@ -12,7 +12,7 @@ from tests.deploy.engine.stack import ROOT, docker
 VERSION = version("hangtag")
 BASE = "debian:trixie-slim"
 MEGABYTE = 1_000_000  # docker's unit
-# Prints the CPU time of the server's process, which other load on the machine does not increase.
+# Prints the CPU time of the server's process. Other load on the machine does not increase this time.
 CPU_SECONDS = """
 import os
 used = open("/proc/1/stat").read().split()
@@ -63,7 +63,7 @@ def test_the_health_check_is_hangtag_health() -> None:
 
 
 def test_the_image_alone_serves_the_shipped_models_after_little_cpu_time() -> None:
-    """Without a mount and without a network."""
+    """The container has no mount and no network."""
     name = docker(
         "run", "--detach", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "hangtag:cpu"
     ).strip()
@@ -77,7 +77,7 @@ def test_the_image_alone_serves_the_shipped_models_after_little_cpu_time() -> No
 
 @pytest.mark.parametrize("image", ["cpu", "client"])
 def test_the_sbom_lists_what_is_installed(image: str) -> None:
-    """`make -C deploy sbom` must have run after the build that is tested."""
+    """This test needs `make -C deploy sbom` after the build that it tests."""
     file = ROOT / f"reports/audit/{image}/sbom.json"
     assert file.exists(), "run 'make -C deploy sbom'"
     components = {(part["name"], part["version"]) for part in json.loads(file.read_text())["components"]}

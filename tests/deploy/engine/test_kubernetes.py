@@ -1,4 +1,4 @@
-"""The manifests that kustomize builds from deploy/kubernetes are valid by Kubernetes' schemas and by KServe's SDK."""
+"""Kubernetes' schemas and KServe's SDK accept the manifests that kustomize builds from deploy/kubernetes."""
 
 import ast
 import re
@@ -26,7 +26,7 @@ def _models() -> Path:
 
 @cache
 def fields(model: str) -> dict[str, str]:
-    """Returns a class's fields: JSON name -> type as the SDK writes it (str, list[V1Container], …)."""
+    """Returns the fields of a class: JSON name -> type as the SDK writes it (str, list[V1Container], …)."""
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", model).lower()
     tree = ast.parse((_models() / f"{snake}.py").read_text())
     tables = {
@@ -38,14 +38,14 @@ def fields(model: str) -> dict[str, str]:
 
 
 def problems(value: Any, kind: str, where: str = "") -> list[str]:
-    """Returns one line for each field that the SDK does not have or whose type differs.
+    """Returns one line for each field that the SDK does not have or to which it gives another type.
 
-    Kubernetes' own types (V1Container) are not checked here; Kubernetes' schemas cover them.
+    This function does not check Kubernetes' own types (V1Container), because Kubernetes' schemas cover them.
 
     Args:
-        value: the part of the manifest to check.
-        kind: its type in the SDK.
-        where: its path in the manifest, for the messages.
+        value: The part of the manifest to check.
+        kind: The type of this part in the SDK.
+        where: The path of this part in the manifest, for the messages.
     """
     if items := re.fullmatch(r"list\[(\w+)\]", kind):
         if not isinstance(value, list):
@@ -65,7 +65,7 @@ def problems(value: Any, kind: str, where: str = "") -> list[str]:
 FOLDER = ROOT / "deploy/kubernetes"
 KUSTOMIZATIONS = ("base", "gpu", "kserve")
 VERSIONS = ("1.32", "1.35")
-# Custom resources: Kubernetes has no schema for them.
+# Kubernetes has no schemas for these custom resources.
 CUSTOM = {"ServiceMonitor", "ServingRuntime", "InferenceService"}
 Document = dict[str, Any]
 
@@ -96,7 +96,7 @@ def test_kubernetes_accepts_the_manifests(documents: list[Document], version: st
 
 
 def test_pods_meet_the_restricted_standard_and_have_limits(documents: list[Document]) -> None:
-    """Kubernetes' Pod Security Standard "restricted"."""
+    """The manifests meet Kubernetes' Pod Security Standard "restricted"."""
     for document in documents:
         pod = document["spec"].get("template", document).get("spec")
         for container in pod.get("containers", []):
@@ -112,7 +112,7 @@ def test_pods_meet_the_restricted_standard_and_have_limits(documents: list[Docum
 
 
 def test_gpu_pods_run_the_gpu_image_when_the_base_names_a_registry(tmp_path: Path) -> None:
-    """docs/how-to/kubernetes.md has users set the base's image; pods that inherited it would serve on the CPU."""
+    """docs/how-to/kubernetes.md has users set the base's image. Pods that inherited this image would run on the CPU."""
     folder = shutil.copytree(FOLDER, tmp_path / "kubernetes")
     base = folder / "base/kustomization.yaml"
     base.write_text(base.read_text().replace("newName: hangtag", "newName: registry.example/hangtag"))
@@ -195,7 +195,7 @@ def test_kserve_s_sdk_has_every_field() -> None:
     for kind, model in (("ServingRuntime", "V1alpha1ServingRuntime"), ("InferenceService", "V1beta1InferenceService")):
         assert problems(of_kind(documents, kind), model) == []
     runtime = of_kind(documents, "ServingRuntime")
-    # A ServingRuntime's containers have Kubernetes' own type, so its schema for a Pod checks them.
+    # A ServingRuntime's containers have Kubernetes' own type, so Kubernetes' schema for a Pod checks them.
     spec = {"containers": runtime["spec"]["containers"]}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": spec}
     for version in VERSIONS:

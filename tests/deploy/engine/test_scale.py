@@ -1,4 +1,4 @@
-"""Two servers behind the proxy: callers see few failures when one dies, and Prometheus scrapes both."""
+"""Two servers behind the proxy: few calls fail when one server dies, and Prometheus scrapes both servers."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ IMAGE = {"image": np.zeros((1, 28, 28), np.uint8)}
 
 
 class SteadyLoad:
-    """IN_FLIGHT threads that call a model again and again through one connection. Use as a context manager."""
+    """IN_FLIGHT threads that call a model repeatedly through one connection. Use this class as a context manager."""
 
     def __init__(self, address: str) -> None:
         self._client = Client(address, timeout=10.0)
@@ -41,7 +41,7 @@ class SteadyLoad:
         """An error message for each call that failed."""
 
     def wait_for_answers(self, count: int = 100) -> None:
-        """Wait until this many more calls were answered."""
+        """Wait until the server has answered this many more calls."""
         target = self.answered + count
         until(lambda: self.answered >= target)
 
@@ -70,7 +70,7 @@ class SteadyLoad:
 
 @contextmanager
 def restart_of(stack: Stack, index: int) -> Iterator[Callable[[], None]]:
-    """Yields a function that waits until the container has been started again and its server is ready."""
+    """Yields a function that waits until the engine has restarted a container and its server is ready."""
     container = stack.container("server", index)["Id"]
     now = docker("info", "--format", "{{.SystemTime}}").strip()
     filters = ("--since", now, "--filter", f"container={container}", "--filter", "event=start")
@@ -97,7 +97,7 @@ def load(scaled: Stack) -> Iterator[SteadyLoad]:
 
 @contextmanager
 def inference_counter(stack: Stack) -> Iterator[Callable[[], list[int]]]:
-    """Yields a function that returns how many samples each replica has computed with lstm since its previous call."""
+    """Yields a function that returns how many samples of lstm each replica has computed since the previous call."""
     with ExitStack() as exits:
         clients = [exits.enter_context(Client(stack.address("server", 8001, index))) for index in REPLICAS]
 
@@ -117,17 +117,17 @@ def inference_counter(stack: Stack) -> Iterator[Callable[[], list[int]]]:
 
 
 def balanced(counts: list[int]) -> bool:
-    """Whether each replica has at least half of the smallest share that it can expect.
+    """Whether each replica has received at least half of the smallest share that it can expect.
 
-    For each call Envoy draws two replicas, with replacement, and takes the one with fewer calls in flight. A quarter of
-    the draws are twice the same replica, so the slower one gets a quarter of the calls on average. An ejected replica
-    gets none.
+    For each call Envoy draws two replicas, with replacement, and chooses the one with fewer calls in flight. A quarter
+    of the draws pick the slower replica twice, so this replica gets a quarter of the calls on average. An ejected
+    replica gets none.
     """
     return min(counts) >= sum(counts) / 8
 
 
 def wait_until_balanced(stack: Stack, load: SteadyLoad) -> None:
-    """Waits until the replicas share 200 answers, which takes at most BALANCED_WITHIN seconds once all are ready."""
+    """Waits until the replicas share 200 answers. This takes at most BALANCED_WITHIN seconds once all are ready."""
     with inference_counter(stack) as count_since_last:
 
         def is_shared() -> bool:
@@ -146,7 +146,7 @@ def test_killing_a_replica_fails_only_its_calls_in_flight(scaled: Stack, load: S
     state = scaled.container("server", 2)["State"]
     kill = f"import os, signal; os.kill({state['Pid']}, signal.SIGKILL)"
     with restart_of(scaled, 2) as wait:
-        # SIGKILL as from the kernel's out-of-memory killer. After `docker kill` the engine would restart nothing.
+        # Send SIGKILL, as the kernel's out-of-memory killer does. After `docker kill` the engine would not restart it.
         docker("run", "--rm", "--pid", "host", "--user", "0", "--entrypoint", "python", "hangtag:cpu", "-c", kill)
         load.wait_for_answers(200)
         assert len(load.failures) <= IN_FLIGHT, load.failures
@@ -177,7 +177,7 @@ def call_unknown_method(channel: grpc.Channel) -> None:
 
 
 def call_with_short_deadline(channel: grpc.Channel) -> None:
-    """Allows 5 ms for a batch that takes ten times as long."""
+    """The call has a deadline of 5 ms, and its batch takes ten times as long."""
     image = inference_pb2.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=[64, 28, 28])
     request = inference_pb2.ModelInferRequest(
         model_name="cnn", inputs=[image], raw_input_contents=[bytes(64 * 28 * 28)]
@@ -195,7 +195,7 @@ def call_with_short_deadline(channel: grpc.Channel) -> None:
 def test_invalid_calls_eject_no_replica(
     scaled: Stack, mistake: Callable[[grpc.Channel], None], code: grpc.StatusCode
 ) -> None:
-    """Calls run one after the other, so that only an ejection can make the replicas' shares unequal."""
+    """The calls run one after another, so that only an ejection can make the replicas' shares unequal."""
     with (
         inference_counter(scaled) as count_since_last,
         grpc.insecure_channel(scaled.address("proxy", 8080)) as channel,
@@ -216,7 +216,7 @@ SCRAPED_WITHIN = 90.0
 
 
 def samples(stack: Stack, expression: str) -> list[float]:
-    """The values of an instant vector, by Prometheus' HTTP API."""
+    """The values of an instant vector, from Prometheus' HTTP API."""
     address, query = stack.address("prometheus", 9090), urllib.parse.urlencode({"query": expression})
     with urllib.request.urlopen(f"http://{address}/api/v1/query?{query}", timeout=10) as response:
         return [float(sample["value"][1]) for sample in json.load(response)["data"]["result"]]
@@ -228,19 +228,19 @@ def test_every_replica_is_scraped(scaled: Stack) -> None:
 
 def test_every_query_of_the_dashboard_returns_data(scaled: Stack, load: SteadyLoad) -> None:
     def has_data(expression: str) -> bool:
-        with Client(scaled.address("proxy", 8080)) as client, pytest.raises(ClientError):  # for the error panel
+        with Client(scaled.address("proxy", 8080)) as client, pytest.raises(ClientError):  # an error for the panel
             client.infer("lstm", {"image": np.zeros((1, 2, 2), np.uint8)})
         return bool(samples(scaled, expression))
 
     for _, expression in expressions(MONITORING / "grafana/hangtag.json", model=".*", rate_interval="30s"):
-        if "_shadow_" not in expression:  # no route that is shipped has a shadow
+        if "_shadow_" not in expression:  # no shipped route has a shadow
             until(partial(has_data, expression), SCRAPED_WITHIN)
     assert load.failures == []
 
 
 @pytest.mark.usefixtures("load")
 def test_the_autoscaler_s_metric_has_a_value(scaled: Stack) -> None:
-    """Grouped by replica here, by pod in Kubernetes: each has calls in flight, and not more than the load keeps."""
+    """The metrics are grouped by replica here and by pod in Kubernetes. Each has some of the load's calls in flight."""
     (rule,) = yaml.safe_load((ROOT / "deploy/kubernetes/prometheus-adapter.yaml").read_text())["rules"]["custom"]
     query = rule["metricsQuery"].replace("<<.LabelMatchers>>", 'job="hangtag"').replace("<<.GroupBy>>", "instance")
     until(lambda: [value > 0 for value in samples(scaled, query)] == [True, True], SCRAPED_WITHIN)

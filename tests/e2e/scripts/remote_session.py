@@ -20,11 +20,11 @@ class RemoteSession:
         self._metadata = self._client.get_model_metadata(model)
 
     def run(self, output_names: Sequence[str] | None, feed: Mapping[str, Any]) -> list[Any]:
-        """Returns the named outputs; without names, all of them in the model's order.
+        """Returns the named outputs. Without names, returns all outputs in the model's order.
 
         Args:
-            output_names: which outputs to return.
-            feed: an array or nested lists for each input.
+            output_names: The outputs to return.
+            feed: An array or nested lists for each input.
         """
         names = output_names or [output.name for output in self._metadata.outputs]
         inputs = []

@@ -17,23 +17,23 @@ from remote_session import RemoteSession
 from silero_vad import get_speech_timestamps, load_silero_vad
 
 CHUNK = 512
-"""Samples that the detector takes at a time, at 16 kHz."""
+"""The number of samples that the detector reads at a time, at 16 kHz."""
 STREAMS = 4
-"""Number of concurrent audio streams. Each carries its own recurrent state from chunk to chunk."""
+"""The number of concurrent audio streams. Each stream carries its own recurrent state from chunk to chunk."""
 
 
 def main(address: str, audio: Any) -> None:
-    warnings.simplefilter("ignore")  # the 16 kHz models warn that they accept no other rate
+    warnings.simplefilter("ignore")  # the 16 kHz models warn that they accept no other sample rate
 
     def both(model: str, detect: Callable[[Any], Any], **options: Any) -> dict[str, Any]:
-        """The answer of the package's own session, and that of the served model."""
+        """The answers of the package's own session and of the served model."""
         local = load_silero_vad(onnx=True, **options)
         served = load_silero_vad(onnx=True, **options)
         served.session = RemoteSession(address, model)
         return {"local": detect(local), "served": detect(served)}
 
     def detect_in_streams(vad: Any) -> Any:
-        """Answers for STREAMS concurrent streams through one session; each stream starts at another sample."""
+        """Answers for STREAMS concurrent streams through one session. Each stream starts at a different sample."""
         with ThreadPoolExecutor(STREAMS) as threads:
             streams = [np.roll(audio, 3000 * number) for number in range(STREAMS)]
             vads = [load_silero_vad(onnx=True) for _ in streams]
@@ -53,7 +53,7 @@ def main(address: str, audio: Any) -> None:
 
 
 def probabilities(vad: Any, audio: Any) -> list[Any]:
-    """Speech probabilities [chunks][streams] of audio [streams, samples], computed chunk by chunk."""
+    """The speech probabilities [chunks][streams] of audio [streams, samples], computed chunk by chunk."""
     vad.reset_states(len(audio))
     chunks = [audio[:, start : start + CHUNK] for start in range(0, audio.shape[1] - CHUNK + 1, CHUNK)]
     return [vad(torch.from_numpy(np.ascontiguousarray(chunk)), 16_000)[:, 0].tolist() for chunk in chunks]

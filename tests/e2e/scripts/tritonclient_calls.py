@@ -1,4 +1,4 @@
-"""Calls a server with NVIDIA's Python clients the way their users do, over gRPC and HTTP, with threads and asyncio.
+"""Calls a server with NVIDIA's Python clients as their users do: over gRPC and HTTP, with threads and asyncio.
 
 Run in .venv-peers: ``python tritonclient_calls.py GRPC HTTP MODEL IMAGES.npy OUTPUTS.npz``. IMAGES is UINT8
 [n, 28, 28], n at least 8. Output tensors go to OUTPUTS.npz, everything else as one JSON object to standard output.
@@ -35,7 +35,7 @@ def main(grpc: str, http: str, model: str, images: Path, outputs: Path) -> None:
 
 
 def description(client: Any, model: str, **options: bool) -> dict[str, Any]:
-    """What a client says of the server and a model."""
+    """What a client reports about the server and a model."""
     return {
         "ready": [
             client.is_server_live(),
@@ -118,7 +118,7 @@ def filled(module: Any, array: Any, **options: bool) -> Any:
 
 
 def infer_concurrently(client: Any, model: str, pixels: Any) -> Any:
-    """Returns logits [IN_FLIGHT, 10] of calls with one image each, all in flight at the same time."""
+    """Returns the logits [IN_FLIGHT, 10] of calls with one image each, which are all in flight at the same time."""
     replies: queue.Queue[tuple[int, Any, Any]] = queue.Queue()
     for number in range(IN_FLIGHT):
         client.async_infer(
@@ -136,7 +136,7 @@ def infer_concurrently(client: Any, model: str, pixels: Any) -> Any:
 
 
 def infer_in_stream(client: Any, model: str, pixels: Any) -> tuple[list[str], Any]:
-    """Sends IN_FLIGHT images through one stream, and a request for an unknown model in the middle of them.
+    """Sends IN_FLIGHT images and, between them, a request for an unknown model through one stream.
 
     Returns:
         The id of each response in the order of arrival (for the refused request the error's message), and the logits
