@@ -1,7 +1,7 @@
 """Prints how large the tests are, and how closely they hold the product: `make test-shape`.
 
-Ends with status 1 where a limit is passed. An *edge* is a file of tests that imports a module of the product; a module
-is *internal* unless users of hangtag import it or its errors too. A *patch* replaces something while a test runs.
+The exit status is 1 if a limit is exceeded. An *edge* is a test file that imports a module of the product. A module is
+*internal* unless users of hangtag import it or its errors. A *patch* replaces something while a test runs.
 """
 
 import ast
@@ -19,22 +19,22 @@ PUBLIC = re.compile(
     r"hangtag(\.(cli|errors|protos(\.\w+)?|serving\.client|\w+\.errors|serving\.(server|loadtest)\.errors))?"
     r"|hangtag\.serving\.server\.(process\.server|config\.(server_config|limits))"
 )
-"""What tests may name freely: the package, its command, its errors, the wire, and how a program starts a server."""
+"""Modules that tests may import freely: the package, its command, its errors, the wire, and the start of a server."""
 _PATCH = re.compile(
     r"\.(set|del)(attr|item)\(|mock\.patch|patch\.object\(|\bMock\(|__kwdefaults__\."
     r"|^(\w+\.)+\w+ = |(?<!\bself)\._[a-z]\w* = ",
     re.MULTILINE,
-)  # also what a module, or a text of statements for another process, assigns, and private parts that are assigned
+)  # includes assignments to modules, to private parts, and in texts of statements for another process
 
 
 def shape(files: list[Path]) -> tuple[dict[str, int], Counter[str]]:
-    """Measure the tests.
+    """Measure the shape of the tests.
 
     Args:
-        files: The tests' Python files, relative to the repository's root, which is the current folder.
+        files: The tests' Python files, relative to the repository's root, which must be the current folder.
 
     Returns:
-        A figure for each of LIMITS, and how many files import each internal module.
+        A figure for each of LIMITS, and the number of files that import each internal module.
     """
     importers: Counter[str] = Counter()
     lines = patches = 0
@@ -48,7 +48,7 @@ def shape(files: list[Path]) -> tuple[dict[str, int], Counter[str]]:
 
 
 def _imports(tree: ast.Module) -> Iterator[str]:
-    """The modules of hangtag that a file imports, wherever the import stands in it."""
+    """The modules of hangtag that a file imports anywhere in its code."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [each.name for each in node.names]
@@ -69,7 +69,7 @@ def main() -> int:
     """Print the shape of the tests that git tracks.
 
     Returns:
-        The exit status: 1 if a limit is passed.
+        The exit status: 1 if a limit is exceeded.
     """
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "tests/*.py"]
     listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\0")

@@ -1,4 +1,4 @@
-"""The documents' examples run unchanged; links and names of folders lead somewhere."""
+"""The documents' examples run unchanged. Their links lead to pages, and the folders that they name exist."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def outfits() -> Iterator[str]:
 
 
 def example(language: str, containing: str, document: str = README) -> str:
-    """Returns a document's only code block in this language that contains this text; the README's by default."""
+    """Returns a document's only code block that has this language and contains this text; by default, of the README."""
     blocks = [block for block in re.findall(rf"```{language}\n(.*?)```", document, re.DOTALL) if containing in block]
     assert len(blocks) == 1, f"the document has {len(blocks)} {language} examples with {containing!r}"
     return str(blocks[0])
@@ -61,7 +61,7 @@ def run(command: list[str], path: str = os.environ["PATH"], **more: str) -> str:
 @pytest.mark.parametrize(
     ("document", "containing", "printed"),
     [
-        # It streams the same image twice.
+        # The example streams the same image twice.
         ("README.md", "from hangtag import Client", r"Ankle boot (?:9\d|100)\.\d%\n\(2, 10\)\n(.+\n)\1"),
         ("docs/reference/client.md", "with Client", r"Bag\n"),
         ("docs/reference/client.md", "async with AsyncClient", r"\['Bag', 'Bag'\]\n"),
@@ -90,7 +90,7 @@ def test_every_command_in_the_readme_exists() -> None:
 
 
 def shell_examples(text: str) -> list[str]:
-    """Return the commands in indented blocks and ```sh blocks, without comments and output, continued lines joined."""
+    """Return the commands in indented blocks and ```sh blocks, without comments and output, with joined lines."""
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     blocks += [
         "\n".join(line[4:] for line in re.findall(r"^    .*", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.M))
@@ -109,13 +109,13 @@ HANGTAG_EXAMPLES = [
 
 @pytest.mark.parametrize("example", HANGTAG_EXAMPLES)
 def test_an_example_names_options_that_exist(example: str) -> None:
-    """--help is answered only after click has found every option of the command line."""
+    """click answers --help only after it has found every option of the command line."""
     invoke(*shlex.split(example)[1:], "--help")
 
 
 @pytest.mark.parametrize("example", [line for line in shell_examples(README) if line.startswith("hangtag classify")])
 def test_a_classify_example_runs_as_it_is_written(example: str, address: str, outfits: str) -> None:
-    """But for the servers' ports: the first server is the default one, the second is that on port 8003."""
+    """The test replaces the servers' ports. The first server is the default one, the second is the one on port 8003."""
     command = example.replace("127.0.0.1:8003", outfits)
     shown = run(["bash", "-ec", command], WITH_OUR_PROGRAMS, HANGTAG_SERVER=address)
     (images,) = [word for word in shlex.split(command) if word.startswith("examples/")]
@@ -129,7 +129,7 @@ def test_the_answer_that_the_page_about_grpc_shows_is_the_answer(outfits: str) -
     (block,) = re.findall(r"```console\n\$ (.*?)```", page, re.DOTALL)
     command, *shown = block.splitlines()
     answer = run(["bash", "-ec", command.replace("127.0.0.1:8003", outfits)], WITH_OUR_PROGRAMS, COLUMNS="120")
-    assert [line.rstrip() for line in answer.splitlines()][: len(shown) - 1] == shown[:-1]  # but for the timings
+    assert [line.rstrip() for line in answer.splitlines()][: len(shown) - 1] == shown[:-1]  # timings differ
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
-"""Draws mutants with cosmic-ray, which needs an environment of its own: ``make mutants-draw``.
+"""Draws mutants with cosmic-ray, which needs a separate environment: ``make mutants-draw``.
 
     python -m tests.mutants.draw --seed 34 --count 150
 
-A place in the code is drawn first, and then one of cosmic-ray's changes of that place: most of its changes replace one
-binary operator by each of the others, and would be most of what is drawn. Annotations are left out.
+A place in the code is drawn first, and then one of cosmic-ray's changes of this place. Most changes replace a binary
+operator by another one, and would otherwise be most of the drawn mutants. Annotations are left out.
 """
 
 import ast
@@ -21,13 +21,13 @@ from cosmic_ray.plugins import get_operator
 from tests.mutants.mutant import AREAS, LINES_BEFORE, Mutant, changed_lines, write
 
 _BROKEN = "ExceptionReplacer"
-"""cosmic-ray 8.7 fails on ``except (A, B)``."""
+"""cosmic-ray's operator that is left out, because cosmic-ray 8.7 fails on ``except (A, B)``."""
 
 Position = tuple[str, tuple[int, int]]
 
 
 def _places(area: Path) -> dict[Position, list[Any]]:
-    """cosmic-ray's changes in an area, by the file and the place that they change."""
+    """The changes that cosmic-ray knows in an area, by the file and the place that they change."""
     places: dict[Position, list[Any]] = defaultdict(list)
     files = [file for file in sorted(area.rglob("*.py")) if not file.name.endswith("_pb2.py")]
     annotated = {str(file): list(_annotations(file)) for file in files}
@@ -42,7 +42,7 @@ def _places(area: Path) -> dict[Position, list[Any]]:
 
 
 def _annotations(file: Path) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Where annotations and type aliases start and end."""
+    """The places at which annotations and type aliases start and end."""
     for node in ast.walk(ast.parse(file.read_text())):
         parts: list[ast.expr | None] = []
         if isinstance(node, ast.AnnAssign):
@@ -57,7 +57,7 @@ def _annotations(file: Path) -> Iterator[tuple[tuple[int, int], tuple[int, int]]
 
 
 def _mutant(number: int, change: Any) -> Mutant | None:
-    """The mutant of a change; None where its lines stand several times in the file, or where it is no valid Python."""
+    """The mutant of a change; None if the file contains the lines several times, or if the mutant is invalid Python."""
     source = Path(change.module_path).read_text()
     mutated = mutate_code(source, get_operator(change.operator_name)(), change.occurrence)
     try:

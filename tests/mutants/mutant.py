@@ -1,4 +1,4 @@
-"""A mutant: one small fault in one function of the product, found again by its text where the code has moved."""
+"""A mutant: one small fault in one function of the product. If the code moves, its text identifies the place."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -6,29 +6,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 AREAS = ("serving/server", "serving/connection", "serving/loadtest", "export", "training")
-"""Folders of which mutants are drawn, equally many of each."""
+"""The folders from which mutants are drawn, with the same number for each folder."""
 FOLDER = Path(__file__).parent
 DRAWN = FOLDER / "mutants.jsonl"
 LINES_BEFORE = 3
-"""Lines that stand before the changed ones and help to find their place again."""
+"""The number of lines before the changed ones that help to find their place again."""
 
 
 class MovedError(Exception):
-    """The code that a mutant changes is no longer there, or is there several times."""
+    """The code that a mutant changes is missing, or occurs several times."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A change of some lines of one file.
+    """A change of a few lines of one file.
 
     Attributes:
-        number: From 0 on, in the order of drawing.
-        file: Relative to the repository's root.
-        definition: The function or class that has the lines; empty at the level of the module.
-        operator: cosmic-ray's name for the change.
+        number: The mutant's number, from 0 on, in the order of drawing.
+        file: The file's path, relative to the repository's root.
+        definition: The function or class that contains the lines; empty at module level.
+        operator: The name that cosmic-ray gives the change.
         context: Up to LINES_BEFORE lines before the changed ones.
-        before: The lines as they are.
-        after: The lines with the fault.
+        before: The original lines.
+        after: The changed lines.
     """
 
     number: int
@@ -41,14 +41,14 @@ class Mutant:
 
     @property
     def area(self) -> str:
-        """The area that the mutant was drawn of."""
+        """The area from which the mutant was drawn."""
         return next(area for area in AREAS if self.file.startswith(f"{area}/"))
 
     def place(self, root: Path) -> tuple[Path, int]:
-        """Return the file of a checkout that has the lines which the mutant changes, and the number of the first.
+        """Find the lines that the mutant changes in a checkout. Return their file and the number of the first line.
 
         Raises:
-            MovedError: The lines are not in the file that had them, nor in exactly one other file of the area.
+            MovedError: The lines are neither in the original file nor in exactly one other file of the area.
         """
         place = root / self.file
         files = [place] if place.exists() and _count(place, self) == 1 else []
@@ -61,10 +61,10 @@ class Mutant:
         return files[0], before.count("\n") + 1
 
     def apply(self, root: Path) -> Path:
-        """Put the fault into a checkout, and return the file that has it.
+        """Put the fault into a checkout, and return the changed file.
 
         Raises:
-            MovedError: The lines are no longer there.
+            MovedError: The lines no longer exist.
         """
         file, _ = self.place(root)
         text = file.read_text()
@@ -77,17 +77,17 @@ def _count(file: Path, mutant: Mutant) -> int:
 
 
 def read(path: Path = DRAWN) -> list[Mutant]:
-    """Read the mutants of a file."""
+    """Read the mutants from a file."""
     return [Mutant(**json.loads(line)) for line in path.read_text().splitlines()]
 
 
 def write(mutants: Iterable[Mutant], path: Path = DRAWN) -> None:
-    """Write mutants to a file, one a line."""
+    """Write mutants to a file, one mutant per line."""
     path.write_text("".join(json.dumps(asdict(mutant)) + "\n" for mutant in mutants))
 
 
 def changed_lines(before: Sequence[str], after: Sequence[str]) -> tuple[int, int, int]:
-    """Return the first line in which two texts differ, and where the difference ends in each."""
+    """Return the first line in which two texts differ, and the line in each text where the difference ends."""
     first = next(place for place, pair in enumerate(zip(before, after, strict=False)) if pair[0] != pair[1])
     same = 0
     while before[-1 - same] == after[-1 - same] and same < min(len(before), len(after)) - first:

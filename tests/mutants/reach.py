@@ -1,4 +1,4 @@
-"""Finds the tests that run the function which a mutant changes, so that no other test is asked about it."""
+"""Finds the tests that run the function which a mutant changes, so that other tests need not run."""
 
 import ast
 import contextlib
@@ -17,15 +17,15 @@ from tests.mutants import plugin
 from tests.mutants.mutant import MovedError, Mutant
 
 PLUGIN = "mutant_plugin"
-"""The name under which the plugin stands in a copy of a checkout."""
+"""The plugin's name in a copy of a checkout."""
 TESTS = tuple(
     f"tests/{each}" for each in ("serving", "export", "training", "protos", "compatibility", "e2e", "hangtag")
 )
-"""The tests that may find a mutant. Those of deployment and of studies are about other code."""
+"""The tests that may find a mutant. Tests of deployment and of studies concern other code."""
 
 
 def copy(checkout: Path, folder: Path) -> None:
-    """Copy the files that git tracks, and the plugin, into an empty folder that uses the checkout's environments."""
+    """Copy the plugin and the files that git tracks into an empty folder that uses the checkout's environments."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=checkout, check=True, capture_output=True, text=True)
     for path in filter(None, tracked.stdout.split("\0")):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -39,9 +39,9 @@ def copy(checkout: Path, folder: Path) -> None:
 def pytest(
     folder: Path, *options: str, variables: Mapping[str, str], output: IO[str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start pytest with the plugin in a copy of a checkout, in a process group of its own.
+    """Start pytest with the plugin in a copy of a checkout, in a separate process group.
 
-    ``output`` is a file and never a pipe, which a process that pytest leaves behind would keep open.
+    ``output`` is a file and never a pipe, because a process that pytest leaves behind would keep the pipe open.
     """
     command = [sys.executable, "-m", "pytest", "-q", "-p", PLUGIN, "-p", "no:cacheprovider", *options]
     return subprocess.Popen(
@@ -55,7 +55,7 @@ def pytest(
 
 
 def kill(folder: Path) -> None:
-    """Kill what pytest has left running in a copy of a checkout: a fault may let a server compute for ever."""
+    """Kill the processes that pytest left running in a copy of a checkout: a fault may make a server run for ever."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if f"PYTHONPATH={folder}\0".encode() in (process / "environ").read_bytes():
@@ -63,12 +63,12 @@ def kill(folder: Path) -> None:
 
 
 def reaches(mutants: Iterable[Mutant], checkout: Path) -> dict[int, list[str]]:
-    """Run all tests once, and return which of them run the function of each mutant.
+    """Run all tests once, and return the tests that run the function of each mutant.
 
     Returns:
-        Tests by the mutants' numbers, and files for what their fixtures run. Those come first that run the functions
-        of few mutants, since they are about little else. A mutant whose code is no longer there has none, and a test
-        that fails in this run is none.
+        Tests by the mutants' numbers; a file stands for its tests' fixtures. Tests that run the functions of few
+        mutants come first, because they test little else. A mutant whose code no longer exists has no tests. A test
+        that fails in this run is left out.
     """
     with tempfile.TemporaryDirectory(prefix="mutants-") as name, tempfile.TemporaryDirectory() as folder:
         copied = Path(name)
@@ -92,7 +92,7 @@ def reaches(mutants: Iterable[Mutant], checkout: Path) -> dict[int, list[str]]:
 
 
 def _probe(mutants: Iterable[Mutant], root: Path) -> None:
-    """Let the function of each mutant report that it runs; every function of the file for lines outside of one."""
+    """Make the function of each mutant report that it runs; for lines outside a function, all functions of the file."""
     probes: dict[Path, set[tuple[int, int]]] = defaultdict(set)
     for mutant in mutants:
         try:
@@ -101,7 +101,7 @@ def _probe(mutants: Iterable[Mutant], root: Path) -> None:
             continue
         functions = list(_functions(ast.parse(file.read_text())))
         within = [each for each in functions if each.lineno <= line <= (each.end_lineno or 0)]
-        for function in within[-1:] or functions:  # an inner function comes after the one that has it
+        for function in within[-1:] or functions:  # an inner function follows its outer function
             probes[file].update((start, mutant.number) for start in _start(function))
     for file, places in probes.items():
         lines = file.read_text().splitlines(keepends=True)
@@ -116,7 +116,7 @@ def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def _start(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[int]:
-    """The line of a function's first statement after its documentation; none where it has no line of its own."""
+    """The line of a function's first statement after its docstring; none if this statement has no line of its own."""
     body = function.body[1:] if ast.get_docstring(function) else function.body
     if not body or body[0].lineno == function.lineno:
         return []

@@ -1,14 +1,14 @@
 """Runs the tests against each mutant, and records which test failed first.
 
-    python -m tests.mutants.run reports/mutants.jsonl              # goes on where it was stopped
+    python -m tests.mutants.run reports/mutants.jsonl              # continues after an interruption
     python -m tests.mutants.run reports/mutants.jsonl --number 7
 
-All tests run once before, to see which of them run the function that a mutant changes. Each mutant is then put into a
-copy of the files that git tracks, in a temporary folder, never into the checkout. The chosen tests of its folder run
-first, then the others, each for a minute at most and until the first failure.
+First, all tests run once, to find out which of them run the function that a mutant changes. Each mutant is then put
+into a copy of the files that git tracks, in a temporary folder, never into the checkout. The chosen tests of the
+mutant's folder run first, then the others. Each of both runs ends after a minute or at the first failure.
 
-Four of the 150 mutants that were drawn, 17, 30, 53 and 126, were no valid Python, which any import finds, and are left
-out.
+Four of the 150 drawn mutants (17, 30, 53 and 126) are left out, because they were invalid Python, which any import
+finds.
 """
 
 import contextlib
@@ -30,30 +30,30 @@ from tests.mutants import plugin, reach
 from tests.mutants.mutant import AREAS, DRAWN, MovedError, Mutant, read
 
 LIMIT_SECONDS = 60
-"""Of each of the two runs of tests."""
+"""The time limit for each of the two runs of tests."""
 OF_AN_AREA = 30
-"""Mutants are drawn of one area after the other, so many of each."""
+"""The number of mutants that are drawn from each area; the areas follow one after another."""
 TEST_SECONDS = 30
-"""A test that takes longer has failed: a fault may make it wait for ever."""
+"""A test that takes longer has failed, because a fault may make a test wait for ever."""
 _SUMMARY = "= short test summary info ="
 _FAILED = re.compile(r"^(?:FAILED|ERROR|ImportError while loading conftest '.*) ?\b(tests/.+?)(?: - |'\.$|$)", re.M)
-"""A line of the summary, or how pytest names a conftest that a mutant breaks. A log may have lines like these."""
+"""A line of the summary, or pytest's message on a conftest that a mutant breaks. A log may have similar lines."""
 _NOTHING_FOUND = (0, 5, -signal.SIGKILL)
-"""How pytest ends when all tests pass, when there are none, and when the limit is reached. It ends otherwise, without a
-test that failed, where a mutant breaks what the tests' conftest imports: without the mutant all tests were run."""
+"""The exit codes of pytest when all tests pass, when no tests exist, and at the time limit. If a mutant breaks what the
+tests' conftest imports, pytest ends with another code and without a failed test: all tests ran without the mutant."""
 RECORDED = Path("tests/mutants/after.jsonl")
-"""What is compared with."""
+"""The earlier results to compare with."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the tests say of a mutant.
+    """The tests' result for a mutant.
 
     Attributes:
-        number: The mutant's.
-        killed: Whether a test failed; None where the mutant's code is no longer there.
-        by: The first test that failed, or why there is no mutant.
-        seconds: What the tests took.
+        number: The mutant's number.
+        killed: Whether a test failed; None if the mutant's code no longer exists.
+        by: The first test that failed, or the reason why the mutant does not exist.
+        seconds: The time that the tests took.
     """
 
     number: int
@@ -63,7 +63,7 @@ class Result:
 
 
 def run(mutant: Mutant, checkout: Path, tests: Sequence[str]) -> Result:
-    """Put a mutant into a copy of a checkout, and run the tests that may find it."""
+    """Put a mutant into a copy of a checkout, and run the tests that may find the mutant."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutant-") as name:
         copy = Path(name)
@@ -74,7 +74,7 @@ def run(mutant: Mutant, checkout: Path, tests: Sequence[str]) -> Result:
             return Result(mutant.number, None, str(error), 0.0)
         folder = _own_folder(file, copy)
         own = [each for each in tests if each.startswith(f"{folder}/")]
-        # No test is known to use a file without a function, which holds constants: then all of the folder's may.
+        # A file without functions holds constants. No test is known to use this file, so all tests of its folder run.
         for chosen in (own, [each for each in tests if each not in own]) if tests else ([str(folder)],):
             failed = _first_failure(chosen, copy) if chosen else ""
             if failed:
@@ -83,7 +83,7 @@ def run(mutant: Mutant, checkout: Path, tests: Sequence[str]) -> Result:
 
 
 def _own_folder(file: Path, copy: Path) -> Path:
-    """The nearest folder of tests that mirrors a file's folder."""
+    """The nearest folder of tests that corresponds to a file's folder."""
     folder = Path("tests") / file.relative_to(copy).parent
     while not (copy / folder).is_dir():
         folder = folder.parent
@@ -91,7 +91,7 @@ def _own_folder(file: Path, copy: Path) -> Path:
 
 
 def _first_failure(tests: Sequence[str], copy: Path) -> str:
-    """The first test that fails within the limit; empty if none does."""
+    """The first test that fails within the time limit; empty if no test fails."""
     chosen = copy / "chosen.json"
     chosen.write_text(json.dumps(tests))
     files = dict.fromkeys(each.partition("::")[0] for each in tests)
@@ -111,7 +111,7 @@ def _first_failure(tests: Sequence[str], copy: Path) -> str:
 
 
 def summary(mutants: Iterable[Mutant], results: dict[int, Result]) -> str:
-    """A table of how many mutants were killed, by area."""
+    """A table of the killed mutants, by area."""
     drawn = list(mutants)
     counts = {
         area: Counter(results[each.number].killed for each in drawn if each.area == area and each.number in results)
@@ -124,7 +124,7 @@ def summary(mutants: Iterable[Mutant], results: dict[int, Result]) -> str:
 
 
 def _tests_of(mutants: Sequence[Mutant], checkout: Path, kept: Path) -> dict[int, list[str]]:
-    """Which tests reach which mutant: read from a file, which is made if it is not there."""
+    """The tests that reach each mutant, read from a file that is written first if it does not exist."""
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(reach.reaches(mutants, checkout)))
@@ -132,13 +132,13 @@ def _tests_of(mutants: Sequence[Mutant], checkout: Path, kept: Path) -> dict[int
 
 
 def read_results(path: Path) -> dict[int, Result]:
-    """Read the results of a file, by the mutants' numbers; none where there is no file."""
+    """Read a file's results by the mutants' numbers. Without a file there are no results."""
     lines = path.read_text().splitlines() if path.exists() else []
     return {result.number: result for result in (Result(**json.loads(line)) for line in lines)}
 
 
 def revived(before: Mapping[int, Result], after: Mapping[int, Result]) -> list[int]:
-    """The mutants that were killed before, and live now."""
+    """The mutants that were killed earlier and survive now."""
     return [
         number
         for number, result in after.items()
@@ -153,16 +153,16 @@ def revived(before: Mapping[int, Result], after: Mapping[int, Result]) -> list[i
 @click.option("--minutes", type=float, default=600.0, show_default=True, help="Start no mutant after so long.")
 @click.option("--processes", default=2, show_default=True, help="Mutants that run at the same time.")
 def main(recorded: Path, checkout: Path, number: int | None, minutes: float, processes: int) -> None:
-    """Run the tests against every mutant that has no line in RECORDED yet, and print how many were killed.
+    """Run the tests against every mutant without a line in RECORDED, and print the number of killed mutants.
 
-    Which tests reach which mutant is kept in a file next to RECORDED. The exit status is 1 if a mutant lives that is
-    killed in tests/mutants/after.jsonl.
+    A file next to RECORDED keeps which tests reach which mutant. The exit status is 1 if a mutant survives that was
+    killed according to tests/mutants/after.jsonl.
     """
     checkout = checkout.resolve()
-    own = checkout / "tests/mutants/mutants.jsonl"  # an older checkout may have none
+    own = checkout / "tests/mutants/mutants.jsonl"  # older checkouts may have none
     mutants = {mutant.number: mutant for mutant in read(own if own.exists() else DRAWN)}
     results = read_results(recorded)
-    # The areas in turn, so that what is there says something of each when it is stopped.
+    # Take the areas in turn, so that the results of an interrupted run cover all areas.
     ordered = sorted(mutants.values(), key=lambda each: (each.number % OF_AN_AREA, each.number))
     left = [each for each in ordered if each.number not in results] if number is None else [mutants[number]]
     tests = _tests_of(ordered, checkout, recorded.with_suffix(".reaches.json")) if left else {}

@@ -1,7 +1,7 @@
-"""Checks that the committed message stubs are what the .proto files generate, and names the command that writes them.
+"""Checks that the committed message stubs match the .proto files, and names the command that writes the stubs.
 
-Run in the root of the repository: ``python -m tests.protos.generated_stubs hangtag/protos/NAME.proto ...``.
-Exit code 1: a stub differs or is missing.
+Run this module in the root of the repository: ``python -m tests.protos.generated_stubs hangtag/protos/NAME.proto ...``.
+The exit code is 1 if a stub differs or is missing.
 """
 
 import subprocess

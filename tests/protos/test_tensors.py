@@ -1,4 +1,4 @@
-"""How arrays travel: raw and typed contents of every datatype, and what is refused."""
+"""The encoding of arrays: raw and typed contents of every datatype, and contents that are refused."""
 
 import contextlib
 import re
@@ -35,13 +35,13 @@ def assert_same(actual: Array, expected: Array) -> None:
     np.testing.assert_array_equal(actual, expected)  # NaN equals NaN
 
 
-@settings(deadline=None)  # of time: the machine runs other tests too
+@settings(deadline=None)  # no time limit: the machine runs other tests too
 @given(arrays())
 def test_raw_contents_come_back(array: Array) -> None:
     assert_same(tensors.from_raw(tensors.datatype_of(array), array.shape, tensors.to_raw(array)), array)
 
 
-@settings(deadline=None)  # of time: the machine runs other tests too
+@settings(deadline=None)  # no time limit: the machine runs other tests too
 @given(arrays().filter(lambda array: array.dtype != np.float16))
 def test_typed_contents_come_back(array: Array) -> None:
     datatype = tensors.datatype_of(array)
@@ -84,7 +84,7 @@ def test_any_byte_but_0_is_true() -> None:
 sizes = st.one_of(st.integers(-3, 6), st.integers(-(2**63), 2**63 - 1))
 
 
-@settings(deadline=None)  # of time: the machine runs other tests too
+@settings(deadline=None)  # no time limit: the machine runs other tests too
 @given(st.sampled_from([*tensors.DTYPES, "BF16", ""]), st.lists(sizes, max_size=4), st.binary(max_size=64))
 def test_hostile_contents_give_an_array_of_that_shape_or_a_value_error(
     datatype: str, shape: list[int], raw: bytes
@@ -108,7 +108,7 @@ def test_hostile_contents_give_an_array_of_that_shape_or_a_value_error(
         ("BYTES", [1], b"\1\0\0\0ab", "holds 1 bytes after the last of 1 elements"),
         ("BYTES", [0], b"x", "holds 1 bytes after the last of 0 elements"),
         ("UINT8", [-1, -4], bytes(4), "shape [-1, -4] has a negative size"),
-        ("FP32", [2**62] * 500_000, b"", "shape has 500000 axes; at most 32 are supported"),  # at once
+        ("FP32", [2**62] * 500_000, b"", "shape has 500000 axes; at most 32 are supported"),  # refused immediately
         ("float32", [1], b"", "unknown datatype 'float32'; known: BOOL"),
     ],
 )
@@ -124,7 +124,7 @@ def test_raw_contents_that_are_not_of_the_shape_are_refused(
     [("UINT8", [256]), ("UINT16", [65536]), ("INT8", [128, -129]), ("INT16", [32768, -32769])],
 )
 def test_typed_contents_outside_of_the_datatypes_range_are_refused(datatype: str, values: list[int]) -> None:
-    """What the server answers to other mistakes is in tests/serving/server/transport."""
+    """The server's answers to other mistakes are tested in tests/serving/server/transport."""
     field = FIELDS[datatype]
     for value in values:
         contents: dict[str, Any] = {field: [0, value]}

@@ -1,4 +1,4 @@
-"""Runs `python -m studies` in a process of its own, as a person does."""
+"""Runs `python -m studies` in another process, as a person does."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from tests.kit.shipped import MODELS
 
 
 def repository(folder: Path, *names: str) -> Path:
-    """A model repository with some of the shipped models, which starts faster than one with all."""
+    """A model repository with a few shipped models, which starts faster than one with all of them."""
     folder.mkdir()
     for name in names:
         (folder / name).symlink_to(MODELS / name)
@@ -21,11 +21,11 @@ def repository(folder: Path, *names: str) -> Path:
 
 
 def study(*words: str | Path, exit_codes: tuple[int, ...] = (0,)) -> str:
-    """Run a command of a study, and return what it printed.
+    """Run a command of a study, and return the command's output.
 
     Args:
-        words: The study, its command and the options.
-        exit_codes: Those with which it may end.
+        words: The study, the study's command and the options.
+        exit_codes: The allowed exit codes.
     """
     with subprocess.Popen(
         [sys.executable, "-m", "studies", *words],
@@ -37,7 +37,7 @@ def study(*words: str | Path, exit_codes: tuple[int, ...] = (0,)) -> str:
     ) as process:
         try:
             output, _ = process.communicate()
-        except BaseException:  # the test takes too long, or Ctrl-C: the study stops its servers when it is interrupted
+        except BaseException:  # at a timeout or Ctrl-C, interrupt the study, which then stops its servers
             process.send_signal(signal.SIGINT)
             raise
     assert process.returncode in exit_codes, output
@@ -48,12 +48,12 @@ def measured(out: Path, part: Callable[[Path], str], *words: str | Path) -> tupl
     """Run a study that records its results in a file.
 
     Args:
-        out: The file.
-        part: Makes the study's part of a page from such a file, and fails where a figure is missing.
-        words: As for ``study``.
+        out: The file for the results.
+        part: Writes the study's part of a page from this file, and fails if a figure is missing.
+        words: The command's words, as for ``study``.
 
     Returns:
-        The lines that it recorded, and the part of the page.
+        The recorded lines, and the part of the page.
     """
     output = study(*words, "--out", out)
     assert out.exists(), output

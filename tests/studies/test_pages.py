@@ -1,4 +1,4 @@
-"""The pages of docs/ and studies/ are what `python -m studies report` makes now; what its commands list, and refuse."""
+"""The generated pages of docs/ and studies/ are up to date; and what the commands of the studies list and refuse."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The soak study: its load on a server of this process, and the figures that it reports."""
+"""The soak study: its load on a server of this process, and the figures that the study reports."""
 
 import asyncio
 import random
@@ -31,7 +31,7 @@ def test_a_slopes_interval_holds_the_true_slope_also_where_memory_moves_in_steps
     held = 0
     for _ in range(400):
         values = np.zeros(40)
-        for at in range(1, 40):  # each minute's memory is half that of the minute before, and half chance
+        for at in range(1, 40):  # each minute's memory is half that of the previous minute plus half a random value
             values[at] = 0.5 * values[at - 1] + chance.normal()
         _fitted, low, high = slope(minutes, values) or (0.0, 0.0, 0.0)
         held += low <= 0 <= high
@@ -47,9 +47,9 @@ def failure(planned: float, seconds: float, *, server: int = 1, error: str = "UN
     ("outcome", "explained"),
     [
         (failure(99.0, 1.01), True),
-        (failure(100.5, 0.01), True),  # sent to a connection that was not known to be closed
-        (failure(99.0, 0.5), False),  # it ended before
-        (failure(101.5, 0.01), False),  # by then the other worker should have it
+        (failure(100.5, 0.01), True),  # sent on a connection that was not yet known to be closed
+        (failure(99.0, 0.5), False),  # the call ended before the worker's death
+        (failure(101.5, 0.01), False),  # by then, the other worker should receive the call
         (failure(99.0, 1.01, server=0), False),
         (failure(99.0, 1.01, error="INTERNAL"), False),
         (failure(99.0, 1.01, error="wrong answer"), False),
@@ -73,7 +73,7 @@ def address(running: Server, ca: Path | None = None) -> Address:
 
 @pytest.mark.slow
 def test_all_kinds_of_calls_at_once_are_answered_rightly(models: Path, tmp_path: Path) -> None:
-    """As in the study: calls of all kinds to two servers, none of which waits for an answer to another one."""
+    """The load is the study's: calls of all kinds to two servers. No call waits for the answer of another server."""
     certificates = Certificates(tmp_path)
     outcomes: list[Outcome] = []
 
