@@ -16,45 +16,45 @@ forkserver.preload_training()
 
 @pytest.fixture(scope="package", autouse=True)
 def forked_children() -> Iterator[None]:
-    """Run files in forked child processes, which do not start Python for each of them."""
+    """Run files in forked child processes, which need not start Python for each file."""
     with forkserver.forked_children():
         yield
 
 
 @pytest.fixture
 def labels(tmp_path: Path) -> Path:
-    """A file with the labels of the networks of colour_networks.py."""
+    """A file with the labels of the networks in colour_networks.py."""
     (tmp_path / "labels.txt").write_text("\n".join(COLOURS))
     return tmp_path / "labels.txt"
 
 
 @pytest.fixture
 def started_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start the child processes of this test as users do."""
+    """Start the child processes of this test as they are started for users, without forking."""
     monkeypatch.setattr(child_process, "subprocess", subprocess)
 
 
 @pytest.fixture(scope="session")
 def few(garments: Garments) -> Garments:
-    """The first 300 real test images, with which all is exported here."""
+    """The first 300 real test images, with which the tests in this folder export."""
     return garments.first(FEW)
 
 
 @pytest.fixture(scope="session", params=["lstm", "lstm2", "cnn"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """Each of the networks, exported by the real exporter."""
+    """Each of the networks for one label, exported by the real exporter."""
     return single_label(tmp_path_factory, request.param)
 
 
 @pytest.fixture(scope="session")
 def lstm(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """The smallest of them, for what is the same with all."""
+    """The smallest of the exported networks, for behaviour that all networks share."""
     return single_label(tmp_path_factory, "lstm")
 
 
 @pytest.fixture(scope="session")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """An LSTM that has learned something."""
+    """A trained LSTM."""
     return learned_lstm(tmp_path_factory)
 
 
@@ -66,7 +66,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 @pytest.fixture(scope="session")
 def runs_dir(tmp_path_factory: pytest.TempPathFactory, few: Garments) -> Path:
-    """Two finished runs of lstm, `newer` the later; one of lstm2 that was only begun; and a folder that is no run."""
+    """Two finished runs of lstm, of which `newer` is the later; an lstm2 run without an epoch; and an empty folder."""
 
     def make(folder: Path) -> Path:
         for seconds, name in enumerate(["older", "newer"]):

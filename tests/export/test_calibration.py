@@ -1,4 +1,4 @@
-"""``hangtag export --fit-temperature``: a temperature changes the probabilities, and nothing else."""
+"""``hangtag export --fit-temperature``: a temperature changes only the probabilities."""
 
 import json
 from dataclasses import replace
@@ -21,12 +21,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def validation(garments: Garments) -> Garments:
-    """500 images that the network has not seen."""
+    """500 images on which the network was not trained."""
     return replace(garments, images=garments.images[-500:], classes=garments.classes[-500:])
 
 
 def calibration_error(probabilities: Array, classes: Array) -> float:
-    """Guo et al.: the mean distance of confidence and accuracy in 15 bins of equal width."""
+    """The mean distance between confidence and accuracy in 15 bins of equal width (Guo et al.)."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == classes
     bins = np.minimum((confidence * 15).astype(int), 14)
     return float(sum(abs((confidence - right)[bins == each].sum()) for each in range(15)) / len(classes))
@@ -47,7 +47,7 @@ def test_only_the_probabilities_change_and_fit_better(
     np.testing.assert_allclose(after["probabilities"], softmax(before["logits"] / temperature, axis=1), atol=1e-6)
     assert after["probabilities"].dtype == np.float32
 
-    # The validation images, on which it was fitted, are less surprising.
+    # The temperature raises the log-likelihood of the validation images, on which it was fitted.
     fitted_on = answers(plain.folder / "model.onnx", image=validation.images)["logits"]
     rows = np.arange(len(validation)), validation.classes
     assert log_softmax(fitted_on / temperature, axis=1)[rows].mean() > log_softmax(fitted_on, axis=1)[rows].mean()
@@ -70,7 +70,7 @@ def test_only_the_probabilities_change_and_fit_better(
 def test_where_no_temperature_fits_nothing_is_published(
     learned: Exported, few: Garments, validation: Garments, tmp_path: Path
 ) -> None:
-    """Classes that the network always gets right: the more certain, the better."""
+    """The network always classifies these classes correctly, so the most certain probabilities are the best."""
     right = answers(learned.file, image=validation.images)["logits"].argmax(axis=1)
     always_right = replace(validation, classes=right.astype(np.uint8))
     with pytest.raises(
@@ -84,7 +84,7 @@ def test_where_no_temperature_fits_nothing_is_published(
 
 @pytest.fixture(scope="module")
 def by_command(learned: Exported, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder with the models that the command filled, and what it printed. The whole data set is used."""
+    """The folder with the models that the command wrote, and the command's output. The whole data set is used."""
     folder = tmp_path_factory.mktemp("calibrated")
     options = ["--models", folder / "models"]
     result = invoke("export", learned.run.folder, "--fit-temperature", *options)

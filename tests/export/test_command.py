@@ -1,4 +1,4 @@
-"""``hangtag export RUN``: its output and exit codes, and what it does where a better version serves."""
+"""``hangtag export RUN``: the output, the exit codes, and the comparison with a better version that serves."""
 
 import json
 import math
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command's defaults, runs/ and models/, are relative: keep them out of the checkout."""
+    """The command's default folders, runs/ and models/, are relative. This fixture keeps them out of the checkout."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -69,7 +69,7 @@ def test_a_run_that_cannot_be_exported_is_named_with_what_to_do(runs_dir: Path, 
 
 
 def test_a_trial_run_does_not_replace_the_shipped_model(runs_dir: Path, tmp_path: Path) -> None:
-    """A model's name stands for its latest finished run."""
+    """A model's name stands for the model's latest finished run."""
     shutil.copytree(MODELS / "lstm", "models/lstm")
     message = refusal("export", "lstm", "--runs", runs_dir, unchanged=tmp_path)
     assert re.search(r"^predecessor: test accuracy .* and version 2, which serves, has 93\.09%\.", message)
@@ -80,7 +80,7 @@ def test_a_trial_run_does_not_replace_the_shipped_model(runs_dir: Path, tmp_path
 def test_on_request_it_is_published_named_as_worse_and_serves_unless_another_was_promoted(
     runs_dir: Path, tmp_path: Path
 ) -> None:
-    """The version that serves is the one to compare with."""
+    """The new version is compared with the version that serves."""
     shutil.copytree(MODELS / "lstm", "shop/lstm")
     repository = ("--models", "shop")
     invoke("models", "promote", "lstm", "1", *repository)
@@ -123,7 +123,7 @@ def test_a_model_without_a_figure_on_the_same_data_is_replaced_only_on_request(
     with pytest.raises(GateError, match="version 7, which serves, has"):
         publish(lstm.run, models, few, graph=lstm.graph)
     (models / "lstm/8").mkdir()
-    (models / "lstm/8/model.onnx").write_bytes(b"damaged")  # one that cannot be loaded serves nobody
+    (models / "lstm/8/model.onnx").write_bytes(b"damaged")  # a version that cannot be loaded does not serve
     assert publish(lstm.run, models, few, graph=lstm.graph).folder.name == "9"
 
 
@@ -131,7 +131,7 @@ def test_a_model_without_a_figure_on_the_same_data_is_replaced_only_on_request(
 def test_a_file_is_worse_where_chance_does_not_explain_what_it_lacks(
     standard_errors: float, worse: bool, lstm: Exported, few: Garments, tmp_path: Path
 ) -> None:
-    """By the test for two shares of 300 images each, at 1.645 standard errors."""
+    """The limit comes from the test for two shares of 300 images each, at 1.645 standard errors."""
     own = float(lstm.published.metadata["test_accuracy"])
     serving = own + standard_errors * math.sqrt(2 * own * (1 - own) / len(few))
     served = onnx_file.with_metadata(lstm.file, test_accuracy=f"{serving:.4f}")
@@ -171,7 +171,7 @@ def test_a_file_is_worse_where_chance_does_not_explain_what_it_lacks(
     ],
 )
 def test_options_that_do_not_go_together_are_refused(command: list[object], message: str) -> None:
-    """Even with their default value, since they would have no effect."""
+    """The options are refused even with their default value, because they would have no effect."""
     assert message in " ".join(invoke(*command, exit_code=2).stderr.split())
 
 

@@ -1,4 +1,4 @@
-"""``hangtag export`` of networks of the user's own: which cannot be exported, and whose code has changed since."""
+"""``hangtag export`` of a user's own networks: which cannot be exported, and which have changed code."""
 
 import sys
 from pathlib import Path
@@ -27,7 +27,7 @@ LINE = "return self.linear(pixels.flatten(1))"
 
 @pytest.fixture
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The module of a network that was trained on own pictures, which it tells apart, in the current folder."""
+    """The module of a network that was trained to distinguish own pictures, in the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     module = tmp_path / "nets.py"
@@ -40,7 +40,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def change(module: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the network answer by this line, from the next command on."""
+    """Make the network answer with this line, from the next command on."""
     module.write_text(NETWORK.replace(LINE, line))
     monkeypatch.delitem(sys.modules, "nets", raising=False)
 

@@ -1,4 +1,4 @@
-"""Which runs can be exported, and in which precision. For any other run nothing is written, and the error says why."""
+"""Runs that can be exported, and the possible precisions. For other runs, nothing is written; the error says why."""
 
 import json
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, few: Garments, dama
 
 @pytest.mark.parametrize("model", ["transformer", "../lstm", ""])
 def test_a_model_that_is_not_known_is_refused(tmp_path: Path, few: Garments, model: str) -> None:
-    """As in a run of another version of hangtag, or one with an edited config."""
+    """Such runs come from other versions of hangtag, or have an edited config."""
     run = runs.finished(tmp_path / "run", "lstm", {})
     (run.folder / "config.json").write_text(json.dumps(run.read_config() | {"model": model}))
     message = refused(run, tmp_path, few)

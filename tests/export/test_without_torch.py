@@ -1,4 +1,4 @@
-"""What works where PyTorch is not installed. tests/hangtag has what does not, and the extra that an error names."""
+"""Commands that work without PyTorch. tests/hangtag tests the others, whose error names the missing extra."""
 
 import os
 from collections.abc import Callable
@@ -18,7 +18,7 @@ HIDDEN = ("torch", "torchvision", "torchmetrics")
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the command in a process that cannot import PyTorch, nor can its children; returns what it prints."""
+    """Runs the command in a process that, like its child processes, cannot import PyTorch. Returns the output."""
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({HIDDEN!r}))\n")
     monkeypatch.chdir(tmp_path)
     path = os.pathsep.join([str(tmp_path), str(ROOT)])

@@ -1,4 +1,4 @@
-"""Runs, models and a server that the tests of hangtag's own commands share."""
+"""Runs, models and a server that the tests of hangtag's commands share."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,19 +17,19 @@ from tests.kit.server import server as running_server
 from tests.kit.shipped import MODELS
 
 SOURCES = ("training", "export", "hangtag", "serving/server/runtime")
-"""What decides what is trained and exported here, for tests/kit/once.py."""
+"""The sources that determine what is trained and exported here, for tests/kit/once.py."""
 
 
 @pytest.fixture(scope="package", autouse=True)
 def forked_children() -> Iterator[None]:
-    """``hangtag models verify`` tries each file in a child process, which does not import ONNX Runtime again here."""
+    """Let ``hangtag models verify`` fork its child processes, which need not import ONNX Runtime again."""
     with forkserver.forked_children():
         yield
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run: a small LSTM that saw 300 images twice."""
+    """The folder of a run: a small LSTM, trained on 300 images for two epochs."""
 
     def make(folder: Path) -> Path:
         invoke("train", "lstm-56", "--limit", 300, "--epochs", 2, "--threads", 1, "--device", "cpu", "--out", folder)
@@ -40,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def proven(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with the trained network, which went through the gate."""
+    """A repository with the trained network, which passed the gate."""
 
     def make(folder: Path) -> Path:
         invoke("export", trained, "--models", folder / "models")
@@ -51,13 +51,13 @@ def proven(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sigmoids(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A network whose sets of labels are decided by a threshold."""
+    """A network that selects its label sets by a threshold."""
     return label_sets(tmp_path_factory, "sigmoids")
 
 
 @pytest.fixture(scope="session")
 def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with VOC 2007 in small, and a network that learned from it in ``run``."""
+    """A folder with a small VOC 2007, and a network that was trained on it in ``run``."""
 
     def make(folder: Path) -> Path:
         options = ("--epochs", 1, "--threads", 1, "--device", "cpu", "--out", folder / "run")
@@ -69,7 +69,7 @@ def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped lstm, a classifier of other labels, and models that cannot be evaluated, or one image at a time."""
+    """The shipped lstm, a classifier of other labels, and models that cannot be evaluated, or only with one image."""
     models = tmp_path_factory.mktemp("models")
     (models / "lstm").symlink_to(MODELS / "lstm")
     onnx_models.publish(models, "other_labels", onnx_models.classifier())
@@ -92,9 +92,9 @@ def server(repository: Path) -> Iterator[Server]:
 def classifier_of(
     weights: npt.NDArray[np.float32], *, output: str = "logits", reverses: bool = False
 ) -> onnx.ModelProto:
-    """image UINT8 [batch, 28, 28] -> its pixels times weights [784, classes], under a name.
+    """A model with this name: image UINT8 [batch, 28, 28] -> its pixels times weights [784, classes].
 
-    reverses: The answer to the first image comes last, and so on.
+    reverses: The answers come in reverse order, so that the answer to the first image is the last.
     """
     last = "Slice(product, minus_one, end, axis, minus_one)" if reverses else "Identity(product)"
     return onnx_models.from_text(

@@ -1,4 +1,4 @@
-"""``hangtag choose`` on shipped models, and the arithmetic of candidates and of the queue that is played through."""
+"""``hangtag choose`` on shipped models, and the arithmetic of its candidates and of the simulated queue."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from tests.kit.command import invoke
 from tests.kit.shipped import MODELS
 
 CLASSES = np.array([0, 1, 0, 1])
-# Right and sure, right and unsure, wrong and unsure, wrong and sure; then a slower model that is always right.
+# FAST is right and sure, right and unsure, wrong and unsure, wrong and sure; SLOW is slower and always right.
 FAST = Model(
     "fast", np.array([[0.95, 0.05], [0.4, 0.6], [0.3, 0.7], [0.81, 0.19]]), ServiceTimes((1, 64), (0.002, 0.064))
 )
@@ -30,7 +30,7 @@ IDLE = Machine(processors=2, call_seconds=0.0)
 
 
 def load_tested(row: Row, *problems: str) -> Row:
-    """A candidate whose load test measured what was predicted."""
+    """A candidate whose load test measured exactly the predicted figures."""
     failed = int(np.isinf(row.p99))
     problems += ("calls failed",) * failed
     return Row(row.predicted, trial.Tested(row.accuracy, row.throughput, row.p99, failed, problems, ""))
@@ -42,19 +42,19 @@ def named(listed: list[Candidate]) -> dict[str, Candidate]:
 
 def test_every_model_and_every_cascade_that_may_gain_is_a_candidate_at_its_cheapest_threshold() -> None:
     listed = named(candidates([SLOW, WORSE, FAST], CLASSES, accuracy=0.75))
-    assert list(listed) == ["slow", "worse", "fast", "fast → slow"]  # worse is slower than both and right no more often
+    assert list(listed) == ["slow", "worse", "fast", "fast → slow"]  # worse is slower than both, and not more accurate
     cascade = listed["fast → slow"]
     assert (cascade.point.threshold, cascade.accuracy, cascade.sent_on) == (0.705, 0.75, [0.5])
     assert cascade.cost == pytest.approx(0.001 + 0.5 * 0.01)
     assert (listed["fast"].accuracy, listed["fast"].cost) == (0.5, 0.001)
     assert [name for name, one in listed.items() if is_beaten(one, list(listed.values()))] == ["worse"]
-    # If all samples go on, a cascade neither costs less than its last model, nor is it right more often.
+    # If all samples go on, a cascade is neither cheaper nor more accurate than its last model.
     assert list(named(candidates([SLOW, FAST], CLASSES, accuracy=1.01))) == ["slow", "fast"]
 
 
 def test_a_third_model_has_to_pay() -> None:
-    """A model that settles two thirds of what reaches it pays in the middle if it is fast, and not if it is slow."""
-    answers = np.array([[0.9, 0.1], [0.1, 0.9], [0.3, 0.7], [0.1, 0.9]])  # wrong, and unsure, of the third sample
+    """A middle model that settles two thirds of its samples is worth its cost if it is fast, but not if it is slow."""
+    answers = np.array([[0.9, 0.1], [0.1, 0.9], [0.3, 0.7], [0.1, 0.9]])  # wrong and unsure for the third sample
     middle = [Model("middle", answers, ServiceTimes((1, 64), (each, 64 * each))) for each in (0.006, 0.008)]
     listed = [named(candidates([FAST, one, SLOW], CLASSES, accuracy=1.0)) for one in middle]
     assert ["fast → middle → slow" in each for each in listed] == [True, False]
@@ -73,7 +73,7 @@ def test_a_queue_fills_while_busy_and_overflows_above_what_is_computed() -> None
 
 
 def test_a_model_is_played_with_its_own_settings() -> None:
-    times = ServiceTimes((1, 64), (0.001, 0.001))  # of which a call more costs nothing
+    times = ServiceTimes((1, 64), (0.001, 0.001))  # a further call in the batch costs nothing
 
     def at(rate: float | None, **settings: float) -> Outcome:
         return simulate([Stage(times, Batching(**settings))], (), IDLE, rate=rate)  # type: ignore[arg-type]
@@ -82,7 +82,7 @@ def test_a_model_is_played_with_its_own_settings() -> None:
     assert at(None, max_batch_size=4).throughput == pytest.approx(8000)
     assert at(None, max_batch_size=4, instances=1).throughput == pytest.approx(4000)
     assert at(10.0, max_queue_delay=0.02).p50 == pytest.approx(0.021)
-    assert at(10_000.0, max_queue_delay=10.0, max_batch_size=8).p99 < 0.01  # a full batch waits for no more
+    assert at(10_000.0, max_queue_delay=10.0, max_batch_size=8).p99 < 0.01  # a full batch does not wait
     assert at(3000.0, max_batch_size=2, max_queue_size=1) == OVERLOAD
 
 
@@ -90,7 +90,7 @@ def test_a_cascade_costs_what_goes_on_and_a_call_its_transport() -> None:
     stages = [model.stage for model in (FAST, SLOW)]
     through = simulate(stages, [0.5], IDLE)
     assert through.throughput == pytest.approx(2 / (0.001 + 0.5 * 0.01), rel=0.05)
-    assert through.p99 > 2 * through.p50  # what goes on waits twice
+    assert through.p99 > 2 * through.p50  # samples that go on wait twice
     with_calls = simulate(stages, [0.5], Machine(2, 0.002)).throughput
     assert with_calls == pytest.approx(2 / (0.001 + 0.5 * 0.01 + 0.002), rel=0.05)
     machine = Machine(2, 0.0005, 1.3, 0.0002)
@@ -100,7 +100,7 @@ def test_a_cascade_costs_what_goes_on_and_a_call_its_transport() -> None:
         for one in sorted(listed, key=lambda one: (one.is_cascade, one.cost))
     ]
     assert astuple(calibrated(known, 2)) == pytest.approx(astuple(machine), rel=0.1)
-    assert astuple(calibrated(known[:1], 2)) == pytest.approx((2, 0.0008, 1, 0), rel=0.05)  # 0.3 ms more computing
+    assert astuple(calibrated(known[:1], 2)) == pytest.approx((2, 0.0008, 1, 0), rel=0.05)  # 0.3 ms more for computing
     assert astuple(calibrated([(known[0][0], 1e9)], 2)) == pytest.approx((2, 0, 1, 0), abs=1e-6)
 
 
@@ -128,7 +128,7 @@ def test_what_meets_everything_comes_first_and_then_what_is_nearest() -> None:
 
 
 def test_the_sentences_name_what_the_figures_do_not_show() -> None:
-    """Images that chose the epochs, too few images, a call that costs nothing, and a load test that does not count."""
+    """Images that chose the epochs, too few images, a call that costs nothing, and an invalid load test."""
     images = np.zeros((4, 28, 28), np.uint8)
     measured = Measured([FAST, SLOW], [], images, CLASSES, "4 validation images", [], chose_epochs=True)
     row = Row(predict(candidates([FAST, SLOW], CLASSES, accuracy=0.75)[-1], IDLE, None))
@@ -160,7 +160,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def choose(models: Path, *arguments: str, exit_code: int = 0) -> str:
-    """What the command prints, in one line."""
+    """The output of the command, in one line."""
     options = ("--models", models, "--limit", 400, "--report", models.parent / "choose.html")
     return " ".join(invoke("choose", *arguments, *options, exit_code=exit_code).output.split())
 
@@ -191,7 +191,7 @@ def test_the_best_are_served_and_load_tested_and_the_choice_becomes_a_route(mode
 
 
 def test_a_serving_toml_counts_in_the_prediction(models: Path, tmp_path: Path) -> None:
-    """With a delay of a second, 64 calls in flight wait a second each time, since a batch has room for 128."""
+    """With a delay of a second, all 64 calls in flight wait a second each time, because a batch has room for 128."""
     (tmp_path / "models/held").mkdir(parents=True)
     for version in (MODELS / "lstm-int8").iterdir():
         (tmp_path / "models/held" / version.name).symlink_to(version)

@@ -1,4 +1,4 @@
-"""The command as a whole: its subcommands, options, variables and errors, and what it imports."""
+"""The command as a whole: its subcommands, options, variables and errors, and the modules that it imports."""
 
 import json
 import sys
@@ -17,11 +17,11 @@ from hangtag.serving.server.process.server import Server
 from tests.kit.command import ROOT, invoke, python, refusal, without
 from tests.kit.shipped import latest
 
-# What is imported, and what is missing.
+# Imported modules, and missing modules.
 
 
 def imported(code: str) -> tuple[str, set[str]]:
-    """What Python statements print in a new process, and the modules that are imported after them."""
+    """The output of Python statements in a new process, and the modules that are imported after them."""
     done = python(f"{code}\nimport sys; print('IMPORTED', *sys.modules)")
     assert done.returncode == 0, done.stderr
     printed, _, modules = done.stdout.partition("IMPORTED ")
@@ -38,7 +38,7 @@ def test_help_lists_every_subcommand_and_imports_none_of_them() -> None:
 
 
 def test_the_health_check_loads_little() -> None:
-    """Containers run it every few seconds, within the limits of its server."""
+    """Containers run this command every few seconds, within the limits of their server."""
     shown, modules = imported(
         "from hangtag.cli import main\n"
         "try: main(['health', '--server', '127.0.0.1:1'], standalone_mode=False)\n"
@@ -108,7 +108,7 @@ def test_the_extras_that_are_named_exist() -> None:
 def test_children_run_nothing_of_the_current_folder(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The processes of serve, loadtest and train are started by multiprocessing, which imports socket."""
+    """multiprocessing starts the processes of serve, loadtest and train. multiprocessing imports socket."""
     (tmp_path / "socket.py").write_text("open('was run', 'w')\nraise SystemExit(7)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
@@ -119,12 +119,12 @@ def test_children_run_nothing_of_the_current_folder(
     assert not Path("was run").exists()
 
 
-# What is typed.
+# Command lines.
 
 
 def test_the_version_is_the_distributions_and_shown_by_its_flag_alone() -> None:
     assert invoke("--version").stdout.strip().endswith(metadata.version("hangtag"))
-    # A build's variable of this name would otherwise make every command print the version and do nothing.
+    # If a build set a variable of this name, every command would otherwise print the version and do nothing.
     assert "List every version" in invoke("models", "--help", variables={"HANGTAG_VERSION": "1.2.3"}).stdout
 
 
@@ -159,18 +159,18 @@ def test_an_error_is_one_line_without_control_characters(text: str, tmp_path: Pa
 
 @pytest.mark.parametrize("module", ["click", "torch"])
 def test_ctrl_c_while_modules_are_imported_ends_with_one_line(module: str, tmp_path: Path) -> None:
-    """A real signal, which a module sends that the import of the command, or of a subcommand, meets."""
+    """A module that the command, or a subcommand, imports sends the process a real signal."""
     (tmp_path / f"{module}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv[1:] = ['train', 'lstm']"
     done = python(f"{code}; from hangtag.__main__ import main; main()")
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
 
 
-# Variables.
+# Environment variables.
 
 
 def options(path: str, command: click.Command) -> Iterator[tuple[str, click.Option]]:
-    """Each option with its variable by the rule of docs/reference/options.md: the command, and the flag."""
+    """Each option, with the variable that docs/reference/options.md defines for it: the command, and the flag."""
     for name, below in getattr(command, "commands", {}).items():
         yield from options(f"{path}_{name}", below)
     for option in command.params:

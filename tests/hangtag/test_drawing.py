@@ -1,4 +1,4 @@
-"""Labels keep off lines, marks and other labels, wherever a direction is left."""
+"""Labels do not overlap lines, marks or other labels as long as a direction is free."""
 
 import numpy as np
 import pytest

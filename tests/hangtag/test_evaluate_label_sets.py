@@ -1,4 +1,4 @@
-"""``hangtag evaluate`` on models of several labels: the same numbers from a run, its export and a server."""
+"""``hangtag evaluate`` on multi-label models: a run, its export and a server give the same numbers."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def document(*arguments: object) -> dict[str, Any]:
 
 @pytest.mark.parametrize("model", ["cnn_rnn", "sigmoids"])
 def test_a_run_its_export_and_its_server_agree(model: str, sigmoids: Exported) -> None:
-    """Of a network whose file has a threshold; and of the shipped one, which answers with paths, and has no run."""
+    """The run of sigmoids has a threshold in its export. The shipped cnn_rnn answers with paths, and has no run."""
     models = OUTFITS if model == "cnn_rnn" else sigmoids.models
     sources = (models / model, *([sigmoids.run.folder] if model == "sigmoids" else []))
     file, *others = (document(source, "--data", "outfits") for source in sources)
@@ -40,7 +40,7 @@ def test_a_run_its_export_and_its_server_agree(model: str, sigmoids: Exported) -
         assert other["data"] == file["data"]
         assert other["subject"]["task"] == "multi_label"
         assert other["classes"] == file["classes"]
-        # Images that are level with each other may be ranked either way.
+        # Images with equal scores may be ranked in either order.
         assert other["figures"].pop("mean_ap") == pytest.approx(file["figures"]["mean_ap"], abs=0.01)
         assert other["figures"] == pytest.approx({key: file["figures"][key] for key in other["figures"]}, abs=1e-6)
         assert [mistake["image"] for mistake in other["mistakes"]] == [mistake["image"] for mistake in file["mistakes"]]
@@ -59,7 +59,7 @@ def test_the_table_and_the_picture(tmp_path: Path) -> None:
     assert not (tmp_path / "confusion.png").exists()
     with Image.open(tmp_path / "mistakes.png") as picture:
         grey = np.asarray(picture.convert("L"))
-    assert (grey < 90).sum() > 24 * 100 * 100  # the canvases' dark ground
+    assert (grey < 90).sum() > 24 * 100 * 100  # the canvases' dark background
 
 
 def test_questions_that_do_not_fit(sigmoids: Exported, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_network_that_learned_from_voc_is_evaluated_on_it(voc: Path, tmp_path:
 
 
 def subject(threshold: float | None = None) -> Any:
-    """What is known of a model that is never run."""
+    """The description of a model that is never run."""
     return SimpleNamespace(name="a test", threshold=threshold)
 
 

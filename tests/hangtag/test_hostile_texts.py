@@ -1,4 +1,4 @@
-"""What a model's file or a route's file says of itself does nothing to the terminal that shows it."""
+"""Texts in a model's file or in a route's file cannot manipulate the terminal that shows them."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def shown(*arguments: object) -> str:
-    """What the command prints with single spaces, after a look at each character."""
+    """The output of the command, with single spaces. Each character is checked."""
     output = invoke(*arguments).stdout
     assert all(line.isprintable() for line in output.split("\n"))
     return " ".join(output.split())
@@ -36,7 +36,7 @@ def test_models_show_prints_labels_and_metadata_with_escapes(repository: Path) -
     assert f"labels {SHOWN}, {HARMLESS}, label 2" in text
     assert f"recipe {SHOWN}" in text
     assert json.loads(invoke("models", "show", "one", "--models", repository, "--json").stdout)["labels"][0] == HOSTILE
-    # A description may have lines, which its line breaks end.
+    # A description may have several lines, which end with its line breaks.
     described = shown("models", "show", "route", "--models", repository)
     assert "description \\x1b[31mred model ready [link=https://example.org]x[/link]" in described
 

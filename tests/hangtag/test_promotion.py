@@ -1,4 +1,4 @@
-"""``hangtag models promote`` and ``rollback``: which version serves, by a file in the model's folder."""
+"""``hangtag models promote`` and ``rollback`` choose the version that serves, with a file in the model's folder."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_a_version_is_promoted_and_rolled_back(shop: Path) -> None:
     assert change(shop, "promote", "m", "2") == "m version 2 was already chosen"
     publish(shop, "m", classifier(), 4)
     assert serving(shop) == 2
-    # Back by the promotions; and by number, once none is left.
+    # Roll back through the promotions, and then through the numbers, once no promotion is left.
     for version, before in ((1, 2), (3, 1), (2, 3)):
         assert change(shop, "rollback", "m") == f"m version {version} is chosen instead of version {before}"
         assert serving(shop) == version
@@ -102,7 +102,7 @@ def test_what_is_shown_is_the_version_that_serves_unless_another_is_named(shop: 
 
 
 def test_a_file_that_cannot_be_written_changes_nothing(shop: Path) -> None:
-    """A process that may write files of no byte meets what a full disk is."""
+    """A process that may not write a byte simulates a full disk."""
     full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
     done = hangtag("models", "promote", "m", "1", "--models", shop, first=full, exit_codes=[1])
     assert "promoted.toml cannot be written: File too large" in last_line(done.stderr)

@@ -36,18 +36,18 @@ def settings(models: Path) -> list[str]:
 
 
 def tune(models: Path, *arguments: str, exit_code: int = 0) -> str:
-    """What the command prints, in one line."""
+    """The output of the command, in one line."""
     return " ".join(invoke("route", "tune", *arguments, *settings(models), exit_code=exit_code).output.split())
 
 
 def read(models: Path, name: str) -> Any:
-    """The route that was written, as ``hangtag models show`` reads it."""
+    """The written route, as ``hangtag models show`` reads it."""
     return json.loads(invoke("models", "show", name, "--models", models, "--json").stdout)
 
 
 @pytest.fixture(scope="module")
 def chosen(models: Path) -> str:
-    """What is printed while the route ``chosen`` is written."""
+    """The output of the command that writes the route ``chosen``."""
     return tune(models, "lstm", "cnn", "--lose-at-most", "0.5", "--name", "chosen")
 
 
@@ -62,7 +62,7 @@ def test_the_threshold_is_chosen_and_written_with_where_it_came_from(models: Pat
     assert ": of 300 validation images, " in route["description"]
     assert "; lstm@2 alone has " in route["description"]
     assert "hangtag models load chosen" in chosen
-    # A larger loss sends fewer images on.
+    # If more accuracy may be lost, fewer images go on.
     tune(models, "lstm", "cnn", "--lose-at-most", "2", "--name", "looser")
     assert read(models, "looser")["accept"]["at_least"] < bound
 
@@ -116,7 +116,7 @@ def test_three_models_have_one_threshold_and_the_middle_one_is_judged(models: Pa
 
 
 def test_a_cascade_that_is_no_faster_than_its_last_model_is_not_written(models: Path) -> None:
-    """lstm2 as the fast model of lstm: an image that is sent on costs more than with lstm alone."""
+    """With lstm2 as the fast model of lstm, an image that goes on costs more than with lstm alone."""
     refused = tune(models, "lstm2", "lstm", "--name", "slow", exit_code=1)
     assert "saves no time, because lstm by itself is as fast. No threshold saves time, because lstm2 is not" in refused
     assert not (models / "slow").exists()
@@ -151,7 +151,7 @@ def test_mistakes_are_named(models: Path, arguments: str, hint: str) -> None:
 
 @pytest.mark.usefixtures("chosen")
 def test_a_route_on_a_server_is_right_as_often_as_its_curve_says(models: Path) -> None:
-    """At the chosen threshold, on the images that it was chosen on."""
+    """The figures at the chosen threshold, on the images that chose it."""
     described = read(models, "chosen")["description"]
     with server(models, http_port=-1, provider="cpu") as running:
         options = ("--server", running.address, "--split", "validation", "--limit", 300, "--json")
@@ -160,8 +160,8 @@ def test_a_route_on_a_server_is_right_as_often_as_its_curve_says(models: Path) -
     assert served["subject"]["details"]["version"] == "1"
 
 
-# The arithmetic, on four samples of which the first model is right and sure, right and unsure, wrong and unsure, and
-# wrong and sure.
+# The arithmetic, on four samples. The first model is right and sure, right and unsure, wrong and unsure, and wrong and
+# sure.
 
 CLASSES = np.array([0, 1, 0, 1])
 FIRST = np.array([[0.95, 0.05], [0.4, 0.6], [0.3, 0.7], [0.81, 0.19]])
@@ -183,7 +183,7 @@ def test_of_three_models_the_same_threshold_decides_at_each_but_the_last() -> No
     tried = curve([FIRST, SECOND, THIRD], CLASSES)
     assert tried.alone == [0.5, 1.0, 0.75]
     points = {point.threshold: point for point in tried.points}
-    # The second sample stops at the second model, whose 0.8 is enough; the third goes through all, and gets it wrong.
+    # The second sample stops at the second model, whose 0.8 is enough. The third goes through all, and stays wrong.
     assert points[0.75] == Point(0.75, (1.0, 0.5, 0.25), 0.5, 1)
     assert points[1.0] == Point(1.0, (1.0, 1.0, 1.0), 0.75)
 
@@ -201,12 +201,12 @@ def test_what_is_not_a_number_goes_on_as_on_the_server() -> None:
 def test_the_lowest_threshold_that_is_shown_to_lose_no_more_is_chosen(
     times: int, lose: float, threshold: float
 ) -> None:
-    """A quarter and a half of the samples are lost; four samples show nothing, so none of them may be lost."""
+    """A quarter and a half of the samples are misclassified. Four samples prove nothing, so none may be."""
     answers = [np.tile(each, (times, 1)) for each in (FIRST, SECOND)]
     assert curve(answers, np.tile(CLASSES, times)).cheapest(lose).threshold == threshold
 
 
 def test_that_none_is_good_enough_is_an_error() -> None:
-    first = np.array([[1.0, 0.0]] * 4)  # sure of everything, so that nothing ever goes on
+    first = np.array([[1.0, 0.0]] * 4)  # the model is sure of everything, so no sample goes on
     with pytest.raises(EvaluationError, match=r"0\.10%.* 2 of 4 samples"):
         curve([first, SECOND], CLASSES).cheapest(0.001)

@@ -1,4 +1,4 @@
-"""The file is the contract: it holds everything that a server needs, and nothing of the machine that exported it."""
+"""The exported file contains everything that a server needs, and nothing about the machine that exported it."""
 
 import json
 import re
@@ -46,7 +46,7 @@ OPERATORS = {
 def test_a_server_needs_the_file_alone_and_answers_as_pytorch_does(
     exported: Exported, garments: Garments, tmp_path: Path
 ) -> None:
-    """With the weights of the epoch that was best, at any batch size; the labels are in the data set's order."""
+    """The file has the weights of the best epoch and a free batch size. Its labels are in the data set's order."""
     alone = tmp_path / "elsewhere" / "1" / "model.onnx"
     alone.parent.mkdir(parents=True)
     shutil.copyfile(exported.file, alone)
@@ -73,7 +73,7 @@ def test_its_metadata_hold_the_provenance(exported: Exported) -> None:
     assert set(written) == KEYS
     assert written == exported.published.metadata
     config, metrics = exported.run.read_config(), exported.run.read_metrics()
-    del metrics["summary"]["worst"]  # which images a run has wrong is for its page
+    del metrics["summary"]["worst"]  # only the run's page names the misclassified images
     expected = {
         "task": "single_label", "precision": "fp32", "recipe": "tiny", "seed": "3",
         "parameters": str(sum(weights.numel() for weights in exported.network.parameters())),
@@ -107,7 +107,7 @@ def test_its_metadata_hold_the_figures_that_were_proven(exported: Exported, few:
     for by_size in differences.values():
         assert list(by_size) == SIZES
         assert 0 <= max(by_size.values()) <= gate["parity"]["limit"] == 1e-4
-    assert max(differences["random"].values()) > 0  # they were compared
+    assert max(differences["random"].values()) > 0  # the random images were compared too
     assert gate["agreement"]["images"] == len(few)
     batching = gate["batching"]
     assert (list(batching["max_difference"]), batching["images"], batching["other_top_label"]) == (SIZES[1:], 128, 0)
@@ -122,7 +122,7 @@ def test_it_is_one_file_with_its_weights_as_initializers_and_few_nodes(exported:
     initializers = {tensor.name for tensor in graph.initializer}
     assert {tensor.data_location for tensor in graph.initializer} == {TensorProto.DEFAULT}
     weights = sum(weights.numel() for weights in exported.network.parameters())
-    assert exported.file.stat().st_size > 4 * weights * 0.99  # they are inside
+    assert exported.file.stat().st_size > 4 * weights * 0.99  # the weights are inside the file
     assert Counter(node.op_type for node in graph.node) == OPERATORS[exported.run.model]
     for node in graph.node:
         used = {"LSTM": node.input[1:4], "Conv": node.input[1:2]}.get(node.op_type, [])
@@ -134,7 +134,7 @@ def test_nothing_of_the_exporting_machine_is_in_it(exported: Exported) -> None:
     places = [Path.cwd(), Path.home(), Path(sys.prefix), exported.run.folder]
     for needle in (*map(str, places), "site-packages", "Traceback", 'File "', ".py", "stack_trace", "pkg.torch"):
         assert needle.encode() not in raw, needle
-    # Without the weights, whose bytes may spell anything: no absolute path at all.
+    # The weights are left out, because their bytes may spell anything. The rest contains no absolute path.
     model = onnx.load(exported.file)
     for tensor in model.graph.initializer:
         tensor.raw_data = b""

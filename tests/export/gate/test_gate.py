@@ -1,6 +1,6 @@
-"""A published file answers as PyTorch does, alone and in any batch; any other is refused with what differs, and where.
+"""A published file answers as PyTorch does, alone and in any batch. The refusal of another file names the difference.
 
-Most tests export the same LSTM with a fault that was put into its graph before it is compared.
+Most tests export the same LSTM with a fault that was put into its graph before the comparison.
 """
 
 import json
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 Model = onnx.ModelProto
 SIGNS = ((7, 11, 13, 17), (19, 23, 29, 31))
-"""Pixels at the beginning of an image that occur in no garment and no artificial image."""
+"""Pixels at the beginning of an image that occur in no garment and in no artificial image."""
 
 
 def add_to_bias(amount: float, at: int | slice = slice(None)) -> Callable[[Model], None]:
@@ -29,7 +29,7 @@ def add_to_bias(amount: float, at: int | slice = slice(None)) -> Callable[[Model
 
 
 def turn_input_weights(model: Model) -> None:
-    """Changes nothing for a black image: its pixels are zeros."""
+    """Changes no answer for a black image, because its pixels are zeros."""
     (node,) = [node for node in model.graph.node if node.op_type == "LSTM"]
     onnx_file.replace(model, node.input[1], onnx_file.initializer(model, node.input[1]) * np.float32(-30))
 
@@ -40,7 +40,7 @@ def take_logarithms(model: Model) -> None:
 
 
 def keep_first_row(model: Model) -> None:
-    """The file declares [batch, 10] and returns the first row alone, which is right only for a batch of 1."""
+    """The file declares [batch, 10] but returns only the first row, which is right only for a batch of 1."""
     onnx_file.remake(model, "logits", "<bool[1] first = {1}> { logits = Compress <axis = 0> (before, first) }")
 
 
@@ -56,9 +56,9 @@ EFFECTS = {
 
 
 def on_sign(effect: str, signs: int = 1) -> Callable[[Model], None]:
-    """A fault that the file shows only for a batch in which each of the first signs occurs.
+    """A fault that the file shows only for a batch in which each of the first ``signs`` signs occurs.
 
-    effect: "class", another label for the images with a sign; "shift", 1 added to all logits of the batch; or "fail".
+    effect: "class" gives images with a sign another label, "shift" adds 1 to all logits of the batch, "fail" fails.
     """
     constants = {f"sign{place}": np.array(sign, np.uint8) for place, sign in enumerate(SIGNS[:signs])}
     find = [
@@ -84,7 +84,7 @@ def on_sign(effect: str, signs: int = 1) -> Callable[[Model], None]:
 
 
 def marked(few: Garments, *places: int) -> Garments:
-    """The test images, some with a sign, in the order of the signs."""
+    """The test images; the images at these places have a sign, in the order of the signs."""
     images = few.images.copy()
     for place, sign in zip(places, SIGNS, strict=False):
         images[place, 0, :4] = sign
@@ -92,7 +92,7 @@ def marked(few: Garments, *places: int) -> Garments:
 
 
 def only(few: Garments, place: int) -> Garments:
-    """The test images, all black but this one."""
+    """The test images, of which all are black except this one."""
     images = np.zeros_like(few.images)
     images[place] = few.images[place]
     return replace(few, images=images)
@@ -103,12 +103,12 @@ def only(few: Garments, place: int) -> Garments:
     [
         (add_to_bias(np.nan), lambda few: few, r"^parity: batch 1: logits differ .* by nan, .* test image 0\."),
         (add_to_bias(np.inf), lambda few: few, r"^parity: batch 1: logits differ .* by (nan|inf), .* test image 0\."),
-        # Only image 5 is not black, so it alone is answered otherwise; batches of 2 are the first to reach it.
+        # Only image 5 is not black, so the fault changes only its answer. Batches of 2 are the first to reach image 5.
         (turn_input_weights, lambda few: only(few, 5), r"^parity: batch 2: logits differ .* worst at test image 5\."),
         (take_logarithms, lambda few: few, r"^parity: batch 1: probabilities are not those of the file's own logits"),
         (keep_first_row, lambda few: few, r"^parity: batch 2: logits have shape \[1, 10\], expected \[2, 10\]"),
         (declare_eleven_labels, lambda few: few, r"^structure: ONNX's checker refuses the file: .*11"),
-        # Beyond the images whose logits are compared.
+        # The next faults concern images after those whose logits are compared.
         (
             on_sign("class"),
             lambda few: marked(few, 270),
@@ -146,7 +146,7 @@ def test_a_file_that_differs_is_refused(
 def test_a_refusal_leaves_the_repository_as_it_was_and_the_file_without_a_fault_is_published(
     lstm: Exported, few: Garments, tmp_path: Path
 ) -> None:
-    """A second version, after which the number is free."""
+    """Refusals happen before the first version and before the second, which then gets the next number."""
     expected = (
         "parity: batch 1: logits differ from PyTorch's by 0.05, more than the allowed 0.0001; worst at test image 0. "
         "Nothing was published."
@@ -159,7 +159,7 @@ def test_a_refusal_leaves_the_repository_as_it_was_and_the_file_without_a_fault_
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
 def test_a_network_that_answers_nan_is_refused(lstm: Exported, few: Garments, tmp_path: Path, broken: float) -> None:
-    """Although the file would answer the same."""
+    """The network is refused although the file would give the same answers."""
     weights = lstm.run.load("best.pt")["model"]
     weights["classifier.bias"].fill_(broken)
     run = runs.finished(tmp_path / "run", "lstm", weights)
@@ -168,7 +168,7 @@ def test_a_network_that_answers_nan_is_refused(lstm: Exported, few: Garments, tm
 
 
 def test_large_logits_are_no_fault(lstm: Exported, few: Garments, tmp_path: Path) -> None:
-    """Their powers exceed what FP32 holds, and the probabilities are compared all the same."""
+    """The exponentials of such logits exceed the range of FP32. The probabilities are compared nevertheless."""
     weights, graph = lstm.run.load("best.pt")["model"], lstm.graph
     weights["classifier.bias"][3] += 200
     add_to_bias(200, at=3)(graph)
@@ -177,7 +177,7 @@ def test_large_logits_are_no_fault(lstm: Exported, few: Garments, tmp_path: Path
 
 
 def classifier_of(labels: int, rows: int | str) -> Model:
-    """A file that answers each image with a row of this many labels, or a fixed number of images with as many rows."""
+    """A file that answers each image with a row of this many labels; ``rows`` may fix the number of images."""
     return onnx_models.from_text(
         f"""(uint8[{rows}, 28, 28] image) => (float[{rows}, {labels}] logits, float[{rows}, {labels}] probabilities)
         <int64[2] flat = {{-1, 784}}> {{

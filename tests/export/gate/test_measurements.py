@@ -26,7 +26,7 @@ def test_the_worst_disagreement_has_pytorchs_largest_margin() -> None:
     figures = label_checks.check_labels(actual, expected, classes, TOLERANCES["int8"]).figures
     assert (figures["differing"], figures["worst_image"], figures["accuracy"]) == (2, 3, 0.998)
     figures = label_checks.check_labels(actual[4:53], expected[4:53], classes[4:53], TOLERANCES["int8"]).figures
-    assert figures["accuracy"] == 48 / 49  # one of few images may change
+    assert figures["accuracy"] == 48 / 49  # one image may differ even if the images are few
     with pytest.raises(GateError, match=r"for 2 of 49 test images .* Serve it in fp32, or train it longer"):
         label_checks.check_labels(actual[:49], expected[:49], classes[:49], TOLERANCES["int8"])
 
@@ -37,7 +37,7 @@ def test_lost_accuracy_is_refused_even_where_most_answers_agree() -> None:
     expected[:8] = [[5.0 + place, 0.0] for place in range(8)]
     actual[:8] = actual[:8, ::-1]
     classes = np.zeros(1000, np.uint8)
-    classes[7] = 1  # where PyTorch is surest of all it is wrong, and the file right
+    classes[7] = 1  # PyTorch misclassifies the image of which it is most certain; the file does not
     with pytest.raises(GateError, match=r"99\.30% of the test set and PyTorch about 99\.90%; it must keep 99\.8% .* 6"):
         label_checks.check_labels(actual, expected, classes, TOLERANCES["int8"])
 
@@ -54,7 +54,7 @@ def test_in_fp32_labels_and_accuracy_may_differ_where_two_labels_are_tied_alone(
 
 
 class ByTheBatch:
-    """In a runtime's place: answers each image with its mean, to which the largest of the batch is added."""
+    """A runtime that answers each image with its mean plus the largest mean of the batch."""
 
     signature = Signature((TensorSpec("image", "UINT8", (None, 2, 2)),), (TensorSpec("logits", "FP32", (None, 2)),), {})
 
@@ -65,7 +65,7 @@ class ByTheBatch:
 
 
 class TiedByTheBatch(ByTheBatch):
-    """Answers with one of two paths of labels by the size of the batch, both equally likely."""
+    """Answers with one of two equally probable paths of labels, depending on the size of the batch."""
 
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         size = len(inputs["image"])
@@ -74,7 +74,7 @@ class TiedByTheBatch(ByTheBatch):
 
 
 def test_only_the_answers_of_tied_images_may_depend_on_their_batch() -> None:
-    """Two label paths may be equally likely: which of them is the answer may then depend on the batch."""
+    """Two label paths may be equally probable. The batch may then determine which path is the answer."""
     images = np.arange(80, dtype=np.uint8).reshape(20, 2, 2)
     runtimes: list[Any] = [ByTheBatch(), TiedByTheBatch()]
     with pytest.raises(GateError, match=r"^batching: logits of an image differ by .* Worst at test image \d\."):
@@ -83,7 +83,7 @@ def test_only_the_answers_of_tied_images_may_depend_on_their_batch() -> None:
 
 
 def test_in_int8_images_that_no_camera_takes_are_measured_and_not_required() -> None:
-    """Its scales come from real ones."""
+    """The scales of int8 come from real images."""
     images = {"test": np.full((4, 2, 2), 9, np.uint8), "black": np.zeros((4, 2, 2), np.uint8)}
     runtime: Any = ByTheBatch()
     right = {kind: runtime.run({"image": pixels}) for kind, pixels in images.items()}
@@ -94,7 +94,7 @@ def test_in_int8_images_that_no_camera_takes_are_measured_and_not_required() -> 
     assert figures["max_logit_difference"]["black"]["64"] == 5
 
 
-# A temperature's fold, which may have damaged the file.
+# Folding a temperature into a file may damage the file.
 
 LOGITS = np.array([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0]], np.float32)
 CLASSES = np.array([0, 2], np.uint8)

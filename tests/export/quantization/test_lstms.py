@@ -1,5 +1,5 @@
-"""LSTMs in the graph: nodes around them are removed where they change no answer, and in 8 bits they answer an image
-alike in any batch, and on any processor."""
+"""LSTMs in the graph: nodes around them are removed if they change no answer. In 8 bits, LSTMs give an image the same
+answer in any batch and on any processor."""
 
 from collections import Counter
 
@@ -26,8 +26,8 @@ KINDS = ("last", "middle", "every", "started", "backward")
 
 
 class Lstms(ServedNetwork):
-    """Five LSTMs, of which an answer takes the last state, another one, every one, the last after a beginning that is
-    not zero, or the last in both directions."""
+    """Five LSTMs, whose outputs are the last state, a middle state, all states, the last state from a non-zero initial
+    state, and the last states of a bidirectional LSTM."""
 
     outputs = tuple(TensorSpec(kind, "FP32", (None, HIDDEN)) for kind in KINDS)
 
@@ -49,7 +49,7 @@ class Lstms(ServedNetwork):
 
 
 def test_nodes_around_lstms_are_removed_where_they_change_no_answer(few: Garments) -> None:
-    """The last state is the LSTM's own output, and it begins with zeros by itself."""
+    """The last state is the LSTM's own output, and an LSTM begins with zeros by default."""
     torch.manual_seed(0)
     network = Lstms()
     exported = torch_export.to_onnx(network, {})
@@ -60,8 +60,8 @@ def test_nodes_around_lstms_are_removed_where_they_change_no_answer(few: Garment
         np.testing.assert_allclose(actual[kind], expected[kind].numpy(), atol=1e-5)
     counts = Counter(node.op_type for node in exported.graph.node)
     assert counts["LSTM"] == 5
-    assert counts["Squeeze"] == 4  # which drops the axis of the direction, where there is one direction
-    assert counts["Gather"] == 2  # of a state in the middle, and of the last in both directions
+    assert counts["Squeeze"] == 4  # Squeeze drops the axis of the direction if there is only one direction
+    assert counts["Gather"] == 2  # Gather selects a middle state, and the last states of both directions
     with_states = [node for node in exported.graph.node if node.op_type == "LSTM" and len(node.input) > 5]
     assert len(with_states) == 1
 
@@ -93,7 +93,7 @@ def test_the_weights_are_in_8_bits_and_the_answers_nearly_those_of_fp32(
     expected, actual = logits(network, few.images), logits(quantized, few.images)
     assert (actual.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.99
     largest, typical = apart(actual, expected)
-    assert largest <= 0.1  # where a network is steep, between two classes, a few logits move far and all others hardly
+    assert largest <= 0.1  # in a steep network, a few logits between two classes move far and the others hardly
     assert typical <= 0.01
 
 
@@ -110,7 +110,7 @@ def test_no_logit_of_a_network_that_is_not_steep_moves_far(name: str, few: Garme
 def test_an_answer_is_the_same_bit_for_bit_alone_and_among_other_images(
     quantized: onnx.ModelProto, few: Garments
 ) -> None:
-    """Not so where ONNX Runtime's quantizer takes the ranges from the batch."""
+    """The answers would differ if ONNX Runtime's quantizer took the ranges from the batch."""
     white = np.full((1, 28, 28), 255, np.uint8)
     images = np.concatenate([few.images[:47], white])
     alone = logits(quantized, images, 1)
@@ -121,7 +121,7 @@ def test_an_answer_is_the_same_bit_for_bit_alone_and_among_other_images(
 def test_no_weights_can_saturate_and_each_is_within_half_a_step(
     network: onnx.ModelProto, quantized: onnx.ModelProto
 ) -> None:
-    """Sums of two products fit into 16 bits, in which processors without 8-bit dot products add them."""
+    """Sums of two products must fit into 16 bits, because processors without 8-bit dot products add them in 16 bits."""
     fp32, int8 = (
         {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         for model in (network, quantized)
@@ -129,16 +129,16 @@ def test_no_weights_can_saturate_and_each_is_within_half_a_step(
     lstms = [node for node in network.graph.node if node.op_type == "LSTM"]
     in_8_bits = [node for node in quantized.graph.node if node.op_type == "DynamicQuantizeLSTM"]
     for before, after in zip(lstms, in_8_bits, strict=True):
-        for place, scale_place in ((1, 8), (2, 10)):  # of the input, and of the hidden state
+        for place, scale_place in ((1, 8), (2, 10)):  # the weights of the input and of the hidden state
             values, scales = int8[after.input[place]][0].astype(np.int64), int8[after.input[scale_place]].reshape(-1)
             pairs = np.pad(values, ((0, len(values) % 2), (0, 0))).reshape(-1, 2, values.shape[1])
             sums = [np.clip(sign * pairs, 0, None).sum(axis=1).max(axis=0) for sign in (1, -1)]
             assert np.max(sums) * 255 <= 32_767
             used = np.maximum(np.max(sums, axis=0), np.abs(values).max(axis=0))
-            assert set(used[used > 0] >= 126) == {True}  # no column is coarser than it must be
+            assert set(used[used > 0] >= 126) == {True}  # no column is coarser than necessary
             assert (scales > 0).all()
 
-            weights = fp32[before.input[place]][0]  # [4 * units, inputs]; more units and inputs pin the ranges
+            weights = fp32[before.input[place]][0]  # [4 * units, inputs]; int8's weights have padding
             units, inputs = len(weights) // 4, weights.shape[1]
             answered = (values * scales).reshape(len(values), 4, -1)[:inputs, :, :units].reshape(inputs, -1)
             steps = scales.reshape(4, -1)[:, :units].reshape(-1)

@@ -1,4 +1,4 @@
-"""In each precision a network keeps its inputs, outputs, metadata, and nearly every answer."""
+"""In each precision, a network keeps its inputs, outputs and metadata, and nearly all of its answers."""
 
 import itertools
 from typing import Any
@@ -59,7 +59,7 @@ def test_fp16_halves_the_file_and_keeps_the_answers(name: str, few: Garments) ->
     assert 0 < largest <= 1e-2
     assert typical <= 5e-4
 
-    # The study's network, which is steep nowhere: rounding moves all its logits alike.
+    # The study's network is not steep anywhere: rounding changes all its logits by similar amounts.
     network = onnx.load(MODELS / name / "1" / "model.onnx")
     converted = convert(network, "fp16", few.images)
     assert 0 < apart(*(answers(each, image=few.images)["logits"] for each in (converted, network)))[0] <= 5e-4
@@ -73,7 +73,7 @@ def test_int8_quantizes_the_convolutions_for_each_channel_but_the_first_and_noth
     producers = {output: node for node in quantized.graph.node for output in node.output}
     convolutions = [node for node in quantized.graph.node if node.op_type == "Conv"]
     assert len(convolutions) == 5
-    assert values[convolutions[0].input[1]].shape == (64, 1, 7, 7)  # of one channel: faster as it is
+    assert values[convolutions[0].input[1]].shape == (64, 1, 7, 7)  # it has one input channel, so FP32 is faster
     assert values[convolutions[0].input[1]].dtype == np.float32
     for node in convolutions[1:]:
         weights = producers[node.input[1]]
@@ -90,7 +90,7 @@ def test_int8_quantizes_the_convolutions_for_each_channel_but_the_first_and_noth
 
 
 def test_int8_of_a_residual_network_keeps_its_answers(few: Garments) -> None:
-    """The sum of a residual block reads what its first convolution reads too."""
+    """The sum in a residual block reads the same value as the block's first convolution."""
     torch.manual_seed(0)
     network = torch_export.to_onnx(SingleLabel(build("resnet-28x28"), fashion_mnist.IMAGE, 10), {})
     quantized = convert(network, "int8", few.images[-16:])
@@ -98,7 +98,7 @@ def test_int8_of_a_residual_network_keeps_its_answers(few: Garments) -> None:
     scaled = {node.output[0]: node.input[0] for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
     convolutions = [node for node in quantized.graph.node if node.op_type == "Conv"]
     in_8_bits = [weights[scaled[node.input[1]]] == TensorProto.INT8 for node in convolutions if node.input[1] in scaled]
-    assert (len(convolutions), in_8_bits) == (9, [True] * 8)  # all but the first
+    assert (len(convolutions), in_8_bits) == (9, [True] * 8)  # all convolutions except the first
     assert apart(*(answers(each, image=few.images[:20])["logits"] for each in (quantized, network)))[0] < 0.05
 
 
@@ -117,7 +117,7 @@ def test_int8_of_nan_weights_is_refused_with_advice(name: str, few: Garments) ->
         convert(network, "int8", few.images)
 
 
-# ReLU and pooling commute, and int8 puts them into the faster order.
+# ReLU and pooling commute, so int8 puts them into the faster order.
 
 
 def kinds(network: onnx.ModelProto) -> list[str]:
@@ -125,7 +125,7 @@ def kinds(network: onnx.ModelProto) -> list[str]:
 
 
 def exchanged(network: onnx.ModelProto) -> onnx.ModelProto:
-    """The network with every Conv, Relu, MaxPool as Conv, MaxPool, Relu: the other order that may be met."""
+    """The network with every Conv, Relu, MaxPool replaced by Conv, MaxPool, Relu, the other possible order."""
     turned = onnx.ModelProto()
     turned.CopyFrom(network)
     for first, second in itertools.pairwise(turned.graph.node):
@@ -138,7 +138,7 @@ def exchanged(network: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def test_the_order_of_relu_and_pooling_changes_no_answer(garments: Garments) -> None:
-    """Pooling comes first where it is computed in FP32, and last in 8 bits."""
+    """Pooling comes first if it is computed in FP32, and last if it is computed in 8 bits."""
     images = garments.images[:100]
     one, other = (convert(each, "int8", garments.images[-96:]) for each in (shipped("cnn"), exchanged(shipped("cnn"))))
     assert kinds(one) == kinds(other)
@@ -148,7 +148,7 @@ def test_the_order_of_relu_and_pooling_changes_no_answer(garments: Garments) -> 
 
 
 def test_a_value_that_is_read_twice_keeps_its_order() -> None:
-    """The pooled maps are an answer too: the ReLU before them would take the negative ones away."""
+    """The pooled maps are an output too, and a ReLU before the pooling would remove their negative values."""
     x: Any = np.random.default_rng(0).normal(size=(32, 2, 4, 4)).astype(np.float32)
     twice = from_text(
         """(float[batch, 2, 4, 4] x) => (float[batch, 2, 2, 2] positive, float[batch, 2, 2, 2] negative)

@@ -1,4 +1,4 @@
-"""Samples that make and prove a converted file: what is read and refused; and when two answers are alike."""
+"""Samples for converting a file and for validating it: which are read or refused; and when two answers agree."""
 
 import json
 import re
@@ -21,12 +21,12 @@ Shape = tuple[int | None, ...]
 
 
 def specs(**tensors: tuple[str, Shape]) -> tuple[TensorSpec, ...]:
-    """Of these tensors: name -> datatype and shape."""
+    """The specs of these tensors: name -> datatype and shape."""
     return tuple(TensorSpec(name, datatype, shape) for name, (datatype, shape) in tensors.items())
 
 
 def signature(**inputs: tuple[str, Shape]) -> Signature:
-    """Of a model with these inputs."""
+    """The signature of a model with these inputs."""
     return Signature(specs(**inputs), specs(y=("FP32", (None, 5))), {})
 
 
@@ -53,7 +53,7 @@ def test_the_halves_are_disjoint_and_hold_every_sample(tmp_path: Path) -> None:
 
 
 def test_what_calibrates_comes_from_all_parts_of_the_file(tmp_path: Path) -> None:
-    """Files are often in the order of their classes."""
+    """Files often contain their samples in the order of the classes."""
     order = np.repeat(np.arange(2000, dtype=np.float32)[:, None], 16, axis=1)
     places = [float(feed["x"][0, 0]) for feed in from_arrays(tmp_path, ROWS, x=order).calibration]
     assert len(places) == 256
@@ -63,7 +63,7 @@ def test_what_calibrates_comes_from_all_parts_of_the_file(tmp_path: Path) -> Non
 
 
 def test_samples_of_a_model_without_a_batch_axis_have_one_axis_more(tmp_path: Path) -> None:
-    """A scalar may have one value for each sample, or one for all."""
+    """A scalar input may have one value for each sample, or one value for all samples."""
     streamed = signature(x=("FP32", (None, None)), state=("FP32", (2, None, 4)), rate=("INT64", ()))
     arrays: dict[str, Any] = {"x": np.zeros((50, 1, 16), np.float32), "state": np.zeros((50, 2, 1, 4), np.float32)}
     for rate in (np.array(3), np.full(50, 3)):
@@ -105,7 +105,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         samples.read(tmp_path / "one.npy", ROWS)
 
 
-# Folders of images.
+# Samples from folders of images.
 
 
 def pictures_in(*shape: int | None, **metadata: str) -> Signature:
@@ -114,7 +114,7 @@ def pictures_in(*shape: int | None, **metadata: str) -> Signature:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Forty pictures, left half white and right half black, the last in a subfolder, and a file that is none."""
+    """Forty pictures with a white left half and a black right half, the last in a subfolder; and a file without one."""
     photos = tmp_path / "photos"
     (photos / "more").mkdir(parents=True)
     halves = Image.new("RGB", (20, 10), "white")
@@ -137,7 +137,7 @@ def test_pictures_are_made_to_fit_as_the_file_says_and_else_are_stretched(
     pixels = taken[-1]["image"]
     assert pixels.dtype == np.uint8
     assert pixels.shape == (1, *shape)
-    assert (pixels[0, 0, 0] == 255).all() == (fit is None)  # with pad the first row is filled up
+    assert (pixels[0, 0, 0] == 255).all() == (fit is None)  # with pad, the first row is padding
 
 
 def test_of_a_large_folder_a_thousand_pictures_are_taken_evenly(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_damaged_picture_is_named(folder: Path) -> None:
 
 
 def compare(rule: str, expected: Any, answered: Any) -> int:
-    """How many samples are alike; one row each."""
+    """The number of samples that agree. Each sample has one row."""
     rows = [[{"y": np.array([row])} for row in side] for side in (expected, answered)]
     return Comparison(rows[0], {"y": rule}).agreement(rows[1]).agreeing
 
@@ -177,8 +177,8 @@ def compare(rule: str, expected: Any, answered: Any) -> int:
     ("rule", "expected", "answered", "alike"),
     [
         (LABELS, [[1.0, 2.0], [5.0, 0.0], [0.0, 1.0]], [[0.1, 9.0], [0.0, 0.1], [0.4, 0.5]], 2),
-        (LABELS, [[[1.0, 0], [0, 1.0]]] * 2, [[[1.0, 0], [0, 1.0]], [[1.0, 0], [1.0, 0]]], 1),  # all of a row's labels
-        (VALUES, [[0.0], [10.0], [5.0]], [[0.49], [9.49], [5.0]], 2),  # within 5 % of the spread, which is 10
+        (LABELS, [[[1.0, 0], [0, 1.0]]] * 2, [[[1.0, 0], [0, 1.0]], [[1.0, 0], [1.0, 0]]], 1),  # all labels of a row
+        (VALUES, [[0.0], [10.0], [5.0]], [[0.49], [9.49], [5.0]], 2),  # tolerance: 5 % of the spread of 10
         (EQUAL, [[1, 2], [3, 4]], [[1, 2], [3, 5]], 1),
         (EQUAL, [["a"], ["b"]], [["a"], ["c"]], 1),
     ],
@@ -200,7 +200,7 @@ def test_what_is_not_finite_is_like_nothing(rule: str, broken: float) -> None:
 def test_the_distance_is_a_share_of_the_spread() -> None:
     comparison = Comparison([{"y": np.array([0.0])}, {"y": np.array([10.0])}], {"y": VALUES})
     assert comparison.distance([{"y": np.array([1.0])}, {"y": np.array([10.0])}]) == pytest.approx(0.05)
-    assert comparison.agreement([{"y": np.zeros(2)}] * 2).agreeing == 0  # another shape is like nothing
+    assert comparison.agreement([{"y": np.zeros(2)}] * 2).agreeing == 0  # an answer of another shape never agrees
 
 
 def test_the_bound_is_wilsons() -> None:
@@ -210,7 +210,7 @@ def test_the_bound_is_wilsons() -> None:
 
 
 def answering(**outputs: tuple[str, Shape]) -> Signature:
-    """Of a model with these outputs."""
+    """The signature of a model with these outputs."""
     return Signature(specs(x=("FP32", (None, 3))), specs(**outputs), {})
 
 

@@ -1,4 +1,4 @@
-"""Publishes in processes of their own, which wait for each other or are killed in the middle."""
+"""Publishes in other processes, which wait for each other or are killed in the middle."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from hangtag.export.repository.publishing import publish
 from tests.kit.forkserver import CONTEXT, Forked
 
 _SYSTEM = ("os", "shutil", "tempfile", "fcntl", "open", "pathlib")
-"""What the audit events of the operating system's calls begin with."""
+"""The prefixes of audit events about calls of the operating system."""
 
 
 def publish_content(models: Path, name: str, content: str) -> Path:
@@ -23,7 +23,7 @@ def publish_content(models: Path, name: str, content: str) -> Path:
 
 
 def published_at_once(models: Path, name: str, contents: list[str]) -> list[Path]:
-    """Publish each content in a process, which waits until all are about to move their file into its place."""
+    """Publish each content in a process that waits until all processes are about to move their file into place."""
     barrier = CONTEXT.Barrier(len(contents))
     processes = [Forked(_publish_with_others, models, name, content, barrier) for content in contents]
     folders = []
@@ -51,7 +51,7 @@ def killed_at(moment: int, models: Path) -> bool:
     """Publish in a process that is killed before its n-th call of the operating system: open, mkdir, rename and so on.
 
     Returns:
-        Whether it was killed; False where it ended before.
+        Whether the process was killed; False if it ended before the n-th call.
     """
     with Forked(_publish_and_die, moment, models) as process:
         code = process.wait(60)

@@ -1,4 +1,4 @@
-"""Publishing is all or nothing, whatever fails, whenever it is killed, and whatever is published at the same time."""
+"""Publishing is all or nothing, also if something fails, the process is killed, or others publish concurrently."""
 
 import errno
 import os
@@ -18,8 +18,8 @@ def latest_served(models: Path) -> dict[str, int]:
 
 
 def test_versions_count_up_in_the_layout_that_triton_documents(tmp_path: Path) -> None:
-    """Triton's user guide, "Model Repository": a folder for each model, in it a folder for each version, named by a
-    number that does not begin with 0, in it, for ONNX, model.onnx; config.pbtxt may be left out for ONNX."""
+    """Triton's user guide, "Model Repository", asks for a folder for each model. This folder contains a folder for each
+    version, named by a number without a leading 0, with model.onnx for ONNX. ONNX needs no config.pbtxt."""
     models = tmp_path / "some/where"
     for version, text in enumerate(["first", "second", "third"], start=1):
         assert publish_content(models, "cnn", text) == models / "cnn" / str(version)
@@ -30,7 +30,7 @@ def test_versions_count_up_in_the_layout_that_triton_documents(tmp_path: Path) -
         *(f"cnn/{n}" for n in (1, 2, 3)), *(f"cnn/{n}/model.onnx" for n in (1, 2, 3)),
     }  # fmt: skip
     assert latest_served(models) == {"cnn": 3, "Resnet_50.v2": 1}
-    for path in models.rglob("*"):  # a server of another user may read it
+    for path in models.rglob("*"):  # the server of another user may read the files
         required = 0o055 if path.is_dir() else 0o044
         assert path.stat().st_mode & required == required
 
@@ -43,10 +43,10 @@ def test_the_next_version_is_one_above_the_highest_number(tmp_path: Path) -> Non
 
 
 def test_every_new_or_changed_folder_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a published version could be gone after a loss of power: a folder holds the names of its files."""
+    """A folder holds its files' names. Without the sync, a loss of power could remove a published version."""
     synced: list[Path] = []
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(Path(f"/proc/self/fd/{file}").readlink()))
-    for folder in ("some/where", "some/where/cnn"):  # the one that the new name is in, at last
+    for folder in ("some/where", "some/where/cnn"):  # the folder that contains the new name is the last one
         publish_content(tmp_path / "some/where", "cnn", "")
         assert synced[-1] == tmp_path / folder
         assert len([path for path in synced if path.name == "model.onnx"]) == int(folder.endswith("cnn")) + 1
@@ -63,7 +63,7 @@ def test_a_failure_leaves_the_repository_as_it_was(tmp_path: Path, there: list[s
     def fail_in_the_middle() -> None:
         with publish(models, "cnn") as publication:
             publication.model_file.write_text("half")
-            assert not there or latest_served(models) == served  # a server sees the old state meanwhile
+            assert not there or latest_served(models) == served  # meanwhile, a server sees the old state
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -73,7 +73,7 @@ def test_a_failure_leaves_the_repository_as_it_was(tmp_path: Path, there: list[s
 
 @pytest.mark.parametrize("there", [0, 1])
 def test_processes_that_publish_at_once_all_succeed(tmp_path: Path, there: int) -> None:
-    """Each is held until all are about to move their file into place, for which all chose the same number."""
+    """Each process waits until all are about to move their files into place, for which all chose the same number."""
     models = tmp_path / "models"
     for _ in range(there):
         publish_content(models, "cnn", "old")
@@ -94,7 +94,7 @@ def test_the_staging_folder_of_a_running_export_is_not_removed(tmp_path: Path) -
 def test_without_file_locks_publishing_works_and_removes_no_leftovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on some network file systems."""
+    """Some network file systems have no file locks."""
 
     def no_locks(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -126,6 +126,6 @@ def test_a_kill_before_any_step_leaves_the_old_state_or_the_new(tmp_path: Path, 
         outcomes.append(after != before)
         if not killed:
             break
-    assert not killed  # every moment was tried
+    assert not killed  # the loop tried every moment
     assert outcomes == sorted(outcomes)
     assert outcomes.count(False) > 5

@@ -1,4 +1,4 @@
-"""A child process that answers, and each way in which it can fail to."""
+"""A child process that answers, and every way in which the process can fail."""
 
 import importlib
 import os

@@ -1,4 +1,4 @@
-"""``hangtag import --preprocessing``: a network of PyTorch becomes a classifier of pictures, which is served."""
+"""``hangtag import --preprocessing``: a PyTorch network becomes a classifier of pictures, which a server serves."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def published(folder: Path, version: int = 1) -> Path:
 def test_a_network_of_pytorch_is_served_and_classified_alike_over_every_way(
     network: Path, labels: Path, tmp_path: Path
 ) -> None:
-    """In FP32, and in int8 with the folder of pictures; each answer is PyTorch's after Pillow."""
+    """The classifier in FP32, and in int8 with the folder of pictures. Each answer equals PyTorch's after Pillow."""
     photos = colour_networks.pictures(tmp_path / "photos")
     stated = ("--labels", labels, "--preprocessing", PREPROCESSING, "--data", f"folder:{photos}")
     places = ("--models", tmp_path / "models")
@@ -98,7 +98,7 @@ def test_a_network_of_pytorch_is_served_and_classified_alike_over_every_way(
 
 
 def by_pillow(network: Path, file: Path) -> list[float]:
-    """The bare network's probabilities of a picture, prepared as its user would."""
+    """The bare network's probabilities for a picture that is prepared as the network's user would do."""
     with Image.open(file) as picture:
         fitted = ImageOps.fit(picture.convert("RGB"), (SIZE, SIZE), Image.Resampling.BILINEAR)
     pixels = ((np.asarray(fitted) / 255 - MEAN) / STD).transpose(2, 0, 1).astype(np.float32)
@@ -108,7 +108,7 @@ def by_pillow(network: Path, file: Path) -> list[float]:
     return list((powers / powers.sum()).tolist())
 
 
-# Networks of other kinds. The command compares each with the bare network.
+# Other kinds of networks. The command compares each classifier with the bare network.
 
 CAST = "pixels = Cast <to = 1> (image)"
 
@@ -183,7 +183,7 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_a_version_that_is_worse_on_the_same_pictures_is_refused(labels: Path, tmp_path: Path) -> None:
-    """Also where the version that serves was never measured: it is measured now."""
+    """If the version that serves was never measured, the command measures it now."""
     data = ("--data", f"folder:{colour_networks.pictures(tmp_path / 'photos')}")
     stated = ("--labels", labels, "--preprocessing", STEPS)
     wrong = ("--preprocessing", f"{STEPS} order=bgr")

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 def arguments(folder: Path, model: onnx.ModelProto, *more: object, samples: Path | None = None) -> list[object]:
-    """The command that converts this model by these samples; without any, by 400 that suit networks of networks.py."""
+    """The command that converts this model with these samples, or with 400 samples for the models of networks.py."""
     if samples is None:
         samples = folder / "samples.npz"
         np.savez(samples, x=networks.samples(400))
@@ -102,7 +102,7 @@ def test_layers_without_names_get_some(tmp_path: Path) -> None:
 
 
 def test_a_bias_with_an_axis_of_one_is_quantized_and_an_old_opset_is_raised(tmp_path: Path) -> None:
-    """The runtime fuses a product and a sum into a Gemm, whose bias ONNX Runtime's quantizer expects flat."""
+    """The runtime fuses a product and a sum into a Gemm. ONNX Runtime's quantizer expects a flat bias of a Gemm."""
     bias = networks.weights(2, 1, networks.LABELS)
     model = networks.scoring("{ product = MatMul(x, last) scores = Add(product, bias) }", bias=bias)
     model.opset_import[0].version = 11
@@ -128,7 +128,7 @@ def test_a_folder_of_images_calibrates_a_model_of_images(tmp_path: Path) -> None
 
 
 def hardly_different() -> onnx.ModelProto:
-    """Scores of which 8 bits leave no order."""
+    """A model whose scores lose their order in 8 bits."""
     last = np.outer(np.ones(16), 1 + 1e-4 * np.arange(5)).astype(np.float32)
     return networks.scoring("{ scores = MatMul(x, last) }", last=last)
 
@@ -173,7 +173,7 @@ def test_what_cannot_be_converted_as_wanted_is_refused(
 
 
 def test_samples_that_prove_worse_than_those_that_made_the_file_are_refused(tmp_path: Path) -> None:
-    """Every second sample, which proves, is a hundred times larger than any that made the file."""
+    """Every second sample validates the file. These are a hundred times larger than those that made the file."""
     x = networks.samples(400)
     x[1::2] *= 100
     np.savez(tmp_path / "uneven.npz", x=x)
@@ -203,7 +203,7 @@ def test_samples_that_prove_worse_than_those_that_made_the_file_are_refused(tmp_
 def test_work_on_a_file_that_ends_its_process_is_reported(
     module: str, end: str, message: str, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is done to the file, a process of its own does it."""
+    """The command converts and runs the file only in another process."""
     code = f"import os, sys\nif any('{module}:' in argument for argument in sys.orig_argv):\n    {end}\n"
     (tmp_path / "sitecustomize.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))

@@ -1,4 +1,4 @@
-"""Files that are no ONNX models, or refer to data outside of their folder, are refused in one line."""
+"""Files that are no ONNX models, or that refer to data outside their folder, are refused with one line."""
 
 import re
 from pathlib import Path
@@ -64,22 +64,22 @@ X = (TensorProto.FLOAT, ("batch", 4))
 
 
 def external(location: str, offset: int = 0) -> onnx.ModelProto:
-    """A model whose weights [4] lie in another file."""
+    """A model whose weights [4] are in another file."""
     return onnx_file.with_external_weights(location, TensorProto.FLOAT, 4, offset)
 
 
 def added(node: onnx.NodeProto) -> onnx.ModelProto:
-    """x FP32 [batch, 4] -> y, x plus the constant c that the node makes."""
+    """A model with x FP32 [batch, 4] -> y, x plus the constant c that the node creates."""
     return onnx_models.model([node, helper.make_node("Add", ["x", "c"], ["y"])], {"x": X}, {"y": X})
 
 
 def constant(location: str) -> onnx.NodeProto:
-    """A node whose value lies in another file."""
+    """A node whose value is in another file."""
     return helper.make_node("Constant", [], ["c"], value=external(location).graph.initializer[0])
 
 
 def in_a_function(then: onnx.NodeProto) -> onnx.ModelProto:
-    """A model with a function of its own, in whose body an If has this node, without inputs, as its branch."""
+    """A model with a function whose body contains an If, which has this node, without inputs, as its branch."""
     otherwise = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.zeros(4, np.float32)))
     chosen = helper.make_tensor_value_info("c", TensorProto.FLOAT, [4])
     branches = [helper.make_graph([node], "branch", [], [chosen]) for node in (then, otherwise)]

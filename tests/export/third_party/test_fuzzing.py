@@ -1,6 +1,6 @@
-"""Damaged files: each is read or refused in one line, and published completely or not at all.
+"""Damaged files: each is read or refused with one line, and published completely or not at all.
 
-The environment variable FUZZ_FILES sets how many go through the whole intake; far more are only read.
+The environment variable FUZZ_FILES sets how many files the command imports; many more files are only read.
 """
 
 import copy
@@ -32,7 +32,7 @@ BUILDERS: tuple[Callable[[], onnx.ModelProto], ...] = (
 
 
 def damaged(seed: int) -> bytes:
-    """A file with damaged fields for odd seeds, with damaged bytes for even ones."""
+    """A file with damaged fields for an odd seed, with damaged bytes for an even one."""
     model = BUILDERS[seed // 2 % len(BUILDERS)]()
     return mutate_fields(model, seed) if seed % 2 else mutate_bytes(model.SerializeToString(), seed)
 
@@ -46,13 +46,13 @@ def test_a_damaged_file_is_read_or_refused(tmp_path: Path) -> None:
             onnx_document.read(file)
         except ExportError as error:
             refusals.append(str(error))
-    assert 80 < len(refusals) < 720  # neither is a rarity
+    assert 80 < len(refusals) < 720  # neither outcome is rare
     assert not [message for message in refusals if "\n" in message]
 
 
 @pytest.mark.parametrize("part", range(2))
 def test_a_damaged_file_is_published_completely_or_not_at_all(part: int, tmp_path: Path) -> None:
-    """By the command, which runs the file in a process of its own; a server loads what was published."""
+    """The command runs the file in another process, and a server loads the published file."""
     file, models = tmp_path / "theirs.onnx", tmp_path / "models"
     command = ["import", file, "--models", models, "--name"]
     onnx_models.publish(models, "whole", onnx_models.gather())
@@ -67,7 +67,7 @@ def test_a_damaged_file_is_published_completely_or_not_at_all(part: int, tmp_pat
             refusals.append(result.stderr)
             assert (result.exit_code, result.stdout, contents(tmp_path)) == (1, "", before)
     assert refusals
-    assert not [message for message in refusals if "exit code" in message]  # no traceback of the child
+    assert not [message for message in refusals if "exit code" in message]  # the child process did not crash
     with server(models, provider="cpu", max_batch_size=1) as running, Client(running.address) as client:
         assert client.models() == sorted(published)
 
@@ -76,7 +76,7 @@ VALUES = (
     "", "x", "../secret", "\0", "é" * 50, "Loop", "If", "LSTM", "Constant", "com.microsoft", "a" * 5000, "TG9vcA==",
     -(2**63), -1, 0, 1, 2, 7, 16, 255, 2**31 - 1, 2**31, 2**62, -1.5, "NaN", "Infinity", 1e30,
 )  # fmt: skip
-"""What fields can hold, and no reader expects."""
+"""Values that fields can hold and that no reader expects."""
 
 
 def mutate_bytes(content: bytes, seed: int) -> bytes:
@@ -98,12 +98,12 @@ def mutate_bytes(content: bytes, seed: int) -> bytes:
 
 
 def mutate_fields(model: onnx.ModelProto, seed: int) -> bytes:
-    """Delete, double, replace or copy a field. The result is valid protobuf, so it gets past the parser."""
+    """Delete, double, replace or copy a field. The result is valid protobuf, so the parser accepts it."""
     chosen = random.Random(seed)
     while True:
         document = json_format.MessageToDict(model)
         _change(document, chosen)
-        with suppress(json_format.ParseError):  # a field takes no value of another type
+        with suppress(json_format.ParseError):  # the field does not accept this type
             return json_format.ParseDict(document, onnx.ModelProto(), ignore_unknown_fields=True).SerializeToString()
 
 
@@ -123,7 +123,7 @@ def _change(document: Any, chosen: random.Random) -> None:
 
 
 def _places(document: Any) -> Iterator[tuple[Any, Any]]:
-    """Each field of a document, and each entry of a list: the object or the list that holds it, and its key."""
+    """Each field of a document and each entry of a list: the object or list that contains it, and the key."""
     for key, value in list(document.items() if isinstance(document, dict) else enumerate(document)):
         yield document, key
         if isinstance(value, dict | list):
